@@ -1,0 +1,5 @@
+"""``python -m bootstrap``: the program from a checkout."""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,157 @@
+"""Checks of this node: findings with a remedy. They read and try, and never change anything.
+
+Where a step keeps something, its probe is the check, so that ``check`` and ``bootstrap`` cannot disagree.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+from collections.abc import Iterator
+
+from .context import Context
+from .errors import PetalError, StateError
+from .facts import runs
+from .model import Finding, Mark, NodeReport, Role, Verdict
+from .release import Manifest, current_release, read_manifest
+from .steps import STEPS
+from .system import PATH, timestamp
+
+AS_CHECKS = ("storage", "root", "shell")
+MARKS = {
+    Verdict.SATISFIED: Mark.OK,
+    Verdict.CHANGE: Mark.FAIL,
+    Verdict.BLOCKED: Mark.FAIL,
+    Verdict.ELSEWHERE: Mark.SKIP,
+}
+SHELL_SECONDS = 60.0
+LOAD = 'module load "$@"'
+# The modules come before the program, divided by ``--``.
+RUN = 'while [ "$1" != -- ]; do module load "$1" || exit 1; shift; done; shift; exec "$@"'
+
+
+def check_node(ctx: Context) -> NodeReport:
+    """Every check of this node, in an order in which the first failure is the cause of those behind it."""
+    findings = tuple(_findings(ctx))
+    return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), current_release(ctx.paths), findings)
+
+
+def _findings(ctx: Context) -> Iterator[Finding]:
+    if ctx.paths.live and ctx.role is not Role.COMPUTE or _in_job():
+        yield slurm_answers(ctx)
+    reachable = True
+    for step in STEPS:
+        if step.name in AS_CHECKS and (reachable or step.name == "shell"):
+            probe = step.probe(ctx)
+            reachable = reachable and probe.verdict is Verdict.SATISFIED
+            remedy = probe.remedy or (("petal-node bootstrap",) if probe.verdict is Verdict.CHANGE else ())
+            yield Finding(step.name, MARKS[probe.verdict], probe.reason, remedy=remedy)
+    if not reachable:
+        return
+    manifest, finding = _release(ctx)
+    yield finding
+    if manifest is not None:
+        yield _fit(ctx, manifest)
+        yield from _modules(ctx, manifest)
+        yield from _programs(ctx, manifest)
+
+
+def _in_job() -> bool:
+    return "SLURM_JOB_ID" in os.environ
+
+
+def _release(ctx: Context) -> tuple[Manifest | None, Finding]:
+    current = current_release(ctx.paths)
+    if current is None:
+        why = "the head node has not finished the install, or it failed"
+        return None, Finding("release", Mark.FAIL, "no release is published yet", why, ("on the head node: petal-node status",))
+    try:
+        manifest = read_manifest(ctx.paths, current)
+    except StateError as error:
+        return None, Finding("release", Mark.FAIL, error.what, error.why, error.remedy)
+    if manifest is None:
+        return None, Finding("release", Mark.FAIL, f"release {current} has no manifest", "", ("petal-node bootstrap",))
+    if ctx.release is not None and current != ctx.release:
+        message = f"current is {current}, wanted is {ctx.release}"
+        return manifest, Finding("release", Mark.WARN, message, "", ("on the head node: petal-node status",))
+    return manifest, Finding("release", Mark.OK, f"{current} of {manifest.created}")
+
+
+def _fit(ctx: Context, manifest: Manifest) -> Finding:
+    host = ctx.facts.host
+    if not runs(host.target, manifest.target):
+        message = f"built for {manifest.target}, this node is {host.target}"
+        return Finding("target", Mark.FAIL, message, "its programs would die of SIGILL", ("spack: {target: ...} in the configuration",))
+    if host.os != manifest.os or _version(host.glibc) < _version(manifest.glibc):
+        message = f"built on {manifest.os} with glibc {manifest.glibc}, this node is {host.os} with {host.glibc}"
+        return Finding("target", Mark.FAIL, message, "", ("use one operating system image for head and queues",))
+    return Finding("target", Mark.OK, f"built for {manifest.target}, this node is {host.target}")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def _modules(ctx: Context, manifest: Manifest) -> Iterator[Finding]:
+    for name in modules_to_load(ctx, manifest):
+        code, text = _in_shell(ctx, LOAD, name)
+        if code == 0:
+            yield Finding(f"load:{name}", Mark.OK, "loads in a fresh login shell")
+        else:
+            yield Finding(f"load:{name}", Mark.FAIL, "cannot be loaded", _last(text), (f"bash -lc 'module load {name}'",))
+
+
+def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
+    """What ``check.load`` names, else every module of the release that lies in Core."""
+    if ctx.config.check.load:
+        return ctx.config.check.load
+    return tuple(module.name for module in manifest.modules if module.path.startswith("Core/"))
+
+
+def _programs(ctx: Context, manifest: Manifest) -> Iterator[Finding]:
+    modules = modules_to_load(ctx, manifest)
+    for command in ctx.config.check.run:
+        code, text = _in_shell(ctx, RUN, *modules, "--", *shlex.split(command))
+        if code == 0:
+            yield Finding(f"run:{command}", Mark.OK, _first(text) or "ended with 0")
+        else:
+            remedy = (f"bash -lc 'module load {' '.join(modules)}; {command}'",)
+            yield Finding(f"run:{command}", Mark.FAIL, f"ended with {code}", _last(text), remedy)
+
+
+def _in_shell(ctx: Context, script: str, *arguments: str) -> tuple[int, str]:
+    """A fresh login shell as a user gets it: nothing of our own environment reaches it."""
+    entry = pwd.getpwuid(os.geteuid())
+    env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
+    if not ctx.paths.live:
+        env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
+        argv = ["bash", "-c", script, "petal-check", *arguments]
+    else:
+        argv = ["bash", "-l", "-c", script, "petal-check", *arguments]
+    try:
+        done = ctx.system.run(argv, timeout=SHELL_SECONDS, env=env, ok=None)
+    except PetalError as error:
+        return 1, str(error)
+    return done.returncode, done.stdout + done.stderr
+
+
+def _first(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[-3:])
+
+
+def slurm_answers(ctx: Context) -> Finding:
+    """Whether slurmctld answers this node."""
+    try:
+        done = ctx.system.run(["scontrol", "ping"], timeout=20, ok=None)
+    except PetalError as error:
+        return Finding("slurm", Mark.WARN, "Slurm's commands are not here", str(error))
+    if done.returncode == 0 and "UP" in done.stdout:
+        return Finding("slurm", Mark.OK, "slurmctld answers")
+    return Finding("slurm", Mark.FAIL, "slurmctld does not answer", done.tail(2), ("systemctl status slurmctld    (on the head node)",))
+

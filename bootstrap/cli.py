@@ -1,0 +1,192 @@
+"""The command line: arguments -> a verb -> its Result -> the exit code. No logic, and no printing but through report.
+
+Everything that a verb needs is imported when it is called: ``version`` answers in the time that Python needs to start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from . import __version__
+
+if TYPE_CHECKING:
+    import argparse
+
+    from .model import Result
+    from .verbs.common import Asked
+
+EVENTS = ("start", "configured", "updated", "worker")
+LOCK_WAIT = 7200.0
+
+
+def entry() -> None:
+    """The program ``petal-node``."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code."""
+    if list(argv) in (["version"], ["--version"]):
+        sys.stdout.write(f"petal-node {__version__}\n")
+        return 0
+    arguments = _parser().parse_args(argv)
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from . import report
+    from .log import close_log, open_log
+
+    progress = report.Progress(silent=arguments.json or arguments.quiet)
+    asked = _asked(arguments, progress)
+    if asked.system.is_root() or not asked.paths().live:
+        open_log(asked.paths().log, asked.run_id)
+    try:
+        result = _guarded(asked, arguments)
+    finally:
+        progress.close()
+    report.show(result, as_json=arguments.json, quiet=arguments.quiet, steps_told=progress.told)
+    close_log()
+    return result.exit_code
+
+
+def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
+    from pathlib import Path
+
+    from .model import Role
+    from .report import Progress
+    from .system import System, new_run_id
+    from .tool import own_tool
+    from .verbs.common import Asked
+
+    assert isinstance(progress, Progress)
+    return Asked(
+        command=arguments.verb,
+        tool=own_tool(__version__, os.environ.get("PETAL_ARCHIVE")),
+        system=System(),
+        run_id=getattr(arguments, "run_id", None) or new_run_id(),
+        config=arguments.config,
+        prefix=Path(os.path.abspath(arguments.root)),
+        role=Role(arguments.role) if arguments.role else None,
+        listen=progress.step,
+        note=progress.note,
+    )
+
+
+def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
+    """Expected errors become results here, and so do bugs: no traceback ever reaches an operator."""
+    from .errors import PetalError
+    from .model import Result, Status
+    from .run import crash
+
+    try:
+        verb: Callable[[Asked, argparse.Namespace], Result] = arguments.call
+        return verb(asked, arguments)
+    except PetalError as error:
+        return Result.of_error(asked.command, error, asked.run_id)
+    except KeyboardInterrupt:
+        interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
+        return Result(asked.command, "error", Status.FAILED, {}, (interrupted,), asked.run_id, 130)
+    except Exception as error:  # noqa: BLE001 - the last door before the operator
+        bug = crash(error, asked.paths(), asked.run_id)
+        return Result(asked.command, "error", Status.FAILED, {}, (bug,), asked.run_id, 70)
+
+
+def _hook(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs import hook
+
+    if arguments.event_name == "worker":
+        return hook.worker(asked, arguments.event)
+    return hook.hook(asked, arguments.event_name, strict=arguments.strict)
+
+
+def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.bootstrap import bootstrap
+
+    return bootstrap(asked, arguments.lock_wait)
+
+
+def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.bootstrap import plan
+
+    return plan(asked, exit_code=arguments.exit_code)
+
+
+def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs import check
+
+    return check.check_nodes(asked, arguments.nodes) if arguments.nodes else check.check(asked)
+
+
+def _status(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.status import status
+
+    return status(asked)
+
+
+def _facts(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.about import facts
+
+    return facts(asked)
+
+
+def _version(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.about import version
+
+    return version(asked)
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="petal-node",
+        description="Makes HPC software work on every node of an AWS ParallelCluster.",
+        epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 75 try again, 77 not root, 78 configuration.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    common = _common()
+
+    def verb(name: str, text: str, call: Callable[[Asked, argparse.Namespace], Result]) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text, parents=[common])
+        added.set_defaults(call=call)
+        return added
+
+    _hook_options(verb("hook", "what ParallelCluster's custom actions call", _hook))
+    wait = verb("bootstrap", "make this node what the configuration says", _bootstrap)
+    wait.add_argument("--lock-wait", type=float, default=LOCK_WAIT, metavar="SECONDS", help="how long to wait for another installer (default %(default).0f)")
+    pending = verb("plan", "what bootstrap would do now; changes nothing", _plan)
+    pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")
+    verb("status", "where this node and its cluster stand", _status)
+    which = verb("check", "can this node, or the compute nodes, use the software?", _check)
+    which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm")
+    verb("facts", "what petal-node sees of this node", _facts)
+    verb("version", "the version", _version)
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    import argparse
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="URI", help="petal.yaml: a path, file://, s3:// or https:// (default: what the cluster wants)")
+    common.add_argument("--role", choices=["head", "compute", "login"], help="do not ask the node for its role")
+    common.add_argument("--root", default="/", metavar="DIR", help="act on the tree below DIR (image builds, tests)")
+    common.add_argument("--json", action="store_true", help="one JSON envelope on stdout")
+    common.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    return common
+
+
+def _hook_options(hook: argparse.ArgumentParser) -> None:
+    import argparse
+
+    hook.add_argument("event_name", choices=EVENTS, metavar="start|configured|updated")
+    hook.add_argument("--strict", action="store_true", help="end with the verb's own exit code instead of 0")
+    # Args of the hook script that are done with when it calls us
+    hook.add_argument("--package", metavar="URI", help="where the hook script got this archive from")
+    hook.add_argument("--sha256", metavar="HEX", help="the checksum that the hook script verified")
+    hook.add_argument("--event", default="", help=argparse.SUPPRESS)
+    hook.add_argument("--run-id", help=argparse.SUPPRESS)

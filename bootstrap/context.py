@@ -1,0 +1,53 @@
+"""What every step and check works with: who this node is, what it should have, and the doors to the world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import Config
+from .model import Facts, Role, Tool
+from .paths import Paths
+from .release import tree_name
+from .system import System
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run on one node.
+
+    Args:
+        release: the id of the release that this cluster should have, None while nobody knows it.
+        environment: the stack's own spack.yaml as a mapping, empty without a stack.
+        event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
+        note: told each line of progress of a long step.
+    """
+
+    paths: Paths
+    system: System
+    facts: Facts
+    role: Role
+    config: Config
+    tool: Tool
+    run_id: str
+    release: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    event: str = ""
+    note: Callable[[str], None] = _silent
+
+    @property
+    def tree(self) -> str:
+        """The directory of a release's modules that this node uses."""
+        return tree_name(self.config, self.facts.host)
+
+    @property
+    def wanted_release(self) -> str:
+        """The release to make. Steps that call this run only where the configuration is known."""
+        if self.release is None:
+            raise RuntimeError("the release id is not known in this run")
+        return self.release

@@ -1,0 +1,181 @@
+"""Probes all steps (that is the plan); applies a plan under the locks; probes again; never claims what it did not see.
+
+Node steps are applied under a lock of this node, cluster steps under the lock on shared storage, background steps
+under neither: they only wait and record. A lock is taken when the first change asks for it, and the step is probed
+again behind it, since somebody else may have done it meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .context import Context
+from .errors import NotConverged, PetalError
+from .lock import Lock, own_holder
+from .log import LOG
+from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
+from .steps import Step
+
+CLUSTER_LOCK = "stack.lock"
+NODE_LOCK = "node.lock"
+UNCHANGED = {
+    Verdict.SATISFIED: Outcome.OK,
+    Verdict.BLOCKED: Outcome.BLOCKED,
+    Verdict.ELSEWHERE: Outcome.SKIPPED,
+}
+Listener = Callable[[StepReport], None]
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long a lock is waited for, in seconds."""
+
+    node: float = 120.0
+    cluster: float = 7200.0
+
+
+def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
+    """What a run would do, step by step, each with its reason. Changes nothing."""
+    reports: dict[str, StepReport] = {}
+    for step in steps:
+        report = _skip(step, ctx) or _planned(step, ctx)
+        reports[step.name] = report
+    return tuple(reports.values())
+
+
+def converge(steps: Sequence[Step], ctx: Context, listen: Listener, waits: Waits | None = None) -> tuple[StepReport, ...]:
+    """Makes every step hold, in order.
+
+    A step that fails or is blocked keeps those that need it from being tried; the others go on.
+
+    Args:
+        listen: told each step twice, when it starts to change something (``running``) and when it has ended.
+    """
+    done: dict[str, StepReport] = {}
+    with ExitStack() as locks:
+        held = _Held(ctx, waits or Waits(), locks)
+        for step in (step for step in steps if not step.background):
+            done[step.name] = _one(step, ctx, done, listen, held)
+            listen(done[step.name])
+    for step in (step for step in steps if step.background):
+        done[step.name] = _one(step, ctx, done, listen, None)
+        listen(done[step.name])
+    return tuple(done.values())
+
+
+def status_of(reports: Sequence[StepReport]) -> Status:
+    """How a run as a whole stands."""
+    outcomes = [report.outcome for report in reports]
+    if any(report.outcome is Outcome.FAILED and not _only_degrades(report) for report in reports):
+        return Status.FAILED
+    if Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
+        return Status.DEGRADED
+    if Outcome.RUNNING in outcomes:
+        return Status.RUNNING
+    changed = {Outcome.CHANGED, Outcome.WOULD_CHANGE}
+    return Status.CHANGED if changed & set(outcomes) else Status.OK
+
+
+def _only_degrades(report: StepReport) -> bool:
+    return report.error is not None and str(report.error.get("code", "")).startswith("proof-")
+
+
+class _Held:
+    """The locks of one run, each taken at its first use."""
+
+    def __init__(self, ctx: Context, waits: Waits, locks: ExitStack) -> None:
+        self._ctx = ctx
+        self._waits = waits
+        self._locks = locks
+        self._taken: set[Scope] = set()
+
+    def take(self, scope: Scope) -> None:
+        if scope in self._taken:
+            return
+        ctx = self._ctx
+        node = scope is Scope.NODE
+        path = ctx.paths.var / NODE_LOCK if node else ctx.paths.locks / CLUSTER_LOCK
+        holder = own_holder(ctx.facts.host.name, ctx.facts.host.boot_id, ctx.run_id)
+        timeout = self._waits.node if node else self._waits.cluster
+        self._locks.enter_context(Lock(path, holder, timeout=timeout, waiting=self._say))
+        self._taken.add(scope)
+
+    def _say(self, holder: str) -> None:
+        self._ctx.note(f"waiting for {holder}")
+        LOG.info("waiting for the lock held by %s", holder)
+
+
+def _skip(step: Step, ctx: Context) -> StepReport | None:
+    if ctx.role not in step.roles:
+        return _report(step, Outcome.SKIPPED, "the head node does it")
+    if ctx.event == "start" and not step.local:
+        return _report(step, Outcome.SKIPPED, "shared storage is not mounted at OnNodeStart")
+    return None
+
+
+def _planned(step: Step, ctx: Context) -> StepReport:
+    try:
+        probe = step.probe(ctx)
+    except PetalError as error:
+        return _failed(step, error, 0.0)
+    return _of_probe(step, probe, UNCHANGED.get(probe.verdict, Outcome.WOULD_CHANGE))
+
+
+def _one(step: Step, ctx: Context, done: dict[str, StepReport], listen: Listener, held: _Held | None) -> StepReport:
+    skipped = _skip(step, ctx)
+    if skipped:
+        return skipped
+    unmet = [name for name in step.needs if name in done and not done[name].outcome.holds]
+    if unmet:
+        return _report(step, Outcome.BLOCKED, f"needs {', '.join(unmet)}")
+    started = time.monotonic()
+    try:
+        report = _probe_apply_probe(step, ctx, listen, held)
+    except PetalError as error:
+        LOG.error("%s: %s", step.name, error, extra={"step": step.name})
+        return _failed(step, error, time.monotonic() - started)
+    return replace(report, seconds=round(time.monotonic() - started, 2))
+
+
+def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held | None) -> StepReport:
+    probe = step.probe(ctx)
+    if probe.verdict is not Verdict.CHANGE:
+        return _of_probe(step, probe, UNCHANGED[probe.verdict])
+    if held is not None:
+        held.take(step.scope)
+        probe = step.probe(ctx)
+        if probe.verdict is not Verdict.CHANGE:
+            return _of_probe(step, probe, UNCHANGED[probe.verdict])
+    listen(_of_probe(step, probe, Outcome.RUNNING))
+    LOG.info("apply: %s", probe.reason, extra={"step": step.name})
+    step.apply(ctx)
+    after = step.probe(ctx)
+    if after.verdict is not Verdict.SATISFIED:
+        raise NotConverged(
+            f"{step.name} was applied and does not hold",
+            why=after.reason,
+            remedy=after.remedy or ("petal-node plan", "please report it with /var/log/petal-node.log"),
+        )
+    LOG.info("done: %s", after.reason, extra={"step": step.name})
+    return _of_probe(step, after, Outcome.CHANGED, probe.changes)
+
+
+def _of_probe(step: Step, probe: Probe, outcome: Outcome, changes: tuple[str, ...] | None = None) -> StepReport:
+    return StepReport(
+        step.name, step.title, outcome, probe.reason, probe.changes if changes is None else changes, probe.remedy
+    )
+
+
+def _report(step: Step, outcome: Outcome, reason: str) -> StepReport:
+    return StepReport(step.name, step.title, outcome, reason)
+
+
+def _failed(step: Step, error: PetalError, seconds: float) -> StepReport:
+    detail: dict[str, Any] = error.to_dict()
+    return StepReport(
+        step.name, step.title, Outcome.FAILED, str(error), (), error.remedy, round(seconds, 2), detail
+    )

@@ -1,0 +1,52 @@
+"""The stack's own Spack environment: a folder of ``spack_envs/``, or a URI of a spack.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import resources
+from .config import Config, nearest, read_yaml
+from .errors import ConfigError
+from .fetch import Source, local_path, read
+
+READ = frozenset({"specs", "packages", "definitions"})
+OURS = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
+
+
+def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
+    """What of the stack's spack.yaml counts: its specs, packages and definitions; empty for ``stack: none``.
+
+    Raises:
+        ConfigError: ``stack-unknown``, ``stack-invalid``.
+        FetchError: its URI cannot be read.
+    """
+    if config.stack == "none":
+        return {}
+    if "/" in config.stack:
+        return _checked(read(Source(config.stack, None, region), scratch), config.stack)
+    path = resources.path("spack_envs") / config.stack / "spack.yaml"
+    if not path.is_file():
+        known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
+        why = f"petal-node ships {', '.join(known) or 'none'}{nearest(config.stack, known)}"
+        raise ConfigError(f"there is no stack {config.stack!r}", why=why, code="stack-unknown")
+    return _checked(path.read_bytes(), str(path))
+
+
+def is_local(config: Config) -> bool:
+    """True when the stack can be read without the network."""
+    return "/" not in config.stack or local_path(config.stack) is not None
+
+
+def _checked(data: bytes, name: str) -> Mapping[str, Any]:
+    section = read_yaml(data, name).get("spack")
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name} is no Spack environment", why="it has no section spack:", code="stack-invalid")
+    wrong = sorted(str(key) for key in section if key not in READ | OURS)
+    if wrong:
+        raise ConfigError(f"{name} has sections that petal-node does not read", why=", ".join(wrong), code="stack-invalid")
+    specs = section.get("specs", [])
+    if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
+        raise ConfigError(f"{name} is no Spack environment", why="specs must be a list of texts", code="stack-invalid")
+    return {key: value for key, value in section.items() if key in READ}

@@ -1,0 +1,180 @@
+"""The one error tree: what happened, why, what to do about it, and how the process ends.
+
+Every failure that petal-node expects is a ``PetalError``. Its ``code`` is stable (docs/errors.md lists them all), its
+``remedy`` is a tuple of lines that an operator can act on, commands first. Anything else that is raised is a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a verb ends. A hook maps all of them to 0 unless ``--strict`` is given."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    DEGRADED = 3
+    NO_PYTHON = 69
+    BUG = 70
+    TRY_AGAIN = 75
+    NOT_ROOT = 77
+    CONFIG = 78
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class PetalError(Exception):
+    """An expected failure.
+
+    Args:
+        what: one sentence, what did not work.
+        why: the cause as far as it is known, or an empty string.
+        remedy: lines to act on.
+        code: overrides the class's own stable code.
+    """
+
+    code = "failed"
+    exit = ExitCode.FAILED
+
+    def __init__(self, what: str, *, why: str = "", remedy: Iterable[str] | str = (), code: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.remedy = (remedy,) if isinstance(remedy, str) else tuple(remedy)
+        self.code = code or type(self).code
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}" if self.why else self.what
+
+    def to_dict(self) -> dict[str, object]:
+        """The error as it stands in records and in the JSON envelope."""
+        return {"code": self.code, "what": self.what, "why": self.why, "remedy": list(self.remedy)}
+
+
+class UsageError(PetalError):
+    """The command line does not make sense."""
+
+    code = "usage"
+    exit = ExitCode.USAGE
+
+
+class NotRoot(PetalError):
+    """The verb changes the machine and needs root."""
+
+    code = "not-root"
+    exit = ExitCode.NOT_ROOT
+
+
+class ConfigError(PetalError):
+    """The configuration is wrong; ``problems`` holds every mistake as ``(path, message)``."""
+
+    code = "config-invalid"
+    exit = ExitCode.CONFIG
+
+    def __init__(
+        self,
+        what: str,
+        problems: Iterable[tuple[str, str]] = (),
+        *,
+        why: str = "",
+        remedy: Iterable[str] | str = (),
+        code: str = "",
+    ) -> None:
+        self.problems = tuple(problems)
+        why = why or "; ".join(f"{path}: {message}" for path, message in self.problems)
+        super().__init__(what, why=why, remedy=remedy, code=code)
+
+    def to_dict(self) -> dict[str, object]:
+        problems = [{"path": path, "message": message} for path, message in self.problems]
+        return {**super().to_dict(), "problems": problems}
+
+
+class FactsError(PetalError):
+    """The node does not tell what must be known about it."""
+
+    code = "facts-unknown"
+
+
+class FetchError(PetalError):
+    """An object could not be had; codes ``fetch-missing``, ``-forbidden``, ``-checksum``, ``-unreachable``, ``-scheme``."""
+
+    code = "fetch-unreachable"
+
+
+class StorageError(PetalError):
+    """Shared storage is absent, unsafe, or does not answer; codes start with ``storage-``."""
+
+    code = "storage-unusable"
+
+
+class RootError(PetalError):
+    """What backs /opt/petal is not what the layout says; codes start with ``root-``."""
+
+    code = "root-unusable"
+
+
+class StateError(PetalError):
+    """A record on disk cannot be used; codes ``state-corrupt``, ``state-newer``, ``state-untrusted``."""
+
+    code = "state-corrupt"
+
+
+class PackageError(PetalError):
+    """A binary package cannot be installed; codes start with ``package-``."""
+
+    code = "package-failed"
+
+
+class SpackError(PetalError):
+    """Spack, its recipes or one of its packages failed; codes start with ``spack-``."""
+
+    code = "spack-failed"
+
+
+class ModulesError(PetalError):
+    """The module tree cannot be made; codes start with ``modules-``."""
+
+    code = "modules-failed"
+
+
+class ProofError(PetalError):
+    """A compute node cannot use the software."""
+
+    code = "proof-failed"
+    exit = ExitCode.DEGRADED
+
+
+class ProcessFailed(PetalError):
+    """A program ended with a code that its caller does not accept."""
+
+    code = "process-failed"
+
+
+class ProcessTimeout(PetalError):
+    """A program or a file operation was stopped at its deadline."""
+
+    code = "process-timeout"
+
+
+class LockTimeout(PetalError):
+    """Somebody else held the lock until our deadline."""
+
+    code = "lock-timeout"
+    exit = ExitCode.TRY_AGAIN
+
+
+class WaitTimeout(PetalError):
+    """What was waited for did not happen in time."""
+
+    code = "wait-timeout"
+    exit = ExitCode.TRY_AGAIN
+
+
+class NotConverged(PetalError):
+    """A step was applied and its probe still asks for a change: a bug in the step."""
+
+    code = "not-converged"
+    exit = ExitCode.BUG

@@ -1,0 +1,195 @@
+"""What is observed once at the start of a run: role, cluster, host, mounts. Parsers are pure.
+
+Sources, best first: ``/etc/chef/dna.json``, ``/etc/parallelcluster/cfnconfig``, instance metadata (tags). ParallelCluster
+calls the roles HeadNode, ComputeFleet and LoginNode; the tag on an instance says Compute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .aws import Imds
+from .errors import FactsError
+from .model import Cluster, Facts, Host, Role, SharedDir
+from .paths import Paths
+from .system import System
+
+ROLES = {
+    "HeadNode": Role.HEAD,
+    "ComputeFleet": Role.COMPUTE,
+    "Compute": Role.COMPUTE,
+    "LoginNode": Role.LOGIN,
+}
+DNA = "/etc/chef/dna.json"
+CFNCONFIG = "/etc/parallelcluster/cfnconfig"
+SHARED_KEYS = (("ebs", "ebs_shared_dirs"), ("efs", "efs_shared_dirs"), ("fsx", "fsx_shared_dirs"), ("raid", "raid_shared_dir"))
+LIMIT = 1 << 20
+
+
+def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
+    """All facts of this node.
+
+    Args:
+        role: what ``--role`` says; it wins over everything the node tells.
+    """
+    return Facts(_cluster(paths, role), _host(paths, system), system.mounts())
+
+
+def role_of(facts: Facts) -> Role:
+    """The node's role.
+
+    Raises:
+        FactsError: nothing tells it.
+    """
+    if facts.cluster.role is None:
+        raise FactsError(
+            "This node's role is unknown",
+            why=f"neither {DNA} nor {CFNCONFIG} nor the instance's tags tell it",
+            remedy="give --role head, --role compute or --role login",
+            code="facts-role",
+        )
+    return facts.cluster.role
+
+
+def _cluster(paths: Paths, override: Role | None) -> Cluster:
+    cluster = merge(
+        parse_dna(_text(paths.at(DNA))),
+        parse_cfnconfig(_text(paths.at(CFNCONFIG))),
+    )
+    if override is not None:
+        return replace(cluster, role=override, sources=("--role", *cluster.sources))
+    if cluster.role is None and paths.live:
+        role = ROLES.get((Imds().get("meta-data/tags/instance/parallelcluster:node-type") or "").strip())
+        return replace(cluster, role=role, sources=(*cluster.sources, "instance tags") if role else cluster.sources)
+    return cluster
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LIMIT).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def parse_dna(text: str) -> Cluster:
+    """The cluster as dna.json tells it (aws-parallelcluster: templates/*_stack.py); nothing where it is no such file."""
+    try:
+        loaded = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        loaded = {}
+    raw = loaded.get("cluster") if isinstance(loaded, dict) else None
+    if not isinstance(raw, dict):
+        return Cluster(role=None)
+    return Cluster(
+        role=ROLES.get(str(raw.get("node_type"))),
+        name=_word(raw, "cluster_name") or _word(raw, "stack_name"),
+        region=_word(raw, "region"),
+        user=_word(raw, "cluster_user"),
+        queue=_word(raw, "scheduler_queue_name"),
+        head_ip=_word(raw, "head_node_private_ip"),
+        shared=tuple(SharedDir(mount, kind) for kind, key in SHARED_KEYS for mount in _dirs(raw.get(key))),
+        sources=(DNA,),
+    )
+
+
+def parse_cfnconfig(text: str) -> Cluster:
+    """The cluster as cfnconfig tells it: lines of bash assignments (aws-parallelcluster-cookbook: cfnconfig.erb)."""
+    raw: dict[str, Any] = {}
+    for line in text.splitlines():
+        name, separator, value = line.partition("=")
+        if separator and name.strip().isidentifier():
+            raw[name.strip()] = _unquoted(value.strip())
+    if not raw:
+        return Cluster(role=None)
+    return Cluster(
+        role=ROLES.get(str(raw.get("cfn_node_type"))),
+        name=_word(raw, "stack_name"),
+        region=_word(raw, "cfn_region"),
+        user=_word(raw, "cfn_cluster_user"),
+        queue=_word(raw, "cfn_scheduler_queue_name"),
+        head_ip=_word(raw, "cfn_head_node_private_ip"),
+        shared=tuple(SharedDir(mount, "ebs") for mount in _dirs(raw.get("cfn_ebs_shared_dirs"))),
+        sources=(CFNCONFIG,),
+    )
+
+
+def merge(first: Cluster, second: Cluster) -> Cluster:
+    """Both views in one; where both say something, ``first`` is right."""
+    return Cluster(
+        role=first.role or second.role,
+        name=first.name or second.name,
+        region=first.region or second.region,
+        user=first.user or second.user,
+        queue=first.queue or second.queue,
+        head_ip=first.head_ip or second.head_ip,
+        shared=first.shared or second.shared,
+        sources=first.sources + second.sources,
+    )
+
+
+def _word(raw: Mapping[str, Any], key: str) -> str | None:
+    value = raw.get(key)
+    return value if isinstance(value, str) and value not in ("", "NONE") else None
+
+
+def _dirs(value: Any) -> list[str]:
+    if not isinstance(value, str):
+        return []
+    names = [part.strip() for part in value.split(",")]
+    return ["/" + name.strip("/") for name in names if name.strip("/") not in ("", "NONE")]
+
+
+def _unquoted(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return value
+    return words[0] if words else ""
+
+
+def _host(paths: Paths, system: System) -> Host:
+    return Host(
+        name=system.hostname(),
+        os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
+        glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
+        machine=os.uname().machine,
+        target=_target(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        boot_id=system.boot_id(),
+    )
+
+
+def parse_os_release(text: str) -> str:
+    """Spack's name of an operating system: id and version without blanks, ``debian12``, ``ubuntu24.04``, ``rocky9``.
+
+    Spack keeps the minor version for Ubuntu alone and drops it elsewhere (lib/spack/spack/operating_systems/linux_distro.py).
+    """
+    values = {name: _unquoted(value) for name, _, value in (line.partition("=") for line in text.splitlines())}
+    name = re.sub(r"[^a-z0-9]", "", values.get("ID", "linux").lower())
+    version = values.get("VERSION_ID", "")
+    return name + (version if name == "ubuntu" else version.split(".")[0])
+
+
+def _target() -> str:
+    import archspec.cpu
+
+    return str(archspec.cpu.host().name)
+
+
+def runs(host_target: str, built_target: str) -> bool:
+    """True when a CPU of ``host_target`` runs code that was built for ``built_target`` (archspec's names)."""
+    import archspec.cpu
+
+    known = archspec.cpu.TARGETS
+    if host_target not in known or built_target not in known:
+        return host_target == built_target
+    return bool(known[host_target] >= known[built_target])

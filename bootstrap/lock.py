@@ -1,0 +1,137 @@
+"""Locks that exclude on ParallelCluster's default storage: POSIX record locks, never flock.
+
+Measured on NFSv4.2: ``flock`` on the exporting head node and ``flock`` on a client both succeed at once, record locks
+(fcntl(2), F_SETLK) exclude in every direction. They vanish when *any* descriptor of the file is closed in the
+process, so the lock file is opened here and nowhere else, once, and the holder is described in a file beside it.
+The kernel or the lease releases the lock of a dead holder; the files are never deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .errors import LockTimeout, StateError, StorageError
+from .files import make_dir, read_json, write_json
+from .model import plain
+from .system import own_start, timestamp
+
+_held: set[Path] = set()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: enough to find the process, and to know whether it still runs."""
+
+    host: str
+    pid: int
+    boot_id: str
+    process_start: float
+    since: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.host}, process {self.pid}, since {self.since}, run {self.run_id}"
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Holder:
+        known = {name: raw[name] for name in cls.__dataclass_fields__}
+        return cls(**known)
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Who last took the lock at ``path``; it may have ended since."""
+    try:
+        raw = read_json(path.with_suffix(".holder"))
+        return None if raw is None else Holder.from_dict(raw)
+    except (StateError, KeyError, TypeError):
+        return None
+
+
+def own_holder(host: str, boot_id: str, run_id: str) -> Holder:
+    """This process as the holder of a lock."""
+    return Holder(host, os.getpid(), boot_id, own_start(), timestamp(), run_id)
+
+
+class Lock:
+    """An exclusive lock over all nodes that see ``path``, as a context manager.
+
+    Args:
+        path: the lock file, in a directory that only root can write.
+        holder: this process.
+        timeout: seconds to wait for another holder.
+        waiting: called once with the holder's description when there is somebody to wait for.
+
+    Raises (on entry):
+        LockTimeout: somebody else still held it at the deadline.
+        StorageError: the file system has no working record locks (``storage-no-locks``).
+    """
+
+    def __init__(self, path: Path, holder: Holder, *, timeout: float, waiting: Callable[[str], None]) -> None:
+        self._path = path
+        self._holder = holder
+        self._timeout = timeout
+        self._waiting = waiting
+        self._descriptor = -1
+
+    def __enter__(self) -> Lock:
+        if self._path in _held:
+            raise RuntimeError(f"{self._path} is held by this process already")
+        make_dir(self._path.parent)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)
+        try:
+            self._acquire(time.monotonic() + self._timeout)
+            write_json(self._path.with_suffix(".holder"), plain(self._holder))
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        _held.add(self._path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _held.discard(self._path)
+        os.close(self._descriptor)
+
+    def _acquire(self, deadline: float) -> None:
+        said = False
+        while not self._try():
+            if not said:
+                self._waiting(self._who())
+                said = True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LockTimeout(
+                    f"{self._path.name} was not free within {self._timeout:.0f} s",
+                    why=f"held by {self._who()}",
+                    remedy=("petal-node status", "run it again when the holder has ended"),
+                )
+            time.sleep(min(left, random.uniform(0.1, 0.4)))  # noqa: S311 - spreads the waiters, no secret
+
+    def _try(self) -> bool:
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise StorageError(
+                f"{self._path} cannot be locked",
+                why=f"{os.strerror(error.errno or 0)}: the file system has no working POSIX record locks",
+                remedy="FSx for Lustre: mount with flock; NFS: use version 4",
+                code="storage-no-locks",
+            ) from error
+        return True
+
+    def _who(self) -> str:
+        holder = holder_of(self._path)
+        return str(holder) if holder else "a process that did not leave its name"

@@ -1,0 +1,344 @@
+"""The nouns of petal-node as frozen dataclasses. No input, no output, standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from .errors import ExitCode, PetalError
+
+
+class Role(str, Enum):
+    """What a node is for (ParallelCluster: HeadNode, ComputeFleet, LoginNode)."""
+
+    HEAD = "head"
+    COMPUTE = "compute"
+    LOGIN = "login"
+
+
+class Scope(str, Enum):
+    """Whose state a step changes: this node's, or the cluster's (then under the cluster lock)."""
+
+    NODE = "node"
+    CLUSTER = "cluster"
+
+
+class Verdict(str, Enum):
+    """What a probe found."""
+
+    SATISFIED = "satisfied"
+    CHANGE = "change"
+    BLOCKED = "blocked"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The answer to "does it hold?": the verdict, always with a reason."""
+
+    verdict: Verdict
+    reason: str
+    changes: tuple[str, ...] = ()
+    remedy: tuple[str, ...] = ()
+
+
+def satisfied(reason: str) -> Probe:
+    """It holds already."""
+    return Probe(Verdict.SATISFIED, reason)
+
+
+def change(reason: str, *changes: str) -> Probe:
+    """It does not hold; ``changes`` are the lines that a plan shows."""
+    return Probe(Verdict.CHANGE, reason, changes)
+
+
+def blocked(reason: str, *remedy: str) -> Probe:
+    """It does not hold and apply could not make it so."""
+    return Probe(Verdict.BLOCKED, reason, (), remedy)
+
+
+def elsewhere(reason: str) -> Probe:
+    """It is not for this node, this event or this configuration."""
+    return Probe(Verdict.ELSEWHERE, reason)
+
+
+class Outcome(str, Enum):
+    """What became of a step in a run. Never a boolean."""
+
+    OK = "ok"
+    CHANGED = "changed"
+    WOULD_CHANGE = "would-change"
+    SKIPPED = "skipped"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    RUNNING = "running"
+
+    @property
+    def holds(self) -> bool:
+        """True when the steps that need this one may go on."""
+        return self in (Outcome.OK, Outcome.CHANGED, Outcome.SKIPPED)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step of a plan or a run."""
+
+    name: str
+    title: str
+    outcome: Outcome
+    reason: str
+    changes: tuple[str, ...] = ()
+    remedy: tuple[str, ...] = ()
+    seconds: float = 0.0
+    error: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> StepReport:
+        return cls(
+            name=str(raw["name"]),
+            title=str(raw.get("title", raw["name"])),
+            outcome=Outcome(raw["outcome"]),
+            reason=str(raw.get("reason", "")),
+            changes=tuple(map(str, raw.get("changes", ()))),
+            remedy=tuple(map(str, raw.get("remedy", ()))),
+            seconds=float(raw.get("seconds", 0.0)),
+            error=raw.get("error"),
+        )
+
+
+class Status(str, Enum):
+    """How a run, a check or a whole answer stands."""
+
+    OK = "ok"
+    CHANGED = "changed"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+    @property
+    def exit(self) -> ExitCode:
+        codes = {Status.DEGRADED: ExitCode.DEGRADED, Status.FAILED: ExitCode.FAILED}
+        return codes.get(self, ExitCode.OK)
+
+
+class Mark(str, Enum):
+    """How one check ended. ``SKIP`` means that it does not apply here."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says: always a message, and a remedy in runnable lines when it is not well."""
+
+    check: str
+    mark: Mark
+    message: str
+    why: str = ""
+    remedy: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Where docs/checks.md explains this check."""
+        return "docs/checks.md#" + self.check.split(":", 1)[0].replace(".", "-")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Finding:
+        return cls(
+            check=str(raw["check"]),
+            mark=Mark(raw["mark"]),
+            message=str(raw["message"]),
+            why=str(raw.get("why", "")),
+            remedy=tuple(map(str, raw.get("remedy", ()))),
+        )
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run of a verb did on one node. ``finished`` is empty until it has ended.
+
+    Times are UTC in ISO 8601 with a trailing ``Z``. ``budget`` is how many seconds a hook waits for the run, ``settled``
+    is true once nothing is left that a hook waits for.
+    """
+
+    run_id: str
+    verb: str
+    event: str
+    role: str | None
+    host: str
+    package: str | None
+    pid: int
+    boot_id: str
+    started: str
+    finished: str | None = None
+    status: Status = Status.RUNNING
+    exit: int | None = None
+    release: str | None = None
+    steps: tuple[StepReport, ...] = ()
+    errors: tuple[Mapping[str, Any], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    budget: float | None = None
+    settled: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
+        known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
+        known["status"] = Status(raw["status"])
+        known["steps"] = tuple(StepReport.from_dict(step) for step in raw.get("steps", ()))
+        known["errors"] = tuple(raw.get("errors", ()))
+        known["findings"] = tuple(Finding.from_dict(item) for item in raw.get("findings", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """All findings of one node, as it wrote them itself."""
+
+    node: str
+    role: str
+    time: str
+    release: str | None
+    findings: tuple[Finding, ...]
+    output: str = ""
+
+    @property
+    def well(self) -> bool:
+        return not any(finding.mark is Mark.FAIL for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> NodeReport:
+        return cls(
+            node=str(raw["node"]),
+            role=str(raw["role"]),
+            time=str(raw["time"]),
+            release=raw.get("release"),
+            findings=tuple(Finding.from_dict(item) for item in raw.get("findings", ())),
+            output=str(raw.get("output", "")),
+        )
+
+
+@dataclass(frozen=True)
+class SharedDir:
+    """One directory that the cluster shares: where, and of which kind (ebs, efs, fsx, raid)."""
+
+    mount: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts."""
+
+    role: Role | None
+    name: str | None = None
+    region: str | None = None
+    user: str | None = None
+    queue: str | None = None
+    head_ip: str | None = None
+    shared: tuple[SharedDir, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine itself. ``os`` is id and major version joined, as Spack names it; memory is in bytes."""
+
+    name: str
+    os: str
+    glibc: str
+    machine: str
+    target: str
+    cpus: int
+    memory: int
+    boot_id: str
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/mounts (proc_mounts(5))."""
+
+    source: str
+    point: str
+    kind: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that is observed once, at the start of a run."""
+
+    cluster: Cluster
+    host: Host
+    mounts: tuple[Mount, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    def mount_of(self, path: str) -> Mount | None:
+        """The mount that ``path`` itself is the mount point of; the last one wins, as in the kernel."""
+        found = [mount for mount in self.mounts if mount.point == path]
+        return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class Tool:
+    """This petal-node: its version, and the archive that it runs from (None in a checkout)."""
+
+    version: str
+    archive: Path | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb returns: one thing to render, as text or as the JSON envelope.
+
+    ``kind`` names the view in ``report`` that prints ``data`` for people.
+    """
+
+    command: str
+    kind: str
+    status: Status
+    data: Mapping[str, Any] = field(default_factory=dict)
+    errors: tuple[Mapping[str, Any], ...] = ()
+    run_id: str | None = None
+    exit: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.status.exit if self.exit is None else self.exit)
+
+    @classmethod
+    def of_error(cls, command: str, error: PetalError, run_id: str | None = None) -> Result:
+        """The result of a verb that an expected error ended."""
+        status = Status.DEGRADED if error.exit is ExitCode.DEGRADED else Status.FAILED
+        return cls(command, "error", status, {}, (error.to_dict(),), run_id, int(error.exit))
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON can hold it: enums as their values, paths as text, tuples as lists."""
+    return _plain(asdict(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,117 @@
+"""Every place that petal-node reads or writes, in one table.
+
+With a prefix (``--root DIR``) the whole table moves below that directory: image builds and tests act on a tree
+instead of on this machine. What is installed then holds paths below the prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The places of one node.
+
+    Args:
+        prefix: ``/`` on a node, a directory under ``--root``.
+        mount: the mount point of shared storage as the configuration names it, for example ``/shared``.
+    """
+
+    prefix: Path
+    mount: str = "/shared"
+
+    def at(self, path: str) -> Path:
+        """An absolute path of the node, below the prefix."""
+        return self.prefix / path.lstrip("/")
+
+    @property
+    def live(self) -> bool:
+        """True on a running node, False under ``--root``: no mounts, no units, no Slurm there."""
+        return self.prefix == Path("/")
+
+    # the root: one path on every node and in every layout
+
+    @property
+    def root(self) -> Path:
+        return self.at("/opt/petal")
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def current(self) -> Path:
+        return self.root / "current"
+
+    def release(self, release: str) -> Path:
+        return self.releases / release
+
+    def spack(self, version: str) -> Path:
+        return self.root / "spack" / version
+
+    # shared storage
+
+    @property
+    def shared_mount(self) -> Path:
+        return self.at(self.mount)
+
+    @property
+    def shared(self) -> Path:
+        return self.shared_mount / "petal"
+
+    @property
+    def shared_root(self) -> Path:
+        return self.shared / "root"
+
+    @property
+    def state(self) -> Path:
+        return self.shared / "state"
+
+    @property
+    def archives(self) -> Path:
+        return self.shared / "archive"
+
+    @property
+    def locks(self) -> Path:
+        return self.shared / "lock"
+
+    # this node
+
+    @property
+    def home(self) -> Path:
+        return self.at("/opt/petal-node")
+
+    @property
+    def init(self) -> Path:
+        return self.home / "init"
+
+    @property
+    def link(self) -> Path:
+        return self.at("/usr/local/bin/petal-node")
+
+    @property
+    def var(self) -> Path:
+        return self.at("/var/lib/petal-node")
+
+    @property
+    def runs(self) -> Path:
+        return self.var / "runs"
+
+    @property
+    def scratch(self) -> Path:
+        """Node-local room for downloads, Spack's stage and its caches: never shared storage."""
+        return self.at("/var/cache/petal-node/scratch")
+
+    @property
+    def log(self) -> Path:
+        return self.at("/var/log/petal-node.log")
+
+    @property
+    def units(self) -> Path:
+        return self.at("/etc/systemd/system")

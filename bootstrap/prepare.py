@@ -1,0 +1,117 @@
+"""From a command line to a ``Context``: which node is this, which configuration counts, what should be there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import environments, facts, templates
+from .config import Config, from_mapping, parse
+from .context import Context
+from .errors import ConfigError, PetalError
+from .fetch import Source, local_path, read
+from .files import make_dir
+from .log import LOG
+from .model import Facts, Role, Tool
+from .paths import Paths
+from .release import release_id
+from .spack.scope import find_compiler, scope_digest_inputs
+from .state import Shared, Wanted
+from .system import System
+
+CONFIG_SECONDS = 60.0
+LOOK_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, as far as it decides about this node and its configuration.
+
+    Args:
+        config: a path or URI, None for what wanted.json says.
+        prefix: ``--root``.
+        role: ``--role``, None to ask the node.
+        event: the hook's event, else empty.
+    """
+
+    tool: Tool
+    run_id: str
+    config: str | None = None
+    prefix: Path = Path("/")
+    role: Role | None = None
+    event: str = ""
+
+
+def prepare(request: Request, system: System, note: Callable[[str], None]) -> Context:
+    """Everything that a run needs to know, before it does anything.
+
+    On compute and login nodes wanted.json counts before ``--config``: their Args cannot be changed by an update.
+
+    Raises:
+        FactsError, ConfigError, FetchError, StateError: it cannot be known.
+    """
+    known = facts.gather(Paths(request.prefix), system, request.role)
+    role = facts.role_of(known)
+    wanted = None if role is Role.HEAD and request.config else find_wanted(request.prefix, known, system)
+    config = _config(request, known, wanted)
+    paths = Paths(request.prefix, config.storage.mount)
+    ctx = Context(
+        paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
+        release=wanted.release if wanted else None,
+    )  # fmt: skip
+    return _with_release(ctx) if role is Role.HEAD else ctx
+
+
+def find_wanted(prefix: Path, known: Facts, system: System) -> Wanted | None:
+    """wanted.json on any of the cluster's shared directories; None where none can be read in time."""
+    mounts = dict.fromkeys([*(shared.mount for shared in known.cluster.shared), "/shared"])
+    for mount in mounts:
+        paths = Paths(prefix, mount)
+        if paths.live and known.mount_of(mount) is None:
+            continue
+        try:
+            found = system.guarded(Shared(paths).wanted, timeout=LOOK_SECONDS, what=mount)
+        except (PetalError, OSError) as error:
+            LOG.warning("%s: %s", mount, error)
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _config(request: Request, known: Facts, wanted: Wanted | None) -> Config:
+    if wanted is not None and (request.config is None or request.event):
+        return from_mapping(wanted.config, "wanted.json")
+    if request.config is None:
+        raise ConfigError(
+            "no configuration is known here",
+            why="no --config was given, and no wanted.json is on shared storage yet",
+            remedy="petal-node bootstrap --config FILE    (on the head node)",
+            code="config-missing",
+        )
+    return parse(_content(request.config, request.prefix, known.cluster.region), request.config)
+
+
+def _content(uri: str, prefix: Path, region: str | None) -> bytes:
+    path = local_path(uri) if "://" in uri else Path(uri)
+    if path is not None:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing") from error
+    scratch = Paths(prefix).scratch
+    make_dir(scratch)
+    return read(Source(uri, None, region, CONFIG_SECONDS), scratch)
+
+
+def _with_release(ctx: Context) -> Context:
+    environment: dict[str, object] = {}
+    if ctx.config.builds:
+        make_dir(ctx.paths.scratch)
+        environment = dict(environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region))
+        system = scope_digest_inputs(find_compiler(ctx.system))
+    else:
+        system = {}
+    release = release_id(ctx.config, ctx.facts.host, {**environment, "system": system}, templates.digest())
+    return replace(ctx, release=release, environment=environment)

@@ -1,0 +1,139 @@
+"""What a release is: its id, its manifest, and where its parts lie.
+
+The id is made of what goes *into* a release, so that a re-run knows it in milliseconds and without concretizing: the
+normalized stack, the checksums of Spack and recipes, operating system, glibc and target, our templates and the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import Config, Package
+from .model import Host, plain
+from .paths import Paths
+from .state import read_document, write_document
+
+RELEASE_FORMAT = 1
+ID_LENGTH = 12
+FALLBACK_TARGETS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
+
+
+@dataclass(frozen=True)
+class ModuleFile:
+    """One module that a release offers. ``path`` is relative to the module tree; ``origin`` is package or spack."""
+
+    name: str
+    path: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete release says of itself; the release is complete when this file is there."""
+
+    release: str
+    created: str
+    os: str
+    glibc: str
+    target: str
+    tree: str
+    specs: tuple[str, ...]
+    modules: tuple[ModuleFile, ...]
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
+        return cls(
+            release=str(raw["release"]),
+            created=str(raw["created"]),
+            os=str(raw["os"]),
+            glibc=str(raw["glibc"]),
+            target=str(raw["target"]),
+            tree=str(raw["tree"]),
+            specs=tuple(map(str, raw["specs"])),
+            modules=tuple(ModuleFile(**module) for module in raw["modules"]),
+        )
+
+
+def target_of(config: Config, host: Host) -> str:
+    """The CPU target to build for. ``auto`` is what every instance type of the last years runs, not the head's own."""
+    if config.spack.target != "auto":
+        return config.spack.target
+    return FALLBACK_TARGETS.get(host.machine, host.machine)
+
+
+def tree_name(config: Config, host: Host) -> str:
+    """The directory of a release's modules for one system: ``debian12-x86_64_v3``."""
+    return f"{host.os}-{target_of(config, host)}"
+
+
+def release_id(config: Config, host: Host, environment: Mapping[str, Any], templates: str) -> str:
+    """The id of the release that this configuration makes on this system.
+
+    Args:
+        environment: the stack's own environment (the content of its spack.yaml), empty without one.
+        templates: the digest of the module templates.
+    """
+    spack = config.spack
+    parts = {
+        "format": RELEASE_FORMAT,
+        "os": host.os,
+        "glibc": host.glibc,
+        "target": target_of(config, host),
+        "templates": templates,
+        "packages": sorted((plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])),
+    }
+    if config.builds:
+        parts["spack"] = {
+            "environment": environment,
+            "specs": sorted(spack.specs),
+            "version": spack.version,
+            "program": _identity(spack.program),
+            "recipes": _identity(spack.recipes),
+        }
+    return _short_hash(parts)
+
+
+def package_id(package: Package) -> str:
+    """The hash that ends a binary package's prefix in the store."""
+    return _short_hash({"name": package.name, "version": package.version, "sha256": _identity(package.origin)})[:7]
+
+
+def package_prefix(package: Package, paths: Paths, host: Host) -> Path:
+    """Where a binary package lies: its own prefix, or one in the store under the naming that Spack uses there."""
+    if package.prefix is not None:
+        return paths.at(package.prefix)
+    system = f"linux-{host.os}-{host.machine}"
+    return paths.store / system / f"{package.name}-{package.version}-{package_id(package)}"
+
+
+def _identity(origin: Any) -> Any:
+    return None if origin is None else (origin.sha256 or origin.source)
+
+
+def _short_hash(parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def read_manifest(paths: Paths, release: str) -> Manifest | None:
+    """The manifest of a release, or None while it is not complete."""
+    raw = read_document(paths.release(release) / "manifest.json")
+    return None if raw is None else Manifest.from_dict(raw)
+
+
+def write_manifest(paths: Paths, manifest: Manifest) -> None:
+    """Completes a release: the last thing that is written into it."""
+    write_document(paths.release(manifest.release) / "manifest.json", plain(manifest))
+
+
+def current_release(paths: Paths) -> str | None:
+    """The id that ``current`` points at, or None."""
+    try:
+        return paths.current.readlink().name
+    except OSError:
+        return None

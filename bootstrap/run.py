@@ -1,0 +1,181 @@
+"""One run: prepare, converge, check, and a record that says so at every moment, also after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .checks import check_node
+from .context import Context
+from .engine import Waits, converge, status_of
+from .errors import ExitCode, PetalError, StateError
+from .log import LOG
+from .model import Mark, NodeReport, Outcome, Role, RunRecord, Status, StepReport
+from .paths import Paths
+from .prepare import Request, prepare
+from .state import Runs, Shared, write_document
+from .steps import STEPS
+from .system import System, timestamp
+
+CHECKED_EVENTS = ("configured", "updated")
+Listener = Callable[[StepReport], None]
+
+
+class Terminated(BaseException):
+    """SIGTERM reached us: the record is closed before we go."""
+
+
+class Recorder:
+    """Keeps the record of one run on disk, up to date after each step.
+
+    Args:
+        shared: also called with each new state of the record, on the head node once shared storage is usable.
+    """
+
+    def __init__(self, paths: Paths, record: RunRecord) -> None:
+        self._runs = Runs(paths)
+        self.record = record
+        self._steps: dict[str, StepReport] = {}
+        self._mirror: Shared | None = None
+
+    def mirror_to(self, shared: Shared) -> None:
+        """From now on the record also stands on shared storage, for the other nodes' ``status``."""
+        self._mirror = shared
+
+    def step(self, report: StepReport) -> None:
+        self._steps[report.name] = report
+        self.update(steps=tuple(self._steps.values()))
+
+    def update(self, **changes: Any) -> None:
+        self.record = replace(self.record, **changes)
+        self._runs.save(self.record)
+        if self._mirror is not None:
+            self._mirror.save_install(self.record)
+
+
+def new_record(request: Request, system: System, verb: str) -> RunRecord:
+    """A record that says "started"."""
+    return RunRecord(
+        run_id=request.run_id,
+        verb=verb,
+        event=request.event,
+        role=request.role.value if request.role else None,
+        host=system.hostname(),
+        package=request.tool.version,
+        pid=os.getpid(),
+        boot_id=system.boot_id(),
+        started=timestamp(),
+    )
+
+
+def run(request: Request, system: System, verb: str, listen: Listener, note: Callable[[str], None], waits: Waits | None = None) -> RunRecord:
+    """Converges this node and returns the finished record. Expected failures end up in it, they are not raised.
+
+    Args:
+        verb: what the record calls the run.
+        listen: told every step as it starts to change something and as it ends.
+        note: told every line of progress.
+    """
+    recorder = Recorder(Paths(request.prefix), new_record(request, system, verb))
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        recorder.update()
+        ctx = prepare(request, system, note)
+        recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
+        reports = converge(STEPS, ctx, _tee(recorder, ctx, listen), waits)
+        status = status_of(reports)
+        if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
+            status = _worse(status, _self_check(ctx, recorder))
+        _close(recorder, status, _exit_of(reports, status))
+    except PetalError as error:
+        LOG.error("%s", error)
+        recorder.update(errors=(error.to_dict(),))
+        _close(recorder, Status.FAILED, error.exit)
+    except (KeyboardInterrupt, Terminated) as error:
+        code = ExitCode.TERMINATED if isinstance(error, Terminated) else ExitCode.INTERRUPTED
+        recorder.update(errors=({"code": "interrupted", "what": "the run was ended by a signal", "why": "", "remedy": []},))
+        _close(recorder, Status.FAILED, code)
+    except Exception as error:  # noqa: BLE001 - a bug must leave a record and a report, not a broken node
+        recorder.update(errors=(crash(error, Paths(request.prefix), request.run_id),))
+        _close(recorder, Status.FAILED, ExitCode.BUG)
+    Runs(Paths(request.prefix)).prune()
+    return recorder.record
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _budget(ctx: Context) -> float:
+    return float(ctx.config.install.budget) if ctx.role is Role.HEAD else 10.0
+
+
+def _tee(recorder: Recorder, ctx: Context, listen: Listener) -> Listener:
+    background = {step.name for step in STEPS if step.background}
+
+    def tell(report: StepReport) -> None:
+        if report.name in background and report.outcome is Outcome.RUNNING:
+            recorder.update(settled=True)
+        recorder.step(report)
+        if report.name == "storage" and report.outcome.holds and ctx.role is Role.HEAD and ctx.event != "start":
+            recorder.mirror_to(Shared(ctx.paths))
+        listen(report)
+
+    return tell
+
+
+def _close(recorder: Recorder, status: Status, code: int) -> None:
+    """A hook's failure costs the stack, never the node: its record says degraded, and keeps the code."""
+    if recorder.record.verb == "hook" and status is Status.FAILED:
+        status = Status.DEGRADED
+    recorder.update(finished=timestamp(), status=status, exit=int(code), settled=True)
+
+
+def _exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
+    codes = {report.error.get("code") for report in reports if report.error}
+    return int(ExitCode.TRY_AGAIN if "lock-timeout" in codes else status.exit)
+
+
+def _worse(first: Status, second: Status) -> Status:
+    order = [Status.OK, Status.CHANGED, Status.RUNNING, Status.DEGRADED, Status.FAILED]
+    return max(first, second, key=order.index)
+
+
+def _self_check(ctx: Context, recorder: Recorder) -> Status:
+    """A compute or login node looks at itself at the end of its hook and leaves its report."""
+    report = check_node(ctx)
+    save_report(ctx, report)
+    failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    for finding in failed:
+        LOG.warning("check %s: %s %s", finding.check, finding.message, finding.why)
+    recorder.update(findings=report.findings)
+    return Status.DEGRADED if failed else Status.OK
+
+
+def save_report(ctx: Context, report: NodeReport) -> None:
+    """On shared storage where this process may write there, else on this node."""
+    try:
+        Shared(ctx.paths).save_report(report)
+    except (OSError, StateError) as error:
+        LOG.info("the report stays on this node: %s", error)
+        write_document(ctx.paths.var / "report.json", report.to_dict())
+
+
+def crash(error: Exception, paths: Paths, run_id: str) -> dict[str, Any]:
+    """Writes the crash report of a bug and returns the error that names it."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    LOG.error("bug: %s", text)
+    target: Path | str = paths.var / f"crash-{run_id}.txt"
+    try:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError:
+        target = "the log"
+    what = f"petal-node has a bug: {type(error).__name__}: {error}"
+    return {"code": "bug", "what": what, "why": f"the crash report is {target}", "remedy": ["please report it with that file"]}

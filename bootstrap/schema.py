@@ -1,0 +1,226 @@
+"""The rules of petal.yaml as marshmallow schemas (ParallelCluster checks its own file with the same library).
+
+marshmallow finds all mistakes in one pass and gives each its path. What reaches Lua, shell or a file name is limited
+here to characters that mean nothing there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
+
+from .config import (
+    SPACK_VERSIONS,
+    Check,
+    Config,
+    Install,
+    Modules,
+    Origin,
+    Package,
+    Spack,
+    Storage,
+    nearest,
+)
+
+NAME = validate.Regexp(
+    r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z",
+    error="only letters, digits and . _ + - are allowed, and it must start with a letter or digit",
+)
+MODULE = validate.Regexp(
+    r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*\Z",
+    error="must be a module name such as openmpi or openmpi/4.1.7",
+)
+SHA256 = validate.Regexp(r"^[0-9a-f]{64}\Z", error="must be the 64 hexadecimal digits of a sha256, in lower case")
+PATH = validate.Regexp(r"^/[A-Za-z0-9._+/-]*\Z", error="must be an absolute path of letters, digits and . _ + - /")
+VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
+SPEC = validate.Regexp(
+    r"^[A-Za-z0-9][A-Za-z0-9 ._+~^%@=:,/-]*\Z",
+    error="must be a Spack spec such as samtools@1.19 or hdf5+mpi",
+)
+
+
+def _one_line(text: str) -> None:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValidationError("must be one line without control characters")
+
+
+def _uri(text: str) -> None:
+    _one_line(text)
+    if text.startswith("http://"):
+        raise ValidationError("http:// is not read, since anybody on the way could change it: use https://")
+    if not re.match(r"^(s3://[^/]+/.|https://[^/]+/.|file:///|/)", text):
+        raise ValidationError("must be s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or an absolute path")
+
+
+def _tidy_path(text: str) -> None:
+    if ".." in text.split("/") or (len(text) > 1 and text.endswith("/")) or "//" in text:
+        raise ValidationError("must be written without .., // or a slash at its end")
+    if text == "/":
+        raise ValidationError("must not be /")
+
+
+class _Strict(Schema):
+    """A section: unknown keys are mistakes, and named with the nearest key that exists."""
+
+    class Meta:
+        unknown = RAISE
+
+    makes: Any = None
+
+    def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:
+        messages = error.messages
+        if isinstance(messages, dict):
+            known = [field.data_key or name for name, field in self.fields.items()]
+            for key, said in messages.items():
+                if said == ["Unknown field."]:
+                    messages[key] = [f"unknown key{nearest(key, known)}"]
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        for key, value in data.items():
+            if isinstance(value, list):
+                data[key] = tuple(value)
+        return self.makes(**data)
+
+
+def _texts(*checks: Any) -> fields.List:
+    return fields.List(fields.String(validate=list(checks)))
+
+
+class StorageSchema(_Strict):
+    makes = Storage
+    mount = fields.String(validate=[PATH, _tidy_path])
+
+
+class OriginSchema(_Strict):
+    makes = Origin
+    source = fields.String(required=True, validate=_uri)
+    sha256 = fields.String(validate=SHA256)
+
+    @validates_schema
+    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
+        _needs_checksum(data)
+
+
+def _needs_checksum(data: Mapping[str, Any]) -> None:
+    source = str(data.get("source") or "/")
+    if not source.startswith("/") and not source.startswith("file:") and not data.get("sha256"):
+        raise ValidationError("is needed for what comes over the network: sha256sum FILE", "sha256")
+
+
+class SpackSchema(_Strict):
+    makes = Spack
+    version = fields.String(
+        validate=validate.OneOf(
+            SPACK_VERSIONS, error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}"
+        )
+    )
+    source = fields.String(validate=_uri)
+    sha256 = fields.String(validate=SHA256)
+    recipes = fields.Nested(OriginSchema)
+    clingo = fields.List(fields.Nested(OriginSchema))
+    specs = _texts(SPEC)
+    target = fields.String(validate=NAME)
+    mirrors = fields.Dict(keys=fields.String(validate=NAME), values=fields.String(validate=_uri))
+
+    @validates_schema
+    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
+        _needs_checksum(data)
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        source, sha256 = data.pop("source", None), data.pop("sha256", None)
+        data["program"] = Origin(source, sha256) if source else None
+        return super()._make(data)
+
+
+class PackageSchema(_Strict):
+    makes = Package
+    name = fields.String(required=True, validate=NAME)
+    version = fields.String(required=True, validate=NAME)
+    prefix = fields.String(validate=[PATH, _tidy_path])
+    source = fields.String(validate=_uri)
+    sha256 = fields.String(validate=SHA256)
+    env = fields.Dict(keys=fields.String(), values=fields.String(validate=_one_line))
+    requires = _texts(MODULE)
+    summary = fields.String(validate=[_one_line, validate.Length(max=200)])
+
+    @validates_schema
+    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+        if bool(data.get("source")) == bool(data.get("prefix")):
+            raise ValidationError("needs either source (a tarball) or prefix (a directory that is there), not both")
+        if data.get("source") and not data.get("sha256"):
+            raise ValidationError("is needed for every tarball: sha256sum FILE", "sha256")
+        wrong = [name for name in data.get("env", {}) if not VARIABLE.match(name)]
+        if wrong:
+            raise ValidationError(f"{wrong[0]!r} is no name of an environment variable", "env")
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        source, sha256 = data.pop("source", None), data.pop("sha256", None)
+        data["origin"] = Origin(source, sha256) if source else None
+        return super()._make(data)
+
+
+class ModulesSchema(_Strict):
+    makes = Modules
+    lmod = fields.String(validate=validate.OneOf(["auto"], error="{input} is not known: use auto"))
+
+
+class InstallSchema(_Strict):
+    makes = Install
+    budget = fields.Integer(strict=True, validate=validate.Range(0, 3600, error="must be 0 to 3600 seconds"))
+    jobs = fields.Integer(strict=True, validate=validate.Range(0, 1024, error="must be 0 (all cores) to 1024"))
+
+
+class CheckSchema(_Strict):
+    makes = Check
+    load = _texts(MODULE)
+    run = _texts(_one_line, validate.Length(min=1, max=1000))
+    wait = fields.Integer(strict=True, validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
+
+
+class ConfigSchema(_Strict):
+    makes = Config
+    stack = fields.String(validate=[_one_line, validate.Length(min=1)])
+    layout = fields.String(validate=validate.OneOf(["shared"], error="layout {input} is not known: use shared"))
+    storage = fields.Nested(StorageSchema)
+    spack = fields.Nested(SpackSchema)
+    packages = fields.List(fields.Nested(PackageSchema))
+    modules = fields.Nested(ModulesSchema)
+    install = fields.Nested(InstallSchema)
+    check = fields.Nested(CheckSchema)
+
+    @validates_schema
+    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+        _no_twins(data.get("packages", ()))
+        stack = str(data.get("stack", "none"))
+        if "/" in stack:
+            try:
+                _uri(stack)
+            except ValidationError as error:
+                raise ValidationError(error.messages, "stack") from error
+        elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
+            raise ValidationError("must be the name of an environment, a URI of a spack.yaml, or none", "stack")
+        _spack_is_whole(data, stack)
+
+
+def _no_twins(packages: Any) -> None:
+    seen: set[tuple[str, str]] = set()
+    for package in packages:
+        key = (package.name, package.version)
+        if key in seen:
+            raise ValidationError(f"{package.name}/{package.version} is listed twice", "packages")
+        seen.add(key)
+
+
+def _spack_is_whole(data: Mapping[str, Any], stack: str) -> None:
+    spack = data.get("spack", Spack())
+    if stack == "none" and not spack.specs:
+        return
+    missing = [name for name, value in (("source", spack.program), ("recipes", spack.recipes)) if value is None]
+    if missing:
+        raise ValidationError(f"a stack needs spack.{' and spack.'.join(missing)}", "spack")

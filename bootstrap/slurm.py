@@ -1,0 +1,92 @@
+"""What Slurm says and does for us: the nodes' states, and one command on several nodes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import ProcessFailed
+from .system import Completed, System
+
+QUERY_SECONDS = 30.0
+# sinfo(1), NODE STATE CODES: a suffix tells what the base state hides.
+UP = frozenset({"idle", "mixed", "mix", "allocated", "alloc", "completing", "comp"})
+JOINING_SUFFIXES = "#*"
+POWERED_DOWN_SUFFIXES = "~%"
+
+
+@dataclass(frozen=True)
+class SlurmNode:
+    """A node as sinfo shows it. ``state`` has no suffix; ``reason`` is why it is down or drained."""
+
+    name: str
+    state: str
+    suffix: str
+    partition: str
+    reason: str = ""
+
+    @property
+    def up(self) -> bool:
+        return self.state in UP and not self.suffix
+
+    @property
+    def joining(self) -> bool:
+        """It is on its way: powering up, or known to Slurm and not heard of yet."""
+        return any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "unk")
+
+    @property
+    def powered_down(self) -> bool:
+        return any(mark in POWERED_DOWN_SUFFIXES for mark in self.suffix)
+
+
+def find_slurm(system: System) -> str | None:
+    """The path of sinfo, or None on a machine without Slurm."""
+    return system.which("sinfo")
+
+
+def nodes(system: System) -> tuple[SlurmNode, ...]:
+    """Every node once, with its first partition.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: slurmctld does not answer.
+    """
+    done = system.run(["sinfo", "--noheader", "--Node", "--format=%N|%T|%P|%E"], timeout=QUERY_SECONDS)
+    return parse_sinfo(done.stdout)
+
+
+def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
+    """Lines of ``sinfo -h -N -o '%N|%T|%P|%E'``."""
+    found: dict[str, SlurmNode] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|", 3)
+        if len(fields) != 4 or fields[0] in found:
+            continue
+        name, full, partition, reason = fields
+        state = full.rstrip("*~#!%$@^-+")
+        found[name] = SlurmNode(name, state.lower(), full[len(state) :], partition.rstrip("*"), reason if reason != "none" else "")
+    return tuple(found.values())
+
+
+def on_nodes(
+    system: System, names: Sequence[str], argv: Sequence[str], *, user: str | None, seconds: int, immediate: int
+) -> Completed:
+    """Runs one task of ``argv`` on each of the nodes, in one job.
+
+    Args:
+        user: an ordinary user of the cluster; None runs the job as the caller.
+        seconds: the job's time limit.
+        immediate: how long it may wait for the nodes to be free.
+
+    Raises:
+        ProcessFailed: Slurm refused the job.
+    """
+    minutes = max(1, -(-seconds // 60))
+    command = [
+        "srun", "--quiet", f"--nodes={len(names)}", f"--nodelist={','.join(names)}", "--ntasks-per-node=1",
+        f"--immediate={immediate}", f"--time={minutes}", "--job-name=petal-proof", "--chdir=/", "--export=NONE",
+        "--no-kill", "--mpi=none", *argv,
+    ]  # fmt: skip
+    done = system.run(command, timeout=seconds + immediate + 10, user=user, ok=None)
+    if done.returncode != 0 and not done.stdout.strip():
+        raise ProcessFailed(f"srun ended with {done.returncode}", why=done.tail(4))
+    return done

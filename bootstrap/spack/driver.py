@@ -1,0 +1,134 @@
+"""Spack's command line: concretize, install, write modules; progress as it goes, and what failed when it fails."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ProcessFailed, SpackError
+from ..files import make_dir, write_json
+from ..system import PATH, Completed, System
+from .program import Program
+from .scope import Places
+
+CONCRETIZE_SECONDS = 1800.0
+INSTALL_SECONDS = 86400.0
+MODULES_SECONDS = 1800.0
+SHOWN = re.compile(r"==> (Installing |Error|.*: Executing phase|.*: Successfully installed)|^\s+>> \d+")
+
+
+@dataclass(frozen=True)
+class Spack:
+    """One Spack, one scope, one environment.
+
+    Args:
+        scope: the directory for ``-C``.
+        environment: the directory of spack.yaml and spack.lock; on local disk, since its lock is taken all the time.
+        output: a file that gets everything that Spack prints.
+    """
+
+    system: System
+    program: Program
+    places: Places
+    scope: Path
+    environment: Path
+    output: Path
+    note: Callable[[str], None]
+
+    @property
+    def lockfile(self) -> Path:
+        return self.environment / "spack.lock"
+
+    def write_environment(self, specs: Sequence[str], extra: Mapping[str, Any]) -> None:
+        """Writes spack.yaml from the specs and the stack's own sections (``packages`` above all)."""
+        make_dir(self.environment)
+        content = {**extra, "specs": list(specs), "view": False, "concretizer": {"unify": True}}
+        write_json(self.environment / "spack.yaml", {"spack": content})
+
+    def concretize(self) -> None:
+        """Solves the environment; its result is ``lockfile``.
+
+        Raises:
+            SpackError: ``spack-concretize``, with what Spack says.
+        """
+        self._check_clingo()
+        self._run("concretize", "--force", timeout=CONCRETIZE_SECONDS, code="spack-concretize", what="the stack cannot be concretized")
+
+    def install(self, jobs: int) -> None:
+        """Installs what the lockfile holds; goes on with independent packages when one fails.
+
+        Raises:
+            SpackError: ``spack-install``, with the failed packages and where their logs are.
+        """
+        arguments = ["install", "--only-concrete", "--no-check-signature", *(["-j", str(jobs)] if jobs else [])]
+        self._run(*arguments, timeout=INSTALL_SECONDS, code="spack-install", what="not every package could be installed")
+
+    def write_modules(self) -> None:
+        """Writes the environment's lmod modules; files that are there already are left.
+
+        Raises:
+            SpackError: ``spack-modules``.
+        """
+        self._run(
+            "module", "lmod", "refresh", "-y",
+            timeout=MODULES_SECONDS, code="spack-modules", what="Spack could not write its modules",
+        )  # fmt: skip
+
+    def _check_clingo(self) -> None:
+        try:
+            self.system.run([sys.executable, "-c", "import clingo"], timeout=60, env=self._env())
+        except ProcessFailed as error:
+            raise SpackError(
+                "clingo, which Spack solves with, is not there",
+                why=f"{sys.executable} cannot import it",
+                remedy="list its wheels for this Python under spack.clingo, each with source and sha256",
+                code="spack-no-clingo",
+            ) from error
+
+    def _run(self, *arguments: str, timeout: float, code: str, what: str) -> Completed:
+        make_dir(self.output.parent)
+        with self.output.open("a", encoding="utf-8") as log:
+            log.write(f"$ spack {' '.join(arguments)}\n")
+
+            def keep(line: str) -> None:
+                log.write(line + "\n")
+                if SHOWN.search(line):
+                    self.note(line.removeprefix("==> ").strip())
+
+            argv = [str(self.program.tree / "bin" / "spack"), "-C", str(self.scope), "-e", str(self.environment), *arguments]
+            done = self.system.run(argv, timeout=timeout, env=self._env(), ok=None, on_line=keep)
+        if done.returncode != 0:
+            raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
+        return done
+
+    def _env(self) -> dict[str, str]:
+        scratch = self.places.scratch
+        make_dir(scratch / "home")
+        env = {
+            "PATH": PATH,
+            "HOME": str(scratch / "home"),
+            "LANG": "C.UTF-8",
+            "SPACK_PYTHON": sys.executable,
+            "SPACK_DISABLE_LOCAL_CONFIG": "1",
+            "SPACK_USER_CACHE_PATH": str(scratch / "user"),
+            "SPACK_GNUPGHOME": str(scratch / "gpg"),
+            "PYTHONPYCACHEPREFIX": str(scratch / "pycache"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self.program.clingo is not None:
+            env["PYTHONPATH"] = str(self.program.clingo)
+        return env
+
+
+def failure(output: str) -> str:
+    """What Spack said went wrong: its error lines with what follows each, else its last lines."""
+    lines = output.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("==> Error")]
+    picked: list[str] = []
+    for start in starts[:4]:
+        picked += [line for line in lines[start : start + 8] if line.strip()]
+    return "\n".join((picked or lines[-8:])[:24]).replace("==> Error: ", "")

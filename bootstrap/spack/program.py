@@ -1,0 +1,169 @@
+"""Puts Spack, its recipes and clingo where the configuration says, from pinned sources. Nothing is ever cloned."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from ..config import Config, Origin
+from ..errors import SpackError
+from ..fetch import Source, download, local_path
+from ..files import make_dir, read_json, remove_tree, write_json
+from ..paths import Paths
+from ..tarball import unpack
+
+RECEIPT = ".petal-origin.json"
+FETCH_SECONDS = 900.0
+REPOSITORY = PurePosixPath("repos/spack_repo/builtin")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Spack that can be run: its tree, the recipes' repository, and the directory that holds clingo, if any."""
+
+    version: str
+    tree: Path
+    recipes: Path
+    clingo: Path | None
+
+
+def locate(config: Config, paths: Paths) -> Program:
+    """Where Spack and the rest lie once they are installed; a directory as source is used where it is."""
+    assert config.spack.program is not None
+    assert config.spack.recipes is not None
+    tree = _place(config.spack.program, paths, config.spack.version)
+    recipes = _place(config.spack.recipes, paths, f"recipes-{_key(config.spack.recipes)}")
+    wheels = _fitting(config.spack.clingo)
+    clingo = paths.home / "spack" / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
+    return Program(config.spack.version, tree, recipes / REPOSITORY, clingo)
+
+
+def is_ready(config: Config, program: Program, paths: Paths) -> bool:
+    """True when nothing has to be fetched."""
+    origins = ((config.spack.program, program.tree), (config.spack.recipes, _top(program.recipes)))
+    trees = all(origin is not None and _is_whole(origin, tree) for origin, tree in origins)
+    return trees and (program.clingo is None or (program.clingo / RECEIPT).is_file())
+
+
+def ensure(config: Config, program: Program, paths: Paths, region: str | None) -> None:
+    """Fetches and unpacks what is not there, and checks that it is what it should be.
+
+    Raises:
+        FetchError, PackageError: a source cannot be had or unpacked.
+        SpackError: ``spack-version``, ``spack-recipes``: it is something else than the configuration says.
+    """
+    assert config.spack.program is not None
+    assert config.spack.recipes is not None
+    _ensure_tree(config.spack.program, program.tree, paths, region)
+    _check_version(program)
+    _ensure_tree(config.spack.recipes, _top(program.recipes), paths, region)
+    if not (program.recipes / "repo.yaml").is_file():
+        raise SpackError(
+            f"{config.spack.recipes.source} holds no recipes",
+            why=f"{program.recipes}/repo.yaml is not there",
+            remedy="use a release of github.com/spack/spack-packages",
+            code="spack-recipes",
+        )
+    if program.clingo is not None:
+        _ensure_wheels(_fitting(config.spack.clingo), program.clingo, paths, region)
+
+
+def _top(recipes: Path) -> Path:
+    return recipes.parents[len(REPOSITORY.parts) - 1]
+
+
+def _place(origin: Origin, paths: Paths, name: str) -> Path:
+    directory = local_path(origin.source)
+    if directory is not None and directory.is_dir():
+        return directory
+    return paths.root / "spack" / name
+
+
+def _key(origin: Origin) -> str:
+    return (origin.sha256 or re.sub(r"[^A-Za-z0-9.]", "-", origin.source))[:12]
+
+
+def _is_whole(origin: Origin, tree: Path) -> bool:
+    if local_path(origin.source) == tree:
+        return True
+    receipt = read_json(tree / RECEIPT)
+    return receipt is not None and receipt.get("key") == _key(origin)
+
+
+def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -> None:
+    if _is_whole(origin, tree):
+        return
+    make_dir(paths.scratch)
+    archive = paths.scratch / f"{_key(origin)}.tar"
+    part = tree.with_name(f".{tree.name}.part")
+    try:
+        download(Source(origin.source, origin.sha256, region, FETCH_SECONDS), archive)
+        remove_tree(part)
+        unpack(archive, part)
+        write_json(part / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
+        remove_tree(tree)
+        part.rename(tree)
+    finally:
+        archive.unlink(missing_ok=True)
+        remove_tree(part)
+
+
+def _check_version(program: Program) -> None:
+    source = program.tree / "lib" / "spack" / "spack" / "__init__.py"
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    if found is None or found.group(1) != program.version:
+        raise SpackError(
+            f"{program.tree} is not Spack {program.version}",
+            why=f"it is {found.group(1)}" if found else "no Spack is there",
+            remedy="correct spack.version or spack.source in the configuration",
+            code="spack-version",
+        )
+
+
+def _fitting(wheels: tuple[Origin, ...]) -> tuple[Origin, ...]:
+    return tuple(wheel for wheel in wheels if fits(PurePosixPath(unquote(urlsplit(wheel.source).path)).name))
+
+
+def fits(wheel: str, python: tuple[int, int] = sys.version_info[:2], machine: str = "") -> bool:
+    """True when this interpreter can import the wheel of that file name (PEP 427, PEP 425)."""
+    import platform
+
+    parts = wheel.removesuffix(".whl").split("-")
+    if len(parts) < 5:
+        return False
+    tags, abi, system = parts[-3], parts[-2], parts[-1]
+    if system != "any" and not system.endswith(machine or platform.machine()):
+        return False
+    own = f"cp{python[0]}{python[1]}"
+    for tag in tags.split("."):
+        if tag == own or (tag.startswith("py3") and abi == "none"):
+            return True
+        older = re.fullmatch(r"cp3(\d+)", tag)
+        if abi == "abi3" and older and int(older.group(1)) <= python[1]:
+            return True
+    return False
+
+
+def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, region: str | None) -> None:
+    if (directory / RECEIPT).is_file():
+        return
+    part = directory.with_name(f".{directory.name}.part")
+    remove_tree(part)
+    make_dir(part)
+    try:
+        for wheel in wheels:
+            archive = paths.scratch / f"{_key(wheel)}.whl"
+            download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
+            with zipfile.ZipFile(archive) as opened:
+                opened.extractall(part)  # zipfile drops absolute names and ``..`` itself
+            archive.unlink()
+        write_json(part / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
+        remove_tree(directory)
+        part.rename(directory)
+    finally:
+        remove_tree(part)

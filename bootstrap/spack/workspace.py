@@ -1,0 +1,42 @@
+"""Spack for one run: the driver with everything that the node and the configuration decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..context import Context
+from ..release import target_of
+from .driver import Spack
+from .program import locate
+from .scope import Places, find_compiler, write_scope
+
+
+def lockfile_of(ctx: Context) -> Path:
+    """The lockfile of the release that this run makes."""
+    return ctx.paths.release(ctx.wanted_release) / "spack.lock"
+
+
+def module_tree(ctx: Context) -> Path:
+    """The module tree of the release that this run makes, at its final path."""
+    return ctx.paths.release(ctx.wanted_release) / "modules" / ctx.tree
+
+
+def open_spack(ctx: Context) -> Spack:
+    """Writes the scope and returns the driver. The work directory is local and belongs to this release.
+
+    Raises:
+        SpackError: ``spack-no-compiler``.
+    """
+    config = ctx.config
+    work = ctx.paths.var / "spack" / ctx.wanted_release
+    program = locate(config, ctx.paths)
+    places = Places(ctx.paths.store, module_tree(ctx), program.recipes, ctx.paths.scratch / "spack")
+    compiler = find_compiler(ctx.system)
+    write_scope(work / "scope", places, compiler, target_of(config, ctx.facts.host), config.spack.mirrors)
+    output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
+    return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
+
+
+def specs_of(ctx: Context) -> list[str]:
+    """What the user asked for: the stack's own specs, then those of the configuration."""
+    return [*ctx.environment.get("specs", ()), *ctx.config.spack.specs]

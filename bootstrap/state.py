@@ -1,0 +1,199 @@
+"""What petal-node keeps on disk, and the only module that knows its shape.
+
+On the node: one record a run. On shared storage: the storage token, ``wanted.json``, the head's install record, the
+proof, and one report a node. Every document carries ``format``; a newer one than this version knows is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import StateError
+from .files import distrust, make_dir, read_json, write_json
+from .model import NodeReport, RunRecord, plain
+from .paths import Paths
+
+FORMAT = 1
+KEEP_RUNS = 50
+
+
+def read_document(path: Path) -> dict[str, Any] | None:
+    """A document of ours, or None where there is none.
+
+    Raises:
+        StateError: damaged (``state-corrupt``) or of a newer petal-node (``state-newer``).
+    """
+    document = read_json(path)
+    if document is None:
+        return None
+    number = document.get("format")
+    if not isinstance(number, int):
+        raise StateError(f"{path} carries no format number", remedy=f"mv {path} {path}.bad")
+    if number > FORMAT:
+        raise StateError(
+            f"{path} was written by a newer petal-node",
+            why=f"its format is {number}, this version knows {FORMAT}",
+            remedy="use the version that wanted.json names, or a newer one",
+            code="state-newer",
+        )
+    return document
+
+
+def write_document(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a document atomically, with the format number."""
+    make_dir(path.parent)
+    write_json(path, {"format": FORMAT, **content})
+
+
+def _shaped(path: Path, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise StateError(f"{path} does not have the shape of its format", why=why, remedy=f"mv {path} {path}.bad") from error
+
+
+class Runs:
+    """The records of this node's runs, newest last."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._dir = paths.runs
+
+    def save(self, record: RunRecord) -> None:
+        """Writes the record as it stands now; called at the start, after each step and at the end."""
+        write_document(self._path(record.run_id), record.to_dict())
+
+    def load(self, run_id: str) -> RunRecord | None:
+        path = self._path(run_id)
+        document = read_document(path)
+        return None if document is None else _shaped(path, lambda: RunRecord.from_dict(document))
+
+    def latest(self, number: int = 5) -> tuple[tuple[RunRecord, ...], tuple[StateError, ...]]:
+        """The newest records, newest first, and what could not be read."""
+        records: list[RunRecord] = []
+        errors: list[StateError] = []
+        for path in sorted(self._dir.glob("*.json"), reverse=True)[:number]:
+            try:
+                record = self.load(path.stem)
+            except StateError as error:
+                errors.append(error)
+                continue
+            if record is not None:
+                records.append(record)
+        return tuple(records), tuple(errors)
+
+    def prune(self) -> None:
+        """Keeps the newest records only."""
+        for path in sorted(self._dir.glob("*.json"))[:-KEEP_RUNS]:
+            path.unlink(missing_ok=True)
+
+    def _path(self, run_id: str) -> Path:
+        return self._dir / f"{run_id}.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What this cluster should have: a petal-node, a configuration, a release."""
+
+    version: str
+    sha256: str | None
+    config: Mapping[str, Any]
+    release: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """Put on shared storage once by the head node: who sees it sees the same storage."""
+
+    token: str
+    host: str
+
+
+class Shared:
+    """The documents on shared storage. Nothing is read that others could have written."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def token(self) -> Token | None:
+        return self._read("token.json", lambda raw: Token(str(raw["token"]), str(raw["host"])))  # type: ignore[no-any-return]
+
+    def save_token(self, token: Token) -> None:
+        self._write("token.json", plain(token))
+
+    def wanted(self) -> Wanted | None:
+        return self._read("wanted.json", _wanted)  # type: ignore[no-any-return]
+
+    def save_wanted(self, wanted: Wanted) -> None:
+        self._write("wanted.json", plain(wanted))
+
+    def install(self) -> RunRecord | None:
+        """The head's record of the newest install, running or ended."""
+        return self._read("stack.json", RunRecord.from_dict)  # type: ignore[no-any-return]
+
+    def save_install(self, record: RunRecord) -> None:
+        self._write("stack.json", record.to_dict())
+
+    def proof(self) -> Proof | None:
+        return self._read("proof.json", Proof.from_dict)  # type: ignore[no-any-return]
+
+    def save_proof(self, proof: Proof) -> None:
+        self._write("proof.json", plain(proof))
+
+    def save_report(self, report: NodeReport) -> None:
+        self._write(f"nodes/{report.node}.json", report.to_dict())
+
+    def reports(self) -> tuple[NodeReport, ...]:
+        """Every node's own last report, by name; a report that cannot be read is left out."""
+        found = []
+        for path in sorted((self._paths.state / "nodes").glob("*.json")):
+            try:
+                report = self._read(f"nodes/{path.name}", NodeReport.from_dict)
+            except StateError:
+                continue
+            if report is not None:
+                found.append(report)
+        return tuple(found)
+
+    def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
+        path = self._paths.state / name
+        reason = distrust(path, self._paths.shared_mount)
+        if reason:
+            raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
+        document = read_document(path)
+        return None if document is None else _shaped(path, lambda: build(document))
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        path = self._paths.state / name
+        reason = distrust(path.parent, self._paths.shared_mount)
+        if reason:
+            raise StateError(f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted")
+        write_document(path, content)
+
+
+def _wanted(raw: Mapping[str, Any]) -> Wanted:
+    return Wanted(str(raw["version"]), raw.get("sha256"), dict(raw["config"]), str(raw["release"]))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What jobs on compute nodes said of one release."""
+
+    release: str
+    time: str
+    nodes: tuple[NodeReport, ...]
+
+    @property
+    def proved(self) -> int:
+        return sum(node.well for node in self.nodes)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
+        nodes = tuple(NodeReport.from_dict(node) for node in raw["nodes"])
+        return cls(str(raw["release"]), str(raw["time"]), nodes)
+
+    def __str__(self) -> str:
+        return f"proved on {self.proved} of {len(self.nodes)} nodes at {self.time}"

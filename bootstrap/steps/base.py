@@ -1,0 +1,43 @@
+"""What a step is: data about where it belongs, and two functions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..context import Context
+from ..model import Probe, Role, Scope
+
+EVERYWHERE = frozenset(Role)
+HEAD = frozenset({Role.HEAD})
+
+
+class Step(Protocol):
+    """One thing that must hold on a node or in the cluster.
+
+    Attributes:
+        name: how the operator names it.
+        title: what holds when it is satisfied, for people.
+        roles: the nodes that it is for.
+        scope: ``cluster`` steps are applied under the cluster lock only.
+        needs: steps that must hold before this one is applied.
+        local: it holds without shared storage, so it is also done at OnNodeStart.
+        background: nobody waits for it: a hook returns before it has ended.
+    """
+
+    name: str
+    title: str
+    roles: frozenset[Role]
+    scope: Scope
+    needs: tuple[str, ...]
+    local: bool
+    background: bool
+
+    def probe(self, ctx: Context) -> Probe:
+        """Does it hold? Reads only, and never raises for what it finds: that is its answer."""
+
+    def apply(self, ctx: Context) -> None:
+        """Makes it so. Must be fit to be run again after a kill at any moment.
+
+        Raises:
+            PetalError: it could not; nothing half-made is visible.
+        """

@@ -1,0 +1,120 @@
+"""The release's module tree: Spack's own modules, and one rendered file for each binary package, in one hierarchy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .. import templates
+from ..config import Package
+from ..context import Context
+from ..errors import ModulesError
+from ..files import make_dir, remove_tree, write_atomic
+from ..model import Probe, Scope, change, plain, satisfied
+from ..release import ModuleFile, package_prefix, read_manifest
+from ..spack.workspace import module_tree, open_spack
+from ..state import read_document, write_document
+from .base import HEAD
+
+INDEX = "modules.json"
+SEARCH_PATHS = (
+    ("PATH", "bin"),
+    ("MANPATH", "share/man"),
+    ("MANPATH", "man"),
+    ("PKG_CONFIG_PATH", "lib/pkgconfig"),
+    ("PKG_CONFIG_PATH", "lib64/pkgconfig"),
+    ("LD_LIBRARY_PATH", "lib"),
+    ("LD_LIBRARY_PATH", "lib64"),
+    ("CMAKE_PREFIX_PATH", ""),
+)
+MPI = frozenset({"openmpi", "mpich", "mvapich2", "intelmpi", "intel-oneapi-mpi"})
+HIDDEN = re.compile(r'hide_version\("([^"]+)"\)')
+
+
+class ModuleTree:
+    """Every module of the release is written."""
+
+    name = "modules"
+    title = "the module tree is written"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("packages", "spack")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        listed = listed_modules(ctx)
+        if listed is None:
+            return change(f"release {ctx.wanted_release} has none yet", f"write {module_tree(ctx)}")
+        missing = [module.name for module in listed if not (module_tree(ctx) / module.path).is_file()]
+        if missing:
+            return change(f"{len(missing)} of {len(listed)} files are missing", *(f"write {name}" for name in missing[:8]))
+        return satisfied(f"{len(listed)} modules in {ctx.tree}")
+
+    def apply(self, ctx: Context) -> None:
+        tree = module_tree(ctx)
+        if read_manifest(ctx.paths, ctx.wanted_release) is None:
+            remove_tree(tree.parent)
+        make_dir(tree / "Core")
+        if ctx.config.builds:
+            ctx.note("writing Spack's modules")
+            open_spack(ctx).write_modules()
+        for package in ctx.config.packages:
+            _write_package(ctx, package, tree)
+        modules = [plain(module) for module in scan(tree, {f"{p.name}/{p.version}" for p in ctx.config.packages})]
+        write_document(ctx.paths.release(ctx.wanted_release) / INDEX, {"modules": modules})
+
+
+def listed_modules(ctx: Context) -> tuple[ModuleFile, ...] | None:
+    """The modules that the release's index names, or None while the tree is not whole."""
+    document = read_document(ctx.paths.release(ctx.wanted_release) / INDEX)
+    return None if document is None else tuple(ModuleFile(**module) for module in document["modules"])
+
+
+def scan(tree: Path, packages: set[str]) -> list[ModuleFile]:
+    """The modules of a tree that users see; those that a ``.modulerc.lua`` hides are left out."""
+    found = []
+    for path in sorted(tree.rglob("*.lua")):
+        name = f"{path.parent.name}/{path.stem}"
+        if path.name.startswith(".") or name in _hidden(path.parent):
+            continue
+        found.append(ModuleFile(name, str(path.relative_to(tree)), "package" if name in packages else "spack"))
+    return found
+
+
+def _hidden(directory: Path) -> set[str]:
+    rules = [directory / ".modulerc.lua", directory.parent / ".modulerc.lua"]
+    return {name for rule in rules if rule.is_file() for name in HIDDEN.findall(rule.read_text(encoding="utf-8"))}
+
+
+def _write_package(ctx: Context, package: Package, tree: Path) -> None:
+    path = tree / "Core" / package.name / f"{package.version}.lua"
+    text = templates.render("package.lua.j2", _values(ctx, package)).encode()
+    if path.is_file() and path.read_bytes() != text:
+        raise ModulesError(
+            f"two things want to be the module {package.name}/{package.version}",
+            why=f"{path} is written by Spack already",
+            remedy="give the package in the configuration another name or version",
+            code="modules-clash",
+        )
+    make_dir(path.parent)
+    write_atomic(path, text)
+
+
+def _values(ctx: Context, package: Package) -> dict[str, Any]:
+    prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+    paths = [(variable, str(prefix / part)) for variable, part in SEARCH_PATHS if (prefix / part).is_dir()]
+    return {
+        "name": package.name,
+        "version": package.version,
+        "release": ctx.wanted_release,
+        "summary": package.summary or f"{package.name} {package.version}",
+        "source": package.origin.source if package.origin else "the machine image",
+        "prefix": str(prefix),
+        "requires": package.requires,
+        "family": "mpi" if package.name in MPI else "",
+        "root_variable": re.sub(r"\W", "_", package.name).upper() + "_ROOT",
+        "search_paths": paths,
+        "env": [(name, value.replace("{prefix}", str(prefix))) for name, value in sorted(package.env.items())],
+    }

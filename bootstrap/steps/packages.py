@@ -1,0 +1,87 @@
+"""Binary packages: tarballs that are unpacked into the store under the naming that Spack uses, and prefixes of the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import Package
+from ..context import Context
+from ..errors import PackageError
+from ..fetch import Source, download
+from ..files import make_dir, read_json, remove_tree, write_json
+from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..release import package_prefix
+from ..tarball import unpack
+from .base import HEAD
+
+RECEIPT = ".petal/package.json"
+FETCH_SECONDS = 900.0
+
+
+class Packages:
+    """Every package of the configuration lies under its prefix."""
+
+    name = "packages"
+    title = "binary packages are in the store"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("root",)
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        if not ctx.config.packages:
+            return elsewhere("the configuration lists none")
+        absent = [package for package in ctx.config.packages if package.prefix and not _prefix(ctx, package).is_dir()]
+        if absent:
+            names = ", ".join(f"{package.name} at {_prefix(ctx, package)}" for package in absent)
+            return blocked(f"the image does not carry {names}", "install it into the image, or drop it from packages")
+        missing = [package for package in ctx.config.packages if not _is_whole(ctx, package)]
+        if missing:
+            lines = (f"unpack {package.name} {package.version} into {_prefix(ctx, package)}" for package in missing)
+            return change(f"{len(missing)} of {len(ctx.config.packages)} are missing", *lines)
+        return satisfied(f"all {len(ctx.config.packages)} are there")
+
+    def apply(self, ctx: Context) -> None:
+        for package in ctx.config.packages:
+            if not _is_whole(ctx, package):
+                ctx.note(f"package {package.name} {package.version}")
+                _install(ctx, package)
+
+
+def _prefix(ctx: Context, package: Package) -> Path:
+    return package_prefix(package, ctx.paths, ctx.facts.host)
+
+
+def _is_whole(ctx: Context, package: Package) -> bool:
+    """A tarball's prefix gets its name by one rename when all of it is there, and its receipt before that."""
+    prefix = _prefix(ctx, package)
+    if package.origin is None:
+        return prefix.is_dir()
+    receipt = read_json(prefix / RECEIPT)
+    return receipt is not None and receipt.get("sha256") == package.origin.sha256
+
+
+def _install(ctx: Context, package: Package) -> None:
+    assert package.origin is not None
+    prefix = _prefix(ctx, package)
+    part = prefix.with_name(f".{prefix.name}.part")
+    make_dir(ctx.paths.scratch)
+    archive = ctx.paths.scratch / f"{package.origin.sha256}.tar"
+    source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH_SECONDS)
+    try:
+        download(source, archive)
+        remove_tree(part)
+        make_dir(part.parent)
+        unpack(archive, part)
+        make_dir(part / ".petal")
+        receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
+        write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
+        remove_tree(prefix)
+        part.rename(prefix)
+    except OSError as error:
+        remedy = f"df -h {ctx.paths.root} {ctx.paths.scratch}"
+        raise PackageError(f"{package.name} {package.version} cannot be installed", why=str(error), remedy=remedy) from error
+    finally:
+        archive.unlink(missing_ok=True)
+        remove_tree(part)

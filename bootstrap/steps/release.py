@@ -1,0 +1,53 @@
+"""A release is complete when its manifest is there, and published when ``current`` leads to it: one rename."""
+
+from __future__ import annotations
+
+from ..context import Context
+from ..files import replace_link
+from ..model import Probe, Scope, change, satisfied
+from ..release import Manifest, ModuleFile, current_release, read_manifest, target_of, write_manifest
+from ..spack.workspace import specs_of
+from ..state import read_document
+from ..system import timestamp
+from .base import HEAD
+
+
+class Release:
+    """New shells get the wanted release."""
+
+    name = "release"
+    title = "the release is published"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("packages", "spack", "modules")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        wanted = ctx.wanted_release
+        current = current_release(ctx.paths)
+        if read_manifest(ctx.paths, wanted) is None:
+            return change(f"release {wanted} is not complete", "write its manifest", f"current: {current} -> {wanted}")
+        if current != wanted:
+            return change(f"current is {current}", f"current: {current} -> {wanted}")
+        return satisfied(f"current is {wanted}")
+
+    def apply(self, ctx: Context) -> None:
+        if read_manifest(ctx.paths, ctx.wanted_release) is None:
+            write_manifest(ctx.paths, _manifest(ctx))
+        replace_link(ctx.paths.current, f"releases/{ctx.wanted_release}")
+
+
+def _manifest(ctx: Context) -> Manifest:
+    host = ctx.facts.host
+    index = read_document(ctx.paths.release(ctx.wanted_release) / "modules.json") or {"modules": []}
+    return Manifest(
+        release=ctx.wanted_release,
+        created=timestamp(),
+        os=host.os,
+        glibc=host.glibc,
+        target=target_of(ctx.config, host),
+        tree=ctx.tree,
+        specs=tuple(specs_of(ctx)),
+        modules=tuple(ModuleFile(**module) for module in index["modules"]),
+    )

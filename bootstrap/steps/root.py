@@ -1,0 +1,117 @@
+"""/opt/petal is the one root: in the layout ``shared`` a bind mount of <mount>/petal/root, kept over reboots.
+
+systemd.mount(5) wants a unit named after its mount point. Under ``--root`` nothing is mounted: a symbolic link stands
+for the bind mount there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..context import Context
+from ..errors import PetalError, RootError
+from ..files import make_dir, replace_link, same_content, write_atomic
+from ..model import Probe, Scope, blocked, change, satisfied
+from .base import EVERYWHERE
+
+UNIT = "opt-petal.mount"
+TOUCH_SECONDS = 5.0
+TEMPLATE = """\
+# petal-node: the software root, on every node under the same path.
+[Unit]
+Description=petal-node software root
+RequiresMountsFor={mount}
+After=remote-fs.target
+
+[Mount]
+What={backing}
+Where=/opt/petal
+Type=none
+Options=bind
+TimeoutSec=60
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class Root:
+    """What backs the root."""
+
+    name = "root"
+    title = "/opt/petal is backed by shared storage"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ("storage",)
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        backing = ctx.paths.shared_root
+        try:
+            state = ctx.system.guarded(lambda: _backed(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
+        except (PetalError, OSError) as error:
+            return blocked(str(error), f"findmnt {ctx.paths.root}")
+        if state == "absent":
+            return change(f"{backing} is not made yet", f"bind {ctx.paths.root} to {backing}")
+        if state == "foreign":
+            return blocked(
+                f"{ctx.paths.root} is in use for something else",
+                f"ls -la {ctx.paths.root}",
+                f"move it away, then: petal-node bootstrap; for example: mv {ctx.paths.root} {ctx.paths.root}.before",
+            )
+        if state == "no":
+            return change(f"{ctx.paths.root} is not backed yet", f"bind {ctx.paths.root} to {backing}")
+        if _keeps(ctx) and not same_content(ctx.paths.units / UNIT, _unit(ctx)):
+            return change("a reboot would lose it", f"write {ctx.paths.units / UNIT}")
+        return satisfied(f"{ctx.paths.root} is {backing}")
+
+    def apply(self, ctx: Context) -> None:
+        if not ctx.paths.shared_root.is_dir():
+            raise RootError(
+                f"{ctx.paths.shared_root} is not there",
+                why="the head node makes it",
+                remedy="on the head node: petal-node status",
+                code="root-no-backing",
+            )
+        if not ctx.paths.live:
+            make_dir(ctx.paths.root.parent)
+            replace_link(ctx.paths.root, str(ctx.paths.shared_root))
+            return
+        make_dir(ctx.paths.root)
+        if _keeps(ctx):
+            _mount_by_unit(ctx)
+        elif _backed(ctx) != "yes":
+            ctx.system.run(["mount", "--bind", str(ctx.paths.shared_root), str(ctx.paths.root)], timeout=30)
+
+
+def _keeps(ctx: Context) -> bool:
+    return ctx.paths.live and ctx.system.has_systemd()
+
+
+def _unit(ctx: Context) -> bytes:
+    return TEMPLATE.format(mount=ctx.paths.mount, backing=f"{ctx.paths.mount}/petal/root").encode()
+
+
+def _mount_by_unit(ctx: Context) -> None:
+    write_atomic(ctx.paths.units / UNIT, _unit(ctx))
+    ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
+    ctx.system.run(["systemctl", "enable", UNIT], timeout=60)
+    if _backed(ctx) != "yes":
+        ctx.system.run(["systemctl", "start", UNIT], timeout=90)
+
+
+def _backed(ctx: Context) -> str:
+    """``yes``, ``no`` (free to be mounted over), ``foreign`` (somebody's files), ``absent`` (nothing to back it)."""
+    root, backing = ctx.paths.root, ctx.paths.shared_root
+    if not backing.is_dir():
+        return "absent"
+    if not root.exists():
+        return "no"
+    if root.samefile(backing):
+        return "yes"
+    return "foreign" if _holds_files(root) else "no"
+
+
+def _holds_files(root: Path) -> bool:
+    return root.is_mount() or any(root.iterdir())

@@ -1,0 +1,149 @@
+"""Shared storage is there, is really shared, and belongs to us below <mount>/petal."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..context import Context
+from ..errors import PetalError, StateError
+from ..files import distrust, make_dir
+from ..model import Mount, Probe, Role, Scope, blocked, change, satisfied
+from ..state import Shared, Token
+from .base import EVERYWHERE
+
+NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
+TOUCH_SECONDS = 5.0
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one guarded look at the mount saw."""
+
+    distrusted: str
+    on_root_disk: bool
+    writable: bool
+    prepared: bool
+    free: int
+    inodes: int
+    token: Token | None
+
+
+class Storage:
+    """Finds shared storage; the head node prepares it, the others only look."""
+
+    name = "storage"
+    title = "shared storage is mounted and shared"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ("tool",)
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        mount = ctx.facts.mount_of(ctx.paths.mount) if ctx.paths.live else None
+        if ctx.paths.live and mount is None:
+            return _not_mounted(ctx)
+        try:
+            seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
+        except (PetalError, OSError) as error:
+            remedy = error.remedy if isinstance(error, PetalError) else ()
+            return blocked(str(error), *remedy)
+        return _judge(ctx, mount, seen)
+
+    def apply(self, ctx: Context) -> None:
+        for path in _directories(ctx):
+            make_dir(path)
+            path.chmod(0o755)
+        shared = Shared(ctx.paths)
+        if shared.token() is None:
+            shared.save_token(Token(uuid.uuid4().hex, ctx.facts.host.name))
+
+
+def _directories(ctx: Context) -> list[Path]:
+    paths = ctx.paths
+    top = [paths.shared, paths.shared_root, paths.state, paths.state / "nodes", paths.archives, paths.locks]
+    return [*top, *(paths.shared_root / name for name in ("store", "releases", "spack"))]
+
+
+def _look(ctx: Context) -> Look:
+    """Runs in a child with a deadline: everything here may hang."""
+    paths = ctx.paths
+    space = os.statvfs(paths.shared_mount)
+    mount_device = paths.shared_mount.stat().st_dev
+    return Look(
+        distrusted=distrust(paths.locks, paths.shared_mount) or distrust(paths.shared_root, paths.shared_mount),
+        on_root_disk=paths.live and mount_device == Path("/").stat().st_dev,
+        writable=not space.f_flag & os.ST_RDONLY,
+        prepared=all(path.is_dir() for path in _directories(ctx)),
+        free=space.f_bavail * space.f_frsize,
+        inodes=space.f_favail,
+        token=_token(ctx),
+    )
+
+
+def _token(ctx: Context) -> Token | None:
+    try:
+        return Shared(ctx.paths).token()
+    except StateError as error:
+        if error.code == "state-untrusted":
+            return None  # ``distrusted`` tells it
+        raise
+
+
+def _not_mounted(ctx: Context) -> Probe:
+    declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
+    return blocked(
+        f"{ctx.paths.mount} is not mounted (the cluster's shared directories: {declared})",
+        f"mount {ctx.paths.mount}",
+        f"findmnt {ctx.paths.mount}",
+        "or name another mount in the configuration: storage.mount",
+    )
+
+
+def _judge(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
+    where = ctx.paths.shared_mount
+    if seen.distrusted:
+        return blocked(f"{seen.distrusted}; it is not used", f"ls -ld {ctx.paths.shared}", f"mv {ctx.paths.shared} {ctx.paths.shared}.foreign")
+    if seen.on_root_disk:
+        return blocked(f"{where} is on the root disk", f"findmnt -T {where}", "mount the shared storage there")
+    if ctx.role is Role.HEAD:
+        return _judge_head(ctx, mount, seen)
+    return _judge_other(ctx, mount, seen)
+
+
+def _judge_head(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
+    where = ctx.paths.shared_mount
+    declared = [shared.mount for shared in ctx.facts.cluster.shared]
+    is_network = mount is not None and mount.kind in NETWORK_KINDS
+    if ctx.paths.live and declared and ctx.paths.mount not in declared and not is_network:
+        return blocked(
+            f"{where} is a local disk that the cluster does not share (it shares {', '.join(declared)})",
+            f"name one of them in the configuration: storage: {{mount: {declared[0]}}}",
+        )
+    if not seen.writable:
+        return blocked(f"{where} is mounted read-only", f"mount -o remount,rw {where}")
+    if not seen.prepared or seen.token is None:
+        return change(f"{ctx.paths.shared} is not prepared", f"create {ctx.paths.shared} (root, 0755)", "write the storage token")
+    return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, token {seen.token.token[:8]}")
+
+
+def _judge_other(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
+    where = ctx.paths.shared_mount
+    if seen.token is None:
+        return blocked(
+            f"the head node has not prepared {where} yet, or this is another storage",
+            "on the head node: petal-node status",
+        )
+    if ctx.paths.live and seen.token.host == ctx.facts.host.name:
+        return blocked(f"{where} was prepared by this node itself, so it is not shared", f"findmnt {where}")
+    return satisfied(f"{_kind(mount)}, the same as on {seen.token.host}: token {seen.token.token[:8]}")
+
+
+def _kind(mount: Mount | None) -> str:
+    return "not checked under --root" if mount is None else f"{mount.kind} from {mount.source}"
+
+

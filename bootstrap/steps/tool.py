@@ -1,0 +1,49 @@
+"""This petal-node lies at /opt/petal-node/<version>/ and is the one that an operator types."""
+
+from __future__ import annotations
+
+import shutil
+
+from ..context import Context
+from ..files import make_dir, replace_link, sha256_of
+from ..model import Probe, Scope, change, elsewhere, satisfied
+from .base import EVERYWHERE
+
+INCOMING = "incoming"
+
+
+class ToolInPlace:
+    """Keeps the archive that runs, and links it into the PATH."""
+
+    name = "tool"
+    title = "petal-node is installed"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ()
+    local = True
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        if ctx.tool.archive is None:
+            return elsewhere("it runs from a checkout, not from an archive")
+        kept = ctx.paths.home / ctx.tool.version / "petal-node"
+        if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
+            return change(f"version {ctx.tool.version} is not kept yet", f"write {kept}", f"link {ctx.paths.link}")
+        if not ctx.paths.link.is_symlink() or ctx.paths.link.resolve() != kept.resolve():
+            return change(f"{ctx.paths.link} does not lead to it", f"link {ctx.paths.link} -> {kept}")
+        return satisfied(f"version {ctx.tool.version} is at {kept}")
+
+    def apply(self, ctx: Context) -> None:
+        archive = ctx.tool.archive
+        assert archive is not None
+        kept = ctx.paths.home / ctx.tool.version / "petal-node"
+        make_dir(kept.parent)
+        if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
+            part = kept.with_name(f".{kept.name}.{ctx.run_id}")
+            shutil.copyfile(archive, part)
+            part.chmod(0o755)
+            part.rename(kept)
+        make_dir(ctx.paths.link.parent)
+        replace_link(ctx.paths.link, str(kept))
+        if archive.parent == ctx.paths.home / INCOMING:
+            archive.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""What this cluster should have stands on shared storage: the archive of this tool, the configuration, the release."""
+
+from __future__ import annotations
+
+import shutil
+
+from ..context import Context
+from ..errors import StateError
+from ..files import sha256_of
+from ..model import Probe, Scope, blocked, change, satisfied
+from ..state import Shared, Wanted
+from .base import HEAD
+
+
+class WantedState:
+    """Other nodes obey wanted.json before their own Args, and take the archive from here before they ask S3."""
+
+    name = "wanted"
+    title = "the other nodes know what to have"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("storage",)
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        try:
+            known = Shared(ctx.paths).wanted()
+        except StateError as error:
+            if error.code != "state-corrupt":
+                return blocked(str(error), *error.remedy)
+            known = None
+        wanted = _wanted(ctx)
+        if known != wanted:
+            before = f"release {known.release}" if known else "nothing"
+            return change(f"wanted.json says {before}", f"want release {wanted.release}, petal-node {wanted.version}")
+        if not _archive_is_there(ctx):
+            return change("the archive is not on shared storage", f"write {ctx.paths.archives / str(ctx.tool.sha256)}")
+        return satisfied(f"release {wanted.release}, petal-node {wanted.version}")
+
+    def apply(self, ctx: Context) -> None:
+        if not _archive_is_there(ctx):
+            assert ctx.tool.archive is not None
+            target = ctx.paths.archives / str(ctx.tool.sha256)
+            part = target.with_name(f".{target.name}.{ctx.run_id}")
+            shutil.copyfile(ctx.tool.archive, part)
+            part.chmod(0o755)
+            part.rename(target)
+        Shared(ctx.paths).save_wanted(_wanted(ctx))
+
+
+def _wanted(ctx: Context) -> Wanted:
+    return Wanted(ctx.tool.version, ctx.tool.sha256, ctx.config.to_dict(), ctx.wanted_release)
+
+
+def _archive_is_there(ctx: Context) -> bool:
+    if ctx.tool.archive is None:
+        return True
+    target = ctx.paths.archives / str(ctx.tool.sha256)
+    return target.is_file() and sha256_of(target) == ctx.tool.sha256

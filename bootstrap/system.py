@@ -1,0 +1,335 @@
+"""The door to processes: every program has a timeout, a clean environment and a session of its own.
+
+Shared storage is assumed to hang: ``System.guarded`` touches it in a child that can be left behind
+(ParallelCluster's own ``computemgtd`` reads its shared file in the same way).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import PetalError, ProcessFailed, ProcessTimeout, StorageError
+from .log import LOG
+from .model import Mount
+
+T = TypeVar("T")
+
+# Custom actions get a PATH without Slurm, and may have neither HOME nor LANG (facts of ParallelCluster's executor).
+PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
+# What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started.
+PASSED_ON = ("AWS_", "PETAL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+KILL_GRACE = 5.0
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended. Output is text; bytes that are not UTF-8 are replaced."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines of what it said, stderr first where there is any."""
+        text = self.stderr.strip() or self.stdout.strip()
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class System:
+    """Processes and the kernel's view of this node. Tests put a subclass in its place."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        user: str | None = None,
+        ok: Sequence[int] | None = (0,),
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Runs a program to its end.
+
+        Args:
+            argv: the program and its arguments; never a shell string.
+            timeout: seconds until its whole process group is ended.
+            env: its whole environment; the default is PATH with Slurm, LANG and HOME.
+            cwd: where it runs; the default is ``/``.
+            user: run it as this user, with that user's groups.
+            ok: exit codes that are fine, None for all.
+            on_line: called with each line of its output as it comes (stderr is then part of stdout).
+
+        Raises:
+            ProcessFailed: it cannot be started, or ended with another code.
+            ProcessTimeout: it was still running after ``timeout`` seconds.
+        """
+        started = time.monotonic()
+        LOG.debug("run %s", " ".join(argv))
+        process = _start(argv, env, cwd, user, merged=on_line is not None)
+        try:
+            stdout, stderr = _collect(process, started + timeout, on_line)
+        except subprocess.TimeoutExpired as error:
+            end_tree(process.pid)
+            process.wait()
+            what = f"{argv[0]} did not end within {timeout:.0f} s and was stopped"
+            raise ProcessTimeout(what, why=" ".join(argv)) from error
+        except BaseException:
+            end_tree(process.pid)
+            process.wait()
+            raise
+        done = Completed(tuple(argv), process.returncode, stdout, stderr, time.monotonic() - started)
+        LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, done.seconds)
+        if ok is not None and done.returncode not in ok:
+            raise ProcessFailed(f"{argv[0]} ended with {done.returncode}", why=done.tail())
+        return done
+
+    def which(self, name: str) -> str | None:
+        """The full path of a program on the PATH that ``run`` uses."""
+        return shutil.which(name, path=PATH)
+
+    def detach(self, argv: Sequence[str], *, unit: str, output: Path) -> None:
+        """Starts a program that outlives this process and holds none of its descriptors.
+
+        Under systemd it becomes the transient service ``unit`` (its builders stay in one cgroup, and a hook that ends
+        takes nothing with it); elsewhere a new session. Both write to ``output``.
+        """
+        env = {**BASE_ENV, **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
+        if self.has_systemd():
+            settings = [f"--setenv={name}={value}" for name, value in env.items()]
+            properties = [f"--property=StandardOutput=append:{output}", f"--property=StandardError=append:{output}"]
+            fixed = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}"]
+            self.run([*fixed, *properties, *settings, *argv], timeout=30)
+            return
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            subprocess.Popen(
+                list(argv), env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
+                start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(descriptor)
+
+    def has_systemd(self) -> bool:
+        """True when systemd runs this machine (sd_booted(3))."""
+        return Path("/run/systemd/system").is_dir()
+
+    def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:
+        """Calls ``action`` in a child process and gives up on it after ``timeout`` seconds.
+
+        The child may hang in the kernel on a dead mount; it is killed and not waited for. ``action`` must only read,
+        and its result must be picklable.
+
+        Raises:
+            StorageError: no answer in time (code ``storage-hangs``).
+            PetalError, OSError: whatever ``action`` raised.
+        """
+        receiver, sender = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _answer(action, sender)
+        os.close(sender)
+        try:
+            data = _read_until(receiver, time.monotonic() + timeout)
+        finally:
+            os.close(receiver)
+        if data is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, os.WNOHANG)
+            remedy = ("check the server of the mount (EBS: the head node), then: petal-node repair",)
+            raise StorageError(f"{what} did not answer within {timeout:.0f} s", remedy=remedy, code="storage-hangs")
+        os.waitpid(child, 0)
+        good, value = pickle.loads(data) if data else (False, StorageError(f"{what}: the reader died"))
+        if good:
+            return value  # type: ignore[no-any-return]
+        raise value
+
+    def mounts(self) -> tuple[Mount, ...]:
+        """What is mounted in this mount namespace."""
+        return parse_mounts(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace"))
+
+    def hostname(self) -> str:
+        """The node's name without its domain; on a compute node that is its Slurm name."""
+        return socket.gethostname().split(".", 1)[0]
+
+    def boot_id(self) -> str:
+        """The kernel's id of this boot (random(4))."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+    def uptime(self) -> float:
+        """Seconds since the machine booted."""
+        return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+
+    def is_root(self) -> bool:
+        """True when this process may change the machine."""
+        return os.geteuid() == 0
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """A UTC time as records hold it: ``2026-11-24T08:14:05Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def new_run_id() -> str:
+    """An id that sorts by time: ``20261124T081405Z-1a2b3c``."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
+def parse_mounts(text: str) -> tuple[Mount, ...]:
+    """The lines of /proc/mounts; blanks in names are octal escapes there (proc_mounts(5))."""
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) >= 4:
+            source, point, kind, options = (_unescape(part) for part in fields[:4])
+            mounts.append(Mount(source, point, kind, tuple(options.split(","))))
+    return tuple(mounts)
+
+
+def _unescape(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """True when ``pid`` is still the process that was started at ``created`` (seconds since the epoch)."""
+    import psutil
+
+    try:
+        return abs(psutil.Process(pid).create_time() - created) < 2
+    except psutil.Error:
+        return False
+
+
+def own_start() -> float:
+    """When this process was started, in seconds since the epoch."""
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
+    """Ends a process and all that came from it: SIGTERM, ``grace`` seconds, SIGKILL.
+
+    Spack's builders outlive their parent and may leave its group, so the tree is listed before anything is killed.
+    """
+    import psutil
+
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in family:
+            try:
+                process.send_signal(number)
+            except psutil.Error:
+                continue
+        _, family = psutil.wait_procs(family, timeout=grace)
+        if not family:
+            return
+
+
+def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, user: str | None, *, merged: bool
+) -> subprocess.Popen[bytes]:
+    identity: dict[str, Any] = {}
+    if user is not None:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        groups = os.getgrouplist(user, entry.pw_gid)
+        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env=dict(BASE_ENV if env is None else env),
+            cwd=str(cwd or "/"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+            start_new_session=True,
+            **identity,
+        )
+    except OSError as error:
+        raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
+
+
+def _collect(
+    process: subprocess.Popen[bytes], deadline: float, on_line: Callable[[str], None] | None
+) -> tuple[str, str]:
+    if on_line is None:
+        stdout, stderr = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        return stdout.decode(errors="replace"), stderr.decode(errors="replace")
+    lines: list[str] = []
+    for line in _lines(process, deadline):
+        lines.append(line)
+        on_line(line)
+    process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    return "\n".join(lines), ""
+
+
+def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
+    """The output line by line, until its end or the deadline; a descendant that keeps the pipe open does not hold us."""
+    stream = process.stdout
+    assert stream is not None
+    rest = b""
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise subprocess.TimeoutExpired(process.args, left)
+        ready, _, _ = select.select([stream], [], [], min(left, 1.0))
+        if not ready:
+            if process.poll() is not None:
+                break
+            continue
+        block = os.read(stream.fileno(), 65536)
+        if not block:
+            break
+        *whole, rest = (rest + block).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _answer(action: Callable[[], Any], sender: int) -> None:
+    """The child's side of ``guarded``: sends (True, result) or (False, error) and ends without any clean-up."""
+    try:
+        try:
+            data = pickle.dumps((True, action()))
+        except (PetalError, OSError) as error:
+            data = pickle.dumps((False, error))
+        with os.fdopen(sender, "wb") as stream:
+            stream.write(data)
+    except BaseException:  # the parent sees a closed pipe and says that the reader died
+        os._exit(1)
+    os._exit(0)
+
+
+def _read_until(receiver: int, deadline: float) -> bytes | None:
+    data = b""
+    while True:
+        ready, _, _ = select.select([receiver], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        block = os.read(receiver, 65536)
+        if not block:
+            return data
+        data += block

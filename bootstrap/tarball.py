@@ -1,0 +1,146 @@
+"""Unpacks a tarball as root without trusting it: what could reach outside is refused by name before anything is kept.
+
+Refused: absolute names and ``..``, links that lead outside, members below a symbolic link of the archive itself, devices
+and pipes, setuid and setgid files. Owners become root, modes lose what others could write. Compressed with gzip, bzip2
+or xz. The limits keep a small file from filling the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from .errors import PackageError
+from .files import make_dir
+
+MAX_MEMBERS = 2_000_000
+PLAIN_TOP = frozenset({"bin", "sbin", "lib", "lib64", "libexec", "include", "share", "etc", "opt", "man", "doc"})
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpacks ``archive`` into the new directory ``target``; a single directory at the top is left out.
+
+    Raises:
+        PackageError: ``package-unsafe`` with the member's name, ``package-archive`` where it is no readable tarball.
+    """
+    make_dir(target)
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            members = list(_bounded(tar, archive))
+            names = {member.name: _safe_name(member) for member in members}
+            strip = _top_to_strip(members, names)
+            links = {names[member.name] for member in members if member.issym()}
+            for member in members:
+                _refuse_unsafe(member, names[member.name], links)
+            for member in members:
+                _place(tar, member, _stripped(names[member.name], strip), target, strip)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise PackageError(f"{archive.name} cannot be unpacked", why=str(error), code="package-archive") from error
+        raise PackageError(f"{archive.name} is not a whole tarball", why=str(error), code="package-archive") from error
+    _refuse_escapes(target, archive.name)
+
+
+def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(tar):
+        if number >= MAX_MEMBERS:
+            raise PackageError(f"{archive.name} has more than {MAX_MEMBERS} members", code="package-archive")
+        yield member
+
+
+def _unsafe(member: str, why: str) -> PackageError:
+    return PackageError(
+        f"the tarball's member {member!r} is refused",
+        why=why,
+        remedy="make the tarball anew without it",
+        code="package-unsafe",
+    )
+
+
+def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
+    name = PurePosixPath(member.name)
+    if name.is_absolute():
+        raise _unsafe(member.name, "its name is absolute")
+    if ".." in name.parts:
+        raise _unsafe(member.name, "its name leads upwards")
+    return name
+
+
+def _refuse_unsafe(member: tarfile.TarInfo, name: PurePosixPath, links: set[PurePosixPath]) -> None:
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        raise _unsafe(member.name, "it is a device or a pipe")
+    if member.mode & 0o6000 and not member.issym():
+        raise _unsafe(member.name, "it is setuid or setgid")
+    if any(parent in links for parent in name.parents):
+        raise _unsafe(member.name, "it lies below a symbolic link of the archive")
+    if member.issym() and PurePosixPath(member.linkname).is_absolute():
+        raise _unsafe(member.name, f"it is a link to {member.linkname}, outside of the package")
+    if member.islnk() and _safe_name_of_link(member) in links:
+        raise _unsafe(member.name, f"it is a hard link to the symbolic link {member.linkname}")
+
+
+def _safe_name_of_link(member: tarfile.TarInfo) -> PurePosixPath:
+    link = PurePosixPath(member.linkname)
+    if link.is_absolute() or ".." in link.parts:
+        raise _unsafe(member.name, f"it is a hard link to {member.linkname}, outside of the package")
+    return link
+
+
+def _top_to_strip(members: list[tarfile.TarInfo], names: dict[str, PurePosixPath]) -> str | None:
+    """The one directory that holds everything, unless it is a part of a package itself (bin, lib, ...)."""
+    tops = {names[member.name].parts[0] for member in members if names[member.name].parts}
+    if len(tops) != 1:
+        return None
+    (top,) = tops
+    nested = any(len(name.parts) > 1 for name in names.values())
+    return top if nested and top not in PLAIN_TOP else None
+
+
+def _stripped(name: PurePosixPath, strip: str | None) -> PurePosixPath:
+    return PurePosixPath(*name.parts[1:]) if strip is not None else name
+
+
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, name: PurePosixPath, target: Path, strip: str | None) -> None:
+    path = target / name
+    if not name.parts:
+        return
+    make_dir(path.parent)
+    if member.isdir():
+        make_dir(path)
+    elif member.issym():
+        path.unlink(missing_ok=True)
+        path.symlink_to(member.linkname)
+    elif member.islnk():
+        source = target / _stripped(_safe_name_of_link(member), strip)
+        path.unlink(missing_ok=True)
+        os.link(source, path, follow_symlinks=False)
+    else:
+        _write_file(tar, member, path)
+
+
+def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    stream = tar.extractfile(member)
+    if stream is None:
+        raise _unsafe(member.name, "it has no content")
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with stream, os.fdopen(descriptor, "wb") as out:
+        shutil.copyfileobj(stream, out, 1 << 20)
+        os.fchmod(out.fileno(), 0o755 if member.mode & 0o111 else 0o644)
+    os.utime(path, (member.mtime, member.mtime))
+
+
+def _refuse_escapes(target: Path, archive: str) -> None:
+    """No link may resolve outside: checked on what was made, since chains of links cannot be judged by their text."""
+    top = target.resolve()
+    for directory, names, files in os.walk(target):
+        for name in names + files:
+            path = Path(directory, name)
+            if not path.is_symlink():
+                continue
+            end = Path(os.path.realpath(path))
+            if end != top and top not in end.parents:
+                raise _unsafe(str(path.relative_to(target)), f"in {archive} it is a link that leads outside of the package")

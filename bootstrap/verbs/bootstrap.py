@@ -1,0 +1,35 @@
+"""``bootstrap``: makes this node what the configuration says. ``plan``: the same probes, and nothing else."""
+
+from __future__ import annotations
+
+from .. import engine
+from ..model import Result, Status, plain
+from ..prepare import prepare
+from ..run import run
+from ..steps import STEPS
+from .common import Asked, require_root, result_of_run
+
+
+def bootstrap(asked: Asked, lock_wait: float) -> Result:
+    """Converges this node in the foreground."""
+    require_root(asked)
+    waits = engine.Waits(node=min(120.0, lock_wait), cluster=lock_wait)
+    record = run(asked.request(), asked.system, asked.command, asked.listen, asked.note, waits)
+    return result_of_run(asked.command, record)
+
+
+def plan(asked: Asked, *, exit_code: bool) -> Result:
+    """What ``bootstrap`` would do now. With ``exit_code`` pending changes end with 3."""
+    ctx = prepare(asked.request(), asked.system, asked.note)
+    steps = engine.plan(STEPS, ctx)
+    status = engine.status_of(steps)
+    pending = status is Status.CHANGED
+    data = {
+        "node": ctx.facts.host.name,
+        "role": ctx.role.value,
+        "release": ctx.release,
+        "layout": ctx.config.layout,
+        "config": ctx.config.to_dict(),
+        "steps": [plain(step) for step in steps],
+    }
+    return Result("plan", "plan", status, data, run_id=asked.run_id, exit=3 if exit_code and pending else None)

@@ -1,0 +1,67 @@
+"""``check``: can this node use the software? ``check --nodes``: can the compute nodes, asked through Slurm?"""
+
+from __future__ import annotations
+
+from ..checks import check_node
+from ..context import Context
+from ..errors import PetalError, UsageError
+from ..fleet import prove
+from ..model import Mark, NodeReport, Result, Role, Status
+from ..prepare import prepare
+from ..run import save_report
+from ..slurm import SlurmNode, nodes
+from ..state import Proof, Shared
+from ..system import timestamp
+from .common import Asked
+
+
+def check(asked: Asked) -> Result:
+    """All checks of this node; its report is kept where this process may write."""
+    ctx = prepare(asked.request(), asked.system, asked.note)
+    report = check_node(ctx)
+    if asked.system.is_root() and ctx.role is not Role.HEAD:
+        save_report(ctx, report)
+    return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
+
+
+def check_nodes(asked: Asked, which: str) -> Result:
+    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names.
+
+    Raises:
+        UsageError: a name is no node of this cluster.
+    """
+    ctx = prepare(asked.request(), asked.system, asked.note)
+    reports = prove(ctx, _chosen(ctx, which))
+    _keep(asked, ctx, which, reports)
+    data = {"nodes": [report.to_dict() for report in reports]}
+    return Result("check", "matrix", _status(reports), data, run_id=asked.run_id)
+
+
+def _keep(asked: Asked, ctx: Context, which: str, reports: tuple[NodeReport, ...]) -> None:
+    """A check of all nodes by root on the head node is the proof."""
+    if which == "all" and ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports:
+        Shared(ctx.paths).save_proof(Proof(ctx.release, timestamp(), reports))
+
+
+def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
+    try:
+        known = {node.name: node for node in nodes(ctx.system)}
+    except PetalError as error:
+        what = "Slurm does not answer, so no node can be asked"
+        raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
+    if which == "all":
+        return tuple(node for node in known.values() if not node.powered_down)
+    if which == "idle":
+        return tuple(node for node in known.values() if node.up and node.state == "idle")
+    wanted = [name for name in which.split(",") if name]
+    strange = [name for name in wanted if name not in known]
+    if strange or not wanted:
+        raise UsageError(f"no such node: {', '.join(strange) or which!r}", why=f"Slurm knows {', '.join(known)}", remedy="sinfo -N")
+    return tuple(known[name] for name in wanted)
+
+
+def _status(reports: tuple[NodeReport, ...] | list[NodeReport]) -> Status:
+    marks = {finding.mark for report in reports for finding in report.findings}
+    return Status.DEGRADED if marks & {Mark.FAIL, Mark.WARN} or not reports else Status.OK
+
+

@@ -1,0 +1,132 @@
+"""``hook EVENT``: what the custom actions call. It starts a worker that outlives it, and waits a bounded time.
+
+Promise 1: a hook returns long before any ParallelCluster limit and ends with 0, whatever happens; ``--strict`` turns
+that off. The record keeps the verb's own code. The worker is this program again, detached: nothing of it holds the
+hook's stdout or stderr (ParallelCluster's executor waits for whoever does).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import ExitCode, PetalError, WaitTimeout
+from ..files import make_dir
+from ..log import LOG
+from ..model import Outcome, Result, RunRecord, Status
+from ..run import Recorder, new_record, run
+from ..state import Runs
+from ..system import timestamp
+from .common import Asked, require_root, result_of_run
+
+UNIT = "petal-node-worker"
+UNKNOWN_BUDGET = 120.0
+POLL_SECONDS = 0.05
+HEARTBEAT_SECONDS = 60.0
+
+
+def hook(asked: Asked, event: str, *, strict: bool) -> Result:
+    """Runs one event of this node's life."""
+    try:
+        require_root(asked)
+        record = _through_worker(asked, event)
+        result = result_of_run("hook", record)
+    except PetalError as error:
+        LOG.error("%s", error)
+        result = _recorded(asked, event, error)
+    code = result.exit_code
+    return replace(result, exit=code if strict else int(ExitCode.OK), data={**result.data, "verb_exit": code})
+
+
+def worker(asked: Asked, event: str) -> Result:
+    """The detached half: does the work and keeps the record that the hook reads."""
+    record = run(asked.request(event), asked.system, "hook", asked.listen, asked.note)
+    return result_of_run("hook", record)
+
+
+def _through_worker(asked: Asked, event: str) -> RunRecord:
+    paths = asked.paths()
+    make_dir(paths.runs)
+    make_dir(paths.log.parent)
+    asked.system.detach(_worker_argv(asked, event), unit=f"{UNIT}-{asked.run_id.lower()}", output=paths.log.parent / "petal-node-worker.log")
+    return _wait(asked, Runs(paths))
+
+
+def _worker_argv(asked: Asked, event: str) -> list[str]:
+    argv = [*_own_command(asked), "hook", "worker", "--event", event, "--run-id", asked.run_id, "--quiet"]
+    for option, value in (("--config", asked.config), ("--role", asked.role and asked.role.value)):
+        argv += [option, str(value)] if value else []
+    return [*argv, "--root", str(asked.prefix)] if not asked.paths().live else argv
+
+
+def _own_command(asked: Asked) -> list[str]:
+    if asked.tool.archive is not None:
+        return [str(asked.tool.archive)]
+    top = str(Path(__file__).resolve().parents[2])
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {top!r}); from bootstrap.cli import entry; entry()"]
+
+
+def _wait(asked: Asked, runs: Runs) -> RunRecord:
+    """Until the worker has nothing left that a hook waits for, or the budget is spent; the worker goes on then.
+
+    Raises:
+        WaitTimeout: the worker did not even write its record.
+    """
+    started = beat = time.monotonic()
+    told: set[str] = set()
+    while True:
+        record = runs.load(asked.run_id)
+        if record is not None:
+            _tell(asked, record, told)
+            if record.settled:
+                return _as_settled(record)
+        now = time.monotonic()
+        budget = UNKNOWN_BUDGET if record is None or record.budget is None else record.budget
+        if now - started > budget:
+            return _still_running(record, budget)
+        if now - beat > HEARTBEAT_SECONDS:
+            beat = now
+            asked.note(f"still working, {now - started:.0f} s of {budget:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _tell(asked: Asked, record: RunRecord, told: set[str]) -> None:
+    for step in record.steps:
+        if step.outcome is not Outcome.RUNNING and step.name not in told:
+            told.add(step.name)
+            asked.listen(step)
+
+
+def _as_settled(record: RunRecord) -> RunRecord:
+    """What a hook answers for: the background steps that go on behind it do not count."""
+    if record.finished is not None:
+        return record
+    changed = any(step.outcome is Outcome.CHANGED for step in record.steps)
+    troubled = any(not step.outcome.holds for step in record.steps if step.outcome is not Outcome.RUNNING)
+    status = Status.DEGRADED if troubled else Status.CHANGED if changed else Status.OK
+    return replace(record, status=status, exit=int(status.exit))
+
+
+def _still_running(record: RunRecord | None, budget: float) -> RunRecord:
+    if record is None:
+        raise WaitTimeout(
+            "the worker did not start",
+            why=f"it wrote no record within {budget:.0f} s",
+            remedy="less /var/log/petal-node-worker.log",
+            code="worker-missing",
+        )
+    return replace(record, status=Status.RUNNING, exit=0)
+
+
+def _recorded(asked: Asked, event: str, error: PetalError) -> Result:
+    """The hook's own failure, in a record as every run has one."""
+    recorder = Recorder(asked.paths(), new_record(asked.request(event), asked.system, "hook"))
+    try:
+        recorder.update(
+            finished=timestamp(), status=Status.DEGRADED, exit=int(error.exit), errors=(error.to_dict(),), settled=True
+        )
+    except OSError as trouble:
+        LOG.error("the record cannot be written: %s", trouble)
+    return Result("hook", "error", Status.DEGRADED, {}, (error.to_dict(),), asked.run_id, int(error.exit))

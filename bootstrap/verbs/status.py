@@ -1,0 +1,81 @@
+"""``status``: where this node and its cluster stand. Works on every node, for every user, and while storage hangs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import facts
+from ..errors import PetalError
+from ..lock import holder_of
+from ..model import Result, Role, RunRecord, Status, plain
+from ..paths import Paths
+from ..prepare import find_wanted
+from ..release import current_release
+from ..state import Proof, Runs, Shared, Wanted
+from .common import Asked
+
+LOOK_SECONDS = 4.0
+
+
+def status(asked: Asked) -> Result:
+    """The node's role and last runs, what is wanted and current, the head's install, and the proof."""
+    known = facts.gather(asked.paths(), asked.system, asked.role)
+    wanted = find_wanted(asked.prefix, known, asked.system)
+    paths = Paths(asked.prefix, _mount(wanted))
+    runs, unreadable = Runs(paths).latest()
+    errors: list[PetalError] = list(unreadable)
+    cluster = _cluster(asked, paths, errors)
+    data: dict[str, Any] = {
+        "node": known.host.name,
+        "role": known.cluster.role.value if known.cluster.role else None,
+        "wanted": plain(wanted) if wanted else None,
+        "runs": [plain(run) for run in runs],
+        **cluster,
+    }
+    return Result("status", "status", _overall(data, runs, known.cluster.role), data, tuple(error.to_dict() for error in errors))
+
+
+def _mount(wanted: Wanted | None) -> str:
+    storage = wanted.config.get("storage", {}) if wanted else {}
+    return str(storage.get("mount", "/shared"))
+
+
+def _cluster(asked: Asked, paths: Paths, errors: list[PetalError]) -> dict[str, Any]:
+    """What stands on shared storage, read in one guarded look."""
+
+    def look() -> dict[str, Any]:
+        shared = Shared(paths)
+        install, proof = shared.install(), shared.proof()
+        holder = holder_of(paths.locks / "stack.lock")
+        return {
+            "current": current_release(paths),
+            "install": plain(install) if install else None,
+            "proof": _proof(proof),
+            "holder": plain(holder) if holder and install and install.finished is None else None,
+            "reports": [plain(report) for report in shared.reports()],
+        }
+
+    try:
+        return asked.system.guarded(look, timeout=LOOK_SECONDS, what=str(paths.shared))
+    except (PetalError, OSError) as error:
+        errors.append(error if isinstance(error, PetalError) else PetalError(str(error), code="storage-unusable"))
+        return {"current": None, "install": None, "proof": None, "holder": None, "reports": []}
+
+
+def _proof(proof: Proof | None) -> dict[str, Any] | None:
+    return None if proof is None else {**plain(proof), "summary": str(proof), "proved": proof.proved}
+
+
+def _overall(data: dict[str, Any], runs: tuple[RunRecord, ...], role: Role | None) -> Status:
+    """Degraded when the last run was, when current is not what is wanted, or when the proof failed."""
+    if any(run.finished is None for run in runs[:1]):
+        return Status.RUNNING
+    wanted = data["wanted"]
+    proof = data["proof"]
+    troubled = [
+        not runs and role is not None,
+        any(run.status in (Status.DEGRADED, Status.FAILED) for run in runs[:1]),
+        wanted is not None and data["current"] != wanted["release"],
+        proof is not None and proof["proved"] < len(proof["nodes"]),
+    ]
+    return Status.DEGRADED if any(troubled) else Status.OK

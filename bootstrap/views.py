@@ -1,0 +1,242 @@
+"""Results as lines of text. Pure: a result in, lines out, so that tests compare them with golden files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .model import Finding, Mark, NodeReport, Outcome, Result, StepReport
+
+MARKS = {
+    Outcome.OK: "=",
+    Outcome.CHANGED: "+",
+    Outcome.WOULD_CHANGE: "~",
+    Outcome.SKIPPED: "-",
+    Outcome.BLOCKED: "!",
+    Outcome.FAILED: "x",
+    Outcome.RUNNING: ">",
+}
+CHECK_MARKS = {Mark.OK: "ok", Mark.WARN: "warn", Mark.FAIL: "FAIL", Mark.SKIP: "-"}
+WORDS = {
+    Outcome.OK: "as it was",
+    Outcome.CHANGED: "changed",
+    Outcome.WOULD_CHANGE: "to change",
+    Outcome.SKIPPED: "not for this node or run",
+    Outcome.BLOCKED: "blocked",
+    Outcome.FAILED: "failed",
+    Outcome.RUNNING: "running",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: an optional mark that may be coloured, a label of fixed width, and text."""
+
+    text: str
+    mark: str = ""
+    label: str = ""
+    heading: bool = False
+    indent: int = 2
+
+    def __str__(self) -> str:
+        if not self.mark and not self.label:
+            return (" " * (0 if self.heading else self.indent) + self.text).rstrip()
+        return f"{' ' * self.indent}{self.mark:<5}{self.label:<10} {self.text}".rstrip()
+
+
+def _under(text: str, word: str) -> Line:
+    return Line(f"{word:<4} {text}", indent=18)
+
+
+def step_lines(step: StepReport) -> list[Line]:
+    """One step, with what it would change, or why it failed and what to do."""
+    reason, *rest = step.reason.splitlines() or [""]
+    lines = [Line(reason, MARKS[step.outcome], step.name)]
+    lines += [Line(more, indent=23) for more in rest]
+    if step.outcome is Outcome.WOULD_CHANGE:
+        lines += [Line(f"  {text}", indent=18) for text in step.changes]
+    if step.outcome in (Outcome.BLOCKED, Outcome.FAILED):
+        lines += [_under(text, "try") for text in step.remedy]
+    return lines
+
+
+def error_lines(error: Mapping[str, Any]) -> list[Line]:
+    """An error on its own: what, each mistake or the reason, the remedy."""
+    lines = [Line(f"petal-node: {error['what']}", heading=True)]
+    problems = error.get("problems") or ()
+    if problems:
+        lines += [Line(f"{problem['path']}: {problem['message']}") for problem in problems]
+    elif error.get("why"):
+        lines += [Line(("why  " if number == 0 else "     ") + text) for number, text in enumerate(str(error["why"]).splitlines())]
+    return lines + [Line(f"try  {text}") for text in error.get("remedy", ())]
+
+
+def summary(steps: Iterable[StepReport]) -> str:
+    """``2 changed, 5 as it was``: how many steps ended in which way."""
+    counts: dict[Outcome, int] = {}
+    for step in steps:
+        counts[step.outcome] = counts.get(step.outcome, 0) + 1
+    return ", ".join(f"{counts[outcome]} {WORDS[outcome]}" for outcome in Outcome if outcome in counts) or "no step ran"
+
+
+def _steps(raw: Iterable[Mapping[str, Any]]) -> list[StepReport]:
+    return [StepReport.from_dict(step) for step in raw]
+
+
+def run_view(result: Result, steps_told: bool) -> list[Line]:
+    """A run of ``bootstrap`` or of a hook."""
+    run = result.data["run"]
+    steps = _steps(run["steps"])
+    lines = [] if steps_told else [line for step in steps for line in step_lines(step)]
+    findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
+    lines += [line for finding in findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
+    state = "still running, it goes on in the background" if run["finished"] is None and not run["settled"] else result.status.value
+    title = f"{result.command} {run['event']}".strip()
+    where = f"{run['role'] or 'unknown role'} {run['host']}"
+    release = f", release {run['release']}" if run["release"] else ""
+    return [*lines, Line(f"petal-node {title} on {where}: {state} ({summary(steps)}{release}, run {run['run_id']})", heading=True)]
+
+
+def plan_view(result: Result, steps_told: bool) -> list[Line]:
+    """What a run would do."""
+    data = result.data
+    head = f"petal-node plan  role={data['role']}  node={data['node']}  layout={data['layout']}  release={data['release'] or '?'}"
+    steps = _steps(data["steps"])
+    lines = [Line(head, heading=True), *(line for step in steps for line in step_lines(step))]
+    pending = any(step.outcome is Outcome.WOULD_CHANGE for step in steps)
+    return [*lines, Line(summary(steps) + (".  Apply: petal-node bootstrap" if pending else "."), heading=True)]
+
+
+def finding_lines(finding: Finding) -> list[Line]:
+    """One check."""
+    if finding.mark in (Mark.OK, Mark.SKIP):
+        return [Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.mark])]
+    lines = [Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.mark])]
+    lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
+    lines += [Line(f"try  {text}", indent=7) for text in finding.remedy]
+    return [*lines, Line(f"more {finding.anchor}", indent=7)]
+
+
+def _totals(findings: Iterable[Finding]) -> str:
+    marks = [finding.mark for finding in findings]
+    failures, warnings = marks.count(Mark.FAIL), marks.count(Mark.WARN)
+    return f"{failures} failed, {warnings} warnings, {marks.count(Mark.OK)} ok"
+
+
+def check_view(result: Result, steps_told: bool) -> list[Line]:
+    """The checks of one node."""
+    report = NodeReport.from_dict(result.data["report"])
+    head = f"petal-node check  node={report.node}  role={report.role}  release={report.release or 'none'}"
+    lines = [line for finding in report.findings for line in finding_lines(finding)]
+    return [Line(head, heading=True), *lines, Line(_totals(report.findings), heading=True)]
+
+
+def matrix_view(result: Result, steps_told: bool) -> list[Line]:
+    """A table node x check; nodes that answered alike share a row."""
+    reports = [NodeReport.from_dict(report) for report in result.data["nodes"]]
+    if not reports:
+        return [Line("no node was asked: none is up", heading=True), Line("try  sinfo -N")]
+    checks = list(dict.fromkeys(finding.check for report in reports for finding in report.findings))
+    rows = _folded(reports, checks)
+    widths = [max(len(check), 4) for check in checks]
+    first = max(len("node"), *(len(names) for names in rows))
+    head = "  ".join([f"{'node':<{first}}", *(f"{check:<{width}}" for check, width in zip(checks, widths))])
+    lines = [Line(head.rstrip(), heading=True)]
+    for names, marks in rows.items():
+        cells = "  ".join(f"{mark:<{width}}" for mark, width in zip(marks, widths))
+        lines.append(Line(f"{names:<{first}}  {cells}".rstrip(), heading=False, indent=0))
+    for report in reports:
+        troubles = [finding for finding in report.findings if finding.mark in (Mark.FAIL, Mark.WARN)]
+        lines += [Line(f"{report.node}:", indent=0)] if troubles else []
+        lines += [line for finding in troubles for line in finding_lines(finding)]
+    well = sum(report.well for report in reports)
+    return [*lines, Line(f"proved on {well} of {len(reports)} nodes", heading=True)]
+
+
+def _folded(reports: Iterable[NodeReport], checks: list[str]) -> dict[str, tuple[str, ...]]:
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for report in reports:
+        marks = {finding.check: CHECK_MARKS[finding.mark] for finding in report.findings}
+        groups.setdefault(tuple(marks.get(check, ".") for check in checks), []).append(report.node)
+    return {",".join(names): marks for marks, names in groups.items()}
+
+
+def status_view(result: Result, steps_told: bool) -> list[Line]:
+    """Where node and cluster stand."""
+    data = result.data
+    wanted = data["wanted"] or {}
+    lines = [
+        Line(f"petal-node status: {result.status.value}", heading=True),
+        Line(f"node      {data['node']}, role {data['role'] or 'unknown'}"),
+        Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
+        Line(f"package   wanted {wanted.get('version', 'unknown')}"),
+        Line(f"install   {_run_line(data['install']) if data['install'] else 'none is known'}"),
+    ]
+    if data["holder"]:
+        holder = data["holder"]
+        lines.append(Line(f"lock      held by {holder['host']}, process {holder['pid']}, since {holder['since']}"))
+    lines.append(Line(f"proof     {data['proof']['summary'] if data['proof'] else 'not proved yet'}"))
+    lines += [Line(f"reported  {_report_line(NodeReport.from_dict(report))}") for report in data["reports"]]
+    lines += [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
+    for run in data["runs"]:
+        lines.append(Line(_run_line(run)))
+        lines += _troubles(run)
+    return lines
+
+
+def _report_line(report: NodeReport) -> str:
+    return f"{report.node} ({report.role}) at {report.time}: {_totals(report.findings)}"
+
+
+def _run_line(run: Mapping[str, Any]) -> str:
+    steps = _steps(run["steps"])
+    ended = f"ended {run['finished']}" if run["finished"] else "not ended"
+    verb = f"{run['verb']} {run['event']}".strip()
+    return f"{verb:<16} started {run['started']}, {ended}, {run['status']}, exit {run['exit']} ({summary(steps)}, run {run['run_id']})"
+
+
+def _troubles(run: Mapping[str, Any]) -> list[Line]:
+    steps = [step for step in _steps(run["steps"]) if step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
+    lines = [line for step in steps for line in step_lines(step)]
+    return lines + [line for error in run["errors"] for line in error_lines(error)]
+
+
+def facts_view(result: Result, steps_told: bool) -> list[Line]:
+    """What was observed."""
+    lines = []
+    for group in ("cluster", "host"):
+        lines.append(Line(group, heading=True))
+        lines += [Line(f"{name:<10} {_flat(value)}") for name, value in result.data[group].items()]
+    return lines
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_flat(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return " ".join(_flat(item) for item in value.values())
+    return "unknown" if value is None else str(value)
+
+
+def version_view(result: Result, steps_told: bool) -> list[Line]:
+    return [Line(f"petal-node {result.data['version']}", heading=True)]
+
+
+def error_view(result: Result, steps_told: bool) -> list[Line]:
+    """Errors go to stderr; a hook's log is its stdout, so the first line stands there too."""
+    if result.command != "hook":
+        return []
+    return [line for error in result.errors for line in error_lines(error)]
+
+
+VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
+    "run": run_view,
+    "plan": plan_view,
+    "check": check_view,
+    "matrix": matrix_view,
+    "status": status_view,
+    "facts": facts_view,
+    "version": version_view,
+    "error": error_view,
+}
