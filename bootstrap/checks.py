@@ -38,7 +38,7 @@ def check_node(ctx: Context) -> NodeReport:
 
 
 def _findings(ctx: Context) -> Iterator[Finding]:
-    if ctx.paths.live and ctx.role is not Role.COMPUTE or _in_job():
+    if (ctx.paths.live and ctx.role is not Role.COMPUTE) or _in_job():
         yield slurm_answers(ctx)
     reachable = True
     for step in STEPS:
@@ -65,7 +65,9 @@ def _release(ctx: Context) -> tuple[Manifest | None, Finding]:
     current = current_release(ctx.paths)
     if current is None:
         why = "the head node has not finished the install, or it failed"
-        return None, Finding("release", Mark.FAIL, "no release is published yet", why, ("on the head node: petal-node status",))
+        return None, Finding(
+            "release", Mark.FAIL, "no release is published yet", why, ("on the head node: petal-node status",)
+        )
     try:
         manifest = read_manifest(ctx.paths, current)
     except StateError as error:
@@ -82,7 +84,13 @@ def _fit(ctx: Context, manifest: Manifest) -> Finding:
     host = ctx.facts.host
     if not runs(host.target, manifest.target):
         message = f"built for {manifest.target}, this node is {host.target}"
-        return Finding("target", Mark.FAIL, message, "its programs would die of SIGILL", ("spack: {target: ...} in the configuration",))
+        return Finding(
+            "target",
+            Mark.FAIL,
+            message,
+            "its programs would die of SIGILL",
+            ("spack: {target: ...} in the configuration",),
+        )
     if host.os != manifest.os or _version(host.glibc) < _version(manifest.glibc):
         message = f"built on {manifest.os} with glibc {manifest.glibc}, this node is {host.os} with {host.glibc}"
         return Finding("target", Mark.FAIL, message, "", ("use one operating system image for head and queues",))
@@ -99,7 +107,13 @@ def _modules(ctx: Context, manifest: Manifest) -> Iterator[Finding]:
         if code == 0:
             yield Finding(f"load:{name}", Mark.OK, "loads in a fresh login shell")
         else:
-            yield Finding(f"load:{name}", Mark.FAIL, "cannot be loaded", _last(text), (f"bash -lc 'module load {name}'",))
+            yield Finding(
+                f"load:{name}",
+                Mark.FAIL,
+                "cannot be loaded",
+                _last(text),
+                (f"bash -lc 'module load {name}'",),
+            )
 
 
 def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
@@ -123,7 +137,13 @@ def _programs(ctx: Context, manifest: Manifest) -> Iterator[Finding]:
 def _in_shell(ctx: Context, script: str, *arguments: str) -> tuple[int, str]:
     """A fresh login shell as a user gets it: nothing of our own environment reaches it."""
     entry = pwd.getpwuid(os.geteuid())
-    env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
+    env = {
+        "PATH": PATH,
+        "HOME": entry.pw_dir,
+        "USER": entry.pw_name,
+        "LOGNAME": entry.pw_name,
+        "LANG": "C.UTF-8",
+    }
     if not ctx.paths.live:
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
         argv = ["bash", "-c", script, "petal-check", *arguments]
@@ -153,5 +173,10 @@ def slurm_answers(ctx: Context) -> Finding:
         return Finding("slurm", Mark.WARN, "Slurm's commands are not here", str(error))
     if done.returncode == 0 and "UP" in done.stdout:
         return Finding("slurm", Mark.OK, "slurmctld answers")
-    return Finding("slurm", Mark.FAIL, "slurmctld does not answer", done.tail(2), ("systemctl status slurmctld    (on the head node)",))
-
+    return Finding(
+        "slurm",
+        Mark.FAIL,
+        "slurmctld does not answer",
+        done.tail(2),
+        ("systemctl status slurmctld    (on the head node)",),
+    )

@@ -69,7 +69,7 @@ def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
         system=System(),
         run_id=getattr(arguments, "run_id", None) or new_run_id(),
         config=arguments.config,
-        prefix=Path(os.path.abspath(arguments.root)),
+        prefix=Path(arguments.root).resolve(),
         role=Role(arguments.role) if arguments.role else None,
         listen=progress.step,
         note=progress.note,
@@ -121,19 +121,19 @@ def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
     return check.check_nodes(asked, arguments.nodes) if arguments.nodes else check.check(asked)
 
 
-def _status(asked: Asked, arguments: argparse.Namespace) -> Result:
+def _status(asked: Asked, _: argparse.Namespace) -> Result:
     from .verbs.status import status
 
     return status(asked)
 
 
-def _facts(asked: Asked, arguments: argparse.Namespace) -> Result:
+def _facts(asked: Asked, _: argparse.Namespace) -> Result:
     from .verbs.about import facts
 
     return facts(asked)
 
 
-def _version(asked: Asked, arguments: argparse.Namespace) -> Result:
+def _version(asked: Asked, _: argparse.Namespace) -> Result:
     from .verbs.about import version
 
     return version(asked)
@@ -145,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="petal-node",
         description="Makes HPC software work on every node of an AWS ParallelCluster.",
-        epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 75 try again, 77 not root, 78 configuration.",
+        epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 75 try again, 77 not root, "
+        "78 configuration.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     common = _common()
@@ -157,7 +158,13 @@ def _parser() -> argparse.ArgumentParser:
 
     _hook_options(verb("hook", "what ParallelCluster's custom actions call", _hook))
     wait = verb("bootstrap", "make this node what the configuration says", _bootstrap)
-    wait.add_argument("--lock-wait", type=float, default=LOCK_WAIT, metavar="SECONDS", help="how long to wait for another installer (default %(default).0f)")
+    wait.add_argument(
+        "--lock-wait",
+        type=float,
+        default=LOCK_WAIT,
+        metavar="SECONDS",
+        help="how long to wait for another installer (default %(default).0f)",
+    )
     pending = verb("plan", "what bootstrap would do now; changes nothing", _plan)
     pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")
     verb("status", "where this node and its cluster stand", _status)
@@ -172,7 +179,11 @@ def _common() -> argparse.ArgumentParser:
     import argparse
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", metavar="URI", help="petal.yaml: a path, file://, s3:// or https:// (default: what the cluster wants)")
+    common.add_argument(
+        "--config",
+        metavar="URI",
+        help="petal.yaml: a path, file://, s3:// or https:// (default: what the cluster wants)",
+    )
     common.add_argument("--role", choices=["head", "compute", "login"], help="do not ask the node for its role")
     common.add_argument("--root", default="/", metavar="DIR", help="act on the tree below DIR (image builds, tests)")
     common.add_argument("--json", action="store_true", help="one JSON envelope on stdout")

@@ -105,9 +105,9 @@ class Config:
         raw = plain(self)
         spack = raw["spack"]
         spack |= spack.pop("program") or {}
-        for package in raw["packages"]:
-            package |= package.pop("origin") or {}
-        return _without_nothing(raw)
+        raw["packages"] = [{**package, **(package.pop("origin") or {})} for package in raw["packages"]]
+        made: dict[str, Any] = _without_nothing(raw)
+        return made
 
 
 def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
@@ -136,7 +136,7 @@ def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
     try:
         config: Config = ConfigSchema().load(dict(raw))
     except ValidationError as error:
-        problems = sorted(_flatten(error.normalized_messages(), raw, ""))
+        problems = sorted(_flatten(error.messages, raw, ""))
         raise ConfigError(f"{name} has {_count(len(problems))}", problems, remedy=REMEDY) from error
     return config
 
@@ -172,7 +172,7 @@ def _strict_loader() -> Any:
     class Strict(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                mark = self.peek_event().start_mark
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
                 raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", mark)
             return super().compose_node(parent, index)
 
@@ -189,7 +189,7 @@ def _strict_loader() -> Any:
 
 
 def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
-    """marshmallow's nested messages as (path, message) pairs, with the nearest key for an unknown one."""
+    """Marshmallow's nested messages as (path, message) pairs, with the nearest key for an unknown one."""
     if isinstance(messages, list):
         return [(path, str(message)) for message in messages]
     problems = []

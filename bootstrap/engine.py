@@ -47,7 +47,9 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
     return tuple(reports.values())
 
 
-def converge(steps: Sequence[Step], ctx: Context, listen: Listener, waits: Waits | None = None) -> tuple[StepReport, ...]:
+def converge(
+    steps: Sequence[Step], ctx: Context, listen: Listener, waits: Waits | None = None
+) -> tuple[StepReport, ...]:
     """Makes every step hold, in order.
 
     A step that fails or is blocked keeps those that need it from being tried; the others go on.
@@ -166,7 +168,12 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held |
 
 def _of_probe(step: Step, probe: Probe, outcome: Outcome, changes: tuple[str, ...] | None = None) -> StepReport:
     return StepReport(
-        step.name, step.title, outcome, probe.reason, probe.changes if changes is None else changes, probe.remedy
+        step.name,
+        step.title,
+        outcome,
+        probe.reason,
+        probe.changes if changes is None else changes,
+        probe.remedy,
     )
 
 
@@ -176,6 +183,4 @@ def _report(step: Step, outcome: Outcome, reason: str) -> StepReport:
 
 def _failed(step: Step, error: PetalError, seconds: float) -> StepReport:
     detail: dict[str, Any] = error.to_dict()
-    return StepReport(
-        step.name, step.title, Outcome.FAILED, str(error), (), error.remedy, round(seconds, 2), detail
-    )
+    return StepReport(step.name, step.title, Outcome.FAILED, str(error), (), error.remedy, round(seconds, 2), detail)

@@ -45,7 +45,9 @@ def _checked(data: bytes, name: str) -> Mapping[str, Any]:
         raise ConfigError(f"{name} is no Spack environment", why="it has no section spack:", code="stack-invalid")
     wrong = sorted(str(key) for key in section if key not in READ | OURS)
     if wrong:
-        raise ConfigError(f"{name} has sections that petal-node does not read", why=", ".join(wrong), code="stack-invalid")
+        raise ConfigError(
+            f"{name} has sections that petal-node does not read", why=", ".join(wrong), code="stack-invalid"
+        )
     specs = section.get("specs", [])
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
         raise ConfigError(f"{name} is no Spack environment", why="specs must be a list of texts", code="stack-invalid")

@@ -99,7 +99,7 @@ class FactsError(PetalError):
 
 
 class FetchError(PetalError):
-    """An object could not be had; codes ``fetch-missing``, ``-forbidden``, ``-checksum``, ``-unreachable``, ``-scheme``."""
+    """An object could not be had; codes start with ``fetch-``: missing, forbidden, checksum, unreachable, scheme."""
 
     code = "fetch-unreachable"
 

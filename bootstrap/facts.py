@@ -1,7 +1,7 @@
 """What is observed once at the start of a run: role, cluster, host, mounts. Parsers are pure.
 
-Sources, best first: ``/etc/chef/dna.json``, ``/etc/parallelcluster/cfnconfig``, instance metadata (tags). ParallelCluster
-calls the roles HeadNode, ComputeFleet and LoginNode; the tag on an instance says Compute.
+Sources, best first: ``/etc/chef/dna.json``, ``/etc/parallelcluster/cfnconfig``, instance metadata (tags).
+ParallelCluster calls the roles HeadNode, ComputeFleet and LoginNode; the tag on an instance says Compute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ ROLES = {
 }
 DNA = "/etc/chef/dna.json"
 CFNCONFIG = "/etc/parallelcluster/cfnconfig"
-SHARED_KEYS = (("ebs", "ebs_shared_dirs"), ("efs", "efs_shared_dirs"), ("fsx", "fsx_shared_dirs"), ("raid", "raid_shared_dir"))
+SHARED_KEYS = (
+    ("ebs", "ebs_shared_dirs"),
+    ("efs", "efs_shared_dirs"),
+    ("fsx", "fsx_shared_dirs"),
+    ("raid", "raid_shared_dir"),
+)
 LIMIT = 1 << 20
 
 
@@ -80,7 +85,7 @@ def _text(path: Path) -> str:
 
 
 def parse_dna(text: str) -> Cluster:
-    """The cluster as dna.json tells it (aws-parallelcluster: templates/*_stack.py); nothing where it is no such file."""
+    """The cluster as dna.json tells it (aws-parallelcluster: templates/*_stack.py)."""
     try:
         loaded = json.loads(text) if text else {}
     except (ValueError, RecursionError):
@@ -171,7 +176,7 @@ def _host(paths: Paths, system: System) -> Host:
 def parse_os_release(text: str) -> str:
     """Spack's name of an operating system: id and version without blanks, ``debian12``, ``ubuntu24.04``, ``rocky9``.
 
-    Spack keeps the minor version for Ubuntu alone and drops it elsewhere (lib/spack/spack/operating_systems/linux_distro.py).
+    Spack keeps the minor version for Ubuntu alone and drops it elsewhere (its operating_systems/linux_distro.py).
     """
     values = {name: _unquoted(value) for name, _, value in (line.partition("=") for line in text.splitlines())}
     name = re.sub(r"[^a-z0-9]", "", values.get("ID", "linux").lower())

@@ -191,7 +191,9 @@ def _check_status(source: Source, answer: Any) -> None:
         )
     if code in (404, 410):
         why = f"the server answered {code}"
-        raise FetchError(f"{source.uri} does not exist", why=why, remedy=f"aws s3 ls {source.uri}", code="fetch-missing")
+        raise FetchError(
+            f"{source.uri} does not exist", why=why, remedy=f"aws s3 ls {source.uri}", code="fetch-missing"
+        )
     raise _TryAgain(f"the server answered {code}")
 
 

@@ -105,7 +105,7 @@ def _distrust_one(path: Path) -> str:
     except FileNotFoundError:
         return ""
     if stat.S_ISLNK(info.st_mode):
-        return f"{path} is a symbolic link to {os.readlink(path)}"
+        return f"{path} is a symbolic link to {path.readlink()}"
     if info.st_uid not in {0, os.geteuid()}:
         return f"{path} belongs to user {info.st_uid}, not to root"
     if info.st_mode & 0o022:

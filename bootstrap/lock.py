@@ -17,12 +17,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import LockTimeout, StateError, StorageError
 from .files import make_dir, read_json, write_json
 from .model import plain
 from .system import own_start, timestamp
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _held: set[Path] = set()
 
@@ -82,7 +85,7 @@ class Lock:
         self._waiting = waiting
         self._descriptor = -1
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Self:
         if self._path in _held:
             raise RuntimeError(f"{self._path} is held by this process already")
         make_dir(self._path.parent)

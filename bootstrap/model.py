@@ -163,8 +163,8 @@ class Finding:
 class RunRecord:
     """What one run of a verb did on one node. ``finished`` is empty until it has ended.
 
-    Times are UTC in ISO 8601 with a trailing ``Z``. ``budget`` is how many seconds a hook waits for the run, ``settled``
-    is true once nothing is left that a hook waits for.
+    Times are UTC in ISO 8601 with a trailing ``Z``. ``budget`` is how many seconds a hook waits for the run,
+    ``settled`` is true once nothing is left that a hook waits for.
     """
 
     run_id: str
@@ -327,9 +327,10 @@ class Result:
         return cls(command, "error", status, {}, (error.to_dict(),), run_id, int(error.exit))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> dict[str, Any]:
     """A dataclass as JSON can hold it: enums as their values, paths as text, tuples as lists."""
-    return _plain(asdict(value))
+    made: dict[str, Any] = _plain(asdict(value))
+    return made
 
 
 def _plain(value: Any) -> Any:

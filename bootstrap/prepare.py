@@ -99,7 +99,9 @@ def _content(uri: str, prefix: Path, region: str | None) -> bytes:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise ConfigError(f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing") from error
+            raise ConfigError(
+                f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing"
+            ) from error
     scratch = Paths(prefix).scratch
     make_dir(scratch)
     return read(Source(uri, None, region, CONFIG_SECONDS), scratch)

@@ -85,7 +85,9 @@ def release_id(config: Config, host: Host, environment: Mapping[str, Any], templ
         "glibc": host.glibc,
         "target": target_of(config, host),
         "templates": templates,
-        "packages": sorted((plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])),
+        "packages": sorted(
+            (plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])
+        ),
     }
     if config.builds:
         parts["spack"] = {

@@ -18,7 +18,17 @@ from .views import VIEWS, Line, error_lines, step_lines
 
 ENVELOPE = 1
 HEARTBEAT_SECONDS = 60.0
-COLOURS = {"ok": "green", "=": "green", "+": "cyan", "~": "cyan", ">": "cyan", "!": "yellow", "warn": "yellow", "x": "red", "FAIL": "red"}
+COLOURS = {
+    "ok": "green",
+    "=": "green",
+    "+": "cyan",
+    "~": "cyan",
+    ">": "cyan",
+    "!": "yellow",
+    "warn": "yellow",
+    "x": "red",
+    "FAIL": "red",
+}
 
 
 def envelope(result: Result) -> dict[str, Any]:
@@ -77,8 +87,7 @@ def _print(stream: TextIO, lines: Iterable[Line]) -> None:
 def _write(stream: TextIO, lines: Iterable[str]) -> None:
     """Never fails for what a name holds, nor because nobody reads any more."""
     try:
-        for line in lines:
-            stream.write(_ascii(line) + "\n")
+        stream.writelines(_ascii(line) + "\n" for line in lines)
         stream.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -142,5 +151,3 @@ class Progress:
         if self._status is not None:
             self._status.stop()
             self._status = None
-
-

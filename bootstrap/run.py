@@ -74,7 +74,14 @@ def new_record(request: Request, system: System, verb: str) -> RunRecord:
     )
 
 
-def run(request: Request, system: System, verb: str, listen: Listener, note: Callable[[str], None], waits: Waits | None = None) -> RunRecord:
+def run(
+    request: Request,
+    system: System,
+    verb: str,
+    listen: Listener,
+    note: Callable[[str], None],
+    waits: Waits | None = None,
+) -> RunRecord:
     """Converges this node and returns the finished record. Expected failures end up in it, they are not raised.
 
     Args:
@@ -99,7 +106,9 @@ def run(request: Request, system: System, verb: str, listen: Listener, note: Cal
         _close(recorder, Status.FAILED, error.exit)
     except (KeyboardInterrupt, Terminated) as error:
         code = ExitCode.TERMINATED if isinstance(error, Terminated) else ExitCode.INTERRUPTED
-        recorder.update(errors=({"code": "interrupted", "what": "the run was ended by a signal", "why": "", "remedy": []},))
+        recorder.update(
+            errors=({"code": "interrupted", "what": "the run was ended by a signal", "why": "", "remedy": []},)
+        )
         _close(recorder, Status.FAILED, code)
     except Exception as error:  # noqa: BLE001 - a bug must leave a record and a report, not a broken node
         recorder.update(errors=(crash(error, Paths(request.prefix), request.run_id),))
@@ -108,7 +117,7 @@ def run(request: Request, system: System, verb: str, listen: Listener, note: Cal
     return recorder.record
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
@@ -178,4 +187,9 @@ def crash(error: Exception, paths: Paths, run_id: str) -> dict[str, Any]:
     except OSError:
         target = "the log"
     what = f"petal-node has a bug: {type(error).__name__}: {error}"
-    return {"code": "bug", "what": what, "why": f"the crash report is {target}", "remedy": ["please report it with that file"]}
+    return {
+        "code": "bug",
+        "what": what,
+        "why": f"the crash report is {target}",
+        "remedy": ["please report it with that file"],
+    }

@@ -70,7 +70,7 @@ class _Strict(Schema):
 
     makes: Any = None
 
-    def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:
+    def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:  # noqa: ARG002 - marshmallow's
         messages = error.messages
         if isinstance(messages, dict):
             known = [field.data_key or name for name, field in self.fields.items()]
@@ -115,7 +115,8 @@ class SpackSchema(_Strict):
     makes = Spack
     version = fields.String(
         validate=validate.OneOf(
-            SPACK_VERSIONS, error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}"
+            SPACK_VERSIONS,
+            error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}",
         )
     )
     source = fields.String(validate=_uri)
@@ -178,7 +179,7 @@ class InstallSchema(_Strict):
 
 class CheckSchema(_Strict):
     makes = Check
-    load = _texts(MODULE)
+    modules = fields.List(fields.String(validate=MODULE), data_key="load", attribute="load")
     run = _texts(_one_line, validate.Length(min=1, max=1000))
     wait = fields.Integer(strict=True, validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 

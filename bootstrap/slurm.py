@@ -63,12 +63,20 @@ def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
             continue
         name, full, partition, reason = fields
         state = full.rstrip("*~#!%$@^-+")
-        found[name] = SlurmNode(name, state.lower(), full[len(state) :], partition.rstrip("*"), reason if reason != "none" else "")
+        found[name] = SlurmNode(
+            name, state.lower(), full[len(state) :], partition.rstrip("*"), reason if reason != "none" else ""
+        )
     return tuple(found.values())
 
 
 def on_nodes(
-    system: System, names: Sequence[str], argv: Sequence[str], *, user: str | None, seconds: int, immediate: int
+    system: System,
+    names: Sequence[str],
+    argv: Sequence[str],
+    *,
+    user: str | None,
+    seconds: int,
+    immediate: int,
 ) -> Completed:
     """Runs one task of ``argv`` on each of the nodes, in one job.
 

@@ -53,7 +53,9 @@ def _shaped(path: Path, build: Callable[[], Any]) -> Any:
         return build()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise StateError(f"{path} does not have the shape of its format", why=why, remedy=f"mv {path} {path}.bad") from error
+        raise StateError(
+            f"{path} does not have the shape of its format", why=why, remedy=f"mv {path} {path}.bad"
+        ) from error
 
 
 class Runs:
@@ -170,7 +172,9 @@ class Shared:
         path = self._paths.state / name
         reason = distrust(path.parent, self._paths.shared_mount)
         if reason:
-            raise StateError(f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted")
+            raise StateError(
+                f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
+            )
         write_document(path, content)
 
 

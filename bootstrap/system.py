@@ -30,7 +30,16 @@ T = TypeVar("T")
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 # What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started.
-PASSED_ON = ("AWS_", "PETAL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+PASSED_ON = (
+    "AWS_",
+    "PETAL_",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
 KILL_GRACE = 5.0
 
 
@@ -109,10 +118,16 @@ class System:
         Under systemd it becomes the transient service ``unit`` (its builders stay in one cgroup, and a hook that ends
         takes nothing with it); elsewhere a new session. Both write to ``output``.
         """
-        env = {**BASE_ENV, **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
+        env = {
+            **BASE_ENV,
+            **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)},
+        }
         if self.has_systemd():
             settings = [f"--setenv={name}={value}" for name, value in env.items()]
-            properties = [f"--property=StandardOutput=append:{output}", f"--property=StandardError=append:{output}"]
+            properties = [
+                f"--property=StandardOutput=append:{output}",
+                f"--property=StandardError=append:{output}",
+            ]
             fixed = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}"]
             self.run([*fixed, *properties, *settings, *argv], timeout=30)
             return
@@ -154,10 +169,13 @@ class System:
             remedy = ("check the server of the mount (EBS: the head node), then: petal-node repair",)
             raise StorageError(f"{what} did not answer within {timeout:.0f} s", remedy=remedy, code="storage-hangs")
         os.waitpid(child, 0)
-        good, value = pickle.loads(data) if data else (False, StorageError(f"{what}: the reader died"))
-        if good:
-            return value  # type: ignore[no-any-return]
-        raise value
+        if not data:
+            raise StorageError(f"{what}: the reader died", code="storage-unusable")
+        answer: tuple[bool, Any] = pickle.loads(data)  # noqa: S301 - written by our own child
+        if not answer[0]:
+            raise answer[1]
+        value: T = answer[1]
+        return value
 
     def mounts(self) -> tuple[Mount, ...]:
         """What is mounted in this mount namespace."""
@@ -287,7 +305,7 @@ def _collect(
 
 
 def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
-    """The output line by line, until its end or the deadline; a descendant that keeps the pipe open does not hold us."""
+    """The output line by line until its end or the deadline; a descendant that keeps the pipe open holds nobody."""
     stream = process.stdout
     assert stream is not None
     rest = b""
@@ -318,7 +336,7 @@ def _answer(action: Callable[[], Any], sender: int) -> None:
             data = pickle.dumps((False, error))
         with os.fdopen(sender, "wb") as stream:
             stream.write(data)
-    except BaseException:  # the parent sees a closed pipe and says that the reader died
+    except BaseException:  # noqa: BLE001 - the parent sees a closed pipe and says that the reader died
         os._exit(1)
     os._exit(0)
 

@@ -1,8 +1,8 @@
 """Unpacks a tarball as root without trusting it: what could reach outside is refused by name before anything is kept.
 
-Refused: absolute names and ``..``, links that lead outside, members below a symbolic link of the archive itself, devices
-and pipes, setuid and setgid files. Owners become root, modes lose what others could write. Compressed with gzip, bzip2
-or xz. The limits keep a small file from filling the disk.
+Refused: absolute names and ``..``, links that lead outside, members below a symbolic link of the archive itself,
+devices and pipes, setuid and setgid files. Owners become root, modes lose what others could write. Compressed with
+gzip, bzip2 or xz.
 """
 
 from __future__ import annotations
@@ -143,4 +143,7 @@ def _refuse_escapes(target: Path, archive: str) -> None:
                 continue
             end = Path(os.path.realpath(path))
             if end != top and top not in end.parents:
-                raise _unsafe(str(path.relative_to(target)), f"in {archive} it is a link that leads outside of the package")
+                raise _unsafe(
+                    str(path.relative_to(target)),
+                    f"in {archive} it is a link that leads outside of the package",
+                )

@@ -68,7 +68,10 @@ def error_lines(error: Mapping[str, Any]) -> list[Line]:
     if problems:
         lines += [Line(f"{problem['path']}: {problem['message']}") for problem in problems]
     elif error.get("why"):
-        lines += [Line(("why  " if number == 0 else "     ") + text) for number, text in enumerate(str(error["why"]).splitlines())]
+        lines += [
+            Line(("why  " if number == 0 else "     ") + text)
+            for number, text in enumerate(str(error["why"]).splitlines())
+        ]
     return lines + [Line(f"try  {text}") for text in error.get("remedy", ())]
 
 
@@ -91,21 +94,35 @@ def run_view(result: Result, steps_told: bool) -> list[Line]:
     lines = [] if steps_told else [line for step in steps for line in step_lines(step)]
     findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
     lines += [line for finding in findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
-    state = "still running, it goes on in the background" if run["finished"] is None and not run["settled"] else result.status.value
+    state = (
+        "still running, it goes on in the background"
+        if run["finished"] is None and not run["settled"]
+        else result.status.value
+    )
     title = f"{result.command} {run['event']}".strip()
     where = f"{run['role'] or 'unknown role'} {run['host']}"
     release = f", release {run['release']}" if run["release"] else ""
-    return [*lines, Line(f"petal-node {title} on {where}: {state} ({summary(steps)}{release}, run {run['run_id']})", heading=True)]
+    return [
+        *lines,
+        Line(
+            f"petal-node {title} on {where}: {state} ({summary(steps)}{release}, run {run['run_id']})",
+            heading=True,
+        ),
+    ]
 
 
-def plan_view(result: Result, steps_told: bool) -> list[Line]:
+def plan_view(result: Result, _told: bool) -> list[Line]:
     """What a run would do."""
     data = result.data
-    head = f"petal-node plan  role={data['role']}  node={data['node']}  layout={data['layout']}  release={data['release'] or '?'}"
+    release = data["release"] or "unknown"
+    head = f"petal-node plan  role={data['role']}  node={data['node']}  layout={data['layout']}  release={release}"
     steps = _steps(data["steps"])
     lines = [Line(head, heading=True), *(line for step in steps for line in step_lines(step))]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in steps)
-    return [*lines, Line(summary(steps) + (".  Apply: petal-node bootstrap" if pending else "."), heading=True)]
+    return [
+        *lines,
+        Line(summary(steps) + (".  Apply: petal-node bootstrap" if pending else "."), heading=True),
+    ]
 
 
 def finding_lines(finding: Finding) -> list[Line]:
@@ -124,7 +141,7 @@ def _totals(findings: Iterable[Finding]) -> str:
     return f"{failures} failed, {warnings} warnings, {marks.count(Mark.OK)} ok"
 
 
-def check_view(result: Result, steps_told: bool) -> list[Line]:
+def check_view(result: Result, _told: bool) -> list[Line]:
     """The checks of one node."""
     report = NodeReport.from_dict(result.data["report"])
     head = f"petal-node check  node={report.node}  role={report.role}  release={report.release or 'none'}"
@@ -132,7 +149,7 @@ def check_view(result: Result, steps_told: bool) -> list[Line]:
     return [Line(head, heading=True), *lines, Line(_totals(report.findings), heading=True)]
 
 
-def matrix_view(result: Result, steps_told: bool) -> list[Line]:
+def matrix_view(result: Result, _told: bool) -> list[Line]:
     """A table node x check; nodes that answered alike share a row."""
     reports = [NodeReport.from_dict(report) for report in result.data["nodes"]]
     if not reports:
@@ -162,7 +179,7 @@ def _folded(reports: Iterable[NodeReport], checks: list[str]) -> dict[str, tuple
     return {",".join(names): marks for marks, names in groups.items()}
 
 
-def status_view(result: Result, steps_told: bool) -> list[Line]:
+def status_view(result: Result, _told: bool) -> list[Line]:
     """Where node and cluster stand."""
     data = result.data
     wanted = data["wanted"] or {}
@@ -178,7 +195,9 @@ def status_view(result: Result, steps_told: bool) -> list[Line]:
         lines.append(Line(f"lock      held by {holder['host']}, process {holder['pid']}, since {holder['since']}"))
     lines.append(Line(f"proof     {data['proof']['summary'] if data['proof'] else 'not proved yet'}"))
     lines += [Line(f"reported  {_report_line(NodeReport.from_dict(report))}") for report in data["reports"]]
-    lines += [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
+    lines += (
+        [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
+    )
     for run in data["runs"]:
         lines.append(Line(_run_line(run)))
         lines += _troubles(run)
@@ -193,7 +212,8 @@ def _run_line(run: Mapping[str, Any]) -> str:
     steps = _steps(run["steps"])
     ended = f"ended {run['finished']}" if run["finished"] else "not ended"
     verb = f"{run['verb']} {run['event']}".strip()
-    return f"{verb:<16} started {run['started']}, {ended}, {run['status']}, exit {run['exit']} ({summary(steps)}, run {run['run_id']})"
+    how = f"{run['status']}, exit {run['exit']} ({summary(steps)}, run {run['run_id']})"
+    return f"{verb:<16} started {run['started']}, {ended}, {how}"
 
 
 def _troubles(run: Mapping[str, Any]) -> list[Line]:
@@ -202,7 +222,7 @@ def _troubles(run: Mapping[str, Any]) -> list[Line]:
     return lines + [line for error in run["errors"] for line in error_lines(error)]
 
 
-def facts_view(result: Result, steps_told: bool) -> list[Line]:
+def facts_view(result: Result, _told: bool) -> list[Line]:
     """What was observed."""
     lines = []
     for group in ("cluster", "host"):
@@ -219,11 +239,11 @@ def _flat(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def version_view(result: Result, steps_told: bool) -> list[Line]:
+def version_view(result: Result, _told: bool) -> list[Line]:
     return [Line(f"petal-node {result.data['version']}", heading=True)]
 
 
-def error_view(result: Result, steps_told: bool) -> list[Line]:
+def error_view(result: Result, _told: bool) -> list[Line]:
     """Errors go to stderr; a hook's log is its stdout, so the first line stands there too."""
     if result.command != "hook":
         return []

@@ -56,7 +56,13 @@ class Spack:
             SpackError: ``spack-concretize``, with what Spack says.
         """
         self._check_clingo()
-        self._run("concretize", "--force", timeout=CONCRETIZE_SECONDS, code="spack-concretize", what="the stack cannot be concretized")
+        self._run(
+            "concretize",
+            "--force",
+            timeout=CONCRETIZE_SECONDS,
+            code="spack-concretize",
+            what="the stack cannot be concretized",
+        )
 
     def install(self, jobs: int) -> None:
         """Installs what the lockfile holds; goes on with independent packages when one fails.
@@ -64,8 +70,18 @@ class Spack:
         Raises:
             SpackError: ``spack-install``, with the failed packages and where their logs are.
         """
-        arguments = ["install", "--only-concrete", "--no-check-signature", *(["-j", str(jobs)] if jobs else [])]
-        self._run(*arguments, timeout=INSTALL_SECONDS, code="spack-install", what="not every package could be installed")
+        arguments = [
+            "install",
+            "--only-concrete",
+            "--no-check-signature",
+            *(["-j", str(jobs)] if jobs else []),
+        ]
+        self._run(
+            *arguments,
+            timeout=INSTALL_SECONDS,
+            code="spack-install",
+            what="not every package could be installed",
+        )
 
     def write_modules(self) -> None:
         """Writes the environment's lmod modules; files that are there already are left.
@@ -91,7 +107,7 @@ class Spack:
 
     def _run(self, *arguments: str, timeout: float, code: str, what: str) -> Completed:
         make_dir(self.output.parent)
-        with self.output.open("a", encoding="utf-8") as log:
+        with self.output.open("a", encoding="utf-8", buffering=1) as log:
             log.write(f"$ spack {' '.join(arguments)}\n")
 
             def keep(line: str) -> None:
@@ -99,7 +115,14 @@ class Spack:
                 if SHOWN.search(line):
                     self.note(line.removeprefix("==> ").strip())
 
-            argv = [str(self.program.tree / "bin" / "spack"), "-C", str(self.scope), "-e", str(self.environment), *arguments]
+            argv = [
+                str(self.program.tree / "bin" / "spack"),
+                "-C",
+                str(self.scope),
+                "-e",
+                str(self.environment),
+                *arguments,
+            ]
             done = self.system.run(argv, timeout=timeout, env=self._env(), ok=None, on_line=keep)
         if done.returncode != 0:
             raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)

@@ -42,7 +42,7 @@ def locate(config: Config, paths: Paths) -> Program:
     return Program(config.spack.version, tree, recipes / REPOSITORY, clingo)
 
 
-def is_ready(config: Config, program: Program, paths: Paths) -> bool:
+def is_ready(config: Config, program: Program) -> bool:
     """True when nothing has to be fetched."""
     origins = ((config.spack.program, program.tree), (config.spack.recipes, _top(program.recipes)))
     trees = all(origin is not None and _is_whole(origin, tree) for origin, tree in origins)

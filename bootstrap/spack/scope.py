@@ -68,7 +68,14 @@ def write_scope(directory: Path, places: Places, compiler: Compiler, target: str
 def _sections(places: Places, compiler: Compiler, target: str, mirrors: Mapping[str, str]) -> dict[str, Any]:
     return {
         "config": {"config": _config(places)},
-        "bootstrap": {"bootstrap": {"enable": False, "root": str(places.scratch / "bootstrap"), "sources:": [], "trusted:": {}}},
+        "bootstrap": {
+            "bootstrap": {
+                "enable": False,
+                "root": str(places.scratch / "bootstrap"),
+                "sources:": [],
+                "trusted:": {},
+            }
+        },
         "mirrors": {"mirrors:": {name: _mirror(url) for name, url in mirrors.items()}},
         "repos": {"repos:": {"builtin": str(places.recipes)}},
         "packages": {"packages": _packages(compiler, target)},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .base import Step
+from .modules import ModuleTree
 from .packages import Packages
 from .proof import Proof
 from .release import Release
-from .modules import ModuleTree
 from .root import Root
 from .shell import Shell
 from .spack import SpackStack

@@ -24,13 +24,20 @@ class Step(Protocol):
         background: nobody waits for it: a hook returns before it has ended.
     """
 
-    name: str
-    title: str
-    roles: frozenset[Role]
-    scope: Scope
-    needs: tuple[str, ...]
-    local: bool
-    background: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def roles(self) -> frozenset[Role]: ...
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+    @property
+    def local(self) -> bool: ...
+    @property
+    def background(self) -> bool: ...
 
     def probe(self, ctx: Context) -> Probe:
         """Does it hold? Reads only, and never raises for what it finds: that is its answer."""

@@ -49,7 +49,10 @@ class ModuleTree:
             return change(f"release {ctx.wanted_release} has none yet", f"write {module_tree(ctx)}")
         missing = [module.name for module in listed if not (module_tree(ctx) / module.path).is_file()]
         if missing:
-            return change(f"{len(missing)} of {len(listed)} files are missing", *(f"write {name}" for name in missing[:8]))
+            return change(
+                f"{len(missing)} of {len(listed)} files are missing",
+                *(f"write {name}" for name in missing[:8]),
+            )
         return satisfied(f"{len(listed)} modules in {ctx.tree}")
 
     def apply(self, ctx: Context) -> None:

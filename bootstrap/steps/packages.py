@@ -1,4 +1,4 @@
-"""Binary packages: tarballs that are unpacked into the store under the naming that Spack uses, and prefixes of the image."""
+"""Binary packages: tarballs, unpacked into the store under the naming that Spack uses, and prefixes of the image."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def _install(ctx: Context, package: Package) -> None:
         part.rename(prefix)
     except OSError as error:
         remedy = f"df -h {ctx.paths.root} {ctx.paths.scratch}"
-        raise PackageError(f"{package.name} {package.version} cannot be installed", why=str(error), remedy=remedy) from error
+        raise PackageError(
+            f"{package.name} {package.version} cannot be installed", why=str(error), remedy=remedy
+        ) from error
     finally:
         archive.unlink(missing_ok=True)
         remove_tree(part)

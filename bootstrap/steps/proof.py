@@ -52,11 +52,13 @@ class Proof:
         proof = Record(ctx.wanted_release, timestamp(), reports)
         Shared(ctx.paths).save_proof(proof)
         if proof.proved < len(reports):
-            raise ProofError(f"only {proof}", why="; ".join(_first_failure(report) for report in reports if not report.well), remedy="petal-node check --nodes all")
+            raise ProofError(
+                f"only {proof}",
+                why="; ".join(_first_failure(report) for report in reports if not report.well),
+                remedy="petal-node check --nodes all",
+            )
 
 
 def _first_failure(report: NodeReport) -> str:
     failed = next(finding for finding in report.findings if finding.mark is Mark.FAIL)
     return f"{report.node}: {failed.check}: {failed.message}"
-
-

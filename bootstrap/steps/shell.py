@@ -1,6 +1,6 @@
 """Every new shell of this node finds Lmod and the release: static files on local disk, sourced last.
 
-ParallelCluster's images carry Tcl environment-modules with init files in /etc/profile.d; ``zz-petal`` sorts behind them.
+ParallelCluster's images carry Tcl environment-modules with init files in /etc/profile.d; ``zz-petal`` sorts last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from .base import EVERYWHERE
 
 LMOD_PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
 OLDEST_LMOD = (8, 5)
-SHELLS = {"sh": "/etc/profile.d/zz-petal.sh", "csh": "/etc/profile.d/zz-petal.csh", "fish": "/etc/fish/conf.d/zz-petal.fish"}
+SHELLS = {
+    "sh": "/etc/profile.d/zz-petal.sh",
+    "csh": "/etc/profile.d/zz-petal.csh",
+    "fish": "/etc/fish/conf.d/zz-petal.fish",
+}
 
 
 class Shell:
@@ -33,7 +37,7 @@ class Shell:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        lmod = find_lmod(ctx)
+        lmod = find_lmod()
         if lmod is None:
             return blocked(
                 "this node has no Lmod",
@@ -50,14 +54,14 @@ class Shell:
         return satisfied(f"init files use Lmod {'.'.join(map(str, version))} and {ctx.tree}")
 
     def apply(self, ctx: Context) -> None:
-        lmod = find_lmod(ctx)
+        lmod = find_lmod()
         assert lmod is not None
         for path, data in _files(ctx, lmod).items():
             make_dir(path.parent)
             write_atomic(path, data)
 
 
-def find_lmod(ctx: Context) -> Path | None:
+def find_lmod() -> Path | None:
     """The directory of the node's own Lmod: the one that holds init/ and libexec/."""
     places = [Path(place) for place in LMOD_PLACES]
     return next((place for place in places if (place / "libexec" / "lmod").is_file()), None)

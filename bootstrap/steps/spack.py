@@ -47,7 +47,7 @@ class SpackStack:
 
     def apply(self, ctx: Context) -> None:
         spack = open_spack(ctx)
-        if not is_ready(ctx.config, spack.program, ctx.paths):
+        if not is_ready(ctx.config, spack.program):
             ctx.note(f"Spack {spack.program.version} and its recipes")
             ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
         _lock(ctx, spack)

@@ -107,7 +107,11 @@ def _not_mounted(ctx: Context) -> Probe:
 def _judge(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
     where = ctx.paths.shared_mount
     if seen.distrusted:
-        return blocked(f"{seen.distrusted}; it is not used", f"ls -ld {ctx.paths.shared}", f"mv {ctx.paths.shared} {ctx.paths.shared}.foreign")
+        return blocked(
+            f"{seen.distrusted}; it is not used",
+            f"ls -ld {ctx.paths.shared}",
+            f"mv {ctx.paths.shared} {ctx.paths.shared}.foreign",
+        )
     if seen.on_root_disk:
         return blocked(f"{where} is on the root disk", f"findmnt -T {where}", "mount the shared storage there")
     if ctx.role is Role.HEAD:
@@ -127,7 +131,11 @@ def _judge_head(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
     if not seen.writable:
         return blocked(f"{where} is mounted read-only", f"mount -o remount,rw {where}")
     if not seen.prepared or seen.token is None:
-        return change(f"{ctx.paths.shared} is not prepared", f"create {ctx.paths.shared} (root, 0755)", "write the storage token")
+        return change(
+            f"{ctx.paths.shared} is not prepared",
+            f"create {ctx.paths.shared} (root, 0755)",
+            "write the storage token",
+        )
     return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, token {seen.token.token[:8]}")
 
 
@@ -145,5 +153,3 @@ def _judge_other(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
 
 def _kind(mount: Mount | None) -> str:
     return "not checked under --root" if mount is None else f"{mount.kind} from {mount.source}"
-
-

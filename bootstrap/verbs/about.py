@@ -14,5 +14,9 @@ def facts(asked: Asked) -> Result:
 
 def version(asked: Asked) -> Result:
     """The version, and the checksum of the archive that runs."""
-    data = {"version": asked.tool.version, "archive": str(asked.tool.archive or ""), "sha256": asked.tool.sha256}
+    data = {
+        "version": asked.tool.version,
+        "archive": str(asked.tool.archive or ""),
+        "sha256": asked.tool.sha256,
+    }
     return Result("version", "version", Status.OK, data)

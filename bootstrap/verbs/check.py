@@ -56,12 +56,14 @@ def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     wanted = [name for name in which.split(",") if name]
     strange = [name for name in wanted if name not in known]
     if strange or not wanted:
-        raise UsageError(f"no such node: {', '.join(strange) or which!r}", why=f"Slurm knows {', '.join(known)}", remedy="sinfo -N")
+        raise UsageError(
+            f"no such node: {', '.join(strange) or which!r}",
+            why=f"Slurm knows {', '.join(known)}",
+            remedy="sinfo -N",
+        )
     return tuple(known[name] for name in wanted)
 
 
 def _status(reports: tuple[NodeReport, ...] | list[NodeReport]) -> Status:
     marks = {finding.mark for report in reports for finding in report.findings}
     return Status.DEGRADED if marks & {Mark.FAIL, Mark.WARN} or not reports else Status.OK
-
-

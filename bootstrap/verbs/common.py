@@ -42,7 +42,10 @@ def require_root(asked: Asked) -> None:
         NotRoot: with the command to type.
     """
     if asked.paths().live and not asked.system.is_root():
-        raise NotRoot(f"petal-node {asked.command} changes this machine and needs root", remedy=f"sudo petal-node {asked.command}")
+        raise NotRoot(
+            f"petal-node {asked.command} changes this machine and needs root",
+            remedy=f"sudo petal-node {asked.command}",
+        )
 
 
 def result_of_run(command: str, record: RunRecord) -> Result:

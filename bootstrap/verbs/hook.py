@@ -50,7 +50,11 @@ def _through_worker(asked: Asked, event: str) -> RunRecord:
     paths = asked.paths()
     make_dir(paths.runs)
     make_dir(paths.log.parent)
-    asked.system.detach(_worker_argv(asked, event), unit=f"{UNIT}-{asked.run_id.lower()}", output=paths.log.parent / "petal-node-worker.log")
+    asked.system.detach(
+        _worker_argv(asked, event),
+        unit=f"{UNIT}-{asked.run_id.lower()}",
+        output=paths.log.parent / "petal-node-worker.log",
+    )
     return _wait(asked, Runs(paths))
 
 
@@ -65,7 +69,11 @@ def _own_command(asked: Asked) -> list[str]:
     if asked.tool.archive is not None:
         return [str(asked.tool.archive)]
     top = str(Path(__file__).resolve().parents[2])
-    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {top!r}); from bootstrap.cli import entry; entry()"]
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {top!r}); from bootstrap.cli import entry; entry()",
+    ]
 
 
 def _wait(asked: Asked, runs: Runs) -> RunRecord:
@@ -125,7 +133,11 @@ def _recorded(asked: Asked, event: str, error: PetalError) -> Result:
     recorder = Recorder(asked.paths(), new_record(asked.request(event), asked.system, "hook"))
     try:
         recorder.update(
-            finished=timestamp(), status=Status.DEGRADED, exit=int(error.exit), errors=(error.to_dict(),), settled=True
+            finished=timestamp(),
+            status=Status.DEGRADED,
+            exit=int(error.exit),
+            errors=(error.to_dict(),),
+            settled=True,
         )
     except OSError as trouble:
         LOG.error("the record cannot be written: %s", trouble)

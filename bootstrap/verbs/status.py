@@ -32,7 +32,13 @@ def status(asked: Asked) -> Result:
         "runs": [plain(run) for run in runs],
         **cluster,
     }
-    return Result("status", "status", _overall(data, runs, known.cluster.role), data, tuple(error.to_dict() for error in errors))
+    return Result(
+        "status",
+        "status",
+        _overall(data, runs, known.cluster.role),
+        data,
+        tuple(error.to_dict() for error in errors),
+    )
 
 
 def _mount(wanted: Wanted | None) -> str:
