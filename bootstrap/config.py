@@ -105,7 +105,7 @@ class Config:
         raw = plain(self)
         spack = raw["spack"]
         spack |= spack.pop("program") or {}
-        raw["packages"] = [{**package, **(package.pop("origin") or {})} for package in raw["packages"]]
+        raw["packages"] = [_flat_package(package) for package in raw["packages"]]
         made: dict[str, Any] = _without_nothing(raw)
         return made
 
@@ -206,6 +206,11 @@ def nearest(word: str, known: list[str]) -> str:
     """``, did you mean X?`` for a word close to a known one, else an empty string."""
     close = difflib.get_close_matches(str(word), known, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _flat_package(package: dict[str, Any]) -> dict[str, Any]:
+    origin = package.pop("origin") or {}
+    return {**package, **origin}
 
 
 def _without_nothing(value: Any) -> Any:

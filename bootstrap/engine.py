@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .context import Context
-from .errors import NotConverged, PetalError
+from .errors import NotConverged, PetalError, of_os_error
 from .lock import Lock, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
@@ -122,7 +122,8 @@ def _skip(step: Step, ctx: Context) -> StepReport | None:
 def _planned(step: Step, ctx: Context) -> StepReport:
     try:
         probe = step.probe(ctx)
-    except PetalError as error:
+    except (PetalError, OSError) as trouble:
+        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
         return _failed(step, error, 0.0)
     return _of_probe(step, probe, UNCHANGED.get(probe.verdict, Outcome.WOULD_CHANGE))
 
@@ -137,7 +138,8 @@ def _one(step: Step, ctx: Context, done: dict[str, StepReport], listen: Listener
     started = time.monotonic()
     try:
         report = _probe_apply_probe(step, ctx, listen, held)
-    except PetalError as error:
+    except (PetalError, OSError) as trouble:
+        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
         LOG.error("%s: %s", step.name, error, extra={"step": step.name})
         return _failed(step, error, time.monotonic() - started)
     return replace(report, seconds=round(time.monotonic() - started, 2))

@@ -6,8 +6,11 @@ Every failure that petal-node expects is a ``PetalError``. Its ``code`` is stabl
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -52,6 +55,12 @@ class PetalError(Exception):
     def to_dict(self) -> dict[str, object]:
         """The error as it stands in records and in the JSON envelope."""
         return {"code": self.code, "what": self.what, "why": self.why, "remedy": list(self.remedy)}
+
+
+class FileSystemError(PetalError):
+    """The kernel refused a file operation: full, read-only, no permission, gone; codes start with ``file-``."""
+
+    code = "file-failed"
 
 
 class UsageError(PetalError):
@@ -178,3 +187,24 @@ class NotConverged(PetalError):
 
     code = "not-converged"
     exit = ExitCode.BUG
+
+
+_OS_ERRORS = {
+    errno.ENOSPC: ("file-no-space", "df -h {mount} /var /opt; df -i {mount} /var /opt"),
+    errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}"),
+    errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}"),
+    errno.EACCES: ("file-permission", "id; ls -ld {mount}/petal; an export with root_squash refuses root"),
+    errno.EPERM: ("file-permission", "id; ls -ld {mount}/petal; an export with root_squash refuses root"),
+    errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}"),
+    errno.EIO: ("file-io", "dmesg | tail; findmnt {mount}"),
+}
+
+
+def of_os_error(error: OSError, mount: Path) -> FileSystemError:
+    """What an operator can do about a refused file operation; ``mount`` is the shared storage's mount point."""
+    code, remedy = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status"))
+    name = f" {error.filename}" if error.filename else ""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return FileSystemError(
+        f"a file operation failed{name and ':' + name}", why=why, remedy=remedy.format(mount=mount), code=code
+    )

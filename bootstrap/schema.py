@@ -42,6 +42,12 @@ SPEC = validate.Regexp(
 )
 
 
+class Text(fields.String):
+    """A text. YAML reads 24.10 as the number 24.1, so a number is a mistake and not turned into one."""
+
+    default_error_messages = {"invalid": 'must be text: put it in quotes, "24.10"'}
+
+
 def _one_line(text: str) -> None:
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValidationError("must be one line without control characters")
@@ -87,18 +93,18 @@ class _Strict(Schema):
 
 
 def _texts(*checks: Any) -> fields.List:
-    return fields.List(fields.String(validate=list(checks)))
+    return fields.List(Text(validate=list(checks)))
 
 
 class StorageSchema(_Strict):
     makes = Storage
-    mount = fields.String(validate=[PATH, _tidy_path])
+    mount = Text(validate=[PATH, _tidy_path])
 
 
 class OriginSchema(_Strict):
     makes = Origin
-    source = fields.String(required=True, validate=_uri)
-    sha256 = fields.String(validate=SHA256)
+    source = Text(required=True, validate=_uri)
+    sha256 = Text(validate=SHA256)
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -113,19 +119,19 @@ def _needs_checksum(data: Mapping[str, Any]) -> None:
 
 class SpackSchema(_Strict):
     makes = Spack
-    version = fields.String(
+    version = Text(
         validate=validate.OneOf(
             SPACK_VERSIONS,
             error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}",
         )
     )
-    source = fields.String(validate=_uri)
-    sha256 = fields.String(validate=SHA256)
+    source = Text(validate=_uri)
+    sha256 = Text(validate=SHA256)
     recipes = fields.Nested(OriginSchema)
     clingo = fields.List(fields.Nested(OriginSchema))
     specs = _texts(SPEC)
-    target = fields.String(validate=NAME)
-    mirrors = fields.Dict(keys=fields.String(validate=NAME), values=fields.String(validate=_uri))
+    target = Text(validate=NAME)
+    mirrors = fields.Dict(keys=Text(validate=NAME), values=Text(validate=_uri))
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -140,14 +146,14 @@ class SpackSchema(_Strict):
 
 class PackageSchema(_Strict):
     makes = Package
-    name = fields.String(required=True, validate=NAME)
-    version = fields.String(required=True, validate=NAME)
-    prefix = fields.String(validate=[PATH, _tidy_path])
-    source = fields.String(validate=_uri)
-    sha256 = fields.String(validate=SHA256)
-    env = fields.Dict(keys=fields.String(), values=fields.String(validate=_one_line))
+    name = Text(required=True, validate=NAME)
+    version = Text(required=True, validate=NAME)
+    prefix = Text(validate=[PATH, _tidy_path])
+    source = Text(validate=_uri)
+    sha256 = Text(validate=SHA256)
+    env = fields.Dict(keys=Text(), values=Text(validate=_one_line))
     requires = _texts(MODULE)
-    summary = fields.String(validate=[_one_line, validate.Length(max=200)])
+    summary = Text(validate=[_one_line, validate.Length(max=200)])
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -168,7 +174,7 @@ class PackageSchema(_Strict):
 
 class ModulesSchema(_Strict):
     makes = Modules
-    lmod = fields.String(validate=validate.OneOf(["auto"], error="{input} is not known: use auto"))
+    lmod = Text(validate=validate.OneOf(["auto"], error="{input} is not known: use auto"))
 
 
 class InstallSchema(_Strict):
@@ -179,15 +185,15 @@ class InstallSchema(_Strict):
 
 class CheckSchema(_Strict):
     makes = Check
-    modules = fields.List(fields.String(validate=MODULE), data_key="load", attribute="load")
+    modules = fields.List(Text(validate=MODULE), data_key="load", attribute="load")
     run = _texts(_one_line, validate.Length(min=1, max=1000))
     wait = fields.Integer(strict=True, validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 
 class ConfigSchema(_Strict):
     makes = Config
-    stack = fields.String(validate=[_one_line, validate.Length(min=1)])
-    layout = fields.String(validate=validate.OneOf(["shared"], error="layout {input} is not known: use shared"))
+    stack = Text(validate=[_one_line, validate.Length(min=1)])
+    layout = Text(validate=validate.OneOf(["shared"], error="layout {input} is not known: use shared"))
     storage = fields.Nested(StorageSchema)
     spack = fields.Nested(SpackSchema)
     packages = fields.List(fields.Nested(PackageSchema))

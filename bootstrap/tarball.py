@@ -41,7 +41,7 @@ def unpack(archive: Path, target: Path) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise PackageError(f"{archive.name} cannot be unpacked", why=str(error), code="package-archive") from error
         raise PackageError(f"{archive.name} is not a whole tarball", why=str(error), code="package-archive") from error
-    _refuse_escapes(target, archive.name)
+    _refuse_escapes(target, strip or "")
 
 
 def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
@@ -133,7 +133,7 @@ def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> No
     os.utime(path, (member.mtime, member.mtime))
 
 
-def _refuse_escapes(target: Path, archive: str) -> None:
+def _refuse_escapes(target: Path, top_name: str) -> None:
     """No link may resolve outside: checked on what was made, since chains of links cannot be judged by their text."""
     top = target.resolve()
     for directory, names, files in os.walk(target):
@@ -143,7 +143,5 @@ def _refuse_escapes(target: Path, archive: str) -> None:
                 continue
             end = Path(os.path.realpath(path))
             if end != top and top not in end.parents:
-                raise _unsafe(
-                    str(path.relative_to(target)),
-                    f"in {archive} it is a link that leads outside of the package",
-                )
+                member = PurePosixPath(top_name) / path.relative_to(target)
+                raise _unsafe(str(member), "it is a link that leads outside of the package")

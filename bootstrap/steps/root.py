@@ -94,6 +94,7 @@ def _unit(ctx: Context) -> bytes:
 
 
 def _mount_by_unit(ctx: Context) -> None:
+    make_dir(ctx.paths.units)
     write_atomic(ctx.paths.units / UNIT, _unit(ctx))
     ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
     ctx.system.run(["systemctl", "enable", UNIT], timeout=60)

@@ -73,16 +73,19 @@ def _look(ctx: Context) -> Look:
     """Runs in a child with a deadline: everything here may hang."""
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
-    mount_device = paths.shared_mount.stat().st_dev
     return Look(
         distrusted=distrust(paths.locks, paths.shared_mount) or distrust(paths.shared_root, paths.shared_mount),
-        on_root_disk=paths.live and mount_device == Path("/").stat().st_dev,
+        on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=not space.f_flag & os.ST_RDONLY,
         prepared=all(path.is_dir() for path in _directories(ctx)),
         free=space.f_bavail * space.f_frsize,
         inodes=space.f_favail,
         token=_token(ctx),
     )
+
+
+def _is_on_root_disk(mount: Path) -> bool:
+    return mount.stat().st_dev == Path("/").stat().st_dev
 
 
 def _token(ctx: Context) -> Token | None:

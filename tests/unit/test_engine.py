@@ -1,0 +1,142 @@
+"""The engine: probe, apply, probe again; what needs a failed step is not tried; nothing is claimed that was not seen."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.context import Context
+from bootstrap.errors import PetalError
+from bootstrap.model import Outcome, Probe, Role, Scope, Status, StepReport, blocked, change, elsewhere, satisfied
+from tests.world import World
+
+
+@dataclass
+class Toy:
+    """A step whose probe and apply are given."""
+
+    name: str
+    probes: list[Probe]
+    error: Exception | None = None
+    needs: tuple[str, ...] = ()
+    roles: frozenset[Role] = frozenset(Role)
+    scope: Scope = Scope.NODE
+    local: bool = True
+    background: bool = False
+    applied: int = 0
+    title: str = "a toy"
+    seen: list[str] = field(default_factory=list)
+
+    def probe(self, _ctx: Context) -> Probe:
+        return self.probes.pop(0) if len(self.probes) > 1 else self.probes[0]
+
+    def apply(self, _ctx: Context) -> None:
+        self.applied += 1
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    world = World(tmp_path / "node")
+    world.paths.locks.mkdir(parents=True)
+    return world.context
+
+
+def run(ctx: Context, *steps: Toy) -> dict[str, StepReport]:
+    return {report.name: report for report in engine.converge(steps, ctx, lambda _: None)}
+
+
+def test_what_holds_is_left_alone(ctx: Context) -> None:
+    step = Toy("a", [satisfied("it is there")])
+    assert run(ctx, step)["a"].outcome is Outcome.OK
+    assert step.applied == 0
+
+
+def test_a_change_is_applied_and_looked_at_again(ctx: Context) -> None:
+    step = Toy("a", [change("missing", "write it"), change("missing"), satisfied("it is there")])
+    report = run(ctx, step)["a"]
+    assert (report.outcome, report.reason, report.changes, step.applied) == (Outcome.CHANGED, "it is there", (), 1)
+
+
+def test_somebody_else_did_it_while_we_waited_for_the_lock(ctx: Context) -> None:
+    step = Toy("a", [change("missing"), satisfied("another run made it")])
+    assert run(ctx, step)["a"].outcome is Outcome.OK
+    assert step.applied == 0
+
+
+def test_a_step_that_does_not_hold_after_its_apply_is_a_bug_and_said_so(ctx: Context) -> None:
+    report = run(ctx, Toy("a", [change("still missing")]))["a"]
+    assert report.outcome is Outcome.FAILED
+    assert report.error is not None
+    assert report.error["code"] == "not-converged"
+
+
+def test_what_needs_a_failed_step_is_not_tried_and_the_rest_goes_on(ctx: Context) -> None:
+    bad = Toy("bad", [change("missing")], PetalError("it broke", remedy="mend it"))
+    child = Toy("child", [change("missing")], needs=("bad",))
+    grandchild = Toy("grandchild", [change("missing")], needs=("child",))
+    other = Toy("other", [satisfied("fine")])
+    reports = run(ctx, bad, child, grandchild, other)
+    assert reports["bad"].remedy == ("mend it",)
+    assert reports["child"].outcome is reports["grandchild"].outcome is Outcome.BLOCKED
+    assert reports["child"].reason == "needs bad"
+    assert child.applied == grandchild.applied == 0
+    assert reports["other"].outcome is Outcome.OK
+    assert engine.status_of(list(reports.values())) is Status.FAILED
+
+
+def test_a_full_disk_is_an_error_with_a_remedy_and_no_bug(ctx: Context) -> None:
+    report = run(ctx, Toy("a", [change("missing")], OSError(errno.ENOSPC, "No space left", "/shared/x")))["a"]
+    assert report.error is not None
+    assert report.error["code"] == "file-no-space"
+    assert "df -h" in report.remedy[0]
+
+
+def test_blocked_and_not_for_here_are_told_with_their_reasons(ctx: Context) -> None:
+    reports = run(ctx, Toy("a", [blocked("no disk", "mount it")]), Toy("b", [elsewhere("no stack")]))
+    assert (reports["a"].outcome, reports["a"].remedy) == (Outcome.BLOCKED, ("mount it",))
+    assert (reports["b"].outcome, reports["b"].reason) == (Outcome.SKIPPED, "no stack")
+    assert engine.status_of(list(reports.values())) is Status.DEGRADED
+
+
+def test_a_failed_proof_degrades_and_does_not_fail(ctx: Context) -> None:
+    report = run(ctx, Toy("proof", [change("x")], PetalError("no", code="proof-failed")))["proof"]
+    assert engine.status_of([report]) is Status.DEGRADED
+
+
+def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_under_none(ctx: Context) -> None:
+    held: dict[str, bool] = {}
+
+    class Watching(Toy):
+        def apply(self, ctx: Context) -> None:
+            from bootstrap import lock
+
+            held[self.name] = ctx.paths.locks / engine.CLUSTER_LOCK in lock._held
+            super().apply(ctx)
+
+    def make(name: str, scope: Scope, *, background: bool = False) -> Watching:
+        return Watching(name, [change("x"), change("x"), satisfied("y")], scope=scope, background=background)
+
+    late = make("late", Scope.NODE, background=True)
+    late.probes = [change("x"), satisfied("y")]
+    run(ctx, make("node", Scope.NODE), make("cluster", Scope.CLUSTER), late)
+    assert held == {"node": False, "cluster": True, "late": False}
+
+
+def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:
+    from bootstrap.steps import STEPS
+
+    assert all(step.roles == {Role.HEAD} for step in STEPS if step.scope is Scope.CLUSTER)
+
+
+def test_at_on_node_start_only_local_steps_are_done(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    ctx = world.context.__class__(**{**world.context.__dict__, "event": "start"})
+    step = Toy("a", [change("missing")], local=False)
+    assert "OnNodeStart" in run(ctx, step)["a"].reason
+    assert step.applied == 0

@@ -1,0 +1,145 @@
+"""Two laws over every step: apply, then the plan is empty; and a plan changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.model import Outcome, Role, Tool, Verdict
+from bootstrap.steps import STEPS
+from bootstrap.tool import own_tool
+from tests.world import World, with_spack
+
+NAMES = [step.name for step in STEPS]
+
+
+@pytest.fixture(autouse=True)
+def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lmod = tmp_path / "lmod" / "libexec" / "lmod"
+    lmod.parent.mkdir(parents=True)
+    lmod.touch()
+    monkeypatch.setattr("bootstrap.steps.shell.LMOD_PLACES", (str(tmp_path / "lmod"),))
+
+
+@pytest.fixture(params=["under --root", "live", "live with systemd"])
+def head(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    archive = tmp_path / "petal-node"
+    archive.write_bytes(b"an archive")
+    world = World(
+        tmp_path / "head", live="live" in request.param, config_text=with_spack(tmp_path), tool=_tool(archive)
+    )
+    world.system.systemd = "systemd" in request.param
+    if world.live:
+        monkey = request.getfixturevalue("monkeypatch")
+        monkey.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
+    return world
+
+
+def _tool(archive: Path) -> Tool:
+    return own_tool("0.1.0", str(archive))
+
+
+def snapshot(top: Path) -> dict[str, object]:
+    """Every path below ``top`` with what identifies its content."""
+    found: dict[str, object] = {}
+    for path in sorted(top.rglob("*")):
+        info = path.lstat()
+        content = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(top))] = (info.st_mode, info.st_uid, content)
+    return found
+
+
+def _converge(world: World) -> dict[str, Outcome]:
+    return {report.name: report.outcome for report in engine.converge(STEPS, world.context, lambda _: None)}
+
+
+def test_apply_then_the_plan_is_empty(head: World) -> None:
+    first = _converge(head)
+    assert set(first.values()) <= {Outcome.CHANGED, Outcome.SKIPPED}, first
+    for step in STEPS:
+        assert step.probe(head.context).verdict in (Verdict.SATISFIED, Verdict.ELSEWHERE), step.name
+    assert Outcome.WOULD_CHANGE not in {report.outcome for report in engine.plan(STEPS, head.context)}
+    before = snapshot(head.prefix)
+    assert Outcome.CHANGED not in _converge(head).values()
+    assert snapshot(head.prefix) == before
+
+
+@pytest.mark.parametrize("done", range(len(STEPS)), ids=["nothing", *NAMES[:-1]])
+def test_a_plan_changes_nothing(head: World, done: int) -> None:
+    """Also not when part of the steps hold already."""
+    engine.converge(STEPS[:done], head.context, lambda _: None)
+    before = snapshot(head.prefix)
+    reports = engine.plan(STEPS, head.context)
+    assert snapshot(head.prefix) == before
+    assert all(report.reason for report in reports)
+
+
+@pytest.mark.parametrize("role", [Role.COMPUTE, Role.LOGIN])
+def test_other_nodes_obey_the_laws_and_leave_the_cluster_alone(head: World, role: Role) -> None:
+    _converge(head)
+    shared = snapshot(head.prefix / "shared")
+    other = head.as_node("other", role)
+    outcomes = _converge(other)
+    assert outcomes["root"] is Outcome.CHANGED
+    assert set(_converge(other).values()) <= {Outcome.OK, Outcome.SKIPPED}
+    assert snapshot(head.prefix / "shared") == shared
+
+
+def damage_root(world: World) -> None:
+    world.paths.root.unlink()
+
+
+def damage_release(world: World) -> None:
+    world.paths.current.unlink()
+
+
+def damage_module(world: World) -> None:
+    next(world.paths.releases.rglob("hello/1.0.lua")).unlink()
+
+
+def damage_package(world: World) -> None:
+    next(world.paths.store.rglob("hello-*/.petal/package.json")).unlink()
+
+
+def damage_spack(world: World) -> None:
+    manifest = next(world.paths.store.rglob("install_manifest.json"))
+    manifest.unlink()
+    manifest.parent.rmdir()
+    manifest.parent.parent.rmdir()
+
+
+def damage_init(world: World) -> None:
+    (world.paths.init / "petal.sh").write_text("garbage")
+
+
+def damage_wanted(world: World) -> None:
+    (world.paths.state / "wanted.json").write_text("garbage")
+
+
+def damage_tool(world: World) -> None:
+    world.paths.link.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "step"),
+    [
+        (damage_tool, "tool"),
+        (damage_root, "root"),
+        (damage_wanted, "wanted"),
+        (damage_package, "packages"),
+        (damage_spack, "spack"),
+        (damage_module, "modules"),
+        (damage_release, "release"),
+        (damage_init, "shell"),
+    ],
+)
+def test_damage_is_found_by_its_step_and_mended(head: World, damage: Callable[[World], None], step: str) -> None:
+    _converge(head)
+    damage(head)
+    plan = {report.name: report.outcome for report in engine.plan(STEPS, head.context)}
+    assert plan[step] is Outcome.WOULD_CHANGE
+    assert _converge(head)[step] is Outcome.CHANGED
+    assert all(report.outcome is not Outcome.WOULD_CHANGE for report in engine.plan(STEPS, head.context))

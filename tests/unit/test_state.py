@@ -1,0 +1,136 @@
+"""What stands on disk: whole or absent, of a known format, and read only where nobody else could have written it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bootstrap import files, release, state
+from bootstrap.config import parse
+from bootstrap.errors import StateError
+from bootstrap.model import Outcome, RunRecord, Status, StepReport
+from bootstrap.paths import Paths
+from tests.world import HOST, World
+
+RECORD = RunRecord("r1", "hook", "configured", "head", "h", "0.1.0", 1, "b", "2026-01-01T00:00:00Z")
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    runs = state.Runs(Paths(tmp_path))
+    steps = (StepReport("a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c"}),)
+    record = RunRecord.from_dict({**RECORD.to_dict(), "status": "degraded", "exit": 3})
+    record = RunRecord(**{**record.__dict__, "steps": steps, "status": Status.DEGRADED})
+    runs.save(record)
+    assert runs.load("r1") == record
+
+
+def test_the_newest_runs_come_first_and_old_ones_go(tmp_path: Path) -> None:
+    runs = state.Runs(Paths(tmp_path))
+    for number in range(state.KEEP_RUNS + 5):
+        runs.save(RunRecord(**{**RECORD.__dict__, "run_id": f"r{number:03d}"}))
+    runs.prune()
+    latest, errors = runs.latest(2)
+    assert [record.run_id for record in latest] == ["r054", "r053"]
+    assert errors == ()
+    assert len(list(Paths(tmp_path).runs.glob("*.json"))) == state.KEEP_RUNS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "1"}', '{"format": 1}', "\x00", "[" * 100_000])
+def test_a_damaged_document_is_named_with_a_remedy(text: str, tmp_path: Path) -> None:
+    path = Paths(tmp_path).runs / "r1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(StateError) as caught:
+        state.Runs(Paths(tmp_path)).load("r1")
+    assert caught.value.code == "state-corrupt"
+    assert str(path) in str(caught.value)
+
+
+def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"format": 99}')
+    with pytest.raises(StateError) as caught:
+        state.read_document(path)
+    assert caught.value.code == "state-newer"
+    assert path.read_text() == '{"format": 99}'
+
+
+def test_what_others_could_have_written_is_not_read(tmp_path: Path) -> None:
+    world = World(tmp_path / "head")
+    shared = state.Shared(world.paths)
+    shared.save_token(state.Token("t", "h"))
+    world.paths.state.chmod(0o777)
+    with pytest.raises(StateError, match="is not read"):
+        shared.token()
+
+
+def test_no_link_is_followed_on_shared_storage(tmp_path: Path) -> None:
+    world = World(tmp_path / "head")
+    (tmp_path / "foreign" / "state").mkdir(parents=True)
+    world.paths.shared.symlink_to(tmp_path / "foreign")
+    with pytest.raises(StateError) as caught:
+        state.Shared(world.paths).save_token(state.Token("t", "h"))
+    assert caught.value.code == "state-untrusted"
+    assert list((tmp_path / "foreign" / "state").iterdir()) == []
+
+
+def test_an_owner_that_is_not_root_is_distrusted(tmp_path: Path) -> None:
+    (tmp_path / "petal").mkdir()
+    assert files.distrust(tmp_path / "petal" / "state", tmp_path) == ""
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "petal", 1000, 1000)
+        assert "belongs to user 1000" in files.distrust(tmp_path / "petal" / "state", tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [item.name for item in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        files.make_dir(tmp_path / "a" / "b")
+        files.write_json(tmp_path / "a" / "b" / "x", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "a" / "b" / "x").stat().st_mode & 0o777 == 0o644
+
+
+BASE = "packages: [{name: a, version: '1', prefix: /a}]"
+SHA = "a" * 64
+STACK = f"spack: {{specs: [zlib], source: s3://b/s, sha256: {SHA}, recipes: {{source: s3://b/r, sha256: {SHA}}}}}"
+
+
+def identity(text: str, host: object = HOST, environment: dict[str, object] | None = None, templates: str = "t") -> str:
+    return release.release_id(parse(text), host, environment or {}, templates)  # type: ignore[arg-type]
+
+
+def test_the_release_id_names_what_goes_into_a_release() -> None:
+    one = identity(BASE)
+    assert one == identity(BASE)
+    assert identity(BASE + "\ncheck: {run: [x]}\ninstall: {budget: 1}") == one
+    others = [
+        identity("packages: [{name: a, version: '2', prefix: /a}]"),
+        identity(BASE, templates="u"),
+        identity(BASE, HOST.__class__(**{**HOST.__dict__, "glibc": "2.39"})),
+        identity(BASE + "\nspack: {target: x86_64_v4}"),
+        identity(STACK),
+        identity(STACK.replace("[zlib]", "[zlib, bzip2]")),
+        identity(STACK.replace("s3://b/r, sha256: a", "s3://b/r, sha256: b")),
+        identity(STACK, environment={"packages": {"gmake": {}}}),
+    ]
+    assert len({one, *others}) == len(others) + 1

@@ -1,0 +1,101 @@
+"""What a tarball may hold, and what is refused by name before anything of it is kept."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bootstrap.errors import PackageError
+from bootstrap.tarball import unpack
+from tests.world import tarball
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o755) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.mode = kind, link, mode
+    return made
+
+
+EVIL = {
+    "absolute name": {"/etc/cron.d/x": "x"},
+    "upwards": {"a/../../x": "x"},
+    "link outside": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "../../x")},
+    "absolute link": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "/etc/passwd")},
+    "below a link": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "x"), "a/l/y": "y"},
+    "chained links": {
+        "a/d/s": member("a/d/s", tarfile.SYMTYPE, ".."),
+        "a/t": member("a/t", tarfile.SYMTYPE, "d/s/../.."),
+        "a/x": "x",
+    },
+    "hard link outside": {"a/x": "x", "a/l": member("a/l", tarfile.LNKTYPE, "../../etc/passwd")},
+    "absolute hard link": {"a/x": "x", "a/l": member("a/l", tarfile.LNKTYPE, "/etc/passwd")},
+    "hard link to a link": {
+        "a/s": member("a/s", tarfile.SYMTYPE, "x"),
+        "a/x": "x",
+        "a/l": member("a/l", tarfile.LNKTYPE, "a/s"),
+    },
+    "device": {"a/x": "x", "a/null": member("a/null", tarfile.CHRTYPE)},
+    "block device": {"a/x": "x", "a/sda": member("a/sda", tarfile.BLKTYPE)},
+    "pipe": {"a/x": "x", "a/fifo": member("a/fifo", tarfile.FIFOTYPE)},
+    "setuid": {"a/x": "x", "a/su": member("a/su", mode=0o4755)},
+    "setgid": {"a/x": "x", "a/sg": member("a/sg", mode=0o2755)},
+}
+
+
+@pytest.mark.parametrize("members", EVIL.values(), ids=EVIL)
+def test_unsafe_members_are_refused_by_name(members: dict[str, str | tarfile.TarInfo], tmp_path: Path) -> None:
+    archive = tarball(tmp_path / "evil.tar.gz", members)
+    before = {path for path in tmp_path.rglob("*")}
+    with pytest.raises(PackageError) as caught:
+        unpack(archive, tmp_path / "target")
+    assert caught.value.code == "package-unsafe"
+    assert any(name in caught.value.what for name in members)
+    outside = {path for path in tmp_path.rglob("*") if tmp_path / "target" not in path.parents}
+    assert outside - before <= {tmp_path / "target"}
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x1f\x8b" + b"\0" * 50])
+def test_what_is_no_tarball_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+    archive = tmp_path / "x.tar.gz"
+    archive.write_bytes(content)
+    with pytest.raises(PackageError) as caught:
+        unpack(archive, tmp_path / "target")
+    assert caught.value.code == "package-archive"
+
+
+def test_a_truncated_tarball_is_refused(tmp_path: Path) -> None:
+    whole = tarball(tmp_path / "x.tar.gz", {f"a/{number}": "x" * 4000 for number in range(50)}).read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PackageError) as caught:
+        unpack(tmp_path / "cut.tar.gz", tmp_path / "target")
+    assert caught.value.code == "package-archive"
+
+
+def test_links_inside_are_kept_and_modes_lose_what_others_could_write(tmp_path: Path) -> None:
+    wide = member("a/lib/wide", mode=0o666)
+    archive = tarball(
+        tmp_path / "good.tar.gz",
+        {
+            "a/bin/run": "#!/bin/sh\n",
+            "a/lib/libx.so.1": "x",
+            "a/lib/libx.so": member("a/lib/libx.so", tarfile.SYMTYPE, "libx.so.1"),
+            "a/lib/hard": member("a/lib/hard", tarfile.LNKTYPE, "a/lib/libx.so.1"),
+            "a/lib/wide": wide,
+        },
+    )
+    unpack(archive, tmp_path / "t")
+    assert (tmp_path / "t" / "lib" / "libx.so").readlink() == Path("libx.so.1")
+    assert (tmp_path / "t" / "lib" / "hard").samefile(tmp_path / "t" / "lib" / "libx.so.1")
+    assert (tmp_path / "t" / "bin" / "run").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "t" / "lib" / "wide").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [(["cfd-1/bin/x"], "bin/x"), (["bin/x"], "bin/x"), (["./cfd/bin/x"], "bin/x"), (["a/x", "b/y"], "a/x")],
+)
+def test_a_single_directory_at_the_top_is_left_out(names: list[str], first: str, tmp_path: Path) -> None:
+    unpack(tarball(tmp_path / "x.tar.gz", dict.fromkeys(names, "x")), tmp_path / "t")
+    assert (tmp_path / "t" / first).is_file()

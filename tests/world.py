@@ -1,0 +1,238 @@
+"""A node in a directory: everything that a step needs, with the programs of the node played by ``FakeSystem``.
+
+Real programs exercise the same contracts in tests/real (processes, locks, shells), tests/spack (Spack) and tests/lab
+(mounts, systemd, Slurm).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bootstrap import config, release, templates
+from bootstrap.context import Context
+from bootstrap.errors import ProcessFailed
+from bootstrap.files import sha256_of
+from bootstrap.model import Cluster, Facts, Host, Mount, Role, SharedDir, Tool
+from bootstrap.paths import Paths
+from bootstrap.spack.scope import find_compiler, scope_digest_inputs
+from bootstrap.system import Completed, System
+
+T = TypeVar("T")
+LMOD_VERSION = "Modules based on Lua: Version 8.6.19  2022-04-16"
+HOST = Host("ip-10-0-0-10", "debian12", "2.36", "x86_64", "x86_64_v3", 2, 8 << 30, "boot-1")
+
+
+@dataclass(frozen=True)
+class LivePaths(Paths):
+    """A prefix that is treated as a running node, so that mounts, units and Slurm are part of the test."""
+
+    @property
+    def live(self) -> bool:
+        return True
+
+
+class FakeSystem(System):
+    """Answers commands from a table and remembers them; nothing real is started."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.commands: list[tuple[str, ...]] = []
+        self.answers: dict[str, Callable[[Sequence[str]], str]] = {
+            "lmod": lambda _: LMOD_VERSION,
+            "gcc": lambda _: "12.2.0\n",
+            "mount": self._mount,
+            "systemctl": self._systemctl,
+            "sinfo": lambda _: "q1-st-c5-1|idle|q1*|none\nq1-st-c5-2|idle|q1*|none\n",
+            "srun": self._srun,
+            "spack": self._spack,
+            "python": lambda _: "",
+        }
+        self.systemd = False
+        self.root = True
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:  # type: ignore[override]
+        self.commands.append(tuple(argv))
+        name = Path(argv[0]).name
+        answer = self.answers.get(name) or (self.answers["python"] if name.startswith("python") else None)
+        if answer is None:
+            raise ProcessFailed(f"{argv[0]} cannot be started", why="it is not in this world")
+        text = answer(argv)
+        for line in text.splitlines() if options.get("on_line") else ():
+            options["on_line"](line)
+        return Completed(tuple(argv), 0, text, "", 0.0)
+
+    def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:  # noqa: ARG002
+        return action()
+
+    def which(self, name: str) -> str | None:
+        return f"/usr/bin/{name}" if name in ("gcc", "g++", "gfortran", "sinfo", "srun") else None
+
+    def has_systemd(self) -> bool:
+        return self.systemd
+
+    def is_root(self) -> bool:
+        return self.root
+
+    def hostname(self) -> str:
+        return self.world.host.name
+
+    def boot_id(self) -> str:
+        return self.world.host.boot_id
+
+    def mounts(self) -> tuple[Mount, ...]:
+        return self.world.mounts
+
+    def _mount(self, argv: Sequence[str]) -> str:
+        _bind(Path(argv[-2]), Path(argv[-1]))
+        return ""
+
+    def _systemctl(self, argv: Sequence[str]) -> str:
+        if argv[1] == "start":
+            _bind(self.world.paths.shared_root, self.world.paths.root)
+        return ""
+
+    def _srun(self, argv: Sequence[str]) -> str:
+        nodes = next(word for word in argv if word.startswith("--nodelist=")).partition("=")[2].split(",")
+        return "".join(json.dumps({"data": {"report": _report(node, self.world.release)}}) + "\n" for node in nodes)
+
+    def _spack(self, argv: Sequence[str]) -> str:
+        environment, verb = Path(argv[argv.index("-e") + 1]), argv[argv.index("-e") + 2]
+        if verb == "concretize":
+            (environment / "spack.lock").write_text(json.dumps(LOCKFILE))
+        elif verb == "install":
+            _fake_install(self.world.paths.store)
+        else:
+            tree = self.world.paths.release(self.world.release) / "modules" / "debian12-x86_64_v3" / "Core"
+            (tree / "fftw").mkdir(parents=True, exist_ok=True)
+            (tree / "fftw" / "3.3.10.lua").write_text("-- fftw\n")
+        return ""
+
+
+LOCKFILE = {
+    "roots": [{"hash": "a" * 32, "spec": "fftw"}],
+    "concrete_specs": {
+        "a" * 32: {"name": "fftw", "version": "3.3.10", "hash": "a" * 32},
+        "b" * 32: {"name": "gcc", "version": "12.2.0", "hash": "b" * 32, "external": {"path": "/usr"}},
+    },
+}
+
+
+def _fake_install(store: Path) -> None:
+    prefix = store / "linux-debian12-x86_64_v3" / "fftw-3.3.10-aaaaaaa"
+    (prefix / ".spack").mkdir(parents=True)
+    (prefix / ".spack" / "install_manifest.json").write_text("{}")
+    index = {"database": {"installs": {"a" * 32: {"installed": True, "path": str(prefix)}}}}
+    (store / ".spack-db").mkdir(exist_ok=True)
+    (store / ".spack-db" / "index.json").write_text(json.dumps(index))
+
+
+def _bind(source: Path, target: Path) -> None:
+    """A symbolic link plays the bind mount."""
+    if target.is_dir() and not target.is_symlink():
+        target.rmdir()
+    if not target.is_symlink():
+        target.symlink_to(source)
+
+
+def _report(node: str, release_id: str) -> dict[str, Any]:
+    findings = [{"check": "storage", "mark": "ok", "message": "mounted"}]
+    return {
+        "node": node,
+        "role": "compute",
+        "time": "2026-11-24T08:00:00Z",
+        "release": release_id,
+        "findings": findings,
+    }
+
+
+def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:
+    """A tar.gz with text files, or with members as they are given."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+                continue
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content.encode()), 0o755
+            tar.addfile(member, io.BytesIO(content.encode()))
+    return path
+
+
+@dataclass
+class World:
+    """One node: its prefix, its facts, and the context that steps get."""
+
+    prefix: Path
+    role: Role = Role.HEAD
+    live: bool = False
+    config_text: str = "stack: none"
+    host: Host = HOST
+    mounts: tuple[Mount, ...] = ()
+    tool: Tool = field(default_factory=lambda: Tool("0.1.0"))
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.system = FakeSystem(self)
+        self.prefix.mkdir(exist_ok=True)
+        (self.prefix / "shared").mkdir(exist_ok=True)
+        if self.live:
+            self.mounts = (Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",)),)
+
+    @property
+    def config(self) -> config.Config:
+        return config.parse(self.config_text)
+
+    @property
+    def paths(self) -> Paths:
+        return (LivePaths if self.live else Paths)(self.prefix, self.config.storage.mount)
+
+    @property
+    def release(self) -> str:
+        system = scope_digest_inputs(find_compiler(self.system)) if self.config.builds else {}
+        return release.release_id(self.config, self.host, {**self.environment, "system": system}, templates.digest())
+
+    @property
+    def context(self) -> Context:
+        cluster = Cluster(role=self.role, name="demo", region="us-east-1", shared=(SharedDir("/shared", "ebs"),))
+        known = Facts(cluster, self.host, self.mounts)
+        return Context(
+            self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
+            release=self.release, environment=self.environment,
+        )  # fmt: skip
+
+    def as_node(self, name: str, role: Role) -> World:
+        """Another node of the same cluster: its own prefix, the same shared directory."""
+        other = World(
+            self.prefix.with_name(name), role, self.live, self.config_text, replace(self.host, name=name),
+            environment=self.environment,
+        )  # fmt: skip
+        shared = other.prefix / "shared"
+        if not shared.is_symlink():
+            shared.rmdir()
+            shared.symlink_to(self.prefix / "shared")
+        return other
+
+
+def with_package(tmp_path: Path) -> str:
+    """A configuration with one tarball as package."""
+    archive = tarball(tmp_path / "hello.tar.gz", {"hello-1.0/bin/hello": "#!/bin/sh\necho hello\n"})
+    return (
+        f"packages: [{{name: hello, version: '1.0', source: {archive}, sha256: {sha256_of(archive)}}}]\n"
+        "check: {run: [hello]}\n"
+    )
+
+
+def with_spack(tmp_path: Path) -> str:
+    """A configuration with a Spack stack; the tree is just what its version check reads."""
+    spack = tarball(tmp_path / "spack.tar.gz", {"spack-1.1.1/lib/spack/spack/__init__.py": '__version__ = "1.1.1"\n'})
+    recipes = tarball(tmp_path / "recipes.tar.gz", {"packages/repos/spack_repo/builtin/repo.yaml": "repo: {}\n"})
+    return with_package(tmp_path) + (
+        f"spack: {{source: {spack}, sha256: {sha256_of(spack)}, specs: [fftw], "
+        f"recipes: {{source: {recipes}, sha256: {sha256_of(recipes)}}}}}\n"
+    )
