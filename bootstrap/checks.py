@@ -5,6 +5,7 @@ Where a step keeps something, its probe is the check, so that ``check`` and ``bo
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shlex
@@ -25,10 +26,25 @@ MARKS = {
     Verdict.BLOCKED: Mark.FAIL,
     Verdict.ELSEWHERE: Mark.SKIP,
 }
-SHELL_SECONDS = 60.0
-LOAD = 'module load "$@"'
-# The modules come before the program, divided by ``--``.
-RUN = 'while [ "$1" != -- ]; do module load "$1" || exit 1; shift; done; shift; exec "$@"'
+SHELL_SECONDS = 120.0
+# One fresh login shell: each module alone, then all of them and each program. Answers are divided by NUL.
+# Arguments: seconds a program may take, modules, then each program behind ``--``.
+SCRIPT = r"""
+printf '\0'
+limit=$1 modules=()
+shift
+while [ $# -gt 0 ] && [ "$1" != -- ]; do modules+=("$1"); shift; done
+for module in "${modules[@]}"; do
+  out=$(module load "$module" 2>&1 </dev/null); printf '%d\0%s\0' $? "$out"
+done
+[ $# -eq 0 ] || module load "${modules[@]}" >/dev/null 2>&1 </dev/null
+while [ $# -gt 0 ]; do
+  shift; program=()
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do program+=("$1"); shift; done
+  out=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null); printf '%d\0%s\0' $? "$out"
+done
+"""
+PROGRAM_SECONDS = "60"
 
 
 def check_node(ctx: Context) -> NodeReport:
@@ -53,8 +69,7 @@ def _findings(ctx: Context) -> Iterator[Finding]:
     yield finding
     if manifest is not None:
         yield _fit(ctx, manifest)
-        yield from _modules(ctx, manifest)
-        yield from _programs(ctx, manifest)
+        yield from _use(ctx, modules_to_load(ctx, manifest))
 
 
 def _in_job() -> bool:
@@ -101,21 +116,6 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-def _modules(ctx: Context, manifest: Manifest) -> Iterator[Finding]:
-    for name in modules_to_load(ctx, manifest):
-        code, text = _in_shell(ctx, LOAD, name)
-        if code == 0:
-            yield Finding(f"load:{name}", Mark.OK, "loads in a fresh login shell")
-        else:
-            yield Finding(
-                f"load:{name}",
-                Mark.FAIL,
-                "cannot be loaded",
-                _last(text),
-                (f"bash -lc 'module load {name}'",),
-            )
-
-
 def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
     """What ``check.load`` names, else every module of the release that lies in Core."""
     if ctx.config.check.load:
@@ -123,37 +123,55 @@ def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
     return tuple(module.name for module in manifest.modules if module.path.startswith("Core/"))
 
 
-def _programs(ctx: Context, manifest: Manifest) -> Iterator[Finding]:
-    modules = modules_to_load(ctx, manifest)
-    for command in ctx.config.check.run:
-        code, text = _in_shell(ctx, RUN, *modules, "--", *shlex.split(command))
-        if code == 0:
-            yield Finding(f"run:{command}", Mark.OK, _first(text) or "ended with 0")
-        else:
-            remedy = (f"bash -lc 'module load {' '.join(modules)}; {command}'",)
-            yield Finding(f"run:{command}", Mark.FAIL, f"ended with {code}", _last(text), remedy)
+def _use(ctx: Context, modules: tuple[str, ...]) -> Iterator[Finding]:
+    """Loads every module and runs every program as a user would."""
+    commands = ctx.config.check.run
+    answers = _in_shell(ctx, modules, commands)
+    together = f"module load {' '.join(modules)}"
+    for name in modules:
+        yield _finding(f"load:{name}", next(answers), "loads in a fresh login shell", f"bash -lc 'module load {name}'")
+    for command in commands:
+        code, text = next(answers)
+        yield _finding(
+            f"run:{command}", (code, text), _first(text) or "ended with 0", f"bash -lc '{together}; {command}'"
+        )
 
 
-def _in_shell(ctx: Context, script: str, *arguments: str) -> tuple[int, str]:
-    """A fresh login shell as a user gets it: nothing of our own environment reaches it."""
+def _finding(check: str, answer: tuple[int, str], good: str, remedy: str) -> Finding:
+    code, text = answer
+    if code == 0:
+        return Finding(check, Mark.OK, good)
+    return Finding(check, Mark.FAIL, f"ended with {code}", _last(text), (remedy,))
+
+
+def _in_shell(ctx: Context, modules: tuple[str, ...], commands: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Code and output of each module and program; nothing of our own environment reaches the shell.
+
+    A shell that died answers for the rest with its own words.
+    """
     entry = pwd.getpwuid(os.geteuid())
-    env = {
-        "PATH": PATH,
-        "HOME": entry.pw_dir,
-        "USER": entry.pw_name,
-        "LOGNAME": entry.pw_name,
-        "LANG": "C.UTF-8",
-    }
+    env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
     if not ctx.paths.live:
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
-        argv = ["bash", "-c", script, "petal-check", *arguments]
-    else:
-        argv = ["bash", "-l", "-c", script, "petal-check", *arguments]
+    programs = [word for command in commands for word in ("--", *shlex.split(command))]
+    argv = [
+        "bash",
+        *(["-l"] if ctx.paths.live else []),
+        "-c",
+        SCRIPT,
+        "petal-check",
+        PROGRAM_SECONDS,
+        *modules,
+        *programs,
+    ]
     try:
         done = ctx.system.run(argv, timeout=SHELL_SECONDS, env=env, ok=None)
+        fields, died = done.stdout.split("\0")[1:], (1, done.tail(3) or "the shell ended early")
     except PetalError as error:
-        return 1, str(error)
-    return done.returncode, done.stdout + done.stderr
+        fields, died = [], (1, str(error))
+    # what a login prints of its own stands before the first NUL
+    yield from ((int(code), text) for code, text in zip(fields[::2], fields[1::2]))
+    yield from itertools.repeat(died)
 
 
 def _first(text: str) -> str:

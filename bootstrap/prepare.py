@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class Request:
         prefix: ``--root``.
         role: ``--role``, None to ask the node.
         event: the hook's event, else empty.
+        decides: this run says what the cluster should have; a check takes what wanted.json says.
     """
 
     tool: Tool
@@ -41,6 +42,7 @@ class Request:
     prefix: Path = Path("/")
     role: Role | None = None
     event: str = ""
+    decides: bool = True
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None]) -> Context:
@@ -53,18 +55,23 @@ def prepare(request: Request, system: System, note: Callable[[str], None]) -> Co
     """
     known = facts.gather(Paths(request.prefix), system, request.role)
     role = facts.role_of(known)
-    wanted = None if role is Role.HEAD and request.config else find_wanted(request.prefix, known, system)
-    config = _config(request, known, wanted)
+    troubles: list[str] = []
+    wanted = None if role is Role.HEAD and request.config else find_wanted(request.prefix, known, system, troubles)
+    config = _config(request, known, wanted, troubles)
     paths = Paths(request.prefix, config.storage.mount)
     ctx = Context(
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
-        release=wanted.release if wanted else None,
+        release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
     )  # fmt: skip
-    return _with_release(ctx) if role is Role.HEAD else ctx
+    return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 
 
-def find_wanted(prefix: Path, known: Facts, system: System) -> Wanted | None:
-    """wanted.json on any of the cluster's shared directories; None where none can be read in time."""
+def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str]) -> Wanted | None:
+    """wanted.json on any of the cluster's shared directories; None where none can be read in time.
+
+    Args:
+        troubles: gets a line for each place that could not be read.
+    """
     mounts = dict.fromkeys([*(shared.mount for shared in known.cluster.shared), "/shared"])
     for mount in mounts:
         paths = Paths(prefix, mount)
@@ -74,19 +81,20 @@ def find_wanted(prefix: Path, known: Facts, system: System) -> Wanted | None:
             found = system.guarded(Shared(paths).wanted, timeout=LOOK_SECONDS, what=mount)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
+            troubles.append(str(error))
             continue
         if found is not None:
             return found
     return None
 
 
-def _config(request: Request, known: Facts, wanted: Wanted | None) -> Config:
+def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[str]) -> Config:
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
     if request.config is None:
         raise ConfigError(
             "no configuration is known here",
-            why="no --config was given, and no wanted.json is on shared storage yet",
+            why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
             remedy="petal-node bootstrap --config FILE    (on the head node)",
             code="config-missing",
         )
@@ -107,13 +115,16 @@ def _content(uri: str, prefix: Path, region: str | None) -> bytes:
     return read(Source(uri, None, region, CONFIG_SECONDS), scratch)
 
 
-def _with_release(ctx: Context) -> Context:
-    environment: dict[str, object] = {}
-    if ctx.config.builds:
-        make_dir(ctx.paths.scratch)
-        environment = dict(environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region))
-        system = scope_digest_inputs(find_compiler(ctx.system))
-    else:
-        system = {}
+def _decided(ctx: Context, wanted: Wanted | None) -> Context:
+    """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
+    environment = ctx.environment if wanted else _environment(ctx)
+    system = scope_digest_inputs(find_compiler(ctx.system)) if ctx.config.builds else {}
     release = release_id(ctx.config, ctx.facts.host, {**environment, "system": system}, templates.digest())
     return replace(ctx, release=release, environment=environment)
+
+
+def _environment(ctx: Context) -> Mapping[str, object]:
+    if not ctx.config.builds:
+        return {}
+    make_dir(ctx.paths.scratch)
+    return environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)

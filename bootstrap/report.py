@@ -120,6 +120,8 @@ class Progress:
         if self._silent:
             return
         self.told = True
+        if report.outcome is Outcome.SKIPPED:  # told at the end, folded by reason
+            return
         if report.outcome is Outcome.RUNNING:
             self.note(f"{report.name}: {report.reason}")
             return

@@ -7,6 +7,7 @@ here to characters that mean nothing there.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,12 +46,25 @@ SPEC = validate.Regexp(
 class Text(fields.String):
     """A text. YAML reads 24.10 as the number 24.1, so a number is a mistake and not turned into one."""
 
-    default_error_messages = {"invalid": 'must be text: put it in quotes, "24.10"'}
+    default_error_messages = {"invalid": 'must be text: put it in quotes, "24.10"'}  # noqa: RUF012 - as marshmallow declares it
 
 
 def _one_line(text: str) -> None:
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValidationError("must be one line without control characters")
+
+
+def _command(text: str) -> None:
+    """A program and its arguments: no shell reads it, so pipes and variables would be taken as they stand."""
+    _one_line(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValidationError(f"is no command: {error}") from error
+    if not words or "--" in words:
+        raise ValidationError("must be a program and its arguments, without a bare --")
+    if re.search(r"[|&;<>$`]", text):
+        raise ValidationError("must be one program and its arguments: no shell reads it")
 
 
 def _uri(text: str) -> None:
@@ -186,7 +200,7 @@ class InstallSchema(_Strict):
 class CheckSchema(_Strict):
     makes = Check
     modules = fields.List(Text(validate=MODULE), data_key="load", attribute="load")
-    run = _texts(_one_line, validate.Length(min=1, max=1000))
+    run = _texts(_command, validate.Length(min=1, max=1000))
     wait = fields.Integer(strict=True, validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 

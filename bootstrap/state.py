@@ -98,11 +98,15 @@ class Runs:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What this cluster should have: a petal-node, a configuration, a release."""
+    """What this cluster should have: a petal-node, a configuration with its stack, a release.
+
+    ``environment`` is the content of the stack's spack.yaml, so that nobody needs its URI again.
+    """
 
     version: str
     sha256: str | None
     config: Mapping[str, Any]
+    environment: Mapping[str, Any]
     release: str
 
 
@@ -179,7 +183,9 @@ class Shared:
 
 
 def _wanted(raw: Mapping[str, Any]) -> Wanted:
-    return Wanted(str(raw["version"]), raw.get("sha256"), dict(raw["config"]), str(raw["release"]))
+    return Wanted(
+        str(raw["version"]), raw.get("sha256"), dict(raw["config"]), dict(raw["environment"]), str(raw["release"])
+    )
 
 
 @dataclass(frozen=True)

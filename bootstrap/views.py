@@ -42,7 +42,8 @@ class Line:
     def __str__(self) -> str:
         if not self.mark and not self.label:
             return (" " * (0 if self.heading else self.indent) + self.text).rstrip()
-        return f"{' ' * self.indent}{self.mark:<5}{self.label:<10} {self.text}".rstrip()
+        label = f"{self.label:<10} " if self.label else ""
+        return f"{' ' * self.indent}{self.mark:<5}{label}{self.text}".rstrip()
 
 
 def _under(text: str, word: str) -> Line:
@@ -59,6 +60,19 @@ def step_lines(step: StepReport) -> list[Line]:
     if step.outcome in (Outcome.BLOCKED, Outcome.FAILED):
         lines += [_under(text, "try") for text in step.remedy]
     return lines
+
+
+def folded_lines(steps: Iterable[StepReport]) -> list[Line]:
+    """The steps that are not for this node or run, one line a reason."""
+    groups: dict[str, list[str]] = {}
+    for step in steps:
+        if step.outcome is Outcome.SKIPPED:
+            groups.setdefault(step.reason, []).append(step.name)
+    return [Line(f"{', '.join(names)}: {reason}", MARKS[Outcome.SKIPPED]) for reason, names in groups.items()]
+
+
+def _told_lines(steps: Iterable[StepReport]) -> list[Line]:
+    return [line for step in steps if step.outcome is not Outcome.SKIPPED for line in step_lines(step)]
 
 
 def error_lines(error: Mapping[str, Any]) -> list[Line]:
@@ -91,7 +105,7 @@ def run_view(result: Result, steps_told: bool) -> list[Line]:
     """A run of ``bootstrap`` or of a hook."""
     run = result.data["run"]
     steps = _steps(run["steps"])
-    lines = [] if steps_told else [line for step in steps for line in step_lines(step)]
+    lines = [*([] if steps_told else _told_lines(steps)), *folded_lines(steps)]
     findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
     lines += [line for finding in findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
     state = (
@@ -117,7 +131,7 @@ def plan_view(result: Result, _told: bool) -> list[Line]:
     release = data["release"] or "unknown"
     head = f"petal-node plan  role={data['role']}  node={data['node']}  layout={data['layout']}  release={release}"
     steps = _steps(data["steps"])
-    lines = [Line(head, heading=True), *(line for step in steps for line in step_lines(step))]
+    lines = [Line(head, heading=True), *_told_lines(steps), *folded_lines(steps)]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in steps)
     return [
         *lines,

@@ -50,7 +50,8 @@ class WantedState:
 
 
 def _wanted(ctx: Context) -> Wanted:
-    return Wanted(ctx.tool.version, ctx.tool.sha256, ctx.config.to_dict(), ctx.wanted_release)
+    config, environment = ctx.config.to_dict(), dict(ctx.environment)
+    return Wanted(ctx.tool.version, ctx.tool.sha256, config, environment, ctx.wanted_release)
 
 
 def _archive_is_there(ctx: Context) -> bool:

@@ -17,7 +17,7 @@ from .common import Asked
 
 def check(asked: Asked) -> Result:
     """All checks of this node; its report is kept where this process may write."""
-    ctx = prepare(asked.request(), asked.system, asked.note)
+    ctx = prepare(asked.request(decides=False), asked.system, asked.note)
     report = check_node(ctx)
     if asked.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
@@ -30,7 +30,7 @@ def check_nodes(asked: Asked, which: str) -> Result:
     Raises:
         UsageError: a name is no node of this cluster.
     """
-    ctx = prepare(asked.request(), asked.system, asked.note)
+    ctx = prepare(asked.request(decides=False), asked.system, asked.note)
     reports = prove(ctx, _chosen(ctx, which))
     _keep(asked, ctx, which, reports)
     data = {"nodes": [report.to_dict() for report in reports]}

@@ -28,8 +28,8 @@ class Asked:
     listen: Callable[[StepReport], None]
     note: Callable[[str], None]
 
-    def request(self, event: str = "") -> Request:
-        return Request(self.tool, self.run_id, self.config, self.prefix, self.role, event)
+    def request(self, event: str = "", *, decides: bool = True) -> Request:
+        return Request(self.tool, self.run_id, self.config, self.prefix, self.role, event, decides)
 
     def paths(self) -> Paths:
         return Paths(self.prefix)

@@ -96,8 +96,13 @@ def _wait(asked: Asked, runs: Runs) -> RunRecord:
             return _still_running(record, budget)
         if now - beat > HEARTBEAT_SECONDS:
             beat = now
-            asked.note(f"still working, {now - started:.0f} s of {budget:.0f} s")
+            asked.note(f"{_going_on(record)} ({now - started:.0f} s of {budget:.0f} s)")
         time.sleep(POLL_SECONDS)
+
+
+def _going_on(record: RunRecord | None) -> str:
+    running = [step for step in record.steps if step.outcome is Outcome.RUNNING] if record else []
+    return f"{running[-1].name}: {running[-1].reason}" if running else "starting"
 
 
 def _tell(asked: Asked, record: RunRecord, told: set[str]) -> None:

@@ -20,10 +20,11 @@ LOOK_SECONDS = 4.0
 def status(asked: Asked) -> Result:
     """The node's role and last runs, what is wanted and current, the head's install, and the proof."""
     known = facts.gather(asked.paths(), asked.system, asked.role)
-    wanted = find_wanted(asked.prefix, known, asked.system)
+    troubles: list[str] = []
+    wanted = find_wanted(asked.prefix, known, asked.system, troubles)
     paths = Paths(asked.prefix, _mount(wanted))
     runs, unreadable = Runs(paths).latest()
-    errors: list[PetalError] = list(unreadable)
+    errors: list[PetalError] = [*unreadable, *(PetalError(text, code="storage-unusable") for text in troubles)]
     cluster = _cluster(asked, paths, errors)
     data: dict[str, Any] = {
         "node": known.host.name,

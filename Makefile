@@ -1,0 +1,51 @@
+# The commands of this repository. Each does its own set-up and says what it installs before it does.
+
+SHELL := /bin/sh
+PY := .venv/bin/python
+ARGS ?=
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help demo test check format dist lab lab-down spack venv bench-start clean
+
+help: ## this list
+	@echo "petal-node: make TARGET"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
+
+demo: dist ## a head, a login and two compute nodes run the hooks; a Slurm job on each uses the software
+	@$(PY) -m tests.lab demo $(ARGS)
+
+test: dist ## every test (ARGS="tests/unit -k name" for some)
+	@.ci/need dos2unix=dos2unix
+	@$(PY) -m pytest $(ARGS)
+
+check: venv ## ruff, mypy --strict, shellcheck
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@find actions bootstrap tests .ci -type f \( -name '*.sh' -o -path '.ci/*' \) -exec .venv/bin/shellcheck -x -P SCRIPTDIR {} +
+	@echo "check: ok"
+
+format: venv ## formats the Python files
+	@$(PY) -m ruff check --fix --quiet . || true
+	@$(PY) -m ruff format .
+
+dist: venv ## dist/: the archive for the nodes, its checksum, the hook scripts
+	@$(PY) -m bootstrap.archive.build
+
+lab: dist ## the demo's cluster, left running (docker exec -it petal-lab-head bash -l)
+	@$(PY) -m tests.lab up $(ARGS)
+
+lab-down: venv ## removes it
+	@$(PY) -m tests.lab down $(ARGS)
+
+spack: ## fetches Spack's releases for the tests (needs github.com)
+	@.ci/need curl=curl
+	@.ci/spack
+
+venv: ## the virtual environment .venv from tests/requirements.txt
+	@.ci/venv
+
+bench-start: dist ## how long `petal-node version` takes, against a bare Python
+	@$(PY) tests/archive/bench_start.py $(ARGS)
+
+clean: ## removes what was built; keeps .venv
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,100 @@
+#!/bin/sh
+# petal-node @VERSION@ (content @CONTENT@): this file is a program and a zip archive (unzip -l shows its content).
+# Needs Python >= 3.9 and nothing else. Environment:
+#   PETAL_PYTHON  the interpreter to use instead of the first one found
+#   PETAL_PREFIX  for tests and image builds: goes before /usr, /opt and /var below
+# No process is started before the exec unless PETAL_PYTHON is set: what is found is run, and the loader hands back
+# (PETAL_TRIED) an interpreter that turns out to be too old. So none is ever started twice.
+
+boot='import sys, zipimport
+sys.argv[:1] = []
+try:
+    code = zipimport.zipimporter(sys.argv[0]).get_code("__main__")
+except Exception as error:
+    sys.stderr.write("petal-node: the archive is damaged: %s\n" % sys.argv[0])
+    sys.stderr.write("why: %s\n" % (error,))
+    sys.stderr.write("remedy: fetch it again and compare it with its .sha256 file\n")
+    sys.exit(69)
+exec(code)'
+
+# A first line for those who look with ps: "# petal-node" and the verb.
+title() {
+    case ${1-} in
+    *[!a-z]*) boot="# petal-node
+$boot" ;;
+    *) boot="# petal-node ${1-}
+$boot" ;;
+    esac
+}
+
+# The file of this program as an absolute path, in $self.
+find_self() {
+    case $0 in
+    /*) self=$0 ;;
+    *) if [ -f "$0" ]; then self=${PWD:-.}/$0; else self=$(command -v -- "$0") || self=$0; fi ;;
+    esac
+}
+
+# Becomes Python ($1 = interpreter, then the arguments of the tool). Returns only if it cannot be this one.
+become() {
+    python=$1
+    shift
+    case :${PETAL_TRIED-}: in *":$python:"*) return ;; esac
+    [ -f "$python" ] && [ -x "$python" ] || return
+    PETAL_TRIED=${PETAL_TRIED-}:$python
+    export PETAL_TRIED
+    exec "$python" -I -S -X utf8 -c "$boot" "$self" "$@"
+}
+
+# An interpreter that somebody asked for is used or refused, never passed over in silence.
+become_chosen() {
+    if ! "$PETAL_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 9))' </dev/null >/dev/null 2>&1; then
+        echo "petal-node: PETAL_PYTHON=$PETAL_PYTHON is not a Python >= 3.9" >&2
+        echo "remedy: unset PETAL_PYTHON, or set it to the path of one" >&2
+        exit 69
+    fi
+    exec "$PETAL_PYTHON" -I -S -X utf8 -c "$boot" "$self" "$@"
+}
+
+# By name: the version is in the name, of the file or of ParallelCluster's directory.
+become_named() {
+    for minor in 13 12 11 10 9 14 15 16 17; do
+        become "$prefix/usr/bin/python3.$minor" "$@"
+        become "$prefix/usr/local/bin/python3.$minor" "$@"
+    done
+    for directory in "$prefix"/opt/parallelcluster/pyenv/versions/*/bin; do
+        case $directory in */versions/3.9.*|*/versions/3.[1-9][0-9].*) become "$directory/python3" "$@" ;; esac
+    done
+}
+
+become_from_path() {
+    for name in python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.14 python3.15; do
+        found=$(command -v "$name") && become "$found" "$@"
+    done
+}
+
+# What to install here, by the distribution.
+give_up() {
+    release=
+    # shellcheck source=/dev/null
+    [ -r "$prefix/etc/os-release" ] && release=$(. "$prefix/etc/os-release" && echo "${ID-}:${VERSION_ID-}")
+    case $release in
+    rhel:8*|rocky:8*|almalinux:8*|centos:8*) install='dnf install -y python39' ;;
+    rhel:*|rocky:*|almalinux:*|centos:*|fedora:*|amzn:2023*) install='dnf install -y python3' ;;
+    ubuntu:20.04) install='apt-get install -y python3.9' ;;
+    debian:*|ubuntu:*) install='apt-get install -y python3' ;;
+    *) install='the package python3 (RHEL 8: python39; Ubuntu 20.04: python3.9)' ;;
+    esac
+    echo "petal-node: no Python >= 3.9 on this node (${PETAL_TRIED:+too old: ${PETAL_TRIED#:}; }looked in /usr, /opt/parallelcluster and PATH)" >&2
+    echo "remedy: $install" >&2
+    exit 69
+}
+
+find_self
+title "$@"
+prefix=${PETAL_PREFIX-}
+[ -z "${PETAL_PYTHON-}" ] || become_chosen "$@"
+become "$prefix/usr/bin/python3" "$@"
+become_named "$@"
+become_from_path "$@"
+give_up # sh reads no further: what follows is the zip

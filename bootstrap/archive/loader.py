@@ -1,0 +1,133 @@
+"""What the archive runs first (its __main__): finds or makes the unpacked tree, then calls bootstrap.cli.entry().
+
+This file must parse on every Python since 2.7, because an old one gets a remedy instead of a traceback, and it must stay
+short, because it is compiled at each start. What only a first start needs is in unpack.py. The words between @ are put
+in when the archive is built.
+"""
+
+import os
+import stat
+import sys
+import time
+
+MYPY = False
+if MYPY:
+    from typing import NoReturn, Optional
+
+CONTENT = "@CONTENT@"  # hash of every file of the tree
+VERSION = "@VERSION@"
+MACHINES = ("x86_64", "aarch64")  # psutil's compiled part is carried for these
+PREFIX = os.environ.get("PETAL_PREFIX", "")  # for tests and image builds
+SHARED = PREFIX + "/var/cache/petal-node"  # root's cache: root makes it, everybody reads it
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+DAY = 24 * 3600
+
+
+def stop(what, why, remedy):
+    # type: (str, str, str) -> NoReturn
+    """Ends with 69: the program cannot start here."""
+    sys.stderr.write("petal-node: %s\nwhy: %s\nremedy: %s\n" % (what, why, remedy))
+    sys.exit(69)
+
+
+def refuse_old_python(archive):
+    # type: (str) -> None
+    """Hands an interpreter that is too old back to the header if that chose it, or ends with 69."""
+    if os.environ.get("PETAL_TRIED"):
+        os.execv("/bin/sh", ["/bin/sh", archive] + sys.argv[1:])
+    stop(
+        "Python >= 3.9 is needed",
+        "%s is Python %s" % (sys.executable, sys.version.split()[0]),
+        "install one (RHEL 8: dnf install -y python39; Ubuntu 20.04: apt-get install -y python3.9), then: sh %s"
+        % archive,
+    )
+
+
+def distrust(path, owner):
+    # type: (str, int) -> Optional[str]
+    """Why a directory must not be used as code of ``owner`` (a uid); None if it may be."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return "%s: %s" % (path, error.strerror)
+    if not stat.S_ISDIR(found.st_mode):
+        return "%s is not a directory" % path
+    if found.st_uid != owner:
+        return "%s belongs to uid %d, not to uid %d" % (path, found.st_uid, owner)
+    if found.st_mode & 0o022:
+        return "%s can be written by others (mode %04o)" % (path, stat.S_IMODE(found.st_mode))
+    return None
+
+
+def own_base():
+    # type: () -> str
+    """The cache of this user: root's is fixed, others have theirs in XDG_CACHE_HOME, ~/.cache or the passwd home."""
+    if os.geteuid() == 0:
+        return SHARED
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if not home.startswith("/"):
+        home = os.environ.get("HOME", "")
+        if not home.startswith("/"):
+            import pwd
+
+            try:
+                home = pwd.getpwuid(os.geteuid()).pw_dir
+            except KeyError:
+                home = "/nonexistent"
+        home += "/.cache"
+    return home + "/petal-node"
+
+
+def same_boot(tree):
+    # type: (str) -> bool
+    """True if the tree was complete in this boot: a power loss soon after unpacking can leave empty files.
+
+    The mark's time tells when the tree was last used, to the day.
+    """
+    mark = tree + "/.boot"
+    try:
+        with open(BOOT_ID) as now, open(mark) as then:
+            if time.time() - os.fstat(then.fileno()).st_mtime > DAY:
+                os.utime(mark, None)
+            return now.read() == then.read()
+    except (IOError, OSError):
+        return False
+
+
+def find_tree(archive, machine):
+    # type: (str, str) -> str
+    """The directory with this archive's tree: root's if it can be trusted, else this user's own, made if need be."""
+    key = "/%s-%s" % (CONTENT, machine)
+    user = os.geteuid()
+    if user != 0 and not (distrust(SHARED, 0) or distrust(SHARED + key, 0)):
+        return SHARED + key
+    base = own_base()
+    if not (distrust(base, user) or distrust(base + key, user)) and same_boot(base + key):
+        return base + key
+    sys.path.insert(0, archive)
+    import petal_unpack
+
+    del sys.path[0]
+    tree = petal_unpack.make_tree(archive, base, key[1:], machine, stop, distrust)  # type: str
+    return tree
+
+
+def main():
+    # type: () -> None
+    """Runs the tool and ends with its code."""
+    archive = os.path.realpath(sys.argv[0])
+    if sys.version_info < (3, 9):
+        refuse_old_python(archive)
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(os.uname()[4], os.uname()[4])
+    if machine not in MACHINES:
+        stop("this machine is not supported", "it is %s" % machine, "use one of " + ", ".join(MACHINES))
+    tree = find_tree(archive, machine)
+    os.environ["PETAL_ARCHIVE"] = archive
+    os.environ.pop("PETAL_TRIED", None)
+    sys.path[:] = [tree] + [entry for entry in sys.path if entry not in (sys.argv[0], archive)]
+    from bootstrap.cli import entry
+
+    entry()
+
+
+main()

@@ -1,0 +1,1 @@
+"""The lab: a ParallelCluster-like cluster in containers."""

@@ -1,0 +1,51 @@
+"""Command line of the lab: ``python -m tests.lab demo|up|down|build``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from tests.lab.cluster import NODES, Lab
+from tests.lab.demo import demo
+from tests.lab.engine import LabError, say
+
+
+def up(lab: Lab) -> None:
+    """Bring the lab up and boot its nodes."""
+    lab.up()
+    for node, results in lab.boot_all().items():
+        for result in results:
+            result.check()
+        say(f"{lab.container(node)}: booted in {sum(result.seconds for result in results):.1f} s")
+    if lab.exec("head", ("test", "-x", "/opt/slurm/bin/sinfo")).ok:
+        lab.wait_idle()
+    say("up; for a shell: docker exec -it " + lab.container(NODES[0]) + " bash -l")
+
+
+def build(lab: Lab) -> None:
+    """Build the images only."""
+    lab.ensure_engine()
+    lab.build_images()
+
+
+def main() -> int:
+    """Run the named command."""
+    commands = {"demo": demo, "up": up, "down": Lab.down, "build": build}
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("--name", default=os.environ.get("LAB", "petal-lab"), help="the lab's name (LAB)")
+    options = parser.parse_args()
+    started = time.monotonic()
+    try:
+        commands[options.command](Lab(options.name))
+    except LabError as error:
+        say(str(error))
+        return 1
+    say(f"{options.command}: {time.monotonic() - started:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

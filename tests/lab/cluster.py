@@ -1,0 +1,319 @@
+"""A lab cluster, from the host's side: up, boot its nodes phase by phase, run things there, down."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import engine
+from tests.lab.engine import LabError, until
+
+NODES = ("head", "login-1", "compute-1", "compute-2")
+HOSTNAMES = {
+    "head": "ip-10-0-0-10",
+    "login-1": "ip-10-0-0-20",
+    "compute-1": "queue1-st-c5-1",
+    "compute-2": "queue1-st-c5-2",
+}
+S3 = ("/opt/moto/bin/python3", "/opt/lab/s3.py")
+PHASES = ("init", "start", "config", "configured", "finalize")
+EVENTS = ("OnNodeStart", "OnNodeConfigured", "OnNodeUpdated")
+CONFIG_PATHS = tuple(f"/lab/cluster/{part}/cluster-config.yaml" for part in ("shared", "shared_login_nodes"))
+
+
+@dataclass(frozen=True)
+class Action:
+    """One custom action, as the cluster YAML has it."""
+
+    script: str
+    args: tuple[str, ...] = ()
+
+
+Actions = Mapping[str, "Action | Sequence[Action]"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command in a node did."""
+
+    what: str
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Say whether it succeeded."""
+        return self.returncode == 0
+
+    @property
+    def hook_seconds(self) -> float | None:
+        """Return how long the hook itself took (all steps), by the executor's log; None without one."""
+        times = re.findall(r"Script \d+ took ([\d.]+) s", self.stderr)
+        return sum(map(float, times)) if times else None
+
+    def check(self) -> Result:
+        """Return itself, or raise with all it said."""
+        if not self.ok:
+            raise LabError(f"{self.what}: exit {self.returncode}\n{self.stdout}\n{self.stderr}")
+        return self
+
+
+class Lab:
+    """One lab; its name is that of its containers' prefix, network and volumes."""
+
+    def __init__(self, name: str = "petal-lab", base: str | None = None) -> None:
+        """Name a lab; nothing is started."""
+        self.name = name
+        self.base = base or os.environ.get("BASE_IMAGE") or engine.DEFAULT_BASE
+
+    @staticmethod
+    def available() -> str | None:
+        """Return why no lab can run here, or None."""
+        return engine.unavailable()
+
+    def ensure_engine(self) -> None:
+        """Make sure that a container engine answers."""
+        engine.ensure_engine()
+
+    def build_images(self) -> str:
+        """Build what is out of date; return the node image's name."""
+        return engine.build_images(self.base)
+
+    # -- the containers -------------------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that docker-compose.yml reads."""
+        env = {"LAB": self.name, "LAB_IMAGE": engine.node_image(self.base)}
+        if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            env["LAB_CGROUP"] = "/sys/fs/cgroup:/lab/cgroup:ro"  # v2: the engine gives each node its own tree
+        return env
+
+    def compose(self, *argv: str) -> None:
+        """Run Compose for this lab."""
+        command = engine.compose_command()
+        if not command:
+            raise LabError("no Compose here")
+        full = [*command, "-p", self.name, "-f", str(engine.HERE / "docker-compose.yml"), *argv]
+        done = subprocess.run(
+            full,
+            env={**os.environ, **self.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LabError(f"{' '.join(full)}: exit {done.returncode}\n{done.stdout}")
+
+    def up(self) -> None:
+        """Bring the containers up (engine and images first) and wait until each can be used."""
+        self.ensure_engine()
+        self.build_images()
+        self.compose("up", "-d")
+        self.wait_ready()
+
+    def fresh(self) -> None:
+        """Throw everything away and bring the lab up again, unbooted: nodes and storage as new."""
+        self.down()
+        self.compose("up", "-d")
+        self.wait_ready()
+
+    def wait_ready(self, seconds: float = 90) -> None:
+        """Wait for systemd in every node, its metadata service and S3; give the cluster its munge key."""
+        for node in NODES:
+            self.wait_systemd(node, seconds)
+        probe = ("curl", "-sf", "-o", "/dev/null", "http://s3:5000/")
+        until("S3 answers", lambda: self.exec("head", probe).ok, seconds)
+        key = secrets.token_hex(64)
+        make = (
+            "d=/lab/cluster/shared/.munge; umask 077; mkdir -p $d; cd $d; [ -s .munge.key ] || "
+            "{ cat >key.new && mv key.new .munge.key; }; chmod 755 /lab/cluster/shared"
+        )
+        self.exec("head", ("sh", "-c", make), stdin=key.encode()).check()
+        if not self.exec("head", ("test", "-e", CONFIG_PATHS[0])).ok:
+            self.set_custom_actions({})
+
+    def wait_systemd(self, node: str, seconds: float = 90) -> None:
+        """Wait until systemd has started everything in a node; a failed unit is an error that names it."""
+        command = ("systemctl", "is-system-running")
+        state = ""
+
+        def settled() -> bool:
+            nonlocal state
+            state = self.exec(node, command).stdout.strip()
+            return state in ("running", "degraded")
+
+        until(f"systemd runs in {node}", settled, seconds)
+        if state != "running":
+            raise LabError(f"{node}: " + self.exec(node, ("systemctl", "--failed", "--no-legend")).stdout)
+
+    def restart(self, node: str) -> None:
+        """Reboot a node. Its custom actions do not run again, as on a real one."""
+        argv = ["docker", "restart", "-t", "10", self.container(node)]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        self.wait_systemd(node)
+
+    def down(self) -> None:
+        """Remove containers, volumes and network."""
+        self.compose("down", "-v", "-t", "1", "--remove-orphans")
+
+    # -- in a node ------------------------------------------------------------------------------------------
+
+    def container(self, node: str) -> str:
+        """Return a node's container name."""
+        return f"{self.name}-{node}"
+
+    def exec(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        user: str = "root",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: bytes = b"",
+        timeout: float = 300,
+    ) -> Result:
+        """Run a command in a node. It has only the container's environment and ``env``."""
+        options = ["-i", "-u", user, *(["-w", cwd] if cwd else [])]
+        for key, value in (env or {}).items():
+            options += ["-e", f"{key}={value}"]
+        # The client's death would leave the command running: a limit inside, one outside for a dead engine.
+        limit = ["timeout", "-k", "5", f"{timeout:.0f}"]
+        full = ["docker", "exec", *options, self.container(node), *limit, *argv]
+        started = time.monotonic()
+        try:
+            done = subprocess.run(full, input=stdin, capture_output=True, timeout=timeout + 15, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"{node}: no answer in {timeout + 15:.0f} s: {' '.join(argv)}") from error
+        return Result(
+            f"{node}: {' '.join(argv)}",
+            done.returncode,
+            done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
+            time.monotonic() - started,
+        )
+
+    def shell(self, node: str, script: str, *, user: str = "ec2-user", timeout: float = 300) -> Result:
+        """Run a script in a login shell, as a user who has just logged in."""
+        return self.exec(node, ("sudo", "-n", "-i", "-u", user, "bash", "-lc", script), timeout=timeout)
+
+    def write(self, node: str, path: str, text: str, mode: str = "644") -> None:
+        """Write a file in a node."""
+        script = 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1"'
+        self.exec(node, ("sh", "-c", script, "write", path, mode), stdin=text.encode()).check()
+
+    def read(self, node: str, path: str) -> str:
+        """Return a file's text."""
+        return self.exec(node, ("cat", path)).check().stdout
+
+    # -- S3 and the cluster's configuration -----------------------------------------------------------------
+
+    def put(self, bucket: str, key: str, path: Path | str) -> str:
+        """Put a file into the lab's S3; return its address."""
+        return self.put_bytes(bucket, key, Path(path).read_bytes())
+
+    def put_bytes(self, bucket: str, key: str, data: bytes) -> str:
+        """Put an object into the lab's S3; return its address."""
+        self.exec("s3", (*S3, "put", bucket, key), stdin=data).check()
+        return f"s3://{bucket}/{key}"
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object from the lab's S3."""
+        self.exec("s3", (*S3, "delete", bucket, key)).check()
+
+    def set_custom_actions(
+        self,
+        actions: Actions | None = None,
+        *,
+        head: Actions | None = None,
+        queue: Actions | None = None,
+        login: Actions | None = None,
+    ) -> str:
+        """Write cluster-config.yaml for all nodes; ``actions`` is for every role that names no other."""
+        text = (engine.HERE / "cluster-config.yaml").read_text(encoding="utf-8")
+        for mark, indent, mine in (("head", 2, head), ("queue", 6, queue), ("login", 6, login)):
+            wanted = dict(mine if mine is not None else actions or {})
+            if mark == "queue":
+                wanted.pop("OnNodeUpdated", None)  # a queue has none (pcluster's schema)
+            text = text.replace(f"@{mark}@\n", custom_actions(wanted, " " * indent))
+        for path in CONFIG_PATHS:
+            self.write("head", path, text)
+        return text
+
+    # -- boot -----------------------------------------------------------------------------------------------
+
+    def phase(self, node: str, phase: str, timeout: float = 900) -> Result:
+        """Run one phase of a node's boot: init, start, config, configured, finalize; or updated."""
+        return self.exec(node, ("python3", "/opt/lab/phase.py", phase), timeout=timeout)
+
+    def boot(self, node: str, phases: Sequence[str] = PHASES) -> list[Result]:
+        """Run the phases in ParallelCluster's order; the first that fails is the last, as there."""
+        results = []
+        for phase in phases:
+            results.append(self.phase(node, phase))
+            if not results[-1].ok:
+                break
+        return results
+
+    def boot_all(self) -> dict[str, list[Result]]:
+        """Boot the head, then the other nodes at once, as clustermgtd launches them."""
+        results = {"head": self.boot("head")}
+        with ThreadPoolExecutor() as pool:
+            results.update(zip(NODES[1:], pool.map(self.boot, NODES[1:])))
+        return results
+
+    # -- Slurm ----------------------------------------------------------------------------------------------
+
+    def srun(self, *argv: str, user: str = "ec2-user", node: str = "head", timeout: float = 120) -> Result:
+        """Run srun on a node as a user, whose login shell puts /opt/slurm/bin on PATH."""
+        inner = ("bash", "-lc", 'cd; exec srun "$@"', "srun", *argv)
+        return self.exec(node, inner, user=user, env={"HOME": f"/home/{user}"}, timeout=timeout)
+
+    def idle(self) -> int:
+        """Return how many compute nodes Slurm says are idle."""
+        done = self.exec("head", ("/opt/slurm/bin/sinfo", "-h", "-N", "-o", "%t"))
+        return done.stdout.split().count("idle") if done.ok else 0
+
+    def wait_idle(self, count: int = 2, seconds: float = 60) -> None:
+        """Wait until so many compute nodes are idle."""
+        until(f"{count} nodes idle", lambda: self.idle() >= count, seconds)
+
+
+def custom_actions(actions: Actions, indent: str) -> str:
+    """Return a CustomActions block, or nothing. Strings are quoted as JSON, which YAML reads alike."""
+    if not actions:
+        return ""
+    lines = ["CustomActions:"]
+    for event in EVENTS:
+        if event not in actions:
+            continue
+        action = actions[event]
+        lines.append(f"  {event}:")
+        if isinstance(action, Action):
+            lines += ["    " + line for line in step(action)]
+            continue
+        lines.append("    Sequence:")
+        for item in action:
+            first, *rest = step(item)
+            lines += ["      - " + first, *("        " + line for line in rest)]
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
+def step(action: Action) -> list[str]:
+    """Return the lines of one Script with its Args."""
+    lines = ["Script: " + json.dumps(action.script)]
+    if action.args:
+        lines += ["Args:", *("  - " + json.dumps(arg) for arg in action.args)]
+    return lines

@@ -1,0 +1,74 @@
+"""pytest-docker's fixtures for the lab. Its name is petal-test, so that ``make lab`` can run beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import engine
+from tests.lab.cluster import Lab
+
+NAME = "petal-test"
+
+
+@pytest.fixture(scope="session")
+def lab_images() -> Iterator[Lab]:
+    """Return the lab with engine and images there; skip, by name, where no container can run.
+
+    The compose file's variables are set from before pytest-docker's first command to after its last: without
+    them it would name the other lab.
+    """
+    lab = Lab(NAME)
+    reason = Lab.available()
+    try:
+        if not reason:
+            lab.ensure_engine()
+    except engine.LabError as error:
+        reason = str(error)
+    if reason:
+        pytest.skip(f"no lab: {reason}")
+    lab.build_images()
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in lab.environment().items():
+            patch.setenv(key, value)
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command(lab_images: Lab) -> str:
+    """Compose v2 or v1, whichever is here."""
+    return " ".join(engine.compose_command() or ())
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    """The lab's compose file."""
+    return str(Path(__file__).with_name("docker-compose.yml"))
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name() -> str:
+    """Fixed, so that a session finds and removes what a killed one left."""
+    return NAME
+
+
+@pytest.fixture(scope="session")
+def docker_setup() -> list[str]:
+    """Every session starts with new nodes and empty storage."""
+    return ["down -v -t 1 --remove-orphans", "up -d"]
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    """Nothing is left."""
+    return ["down -v -t 1 --remove-orphans"]
+
+
+@pytest.fixture(scope="session")
+def lab(lab_images: Lab, docker_services: object) -> Lab:
+    """The lab, up and not booted. Who needs new nodes calls ``lab.fresh()``."""
+    del docker_services
+    lab_images.wait_ready()
+    return lab_images
