@@ -57,7 +57,7 @@ def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     strange = [name for name in wanted if name not in known]
     if strange or not wanted:
         raise UsageError(
-            f"no such node: {', '.join(strange) or which!r}",
+            f"no such node: {', '.join(strange) or 'the list is empty'}",
             why=f"Slurm knows {', '.join(known)}",
             remedy="sinfo -N",
         )

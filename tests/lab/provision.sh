@@ -109,6 +109,7 @@ virtual_environments() {
     cookbook=/opt/parallelcluster/pyenv/versions/$version/envs/cookbook_virtualenv
     wheels=/var/tmp/petal-lab-wheels
     if ! [ -d "$wheels" ]; then # a base from a registry: the network is there
+        if command -v apt-get >/dev/null; then apt-get -q -y --no-install-recommends install python3-venv; fi
         python3 -m venv /var/tmp/pip
         /var/tmp/pip/bin/pip download -q -d "$wheels" -r /opt/lab/requirements.txt
         rm -rf /var/tmp/pip

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
 import tarfile
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab import recipes
+from tests.lab import recipes, sources
 from tests.lab.cluster import Lab
 from tests.lab.engine import LabError, say
 
@@ -25,9 +25,7 @@ BUCKET = "petal"
 SPACK = "spack-1.1.1"
 RECIPES = "spack-packages-2025.11.0"
 WHEELS = ("clingo==5.8.3", "cffi==2.1.1", "pycparser==3.12")
-FFTW = "56c932549852cddcfafdab3820b0200c7742675be92179e59e6215b340e26467"
 FFTW_PATCH = "872cff9a7d346e91a108ffd3540bfcebeb8cf86c7f40f6b31fd07a80267cbf53"
-FFTW_URL = "http://deb.debian.org/debian/pool/main/f/fftw3/fftw3_3.3.10.orig.tar.gz"
 # One precision and static only: a third of the recipe's default work, and the same recipe.
 FFTW_SPEC = "fftw@3.3.10 ~mpi ~shared precision=long_double"
 PROGRAM = r"""
@@ -127,8 +125,6 @@ def spack_config(lab: Lab, hello: Uploaded) -> dict[str, Any]:
             "packages": {"gmake": {"externals": [{"spec": "gmake@4.3", "prefix": "/usr"}], "buildable": False}},
         }
     }
-    import json
-
     stack = upload(lab, "stacks/fftw/spack.yaml", json.dumps(environment, indent=1).encode())
     config["stack"] = stack.uri
     config["spack"] = {
@@ -179,24 +175,10 @@ def clingo_wheels(lab: Lab) -> list[Path]:
 
 
 def lay_mirror(lab: Lab) -> None:
-    """FFTW's source and patch where Spack's mirror format wants them, on the storage that becomes /shared."""
-    for digest, name, data in (
-        (FFTW, f"{FFTW}.tar.gz", fftw_source().read_bytes()),
-        (FFTW_PATCH, FFTW_PATCH, _patch().read_bytes()),
-    ):
+    """FFTW's source and patch in Spack's mirror format, on the storage that becomes /shared."""
+    source = sources.SOURCES["fftw"]
+    tarball = sources.place(sources.mirror("fftw"), source)
+    for digest, name, path in ((source.sha256, tarball.name, tarball), (FFTW_PATCH, FFTW_PATCH, _patch())):
         target = f"/lab/shared/mirror/_source-cache/archive/{digest[:2]}/{name}"
         script = 'mkdir -p "$(dirname "$1")" && cat >"$1"'
-        lab.exec("head", ("sh", "-c", script, "lay", target), stdin=data).check()
-
-
-def fftw_source() -> Path:
-    """Debian's .orig tarball of FFTW 3.3.10, which has the checksum of Spack's recipe."""
-    target = lab_cache() / f"{FFTW}.tar.gz"
-    if not target.is_file():
-        say(f"fetching {FFTW_URL}")
-        with urllib.request.urlopen(FFTW_URL, timeout=60) as answer:
-            data = answer.read()
-        if hashlib.sha256(data).hexdigest() != FFTW:
-            raise LabError(f"{FFTW_URL} is not the file that the recipe wants")
-        target.write_bytes(data)
-    return target
+        lab.exec("head", ("sh", "-c", script, "lay", target), stdin=path.read_bytes()).check()

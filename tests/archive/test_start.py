@@ -1,0 +1,315 @@
+"""The archive starts: on every Python, for every user, from any name, many at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.archive import bench_start
+from tests.archive.conftest import NOBODY, Node, good_python, python, run
+
+ABLE = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
+OLD = ["2.7", "3.6", "3.7", "3.8"]
+
+
+def told(node, *arguments, **more):
+    ran = node.run(*arguments, **more)
+    assert (ran.code, ran.err) == (0, ""), ran
+    return json.loads(ran.out)
+
+
+# Pythons
+
+
+@pytest.mark.parametrize("version", ABLE)
+def test_runs_and_loads_every_package(node, version):
+    node.env["PETAL_PYTHON"] = python(version)
+    said = told(node, "libs")
+    assert said["python"] == [int(part) for part in version.split(".")]
+    assert said["flags"] == [1, 1, 1]
+    assert said["archive"] == str(node.archive)
+    assert said["tried"] is None
+    assert said["spack_envs"] == said["tree"] + "/spack_envs"
+    assert all(place.startswith(said["tree"] + "/") for place in said["libs"])
+
+
+@pytest.mark.parametrize("version", ABLE)
+def test_the_shipped_tool_tells_its_version(real, node, version):
+    node.env["PETAL_PYTHON"] = python(version)
+    ran = node.run("version", archive=Path(shutil.copy(real.archive, node.archive)))
+    assert (ran.code, ran.err) == (0, "")
+    assert "0.1.0" in ran.out
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_an_old_python_gets_a_remedy(node, version):
+    ran = run(["env", "-i", python(version), str(node.archive), "version"])
+    assert ran.code == 69
+    assert "Python >= 3.9 is needed" in ran.err
+    assert "remedy: install one" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_a_chosen_python_that_is_old_is_refused(node, version):
+    node.env["PETAL_PYTHON"] = python(version)
+    ran = node.run("version")
+    assert ran.code == 69
+    assert "PETAL_PYTHON" in ran.err
+
+
+def fake_python(path, version, log):
+    """An interpreter that logs each of its starts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\necho {path.name} >>{log}\nexec {python(version)} "$@"\n')
+    path.chmod(0o755)
+
+
+def test_an_old_system_python_is_passed_over_and_started_once(node, tmp_path):
+    log = tmp_path / "log"
+    fake_python(node.prefix / "usr/bin/python3", "3.6", log)
+    fake_python(node.prefix / "opt/parallelcluster/pyenv/versions/3.8.20/bin/python3", "3.8", log)
+    fake_python(node.prefix / "opt/parallelcluster/pyenv/versions/3.9.20/bin/python3", "3.9", log)
+    node.env |= {"PETAL_PYTHON": "", "PATH": "/nonexistent"}
+    command = node.command("version")
+    command[0] = "/usr/bin/env"
+    ran = run(command)
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out)["python"] == [3, 9]
+    assert log.read_text() == "python3\npython3\n"
+
+
+def test_no_python_names_the_package_of_the_distribution(node):
+    (node.prefix / "etc").mkdir()
+    (node.prefix / "etc/os-release").write_text('ID="rocky"\nVERSION_ID="8.10"\n')
+    node.env |= {"PETAL_PYTHON": "", "PATH": "/nonexistent"}
+    command = node.command("version")
+    command[0] = "/usr/bin/env"
+    ran = run(command)
+    assert ran.code == 69
+    assert "remedy: dnf install -y python39" in ran.err
+
+
+def test_arguments_and_exit_code_pass_through(node):
+    assert told(node, "a b", "$x", "")["arguments"] == ["a b", "$x", ""]
+    assert node.run("exit", "3").code == 3
+
+
+# names and links
+
+
+def test_through_a_link_and_as_an_argument_of_sh(node, public):
+    (public / "link").symlink_to("petal-node")
+    assert told(node, archive=public / "link")["archive"] == str(node.archive)
+    ran = run(["env", "-i", f"PETAL_PREFIX={node.prefix}", f"PETAL_PYTHON={good_python()}", "sh", str(node.archive)])
+    assert json.loads(ran.out)["archive"] == str(node.archive)
+
+
+def test_dos2unix_leaves_it_alone(node):
+    if not shutil.which("dos2unix"):
+        pytest.skip("dos2unix is not installed")
+    before = hashlib.sha256(node.archive.read_bytes()).hexdigest()
+    assert run(["dos2unix", str(node.archive)]).code == 0
+    assert hashlib.sha256(node.archive.read_bytes()).hexdigest() == before
+
+
+def test_as_a_custom_action_under_random_names_it_leaves_one_tree(node, public):
+    """ParallelCluster's executor: temp name without extension, chmod, dos2unix, run, unlink."""
+    for name in ("tmp1a2b", "tmpxyz9", "tmp0000"):
+        script = Path(shutil.copy(node.archive, public / name))
+        script.chmod(0o700)
+        if shutil.which("dos2unix"):
+            run(["dos2unix", str(script)])
+        assert told(node, "hook", "configured", archive=script)["arguments"] == ["hook", "configured"]
+        script.unlink()
+    assert len(node.trees()) == 1
+
+
+# the cache
+
+
+def test_sixteen_at_once(node):
+    with ThreadPoolExecutor(16) as pool:
+        runs = list(pool.map(lambda _: node.run("libs"), range(16)))
+    assert {(ran.code, ran.err) for ran in runs} == {(0, "")}
+    assert len(node.trees()) == 1
+
+
+def test_the_tree_is_roots_and_closed_to_others_even_under_a_tight_umask(node):
+    before = os.umask(0o077)
+    try:
+        told(node)
+    finally:
+        os.umask(before)
+    (tree,) = node.trees()
+    for path in (node.cache, tree, *tree.rglob("*")):
+        mode = path.stat().st_mode
+        assert not mode & 0o022, path
+        assert mode & 0o044 == 0o044, path
+
+
+def test_the_warm_start_unpacks_nothing(node):
+    told(node)
+    (tree,) = node.trees()
+    (tree / "yaml/__init__.py").write_text("")
+    told(node)
+    assert (tree / "yaml/__init__.py").read_text() == ""
+
+
+def test_a_tree_cut_by_a_power_loss_is_made_anew_after_the_boot(node):
+    told(node)
+    (tree,) = node.trees()
+    (tree / "yaml/__init__.py").write_text("")
+    (tree / ".boot").write_text("another boot\n")
+    told(node, "libs")
+    assert node.trees() == [tree]
+    assert (tree / "yaml/__init__.py").stat().st_size > 0
+
+
+def test_a_whole_tree_is_kept_over_a_boot(node):
+    told(node)
+    (tree,) = node.trees()
+    inode = tree.stat().st_ino
+    (tree / ".boot").write_text("another boot\n")
+    told(node)
+    assert (node.trees()[0].stat().st_ino, (tree / ".boot").read_text() == "another boot\n") == (inode, False)
+
+
+def test_old_trees_and_leftovers_are_removed_and_other_things_stay(node):
+    month_ago, hour_ago = time.time() - 31 * 86400, time.time() - 3700
+    old, young = "0" * 32 + "-x86_64", "1" * 32 + "-x86_64"
+    for name, when in {old: month_ago, young: hour_ago, ".new-a": hour_ago, "scratch": 1}.items():
+        (node.cache / name).mkdir(parents=True)
+        os.utime(node.cache / name, (when, when))
+    node.cache.chmod(0o755)
+    tree = Path(told(node)["tree"])
+    assert {path.name for path in node.trees()} == {tree.name, young, "scratch"}
+
+
+@pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
+def test_root_refuses_a_cache_that_others_could_have_filled(node, public, harm):
+    if os.geteuid() != 0:
+        pytest.skip("root's cache needs root")
+    spoil(node.cache, harm, public)
+    ran = node.run("version")
+    assert ran.code == 69
+    assert "cannot be trusted" in ran.err
+    assert f"remedy: remove it (rm -rf {node.cache})" in ran.err
+
+
+@pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
+def test_root_replaces_a_tree_that_others_could_have_changed(node, public, harm):
+    if os.geteuid() != 0:
+        pytest.skip("root's cache needs root")
+    tree = Path(told(node)["tree"])
+    shutil.rmtree(tree)
+    spoil(tree, harm, public)
+    told(node, "libs")
+    assert not tree.is_symlink()
+    assert (tree.stat().st_uid, tree.stat().st_mode & 0o7777) == (0, 0o755)
+
+
+def spoil(place, harm, public):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if harm == "link":
+        (public / "elsewhere").mkdir()
+        place.symlink_to(public / "elsewhere")
+        return
+    place.mkdir()
+    place.chmod(0o775 if harm == "writable" else 0o755)
+    os.chown(place, NOBODY if harm == "foreign" else 0, 0)
+
+
+# other users
+
+
+def test_a_user_takes_roots_tree(node, user):
+    tree = told(node)["tree"]
+    assert told(user, "libs")["tree"] == tree
+
+
+@pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
+def test_a_user_ignores_a_root_tree_that_cannot_be_trusted(user, public, harm):
+    spoil(user.cache, harm, public)
+    assert told(user, "libs")["tree"].startswith(user.env["HOME"])
+
+
+def test_a_user_without_roots_tree_gets_an_own_one(user):
+    for home, expected in (
+        ({}, user.env["HOME"] + "/.cache/"),
+        ({"XDG_CACHE_HOME": user.env["HOME"] + "/xdg"}, user.env["HOME"] + "/xdg/"),
+        ({"XDG_CACHE_HOME": "relative"}, user.env["HOME"] + "/.cache/"),
+    ):
+        said = told(Node(user.prefix, user.archive, NOBODY, {**user.env, **home}), "libs")
+        assert said["tree"].startswith(expected + "petal-node/")
+        assert Path(said["tree"]).stat().st_uid == NOBODY
+
+
+def test_a_user_with_nowhere_to_write_is_told_what_to_do(user):
+    for env in ({"HOME": "/nonexistent"}, {"HOME": ""}):
+        ran = Node(user.prefix, user.archive, NOBODY, env).run("version")
+        assert ran.code == 69
+        assert "cannot unpack into /nonexistent/.cache/petal-node" in ran.err
+        assert "sudo petal-node version" in ran.err
+
+
+def test_a_user_refuses_an_own_cache_that_others_can_write(user):
+    place = Path(user.env["HOME"], ".cache/petal-node")
+    place.mkdir(parents=True)
+    place.chmod(0o777)
+    os.chown(place, NOBODY, NOBODY)
+    ran = user.run("version")
+    assert (ran.code, "cannot be trusted" in ran.err) == (69, True)
+
+
+# damage
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_a_truncated_archive_says_so(node, kept):
+    data = node.archive.read_bytes()
+    node.archive.write_bytes(data[: int(len(data) * kept)])
+    ran = node.run("version")
+    assert ran.code == 69
+    assert "the archive is damaged" in ran.err
+    assert "Traceback" not in ran.err
+    assert node.trees() == []
+
+
+def test_a_flipped_byte_says_so_and_leaves_nothing(node):
+    data = bytearray(node.archive.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    node.archive.write_bytes(data)
+    ran = node.run("version")
+    assert (ran.code, node.trees()) == (69, [])
+    assert "the archive is damaged" in ran.err
+
+
+def test_a_noexec_cache_says_so(node):
+    node.cache.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec,mode=755", "petal-test", str(node.cache)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        ran = node.run("version")
+    finally:
+        subprocess.run(["umount", str(node.cache)], check=True)
+    assert ran.code == 69
+    assert "noexec" in ran.err
+    assert "remount,exec" in ran.err
+
+
+def test_a_warm_start_costs_at_most_four_bare_pythons(real, public):
+    if not Path("/usr/bin/python3").exists():
+        pytest.skip("no /usr/bin/python3 to compare with")
+    archive = Path(shutil.copy(real.archive, public / "petal-node"))
+    ratios = (bench_start.measure(archive, runs=20, prefix=str(public)).ratio for _ in range(3))
+    assert any(ratio <= 4 for ratio in ratios)

@@ -1,0 +1,262 @@
+"""petal-node on the lab: from the hooks of a new cluster to a program that runs on every compute node.
+
+The first half boots a cluster once and looks at it from all sides; the second breaks one thing at a time on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import stack
+from tests.lab.cluster import HOSTNAMES, NODES, Lab, Result
+from tests.lab.demo import job, publish, wait_for_proof
+
+COMPUTES = ("compute-1", "compute-2")
+EVERY = ("head", "login-1", *COMPUTES)
+
+
+@pytest.fixture(scope="module")
+def config(lab: Lab) -> dict[str, Any]:
+    lab.fresh()
+    return stack.base_config(stack.upload_hello(lab))
+
+
+@pytest.fixture(scope="module")
+def booted(lab: Lab, config: dict[str, Any]) -> dict[str, list[Result]]:
+    """A cluster with binary packages, booted by its hooks and proved by its worker."""
+    publish(lab, config)
+    results = lab.boot_all()
+    lab.wait_idle()
+    wait_for_proof(lab)
+    return results
+
+
+def petal(lab: Lab, node: str, *argv: str, user: str = "root", timeout: float = 120) -> Result:
+    return lab.exec(node, ("petal-node", *argv), user=user, timeout=timeout)
+
+
+def answer(result: Result) -> dict[str, Any]:
+    envelope: dict[str, Any] = json.loads(result.stdout)
+    return envelope
+
+
+def hook(lab: Lab, node: str, *args: str) -> Result:
+    """The installed tool's own hook verb, as the hook script calls it."""
+    env = {"AWS_ENDPOINT_URL": "http://s3:5000", "PATH": "/usr/bin:/bin"}
+    return lab.exec(node, ("/usr/local/bin/petal-node", "hook", "configured", *args), env=env, timeout=120)
+
+
+def last_run(lab: Lab, node: str) -> dict[str, Any]:
+    run: dict[str, Any] = answer(petal(lab, node, "status", "--json"))["data"]["runs"][0]
+    return run
+
+
+@pytest.mark.usefixtures("booted")
+class TestCluster:
+    def test_every_phase_of_every_node_succeeds(self, booted: dict[str, list[Result]]) -> None:
+        assert {node: [result.returncode for result in results] for node, results in booted.items()} == {
+            node: [0] * 5 for node in NODES
+        }
+
+    def test_the_worker_proved_it_on_both_nodes_after_the_hook(self, lab: Lab) -> None:
+        data = answer(petal(lab, "head", "status", "--json"))["data"]
+        assert data["proof"]["proved"] == 2
+        assert [node["node"] for node in data["proof"]["nodes"]] == [HOSTNAMES[node] for node in COMPUTES]
+        assert data["current"] == data["wanted"]["release"] == data["proof"]["release"]
+
+    def test_a_users_job_loads_the_modules_and_runs_the_programs(self, lab: Lab, config: dict[str, Any]) -> None:
+        output = job(lab, config).check().stdout
+        for node in COMPUTES:
+            assert f"hello from {HOSTNAMES[node]}, installed in /opt/petal/store/" in output
+        assert output.count("mpirun (Open MPI)") == 2
+
+    @pytest.mark.parametrize("node", EVERY)
+    def test_every_node_calls_itself_well(self, lab: Lab, node: str) -> None:
+        result = petal(lab, node, "check", "--json")
+        findings = answer(result)["data"]["report"]["findings"]
+        assert result.returncode == 0, findings
+        assert {"storage", "root", "shell", "release", "target", "load:hello", "run:hello"} <= {
+            f["check"] for f in findings
+        }
+
+    def test_check_of_the_cluster_is_a_table(self, lab: Lab) -> None:
+        result = petal(lab, "head", "check", "--nodes", "all").check()
+        head, row, total = result.stdout.splitlines()
+        assert head.split()[0] == "node"
+        assert row.startswith(",".join(HOSTNAMES[node] for node in COMPUTES))
+        assert set(row.split()[1:]) == {"ok"}
+        assert total == "proved on 2 of 2 nodes"
+
+    def test_a_name_that_slurm_does_not_know_is_wrong_usage(self, lab: Lab) -> None:
+        result = petal(lab, "head", "check", "--nodes", "queue9-st-x-1")
+        assert result.returncode == 2
+        assert "no such node: queue9-st-x-1" in result.stderr
+
+    @pytest.mark.parametrize("node", EVERY)
+    @pytest.mark.parametrize("event", ["start", "configured"])
+    def test_a_second_run_of_a_hook_changes_nothing_and_says_why(self, lab: Lab, node: str, event: str) -> None:
+        lab.phase(node, event).check()
+        run = last_run(lab, node)
+        assert {step["outcome"] for step in run["steps"]} <= {"ok", "skipped"}
+        assert all(step["reason"] for step in run["steps"])
+        assert run["status"] == "ok"
+
+    @pytest.mark.parametrize("node", EVERY)
+    def test_the_plan_is_empty(self, lab: Lab, node: str) -> None:
+        assert petal(lab, node, "plan", "--exit-code").returncode == 0
+
+    @pytest.mark.parametrize("node", EVERY)
+    def test_a_user_may_ask_for_status_and_check(self, lab: Lab, node: str) -> None:
+        assert petal(lab, node, "status", "--json", user="ec2-user").returncode == 0
+        assert petal(lab, node, "check", user="ec2-user").returncode == 0
+        refused = petal(lab, node, "bootstrap", user="ec2-user")
+        assert refused.returncode == 77
+        assert "sudo petal-node bootstrap" in refused.stderr
+
+    def test_other_nodes_take_the_archive_from_shared_storage(self, lab: Lab) -> None:
+        digest = lab.exec("head", ("sha256sum", "/usr/local/bin/petal-node")).stdout.split()[0]
+        assert lab.exec("compute-1", ("test", "-f", f"/shared/petal/archive/{digest}")).ok
+
+    def test_nothing_on_shared_storage_can_be_written_by_users(self, lab: Lab) -> None:
+        loose = lab.exec(
+            "head",
+            ("find", "/shared/petal", "(", "-perm", "/022", "-o", "-not", "-user", "root", ")", "-not", "-type", "l"),
+        )
+        assert loose.stdout == ""
+        assert not lab.exec("head", ("touch", "/opt/petal/x"), user="ec2-user").ok
+
+    def test_the_root_is_kept_over_a_reboot(self, lab: Lab) -> None:
+        lab.restart("login-1")
+        assert (
+            lab.exec("login-1", ("findmnt", "-n", "-o", "FSROOT", "/opt/petal")).stdout.strip().endswith("/petal/root")
+        )
+        assert petal(lab, "login-1", "check").returncode == 0
+
+    def test_a_roots_shell_never_resolves_current_on_shared_storage(self, lab: Lab) -> None:
+        shell = 'echo "$PETAL_RELEASE"'
+        assert lab.exec("head", ("bash", "-lc", shell)).stdout.strip() == "/opt/petal/current"
+        release = answer(petal(lab, "head", "status", "--json"))["data"]["current"]
+        assert lab.shell("head", shell).stdout.strip() == f"/opt/petal/releases/{release}"
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
+    def test_every_shell_finds_the_modules(self, lab: Lab, shell: str) -> None:
+        argv = ("sudo", "-n", "-i", "-u", "ec2-user", shell, "-l", "-c", "module load hello && hello")
+        result = lab.exec("compute-1", argv)
+        assert "hello from queue1-st-c5-1" in result.stdout, result
+
+
+FIVE = {
+    "layout": "shard",
+    "storge": {"mount": "/shared"},
+    "install": {"budget": -1},
+    "packages": [
+        {"name": "a'b", "version": "1", "prefix": "/opt/x"},
+        {"name": "b", "version": "1", "source": "http://x/y"},
+    ],
+}
+
+
+@pytest.fixture
+def intact(lab: Lab, booted: dict[str, list[Result]]) -> Iterator[str]:
+    """What stood on shared storage before the test stands there after it."""
+    command = (
+        "sh",
+        "-c",
+        "cd /shared/petal && find root state/wanted.json archive -printf '%p %T@ %l\\n' | sort | sha256sum",
+    )
+    before = lab.exec("head", command).check().stdout
+    yield before
+    assert lab.exec("head", command).check().stdout == before
+
+
+@pytest.mark.usefixtures("intact")
+class TestTrouble:
+    def test_five_mistakes_are_told_at_once(self, lab: Lab) -> None:
+        lab.write("head", "/tmp/five.yaml", json.dumps(FIVE))
+        result = petal(lab, "head", "plan", "--config", "/tmp/five.yaml")
+        assert result.returncode == 78
+        for path in ("layout:", "storge:", "install.budget:", "packages[0].name:", "packages[1].source:"):
+            assert path in result.stderr
+
+    def test_a_hook_survives_a_configuration_with_mistakes(self, lab: Lab) -> None:
+        lab.write("head", "/tmp/five.yaml", json.dumps(FIVE))
+        result = hook(lab, "head", "--config", "/tmp/five.yaml")
+        assert result.returncode == 0
+        assert "storge: unknown key" in result.stdout
+        run = last_run(lab, "head")
+        assert (run["status"], run["exit"]) == ("degraded", 78)
+        assert hook(lab, "head", "--config", "/tmp/five.yaml", "--strict").returncode == 78
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [({"sha256": "0" * 63 + "a"}, "fetch-checksum"), ({"source": "s3://petal/no/such.tar.gz"}, "fetch-missing")],
+        ids=["wrong checksum", "missing object"],
+    )
+    def test_a_package_that_cannot_be_had_costs_the_package_only(
+        self, lab: Lab, config: dict[str, Any], change: dict[str, str], code: str
+    ) -> None:
+        other = {**config["packages"][0], "name": "other", **change}
+        text = json.dumps({**config, "packages": [other]})
+        before = lab.read("head", "/shared/petal/state/wanted.json")
+        lab.write("head", "/tmp/other.yaml", text)
+        result = hook(lab, "head", "--config", "/tmp/other.yaml")
+        lab.exec("head", ("sh", "-c", "cat > /shared/petal/state/wanted.json"), stdin=before.encode()).check()
+        assert result.returncode == 0
+        run = last_run(lab, "head")
+        outcomes = {step["name"]: step for step in run["steps"]}
+        assert outcomes["packages"]["error"]["code"] == code
+        assert outcomes["packages"]["error"]["remedy"]
+        assert outcomes["release"]["outcome"] == "blocked"
+        assert run["status"] == "degraded"
+
+    def test_a_missing_configuration_object(self, lab: Lab) -> None:
+        result = hook(lab, "head", "--config", "s3://petal/no/petal.yaml")
+        assert result.returncode == 0
+        assert "does not exist" in result.stdout
+        assert last_run(lab, "head")["errors"][0]["code"] == "fetch-missing"
+
+    @pytest.mark.parametrize("node", ["head", "compute-2"])
+    def test_missing_shared_storage(self, lab: Lab, node: str) -> None:
+        lab.exec(node, ("umount", "/opt/petal")).check()
+        lab.exec(node, ("umount", "/shared")).check()
+        try:
+            result = lab.phase(node, "configured")
+            run = last_run(lab, node)
+        finally:
+            lab.exec(node, ("mount", "/shared")).check()
+            petal(lab, node, "bootstrap").check()
+        assert result.returncode == 0
+        assert "/shared is not mounted" in result.stdout
+        assert run["status"] == "degraded"
+        assert next(step for step in run["steps"] if step["name"] == "storage")["outcome"] == "blocked"
+
+    def test_a_wrong_checksum_of_the_archive_itself(self, lab: Lab, config: dict[str, Any]) -> None:
+        lab.exec("compute-1", ("cp", "-a", "/opt/petal-node", "/opt/before")).check()
+        lab.exec("compute-1", ("rm", "-rf", "/opt/petal-node")).check()
+        script = lab.exec("compute-1", ("sh", "-c", "cat > /tmp/hook.sh && chmod +x /tmp/hook.sh"), stdin=_script())
+        assert script.ok
+        uri = lab.put_bytes(stack.BUCKET, "evil/petal-node", b"#!/bin/sh\ntouch /tmp/executed\n")
+        digest = hashlib.sha256(b"another").hexdigest()
+        env = {"AWS_ENDPOINT_URL": "http://s3:5000"}
+        argv = ("/tmp/hook.sh", "--package", uri, "--sha256", digest, "--config", "s3://petal/petal-node/petal.yaml")
+        try:
+            result = lab.exec("compute-1", argv, env=env)
+            strict = lab.exec("compute-1", (*argv, "--strict"), env=env)
+        finally:
+            lab.exec("compute-1", ("sh", "-c", "rm -rf /opt/petal-node; mv /opt/before /opt/petal-node")).check()
+        assert (result.returncode, strict.returncode) == (0, 1)
+        assert "sha256" in result.stdout
+        assert not lab.exec("compute-1", ("test", "-e", "/tmp/executed")).ok
+        run = last_run(lab, "compute-1")
+        assert (run["status"], run["errors"][0]["code"]) == ("degraded", "archive-checksum")
+
+
+def _script() -> bytes:
+    from tests.lab.demo import DIST
+
+    return (DIST / "on_node_configured.sh").read_bytes()
