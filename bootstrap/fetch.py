@@ -119,14 +119,14 @@ class _TryAgain(Exception):
 
 
 def _retried(source: Source, part: Path) -> None:
-    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
     deadline = time.monotonic() + source.seconds
     region = aws.region(source.region) if source.uri.startswith("s3://") else ""
     tries = Retrying(
         retry=retry_if_exception_type(_TryAgain),
         wait=wait_random_exponential(multiplier=0.5, max=10),
-        stop=stop_after_delay(source.seconds),
+        stop=stop_before_delay(source.seconds),
         reraise=True,
     )
     try:
@@ -148,9 +148,7 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
     is_s3 = source.uri.startswith("s3://")
     url = aws.s3_url(source.uri, region) if is_s3 else source.uri
     have = part.stat().st_size if part.exists() else 0
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise _TryAgain("no time left")
+    left = max(0.1, deadline - time.monotonic())
     try:
         with requests.get(
             url,

@@ -29,18 +29,16 @@ T = TypeVar("T")
 # Custom actions get a PATH without Slurm, and may have neither HOME nor LANG (facts of ParallelCluster's executor).
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
-# What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started.
+# What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started. Keys of
+# an AWS account are not among it, since everybody may read a unit's environment.
 PASSED_ON = (
-    "AWS_",
-    "PETAL_",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
+    "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE", "SSL_CERT_", "PETAL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
     "NO_PROXY",
-)
+)  # fmt: skip
 KILL_GRACE = 5.0
+# Nobody waits for these; kept, so that their handles do not complain when they are collected.
+_detached: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,8 @@ class System:
             end_tree(process.pid)
             process.wait()
             raise
+        finally:
+            _close_streams(process)
         done = Completed(tuple(argv), process.returncode, stdout, stderr, time.monotonic() - started)
         LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, done.seconds)
         if ok is not None and done.returncode not in ok:
@@ -116,29 +116,37 @@ class System:
         """Starts a program that outlives this process and holds none of its descriptors.
 
         Under systemd it becomes the transient service ``unit`` (its builders stay in one cgroup, and a hook that ends
-        takes nothing with it); elsewhere a new session. Both write to ``output``.
+        takes nothing with it); elsewhere, and where systemd refuses since it shuts down, a new session. Both write to
+        ``output``.
         """
-        env = {
-            **BASE_ENV,
-            **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)},
-        }
-        if self.has_systemd():
-            settings = [f"--setenv={name}={value}" for name, value in env.items()]
-            properties = [
-                f"--property=StandardOutput=append:{output}",
-                f"--property=StandardError=append:{output}",
-            ]
-            fixed = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}"]
-            self.run([*fixed, *properties, *settings, *argv], timeout=30)
+        env = {**BASE_ENV, **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
+        if self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit, output):
             return
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
-            subprocess.Popen(
-                list(argv), env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
+            process = subprocess.Popen(
+                list(argv),
+                env=env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
                 start_new_session=True,
-            )  # fmt: skip
+            )
+            _detached.append(process)
         finally:
             os.close(descriptor)
+
+    def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str, output: Path) -> bool:
+        settings = [f"--setenv={name}={value}" for name, value in env.items()]
+        streams = [f"--property={name}=append:{output}" for name in ("StandardOutput", "StandardError")]
+        command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *streams, *settings, *argv]
+        try:
+            self.run(command, timeout=30)
+        except PetalError as error:
+            LOG.warning("%s", error)
+            return False
+        return True
 
     def has_systemd(self) -> bool:
         """True when systemd runs this machine (sd_booted(3))."""
@@ -288,6 +296,12 @@ def _start(
         )
     except OSError as error:
         raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
+
+
+def _close_streams(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _collect(

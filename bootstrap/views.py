@@ -108,6 +108,8 @@ def run_view(result: Result, steps_told: bool) -> list[Line]:
     lines = [*([] if steps_told else _told_lines(steps)), *folded_lines(steps)]
     findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
     lines += [line for finding in findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
+    if result.command == "hook":  # what a hook writes to stderr is thrown away when it succeeds
+        lines += [line for error in result.errors for line in error_lines(error)]
     state = (
         "still running, it goes on in the background"
         if run["finished"] is None and not run["settled"]

@@ -1,0 +1,212 @@
+"""Real transfers: moto's S3 for the protocol, and a server of our own that misbehaves in every way we know."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from bootstrap.errors import FetchError
+from bootstrap.fetch import Source, download, read
+
+DATA = bytes(range(256)) * 4096
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with what ``behave`` says for the n-th request; remembers what was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, behave: Callable[[BaseHTTPRequestHandler, int], None]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behave = behave
+        self.requests: list[dict[str, str]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append({**dict(self.headers), "path": self.path})
+        self.server.behave(self, len(self.server.requests))
+
+    def log_message(self, *_args: object) -> None:
+        """Quiet."""
+
+
+def answer(handler: BaseHTTPRequestHandler, code: int, body: bytes = b"", length: int | None = None) -> None:
+    handler.send_response(code)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Starts a server and makes it the S3 endpoint."""
+    started: list[Server] = []
+
+    def start(behave: Callable[[BaseHTTPRequestHandler, int], None]) -> Server:
+        server = Server(behave)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        started.append(server)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def source(seconds: float = 20.0, sha256: str | None = SHA, uri: str = "s3://bucket/key") -> Source:
+    return Source(uri, sha256, "us-east-1", seconds)
+
+
+def test_a_signed_request_brings_the_object(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(lambda handler, _: answer(handler, 200, DATA))
+    download(source(), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert server.requests[0]["path"] == "/bucket/key"
+    assert "Credential=key/" in server.requests[0]["Authorization"]
+    download(source(), tmp_path / "x")
+    assert len(server.requests) == 1, "what is there with the right checksum is not fetched again"
+
+
+def test_a_server_error_passes(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(lambda handler, number: answer(handler, *((500,) if number < 3 else (200, DATA))))
+    download(source(), tmp_path / "x")
+    assert len(server.requests) == 3
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(serve: Callable[..., Server], tmp_path: Path) -> None:
+    def behave(handler: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 1:
+            answer(handler, 200, DATA[:300_000], len(DATA))
+            handler.close_connection = True
+            return
+        start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        answer(handler, 206, DATA[start:])
+
+    server = serve(behave)
+    download(source(), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert server.requests[1]["Range"] == "bytes=300000-"
+
+
+def test_a_server_without_ranges_starts_over(serve: Callable[..., Server], tmp_path: Path) -> None:
+    def behave(handler: BaseHTTPRequestHandler, number: int) -> None:
+        answer(handler, 200, DATA if number > 1 else DATA[:1000], len(DATA))
+        handler.close_connection = True
+
+    serve(behave)
+    download(source(), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "fetch-forbidden"), (401, "fetch-forbidden"), (404, "fetch-missing")]
+)
+def test_a_no_is_final(serve: Callable[..., Server], tmp_path: Path, status: int, code: str) -> None:
+    server = serve(lambda handler, _: answer(handler, status))
+    with pytest.raises(FetchError) as caught:
+        download(source(), tmp_path / "x")
+    assert caught.value.code == code
+    assert caught.value.remedy
+    assert len(server.requests) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_object_is_refused_and_not_kept(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve(lambda handler, _: answer(handler, 200, b"evil"))
+    with pytest.raises(FetchError) as caught:
+        download(source(), tmp_path / "x")
+    assert caught.value.code == "fetch-checksum"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_budget_holds_over_all_tries(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(lambda handler, _: answer(handler, 503))
+    started = time.monotonic()
+    with pytest.raises(FetchError) as caught:
+        download(source(seconds=2), tmp_path / "x")
+    assert caught.value.code == "fetch-unreachable"
+    assert "503" in caught.value.why
+    assert time.monotonic() - started < 15
+    assert len(server.requests) > 1
+
+
+def test_a_server_that_says_nothing_is_given_up(serve: Callable[..., Server], tmp_path: Path) -> None:
+    held = threading.Event()
+    serve(lambda *_: held.wait(30) and None)
+    started = time.monotonic()
+    try:
+        with pytest.raises(FetchError):
+            download(source(seconds=1), tmp_path / "x")
+    finally:
+        held.set()
+    assert time.monotonic() - started < 15
+
+
+def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(FetchError) as caught:
+        download(source(seconds=1), tmp_path / "x")
+    assert caught.value.code == "fetch-unreachable"
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("http://127.0.0.1/x", "fetch-scheme"),
+        ("ftp://x/y", "fetch-scheme"),
+        ("s3://bucket", "fetch-scheme"),
+        ("file:///no/such/file", "fetch-missing"),
+        ("/no/such/file", "fetch-missing"),
+    ],
+)
+def test_what_is_no_source(uri: str, code: str, tmp_path: Path) -> None:
+    with pytest.raises(FetchError) as caught:
+        download(source(uri=uri, seconds=1), tmp_path / "x")
+    assert caught.value.code == code
+
+
+def test_a_configuration_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(b"x" * 100)
+    with pytest.raises(FetchError) as caught:
+        read(Source(str(tmp_path / "big")), tmp_path, limit=10)
+    assert caught.value.code == "fetch-too-large"
+    assert read(Source(str(tmp_path / "big")), tmp_path) == b"x" * 100
+
+
+def test_a_real_s3_speaks_with_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "k"),
+            ("AWS_SECRET_ACCESS_KEY", "s"),
+            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+        ):
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="petal")
+        client.put_object(Bucket="petal", Key="a b/ü+#?.tar", Body=DATA)
+        download(source(uri="s3://petal/a b/ü+#?.tar"), tmp_path / "x")
+        with pytest.raises(FetchError) as caught:
+            download(source(uri="s3://petal/absent"), tmp_path / "y")
+    finally:
+        server.stop()
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert caught.value.code == "fetch-missing"

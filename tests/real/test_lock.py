@@ -1,0 +1,132 @@
+"""Real locks between real processes: one holder at a time, a dead holder frees it, those who wait know for whom."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bootstrap import lock
+from bootstrap.errors import LockTimeout
+
+TOP = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+from pathlib import Path
+from bootstrap import lock
+path, marks = Path(sys.argv[1]), Path(sys.argv[2])
+with lock.Lock(path, lock.own_holder("other", "boot", "run-x"), timeout=60, waiting=lambda _: None):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+COUNT = """
+import sys, time
+from pathlib import Path
+from bootstrap import lock
+path, total = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(20):
+    with lock.Lock(path, lock.own_holder("h", "b", "r"), timeout=60, waiting=lambda _: None):
+        value = int(total.read_text() or 0)
+        time.sleep(0.001)
+        total.write_text(str(value + 1))
+"""
+
+
+def take(path: Path, timeout: float = 0, told: list[str] | None = None) -> lock.Lock:
+    said = told if told is not None else []
+    return lock.Lock(path, lock.own_holder("me", "boot", "run-1"), timeout=timeout, waiting=said.append)
+
+
+def start(script: str, *argv: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", script, *map(str, argv)], stdout=subprocess.PIPE, text=True, cwd=TOP)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lock" / "stack.lock"
+
+
+@pytest.fixture
+def other(path: Path, tmp_path: Path):  # noqa: ANN201
+    process = start(HOLD, path, tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_who_waits_knows_for_whom_and_ends_at_its_deadline(path: Path, other: subprocess.Popen[str]) -> None:
+    told: list[str] = []
+    with pytest.raises(LockTimeout) as caught, take(path, 0.5, told):
+        pass
+    assert caught.value.exit == 75
+    assert len(told) == 1
+    assert f"other, process {other.pid}, since" in told[0]
+    assert "run run-x" in caught.value.why
+
+
+def test_a_killed_holder_frees_it_at_once(path: Path, other: subprocess.Popen[str]) -> None:
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    started = time.monotonic()
+    with take(path, 10):
+        assert time.monotonic() - started < 5
+
+
+def test_a_stopped_holder_is_not_robbed(path: Path, other: subprocess.Popen[str]) -> None:
+    other.send_signal(signal.SIGSTOP)
+    with pytest.raises(LockTimeout), take(path, 0.5):
+        pass
+
+
+def test_the_holder_is_readable_and_is_us(path: Path) -> None:
+    with take(path):
+        holder = lock.holder_of(path)
+        assert holder is not None
+        assert (holder.host, holder.pid, holder.run_id) == ("me", os.getpid(), "run-1")
+    assert path.exists()
+
+
+def test_one_process_never_opens_its_lock_twice(path: Path) -> None:
+    """Closing a second descriptor would drop the lock without a word (fcntl(2))."""
+    with take(path), pytest.raises(RuntimeError, match="held by this process already"), take(path):
+        pass
+
+
+def test_a_child_that_ends_does_not_free_the_parents_lock(path: Path) -> None:
+    with take(path):
+        subprocess.run(["true"], check=True)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        probe = subprocess.run(
+            [sys.executable, "-c", "import fcntl,sys; fcntl.lockf(open(sys.argv[1],'r+'), fcntl.LOCK_EX|fcntl.LOCK_NB)", path],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert probe.returncode != 0
+
+
+def test_eight_processes_never_hold_it_at_once(path: Path, tmp_path: Path) -> None:
+    total = tmp_path / "total"
+    total.write_text("0")
+    workers = [start(COUNT, path, total) for _ in range(8)]
+    for worker in workers:
+        worker.communicate()
+    assert [worker.returncode for worker in workers] == [0] * 8
+    assert total.read_text() == "160"
+
+
+def test_a_damaged_holder_file_is_no_obstacle(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_suffix(".holder").write_text("{garbage")
+    assert lock.holder_of(path) is None
+    with take(path):
+        assert lock.holder_of(path) is not None

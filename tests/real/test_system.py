@@ -1,0 +1,153 @@
+"""Real processes: deadlines that hold, trees that end, descriptors that nobody keeps, storage that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.system import System, end_tree, is_alive, own_start
+
+SYSTEM = System()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def until(condition: object, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_output_code_and_environment() -> None:
+    done = SYSTEM.run(["sh", "-c", "echo out; echo err >&2; env"], timeout=10)
+    assert "/opt/slurm/bin" in done.stdout
+    assert "PYTEST_CURRENT_TEST" not in done.stdout
+    assert done.stderr == "err\n"
+
+
+def test_a_code_that_nobody_accepts_is_an_error_with_what_it_said() -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        SYSTEM.run(["sh", "-c", "echo broken >&2; exit 7"], timeout=10)
+    assert caught.value.why == "broken"
+    assert SYSTEM.run(["sh", "-c", "exit 7"], timeout=10, ok=None).returncode == 7
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(ProcessFailed, match="cannot be started"):
+        SYSTEM.run(["/no/such/program"], timeout=10)
+
+
+def test_bytes_that_are_no_utf8_are_replaced() -> None:
+    assert "�" in SYSTEM.run(["printf", "a\\377b"], timeout=10).stdout
+
+
+def test_at_its_deadline_a_program_ends_with_all_its_children(tmp_path: Path) -> None:
+    """Also with one that left the group, as Spack's builders do, and one that ignores SIGTERM."""
+    script = f"""
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+open({str(tmp_path / "pids")!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+time.sleep(1000)
+"""
+    started = time.monotonic()
+    with pytest.raises(ProcessTimeout):
+        SYSTEM.run([sys.executable, "-c", script], timeout=1.0)
+    assert time.monotonic() - started < 15
+    for pid in (tmp_path / "pids").read_text().split():
+        assert gone(int(pid))
+
+
+def test_lines_come_as_they_are_written_and_the_deadline_holds_for_them_too() -> None:
+    lines: list[str] = []
+    SYSTEM.run(["sh", "-c", "echo one; echo two >&2; printf three"], timeout=10, on_line=lines.append)
+    assert lines == ["one", "two", "three"]
+    with pytest.raises(ProcessTimeout):
+        SYSTEM.run(["sh", "-c", "echo one; sleep 100"], timeout=0.5, on_line=lines.append)
+
+
+def test_a_descendant_that_keeps_the_output_open_holds_nobody() -> None:
+    started = time.monotonic()
+    SYSTEM.run(["sh", "-c", "sleep 30 & echo done"], timeout=20, on_line=lambda _: None)
+    assert time.monotonic() - started < 10
+    subprocess.run(["pkill", "-f", "^sleep 30$"], check=False)
+
+
+def test_a_detached_program_holds_none_of_our_descriptors(tmp_path: Path) -> None:
+    """ParallelCluster's executor waits for whoever holds a hook's stderr."""
+    script = (
+        "from bootstrap.system import System\nfrom pathlib import Path\n"
+        "class Plain(System):\n    def has_systemd(self): return False\n"
+        f"Plain().detach(['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 60'], unit='u', output=Path('{tmp_path}/out'))\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert time.monotonic() - started < 20
+    assert done.stderr == b""
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+    pid = int((tmp_path / "pid").read_text())
+    assert psutil.Process(pid).is_running()
+    assert os.getsid(pid) == pid
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_detached_program_gets_no_aws_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(System):
+        def has_systemd(self) -> bool:
+            return False
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3:5000")
+    Plain().detach(
+        ["sh", "-c", f"env > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/env"], unit="u", output=tmp_path / "o"
+    )
+    until((tmp_path / "env").exists)
+    text = (tmp_path / "env").read_text()
+    assert "AWS_ENDPOINT_URL=http://s3:5000" in text
+    assert "secret" not in text
+
+
+def test_what_hangs_is_given_up_and_said_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    started = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        SYSTEM.guarded((tmp_path / "fifo").read_text, timeout=0.5, what="/shared")
+    assert caught.value.code == "storage-hangs"
+    assert time.monotonic() - started < 5
+
+
+def test_what_a_guarded_look_raises_arrives(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        SYSTEM.guarded((tmp_path / "absent").read_text, timeout=5, what="x")
+    assert SYSTEM.guarded(lambda: {"a": (1, 2)}, timeout=5, what="x") == {"a": (1, 2)}
+
+
+def test_a_reader_that_is_killed_is_an_error() -> None:
+    with pytest.raises(StorageError, match="the reader died"):
+        SYSTEM.guarded(lambda: os.kill(os.getpid(), signal.SIGKILL), timeout=5, what="x")
+
+
+def test_a_process_is_known_by_its_start_too() -> None:
+    assert is_alive(os.getpid(), own_start())
+    assert not is_alive(os.getpid(), own_start() - 100)
+    child = subprocess.Popen(["sleep", "100"])
+    created = psutil.Process(child.pid).create_time()
+    end_tree(child.pid)
+    child.wait()
+    assert not is_alive(child.pid, created)
