@@ -118,7 +118,9 @@ def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
 def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs import check
 
-    return check.check_nodes(asked, arguments.nodes) if arguments.nodes else check.check(asked)
+    if arguments.nodes:
+        return check.check_nodes(asked, arguments.nodes)
+    return check.check(asked, as_lines=arguments.lines)
 
 
 def _status(asked: Asked, _: argparse.Namespace) -> Result:
@@ -169,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")
     verb("status", "where this node and its cluster stand", _status)
     which = verb("check", "can this node, or the compute nodes, use the software?", _check)
+    which.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm")
     verb("facts", "what petal-node sees of this node", _facts)
     verb("version", "the version", _version)

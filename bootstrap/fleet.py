@@ -1,17 +1,21 @@
-"""Asks the compute nodes themselves, through Slurm: a proof job runs as an ordinary user and prints one line a node."""
+"""Asks the compute nodes themselves, through Slurm: a proof job runs as an ordinary user and prints its findings.
+
+srun mixes the output of its tasks in pieces of 1,024 bytes (slurmstepd's MAX_MSG_LEN) and keeps only shorter lines
+whole, so a report comes as one short line a finding, and a last line that says how many there are.
+"""
 
 from __future__ import annotations
 
 import json
 import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .context import Context
 from .errors import PetalError
 from .log import LOG
-from .model import Finding, Mark, NodeReport
+from .model import Finding, Mark, NodeReport, plain
 from .slurm import SlurmNode, nodes, on_nodes
 from .system import timestamp
 
@@ -19,6 +23,7 @@ JOB_SECONDS = 240
 IMMEDIATE_SECONDS = 60
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
+LINE_BYTES = 1000
 
 
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
@@ -69,7 +74,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
 
 
 def _ask(ctx: Context, names: list[str]) -> dict[str, NodeReport]:
-    argv = [str(ctx.paths.link), "check", "--json"]
+    argv = [str(ctx.paths.link), "check", "--lines"]
     try:
         done = on_nodes(
             ctx.system, names, argv, user=ordinary_user(ctx), seconds=JOB_SECONDS, immediate=IMMEDIATE_SECONDS
@@ -77,8 +82,7 @@ def _ask(ctx: Context, names: list[str]) -> dict[str, NodeReport]:
     except PetalError as error:
         return {name: _no_job(name, error) for name in names}
     LOG.debug("proof job: %s", done.stderr.strip())
-    reports = (report_of_line(line) for line in done.stdout.splitlines())
-    return {report.node: report for report in reports if report is not None}
+    return reports_of_lines(done.stdout.splitlines())
 
 
 def ordinary_user(ctx: Context) -> str | None:
@@ -93,15 +97,51 @@ def ordinary_user(ctx: Context) -> str | None:
     return name
 
 
-def report_of_line(line: str) -> NodeReport | None:
-    """The report in one line of the job's output, which is the JSON envelope of ``check``; None for any other line."""
-    if not line.startswith("{"):
-        return None
-    try:
-        envelope: dict[str, Any] = json.loads(line)
-        return NodeReport.from_dict(envelope["data"]["report"])
-    except (ValueError, KeyError, TypeError):
-        return None
+def report_lines(report: NodeReport) -> list[str]:
+    """A report as lines that srun keeps whole; what is too long loses its end."""
+    body = [_short_line(report.node, finding) for finding in report.findings]
+    last = {
+        "node": report.node,
+        "role": report.role,
+        "time": report.time,
+        "release": report.release,
+        "lines": len(body),
+    }
+    return [*body, json.dumps(last)]
+
+
+def _short_line(node: str, finding: Finding) -> str:
+    for length in (400, 100, 30):
+        cut = Finding(
+            _plain(finding.check, 100), finding.mark, _plain(finding.message, length), _plain(finding.why, length),
+            tuple(_plain(line, length) for line in finding.remedy[:2]),
+        )  # fmt: skip
+        line = json.dumps({"node": node, "finding": plain(cut)})
+        if len(line) < LINE_BYTES:
+            break
+    return line
+
+
+def _plain(text: str, length: int) -> str:
+    """ASCII without escapes, so that a line's length is known."""
+    return text[:length].encode("ascii", "replace").decode("ascii")
+
+
+def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
+    """The reports in a job's output, by node. A report of which a line is missing is none; other lines are noise."""
+    findings: dict[str, list[Finding]] = {}
+    reports = {}
+    for line in lines:
+        try:
+            raw: dict[str, Any] = json.loads(line)
+            node = str(raw["node"])
+            if "finding" in raw:
+                findings.setdefault(node, []).append(Finding.from_dict(raw["finding"]))
+            elif raw["lines"] == len(findings.get(node, ())):
+                reports[node] = NodeReport.from_dict(raw, tuple(findings.get(node, ())))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return reports
 
 
 def _failed(node: str, check: str, message: str, why: str, *remedy: str) -> NodeReport:

@@ -208,7 +208,6 @@ class NodeReport:
     time: str
     release: str | None
     findings: tuple[Finding, ...]
-    output: str = ""
 
     @property
     def well(self) -> bool:
@@ -218,14 +217,15 @@ class NodeReport:
         return plain(self)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> NodeReport:
+    def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:
+        """A report as JSON holds it; ``findings`` replaces those in ``raw``."""
+        read = (Finding.from_dict(item) for item in raw.get("findings", ()))
         return cls(
             node=str(raw["node"]),
             role=str(raw["role"]),
             time=str(raw["time"]),
             release=raw.get("release"),
-            findings=tuple(Finding.from_dict(item) for item in raw.get("findings", ())),
-            output=str(raw.get("output", "")),
+            findings=tuple(read) if findings is None else findings,
         )
 
 

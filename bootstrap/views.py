@@ -195,6 +195,11 @@ def _folded(reports: Iterable[NodeReport], checks: list[str]) -> dict[str, tuple
     return {",".join(names): marks for marks, names in groups.items()}
 
 
+def lines_view(result: Result, _told: bool) -> list[Line]:
+    """What a proof job prints."""
+    return [Line(line, indent=0) for line in result.data["lines"]]
+
+
 def status_view(result: Result, _told: bool) -> list[Line]:
     """Where node and cluster stand."""
     data = result.data
@@ -271,6 +276,7 @@ VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "plan": plan_view,
     "check": check_view,
     "matrix": matrix_view,
+    "lines": lines_view,
     "status": status_view,
     "facts": facts_view,
     "version": version_view,

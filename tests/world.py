@@ -18,7 +18,8 @@ from bootstrap import config, release, templates
 from bootstrap.context import Context
 from bootstrap.errors import ProcessFailed
 from bootstrap.files import sha256_of
-from bootstrap.model import Cluster, Facts, Host, Mount, Role, SharedDir, Tool
+from bootstrap.fleet import report_lines
+from bootstrap.model import Cluster, Facts, Finding, Host, Mark, Mount, NodeReport, Role, SharedDir, Tool
 from bootstrap.paths import Paths
 from bootstrap.spack.scope import find_compiler, scope_digest_inputs
 from bootstrap.system import Completed, System
@@ -99,7 +100,8 @@ class FakeSystem(System):
 
     def _srun(self, argv: Sequence[str]) -> str:
         nodes = next(word for word in argv if word.startswith("--nodelist=")).partition("=")[2].split(",")
-        return "".join(json.dumps({"data": {"report": _report(node, self.world.release)}}) + "\n" for node in nodes)
+        reports = [_report(node, self.world.release) for node in nodes]
+        return "".join(line + "\n" for report in reports for line in report_lines(report))
 
     def _spack(self, argv: Sequence[str]) -> str:
         environment, verb = Path(argv[argv.index("-e") + 1]), argv[argv.index("-e") + 2]
@@ -140,15 +142,8 @@ def _bind(source: Path, target: Path) -> None:
         target.symlink_to(source)
 
 
-def _report(node: str, release_id: str) -> dict[str, Any]:
-    findings = [{"check": "storage", "mark": "ok", "message": "mounted"}]
-    return {
-        "node": node,
-        "role": "compute",
-        "time": "2026-11-24T08:00:00Z",
-        "release": release_id,
-        "findings": findings,
-    }
+def _report(node: str, release_id: str) -> NodeReport:
+    return NodeReport(node, "compute", "2026-11-24T08:00:00Z", release_id, (Finding("storage", Mark.OK, "mounted"),))
 
 
 def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..checks import check_node
 from ..context import Context
 from ..errors import PetalError, UsageError
-from ..fleet import prove
+from ..fleet import prove, report_lines
 from ..model import Mark, NodeReport, Result, Role, Status
 from ..prepare import prepare
 from ..run import save_report
@@ -15,12 +15,18 @@ from ..system import timestamp
 from .common import Asked
 
 
-def check(asked: Asked) -> Result:
-    """All checks of this node; its report is kept where this process may write."""
+def check(asked: Asked, *, as_lines: bool = False) -> Result:
+    """All checks of this node; its report is kept where this process may write.
+
+    Args:
+        as_lines: the answer is for the head node, through srun.
+    """
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
     report = check_node(ctx)
     if asked.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
+    if as_lines:
+        return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=asked.run_id)
     return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
 
 

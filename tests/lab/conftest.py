@@ -30,7 +30,7 @@ def lab_images() -> Iterator[Lab]:
     if reason:
         pytest.skip(f"no lab: {reason}")
     lab.build_images()
-    with pytest.MonkeyPatch.context() as patch:
+    with engine.alone(NAME), pytest.MonkeyPatch.context() as patch:
         for key, value in lab.environment().items():
             patch.setenv(key, value)
         yield lab

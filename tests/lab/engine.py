@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -126,6 +127,25 @@ def start() -> None:
     until("dockerd answers", answers, 60)
 
 
+@contextlib.contextmanager
+def alone(name: str, seconds: float = 900) -> Iterator[None]:
+    """Hold a lab for this process: a second session would take the first one's containers down."""
+    place = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "petal-node" / "lab"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f"{name}.lock").open("a+", encoding="utf-8") as lock:
+
+        def taken() -> bool:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            return False
+
+        if not taken():
+            say(f"{name} is in use by another session; waiting for it")
+            until(f"{name} is free", taken, seconds)
+        yield
+
+
 def node_image(base: str) -> str:
     """Return the name of the node image on a base image."""
     tag = base[len(DEBIAN_BASE) :] if base.startswith(DEBIAN_BASE) else re.sub(r"[^\w.]+", "-", base)
@@ -160,5 +180,5 @@ def context() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in CONTEXT:
-            archive.add(TOP / name, name, filter=lambda item: None if "__pycache__" in item.name else item)
+            archive.add(TOP / name, name, filter=lambda item: None if "cache" in item.name else item)
     return buffer.getvalue()

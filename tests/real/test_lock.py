@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def other(path: Path, tmp_path: Path):  # noqa: ANN201
+def other(path: Path, tmp_path: Path):
     process = start(HOLD, path, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -101,16 +101,14 @@ def test_one_process_never_opens_its_lock_twice(path: Path) -> None:
 
 
 def test_a_child_that_ends_does_not_free_the_parents_lock(path: Path) -> None:
+    script = "import fcntl as f, sys; f.lockf(open(sys.argv[1], 'r+'), f.LOCK_EX | f.LOCK_NB)"
     with take(path):
         subprocess.run(["true"], check=True)
         child = os.fork()
         if child == 0:
             os._exit(0)
         os.waitpid(child, 0)
-        probe = subprocess.run(
-            [sys.executable, "-c", "import fcntl,sys; fcntl.lockf(open(sys.argv[1],'r+'), fcntl.LOCK_EX|fcntl.LOCK_NB)", path],
-            capture_output=True, check=False,
-        )  # fmt: skip
+        probe = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False)
         assert probe.returncode != 0
 
 

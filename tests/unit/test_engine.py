@@ -1,4 +1,4 @@
-"""The engine: probe, apply, probe again; what needs a failed step is not tried; nothing is claimed that was not seen."""
+"""The engine: probe, apply, probe again; what needs a failed step is not tried; nothing unseen is claimed."""
 
 from __future__ import annotations
 

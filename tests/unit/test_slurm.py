@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from bootstrap import fleet
 from bootstrap.config import Check
-from bootstrap.model import Mark
+from bootstrap.model import Finding, Mark, NodeReport
 from bootstrap.slurm import parse_sinfo
 from tests.world import World
 
+GOOD = Finding("storage", Mark.OK, "mounted")
 SINFO = """q1-st-c5-1|idle|q1*|none
 q1-st-c5-1|idle|q2|none
 q1-st-c5-2|allocated|q1*|none
@@ -36,11 +36,21 @@ def test_sinfo() -> None:
 def test_a_node_that_says_nothing_has_failed(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     nodes = parse_sinfo(SINFO)[:2]
-    line = {"data": {"report": {"node": "q1-st-c5-1", "role": "compute", "time": "t", "findings": []}}}
-    world.system.answers["srun"] = lambda _: "noise\n{broken\n" + json.dumps(line) + "\n"
+    lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", None, (GOOD, GOOD)))
+    half = fleet.report_lines(NodeReport("q1-st-c5-2", "compute", "t", None, (GOOD, GOOD)))[1:]
+    world.system.answers["srun"] = lambda _: "\n".join(["noise", "{broken", *lines, *half])
     reports = fleet.prove(world.context, nodes)
     assert [report.well for report in reports] == [True, False]
     assert reports[1].findings[0].message == "the job on this node gave no report"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "ü" * 5000, '"\\' * 3000])
+def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
+    finding = Finding("run:" + text, Mark.FAIL, text, text, (text, text, text))
+    lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", "r", (finding,)))
+    assert max(len(line) for line in lines) < 1024
+    (report,) = fleet.reports_of_lines(lines).values()
+    assert not report.well
 
 
 def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> None:

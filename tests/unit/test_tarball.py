@@ -47,7 +47,7 @@ EVIL = {
 @pytest.mark.parametrize("members", EVIL.values(), ids=EVIL)
 def test_unsafe_members_are_refused_by_name(members: dict[str, str | tarfile.TarInfo], tmp_path: Path) -> None:
     archive = tarball(tmp_path / "evil.tar.gz", members)
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     with pytest.raises(PackageError) as caught:
         unpack(archive, tmp_path / "target")
     assert caught.value.code == "package-unsafe"

@@ -1,0 +1,85 @@
+"""Real Spack under --root, from PETAL_SPACK_CACHE. Without it these tests skip, counted and named."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bootstrap.files import sha256_of
+from tests.lab import recipes, sources, stack
+
+KEPT = ("libsigsegv",)
+
+
+@pytest.fixture(scope="session")
+def spack_tree() -> Path:
+    tree = stack.spack_cache() / stack.SPACK
+    if not tree.is_dir():
+        pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler on this machine, which Spack builds with")
+    return tree
+
+
+@pytest.fixture(scope="session")
+def full_recipes(spack_tree: Path) -> Path:
+    tree = spack_tree.with_name(stack.RECIPES)
+    if not tree.is_dir():
+        pytest.skip(f"no real recipes: {tree} is not there (make spack fetches them)")
+    return tree
+
+
+@pytest.fixture(scope="session")
+def small_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tarball with the real recipe of libsigsegv and little else."""
+    place = tmp_path_factory.mktemp("recipes")
+    recipes.subset(full_recipes, place / "tree", KEPT)
+    recipes.pack(place / "tree", place / "recipes.tar.gz")
+    return place / "recipes.tar.gz"
+
+
+@pytest.fixture(scope="session")
+def clingo() -> list[Path]:
+    """clingo's wheels for this Python, from PyPI or the cache."""
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    place = stack.lab_cache() / f"wheels-own-{version}"
+    if len(list(place.glob("*.whl"))) < len(stack.WHEELS):
+        command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "-d", str(place)]
+        if subprocess.run([*command, *stack.WHEELS], check=False).returncode:
+            pytest.skip("clingo cannot be had: PyPI does not answer")
+    return sorted(place.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """A source mirror with Debian's tarball of libsigsegv, which has the recipe's checksum."""
+    try:
+        return sources.mirror("libsigsegv")
+    except sources.SourceError as error:
+        pytest.skip(f"no source of libsigsegv: {error}")
+
+
+@pytest.fixture(scope="session")
+def spack_archive(spack_tree: Path) -> Path:
+    return stack.packed_spack()
+
+
+@pytest.fixture
+def config_text(spack_archive: Path, small_recipes: Path, clingo: list[Path], mirror: Path, tmp_path: Path) -> str:
+    """A stack of one package that is built for real."""
+    environment = tmp_path / "spack.yaml"
+    environment.write_text(
+        "spack:\n  specs: [libsigsegv@2.14]\n"
+        "  packages: {gmake: {externals: [{spec: gmake@4.3, prefix: /usr}], buildable: false}}\n"
+    )
+    wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
+    return (
+        f"stack: {environment}\n"
+        f"spack:\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n"
+        f"  recipes: {{source: {small_recipes}, sha256: {sha256_of(small_recipes)}}}\n"
+        f"  clingo: [{wheels}]\n  mirrors: {{debian: {mirror}}}\n"
+    )
