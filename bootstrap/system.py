@@ -212,8 +212,9 @@ def timestamp(seconds: float | None = None) -> str:
 
 
 def new_run_id() -> str:
-    """An id that sorts by time: ``20261124T081405Z-1a2b3c``."""
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + secrets.token_hex(3)
+    """An id that sorts by time: ``20261124T081405.123Z-1a2b3c``."""
+    now = time.time()
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z-{secrets.token_hex(3)}"
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
