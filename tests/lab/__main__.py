@@ -10,6 +10,7 @@ import time
 from tests.lab.cluster import NODES, Lab
 from tests.lab.demo import demo
 from tests.lab.engine import LabError, say
+from tests.lab.local import local_demo
 
 
 def up(lab: Lab) -> None:
@@ -24,6 +25,15 @@ def up(lab: Lab) -> None:
     say("up; for a shell: docker exec -it " + lab.container(NODES[0]) + " bash -l")
 
 
+def demo_anywhere(lab: Lab) -> None:
+    """Run the demo in containers, or without them where there are none."""
+    reason = Lab.available()
+    if reason:
+        local_demo(reason)
+    else:
+        demo(lab)
+
+
 def build(lab: Lab) -> None:
     """Build the images only."""
     lab.ensure_engine()
@@ -32,7 +42,7 @@ def build(lab: Lab) -> None:
 
 def main() -> int:
     """Run the named command."""
-    commands = {"demo": demo, "up": up, "down": Lab.down, "build": build}
+    commands = {"demo": demo_anywhere, "up": up, "down": Lab.down, "build": build}
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     parser.add_argument("command", choices=commands)
     parser.add_argument("--name", default=os.environ.get("LAB", "petal-lab"), help="the lab's name (LAB)")

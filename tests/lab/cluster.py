@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import secrets
 import subprocess
+import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +231,15 @@ class Lab:
         self.exec("s3", (*S3, "put", bucket, key), stdin=data).check()
         return f"s3://{bucket}/{key}"
 
+    def put_all(self, bucket: str, objects: Mapping[str, bytes]) -> None:
+        """Put many objects in one go."""
+        self.exec("s3", (*S3, "put-all", bucket), stdin=_tar(objects)).check()
+
+    def unpack(self, node: str, directory: str, files: Mapping[str, bytes]) -> None:
+        """Write many files below a directory of a node."""
+        script = 'mkdir -p "$1" && tar -xf - -C "$1" --no-same-owner'
+        self.exec(node, ("sh", "-c", script, "unpack", directory), stdin=_tar(files)).check()
+
     def delete(self, bucket: str, key: str) -> None:
         """Remove an object from the lab's S3."""
         self.exec("s3", (*S3, "delete", bucket, key)).check()
@@ -289,6 +300,17 @@ class Lab:
     def wait_idle(self, count: int = 2, seconds: float = 60) -> None:
         """Wait until so many compute nodes are idle."""
         until(f"{count} nodes idle", lambda: self.idle() >= count, seconds)
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    """Return files as one tar stream."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
 
 
 def custom_actions(actions: Actions, indent: str) -> str:

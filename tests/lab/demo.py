@@ -33,14 +33,17 @@ def show(text: str) -> None:
 
 def publish(lab: Lab, config: dict[str, object]) -> None:
     """Put package, hook scripts and configuration into S3, and name them in the cluster's configuration."""
+    bucket = stack.Bucket(lab)
     package = (DIST / "petal-node").read_bytes()
     digest = hashlib.sha256(package).hexdigest()
-    uri = lab.put_bytes(stack.BUCKET, f"petal-node/{digest[:12]}/petal-node", package)
-    config_uri = lab.put_bytes(stack.BUCKET, "petal-node/petal.yaml", json.dumps(config, indent=1).encode())
+    uri = bucket.put(f"petal-node/{digest[:12]}/petal-node", package).uri
+    config_uri = bucket.put("petal-node/petal.yaml", json.dumps(config, indent=1).encode()).uri
     args = ("--package", uri, "--sha256", digest, "--config", config_uri)
     actions = {
-        event: Action(lab.put(stack.BUCKET, f"petal-node/{name}", DIST / name), args) for event, name in SCRIPTS.items()
+        event: Action(bucket.put(f"petal-node/{name}", (DIST / name).read_bytes()).uri, args)
+        for event, name in SCRIPTS.items()
     }
+    bucket.send()
     lab.set_custom_actions(actions)
 
 
@@ -93,11 +96,10 @@ def demo(lab: Lab) -> None:
     lab.build_images()
     heading("a new cluster: S3, head, login and two compute nodes")
     lab.fresh()
-    hello = stack.upload_hello(lab)
     reason = stack.no_spack()
-    config = stack.base_config(hello) if reason else stack.spack_config(lab, hello)
     if reason:
         say(f"no real Spack, so this shows the binary packages only: {reason}")
+    config = stack.lab_config(lab, spack=reason is None)
     publish(lab, config)
     boot(lab, ["head"])
     boot(lab, NODES[1:])

@@ -15,7 +15,7 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from tests.lab import recipes, sources
 from tests.lab.cluster import Lab
@@ -70,7 +70,7 @@ def _patch() -> Path:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """An object in the lab's S3."""
+    """An object where the nodes can fetch it."""
 
     uri: str
     sha256: str
@@ -80,13 +80,58 @@ class Uploaded:
         return {"source": self.uri, "sha256": self.sha256}
 
 
-def upload(lab: Lab, key: str, data: bytes) -> Uploaded:
-    """Put bytes into the lab's bucket."""
-    return Uploaded(lab.put_bytes(BUCKET, key, data), hashlib.sha256(data).hexdigest())
+class Bucket:
+    """The lab's S3. Objects are collected and sent together, since each call into a container costs half a second."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Collect for a lab that is up."""
+        self._lab = lab
+        self._objects: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes) -> Uploaded:
+        """Take an object; its address is known at once."""
+        self._objects[key] = data
+        return Uploaded(f"s3://{BUCKET}/{key}", hashlib.sha256(data).hexdigest())
+
+    def send(self) -> None:
+        """Put everything that was collected into S3."""
+        self._lab.put_all(BUCKET, self._objects)
+        self._objects = {}
 
 
-def upload_hello(lab: Lab) -> Uploaded:
-    """A binary package as a vendor makes one: a compiled program in a tarball with one directory at its top."""
+class Folder:
+    """A directory in place of S3, for the demo without containers."""
+
+    def __init__(self, top: Path) -> None:
+        """Keep objects below ``top``."""
+        self._top = top
+
+    def put(self, key: str, data: bytes) -> Uploaded:
+        """Write an object."""
+        path = self._top / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return Uploaded(f"file://{path}", hashlib.sha256(data).hexdigest())
+
+    def send(self) -> None:
+        """Nothing is left to do."""
+
+
+Place = Union[Bucket, Folder]
+
+
+def packed_program(program: bytes) -> bytes:
+    """A binary package as a vendor makes one: a program in a tarball with one directory at its top."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo("hello-1.0/bin/hello")
+        member.size, member.mode = len(program), 0o755
+        tar.addfile(member, io.BytesIO(program))
+    return buffer.getvalue()
+
+
+def compiled_program(lab: Lab) -> bytes:
+    """PROGRAM, compiled for the nodes."""
     lab.write("s3", "/tmp/hello.c", PROGRAM)
     lab.exec("s3", ("gcc", "-O2", "-o", "/tmp/hello", "/tmp/hello.c")).check()
     copied = subprocess.run(["docker", "cp", f"{lab.container('s3')}:/tmp/hello", "-"], capture_output=True, check=True)
@@ -94,13 +139,7 @@ def upload_hello(lab: Lab) -> Uploaded:
         stream = outer.extractfile("hello")
         if stream is None:
             raise LabError("the compiled program could not be copied")
-        program = stream.read()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        member = tarfile.TarInfo("hello-1.0/bin/hello")
-        member.size, member.mode = len(program), 0o755
-        tar.addfile(member, io.BytesIO(program))
-    return upload(lab, "packages/hello-1.0.tar.gz", buffer.getvalue())
+        return stream.read()
 
 
 def base_config(hello: Uploaded) -> dict[str, Any]:
@@ -115,27 +154,41 @@ def base_config(hello: Uploaded) -> dict[str, Any]:
     }
 
 
-def spack_config(lab: Lab, hello: Uploaded) -> dict[str, Any]:
-    """The configuration with real Spack on top: FFTW, built from its real recipe."""
-    config = base_config(hello)
-    lay_mirror(lab)
-    environment = {
+def add_spack(config: dict[str, Any], place: Place, wheels: list[Path], make: str, mirror: str) -> dict[str, Any]:
+    """The configuration with real Spack on top: FFTW, built from its real recipe.
+
+    Args:
+        make: the version of the system's GNU make.
+        mirror: where ``mirror_files`` lie on the head node.
+    """
+    external = {"externals": [{"spec": f"gmake@{make}", "prefix": "/usr"}], "buildable": False}
+    environment = {"spack": {"specs": [FFTW_SPEC], "packages": {"gmake": external}}}
+    check = config["check"]
+    return {
+        **config,
+        "stack": place.put("stacks/fftw/spack.yaml", json.dumps(environment, indent=1).encode()).uri,
         "spack": {
-            "specs": [FFTW_SPEC],
-            "packages": {"gmake": {"externals": [{"spec": "gmake@4.3", "prefix": "/usr"}], "buildable": False}},
-        }
+            "version": "1.1.1",
+            **place.put(f"{SPACK}.tar.gz", packed_spack().read_bytes()).origin(),
+            "recipes": place.put("recipes.tar.gz", packed_recipes().read_bytes()).origin(),
+            "clingo": [place.put(f"wheels/{path.name}", path.read_bytes()).origin() for path in wheels],
+            "mirrors": {"sources": mirror},
+        },
+        "check": {"load": [*check["load"], "fftw"], "run": [*check["run"], "fftwl-wisdom -n cof8"]},
     }
-    stack = upload(lab, "stacks/fftw/spack.yaml", json.dumps(environment, indent=1).encode())
-    config["stack"] = stack.uri
-    config["spack"] = {
-        "version": "1.1.1",
-        **upload(lab, f"{SPACK}.tar.gz", packed_spack().read_bytes()).origin(),
-        "recipes": upload(lab, "recipes.tar.gz", packed_recipes().read_bytes()).origin(),
-        "clingo": [upload(lab, f"wheels/{path.name}", path.read_bytes()).origin() for path in clingo_wheels(lab)],
-        "mirrors": {"sources": "/shared/mirror"},
-    }
-    config["check"]["load"].append("fftw")
-    config["check"]["run"].append("fftwl-wisdom -n cof8")
+
+
+def lab_config(lab: Lab, *, spack: bool) -> dict[str, Any]:
+    """Everything for a lab that is up: objects in S3, sources on the storage that becomes /shared."""
+    bucket = Bucket(lab)
+    config = base_config(bucket.put("packages/hello-1.0.tar.gz", packed_program(compiled_program(lab))))
+    if spack:
+        ask = "import os, sys; print('%d.%d' % sys.version_info[:2], os.uname().machine)"
+        version, machine = lab.exec("head", ("python3", "-c", ask)).check().stdout.split()
+        make = lab.exec("head", ("make", "--version")).check().stdout.split()[2]
+        config = add_spack(config, bucket, clingo_wheels(version, machine), make, "/shared/mirror")
+        lab.unpack("head", "/lab/shared/mirror", mirror_files())
+    bucket.send()
     return config
 
 
@@ -161,24 +214,24 @@ def packed_recipes() -> Path:
     return archive
 
 
-def clingo_wheels(lab: Lab) -> list[Path]:
+def clingo_wheels(version: str, machine: str) -> list[Path]:
     """clingo and what it imports, for the nodes' Python."""
-    ask = ("python3", "-c", "import sys, os; print('%d.%d' % sys.version_info[:2], os.uname().machine)")
-    version, machine = lab.exec("head", ask).check().stdout.split()
     place = lab_cache() / f"wheels-{version}-{machine}"
     if len(list(place.glob("*.whl"))) < len(WHEELS):
         say(f"fetching from PyPI: {' '.join(WHEELS)}")
         command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(place), "--only-binary=:all:"]
         platforms = [f"--platform=manylinux2014_{machine}", f"--platform=manylinux_2_28_{machine}"]
-        subprocess.run([*command, "--python-version", version, *platforms, *WHEELS], check=True)
+        if subprocess.run([*command, "--python-version", version, *platforms, *WHEELS], check=False).returncode:
+            raise LabError("clingo cannot be had: PyPI does not answer")
     return sorted(place.glob("*.whl"))
 
 
-def lay_mirror(lab: Lab) -> None:
-    """FFTW's source and patch in Spack's mirror format, on the storage that becomes /shared."""
+def mirror_files() -> dict[str, bytes]:
+    """FFTW's source and patch, by their names in Spack's mirror format."""
     source = sources.SOURCES["fftw"]
     tarball = sources.place(sources.mirror("fftw"), source)
-    for digest, name, path in ((source.sha256, tarball.name, tarball), (FFTW_PATCH, FFTW_PATCH, _patch())):
-        target = f"/lab/shared/mirror/_source-cache/archive/{digest[:2]}/{name}"
-        script = 'mkdir -p "$(dirname "$1")" && cat >"$1"'
-        lab.exec("head", ("sh", "-c", script, "lay", target), stdin=path.read_bytes()).check()
+    archive = "_source-cache/archive"
+    return {
+        f"{archive}/{source.sha256[:2]}/{tarball.name}": tarball.read_bytes(),
+        f"{archive}/{FFTW_PATCH[:2]}/{FFTW_PATCH}": _patch().read_bytes(),
+    }

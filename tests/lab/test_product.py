@@ -24,7 +24,7 @@ EVERY = ("head", "login-1", *COMPUTES)
 @pytest.fixture(scope="module")
 def config(lab: Lab) -> dict[str, Any]:
     lab.fresh()
-    return stack.base_config(stack.upload_hello(lab))
+    return stack.lab_config(lab, spack=False)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_real_spack_builds_real_fftw_and_a_job_runs_it(lab: Lab) -> None:
     if reason:
         pytest.skip(f"no real Spack: {reason}")
     lab.fresh()
-    config = stack.spack_config(lab, stack.upload_hello(lab))
+    config = stack.lab_config(lab, spack=True)
     publish(lab, config)
     booted = lab.boot_all()
     assert [result.returncode for results in booted.values() for result in results] == [0] * 20

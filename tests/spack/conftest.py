@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from bootstrap.files import sha256_of
 from tests.lab import recipes, sources, stack
+from tests.lab.engine import LabError
 
 KEPT = ("libsigsegv",)
 
@@ -46,12 +47,10 @@ def small_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) 
 def clingo() -> list[Path]:
     """clingo's wheels for this Python, from PyPI or the cache."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    place = stack.lab_cache() / f"wheels-own-{version}"
-    if len(list(place.glob("*.whl"))) < len(stack.WHEELS):
-        command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "-d", str(place)]
-        if subprocess.run([*command, *stack.WHEELS], check=False).returncode:
-            pytest.skip("clingo cannot be had: PyPI does not answer")
-    return sorted(place.glob("*.whl"))
+    try:
+        return stack.clingo_wheels(version, os.uname().machine)
+    except LabError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

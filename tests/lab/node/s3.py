@@ -1,10 +1,11 @@
 #!/opt/moto/bin/python3
-"""The lab's S3 from inside: ``s3.py put BUCKET KEY <data``, ``delete BUCKET KEY``, ``list BUCKET``."""
+"""The lab's S3 from inside: ``put BUCKET KEY <data``, ``put-all BUCKET <tar``, ``delete BUCKET KEY``, ``list``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import tarfile
 
 
 def main(command: str, bucket: str, key: str = "") -> None:
@@ -19,6 +20,13 @@ def main(command: str, bucket: str, key: str = "") -> None:
     if command == "put":
         client.create_bucket(Bucket=bucket)
         client.put_object(Bucket=bucket, Key=key, Body=sys.stdin.buffer.read())
+    elif command == "put-all":
+        client.create_bucket(Bucket=bucket)
+        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+            for member in tar:
+                stream = tar.extractfile(member)
+                if stream is not None:
+                    client.put_object(Bucket=bucket, Key=member.name, Body=stream.read())
     elif command == "delete":
         client.delete_object(Bucket=bucket, Key=key)
     else:
