@@ -12,11 +12,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import ExitCode, PetalError, WaitTimeout
+from ..errors import ExitCode, PetalError, WaitTimeout, of_os_error
 from ..files import make_dir
 from ..log import LOG
 from ..model import Outcome, Result, RunRecord, Status
-from ..run import Recorder, new_record, run
+from ..run import Recorder, crash, new_record, run
 from ..state import Runs
 from ..system import timestamp
 from .common import Asked, require_root, result_of_run
@@ -34,8 +34,12 @@ def hook(asked: Asked, event: str, *, strict: bool) -> Result:
         record = _through_worker(asked, event)
         result = result_of_run("hook", record)
     except PetalError as error:
-        LOG.error("%s", error)
         result = _recorded(asked, event, error)
+    except OSError as error:
+        result = _recorded(asked, event, of_os_error(error, asked.paths().shared_mount))
+    except Exception as error:  # noqa: BLE001 - promise 1 also holds for bugs
+        bug = crash(error, asked.paths(), asked.run_id)
+        result = Result("hook", "error", Status.DEGRADED, {}, (bug,), asked.run_id, int(ExitCode.BUG))
     code = result.exit_code
     return replace(result, exit=code if strict else int(ExitCode.OK), data={**result.data, "verb_exit": code})
 
@@ -135,6 +139,7 @@ def _still_running(record: RunRecord | None, budget: float) -> RunRecord:
 
 def _recorded(asked: Asked, event: str, error: PetalError) -> Result:
     """The hook's own failure, in a record as every run has one."""
+    LOG.error("%s", error)
     recorder = Recorder(asked.paths(), new_record(asked.request(event), asked.system, "hook"))
     try:
         recorder.update(

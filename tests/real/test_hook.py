@@ -1,0 +1,190 @@
+"""The hook verb as a real process: it returns in time, holds nothing open, and leaves a record whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bootstrap.files import sha256_of
+from tests.world import tarball
+
+TOP = Path(__file__).parents[2]
+
+
+def command(node: Path, *argv: str) -> list[str]:
+    return [sys.executable, "-m", "bootstrap", *argv, "--root", str(node), "--role", "head"]
+
+
+def petal(node: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "AWS_EC2_METADATA_DISABLED": "true", **env}
+    return subprocess.run(
+        command(node, *argv), cwd=TOP, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def runs(node: Path) -> list[dict[str, Any]]:
+    paths = sorted((node / "var/lib/petal-node/runs").glob("*.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    (tmp_path / "head" / "shared").mkdir(parents=True)
+    return tmp_path / "head"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return tarball(tmp_path / "hello.tar.gz", {"hello/bin/hello": "#!/bin/sh\necho hello\n"})
+
+
+@pytest.fixture
+def slow(package: Path) -> Iterator[tuple[str, threading.Event]]:
+    """An S3 that sends the package when it is told to."""
+    go = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = package.read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            go.wait(50)
+            self.wfile.write(data)
+
+        def log_message(self, *_args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", go
+    go.set()
+    server.shutdown()
+    server.server_close()
+
+
+def config(tmp_path: Path, source: str, digest: str, budget: int = 60) -> str:
+    path = tmp_path / "petal.yaml"
+    entry = {"name": "hello", "version": "1.0", "source": source, "sha256": digest}
+    path.write_text(json.dumps({"packages": [entry], "install": {"budget": budget}}))
+    return str(path)
+
+
+def test_a_hook_returns_at_its_budget_and_the_work_goes_on(
+    node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
+) -> None:
+    endpoint, go = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package), budget=1)
+    started = time.monotonic()
+    done = petal(node, "hook", "configured", "--config", path, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
+    assert time.monotonic() - started < 10, "somebody kept the hook's stdout or stderr"
+    assert done.returncode == 0
+    assert "still running" in done.stdout
+    assert runs(node)[0]["finished"] is None
+    go.set()
+    until(lambda: runs(node)[0]["finished"] is not None)
+    assert (node / "opt/petal/current/manifest.json").is_file()
+
+
+def test_a_killed_worker_leaves_a_record_that_says_started_and_the_next_run_converges(
+    node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
+) -> None:
+    endpoint, go = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package), budget=1)
+    petal(node, "hook", "configured", "--config", path, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
+    (record,) = runs(node)
+    os.kill(record["pid"], signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(record["pid"]))
+    assert runs(node)[0]["finished"] is None
+    assert not (node / "opt/petal/current").exists()
+    go.set()
+    done = petal(node, "bootstrap", "--config", config(tmp_path, str(package), sha256_of(package)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (node / "opt/petal/current/manifest.json").is_file()
+    assert not list((node / "shared/petal/root/store").rglob(".*.part"))
+
+
+def test_two_bootstraps_at_once_install_once(node: Path, package: Path, slow: Any, tmp_path: Path) -> None:
+    endpoint, go = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
+    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+    argv = command(node, "bootstrap", "--config", path, "--json")
+    both = [subprocess.Popen(argv, cwd=TOP, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    until(lambda: len(runs(node)) == 2)
+    go.set()
+    answers = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+    outcomes = [{step["name"]: step["outcome"] for step in answer["data"]["run"]["steps"]} for answer in answers]
+    assert sorted(outcome["packages"] for outcome in outcomes) == ["changed", "ok"]
+    assert [answer["exit_code"] for answer in answers] == [0, 0]
+
+
+def test_who_does_not_get_the_lock_in_time_ends_with_75_and_says_who_has_it(
+    node: Path, package: Path, slow: Any, tmp_path: Path
+) -> None:
+    endpoint, go = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
+    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+    argv = command(node, "bootstrap", "--config", path)
+    first = subprocess.Popen(argv, cwd=TOP, env=env, stdout=subprocess.DEVNULL)
+    until((node / "var/lib/petal-node/node.holder").exists)
+    second = petal(node, "bootstrap", "--config", path, "--lock-wait", "0.5")
+    go.set()
+    first.wait(60)
+    assert second.returncode == 75, second.stdout
+    assert f"process {first.pid}" in second.stdout
+
+
+def test_a_worker_that_is_told_to_end_closes_its_record(node: Path, package: Path, slow: Any, tmp_path: Path) -> None:
+    endpoint, _ = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package), budget=1)
+    petal(node, "hook", "configured", "--config", path, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
+    os.kill(runs(node)[0]["pid"], signal.SIGTERM)
+    until(lambda: runs(node)[0]["finished"] is not None)
+    record = runs(node)[0]
+    assert (record["status"], record["exit"]) == ("degraded", 143)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("layout: shard", 78), ("a: [", 78), (None, 78), ("storage: {mount: /elsewhere}", 3)],
+    ids=["mistake", "no YAML", "no file", "no storage"],
+)
+def test_a_hook_ends_with_0_and_keeps_the_verbs_code(node: Path, tmp_path: Path, text: str | None, code: int) -> None:
+    path = tmp_path / "petal.yaml"
+    if text is not None:
+        path.write_text(text)
+    done = petal(node, "hook", "configured", "--config", str(path))
+    assert done.returncode == 0
+    (record,) = runs(node)
+    assert (record["status"], record["exit"]) == ("degraded", code)
+    assert petal(node, "hook", "configured", "--config", str(path), "--strict").returncode == code
+
+
+def test_a_worker_that_cannot_start_is_an_error_in_the_record(node: Path, tmp_path: Path) -> None:
+    """Nothing can be written where the record should be: the hook still ends with 0, and with words."""
+    (node / "var").mkdir()
+    (node / "var/lib").write_text("a file where a directory should be")
+    done = petal(node, "hook", "configured", "--config", "/no/file")
+    assert done.returncode == 0
+    assert "petal-node" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,28 @@
+"""The demo without containers: real hook scripts and the real archive, each node a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bootstrap.steps.shell import find_lmod
+from tests.lab import local, stack
+
+
+@pytest.mark.skipif(not (local.DIST / "petal-node").is_file(), reason="dist/ is not built: make dist")
+def test_the_demo_without_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack, "no_spack", lambda: "left out of this test")
+    monkeypatch.setattr(local.tempfile, "mkdtemp", lambda prefix: str(tmp_path))  # noqa: ARG005
+    local.local_demo("this is a test")
+    output = capfd.readouterr()
+    assert "no Slurm: so no job proves it" in output.err
+    for node in local.NODES:
+        assert f"== {node}: on_node_configured.sh" in output.out
+    again = output.out.split("== every hook once more")[1]
+    assert " changed" not in again
+    if find_lmod() is not None:
+        assert output.out.count("0 failed, 0 warnings") == 4
+        assert output.out.count("run:hello: hello from") == 4
