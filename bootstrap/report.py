@@ -94,7 +94,9 @@ def _write(stream: TextIO, lines: Iterable[str]) -> None:
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    """What names and programs bring in can neither break a log's encoding nor speak to a terminal."""
+    shown = "".join(character if character >= " " or character == "\t" else repr(character)[1:-1] for character in text)
+    return shown.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _wants_colour(stream: TextIO) -> bool:

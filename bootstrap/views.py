@@ -154,7 +154,7 @@ def finding_lines(finding: Finding) -> list[Line]:
 def _totals(findings: Iterable[Finding]) -> str:
     marks = [finding.mark for finding in findings]
     failures, warnings = marks.count(Mark.FAIL), marks.count(Mark.WARN)
-    return f"{failures} failed, {warnings} warnings, {marks.count(Mark.OK)} ok"
+    return f"{failures} failed, {warnings} {'warning' if warnings == 1 else 'warnings'}, {marks.count(Mark.OK)} ok"
 
 
 def check_view(result: Result, _told: bool) -> list[Line]:

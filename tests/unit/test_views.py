@@ -1,0 +1,123 @@
+"""What people and programs read, held against golden files; ``UPDATE_GOLDEN=1`` writes them anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap import report, views
+from bootstrap.errors import ConfigError, ExitCode, PetalError
+from bootstrap.model import Finding, Mark, NodeReport, Outcome, Result, RunRecord, Status, StepReport, plain
+
+GOLDEN = Path(__file__).with_name("golden")
+STEPS = (
+    StepReport("tool", "t", Outcome.OK, "version 0.1.0 is at /opt/petal-node/0.1.0/petal-node"),
+    StepReport("storage", "t", Outcome.CHANGED, "ext4 from /dev/nvme1n1, 812 GiB free, token 8c2afbf9", ("create it",)),
+    StepReport("packages", "t", Outcome.WOULD_CHANGE, "1 of 2 are missing", ("unpack cfd 24.1 into /opt/petal/x",)),
+    StepReport(
+        "spack", "t", Outcome.FAILED, "not every package could be installed: it broke\nsince the disk is full",
+        (), ("df -h /shared",), 3.2, {"code": "spack-install", "what": "it broke", "why": "", "remedy": ["df -h"]},
+    ),
+    StepReport("modules", "t", Outcome.BLOCKED, "needs spack"),
+    StepReport("wanted", "t", Outcome.SKIPPED, "the head node does it"),
+    StepReport("proof", "t", Outcome.SKIPPED, "the head node does it"),
+)  # fmt: skip
+RUN = RunRecord(
+    "20261124T081405.123Z-1a2b3c", "hook", "configured", "head", "ip-10-0-0-10", "0.1.0", 42, "boot",
+    "2026-11-24T08:14:05Z", "2026-11-24T08:15:05Z", Status.DEGRADED, 1, "3f9c1a2b4d5e", STEPS, settled=True,
+)  # fmt: skip
+GOOD = Finding("storage", Mark.OK, "nfs4 from 10.0.0.10:/shared, the same as on ip-10-0-0-10: token 8c2afbf9")
+BAD = Finding(
+    "load:fftw", Mark.FAIL, "ended with 1", "unknown module / see module spider", ("bash -lc 'module load fftw'",)
+)
+WARN = Finding("release", Mark.WARN, "current is a, wanted is b", "", ("petal-node status",))
+NODES = tuple(
+    NodeReport(f"queue1-st-c5-{number}", "compute", "2026-11-24T08:20:00Z", "3f9c1a2b4d5e", findings)
+    for number, findings in enumerate(((GOOD,), (GOOD,), (GOOD, BAD)), start=1)
+)
+CONFIG_ERROR = ConfigError(
+    "petal.yaml has 2 mistakes", [("layout", "unknown"), ("storge", "unknown key")], remedy="fix"
+)
+RESULTS = {
+    "run": Result("hook", "run", Status.DEGRADED, {"run": plain(RUN)}, run_id=RUN.run_id, exit=1),
+    "plan": Result(
+        "plan", "plan", Status.CHANGED,
+        {"node": "n", "role": "head", "release": "3f9c", "layout": "shared", "steps": [plain(step) for step in STEPS]},
+    ),
+    "check": Result("check", "check", Status.DEGRADED, {"report": NodeReport("n", "login", "t", None, (GOOD, WARN, BAD)).to_dict()}),
+    "matrix": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in NODES]}),
+    "matrix-empty": Result("check", "matrix", Status.DEGRADED, {"nodes": []}),
+    "status": Result(
+        "status", "status", Status.DEGRADED,
+        {
+            "node": "ip-10-0-0-10", "role": "head", "current": "3f9c1a2b4d5e",
+            "wanted": {"release": "aaaabbbbcccc", "version": "0.1.0"}, "install": plain(RUN),
+            "holder": {"host": "ip-10-0-0-10", "pid": 42, "since": "2026-11-24T08:14:05Z"},
+            "proof": {"summary": "proved on 2 of 3 nodes at 2026-11-24T08:20:00Z", "proved": 2, "nodes": [1, 2, 3]},
+            "reports": [node.to_dict() for node in NODES], "runs": [plain(RUN)],
+        },
+    ),
+    "status-nothing": Result(
+        "status", "status", Status.OK,
+        {
+            "node": "n", "role": None, "current": None, "wanted": None, "install": None, "holder": None, "proof": None,
+            "reports": [], "runs": [],
+        },
+    ),
+    "error": Result.of_error("hook", CONFIG_ERROR),
+}  # fmt: skip
+
+
+def text_of(result: Result) -> str:
+    view = views.VIEWS[result.kind]
+    return "\n".join(report.text_of(view(result, False))) + "\n"
+
+
+def golden(name: str, text: str) -> None:
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_text(name: str) -> None:
+    golden(name, text_of(RESULTS[name]))
+
+
+def test_steps_that_were_told_while_they_ran_are_not_told_again() -> None:
+    lines = report.text_of(views.run_view(RESULTS["run"], True))
+    assert not any("8c2afbf9" in line for line in lines)
+    assert any("wanted, proof: the head node does it" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_json_is_one_envelope(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report.show(RESULTS[name], as_json=True, quiet=False)
+    output = capsys.readouterr()
+    envelope: dict[str, Any] = json.loads(output.out)
+    assert set(envelope) == {"petal", "command", "status", "exit_code", "run_id", "data", "errors"}
+    assert envelope["petal"] == 1
+    assert output.out.count("\n") == 1
+    assert output.err == ""
+
+
+def test_an_error_goes_to_stderr_in_ascii_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    error = PetalError("the dïsk is full", why="\x1b[31mno space", remedy="df -h")
+    report.show(Result.of_error("plan", error), as_json=False, quiet=True)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.isascii()
+    assert "\x1b" not in output.err
+    assert "try  df -h" in output.err
+
+
+def test_every_exit_code_stands_for_one_thing() -> None:
+    assert {code.name: int(code) for code in ExitCode} == {
+        "OK": 0, "FAILED": 1, "USAGE": 2, "DEGRADED": 3, "NO_PYTHON": 69, "BUG": 70, "TRY_AGAIN": 75, "NOT_ROOT": 77,
+        "CONFIG": 78, "INTERRUPTED": 130, "TERMINATED": 143,
+    }  # fmt: skip
