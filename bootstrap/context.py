@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .config import Config
@@ -44,6 +45,11 @@ class Context:
     def tree(self) -> str:
         """The directory of a release's modules that this node uses."""
         return tree_name(self.config, self.facts.host)
+
+    @property
+    def kept_archive(self) -> Path:
+        """Where this petal-node is kept; the file that it was started from may be gone (ParallelCluster unlinks it)."""
+        return self.paths.home / self.tool.version / "petal-node"
 
     @property
     def wanted_release(self) -> str:

@@ -26,7 +26,7 @@ class ToolInPlace:
     def probe(self, ctx: Context) -> Probe:
         if ctx.tool.archive is None:
             return elsewhere("it runs from a checkout, not from an archive")
-        kept = ctx.paths.home / ctx.tool.version / "petal-node"
+        kept = ctx.kept_archive
         if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
             return change(f"version {ctx.tool.version} is not kept yet", f"write {kept}", f"link {ctx.paths.link}")
         if not ctx.paths.link.is_symlink() or ctx.paths.link.resolve() != kept.resolve():
@@ -36,7 +36,7 @@ class ToolInPlace:
     def apply(self, ctx: Context) -> None:
         archive = ctx.tool.archive
         assert archive is not None
-        kept = ctx.paths.home / ctx.tool.version / "petal-node"
+        kept = ctx.kept_archive
         make_dir(kept.parent)
         if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
             part = kept.with_name(f".{kept.name}.{ctx.run_id}")

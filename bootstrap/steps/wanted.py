@@ -19,7 +19,7 @@ class WantedState:
     title = "the other nodes know what to have"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("storage",)
+    needs = ("tool", "storage")
     local = False
     background = False
 
@@ -40,10 +40,9 @@ class WantedState:
 
     def apply(self, ctx: Context) -> None:
         if not _archive_is_there(ctx):
-            assert ctx.tool.archive is not None
             target = ctx.paths.archives / str(ctx.tool.sha256)
             part = target.with_name(f".{target.name}.{ctx.run_id}")
-            shutil.copyfile(ctx.tool.archive, part)
+            shutil.copyfile(ctx.kept_archive, part)
             part.chmod(0o755)
             part.rename(target)
         Shared(ctx.paths).save_wanted(_wanted(ctx))

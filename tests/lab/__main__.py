@@ -7,22 +7,26 @@ import os
 import sys
 import time
 
+from tests.lab import stack
 from tests.lab.cluster import NODES, Lab
-from tests.lab.demo import demo
+from tests.lab.demo import demo, publish
 from tests.lab.engine import LabError, say
 from tests.lab.local import local_demo
 
 
 def up(lab: Lab) -> None:
-    """Bring the lab up and boot its nodes."""
-    lab.up()
+    """A booted cluster with petal-node and two binary packages, left running."""
+    lab.ensure_engine()
+    lab.build_images()
+    lab.fresh()
+    publish(lab, stack.lab_config(lab, spack=False))
     for node, results in lab.boot_all().items():
         for result in results:
             result.check()
         say(f"{lab.container(node)}: booted in {sum(result.seconds for result in results):.1f} s")
     if lab.exec("head", ("test", "-x", "/opt/slurm/bin/sinfo")).ok:
         lab.wait_idle()
-    say("up; for a shell: docker exec -it " + lab.container(NODES[0]) + " bash -l")
+    say(f"up; for a shell: docker exec -it {lab.container(NODES[0])} bash -l")
 
 
 def demo_anywhere(lab: Lab) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.lab import stack
-from tests.lab.cluster import HOSTNAMES, NODES, Lab, Result
-from tests.lab.demo import job, publish, wait_for_proof
+from tests.lab.cluster import HOSTNAMES, NODES, Action, Lab, Result
+from tests.lab.demo import DIST, job, publish, wait_for_proof
 
 COMPUTES = ("compute-1", "compute-2")
+CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
 WANTED = "/shared/petal/state/wanted.json"
 EVERY = ("head", "login-1", *COMPUTES)
 
@@ -106,6 +107,36 @@ class TestCluster:
         assert {step["outcome"] for step in run["steps"]} <= {"ok", "skipped"}
         assert all(step["reason"] for step in run["steps"])
         assert run["status"] == "ok"
+
+    @pytest.mark.parametrize("node", ["head", "login-1"])
+    def test_an_update_with_the_same_pins_changes_nothing(self, lab: Lab, node: str) -> None:
+        lab.phase(node, "updated").check()
+        run = last_run(lab, node)
+        assert (run["event"], run["status"]) == ("updated", "ok")
+
+    def test_the_archive_itself_is_a_custom_action(self, lab: Lab) -> None:
+        """``Script: s3://.../petal-node`` under a random name, through dos2unix, unlinked afterwards."""
+        uri = lab.put(stack.BUCKET, "petal-node/as-script", DIST / "petal-node")
+        text = lab.read("compute-1", CLUSTER_CONFIG)
+        args = ("hook", "configured", "--config", "s3://petal/petal-node/petal.yaml")
+        lab.set_custom_actions(queue={"OnNodeConfigured": Action(uri, args)})
+        try:
+            result = lab.phase("compute-1", "configured")
+        finally:
+            lab.write("head", CLUSTER_CONFIG, text)
+        assert result.returncode == 0
+        assert "hook configured on compute queue1-st-c5-1: ok" in result.stdout
+        assert lab.exec("compute-1", ("ls", "/opt/parallelcluster/tmp")).stdout == ""
+
+    def test_without_its_files_a_node_asks_the_metadata_service_for_its_role(self, lab: Lab) -> None:
+        hide = "mv /etc/chef/dna.json /etc/chef/dna && mv /opt/parallelcluster/cfnconfig /opt/parallelcluster/cfn"
+        back = "mv /etc/chef/dna /etc/chef/dna.json; mv /opt/parallelcluster/cfn /opt/parallelcluster/cfnconfig"
+        lab.exec("compute-2", ("sh", "-c", hide)).check()
+        try:
+            seen = answer(petal(lab, "compute-2", "facts", "--json"))["data"]["cluster"]
+        finally:
+            lab.exec("compute-2", ("sh", "-c", back)).check()
+        assert (seen["role"], seen["sources"]) == ("compute", ["instance tags"])
 
     @pytest.mark.parametrize("node", EVERY)
     def test_the_plan_is_empty(self, lab: Lab, node: str) -> None:
@@ -241,7 +272,11 @@ class TestTrouble:
     def test_a_wrong_checksum_of_the_archive_itself(self, lab: Lab) -> None:
         lab.exec("compute-1", ("cp", "-a", "/opt/petal-node", "/opt/before")).check()
         lab.exec("compute-1", ("rm", "-rf", "/opt/petal-node")).check()
-        script = lab.exec("compute-1", ("sh", "-c", "cat > /tmp/hook.sh && chmod +x /tmp/hook.sh"), stdin=_script())
+        script = lab.exec(
+            "compute-1",
+            ("sh", "-c", "cat > /tmp/hook.sh && chmod +x /tmp/hook.sh"),
+            stdin=(DIST / "on_node_configured.sh").read_bytes(),
+        )
         assert script.ok
         uri = lab.put_bytes(stack.BUCKET, "evil/petal-node", b"#!/bin/sh\ntouch /tmp/executed\n")
         digest = hashlib.sha256(b"another").hexdigest()
@@ -257,12 +292,6 @@ class TestTrouble:
         assert not lab.exec("compute-1", ("test", "-e", "/tmp/executed")).ok
         run = last_run(lab, "compute-1")
         assert (run["status"], run["errors"][0]["code"]) == ("degraded", "archive-checksum")
-
-
-def _script() -> bytes:
-    from tests.lab.demo import DIST
-
-    return (DIST / "on_node_configured.sh").read_bytes()
 
 
 def test_real_spack_builds_real_fftw_and_a_job_runs_it(lab: Lab) -> None:

@@ -39,6 +39,7 @@ NODES = tuple(
     NodeReport(f"queue1-st-c5-{number}", "compute", "2026-11-24T08:20:00Z", "3f9c1a2b4d5e", findings)
     for number, findings in enumerate(((GOOD,), (GOOD,), (GOOD, BAD)), start=1)
 )
+LOGIN = NodeReport("n", "login", "t", None, (GOOD, WARN, BAD))
 CONFIG_ERROR = ConfigError(
     "petal.yaml has 2 mistakes", [("layout", "unknown"), ("storge", "unknown key")], remedy="fix"
 )
@@ -48,7 +49,7 @@ RESULTS = {
         "plan", "plan", Status.CHANGED,
         {"node": "n", "role": "head", "release": "3f9c", "layout": "shared", "steps": [plain(step) for step in STEPS]},
     ),
-    "check": Result("check", "check", Status.DEGRADED, {"report": NodeReport("n", "login", "t", None, (GOOD, WARN, BAD)).to_dict()}),
+    "check": Result("check", "check", Status.DEGRADED, {"report": LOGIN.to_dict()}),
     "matrix": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in NODES]}),
     "matrix-empty": Result("check", "matrix", Status.DEGRADED, {"nodes": []}),
     "status": Result(
