@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from . import resources
-from .config import Config, nearest, read_yaml
-from .errors import ConfigError
+from .config import Config, read_yaml
+from .errors import ConfigError, did_you_mean
 from .fetch import Source, local_path, read
 
 READ = frozenset({"specs", "packages", "definitions"})
@@ -29,7 +29,7 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     path = resources.path("spack_envs") / config.stack / "spack.yaml"
     if not path.is_file():
         known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
-        why = f"petal-node ships {', '.join(known) or 'none'}{nearest(config.stack, known)}"
+        why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
         raise ConfigError(f"there is no stack {config.stack!r}", why=why, code="stack-unknown")
     return _checked(path.read_bytes(), str(path))
 

@@ -6,6 +6,7 @@ Every failure that petal-node expects is a ``PetalError``. Its ``code`` is stabl
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 from collections.abc import Iterable
@@ -187,6 +188,12 @@ class NotConverged(PetalError):
 
     code = "not-converged"
     exit = ExitCode.BUG
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``, did you mean X?`` for a word close to a known one, else an empty string."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 _OS_ERRORS = {

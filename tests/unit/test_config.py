@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bootstrap import config
-from bootstrap.errors import ConfigError, ExitCode
+from bootstrap.errors import ConfigError, ExitCode, did_you_mean
 
 SHA = "ab" * 32
 FIVE = """
@@ -95,5 +95,5 @@ check: {{load: [a], run: ["a --version"]}}
 
 
 def test_names_that_are_near_are_named() -> None:
-    assert config.nearest("storge", ["storage", "spack"]) == ", did you mean 'storage'?"
-    assert config.nearest("xyz", ["storage"]) == ""
+    assert did_you_mean("storge", ["storage", "spack"]) == ", did you mean 'storage'?"
+    assert did_you_mean("xyz", ["storage"]) == ""

@@ -13,7 +13,8 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
-from .config import (
+from ..errors import did_you_mean
+from .nouns import (
     SPACK_VERSIONS,
     Check,
     Config,
@@ -23,7 +24,6 @@ from .config import (
     Package,
     Spack,
     Storage,
-    nearest,
 )
 
 NAME = validate.Regexp(
@@ -96,7 +96,7 @@ class _Strict(Schema):
             known = [field.data_key or name for name, field in self.fields.items()]
             for key, said in messages.items():
                 if said == ["Unknown field."]:
-                    messages[key] = [f"unknown key{nearest(key, known)}"]
+                    messages[key] = [f"unknown key{did_you_mean(key, known)}"]
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:

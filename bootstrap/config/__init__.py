@@ -1,0 +1,18 @@
+"""The configuration: its nouns, the rules of the file, and how it is read."""
+
+from .nouns import Check, Config, Install, Modules, Origin, Package, Spack, Storage
+from .read import from_mapping, parse, read_yaml
+
+__all__ = [
+    "Check",
+    "Config",
+    "Install",
+    "Modules",
+    "Origin",
+    "Package",
+    "Spack",
+    "Storage",
+    "from_mapping",
+    "parse",
+    "read_yaml",
+]

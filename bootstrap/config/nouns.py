@@ -1,0 +1,117 @@
+"""What a configuration says, as frozen dataclasses. The defaults are those of an empty file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..model import plain
+
+SPACK_VERSIONS = ("1.1.1",)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Shared storage: where it is mounted on every node."""
+
+    mount: str = "/shared"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where something comes from, and the checksum that it must have."""
+
+    source: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Spack:
+    """Spack itself, its recipes, and what it shall build on top of the stack's own specs."""
+
+    version: str = "1.1.1"
+    program: Origin | None = None
+    recipes: Origin | None = None
+    clingo: tuple[Origin, ...] = ()
+    specs: tuple[str, ...] = ()
+    target: str = "auto"
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Package:
+    """Software that Spack does not build: a tarball (``source``), or a prefix that the image carries."""
+
+    name: str
+    version: str
+    prefix: str | None = None
+    origin: Origin | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What users see of the stack."""
+
+    lmod: str = "auto"
+
+
+@dataclass(frozen=True)
+class Install:
+    """How the head node installs. ``budget``: seconds that a hook waits for the worker; ``jobs`` 0 means all cores."""
+
+    budget: int = 300
+    jobs: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is proved on each node: modules that load and programs that run (empty: what the release offers)."""
+
+    load: tuple[str, ...] = ()
+    run: tuple[str, ...] = ()
+    wait: int = 1800
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. The defaults are those of an empty file."""
+
+    stack: str = "none"
+    layout: str = "shared"
+    storage: Storage = Storage()
+    spack: Spack = Spack()
+    packages: tuple[Package, ...] = ()
+    modules: Modules = Modules()
+    install: Install = Install()
+    check: Check = Check()
+
+    @property
+    def builds(self) -> bool:
+        """True when Spack has anything to do."""
+        return self.stack != "none" or bool(self.spack.specs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as one file would hold it: what ``parse`` turns into an equal Config again."""
+        raw = plain(self)
+        spack = raw["spack"]
+        spack |= spack.pop("program") or {}
+        raw["packages"] = [_flat_package(package) for package in raw["packages"]]
+        made: dict[str, Any] = _without_nothing(raw)
+        return made
+
+
+def _flat_package(package: dict[str, Any]) -> dict[str, Any]:
+    origin = package.pop("origin") or {}
+    return {**package, **origin}
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nothing(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nothing(item) for item in value]
+    return value
