@@ -109,6 +109,12 @@ def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
     return bootstrap(asked, arguments.lock_wait)
 
 
+def _converge(asked: Asked, _: argparse.Namespace) -> Result:
+    from .verbs.bootstrap import converge
+
+    return converge(asked)
+
+
 def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs.bootstrap import plan
 
@@ -169,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     pending = verb("plan", "what bootstrap would do now; changes nothing", _plan)
     pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")
+    verb("converge", "what the service at boot runs: become what the cluster wants", _converge)
     verb("status", "where this node and its cluster stand", _status)
     which = verb("check", "can this node, or the compute nodes, use the software?", _check)
     which.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)

@@ -197,6 +197,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 _OS_ERRORS = {
+    errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal"),
     errno.ENOSPC: ("file-no-space", "df -h {mount} /var /opt; df -i {mount} /var /opt"),
     errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}"),
     errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}"),

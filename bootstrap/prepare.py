@@ -12,14 +12,16 @@ from .context import Context
 from .errors import ConfigError, PetalError
 from .fetch import Source, local_path, read
 from .files import make_dir
+from .handover import hand_over
 from .log import LOG
 from .model import Facts, Role, Tool
 from .paths import Paths
 from .release import release_id
 from .spack.scope import find_compiler, scope_digest_inputs
-from .state import Shared, Wanted
+from .state import Shared, Wanted, read_document, write_document
 from .system import System
 
+BOOT = "boot"
 CONFIG_SECONDS = 60.0
 LOOK_SECONDS = 4.0
 
@@ -45,10 +47,14 @@ class Request:
     decides: bool = True
 
 
-def prepare(request: Request, system: System, note: Callable[[str], None]) -> Context:
+def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
     """Everything that a run needs to know, before it does anything.
 
-    On compute and login nodes wanted.json counts before ``--config``: their Args cannot be changed by an update.
+    On compute and login nodes wanted.json counts before ``--config``: their Args cannot be changed by an update. On
+    the head node a petal-node that is run by hand or by its hook is the wanted one from then on; after a boot it obeys.
+
+    Args:
+        may_hand_over: another version goes on in this process's place where the cluster wants one.
 
     Raises:
         FactsError, ConfigError, FetchError, StateError: it cannot be known.
@@ -57,6 +63,8 @@ def prepare(request: Request, system: System, note: Callable[[str], None]) -> Co
     role = facts.role_of(known)
     troubles: list[str] = []
     wanted = None if role is Role.HEAD and request.config else find_wanted(request.prefix, known, system, troubles)
+    if may_hand_over and (role is not Role.HEAD or request.event == BOOT):
+        hand_over(wanted, request.tool, Paths(request.prefix, _mount_of(wanted)))
     config = _config(request, known, wanted, troubles)
     paths = Paths(request.prefix, config.storage.mount)
     ctx = Context(
@@ -91,14 +99,31 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
 def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[str]) -> Config:
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
-    if request.config is None:
+    uri = request.config or saved_config(Paths(request.prefix))
+    if uri is None:
         raise ConfigError(
             "no configuration is known here",
             why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
             remedy="petal-node bootstrap --config FILE    (on the head node)",
             code="config-missing",
         )
-    return parse(_content(request.config, request.prefix, known.cluster.region), request.config)
+    return parse(_content(uri, request.prefix, known.cluster.region), uri)
+
+
+def save_config(request: Request, paths: Paths) -> None:
+    """Keeps the URI of a hook's configuration for the convergence after boot, which has no Args."""
+    if request.event and request.config:
+        write_document(paths.var / "request.json", {"config": request.config})
+
+
+def saved_config(paths: Paths) -> str | None:
+    """The URI that the last hook was given, or None."""
+    document = read_document(paths.var / "request.json")
+    return str(document["config"]) if document and "config" in document else None
+
+
+def _mount_of(wanted: Wanted | None) -> str:
+    return str(wanted.config.get("storage", {}).get("mount", "/shared")) if wanted else "/shared"
 
 
 def _content(uri: str, prefix: Path, region: str | None) -> bytes:

@@ -13,17 +13,18 @@ from typing import Any
 
 from .checks import check_node
 from .context import Context
+from .converge import arrange
 from .engine import Waits, converge, status_of
 from .errors import ExitCode, PetalError, StateError
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Status, StepReport
 from .paths import Paths
-from .prepare import Request, prepare
+from .prepare import BOOT, Request, prepare, save_config
 from .state import Runs, Shared, write_document
 from .steps import STEPS
 from .system import System, timestamp
 
-CHECKED_EVENTS = ("configured", "updated")
+CHECKED_EVENTS = ("configured", "updated", BOOT)
 Listener = Callable[[StepReport], None]
 
 
@@ -93,7 +94,8 @@ def run(
     signal.signal(signal.SIGTERM, _terminate)
     try:
         recorder.update()
-        ctx = prepare(request, system, note)
+        save_config(request, Paths(request.prefix))
+        ctx = prepare(request, system, note, may_hand_over=True)
         recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
         reports = converge(STEPS, ctx, _tee(recorder, ctx, listen), waits)
         status = status_of(reports)
@@ -114,6 +116,8 @@ def run(
         recorder.update(errors=(crash(error, Paths(request.prefix), request.run_id),))
         _close(recorder, Status.FAILED, ExitCode.BUG)
     Runs(Paths(request.prefix)).prune()
+    if request.event in CHECKED_EVENTS:
+        arrange(recorder.record, Paths(request.prefix), system)
     return recorder.record
 
 

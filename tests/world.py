@@ -96,6 +96,11 @@ class FakeSystem(System):
     def _systemctl(self, argv: Sequence[str]) -> str:
         if argv[1] == "start":
             _bind(self.world.paths.shared_root, self.world.paths.root)
+        if "enable" in argv:
+            wants = self.world.paths.units / "multi-user.target.wants"
+            wants.mkdir(exist_ok=True)
+            (wants / argv[-1]).unlink(missing_ok=True)
+            (wants / argv[-1]).symlink_to(self.world.paths.units / argv[-1])
         return ""
 
     def _srun(self, argv: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Step
+from .converge import Converge
 from .modules import ModuleTree
 from .packages import Packages
 from .proof import Proof
@@ -16,6 +17,7 @@ from .wanted import WantedState
 
 STEPS: tuple[Step, ...] = (
     ToolInPlace(),
+    Converge(),
     Storage(),
     Root(),
     WantedState(),

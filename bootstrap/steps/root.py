@@ -62,8 +62,8 @@ class Root:
             )
         if state == "no":
             return change(f"{ctx.paths.root} is not backed yet", f"bind {ctx.paths.root} to {backing}")
-        if _keeps(ctx) and not same_content(ctx.paths.units / UNIT, _unit(ctx)):
-            return change("a reboot would lose it", f"write {ctx.paths.units / UNIT}")
+        if _keeps(ctx) and not _is_kept(ctx):
+            return change("a reboot would lose it", f"write and enable {ctx.paths.units / UNIT}")
         return satisfied(f"{ctx.paths.root} is {backing}")
 
     def apply(self, ctx: Context) -> None:
@@ -87,6 +87,11 @@ class Root:
 
 def _keeps(ctx: Context) -> bool:
     return ctx.paths.live and ctx.system.has_systemd()
+
+
+def _is_kept(ctx: Context) -> bool:
+    enabled = ctx.paths.units / "multi-user.target.wants" / UNIT
+    return same_content(ctx.paths.units / UNIT, _unit(ctx)) and enabled.is_symlink()
 
 
 def _unit(ctx: Context) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..context import Context
-from ..errors import PetalError, StateError
+from ..errors import PetalError, StateError, of_os_error
 from ..files import distrust, make_dir
 from ..model import Mount, Probe, Role, Scope, blocked, change, satisfied
 from ..state import Shared, Token
@@ -49,9 +49,11 @@ class Storage:
             return _not_mounted(ctx)
         try:
             seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
-        except (PetalError, OSError) as error:
-            remedy = error.remedy if isinstance(error, PetalError) else ()
-            return blocked(str(error), *remedy)
+        except PetalError as error:
+            return blocked(str(error), *error.remedy)
+        except OSError as trouble:
+            refused = of_os_error(trouble, ctx.paths.shared_mount)
+            return blocked(str(refused), *refused.remedy)
         return _judge(ctx, mount, seen)
 
     def apply(self, ctx: Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import engine
 from ..model import Result, Status, plain
-from ..prepare import prepare
+from ..prepare import BOOT, prepare
 from ..run import run
 from ..steps import STEPS
 from .common import Asked, require_root, result_of_run
@@ -15,6 +15,13 @@ def bootstrap(asked: Asked, lock_wait: float) -> Result:
     require_root(asked)
     waits = engine.Waits(node=min(120.0, lock_wait), cluster=lock_wait)
     record = run(asked.request(), asked.system, asked.command, asked.listen, asked.note, waits)
+    return result_of_run(asked.command, record)
+
+
+def converge(asked: Asked) -> Result:
+    """What the service at boot runs: this node becomes what the cluster wants; the timer tries again if it cannot."""
+    require_root(asked)
+    record = run(asked.request(BOOT), asked.system, asked.command, asked.listen, asked.note)
     return result_of_run(asked.command, record)
 
 
