@@ -48,7 +48,7 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
 
 
 def converge(
-    steps: Sequence[Step], ctx: Context, listen: Listener, waits: Waits | None = None
+    steps: Sequence[Step], ctx: Context, listen: Listener, waits: Waits | None = None, *, background: bool = True
 ) -> tuple[StepReport, ...]:
     """Makes every step hold, in order.
 
@@ -56,6 +56,7 @@ def converge(
 
     Args:
         listen: told each step twice, when it starts to change something (``running``) and when it has ended.
+        background: also do what nobody waits for; a run in the foreground leaves that to who comes after it.
     """
     done: dict[str, StepReport] = {}
     with ExitStack() as locks:
@@ -64,9 +65,14 @@ def converge(
             done[step.name] = _one(step, ctx, done, listen, held)
             listen(done[step.name])
     for step in (step for step in steps if step.background):
-        done[step.name] = _one(step, ctx, done, listen, None)
+        done[step.name] = _one(step, ctx, done, listen, None) if background else _left(step, ctx)
         listen(done[step.name])
     return tuple(done.values())
+
+
+def _left(step: Step, ctx: Context) -> StepReport:
+    report = _skip(step, ctx) or _planned(step, ctx)
+    return replace(report, outcome=Outcome.SKIPPED) if report.outcome is Outcome.WOULD_CHANGE else report
 
 
 def status_of(reports: Sequence[StepReport]) -> Status:

@@ -82,6 +82,8 @@ def run(
     listen: Listener,
     note: Callable[[str], None],
     waits: Waits | None = None,
+    *,
+    background: bool = True,
 ) -> RunRecord:
     """Converges this node and returns the finished record. Expected failures end up in it, they are not raised.
 
@@ -89,6 +91,7 @@ def run(
         verb: what the record calls the run.
         listen: told every step as it starts to change something and as it ends.
         note: told every line of progress.
+        background: also wait for compute nodes and prove.
     """
     recorder = Recorder(Paths(request.prefix), new_record(request, system, verb))
     signal.signal(signal.SIGTERM, _terminate)
@@ -97,7 +100,7 @@ def run(
         save_config(request, Paths(request.prefix))
         ctx = prepare(request, system, note, may_hand_over=True)
         recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
-        reports = converge(STEPS, ctx, _tee(recorder, ctx, listen), waits)
+        reports = converge(STEPS, ctx, _tee(recorder, ctx, listen), waits, background=background)
         status = status_of(reports)
         if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
             status = _worse(status, _self_check(ctx, recorder))

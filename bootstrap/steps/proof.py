@@ -34,7 +34,7 @@ class Proof:
         except StateError as error:
             return blocked(str(error), *error.remedy)
         if proof is None or proof.release != ctx.wanted_release:
-            return change(f"release {ctx.wanted_release} is not proved yet", "run a job on the compute nodes")
+            return change("not proved yet: petal-node check --nodes all", "run a job on the compute nodes")
         if proof.proved < len(proof.nodes) or not proof.nodes:
             return change(f"only {proof}", "run a job on the compute nodes")
         return satisfied(str(proof))

@@ -14,7 +14,7 @@ def bootstrap(asked: Asked, lock_wait: float) -> Result:
     """Converges this node in the foreground."""
     require_root(asked)
     waits = engine.Waits(node=min(120.0, lock_wait), cluster=lock_wait)
-    record = run(asked.request(), asked.system, asked.command, asked.listen, asked.note, waits)
+    record = run(asked.request(), asked.system, asked.command, asked.listen, asked.note, waits, background=False)
     return result_of_run(asked.command, record)
 
 

@@ -1,0 +1,113 @@
+"""What no hook will do again: nodes that come too early, reboots, a head that dies while it builds, updates."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.archive import build
+from tests.lab import stack
+from tests.lab.cluster import PHASES, Lab
+from tests.lab.demo import publish, wait_for_proof
+from tests.lab.engine import until
+
+TOP = Path(__file__).parents[2]
+TIMER = "petal-node-converge.timer"
+
+
+def status(lab: Lab, node: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(lab.exec(node, ("petal-node", "status", "--json")).stdout)
+    return answer
+
+
+def is_ready(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("petal-node", "check", "--quiet")).returncode == 0
+
+
+def timer_runs(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("systemctl", "is-active", TIMER)).stdout.strip() == "active"
+
+
+@pytest.fixture(scope="module")
+def early(lab: Lab) -> Lab:
+    """Login and compute nodes whose hooks ran before the head's."""
+    lab.fresh()
+    publish(lab, stack.lab_config(lab, spack=False))
+    for node in ("login-1", "compute-1"):
+        results = lab.boot(node, PHASES[:4])
+        assert [result.returncode for result in results] == [0] * 4
+        assert (results[3].hook_seconds or 0) < 10
+        assert timer_runs(lab, node)
+        assert not is_ready(lab, node)
+    return lab
+
+
+def test_nodes_that_came_before_the_head_end_ready_and_their_timer_stops(early: Lab) -> None:
+    for result in early.boot("head"):
+        result.check()
+    for node in ("login-1", "compute-1"):
+        early.phase(node, "finalize").check()
+        until(f"{node} is ready", lambda node=node: is_ready(early, node), 60)  # type: ignore[misc]
+        until(f"the timer of {node} stops", lambda node=node: not timer_runs(early, node), 60)  # type: ignore[misc]
+    assert not timer_runs(early, "head")
+
+
+@pytest.mark.parametrize("node", ["login-1", "compute-1", "head"])
+def test_a_reboot_of_a_ready_node_ends_ready_and_without_a_timer(early: Lab, node: str) -> None:
+    runs = len(status(early, node)["data"]["runs"])
+    early.restart(node)
+    until("the convergence after boot has ended", lambda: _ended(early, node, runs), 60)
+    until(f"{node} is ready", lambda: is_ready(early, node), 30)
+    until("no timer runs", lambda: not timer_runs(early, node), 10)
+
+
+def _ended(lab: Lab, node: str, before: int) -> bool:
+    runs = status(lab, node)["data"]["runs"]
+    return bool(runs) and runs[0]["verb"] == "converge" and (runs[0]["settled"] or runs[0]["finished"] is not None)
+
+
+def other_archive(top: Path) -> bytes:
+    """The same program as version 0.2.0, made by the archive's own builder."""
+    for folder in ("bootstrap", "actions", "modulefiles", "spack_envs"):
+        shutil.copytree(TOP / folder, top / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    source = top / "bootstrap" / "__init__.py"
+    source.write_text(source.read_text().replace("0.1.0", "0.2.0"))
+    return build.build(top / "dist", top, TOP / "build/vendor").archive.read_bytes()
+
+
+def test_nodes_follow_another_version_and_back(early: Lab, tmp_path: Path) -> None:
+    """The head gets another version by hand; a node that converges hands over to it, and back again."""
+    early.exec("head", ("sh", "-c", "cat >/root/other && chmod 755 /root/other"), stdin=other_archive(tmp_path)).check()
+    early.write("head", "/root/petal.yaml", json.dumps(status(early, "head")["data"]["wanted"]["config"]))
+    for archive, version in (("/root/other", "0.2.0"), ("/opt/petal-node/0.1.0/petal-node", "0.1.0")):
+        early.exec("head", (archive, "bootstrap", "--config", "/root/petal.yaml")).check()
+        early.exec("compute-1", ("petal-node", "converge")).check()
+        for node in ("head", "compute-1"):
+            assert early.exec(node, ("petal-node", "version")).stdout == f"petal-node {version}\n"
+            assert status(early, node)["data"]["wanted"]["version"] == version
+        assert is_ready(early, "compute-1")
+
+
+def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: Lab) -> None:
+    reason = stack.no_spack()
+    if reason:
+        pytest.skip(f"no real Spack: {reason}")
+    lab.fresh()
+    publish(lab, {**stack.lab_config(lab, spack=True), "install": {"budget": 2}})
+    for result in lab.boot("head"):
+        result.check()
+    building = "grep -qs 'Executing phase' /var/log/petal-node/spack-*.log"
+    until("Spack builds", lambda: lab.exec("head", ("sh", "-c", building)).ok, 60)
+    lab.restart("head")
+    until("the build has ended", lambda: status(lab, "head")["data"]["current"] is not None, 240)
+    assert lab.exec("head", ("sh", "-c", "ls -A /opt/petal/store | grep -c '[.]part' || true")).stdout.strip() == "0"
+    for node in ("login-1", "compute-1", "compute-2"):
+        for result in lab.boot(node):
+            result.check()
+    lab.wait_idle()
+    wait_for_proof(lab)
+    assert status(lab, "head")["data"]["proof"]["proved"] == 2
