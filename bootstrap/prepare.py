@@ -22,6 +22,7 @@ from .state import Shared, Wanted, read_document, write_document
 from .system import System
 
 BOOT = "boot"
+KEPT = "request.json"
 CONFIG_SECONDS = 60.0
 LOOK_SECONDS = 4.0
 
@@ -99,27 +100,26 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
 def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[str]) -> Config:
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
-    uri = request.config or saved_config(Paths(request.prefix))
-    if uri is None:
-        raise ConfigError(
-            "no configuration is known here",
-            why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
-            remedy="petal-node bootstrap --config FILE    (on the head node)",
-            code="config-missing",
-        )
-    return parse(_content(uri, request.prefix, known.cluster.region), uri)
+    if request.config is not None:
+        return parse(_content(request.config, request.prefix, known.cluster.region), request.config)
+    kept = read_document(Paths(request.prefix).var / KEPT) or {}
+    if "config" in kept:
+        return from_mapping(kept["config"], str(kept.get("uri")))
+    if "uri" in kept and request.decides:
+        return parse(_content(kept["uri"], request.prefix, known.cluster.region), kept["uri"])
+    raise ConfigError(
+        "no configuration is known here",
+        why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
+        remedy="petal-node bootstrap --config FILE    (on the head node)",
+        code="config-missing",
+    )
 
 
-def save_config(request: Request, paths: Paths) -> None:
-    """Keeps the URI of a hook's configuration for the convergence after boot, which has no Args."""
+def keep_request(request: Request, config: Config | None = None) -> None:
+    """Keeps what a hook was given: after a boot there are no Args, and S3 need not be asked again."""
     if request.event and request.config:
-        write_document(paths.var / "request.json", {"config": request.config})
-
-
-def saved_config(paths: Paths) -> str | None:
-    """The URI that the last hook was given, or None."""
-    document = read_document(paths.var / "request.json")
-    return str(document["config"]) if document and "config" in document else None
+        read = {} if config is None else {"config": config.to_dict()}
+        write_document(Paths(request.prefix).var / KEPT, {"uri": request.config, **read})
 
 
 def _mount_of(wanted: Wanted | None) -> str:

@@ -19,7 +19,7 @@ from .errors import ExitCode, PetalError, StateError
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Status, StepReport
 from .paths import Paths
-from .prepare import BOOT, Request, prepare, save_config
+from .prepare import BOOT, Request, keep_request, prepare
 from .state import Runs, Shared, write_document
 from .steps import STEPS
 from .system import System, timestamp
@@ -97,8 +97,9 @@ def run(
     signal.signal(signal.SIGTERM, _terminate)
     try:
         recorder.update()
-        save_config(request, Paths(request.prefix))
+        keep_request(request)
         ctx = prepare(request, system, note, may_hand_over=True)
+        keep_request(request, ctx.config)
         recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
         reports = converge(STEPS, ctx, _tee(recorder, ctx, listen), waits, background=background)
         status = status_of(reports)
