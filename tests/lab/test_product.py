@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -129,8 +130,8 @@ class TestCluster:
         assert lab.exec("compute-1", ("ls", "/opt/parallelcluster/tmp")).stdout == ""
 
     def test_without_its_files_a_node_asks_the_metadata_service_for_its_role(self, lab: Lab) -> None:
-        hide = "mv /etc/chef/dna.json /etc/chef/dna && mv /opt/parallelcluster/cfnconfig /opt/parallelcluster/cfn"
-        back = "mv /etc/chef/dna /etc/chef/dna.json; mv /opt/parallelcluster/cfn /opt/parallelcluster/cfnconfig"
+        hide = "mv /etc/chef/dna.json /etc/chef/dna && mv /etc/parallelcluster/cfnconfig /etc/parallelcluster/cfn"
+        back = "mv /etc/chef/dna /etc/chef/dna.json; mv /etc/parallelcluster/cfn /etc/parallelcluster/cfnconfig"
         lab.exec("compute-2", ("sh", "-c", hide)).check()
         try:
             seen = answer(petal(lab, "compute-2", "facts", "--json"))["data"]["cluster"]
@@ -311,5 +312,5 @@ def test_real_spack_builds_real_fftw_and_a_job_runs_it(lab: Lab) -> None:
     output = job(lab, config).check().stdout
     assert output.count("(fftw-3.3.10 fftwl_wisdom") == 2
     shown = lab.shell("compute-1", "module load fftw && module show fftw 2>&1").check().stdout
-    assert "/opt/petal/store/linux-debian12-x86_64_v3/fftw-3.3.10-" in shown
+    assert re.search(r"/opt/petal/store/linux-debian\d+-x86_64_v3/fftw-3.3.10-", shown)
     assert petal(lab, "head", "plan", "--exit-code").returncode == 0

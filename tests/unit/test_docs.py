@@ -1,0 +1,269 @@
+"""The documentation says what the code has: codes, checks, keys, links, and examples that can be read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from marshmallow import Schema, fields
+
+from bootstrap.checks import AS_CHECKS
+from bootstrap.cli import _parser
+from bootstrap.config import Config, parse
+from bootstrap.config.schema import ConfigSchema
+from bootstrap.errors import ExitCode
+from bootstrap.model import Finding, Mark
+from bootstrap.views import CHECK_MARKS, MARKS
+
+TOP = Path(__file__).parents[2]
+DOCS = TOP / "docs"
+PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", TOP / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+SOURCES = [path for path in sorted((TOP / "bootstrap").rglob("*.py")) if "archive" not in path.parts]
+REMOTE = ("http://", "https://", "mailto:")
+# Items of a list have no default of their own; these keys stand for what is absent.
+NO_DEFAULT = "-"
+
+
+def text_of(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of every table row; ``\\|`` is a bar inside of a cell."""
+    for line in text.splitlines():
+        if line.startswith("| "):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def first_cells(text: str) -> list[str]:
+    return [cells[0].strip("`") for cells in rows(text) if re.fullmatch(r"`[^`]+`", cells[0])]
+
+
+def literals(node: ast.AST | None) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+# ---------------------------------------------------------------------------------------------------- error codes
+
+
+def codes_of(tree: ast.AST) -> Iterator[str]:
+    """Every ``code="x"``, ``code = "x"``, ``{"code": "x"}``, and the file codes of the table of errno."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "code":
+            yield from literals(node.value)
+        elif isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["code"]:
+            yield from literals(node.value)
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values):
+                yield from literals(value) if "code" in literals(key) else ()
+        elif isinstance(node, ast.Tuple) and node.elts:
+            yield from (text for text in literals(node.elts[0]) if re.fullmatch(r"file-[a-z-]+", text))
+
+
+def known_codes() -> set[str]:
+    python = {code for path in SOURCES for code in codes_of(ast.parse(path.read_text(encoding="utf-8"))) if code}
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (TOP / "actions").glob("*.sh"))
+    return python | set(re.findall(r"\b(?:fail|record) ([a-z]+-[a-z]+)\b", scripts))
+
+
+def test_the_codes_are_found() -> None:
+    assert {"file-stale", "storage-hangs", "bug", "archive-local", "archive-failed", "hook-usage"} <= known_codes()
+
+
+def test_every_error_code_is_explained_once_and_no_other() -> None:
+    listed = first_cells(text_of("errors.md"))
+    assert sorted(listed) == sorted(known_codes())
+
+
+def test_every_error_row_has_a_meaning_and_an_exit_code() -> None:
+    exits = {int(code) for code in ExitCode}
+    for cells in rows(text_of("errors.md")):
+        if cells[0].startswith("`"):
+            assert len(cells) == 4, cells
+            assert {int(code) for code in cells[1].split(",")} <= exits, cells
+            assert cells[2], cells
+
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+
+def first_text(node: ast.AST) -> str:
+    """A text, or what stands before the first value in an f-string."""
+    if isinstance(node, ast.JoinedStr) and node.values:
+        return first_text(node.values[0])
+    return next(literals(node), "")
+
+
+def known_checks() -> set[str]:
+    found = set(AS_CHECKS)
+    for name in ("checks.py", "fleet.py"):
+        for node in ast.walk(ast.parse((TOP / "bootstrap" / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                place = {"Finding": 0, "_finding": 0, "_failed": 1}.get(node.func.id)
+                if place is not None and len(node.args) > place:
+                    found.add(first_text(node.args[place]))
+    return found - {""}
+
+
+def slugs(text: str) -> list[str]:
+    """The anchors that GitHub makes of headings."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-") for title in titles]
+
+
+def test_every_check_has_the_section_that_its_findings_name() -> None:
+    checks = known_checks()
+    assert {check.split(":")[0] for check in checks} >= {"slurm", "load", "run", "job", *AS_CHECKS}
+    anchors = {Finding(check, Mark.FAIL, "").anchor for check in checks}
+    assert anchors == {f"docs/checks.md#{slug}" for slug in slugs(text_of("checks.md"))[1:]}
+
+
+# -------------------------------------------------------------------------------------------------- configuration
+
+
+def keys_of(schema: Schema, before: str = "") -> Iterator[str]:
+    for name, field in schema.fields.items():
+        key = before + (field.data_key or name)
+        yield key
+        many = isinstance(field, fields.List)
+        inner = field.inner if isinstance(field, fields.List) else field
+        if isinstance(inner, fields.Nested):
+            yield from keys_of(inner.schema, f"{key}[]." if many else f"{key}.")
+
+
+def keys_in(value: Any, before: str = "") -> Iterator[str]:
+    """The keys of a configuration as the schema names them; free mappings (env, mirrors) are values."""
+    for key, item in value.items():
+        name = before + key
+        yield name
+        if isinstance(item, dict) and key not in ("env", "mirrors"):
+            yield from keys_in(item, f"{name}.")
+        for element in item if isinstance(item, list) else ():
+            yield from keys_in(element, f"{name}[].") if isinstance(element, dict) else ()
+
+
+def examples(path: Path) -> list[str]:
+    """The blocks that call themselves a petal.yaml."""
+    return re.findall(r"^```yaml\n(# petal\.yaml\n.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_every_key_of_the_schema_is_explained_once_and_no_other() -> None:
+    assert sorted(first_cells(text_of("configuration.md"))) == sorted(keys_of(ConfigSchema()))
+
+
+def test_the_defaults_are_those_of_an_empty_file() -> None:
+    told = {cells[0].strip("`"): cells[1] for cells in rows(text_of("configuration.md")) if cells[0].startswith("`")}
+    empty = Config().to_dict()
+    for key, default in told.items():
+        value: Any = empty
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, dict) and value:  # a section
+            value = None
+        if value is None:
+            assert default == NO_DEFAULT or "[]." in key, key
+        else:
+            assert yaml.safe_load(default.strip("`")) == value, key
+
+
+@pytest.mark.parametrize("path", [TOP / "README.md", DOCS / "configuration.md"], ids=lambda path: path.name)
+def test_the_examples_parse(path: Path) -> None:
+    found = examples(path)
+    assert found
+    for text in found:
+        parse(text, path.name)
+
+
+def test_the_full_example_has_every_key() -> None:
+    (example,) = examples(DOCS / "configuration.md")
+    assert set(keys_in(yaml.safe_load(example))) == set(keys_of(ConfigSchema()))
+
+
+def test_the_cluster_configuration_in_the_readme_gives_every_role_its_hooks() -> None:
+    (block,) = re.findall(r"^```yaml\n(HeadNode:.*?)^```", (TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    cluster = yaml.safe_load(block)
+    sections = [cluster["HeadNode"], *cluster["Scheduling"]["SlurmQueues"], *cluster["LoginNodes"]["Pools"]]
+    for section in sections:
+        for event in ("OnNodeStart", "OnNodeConfigured"):
+            action = section["CustomActions"][event]
+            assert action["Args"][::2] == ["--package", "--sha256", "--config"]
+            assert (TOP / "actions" / Path(action["Script"]).name).is_file()
+    assert "OnNodeUpdated" not in cluster["Scheduling"]["SlurmQueues"][0]["CustomActions"]
+
+
+# --------------------------------------------------------------------------------------------- output and the rest
+
+
+def test_exit_codes_marks_and_verbs_are_told() -> None:
+    output = text_of("output.md")
+    told = {
+        int(code)
+        for cells in rows(output)
+        for code in re.findall(r"^(\d+(?:, \d+)*)$", cells[0])
+        for code in code.split(",")
+    }
+    assert told == {int(code) for code in ExitCode}
+    cells = first_cells(output)
+    assert set(MARKS.values()) <= set(cells)
+    assert all(f"`{mark}`" in output for mark in CHECK_MARKS.values())
+    verbs = next(action for action in _parser()._actions if action.dest == "verb").choices
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    assert verbs
+    for verb in verbs:
+        assert re.search(rf"\|[^|\n]*`(?:petal-node )?{verb}\b", readme), verb
+        assert f"`{verb}`" in output, verb
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(REMOTE):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in slugs(file.read_text(encoding="utf-8")), target
+
+
+def test_every_page_is_linked_from_the_readme_or_another_page() -> None:
+    everything = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for page in DOCS.glob("*.md"):
+        assert re.search(rf"\]\((?:docs/)?{page.name}[)#]", everything), page.name
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) < 180
+
+
+def repository() -> list[Path]:
+    folders = ("actions", "bootstrap", "docs", "modulefiles", "spack_envs", "tests", ".ci")
+    inside = [path for folder in folders for path in (TOP / folder).rglob("*") if "__pycache__" not in path.parts]
+    top = [TOP / name for name in ("Makefile", "Dockerfile.test", "pyproject.toml", "noxfile.py")]
+    return [path for path in [*PAGES, *top, *inside] if path.is_file()]
+
+
+def test_no_file_names_a_path_of_the_machine_that_it_was_written_on() -> None:
+    here = [str(TOP)] if len(TOP.parts) > 2 else []
+    pattern = re.compile(
+        "|".join(map(re.escape, here + ["/wo" + "rk/"])) + r"|/home/(?!ec2-user|\{user\}|<)[a-z][\w-]+/"
+    )
+    for path in repository():
+        found = pattern.search(path.read_text(encoding="utf-8", errors="replace"))
+        assert not found, f"{path.relative_to(TOP)}: {found and found.group()}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_are_plain_text(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.isascii(), [character for character in text if not character.isascii()][:5]
+    assert text.endswith("\n")
+    assert not re.search(r"[ \t]+$", text, re.MULTILINE)
