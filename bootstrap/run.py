@@ -16,6 +16,7 @@ from .context import Context
 from .converge import arrange
 from .engine import Waits, converge, status_of
 from .errors import ExitCode, PetalError, StateError
+from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Status, StepReport
 from .paths import Paths
@@ -130,7 +131,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _budget(ctx: Context) -> float:
-    return float(ctx.config.install.budget) if ctx.role is Role.HEAD else 10.0
+    return hook_budget(ctx.role, ctx.event, ctx.config.install.budget, ctx.paths, ctx.system.uptime())
 
 
 def _tee(recorder: Recorder, ctx: Context, listen: Listener) -> Listener:

@@ -86,6 +86,9 @@ class FakeSystem(System):
     def boot_id(self) -> str:
         return self.world.host.boot_id
 
+    def uptime(self) -> float:
+        return 120.0
+
     def mounts(self) -> tuple[Mount, ...]:
         return self.world.mounts
 

@@ -1,0 +1,55 @@
+"""A hook's budget: what the configuration says, cut to what ParallelCluster's own limit leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bootstrap.limits import CLUSTER_CONFIG, VERSION, head_limit, hook_budget
+from bootstrap.model import Role
+from bootstrap.paths import Paths
+
+TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "limit"),
+    [
+        ("aws-parallelcluster-cookbook-3.16.1", "", 2100),
+        ("aws-parallelcluster-cookbook-3.11.0", "", 1800),
+        ("aws-parallelcluster-cookbook-3.9.0", "", 1800),
+        ("", "", 2100),
+        ("aws-parallelcluster-cookbook-3.16.1", TIMEOUTS, 3600),
+        ("", "DevSettings: {Timeouts: {HeadNodeBootstrapTimeout: x}}", 2100),
+        ("", "DevSettings: [", 2100),
+        ("", "DevSettings: 1", 2100),
+    ],
+)
+def test_the_head_nodes_limit(version: str, config: str, limit: float) -> None:
+    assert head_limit(version, config) == limit
+
+
+@pytest.mark.parametrize(
+    ("role", "event", "budget", "uptime", "seconds"),
+    [
+        (Role.HEAD, "configured", 300, 200, 300),
+        (Role.HEAD, "configured", 3600, 200, 1300),
+        (Role.HEAD, "configured", 300, 1400, 100),
+        (Role.HEAD, "configured", 300, 1600, 0),
+        (Role.HEAD, "configured", 300, 90_000, 300),
+        (Role.HEAD, "updated", 3600, 90_000, 3600),
+        (Role.COMPUTE, "configured", 300, 200, 10),
+        (Role.LOGIN, "configured", 300, 200, 10),
+    ],
+)
+def test_a_hooks_budget(role: Role, event: str, budget: int, uptime: float, seconds: float, tmp_path: Path) -> None:
+    assert hook_budget(role, event, budget, Paths(tmp_path), uptime) == seconds
+
+
+def test_the_files_of_the_node_are_read(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    for name, text in ((VERSION, "aws-parallelcluster-cookbook-3.11.0\n"), (CLUSTER_CONFIG, "Region: us-east-1\n")):
+        paths.at(name).parent.mkdir(parents=True, exist_ok=True)
+        paths.at(name).write_text(text)
+    assert hook_budget(Role.HEAD, "configured", 3600, paths, 0) == 1200
