@@ -44,7 +44,7 @@ prepare() {
     incoming=$home/incoming
     package='' sha256='' strict='' archive='' region='' part=''
     started=$(utc)
-    run_id=$(date -u +%Y%m%dT%H%M%SZ)-$(random_hex)
+    run_id=$(date -u +%Y%m%dT%H%M%S.%3NZ)-$(random_hex)
     trap 'clean_up' EXIT
     trap 'exit 143' TERM
     trap 'exit 130' INT
@@ -171,7 +171,7 @@ network_archive() {
         download
         case $? in
         0) break ;;
-        3) fail archive-missing "the package is not there: $package" "$(last_error)" "upload it (petal-node publish), or correct --package" ;;
+        3) fail archive-missing "the package is not there: $package" "$(last_error)" "aws s3 cp dist/petal-node $package, or correct --package" ;;
         4) fail archive-forbidden "the package may not be read: $package" "$(last_error)" "$(forbidden_remedy)" ;;
         esac
         [ $(($(date +%s) + pause)) -lt "$deadline" ] || fail archive-unreachable "the package could not be fetched: $package" \

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model import Result
     from .verbs.common import Asked
 
-EVENTS = ("start", "configured", "updated", "worker")
+EVENTS = ("start", "configured", "updated")
 LOCK_WAIT = 7200.0
 
 
@@ -98,9 +98,13 @@ def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
 def _hook(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs import hook
 
-    if arguments.event_name == "worker":
-        return hook.worker(asked, arguments.event)
     return hook.hook(asked, arguments.event_name, strict=arguments.strict)
+
+
+def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs import hook
+
+    return hook.worker(asked, arguments.event)
 
 
 def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
@@ -153,8 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="petal-node",
         description="Makes HPC software work on every node of an AWS ParallelCluster.",
-        epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 75 try again, 77 not root, "
-        "78 configuration.",
+        epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 69 no usable Python, "
+        "70 a bug, 75 try again, 77 not root, 78 configuration, 130 and 143 interrupted.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     common = _common()
@@ -164,6 +168,10 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(call=call)
         return added
 
+    inner = verbs.add_parser("worker", parents=[common])  # not listed: a hook starts it, nobody types it
+    inner.set_defaults(call=_worker)
+    inner.add_argument("--event", choices=EVENTS, required=True)
+    inner.add_argument("--run-id", required=True)
     _hook_options(verb("hook", "what ParallelCluster's custom actions call", _hook))
     wait = verb("bootstrap", "make this node what the configuration says", _bootstrap)
     wait.add_argument(
@@ -202,12 +210,10 @@ def _common() -> argparse.ArgumentParser:
 
 
 def _hook_options(hook: argparse.ArgumentParser) -> None:
-    import argparse
-
-    hook.add_argument("event_name", choices=EVENTS, metavar="start|configured|updated")
+    hook.add_argument(
+        "event_name", choices=EVENTS, metavar="start|configured|updated", help="the event of this node's life"
+    )
     hook.add_argument("--strict", action="store_true", help="end with the verb's own exit code instead of 0")
     # Args of the hook script that are done with when it calls us
     hook.add_argument("--package", metavar="URI", help="where the hook script got this archive from")
     hook.add_argument("--sha256", metavar="HEX", help="the checksum that the hook script verified")
-    hook.add_argument("--event", default="", help=argparse.SUPPRESS)
-    hook.add_argument("--run-id", help=argparse.SUPPRESS)

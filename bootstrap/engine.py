@@ -8,7 +8,7 @@ again behind it, since somebody else may have done it meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,8 +42,7 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
     """What a run would do, step by step, each with its reason. Changes nothing."""
     reports: dict[str, StepReport] = {}
     for step in steps:
-        report = _skip(step, ctx) or _planned(step, ctx)
-        reports[step.name] = report
+        reports[step.name] = _skip(step, ctx) or _unmet(step, reports) or _planned(step, ctx)
     return tuple(reports.values())
 
 
@@ -125,6 +124,13 @@ def _skip(step: Step, ctx: Context) -> StepReport | None:
     return None
 
 
+def _unmet(step: Step, done: Mapping[str, StepReport]) -> StepReport | None:
+    """Blocked by what it needs; in a plan what would change is taken to hold by then."""
+    good = (Outcome.OK, Outcome.CHANGED, Outcome.SKIPPED, Outcome.WOULD_CHANGE)
+    names = [name for name in step.needs if name in done and done[name].outcome not in good]
+    return _report(step, Outcome.BLOCKED, f"needs {', '.join(names)}") if names else None
+
+
 def _planned(step: Step, ctx: Context) -> StepReport:
     try:
         probe = step.probe(ctx)
@@ -138,9 +144,9 @@ def _one(step: Step, ctx: Context, done: dict[str, StepReport], listen: Listener
     skipped = _skip(step, ctx)
     if skipped:
         return skipped
-    unmet = [name for name in step.needs if name in done and not done[name].outcome.holds]
-    if unmet:
-        return _report(step, Outcome.BLOCKED, f"needs {', '.join(unmet)}")
+    blocked = _unmet(step, done)
+    if blocked:
+        return blocked
     started = time.monotonic()
     try:
         report = _probe_apply_probe(step, ctx, listen, held)

@@ -10,6 +10,9 @@ from typing import Any
 
 from .errors import ExitCode, PetalError
 
+# The file systems that several nodes can mount at once.
+NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
+
 
 class Role(str, Enum):
     """What a node is for (ParallelCluster: HeadNode, ComputeFleet, LoginNode)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from .fetch import Source, local_path, read
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
-from .model import Facts, Role, Tool
+from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import release_id
 from .spack.scope import find_compiler, scope_digest_inputs
@@ -81,7 +82,8 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
     Args:
         troubles: gets a line for each place that could not be read.
     """
-    mounts = dict.fromkeys([*(shared.mount for shared in known.cluster.shared), "/shared"])
+    network = [mount.point for mount in known.mounts if mount.kind in NETWORK_KINDS and not _is_the_clusters(mount)]
+    mounts = dict.fromkeys([*(shared.mount for shared in known.cluster.shared), "/shared", *network])
     for mount in mounts:
         paths = Paths(prefix, mount)
         if paths.live and known.mount_of(mount) is None:
@@ -115,6 +117,11 @@ def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: lis
     )
 
 
+def _is_the_clusters(mount: Mount) -> bool:
+    """What ParallelCluster shares for itself is no place for software."""
+    return mount.point == "/home" or mount.point.startswith(("/opt/", "/home/"))
+
+
 def keep_request(request: Request, config: Config | None = None) -> None:
     """Keeps what a hook was given: after a boot there are no Args, and S3 need not be asked again."""
     if request.event and request.config:
@@ -127,7 +134,13 @@ def _mount_of(wanted: Wanted | None) -> str:
 
 
 def _content(uri: str, prefix: Path, region: str | None) -> bytes:
-    path = local_path(uri) if "://" in uri else Path(uri)
+    scheme = uri.partition(":")[0] if re.match(r"[a-z0-9]+:/", uri) else ""
+    if scheme not in ("", "s3", "https", "file") or (scheme and f"{scheme}://" not in uri):
+        why = "a configuration is a path, file://, s3:// or https://"
+        raise ConfigError(
+            f"{uri} is no place for a configuration", why=why, remedy="correct --config", code="config-missing"
+        )
+    path = local_path(uri) if scheme else Path(uri)
     if path is not None:
         try:
             return path.read_bytes()

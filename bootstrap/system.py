@@ -174,7 +174,7 @@ class System:
         if data is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, os.WNOHANG)
-            remedy = ("check the server of the mount (EBS: the head node), then: petal-node repair",)
+            remedy = ("check the server of the mount (EBS: the head node), then: petal-node bootstrap",)
             raise StorageError(f"{what} did not answer within {timeout:.0f} s", remedy=remedy, code="storage-hangs")
         os.waitpid(child, 0)
         if not data:

@@ -53,7 +53,8 @@ def _under(text: str, word: str) -> Line:
 def step_lines(step: StepReport) -> list[Line]:
     """One step, with what it would change, or why it failed and what to do."""
     reason, *rest = step.reason.splitlines() or [""]
-    lines = [Line(reason, MARKS[step.outcome], step.name)]
+    code = f" [{step.error['code']}]" if step.error else ""
+    lines = [Line(reason + code, MARKS[step.outcome], step.name)]
     lines += [Line(more, indent=23) for more in rest]
     if step.outcome is Outcome.WOULD_CHANGE:
         lines += [Line(f"  {text}", indent=18) for text in step.changes]
@@ -77,7 +78,7 @@ def _told_lines(steps: Iterable[StepReport]) -> list[Line]:
 
 def error_lines(error: Mapping[str, Any]) -> list[Line]:
     """An error on its own: what, each mistake or the reason, the remedy."""
-    lines = [Line(f"petal-node: {error['what']}", heading=True)]
+    lines = [Line(f"petal-node: {error['what']} [{error['code']}]", heading=True)]
     problems = error.get("problems") or ()
     if problems:
         lines += [Line(f"{problem['path']}: {problem['message']}") for problem in problems]
@@ -166,19 +167,17 @@ def check_view(result: Result, _told: bool) -> list[Line]:
 
 
 def matrix_view(result: Result, _told: bool) -> list[Line]:
-    """A table node x check; nodes that answered alike share a row."""
+    """A table check x node; nodes that answered alike share a column."""
     reports = [NodeReport.from_dict(report) for report in result.data["nodes"]]
     if not reports:
         return [Line("no node was asked: none is up", heading=True), Line("try  sinfo -N")]
     checks = list(dict.fromkeys(finding.check for report in reports for finding in report.findings))
-    rows = _folded(reports, checks)
-    widths = [max(len(check), 4) for check in checks]
-    first = max(len("node"), *(len(names) for names in rows))
-    head = "  ".join([f"{'node':<{first}}", *(f"{check:<{width}}" for check, width in zip(checks, widths))])
-    lines = [Line(head.rstrip(), heading=True)]
-    for names, marks in rows.items():
-        cells = "  ".join(f"{mark:<{width}}" for mark, width in zip(marks, widths))
-        lines.append(Line(f"{names:<{first}}  {cells}".rstrip(), heading=False, indent=0))
+    columns = _folded(reports, checks)
+    first = max(len(check) for check in ["check", *checks])
+    lines = [Line("  ".join([f"{'check':<{first}}", *columns]), heading=True)]
+    for number, check in enumerate(checks):
+        cells = [f"{marks[number]:<{len(names)}}" for names, marks in columns.items()]
+        lines.append(Line("  ".join([f"{check:<{first}}", *cells]), indent=0))
     for report in reports:
         troubles = [finding for finding in report.findings if finding.mark in (Mark.FAIL, Mark.WARN)]
         lines += [Line(f"{report.node}:", indent=0)] if troubles else []

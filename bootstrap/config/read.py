@@ -60,7 +60,7 @@ def read_yaml(data: bytes | str, name: str) -> dict[str, Any]:
     try:
         loaded = yaml.load(data, Loader=_strict_loader())  # noqa: S506 - derived from SafeLoader
     except (yaml.YAMLError, UnicodeError, RecursionError, ValueError) as error:
-        why = " ".join(str(error).split())
+        why = " ".join(str(error).split()).replace('"<byte string>"', name).replace('"<unicode string>"', name)
         raise ConfigError(f"{name} is not YAML", why=why, remedy=REMEDY, code="config-syntax") from error
     if loaded is None:
         return {}

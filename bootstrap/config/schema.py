@@ -75,6 +75,13 @@ def _uri(text: str) -> None:
         raise ValidationError("must be s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or an absolute path")
 
 
+def _no_s3(text: str) -> None:
+    if text.startswith("s3://"):
+        raise ValidationError(
+            "Spack reads s3:// with boto3 only, which nodes lack: use https://BUCKET.s3... or a directory"
+        )
+
+
 def _tidy_path(text: str) -> None:
     if ".." in text.split("/") or (len(text) > 1 and text.endswith("/")) or "//" in text:
         raise ValidationError("must be written without .., // or a slash at its end")
@@ -145,7 +152,7 @@ class SpackSchema(_Strict):
     clingo = fields.List(fields.Nested(OriginSchema))
     specs = _texts(SPEC)
     target = Text(validate=NAME)
-    mirrors = fields.Dict(keys=Text(validate=NAME), values=Text(validate=_uri))
+    mirrors = fields.Dict(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:

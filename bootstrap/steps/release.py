@@ -27,9 +27,11 @@ class Release:
         wanted = ctx.wanted_release
         current = current_release(ctx.paths)
         if read_manifest(ctx.paths, wanted) is None:
-            return change(f"release {wanted} is not complete", "write its manifest", f"current: {current} -> {wanted}")
+            before = current or "nothing"
+            return change(f"release {wanted} is not complete", "write its manifest", f"current: {before} -> {wanted}")
         if current != wanted:
-            return change(f"current is {current}", f"current: {current} -> {wanted}")
+            before = current or "nothing"
+            return change(f"current is {before}", f"current: {before} -> {wanted}")
         return satisfied(f"current is {wanted}")
 
     def apply(self, ctx: Context) -> None:

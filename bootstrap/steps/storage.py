@@ -10,11 +10,10 @@ from pathlib import Path
 from ..context import Context
 from ..errors import PetalError, StateError, of_os_error
 from ..files import distrust, make_dir
-from ..model import Mount, Probe, Role, Scope, blocked, change, satisfied
+from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, blocked, change, satisfied
 from ..state import Shared, Token
 from .base import EVERYWHERE
 
-NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
 TOUCH_SECONDS = 5.0
 GIB = 1 << 30
 

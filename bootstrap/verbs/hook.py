@@ -63,7 +63,7 @@ def _through_worker(asked: Asked, event: str) -> RunRecord:
 
 
 def _worker_argv(asked: Asked, event: str) -> list[str]:
-    argv = [*_own_command(asked), "hook", "worker", "--event", event, "--run-id", asked.run_id, "--quiet"]
+    argv = [*_own_command(asked), "worker", "--event", event, "--run-id", asked.run_id, "--quiet"]
     for option, value in (("--config", asked.config), ("--role", asked.role and asked.role.value)):
         argv += [option, str(value)] if value else []
     return [*argv, "--root", str(asked.prefix)] if not asked.paths().live else argv

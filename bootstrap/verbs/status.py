@@ -33,13 +33,8 @@ def status(asked: Asked) -> Result:
         "runs": [plain(run) for run in runs],
         **cluster,
     }
-    return Result(
-        "status",
-        "status",
-        _overall(data, runs, known.cluster.role),
-        data,
-        tuple(error.to_dict() for error in errors),
-    )
+    state = Status.DEGRADED if errors else _overall(data, runs, known.cluster.role)
+    return Result("status", "status", state, data, tuple(error.to_dict() for error in errors), asked.run_id)
 
 
 def _mount(wanted: Wanted | None) -> str:

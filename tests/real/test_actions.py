@@ -159,7 +159,7 @@ def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> dict:
     assert error["what"] in told[0]
     assert error["why"] in told[1]
     assert told[2] == "remedy: " + error["remedy"][0]
-    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", record["run_id"])
+    assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{6}", record["run_id"])
     assert abs(datetime.now(timezone.utc) - moment(record["finished"])) < timedelta(seconds=60)
     assert moment(record["started"]) <= moment(record["finished"])
     assert record["host"] == os.uname().nodename
