@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from .context import Context
 from .errors import PetalError, StateError
 from .facts import runs
+from .fleet import ordinary_user
 from .model import Finding, Mark, NodeReport, Role, Verdict
 from .release import Manifest, current_release, read_manifest
 from .steps import STEPS
@@ -50,7 +51,9 @@ PROGRAM_SECONDS = "60"
 def check_node(ctx: Context) -> NodeReport:
     """Every check of this node, in an order in which the first failure is the cause of those behind it."""
     findings = tuple(_findings(ctx))
-    return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), current_release(ctx.paths), findings)
+    reachable = not any(finding.check in ("storage", "root") and finding.mark is Mark.FAIL for finding in findings)
+    release = current_release(ctx.paths) if reachable else None
+    return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, findings)
 
 
 def _findings(ctx: Context) -> Iterator[Finding]:
@@ -145,11 +148,12 @@ def _finding(check: str, answer: tuple[int, str], good: str, remedy: str) -> Fin
 
 
 def _in_shell(ctx: Context, modules: tuple[str, ...], commands: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Code and output of each module and program; nothing of our own environment reaches the shell.
+    """Code and output of each module and program, as an ordinary user; nothing of our environment reaches the shell.
 
     A shell that died answers for the rest with its own words.
     """
-    entry = pwd.getpwuid(os.geteuid())
+    user = ordinary_user(ctx)
+    entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
     if not ctx.paths.live:
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
@@ -165,7 +169,7 @@ def _in_shell(ctx: Context, modules: tuple[str, ...], commands: tuple[str, ...])
         *programs,
     ]
     try:
-        done = ctx.system.run(argv, timeout=SHELL_SECONDS, env=env, ok=None)
+        done = ctx.system.run(argv, timeout=SHELL_SECONDS, env=env, user=user, ok=None)
         fields, died = done.stdout.split("\0")[1:], (1, done.tail(3) or "the shell ended early")
     except PetalError as error:
         fields, died = [], (1, str(error))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,32 @@ def make_dir(path: Path, mode: int = 0o755) -> None:
             part.chmod(mode if part == path else 0o755)
 
 
-def tree_size(path: Path) -> int:
-    """The bytes of all regular files below ``path``."""
-    return sum(entry.lstat().st_size for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink())
+def make_own_dir(path: Path, below: Path) -> None:
+    """A directory of root's with 0755 where anybody may have put something first: made or refused, never followed.
+
+    Every component under ``below`` is made by one mkdir(2); what is there already must be a directory that is ours.
+
+    Raises:
+        StateError: ``state-untrusted``.
+    """
+    for part in [*reversed(path.parents), path]:
+        if below not in part.parents:
+            continue
+        try:
+            part.mkdir(0o755)
+        except FileExistsError as error:
+            reason = _distrust_one(part)
+            if reason or not part.is_dir():
+                why = reason or f"{part} is no directory"
+                raise StateError(
+                    f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="state-untrusted"
+                ) from error
+            continue
+        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(descriptor, 0o755)
+        finally:
+            os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -146,7 +169,7 @@ def _json_object(path: Path, data: bytes) -> dict[str, Any]:
     return document
 
 
-def remove_tree(path: Path, *, keep_going: Callable[[OSError], None] | None = None) -> None:
+def remove_tree(path: Path) -> None:
     """Removes a file, link or directory tree; nothing is followed, absence is fine.
 
     Directories that their owner cannot write (as an unpacked package may have) are opened up first.
@@ -155,16 +178,11 @@ def remove_tree(path: Path, *, keep_going: Callable[[OSError], None] | None = No
         info = path.lstat()
     except FileNotFoundError:
         return
-    try:
-        if not stat.S_ISDIR(info.st_mode):
-            path.unlink()
-            return
-        if not info.st_mode & stat.S_IWUSR:
-            path.chmod(0o700)
-        for entry in list(os.scandir(path)):
-            remove_tree(Path(entry.path), keep_going=keep_going)
-        path.rmdir()
-    except OSError as error:
-        if keep_going is None:
-            raise
-        keep_going(error)
+    if not stat.S_ISDIR(info.st_mode):
+        path.unlink()
+        return
+    if not info.st_mode & stat.S_IWUSR:
+        path.chmod(0o700)
+    for entry in list(os.scandir(path)):
+        remove_tree(Path(entry.path))
+    path.rmdir()

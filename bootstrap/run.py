@@ -15,10 +15,10 @@ from .checks import check_node
 from .context import Context
 from .converge import arrange
 from .engine import Waits, converge, status_of
-from .errors import ExitCode, PetalError, StateError
+from .errors import ExitCode, PetalError, StateError, of_os_error
 from .limits import hook_budget
 from .log import LOG
-from .model import Mark, NodeReport, Outcome, Role, RunRecord, Status, StepReport
+from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from .paths import Paths
 from .prepare import BOOT, Request, keep_request, prepare
 from .state import Runs, Shared, write_document
@@ -58,7 +58,15 @@ class Recorder:
         self.record = replace(self.record, **changes)
         self._runs.save(self.record)
         if self._mirror is not None:
-            self._mirror.save_install(self.record)
+            self._save_mirror(self._mirror)
+
+    def _save_mirror(self, mirror: Shared) -> None:
+        """Shared storage that is full or gone costs the copy there, never the run or its own record."""
+        try:
+            mirror.save_install(self.record)
+        except (OSError, PetalError) as error:
+            LOG.error("the record is not on shared storage: %s", error)
+            self._mirror = None
 
 
 def new_record(request: Request, system: System, verb: str) -> RunRecord:
@@ -95,7 +103,8 @@ def run(
         background: also wait for compute nodes and prove.
     """
     recorder = Recorder(Paths(request.prefix), new_record(request, system, verb))
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     try:
         recorder.update()
         keep_request(request)
@@ -107,18 +116,20 @@ def run(
         if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
             status = _worse(status, _self_check(ctx, recorder))
         _close(recorder, status, _exit_of(reports, status))
-    except PetalError as error:
+    except (PetalError, OSError) as trouble:
+        mount = Paths(request.prefix).shared_mount
+        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, mount)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         _close(recorder, Status.FAILED, error.exit)
-    except (KeyboardInterrupt, Terminated) as error:
-        code = ExitCode.TERMINATED if isinstance(error, Terminated) else ExitCode.INTERRUPTED
+    except (KeyboardInterrupt, Terminated) as signalled:
+        code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
         recorder.update(
             errors=({"code": "interrupted", "what": "the run was ended by a signal", "why": "", "remedy": []},)
         )
         _close(recorder, Status.FAILED, code)
-    except Exception as error:  # noqa: BLE001 - a bug must leave a record and a report, not a broken node
-        recorder.update(errors=(crash(error, Paths(request.prefix), request.run_id),))
+    except Exception as bug:  # noqa: BLE001 - a bug must leave a record and a report, not a broken node
+        recorder.update(errors=(crash(bug, Paths(request.prefix), request.run_id),))
         _close(recorder, Status.FAILED, ExitCode.BUG)
     Runs(Paths(request.prefix)).prune()
     if request.event in CHECKED_EVENTS:
@@ -136,13 +147,15 @@ def _budget(ctx: Context) -> float:
 
 def _tee(recorder: Recorder, ctx: Context, listen: Listener) -> Listener:
     background = {step.name for step in STEPS if step.background}
+    cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER}
 
     def tell(report: StepReport) -> None:
-        if report.name in background and report.outcome is Outcome.RUNNING:
+        running = report.outcome is Outcome.RUNNING
+        if running and report.name in background:
             recorder.update(settled=True)
-        recorder.step(report)
-        if report.name == "storage" and report.outcome.holds and ctx.role is Role.HEAD and ctx.event != "start":
+        if running and report.name in cluster:  # so this run holds the cluster lock
             recorder.mirror_to(Shared(ctx.paths))
+        recorder.step(report)
         listen(report)
 
     return tell
@@ -177,12 +190,17 @@ def _self_check(ctx: Context, recorder: Recorder) -> Status:
 
 
 def save_report(ctx: Context, report: NodeReport) -> None:
-    """On shared storage where this process may write there, else on this node."""
+    """On shared storage where that can be used and written by this process, else on this node."""
+    out_of_reach = any(
+        finding.check in ("storage", "root") and finding.mark is Mark.FAIL for finding in report.findings
+    )
     try:
-        Shared(ctx.paths).save_report(report)
+        if not out_of_reach:
+            Shared(ctx.paths).save_report(report)
+            return
     except (OSError, StateError) as error:
         LOG.info("the report stays on this node: %s", error)
-        write_document(ctx.paths.var / "report.json", report.to_dict())
+    write_document(ctx.paths.var / "report.json", report.to_dict())
 
 
 def crash(error: Exception, paths: Paths, run_id: str) -> dict[str, Any]:

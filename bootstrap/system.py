@@ -165,15 +165,18 @@ class System:
         receiver, sender = os.pipe()
         child = os.fork()
         if child == 0:
+            _let_go_of_streams(sender)
             _answer(action, sender)
         os.close(sender)
+        data = None
         try:
             data = _read_until(receiver, time.monotonic() + timeout)
         finally:
             os.close(receiver)
+            if data is None:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, os.WNOHANG)
         if data is None:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, os.WNOHANG)
             remedy = ("check the server of the mount (EBS: the head node), then: petal-node bootstrap",)
             raise StorageError(f"{what} did not answer within {timeout:.0f} s", remedy=remedy, code="storage-hangs")
         os.waitpid(child, 0)
@@ -262,9 +265,9 @@ def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
 
     try:
         parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
+        family = [parent, *parent.children(recursive=True), *_session(pid)]
     except psutil.Error:
-        return
+        family = _session(pid)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in family:
             try:
@@ -274,6 +277,20 @@ def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
         _, family = psutil.wait_procs(family, timeout=grace)
         if not family:
             return
+
+
+def _session(leader: int) -> list[Any]:
+    """What is left of a session, also when its leader has ended."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != leader and os.getsid(process.pid) == leader:
+                found.append(process)
+        except (OSError, psutil.Error):
+            continue
+    return found
 
 
 def _start(
@@ -342,6 +359,15 @@ def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
         yield from (line.decode(errors="replace") for line in whole)
     if rest:
         yield rest.decode(errors="replace")
+
+
+def _let_go_of_streams(sender: int) -> None:
+    """A child that hangs in the kernel must not keep what others wait for: our output, or any other descriptor."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.closerange(3, sender)
+    os.closerange(sender + 1, 1024)
 
 
 def _answer(action: Callable[[], Any], sender: int) -> None:

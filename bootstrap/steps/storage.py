@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..context import Context
 from ..errors import PetalError, StateError, of_os_error
-from ..files import distrust, make_dir
+from ..files import distrust, make_own_dir
 from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, blocked, change, satisfied
 from ..state import Shared, Token
 from .base import EVERYWHERE
@@ -27,7 +28,6 @@ class Look:
     writable: bool
     prepared: bool
     free: int
-    inodes: int
     token: Token | None
 
 
@@ -57,8 +57,7 @@ class Storage:
 
     def apply(self, ctx: Context) -> None:
         for path in _directories(ctx):
-            make_dir(path)
-            path.chmod(0o755)
+            make_own_dir(path, ctx.paths.shared_mount)
         shared = Shared(ctx.paths)
         if shared.token() is None:
             shared.save_token(Token(uuid.uuid4().hex, ctx.facts.host.name))
@@ -75,14 +74,25 @@ def _look(ctx: Context) -> Look:
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
     return Look(
-        distrusted=distrust(paths.locks, paths.shared_mount) or distrust(paths.shared_root, paths.shared_mount),
+        distrusted=_loose(paths.shared_mount)
+        or distrust(paths.locks, paths.shared_mount)
+        or distrust(paths.shared_root, paths.shared_mount),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=not space.f_flag & os.ST_RDONLY,
         prepared=all(path.is_dir() for path in _directories(ctx)),
         free=space.f_bavail * space.f_frsize,
-        inodes=space.f_favail,
         token=_token(ctx),
     )
+
+
+def _loose(mount: Path) -> str:
+    """Why what root puts below the mount point could be moved away by others: 1777 is fine, 0777 is not."""
+    info = mount.stat()
+    if info.st_uid not in {0, os.geteuid()}:
+        return f"{mount} itself belongs to user {info.st_uid}, not to root"
+    if info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
+        return f"{mount} itself can be written by others and is not sticky"
+    return ""
 
 
 def _is_on_root_disk(mount: Path) -> bool:
