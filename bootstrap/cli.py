@@ -32,8 +32,11 @@ def main(argv: Sequence[str]) -> int:
     if list(argv) in (["version"], ["--version"]):
         sys.stdout.write(f"petal-node {__version__}\n")
         return 0
-    arguments = _parser().parse_args(argv)
-    return _run(arguments)
+    try:
+        return _run(_parser().parse_args(argv))
+    except SystemExit as ended:  # argparse has said what is wrong
+        code = ended.code if isinstance(ended.code, int) else 2
+        return 0 if list(argv[:1]) == ["hook"] and "--strict" not in argv else code
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -68,7 +71,7 @@ def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
         tool=own_tool(__version__, os.environ.get("PETAL_ARCHIVE")),
         system=System(),
         run_id=getattr(arguments, "run_id", None) or new_run_id(),
-        config=arguments.config,
+        config=_absolute(arguments.config),
         prefix=Path(arguments.root).resolve(),
         role=Role(arguments.role) if arguments.role else None,
         listen=progress.step,
@@ -76,9 +79,14 @@ def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
     )
 
 
+def _absolute(config: str | None) -> str | None:
+    """A relative path as this directory means it: the worker runs elsewhere."""
+    return config if config is None or ":" in config else os.path.abspath(config)  # noqa: PTH100 - keeps links
+
+
 def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
     """Expected errors become results here, and so do bugs: no traceback ever reaches an operator."""
-    from .errors import PetalError
+    from .errors import PetalError, of_os_error
     from .model import Result, Status
     from .run import crash
 
@@ -87,6 +95,8 @@ def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
         return verb(asked, arguments)
     except PetalError as error:
         return Result.of_error(asked.command, error, asked.run_id)
+    except OSError as error:
+        return Result.of_error(asked.command, of_os_error(error, asked.paths().shared_mount), asked.run_id)
     except KeyboardInterrupt:
         interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
         return Result(asked.command, "error", Status.FAILED, {}, (interrupted,), asked.run_id, 130)

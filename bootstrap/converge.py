@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from .errors import PetalError
 from .log import LOG
-from .model import RunRecord, Status
+from .model import Mark, RunRecord
 from .paths import Paths
 from .system import System
 
 SERVICE = "petal-node-converge.service"
 TIMER = "petal-node-converge.timer"
-READY = (Status.OK, Status.CHANGED)
+
+
+def is_ready(record: RunRecord) -> bool:
+    """What this node itself can do is done. A proof that failed or is to come is no reason to repeat it all."""
+    others = [step for step in record.steps if step.name != "proof"]
+    failed = any(finding.mark is Mark.FAIL for finding in record.findings)
+    return bool(others) and all(step.outcome.holds for step in others) and not failed and not record.errors
 
 
 def arrange(record: RunRecord, paths: Paths, system: System) -> None:
@@ -20,7 +26,7 @@ def arrange(record: RunRecord, paths: Paths, system: System) -> None:
     """
     if not paths.live or not system.has_systemd() or not (paths.units / TIMER).is_file():
         return
-    verb = "stop" if record.status in READY else "start"
+    verb = "stop" if is_ready(record) else "start"
     try:
         system.run(["systemctl", "--no-block", verb, TIMER], timeout=30)
     except PetalError as error:

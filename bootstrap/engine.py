@@ -8,9 +8,10 @@ again behind it, since somebody else may have done it meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from .context import Context
@@ -92,24 +93,33 @@ def _only_degrades(report: StepReport) -> bool:
 
 
 class _Held:
-    """The locks of one run, each taken at its first use."""
+    """The locks of one run: the cluster's is kept to its end, the node's only for one step.
+
+    So nobody who holds the node's ever waits for the cluster's, and two runs never wait for each other.
+    """
 
     def __init__(self, ctx: Context, waits: Waits, locks: ExitStack) -> None:
         self._ctx = ctx
         self._waits = waits
         self._locks = locks
-        self._taken: set[Scope] = set()
+        self._has_cluster = False
 
-    def take(self, scope: Scope) -> None:
-        if scope in self._taken:
+    @contextmanager
+    def around(self, scope: Scope) -> Iterator[None]:
+        """Holds what a step of this scope needs."""
+        if scope is Scope.NODE:
+            with self._lock(self._ctx.paths.var / NODE_LOCK, self._waits.node):
+                yield
             return
-        ctx = self._ctx
-        node = scope is Scope.NODE
-        path = ctx.paths.var / NODE_LOCK if node else ctx.paths.locks / CLUSTER_LOCK
-        holder = own_holder(ctx.facts.host.name, ctx.facts.host.boot_id, ctx.run_id)
-        timeout = self._waits.node if node else self._waits.cluster
-        self._locks.enter_context(Lock(path, holder, timeout=timeout, waiting=self._say))
-        self._taken.add(scope)
+        if not self._has_cluster:
+            self._locks.enter_context(self._lock(self._ctx.paths.locks / CLUSTER_LOCK, self._waits.cluster))
+            self._has_cluster = True
+        yield
+
+    def _lock(self, path: Path, timeout: float) -> Lock:
+        host = self._ctx.facts.host
+        holder = own_holder(host.name, host.boot_id, self._ctx.run_id)
+        return Lock(path, holder, timeout=timeout, waiting=self._say)
 
     def _say(self, holder: str) -> None:
         self._ctx.note(f"waiting for {holder}")
@@ -154,6 +164,13 @@ def _one(step: Step, ctx: Context, done: dict[str, StepReport], listen: Listener
         error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
         LOG.error("%s: %s", step.name, error, extra={"step": step.name})
         return _failed(step, error, time.monotonic() - started)
+    except Exception as bug:  # noqa: BLE001 - a bug costs its step, and what needs it
+        LOG.exception("bug in %s", step.name, extra={"step": step.name})
+        what = f"petal-node has a bug in {step.name}: {type(bug).__name__}: {bug}"
+        error = PetalError(
+            what, why=f"the log has its traceback: {ctx.paths.log}", remedy="please report it", code="bug"
+        )
+        return _failed(step, error, time.monotonic() - started)
     return replace(report, seconds=round(time.monotonic() - started, 2))
 
 
@@ -161,11 +178,16 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held |
     probe = step.probe(ctx)
     if probe.verdict is not Verdict.CHANGE:
         return _of_probe(step, probe, UNCHANGED[probe.verdict])
-    if held is not None:
-        held.take(step.scope)
+    if held is None:
+        return _apply_probe(step, ctx, probe, listen)
+    with held.around(step.scope):
         probe = step.probe(ctx)
         if probe.verdict is not Verdict.CHANGE:
             return _of_probe(step, probe, UNCHANGED[probe.verdict])
+        return _apply_probe(step, ctx, probe, listen)
+
+
+def _apply_probe(step: Step, ctx: Context, probe: Probe, listen: Listener) -> StepReport:
     listen(_of_probe(step, probe, Outcome.RUNNING))
     LOG.info("apply: %s", probe.reason, extra={"step": step.name})
     step.apply(ctx)

@@ -29,6 +29,7 @@ ROLES = {
 }
 DNA = "/etc/chef/dna.json"
 CFNCONFIG = "/etc/parallelcluster/cfnconfig"
+SLURM_NAME = "/etc/parallelcluster/slurm_plugin/slurm_nodename"
 SHARED_KEYS = (
     ("ebs", "ebs_shared_dirs"),
     ("efs", "efs_shared_dirs"),
@@ -63,11 +64,13 @@ def role_of(facts: Facts) -> Role:
     return facts.cluster.role
 
 
+def read_cluster(paths: Paths) -> Cluster:
+    """What the node's own files say, without asking any service."""
+    return merge(parse_dna(_text(paths.at(DNA))), parse_cfnconfig(_text(paths.at(CFNCONFIG))))
+
+
 def _cluster(paths: Paths, override: Role | None) -> Cluster:
-    cluster = merge(
-        parse_dna(_text(paths.at(DNA))),
-        parse_cfnconfig(_text(paths.at(CFNCONFIG))),
-    )
+    cluster = read_cluster(paths)
     if override is not None:
         return replace(cluster, role=override, sources=("--role", *cluster.sources))
     if cluster.role is None and paths.live:
@@ -162,7 +165,7 @@ def _unquoted(value: str) -> str:
 
 def _host(paths: Paths, system: System) -> Host:
     return Host(
-        name=system.hostname(),
+        name=_name(paths, system),
         os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
         glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
         machine=os.uname().machine,
@@ -171,6 +174,11 @@ def _host(paths: Paths, system: System) -> Host:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         boot_id=system.boot_id(),
     )
+
+
+def _name(paths: Paths, system: System) -> str:
+    """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
+    return os.environ.get("SLURMD_NODENAME") or _text(paths.at(SLURM_NAME)).strip() or system.hostname()
 
 
 def parse_os_release(text: str) -> str:

@@ -61,15 +61,15 @@ def _nodes_or_none(ctx: Context) -> tuple[SlurmNode, ...]:
 
 
 def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ...]:
-    """One job over all nodes that are up; the others are reported as they stand.
+    """One job over all nodes that are free; those that are busy, drained or down are reported as not asked.
 
     A node that is named and says nothing has a finding of its own: silence is never taken for success.
     """
-    up = [node.name for node in candidates if node.up]
-    others = [_not_up(node) for node in candidates if not node.up]
-    ctx.note(f"checking {len(up)} nodes through Slurm")
-    reports = _ask(ctx, up) if up else {}
-    asked = [reports.get(name) or _silent(name) for name in up]
+    free = [node.name for node in candidates if node.free]
+    others = [_not_asked(node) for node in candidates if not node.free]
+    ctx.note(f"checking {len(free)} nodes through Slurm")
+    reports = _ask(ctx, free) if free else {}
+    asked = [reports.get(name) or _silent(name) for name in free]
     return tuple(sorted([*asked, *others], key=lambda report: report.node))
 
 
@@ -156,6 +156,8 @@ def _no_job(name: str, error: PetalError) -> NodeReport:
     return _failed(name, "job", "no job could be run", str(error), f"scontrol show node {name}")
 
 
-def _not_up(node: SlurmNode) -> NodeReport:
-    state = node.state + node.suffix
-    return _failed(node.name, "slurm", f"the node is {state}", node.reason, f"scontrol show node {node.name}")
+def _not_asked(node: SlurmNode) -> NodeReport:
+    """Neither good nor bad: Slurm could not run the job there now."""
+    message, remedy = f"not asked: the node is {node.state}{node.suffix}", (f"scontrol show node {node.name}",)
+    finding = Finding("slurm", Mark.SKIP if node.up else Mark.WARN, message, node.reason, remedy)
+    return NodeReport(node.name, "compute", timestamp(), None, (finding,))

@@ -2,6 +2,7 @@
 
 Args of head and login hooks cannot be changed by an update, so they only pin the first version; after that
 ``wanted.json`` says which one counts. Its archive is taken from shared storage, copied and checked before it runs.
+The command line goes on as it is: ``worker --event E --run-id ID`` and ``converge`` are an interface between versions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from .log import LOG
 from .model import Tool
 from .paths import Paths
 from .state import Wanted
+from .system import System
 
 MARK = "PETAL_HANDED_OVER"
+LOOK_SECONDS = 4.0
+COPY_SECONDS = 30.0
 
 
-def hand_over(wanted: Wanted | None, own: Tool, paths: Paths) -> None:
+def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) -> None:
     """Replaces this process by the wanted petal-node; returns where this one is wanted already or none can be had.
 
     Raises:
@@ -31,13 +35,13 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths) -> None:
     if os.environ.get(MARK) == wanted.sha256:
         LOG.warning("version %s was wanted and handed over to, and is not what runs", wanted.version)
         return
-    source = paths.archives / wanted.sha256
-    if not source.is_file():
-        LOG.warning("version %s is wanted and not at %s: going on with %s", wanted.version, source, own.version)
-        return
     kept = paths.home / wanted.version / "petal-node"
     if not kept.is_file() or sha256_of(kept) != wanted.sha256:
-        _keep(wanted, paths)
+        source = paths.archives / wanted.sha256
+        if not system.guarded(source.is_file, timeout=LOOK_SECONDS, what=str(source)):
+            LOG.warning("version %s is wanted and not at %s: going on with %s", wanted.version, source, own.version)
+            return
+        system.guarded(lambda: _keep(wanted, paths), timeout=COPY_SECONDS, what=str(source))
     LOG.info("handing over to version %s", wanted.version)
     os.environ[MARK] = wanted.sha256
     os.execv(kept, [str(kept), *sys.argv[1:]])  # noqa: S606 - checked by its checksum just now

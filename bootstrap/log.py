@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 LOG = logging.getLogger("petal")
+LOG.addHandler(logging.NullHandler())  # before the log is open nothing goes to stderr
 
 
 class _JsonLines(logging.Formatter):

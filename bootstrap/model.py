@@ -214,7 +214,13 @@ class NodeReport:
 
     @property
     def well(self) -> bool:
-        return not any(finding.mark is Mark.FAIL for finding in self.findings)
+        """It was asked, and nothing failed."""
+        return self.asked and not any(finding.mark is Mark.FAIL for finding in self.findings)
+
+    @property
+    def asked(self) -> bool:
+        """False where all that is known is what Slurm says of the node."""
+        return any(finding.mark in (Mark.OK, Mark.FAIL) for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from . import environments, facts, templates
 from .config import Config, from_mapping, parse
 from .context import Context
-from .errors import ConfigError, PetalError
+from .errors import ConfigError, PetalError, SpackError
 from .fetch import Source, local_path, read
 from .files import make_dir
 from .handover import hand_over
@@ -61,12 +62,12 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     Raises:
         FactsError, ConfigError, FetchError, StateError: it cannot be known.
     """
-    known = facts.gather(Paths(request.prefix), system, request.role)
+    known = facts.gather(Paths(request.prefix), system, request.role or _kept_role(request))
     role = facts.role_of(known)
     troubles: list[str] = []
-    wanted = None if role is Role.HEAD and request.config else find_wanted(request.prefix, known, system, troubles)
+    wanted = None if _decides_itself(request, role) else find_wanted(request.prefix, known, system, troubles)
     if may_hand_over and (role is not Role.HEAD or request.event == BOOT):
-        hand_over(wanted, request.tool, Paths(request.prefix, _mount_of(wanted)))
+        hand_over(wanted, request.tool, Paths(request.prefix, _mount_of(wanted)), system)
     config = _config(request, known, wanted, troubles)
     paths = Paths(request.prefix, config.storage.mount)
     ctx = Context(
@@ -74,6 +75,27 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
+
+
+def _decides_itself(request: Request, role: Role) -> bool:
+    """True where ``--config`` says what the cluster shall have, and not wanted.json.
+
+    On the head node that is what is typed, an update's hook, and the first OnNodeConfigured of its life: when that is
+    run again, its Args are old and what was wanted since counts.
+    """
+    if role is not Role.HEAD or not request.config:
+        return False
+    return request.event != "configured" or not _kept(request).get("configured")
+
+
+def _kept(request: Request) -> dict[str, Any]:
+    return read_document(Paths(request.prefix).var / KEPT) or {}
+
+
+def _kept_role(request: Request) -> Role | None:
+    """``--role`` of the last hook, for the runs that have no Args."""
+    name = _kept(request).get("role") if request.event in ("", BOOT) else None
+    return Role(name) if name in {role.value for role in Role} else None
 
 
 def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str]) -> Wanted | None:
@@ -94,7 +116,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
             LOG.warning("%s: %s", mount, error)
             troubles.append(str(error))
             continue
-        if found is not None:
+        if found is not None and _mount_of(found) == mount:  # else it is another cluster's, or of before a move
             return found
     return None
 
@@ -104,7 +126,7 @@ def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: lis
         return from_mapping(wanted.config, "wanted.json")
     if request.config is not None:
         return parse(_content(request.config, request.prefix, known.cluster.region), request.config)
-    kept = read_document(Paths(request.prefix).var / KEPT) or {}
+    kept = _kept(request)
     if "config" in kept:
         return from_mapping(kept["config"], str(kept.get("uri")))
     if "uri" in kept and request.decides:
@@ -123,10 +145,21 @@ def _is_the_clusters(mount: Mount) -> bool:
 
 
 def keep_request(request: Request, config: Config | None = None) -> None:
-    """Keeps what a hook was given: after a boot there are no Args, and S3 need not be asked again."""
-    if request.event and request.config:
-        read = {} if config is None else {"config": config.to_dict()}
-        write_document(Paths(request.prefix).var / KEPT, {"uri": request.config, **read})
+    """Keeps what a hook was given: after a boot there are no Args, and S3 need not be asked again.
+
+    Args:
+        config: what counted in the end, None while it is not known; what was kept of the same URI stays until then.
+    """
+    if not request.config or request.event in ("", BOOT):
+        return
+    before = _kept(request)
+    kept = before if before.get("uri") == request.config else {}
+    kept |= {"uri": request.config, "configured": bool(before.get("configured"))}
+    if config is not None:
+        kept |= {"config": config.to_dict(), "configured": kept["configured"] or request.event == "configured"}
+    if request.role is not None:
+        kept["role"] = request.role.value
+    write_document(Paths(request.prefix).var / KEPT, kept)
 
 
 def _mount_of(wanted: Wanted | None) -> str:
@@ -156,9 +189,17 @@ def _content(uri: str, prefix: Path, region: str | None) -> bytes:
 def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
     environment = ctx.environment if wanted else _environment(ctx)
-    system = scope_digest_inputs(find_compiler(ctx.system)) if ctx.config.builds else {}
+    system = _compiler(ctx) if ctx.config.builds else {}
     release = release_id(ctx.config, ctx.facts.host, {**environment, "system": system}, templates.digest())
     return replace(ctx, release=release, environment=environment)
+
+
+def _compiler(ctx: Context) -> dict[str, Any]:
+    """Without one the spack step says so; everything else goes on."""
+    try:
+        return scope_digest_inputs(find_compiler(ctx.system))
+    except SpackError:
+        return {"compiler": None}
 
 
 def _environment(ctx: Context) -> Mapping[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 from .config import Config, Package
 from .model import Host, plain
 from .paths import Paths
-from .state import read_document, write_document
+from .state import read_document, shaped, write_document
 
 RELEASE_FORMAT = 1
+INDEX = "modules.json"
 ID_LENGTH = 12
 FALLBACK_TARGETS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
 
@@ -123,9 +124,36 @@ def _short_hash(parts: Any) -> str:
 
 
 def read_manifest(paths: Paths, release: str) -> Manifest | None:
-    """The manifest of a release, or None while it is not complete."""
-    raw = read_document(paths.release(release) / "manifest.json")
-    return None if raw is None else Manifest.from_dict(raw)
+    """The manifest of a release, or None while it is not complete.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    path = paths.release(release) / "manifest.json"
+    raw = read_document(path)
+    if raw is None:
+        return None
+    manifest: Manifest = shaped(path, lambda: Manifest.from_dict(raw))
+    return manifest
+
+
+def read_index(paths: Paths, release: str) -> tuple[ModuleFile, ...] | None:
+    """The modules that were written for a release, or None while its tree is not whole.
+
+    Raises:
+        StateError: the index is damaged.
+    """
+    path = paths.release(release) / INDEX
+    raw = read_document(path)
+    if raw is None:
+        return None
+    modules: tuple[ModuleFile, ...] = shaped(path, lambda: tuple(ModuleFile(**module) for module in raw["modules"]))
+    return modules
+
+
+def write_index(paths: Paths, release: str, modules: Iterable[ModuleFile]) -> None:
+    """Says that the module tree is whole, and what is in it."""
+    write_document(paths.release(release) / INDEX, {"modules": [plain(module) for module in modules]})
 
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:

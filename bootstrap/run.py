@@ -170,6 +170,8 @@ def _close(recorder: Recorder, status: Status, code: int) -> None:
 
 def _exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
     codes = {report.error.get("code") for report in reports if report.error}
+    if codes & {"bug", "not-converged"}:
+        return int(ExitCode.BUG)
     return int(ExitCode.TRY_AGAIN if "lock-timeout" in codes else status.exit)
 
 

@@ -10,9 +10,11 @@ from .system import Completed, System
 
 QUERY_SECONDS = 30.0
 # sinfo(1), NODE STATE CODES: a suffix tells what the base state hides.
-UP = frozenset({"idle", "mixed", "mix", "allocated", "alloc", "completing", "comp"})
+FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
+UP = FREE | {"allocated", "alloc", "completing", "comp", "reserved", "resv"}
 JOINING_SUFFIXES = "#*"
 POWERED_DOWN_SUFFIXES = "~%"
+STATIC = "-st-"  # in the name of a node that ParallelCluster starts by itself and keeps
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,19 @@ class SlurmNode:
 
     @property
     def up(self) -> bool:
-        return self.state in UP and not self.suffix
+        """It runs jobs: also one that is busy, or planned for a job (suffix ``-``)."""
+        return self.state in UP and self.suffix in ("", "-")
+
+    @property
+    def free(self) -> bool:
+        """A small job can start there now."""
+        return self.up and self.state in FREE
 
     @property
     def joining(self) -> bool:
-        """It is on its way: powering up, or known to Slurm and not heard of yet."""
-        return any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "unk")
+        """It is on its way: powering up, known to Slurm and not heard of yet, or static and not started yet."""
+        on_its_way = any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "unk")
+        return on_its_way or (self.powered_down and STATIC in self.name)
 
     @property
     def powered_down(self) -> bool:

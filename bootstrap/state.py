@@ -48,7 +48,12 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, {"format": FORMAT, **content})
 
 
-def _shaped(path: Path, build: Callable[[], Any]) -> Any:
+def shaped(path: Path, build: Callable[[], Any]) -> Any:
+    """What ``build`` makes of a document.
+
+    Raises:
+        StateError: the document has another shape than its format says.
+    """
     try:
         return build()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -71,7 +76,7 @@ class Runs:
     def load(self, run_id: str) -> RunRecord | None:
         path = self._path(run_id)
         document = read_document(path)
-        return None if document is None else _shaped(path, lambda: RunRecord.from_dict(document))
+        return None if document is None else shaped(path, lambda: RunRecord.from_dict(document))
 
     def latest(self, number: int = 5) -> tuple[tuple[RunRecord, ...], tuple[StateError, ...]]:
         """The newest records, newest first, and what could not be read."""
@@ -170,7 +175,7 @@ class Shared:
         if reason:
             raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
         document = read_document(path)
-        return None if document is None else _shaped(path, lambda: build(document))
+        return None if document is None else shaped(path, lambda: build(document))
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         path = self._paths.state / name
@@ -198,12 +203,19 @@ class Proof:
 
     @property
     def proved(self) -> int:
-        return sum(node.well for node in self.nodes)
+        """Nodes that are well with this very release; another one proves nothing."""
+        return sum(node.well and node.release == self.release for node in self.nodes)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
         nodes = tuple(NodeReport.from_dict(node) for node in raw["nodes"])
         return cls(str(raw["release"]), str(raw["time"]), nodes)
 
+    @property
+    def asked(self) -> int:
+        return sum(node.asked for node in self.nodes)
+
     def __str__(self) -> str:
-        return f"proved on {self.proved} of {len(self.nodes)} nodes at {self.time}"
+        left = [node.node for node in self.nodes if not node.asked]
+        more = f", not asked: {', '.join(left[:8])}{' and more' if len(left) > 8 else ''}" if left else ""
+        return f"proved on {self.proved} of {self.asked} nodes at {self.time}{more}"

@@ -1,13 +1,8 @@
-"""The door to processes: every program has a timeout, a clean environment and a session of its own.
-
-Shared storage is assumed to hang: ``System.guarded`` touches it in a child that can be left behind
-(ParallelCluster's own ``computemgtd`` reads its shared file in the same way).
-"""
+"""The door to processes: every program has a timeout, a clean environment and a session of its own."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import secrets
 import select
 import shutil
@@ -20,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import PetalError, ProcessFailed, ProcessTimeout, StorageError
+from .errors import PetalError, ProcessFailed, ProcessTimeout
+from .files import write_atomic
+from .guard import guarded
 from .log import LOG
 from .model import Mount
 
@@ -36,6 +33,8 @@ PASSED_ON = (
     "REQUESTS_CA_BUNDLE", "SSL_CERT_", "PETAL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
     "NO_PROXY",
 )  # fmt: skip
+# Read by the worker's unit and by the convergence after boot; only root may.
+ENVIRONMENT = Path("/var/lib/petal-node/environment")
 KILL_GRACE = 5.0
 # Nobody waits for these; kept, so that their handles do not complain when they are collected.
 _detached: list[subprocess.Popen[bytes]] = []
@@ -138,9 +137,11 @@ class System:
             os.close(descriptor)
 
     def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str, output: Path) -> bool:
-        settings = [f"--setenv={name}={value}" for name, value in env.items()]
+        """False where systemd refuses. What is in ``env`` can be a proxy's password, so it goes by no command line."""
+        write_atomic(ENVIRONMENT, environment_file(env).encode(), mode=0o600)
         streams = [f"--property={name}=append:{output}" for name in ("StandardOutput", "StandardError")]
-        command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *streams, *settings, *argv]
+        properties = [f"--property=EnvironmentFile={ENVIRONMENT}", *streams]
+        command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *properties, *argv]
         try:
             self.run(command, timeout=30)
         except PetalError as error:
@@ -153,40 +154,8 @@ class System:
         return Path("/run/systemd/system").is_dir()
 
     def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:
-        """Calls ``action`` in a child process and gives up on it after ``timeout`` seconds.
-
-        The child may hang in the kernel on a dead mount; it is killed and not waited for. ``action`` must only read,
-        and its result must be picklable.
-
-        Raises:
-            StorageError: no answer in time (code ``storage-hangs``).
-            PetalError, OSError: whatever ``action`` raised.
-        """
-        receiver, sender = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _let_go_of_streams(sender)
-            _answer(action, sender)
-        os.close(sender)
-        data = None
-        try:
-            data = _read_until(receiver, time.monotonic() + timeout)
-        finally:
-            os.close(receiver)
-            if data is None:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, os.WNOHANG)
-        if data is None:
-            remedy = ("check the server of the mount (EBS: the head node), then: petal-node bootstrap",)
-            raise StorageError(f"{what} did not answer within {timeout:.0f} s", remedy=remedy, code="storage-hangs")
-        os.waitpid(child, 0)
-        if not data:
-            raise StorageError(f"{what}: the reader died", code="storage-unusable")
-        answer: tuple[bool, Any] = pickle.loads(data)  # noqa: S301 - written by our own child
-        if not answer[0]:
-            raise answer[1]
-        value: T = answer[1]
-        return value
+        """Calls ``action`` where it may hang; see ``guard.guarded``."""
+        return guarded(action, timeout=timeout, what=what)
 
     def mounts(self) -> tuple[Mount, ...]:
         """What is mounted in this mount namespace."""
@@ -209,6 +178,15 @@ class System:
     def is_root(self) -> bool:
         """True when this process may change the machine."""
         return os.geteuid() == 0
+
+
+def environment_file(env: Mapping[str, str]) -> str:
+    """Variables as systemd reads them from a file (systemd.exec(5), EnvironmentFile)."""
+    lines = []
+    for name, value in sorted(env.items()):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+        lines.append(f'{name}="{quoted}"\n')
+    return "".join(lines)
 
 
 def timestamp(seconds: float | None = None) -> str:
@@ -239,14 +217,11 @@ def _unescape(text: str) -> str:
     return text
 
 
-def is_alive(pid: int, created: float) -> bool:
-    """True when ``pid`` is still the process that was started at ``created`` (seconds since the epoch)."""
+def has_process(pid: int) -> bool:
+    """True when a process with this number runs here."""
     import psutil
 
-    try:
-        return abs(psutil.Process(pid).create_time() - created) < 2
-    except psutil.Error:
-        return False
+    return bool(psutil.pid_exists(pid))
 
 
 def own_start() -> float:
@@ -359,38 +334,3 @@ def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
         yield from (line.decode(errors="replace") for line in whole)
     if rest:
         yield rest.decode(errors="replace")
-
-
-def _let_go_of_streams(sender: int) -> None:
-    """A child that hangs in the kernel must not keep what others wait for: our output, or any other descriptor."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.closerange(3, sender)
-    os.closerange(sender + 1, 1024)
-
-
-def _answer(action: Callable[[], Any], sender: int) -> None:
-    """The child's side of ``guarded``: sends (True, result) or (False, error) and ends without any clean-up."""
-    try:
-        try:
-            data = pickle.dumps((True, action()))
-        except (PetalError, OSError) as error:
-            data = pickle.dumps((False, error))
-        with os.fdopen(sender, "wb") as stream:
-            stream.write(data)
-    except BaseException:  # noqa: BLE001 - the parent sees a closed pipe and says that the reader died
-        os._exit(1)
-    os._exit(0)
-
-
-def _read_until(receiver: int, deadline: float) -> bytes | None:
-    data = b""
-    while True:
-        ready, _, _ = select.select([receiver], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return None
-        block = os.read(receiver, 65536)
-        if not block:
-            return data
-        data += block

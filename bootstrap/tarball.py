@@ -7,9 +7,11 @@ gzip, bzip2 or xz.
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -37,7 +39,7 @@ def unpack(archive: Path, target: Path) -> None:
                 _refuse_unsafe(member, names[member.name], links)
             for member in members:
                 _place(tar, member, _stripped(names[member.name], strip), target, strip)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise PackageError(f"{archive.name} cannot be unpacked", why=str(error), code="package-archive") from error
         raise PackageError(f"{archive.name} is not a whole tarball", why=str(error), code="package-archive") from error
@@ -62,6 +64,8 @@ def _unsafe(member: str, why: str) -> PackageError:
 
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
     name = PurePosixPath(member.name)
+    if "\0" in member.name + member.linkname:
+        raise _unsafe(member.name, "its name holds a NUL")
     if name.is_absolute():
         raise _unsafe(member.name, "its name is absolute")
     if ".." in name.parts:
@@ -78,8 +82,10 @@ def _refuse_unsafe(member: tarfile.TarInfo, name: PurePosixPath, links: set[Pure
         raise _unsafe(member.name, "it lies below a symbolic link of the archive")
     if member.issym() and PurePosixPath(member.linkname).is_absolute():
         raise _unsafe(member.name, f"it is a link to {member.linkname}, outside of the package")
-    if member.islnk() and _safe_name_of_link(member) in links:
-        raise _unsafe(member.name, f"it is a hard link to the symbolic link {member.linkname}")
+    if member.islnk():
+        link = _safe_name_of_link(member)
+        if link in links or any(parent in links for parent in link.parents):
+            raise _unsafe(member.name, f"it is a hard link to {member.linkname}, which a symbolic link leads to")
 
 
 def _safe_name_of_link(member: tarfile.TarInfo) -> PurePosixPath:
@@ -130,7 +136,8 @@ def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> No
     with stream, os.fdopen(descriptor, "wb") as out:
         shutil.copyfileobj(stream, out, 1 << 20)
         os.fchmod(out.fileno(), 0o755 if member.mode & 0o111 else 0o644)
-    os.utime(path, (member.mtime, member.mtime))
+    moment = min(max(0, int(member.mtime)), 1 << 33)
+    os.utime(path, (moment, moment))
 
 
 def _refuse_escapes(target: Path, top_name: str) -> None:

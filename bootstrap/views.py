@@ -182,8 +182,9 @@ def matrix_view(result: Result, _told: bool) -> list[Line]:
         troubles = [finding for finding in report.findings if finding.mark in (Mark.FAIL, Mark.WARN)]
         lines += [Line(f"{report.node}:", indent=0)] if troubles else []
         lines += [line for finding in troubles for line in finding_lines(finding)]
-    well = sum(report.well for report in reports)
-    return [*lines, Line(f"proved on {well} of {len(reports)} nodes", heading=True)]
+    well, asked = sum(report.well for report in reports), sum(report.asked for report in reports)
+    left = f", {len(reports) - asked} not asked" if asked < len(reports) else ""
+    return [*lines, Line(f"proved on {well} of {asked} nodes{left}", heading=True)]
 
 
 def _folded(reports: Iterable[NodeReport], checks: list[str]) -> dict[str, tuple[str, ...]]:

@@ -50,7 +50,7 @@ class Text(fields.String):
 
 
 def _one_line(text: str) -> None:
-    if re.search(r"[\x00-\x1f\x7f]", text):
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
         raise ValidationError("must be one line without control characters")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import zipfile
@@ -84,7 +85,13 @@ def _place(origin: Origin, paths: Paths, name: str) -> Path:
 
 
 def _key(origin: Origin) -> str:
-    return (origin.sha256 or re.sub(r"[^A-Za-z0-9.]", "-", origin.source))[:12]
+    """What tells one origin from another: its checksum, or for a local file without one its place, size and time."""
+    if origin.sha256:
+        return origin.sha256[:12]
+    path = local_path(origin.source)
+    info = path.stat() if path is not None and path.exists() else None
+    text = f"{origin.source} {info.st_size} {info.st_mtime_ns}" if info else origin.source
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _is_whole(origin: Origin, tree: Path) -> bool:

@@ -24,6 +24,7 @@ ConditionPathExists=/usr/local/bin/petal-node
 
 [Service]
 Type=simple
+EnvironmentFile=-/var/lib/petal-node/environment
 ExecStart=/usr/local/bin/petal-node converge --quiet
 Nice=5
 

@@ -9,15 +9,13 @@ from typing import Any
 from .. import templates
 from ..config import Package
 from ..context import Context
-from ..errors import ModulesError
+from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, write_atomic
-from ..model import Probe, Scope, change, plain, satisfied
-from ..release import ModuleFile, package_prefix, read_manifest
+from ..model import Probe, Scope, change, satisfied
+from ..release import ModuleFile, package_prefix, read_index, read_manifest, write_index
 from ..spack.workspace import module_tree, open_spack
-from ..state import read_document, write_document
 from .base import HEAD
 
-INDEX = "modules.json"
 SEARCH_PATHS = (
     ("PATH", "bin"),
     ("MANPATH", "share/man"),
@@ -44,7 +42,10 @@ class ModuleTree:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        listed = listed_modules(ctx)
+        try:
+            listed = read_index(ctx.paths, ctx.wanted_release)
+        except StateError as error:
+            return change(str(error), "write the module tree again")
         if listed is None:
             return change(f"release {ctx.wanted_release} has none yet", f"write {module_tree(ctx)}")
         missing = [module.name for module in listed if not (module_tree(ctx) / module.path).is_file()]
@@ -65,14 +66,8 @@ class ModuleTree:
             open_spack(ctx).write_modules()
         for package in ctx.config.packages:
             _write_package(ctx, package, tree)
-        modules = [plain(module) for module in scan(tree, {f"{p.name}/{p.version}" for p in ctx.config.packages})]
-        write_document(ctx.paths.release(ctx.wanted_release) / INDEX, {"modules": modules})
-
-
-def listed_modules(ctx: Context) -> tuple[ModuleFile, ...] | None:
-    """The modules that the release's index names, or None while the tree is not whole."""
-    document = read_document(ctx.paths.release(ctx.wanted_release) / INDEX)
-    return None if document is None else tuple(ModuleFile(**module) for module in document["modules"])
+        packages = {f"{package.name}/{package.version}" for package in ctx.config.packages}
+        write_index(ctx.paths, ctx.wanted_release, scan(tree, packages))
 
 
 def scan(tree: Path, packages: set[str]) -> list[ModuleFile]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..context import Context
-from ..errors import ProofError, StateError
+from ..errors import PetalError, ProofError, StateError
 from ..fleet import prove, wait_for_nodes
 from ..model import Mark, NodeReport, Probe, Scope, blocked, change, elsewhere, satisfied
-from ..slurm import find_slurm
+from ..slurm import find_slurm, nodes
 from ..state import Proof as Record
 from ..state import Shared
 from ..system import timestamp
@@ -33,32 +33,49 @@ class Proof:
             proof = Shared(ctx.paths).proof()
         except StateError as error:
             return blocked(str(error), *error.remedy)
-        if proof is None or proof.release != ctx.wanted_release:
-            return change("not proved yet: petal-node check --nodes all", "run a job on the compute nodes")
-        if proof.proved < len(proof.nodes) or not proof.nodes:
-            return change(f"only {proof}", "run a job on the compute nodes")
-        return satisfied(str(proof))
+        return _judge(ctx, proof)
 
     def apply(self, ctx: Context) -> None:
-        nodes = wait_for_nodes(ctx)
-        if not nodes:
+        found = wait_for_nodes(ctx)
+        if not any(node.up for node in found):
             raise ProofError(
                 "no compute node is up, so nothing could be proved",
                 why=f"waited {ctx.config.check.wait} s",
                 remedy="when nodes are up: petal-node check --nodes all",
                 code="proof-no-nodes",
             )
-        reports = prove(ctx, nodes)
+        reports = prove(ctx, found)
         proof = Record(ctx.wanted_release, timestamp(), reports)
         Shared(ctx.paths).save_proof(proof)
-        if proof.proved < len(reports):
+        if proof.proved < proof.asked:
             raise ProofError(
                 f"only {proof}",
-                why="; ".join(_first_failure(report) for report in reports if not report.well),
+                why="; ".join(_first_failure(report) for report in reports if report.asked and not report.well),
                 remedy="petal-node check --nodes all",
             )
 
 
+def _judge(ctx: Context, proof: Record | None) -> Probe:
+    if proof is not None and proof.release == ctx.wanted_release:
+        if 0 < proof.asked == proof.proved:
+            return satisfied(str(proof))
+        return change(f"only {proof}", "run a job on the compute nodes")
+    if _nobody_will_come(ctx):
+        return elsewhere("no compute node is up: petal-node check --nodes all, when there are some")
+    return change("not proved yet: petal-node check --nodes all", "run a job on the compute nodes")
+
+
+def _nobody_will_come(ctx: Context) -> bool:
+    """True on a cluster whose nodes are all powered down until somebody submits a job (MinCount 0)."""
+    try:
+        known = nodes(ctx.system)
+    except PetalError:
+        return False
+    return not any(node.up or node.joining for node in known)
+
+
 def _first_failure(report: NodeReport) -> str:
-    failed = next(finding for finding in report.findings if finding.mark is Mark.FAIL)
-    return f"{report.node}: {failed.check}: {failed.message}"
+    failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    return f"{report.node}: " + (
+        f"{failed[0].check}: {failed[0].message}" if failed else f"has release {report.release}"
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from ..context import Context
 from ..files import replace_link
 from ..model import Probe, Scope, change, satisfied
-from ..release import Manifest, ModuleFile, current_release, read_manifest, target_of, write_manifest
+from ..release import Manifest, current_release, read_index, read_manifest, target_of, write_manifest
 from ..spack.workspace import specs_of
-from ..state import read_document
 from ..system import timestamp
 from .base import HEAD
 
@@ -42,7 +41,6 @@ class Release:
 
 def _manifest(ctx: Context) -> Manifest:
     host = ctx.facts.host
-    index = read_document(ctx.paths.release(ctx.wanted_release) / "modules.json") or {"modules": []}
     return Manifest(
         release=ctx.wanted_release,
         created=timestamp(),
@@ -51,5 +49,5 @@ def _manifest(ctx: Context) -> Manifest:
         target=target_of(ctx.config, host),
         tree=ctx.tree,
         specs=tuple(specs_of(ctx)),
-        modules=tuple(ModuleFile(**module) for module in index["modules"]),
+        modules=read_index(ctx.paths, ctx.wanted_release) or (),
     )

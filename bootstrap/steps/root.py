@@ -60,8 +60,9 @@ class Root:
                 f"ls -la {ctx.paths.root}",
                 f"move it away, then: petal-node bootstrap; for example: mv {ctx.paths.root} {ctx.paths.root}.before",
             )
-        if state == "no":
-            return change(f"{ctx.paths.root} is not backed yet", f"bind {ctx.paths.root} to {backing}")
+        if state in ("no", "moved"):
+            how = "is backed by another place" if state == "moved" else "is not backed yet"
+            return change(f"{ctx.paths.root} {how}", f"bind {ctx.paths.root} to {backing}")
         if _keeps(ctx) and not _is_kept(ctx):
             return change("a reboot would lose it", f"write and enable {ctx.paths.units / UNIT}")
         return satisfied(f"{ctx.paths.root} is {backing}")
@@ -103,12 +104,13 @@ def _mount_by_unit(ctx: Context) -> None:
     write_atomic(ctx.paths.units / UNIT, _unit(ctx))
     ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
     ctx.system.run(["systemctl", "enable", UNIT], timeout=60)
-    if _backed(ctx) != "yes":
-        ctx.system.run(["systemctl", "start", UNIT], timeout=90)
+    state = _backed(ctx)
+    if state != "yes":
+        ctx.system.run(["systemctl", "restart" if state == "moved" else "start", UNIT], timeout=90)
 
 
 def _backed(ctx: Context) -> str:
-    """``yes``, ``no`` (free to be mounted over), ``foreign`` (somebody's files), ``absent`` (nothing to back it)."""
+    """``yes``, ``no`` (free to be mounted over), ``moved`` (ours, elsewhere), ``foreign``, ``absent`` (no backing)."""
     root, backing = ctx.paths.root, ctx.paths.shared_root
     if not backing.is_dir():
         return "absent"
@@ -116,7 +118,15 @@ def _backed(ctx: Context) -> str:
         return "no"
     if root.samefile(backing):
         return "yes"
+    if root.is_mount() and _is_ours(ctx):
+        return "moved"
     return "foreign" if _holds_files(root) else "no"
+
+
+def _is_ours(ctx: Context) -> bool:
+    """True when it was we who mounted there: the unit says so, from another ``storage.mount``."""
+    unit = ctx.paths.units / UNIT
+    return unit.is_file() and unit.read_text(encoding="utf-8", errors="replace").startswith(TEMPLATE.splitlines()[0])
 
 
 def _holds_files(root: Path) -> bool:

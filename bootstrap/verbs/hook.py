@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ExitCode, PetalError, WaitTimeout, of_os_error
+from ..facts import read_cluster
 from ..files import make_dir
+from ..limits import OTHER_SECONDS
 from ..log import LOG
-from ..model import Outcome, Result, RunRecord, Status
+from ..model import Outcome, Result, Role, RunRecord, Status
 from ..run import Recorder, crash, new_record, run
 from ..state import Runs
 from ..system import timestamp
@@ -86,6 +88,7 @@ def _wait(asked: Asked, runs: Runs) -> RunRecord:
     Raises:
         WaitTimeout: the worker did not even write its record.
     """
+    unknown = UNKNOWN_BUDGET if _may_be_head(asked) else OTHER_SECONDS
     started = beat = time.monotonic()
     told: set[str] = set()
     while True:
@@ -95,13 +98,19 @@ def _wait(asked: Asked, runs: Runs) -> RunRecord:
             if record.settled:
                 return _as_settled(record)
         now = time.monotonic()
-        budget = UNKNOWN_BUDGET if record is None or record.budget is None else record.budget
+        budget = unknown if record is None or record.budget is None else record.budget
         if now - started > budget:
             return _still_running(record, budget)
         if now - beat > HEARTBEAT_SECONDS:
             beat = now
             asked.note(f"{_going_on(record)} ({now - started:.0f} s of {budget:.0f} s)")
         time.sleep(POLL_SECONDS)
+
+
+def _may_be_head(asked: Asked) -> bool:
+    """What the node's own files say, before the worker has found out: others never wait long."""
+    role = asked.role or read_cluster(asked.paths()).role
+    return role in (None, Role.HEAD)
 
 
 def _going_on(record: RunRecord | None) -> str:

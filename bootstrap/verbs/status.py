@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import facts
@@ -12,6 +13,7 @@ from ..paths import Paths
 from ..prepare import find_wanted
 from ..release import current_release
 from ..state import Proof, Runs, Shared, Wanted
+from ..system import has_process
 from .common import Asked
 
 LOOK_SECONDS = 4.0
@@ -23,7 +25,8 @@ def status(asked: Asked) -> Result:
     troubles: list[str] = []
     wanted = find_wanted(asked.prefix, known, asked.system, troubles)
     paths = Paths(asked.prefix, _mount(wanted))
-    runs, unreadable = Runs(paths).latest()
+    recorded, unreadable = Runs(paths).latest()
+    runs = tuple(_as_it_is(run, known.host.boot_id) for run in recorded)
     errors: list[PetalError] = [*unreadable, *(PetalError(text, code="storage-unusable") for text in troubles)]
     cluster = _cluster(asked, paths, errors)
     data: dict[str, Any] = {
@@ -35,6 +38,15 @@ def status(asked: Asked) -> Result:
     }
     state = Status.DEGRADED if errors else _overall(data, runs, known.cluster.role)
     return Result("status", "status", state, data, tuple(error.to_dict() for error in errors), asked.run_id)
+
+
+def _as_it_is(run: RunRecord, boot_id: str) -> RunRecord:
+    """A record that says "started" and whose process is gone was killed, or the node went down under it."""
+    if run.finished is not None or (run.boot_id == boot_id and has_process(run.pid)):
+        return run
+    what = "the run ended without a word: it was killed, or the node went down"
+    error = {"code": "run-killed", "what": what, "why": "", "remedy": ["petal-node bootstrap"]}
+    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error))
 
 
 def _mount(wanted: Wanted | None) -> str:
@@ -65,12 +77,14 @@ def _cluster(asked: Asked, paths: Paths, errors: list[PetalError]) -> dict[str, 
 
 
 def _proof(proof: Proof | None) -> dict[str, Any] | None:
-    return None if proof is None else {**plain(proof), "summary": str(proof), "proved": proof.proved}
+    return (
+        None if proof is None else {**plain(proof), "summary": str(proof), "proved": proof.proved, "asked": proof.asked}
+    )
 
 
 def _overall(data: dict[str, Any], runs: tuple[RunRecord, ...], role: Role | None) -> Status:
     """Degraded when the last run was, when current is not what is wanted, or when the proof failed."""
-    if any(run.finished is None for run in runs[:1]):
+    if any(run.finished is None and run.status is Status.RUNNING for run in runs[:1]):
         return Status.RUNNING
     wanted = data["wanted"]
     proof = data["proof"]
@@ -78,6 +92,6 @@ def _overall(data: dict[str, Any], runs: tuple[RunRecord, ...], role: Role | Non
         not runs and role is not None,
         any(run.status in (Status.DEGRADED, Status.FAILED) for run in runs[:1]),
         wanted is not None and data["current"] != wanted["release"],
-        proof is not None and proof["proved"] < len(proof["nodes"]),
+        proof is not None and proof["proved"] < proof["asked"],
     ]
     return Status.DEGRADED if any(troubled) else Status.OK

@@ -49,9 +49,9 @@ def answer(result: Result) -> dict[str, Any]:
 
 
 def hook(lab: Lab, node: str, *args: str) -> Result:
-    """The installed tool's own hook verb, as the hook script calls it."""
+    """The installed tool's own hook verb, as an update's hook script calls it: on the head its Args decide."""
     env = {"AWS_ENDPOINT_URL": "http://s3:5000", "PATH": "/usr/bin:/bin"}
-    return lab.exec(node, ("/usr/local/bin/petal-node", "hook", "configured", *args), env=env, timeout=120)
+    return lab.exec(node, ("/usr/local/bin/petal-node", "hook", "updated", *args), env=env, timeout=120)
 
 
 def last_run(lab: Lab, node: str) -> dict[str, Any]:
@@ -247,6 +247,13 @@ class TestTrouble:
         assert outcomes["packages"]["error"]["remedy"]
         assert outcomes["release"]["outcome"] == "blocked"
         assert run["status"] == "degraded"
+
+    def test_the_first_hook_run_again_does_not_take_back_what_was_wanted_since(self, lab: Lab) -> None:
+        """Its Args are those of the cluster's creation."""
+        lab.write("head", "/tmp/other.json", json.dumps({"stack": "none"}))
+        result = lab.exec("head", ("petal-node", "hook", "configured", "--config", "/tmp/other.json"))
+        assert result.returncode == 0
+        assert "packages   all 2 are there" in result.stdout
 
     def test_a_missing_configuration_object(self, lab: Lab) -> None:
         result = hook(lab, "head", "--config", "s3://petal/no/petal.yaml")

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
-from bootstrap.system import System, end_tree, is_alive, own_start
+from bootstrap.system import System, end_tree, has_process, own_start
 
 SYSTEM = System()
+TOP = Path(__file__).parents[2]
 
 
 def gone(pid: int) -> bool:
@@ -143,11 +144,33 @@ def test_a_reader_that_is_killed_is_an_error() -> None:
         SYSTEM.guarded(lambda: os.kill(os.getpid(), signal.SIGKILL), timeout=5, what="x")
 
 
-def test_a_process_is_known_by_its_start_too() -> None:
-    assert is_alive(os.getpid(), own_start())
-    assert not is_alive(os.getpid(), own_start() - 100)
+def test_what_is_left_of_a_session_ends_too() -> None:
+    """A builder whose parent has ended already: nobody is its parent any more, its session still names it."""
+    with pytest.raises(ProcessTimeout):
+        SYSTEM.run(["sh", "-c", "sleep 77 & exit 0"], timeout=1.0)
+    assert not [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == ["sleep", "77"]]
+
+
+def test_a_hung_look_keeps_nobodys_output_open(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    script = (
+        "import os, signal\nfrom bootstrap.system import System\nfrom pathlib import Path\n"
+        "os.kill = lambda *a: None\n"  # a child in the kernel's hands cannot be killed either
+        f"try: System().guarded(Path({str(tmp_path / 'fifo')!r}).read_text, timeout=0.2, what='x')\n"
+        "except Exception as e: print(e.code)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=TOP, check=False)
+    assert time.monotonic() - started < 20
+    assert done.stdout == "storage-hangs\n"
+    with (tmp_path / "fifo").open("w"):
+        """Lets the child that was left behind end."""
+
+
+def test_a_process_is_there_or_not() -> None:
+    assert has_process(os.getpid())
     child = subprocess.Popen(["sleep", "100"])
-    created = psutil.Process(child.pid).create_time()
     end_tree(child.pid)
     child.wait()
-    assert not is_alive(child.pid, created)
+    assert not has_process(child.pid)
+    assert own_start() < time.time()

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments", "facts", "release",
-    "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "files", "log", "paths", "model",
+    "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "guard", "files", "log", "paths", "model",
     "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {

@@ -36,6 +36,11 @@ EVIL = {
         "a/x": "x",
         "a/l": member("a/l", tarfile.LNKTYPE, "a/s"),
     },
+    "hard link through a link": {
+        "a/out": member("a/out", tarfile.SYMTYPE, "../.."),
+        "a/l": member("a/l", tarfile.LNKTYPE, "a/out/x"),
+        "a/x": "x",
+    },
     "device": {"a/x": "x", "a/null": member("a/null", tarfile.CHRTYPE)},
     "block device": {"a/x": "x", "a/sda": member("a/sda", tarfile.BLKTYPE)},
     "pipe": {"a/x": "x", "a/fifo": member("a/fifo", tarfile.FIFOTYPE)},
@@ -71,6 +76,13 @@ def test_a_truncated_tarball_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError) as caught:
         unpack(tmp_path / "cut.tar.gz", tmp_path / "target")
     assert caught.value.code == "package-archive"
+
+
+def test_a_time_that_no_file_can_have_is_no_obstacle(tmp_path: Path) -> None:
+    strange = member("a/x")
+    strange.mtime, strange.pax_headers = 0, {"mtime": "1e30"}
+    unpack(tarball(tmp_path / "x.tar.gz", {"a/x": strange, "a/y": "y"}), tmp_path / "t")
+    assert (tmp_path / "t" / "x").is_file()
 
 
 def test_links_inside_are_kept_and_modes_lose_what_others_could_write(tmp_path: Path) -> None:
