@@ -104,19 +104,26 @@ def test_blocked_and_not_for_here_are_told_with_their_reasons(ctx: Context) -> N
     assert engine.status_of(list(reports.values())) is Status.DEGRADED
 
 
+def test_a_bug_costs_its_step_and_what_needs_it_and_no_more(ctx: Context) -> None:
+    reports = run(ctx, Toy("a", [change("x")], KeyError("oops")), Toy("b", [satisfied("fine")], needs=()))
+    assert reports["a"].error is not None
+    assert reports["a"].error["code"] == "bug"
+    assert reports["b"].outcome is Outcome.OK
+
+
 def test_a_failed_proof_degrades_and_does_not_fail(ctx: Context) -> None:
     report = run(ctx, Toy("proof", [change("x")], PetalError("no", code="proof-failed")))["proof"]
     assert engine.status_of([report]) is Status.DEGRADED
 
 
 def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_under_none(ctx: Context) -> None:
-    held: dict[str, bool] = {}
+    held: dict[str, set[str]] = {}
 
     class Watching(Toy):
         def apply(self, ctx: Context) -> None:
             from bootstrap import lock
 
-            held[self.name] = ctx.paths.locks / engine.CLUSTER_LOCK in lock._held
+            held[self.name] = {path.name for path in lock._held}
             super().apply(ctx)
 
     def make(name: str, scope: Scope, *, background: bool = False) -> Watching:
@@ -124,8 +131,9 @@ def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_u
 
     late = make("late", Scope.NODE, background=True)
     late.probes = [change("x"), satisfied("y")]
-    run(ctx, make("node", Scope.NODE), make("cluster", Scope.CLUSTER), late)
-    assert held == {"node": False, "cluster": True, "late": False}
+    run(ctx, make("node", Scope.NODE), make("cluster", Scope.CLUSTER), make("after", Scope.NODE), late)
+    both = {engine.CLUSTER_LOCK, engine.NODE_LOCK}
+    assert held == {"node": {engine.NODE_LOCK}, "cluster": {engine.CLUSTER_LOCK}, "after": both, "late": set()}
 
 
 def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Which configuration counts on which node, and what a run without Args goes by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import prepare as prepared
+from bootstrap.context import Context
+from bootstrap.errors import ConfigError
+from bootstrap.model import Role, Tool
+from bootstrap.prepare import BOOT, Request, keep_request, prepare
+from bootstrap.state import Shared, Wanted
+from tests.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "node")
+
+
+def ask(world: World, text: str | None, *, event: str = "", role: Role = Role.HEAD, decides: bool = True) -> Context:
+    """One run as ``run`` does it: prepared, and kept."""
+    path = world.prefix.with_suffix(".yaml")
+    if text is not None:
+        path.write_text(text)
+    request = Request(Tool("0.1.0"), "r", str(path) if text is not None else None, world.prefix, role, event, decides)
+    keep_request(request)
+    ctx = prepare(request, world.system, lambda _: None)
+    keep_request(request, ctx.config)
+    return ctx
+
+
+def want(world: World, release: str = "wanted-release", mount: str = "/shared") -> None:
+    wanted = Wanted("0.1.0", None, {"storage": {"mount": mount}, "check": {"run": ["wanted"]}}, {}, release)
+    world.paths.state.mkdir(parents=True, exist_ok=True)
+    Shared(world.paths).save_wanted(wanted)
+
+
+ARGS = "check: {run: [args]}"
+
+
+@pytest.mark.parametrize(
+    ("event", "role", "counts"),
+    [
+        ("", Role.HEAD, "args"),
+        ("updated", Role.HEAD, "args"),
+        ("configured", Role.HEAD, "args"),
+        ("configured", Role.COMPUTE, "wanted"),
+        ("configured", Role.LOGIN, "wanted"),
+        ("updated", Role.LOGIN, "wanted"),
+    ],
+)
+def test_args_or_wanted_json(world: World, event: str, role: Role, counts: str) -> None:
+    want(world)
+    assert ask(world, ARGS, event=event, role=role).config.check.run == (counts,)
+
+
+def test_the_heads_first_hook_decides_and_its_repetition_obeys(world: World) -> None:
+    want(world)
+    assert ask(world, ARGS, event="start").config.check.run == ("args",)
+    assert ask(world, ARGS, event="configured").config.check.run == ("args",)
+    assert ask(world, ARGS, event="configured").config.check.run == ("wanted",)
+    assert ask(world, ARGS, event="updated").config.check.run == ("args",)
+
+
+def test_a_check_takes_the_release_that_is_wanted_and_a_run_makes_its_own(world: World) -> None:
+    want(world)
+    assert ask(world, None, decides=False).release == "wanted-release"
+    assert ask(world, None).release != "wanted-release"
+
+
+def test_what_another_cluster_or_an_older_place_wanted_does_not_count(world: World) -> None:
+    want(world, mount="/fsx")
+    with pytest.raises(ConfigError) as caught:
+        ask(world, None)
+    assert caught.value.code == "config-missing"
+
+
+def test_a_damaged_wanted_json_is_named_where_nothing_else_is_known(world: World) -> None:
+    world.paths.state.mkdir(parents=True)
+    (world.paths.state / "wanted.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"wanted\.json is not JSON"):
+        ask(world, None)
+
+
+def test_before_anything_is_wanted_a_boot_goes_by_what_the_hook_was_given(world: World) -> None:
+    ask(world, ARGS, event="start", role=Role.LOGIN)
+    world.prefix.with_suffix(".yaml").unlink()
+    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == ("args",)
+
+
+def test_a_hook_that_cannot_read_its_configuration_keeps_the_one_of_before(world: World) -> None:
+    ask(world, ARGS, event="start", role=Role.LOGIN)
+    path = world.prefix.with_suffix(".yaml")
+    path.unlink()
+    request = Request(Tool("0.1.0"), "r", str(path), world.prefix, Role.LOGIN, "start")
+    keep_request(request)
+    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == ("args",)
+
+
+def test_a_check_never_asks_the_network_for_a_configuration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request(Tool("0.1.0"), "r", "s3://bucket/petal.yaml", world.prefix, Role.LOGIN, "configured")
+    keep_request(request)
+    monkeypatch.setattr(prepared, "read", lambda *_: pytest.fail("it asked"))
+    with pytest.raises(ConfigError):
+        ask(world, None, role=Role.LOGIN, decides=False)
+
+
+@pytest.mark.parametrize("uri", ["http://x/y", "ftp://x/y", "s3:/x"])
+def test_what_is_no_place_for_a_configuration(world: World, uri: str) -> None:
+    request = Request(Tool("0.1.0"), "r", uri, world.prefix, Role.HEAD)
+    with pytest.raises(ConfigError) as caught:
+        prepare(request, world.system, lambda _: None)
+    assert caught.value.exit == 78
+    assert caught.value.remedy
+
+
+def test_without_a_compiler_the_rest_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = "a" * 64
+    text = f"spack: {{specs: [zlib], source: s3://b/s, sha256: {sha}, recipes: {{source: s3://b/r, sha256: {sha}}}}}"
+    with_one = ask(world, text).release
+    monkeypatch.setattr(world.system, "which", lambda _: None)
+    assert ask(world, text).release not in (None, with_one)
+
+
+def test_the_role_that_a_hook_was_given_is_kept(world: World) -> None:
+    ask(world, ARGS, event="start", role=Role.LOGIN)
+    request = Request(Tool("0.1.0"), "r", None, world.prefix, None, BOOT)
+    assert prepare(replace(request, decides=True), world.system, lambda _: None).role is Role.LOGIN
