@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 # Custom actions get a PATH without Slurm, and may have neither HOME nor LANG (facts of ParallelCluster's executor).
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 # What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started. Keys of
 # an AWS account are not among it, since everybody may read a unit's environment.
 PASSED_ON = (
@@ -118,7 +117,7 @@ class System:
         takes nothing with it); elsewhere, and where systemd refuses since it shuts down, a new session. Both write to
         ``output``.
         """
-        env = {**BASE_ENV, **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
+        env = {**base_env(), **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
         if self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit, output):
             return
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -178,6 +177,14 @@ class System:
     def is_root(self) -> bool:
         """True when this process may change the machine."""
         return os.geteuid() == 0
+
+
+def base_env(user: str | None = None) -> dict[str, str]:
+    """The environment of a program of ours: Slurm in the PATH, a locale, and the home of whom it runs as."""
+    import pwd
+
+    entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
+    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": entry.pw_dir}
 
 
 def environment_file(env: Mapping[str, str]) -> str:
@@ -281,7 +288,7 @@ def _start(
     try:
         return subprocess.Popen(
             list(argv),
-            env=dict(BASE_ENV if env is None else env),
+            env=dict(base_env(user) if env is None else env),
             cwd=str(cwd or "/"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

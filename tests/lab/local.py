@@ -42,7 +42,10 @@ def local_demo(reason: str) -> None:
         show(_petal(top / node, "check"))
     heading("every hook once more: nothing changes")
     for node in NODES:
-        show(f"{node:<10} " + run_hook(top / node, "OnNodeConfigured", args).splitlines()[-1])
+        last = run_hook(top / node, "OnNodeConfigured", args).splitlines()[-1]
+        show(f"{node:<10} {last}")
+        if not last.startswith("petal-node hook configured on") or " changed" in last:
+            raise LabError(f"{node}: the second run of the hook did something else than nothing")
     heading(f"done; look around below {top}, then: rm -r {top}")
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+
 import pytest
 
 from bootstrap import cli
 from bootstrap.cli import _parser, main
+from bootstrap.system import base_env
 
 
 @pytest.mark.parametrize("argv", [[], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])
@@ -39,6 +43,13 @@ def test_a_relative_configuration_means_this_directory(monkeypatch: pytest.Monke
     assert cli._absolute("petal.yaml") == f"{tmp_path}/petal.yaml"
     assert cli._absolute("s3://b/petal.yaml") == "s3://b/petal.yaml"
     assert cli._absolute(None) is None
+
+
+def test_programs_get_the_home_of_whom_they_run_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = pwd.getpwnam("nobody")
+    assert base_env("nobody")["HOME"] == nobody.pw_dir
+    monkeypatch.setattr(os, "geteuid", lambda: nobody.pw_uid)
+    assert base_env()["HOME"] == nobody.pw_dir
 
 
 def test_the_version_is_told_without_any_import_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
