@@ -151,8 +151,15 @@ class TestCluster:
         assert "sudo petal-node bootstrap" in refused.stderr
 
     def test_other_nodes_take_the_archive_from_shared_storage(self, lab: Lab) -> None:
+        """A node that has none, and an S3 that has none either."""
         digest = lab.exec("head", ("sha256sum", "/usr/local/bin/petal-node")).stdout.split()[0]
-        assert lab.exec("compute-1", ("test", "-f", f"/shared/petal/archive/{digest}")).ok
+        lab.exec("compute-2", ("rm", "-rf", "/opt/petal-node", "/usr/local/bin/petal-node")).check()
+        hook_script = (DIST / "on_node_configured.sh").read_bytes()
+        lab.exec("compute-2", ("sh", "-c", "cat >/tmp/hook && chmod 755 /tmp/hook"), stdin=hook_script).check()
+        argv = ("/tmp/hook", "--package", "s3://petal/none", "--sha256", digest, "--config", "s3://petal/none.yaml")
+        result = lab.exec("compute-2", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"}).check()
+        assert "hook configured on compute queue1-st-c5-2: changed" in result.stdout
+        assert lab.exec("compute-2", ("sha256sum", "/usr/local/bin/petal-node")).stdout.split()[0] == digest
 
     def test_nothing_on_shared_storage_can_be_written_by_users(self, lab: Lab) -> None:
         loose = lab.exec(
