@@ -9,7 +9,7 @@ from typing import Any
 from . import resources
 from .config import Config, read_yaml
 from .errors import ConfigError, did_you_mean
-from .fetch import Source, local_path, read
+from .fetch import Source, read
 
 READ = frozenset({"specs", "packages", "definitions"})
 OURS = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
@@ -32,11 +32,6 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
         why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
         raise ConfigError(f"there is no stack {config.stack!r}", why=why, code="stack-unknown")
     return _checked(path.read_bytes(), str(path))
-
-
-def is_local(config: Config) -> bool:
-    """True when the stack can be read without the network."""
-    return "/" not in config.stack or local_path(config.stack) is not None
 
 
 def _checked(data: bytes, name: str) -> Mapping[str, Any]:

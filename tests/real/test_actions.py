@@ -630,7 +630,10 @@ def test_a_terminated_hook_leaves_no_part(hook, tmp_path):
     fake_aws(hook, tmp_path, 'echo half >"$target"; sleep 1; exit 1')
     command = [hook.shell, str(hook.script), *hook.arguments("s3://b/k")]
     process = subprocess.Popen(command, env=hook.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while not hook.left_over():  # until the transfer is under way
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143
     assert hook.left_over() == []
