@@ -1,7 +1,11 @@
-"""pytest-docker's fixtures for the lab. Its name is petal-test, so that ``make lab`` can run beside it."""
+"""pytest-docker's fixtures for the lab.
+
+Its name is petal-test, so that ``make lab`` can run beside it; ``PETAL_TEST_LAB`` gives a second checkout its own.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 from tests.lab import engine
 from tests.lab.cluster import Lab
 
-NAME = "petal-test"
+NAME = os.environ.get("PETAL_TEST_LAB") or "petal-test"
 
 
 @pytest.fixture(scope="session")

@@ -120,9 +120,10 @@ def start() -> None:
     if Path("/run/systemd/system").is_dir():
         quiet(["systemctl", "start", "docker"], timeout=60)
     else:
+        # setsid forks: the engine is nobody's child here, and outlives this process without a handle
         with Path("/var/log/dockerd.log").open("ab") as log:
-            subprocess.Popen(
-                ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
+            subprocess.run(
+                ["setsid", "--fork", "dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", check=True
             )
     until("dockerd answers", answers, 60)
 
