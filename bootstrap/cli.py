@@ -42,9 +42,11 @@ def main(argv: Sequence[str]) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from . import report
     from .log import close_log, open_log
+    from .processes import mark_run
 
     progress = report.Progress(silent=arguments.json or arguments.quiet)
     asked = _asked(arguments, progress)
+    mark_run(asked.run_id)
     if asked.system.is_root() or not asked.paths().live:
         open_log(asked.paths().log, asked.run_id)
     try:

@@ -27,6 +27,7 @@ class Context:
         environment: the stack's own spack.yaml as a mapping, empty without a stack.
         event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
         note: told each line of progress of a long step.
+        decides: this run says what the cluster should have; others obey wanted.json.
     """
 
     paths: Paths
@@ -40,6 +41,7 @@ class Context:
     environment: Mapping[str, Any] = field(default_factory=dict)
     event: str = ""
     note: Callable[[str], None] = _silent
+    decides: bool = False
 
     @property
     def tree(self) -> str:

@@ -16,9 +16,10 @@ from typing import Any
 
 from .context import Context
 from .errors import NotConverged, PetalError, of_os_error
-from .lock import Lock, own_holder
+from .lock import Holder, Lock, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
+from .processes import has_process
 from .steps import Step
 
 CLUSTER_LOCK = "stack.lock"
@@ -112,14 +113,24 @@ class _Held:
                 yield
             return
         if not self._has_cluster:
-            self._locks.enter_context(self._lock(self._ctx.paths.locks / CLUSTER_LOCK, self._waits.cluster))
+            lock = self._lock(self._ctx.paths.locks / CLUSTER_LOCK, self._waits.cluster, self._end_what_is_left)
+            self._locks.enter_context(lock)
             self._has_cluster = True
         yield
 
-    def _lock(self, path: Path, timeout: float) -> Lock:
+    def _lock(self, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
         host = self._ctx.facts.host
         holder = own_holder(host.name, host.boot_id, self._ctx.run_id)
-        return Lock(path, holder, timeout=timeout, waiting=self._say)
+        return Lock(path, holder, timeout=timeout, waiting=self._say, inherit=inherit)
+
+    def _end_what_is_left(self, before: Holder) -> None:
+        """The builders of a run that was killed live on, and would write into the store beside ours."""
+        host = self._ctx.facts.host
+        if (before.host, before.boot_id) != (host.name, host.boot_id) or has_process(before.pid, before.process_start):
+            return
+        ended = self._ctx.system.end_run(before.run_id)
+        if ended:
+            LOG.warning("ended %d processes that run %s had left behind", ended, before.run_id)
 
     def _say(self, holder: str) -> None:
         self._ctx.note(f"waiting for {holder}")

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import LockTimeout, StateError, StorageError
 from .files import make_dir, read_json, write_json
 from .model import plain
-from .system import own_start, timestamp
+from .processes import own_start
+from .system import timestamp
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,17 +73,27 @@ class Lock:
         holder: this process.
         timeout: seconds to wait for another holder.
         waiting: called once with the holder's description when there is somebody to wait for.
+        inherit: called with the holder before this one, once the lock is ours: it may have left something behind.
 
     Raises (on entry):
         LockTimeout: somebody else still held it at the deadline.
         StorageError: the file system has no working record locks (``storage-no-locks``).
     """
 
-    def __init__(self, path: Path, holder: Holder, *, timeout: float, waiting: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        holder: Holder,
+        *,
+        timeout: float,
+        waiting: Callable[[str], None],
+        inherit: Callable[[Holder], None] | None = None,
+    ) -> None:
         self._path = path
         self._holder = holder
         self._timeout = timeout
         self._waiting = waiting
+        self._inherit = inherit
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -93,6 +104,9 @@ class Lock:
         self._descriptor = os.open(self._path, flags, 0o600)
         try:
             self._acquire(time.monotonic() + self._timeout)
+            before = holder_of(self._path)
+            if before is not None and self._inherit is not None:
+                self._inherit(before)
             write_json(self._path.with_suffix(".holder"), plain(self._holder))
         except BaseException:
             os.close(self._descriptor)

@@ -73,19 +73,24 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     ctx = Context(
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
+        decides=role is Role.HEAD and wanted is None,
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 
 
 def _decides_itself(request: Request, role: Role) -> bool:
-    """True where ``--config`` says what the cluster shall have, and not wanted.json.
+    """True where this run says what the cluster shall have, and not wanted.json.
 
     On the head node that is what is typed, an update's hook, and the first OnNodeConfigured of its life: when that is
-    run again, its Args are old and what was wanted since counts.
+    run again, its Args are old and what was wanted since counts. What a hook decided and never came to write, because
+    it was killed or shared storage was late, is decided by the run that follows it.
     """
-    if role is not Role.HEAD or not request.config:
+    if role is not Role.HEAD:
         return False
-    return request.event != "configured" or not _kept(request).get("configured")
+    kept = _kept(request)
+    if request.event == BOOT or not request.config:
+        return request.decides and bool(kept.get("pending"))
+    return request.event != "configured" or not kept.get("configured")
 
 
 def _kept(request: Request) -> dict[str, Any]:
@@ -144,22 +149,32 @@ def _is_the_clusters(mount: Mount) -> bool:
     return mount.point == "/home" or mount.point.startswith(("/opt/", "/home/"))
 
 
-def keep_request(request: Request, config: Config | None = None) -> None:
+def keep_request(request: Request, ctx: Context | None = None) -> None:
     """Keeps what a hook was given: after a boot there are no Args, and S3 need not be asked again.
 
     Args:
-        config: what counted in the end, None while it is not known; what was kept of the same URI stays until then.
+        ctx: with the configuration that counted, None while it is not known; what was kept of the same URI stays.
     """
     if not request.config or request.event in ("", BOOT):
         return
     before = _kept(request)
     kept = before if before.get("uri") == request.config else {}
     kept |= {"uri": request.config, "configured": bool(before.get("configured"))}
-    if config is not None:
-        kept |= {"config": config.to_dict(), "configured": kept["configured"] or request.event == "configured"}
+    if ctx is not None:
+        kept["config"] = ctx.config.to_dict()
+        if request.event != "start":  # which comes again with its old Args when somebody runs it by hand
+            kept["pending"] = ctx.decides
     if request.role is not None:
         kept["role"] = request.role.value
     write_document(Paths(request.prefix).var / KEPT, kept)
+
+
+def settle_request(request: Request) -> None:
+    """What this run decided stands in wanted.json now: from here on that counts."""
+    kept = _kept(request)
+    settled = {**kept, "pending": False, "configured": bool(kept.get("configured")) or request.event == "configured"}
+    if kept and settled != kept:
+        write_document(Paths(request.prefix).var / KEPT, settled)
 
 
 def _mount_of(wanted: Wanted | None) -> str:

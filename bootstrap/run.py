@@ -20,7 +20,7 @@ from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from .paths import Paths
-from .prepare import BOOT, Request, keep_request, prepare
+from .prepare import BOOT, Request, keep_request, prepare, settle_request
 from .state import Runs, Shared, write_document
 from .steps import STEPS
 from .system import System, timestamp
@@ -109,9 +109,9 @@ def run(
         recorder.update()
         keep_request(request)
         ctx = prepare(request, system, note, may_hand_over=True)
-        keep_request(request, ctx.config)
+        keep_request(request, ctx)
         recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
-        reports = converge(STEPS, ctx, _tee(recorder, ctx, listen), waits, background=background)
+        reports = converge(STEPS, ctx, _tee(recorder, request, ctx, listen), waits, background=background)
         status = status_of(reports)
         if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
             status = _worse(status, _self_check(ctx, recorder))
@@ -145,7 +145,7 @@ def _budget(ctx: Context) -> float:
     return hook_budget(ctx.role, ctx.event, ctx.config.install.budget, ctx.paths, ctx.system.uptime())
 
 
-def _tee(recorder: Recorder, ctx: Context, listen: Listener) -> Listener:
+def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -> Listener:
     background = {step.name for step in STEPS if step.background}
     cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER}
 
@@ -155,6 +155,8 @@ def _tee(recorder: Recorder, ctx: Context, listen: Listener) -> Listener:
             recorder.update(settled=True)
         if running and report.name in cluster:  # so this run holds the cluster lock
             recorder.mirror_to(Shared(ctx.paths))
+        if ctx.decides and report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
+            settle_request(request)
         recorder.step(report)
         listen(report)
 

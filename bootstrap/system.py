@@ -6,7 +6,6 @@ import os
 import secrets
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -20,6 +19,7 @@ from .files import write_atomic
 from .guard import guarded
 from .log import LOG
 from .model import Mount
+from .processes import end_marked, end_tree, run_mark
 
 T = TypeVar("T")
 
@@ -34,7 +34,13 @@ PASSED_ON = (
 )  # fmt: skip
 # Read by the worker's unit and by the convergence after boot; only root may.
 ENVIRONMENT = Path("/var/lib/petal-node/environment")
-KILL_GRACE = 5.0
+DRAIN_SECONDS = 1.0
+# A worker that is killed is begun again by systemd, a few times; what it left behind ends first (systemd.service(5)).
+# A build that runs out of memory costs its package, not the worker.
+UNIT_PROPERTIES = (
+    "KillMode=control-group", "TimeoutStopSec=10s", "OOMPolicy=continue", "Restart=on-abnormal", "RestartSec=2s",
+    "StartLimitIntervalSec=1h", "StartLimitBurst=5",
+)  # fmt: skip
 # Nobody waits for these; kept, so that their handles do not complain when they are collected.
 _detached: list[subprocess.Popen[bytes]] = []
 
@@ -100,6 +106,8 @@ class System:
             raise
         finally:
             _close_streams(process)
+        if process.returncode < 0:  # what it started does not know that it died
+            end_tree(process.pid)
         done = Completed(tuple(argv), process.returncode, stdout, stderr, time.monotonic() - started)
         LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, done.seconds)
         if ok is not None and done.returncode not in ok:
@@ -113,12 +121,12 @@ class System:
     def detach(self, argv: Sequence[str], *, unit: str, output: Path) -> None:
         """Starts a program that outlives this process and holds none of its descriptors.
 
-        Under systemd it becomes the transient service ``unit`` (its builders stay in one cgroup, and a hook that ends
-        takes nothing with it); elsewhere, and where systemd refuses since it shuts down, a new session. Both write to
-        ``output``.
+        Under systemd it becomes the transient service ``unit``: its builders stay in one cgroup, a hook that ends takes
+        nothing with it, and it is begun again when it is killed. Elsewhere, and where systemd refuses since it shuts
+        down, it is a new session that writes to ``output``; a service's first words go to the journal.
         """
         env = {**base_env(), **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
-        if self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit, output):
+        if self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit):
             return
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
@@ -135,11 +143,10 @@ class System:
         finally:
             os.close(descriptor)
 
-    def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str, output: Path) -> bool:
+    def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str) -> bool:
         """False where systemd refuses. What is in ``env`` can be a proxy's password, so it goes by no command line."""
         write_atomic(ENVIRONMENT, environment_file(env).encode(), mode=0o600)
-        streams = [f"--property={name}=append:{output}" for name in ("StandardOutput", "StandardError")]
-        properties = [f"--property=EnvironmentFile={ENVIRONMENT}", *streams]
+        properties = [f"--property={text}" for text in (f"EnvironmentFile={ENVIRONMENT}", *UNIT_PROPERTIES)]
         command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *properties, *argv]
         try:
             self.run(command, timeout=30)
@@ -147,6 +154,10 @@ class System:
             LOG.warning("%s", error)
             return False
         return True
+
+    def end_run(self, run_id: str) -> int:
+        """Ends what is left of a run whose own process is gone, and says how many processes that were."""
+        return end_marked(run_id)
 
     def has_systemd(self) -> bool:
         """True when systemd runs this machine (sd_booted(3))."""
@@ -224,57 +235,6 @@ def _unescape(text: str) -> str:
     return text
 
 
-def has_process(pid: int) -> bool:
-    """True when a process with this number runs here."""
-    import psutil
-
-    return bool(psutil.pid_exists(pid))
-
-
-def own_start() -> float:
-    """When this process was started, in seconds since the epoch."""
-    import psutil
-
-    return float(psutil.Process().create_time())
-
-
-def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
-    """Ends a process and all that came from it: SIGTERM, ``grace`` seconds, SIGKILL.
-
-    Spack's builders outlive their parent and may leave its group, so the tree is listed before anything is killed.
-    """
-    import psutil
-
-    try:
-        parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True), *_session(pid)]
-    except psutil.Error:
-        family = _session(pid)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in family:
-            try:
-                process.send_signal(number)
-            except psutil.Error:
-                continue
-        _, family = psutil.wait_procs(family, timeout=grace)
-        if not family:
-            return
-
-
-def _session(leader: int) -> list[Any]:
-    """What is left of a session, also when its leader has ended."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != leader and os.getsid(process.pid) == leader:
-                found.append(process)
-        except (OSError, psutil.Error):
-            continue
-    return found
-
-
 def _start(
     argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, user: str | None, *, merged: bool
 ) -> subprocess.Popen[bytes]:
@@ -288,7 +248,7 @@ def _start(
     try:
         return subprocess.Popen(
             list(argv),
-            env=dict(base_env(user) if env is None else env),
+            env={**(base_env(user) if env is None else env), **run_mark()},
             cwd=str(cwd or "/"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -325,14 +285,17 @@ def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
     stream = process.stdout
     assert stream is not None
     rest = b""
+    end: float | None = None
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise subprocess.TimeoutExpired(process.args, left)
-        ready, _, _ = select.select([stream], [], [], min(left, 1.0))
+        now = time.monotonic()
+        if now >= deadline:
+            raise subprocess.TimeoutExpired(process.args, 0)
+        if end is None and process.poll() is not None:
+            end = now + DRAIN_SECONDS
+        ready, _, _ = select.select([stream], [], [], 0 if end else min(deadline - now, 1.0))
+        if end is not None and (not ready or now > end):
+            break
         if not ready:
-            if process.poll() is not None:
-                break
             continue
         block = os.read(stream.fileno(), 65536)
         if not block:

@@ -54,6 +54,7 @@ class FakeSystem(System):
             "spack": self._spack,
             "python": lambda _: "",
         }
+        self.ended: list[str] = []
         self.systemd = False
         self.root = True
 
@@ -76,6 +77,10 @@ class FakeSystem(System):
 
     def has_systemd(self) -> bool:
         return self.systemd
+
+    def end_run(self, run_id: str) -> int:
+        self.ended.append(run_id)
+        return 0
 
     def is_root(self) -> bool:
         return self.root

@@ -20,6 +20,8 @@ SERVICE_TEXT = """\
 Description=petal-node: what this cluster should have
 Wants=network-online.target
 After=network-online.target remote-fs.target
+StartLimitIntervalSec=1h
+StartLimitBurst=200
 ConditionPathExists=/usr/local/bin/petal-node
 
 [Service]
@@ -27,6 +29,10 @@ Type=simple
 EnvironmentFile=-/var/lib/petal-node/environment
 ExecStart=/usr/local/bin/petal-node converge --quiet
 Nice=5
+TimeoutStopSec=10s
+OOMPolicy=continue
+Restart=on-abnormal
+RestartSec=2s
 
 [Install]
 WantedBy=multi-user.target

@@ -18,6 +18,7 @@ from ..files import make_dir
 from ..limits import OTHER_SECONDS
 from ..log import LOG
 from ..model import Outcome, Result, Role, RunRecord, Status
+from ..processes import has_process
 from ..run import Recorder, crash, new_record, run
 from ..state import Runs
 from ..system import timestamp
@@ -27,6 +28,8 @@ UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0
 POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
+BEGIN_AGAIN_SECONDS = 10.0
+WORKER_SAID = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
 
 
 def hook(asked: Asked, event: str, *, strict: bool) -> Result:
@@ -86,11 +89,12 @@ def _wait(asked: Asked, runs: Runs) -> RunRecord:
     """Until the worker has nothing left that a hook waits for, or the budget is spent; the worker goes on then.
 
     Raises:
-        WaitTimeout: the worker did not even write its record.
+        WaitTimeout: the worker did not even write its record, or was killed and systemd did not begin it again.
     """
     unknown = UNKNOWN_BUDGET if _may_be_head(asked) else OTHER_SECONDS
     started = beat = time.monotonic()
     told: set[str] = set()
+    lost: float | None = None
     while True:
         record = runs.load(asked.run_id)
         if record is not None:
@@ -101,6 +105,9 @@ def _wait(asked: Asked, runs: Runs) -> RunRecord:
         budget = unknown if record is None or record.budget is None else record.budget
         if now - started > budget:
             return _still_running(record, budget)
+        lost = None if record is None or has_process(record.pid) else lost or now
+        if lost is not None and now - lost > BEGIN_AGAIN_SECONDS:
+            raise _worker_lost()
         if now - beat > HEARTBEAT_SECONDS:
             beat = now
             asked.note(f"{_going_on(record)} ({now - started:.0f} s of {budget:.0f} s)")
@@ -140,10 +147,19 @@ def _still_running(record: RunRecord | None, budget: float) -> RunRecord:
         raise WaitTimeout(
             "the worker did not start",
             why=f"it wrote no record within {budget:.0f} s",
-            remedy="less /var/log/petal-node-worker.log",
+            remedy=WORKER_SAID,
             code="worker-missing",
         )
     return replace(record, status=Status.RUNNING, exit=0)
+
+
+def _worker_lost() -> WaitTimeout:
+    return WaitTimeout(
+        "the worker was killed",
+        why="its process is gone, and none followed",
+        remedy=("petal-node bootstrap", *WORKER_SAID),
+        code="worker-killed",
+    )
 
 
 def _recorded(asked: Asked, event: str, error: PetalError) -> Result:

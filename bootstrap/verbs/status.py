@@ -11,9 +11,9 @@ from ..lock import holder_of
 from ..model import Result, Role, RunRecord, Status, plain
 from ..paths import Paths
 from ..prepare import find_wanted
+from ..processes import has_process
 from ..release import current_release
 from ..state import Proof, Runs, Shared, Wanted
-from ..system import has_process
 from .common import Asked
 
 LOOK_SECONDS = 4.0

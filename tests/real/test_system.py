@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
-from bootstrap.system import System, end_tree, has_process, own_start
+from bootstrap.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
+from bootstrap.system import System
 
 SYSTEM = System()
 TOP = Path(__file__).parents[2]
@@ -71,6 +72,63 @@ time.sleep(1000)
     assert time.monotonic() - started < 15
     for pid in (tmp_path / "pids").read_text().split():
         assert gone(int(pid))
+
+
+LEAVES_A_BUILDER = """
+import os, signal, subprocess, sys
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+"""
+
+
+def left_behind(run_id: str) -> int:
+    """A program of the run that lives on in a session of its own, while what started it is gone."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_A_BUILDER + "os._exit(0)"],
+        env={**os.environ, RUN_MARK: run_id}, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+def test_what_a_run_left_behind_is_found_by_its_mark_and_nothing_else_is_ended() -> None:
+    mine, other = left_behind("run-a"), left_behind("run-b")
+    try:
+        assert end_marked("run-a") == 1
+        assert gone(mine)
+        assert not gone(other)
+        assert end_marked("run-a") == 0
+    finally:
+        end_marked("run-b")
+    assert gone(other)
+
+
+def test_who_ends_a_run_spares_itself_and_what_it_came_from() -> None:
+    script = "import sys; from bootstrap.processes import end_marked; print(end_marked('run-c'))"
+    outer = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {script!r}]).returncode)"
+    child = left_behind("run-c")
+    done = subprocess.run(
+        [sys.executable, "-c", outer], env={**os.environ, RUN_MARK: "run-c"}, cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert gone(child)
+
+
+def test_a_program_carries_the_mark_of_its_run_whatever_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_MARK, "run-d")
+    for env in (None, {"PATH": "/usr/bin:/bin"}):
+        assert f"{RUN_MARK}=run-d" in SYSTEM.run(["env"], timeout=10, env=env).stdout
+
+
+def test_a_program_that_dies_of_a_signal_takes_what_it_started_with_it() -> None:
+    lines: list[str] = []
+    script = (
+        LEAVES_A_BUILDER.replace("start_new_session=True, stdout=subprocess.DEVNULL", "")
+        + "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(ProcessFailed):
+        SYSTEM.run([sys.executable, "-c", script], timeout=20, on_line=lines.append)
+    assert gone(int(lines[0]))
 
 
 def test_lines_come_as_they_are_written_and_the_deadline_holds_for_them_too() -> None:

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments", "facts", "release",
-    "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "guard", "files", "log", "paths", "model",
-    "errors", "__init__",
+    "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "processes", "guard", "files", "log",
+    "paths", "model", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},
@@ -24,7 +24,7 @@ LIBRARIES = {
     "urllib3": {"fetch"},
     "requests_aws4auth": {"aws"},
     "tenacity": {"fetch"},
-    "psutil": {"system"},
+    "psutil": {"system", "processes"},
     "archspec": {"facts"},
     "rich": {"report"},
 }

@@ -11,7 +11,7 @@ from bootstrap import prepare as prepared
 from bootstrap.context import Context
 from bootstrap.errors import ConfigError
 from bootstrap.model import Role, Tool
-from bootstrap.prepare import BOOT, Request, keep_request, prepare
+from bootstrap.prepare import BOOT, Request, keep_request, prepare, settle_request
 from bootstrap.state import Shared, Wanted
 from tests.world import World
 
@@ -21,15 +21,25 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "node")
 
 
-def ask(world: World, text: str | None, *, event: str = "", role: Role = Role.HEAD, decides: bool = True) -> Context:
-    """One run as ``run`` does it: prepared, and kept."""
+def ask(
+    world: World,
+    text: str | None,
+    *,
+    event: str = "",
+    role: Role = Role.HEAD,
+    decides: bool = True,
+    killed: bool = False,
+) -> Context:
+    """One run as ``run`` does it: prepared, kept, and, if it was not killed before, settled."""
     path = world.prefix.with_suffix(".yaml")
     if text is not None:
         path.write_text(text)
     request = Request(Tool("0.1.0"), "r", str(path) if text is not None else None, world.prefix, role, event, decides)
     keep_request(request)
     ctx = prepare(request, world.system, lambda _: None)
-    keep_request(request, ctx.config)
+    keep_request(request, ctx)
+    if ctx.decides and event != "start" and not killed:
+        settle_request(request)
     return ctx
 
 
