@@ -6,6 +6,8 @@ proof, and one report a node. Every document carries ``format``; a newer one tha
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ from .model import NodeReport, RunRecord, plain
 from .paths import Paths
 
 FORMAT = 1
-KEEP_RUNS = 50
+KEEP_RUNS = 30
+KEEP_SECONDS = 3600.0
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -63,6 +66,14 @@ def shaped(path: Path, build: Callable[[], Any]) -> Any:
         ) from error
 
 
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 for one that somebody else has just removed."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 class Runs:
     """The records of this node's runs, newest last."""
 
@@ -93,9 +104,22 @@ class Runs:
         return tuple(records), tuple(errors)
 
     def prune(self) -> None:
-        """Keeps the newest records only."""
-        for path in sorted(self._dir.glob("*.json"))[:-KEEP_RUNS]:
-            path.unlink(missing_ok=True)
+        """Keeps the newest records of each verb, so that a timer's never push out a hook's, and all that are young.
+
+        A run that goes on writes its record again and again, so a young one may be that of a run that is not done.
+        """
+        seen: Counter[str] = Counter()
+        for path in sorted(self._dir.glob("*.json"), reverse=True):
+            verb = self._verb_of(path)
+            seen[verb] += 1
+            if seen[verb] > KEEP_RUNS and _age(path) > KEEP_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def _verb_of(self, path: Path) -> str:
+        try:
+            return str((read_json(path) or {}).get("verb"))
+        except StateError:
+            return "damaged"
 
     def _path(self, run_id: str) -> Path:
         return self._dir / f"{run_id}.json"

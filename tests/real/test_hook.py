@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import pytest
@@ -124,18 +125,57 @@ def test_a_killed_worker_leaves_a_record_that_says_started_and_the_next_run_conv
     assert not list((node / "shared/petal/root/store").rglob(".*.part"))
 
 
-def test_two_bootstraps_at_once_install_once(node: Path, package: Path, slow: Any, tmp_path: Path) -> None:
+MANY = 64
+
+
+def test_64_bootstraps_at_once_install_once_and_the_others_end_with_its_result(
+    node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
+) -> None:
     endpoint, go = slow
     path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
     env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
-    argv = command(node, "bootstrap", "--config", path, "--json")
-    both = [subprocess.Popen(argv, cwd=TOP, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    until(lambda: len(runs(node)) == 2)
+    argv = command(node, "bootstrap", "--config", path)
+    outputs = [(tmp_path / f"out-{number}").open("w+") for number in range(MANY)]
+    all_of_them = [subprocess.Popen(argv, cwd=TOP, env=env, stdout=output) for output in outputs]
+    waiting = f"waiting for {socket.gethostname().split('.')[0]}, process "
+    until(lambda: sum(waiting in said(output) for output in outputs) == MANY - 1, 300)
     go.set()
-    answers = [json.loads(process.communicate(timeout=60)[0]) for process in both]
-    outcomes = [{step["name"]: step["outcome"] for step in answer["data"]["run"]["steps"]} for answer in answers]
-    assert sorted(outcome["packages"] for outcome in outcomes) == ["changed", "ok"]
-    assert [answer["exit_code"] for answer in answers] == [0, 0]
+    assert [process.wait(300) for process in all_of_them] == [0] * MANY
+    outcomes = [{step["name"]: step["outcome"] for step in run["steps"]} for run in runs(node)]
+    assert len(outcomes) == MANY
+    for step in ("wanted", "packages", "modules", "release"):
+        assert sorted(outcome[step] for outcome in outcomes) == ["changed"] + ["ok"] * (MANY - 1), step
+    installer = next(run for run in runs(node) if any(step["outcome"] == "changed" for step in run["steps"][5:]))
+    assert sum(f"process {installer['pid']}" in said(output) for output in outputs) == MANY - 1
+    for output in outputs:
+        output.close()
+
+
+def said(output: TextIO) -> str:
+    """What a process has written to a file so far."""
+    return Path(output.name).read_text()
+
+
+def test_a_stopped_installer_is_not_robbed_and_ends_its_work(
+    node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
+) -> None:
+    endpoint, go = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
+    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+    argv = command(node, "bootstrap", "--config", path)
+    holder = subprocess.Popen(argv, cwd=TOP, env=env, stdout=subprocess.DEVNULL)
+    until((node / "shared/petal/lock/stack.holder").exists)
+    os.kill(holder.pid, signal.SIGSTOP)
+    go.set()
+    try:
+        other = petal(node, "bootstrap", "--config", path, "--lock-wait", "2")
+        assert other.returncode == 75, other.stdout
+        assert f"process {holder.pid}" in other.stdout
+        assert not (node / "opt/petal/current").exists()
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+    assert holder.wait(60) == 0
+    assert (node / "opt/petal/current/manifest.json").is_file()
 
 
 def test_who_does_not_get_the_lock_in_time_ends_with_75_and_says_who_has_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,40 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert runs.load("r1") == record
 
 
+def save_old(paths: Paths, run_id: str, verb: str) -> None:
+    """A record that was written two hours ago."""
+    state.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": run_id, "verb": verb}))
+    old = time.time() - 7200
+    os.utime(paths.runs / f"{run_id}.json", (old, old))
+
+
 def test_the_newest_runs_come_first_and_old_ones_go(tmp_path: Path) -> None:
-    runs = state.Runs(Paths(tmp_path))
+    paths = Paths(tmp_path)
     for number in range(state.KEEP_RUNS + 5):
-        runs.save(RunRecord(**{**RECORD.__dict__, "run_id": f"r{number:03d}"}))
-    runs.prune()
-    latest, errors = runs.latest(2)
-    assert [record.run_id for record in latest] == ["r054", "r053"]
+        save_old(paths, f"r{number:03d}", "bootstrap")
+    state.Runs(paths).prune()
+    latest, errors = state.Runs(paths).latest(2)
+    assert [record.run_id for record in latest] == ["r034", "r033"]
     assert errors == ()
-    assert len(list(Paths(tmp_path).runs.glob("*.json"))) == state.KEEP_RUNS
+    assert len(list(paths.runs.glob("*.json"))) == state.KEEP_RUNS
+
+
+def test_the_records_of_a_timer_never_push_out_those_of_a_hook(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    save_old(paths, "r000", "hook")
+    for number in range(1, state.KEEP_RUNS + 5):
+        save_old(paths, f"r{number:03d}", "converge")
+    state.Runs(paths).prune()
+    assert (paths.runs / "r000.json").is_file()
+    assert not (paths.runs / "r001.json").is_file()
+
+
+def test_the_record_of_a_run_that_goes_on_is_not_removed_by_many_others(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    for number in range(64):
+        state.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": f"r{number:03d}"}))
+    state.Runs(paths).prune()
+    assert len(list(paths.runs.glob("*.json"))) == 64
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "1"}', '{"format": 1}', "\x00", "[" * 100_000])

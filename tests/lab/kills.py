@@ -1,0 +1,268 @@
+"""Kills something of petal-node at a random moment, lets it go on, and looks whether anybody could tell.
+
+One round: a new release is asked for, by OnNodeUpdated's hook or by hand; at a moment that the seed decides something
+of it gets SIGKILL (the hook, the worker, one of Spack's processes) or the whole head node does; then it is run again.
+All the time a user on a compute node loads the modules of the release that is current and runs their programs: they
+must all say the same number.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from tests.lab import pieces
+from tests.lab.cluster import PHASES, Lab, Result
+from tests.lab.demo import publish
+from tests.lab.engine import LabError, until
+from tests.lab.stack import Bucket
+
+TARGETS = ("hook", "worker", "spack", "container")
+STARTS = ("hook", "bootstrap")
+ATTEMPTS = 3
+CONVERGED_SECONDS = 180.0
+QUIET_SECONDS = 60.0
+LOAD = f"module load hello {' '.join(pieces.NAMES)}"
+SAY = " && ".join(["hello", *pieces.NAMES])
+# Runs as a user on a compute node until the file is gone; each look is a new login shell.
+WATCH = f"""
+rm -f /tmp/watch.*; : >/tmp/watch.failed; : >/tmp/watch.looks; : >/tmp/watch
+while [ -e /tmp/watch ]; do
+    said=$(bash -lc '{LOAD} && {SAY}' 2>&1)
+    if [ "$(echo "$said" | sort -u | wc -l)" = 1 ] && [ "$(echo "$said" | wc -l)" = {len(pieces.NAMES) + 1} ]; then
+        echo "$said" | head -n 1 >>/tmp/watch.looks
+    else
+        echo "$said" >>/tmp/watch.failed
+    fi
+done
+"""
+# $1 = what; prints the pid and the name of what was killed, or nothing where there is none at this moment.
+KILL = r"""
+import os, random, signal, sys
+what, seed = sys.argv[1], int(sys.argv[2])
+marks = {"hook": ("hook updated", "on_node_updated"), "worker": ("worker --event", "petal-node bootstrap"),
+         "spack": ("bin/spack",)}[what]
+def read(pid, name):
+    try:
+        return open(f"/proc/{pid}/{name}", "rb").read().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+found = []
+for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    if pid != os.getpid() and any(mark in read(pid, "cmdline") for mark in marks):
+        if not any(shell in read(pid, "cmdline") for shell in ("phase.py", "timeout -k")):
+            found.append(pid)
+if found:
+    pid = random.Random(seed).choice(found)
+    os.kill(pid, signal.SIGKILL)
+    print(pid, f"{found.index(pid) + 1} of {len(found)}")
+"""
+# Prints what is left: processes that carry a run's mark, locks that are held, prefixes that are not whole.
+LEFT = r"""
+import fcntl, glob, os, sys
+for pid in (name for name in os.listdir("/proc") if name.isdigit() and name != str(os.getpid())):
+    try:
+        environment = open(f"/proc/{pid}/environ", "rb").read()
+        command = open(f"/proc/{pid}/cmdline", "rb").read().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        continue
+    if b"PETAL_RUN_ID=" in environment or "petal-node" in command:
+        print("process", pid, command[:150])
+for path in ("/shared/petal/lock/stack.lock", "/var/lib/petal-node/node.lock"):
+    if os.path.exists(path):
+        with open(path, "r+") as stream:
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                print("lock", path)
+for path in glob.glob("/opt/petal/store/**/.*.part", recursive=True):
+    print("part", path)
+"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one seed decided and what came of it."""
+
+    seed: int
+    number: int
+    start: str
+    target: str
+    moment: float
+    killed: str
+    step: str
+    recovered: float
+    looks: int
+    troubles: tuple[str, ...]
+
+
+class Torture:
+    """A lab with a head node that installs and a compute node that looks on."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Bring up a new lab and install the first release, without a kill: its time is what moments are drawn from."""
+        self.lab = lab
+        lab.fresh()
+        bucket = Bucket(lab)
+        self._section = pieces.spack_section(lab, bucket)
+        bucket.send()
+        self.number = 1
+        self._publish()
+        for result in lab.boot("head", PHASES[:4]):
+            result.check()
+        self._wait_converged()
+        for result in lab.boot("compute-1", PHASES[:4]):
+            result.check()
+        self.number += 1
+        self._publish()
+        started = time.monotonic()
+        self._ask("hook").check()
+        self._wait_converged()
+        self.seconds = time.monotonic() - started
+
+    def _publish(self) -> None:
+        bucket = Bucket(self.lab)
+        config = pieces.config(bucket, self._section, self.number)
+        bucket.send()
+        publish(self.lab, config)
+
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], tuple[int, str]]]:
+        """A user looks all the time; what is given says how often, and what went wrong."""
+        with ThreadPoolExecutor() as pool:
+            watch = pool.submit(self.lab.exec, "compute-1", ("sh", "-c", WATCH), user="ec2-user", timeout=86400)
+            until("the user looks", lambda: self._looks()[0] > 0, 30)
+            try:
+                yield self._looks
+            finally:
+                self.lab.exec("compute-1", ("rm", "-f", "/tmp/watch"))
+                watch.result()
+
+    def _looks(self) -> tuple[int, str]:
+        count = self.lab.exec("compute-1", ("sh", "-c", "wc -l </tmp/watch.looks")).stdout.strip()
+        return int(count or 0), self.lab.exec("compute-1", ("cat", "/tmp/watch.failed")).stdout
+
+    def kill(self, seed: int, looks: Callable[[], tuple[int, str]]) -> Round:
+        """One round; once more, with the next release, where its moment came after everything was done."""
+        for _ in range(ATTEMPTS):
+            result = self._round(seed, looks)
+            if result.killed or result.troubles:
+                break
+        return result
+
+    def _round(self, seed: int, looks: Callable[[], tuple[int, str]]) -> Round:
+        """Ask for the next release, kill, go on, and look."""
+        chance = random.Random(seed)
+        target = chance.choice(TARGETS)
+        start = "hook" if target == "hook" else chance.choice(STARTS)
+        moment = chance.uniform(0, self.seconds)
+        before, _ = looks()
+        self.number += 1
+        self._publish()
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(self._ask, start)
+            killed = self._kill(target, seed, moment, running)
+            step = self._step()
+            begun = time.monotonic()
+            if target == "container":
+                self._power_on()
+            running.result()
+        troubles = self._go_on(start, target)
+        recovered = time.monotonic() - begun
+        troubles += self._left()
+        after, failed = looks()
+        if failed:
+            troubles.append(f"a user saw: {failed[:300]}")
+        return Round(
+            seed, self.number, start, target, moment, killed, step, recovered, after - before, tuple(troubles)
+        )  # fmt: skip
+
+    def _ask(self, start: str) -> Result:
+        """Asks for the release: by the hook, as an update of the cluster does, or by hand."""
+        if start == "hook":
+            return self.lab.phase("head", "updated")
+        argv = ("petal-node", "bootstrap", "--config", "s3://petal/petal-node/petal.yaml")
+        return self.lab.exec("head", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"})
+
+    def _kill(self, target: str, seed: int, moment: float, running: Future[Result]) -> str:
+        """At its moment, or as soon after it as there is something to kill; empty when it came too late."""
+        deadline = time.monotonic() + moment
+        until("the moment", lambda: time.monotonic() >= deadline, moment + 1)
+        if target == "container":
+            subprocess.run(
+                ["docker", "kill", "-s", "KILL", self.lab.container("head")], check=True, capture_output=True
+            )
+            return "the head node"
+        while True:
+            found = self.lab.exec("head", ("python3", "-", target, str(seed)), stdin=KILL.encode()).check().stdout
+            if found or (running.done() and (target == "hook" or not self._busy())):
+                return found.strip()
+
+    def _busy(self) -> bool:
+        return "worker" in self.lab.exec("head", ("ps", "ax", "-o", "args")).stdout
+
+    def _step(self) -> str:
+        """Where the install stood, by its record on shared storage; compute-1 sees it also while the head is dead."""
+        record = json.loads(self.lab.exec("compute-1", ("cat", "/shared/petal/state/stack.json")).check().stdout)
+        return str(record["steps"][-1]["name"]) if record["finished"] is None else "before the lock"
+
+    def _power_on(self) -> None:
+        subprocess.run(["docker", "start", self.lab.container("head")], check=True, capture_output=True)
+        self.lab.wait_systemd("head")
+
+    def _go_on(self, start: str, target: str) -> list[str]:
+        """A node that died goes on by itself; everything else is run again."""
+        troubles = []
+        if target == "container":
+            if start == "bootstrap":  # what was typed into a node that died is typed again
+                troubles += _trouble(self._ask(start))
+        else:
+            troubles += _trouble(self._ask(start))
+        try:
+            self._wait_converged()
+        except LabError as error:
+            troubles.append(str(error))
+        return troubles
+
+    def _wait_converged(self) -> None:
+        until(f"release {self.number} is there", self._converged, CONVERGED_SECONDS)
+
+    def _converged(self) -> bool:
+        status = self._status()
+        wanted = status.get("wanted")
+        if not wanted or status["current"] != wanted["release"]:
+            return False
+        shell = self.lab.exec("head", ("bash", "-lc", f"{LOAD} && {SAY}"), user="ec2-user")
+        return shell.stdout.split() == [str(self.number)] * (len(pieces.NAMES) + 1)
+
+    def _status(self) -> dict[str, Any]:
+        answer = self.lab.exec("head", ("petal-node", "status", "--json"))
+        data: dict[str, Any] | None = json.loads(answer.stdout)["data"] if answer.stdout else None
+        return data or {}
+
+    def _left(self) -> list[str]:
+        """What is there that should not be, once everything has come to rest."""
+        left: list[str] = []
+
+        def nothing() -> bool:
+            left[:] = self.lab.exec("head", ("python3", "-"), stdin=LEFT.encode()).check().stdout.splitlines()
+            return not left
+
+        try:
+            until("nothing is left", nothing, QUIET_SECONDS)
+        except LabError:
+            return [f"left: {line}" for line in left]
+        return []
+
+
+def _trouble(result: Result) -> list[str]:
+    return (
+        [] if result.ok else [f"{result.what}: exit {result.returncode}: {result.stdout[-500:]}{result.stderr[-500:]}"]
+    )

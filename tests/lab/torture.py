@@ -1,0 +1,130 @@
+"""``make torture``: many kills at random moments, and what came of them in docs/reliability.md.
+
+Every seed is printed with what it did; ``ARGS="--seed N --kills 1"`` does one of them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootstrap import __version__
+from tests.lab import stack
+from tests.lab.cluster import Lab
+from tests.lab.engine import LabError, say
+from tests.lab.kills import TARGETS, Round, Torture
+
+REPORT = Path(__file__).parents[2] / "docs" / "reliability.md"
+NAMES = {
+    "hook": "the hook (script or `petal-node hook`)",
+    "worker": "the worker, or the `petal-node bootstrap` that was typed",
+    "spack": "one of Spack's processes",
+    "container": "the head node, all of it",
+}
+TEXT = """\
+# Reliability: what was killed, and what came of it
+
+`make torture` writes this file. Each kill is one SIGKILL at a moment that its seed draws from the time that an install
+takes ({seconds:.1f} s here: a binary package and two Spack packages, a new release each time, asked for by
+OnNodeUpdated's hook or by `petal-node bootstrap`). After it the same is run again; a head node that died goes on at its
+boot, by itself. All the time a user on a compute node opens login shells, loads the release's modules and runs its
+programs: they must all be of one release. At the end of each round the wanted release must be current and complete,
+both locks free, no process of a run left and no half package in the store.
+
+{kills} kills with seeds {first} to {last}, {version}, {cores} cores, {minutes:.0f} minutes: **{bad} rounds ended
+otherwise**. The user looked {looks} times and saw something half {half} times.
+
+| killed | kills | ended as if nothing had been | seconds until all was well again: median | most |
+|---|---|---|---|---|
+{targets}
+
+Where the install stood when it was killed, by its record:
+
+| step | kills |
+|---|---|
+{steps}
+{troubles}
+`make test` does ten of them (`tests/lab/test_kills.py`).
+"""
+
+
+def report(rounds: Sequence[Round], seconds: float, took: float) -> str:
+    """The document."""
+    killed = [item for item in rounds if item.killed]
+    bad = [item for item in rounds if item.troubles]
+    steps = {item.step: sum(other.step == item.step for other in killed) for item in killed}
+    lines = [f"- seed {item.seed} ({item.start}, {item.target}, {item.moment:.2f} s): {item.troubles}" for item in bad]
+    return TEXT.format(
+        seconds=seconds,
+        kills=len(killed),
+        first=min(item.seed for item in rounds),
+        last=max(item.seed for item in rounds),
+        version=f"petal-node {__version__}",
+        cores=os.cpu_count(),
+        minutes=took / 60,
+        bad=len(bad),
+        looks=sum(item.looks for item in rounds),
+        half=sum("a user saw" in trouble for item in rounds for trouble in item.troubles),
+        targets="\n".join(_row(target, killed) for target in TARGETS),
+        steps="\n".join(f"| {step} | {count} |" for step, count in sorted(steps.items(), key=lambda pair: -pair[1])),
+        troubles="\n".join(["", "Rounds that ended otherwise:", "", *lines, ""]) if lines else "",
+    )
+
+
+def _row(target: str, killed: Sequence[Round]) -> str:
+    mine = [item for item in killed if item.target == target]
+    times = [item.recovered for item in mine] or [0.0]
+    well = sum(not item.troubles for item in mine)
+    return f"| {NAMES[target]} | {len(mine)} | {well} | {statistics.median(times):.1f} | {max(times):.1f} |"
+
+
+def torture(lab: Lab, first: int, kills: int) -> int:
+    """Kills until enough were killed; returns how many rounds ended badly."""
+    reason = stack.no_spack()
+    if reason:
+        raise LabError(f"no real Spack: {reason}")
+    lab.ensure_engine()
+    lab.build_images()
+    started = time.monotonic()
+    victim = Torture(lab)
+    rounds: list[Round] = []
+    with victim.watched() as looks:
+        for seed in range(first, first + kills):
+            done = victim.kill(seed, looks)
+            rounds.append(done)
+            state = "; ".join(done.troubles) or "well"
+            print(
+                f"seed {seed}: {done.start} asked, {done.target} killed ({done.killed or 'nothing, too late'}) after "
+                f"{done.moment:.2f} s in {done.step}, well after {done.recovered:.1f} s, {done.looks} looks: {state}",
+                flush=True,
+            )
+    if kills > 1:
+        REPORT.write_text(report(rounds, victim.seconds, time.monotonic() - started), encoding="utf-8")
+        say(f"written: {REPORT}")
+    return sum(bool(item.troubles) for item in rounds)
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()) // 1000 * 1000, help="the first seed")
+    parser.add_argument("--name", default="petal-torture", help="the lab's name")
+    options = parser.parse_args()
+    lab = Lab(options.name)
+    try:
+        bad = torture(lab, options.seed, options.kills)
+    except LabError as error:
+        say(str(error))
+        return 1
+    lab.down()
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
