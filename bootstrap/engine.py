@@ -56,12 +56,13 @@ def converge(
     A step that fails or is blocked keeps those that need it from being tried; the others go on.
 
     Args:
-        listen: told each step twice, when it starts to change something (``running``) and when it has ended.
+        listen: told each step when it waits for somebody else's lock (``waiting``, with whom), when it starts to change
+            something (``running``) and when it has ended.
         background: also do what nobody waits for; a run in the foreground leaves that to who comes after it.
     """
     done: dict[str, StepReport] = {}
     with ExitStack() as locks:
-        held = _Held(ctx, waits or Waits(), locks)
+        held = _Held(ctx, waits or Waits(), locks, listen)
         for step in (step for step in steps if not step.background):
             done[step.name] = _one(step, ctx, done, listen, held)
             listen(done[step.name])
@@ -83,7 +84,7 @@ def status_of(reports: Sequence[StepReport]) -> Status:
         return Status.FAILED
     if Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
         return Status.DEGRADED
-    if Outcome.RUNNING in outcomes:
+    if any(outcome.goes_on for outcome in outcomes):
         return Status.RUNNING
     changed = {Outcome.CHANGED, Outcome.WOULD_CHANGE}
     return Status.CHANGED if changed & set(outcomes) else Status.OK
@@ -99,29 +100,35 @@ class _Held:
     So nobody who holds the node's ever waits for the cluster's, and two runs never wait for each other.
     """
 
-    def __init__(self, ctx: Context, waits: Waits, locks: ExitStack) -> None:
+    def __init__(self, ctx: Context, waits: Waits, locks: ExitStack, listen: Listener) -> None:
         self._ctx = ctx
+        self._listen = listen
         self._waits = waits
         self._locks = locks
         self._has_cluster = False
 
     @contextmanager
-    def around(self, scope: Scope) -> Iterator[None]:
-        """Holds what a step of this scope needs."""
-        if scope is Scope.NODE:
-            with self._lock(self._ctx.paths.var / NODE_LOCK, self._waits.node):
+    def around(self, step: Step) -> Iterator[None]:
+        """Holds what a step needs."""
+        if step.scope is Scope.NODE:
+            with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node):
                 yield
             return
         if not self._has_cluster:
-            lock = self._lock(self._ctx.paths.locks / CLUSTER_LOCK, self._waits.cluster, self._end_what_is_left)
-            self._locks.enter_context(lock)
+            path = self._ctx.paths.locks / CLUSTER_LOCK
+            self._locks.enter_context(self._lock(step, path, self._waits.cluster, self._end_what_is_left))
             self._has_cluster = True
         yield
 
-    def _lock(self, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
+    def _lock(self, step: Step, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
         host = self._ctx.facts.host
         holder = own_holder(host.name, host.boot_id, self._ctx.run_id)
-        return Lock(path, holder, timeout=timeout, waiting=self._say, inherit=inherit)
+
+        def waiting(other: str) -> None:
+            LOG.info("waiting for the lock held by %s", other, extra={"step": step.name})
+            self._listen(_report(step, Outcome.WAITING, f"waiting for {other}"))
+
+        return Lock(path, holder, timeout=timeout, waiting=waiting, inherit=inherit)
 
     def _end_what_is_left(self, before: Holder) -> None:
         """The builders of a run that was killed live on, and would write into the store beside ours."""
@@ -131,10 +138,6 @@ class _Held:
         ended = self._ctx.system.end_run(before.run_id)
         if ended:
             LOG.warning("ended %d processes that run %s had left behind", ended, before.run_id)
-
-    def _say(self, holder: str) -> None:
-        self._ctx.note(f"waiting for {holder}")
-        LOG.info("waiting for the lock held by %s", holder)
 
 
 def _skip(step: Step, ctx: Context) -> StepReport | None:
@@ -191,7 +194,7 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held |
         return _of_probe(step, probe, UNCHANGED[probe.verdict])
     if held is None:
         return _apply_probe(step, ctx, probe, listen)
-    with held.around(step.scope):
+    with held.around(step):
         probe = step.probe(ctx)
         if probe.verdict is not Verdict.CHANGE:
             return _of_probe(step, probe, UNCHANGED[probe.verdict])

@@ -121,11 +121,11 @@ class Lock:
         os.close(self._descriptor)
 
     def _acquire(self, deadline: float) -> None:
-        said = False
+        tries = 0
         while not self._try():
-            if not said:
+            tries += 1
+            if tries == 2:  # not at once: who has just taken it has yet to write its name
                 self._waiting(self._who())
-                said = True
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LockTimeout(

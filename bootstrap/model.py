@@ -78,6 +78,12 @@ class Outcome(str, Enum):
     BLOCKED = "blocked"
     FAILED = "failed"
     RUNNING = "running"
+    WAITING = "waiting"
+
+    @property
+    def goes_on(self) -> bool:
+        """True while the step has not come to its end."""
+        return self in (Outcome.RUNNING, Outcome.WAITING)
 
     @property
     def holds(self) -> bool:

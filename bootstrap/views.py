@@ -16,6 +16,7 @@ MARKS = {
     Outcome.BLOCKED: "!",
     Outcome.FAILED: "x",
     Outcome.RUNNING: ">",
+    Outcome.WAITING: "..",
 }
 CHECK_MARKS = {Mark.OK: "ok", Mark.WARN: "warn", Mark.FAIL: "FAIL", Mark.SKIP: "-"}
 WORDS = {
@@ -26,6 +27,7 @@ WORDS = {
     Outcome.BLOCKED: "blocked",
     Outcome.FAILED: "failed",
     Outcome.RUNNING: "running",
+    Outcome.WAITING: "waiting",
 }
 
 

@@ -121,14 +121,15 @@ def _may_be_head(asked: Asked) -> bool:
 
 
 def _going_on(record: RunRecord | None) -> str:
-    running = [step for step in record.steps if step.outcome is Outcome.RUNNING] if record else []
+    running = [step for step in record.steps if step.outcome.goes_on] if record else []
     return f"{running[-1].name}: {running[-1].reason}" if running else "starting"
 
 
 def _tell(asked: Asked, record: RunRecord, told: set[str]) -> None:
     for step in record.steps:
-        if step.outcome is not Outcome.RUNNING and step.name not in told:
-            told.add(step.name)
+        event = f"{step.name} waits" if step.outcome is Outcome.WAITING else step.name
+        if step.outcome is not Outcome.RUNNING and event not in told:
+            told.add(event)
             asked.listen(step)
 
 
@@ -137,7 +138,7 @@ def _as_settled(record: RunRecord) -> RunRecord:
     if record.finished is not None:
         return record
     changed = any(step.outcome is Outcome.CHANGED for step in record.steps)
-    troubled = any(not step.outcome.holds for step in record.steps if step.outcome is not Outcome.RUNNING)
+    troubled = any(not step.outcome.holds for step in record.steps if not step.outcome.goes_on)
     status = Status.DEGRADED if troubled else Status.CHANGED if changed else Status.OK
     return replace(record, status=status, exit=int(status.exit))
 
