@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ARGS ?=
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test check format dist lab lab-down spack venv bench-start torture clean
+.PHONY: help demo test check format dist lab lab-down spack venv bench-start bench-hooks torture clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -46,6 +46,9 @@ venv: ## the virtual environment .venv from tests/requirements.txt
 
 bench-start: dist ## how long `petal-node version` takes, against a bare Python
 	@$(PY) tests/archive/bench_start.py $(ARGS)
+
+bench-hooks: dist ## how long hooks take while an install lasts an hour
+	@$(PY) -m tests.lab.bench_hooks $(ARGS)
 
 torture: dist ## 200 kills at random moments; rewrites docs/reliability.md (ARGS="--kills 20 --seed 7")
 	@$(PY) -m tests.lab.torture $(ARGS)
