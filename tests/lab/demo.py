@@ -33,18 +33,22 @@ def show(text: str) -> None:
 
 def publish(lab: Lab, config: dict[str, object]) -> None:
     """Put package, hook scripts and configuration into S3, and name them in the cluster's configuration."""
+    lab.set_custom_actions(actions(lab, config, (DIST / "petal-node").read_bytes()))
+
+
+def actions(lab: Lab, config: dict[str, object], package: bytes, name: str = "petal.yaml") -> dict[str, Action]:
+    """The custom actions for a package and a configuration, with all that they need in S3."""
     bucket = stack.Bucket(lab)
-    package = (DIST / "petal-node").read_bytes()
     digest = hashlib.sha256(package).hexdigest()
     uri = bucket.put(f"petal-node/{digest[:12]}/petal-node", package).uri
-    config_uri = bucket.put("petal-node/petal.yaml", json.dumps(config, indent=1).encode()).uri
+    config_uri = bucket.put(f"petal-node/{name}", json.dumps(config, indent=1).encode()).uri
     args = ("--package", uri, "--sha256", digest, "--config", config_uri)
-    actions = {
-        event: Action(bucket.put(f"petal-node/{name}", (DIST / name).read_bytes()).uri, args)
-        for event, name in SCRIPTS.items()
+    made = {
+        event: Action(bucket.put(f"petal-node/{script}", (DIST / script).read_bytes()).uri, args)
+        for event, script in SCRIPTS.items()
     }
     bucket.send()
-    lab.set_custom_actions(actions)
+    return made
 
 
 def boot(lab: Lab, nodes: Sequence[str]) -> None:

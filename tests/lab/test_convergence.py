@@ -12,7 +12,7 @@ import pytest
 from bootstrap.archive import build
 from tests.lab import stack
 from tests.lab.cluster import PHASES, Lab
-from tests.lab.demo import publish, wait_for_proof
+from tests.lab.demo import DIST, actions, publish, wait_for_proof
 from tests.lab.engine import until
 
 TOP = Path(__file__).parents[2]
@@ -90,6 +90,35 @@ def test_nodes_follow_another_version_and_back(early: Lab, tmp_path: Path) -> No
             assert early.exec(node, ("petal-node", "version")).stdout == f"petal-node {version}\n"
             assert status(early, node)["data"]["wanted"]["version"] == version
         assert is_ready(early, "compute-1")
+
+
+def test_an_update_moves_the_cluster_and_nodes_with_old_args_follow(early: Lab, tmp_path: Path) -> None:
+    """OnNodeUpdated has new pins; the Args of other nodes cannot be changed, also of those that boot later."""
+    before = status(early, "head")["data"]["wanted"]
+    old = actions(early, before["config"], (DIST / "petal-node").read_bytes())
+    config = {**before["config"], "packages": before["config"]["packages"][1:], "check": {"run": ["mpirun --version"]}}
+    new = actions(early, config, other_archive(tmp_path), "petal-2.yaml")
+    for head, version in ((new, "0.2.0"), (old, "0.1.0")):
+        early.set_custom_actions(old, head=head)
+        early.phase("head", "updated").check()
+        wanted = status(early, "head")["data"]["wanted"]
+        assert (wanted["version"], wanted["release"] == before["release"]) == (version, head is old)
+        follow(early, "compute-1", wanted)
+    early.set_custom_actions(old, head=new)
+    early.phase("head", "updated").check()
+    for result in early.boot("compute-2", PHASES[:4]):
+        result.check()
+    follow(early, "compute-2", status(early, "head")["data"]["wanted"])
+
+
+def follow(lab: Lab, node: str, wanted: dict[str, Any]) -> None:
+    """A node converges, and has version, configuration and release that the head wants."""
+    lab.exec(node, ("petal-node", "converge")).check()
+    found = status(lab, node)["data"]
+    assert found["wanted"] == wanted
+    assert found["current"] == wanted["release"]
+    assert lab.exec(node, ("petal-node", "version")).stdout == f"petal-node {wanted['version']}\n"
+    assert is_ready(lab, node)
 
 
 def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: Lab) -> None:
