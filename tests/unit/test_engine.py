@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
+from bootstrap import engine, files
 from bootstrap.context import Context
 from bootstrap.errors import PetalError
-from bootstrap.model import Outcome, Probe, Role, Scope, Status, StepReport, blocked, change, elsewhere, satisfied
+from bootstrap.lock import Holder
+from bootstrap.model import (
+    Outcome,
+    Probe,
+    Role,
+    Scope,
+    Status,
+    StepReport,
+    blocked,
+    change,
+    elsewhere,
+    plain,
+    satisfied,
+)  # fmt: skip
+from bootstrap.processes import own_start
 from tests.world import World
 
 
@@ -148,3 +163,27 @@ def test_at_on_node_start_only_local_steps_are_done(tmp_path: Path) -> None:
     step = Toy("a", [change("missing")], local=False)
     assert "OnNodeStart" in run(ctx, step)["a"].reason
     assert step.applied == 0
+
+
+DEAD = Holder("ip-10-0-0-10", 1 << 30, "boot-1", 1.0, "2026-11-24T08:00:00Z", "run-0")
+
+
+@pytest.mark.parametrize(
+    ("before", "ended"),
+    [
+        (DEAD, ["run-0"]),
+        (replace(DEAD, pid=os.getpid(), process_start=own_start()), []),
+        (replace(DEAD, pid=os.getpid()), ["run-0"]),
+        (replace(DEAD, boot_id="boot-0"), []),
+        (replace(DEAD, host="ip-10-0-0-11"), []),
+    ],
+    ids=["killed", "alive, in the background", "its number is another's now", "before the boot", "another node's"],
+)
+def test_who_takes_the_cluster_lock_ends_what_a_dead_holder_left(
+    tmp_path: Path, before: Holder, ended: list[str]
+) -> None:
+    world = World(tmp_path / "node")
+    world.paths.locks.mkdir(parents=True)
+    files.write_json(world.paths.locks / "stack.holder", plain(before))
+    run(world.context, Toy("a", [change("x"), change("x"), satisfied("y")], scope=Scope.CLUSTER))
+    assert world.system.ended == ended
