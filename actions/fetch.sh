@@ -10,15 +10,21 @@
 # Ends with 0 whatever fails, because a broken stack must not cost a node. With --strict it ends with the tool's code, or 1.
 # A failure is told on stdout and stderr, in /var/log/petal-node.log and in /var/lib/petal-node/runs/<run id>.json.
 #
+# What cannot be had in that time is left to a unit of its own (petal-node-fetch), which runs the hook again as soon as
+# shared storage or the network has the archive: where nothing is installed yet, there is no timer that could.
+#
 # Environment:
-#   PETAL_FETCH_SECONDS  what the network may take in all, retries included (default 60)
+#   PETAL_FETCH_SECONDS  what shared storage and the network may take in all, retries included (default 60; 6 on
+#                        compute and login nodes, whose hooks end within 10 s)
 #   AWS_ENDPOINT_URL     another S3 (path style)
 #   PETAL_PREFIX         for tests and image builds: goes before /opt, /var, /etc, /proc and mount points, and is handed
 #                        to the tool as --root
 #
 # POSIX sh. ASCII only: ParallelCluster decodes stderr as UTF-8 and fails the node if it cannot.
+# shellcheck disable=SC2034,SC2154  # common.sh is the other half: the two share their variables
 
 MAX_BYTES=67108864 # an archive has 2 MB; what somebody put on shared storage must not fill the local disk
+LATER_SECONDS=3600 # how long petal-node-fetch goes on trying
 
 # ---------------------------------------------------------------------------------------------------- the flow
 
@@ -28,6 +34,7 @@ main() {
     shift
     prepare
     parse "$@"
+    arguments=$(shell_words "$@")
     check_arguments
     find_archive
     run_archive "$@"
@@ -42,7 +49,15 @@ prepare() {
     prefix=${prefix%/}
     home=$prefix/opt/petal-node
     incoming=$home/incoming
-    package='' sha256='' strict='' archive='' region='' part=''
+    package='' sha256='' strict='' role='' archive='' region='' part='' stuck=''
+    again=${PETAL_HOOK_AGAIN-}
+    unset PETAL_HOOK_AGAIN PETAL_HOOK_STARTED
+    if [ -n "$again" ]; then
+        exec >>"$prefix/var/log/petal-node-worker.log" 2>&1
+    else
+        read -r PETAL_HOOK_STARTED _ </proc/uptime # the tool counts the hook's time from here
+        export PETAL_HOOK_STARTED
+    fi
     started=$(utc)
     run_id=$(date -u +%Y%m%dT%H%M%S.%3NZ)-$(random_hex)
     trap 'clean_up' EXIT
@@ -53,6 +68,7 @@ prepare() {
 
 clean_up() {
     [ -z "$part" ] || rm -f "$part" "$part".*
+    [ -z "$again" ] || rm -rf "$incoming/later"
 }
 
 # Picks out what the fetch needs; everything goes to the tool as it came.
@@ -61,10 +77,11 @@ parse() {
         case $1 in
         --package=*) package=${1#*=} ;;
         --sha256=*) sha256=${1#*=} ;;
+        --role=*) role=${1#*=} ;;
         --strict) strict=yes ;;
-        --package | --sha256)
+        --package | --sha256 | --role)
             [ $# -gt 1 ] || { missing_value=$1 && return; }
-            if [ "$1" = --package ]; then package=$2; else sha256=$2; fi
+            case $1 in --package) package=$2 ;; --sha256) sha256=$2 ;; --role) role=$2 ;; esac
             shift
             ;;
         esac
@@ -91,6 +108,7 @@ check_arguments() {
 find_archive() {
     installed_archive && return
     make_incoming
+    set_deadline
     archive=$incoming/$sha256
     if regular "$archive" && verify "$archive"; then return; fi
     part=$incoming/.$sha256.$$
@@ -135,60 +153,104 @@ installed_archive() {
 }
 
 # (b) Shared storage. It may hang, and anybody may have put something there: nothing is read from it without a deadline,
-# and only the local copy is verified and used.
+# and only the local copy is verified and used. A mount that hangs is not alone: the others are not asked then.
 shared_archive() {
-    shared_mounts | while IFS= read -r mount; do
+    [ -z "$stuck" ] || ! kill -0 "$stuck" 2>/dev/null || return 1
+    mounts=$(shared_mounts)
+    while IFS= read -r mount; do
         source=$prefix$mount/petal/archive/$sha256
-        guarded 3 test -f "$source" || continue
-        guarded 20 copy "$source" "$part" || continue
-        verify "$part" && exit 3 # found: out of the pipe's subshell
+        found=0
+        guarded "$patience" test -f "$source" || found=$?
+        [ $found -ne 124 ] || return 1
+        [ $found -eq 0 ] || continue
+        guarded $((patience * 6)) copy "$source" "$part" || continue
+        verify "$part" && return
         note "ignored $source: wrong checksum"
         rm -f "$part"
-    done
-    [ $? -eq 3 ]
+    done <<MOUNTS
+$mounts
+MOUNTS
+    return 1
 }
 
-# Mount points to look at, one a line: /shared, then every network file system.
+# Mount points to look at, one a line: /shared, then every network file system but ParallelCluster's own.
 shared_mounts() {
     echo /shared
     [ -r "$prefix/proc/mounts" ] || return 0
     while read -r _ point type _; do
+        case $point in /shared | /home | /home/* | /opt/*) continue ;; esac
         case $type in
-        nfs | nfs4 | lustre | cifs | smb3 | ceph | beegfs* | gpfs | wekafs | fuse.*)
-            [ "$point" = /shared ] || printf '%b\n' "$point"
-            ;;
+        nfs | nfs4 | lustre | cifs | smb3 | ceph | beegfs* | gpfs | wekafs | fuse.*) printf '%b\n' "$point" ;;
         esac
     done <"$prefix/proc/mounts"
 }
 
-# (c) The network, with growing pauses inside one budget.
+# (c) The network, with growing pauses inside the budget. A unit that tries later takes no answer for the last one, and
+# looks on shared storage too: the head node may have put the archive there meanwhile.
 network_archive() {
-    deadline=$(($(date +%s) + $(budget)))
     find_region
     pause=1
-    while :; do
-        : >"$part.error" || fail_local
-        download
-        case $? in
-        0) break ;;
-        3) fail archive-missing "the package is not there: $package" "$(last_error)" "aws s3 cp dist/petal-node $package, or correct --package" ;;
-        4) fail archive-forbidden "the package may not be read: $package" "$(last_error)" "$(forbidden_remedy)" ;;
-        esac
-        [ $(($(date +%s) + pause)) -lt "$deadline" ] || fail archive-unreachable "the package could not be fetched: $package" \
-            "$(last_error)" "check the route to S3 (gateway endpoint, proxy, region), then run this hook again"
-        note "fetching failed ($(last_error)), trying again in $pause s"
+    until attempt; do
+        [ -n "$again" ] || [ -z "$final" ] || give_up
+        clock
+        [ $((now + pause)) -lt "$deadline" ] || give_up
+        note "fetching failed ($why), trying again in $pause s"
         sleep $pause
-        pause=$((pause < 8 ? pause * 2 : 8))
+        pause=$((pause < longest_pause ? pause * 2 : longest_pause))
+        if [ -n "$again" ] && shared_archive; then return; fi
     done
-    verify "$part" || { rm -f "$part" && fail archive-checksum "the package has another checksum: $package" \
-        "wanted $sha256, got $found_sha256; it was not executed" "upload the right file, or put its checksum into --sha256"; }
 }
 
-budget() {
-    case ${PETAL_FETCH_SECONDS-} in
-    '' | *[!0-9]*) echo 60 ;;
-    *) echo "$PETAL_FETCH_SECONDS" ;;
+# One try; what failed stands in $error, $what, $why and $remedy, and $final says that trying again is of no use.
+attempt() {
+    : >"$part.error" || fail_local
+    final=yes outcome=0
+    download || outcome=$?
+    case $outcome in
+    0)
+        verify "$part" && return
+        rm -f "$part"
+        failure archive-checksum "the package has another checksum: $package" \
+            "wanted $sha256, got $found_sha256; it was not executed" "upload the right file, or put its checksum into --sha256"
+        ;;
+    3) failure archive-missing "the package is not there: $package" "$(last_error)" "aws s3 cp dist/petal-node $package, or correct --package" ;;
+    4) failure archive-forbidden "the package may not be read: $package" "$(last_error)" "$(forbidden_remedy)" ;;
+    *)
+        final=''
+        failure archive-unreachable "the package could not be fetched: $package" "$(last_error)" \
+            "check the route to S3 (gateway endpoint, proxy, region), then run this hook again"
+        ;;
     esac
+    return 1
+}
+
+failure() {
+    error=$1 what=$2 why=$3 remedy=$4
+}
+
+give_up() {
+    [ -n "$strict$again" ] || [ ! -d "$prefix/run/systemd/system" ] || try_later
+    fail "$error" "$what" "$why" "$remedy"
+}
+
+# Leaves the hook to a unit that runs it again, with this environment and a copy of this script (ParallelCluster deletes
+# its own). Nothing of the unit holds the hook's stdout or stderr, and a later event's hook replaces it. A reboot ends it.
+try_later() {
+    later=$incoming/later
+    (
+        umask 077
+        timeout 5 systemctl stop petal-node-fetch.service
+        rm -rf "$later"
+        mkdir "$later" && cp "$0" "$later/hook.sh" || exit 1
+        [ -z "${folder-}" ] || cp "$folder/fetch.sh" "$folder/common.sh" "$later/" || exit 1 # run from a checkout
+        {
+            export -p
+            echo 'PETAL_HOOK_AGAIN=yes && export PETAL_HOOK_AGAIN'
+            echo "exec /bin/sh $later/hook.sh$arguments"
+        } >"$later/start.sh"
+        timeout 5 systemd-run --quiet --collect --no-block --unit=petal-node-fetch /bin/sh "$later/start.sh"
+    ) >/dev/null 2>&1 || return 0
+    note "goes on trying for $((LATER_SECONDS / 60)) minutes: systemctl status petal-node-fetch"
 }
 
 forbidden_remedy() {
@@ -296,150 +358,4 @@ from_file() {
     guarded 30 copy "$1" "$part" && return 0
     echo "it cannot be copied to $incoming (disk full?)" >"$part.error"
     return 1
-}
-
-# --------------------------------------------------------------------------------------------- files and processes
-
-# The directory for what was fetched: only root may look into it.
-make_incoming() {
-    mkdir -p "$home" 2>/dev/null || fail_local
-    [ ! -L "$home" ] || fail_local
-    (umask 077 && mkdir -p "$incoming") 2>/dev/null || fail_local
-    { [ ! -L "$incoming" ] && [ "$(stat -c %u "$incoming")" = "$(id -u)" ] && chmod 0700 "$incoming"; } || fail_local
-    find "$incoming" -type f -name '.*' -mmin +60 -exec rm -f {} + # what killed hooks left
-}
-
-fail_local() {
-    fail archive-local "the package cannot be kept under $home" "it is not a directory that root can write, or the disk is full" \
-        "check it: ls -ld $home $incoming; df -h $home"
-}
-
-regular() {
-    [ -f "$1" ] && [ ! -L "$1" ]
-}
-
-# True if file $1 has the wanted checksum; what it has is in $found_sha256.
-verify() {
-    found_sha256=$(sha256sum <"$1" 2>/dev/null) || found_sha256=unreadable
-    found_sha256=${found_sha256%% *}
-    [ "$found_sha256" = "$sha256" ]
-}
-
-# Runs a command of the network for what is left of the budget; its messages go to $part.error.
-bounded() {
-    left=$((deadline - $(date +%s)))
-    (umask 077 && exec timeout -k 2 $((left > 1 ? left : 1)) "$@" 2>"$part.error")
-}
-
-# Runs a command that may hang for good: $1 = seconds. It is given up even where it cannot be killed (a dead mount).
-guarded() {
-    seconds=$1
-    shift
-    answer=$(mktemp "$part.XXXXXX") || return 1 # a file each: a command that was given up may still end
-    (
-        umask 077
-        code=0
-        bounded_by "$seconds" "$@" || code=$?
-        echo $code >"$answer.new" && mv -f "$answer.new" "$answer"
-    ) </dev/null >/dev/null 2>&1 &
-    ticks=0
-    while [ ! -s "$answer" ]; do
-        [ $ticks -lt $(((seconds + 2) * 50)) ] || return 124
-        ticks=$((ticks + 1))
-        sleep 0.02
-    done
-    return "$(cat "$answer")"
-}
-
-bounded_by() {
-    limit=$1
-    shift
-    case $1 in
-    copy) timeout -k 1 "$limit" head -c $MAX_BYTES -- "$2" >"$3" ;;
-    *) timeout -k 1 "$limit" "$@" ;;
-    esac
-}
-
-# ------------------------------------------------------------------------------------------------------- facts
-
-# The cluster's region, in $region; S3 clients have no other way to know it in a hook.
-find_region() {
-    region=$(sed -n 's/.*"region"[[:space:]]*:[[:space:]]*"\([a-z0-9-]*\)".*/\1/p' "$prefix/etc/chef/dna.json" 2>/dev/null | head -n 1)
-    [ -n "$region" ] || region=$(sed -n 's/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' "$prefix/etc/parallelcluster/cfnconfig" 2>/dev/null | head -n 1)
-    [ -n "$region" ] || region=${AWS_REGION:-${AWS_DEFAULT_REGION-}}
-}
-
-utc() {
-    date -u +%Y-%m-%dT%H:%M:%SZ
-}
-
-# A file below /proc/sys/kernel/random, of the prefix if it has one.
-kernel_random() {
-    cat "$prefix/proc/sys/kernel/random/$1" 2>/dev/null || cat "/proc/sys/kernel/random/$1" 2>/dev/null
-}
-
-random_hex() {
-    kernel_random uuid | cut -c 1-6
-}
-
-# ---------------------------------------------------------------------------------------------------- telling it
-
-note() {
-    printf 'petal-node %s: %s\n' "$event" "$(ascii "$1")"
-}
-
-# Records a failure, tells it, and ends: 0, or 1 with --strict. $1 = code, $2 = what, $3 = why, $4 = remedy.
-fail() {
-    record "$@"
-    [ -n "$strict" ] || exit 0
-    exit 1
-}
-
-record() {
-    told="petal-node $event: $(ascii "$2")
-why: $(ascii "$3")
-remedy: $(ascii "$4")"
-    printf '%s\n' "$told"
-    printf '%s\n' "$told" >&2
-    write_log "$@" 2>/dev/null
-    write_record "$@" 2>/dev/null
-    return 0
-}
-
-write_log() {
-    mkdir -p "$prefix/var/log" || return
-    (umask 027 && printf '{"time":"%s","level":"error","run_id":"%s","step":null,"message":"%s","event":"%s","code":"%s","why":"%s","remedy":"%s"}\n' \
-        "$(utc)" "$run_id" "$(json "$2")" "$event" "$1" "$(json "$3")" "$(json "$4")" >>"$prefix/var/log/petal-node.log")
-}
-
-write_record() {
-    runs=$prefix/var/lib/petal-node/runs
-    mkdir -p "$runs" || return
-    {
-        printf '{"format":1,"run_id":"%s","verb":"hook","event":"%s","role":null,' "$run_id" "$event"
-        printf '"host":"%s","package":null,"pid":%d,"boot_id":"%s",' "$(json "$(uname -n)")" $$ "$(json "$(kernel_random boot_id)")"
-        printf '"started":"%s","finished":"%s","status":"degraded","exit":1,"release":null,"steps":[],' "$started" "$(utc)"
-        printf '"errors":[{"code":"%s","what":"%s","why":"%s","remedy":["%s"]}]}\n' "$1" "$(json "$2")" "$(json "$3")" "$(json "$4")"
-    } >"$runs/.$run_id.new" && mv -f "$runs/.$run_id.new" "$runs/$run_id.json"
-}
-
-# The last line that a client wrote, short enough for a message.
-last_error() {
-    text=$(grep -v '^[[:space:]]*$' "$part.error" 2>/dev/null | tail -n 1 | cut -c 1-300)
-    echo "${text:-no answer in time}"
-}
-
-# One line of printable ASCII.
-ascii() {
-    printf '%s' "$1" | LC_ALL=C tr '\n\r\t' '   ' | LC_ALL=C tr -c '\040-\176' '?'
-}
-
-# The inside of a JSON string.
-json() {
-    ascii "$1" | sed 's/[\\"]/\\&/g'
-}
-
-# A key as part of a URL.
-quoted() {
-    printf '%s' "$1" | sed 's/%/%25/g; s/ /%20/g; s/+/%2B/g; s/#/%23/g; s/?/%3F/g; s/&/%26/g; s/=/%3D/g'
 }

@@ -185,6 +185,10 @@ class System:
 
         return time.time() - float(psutil.Process(1).create_time())
 
+    def clock(self) -> float:
+        """Seconds since the machine booted, as the hook scripts read them too (proc_uptime(5))."""
+        return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+
     def is_root(self) -> bool:
         """True when this process may change the machine."""
         return os.geteuid() == 0

@@ -225,7 +225,8 @@ def zipped(start: bytes, members: Mapping[str, bytes]) -> bytes:
 def hook(actions: Path, event: str) -> bytes:
     """One hook as a single file: the common code stands where the checkout's script sources it."""
     script = (actions / f"on_node_{event}.sh").read_text(encoding="ascii")
-    common = (actions / "fetch.sh").read_text(encoding="ascii").split("\n", 1)[1]
+    parts = (actions / name for name in ("fetch.sh", "common.sh"))
+    common = "\n".join(part.read_text(encoding="ascii").split("\n", 1)[1] for part in parts)
     begin, end = "# >>> fetch.sh\n", "# <<< fetch.sh\n"
     if script.count(begin) != 1 or script.count(end) != 1:
         raise BuildError(f"on_node_{event}.sh lacks the marks {begin.strip()!r} and {end.strip()!r}")

@@ -7,6 +7,7 @@ hook's stdout or stderr (ParallelCluster's executor waits for whoever does).
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -26,6 +27,7 @@ from .common import Asked, require_root, result_of_run
 
 UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0
+STARTED = "PETAL_HOOK_STARTED"
 POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
 BEGIN_AGAIN_SECONDS = 10.0
@@ -57,6 +59,7 @@ def worker(asked: Asked, event: str) -> Result:
 
 def _through_worker(asked: Asked, event: str) -> RunRecord:
     paths = asked.paths()
+    spent = _spent(asked)
     make_dir(paths.runs)
     make_dir(paths.log.parent)
     asked.system.detach(
@@ -64,7 +67,16 @@ def _through_worker(asked: Asked, event: str) -> RunRecord:
         unit=f"{UNIT}-{asked.run_id.lower()}",
         output=paths.log.parent / "petal-node-worker.log",
     )
-    return _wait(asked, Runs(paths))
+    return _wait(asked, Runs(paths), spent)
+
+
+def _spent(asked: Asked) -> float:
+    """Seconds that the hook script used up before it came to us; it says when it started, by the machine's clock."""
+    try:
+        spent = asked.system.clock() - float(os.environ.pop(STARTED, ""))
+    except ValueError:
+        return 0.0
+    return max(0.0, spent)
 
 
 def _worker_argv(asked: Asked, event: str) -> list[str]:
@@ -85,14 +97,18 @@ def _own_command(asked: Asked) -> list[str]:
     ]
 
 
-def _wait(asked: Asked, runs: Runs) -> RunRecord:
+def _wait(asked: Asked, runs: Runs, spent: float) -> RunRecord:
     """Until the worker has nothing left that a hook waits for, or the budget is spent; the worker goes on then.
+
+    Args:
+        spent: seconds of the budget that are gone already.
 
     Raises:
         WaitTimeout: the worker did not even write its record, or was killed and systemd did not begin it again.
     """
     unknown = UNKNOWN_BUDGET if _may_be_head(asked) else OTHER_SECONDS
-    started = beat = time.monotonic()
+    started = time.monotonic() - spent
+    beat = time.monotonic()
     told: set[str] = set()
     lost: float | None = None
     while True:

@@ -3,68 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from bootstrap.errors import FetchError
 from bootstrap.fetch import Source, download, read
+from tests.real.server import Behaviour, Handler, Server, always, answer, content, cut_off, first, serving, silent
 
 DATA = bytes(range(256)) * 4096
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Answers with what ``behave`` says for the n-th request; remembers what was asked."""
-
-    daemon_threads = True
-
-    def __init__(self, behave: Callable[[BaseHTTPRequestHandler, int], None]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behave = behave
-        self.requests: list[dict[str, str]] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append({**dict(self.headers), "path": self.path})
-        self.server.behave(self, len(self.server.requests))
-
-    def log_message(self, *_args: object) -> None:
-        """Quiet."""
-
-
-def answer(handler: BaseHTTPRequestHandler, code: int, body: bytes = b"", length: int | None = None) -> None:
-    handler.send_response(code)
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], Server]]:
     """Starts a server and makes it the S3 endpoint."""
-    started: list[Server] = []
+    with ExitStack() as servers:
 
-    def start(behave: Callable[[BaseHTTPRequestHandler, int], None]) -> Server:
-        server = Server(behave)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        started.append(server)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        return server
+        def start(behave: Behaviour) -> Server:
+            server = servers.enter_context(serving(behave))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+            return server
 
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def source(seconds: float = 20.0, sha256: str | None = SHA, uri: str = "s3://bucket/key") -> Source:
@@ -72,7 +38,7 @@ def source(seconds: float = 20.0, sha256: str | None = SHA, uri: str = "s3://buc
 
 
 def test_a_signed_request_brings_the_object(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = serve(lambda handler, _: answer(handler, 200, DATA))
+    server = serve(content(DATA))
     download(source(), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert server.requests[0]["path"] == "/bucket/key"
@@ -82,32 +48,23 @@ def test_a_signed_request_brings_the_object(serve: Callable[..., Server], tmp_pa
 
 
 def test_a_server_error_passes(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = serve(lambda handler, number: answer(handler, *((500,) if number < 3 else (200, DATA))))
+    server = serve(first(2, always(500), content(DATA)))
     download(source(), tmp_path / "x")
     assert len(server.requests) == 3
 
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(serve: Callable[..., Server], tmp_path: Path) -> None:
-    def behave(handler: BaseHTTPRequestHandler, number: int) -> None:
-        if number == 1:
-            answer(handler, 200, DATA[:300_000], len(DATA))
-            handler.close_connection = True
-            return
-        start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        answer(handler, 206, DATA[start:])
-
-    server = serve(behave)
+    server = serve(first(1, cut_off(DATA, 300_000), content(DATA)))
     download(source(), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert server.requests[1]["Range"] == "bytes=300000-"
 
 
 def test_a_server_without_ranges_starts_over(serve: Callable[..., Server], tmp_path: Path) -> None:
-    def behave(handler: BaseHTTPRequestHandler, number: int) -> None:
-        answer(handler, 200, DATA if number > 1 else DATA[:1000], len(DATA))
-        handler.close_connection = True
+    def whole(handler: Handler, _: int) -> None:
+        answer(handler, 200, DATA)
 
-    serve(behave)
+    serve(first(1, cut_off(DATA, 1000), whole))
     download(source(), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
 
@@ -116,7 +73,7 @@ def test_a_server_without_ranges_starts_over(serve: Callable[..., Server], tmp_p
     ("status", "code"), [(403, "fetch-forbidden"), (401, "fetch-forbidden"), (404, "fetch-missing")]
 )
 def test_a_no_is_final(serve: Callable[..., Server], tmp_path: Path, status: int, code: str) -> None:
-    server = serve(lambda handler, _: answer(handler, status))
+    server = serve(always(status))
     with pytest.raises(FetchError) as caught:
         download(source(), tmp_path / "x")
     assert caught.value.code == code
@@ -134,7 +91,7 @@ def test_another_object_is_refused_and_not_kept(serve: Callable[..., Server], tm
 
 
 def test_the_budget_holds_over_all_tries(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = serve(lambda handler, _: answer(handler, 503))
+    server = serve(always(503))
     started = time.monotonic()
     with pytest.raises(FetchError) as caught:
         download(source(seconds=2), tmp_path / "x")
@@ -145,14 +102,10 @@ def test_the_budget_holds_over_all_tries(serve: Callable[..., Server], tmp_path:
 
 
 def test_a_server_that_says_nothing_is_given_up(serve: Callable[..., Server], tmp_path: Path) -> None:
-    held = threading.Event()
-    serve(lambda *_: held.wait(30) and None)
+    serve(silent)
     started = time.monotonic()
-    try:
-        with pytest.raises(FetchError):
-            download(source(seconds=1), tmp_path / "x")
-    finally:
-        held.set()
+    with pytest.raises(FetchError):
+        download(source(seconds=1), tmp_path / "x")
     assert time.monotonic() - started < 15
 
 

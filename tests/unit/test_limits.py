@@ -39,8 +39,8 @@ def test_the_head_nodes_limit(version: str, config: str, limit: float) -> None:
         (Role.HEAD, "configured", 300, 1600, 0),
         (Role.HEAD, "configured", 300, 90_000, 300),
         (Role.HEAD, "updated", 3600, 90_000, 3600),
-        (Role.COMPUTE, "configured", 300, 200, 10),
-        (Role.LOGIN, "configured", 300, 200, 10),
+        (Role.COMPUTE, "configured", 300, 200, 9),
+        (Role.LOGIN, "configured", 300, 200, 9),
     ],
 )
 def test_a_hooks_budget(role: Role, event: str, budget: int, uptime: float, seconds: float, tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""One hook script on one node: a directory (PETAL_PREFIX), and stand-ins for the archive and the clients on PATH.
+
+The environment is what ParallelCluster gives: a PATH, no HOME, no LANG.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from bootstrap.paths import Paths
+from bootstrap.state import Runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PCLUSTER_PATH = "/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin:/opt/aws/bin"
+ARCHIVE = """#!/bin/sh
+# A stand-in for the archive.
+echo "ran $0"
+for argument in "$@"; do echo "argument [$argument]"; done
+echo "started [${PETAL_HOOK_STARTED-unset}]"
+echo "home [${HOME-unset}] lang [${LANG-unset}] umask [$(umask)]"
+read -r line && echo "stdin [$line]"
+case ${ARCHIVE_ENDS-0} in
+KILL) kill -KILL $$ ;;
+MOVED)
+    installed=$PETAL_PREFIX/opt/petal-node/1.0/petal-node
+    [ "$0" != "$installed" ] || exit 0
+    mkdir -p "${installed%/*}" && mv "$0" "$installed" && exit 127
+    ;;
+esac
+exit "${ARCHIVE_ENDS-0}"
+"""
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+@dataclass
+class Hook:
+    """One hook on one node."""
+
+    shell: str
+    script: Path
+    prefix: Path
+    stand_ins: Path
+    archive: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.archive.read_bytes()).hexdigest()
+
+    @property
+    def home(self) -> Path:
+        return self.prefix / "opt/petal-node"
+
+    def arguments(self, package: str, *more: str) -> list[str]:
+        return ["--package", package, "--sha256", self.sha256, "--config", "s3://b/petal.yaml", *more]
+
+    def environment(self) -> dict[str, str]:
+        path = f"{self.stand_ins}:{PCLUSTER_PATH}"
+        return {"PATH": path, "PETAL_PREFIX": str(self.prefix), "PETAL_FETCH_SECONDS": "8", **self.env}
+
+    def run(self, *arguments: str, **options) -> Ran:
+        started = time.monotonic()
+        command = [self.shell, str(self.script), *arguments]
+        options = {"stdin": subprocess.DEVNULL, "cwd": "/", **options}
+        done = subprocess.run(command, env=self.environment(), capture_output=True, timeout=60, check=False, **options)
+        done.stderr.decode("ascii")
+        return Ran(done.returncode, done.stdout.decode("ascii"), done.stderr.decode(), time.monotonic() - started)
+
+    def fetch(self, package: str, *more: str, **options) -> Ran:
+        return self.run(*self.arguments(package, *more), **options)
+
+    def stand_in(self, name: str, text: str) -> Path:
+        path = self.stand_ins / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(0o755)
+        return path
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.prefix / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def records(self) -> list[dict]:
+        return [json.loads(path.read_bytes()) for path in (self.prefix / "var/lib/petal-node/runs").glob("*")]
+
+    def log(self) -> list[dict]:
+        path = self.prefix / "var/log/petal-node.log"
+        return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
+
+    def left_over(self) -> list[str]:
+        incoming = self.home / "incoming"
+        return sorted(path.name for path in incoming.iterdir()) if incoming.exists() else []
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Polls a condition up to a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ran_the_archive(hook: Hook, ran: Ran) -> None:
+    assert ran.code == 0, ran
+    assert "argument [hook]\nargument [configured]\n" in ran.out
+    assert ran.err == ""
+    assert hook.records() == []
+
+
+def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> dict:
+    """Checks all that a failure must leave, and gives the error of the record."""
+    assert ran.code == exit_code, ran
+    assert "argument [hook]" not in ran.out or code == "archive-failed"
+    told = ran.err.splitlines()
+    if told and "Killed" in told[0]:  # the shell's own word on a killed child
+        ran.err = ran.err.split("\n", 1)[1]
+        told = told[1:]
+    assert len(told) == 3
+    assert [line.split(":")[0] for line in told] == ["petal-node configured", "why", "remedy"]
+    assert ran.out.endswith(ran.err)
+    (record,) = hook.records()
+    (error,) = record["errors"]
+    assert error["code"] == code
+    assert error["what"] in told[0]
+    assert error["why"] in told[1]
+    assert told[2] == "remedy: " + error["remedy"][0]
+    assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{6}", record["run_id"])
+    assert abs(datetime.now(timezone.utc) - moment(record["finished"])) < timedelta(seconds=60)
+    assert moment(record["started"]) <= moment(record["finished"])
+    assert record["host"] == os.uname().nodename
+    assert record["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert {key: record[key] for key in ("format", "verb", "event", "role", "package", "release", "steps")} == {
+        "format": 1, "verb": "hook", "event": "configured", "role": None, "package": None, "release": None, "steps": [],
+    }  # fmt: skip
+    assert (record["status"], record["exit"]) == ("degraded", 1)
+    assert Runs(Paths(hook.prefix)).load(record["run_id"]).errors == (error,)  # the tool can read it
+    assert [(line["level"], line["code"], line["run_id"]) for line in hook.log()] == [("error", code, record["run_id"])]
+    return error
+
+
+def moment(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+
+
+AWS = """
+[ "$1 $2" = "s3 cp" ] || exit 9
+echo "aws $*" >>{log}
+for last; do before=$target; target=$last; done
+{body}
+"""
+
+
+def fake_aws(hook: Hook, tmp_path: Path, body: str) -> Path:
+    log = tmp_path / "aws.log"
+    hook.stand_in("aws", AWS.format(log=log, body=body))
+    return log

@@ -1,0 +1,127 @@
+"""A web server that misbehaves as it is told, in place of S3, of a package's site and of the metadata service."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append({**dict(self.headers), "path": self.path})
+        self.server.behave(self, len(self.server.requests))
+
+    do_PUT = do_GET  # noqa: N815 - the base class has such names
+
+    def log_message(self, *_args: object) -> None:
+        """Quiet."""
+
+
+Behaviour = Callable[[Handler, int], None]
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with what ``behave`` says for the n-th request; remembers what was asked.
+
+    ``ended`` is set when the test is over: whoever answers late or never waits for it.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, behave: Behaviour) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behave = behave
+        self.requests: list[dict[str, str]] = []
+        self.ended = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def paths(self) -> list[str]:
+        return [request["path"] for request in self.requests]
+
+    def handle_error(self, *_args: object) -> None:
+        """A client that has had enough is what many of these tests are about."""
+
+
+@contextmanager
+def serving(behave: Behaviour, key: Path | None = None, certificate: Path | None = None) -> Iterator[Server]:
+    """A server that runs; with a certificate it speaks TLS."""
+    server = Server(behave)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None) -> None:
+    """One whole answer, or one that breaks off where ``length`` promises more."""
+    handler.send_response(code)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+    if length is not None:
+        handler.close_connection = True
+
+
+def content(data: bytes) -> Behaviour:
+    """Gives ``data``, from where a Range asks for it."""
+
+    def behave(handler: Handler, _: int) -> None:
+        wanted = handler.headers.get("Range")
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        answer(handler, 206 if wanted else 200, data[start:])
+
+    return behave
+
+
+def always(code: int) -> Behaviour:
+    """The same answer for ever."""
+    return lambda handler, _: answer(handler, code, b"<Error/>")
+
+
+def first(times: int, bad: Behaviour, then: Behaviour) -> Behaviour:
+    """Misbehaves at first, and is well then."""
+    return lambda handler, number: (bad if number <= times else then)(handler, number)
+
+
+def cut_off(data: bytes, at: int) -> Behaviour:
+    """Promises all of ``data`` and sends the beginning."""
+    return lambda handler, _: answer(handler, 200, data[:at], len(data))
+
+
+def dripping(data: bytes, seconds: float) -> Behaviour:
+    """Sends ``data`` a byte at a time: never silent, and never done in time."""
+
+    def behave(handler: Handler, _: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        for number in range(len(data)):
+            if handler.server.ended.wait(seconds):
+                break
+            handler.wfile.write(data[number : number + 1])
+
+    return behave
+
+
+def silent(handler: Handler, _: int) -> None:
+    """Takes the request and says nothing, as behind a firewall that drops packets."""
+    handler.server.ended.wait(600)

@@ -1,0 +1,471 @@
+"""The hook scripts for real, in dash and bash: every source of the archive, and every way in which it can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.real.hooks import ARCHIVE, ROOT, Hook, failed, fake_aws, ran_the_archive, until
+from tests.real.server import Behaviour, Handler, Server, always, answer, content, first, serving
+
+# where it finds the archive
+
+
+def test_installed_already(hook):
+    place = hook.home / "0.1.0/petal-node"
+    place.parent.mkdir(parents=True)
+    shutil.copy(hook.archive, place)
+    place.chmod(0o755)
+    ran = hook.fetch("s3://b/not-asked-for")
+    ran_the_archive(hook, ran)
+    assert f"ran {place}" in ran.out
+    assert hook.left_over() == []
+
+
+def test_another_version_or_a_link_is_not_used_as_installed(hook, tmp_path):
+    for version in ("0.1.0", "0.2.0"):
+        (hook.home / version).mkdir(parents=True)
+    (hook.home / "0.1.0/petal-node").write_text("#!/bin/sh\necho WRONG\n")
+    (hook.home / "0.2.0/petal-node").symlink_to(hook.archive)
+    ran = hook.fetch(hook.archive.as_uri())
+    ran_the_archive(hook, ran)
+    assert f"ran {hook.home}/incoming/{hook.sha256}" in ran.out
+
+
+@pytest.mark.parametrize("mount", ["/shared", "/fsx data", "/efs"])
+def test_shared_storage_before_the_network(hook, mount):
+    hook.write("proc/mounts", "proc /proc proc rw 0 0\n1.2.3.4:/x /fsx\\040data lustre rw 0 0\nh:/ /efs nfs4 rw 0 0\n")
+    place = hook.write(f"{mount[1:]}/petal/archive/{hook.sha256}", ARCHIVE)
+    ran = hook.fetch("s3://b/not-asked-for")
+    ran_the_archive(hook, ran)
+    assert place.exists()
+    assert f"ran {hook.home}/incoming/" in ran.out
+
+
+def test_what_stands_on_shared_storage_is_verified_as_a_copy(hook):
+    hook.write(f"shared/petal/archive/{hook.sha256}", "#!/bin/sh\necho STOLEN\n")
+    ran = hook.fetch(hook.archive.as_uri())
+    ran_the_archive(hook, ran)
+    assert "STOLEN" not in ran.out
+    assert "wrong checksum" in ran.out
+
+
+@pytest.mark.parametrize("trap", ["fifo", "directory", "link to a device"])
+def test_traps_on_shared_storage_do_not_hang(hook, trap):
+    place = hook.write(f"shared/petal/archive/{hook.sha256}", "")
+    place.unlink()
+    {"fifo": os.mkfifo, "directory": os.mkdir, "link to a device": lambda at: at.symlink_to("/dev/zero")}[trap](place)
+    ran = hook.fetch(hook.archive.as_uri())
+    ran_the_archive(hook, ran)
+    assert ran.seconds < 6
+
+
+def test_shared_storage_that_hangs_is_given_up(hook):
+    """`test` and `timeout` that never end, as on a dead NFS mount: not even SIGKILL would help there."""
+    pids = hook.prefix / "pids"
+    sleeper = hook.stand_in("sleeper", f"echo $$ >>{pids}\nexec sleep 300\n")
+    real = shutil.which("timeout")
+    hook.stand_in("timeout", f'case $* in *shared/petal*) exec {sleeper} ;; *) exec {real} "$@" ;; esac\n')
+    ran = hook.fetch(hook.archive.as_uri())
+    ran_the_archive(hook, ran)
+    assert 3 <= ran.seconds < 12
+    for pid in pids.read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_incoming_is_roots_alone(hook):
+    ran_the_archive(hook, hook.fetch(hook.archive.as_uri()))
+    assert stat.S_IMODE((hook.home / "incoming").stat().st_mode) == 0o700
+    assert stat.S_IMODE((hook.home / "incoming" / hook.sha256).stat().st_mode) == 0o755
+    assert stat.S_IMODE(hook.home.stat().st_mode) == 0o755
+    assert hook.left_over() == [hook.sha256]
+
+
+def test_what_a_killed_hook_left_is_verified_and_used_or_replaced(hook):
+    left = hook.home / "incoming" / hook.sha256
+    left.parent.mkdir(parents=True)
+    shutil.copy(hook.archive, left)
+    left.chmod(0o755)
+    ran_the_archive(hook, hook.fetch("s3://b/not-asked-for"))
+    left.write_text("#!/bin/sh\necho half")
+    ran_the_archive(hook, hook.fetch(hook.archive.as_uri()))
+
+
+def test_links_in_the_way_are_not_followed(hook, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    hook.home.mkdir(parents=True)
+    (hook.home / "incoming").symlink_to(elsewhere)
+    failed(hook, hook.fetch(hook.archive.as_uri()), "archive-local")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_archive_that_another_hook_moved_away_is_found_again(hook):
+    """The first run moves the file and fails with 127 for want of it, as when two hooks install at once."""
+    hook.env["ARCHIVE_ENDS"] = "MOVED"
+    ran = hook.fetch(hook.archive.as_uri())
+    ran_the_archive(hook, ran)
+    assert re.findall("ran (.*)", ran.out) == [f"{hook.home}/incoming/{hook.sha256}", f"{hook.home}/1.0/petal-node"]
+
+
+# the network
+
+
+def test_aws_cli_with_the_cluster_s_region(hook, tmp_path):
+    log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
+    hook.write("etc/chef/dna.json", '{"cluster": {"stack_name": "c", "region": "eu-west-3", "x": 1}}')
+    hook.write("etc/parallelcluster/cfnconfig", "cfn_region=us-east-1\n")
+    ran_the_archive(hook, hook.fetch("s3://bucket/a key+1"))
+    (line,) = log.read_text().splitlines()
+    assert "--region eu-west-3 s3://bucket/a key+1" in line
+
+
+def test_region_from_cfnconfig_and_another_endpoint(hook, tmp_path):
+    log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
+    hook.write("etc/parallelcluster/cfnconfig", 'stack_name=c\ncfn_region="us-east-2"\n')
+    hook.env["AWS_ENDPOINT_URL"] = "http://s3:5000"
+    ran_the_archive(hook, hook.fetch("s3://bucket/key"))
+    assert "--region us-east-2 --endpoint-url http://s3:5000" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("An error occurred (404) when calling the HeadObject operation: Key does not exist", "archive-missing"),
+        ("An error occurred (403) when calling the HeadObject operation: Forbidden", "archive-forbidden"),
+    ],
+)
+def test_403_and_404_are_final(hook, tmp_path, message, code):
+    log = fake_aws(hook, tmp_path, f'echo "{message}" >&2; exit 1')
+    ran = hook.fetch("s3://bucket/key")
+    error = failed(hook, ran, code)
+    assert message in error["why"]
+    assert len(log.read_text().splitlines()) == 1
+    assert ran.seconds < 3
+    assert hook.left_over() == []
+
+
+def test_other_errors_are_tried_again(hook, tmp_path):
+    tries = tmp_path / "tries"
+    fail = '{ echo "Connection reset" >&2; exit 1; }'
+    fake_aws(hook, tmp_path, f'echo >>{tries}\n[ $(wc -l <{tries}) -gt 2 ] || {fail}\ncp {hook.archive} "$target"')
+    ran = hook.fetch("s3://bucket/key")
+    ran_the_archive(hook, ran)
+    assert ran.out.count("trying again") == 2
+
+
+def test_the_budget_ends_the_tries(hook, tmp_path):
+    fake_aws(hook, tmp_path, 'echo "Could not connect to the endpoint URL" >&2; exit 1')
+    hook.env["PETAL_FETCH_SECONDS"] = "4"
+    ran = hook.fetch("s3://bucket/key")
+    assert "Could not connect" in failed(hook, ran, "archive-unreachable")["why"]
+    assert ran.seconds < 6
+
+
+def test_a_client_that_hangs_is_stopped_at_the_budget(hook, tmp_path):
+    fake_aws(hook, tmp_path, "sleep 300")
+    hook.env["PETAL_FETCH_SECONDS"] = "2"
+    ran = hook.fetch("s3://bucket/key")
+    assert failed(hook, ran, "archive-unreachable")["why"] == "no answer in time"
+    assert ran.seconds < 8
+
+
+DNA = '{"cluster": {"node_type": "%s", "region": "us-east-1"}}'
+SLEEPS = """case $* in *shared/petal*) echo $$ >>%s; exec sleep 300 ;; *) exec %s "$@" ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "arguments"),
+    [
+        ("etc/chef/dna.json", DNA % "ComputeFleet", []),
+        ("etc/parallelcluster/cfnconfig", 'cfn_node_type="LoginNode"\n', []),
+        ("etc/parallelcluster/cfnconfig", "cfn_node_type=HeadNode\n", ["--role", "compute"]),
+        ("etc/parallelcluster/cfnconfig", "cfn_node_type=HeadNode\n", ["--role=login"]),
+    ],
+    ids=["compute", "login", "--role compute", "--role=login"],
+)
+def test_hooks_of_other_nodes_end_within_10_s_whatever_hangs(hook, tmp_path, place, text, arguments):
+    """Shared storage never answers and neither does S3."""
+    pids = tmp_path / "pids"
+    hook.stand_in("timeout", SLEEPS % (pids, shutil.which("timeout")))
+    hook.write(place, text)
+    fake_aws(hook, tmp_path, "sleep 300")
+    hook.env["PETAL_FETCH_SECONDS"] = ""
+    ran = hook.fetch("s3://bucket/key", *arguments)
+    failed(hook, ran, "archive-unreachable")
+    assert ran.seconds < 10
+    for pid in pids.read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_head_node_has_a_minute(hook, tmp_path):
+    """It gets its archive long after another node would have given up."""
+    began = tmp_path / "began"
+    body = f"[ -e {began} ] || date +%s >{began}\n"
+    body += f'[ $(($(date +%s) - $(cat {began}))) -ge 8 ] || {{ echo "Connection reset" >&2; exit 1; }}\n'
+    fake_aws(hook, tmp_path, body + f'cp {hook.archive} "$target"')
+    hook.write("etc/chef/dna.json", DNA % "HeadNode")
+    hook.env["PETAL_FETCH_SECONDS"] = ""
+    ran = hook.fetch("s3://bucket/key")
+    ran_the_archive(hook, ran)
+    assert ran.seconds > 8
+
+
+def test_the_tool_is_told_when_the_hook_began(hook):
+    before = float(Path("/proc/uptime").read_text().split()[0])
+    ran = hook.fetch(hook.archive.as_uri())
+    after = float(Path("/proc/uptime").read_text().split()[0])
+    (told,) = re.findall(r"started \[(.*)\]", ran.out)
+    assert before <= float(told) <= after
+
+
+# what cannot be had now is left to a unit
+
+
+@pytest.fixture
+def unit(hook, tmp_path):
+    """systemd runs here, and this file holds how the unit would be started."""
+    (hook.prefix / "run/systemd/system").mkdir(parents=True)
+    hook.stand_in("systemctl", "exit 5\n")
+    hook.stand_in("systemd-run", f'echo "$*" >{tmp_path}/unit\n')
+    hook.env["PETAL_FETCH_SECONDS"] = "1"
+    return tmp_path / "unit"
+
+
+@contextmanager
+def started(hook: Hook, unit: Path) -> Iterator[subprocess.Popen]:
+    """Does what systemd does with the unit."""
+    command = unit.read_text().split()
+    assert command[:5] == ["--quiet", "--collect", "--no-block", "--unit=petal-node-fetch", "/bin/sh"]
+    argv = [hook.shell, *command[5:]]
+    process = subprocess.Popen(argv, env={"PATH": "/bin"}, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def told_later(hook: Hook) -> str:
+    log = hook.prefix / "var/log/petal-node-worker.log"
+    return log.read_text("ascii") if log.exists() else ""
+
+
+@pytest.mark.parametrize("answer", ["Could not connect", "(403) Forbidden", "(404) Not Found"])
+def test_a_unit_goes_on_where_the_hook_gave_up(hook, tmp_path, unit, answer):
+    """The deleted script, the environment, every argument; and no answer is the last one for it."""
+    ready = tmp_path / "ready"
+    fake_aws(hook, tmp_path, f'[ -e {ready} ] || {{ echo "{answer}" >&2; exit 1; }}\ncp {hook.archive} "$target"')
+    hook.env["AWS_ENDPOINT_URL"] = "http://it's here:5000"
+    ran = hook.fetch("s3://bucket/key", "a'b", "$(x)", "")
+    assert ran.code == 0
+    assert "goes on trying for 60 minutes" in ran.out
+    hook.script.unlink()
+    with started(hook, unit) as later:
+        until(lambda: "trying again" in told_later(hook))
+        ready.touch()
+        assert later.wait(30) == 0
+    told = told_later(hook)
+    assert re.findall(r"argument \[(.*)\]", told)[2:] == [
+        *hook.arguments("s3://bucket/key", "a'b", "$(x)", ""), "--root", str(hook.prefix),
+    ]  # fmt: skip
+    assert "started [unset]" in told
+    assert "--endpoint-url http://it's here:5000" in (tmp_path / "aws.log").read_text()
+    assert hook.left_over() == [hook.sha256]
+
+
+def test_the_unit_also_finds_what_the_head_node_puts_on_shared_storage(hook, tmp_path, unit):
+    fake_aws(hook, tmp_path, 'echo "(403) Forbidden" >&2; exit 1')
+    assert hook.fetch("s3://bucket/key").code == 0
+    with started(hook, unit) as later:
+        until(lambda: "trying again" in told_later(hook))
+        hook.write(f"shared/petal/archive/{hook.sha256}", ARCHIVE)
+        assert later.wait(30) == 0
+    assert "argument [configured]" in told_later(hook)
+
+
+def test_the_unit_looks_away_from_a_mount_that_hangs_until_it_answers(hook, tmp_path, unit):
+    pids = tmp_path / "pids"
+    hook.stand_in("timeout", SLEEPS % (pids, shutil.which("timeout")))
+    fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
+    assert hook.fetch("s3://bucket/key").code == 0
+    before = len(pids.read_text().split())
+    with started(hook, unit):
+        until(lambda: told_later(hook).count("trying again") >= 3)
+    hung = pids.read_text().split()
+    for pid in hung:
+        with suppress(ProcessLookupError):  # those of the unit's session are gone already
+            os.kill(int(pid), signal.SIGKILL)
+    assert len(hung) == before + 1
+
+
+def test_a_strict_hook_leaves_nothing_behind_it(hook, tmp_path, unit):
+    fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
+    failed(hook, hook.fetch("s3://bucket/key", "--strict"), "archive-unreachable", exit_code=1)
+    assert not unit.exists()
+
+
+def test_a_checkout_s_script_is_kept_whole(hook, tmp_path, unit):
+    hook.script = ROOT / "actions/on_node_configured.sh"
+    assert hook.fetch(f"file://{tmp_path}/none").code == 0
+    kept = hook.home / "incoming/later"
+    assert sorted(path.name for path in kept.iterdir()) == ["common.sh", "fetch.sh", "hook.sh", "start.sh"]
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in [kept, *kept.iterdir()])
+
+
+def test_a_wrong_checksum_is_final_deleted_and_not_executed(hook, tmp_path):
+    log = fake_aws(hook, tmp_path, f'printf "#!/bin/sh\\ntouch {tmp_path}/EXECUTED\\n" >"$target"')
+    error = failed(hook, hook.fetch("s3://bucket/key"), "archive-checksum")
+    assert hook.sha256 in error["why"]
+    assert not (tmp_path / "EXECUTED").exists()
+    assert len(log.read_text().splitlines()) == 1
+    assert hook.left_over() == []
+
+
+def test_messages_are_ascii_and_valid_json_whatever_a_client_says(hook, tmp_path):
+    fake_aws(hook, tmp_path, r"""printf 'bad "quote" back\\slash \377\303\251 tab\t (404)\n' >&2; exit 1""")
+    why = failed(hook, hook.fetch('s3://bucket/k"ey'), "archive-missing")["why"]
+    assert why.startswith('bad "quote" back\\slash ???')
+
+
+def plays(archive: Path) -> Behaviour:
+    """An object store of one object: the end of the path decides the answer."""
+
+    def behave(handler: Handler, number: int) -> None:
+        name = handler.path.rsplit("/", 1)[-1]
+        if name.isdigit():
+            answer(handler, int(name))
+        else:
+            first(2 if name == "flaky" else 0, always(503), content(archive.read_bytes()))(handler, number)
+
+    return behave
+
+
+@pytest.fixture
+def plain(hook: Hook) -> Iterator[Server]:
+    with serving(plays(hook.archive)) as server:
+        yield server
+
+
+@pytest.fixture
+def tls(hook: Hook, tmp_path: Path) -> Iterator[Server]:
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    hook.env["CURL_CA_BUNDLE"] = str(certificate)
+    with serving(plays(hook.archive), key, certificate) as server:
+        yield server
+
+
+def needs_curl() -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+
+
+def test_https(hook, tls):
+    needs_curl()
+    url = f"https://localhost:{tls.server_port}"
+    ran_the_archive(hook, hook.fetch(f"{url}/petal-node"))
+
+
+def test_https_answers(hook, tls):
+    needs_curl()
+    url = f"https://localhost:{tls.server_port}"
+    failed(hook, hook.fetch(f"{url}/404"), "archive-missing")
+    assert tls.paths == ["/404"]
+
+
+def test_https_forbidden(hook, tls):
+    needs_curl()
+    failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/403"), "archive-forbidden")
+
+
+def test_https_is_tried_again_after_503(hook, tls):
+    needs_curl()
+    ran_the_archive(hook, hook.fetch(f"https://localhost:{tls.server_port}/flaky"))
+    assert tls.paths == ["/flaky"] * 3
+
+
+def test_https_with_an_unknown_certificate_is_not_believed(hook, tls):
+    needs_curl()
+    hook.env = {"PETAL_FETCH_SECONDS": "1"}
+    failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/petal-node"), "archive-unreachable")
+    assert tls.paths == []
+
+
+def test_s3_without_credentials_from_an_endpoint_by_path(hook, plain):
+    needs_curl()
+    hook.env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{plain.server_port}/"
+    ran_the_archive(hook, hook.fetch("s3://bucket/folder/a key+1"))
+    assert plain.paths == ["/bucket/folder/a%20key%2B1"]
+
+
+@pytest.mark.parametrize(
+    ("region", "bucket", "url"),
+    [
+        ("eu-west-1", "bucket", "https://bucket.s3.eu-west-1.amazonaws.com/k/petal-node"),
+        ("eu-west-1", "my.bucket", "https://s3.eu-west-1.amazonaws.com/my.bucket/k/petal-node"),
+        ("cn-north-1", "bucket", "https://bucket.s3.cn-north-1.amazonaws.com.cn/k/petal-node"),
+        ("", "bucket", "https://bucket.s3.amazonaws.com/k/petal-node"),
+    ],
+)
+def test_s3_without_credentials_over_https(hook, tmp_path, region, bucket, url):
+    log = tmp_path / "curl.log"
+    body = f'echo "$*" >>{log}\nwhile [ "$1" != --output ]; do shift; done\ncp {hook.archive} "$2"; printf 200\n'
+    hook.stand_in("curl", body)
+    hook.write("etc/chef/dna.json", json.dumps({"cluster": {"region": region}}, indent=1))
+    ran_the_archive(hook, hook.fetch(f"s3://{bucket}/k/petal-node"))
+    asked = log.read_text()
+    assert asked.endswith(f" {url}\n")
+    assert "--proto =https --proto-redir =https --tlsv1.2" in asked
+
+
+def test_parallelcluster_s_boto3(hook, monkeypatch):
+    """Its real client against a server that speaks S3, in the place where ParallelCluster keeps it."""
+    boto3 = pytest.importorskip("boto3")
+    moto_server = pytest.importorskip("moto.server")
+    python = hook.prefix / "opt/parallelcluster/pyenv/versions/3.14.6/envs/cookbook_virtualenv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}.items():
+        monkeypatch.setenv(name, value)
+        hook.env[name] = value
+    hook.write("etc/chef/dna.json", '{"cluster": {"region": "us-east-1"}}')
+    server = moto_server.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        hook.env["AWS_ENDPOINT_URL"] = f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+        client = boto3.client("s3", region_name="us-east-1", endpoint_url=hook.env["AWS_ENDPOINT_URL"])
+        client.create_bucket(Bucket="bucket")
+        client.put_object(Bucket="bucket", Key="a/petal-node", Body=hook.archive.read_bytes())
+        ran_the_archive(hook, hook.fetch("s3://bucket/a/petal-node"))
+        shutil.rmtree(hook.home)
+        failed(hook, hook.fetch("s3://bucket/a/wrong"), "archive-missing")
+    finally:
+        server.stop()
+
+
+def test_file_that_is_missing(hook, tmp_path):
+    failed(hook, hook.fetch(f"file://{tmp_path}/none"), "archive-missing")
+
+
+def test_file_that_is_a_directory(hook, tmp_path):
+    failed(hook, hook.fetch(f"file://{tmp_path}"), "archive-forbidden")
