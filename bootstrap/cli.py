@@ -122,7 +122,7 @@ def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
 def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs.bootstrap import bootstrap
 
-    return bootstrap(asked, arguments.lock_wait)
+    return bootstrap(asked, arguments.lock_wait, accept_storage=arguments.accept_storage)
 
 
 def _converge(asked: Asked, _: argparse.Namespace) -> Result:
@@ -192,6 +192,11 @@ def _parser() -> argparse.ArgumentParser:
         default=LOCK_WAIT,
         metavar="SECONDS",
         help="how long to wait for another installer (default %(default).0f)",
+    )
+    wait.add_argument(
+        "--accept-storage",
+        action="store_true",
+        help="shared storage is another file system than before, and is meant; on the head node for all nodes",
     )
     pending = verb("plan", "what bootstrap would do now; changes nothing", _plan)
     pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")

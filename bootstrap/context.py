@@ -26,6 +26,7 @@ class Context:
         release: the id of the release that this cluster should have, None while nobody knows it.
         environment: the stack's own spack.yaml as a mapping, empty without a stack.
         event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
+        accept_storage: another file system than before is meant.
         note: told each line of progress of a long step.
         decides: this run says what the cluster should have; others obey wanted.json.
     """
@@ -40,6 +41,7 @@ class Context:
     release: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     event: str = ""
+    accept_storage: bool = False
     note: Callable[[str], None] = _silent
     decides: bool = False
 

@@ -224,6 +224,7 @@ def _of_probe(step: Step, probe: Probe, outcome: Outcome, changes: tuple[str, ..
         probe.reason,
         probe.changes if changes is None else changes,
         probe.remedy,
+        error=probe.error,
     )
 
 

@@ -190,6 +190,10 @@ class NotConverged(PetalError):
     exit = ExitCode.BUG
 
 
+# What a file system does to whoever writes there, and no fault of what is written.
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``, did you mean X?`` for a word close to a known one, else an empty string."""
     close = difflib.get_close_matches(str(word), list(known), n=1)

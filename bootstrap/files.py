@@ -13,10 +13,11 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import StateError
+from .errors import StateError, StorageError
 
 CHUNK = 1 << 20
 
@@ -70,6 +71,7 @@ def make_own_dir(path: Path, below: Path) -> None:
 
     Raises:
         StateError: ``state-untrusted``.
+        StorageError: ``storage-squashed``, the server takes root for somebody else.
     """
     for part in [*reversed(path.parents), path]:
         if below not in part.parents:
@@ -77,18 +79,41 @@ def make_own_dir(path: Path, below: Path) -> None:
         try:
             part.mkdir(0o755)
         except FileExistsError as error:
-            reason = _distrust_one(part)
-            if reason or not part.is_dir():
-                why = reason or f"{part} is no directory"
+            found = _distrust_one(part)
+            if found or not part.is_dir():
+                why = str(found or f"{part} is no directory")
                 raise StateError(
                     f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="state-untrusted"
                 ) from error
             continue
-        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchmod(descriptor, 0o755)
-        finally:
-            os.close(descriptor)
+        except PermissionError as error:
+            raise _squashed(below, f"it may not make {part}: {os.strerror(error.errno or 0)}") from error
+        _claim(part, below)
+
+
+def _claim(directory: Path, below: Path) -> None:
+    """Sets the mode of a directory that was made just now, and takes it back where it is not ours after all."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(descriptor).st_uid
+        if owner != os.geteuid():
+            directory.rmdir()
+            raise _squashed(below, f"what it makes there belongs to user {owner}")
+        os.fchmod(descriptor, 0o755)
+    finally:
+        os.close(descriptor)
+
+
+def _squashed(mount: Path, why: str) -> StorageError:
+    return StorageError(
+        f"root is not root on {mount}",
+        why=f"{why}; its server squashes root",
+        remedy=(
+            f"findmnt {mount}",
+            "export it with no_root_squash (FSx for ONTAP: superuser sys; EFS: an access point for user 0, or none)",
+        ),
+        code="storage-squashed",
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -108,32 +133,50 @@ def same_content(path: Path, data: bytes) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Distrust:
+    """What must not be trusted, why, and a command against it."""
+
+    path: Path
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.why}"
+
+
 def distrust(path: Path, below: Path) -> str:
-    """Why ``path`` must not be trusted, or an empty string.
+    """Why ``path`` must not be trusted, or an empty string; see ``first_distrusted``."""
+    return str(first_distrusted(path, below) or "")
+
+
+def first_distrusted(path: Path, below: Path) -> Distrust | None:
+    """The first component on the way to ``path`` that must not be trusted, or None.
 
     Every component under ``below`` is looked at: it must not be a symbolic link, must belong to root or to the caller,
     and must not be writable by group or others. ``below`` itself may be 1777 (the mount point).
     """
     for part in [*reversed(path.parents), path]:
         if below in part.parents:
-            reason = _distrust_one(part)
-            if reason:
-                return reason
-    return ""
+            found = _distrust_one(part)
+            if found:
+                return found
+    return None
 
 
-def _distrust_one(path: Path) -> str:
+def _distrust_one(path: Path) -> Distrust | None:
     try:
         info = path.lstat()
     except FileNotFoundError:
-        return ""
+        return None
     if stat.S_ISLNK(info.st_mode):
-        return f"{path} is a symbolic link to {path.readlink()}"
+        return Distrust(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
     if info.st_uid not in {0, os.geteuid()}:
-        return f"{path} belongs to user {info.st_uid}, not to root"
+        return Distrust(path, f"belongs to user {info.st_uid}, not to root", f"mv {path} {path}.foreign")
     if info.st_mode & 0o022:
-        return f"{path} has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
-    return ""
+        mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+        return Distrust(path, mode, f"chmod go-w {path}")
+    return None
 
 
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:

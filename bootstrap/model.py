@@ -46,6 +46,7 @@ class Probe:
     reason: str
     changes: tuple[str, ...] = ()
     remedy: tuple[str, ...] = ()
+    error: Mapping[str, Any] | None = None
 
 
 def satisfied(reason: str) -> Probe:
@@ -61,6 +62,11 @@ def change(reason: str, *changes: str) -> Probe:
 def blocked(reason: str, *remedy: str) -> Probe:
     """It does not hold and apply could not make it so."""
     return Probe(Verdict.BLOCKED, reason, (), remedy)
+
+
+def refused(error: PetalError) -> Probe:
+    """Blocked by a trouble that has a code of its own."""
+    return Probe(Verdict.BLOCKED, str(error), (), error.remedy, error.to_dict())
 
 
 def elsewhere(reason: str) -> Probe:

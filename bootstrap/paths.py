@@ -104,6 +104,10 @@ class Paths:
         return self.var / "runs"
 
     @property
+    def seen_storage(self) -> Path:
+        return self.var / "storage.json"
+
+    @property
     def scratch(self) -> Path:
         """Node-local room for downloads, Spack's stage and its caches: never shared storage."""
         return self.at("/var/cache/petal-node/scratch")

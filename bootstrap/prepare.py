@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import release_id
 from .spack.scope import find_compiler, scope_digest_inputs
-from .state import Shared, Wanted, read_document, write_document
+from .state import Seen, Shared, Wanted, read_document, write_document
 from .system import System
 
 BOOT = "boot"
@@ -39,6 +40,7 @@ class Request:
         role: ``--role``, None to ask the node.
         event: the hook's event, else empty.
         decides: this run says what the cluster should have; a check takes what wanted.json says.
+        accept_storage: ``--accept-storage``, another file system than before is meant.
     """
 
     tool: Tool
@@ -48,6 +50,7 @@ class Request:
     role: Role | None = None
     event: str = ""
     decides: bool = True
+    accept_storage: bool = False
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
@@ -72,6 +75,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     paths = Paths(request.prefix, config.storage.mount)
     ctx = Context(
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
+        accept_storage=request.accept_storage,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
         decides=role is Role.HEAD and wanted is None,
     )  # fmt: skip
@@ -116,7 +120,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
         if paths.live and known.mount_of(mount) is None:
             continue
         try:
-            found = system.guarded(Shared(paths).wanted, timeout=LOOK_SECONDS, what=mount)
+            found = system.guarded(partial(_wanted_on, paths), timeout=LOOK_SECONDS, what=mount)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
             troubles.append(str(error))
@@ -124,6 +128,14 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
         if found is not None and _mount_of(found) == mount:  # else it is another cluster's, or of before a move
             return found
     return None
+
+
+def _wanted_on(paths: Paths) -> Wanted | None:
+    """What stands on a mount; nothing where it is another file system than the one that this node has used."""
+    shared, before = Shared(paths), Seen.load(paths)
+    if before is not None and not before.knows(paths.mount, shared.token()):
+        return None
+    return shared.wanted()
 
 
 def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[str]) -> Config:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import StateError
 from .files import distrust, make_dir, read_json, write_json
+from .log import LOG
 from .model import NodeReport, RunRecord, plain
 from .paths import Paths
 
@@ -141,10 +142,50 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Token:
-    """Put on shared storage once by the head node: who sees it sees the same storage."""
+    """Put on shared storage once by the head node: who sees it sees the same storage.
+
+    ``replaces`` names the storages that this one stands for by an administrator's word, newest first.
+    """
 
     token: str
     host: str
+    replaces: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Token:
+        return cls(str(raw["token"]), str(raw["host"]), tuple(map(str, raw.get("replaces", ()))))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The storage that this node has used, in its own memory."""
+
+    mount: str
+    token: str
+    replaces: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mount: str, token: Token) -> Seen:
+        return cls(mount, token.token, token.replaces)
+
+    @classmethod
+    def load(cls, paths: Paths) -> Seen | None:
+        """What was saved; a memory that is damaged is none."""
+        try:
+            raw = read_document(paths.seen_storage)
+            return None if raw is None else cls(str(raw["mount"]), str(raw["token"]), tuple(map(str, raw["replaces"])))
+        except (StateError, KeyError, TypeError) as error:
+            LOG.warning("%s", error)
+            return None
+
+    def save(self, paths: Paths) -> None:
+        write_document(paths.seen_storage, plain(self))
+
+    def knows(self, mount: str, token: Token | None) -> bool:
+        """True for the same storage, for one that replaces it, and where the configuration names another place."""
+        return mount != self.mount or (
+            token is not None and (token.token == self.token or self.token in token.replaces)
+        )
 
 
 class Shared:
@@ -154,7 +195,7 @@ class Shared:
         self._paths = paths
 
     def token(self) -> Token | None:
-        return self._read("token.json", lambda raw: Token(str(raw["token"]), str(raw["host"])))  # type: ignore[no-any-return]
+        return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
 
     def save_token(self, token: Token) -> None:
         self._write("token.json", plain(token))

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from .errors import PackageError
+from .errors import DISK_ERRORS, PackageError
 from .files import make_dir
 
 MAX_MEMBERS = 2_000_000
@@ -27,6 +27,7 @@ def unpack(archive: Path, target: Path) -> None:
 
     Raises:
         PackageError: ``package-unsafe`` with the member's name, ``package-archive`` where it is no readable tarball.
+        OSError: the disk is full, read-only or gone.
     """
     make_dir(target)
     try:
@@ -40,6 +41,8 @@ def unpack(archive: Path, target: Path) -> None:
             for member in members:
                 _place(tar, member, _stripped(names[member.name], strip), target, strip)
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
         if isinstance(error, OSError) and error.errno is not None:
             raise PackageError(f"{archive.name} cannot be unpacked", why=str(error), code="package-archive") from error
         raise PackageError(f"{archive.name} is not a whole tarball", why=str(error), code="package-archive") from error

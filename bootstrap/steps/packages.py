@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config import Package
 from ..context import Context
-from ..errors import PackageError
+from ..errors import DISK_ERRORS, PackageError, of_os_error
 from ..fetch import Source, download
 from ..files import make_dir, read_json, remove_tree, write_json
 from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
@@ -80,10 +80,10 @@ def _install(ctx: Context, package: Package) -> None:
         remove_tree(prefix)
         part.rename(prefix)
     except OSError as error:
-        remedy = f"df -h {ctx.paths.root} {ctx.paths.scratch}"
-        raise PackageError(
-            f"{package.name} {package.version} cannot be installed", why=str(error), remedy=remedy
-        ) from error
+        known = of_os_error(error, ctx.paths.shared_mount)
+        code = known.code if error.errno in DISK_ERRORS else ""
+        what = f"{package.name} {package.version} cannot be installed"
+        raise PackageError(what, why=known.why, remedy=known.remedy, code=code) from error
     finally:
         archive.unlink(missing_ok=True)
         remove_tree(part)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..context import Context
-from ..errors import PetalError, RootError
+from ..errors import PetalError, RootError, of_os_error
 from ..files import make_dir, replace_link, same_content, write_atomic
-from ..model import Probe, Scope, blocked, change, satisfied
+from ..model import Probe, Scope, blocked, change, refused, satisfied
 from .base import EVERYWHERE
 
 UNIT = "opt-petal.mount"
@@ -50,8 +50,8 @@ class Root:
         backing = ctx.paths.shared_root
         try:
             state = ctx.system.guarded(lambda: _backed(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
-        except (PetalError, OSError) as error:
-            return blocked(str(error), f"findmnt {ctx.paths.root}")
+        except (PetalError, OSError) as trouble:
+            return refused(trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.root))
         if state == "absent":
             return change(f"{backing} is not made yet", f"bind {ctx.paths.root} to {backing}")
         if state == "foreign":

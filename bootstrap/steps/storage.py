@@ -1,18 +1,18 @@
-"""Shared storage is there, is really shared, and belongs to us below <mount>/petal."""
+"""Shared storage is there, is really shared, is the one from before, and belongs to us below <mount>/petal."""
 
 from __future__ import annotations
 
 import os
 import stat
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..context import Context
-from ..errors import PetalError, StateError, of_os_error
-from ..files import distrust, make_own_dir
-from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, blocked, change, satisfied
-from ..state import Shared, Token
+from ..errors import PetalError, StateError, StorageError, of_os_error
+from ..files import Distrust, first_distrusted, make_own_dir
+from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, change, refused, satisfied
+from ..state import Seen, Shared, Token
 from .base import EVERYWHERE
 
 TOUCH_SECONDS = 5.0
@@ -23,7 +23,7 @@ GIB = 1 << 30
 class Look:
     """What one guarded look at the mount saw."""
 
-    distrusted: str
+    distrusted: Distrust | None
     on_root_disk: bool
     writable: bool
     prepared: bool
@@ -32,7 +32,7 @@ class Look:
 
 
 class Storage:
-    """Finds shared storage; the head node prepares it, the others only look."""
+    """Finds shared storage and remembers which one it is; the head node prepares it, the others only look."""
 
     name = "storage"
     title = "shared storage is mounted and shared"
@@ -45,22 +45,35 @@ class Storage:
     def probe(self, ctx: Context) -> Probe:
         mount = ctx.facts.mount_of(ctx.paths.mount) if ctx.paths.live else None
         if ctx.paths.live and mount is None:
-            return _not_mounted(ctx)
+            return refused(_missing(ctx))
         try:
             seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
-        except PetalError as error:
-            return blocked(str(error), *error.remedy)
-        except OSError as trouble:
-            refused = of_os_error(trouble, ctx.paths.shared_mount)
-            return blocked(str(refused), *refused.remedy)
-        return _judge(ctx, mount, seen)
+        except (PetalError, OSError) as error:
+            return refused(error if isinstance(error, PetalError) else of_os_error(error, ctx.paths.shared_mount))
+        before = Seen.load(ctx.paths)
+        bad = _unsafe(ctx, seen) or _not_shared(ctx, mount, seen) or _another(ctx, seen, before) or _unfit(ctx, seen)
+        return refused(bad) if bad else _judge(ctx, mount, seen, before)
 
     def apply(self, ctx: Context) -> None:
-        for path in _directories(ctx):
-            make_own_dir(path, ctx.paths.shared_mount)
-        shared = Shared(ctx.paths)
-        if shared.token() is None:
-            shared.save_token(Token(uuid.uuid4().hex, ctx.facts.host.name))
+        shared, before = Shared(ctx.paths), Seen.load(ctx.paths)
+        token = ctx.system.guarded(shared.token, timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
+        if ctx.role is Role.HEAD:
+            for path in _directories(ctx):
+                make_own_dir(path, ctx.paths.shared_mount)
+            marked = _marked(ctx, token, before)
+            if marked != token:
+                shared.save_token(marked)
+            token = marked
+        if token is not None:
+            Seen.of(ctx.paths.mount, token).save(ctx.paths)
+
+
+def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
+    """The token that the head node leaves: it names those that it stands for, and other nodes follow that."""
+    token = token or Token(uuid.uuid4().hex, ctx.facts.host.name)
+    if before is None or before.knows(ctx.paths.mount, token):
+        return token
+    return replace(token, replaces=tuple(dict.fromkeys((*token.replaces, before.token, *before.replaces))))
 
 
 def _directories(ctx: Context) -> list[Path]:
@@ -73,10 +86,9 @@ def _look(ctx: Context) -> Look:
     """Runs in a child with a deadline: everything here may hang."""
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
+    ours = (first_distrusted(path, paths.shared_mount) for path in (paths.locks, paths.shared_root, paths.state))
     return Look(
-        distrusted=_loose(paths.shared_mount)
-        or distrust(paths.locks, paths.shared_mount)
-        or distrust(paths.shared_root, paths.shared_mount),
+        distrusted=_loose(paths.shared_mount) or next(filter(None, ours), None),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=not space.f_flag & os.ST_RDONLY,
         prepared=all(path.is_dir() for path in _directories(ctx)),
@@ -85,14 +97,14 @@ def _look(ctx: Context) -> Look:
     )
 
 
-def _loose(mount: Path) -> str:
+def _loose(mount: Path) -> Distrust | None:
     """Why what root puts below the mount point could be moved away by others: 1777 is fine, 0777 is not."""
     info = mount.stat()
     if info.st_uid not in {0, os.geteuid()}:
-        return f"{mount} itself belongs to user {info.st_uid}, not to root"
+        return Distrust(mount, f"belongs to user {info.st_uid}, not to root", f"chown root {mount}")
     if info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
-        return f"{mount} itself can be written by others and is not sticky"
-    return ""
+        return Distrust(mount, "can be written by others and is not sticky", f"chmod 1777 {mount}")
+    return None
 
 
 def _is_on_root_disk(mount: Path) -> bool:
@@ -108,61 +120,92 @@ def _token(ctx: Context) -> Token | None:
         raise
 
 
-def _not_mounted(ctx: Context) -> Probe:
+def _missing(ctx: Context) -> StorageError:
     declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
-    return blocked(
-        f"{ctx.paths.mount} is not mounted (the cluster's shared directories: {declared})",
-        f"mount {ctx.paths.mount}",
-        f"findmnt {ctx.paths.mount}",
-        "or name another mount in the configuration: storage.mount",
+    mount = ctx.paths.mount
+    return StorageError(
+        f"{mount} is not mounted (the cluster's shared directories: {declared})",
+        remedy=(f"mount {mount}", f"findmnt {mount}", "or name another mount in the configuration: storage.mount"),
+        code="storage-missing",
     )
 
 
-def _judge(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
+def _unsafe(ctx: Context, seen: Look) -> StorageError | None:
     where = ctx.paths.shared_mount
     if seen.distrusted:
-        return blocked(
-            f"{seen.distrusted}; it is not used",
-            f"ls -ld {ctx.paths.shared}",
-            f"mv {ctx.paths.shared} {ctx.paths.shared}.foreign",
+        found = seen.distrusted
+        return StorageError(
+            f"{found}; it is not used", remedy=(f"ls -ld {found.path}", found.remedy), code="storage-untrusted"
         )
     if seen.on_root_disk:
-        return blocked(f"{where} is on the root disk", f"findmnt -T {where}", "mount the shared storage there")
-    if ctx.role is Role.HEAD:
-        return _judge_head(ctx, mount, seen)
-    return _judge_other(ctx, mount, seen)
+        return StorageError(
+            f"{where} is on the root disk",
+            remedy=(f"findmnt -T {where}", "mount the shared storage there"),
+            code="storage-root-disk",
+        )
+    return None
 
 
-def _judge_head(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
+def _not_shared(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None:
     where = ctx.paths.shared_mount
+    if ctx.role is not Role.HEAD:
+        if ctx.paths.live and seen.token is not None and seen.token.host == ctx.facts.host.name:
+            what = f"{where} was prepared by this node itself, so it is not shared"
+            return StorageError(what, remedy=f"findmnt {where}", code="storage-local")
+        return None
     declared = [shared.mount for shared in ctx.facts.cluster.shared]
     is_network = mount is not None and mount.kind in NETWORK_KINDS
     if ctx.paths.live and declared and ctx.paths.mount not in declared and not is_network:
-        return blocked(
-            f"{where} is a local disk that the cluster does not share (it shares {', '.join(declared)})",
-            f"name one of them in the configuration: storage: {{mount: {declared[0]}}}",
-        )
-    if not seen.writable:
-        return blocked(f"{where} is mounted read-only", f"mount -o remount,rw {where}")
-    if not seen.prepared or seen.token is None:
+        what = f"{where} is a local disk that the cluster does not share (it shares {', '.join(declared)})"
+        remedy = f"name one of them in the configuration: storage: {{mount: {declared[0]}}}"
+        return StorageError(what, remedy=remedy, code="storage-local")
+    return None
+
+
+def _another(ctx: Context, seen: Look, before: Seen | None) -> StorageError | None:
+    """A wrong volume at the right place looks like a new cluster: nothing is installed there until somebody says so."""
+    if before is None or ctx.accept_storage or before.knows(ctx.paths.mount, seen.token):
+        return None
+    where = ctx.paths.shared_mount
+    now = f"it holds token {seen.token.token[:8]}" if seen.token else "it holds no token"
+    who = "" if ctx.role is Role.HEAD else "    (on the head node: for all nodes)"
+    return StorageError(
+        f"{where} is another file system than before: {now}, this node has used {before.token[:8]}",
+        remedy=(
+            f"findmnt {where}",
+            "mount the one from before",
+            f"or, where this one is meant: petal-node bootstrap --accept-storage{who}",
+        ),
+        code="storage-changed",
+    )
+
+
+def _unfit(ctx: Context, seen: Look) -> StorageError | None:
+    where = ctx.paths.shared_mount
+    if ctx.role is Role.HEAD:
+        if not seen.writable:
+            remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
+            return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
+    elif seen.token is None:
+        what = f"the head node has not prepared {where} yet, or this is another storage"
+        return StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")
+    return None
+
+
+def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -> Probe:
+    if ctx.role is Role.HEAD and (not seen.prepared or seen.token is None):
         return change(
             f"{ctx.paths.shared} is not prepared",
             f"create {ctx.paths.shared} (root, 0755)",
             "write the storage token",
         )
-    return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, token {seen.token.token[:8]}")
-
-
-def _judge_other(ctx: Context, mount: Mount | None, seen: Look) -> Probe:
-    where = ctx.paths.shared_mount
-    if seen.token is None:
-        return blocked(
-            f"the head node has not prepared {where} yet, or this is another storage",
-            "on the head node: petal-node status",
-        )
-    if ctx.paths.live and seen.token.host == ctx.facts.host.name:
-        return blocked(f"{where} was prepared by this node itself, so it is not shared", f"findmnt {where}")
-    return satisfied(f"{_kind(mount)}, the same as on {seen.token.host}: token {seen.token.token[:8]}")
+    assert seen.token is not None
+    token = f"token {seen.token.token[:8]}"
+    if before != Seen.of(ctx.paths.mount, seen.token):
+        return change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
+    if ctx.role is Role.HEAD:
+        return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token}")
+    return satisfied(f"{_kind(mount)}, the same as on {seen.token.host}: {token}")
 
 
 def _kind(mount: Mount | None) -> str:

@@ -7,7 +7,7 @@ import shutil
 from ..context import Context
 from ..errors import StateError
 from ..files import sha256_of
-from ..model import Probe, Scope, blocked, change, satisfied
+from ..model import Probe, Scope, change, refused, satisfied
 from ..state import Shared, Wanted
 from .base import HEAD
 
@@ -28,7 +28,7 @@ class WantedState:
             known = Shared(ctx.paths).wanted()
         except StateError as error:
             if error.code != "state-corrupt":
-                return blocked(str(error), *error.remedy)
+                return refused(error)
             known = None
         wanted = _wanted(ctx)
         if known != wanted:

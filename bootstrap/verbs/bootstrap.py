@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .. import engine
 from ..model import Result, Status, plain
 from ..prepare import BOOT, prepare
@@ -10,11 +12,12 @@ from ..steps import STEPS
 from .common import Asked, require_root, result_of_run
 
 
-def bootstrap(asked: Asked, lock_wait: float) -> Result:
+def bootstrap(asked: Asked, lock_wait: float, *, accept_storage: bool) -> Result:
     """Converges this node in the foreground."""
     require_root(asked)
     waits = engine.Waits(node=min(120.0, lock_wait), cluster=lock_wait)
-    record = run(asked.request(), asked.system, asked.command, asked.listen, asked.note, waits, background=False)
+    request = replace(asked.request(), accept_storage=accept_storage)
+    record = run(request, asked.system, asked.command, asked.listen, asked.note, waits, background=False)
     return result_of_run(asked.command, record)
 
 
