@@ -1,7 +1,8 @@
 """Gets objects from s3://, https:// and file://, whole and checked, or says why not.
 
 Retries have a backoff and one deadline over all of them; a transfer that breaks off goes on where it stopped (HTTP
-Range). What was not asked for by its checksum is never handed on when a checksum is given.
+Range). What was not asked for by its checksum is never handed on when a checksum is given. PETAL_FETCH_SECONDS is the
+deadline in place of the caller's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .log import LOG
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
 SMALL = 1 << 20
+SECONDS = "PETAL_FETCH_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,19 @@ class _TryAgain(Exception):
 
 
 def _retried(source: Source, part: Path) -> None:
-    from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+    from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-    deadline = time.monotonic() + source.seconds
+    def tell(state: RetryCallState) -> None:
+        LOG.warning("%s: %s; trying again in %.1f s", source.uri, _last(state), state.upcoming_sleep)
+
+    seconds = _budget(source.seconds)
+    deadline = time.monotonic() + seconds
     region = aws.region(source.region) if source.uri.startswith("s3://") else ""
     tries = Retrying(
         retry=retry_if_exception_type(_TryAgain),
         wait=wait_random_exponential(multiplier=0.5, max=10),
-        stop=stop_before_delay(source.seconds),
+        stop=stop_before_delay(seconds),
+        before_sleep=tell,
         reraise=True,
     )
     try:
@@ -135,10 +142,19 @@ def _retried(source: Source, part: Path) -> None:
                 _once(source, part, region, deadline)
     except _TryAgain as error:
         raise FetchError(
-            f"{source.uri} could not be fetched within {source.seconds:.0f} s",
+            f"{source.uri} could not be fetched within {seconds:.0f} s",
             why=str(error),
             remedy=("check the subnet's route or S3 gateway endpoint", f"aws s3 ls {source.uri}"),
         ) from error
+
+
+def _budget(seconds: float) -> float:
+    given = os.environ.get(SECONDS, "")
+    return float(given) if given.isdigit() else seconds
+
+
+def _last(state: Any) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _once(source: Source, part: Path, region: str, deadline: float) -> None:
@@ -149,19 +165,19 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
     url = aws.s3_url(source.uri, region) if is_s3 else source.uri
     have = part.stat().st_size if part.exists() else 0
     left = max(0.1, deadline - time.monotonic())
+    auth = aws.s3_auth(region) if is_s3 else None
     try:
         with requests.get(
             url,
-            auth=aws.s3_auth(region) if is_s3 else None,
+            auth=auth,
             headers={"Range": f"bytes={have}-"} if have else {},
             stream=True,
             timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
         ) as answer:
             _check_redirect(url, answer.url)
-            _check_status(source, answer)
+            _check_status(source, answer, unsigned=is_s3 and auth is None)
             _write(answer, part, deadline, append=have > 0 and answer.status_code == 206)
     except (requests.RequestException, HTTPError) as error:
-        LOG.warning("%s: %s", source.uri, error)
         raise _TryAgain(str(error)) from error
 
 
@@ -171,12 +187,22 @@ def _check_redirect(asked: str, answered: str) -> None:
         raise FetchError(what, why="a redirect away from https is not followed", code="fetch-scheme")
 
 
-def _check_status(source: Source, answer: Any) -> None:
+def _check_status(source: Source, answer: Any, *, unsigned: bool) -> None:
     code = answer.status_code
     if code in (200, 206):
         return
     if code == 416:  # the part is as long as the object: its checksum decides
         return
+    if code in (401, 403) and unsigned:
+        raise FetchError(
+            f"{source.uri} may not be read without credentials",
+            why=f"the server answered {code}; neither the environment nor the instance's metadata service gave a key",
+            remedy=(
+                "curl -sS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token",
+                "give the instance a role; head and login nodes let only root ask the metadata service",
+            ),
+            code="fetch-no-credentials",
+        )
     if code in (401, 403):
         raise FetchError(
             f"{source.uri} may not be read by this node",
@@ -201,7 +227,8 @@ def _write(answer: Any, part: Path, deadline: float, *, append: bool) -> None:
     expected = answer.headers.get("Content-Length")
     written = 0
     with part.open("ab" if append else "wb") as stream:
-        for block in answer.raw.stream(CHUNK, decode_content=False):
+        # read1: what has come, not a whole chunk, for which a server that drips would keep us waiting for ever
+        for block in iter(lambda: answer.raw.read1(CHUNK, decode_content=False), b""):
             stream.write(block)
             written += len(block)
             if time.monotonic() > deadline:

@@ -71,7 +71,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     wanted = None if _decides_itself(request, role) else find_wanted(request.prefix, known, system, troubles)
     if may_hand_over and (role is not Role.HEAD or request.event == BOOT):
         hand_over(wanted, request.tool, Paths(request.prefix, _mount_of(wanted)), system)
-    config = _config(request, known, wanted, troubles)
+    config = _config(request, known, wanted, system, troubles)
     paths = Paths(request.prefix, config.storage.mount)
     ctx = Context(
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
@@ -138,16 +138,16 @@ def _wanted_on(paths: Paths) -> Wanted | None:
     return shared.wanted()
 
 
-def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[str]) -> Config:
+def _config(request: Request, known: Facts, wanted: Wanted | None, system: System, troubles: list[str]) -> Config:
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
     if request.config is not None:
-        return parse(_content(request.config, request.prefix, known.cluster.region), request.config)
+        return parse(_content(request.config, request.prefix, known.cluster.region, system), request.config)
     kept = _kept(request)
     if "config" in kept:
         return from_mapping(kept["config"], str(kept.get("uri")))
     if "uri" in kept and request.decides:
-        return parse(_content(kept["uri"], request.prefix, known.cluster.region), kept["uri"])
+        return parse(_content(kept["uri"], request.prefix, known.cluster.region, system), kept["uri"])
     raise ConfigError(
         "no configuration is known here",
         why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
@@ -193,7 +193,7 @@ def _mount_of(wanted: Wanted | None) -> str:
     return str(wanted.config.get("storage", {}).get("mount", "/shared")) if wanted else "/shared"
 
 
-def _content(uri: str, prefix: Path, region: str | None) -> bytes:
+def _content(uri: str, prefix: Path, region: str | None, system: System) -> bytes:
     scheme = uri.partition(":")[0] if re.match(r"[a-z0-9]+:/", uri) else ""
     if scheme not in ("", "s3", "https", "file") or (scheme and f"{scheme}://" not in uri):
         why = "a configuration is a path, file://, s3:// or https://"
@@ -203,7 +203,7 @@ def _content(uri: str, prefix: Path, region: str | None) -> bytes:
     path = local_path(uri) if scheme else Path(uri)
     if path is not None:
         try:
-            return path.read_bytes()
+            return system.guarded(path.read_bytes, timeout=LOOK_SECONDS, what=str(path))  # it may be on shared storage
         except OSError as error:
             raise ConfigError(
                 f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing"

@@ -96,6 +96,8 @@ class Lab:
     def environment(self) -> dict[str, str]:
         """Return the variables that docker-compose.yml reads."""
         env = {"LAB": self.name, "LAB_IMAGE": engine.node_image(self.base)}
+        if Path("/dev/fuse").exists():
+            env["LAB_FUSE"] = "/dev/fuse:/dev/fuse"
         if Path("/sys/fs/cgroup/cgroup.controllers").exists():
             env["LAB_CGROUP"] = "/sys/fs/cgroup:/lab/cgroup:ro"  # v2: the engine gives each node its own tree
         return env
@@ -164,6 +166,11 @@ class Lab:
         """Reboot a node. Its custom actions do not run again, as on a real one."""
         argv = ["docker", "restart", "-t", "10", self.container(node)]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        self.wait_systemd(node)
+
+    def replace(self, node: str) -> None:
+        """Give a node a new machine, unbooted, as an instance that was launched again; shared storage stays."""
+        self.compose("up", "-d", "--force-recreate", "--no-deps", node)
         self.wait_systemd(node)
 
     def down(self) -> None:

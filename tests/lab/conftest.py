@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import engine
+from tests.lab import engine, faults, stack
 from tests.lab.cluster import Lab
+from tests.lab.demo import publish
 
 NAME = os.environ.get("PETAL_TEST_LAB") or "petal-test"
 
@@ -76,3 +77,16 @@ def lab(lab_images: Lab, docker_services: object) -> Lab:
     del docker_services
     lab_images.wait_ready()
     return lab_images
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Lab) -> Lab:
+    """A head node that has installed, and a compute and a login node that are ready."""
+    lab.fresh()
+    publish(lab, stack.lab_config(lab, spack=False))
+    for node in ("head", "compute-1", "login-1"):
+        for result in lab.boot(node):
+            result.check()
+        engine.until(f"{node} is ready", lambda node=node: faults.is_ready(lab, node), 60)  # type: ignore[misc]
+        engine.until(f"{node} has no timer", lambda node=node: not faults.has_timer(lab, node), 60)  # type: ignore[misc]
+    return lab

@@ -8,11 +8,9 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,32 +18,10 @@ import psutil
 import pytest
 
 from bootstrap.files import sha256_of
+from tests.real.hooks import until
+from tests.real.nodes import TOP, command, petal, runs
+from tests.real.server import Handler, serving
 from tests.world import tarball
-
-TOP = Path(__file__).parents[2]
-
-
-def command(node: Path, *argv: str) -> list[str]:
-    return [sys.executable, "-m", "bootstrap", *argv, "--root", str(node), "--role", "head"]
-
-
-def petal(node: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "AWS_EC2_METADATA_DISABLED": "true", **env}
-    return subprocess.run(
-        command(node, *argv), cwd=TOP, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def runs(node: Path) -> list[dict[str, Any]]:
-    paths = sorted((node / "var/lib/petal-node/runs").glob("*.json"))
-    return [json.loads(path.read_text()) for path in paths]
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -64,25 +40,17 @@ def slow(package: Path) -> Iterator[tuple[str, threading.Event]]:
     """An S3 that sends the package when it is told to."""
     go = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = package.read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            go.wait(600)
-            self.wfile.write(data)
+    def behave(handler: Handler, _: int) -> None:
+        data = package.read_bytes()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        go.wait(600)
+        handler.wfile.write(data)
 
-        def log_message(self, *_args: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", go
-    go.set()
-    server.shutdown()
-    server.server_close()
+    with serving(behave) as server:
+        yield server.url, go
+        go.set()
 
 
 def config(tmp_path: Path, source: str, digest: str, budget: int = 60) -> str:

@@ -1,0 +1,118 @@
+"""What the tests of faults share: a fault laid over a node that is well, and what must hold before and after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.lab.cluster import Lab, Result
+from tests.lab.engine import until
+
+TIMER = "petal-node-converge.timer"
+BADFS = "/opt/lab/badfs.py"
+HOOK_SECONDS = 10.0
+# What users have on a node: the release, the links of the tool, the init files, the units.
+HAVE = (
+    "readlink /opt/petal/current /usr/local/bin/petal-node; cat /etc/systemd/system/opt-petal.mount; "
+    "find /opt/petal-node/init /etc/profile.d /etc/fish -type f -printf '%p %T@ %s\\n' | sort"
+)
+# Ours that run: programs of the archive, and children of them that wait for a mount.
+OURS = "ps -eo pid,stat,args | grep -E 'petal-node|/opt/petal' | grep -vE 'grep|badfs' || true"
+
+
+def sh(lab: Lab, node: str, script: str) -> str:
+    return lab.exec(node, ("sh", "-c", script)).check().stdout
+
+
+def is_ready(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("petal-node", "check", "--quiet")).returncode == 0
+
+
+def has_timer(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("systemctl", "is-active", TIMER)).stdout.strip() == "active"
+
+
+def records(lab: Lab, node: str) -> list[dict[str, Any]]:
+    """The records of this node's runs, newest first; read from its own disk."""
+    names = "ls -r /var/lib/petal-node/runs/*.json | head -n 20"
+    texts = sh(lab, node, f"for name in $({names}); do tr -d '\\n' <$name; echo; done").splitlines()
+    return [json.loads(text) for text in texts]
+
+
+def last_hook(lab: Lab, node: str) -> dict[str, Any]:
+    """The record of the newest hook, once its worker has ended too."""
+
+    def newest() -> dict[str, Any]:
+        hooks: list[dict[str, Any]] = [record for record in records(lab, node) if record["verb"] == "hook"]
+        return hooks[0]
+
+    until("the hook's worker has ended", lambda: newest()["finished"] is not None, 60)
+    return newest()
+
+
+def hook(lab: Lab, node: str) -> Result:
+    """OnNodeConfigured, run by the executor: it succeeds, and on other nodes than the head within 10 s."""
+    result = lab.phase(node, "configured").check()
+    if node != "head":
+        assert (result.hook_seconds or 0) < HOOK_SECONDS
+    return result
+
+
+def refused(record: dict[str, Any], code: str) -> dict[str, Any]:
+    """The storage step of a record: blocked or failed with this code, and a remedy; what needs it was not tried."""
+    steps: dict[str, dict[str, Any]] = {step["name"]: step for step in record["steps"]}
+    storage = steps["storage"]
+    assert storage["outcome"] in ("blocked", "failed"), storage
+    assert storage["error"]["code"] == code, storage
+    assert storage["remedy"] == storage["error"]["remedy"]
+    assert storage["remedy"]
+    assert steps["root"]["outcome"] == "blocked"
+    assert record["status"] == "degraded"
+    return storage
+
+
+def recovers(lab: Lab, node: str, seconds: float = 90) -> None:
+    """The timer makes the node ready and stops; nobody types anything. No process of ours is left."""
+    until(f"{node} is ready by itself", lambda: is_ready(lab, node), seconds)
+    until(f"{node} needs no timer", lambda: not has_timer(lab, node), seconds)
+    until(f"nothing of ours runs on {node}", lambda: not sh(lab, node, OURS), 30)
+
+
+@contextmanager
+def fault(lab: Lab, node: str, make: str, back: str) -> Iterator[None]:
+    """Something is wrong on a node that was well; what users have there is the same before and after."""
+    before = sh(lab, node, HAVE)
+    sh(lab, node, make)
+    try:
+        yield
+    finally:
+        sh(lab, node, back)
+    assert sh(lab, node, HAVE) == before
+
+
+def can_use(lab: Lab, node: str) -> None:
+    """A user's new shell has what it had."""
+    assert "hello from" in lab.shell(node, "module load hello && hello").check().stdout
+
+
+def needs_fuse(lab: Lab) -> None:
+    if not lab.exec("head", ("test", "-c", "/dev/fuse")).ok:
+        pytest.skip("the lab's nodes have no /dev/fuse")
+
+
+def laid_over(kind: str, *points: str) -> str:
+    """A bad file system over each of these mount points, by units that serve it."""
+    lines = [
+        f"systemd-run --quiet --collect --unit=badfs{number} python3 {BADFS} {kind} {point}; "
+        f"until grep -q 'badfs {point} ' /proc/mounts; do sleep 0.1; done"
+        for number, point in enumerate(points)
+    ]
+    return "; ".join(lines)
+
+
+def taken_off(*points: str) -> str:
+    return "; ".join(f"systemctl stop badfs{number}; umount -l {point}" for number, point in enumerate(points))

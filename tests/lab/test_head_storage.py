@@ -1,0 +1,171 @@
+"""A head node whose shared storage misbehaves before anything is installed, or while it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.lab import stack
+from tests.lab.cluster import S3, Lab
+from tests.lab.engine import until
+from tests.lab.faults import (
+    BADFS,
+    can_use,
+    has_timer,
+    hook,
+    is_ready,
+    last_hook,
+    needs_fuse,
+    recovers,
+    refused,
+    sh,
+    taken_off,
+)
+
+SMALL = {"size": "64m", "nr_inodes": "0", "mode": "1777"}
+
+
+@pytest.fixture
+def new_head(cluster: Lab) -> Callable[..., str]:
+    """A head node that was launched again, with a small file system of its own as /shared."""
+
+    def launch(prepare: str = "true", config: dict[str, Any] | None = None, **options: str) -> str:
+        cluster.replace("head")
+        if config is not None:
+            cluster.put_bytes(stack.BUCKET, "petal-node/petal.yaml", json.dumps(config).encode())
+        for phase in ("init", "start"):
+            cluster.phase("head", phase).check()
+        given = ",".join(f"{name}={value}" for name, value in {**SMALL, **options}.items())
+        sh(cluster, "head", f"mkdir -p /shared && mount -t tmpfs -o {given} small /shared && {prepare}")
+        cluster.phase("head", "config").check()
+        return cluster.phase("head", "configured").check().stdout
+
+    return launch
+
+
+def failed_step(record: dict[str, Any]) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [step for step in record["steps"] if step["error"]]
+    assert steps, record
+    return steps[0]
+
+
+FILL = "dd if=/dev/zero of=/shared/fill bs=64k 2>/dev/null; true"
+USE_UP = "i=0; while touch /shared/fill.$i 2>/dev/null; do i=$((i + 1)); done; true"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "look", "free"),
+    [
+        (FILL, {"size": "1m"}, "df -h /shared /var /opt", "rm /shared/fill; mount -o remount,size=64m /shared"),
+        (USE_UP, {"nr_inodes": "30"}, "df -i /shared", "rm /shared/fill.*; mount -o remount,nr_inodes=5000 /shared"),
+    ],
+    ids=["no space", "no inodes"],
+)
+def test_a_head_node_whose_storage_is_full_installs_when_there_is_room(
+    cluster: Lab, new_head: Callable[..., str], prepare: str, options: dict[str, str], look: str, free: str
+) -> None:
+    output = new_head(prepare, **options)
+    assert "No space left on device" in output
+    record = last_hook(cluster, "head")
+    step = failed_step(record)
+    assert step["error"]["code"] == "file-no-space"
+    assert look in step["remedy"][0]
+    assert record["status"] == "degraded"
+    assert has_timer(cluster, "head")
+    sh(cluster, "head", free)
+    recovers(cluster, "head")
+    can_use(cluster, "head")
+
+
+@pytest.mark.parametrize("options", [{"size": "12m"}, {"nr_inodes": "300"}], ids=["no space", "no inodes"])
+def test_a_package_that_does_not_fit_costs_the_package_and_leaves_no_part(
+    cluster: Lab, new_head: Callable[..., str], options: dict[str, str]
+) -> None:
+    config = json.loads(sh(cluster, "compute-1", "cat /lab/shared/petal/state/wanted.json"))["config"]
+    made = "cd /tmp && mkdir -p big-1/d && head -c 24000000 /dev/urandom >big-1/d/blob && cd big-1/d && "
+    made += "i=0; while [ $i -lt 600 ]; do : >f$i; i=$((i + 1)); done; cd /tmp && tar -cf big.tar big-1 && cat big.tar"
+    sh(cluster, "s3", f"{{ {made}; }} >/tmp/out")
+    upload = f"{' '.join(S3)} put {stack.BUCKET} packages/big.tar </tmp/out"
+    sh(cluster, "s3", upload)
+    digest = sh(cluster, "s3", "sha256sum </tmp/out").split()[0]
+    source = f"s3://{stack.BUCKET}/packages/big.tar"
+    big = {"name": "big", "version": "1", "source": source, "sha256": digest}
+    new_head(config={**config, "packages": [*config["packages"], big]}, **options)
+    record = last_hook(cluster, "head")
+    step = failed_step(record)
+    assert (step["name"], step["error"]["code"]) == ("packages", "file-no-space")
+    assert step["error"]["what"] == "big 1 cannot be installed"
+    assert "df -h /shared" in step["remedy"][0]
+    assert sh(cluster, "head", "find /shared/petal/root/store -name '.*.part' -o -name 'big-*'") == ""
+    assert "hello-1.0" in sh(cluster, "head", "ls /shared/petal/root/store/*")
+    assert sh(cluster, "head", "ls -A /var/cache/petal-node/scratch") == ""
+    sh(cluster, "head", "mount -o remount,size=128m,nr_inodes=5000 /shared")
+    recovers(cluster, "head")
+    can_use(cluster, "head")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message", "remedy"),
+    [
+        ("install -d -o ec2-user -g ec2-user /shared/petal", "belongs to user 1000", "mv /shared/petal"),
+        (
+            "mkdir -p /home/evil && ln -s /home/evil /shared/petal",
+            "is a symbolic link to /home/evil",
+            "rm /shared/petal",
+        ),
+        ("install -d -m 777 /shared/petal", "can be written by others", "chmod go-w /shared/petal"),
+        ("chmod 777 /shared", "is not sticky", "chmod 1777 /shared"),
+    ],
+    ids=["foreign", "symlink", "loose", "0777"],
+)
+def test_who_was_in_shared_first_gets_nothing_and_the_remedy_works(
+    cluster: Lab, new_head: Callable[..., str], prepare: str, message: str, remedy: str
+) -> None:
+    assert message in new_head(prepare)
+    step = refused(last_hook(cluster, "head"), "storage-untrusted")
+    assert message in step["reason"]
+    assert sh(cluster, "head", "find /shared/petal/ /home/evil -mindepth 1 2>/dev/null; true") == ""
+    (command,) = [line for line in step["remedy"] if line.startswith(remedy)]
+    sh(cluster, "head", command)
+    recovers(cluster, "head")
+
+
+def test_a_server_that_squashes_root_is_told_and_nothing_is_left_there(
+    cluster: Lab, new_head: Callable[..., str]
+) -> None:
+    needs_fuse(cluster)
+    squash = f"mkdir -p /export && mount --bind /shared /export && python3 {BADFS} squash /shared /export"
+    squash = squash.replace("python3", "systemd-run --quiet --collect --unit=badfs0 python3")
+    output = new_head(f"{squash}; until grep -q 'badfs /shared ' /proc/mounts; do sleep 0.1; done")
+    assert "its server squashes root" in output
+    step = refused(last_hook(cluster, "head"), "storage-squashed")
+    assert "no_root_squash" in step["remedy"][1]
+    assert sh(cluster, "head", "find /export -mindepth 1") == ""
+    sh(cluster, "head", taken_off("/shared"))
+    recovers(cluster, "head")
+
+
+def test_a_file_system_that_is_meant_is_accepted_once_on_the_head_node(
+    cluster: Lab, new_head: Callable[..., str]
+) -> None:
+    """The head node comes back with an empty one; nothing goes there until somebody says so, and others follow."""
+    new_head()
+    until("the head node is ready", lambda: is_ready(cluster, "head"), 60)
+    sh(cluster, "head", "systemctl stop opt-petal.mount && umount /shared && mount --bind /lab/shared /shared")
+    kept = sh(cluster, "head", "find /lab/shared/petal -printf '%p %T@\\n' | sort")
+    hook(cluster, "head")
+    storage = refused(last_hook(cluster, "head"), "storage-changed")
+    assert any("petal-node bootstrap --accept-storage" in line for line in storage["remedy"])
+    assert sh(cluster, "head", "find /lab/shared/petal -printf '%p %T@\\n' | sort") == kept
+    cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage")).check()
+    recovers(cluster, "head")
+    # to the other nodes the storage is what it was; one that knows the head node's other one follows too
+    seen = json.loads(sh(cluster, "head", "cat /var/lib/petal-node/storage.json"))
+    (other,) = seen["replaces"]
+    sh(cluster, "login-1", f"sed -i 's/{seen['token']}/{other}/' /var/lib/petal-node/storage.json")
+    cluster.exec("login-1", ("petal-node", "bootstrap")).check()
+    recovers(cluster, "login-1")
+    can_use(cluster, "compute-1")

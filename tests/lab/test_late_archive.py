@@ -1,0 +1,90 @@
+"""A node that boots while nobody can give it the archive: its hook ends in time, and the node comes ready later."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab import stack
+from tests.lab.cluster import PHASES, Lab
+from tests.lab.demo import DIST
+from tests.lab.engine import until
+from tests.lab.faults import HOOK_SECONDS, can_use, last_hook, recovers, sh
+
+UNIT = "petal-node-fetch.service"
+KEPT = "/lab/shared/petal/archive"
+
+
+def runs(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("systemctl", "is-active", UNIT)).stdout.strip() == "active"
+
+
+def package(lab: Lab) -> tuple[str, str]:
+    """The archive's key in S3 and its checksum, as the cluster's configuration names them."""
+    digest = sh(lab, "head", f"ls {KEPT} /root/archive 2>/dev/null | grep -E '^[0-9a-f]{{64}}$'").strip()
+    return f"petal-node/{digest[:12]}/petal-node", digest
+
+
+@contextmanager
+def nowhere(lab: Lab) -> Iterator[None]:
+    """Neither S3 nor shared storage has the archive."""
+    key, _ = package(lab)
+    lab.delete(stack.BUCKET, key)
+    sh(lab, "head", f"mv {KEPT} /root/archive && mkdir {KEPT}")
+    try:
+        yield
+    finally:
+        sh(lab, "head", f"rm -rf {KEPT} && mv /root/archive {KEPT}")
+        lab.put(stack.BUCKET, key, DIST / "petal-node")
+
+
+@pytest.mark.parametrize("place", ["S3", "shared storage"])
+def test_a_compute_node_that_found_no_archive_comes_ready_when_there_is_one(cluster: Lab, place: str) -> None:
+    cluster.replace("compute-2")
+    with nowhere(cluster):
+        results = cluster.boot("compute-2", PHASES)
+        assert [result.returncode for result in results] == [0] * 5
+        for result in (results[1], results[3]):
+            assert (result.hook_seconds or 0) < HOOK_SECONDS
+            assert "goes on trying for 60 minutes: systemctl status petal-node-fetch" in result.stdout
+        record = last_hook(cluster, "compute-2")
+        assert record["errors"][0]["code"] == "archive-missing"
+        assert runs(cluster, "compute-2")
+        assert not cluster.exec("compute-2", ("test", "-e", "/usr/local/bin/petal-node")).ok
+        if place == "S3":
+            cluster.put(stack.BUCKET, package(cluster)[0], DIST / "petal-node")
+        else:
+            sh(cluster, "head", f"cp -a /root/archive/* {KEPT}/")
+        until("the unit has ended", lambda: not runs(cluster, "compute-2"), 90)
+        recovers(cluster, "compute-2")
+    can_use(cluster, "compute-2")
+    assert sh(cluster, "compute-2", "ls -A /opt/petal-node/incoming") == ""
+
+
+def test_an_s3_that_hangs_costs_a_compute_node_nothing_but_time(cluster: Lab) -> None:
+    """Connections are taken and never answered; the hook is what ParallelCluster's executor would start."""
+    cluster.replace("compute-2")
+    for phase in ("init", "config"):
+        cluster.phase("compute-2", phase).check()
+    script = (DIST / "on_node_configured.sh").read_bytes()
+    cluster.exec("compute-2", ("sh", "-c", "cat >/tmp/hook && chmod 755 /tmp/hook"), stdin=script).check()
+    key, digest = package(cluster)
+    argv = ("/tmp/hook", "--package", f"s3://{stack.BUCKET}/{key}", "--sha256", digest)
+    argv += ("--config", f"s3://{stack.BUCKET}/petal-node/petal.yaml")
+    sh(cluster, "head", f"mv {KEPT} /root/archive && mkdir {KEPT}")
+    subprocess.run(["docker", "pause", cluster.container("s3")], check=True, stdout=subprocess.DEVNULL)
+    try:
+        result = cluster.exec("compute-2", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"}).check()
+        sh(cluster, "compute-2", "rm /tmp/hook")
+        assert result.seconds < HOOK_SECONDS
+        assert last_hook(cluster, "compute-2")["errors"][0]["code"] == "archive-unreachable"
+        assert runs(cluster, "compute-2")
+    finally:
+        subprocess.run(["docker", "unpause", cluster.container("s3")], check=True, stdout=subprocess.DEVNULL)
+        sh(cluster, "head", f"rm -rf {KEPT} && mv /root/archive {KEPT}")
+    until("the unit has ended", lambda: not runs(cluster, "compute-2"), 90)
+    recovers(cluster, "compute-2")
+    can_use(cluster, "compute-2")
