@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ARGS ?=
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test check format dist lab lab-down spack venv bench-start bench-hooks torture clean
+.PHONY: help demo test check format dist lab lab-down spack venv bench-start bench-hooks bench-login torture clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -49,6 +49,9 @@ bench-start: dist ## how long `petal-node version` takes, against a bare Python
 
 bench-hooks: dist ## how long hooks take while an install lasts an hour
 	@$(PY) -m tests.lab.bench_hooks $(ARGS)
+
+bench-login: venv ## what a login on a lab's node costs, also while shared storage hangs (after `make lab`)
+	@$(PY) -m tests.lab.bench_login $(ARGS)
 
 torture: dist ## 200 kills at random moments; rewrites docs/reliability.md (ARGS="--kills 20 --seed 7")
 	@$(PY) -m tests.lab.torture $(ARGS)

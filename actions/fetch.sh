@@ -10,7 +10,7 @@
 # Ends with 0 whatever fails, because a broken stack must not cost a node. With --strict it ends with the tool's code, or 1.
 # A failure is told on stdout and stderr, in /var/log/petal-node.log and in /var/lib/petal-node/runs/<run id>.json.
 #
-# What cannot be had in that time is left to a unit of its own (petal-node-fetch), which runs the hook again as soon as
+# What cannot be had in that time is left to a unit of its own (petal-node-fetch-*), which runs the hook again as soon as
 # shared storage or the network has the archive: where nothing is installed yet, there is no timer that could.
 #
 # Environment:
@@ -24,7 +24,7 @@
 # shellcheck disable=SC2034,SC2154  # common.sh is the other half: the two share their variables
 
 MAX_BYTES=67108864 # an archive has 2 MB; what somebody put on shared storage must not fill the local disk
-LATER_SECONDS=3600 # how long petal-node-fetch goes on trying
+LATER_SECONDS=3600 # how long such a unit goes on trying
 
 # ---------------------------------------------------------------------------------------------------- the flow
 
@@ -50,7 +50,7 @@ prepare() {
     home=$prefix/opt/petal-node
     incoming=$home/incoming
     package='' sha256='' strict='' role='' archive='' region='' part='' stuck=''
-    again=${PETAL_HOOK_AGAIN-}
+    again=${PETAL_HOOK_AGAIN-} # in a unit of try_later: its directory
     unset PETAL_HOOK_AGAIN PETAL_HOOK_STARTED
     if [ -n "$again" ]; then
         exec >>"$prefix/var/log/petal-node-worker.log" 2>&1
@@ -68,7 +68,7 @@ prepare() {
 
 clean_up() {
     [ -z "$part" ] || rm -f "$part" "$part".*
-    [ -z "$again" ] || rm -rf "$incoming/later"
+    [ -z "$again" ] || rm -rf "$again"
 }
 
 # Picks out what the fetch needs; everything goes to the tool as it came.
@@ -234,23 +234,23 @@ give_up() {
 }
 
 # Leaves the hook to a unit that runs it again, with this environment and a copy of this script (ParallelCluster deletes
-# its own). Nothing of the unit holds the hook's stdout or stderr, and a later event's hook replaces it. A reboot ends it.
+# its own). Nothing of the unit holds the hook's stdout or stderr. It takes the place of an earlier hook's, which may take
+# its time to end. A reboot ends it.
 try_later() {
-    later=$incoming/later
+    later=$incoming/$run_id
     (
         umask 077
-        timeout 5 systemctl stop petal-node-fetch.service
-        rm -rf "$later"
+        timeout 2 systemctl --no-block stop 'petal-node-fetch-*'
         mkdir "$later" && cp "$0" "$later/hook.sh" || exit 1
         [ -z "${folder-}" ] || cp "$folder/fetch.sh" "$folder/common.sh" "$later/" || exit 1 # run from a checkout
         {
             export -p
-            echo 'PETAL_HOOK_AGAIN=yes && export PETAL_HOOK_AGAIN'
+            echo "PETAL_HOOK_AGAIN=$later && export PETAL_HOOK_AGAIN"
             echo "exec /bin/sh $later/hook.sh$arguments"
         } >"$later/start.sh"
-        timeout 5 systemd-run --quiet --collect --no-block --unit=petal-node-fetch /bin/sh "$later/start.sh"
+        timeout 2 systemd-run --quiet --collect --no-block --unit="petal-node-fetch-$run_id" /bin/sh "$later/start.sh"
     ) >/dev/null 2>&1 || return 0
-    note "goes on trying for $((LATER_SECONDS / 60)) minutes: systemctl status petal-node-fetch"
+    note "goes on trying for $((LATER_SECONDS / 60)) minutes: systemctl status 'petal-node-fetch-*'"
 }
 
 forbidden_remedy() {

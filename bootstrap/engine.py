@@ -67,13 +67,13 @@ def converge(
             done[step.name] = _one(step, ctx, done, listen, held)
             listen(done[step.name])
     for step in (step for step in steps if step.background):
-        done[step.name] = _one(step, ctx, done, listen, None) if background else _left(step, ctx)
+        done[step.name] = _one(step, ctx, done, listen, None) if background else _left(step, ctx, done)
         listen(done[step.name])
     return tuple(done.values())
 
 
-def _left(step: Step, ctx: Context) -> StepReport:
-    report = _skip(step, ctx) or _planned(step, ctx)
+def _left(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:
+    report = _skip(step, ctx) or _unmet(step, done) or _planned(step, ctx)
     return replace(report, outcome=Outcome.SKIPPED) if report.outcome is Outcome.WOULD_CHANGE else report
 
 

@@ -13,6 +13,7 @@ from tests.lab.cluster import Lab, Result
 from tests.lab.engine import until
 
 TIMER = "petal-node-converge.timer"
+BOTH = ("/shared", "/opt/petal")
 BADFS = "/opt/lab/badfs.py"
 HOOK_SECONDS = 10.0
 # What users have on a node: the release, the links of the tool, the init files, the units.
@@ -99,8 +100,12 @@ def can_use(lab: Lab, node: str) -> None:
     assert "hello from" in lab.shell(node, "module load hello && hello").check().stdout
 
 
+def has_fuse(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("test", "-c", "/dev/fuse")).ok
+
+
 def needs_fuse(lab: Lab) -> None:
-    if not lab.exec("head", ("test", "-c", "/dev/fuse")).ok:
+    if not has_fuse(lab, "login-1"):
         pytest.skip("the lab's nodes have no /dev/fuse")
 
 

@@ -14,12 +14,12 @@ from tests.lab.demo import DIST
 from tests.lab.engine import until
 from tests.lab.faults import HOOK_SECONDS, can_use, last_hook, recovers, sh
 
-UNIT = "petal-node-fetch.service"
+UNITS = "petal-node-fetch-*"
 KEPT = "/lab/shared/petal/archive"
 
 
 def runs(lab: Lab, node: str) -> bool:
-    return lab.exec(node, ("systemctl", "is-active", UNIT)).stdout.strip() == "active"
+    return "active" in lab.exec(node, ("systemctl", "is-active", UNITS)).stdout.split()
 
 
 def package(lab: Lab) -> tuple[str, str]:
@@ -49,7 +49,7 @@ def test_a_compute_node_that_found_no_archive_comes_ready_when_there_is_one(clus
         assert [result.returncode for result in results] == [0] * 5
         for result in (results[1], results[3]):
             assert (result.hook_seconds or 0) < HOOK_SECONDS
-            assert "goes on trying for 60 minutes: systemctl status petal-node-fetch" in result.stdout
+            assert "goes on trying for 60 minutes: systemctl status 'petal-node-fetch-*'" in result.stdout
         record = last_hook(cluster, "compute-2")
         assert record["errors"][0]["code"] == "archive-missing"
         assert runs(cluster, "compute-2")
@@ -72,12 +72,12 @@ def test_an_s3_that_hangs_costs_a_compute_node_nothing_but_time(cluster: Lab) ->
     script = (DIST / "on_node_configured.sh").read_bytes()
     cluster.exec("compute-2", ("sh", "-c", "cat >/tmp/hook && chmod 755 /tmp/hook"), stdin=script).check()
     key, digest = package(cluster)
-    argv = ("/tmp/hook", "--package", f"s3://{stack.BUCKET}/{key}", "--sha256", digest)
-    argv += ("--config", f"s3://{stack.BUCKET}/petal-node/petal.yaml")
+    bucket = f"s3://{stack.BUCKET}"
+    named = ("--package", f"{bucket}/{key}", "--sha256", digest, "--config", f"{bucket}/petal-node/petal.yaml")
     sh(cluster, "head", f"mv {KEPT} /root/archive && mkdir {KEPT}")
     subprocess.run(["docker", "pause", cluster.container("s3")], check=True, stdout=subprocess.DEVNULL)
     try:
-        result = cluster.exec("compute-2", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"}).check()
+        result = cluster.exec("compute-2", ("/tmp/hook", *named), env={"AWS_ENDPOINT_URL": "http://s3:5000"}).check()
         sh(cluster, "compute-2", "rm /tmp/hook")
         assert result.seconds < HOOK_SECONDS
         assert last_hook(cluster, "compute-2")["errors"][0]["code"] == "archive-unreachable"

@@ -14,6 +14,7 @@ import pytest
 from tests.lab.cluster import Lab
 from tests.lab.engine import until
 from tests.lab.faults import (
+    BOTH,
     HAVE,
     can_use,
     fault,
@@ -98,7 +99,6 @@ def test_read_only_storage_on_the_head_node_is_told_and_costs_nobody_anything(cl
     recovers(cluster, "head")
 
 
-BOTH = ("/shared", "/opt/petal")
 VERBS: Sequence[tuple[tuple[str, ...], float]] = [
     (("status",), 15),
     (("plan",), 15),

@@ -248,7 +248,8 @@ def unit(hook, tmp_path):
 def started(hook: Hook, unit: Path) -> Iterator[subprocess.Popen]:
     """Does what systemd does with the unit."""
     command = unit.read_text().split()
-    assert command[:5] == ["--quiet", "--collect", "--no-block", "--unit=petal-node-fetch", "/bin/sh"]
+    assert command[:3] == ["--quiet", "--collect", "--no-block"]
+    assert re.fullmatch(r"--unit=petal-node-fetch-[\w.-]+", command[3])
     argv = [hook.shell, *command[5:]]
     process = subprocess.Popen(argv, env={"PATH": "/bin"}, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True)
     try:
@@ -321,7 +322,7 @@ def test_a_strict_hook_leaves_nothing_behind_it(hook, tmp_path, unit):
 def test_a_checkout_s_script_is_kept_whole(hook, tmp_path, unit):
     hook.script = ROOT / "actions/on_node_configured.sh"
     assert hook.fetch(f"file://{tmp_path}/none").code == 0
-    kept = hook.home / "incoming/later"
+    (kept,) = (hook.home / "incoming").iterdir()
     assert sorted(path.name for path in kept.iterdir()) == ["common.sh", "fetch.sh", "hook.sh", "start.sh"]
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in [kept, *kept.iterdir()])
 

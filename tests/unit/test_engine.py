@@ -187,3 +187,11 @@ def test_who_takes_the_cluster_lock_ends_what_a_dead_holder_left(
     files.write_json(world.paths.locks / "stack.holder", plain(before))
     run(world.context, Toy("a", [change("x"), change("x"), satisfied("y")], scope=Scope.CLUSTER))
     assert world.system.ended == ended
+
+
+def test_a_foreground_run_does_not_look_at_what_stands_on_a_step_that_is_blocked(ctx: Context) -> None:
+    """The proof lies on shared storage, and a look at it would hang as that does."""
+    bad = Toy("bad", [blocked("storage hangs")])
+    proof = Toy("proof", [], needs=("bad",), background=True)
+    reports = engine.converge([bad, proof], ctx, lambda _: None, background=False)
+    assert [report.outcome for report in reports] == [Outcome.BLOCKED, Outcome.BLOCKED]
