@@ -76,9 +76,14 @@ def refused(record: dict[str, Any], code: str) -> dict[str, Any]:
     return storage
 
 
-def recovers(lab: Lab, node: str, seconds: float = 90) -> None:
-    """The timer makes the node ready and stops; nobody types anything. No process of ours is left."""
+def becomes_ready(lab: Lab, node: str, seconds: float = 90) -> None:
+    """The timer makes the node ready; nobody types anything."""
     until(f"{node} is ready by itself", lambda: is_ready(lab, node), seconds)
+
+
+def recovers(lab: Lab, node: str, seconds: float = 90) -> None:
+    """The node becomes ready, its timer stops, and no process of ours is left."""
+    becomes_ready(lab, node, seconds)
     until(f"{node} needs no timer", lambda: not has_timer(lab, node), seconds)
     until(f"nothing of ours runs on {node}", lambda: not sh(lab, node, OURS), 30)
 
