@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab import engine
 from tests.lab.cluster import Lab, Result
 from tests.lab.engine import until
 
@@ -109,9 +110,11 @@ def has_fuse(lab: Lab, node: str) -> bool:
     return lab.exec(node, ("test", "-c", "/dev/fuse")).ok
 
 
-def needs_fuse(lab: Lab) -> None:
-    if not has_fuse(lab, "login-1"):
+def needs_fuse(lab: Lab, node: str) -> None:
+    """Skips where the host has none; brings the file system along, since the image may be of another checkout."""
+    if not has_fuse(lab, node):
         pytest.skip("the lab's nodes have no /dev/fuse")
+    lab.write(node, BADFS, (engine.HERE / "node" / "badfs.py").read_text(encoding="utf-8"), "755")
 
 
 def laid_over(kind: str, *points: str) -> str:

@@ -33,33 +33,37 @@ from tests.lab.faults import (
 MINE = ("sh", "-c", "find /shared -mindepth 1 -printf '%p %y %u %m %s %T@\\n' | sort")
 COPY = "mkdir -p /root/other && mount -t tmpfs -o mode=1777 other /shared && cp -a /lab/shared/petal /shared/"
 OTHER_TOKEN = 'sed -i \'s/"token": "[0-9a-f]*"/"token": "feedfeedfeedfeed"/\' /shared/petal/state/token.json'
-FAULTS = [
-    ("mount --bind /root /shared", "storage-root-disk", "/shared is on the root disk"),
-    ("mount -t tmpfs -o mode=1777 other /shared", "storage-changed", "it holds no token"),
-    (f"{COPY} && {OTHER_TOKEN}", "storage-changed", "it holds token feedfeed"),
-    (f"{COPY} && chown -R ec2-user /shared/petal", "storage-untrusted", "belongs to user 1000, not to root"),
-    (f"{COPY} && chmod 777 /shared/petal/state", "storage-untrusted", "can be written by others"),
-    (f"{COPY} && mv /shared/petal /root/other/ && ln -s /root/other/petal /shared/", "storage-untrusted", "symbolic"),
-    (f"{COPY} && chmod 777 /shared", "storage-untrusted", "/shared can be written by others and is not sticky"),
-]
+EMPTY = "mount -t tmpfs -o mode=1777 other /shared"
+LINKED = f"{COPY} && mv /shared/petal /root/other/ && ln -s /root/other/petal /shared/"
+FAULTS = {
+    "root disk": ("mount --bind /root /shared", "storage-root-disk", "/shared is on the root disk"),
+    "empty file system": (EMPTY, "storage-changed", "it holds no token"),
+    "another cluster's": (f"{COPY} && {OTHER_TOKEN}", "storage-changed", "it holds token feedfeed"),
+    "foreign petal": (f"{COPY} && chown -R ec2-user /shared/petal", "storage-untrusted", "belongs to user 1000"),
+    "loose state": (f"{COPY} && chmod 777 /shared/petal/state", "storage-untrusted", "can be written by others"),
+    "symlinked petal": (LINKED, "storage-untrusted", "is a symbolic link to /root/other/petal"),
+    "0777": (f"{COPY} && chmod 777 /shared", "storage-untrusted", "/shared can be written by others and is not sticky"),
+}
 
 
-@pytest.mark.parametrize(("make", "code", "message"), FAULTS, ids=[
-    "root disk", "empty file system", "another cluster's", "foreign petal", "loose state", "symlinked petal", "0777",
-])  # fmt: skip
-def test_storage_that_is_not_the_clusters_is_not_used(cluster: Lab, make: str, code: str, message: str) -> None:
-    with fault(cluster, "compute-1", make, "umount /shared; rm -rf /root/other"):
-        before = cluster.exec("compute-1", MINE).stdout
-        output = hook(cluster, "compute-1").stdout
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [*(("compute-1", name) for name in FAULTS), *(("head", name) for name in list(FAULTS)[:3])],
+)
+def test_storage_that_is_not_the_clusters_is_not_used(cluster: Lab, node: str, name: str) -> None:
+    make, code, message = FAULTS[name]
+    with fault(cluster, node, make, "umount /shared; rm -rf /root/other"):
+        before = cluster.exec(node, MINE).stdout
+        output = hook(cluster, node).stdout
         assert message in output
-        assert message in refused(last_hook(cluster, "compute-1"), code)["reason"]
-        typed = cluster.exec("compute-1", ("petal-node", "bootstrap"))
+        assert message in refused(last_hook(cluster, node), code)["reason"]
+        typed = cluster.exec(node, ("petal-node", "bootstrap"))
         assert (typed.returncode, message in typed.stdout) == (3, True)
-        assert cluster.exec("compute-1", MINE).stdout == before
-        can_use(cluster, "compute-1")
-        assert has_timer(cluster, "compute-1")
-    cluster.exec("compute-1", ("petal-node", "bootstrap")).check()
-    assert is_ready(cluster, "compute-1")
+        assert cluster.exec(node, MINE).stdout == before
+        can_use(cluster, node)
+        assert has_timer(cluster, node)
+    cluster.exec(node, ("petal-node", "bootstrap")).check()
+    assert is_ready(cluster, node)
 
 
 def test_storage_that_comes_60_s_late_is_used_when_it_comes(cluster: Lab) -> None:
@@ -111,7 +115,7 @@ VERBS: Sequence[tuple[tuple[str, ...], float]] = [
 @pytest.mark.parametrize("node", ["compute-1", "login-1", "head"])
 def test_storage_that_hangs_hangs_nobody(cluster: Lab, node: str) -> None:
     """Who asks it cannot even be killed, and every verb ends by itself within its deadline."""
-    needs_fuse(cluster)
+    needs_fuse(cluster, node)
     with fault(cluster, node, laid_over("dead", *BOTH), taken_off(*BOTH)):
         started = time.monotonic()
         hook(cluster, node)
@@ -134,7 +138,7 @@ def test_storage_that_hangs_hangs_nobody(cluster: Lab, node: str) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
 def test_a_login_ends_while_storage_hangs(cluster: Lab, user: str, shell: str) -> None:
     """root's never touches it; a user's gives it 5 s, and has a shell then."""
-    needs_fuse(cluster)
+    needs_fuse(cluster, "login-1")
     with fault(cluster, "login-1", laid_over("deaf", *BOTH), taken_off(*BOTH)):
         argv = ("sudo", "-n", "-i", "-u", user, shell, "-l", "-c", "echo in")
         login = cluster.exec("login-1", argv, timeout=40)
