@@ -68,7 +68,8 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     known = facts.gather(Paths(request.prefix), system, request.role or _kept_role(request))
     role = facts.role_of(known)
     troubles: list[str] = []
-    wanted = None if _decides_itself(request, role) else find_wanted(request.prefix, known, system, troubles)
+    decides = _decides_itself(request, role)
+    wanted = None if decides else find_wanted(request.prefix, known, system, troubles)
     if may_hand_over and (role is not Role.HEAD or request.event == BOOT):
         hand_over(wanted, request.tool, Paths(request.prefix, _mount_of(wanted)), system)
     config = _config(request, known, wanted, system, troubles)
@@ -77,7 +78,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
         accept_storage=request.accept_storage,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
-        decides=role is Role.HEAD and wanted is None,
+        decides=decides,
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 

@@ -15,7 +15,7 @@ from .checks import check_node
 from .context import Context
 from .converge import arrange
 from .engine import Waits, converge, status_of
-from .errors import ExitCode, PetalError, StateError, of_os_error
+from .errors import ExitCode, PetalError, of_os_error
 from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
@@ -202,7 +202,7 @@ def save_report(ctx: Context, report: NodeReport) -> None:
         if not out_of_reach:
             Shared(ctx.paths).save_report(report)
             return
-    except (OSError, StateError) as error:
+    except (OSError, PetalError) as error:
         LOG.info("the report stays on this node: %s", error)
     write_document(ctx.paths.var / "report.json", report.to_dict())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import StateError
+from .errors import StateError, StorageError
 from .files import distrust, make_dir, read_json, write_json
 from .log import LOG
 from .model import NodeReport, RunRecord, plain
@@ -243,13 +243,21 @@ class Shared:
         return None if document is None else shaped(path, lambda: build(document))
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Into what the storage step has made, and never onto another file system that has come in its place."""
         path = self._paths.state / name
         reason = distrust(path.parent, self._paths.shared_mount)
         if reason:
             raise StateError(
                 f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
             )
-        write_document(path, content)
+        before = Seen.load(self._paths)
+        is_known = name == "token.json" or before is None or before.knows(self._paths.mount, self.token())
+        if not path.parent.is_dir() or not is_known:
+            why = "the storage from before is not there"
+            raise StorageError(
+                f"{path} is not written", why=why, remedy=f"findmnt {self._paths.mount}", code="storage-changed"
+            )
+        write_json(path, {"format": FORMAT, **content})
 
 
 def _wanted(raw: Mapping[str, Any]) -> Wanted:

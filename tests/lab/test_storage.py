@@ -134,13 +134,25 @@ def test_storage_that_hangs_hangs_nobody(cluster: Lab, node: str) -> None:
     can_use(cluster, node)
 
 
-@pytest.mark.parametrize("user", ["root", "ec2-user"])
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
-def test_a_login_ends_while_storage_hangs(cluster: Lab, user: str, shell: str) -> None:
+ECHO = "echo $PETAL_RELEASE"
+LOGINS = {
+    "bash": ("bash", "-lc", ECHO),
+    "sh": ("sh", "-lc", ECHO),
+    "zsh": ("zsh", "-c", f". /etc/profile.d/zz-petal.sh; {ECHO}"),
+    "tcsh": ("tcsh", "-c", f"source /etc/profile.d/zz-petal.csh; {ECHO}"),
+    "fish": ("fish", "-lc", ECHO),
+}
+
+
+@pytest.mark.parametrize("shell", LOGINS)
+def test_a_login_ends_while_storage_hangs(cluster: Lab, shell: str) -> None:
     """root's never touches it; a user's gives it 5 s, and has a shell then."""
     needs_fuse(cluster, "login-1")
     with fault(cluster, "login-1", laid_over("deaf", *BOTH), taken_off(*BOTH)):
-        argv = ("sudo", "-n", "-i", "-u", user, shell, "-l", "-c", "echo in")
-        login = cluster.exec("login-1", argv, timeout=40)
-    assert login.stdout.strip().endswith("in"), login
-    assert login.seconds < (3 if user == "root" else 15)
+        root = cluster.exec("login-1", LOGINS[shell], timeout=40).check()
+        user = cluster.exec("login-1", LOGINS[shell], user="ec2-user", timeout=40).check()
+    assert root.stdout.strip() == user.stdout.strip() == "/opt/petal/current"
+    assert root.seconds < 4
+    assert 5 <= user.seconds < 15
+    well = cluster.exec("login-1", LOGINS[shell], user="ec2-user", timeout=40).check()
+    assert well.stdout.startswith("/opt/petal/releases/")

@@ -76,6 +76,15 @@ def test_the_heads_first_hook_decides_and_its_repetition_obeys(world: World) -> 
     assert ask(world, ARGS, event="updated").config.check.run == ("args",)
 
 
+def test_the_heads_first_hook_run_again_while_storage_is_away_takes_nothing_back(world: World) -> None:
+    ask(world, ARGS, event="configured")
+    want(world)
+    away = world.paths.shared_mount.rename(world.prefix / "away")
+    ask(world, ARGS, event="configured", killed=True)
+    away.rename(world.paths.shared_mount)
+    assert ask(world, None, event=BOOT).config.check.run == ("wanted",)
+
+
 def test_a_check_takes_the_release_that_is_wanted_and_a_run_makes_its_own(world: World) -> None:
     want(world)
     assert ask(world, None, decides=False).release == "wanted-release"

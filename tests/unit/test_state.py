@@ -87,6 +87,7 @@ def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_what_others_could_have_written_is_not_read(tmp_path: Path) -> None:
     world = World(tmp_path / "head")
     shared = state.Shared(world.paths)
+    world.paths.state.mkdir(parents=True)
     shared.save_token(state.Token("t", "h"))
     world.paths.state.chmod(0o777)
     with pytest.raises(StateError, match="is not read"):

@@ -12,8 +12,8 @@ import pytest
 from bootstrap import engine, prepare, tarball
 from bootstrap.errors import StorageError
 from bootstrap.files import make_own_dir
-from bootstrap.model import Outcome, Role, StepReport
-from bootstrap.state import Seen, Shared, Token, Wanted
+from bootstrap.model import Outcome, Role, StepReport, plain
+from bootstrap.state import Proof, Seen, Shared, Token, Wanted, write_document
 from bootstrap.steps import STEPS
 from tests.world import World, with_package
 
@@ -113,8 +113,21 @@ def test_nobody_obeys_the_wanted_json_of_another_storage(head: World, compute: W
     facts = compute.context.facts
     assert prepare.find_wanted(compute.prefix, facts, compute.system, []) == wanted
     other_storage(head, Token("feed" * 8, "another-head"))
-    Shared(head.paths).save_wanted(wanted)
+    write_document(head.paths.state / "wanted.json", plain(wanted))
     assert prepare.find_wanted(compute.prefix, facts, compute.system, []) is None
+
+
+@pytest.mark.parametrize("token", [None, Token("feed" * 8, "another-head")], ids=["empty", "another cluster's"])
+def test_a_run_that_is_under_way_writes_nothing_onto_a_storage_that_came_in_its_place(
+    head: World, token: Token | None
+) -> None:
+    storage(head)
+    other_storage(head, token)
+    before = sorted(head.paths.shared_mount.rglob("*"))
+    with pytest.raises(StorageError) as caught:
+        Shared(head.paths).save_proof(Proof("r1", "2026-11-24T08:00:00Z", ()))
+    assert caught.value.code == "storage-changed"
+    assert sorted(head.paths.shared_mount.rglob("*")) == before
 
 
 def test_what_root_makes_and_does_not_own_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
