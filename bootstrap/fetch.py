@@ -70,7 +70,9 @@ def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
     try:
         download(source, target)
         if target.stat().st_size > limit:
-            raise FetchError(f"{source.uri} is larger than {limit} bytes", code="fetch-too-large")
+            raise FetchError(
+                f"{source.uri} is larger than {limit} bytes", remedy=f"aws s3 ls {source.uri}", code="fetch-too-large"
+            )
         return target.read_bytes()
     finally:
         target.unlink(missing_ok=True)
@@ -91,7 +93,8 @@ def _transfer(source: Source, part: Path) -> None:
         return
     if urlsplit(source.uri).scheme not in ("s3", "https"):
         what = f"{source.uri} cannot be fetched"
-        raise FetchError(what, why="only s3://, https:// and file:// are", code="fetch-scheme")
+        remedy = "write s3://BUCKET/KEY, https://HOST/PATH or file:///PATH"
+        raise FetchError(what, why="only s3://, https:// and file:// are", remedy=remedy, code="fetch-scheme")
     _retried(source, part)
 
 
@@ -160,6 +163,9 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
             _check_redirect(url, answer.url)
             _check_status(source, answer)
             _write(answer, part, deadline, append=have > 0 and answer.status_code == 206)
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
+        raise FetchError(f"{source.uri} is no address", why=str(error), remedy=remedy, code="fetch-scheme") from error
     except (requests.RequestException, HTTPError) as error:
         LOG.warning("%s: %s", source.uri, error)
         raise _TryAgain(str(error)) from error
@@ -168,7 +174,8 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
 def _check_redirect(asked: str, answered: str) -> None:
     if asked.startswith("https:") and not answered.startswith("https:"):
         what = f"{asked} leads to {answered}"
-        raise FetchError(what, why="a redirect away from https is not followed", code="fetch-scheme")
+        why = "a redirect away from https is not followed"
+        raise FetchError(what, why=why, remedy=f"curl -sI {asked}", code="fetch-scheme")
 
 
 def _check_status(source: Source, answer: Any) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import environments, facts, templates
-from .config import Config, from_mapping, parse
+from . import environments, facts, shapes, templates
+from .config import Config, from_mapping, parse, problem_of
 from .context import Context
-from .errors import ConfigError, PetalError, SpackError
-from .fetch import Source, local_path, read
+from .errors import ConfigError, PetalError, SpackError, of_os_error
+from .fetch import SMALL, Source, local_path, read
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
@@ -20,11 +19,17 @@ from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import release_id
 from .spack.scope import find_compiler, scope_digest_inputs
-from .state import Shared, Wanted, read_document, write_document
+from .state import Shared, Wanted, read_document, shaped, write_document
 from .system import System
 
 BOOT = "boot"
 KEPT = "request.json"
+KEPT_SHAPE: dict[str, Callable[[Any], Any]] = {
+    "uri": shapes.text,
+    "configured": bool,
+    "role": shapes.text,
+    "config": shapes.mapping,
+}
 CONFIG_SECONDS = 60.0
 LOOK_SECONDS = 4.0
 
@@ -64,7 +69,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     """
     known = facts.gather(Paths(request.prefix), system, request.role or _kept_role(request))
     role = facts.role_of(known)
-    troubles: list[str] = []
+    troubles: list[PetalError] = []
     wanted = None if _decides_itself(request, role) else find_wanted(request.prefix, known, system, troubles)
     if may_hand_over and (role is not Role.HEAD or request.event == BOOT):
         hand_over(wanted, request.tool, Paths(request.prefix, _mount_of(wanted)), system)
@@ -94,7 +99,12 @@ def _decides_itself(request: Request, role: Role) -> bool:
 
 
 def _kept(request: Request) -> dict[str, Any]:
-    return read_document(Paths(request.prefix).var / KEPT) or {}
+    path = Paths(request.prefix).var / KEPT
+    raw = read_document(path) or {}
+    kept: dict[str, Any] = shaped(
+        path, lambda: {name: read(raw[name]) for name, read in KEPT_SHAPE.items() if name in raw}
+    )
+    return kept
 
 
 def _kept_role(request: Request) -> Role | None:
@@ -103,11 +113,11 @@ def _kept_role(request: Request) -> Role | None:
     return Role(name) if name in {role.value for role in Role} else None
 
 
-def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str]) -> Wanted | None:
+def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[PetalError]) -> Wanted | None:
     """wanted.json on any of the cluster's shared directories; None where none can be read in time.
 
     Args:
-        troubles: gets a line for each place that could not be read.
+        troubles: gets an error for each place that could not be read.
     """
     network = [mount.point for mount in known.mounts if mount.kind in NETWORK_KINDS and not _is_the_clusters(mount)]
     mounts = dict.fromkeys([*(shared.mount for shared in known.cluster.shared), "/shared", *network])
@@ -119,14 +129,14 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
             found = system.guarded(Shared(paths).wanted, timeout=LOOK_SECONDS, what=mount)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
-            troubles.append(str(error))
+            troubles.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
             continue
         if found is not None and _mount_of(found) == mount:  # else it is another cluster's, or of before a move
             return found
     return None
 
 
-def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[str]) -> Config:
+def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: list[PetalError]) -> Config:
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
     if request.config is not None:
@@ -138,8 +148,12 @@ def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: lis
         return parse(_content(kept["uri"], request.prefix, known.cluster.region), kept["uri"])
     raise ConfigError(
         "no configuration is known here",
-        why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
-        remedy="petal-node bootstrap --config FILE    (on the head node)",
+        why="no --config was given, and "
+        + ("; ".join(map(str, troubles)) or "no wanted.json is on shared storage yet"),
+        remedy=(
+            "petal-node bootstrap --config FILE    (on the head node)",
+            *(line for error in troubles for line in error.remedy),
+        ),
         code="config-missing",
     )
 
@@ -181,24 +195,37 @@ def _mount_of(wanted: Wanted | None) -> str:
     return str(wanted.config.get("storage", {}).get("mount", "/shared")) if wanted else "/shared"
 
 
+def check_place(uri: str) -> None:
+    """Refuses what is no place for a configuration before anything is started, written or asked for.
+
+    Raises:
+        ConfigError: ``config-missing``.
+    """
+    problem = problem_of(uri if ":/" in uri else f"/{uri}")
+    if problem:
+        what = f"{uri} is no place for a configuration"
+        raise ConfigError(what, why=f"it {problem}", remedy="correct --config", code="config-missing")
+
+
 def _content(uri: str, prefix: Path, region: str | None) -> bytes:
-    scheme = uri.partition(":")[0] if re.match(r"[a-z0-9]+:/", uri) else ""
-    if scheme not in ("", "s3", "https", "file") or (scheme and f"{scheme}://" not in uri):
-        why = "a configuration is a path, file://, s3:// or https://"
+    check_place(uri)
+    path = local_path(uri) if ":/" in uri else Path(uri)
+    if path is None:
+        scratch = Paths(prefix).scratch
+        make_dir(scratch)
+        return read(Source(uri, None, region, CONFIG_SECONDS), scratch)
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{uri} is no file", remedy=f"ls -ld {path}", code="config-missing")
+        with path.open("rb") as stream:
+            data = stream.read(SMALL + 1)
+    except OSError as error:
         raise ConfigError(
-            f"{uri} is no place for a configuration", why=why, remedy="correct --config", code="config-missing"
-        )
-    path = local_path(uri) if scheme else Path(uri)
-    if path is not None:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ConfigError(
-                f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing"
-            ) from error
-    scratch = Paths(prefix).scratch
-    make_dir(scratch)
-    return read(Source(uri, None, region, CONFIG_SECONDS), scratch)
+            f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing"
+        ) from error
+    if len(data) > SMALL:
+        raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=f"ls -l {path}", code="config-missing")
+    return data
 
 
 def _decided(ctx: Context, wanted: Wanted | None) -> Context:

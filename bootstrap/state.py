@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import shapes
 from .errors import StateError
-from .files import distrust, make_dir, read_json, write_json
+from .files import distrust, is_deep, make_dir, read_json, write_json
 from .model import NodeReport, RunRecord, plain
 from .paths import Paths
 
@@ -33,7 +34,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
     if document is None:
         return None
     number = document.get("format")
-    if not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise StateError(f"{path} carries no format number", remedy=f"mv {path} {path}.bad")
     if number > FORMAT:
         raise StateError(
@@ -42,6 +43,8 @@ def read_document(path: Path) -> dict[str, Any] | None:
             remedy="use the version that wanted.json names, or a newer one",
             code="state-newer",
         )
+    if is_deep(document):
+        raise StateError(f"{path} is nested too deeply", remedy=f"mv {path} {path}.bad")
     return document
 
 
@@ -154,7 +157,7 @@ class Shared:
         self._paths = paths
 
     def token(self) -> Token | None:
-        return self._read("token.json", lambda raw: Token(str(raw["token"]), str(raw["host"])))  # type: ignore[no-any-return]
+        return self._read("token.json", lambda raw: Token(shapes.text(raw["token"]), shapes.text(raw["host"])))  # type: ignore[no-any-return]
 
     def save_token(self, token: Token) -> None:
         self._write("token.json", plain(token))
@@ -212,8 +215,15 @@ class Shared:
 
 
 def _wanted(raw: Mapping[str, Any]) -> Wanted:
+    config, environment = shapes.mapping(raw["config"]), shapes.mapping(raw["environment"])
+    shapes.text(shapes.mapping(config.get("storage", {})).get("mount", "/shared"))
+    shapes.items(environment.get("specs", ()), shapes.text)
     return Wanted(
-        str(raw["version"]), raw.get("sha256"), dict(raw["config"]), dict(raw["environment"]), str(raw["release"])
+        version=shapes.name(raw["version"]),
+        sha256=shapes.maybe(raw.get("sha256"), shapes.sha256),
+        config=config,
+        environment=environment,
+        release=shapes.name(raw["release"]),
     )
 
 
@@ -232,8 +242,8 @@ class Proof:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
-        nodes = tuple(NodeReport.from_dict(node) for node in raw["nodes"])
-        return cls(str(raw["release"]), str(raw["time"]), nodes)
+        nodes = shapes.items(raw["nodes"], NodeReport.from_dict)
+        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes)
 
     @property
     def asked(self) -> int:

@@ -256,7 +256,7 @@ def _start(
             start_new_session=True,
             **identity,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or what no locale can encode
         raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
 
 

@@ -6,12 +6,13 @@ import hashlib
 import re
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..config import Config, Origin
-from ..errors import SpackError
+from ..errors import PackageError, SpackError
 from ..fetch import Source, download, local_path
 from ..files import make_dir, read_json, remove_tree, write_json
 from ..paths import Paths
@@ -166,11 +167,21 @@ def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, re
         for wheel in wheels:
             archive = paths.scratch / f"{_key(wheel)}.whl"
             download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
-            with zipfile.ZipFile(archive) as opened:
-                opened.extractall(part)  # zipfile drops absolute names and ``..`` itself
+            _unpack_wheel(wheel, archive, part)
             archive.unlink()
         write_json(part / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
         remove_tree(directory)
         part.rename(directory)
     finally:
         remove_tree(part)
+
+
+def _unpack_wheel(wheel: Origin, archive: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(target)  # zipfile drops absolute names and ``..`` itself
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        remedy = f"python3 -m zipfile -t {wheel.source}; pip download clingo"
+        raise PackageError(
+            f"{wheel.source} is no wheel", why=str(error), remedy=remedy, code="package-archive"
+        ) from error

@@ -19,6 +19,7 @@ from ..limits import OTHER_SECONDS
 from ..log import LOG
 from ..model import Outcome, Result, Role, RunRecord, Status
 from ..processes import has_process
+from ..prepare import check_place
 from ..run import Recorder, crash, new_record, run
 from ..state import Runs
 from ..system import timestamp
@@ -30,6 +31,8 @@ POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
 BEGIN_AGAIN_SECONDS = 10.0
 WORKER_SAID = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
+# The worker of a checkout; its first argument is the checkout.
+FROM_CHECKOUT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli import entry; entry()"
 
 
 def hook(asked: Asked, event: str, *, strict: bool) -> Result:
@@ -56,6 +59,8 @@ def worker(asked: Asked, event: str) -> Result:
 
 
 def _through_worker(asked: Asked, event: str) -> RunRecord:
+    if asked.config is not None:
+        check_place(asked.config)  # before it stands in the arguments of a process that everybody can list
     paths = asked.paths()
     make_dir(paths.runs)
     make_dir(paths.log.parent)
@@ -81,7 +86,8 @@ def _own_command(asked: Asked) -> list[str]:
     return [
         sys.executable,
         "-c",
-        f"import sys; sys.path.insert(0, {top!r}); from bootstrap.cli import entry; entry()",
+        FROM_CHECKOUT,
+        top,
     ]
 
 

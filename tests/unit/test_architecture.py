@@ -14,7 +14,7 @@ ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments", "facts", "release",
     "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "processes", "guard", "files", "log",
-    "paths", "model", "errors", "__init__",
+    "paths", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},

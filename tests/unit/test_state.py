@@ -21,7 +21,11 @@ RECORD = RunRecord("r1", "hook", "configured", "head", "h", "0.1.0", 1, "b", "20
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     runs = state.Runs(Paths(tmp_path))
-    steps = (StepReport("a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c"}),)
+    steps = (
+        StepReport(
+            "a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
+        ),
+    )
     record = RunRecord.from_dict({**RECORD.to_dict(), "status": "degraded", "exit": 3})
     record = RunRecord(**{**record.__dict__, "steps": steps, "status": Status.DEGRADED})
     runs.save(record)
