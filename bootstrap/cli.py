@@ -23,7 +23,8 @@ LOCK_WAIT = 7200.0
 
 
 def entry() -> None:
-    """The program ``petal-node``."""
+    """The program ``petal-node``. Modes are ours, and Spack's and tar's too, not those of whoever's umask it was."""
+    os.umask(0o022)
     sys.exit(main(sys.argv[1:]))
 
 
@@ -74,6 +75,7 @@ def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
         system=System(),
         run_id=getattr(arguments, "run_id", None) or new_run_id(),
         config=_absolute(arguments.config),
+        config_sha256=arguments.config_sha256,
         prefix=Path(arguments.root).resolve(),
         role=Role(arguments.role) if arguments.role else None,
         listen=progress.step,
@@ -234,6 +236,7 @@ def _common(*, given: bool) -> argparse.ArgumentParser:
         metavar="URI",
         help="petal.yaml: a path, file://, s3:// or https:// (default: what the cluster wants)",
     )
+    common.add_argument("--config-sha256", metavar="HEX", help="the checksum that --config must have")
     common.add_argument("--role", choices=["head", "compute", "login"], help="do not ask the node for its role")
     common.add_argument("--root", default=top, metavar="DIR", help="act on the tree below DIR (image builds, tests)")
     common.add_argument("--json", action="store_true", default=unless, help="one JSON envelope on stdout")

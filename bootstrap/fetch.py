@@ -54,7 +54,8 @@ def download(source: Source, target: Path) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         _transfer(source, part)
-        _verify(source, part)
+        if source.sha256 is not None:
+            verify(source.uri, source.sha256, sha256_of(part))
         part.rename(target)
     finally:
         part.unlink(missing_ok=True)
@@ -104,15 +105,17 @@ def _copy(path: Path, part: Path) -> None:
     shutil.copyfile(path, part)
 
 
-def _verify(source: Source, part: Path) -> None:
-    if source.sha256 is None:
-        return
-    found = sha256_of(part)
-    if found != source.sha256:
+def verify(uri: str, wanted: str, found: str) -> None:
+    """Compares two checksums of what ``uri`` gave.
+
+    Raises:
+        FetchError: ``fetch-checksum``.
+    """
+    if found != wanted:
         raise FetchError(
-            f"{source.uri} is not the object that was asked for",
-            why=f"its sha256 is {found}, wanted is {source.sha256}",
-            remedy="upload the right object, or correct the sha256 in the configuration",
+            f"{uri} is not the object that was asked for",
+            why=f"its sha256 is {found}, wanted is {wanted}",
+            remedy="upload the right object, or correct the sha256 where it is asked for",
             code="fetch-checksum",
         )
 
@@ -158,6 +161,7 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
             auth=aws.s3_auth(region) if is_s3 else None,
             headers={"Range": f"bytes={have}-"} if have else {},
             stream=True,
+            allow_redirects=not is_s3,  # another host could not check the signature, and would see the token
             timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
         ) as answer:
             _check_redirect(url, answer.url)

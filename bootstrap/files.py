@@ -139,6 +139,21 @@ def _distrust_one(path: Path) -> str:
     return ""
 
 
+def foreign(path: Path) -> str:
+    """Why somebody else could change what lies at ``path``, or an empty string.
+
+    Every directory on the way must be root's or the caller's; one that all can write must be sticky, like /tmp.
+    """
+    real = path.resolve()
+    for part in [*reversed(real.parents), real]:
+        info = part.lstat()
+        if info.st_uid not in {0, os.geteuid()}:
+            return f"{part} belongs to user {info.st_uid}, not to root"
+        if info.st_mode & 0o022 and (part == real or not info.st_mode & stat.S_ISVTX):
+            return f"{part} has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+    return ""
+
+
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     """A JSON object, or None where there is no such file.
 

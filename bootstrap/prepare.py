@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from . import environments, facts, shapes, templates
 from .config import Config, from_mapping, parse, problem_of
 from .context import Context
 from .errors import ConfigError, PetalError, SpackError, of_os_error
-from .fetch import SMALL, Source, local_path, read
+from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
@@ -27,8 +28,10 @@ KEPT = "request.json"
 KEPT_SHAPE: dict[str, Callable[[Any], Any]] = {
     "uri": shapes.text,
     "configured": bool,
+    "pending": bool,
     "role": shapes.text,
     "config": shapes.mapping,
+    "config_sha256": shapes.sha256,
 }
 CONFIG_SECONDS = 60.0
 LOOK_SECONDS = 4.0
@@ -44,6 +47,7 @@ class Request:
         role: ``--role``, None to ask the node.
         event: the hook's event, else empty.
         decides: this run says what the cluster should have; a check takes what wanted.json says.
+        config_sha256: the checksum that the content of ``config`` must have, None where its place vouches for it.
     """
 
     tool: Tool
@@ -53,6 +57,7 @@ class Request:
     role: Role | None = None
     event: str = ""
     decides: bool = True
+    config_sha256: str | None = None
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
@@ -140,12 +145,14 @@ def _config(request: Request, known: Facts, wanted: Wanted | None, troubles: lis
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
     if request.config is not None:
-        return parse(_content(request.config, request.prefix, known.cluster.region), request.config)
+        data = _content(request.config, request.config_sha256, request.prefix, known.cluster.region)
+        return parse(data, request.config)
     kept = _kept(request)
     if "config" in kept:
         return from_mapping(kept["config"], str(kept.get("uri")))
     if "uri" in kept and request.decides:
-        return parse(_content(kept["uri"], request.prefix, known.cluster.region), kept["uri"])
+        data = _content(kept["uri"], kept.get("config_sha256"), request.prefix, known.cluster.region)
+        return parse(data, kept["uri"])
     raise ConfigError(
         "no configuration is known here",
         why="no --config was given, and "
@@ -172,8 +179,9 @@ def keep_request(request: Request, ctx: Context | None = None) -> None:
     if not request.config or request.event in ("", BOOT):
         return
     before = _kept(request)
-    kept = before if before.get("uri") == request.config else {}
-    kept |= {"uri": request.config, "configured": bool(before.get("configured"))}
+    asked = {"uri": request.config, "config_sha256": request.config_sha256}
+    kept = before if all(before.get(key) == value for key, value in asked.items()) else {}
+    kept |= {key: value for key, value in asked.items() if value} | {"configured": bool(before.get("configured"))}
     if ctx is not None:
         kept["config"] = ctx.config.to_dict()
         if request.event != "start":  # which comes again with its old Args when somebody runs it by hand
@@ -207,13 +215,20 @@ def check_place(uri: str) -> None:
         raise ConfigError(what, why=f"it {problem}", remedy="correct --config", code="config-missing")
 
 
-def _content(uri: str, prefix: Path, region: str | None) -> bytes:
+def _content(uri: str, sha256: str | None, prefix: Path, region: str | None) -> bytes:
     check_place(uri)
     path = local_path(uri) if ":/" in uri else Path(uri)
     if path is None:
         scratch = Paths(prefix).scratch
         make_dir(scratch)
-        return read(Source(uri, None, region, CONFIG_SECONDS), scratch)
+        return read(Source(uri, sha256, region, CONFIG_SECONDS), scratch)
+    data = _local_content(uri, path)
+    if sha256 is not None:
+        verify(uri, sha256, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def _local_content(uri: str, path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{uri} is no file", remedy=f"ls -ld {path}", code="config-missing")

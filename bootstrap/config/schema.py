@@ -127,10 +127,10 @@ class OriginSchema(_Strict):
         _needs_checksum(data)
 
 
-def _needs_checksum(data: Mapping[str, Any]) -> None:
+def _needs_checksum(data: Mapping[str, Any], key: str = "sha256") -> None:
     source = str(data.get("source") or "/")
     if not source.startswith("/") and not source.startswith("file:") and not data.get("sha256"):
-        raise ValidationError("is needed for what comes over the network: sha256sum FILE", "sha256")
+        raise ValidationError("is needed for what comes over the network: sha256sum FILE", key)
 
 
 class SpackSchema(_Strict):
@@ -209,6 +209,7 @@ class CheckSchema(_Strict):
 class ConfigSchema(_Strict):
     makes = Config
     stack = Text(validate=[_one_line, validate.Length(min=1, error="must not be empty")])
+    stack_sha256 = Text(validate=SHA256)
     layout = Text(validate=validate.OneOf(["shared"], error="layout {input} is not known: use shared"))
     storage = Section(StorageSchema)
     spack = Section(SpackSchema)
@@ -226,6 +227,7 @@ class ConfigSchema(_Strict):
                 _uri(stack)
             except ValidationError as error:
                 raise ValidationError(error.messages, "stack") from error
+            _needs_checksum({"source": stack, "sha256": data.get("stack_sha256")}, "stack_sha256")
         elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
             raise ValidationError("must be the name of an environment, a URI of a spack.yaml, or none", "stack")
         _spack_is_whole(data, stack)

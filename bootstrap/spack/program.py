@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from ..config import Config, Origin
 from ..errors import PackageError, SpackError
 from ..fetch import Source, download, local_path
-from ..files import make_dir, read_json, remove_tree, write_json
+from ..files import foreign, make_dir, read_json, remove_tree, write_json
 from ..paths import Paths
 from ..tarball import unpack
 
@@ -34,9 +34,15 @@ class Program:
 
 
 def locate(config: Config, paths: Paths) -> Program:
-    """Where Spack and the rest lie once they are installed; a directory as source is used where it is."""
+    """Where Spack and the rest lie once they are installed; a directory as source is used where it is.
+
+    Raises:
+        SpackError: ``spack-untrusted``, others could change what root is about to run.
+    """
     assert config.spack.program is not None
     assert config.spack.recipes is not None
+    for origin in (config.spack.program, config.spack.recipes, *config.spack.clingo):
+        _refuse_foreign(origin)
     tree = _place(config.spack.program, paths, config.spack.version)
     recipes = _place(config.spack.recipes, paths, f"recipes-{_key(config.spack.recipes)}")
     wheels = _fitting(config.spack.clingo)
@@ -72,6 +78,21 @@ def ensure(config: Config, program: Program, paths: Paths, region: str | None) -
         )
     if program.clingo is not None:
         _ensure_wheels(_fitting(config.spack.clingo), program.clingo, paths, region)
+
+
+def _refuse_foreign(origin: Origin) -> None:
+    """What has no checksum is vouched for by its owner alone."""
+    path = local_path(origin.source)
+    if path is None or not path.exists() or (origin.sha256 and path.is_file()):
+        return
+    reason = foreign(path)
+    if reason:
+        raise SpackError(
+            f"{path} is not run",
+            why=reason,
+            remedy=(f"chown -R root: {path} && chmod -R go-w {path}", "or a tarball, with its sha256 beside source"),
+            code="spack-untrusted",
+        )
 
 
 def _top(recipes: Path) -> Path:

@@ -66,7 +66,7 @@ def _through_worker(asked: Asked, event: str) -> RunRecord:
     make_dir(paths.log.parent)
     asked.system.detach(
         _worker_argv(asked, event),
-        unit=f"{UNIT}-{asked.run_id.lower()}",
+        unit=f"{UNIT}-{asked.run_id.lower()}" if paths.live else None,  # a unit's environment lies outside of --root
         output=paths.log.parent / "petal-node-worker.log",
     )
     return _wait(asked, Runs(paths))
@@ -74,7 +74,12 @@ def _through_worker(asked: Asked, event: str) -> RunRecord:
 
 def _worker_argv(asked: Asked, event: str) -> list[str]:
     argv = [*_own_command(asked), "worker", "--event", event, "--run-id", asked.run_id, "--quiet"]
-    for option, value in (("--config", asked.config), ("--role", asked.role and asked.role.value)):
+    options = (
+        ("--config", asked.config),
+        ("--config-sha256", asked.config_sha256),
+        ("--role", asked.role and asked.role.value),
+    )
+    for option, value in options:
         argv += [option, str(value)] if value else []
     return [*argv, "--root", str(asked.prefix)] if not asked.paths().live else argv
 

@@ -1,13 +1,12 @@
 """How many examples, and from which seed.
 
 ``make test`` looks at the same examples each time: 500 a target, fewer where a target says so. ``make fuzz`` looks at
-PETAL_FUZZ examples (10,000) a target from a new seed each time and prints it; PETAL_FUZZ_SEED=N gives that run again.
+10,000 a target from a new seed each time and prints it; ``make fuzz SEED=N`` is that run again.
 """
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,11 +30,6 @@ hypothesis.settings.register_profile(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
 hypothesis.settings.load_profile("petal")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if LONG and config.getoption("hypothesis_seed", None) is None:
-        config.option.hypothesis_seed = os.environ.get("PETAL_FUZZ_SEED") or str(random.SystemRandom().getrandbits(32))
 
 
 def pytest_report_header() -> str:

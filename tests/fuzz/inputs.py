@@ -63,8 +63,7 @@ def places(document: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 # One value of each kind that a reader could take for another.
 OTHERS: tuple[Any, ...] = (
-    None, True, -1, 10**400, 1.5, float("nan"), float("inf"), "", "a/../../b", "a\nb\0", "\ud800", "\u00b2", [], [1], [[]], ["x"], {}, {"a": 1},
-    _nest(300, mapping=True),
+    None, True, -1, 10**400, float("nan"), "", "a/../../b", "\ud800", [1], {"a": 1}, _nest(300, mapping=True),
 )  # fmt: skip
 
 

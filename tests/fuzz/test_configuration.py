@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
     "check": {"run": ["true"]},
 }
 configurations = st.sampled_from([FULL, SMALL, {**SMALL, "storage": {"mount": "/shared"}}])
+STACK = {"spack": {"specs": ["zlib"], "packages": {"all": {"target": ["x86_64"]}}, "view": False}}
 FOREIGN = re.compile(
     r"Not a valid|Missing data|Field may not|Unknown field|Invalid input|Invalid value|\.value\b|Must be"
 )
@@ -76,20 +77,19 @@ def test_what_is_accepted_comes_back_the_same_from_wanted_json(document: Any) ->
         assert config.from_mapping(json.loads(json.dumps(accepted.to_dict()))) == accepted
 
 
-@given(
-    document=inputs.mutated(
-        st.just({"spack": {"specs": ["zlib"], "packages": {"all": {"target": ["x86_64"]}}, "view": False}})
-    )
-)
-def test_a_stack_is_read_or_refused(document: Any) -> None:
-    try:
-        section = environments._checked(inputs.yaml_of(document), "spack.yaml")
-    except ConfigError as error:
-        assert error.code in ("config-syntax", "stack-invalid")
-        assert error.why
-    else:
-        assert all(isinstance(spec, str) for spec in section.get("specs", []))
-        json.dumps(section)
+@given(data=inputs.yaml_files(st.just(STACK)), line=st.sampled_from(inputs.YAML_LINES))
+def test_a_stack_is_read_or_refused(data: bytes, line: str) -> None:
+    below = "".join(f"\n      {part}" for part in line.splitlines())
+    for text in (data, f"spack:\n  specs: []\n  packages:\n    all:{below}\n".encode(errors="surrogatepass")):
+        try:
+            section = environments._checked(text, "spack.yaml")
+        except ConfigError as error:
+            assert error.code in ("config-syntax", "stack-invalid")
+            assert error.why
+            assert error.remedy
+        else:
+            assert all(isinstance(spec, str) for spec in section.get("specs", []))
+            assert json.loads(json.dumps(section, allow_nan=False)) == section
 
 
 @settings(max_examples=max(40, EXAMPLES // 20))
