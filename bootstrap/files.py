@@ -191,8 +191,10 @@ def _json_object(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def is_deep(document: Any, limit: int = MAX_DEPTH) -> bool:
-    """True where lists and mappings lie in each other more than ``limit`` times: nothing of ours does, and Python's own
-    recursion limit is near."""
+    """True where lists and mappings lie in each other more than ``limit`` times.
+
+    Nothing of ours does, and Python's own recursion limit is near.
+    """
     if not isinstance(document, (dict, list)):
         return False
     inner = document.values() if isinstance(document, dict) else document

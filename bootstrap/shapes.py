@@ -1,4 +1,4 @@
-"""Typed readers for documents that came from a disk: each gives the value in its type, or raises TypeError or ValueError.
+"""Typed readers for documents from a disk: each gives the value in its type, or raises TypeError or ValueError.
 
 ``state.shaped`` turns those into an error that names the file.
 """

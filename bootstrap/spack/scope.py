@@ -66,7 +66,7 @@ def write_scope(directory: Path, places: Places, compiler: Compiler, target: str
 def as_yaml(document: Mapping[str, Any]) -> bytes:
     """A document for Spack: JSON, which YAML reads but for two things, and those are escaped as only YAML does.
 
-    JSON's surrogate pairs are two characters to YAML, and DEL and its like must not stand there as they are (YAML 1.1, 5.1).
+    JSON's surrogate pairs are two characters to YAML, and DEL and its like must not stand there (YAML 1.1, 5.1).
     """
     import json
 

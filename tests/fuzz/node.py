@@ -1,7 +1,7 @@
 """One command line in one directory tree, and the law that holds whatever stands in its files.
 
-The law: an exit code that docs/output.md knows and never 70, no traceback, an error with a code and a remedy or a reason,
-and not a byte changed outside of ``--root``.
+The law: an exit code that docs/output.md knows and never 70, no traceback, an error with a code and a remedy or a
+reason, and not a byte changed outside of ``--root``.
 """
 
 from __future__ import annotations

@@ -18,26 +18,13 @@ from tests.fuzz.conftest import EXAMPLES
 
 SHA = "ab" * 32
 FULL: dict[str, Any] = {
-    "stack": "none",
-    "layout": "shared",
-    "storage": {"mount": "/shared"},
-    "spack": {
-        "version": "1.1.1",
-        "source": "https://h/spack.tgz",
-        "sha256": SHA,
-        "recipes": {"source": "/srv/recipes.tgz", "sha256": SHA},
-        "clingo": [{"source": "https://h/clingo-5-cp311-abi3-manylinux.whl", "sha256": SHA}],
-        "specs": [],
-        "target": "auto",
-        "mirrors": {"site": "/shared/mirror"},
-    },
-    "packages": [
-        {"name": "openmpi", "version": "4.1.7", "prefix": "/usr", "summary": "Open MPI"},
-        {"name": "cfd", "version": "24.1", "source": "/no/cfd.tgz", "sha256": SHA, "env": {"X": "{prefix}/x"}, "requires": ["a/1"]},
-    ],
-    "modules": {"lmod": "auto"},
-    "install": {"budget": 300, "jobs": 0},
-    "check": {"load": ["openmpi"], "run": ["true --x"], "wait": 5},
+    "stack": "none", "layout": "shared", "storage": {"mount": "/shared"}, "spack": {"version": "1.1.1",
+    "source": "https://h/spack.tgz", "sha256": SHA, "recipes": {"source": "/srv/recipes.tgz", "sha256": SHA},
+    "clingo": [{"source": "https://h/clingo-5-cp311-abi3-manylinux.whl", "sha256": SHA}], "specs": [],
+    "target": "auto", "mirrors": {"site": "/shared/mirror"} }, "packages": [{"name": "openmpi", "version": "4.1.7",
+    "prefix": "/usr", "summary": "Open MPI"}, {"name": "cfd", "version": "24.1", "source": "/no/cfd.tgz",
+    "sha256": SHA, "env": {"X": "{prefix}/x"}, "requires": ["a/1"]} ], "modules": {"lmod": "auto"},
+    "install": {"budget": 300, "jobs": 0}, "check": {"load": ["openmpi"], "run": ["true --x"], "wait": 5},
 }  # fmt: skip
 SMALL: dict[str, Any] = {
     "packages": [{"name": "openmpi", "version": "4.1.7", "prefix": "/usr"}],

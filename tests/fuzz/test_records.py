@@ -1,4 +1,4 @@
-"""Records: whatever stands where petal-node keeps its own, each verb answers, says which file it is, and loses nothing."""
+"""Records: whatever stands where petal-node keeps its own, each verb answers, names the file, and loses nothing."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ FINDING = {"check": "load:a", "mark": "fail", "message": "ended with 1", "why": 
 REPORT = {"node": "q1-st-1", "role": "compute", "time": "2026-11-24T08:00:00Z", "release": "abc", "findings": [FINDING]}
 ERROR = {"code": "fetch-missing", "what": "x is not there", "why": "404", "remedy": ["ls x"]}
 STEP = {
-    "name": "storage", "title": "t", "outcome": "failed", "reason": "why", "changes": ["a"], "remedy": ["b"], "seconds": 1.5,
-    "error": ERROR,
+    "name": "storage", "title": "t", "outcome": "failed", "reason": "why", "changes": ["a"], "remedy": ["b"],
+    "seconds": 1.5, "error": ERROR,
 }  # fmt: skip
 RUN = {
-    "format": 1, "run_id": "20261124T081405.123Z-1a2b3c", "verb": "hook", "event": "configured", "role": "head", "host": "h",
-    "package": "0.1.0", "pid": 4711, "boot_id": "b", "started": "2026-11-24T08:00:00Z", "finished": None, "status": "running",
-    "exit": None, "release": "abc", "steps": [STEP], "errors": [ERROR], "findings": [FINDING], "budget": 300.0, "settled": False,
+    "format": 1, "run_id": "20261124T081405.123Z-1a2b3c", "verb": "hook", "event": "configured", "role": "head",
+    "host": "h", "package": "0.1.0", "pid": 4711, "boot_id": "b", "started": "2026-11-24T08:00:00Z", "finished": None,
+    "status": "running", "exit": None, "release": "abc", "steps": [STEP], "errors": [ERROR], "findings": [FINDING],
+    "budget": 300.0, "settled": False,
 }  # fmt: skip
 WANTED = {
     "format": 1, "version": "0.1.0", "sha256": None, "release": "abc", "environment": {"specs": ["zlib"]},
@@ -39,10 +40,11 @@ WANTED = {
 HOLDER = {
     "host": "h", "pid": 1, "boot_id": "b", "process_start": 1.5, "since": "2026-11-24T08:00:00Z", "run_id": "r",
 }  # fmt: skip
+REQUEST = {"format": 1, "uri": "/no/petal.yaml", "configured": True, "role": "head", "config": WANTED["config"]}
 MODULES = [{"name": "a/1", "path": "Core/a/1.lua", "origin": "package"}]
 MANIFEST = {
-    "format": 1, "release": "abc", "created": "2026-11-24T08:00:00Z", "os": "debian12", "glibc": "2.36", "target": "x86_64_v3",
-    "tree": "debian12-x86_64_v3", "specs": ["zlib"], "modules": MODULES,
+    "format": 1, "release": "abc", "created": "2026-11-24T08:00:00Z", "os": "debian12", "glibc": "2.36",
+    "target": "x86_64_v3", "tree": "debian12-x86_64_v3", "specs": ["zlib"], "modules": MODULES,
 }  # fmt: skip
 INDEX = {"database": {"installs": {"a" * 32: {"installed": True, "path": "/opt/petal/store/x"}}}}
 # Where each record lies; {release} is what ``current`` leads to.
@@ -53,7 +55,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "report": ("shared/petal/state/nodes/q1-st-1.json", {"format": 1, **REPORT}),
     "token": ("shared/petal/state/token.json", {"format": 1, "token": "x" * 32, "host": "h"}),
     "holder": ("shared/petal/lock/stack.holder", HOLDER),
-    "request": ("var/lib/petal-node/request.json", {"format": 1, "uri": "/no/petal.yaml", "configured": True, "role": "head", "config": WANTED["config"]}),
+    "request": ("var/lib/petal-node/request.json", REQUEST),
     "run": ("var/lib/petal-node/runs/99991124T081405.123Z-1a2b3c.json", RUN),
     "manifest": ("opt/petal/releases/{release}/manifest.json", MANIFEST),
     "index": ("opt/petal/releases/{release}/modules.json", {"format": 1, "modules": MODULES}),
