@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bootstrap.aws import Imds
 from bootstrap.files import sha256_of
 from tests.world import tarball
 
@@ -355,6 +356,15 @@ def test_a_metadata_service_without_version_2_is_asked_for_nothing(node: Path, c
     petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), **environment(cloud))
     assert {method for method, _, _ in cloud.of_imds()} == {"PUT"}
     assert all("authorization" not in headers for _, path, headers in cloud.requests if path.startswith("/bucket/"))
+
+
+def test_no_proxy_sees_the_metadata_service(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", cloud.address)
+    assert Imds().get("meta-data/placement/region") == "us-east-1"
 
 
 # --------------------------------------------------------------------------------------------------------- checksums
