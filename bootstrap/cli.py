@@ -221,6 +221,13 @@ def _run_id(text: str) -> str:
     return name(text)
 
 
+def _sha256(text: str) -> str:
+    """A checksum, in the case that sha256sum prints."""
+    from .shapes import sha256
+
+    return sha256(text.lower())
+
+
 def _common(*, given: bool) -> argparse.ArgumentParser:
     """The options that every verb takes, before it and behind it.
 
@@ -236,7 +243,7 @@ def _common(*, given: bool) -> argparse.ArgumentParser:
         metavar="URI",
         help="petal.yaml: a path, file://, s3:// or https:// (default: what the cluster wants)",
     )
-    common.add_argument("--config-sha256", metavar="HEX", help="the checksum that --config must have")
+    common.add_argument("--config-sha256", type=_sha256, metavar="HEX", help="the checksum that --config must have")
     common.add_argument("--role", choices=["head", "compute", "login"], help="do not ask the node for its role")
     common.add_argument("--root", default=top, metavar="DIR", help="act on the tree below DIR (image builds, tests)")
     common.add_argument("--json", action="store_true", default=unless, help="one JSON envelope on stdout")

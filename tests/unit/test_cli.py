@@ -74,6 +74,13 @@ def test_a_run_id_that_is_no_file_name_is_refused(run_id: str, capsys: pytest.Ca
     assert "--run-id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "12", "g" * 64, "a" * 65])
+def test_a_checksum_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "/x", "--config-sha256", text]) == 2
+    assert "--config-sha256" in capsys.readouterr().err
+    assert _parser().parse_args(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
