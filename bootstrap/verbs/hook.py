@@ -18,8 +18,8 @@ from ..files import make_dir
 from ..limits import OTHER_SECONDS
 from ..log import LOG
 from ..model import Outcome, Result, Role, RunRecord, Status
-from ..processes import has_process
 from ..prepare import check_place
+from ..processes import has_process
 from ..run import Recorder, crash, new_record, run
 from ..state import Runs
 from ..system import timestamp
