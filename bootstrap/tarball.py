@@ -187,7 +187,7 @@ def _refuse_escapes(target: Path, top_name: str) -> None:
             path = Path(directory, name)
             if path.is_symlink() and not _stays_below(target, path):
                 member = PurePosixPath(top_name) / path.relative_to(target)
-                raise _unsafe(str(member), "it is a link that leads outside of the package")
+                raise _unsafe(str(member), "it is a link that leads outside of the package, or in a circle")
 
 
 def _stays_below(target: Path, link: Path) -> bool:
@@ -202,4 +202,4 @@ def _stays_below(target: Path, link: Path) -> bool:
             links += 1
             steps = [*PurePosixPath(here.readlink()).parts, *steps]
             here = here.parent
-    return True
+    return links <= MAX_LINKS
