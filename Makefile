@@ -3,9 +3,11 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 ARGS ?=
+EXAMPLES ?= 10000
+SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test check format dist lab lab-down spack venv bench-start bench-hooks bench-login torture clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench-start bench-hooks bench-login torture clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -17,6 +19,10 @@ demo: dist ## a head, a login and two compute nodes run the hooks; a Slurm job o
 test: dist ## every test (ARGS="tests/unit -k name" for some)
 	@.ci/need dos2unix=dos2unix
 	@$(PY) -m pytest $(ARGS)
+
+fuzz: venv ## bad input: 10,000 examples a target, from a new seed (EXAMPLES=N SEED=N)
+	@echo "seed: $(SEED)"
+	@PETAL_FUZZ=$(EXAMPLES) $(PY) -m pytest tests/fuzz --hypothesis-seed=$(SEED) $(ARGS)
 
 check: venv ## ruff, mypy --strict, shellcheck
 	@$(PY) -m ruff check .

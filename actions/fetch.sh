@@ -98,10 +98,20 @@ check_arguments() {
     case $sha256 in *[!0-9a-f]*) sha256=bad ;; esac
     [ ${#sha256} -eq 64 ] || fail hook-usage "--sha256 is not a SHA-256" "it must be 64 hexadecimal digits" \
         "take it from petal-node.sha256, which stands beside the archive"
+    ! has_secret "$package" || fail hook-usage "--package cannot be used" "it holds a password or a signature, and everybody can list the arguments of a process" \
+        "use s3://, and give this node's role the right to read it"
     case $package in
     s3://?*/?* | https://?*/?* | file:///?*) ;;
     *) fail hook-usage "--package cannot be used: $package" "only s3://, https:// and file:// are accepted" "$usage" ;;
     esac
+}
+
+# True if URL $1 has a user before its host, or a parameter that is a secret by itself.
+has_secret() {
+    authority=${1#*://}
+    case ${authority%%/*} in *@*) return 0 ;; esac
+    case $1 in https://*[?\&]*) ;; *) return 1 ;; esac
+    printf '%s' "${1#*[?]}" | grep -Eqi '(^|&)([^=&]*(signature|token|credential|passw|secret|access.?key|api.?key)[^=&]*|sig|auth[^=&]*)='
 }
 
 # Sets $archive, or ends.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import pwd
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -116,7 +117,7 @@ def _fit(ctx: Context, manifest: Manifest) -> Finding:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
+    return tuple(int(part) for part in text.split(".") if re.fullmatch(r"[0-9]{1,9}", part))
 
 
 def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ LOCK_WAIT = 7200.0
 
 
 def entry() -> None:
-    """The program ``petal-node``."""
+    """The program ``petal-node``. Modes are ours, and Spack's and tar's too, not those of whoever's umask it was."""
+    os.umask(0o022)
     sys.exit(main(sys.argv[1:]))
 
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"petal-node {__version__}\n")
         return 0
     try:
-        return _run(_parser().parse_args(argv))
+        return _run(_parser(inner=list(argv[:1]) == ["worker"]).parse_args(argv))
     except SystemExit as ended:  # argparse has said what is wrong
         code = ended.code if isinstance(ended.code, int) else 2
         return 0 if list(argv[:1]) == ["hook"] and "--strict" not in argv else code
@@ -74,6 +75,7 @@ def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
         system=System(),
         run_id=getattr(arguments, "run_id", None) or new_run_id(),
         config=_absolute(arguments.config),
+        config_sha256=arguments.config_sha256,
         prefix=Path(arguments.root).resolve(),
         role=Role(arguments.role) if arguments.role else None,
         listen=progress.step,
@@ -163,27 +165,34 @@ def _version(asked: Asked, _: argparse.Namespace) -> Result:
     return version(asked)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
+    """The whole command line.
+
+    Args:
+        inner: with the verb that hooks start and nobody types, so that an unknown verb's choices do not name it.
+    """
     import argparse
 
     parser = argparse.ArgumentParser(
         prog="petal-node",
+        parents=[_common(given=True)],
         description="Makes HPC software work on every node of an AWS ParallelCluster.",
         epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 69 no usable Python, "
         "70 a bug, 75 try again, 77 not root, 78 configuration, 130 and 143 interrupted.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    common = _common()
+    common = _common(given=False)
 
     def verb(name: str, text: str, call: Callable[[Asked, argparse.Namespace], Result]) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text, parents=[common])
         added.set_defaults(call=call)
         return added
 
-    inner = verbs.add_parser("worker", parents=[common])  # not listed: a hook starts it, nobody types it
-    inner.set_defaults(call=_worker)
-    inner.add_argument("--event", choices=EVENTS, required=True)
-    inner.add_argument("--run-id", required=True)
+    if inner:
+        worker = verbs.add_parser("worker", parents=[common])
+        worker.set_defaults(call=_worker)
+        worker.add_argument("--event", choices=EVENTS, required=True)
+        worker.add_argument("--run-id", type=_run_id, required=True)
     _hook_options(verb("hook", "what ParallelCluster's custom actions call", _hook))
     wait = verb("bootstrap", "make this node what the configuration says", _bootstrap)
     wait.add_argument(
@@ -210,19 +219,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common() -> argparse.ArgumentParser:
+def _run_id(text: str) -> str:
+    """A run's id becomes a file's name."""
+    from .shapes import name
+
+    return name(text)
+
+
+def _sha256(text: str) -> str:
+    """A checksum, in the case that sha256sum prints."""
+    from .shapes import sha256
+
+    return sha256(text.lower())
+
+
+def _common(*, given: bool) -> argparse.ArgumentParser:
+    """The options that every verb takes, before it and behind it.
+
+    Args:
+        given: with the defaults; behind the verb they would undo what stands before it.
+    """
     import argparse
 
-    common = argparse.ArgumentParser(add_help=False)
+    common = argparse.ArgumentParser(add_help=False, argument_default=None if given else argparse.SUPPRESS)
+    top, unless = ("/", False) if given else (argparse.SUPPRESS, argparse.SUPPRESS)
     common.add_argument(
         "--config",
         metavar="URI",
         help="petal.yaml: a path, file://, s3:// or https:// (default: what the cluster wants)",
     )
+    common.add_argument("--config-sha256", type=_sha256, metavar="HEX", help="the checksum that --config must have")
     common.add_argument("--role", choices=["head", "compute", "login"], help="do not ask the node for its role")
-    common.add_argument("--root", default="/", metavar="DIR", help="act on the tree below DIR (image builds, tests)")
-    common.add_argument("--json", action="store_true", help="one JSON envelope on stdout")
-    common.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    common.add_argument("--root", default=top, metavar="DIR", help="act on the tree below DIR (image builds, tests)")
+    common.add_argument("--json", action="store_true", default=unless, help="one JSON envelope on stdout")
+    common.add_argument("-q", "--quiet", action="store_true", default=unless, help="errors only")
     return common
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,34 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     if config.stack == "none":
         return {}
     if "/" in config.stack:
-        return _checked(read(Source(config.stack, None, region), scratch), config.stack)
+        return _checked(read(Source(config.stack, config.stack_sha256, region), scratch), config.stack)
     path = resources.path("spack_envs") / config.stack / "spack.yaml"
     if not path.is_file():
         known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
         why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
-        raise ConfigError(f"there is no stack {config.stack!r}", why=why, code="stack-unknown")
+        remedy = "correct stack in the configuration"
+        raise ConfigError(f"there is no stack {config.stack!r}", why=why, remedy=remedy, code="stack-unknown")
     return _checked(path.read_bytes(), str(path))
 
 
 def _checked(data: bytes, name: str) -> Mapping[str, Any]:
     section = read_yaml(data, name).get("spack")
     if not isinstance(section, dict):
-        raise ConfigError(f"{name} is no Spack environment", why="it has no section spack:", code="stack-invalid")
-    wrong = sorted(str(key) for key in section if key not in READ | OURS)
+        raise _invalid(f"{name} is no Spack environment", "it has no section spack:")
+    wrong = sorted(repr(key) for key in section if key not in READ | OURS)
     if wrong:
-        raise ConfigError(
-            f"{name} has sections that petal-node does not read", why=", ".join(wrong), code="stack-invalid"
-        )
+        raise _invalid(f"{name} has sections that petal-node does not read", ", ".join(wrong))
     specs = section.get("specs", [])
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
-        raise ConfigError(f"{name} is no Spack environment", why="specs must be a list of texts", code="stack-invalid")
-    return {key: value for key, value in section.items() if key in READ}
+        raise _invalid(f"{name} is no Spack environment", "specs must be a list of texts")
+    read = {key: value for key, value in section.items() if key in READ}
+    try:  # wanted.json carries it to the other nodes, so it is what JSON makes of it from the start
+        carried: dict[str, Any] = json.loads(json.dumps(read, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        why = f"YAML reads a value as more than text, number, list or mapping ({error}): put it in quotes"
+        raise _invalid(f"{name} is no Spack environment", why) from error
+    return carried
+
+
+def _invalid(what: str, why: str) -> ConfigError:
+    return ConfigError(what, why=why, remedy="correct the stack's spack.yaml", code="stack-invalid")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
@@ -30,6 +31,22 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+# Names of parameters that are secrets by themselves: a presigned URL's, a token's, a password's.
+_WORDS = "signature|token|credential|passw|secret|access.?key|api.?key"
+SECRET_NAME = re.compile(rf"(?i){_WORDS}|^sig$|^auth")
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/\s@'\"]+@"), "***@"),
+    (re.compile(rf"(?i)([?&](?:[^=&\s]*(?:{_WORDS})[^=&\s]*|sig|auth[^=&\s]*)=)[^&\s'\"]+"), r"\1***"),
+)
+
+
+def redacted(text: str) -> str:
+    """``text`` without the passwords and signatures of the URLs in it: what records, logs and terminals get."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
 class PetalError(Exception):
     """An expected failure.
 
@@ -44,10 +61,10 @@ class PetalError(Exception):
     exit = ExitCode.FAILED
 
     def __init__(self, what: str, *, why: str = "", remedy: Iterable[str] | str = (), code: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.why = why
-        self.remedy = (remedy,) if isinstance(remedy, str) else tuple(remedy)
+        super().__init__(redacted(what))
+        self.what = redacted(what)
+        self.why = redacted(why)
+        self.remedy = tuple(map(redacted, (remedy,) if isinstance(remedy, str) else remedy))
         self.code = code or type(self).code
 
     def __str__(self) -> str:
@@ -93,7 +110,7 @@ class ConfigError(PetalError):
         remedy: Iterable[str] | str = (),
         code: str = "",
     ) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple((redacted(path), redacted(message)) for path, message in problems)
         why = why or "; ".join(f"{path}: {message}" for path, message in self.problems)
         super().__init__(what, why=why, remedy=remedy, code=code)
 

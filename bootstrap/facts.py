@@ -37,6 +37,10 @@ SHARED_KEYS = (
     ("raid", "raid_shared_dir"),
 )
 LIMIT = 1 << 20
+# What a name of a region, a user or a queue can be; what it cannot be is not known.
+WORD = re.compile(r"[A-Za-z0-9._@\\+:-]{1,255}\Z")
+DIRECTORY = re.compile(r"[A-Za-z0-9._+/-]{1,1000}\Z")
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
 
 def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
@@ -145,14 +149,14 @@ def merge(first: Cluster, second: Cluster) -> Cluster:
 
 def _word(raw: Mapping[str, Any], key: str) -> str | None:
     value = raw.get(key)
-    return value if isinstance(value, str) and value not in ("", "NONE") else None
+    return value if isinstance(value, str) and value != "NONE" and WORD.match(value) else None
 
 
 def _dirs(value: Any) -> list[str]:
     if not isinstance(value, str):
         return []
-    names = [part.strip() for part in value.split(",")]
-    return ["/" + name.strip("/") for name in names if name.strip("/") not in ("", "NONE")]
+    names = [part.strip().strip("/") for part in value.split(",")]
+    return ["/" + name for name in names if name != "NONE" and DIRECTORY.match(name) and ".." not in name.split("/")]
 
 
 def _unquoted(value: str) -> str:
@@ -178,7 +182,8 @@ def _host(paths: Paths, system: System) -> Host:
 
 def _name(paths: Paths, system: System) -> str:
     """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
-    return os.environ.get("SLURMD_NODENAME") or _text(paths.at(SLURM_NAME)).strip() or system.hostname()
+    told = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
+    return next((name for name in told if HOST_NAME.match(name)), "") or system.hostname()
 
 
 def parse_os_release(text: str) -> str:
@@ -188,7 +193,7 @@ def parse_os_release(text: str) -> str:
     """
     values = {name: _unquoted(value) for name, _, value in (line.partition("=") for line in text.splitlines())}
     name = re.sub(r"[^a-z0-9]", "", values.get("ID", "linux").lower())
-    version = values.get("VERSION_ID", "")
+    version = re.sub(r"[^A-Za-z0-9.]", "", values.get("VERSION_ID", ""))
     return name + (version if name == "ubuntu" else version.split(".")[0])
 
 

@@ -56,7 +56,8 @@ def download(source: Source, target: Path) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         _transfer(source, part)
-        _verify(source, part)
+        if source.sha256 is not None:
+            verify(source.uri, source.sha256, sha256_of(part))
         part.rename(target)
     finally:
         part.unlink(missing_ok=True)
@@ -72,7 +73,9 @@ def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
     try:
         download(source, target)
         if target.stat().st_size > limit:
-            raise FetchError(f"{source.uri} is larger than {limit} bytes", code="fetch-too-large")
+            raise FetchError(
+                f"{source.uri} is larger than {limit} bytes", remedy=f"aws s3 ls {source.uri}", code="fetch-too-large"
+            )
         return target.read_bytes()
     finally:
         target.unlink(missing_ok=True)
@@ -93,7 +96,8 @@ def _transfer(source: Source, part: Path) -> None:
         return
     if urlsplit(source.uri).scheme not in ("s3", "https"):
         what = f"{source.uri} cannot be fetched"
-        raise FetchError(what, why="only s3://, https:// and file:// are", code="fetch-scheme")
+        remedy = "write s3://BUCKET/KEY, https://HOST/PATH or file:///PATH"
+        raise FetchError(what, why="only s3://, https:// and file:// are", remedy=remedy, code="fetch-scheme")
     _retried(source, part)
 
 
@@ -103,15 +107,17 @@ def _copy(path: Path, part: Path) -> None:
     shutil.copyfile(path, part)
 
 
-def _verify(source: Source, part: Path) -> None:
-    if source.sha256 is None:
-        return
-    found = sha256_of(part)
-    if found != source.sha256:
+def verify(uri: str, wanted: str, found: str) -> None:
+    """Compares two checksums of what ``uri`` gave.
+
+    Raises:
+        FetchError: ``fetch-checksum``.
+    """
+    if found != wanted:
         raise FetchError(
-            f"{source.uri} is not the object that was asked for",
-            why=f"its sha256 is {found}, wanted is {source.sha256}",
-            remedy="upload the right object, or correct the sha256 in the configuration",
+            f"{uri} is not the object that was asked for",
+            why=f"its sha256 is {found}, wanted is {wanted}",
+            remedy="upload the right object, or correct the sha256 where it is asked for",
             code="fetch-checksum",
         )
 
@@ -172,11 +178,15 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
             auth=auth,
             headers={"Range": f"bytes={have}-"} if have else {},
             stream=True,
+            allow_redirects=not is_s3,  # another host could not check the signature, and would see the token
             timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
         ) as answer:
             _check_redirect(url, answer.url)
             _check_status(source, answer, unsigned=is_s3 and auth is None)
             _write(answer, part, deadline, append=have > 0 and answer.status_code == 206)
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
+        raise FetchError(f"{source.uri} is no address", why=str(error), remedy=remedy, code="fetch-scheme") from error
     except (requests.RequestException, HTTPError) as error:
         raise _TryAgain(str(error)) from error
 
@@ -184,7 +194,8 @@ def _once(source: Source, part: Path, region: str, deadline: float) -> None:
 def _check_redirect(asked: str, answered: str) -> None:
     if asked.startswith("https:") and not answered.startswith("https:"):
         what = f"{asked} leads to {answered}"
-        raise FetchError(what, why="a redirect away from https is not followed", code="fetch-scheme")
+        why = "a redirect away from https is not followed"
+        raise FetchError(what, why=why, remedy=f"curl -sI {asked}", code="fetch-scheme")
 
 
 def _check_status(source: Source, answer: Any, *, unsigned: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from typing import Any
 from .errors import StateError, StorageError
 
 CHUNK = 1 << 20
+MAX_DEPTH = 50
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -28,7 +30,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Whoever reads ``path`` sees the old content or the new, never a part; a kill leaves at most a hidden temporary file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    temporary.unlink(missing_ok=True)  # of a killed process with our number
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
@@ -179,6 +182,21 @@ def _distrust_one(path: Path) -> Distrust | None:
     return None
 
 
+def foreign(path: Path) -> str:
+    """Why somebody else could change what lies at ``path``, or an empty string.
+
+    Every directory on the way must be root's or the caller's; one that all can write must be sticky, like /tmp.
+    """
+    real = path.resolve()
+    for part in [*reversed(real.parents), real]:
+        info = part.lstat()
+        if info.st_uid not in {0, os.geteuid()}:
+            return f"{part} belongs to user {info.st_uid}, not to root"
+        if info.st_mode & 0o022 and (part == real or not info.st_mode & stat.S_ISVTX):
+            return f"{part} has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+    return ""
+
+
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     """A JSON object, or None where there is no such file.
 
@@ -192,24 +210,47 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="state-untrusted") from error
-        raise StateError(f"{path} cannot be read", why=str(error)) from error
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise StateError(f"{path} is not a regular file")
-        data = stream.read(limit + 1)
+        raise StateError(f"{path} cannot be read", why=str(error), remedy=f"ls -ld {path}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StateError(f"{path} is not a regular file", remedy=f"mv {path} {path}.bad")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
-        raise StateError(f"{path} is larger than {limit} bytes")
+        raise StateError(f"{path} is larger than {limit} bytes", remedy=f"mv {path} {path}.bad")
     return _json_object(path, data)
 
 
 def _json_object(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(data)
+        document = json.loads(data, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise StateError(f"{path} is not JSON", why=str(error), remedy=f"mv {path} {path}.bad") from error
     if not isinstance(document, dict):
         raise StateError(f"{path} holds no JSON object", remedy=f"mv {path} {path}.bad")
     return document
+
+
+def is_deep(document: Any, limit: int = MAX_DEPTH) -> bool:
+    """True where lists and mappings lie in each other more than ``limit`` times.
+
+    Nothing of ours does, and Python's own recursion limit is near.
+    """
+    if not isinstance(document, (dict, list)):
+        return False
+    inner = document.values() if isinstance(document, dict) else document
+    return limit == 0 or any(is_deep(value, limit - 1) for value in inner)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def remove_tree(path: Path) -> None:

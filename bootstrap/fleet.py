@@ -139,7 +139,7 @@ def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
                 findings.setdefault(node, []).append(Finding.from_dict(raw["finding"]))
             elif raw["lines"] == len(findings.get(node, ())):
                 reports[node] = NodeReport.from_dict(raw, tuple(findings.get(node, ())))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return reports
 

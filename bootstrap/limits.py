@@ -20,6 +20,7 @@ HEAD_LIMIT = 2100.0
 HEAD_LIMIT_BEFORE_3_13 = 1800.0
 # Chef's finalize and the static nodes' boot come after the hook, inside the same limit.
 RESERVED = 600.0
+LONGEST = 43_200  # of a WaitCondition (CloudFormation user guide)
 VERSION = "/opt/parallelcluster/.bootstrapped"
 CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
 
@@ -44,7 +45,7 @@ def head_limit(version: str, cluster_config: str) -> float:
     configured = _configured(cluster_config)
     if configured is not None:
         return configured
-    found = re.search(r"(\d+)\.(\d+)\.\d+", version)
+    found = re.search(r"([0-9]{1,4})\.([0-9]{1,4})\.[0-9]", version)
     old = found is not None and (int(found.group(1)), int(found.group(2))) < (3, 13)
     return HEAD_LIMIT_BEFORE_3_13 if old else HEAD_LIMIT
 
@@ -56,7 +57,8 @@ def _configured(text: str) -> float | None:
         return None
     for key in ("DevSettings", "Timeouts", "HeadNodeBootstrapTimeout"):
         value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int) and value > 0 else None
+    is_time = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST
+    return float(value) if is_time else None
 
 
 def _text(paths: Paths, path: str) -> str:

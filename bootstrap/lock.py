@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from . import shapes
 from .errors import LockTimeout, StateError, StorageError
 from .files import make_dir, read_json, write_json
 from .model import plain
@@ -47,8 +48,14 @@ class Holder:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Holder:
-        known = {name: raw[name] for name in cls.__dataclass_fields__}
-        return cls(**known)
+        return cls(
+            host=shapes.text(raw["host"]),
+            pid=shapes.whole(raw["pid"]),
+            boot_id=shapes.text(raw["boot_id"]),
+            process_start=shapes.number(raw["process_start"]),
+            since=shapes.text(raw["since"]),
+            run_id=shapes.text(raw["run_id"]),
+        )
 
 
 def holder_of(path: Path) -> Holder | None:
@@ -56,7 +63,7 @@ def holder_of(path: Path) -> Holder | None:
     try:
         raw = read_json(path.with_suffix(".holder"))
         return None if raw is None else Holder.from_dict(raw)
-    except (StateError, KeyError, TypeError):
+    except (StateError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -7,6 +7,8 @@ import logging
 import time
 from pathlib import Path
 
+from .errors import redacted
+
 LOG = logging.getLogger("petal")
 LOG.addHandler(logging.NullHandler())  # before the log is open nothing goes to stderr
 
@@ -22,10 +24,10 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "run_id": self._run_id,
             "step": getattr(record, "step", None),
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = redacted(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=True)
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from . import shapes
 from .errors import ExitCode, PetalError
 
 # The file systems that several nodes can mount at once.
@@ -113,14 +114,14 @@ class StepReport:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> StepReport:
         return cls(
-            name=str(raw["name"]),
-            title=str(raw.get("title", raw["name"])),
+            name=shapes.text(raw["name"]),
+            title=shapes.text(raw.get("title", raw["name"])),
             outcome=Outcome(raw["outcome"]),
-            reason=str(raw.get("reason", "")),
-            changes=tuple(map(str, raw.get("changes", ()))),
-            remedy=tuple(map(str, raw.get("remedy", ()))),
-            seconds=float(raw.get("seconds", 0.0)),
-            error=raw.get("error"),
+            reason=shapes.text(raw.get("reason", "")),
+            changes=shapes.items(raw.get("changes", ()), shapes.text),
+            remedy=shapes.items(raw.get("remedy", ()), shapes.text),
+            seconds=shapes.number(raw.get("seconds", 0.0)),
+            error=shapes.maybe(raw.get("error"), shapes.error),
         )
 
 
@@ -166,11 +167,11 @@ class Finding:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Finding:
         return cls(
-            check=str(raw["check"]),
+            check=shapes.text(raw["check"]),
             mark=Mark(raw["mark"]),
-            message=str(raw["message"]),
-            why=str(raw.get("why", "")),
-            remedy=tuple(map(str, raw.get("remedy", ()))),
+            message=shapes.text(raw["message"]),
+            why=shapes.text(raw.get("why", "")),
+            remedy=shapes.items(raw.get("remedy", ()), shapes.text),
         )
 
 
@@ -206,12 +207,26 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
-        known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
-        known["status"] = Status(raw["status"])
-        known["steps"] = tuple(StepReport.from_dict(step) for step in raw.get("steps", ()))
-        known["errors"] = tuple(raw.get("errors", ()))
-        known["findings"] = tuple(Finding.from_dict(item) for item in raw.get("findings", ()))
-        return cls(**known)
+        return cls(
+            run_id=shapes.name(raw["run_id"]),
+            verb=shapes.text(raw["verb"]),
+            event=shapes.text(raw["event"]),
+            role=shapes.maybe(raw["role"], shapes.text),
+            host=shapes.text(raw["host"]),
+            package=shapes.maybe(raw["package"], shapes.text),
+            pid=shapes.whole(raw["pid"]),
+            boot_id=shapes.text(raw["boot_id"]),
+            started=shapes.text(raw["started"]),
+            finished=shapes.maybe(raw.get("finished"), shapes.text),
+            status=Status(raw["status"]),
+            exit=shapes.maybe(raw.get("exit"), shapes.whole),
+            release=shapes.maybe(raw.get("release"), shapes.text),
+            steps=shapes.items(raw.get("steps", ()), StepReport.from_dict),
+            errors=shapes.items(raw.get("errors", ()), shapes.error),
+            findings=shapes.items(raw.get("findings", ()), Finding.from_dict),
+            budget=shapes.maybe(raw.get("budget"), shapes.number),
+            settled=raw.get("settled", False) is True,
+        )
 
 
 @dataclass(frozen=True)
@@ -240,13 +255,12 @@ class NodeReport:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:
         """A report as JSON holds it; ``findings`` replaces those in ``raw``."""
-        read = (Finding.from_dict(item) for item in raw.get("findings", ()))
         return cls(
-            node=str(raw["node"]),
-            role=str(raw["role"]),
-            time=str(raw["time"]),
-            release=raw.get("release"),
-            findings=tuple(read) if findings is None else findings,
+            node=shapes.text(raw["node"]),
+            role=shapes.text(raw["role"]),
+            time=shapes.text(raw["time"]),
+            release=shapes.maybe(raw.get("release"), shapes.text),
+            findings=shapes.items(raw.get("findings", ()), Finding.from_dict) if findings is None else findings,
         )
 
 

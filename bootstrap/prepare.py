@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import environments, facts, templates
-from .config import Config, from_mapping, parse
+from . import environments, facts, shapes, templates
+from .config import Config, from_mapping, parse, problem_of
 from .context import Context
-from .errors import ConfigError, PetalError, SpackError
-from .fetch import Source, local_path, read
+from .errors import ConfigError, PetalError, SpackError, of_os_error
+from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
@@ -21,11 +21,19 @@ from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import release_id
 from .spack.scope import find_compiler, scope_digest_inputs
-from .state import Seen, Shared, Wanted, read_document, write_document
+from .state import Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
 
 BOOT = "boot"
 KEPT = "request.json"
+KEPT_SHAPE: dict[str, Callable[[Any], Any]] = {
+    "uri": shapes.text,
+    "configured": bool,
+    "pending": bool,
+    "role": shapes.text,
+    "config": shapes.mapping,
+    "config_sha256": shapes.sha256,
+}
 CONFIG_SECONDS = 60.0
 LOOK_SECONDS = 4.0
 
@@ -41,6 +49,7 @@ class Request:
         event: the hook's event, else empty.
         decides: this run says what the cluster should have; a check takes what wanted.json says.
         accept_storage: ``--accept-storage``, another file system than before is meant.
+        config_sha256: the checksum that the content of ``config`` must have, None where its place vouches for it.
     """
 
     tool: Tool
@@ -51,6 +60,7 @@ class Request:
     event: str = ""
     decides: bool = True
     accept_storage: bool = False
+    config_sha256: str | None = None
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
@@ -67,7 +77,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     """
     known = facts.gather(Paths(request.prefix), system, request.role or _kept_role(request))
     role = facts.role_of(known)
-    troubles: list[str] = []
+    troubles: list[PetalError] = []
     decides = _decides_itself(request, role)
     wanted = None if decides else find_wanted(request.prefix, known, system, troubles)
     if may_hand_over and (role is not Role.HEAD or request.event == BOOT):
@@ -99,7 +109,12 @@ def _decides_itself(request: Request, role: Role) -> bool:
 
 
 def _kept(request: Request) -> dict[str, Any]:
-    return read_document(Paths(request.prefix).var / KEPT) or {}
+    path = Paths(request.prefix).var / KEPT
+    raw = read_document(path) or {}
+    kept: dict[str, Any] = shaped(
+        path, lambda: {name: read(raw[name]) for name, read in KEPT_SHAPE.items() if name in raw}
+    )
+    return kept
 
 
 def _kept_role(request: Request) -> Role | None:
@@ -108,11 +123,11 @@ def _kept_role(request: Request) -> Role | None:
     return Role(name) if name in {role.value for role in Role} else None
 
 
-def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str]) -> Wanted | None:
+def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[PetalError]) -> Wanted | None:
     """wanted.json on any of the cluster's shared directories; None where none can be read in time.
 
     Args:
-        troubles: gets a line for each place that could not be read.
+        troubles: gets an error for each place that could not be read.
     """
     network = [mount.point for mount in known.mounts if mount.kind in NETWORK_KINDS and not _is_the_clusters(mount)]
     mounts = dict.fromkeys([*(shared.mount for shared in known.cluster.shared), "/shared", *network])
@@ -124,7 +139,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[str])
             found = system.guarded(partial(_wanted_on, paths), timeout=LOOK_SECONDS, what=mount)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
-            troubles.append(str(error))
+            troubles.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
             continue
         if found is not None and _mount_of(found) == mount:  # else it is another cluster's, or of before a move
             return found
@@ -139,20 +154,28 @@ def _wanted_on(paths: Paths) -> Wanted | None:
     return shared.wanted()
 
 
-def _config(request: Request, known: Facts, wanted: Wanted | None, system: System, troubles: list[str]) -> Config:
+def _config(
+    request: Request, known: Facts, wanted: Wanted | None, system: System, troubles: list[PetalError]
+) -> Config:
     if wanted is not None and (request.config is None or request.event):
         return from_mapping(wanted.config, "wanted.json")
     if request.config is not None:
-        return parse(_content(request.config, request.prefix, known.cluster.region, system), request.config)
+        data = _content(request.config, request.config_sha256, request.prefix, known.cluster.region, system)
+        return parse(data, request.config)
     kept = _kept(request)
     if "config" in kept:
         return from_mapping(kept["config"], str(kept.get("uri")))
     if "uri" in kept and request.decides:
-        return parse(_content(kept["uri"], request.prefix, known.cluster.region, system), kept["uri"])
+        data = _content(kept["uri"], kept.get("config_sha256"), request.prefix, known.cluster.region, system)
+        return parse(data, kept["uri"])
     raise ConfigError(
         "no configuration is known here",
-        why="no --config was given, and " + ("; ".join(troubles) or "no wanted.json is on shared storage yet"),
-        remedy="petal-node bootstrap --config FILE    (on the head node)",
+        why="no --config was given, and "
+        + ("; ".join(map(str, troubles)) or "no wanted.json is on shared storage yet"),
+        remedy=(
+            "petal-node bootstrap --config FILE    (on the head node)",
+            *(line for error in troubles for line in error.remedy),
+        ),
         code="config-missing",
     )
 
@@ -171,8 +194,9 @@ def keep_request(request: Request, ctx: Context | None = None) -> None:
     if not request.config or request.event in ("", BOOT):
         return
     before = _kept(request)
-    kept = before if before.get("uri") == request.config else {}
-    kept |= {"uri": request.config, "configured": bool(before.get("configured"))}
+    asked = {"uri": request.config, "config_sha256": request.config_sha256}
+    kept = before if all(before.get(key) == value for key, value in asked.items()) else {}
+    kept |= {key: value for key, value in asked.items() if value} | {"configured": bool(before.get("configured"))}
     if ctx is not None:
         kept["config"] = ctx.config.to_dict()
         if request.event != "start":  # which comes again with its old Args when somebody runs it by hand
@@ -194,24 +218,46 @@ def _mount_of(wanted: Wanted | None) -> str:
     return str(wanted.config.get("storage", {}).get("mount", "/shared")) if wanted else "/shared"
 
 
-def _content(uri: str, prefix: Path, region: str | None, system: System) -> bytes:
-    scheme = uri.partition(":")[0] if re.match(r"[a-z0-9]+:/", uri) else ""
-    if scheme not in ("", "s3", "https", "file") or (scheme and f"{scheme}://" not in uri):
-        why = "a configuration is a path, file://, s3:// or https://"
+def check_place(uri: str) -> None:
+    """Refuses what is no place for a configuration before anything is started, written or asked for.
+
+    Raises:
+        ConfigError: ``config-missing``.
+    """
+    problem = problem_of(uri if ":/" in uri else f"/{uri}")
+    if problem:
+        what = f"{uri} is no place for a configuration"
+        raise ConfigError(what, why=f"it {problem}", remedy="correct --config", code="config-missing")
+
+
+def _content(uri: str, sha256: str | None, prefix: Path, region: str | None, system: System) -> bytes:
+    check_place(uri)
+    path = local_path(uri) if ":/" in uri else Path(uri)
+    if path is None:
+        scratch = Paths(prefix).scratch
+        make_dir(scratch)
+        return read(Source(uri, sha256, region, CONFIG_SECONDS), scratch)
+    data = system.guarded(
+        partial(_local_content, uri, path), timeout=LOOK_SECONDS, what=str(path)
+    )  # perhaps on a mount
+    if sha256 is not None:
+        verify(uri, sha256, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def _local_content(uri: str, path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{uri} is no file", remedy=f"ls -ld {path}", code="config-missing")
+        with path.open("rb") as stream:
+            data = stream.read(SMALL + 1)
+    except OSError as error:
         raise ConfigError(
-            f"{uri} is no place for a configuration", why=why, remedy="correct --config", code="config-missing"
-        )
-    path = local_path(uri) if scheme else Path(uri)
-    if path is not None:
-        try:
-            return system.guarded(path.read_bytes, timeout=LOOK_SECONDS, what=str(path))  # it may be on shared storage
-        except OSError as error:
-            raise ConfigError(
-                f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing"
-            ) from error
-    scratch = Paths(prefix).scratch
-    make_dir(scratch)
-    return read(Source(uri, None, region, CONFIG_SECONDS), scratch)
+            f"{uri} cannot be read", why=str(error), remedy=f"ls -l {path}", code="config-missing"
+        ) from error
+    if len(data) > SMALL:
+        raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=f"ls -l {path}", code="config-missing")
+    return data
 
 
 def _decided(ctx: Context, wanted: Wanted | None) -> Context:

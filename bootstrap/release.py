@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import shapes
 from .config import Config, Package
 from .model import Host, plain
 from .paths import Paths
@@ -32,6 +33,10 @@ class ModuleFile:
     path: str
     origin: str
 
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
+        return cls(*(shapes.text(raw[key]) for key in ("name", "path", "origin")))
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -49,14 +54,14 @@ class Manifest:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
         return cls(
-            release=str(raw["release"]),
-            created=str(raw["created"]),
-            os=str(raw["os"]),
-            glibc=str(raw["glibc"]),
-            target=str(raw["target"]),
-            tree=str(raw["tree"]),
-            specs=tuple(map(str, raw["specs"])),
-            modules=tuple(ModuleFile(**module) for module in raw["modules"]),
+            release=shapes.name(raw["release"]),
+            created=shapes.text(raw["created"]),
+            os=shapes.text(raw["os"]),
+            glibc=shapes.text(raw["glibc"]),
+            target=shapes.text(raw["target"]),
+            tree=shapes.text(raw["tree"]),
+            specs=shapes.items(raw["specs"], shapes.text),
+            modules=shapes.items(raw["modules"], ModuleFile.from_dict),
         )
 
 
@@ -147,7 +152,7 @@ def read_index(paths: Paths, release: str) -> tuple[ModuleFile, ...] | None:
     raw = read_document(path)
     if raw is None:
         return None
-    modules: tuple[ModuleFile, ...] = shaped(path, lambda: tuple(ModuleFile(**module) for module in raw["modules"]))
+    modules: tuple[ModuleFile, ...] = shaped(path, lambda: shapes.items(raw["modules"], ModuleFile.from_dict))
     return modules
 
 

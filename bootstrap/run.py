@@ -15,7 +15,7 @@ from .checks import check_node
 from .context import Context
 from .converge import arrange
 from .engine import Waits, converge, status_of
-from .errors import ExitCode, PetalError, of_os_error
+from .errors import ExitCode, PetalError, of_os_error, redacted
 from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
@@ -209,15 +209,15 @@ def save_report(ctx: Context, report: NodeReport) -> None:
 
 def crash(error: Exception, paths: Paths, run_id: str) -> dict[str, Any]:
     """Writes the crash report of a bug and returns the error that names it."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    text = redacted("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     LOG.error("bug: %s", text)
     target: Path | str = paths.var / f"crash-{run_id}.txt"
     try:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).write_text(text, encoding="utf-8")
+        Path(target).write_bytes(text.encode(errors="backslashreplace"))
     except OSError:
         target = "the log"
-    what = f"petal-node has a bug: {type(error).__name__}: {error}"
+    what = redacted(f"petal-node has a bug: {type(error).__name__}: {error}")
     return {
         "code": "bug",
         "what": what,

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import shapes
 from .errors import StateError, StorageError
-from .files import distrust, make_dir, read_json, write_json
+from .files import distrust, is_deep, make_dir, read_json, write_json
 from .log import LOG
 from .model import NodeReport, RunRecord, plain
 from .paths import Paths
@@ -34,7 +35,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
     if document is None:
         return None
     number = document.get("format")
-    if not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise StateError(f"{path} carries no format number", remedy=f"mv {path} {path}.bad")
     if number > FORMAT:
         raise StateError(
@@ -43,6 +44,8 @@ def read_document(path: Path) -> dict[str, Any] | None:
             remedy="use the version that wanted.json names, or a newer one",
             code="state-newer",
         )
+    if is_deep(document):
+        raise StateError(f"{path} is nested too deeply", remedy=f"mv {path} {path}.bad")
     return document
 
 
@@ -153,7 +156,8 @@ class Token:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Token:
-        return cls(str(raw["token"]), str(raw["host"]), tuple(map(str, raw.get("replaces", ()))))
+        replaces = shapes.items(raw.get("replaces", ()), shapes.text)
+        return cls(shapes.text(raw["token"]), shapes.text(raw["host"]), replaces)
 
 
 @dataclass(frozen=True)
@@ -173,10 +177,15 @@ class Seen:
         """What was saved; a memory that is damaged is none."""
         try:
             raw = read_document(paths.seen_storage)
-            return None if raw is None else cls(str(raw["mount"]), str(raw["token"]), tuple(map(str, raw["replaces"])))
-        except (StateError, KeyError, TypeError) as error:
+            return None if raw is None else shaped(paths.seen_storage, lambda: cls._from_dict(raw))
+        except StateError as error:
             LOG.warning("%s", error)
             return None
+
+    @classmethod
+    def _from_dict(cls, raw: Mapping[str, Any]) -> Seen:
+        replaces = shapes.items(raw["replaces"], shapes.text)
+        return cls(shapes.text(raw["mount"]), shapes.text(raw["token"]), replaces)
 
     def save(self, paths: Paths) -> None:
         write_document(paths.seen_storage, plain(self))
@@ -261,8 +270,15 @@ class Shared:
 
 
 def _wanted(raw: Mapping[str, Any]) -> Wanted:
+    config, environment = shapes.mapping(raw["config"]), shapes.mapping(raw["environment"])
+    shapes.text(shapes.mapping(config.get("storage", {})).get("mount", "/shared"))
+    shapes.items(environment.get("specs", ()), shapes.text)
     return Wanted(
-        str(raw["version"]), raw.get("sha256"), dict(raw["config"]), dict(raw["environment"]), str(raw["release"])
+        version=shapes.name(raw["version"]),
+        sha256=shapes.maybe(raw.get("sha256"), shapes.sha256),
+        config=config,
+        environment=environment,
+        release=shapes.name(raw["release"]),
     )
 
 
@@ -281,8 +297,8 @@ class Proof:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
-        nodes = tuple(NodeReport.from_dict(node) for node in raw["nodes"])
-        return cls(str(raw["release"]), str(raw["time"]), nodes)
+        nodes = shapes.items(raw["nodes"], NodeReport.from_dict)
+        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes)
 
     @property
     def asked(self) -> int:

@@ -118,15 +118,15 @@ class System:
         """The full path of a program on the PATH that ``run`` uses."""
         return shutil.which(name, path=PATH)
 
-    def detach(self, argv: Sequence[str], *, unit: str, output: Path) -> None:
+    def detach(self, argv: Sequence[str], *, unit: str | None, output: Path) -> None:
         """Starts a program that outlives this process and holds none of its descriptors.
 
         Under systemd it becomes the transient service ``unit``: its builders stay in one cgroup, a hook that ends takes
-        nothing with it, and it is begun again when it is killed. Elsewhere, and where systemd refuses since it shuts
-        down, it is a new session that writes to ``output``; a service's first words go to the journal.
+        nothing with it, and it is begun again when it is killed. Without ``unit``, elsewhere, and where systemd refuses
+        since it shuts down, it is a new session that writes to ``output``; a service's first words go to the journal.
         """
         env = {**base_env(), **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
-        if self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit):
+        if unit and self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit):
             return
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
@@ -260,7 +260,7 @@ def _start(
             start_new_session=True,
             **identity,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or what no locale can encode
         raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
 
 

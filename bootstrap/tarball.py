@@ -19,6 +19,13 @@ from .errors import DISK_ERRORS, PackageError
 from .files import make_dir
 
 MAX_MEMBERS = 2_000_000
+MAX_LINKS = 40  # that Linux follows in one path (path_resolution(7))
+# What tarfile and the decompressors raise for bytes that they do not expect: RecursionError for a chain of headers,
+# MemoryError for a name of a terabyte.
+DAMAGE = (
+    tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError,
+    MemoryError, lzma.LZMAError, zlib.error,
+)  # fmt: skip
 PLAIN_TOP = frozenset({"bin", "sbin", "lib", "lib64", "libexec", "include", "share", "etc", "opt", "man", "doc"})
 
 
@@ -33,6 +40,7 @@ def unpack(archive: Path, target: Path) -> None:
     try:
         with tarfile.open(archive, "r:*") as tar:
             members = list(_bounded(tar, archive))
+            _refuse_without_room(members, archive, target)
             names = {member.name: _safe_name(member) for member in members}
             strip = _top_to_strip(members, names)
             links = {names[member.name] for member in members if member.issym()}
@@ -40,20 +48,52 @@ def unpack(archive: Path, target: Path) -> None:
                 _refuse_unsafe(member, names[member.name], links)
             for member in members:
                 _place(tar, member, _stripped(names[member.name], strip), target, strip)
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    except OSError as error:
+        if error.errno is None:  # bz2 says so of bad data
+            raise _damaged(archive, error) from error
+        if error.errno in DISK_ERRORS:
             raise
-        if isinstance(error, OSError) and error.errno is not None:
-            raise PackageError(f"{archive.name} cannot be unpacked", why=str(error), code="package-archive") from error
-        raise PackageError(f"{archive.name} is not a whole tarball", why=str(error), code="package-archive") from error
+        raise PackageError(
+            f"{archive.name} cannot be unpacked",
+            why=str(error),
+            remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+            code="package-archive",
+        ) from error
+    except DAMAGE as error:
+        raise _damaged(archive, error) from error
     _refuse_escapes(target, strip or "")
+
+
+def _damaged(archive: Path, error: Exception) -> PackageError:
+    return PackageError(
+        f"{archive.name} is not a whole tarball",
+        why=str(error) or type(error).__name__,
+        remedy="make it anew: tar -czf FILE DIRECTORY; compare its sha256 where it was made and where it lies",
+        code="package-archive",
+    )
 
 
 def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
     for number, member in enumerate(tar):
         if number >= MAX_MEMBERS:
-            raise PackageError(f"{archive.name} has more than {MAX_MEMBERS} members", code="package-archive")
+            raise PackageError(
+                f"{archive.name} has more than {MAX_MEMBERS} members",
+                remedy=f"tar -tf {archive} | wc -l",
+                code="package-archive",
+            )
         yield member
+
+
+def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path) -> None:
+    """Sizes are what the headers say, so a few bytes of a sparse file may ask for exabytes."""
+    needed, free = sum(member.size for member in members if member.isreg()), shutil.disk_usage(target).free
+    if needed > free:
+        raise PackageError(
+            f"{archive.name} does not fit",
+            why=f"its files have {needed} bytes, {free} are free in {target.parent}",
+            remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+            code="package-archive",
+        )
 
 
 def _unsafe(member: str, why: str) -> PackageError:
@@ -144,14 +184,25 @@ def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> No
 
 
 def _refuse_escapes(target: Path, top_name: str) -> None:
-    """No link may resolve outside: checked on what was made, since chains of links cannot be judged by their text."""
-    top = target.resolve()
+    """No link may lead outside: walked on what was made, since chains of links cannot be judged by their text."""
     for directory, names, files in os.walk(target):
         for name in names + files:
             path = Path(directory, name)
-            if not path.is_symlink():
-                continue
-            end = Path(os.path.realpath(path))
-            if end != top and top not in end.parents:
+            if path.is_symlink() and not _stays_below(target, path):
                 member = PurePosixPath(top_name) / path.relative_to(target)
-                raise _unsafe(str(member), "it is a link that leads outside of the package")
+                raise _unsafe(str(member), "it is a link that leads outside of the package, or in a circle")
+
+
+def _stays_below(target: Path, link: Path) -> bool:
+    """True when no step of following ``link`` leaves ``target``, not even to come back under today's name."""
+    here, steps, links = link.parent, list(PurePosixPath(link.readlink()).parts), 1
+    while steps and links <= MAX_LINKS:
+        step = steps.pop(0)
+        if step == "/" or (step == ".." and here == target):
+            return False
+        here = here.parent if step == ".." else here / step
+        if here.is_symlink():
+            links += 1
+            steps = [*PurePosixPath(here.readlink()).parts, *steps]
+            here = here.parent
+    return links <= MAX_LINKS

@@ -2,6 +2,7 @@
 
 from .nouns import Check, Config, Install, Modules, Origin, Package, Spack, Storage
 from .read import from_mapping, parse, read_yaml
+from .uris import problem_of
 
 __all__ = [
     "Check",
@@ -14,5 +15,6 @@ __all__ = [
     "Storage",
     "from_mapping",
     "parse",
+    "problem_of",
     "read_yaml",
 ]

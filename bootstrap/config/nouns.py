@@ -81,6 +81,7 @@ class Config:
     """The whole configuration. The defaults are those of an empty file."""
 
     stack: str = "none"
+    stack_sha256: str | None = None
     layout: str = "shared"
     storage: Storage = Storage()
     spack: Spack = Spack()

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import is_deep
 from .nouns import Config
 
 REMEDY = "correct the file, then: petal-node plan --config FILE"
+# What PyYAML's constructors raise where a tag does not fit its value: !!int "", !!bool x, !!map [1], 2026-02-31.
+_BY_TAGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
@@ -59,13 +62,20 @@ def read_yaml(data: bytes | str, name: str) -> dict[str, Any]:
 
     try:
         loaded = yaml.load(data, Loader=_strict_loader())  # noqa: S506 - derived from SafeLoader
-    except (yaml.YAMLError, UnicodeError, RecursionError, ValueError) as error:
-        why = " ".join(str(error).split()).replace('"<byte string>"', name).replace('"<unicode string>"', name)
+    except (yaml.YAMLError, *_BY_TAGS, RecursionError) as error:
+        why = (
+            (" ".join(str(error).split()) or type(error).__name__)
+            .replace('"<byte string>"', name)
+            .replace('"<unicode string>"', name)
+        )
         raise ConfigError(f"{name} is not YAML", why=why, remedy=REMEDY, code="config-syntax") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         why = f"it holds {type(loaded).__name__}, a mapping is needed"
+        raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
+    if is_deep(loaded):
+        why = "its values are nested too deeply"
         raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
     return loaded
 
@@ -93,14 +103,16 @@ def _strict_loader() -> Any:
 
 
 def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
-    """Marshmallow's nested messages as (path, message) pairs, with the nearest key for an unknown one."""
+    """Marshmallow's nested messages as (path, message) pairs; ``raw`` is what stands at ``path`` in the file."""
     if isinstance(messages, list):
         return [(path, str(message)) for message in messages]
     problems = []
     for key, inner in messages.items():
         if key == "_schema":
             problems += _flatten(inner, raw, path or "(file)")
-            continue
-        here = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}".lstrip(".")
-        problems += _flatten(inner, raw, here)
+        elif isinstance(raw, list):
+            problems += _flatten(inner, raw[key], f"{path}[{key}]")
+        else:
+            below = raw.get(key) if isinstance(raw, dict) else None
+            problems += _flatten(inner, below, f"{path}.{key}".lstrip(".") or repr(key))
     return problems

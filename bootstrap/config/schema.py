@@ -11,9 +11,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import RAISE, Schema, ValidationError, post_load, validate, validates_schema
 
 from ..errors import did_you_mean
+from .fields import SECTION, UNKNOWN, Items, Section, Table, Text, Whole
 from .nouns import (
     SPACK_VERSIONS,
     Check,
@@ -25,6 +26,7 @@ from .nouns import (
     Spack,
     Storage,
 )
+from .uris import CONTROL, problem_of
 
 NAME = validate.Regexp(
     r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z",
@@ -43,14 +45,8 @@ SPEC = validate.Regexp(
 )
 
 
-class Text(fields.String):
-    """A text. YAML reads 24.10 as the number 24.1, so a number is a mistake and not turned into one."""
-
-    default_error_messages = {"invalid": 'must be text: put it in quotes, "24.10"'}  # noqa: RUF012 - as marshmallow declares it
-
-
 def _one_line(text: str) -> None:
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+    if CONTROL.search(text):
         raise ValidationError("must be one line without control characters")
 
 
@@ -68,11 +64,9 @@ def _command(text: str) -> None:
 
 
 def _uri(text: str) -> None:
-    _one_line(text)
-    if text.startswith("http://"):
-        raise ValidationError("http:// is not read, since anybody on the way could change it: use https://")
-    if not re.match(r"^(s3://[^/]+/.|https://[^/]+/.|file:///|/)", text):
-        raise ValidationError("must be s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or an absolute path")
+    problem = problem_of(text)
+    if problem:
+        raise ValidationError(problem)
 
 
 def _no_s3(text: str) -> None:
@@ -95,6 +89,7 @@ class _Strict(Schema):
     class Meta:
         unknown = RAISE
 
+    error_messages = {"type": SECTION, "unknown": UNKNOWN}  # noqa: RUF012 - as marshmallow declares it
     makes: Any = None
 
     def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:  # noqa: ARG002 - marshmallow's
@@ -102,8 +97,8 @@ class _Strict(Schema):
         if isinstance(messages, dict):
             known = [field.data_key or name for name, field in self.fields.items()]
             for key, said in messages.items():
-                if said == ["Unknown field."]:
-                    messages[key] = [f"unknown key{did_you_mean(key, known)}"]
+                if said == [UNKNOWN]:
+                    messages[key] = [UNKNOWN + did_you_mean(key, known)]
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
@@ -113,8 +108,8 @@ class _Strict(Schema):
         return self.makes(**data)
 
 
-def _texts(*checks: Any) -> fields.List:
-    return fields.List(Text(validate=list(checks)))
+def _texts(*checks: Any) -> Items:
+    return Items(Text(validate=list(checks)))
 
 
 class StorageSchema(_Strict):
@@ -132,10 +127,10 @@ class OriginSchema(_Strict):
         _needs_checksum(data)
 
 
-def _needs_checksum(data: Mapping[str, Any]) -> None:
+def _needs_checksum(data: Mapping[str, Any], key: str = "sha256") -> None:
     source = str(data.get("source") or "/")
     if not source.startswith("/") and not source.startswith("file:") and not data.get("sha256"):
-        raise ValidationError("is needed for what comes over the network: sha256sum FILE", "sha256")
+        raise ValidationError("is needed for what comes over the network: sha256sum FILE", key)
 
 
 class SpackSchema(_Strict):
@@ -148,11 +143,11 @@ class SpackSchema(_Strict):
     )
     source = Text(validate=_uri)
     sha256 = Text(validate=SHA256)
-    recipes = fields.Nested(OriginSchema)
-    clingo = fields.List(fields.Nested(OriginSchema))
+    recipes = Section(OriginSchema)
+    clingo = Items(Section(OriginSchema))
     specs = _texts(SPEC)
     target = Text(validate=NAME)
-    mirrors = fields.Dict(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))
+    mirrors = Table(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -172,9 +167,9 @@ class PackageSchema(_Strict):
     prefix = Text(validate=[PATH, _tidy_path])
     source = Text(validate=_uri)
     sha256 = Text(validate=SHA256)
-    env = fields.Dict(keys=Text(), values=Text(validate=_one_line))
+    env = Table(keys=Text(), values=Text(validate=_one_line))
     requires = _texts(MODULE)
-    summary = Text(validate=[_one_line, validate.Length(max=200)])
+    summary = Text(validate=[_one_line, validate.Length(max=200, error="must have at most 200 characters")])
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -200,27 +195,28 @@ class ModulesSchema(_Strict):
 
 class InstallSchema(_Strict):
     makes = Install
-    budget = fields.Integer(strict=True, validate=validate.Range(0, 3600, error="must be 0 to 3600 seconds"))
-    jobs = fields.Integer(strict=True, validate=validate.Range(0, 1024, error="must be 0 (all cores) to 1024"))
+    budget = Whole(validate=validate.Range(0, 3600, error="must be 0 to 3600 seconds"))
+    jobs = Whole(validate=validate.Range(0, 1024, error="must be 0 (all cores) to 1024"))
 
 
 class CheckSchema(_Strict):
     makes = Check
-    modules = fields.List(Text(validate=MODULE), data_key="load", attribute="load")
-    run = _texts(_command, validate.Length(min=1, max=1000))
-    wait = fields.Integer(strict=True, validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
+    modules = Items(Text(validate=MODULE), data_key="load", attribute="load")
+    run = _texts(_command, validate.Length(min=1, max=1000, error="must have 1 to 1000 characters"))
+    wait = Whole(validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 
 class ConfigSchema(_Strict):
     makes = Config
-    stack = Text(validate=[_one_line, validate.Length(min=1)])
+    stack = Text(validate=[_one_line, validate.Length(min=1, error="must not be empty")])
+    stack_sha256 = Text(validate=SHA256)
     layout = Text(validate=validate.OneOf(["shared"], error="layout {input} is not known: use shared"))
-    storage = fields.Nested(StorageSchema)
-    spack = fields.Nested(SpackSchema)
-    packages = fields.List(fields.Nested(PackageSchema))
-    modules = fields.Nested(ModulesSchema)
-    install = fields.Nested(InstallSchema)
-    check = fields.Nested(CheckSchema)
+    storage = Section(StorageSchema)
+    spack = Section(SpackSchema)
+    packages = Items(Section(PackageSchema))
+    modules = Section(ModulesSchema)
+    install = Section(InstallSchema)
+    check = Section(CheckSchema)
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -231,6 +227,7 @@ class ConfigSchema(_Strict):
                 _uri(stack)
             except ValidationError as error:
                 raise ValidationError(error.messages, "stack") from error
+            _needs_checksum({"source": stack, "sha256": data.get("stack_sha256")}, "stack_sha256")
         elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
             raise ValidationError("must be the name of an environment, a URI of a spack.yaml, or none", "stack")
         _spack_is_whole(data, stack)

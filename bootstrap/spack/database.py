@@ -41,8 +41,10 @@ def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
         roots = {root["hash"] for root in document["roots"]}
         return tuple(_locked(digest, node, roots) for digest, node in document["concrete_specs"].items())
     except (KeyError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise SpackError(f"{lockfile} is not a Spack lockfile", why=why, code="spack-lockfile") from error
+        why, remedy = f"{type(error).__name__}: {error}", f"mv {lockfile} {lockfile}.bad    (the stack is solved again)"
+        raise SpackError(
+            f"{lockfile} is not a Spack lockfile", why=why, remedy=remedy, code="spack-lockfile"
+        ) from error
 
 
 def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
@@ -67,8 +69,9 @@ def installed(store: Path) -> dict[str, Path]:
             if record.get("installed") and record.get("path")
         }
     except (KeyError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise SpackError(f"the database of {store} cannot be read", why=why, code="spack-database") from error
+        why, remedy = f"{type(error).__name__}: {error}", f"ls -l {store}/.spack-db"
+        what = f"the database of {store} cannot be read"
+        raise SpackError(what, why=why, remedy=remedy, code="spack-database") from error
 
 
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:

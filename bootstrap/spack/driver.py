@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProcessFailed, SpackError
-from ..files import make_dir, write_json
+from ..files import make_dir, write_atomic
 from ..system import PATH, Completed, System
 from .program import Program
-from .scope import Places
+from .scope import Places, as_yaml
 
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
@@ -47,7 +47,7 @@ class Spack:
         """Writes spack.yaml from the specs and the stack's own sections (``packages`` above all)."""
         make_dir(self.environment)
         content = {**extra, "specs": list(specs), "view": False, "concretizer": {"unify": True}}
-        write_json(self.environment / "spack.yaml", {"spack": content})
+        write_atomic(self.environment / "spack.yaml", as_yaml({"spack": content}))
 
     def concretize(self) -> None:
         """Solves the environment; its result is ``lockfile``.
@@ -73,7 +73,6 @@ class Spack:
         arguments = [
             "install",
             "--only-concrete",
-            "--no-check-signature",
             *(["-j", str(jobs)] if jobs else []),
         ]
         self._run(

@@ -6,14 +6,15 @@ import hashlib
 import re
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..config import Config, Origin
-from ..errors import SpackError
+from ..errors import PackageError, SpackError
 from ..fetch import Source, download, local_path
-from ..files import make_dir, read_json, remove_tree, write_json
+from ..files import foreign, make_dir, read_json, remove_tree, write_json
 from ..paths import Paths
 from ..tarball import unpack
 
@@ -33,9 +34,15 @@ class Program:
 
 
 def locate(config: Config, paths: Paths) -> Program:
-    """Where Spack and the rest lie once they are installed; a directory as source is used where it is."""
+    """Where Spack and the rest lie once they are installed; a directory as source is used where it is.
+
+    Raises:
+        SpackError: ``spack-untrusted``, others could change what root is about to run.
+    """
     assert config.spack.program is not None
     assert config.spack.recipes is not None
+    for origin in (config.spack.program, config.spack.recipes, *config.spack.clingo):
+        _refuse_foreign(origin)
     tree = _place(config.spack.program, paths, config.spack.version)
     recipes = _place(config.spack.recipes, paths, f"recipes-{_key(config.spack.recipes)}")
     wheels = _fitting(config.spack.clingo)
@@ -71,6 +78,21 @@ def ensure(config: Config, program: Program, paths: Paths, region: str | None) -
         )
     if program.clingo is not None:
         _ensure_wheels(_fitting(config.spack.clingo), program.clingo, paths, region)
+
+
+def _refuse_foreign(origin: Origin) -> None:
+    """What has no checksum is vouched for by its owner alone."""
+    path = local_path(origin.source)
+    if path is None or not path.exists() or (origin.sha256 and path.is_file()):
+        return
+    reason = foreign(path)
+    if reason:
+        raise SpackError(
+            f"{path} is not run",
+            why=reason,
+            remedy=(f"chown -R root: {path} && chmod -R go-w {path}", "or a tarball, with its sha256 beside source"),
+            code="spack-untrusted",
+        )
 
 
 def _top(recipes: Path) -> Path:
@@ -166,11 +188,21 @@ def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, re
         for wheel in wheels:
             archive = paths.scratch / f"{_key(wheel)}.whl"
             download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
-            with zipfile.ZipFile(archive) as opened:
-                opened.extractall(part)  # zipfile drops absolute names and ``..`` itself
+            _unpack_wheel(wheel, archive, part)
             archive.unlink()
         write_json(part / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
         remove_tree(directory)
         part.rename(directory)
     finally:
         remove_tree(part)
+
+
+def _unpack_wheel(wheel: Origin, archive: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(target)  # zipfile drops absolute names and ``..`` itself
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        remedy = f"python3 -m zipfile -t {wheel.source}; pip download clingo"
+        raise PackageError(
+            f"{wheel.source} is no wheel", why=str(error), remedy=remedy, code="package-archive"
+        ) from error

@@ -57,12 +57,24 @@ def find_compiler(system: System) -> Compiler:
 
 
 def write_scope(directory: Path, places: Places, compiler: Compiler, target: str, mirrors: Mapping[str, str]) -> None:
-    """Writes the scope for Spack 1.1. JSON is YAML: no quoting can go wrong."""
-    import json
-
+    """Writes the scope for Spack 1.1."""
     make_dir(directory)
     for name, content in _sections(places, compiler, target, mirrors).items():
-        write_atomic(directory / f"{name}.yaml", json.dumps(content, indent=1).encode() + b"\n")
+        write_atomic(directory / f"{name}.yaml", as_yaml(content))
+
+
+def as_yaml(document: Mapping[str, Any]) -> bytes:
+    """A document for Spack: JSON, which YAML reads but for two things, and those are escaped as only YAML does.
+
+    JSON's surrogate pairs are two characters to YAML, and DEL and its like must not stand there (YAML 1.1, 5.1).
+    """
+    import json
+
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    plain = (
+        character if " " <= character <= "~" or character == "\n" else f"\\U{ord(character):08x}" for character in text
+    )
+    return "".join(plain).encode() + b"\n"
 
 
 def _sections(places: Places, compiler: Compiler, target: str, mirrors: Mapping[str, str]) -> dict[str, Any]:
@@ -94,6 +106,7 @@ def _config(places: Places) -> dict[str, Any]:
             },
         },
         "build_stage:": [str(places.scratch / "stage")],
+        "checksum": True,
         "source_cache": str(places.scratch / "sources"),
         "misc_cache": str(places.scratch / "misc"),
         "test_stage": str(places.scratch / "test"),

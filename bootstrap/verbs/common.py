@@ -23,13 +23,17 @@ class Asked:
     system: System
     run_id: str
     config: str | None
+    config_sha256: str | None
     prefix: Path
     role: Role | None
     listen: Callable[[StepReport], None]
     note: Callable[[str], None]
 
     def request(self, event: str = "", *, decides: bool = True) -> Request:
-        return Request(self.tool, self.run_id, self.config, self.prefix, self.role, event, decides)
+        return Request(
+            self.tool, self.run_id, self.config, self.prefix, self.role, event, decides,
+            config_sha256=self.config_sha256,
+        )  # fmt: skip
 
     def paths(self) -> Paths:
         return Paths(self.prefix)

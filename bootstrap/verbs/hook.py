@@ -19,6 +19,7 @@ from ..files import make_dir
 from ..limits import OTHER_SECONDS
 from ..log import LOG
 from ..model import Outcome, Result, Role, RunRecord, Status
+from ..prepare import check_place
 from ..processes import has_process
 from ..run import Recorder, crash, new_record, run
 from ..state import Runs
@@ -32,6 +33,8 @@ POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
 BEGIN_AGAIN_SECONDS = 10.0
 WORKER_SAID = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
+# The worker of a checkout; its first argument is the checkout.
+FROM_CHECKOUT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli import entry; entry()"
 
 
 def hook(asked: Asked, event: str, *, strict: bool) -> Result:
@@ -58,13 +61,15 @@ def worker(asked: Asked, event: str) -> Result:
 
 
 def _through_worker(asked: Asked, event: str) -> RunRecord:
+    if asked.config is not None:
+        check_place(asked.config)  # before it stands in the arguments of a process that everybody can list
     paths = asked.paths()
     spent = _spent(asked)
     make_dir(paths.runs)
     make_dir(paths.log.parent)
     asked.system.detach(
         _worker_argv(asked, event),
-        unit=f"{UNIT}-{asked.run_id.lower()}",
+        unit=f"{UNIT}-{asked.run_id.lower()}" if paths.live else None,  # a unit's environment lies outside of --root
         output=paths.log.parent / "petal-node-worker.log",
     )
     return _wait(asked, Runs(paths), spent)
@@ -81,7 +86,12 @@ def _spent(asked: Asked) -> float:
 
 def _worker_argv(asked: Asked, event: str) -> list[str]:
     argv = [*_own_command(asked), "worker", "--event", event, "--run-id", asked.run_id, "--quiet"]
-    for option, value in (("--config", asked.config), ("--role", asked.role and asked.role.value)):
+    options = (
+        ("--config", asked.config),
+        ("--config-sha256", asked.config_sha256),
+        ("--role", asked.role and asked.role.value),
+    )
+    for option, value in options:
         argv += [option, str(value)] if value else []
     return [*argv, "--root", str(asked.prefix)] if not asked.paths().live else argv
 
@@ -93,7 +103,8 @@ def _own_command(asked: Asked) -> list[str]:
     return [
         sys.executable,
         "-c",
-        f"import sys; sys.path.insert(0, {top!r}); from bootstrap.cli import entry; entry()",
+        FROM_CHECKOUT,
+        top,
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import facts
-from ..errors import PetalError
+from ..errors import PetalError, of_os_error
 from ..lock import holder_of
 from ..model import Result, Role, RunRecord, Status, plain
 from ..paths import Paths
@@ -22,12 +22,12 @@ LOOK_SECONDS = 4.0
 def status(asked: Asked) -> Result:
     """The node's role and last runs, what is wanted and current, the head's install, and the proof."""
     known = facts.gather(asked.paths(), asked.system, asked.role)
-    troubles: list[str] = []
-    wanted = find_wanted(asked.prefix, known, asked.system, troubles)
+    errors: list[PetalError] = []
+    wanted = find_wanted(asked.prefix, known, asked.system, errors)
     paths = Paths(asked.prefix, _mount(wanted))
     recorded, unreadable = Runs(paths).latest()
     runs = tuple(_as_it_is(run, known.host.boot_id) for run in recorded)
-    errors: list[PetalError] = [*unreadable, *(PetalError(text, code="storage-unusable") for text in troubles)]
+    errors += unreadable
     cluster = _cluster(asked, paths, errors)
     data: dict[str, Any] = {
         "node": known.host.name,
@@ -72,7 +72,7 @@ def _cluster(asked: Asked, paths: Paths, errors: list[PetalError]) -> dict[str, 
     try:
         return asked.system.guarded(look, timeout=LOOK_SECONDS, what=str(paths.shared))
     except (PetalError, OSError) as error:
-        errors.append(error if isinstance(error, PetalError) else PetalError(str(error), code="storage-unusable"))
+        errors.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
         return {"current": None, "install": None, "proof": None, "holder": None, "reports": []}
 
 

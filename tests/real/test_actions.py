@@ -72,6 +72,9 @@ def test_closed_stdin_foreign_directory_deleted_script(hook, tmp_path):
 # wrong use
 
 
+SECRET = "it holds a password or a signature, and everybody can list the arguments of a process"
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -83,10 +86,15 @@ def test_closed_stdin_foreign_directory_deleted_script(hook, tmp_path):
         (["--package", "http://b/k", "--sha256", "0" * 64], "only s3://, https:// and file:// are accepted"),
         (["--package", "/tmp/petal-node", "--sha256", "0" * 64], "only s3://, https:// and file:// are accepted"),
         (["--package", "s3://bucket", "--sha256", "0" * 64], "only s3://, https:// and file:// are accepted"),
+        (["--package", "https://user:hidden@h/k", "--sha256", "0" * 64], SECRET),
+        (["--package", "https://h/k?a=1&X-Amz-Signature=hidden", "--sha256", "0" * 64], SECRET),
+        (["--package", "https://h/k?sig=hidden", "--sha256", "0" * 64], SECRET),
     ],
 )
 def test_wrong_arguments(hook, arguments, why):
     assert failed(hook, hook.run(*arguments), "hook-usage")["why"] == why
+    kept = [path for path in hook.prefix.rglob("*") if path.is_file() and b"hidden" in path.read_bytes()]
+    assert kept == [], "a secret was written"
 
 
 def test_strict_turns_every_failure_of_the_hook_into_1(hook, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.errors import FetchError
-from bootstrap.fetch import Source, download, read
+from bootstrap.fetch import Source, _check_redirect, download, read
 from tests.real.server import Behaviour, Handler, Server, always, answer, content, cut_off, first, serving, silent
 
 DATA = bytes(range(256)) * 4096
@@ -131,6 +131,42 @@ def test_what_is_no_source(uri: str, code: str, tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         download(source(uri=uri, seconds=1), tmp_path / "x")
     assert caught.value.code == code
+
+
+def test_an_address_without_a_host_is_not_tried_for_a_minute(tmp_path: Path) -> None:
+    started = time.monotonic()
+    for uri in ("https://", "https:///x"):
+        with pytest.raises(FetchError) as caught:
+            download(source(uri=uri, seconds=60), tmp_path / "x")
+        assert caught.value.code == "fetch-scheme"
+        assert caught.value.remedy
+    assert time.monotonic() - started < 30
+
+
+def test_a_redirect_of_s3_is_not_followed(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """The other host would see the session token, and could not check the signature."""
+    other = serve(lambda handler, _: answer(handler, 200, DATA))
+    place = f"http://127.0.0.1:{other.server_port}/elsewhere"
+
+    def lead(handler: Handler, _: int) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", place)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    serve(lead)
+    with pytest.raises(FetchError) as caught:
+        download(source(seconds=1), tmp_path / "x")
+    assert "307" in caught.value.why
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("answered", ["http://h/x", "ftp://h/x"])
+def test_a_redirect_away_from_https_is_refused(answered: str) -> None:
+    with pytest.raises(FetchError) as caught:
+        _check_redirect("https://h/x", answered)
+    assert caught.value.code == "fetch-scheme"
+    _check_redirect("https://h/x", "https://other/x")
 
 
 def test_a_configuration_that_is_too_large_is_refused(tmp_path: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
 from bootstrap import cli
 from bootstrap.cli import _parser, main
-from bootstrap.system import base_env
+from bootstrap.paths import Paths
+from bootstrap.run import new_record
+from bootstrap.system import System, base_env
+from bootstrap.verbs import hook
 
 
 @pytest.mark.parametrize("argv", [[], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])
@@ -36,6 +40,59 @@ def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.Capture
 def test_what_other_versions_call_stays(argv: list[str]) -> None:
     """A node hands over to the wanted version with the command line that it has itself."""
     assert _parser().parse_args(argv).verb == argv[0]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--json", "--root", "{}", "--role", "head", "status"],
+        ["status", "--json", "--root", "{}", "--role", "head"],
+        ["--root", "{}", "status", "--role", "head", "--json"],
+        ["--json", "--root", "/no", "status", "--root", "{}", "--role", "head"],
+    ],
+)
+def test_options_stand_before_the_verb_or_behind_it(
+    argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    parsed = _parser().parse_args([word.format(tmp_path) for word in argv])
+    assert (parsed.verb, parsed.json, parsed.root, parsed.role) == ("status", True, str(tmp_path), "head")
+    assert (parsed.quiet, parsed.config, parsed.config_sha256) == (False, None, None)
+
+
+def test_an_unknown_verb_is_told_the_verbs_that_one_types(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["stauts"])
+    told = capsys.readouterr().err
+    assert "status" in told
+    assert "worker" not in told
+    main(["--help"])
+    assert "worker" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run_id", ["../../x", "/x", "", "a b", "x" * 300])
+def test_a_run_id_that_is_no_file_name_is_refused(run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "--event", "start", "--run-id", run_id]) == 2
+    assert "--run-id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "12", "g" * 64, "a" * 65])
+def test_a_checksum_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "/x", "--config-sha256", text]) == 2
+    assert "--config-sha256" in capsys.readouterr().err
+    assert _parser().parse_args(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
+    live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit's environment stands in a file outside of --root, and so would the unit."""
+    units: list[str | None] = []
+    monkeypatch.setattr(System, "detach", lambda _self, _argv, *, unit, output: units.append(unit))  # noqa: ARG005
+    monkeypatch.setattr(hook, "_wait", lambda asked, _: new_record(asked.request("start"), System(), "hook"))
+    monkeypatch.setattr(Paths, "live", live)
+    monkeypatch.setattr(System, "is_root", lambda _: True)
+    assert main(["hook", "start", "--root", str(tmp_path), "-q"]) == 0
+    assert [unit is not None for unit in units] == [live]
 
 
 def test_a_relative_configuration_means_this_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

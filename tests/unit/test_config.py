@@ -10,6 +10,7 @@ from bootstrap import config
 from bootstrap.errors import ConfigError, ExitCode, did_you_mean
 
 SHA = "ab" * 32
+SPACK = f"spack: {{source: /s, recipes: {{source: /r}}, sha256: {SHA}}}"
 FIVE = """
 layout: shard
 storge: {mount: /shared}
@@ -57,9 +58,26 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
         ("spack: {version: 0.20.0}", "spack.version", "has not been run"),
         ("spack: {specs: ['zlib; rm -rf /']}", "spack.specs[0]", "Spack spec"),
         ("stack: starter", "spack", "spack.source and spack.recipes"),
+        (f"stack: s3://b/k\n{SPACK}", "stack_sha256", "over the network"),
+        ("packages: [{name: a, version: '1', prefix: /x, env: {X: 1}}]", "packages[0].env.X", "put it in quotes"),
+        ("spack: {mirrors: {'a b': /m}}", "spack.mirrors.a b", "only letters"),
+        ("spack:", "spack", "has no value"),
+        ("spack: 1", "spack", "must be a section"),
+        ("packages: [{version: '1', prefix: /x}]", "packages[0].name", "is required"),
+        ("packages: {}", "packages", "must be a list"),
+        ("spack: {mirrors: []}", "spack.mirrors", "must be a section"),
+        ("spack: {mirrors: {m: 'https://user:secret@h/m'}}", "spack.mirrors.m", "holds a password"),
+        ("spack: {mirrors: {m: 'https://h/m?X-Amz-Signature=0'}}", "spack.mirrors.m", "holds a password"),
+        ("spack: {mirrors: {m: 'https:///m'}}", "spack.mirrors.m", "https://HOST/PATH"),
+        ("check: {run: ['']}", "check.run[0]", "1 to 1000 characters"),
+        ("check: {wait: true}", "check.wait", "whole number"),
+        ("1: 2", "1", "unknown key"),
+        ("stack: !!int ''", "", "not YAML"),
+        ("stack: !!bool maybe", "", "not YAML"),
+        ("a: " + "[" * 90 + "]" * 90, "", "nested too deeply"),
         ("stack: Ünicode", "stack", "name of an environment"),
         ("stack: none\nspack: {source: 'https://x/y', recipes: {source: /r}}", "spack.sha256", "over the network"),
-        ("install: {budget: '300'}", "install.budget", "Not a valid integer"),
+        ("install: {budget: '300'}", "install.budget", "must be a whole number"),
         ("check: {load: ['../x']}", "check.load[0]", "module name"),
         ("[1, 2]", "", "a mapping is needed"),
         ("a: 1\na: 2", "", "written twice"),
@@ -82,6 +100,7 @@ def test_an_empty_file_is_a_configuration() -> None:
 def test_a_configuration_survives_the_way_through_wanted_json() -> None:
     text = f"""
 stack: s3://b/spack.yaml
+stack_sha256: {SHA}
 spack: {{source: s3://b/spack.tgz, sha256: {SHA}, recipes: {{source: /r}}, specs: [zlib], mirrors: {{a: /m}},
   clingo: [{{source: s3://b/clingo.whl, sha256: {SHA}}}]}}
 packages:

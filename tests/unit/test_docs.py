@@ -198,6 +198,37 @@ def test_the_cluster_configuration_in_the_readme_gives_every_role_its_hooks() ->
     assert "OnNodeUpdated" not in cluster["Scheduling"]["SlurmQueues"][0]["CustomActions"]
 
 
+# -------------------------------------------------------------------------------------------------------- security
+
+
+def named_tests(cell: str) -> list[tuple[str, str]]:
+    return re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", cell)
+
+
+def security_rows() -> list[list[str]]:
+    """The rows of the tables whose last column is called test."""
+    tables = re.findall(r"(?m)^(\| .*\| test \|)\n\|[-|]+\|\n((?:\| .*\n)+)", text_of("security.md"))
+    return [cells for _, body in tables for cells in rows(body)]
+
+
+def test_every_line_of_the_threat_model_names_its_tests() -> None:
+    found = security_rows()
+    assert len(found) > 30
+    for cells in found:
+        assert all(cells), cells
+        assert named_tests(cells[-1]), f"no test: {cells[0]}"
+        rest = re.sub(r"`tests/[\w/]+\.py::test_\w+`|[, ]", "", cells[-1])
+        assert not rest, f"this is no test: {rest}"
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    for cells in security_rows():
+        for file, name in named_tests(cells[-1]):
+            tree = ast.parse((TOP / file).read_text(encoding="utf-8"))
+            functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            assert name in functions, f"{file}::{name}"
+
+
 # --------------------------------------------------------------------------------------------- output and the rest
 
 

@@ -23,6 +23,10 @@ TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
         ("aws-parallelcluster-cookbook-3.16.1", TIMEOUTS, 3600),
         ("", "DevSettings: {Timeouts: {HeadNodeBootstrapTimeout: x}}", 2100),
         ("", "DevSettings: [", 2100),
+        ("", TIMEOUTS.replace("3600", "9" * 400), 2100),
+        ("", TIMEOUTS.replace("3600", "90000"), 2100),
+        ("", TIMEOUTS.replace("3600", "true"), 2100),
+        ("9" * 5000 + ".1.0", "", 2100),
         ("", "DevSettings: 1", 2100),
     ],
 )

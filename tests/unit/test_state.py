@@ -21,7 +21,11 @@ RECORD = RunRecord("r1", "hook", "configured", "head", "h", "0.1.0", 1, "b", "20
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     runs = state.Runs(Paths(tmp_path))
-    steps = (StepReport("a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c"}),)
+    steps = (
+        StepReport(
+            "a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
+        ),
+    )
     record = RunRecord.from_dict({**RECORD.to_dict(), "status": "degraded", "exit": 3})
     record = RunRecord(**{**record.__dict__, "steps": steps, "status": Status.DEGRADED})
     runs.save(record)
@@ -124,6 +128,47 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
         files.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [item.name for item in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "file"])
+def test_what_somebody_planted_at_a_temporary_name_is_not_written_through(kind: str, tmp_path: Path) -> None:
+    victim, planted = tmp_path / "victim", tmp_path / f".x.json.{os.getpid()}"
+    victim.write_text("mine")
+    if kind == "link":
+        planted.symlink_to(victim)
+    elif kind == "hard link":
+        planted.hardlink_to(victim)
+    else:
+        planted.write_text("theirs")
+    files.write_json(tmp_path / "x.json", {"a": 1})
+    assert victim.read_text() == "mine"
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["victim", "x.json"]
+
+
+def test_a_name_that_comes_back_before_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / f".x.json.{os.getpid()}").symlink_to(tmp_path / "victim")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the attacker is faster
+    with pytest.raises(FileExistsError):
+        files.write_json(tmp_path / "x.json", {"a": 1})
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("mode", "says"), [(0o777, "written by others"), (0o775, "written by others"), (0o755, "")])
+def test_what_others_could_change_is_foreign(mode: int, says: str, tmp_path: Path) -> None:
+    (tmp_path / "spack" / "bin").mkdir(parents=True)
+    (tmp_path / "spack").chmod(mode)
+    for path in (tmp_path / "spack", tmp_path / "spack" / "bin"):
+        assert says in files.foreign(path)
+        assert bool(files.foreign(path)) == bool(says)
+
+
+def test_a_sticky_directory_on_the_way_is_fine_and_not_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "shared" / "spack").mkdir(parents=True)
+    (tmp_path / "shared").chmod(0o1777)
+    assert files.foreign(tmp_path / "shared" / "spack") == ""
+    assert files.foreign(tmp_path / "shared")
 
 
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:

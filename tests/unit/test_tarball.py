@@ -29,6 +29,8 @@ EVIL = {
         "a/t": member("a/t", tarfile.SYMTYPE, "d/s/../.."),
         "a/x": "x",
     },
+    "a link that leaves and comes back": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "../target/x")},
+    "a link in a circle": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "l/..")},
     "hard link outside": {"a/x": "x", "a/l": member("a/l", tarfile.LNKTYPE, "../../etc/passwd")},
     "absolute hard link": {"a/x": "x", "a/l": member("a/l", tarfile.LNKTYPE, "/etc/passwd")},
     "hard link to a link": {

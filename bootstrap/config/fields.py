@@ -1,0 +1,67 @@
+"""The kinds of value that petal.yaml knows, each with the house's own words for what is wrong with one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError, fields
+
+REQUIRED = "is required"
+NULL = "has no value: write one, or drop the key"
+UNKNOWN = "unknown key"
+SECTION = "must be a section: keys with values, indented below it"
+
+
+class Text(fields.String):
+    """A text. YAML reads 24.10 as the number 24.1, so a number is a mistake and not turned into one."""
+
+    default_error_messages = {  # noqa: RUF012 - as marshmallow declares it
+        "required": REQUIRED,
+        "null": NULL,
+        "invalid": 'must be text: put it in quotes, "24.10"',
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
+        if isinstance(value, bytes):  # YAML's !!binary
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **options)
+
+
+class Whole(fields.Integer):
+    """A whole number; ``true``, ``"300"`` and ``3.0`` are none."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL, "invalid": "must be a whole number, without quotes"}  # noqa: RUF012
+
+    def _validated(self, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.make_error("invalid")
+        return value
+
+
+class Items(fields.List):
+    """A list."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL, "invalid": "must be a list: [a, b], or lines with - "}  # noqa: RUF012
+
+
+class Section(fields.Nested):
+    """A section with keys of its own."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL, "type": SECTION}  # noqa: RUF012
+
+
+class Table(fields.Dict):
+    """Free names with values; the path of a mistake is the name's, as the file shows it."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL, "invalid": SECTION}  # noqa: RUF012
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
+        try:
+            return super()._deserialize(value, attr, data, **options)  # type: ignore[no-untyped-call]
+        except ValidationError as error:
+            if not isinstance(error.messages, dict):
+                raise
+            # marshmallow tells mistakes in a name and in its value one level below, as "key" and "value"
+            flat = {name: said.get("key") or said["value"] for name, said in error.messages.items()}
+            raise ValidationError(flat) from error

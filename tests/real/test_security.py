@@ -1,0 +1,409 @@
+"""Real processes against what docs/security.md promises: modes, secrets, credentials, checksums, planted files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bootstrap.aws import Imds
+from bootstrap.files import sha256_of
+from tests.world import tarball
+
+TOP = Path(__file__).parents[2]
+START = f"import sys; sys.path.insert(0, {str(TOP)!r}); from bootstrap.cli import entry; entry()"
+DNA = {
+    "cluster": {"node_type": "HeadNode", "cluster_name": "demo", "region": "us-east-1", "ebs_shared_dirs": "/shared"}
+}
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIDOFTHEHOOKSCALLER",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-the-hooks-caller",
+    "AWS_SESSION_TOKEN": "token-of-the-hooks-caller",
+}
+PROXY_PASSWORD = "password-of-the-proxy"
+ROLE = {"AccessKeyId": "ASIAOFTHEROLE", "SecretAccessKey": "secret-of-the-role", "Token": "token-of-the-role"}
+IMDS_TOKEN = "token-of-the-metadata-service"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+class Cloud(ThreadingHTTPServer):
+    """S3 in path style and the instance metadata service, versions 1 and 2, at one address; remembers every request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.version_2 = True
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def of_imds(self) -> list[tuple[str, str, dict[str, str]]]:
+        return [request for request in self.requests if request[1].startswith("/latest/")]
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Cloud
+
+    def do_PUT(self) -> None:
+        self._remember()
+        self._say(200, IMDS_TOKEN.encode()) if self.server.version_2 else self._say(405, b"")
+
+    def do_GET(self) -> None:
+        self._remember()
+        role = "/latest/meta-data/iam/security-credentials/"
+        imds = {
+            role: b"petal",
+            f"{role}petal": json.dumps(ROLE).encode(),
+            "/latest/meta-data/placement/region": b"us-east-1",
+        }
+        body = {**imds, **self.server.objects}.get(self.path)
+        self._say(404, b"") if body is None else self._say(200, body)
+
+    def _remember(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append((self.command, self.path, headers))
+
+    def _say(self, code: int, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    server = Cloud()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A head node's tree that knows its role and region."""
+    prefix = tmp_path / "head"
+    (prefix / "shared").mkdir(parents=True)
+    (prefix / "etc" / "chef").mkdir(parents=True)
+    (prefix / "etc" / "chef" / "dna.json").write_text(json.dumps(DNA))
+    return prefix
+
+
+def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
+    known = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "no_proxy": "127.0.0.1"}
+    places = {"AWS_ENDPOINT_URL": cloud.address, "AWS_EC2_METADATA_SERVICE_ENDPOINT": cloud.address} if cloud else {}
+    return {**known, **places, **more}
+
+
+def petal(node: Path, *argv: str, umask: int = 0o022, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", START, *argv, "--root", str(node)]
+    return subprocess.run(
+        command,
+        cwd="/",
+        env=env or environment(),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        umask=umask,
+    )
+
+
+def package(tmp_path: Path, source: str = "") -> str:
+    """A configuration with one tarball, from its own place or from ``source``."""
+    archive = tarball(
+        tmp_path / "hello.tar.gz", {"hello-1.0/bin/hello": "#!/bin/sh\necho hello\n", "hello-1.0/etc/x": "x"}
+    )
+    return f"packages: [{{name: hello, version: '1.0', source: '{source or archive}', sha256: {sha256_of(archive)}}}]\n"
+
+
+def configuration(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "petal.yaml").write_text(text)
+    return tmp_path / "petal.yaml"
+
+
+# ------------------------------------------------------------------------------------------------- modes and owners
+
+
+def modes(prefix: Path) -> dict[str, int]:
+    """The mode of everything in a tree; names that differ from run to run are levelled."""
+    found = {}
+    for path in prefix.rglob("*"):
+        if not path.is_symlink():
+            name = re.sub(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]+", "RUN", str(path.relative_to(prefix)))
+            found[name] = path.stat().st_mode & 0o7777
+    return found
+
+
+def test_the_same_modes_under_every_umask(tmp_path: Path) -> None:
+    config = configuration(tmp_path, package(tmp_path))
+    trees = {}
+    for umask in (0o000, 0o022, 0o077):
+        prefix = tmp_path / f"{umask:03o}"
+        (prefix / "shared").mkdir(parents=True)
+        (prefix / "shared").chmod(0o1777)
+        done = petal(prefix, "bootstrap", "--config", str(config), "--role", "head", umask=umask)
+        assert done.returncode in (0, 3), done.stdout + done.stderr
+        prefix.chmod(0o755)
+        trees[umask] = modes(prefix)
+    assert trees[0o000] == trees[0o022] == trees[0o077]
+    found = trees[0o000]
+    open_to_others = {name for name, mode in found.items() if mode & 0o022 and name != "shared"}
+    assert open_to_others == set(), "others can write"
+    assert found["shared"] == 0o1777
+    modules = [name for name in found if name.endswith("Core/hello/1.0.lua")]
+    assert modules
+    for name in (*modules, *(name for name in found if name.endswith("state/wanted.json"))):
+        assert found[name] == 0o644
+        parents = [parent for parent in map(str, Path(name).parents) if parent != "."]
+        assert all(found[parent] & 0o005 == 0o005 for parent in parents), "users must get there"
+    program = next(name for name in found if name.endswith("/bin/hello"))
+    assert found[program] == 0o755
+    assert found["var/log/petal-node.log"] == 0o640
+
+
+def test_programs_that_we_start_get_our_umask(tmp_path: Path) -> None:
+    """Spack builds with it: what is in the store must be readable by users and writable by nobody else."""
+    program = "import os; print(oct(os.umask(0)))"
+    script = f"""
+import sys
+sys.path.insert(0, {str(TOP)!r})
+from bootstrap import cli
+from bootstrap.system import System
+cli.main = lambda argv: print(System().run([sys.executable, "-c", {program!r}], timeout=20).stdout)
+cli.entry()
+"""
+    for umask in (0, 0o077):
+        done = subprocess.run(
+            [sys.executable, "-c", script], check=False, capture_output=True, text=True, umask=umask, timeout=60
+        )
+        assert done.stdout.split()[0] == "0o22", done.stderr
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["link", "foreign directory", "open directory", "file"])
+def test_what_somebody_put_on_shared_storage_first_is_refused(kind: str, node: Path, tmp_path: Path) -> None:
+    shared, victim = node / "shared", tmp_path / "victim"
+    shared.chmod(0o1777)
+    victim.mkdir()
+    planted = shared / "petal"
+    if kind == "link":
+        planted.symlink_to(victim)
+    elif kind == "file":
+        planted.write_text("x")
+    else:
+        planted.mkdir()
+        planted.chmod(0o777 if kind == "open directory" else 0o755)
+        os.chown(planted, 0 if kind == "open directory" else 12345, -1)
+    done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, package(tmp_path))), "--json")
+    answer = json.loads(done.stdout)
+    storage = next(step for step in answer["data"]["run"]["steps"] if step["name"] == "storage")
+    assert storage["outcome"] in ("blocked", "failed")
+    assert storage["remedy"]
+    assert list(victim.iterdir()) == []
+    assert not planted.is_dir() or list(planted.iterdir()) == []
+
+
+def test_nothing_is_written_to_tmp(node: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    env = environment(TMPDIR=str(temporary), TMP=str(temporary))
+    done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, package(tmp_path))), **env)
+    assert done.returncode in (0, 3), done.stderr
+    assert list(temporary.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- secrets
+
+
+class Watch:
+    """Everything that stands in the arguments of any process while it looks."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.seen: set[str] = set()
+        self.looks = 0
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            self.looks += 1
+            for process in psutil.process_iter():
+                try:
+                    line = " ".join(process.cmdline())
+                except psutil.Error:
+                    continue
+                self.seen |= {line for word in self._words if word in line}
+            time.sleep(0.01)
+
+    def __enter__(self) -> Watch:  # noqa: PYI034 - Self needs Python 3.11
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def holding(tree: Path, words: list[str]) -> dict[str, list[str]]:
+    """The files of a tree that hold one of the words."""
+    found = {}
+    for path in tree.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            data = path.read_bytes()
+            held = [word for word in words if word.encode() in data or word.encode() in bytes(str(path), "utf-8")]
+            if held:
+                found[str(path.relative_to(tree))] = held
+    return found
+
+
+def test_a_hook_leaves_no_secret_in_records_logs_output_or_arguments(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+    """The hook's caller has keys, the proxy a password, the role credentials: all are used, none stays."""
+    text = package(tmp_path, "s3://bucket/hello.tar.gz")
+    cloud.objects = {
+        "/bucket/hello.tar.gz": (tmp_path / "hello.tar.gz").read_bytes(),
+        "/bucket/petal.yaml": text.encode(),
+    }
+    proxy = f"http://user:{PROXY_PASSWORD}@127.0.0.1:9"
+    words = [*SECRETS.values(), PROXY_PASSWORD, *ROLE.values(), IMDS_TOKEN]
+    env = environment(cloud, https_proxy=proxy, http_proxy=proxy, **SECRETS)
+    with Watch(words) as watch:
+        done = petal(node, "hook", "configured", "--strict", "--config", "s3://bucket/petal.yaml", **env)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert next((node / "shared" / "petal" / "root" / "store").rglob("bin/hello"))
+    signed = [headers for _, path, headers in cloud.requests if path.startswith("/bucket/")]
+    assert all("Credential=ASIAOFTHEROLE/" in headers["authorization"] for headers in signed), (
+        "the worker has no keys of its caller"
+    )
+    assert watch.looks > 5
+    assert watch.seen == set()
+    assert holding(node, words) == {}
+    assert [word for word in words if word in done.stdout + done.stderr] == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://user:hidden-word@127.0.0.1:9/petal.yaml",
+        "https://127.0.0.1:9/petal.yaml?X-Amz-Signature=hidden-word",
+        "https://127.0.0.1:9/petal.yaml?a=1&sig=hidden-word",
+    ],
+)
+@pytest.mark.parametrize(
+    "verb", [("hook", "configured", "--strict"), ("bootstrap",), ("plan",)], ids=lambda verb: verb[0]
+)
+def test_a_configuration_at_a_place_with_a_secret_is_refused_and_not_repeated(
+    verb: tuple[str, ...], uri: str, node: Path
+) -> None:
+    done = petal(node, *verb, "--config", uri)
+    assert done.returncode == 78
+    assert "config-missing" in done.stderr + done.stdout
+    assert "hidden-word" not in done.stdout + done.stderr
+    assert holding(node, ["hidden-word"]) == {}
+    assert not (node / "var/log/petal-node-worker.log").exists(), "a worker was started with it"
+
+
+# ------------------------------------------------------------------------------------------------------ credentials
+
+
+def test_without_s3_nobody_asks_for_credentials(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+    config = configuration(tmp_path, package(tmp_path))
+    for verb in (["bootstrap"], ["plan"], ["status"], ["facts"], ["check"]):
+        argv = [*verb, "--config", str(config)]
+        assert petal(node, *argv, **environment(cloud)).returncode in (0, 3)
+    assert cloud.requests == []
+
+
+def test_only_version_2_of_the_metadata_service_is_spoken(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+    text = package(tmp_path, "s3://bucket/hello.tar.gz")
+    cloud.objects = {"/bucket/hello.tar.gz": (tmp_path / "hello.tar.gz").read_bytes()}
+    done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), **environment(cloud))
+    assert done.returncode in (0, 3), done.stderr
+    asked = cloud.of_imds()
+    assert [method for method, path, _ in asked if path == "/latest/api/token"] == ["PUT"] * (len(asked) // 3)
+    for method, path, headers in asked:
+        if path == "/latest/api/token":
+            assert headers["x-aws-ec2-metadata-token-ttl-seconds"] == "300"
+        else:
+            assert (method, headers.get("x-aws-ec2-metadata-token")) == ("GET", IMDS_TOKEN), path
+    assert holding(node, [*ROLE.values(), IMDS_TOKEN]) == {}
+
+
+def test_a_metadata_service_without_version_2_is_asked_for_nothing(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.version_2 = False
+    text = package(tmp_path, "s3://bucket/hello.tar.gz")
+    cloud.objects = {"/bucket/hello.tar.gz": (tmp_path / "hello.tar.gz").read_bytes()}
+    petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), **environment(cloud))
+    assert {method for method, _, _ in cloud.of_imds()} == {"PUT"}
+    assert all("authorization" not in headers for _, path, headers in cloud.requests if path.startswith("/bucket/"))
+
+
+def test_no_proxy_sees_the_metadata_service(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", cloud.address)
+    assert Imds().get("meta-data/placement/region") == "us-east-1"
+
+
+# --------------------------------------------------------------------------------------------------------- checksums
+
+
+def test_a_tampered_package_is_not_unpacked(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+    text = package(tmp_path, "s3://bucket/hello.tar.gz")
+    cloud.objects = {"/bucket/hello.tar.gz": tarball(tmp_path / "evil.tar.gz", {"a/bin/hello": "evil"}).read_bytes()}
+    done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), "--json", **environment(cloud))
+    steps = {step["name"]: step for step in json.loads(done.stdout)["data"]["run"]["steps"]}
+    assert steps["packages"]["error"]["code"] == "fetch-checksum"
+    assert list((node / "shared" / "petal" / "root" / "store").rglob("*")) == []
+
+
+@pytest.mark.parametrize("place", ["s3", "file"])
+def test_a_configuration_with_another_checksum_is_not_read(
+    place: str, node: Path, cloud: Cloud, tmp_path: Path
+) -> None:
+    text = package(tmp_path)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    config = configuration(tmp_path, text)
+    cloud.objects = {"/bucket/petal.yaml": text.encode()}
+    uri = "s3://bucket/petal.yaml" if place == "s3" else str(config)
+
+    def plan() -> dict[str, Any]:
+        argv = ("plan", "--config", uri, "--config-sha256", digest, "--json")
+        answer: dict[str, Any] = json.loads(petal(node, *argv, **environment(cloud)).stdout)
+        return answer
+
+    assert plan()["errors"] == []
+    config.write_text(text + "check: {run: [evil]}\n")
+    cloud.objects = {"/bucket/petal.yaml": config.read_bytes()}
+    assert plan()["errors"][0]["code"] == "fetch-checksum"
+
+
+def test_a_hook_hands_the_configurations_checksum_on(node: Path, tmp_path: Path) -> None:
+    config = configuration(tmp_path, package(tmp_path))
+    argv = ("hook", "configured", "--strict", "--config", str(config), "--config-sha256")
+    assert petal(node, *argv, "0" * 64).returncode == 1
+    kept = json.loads((node / "var/lib/petal-node/request.json").read_text())
+    assert "config" not in kept
+    assert petal(node, *argv, sha256_of(config)).returncode in (0, 3)

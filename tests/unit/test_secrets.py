@@ -1,0 +1,84 @@
+"""What is a secret in a URL is never part of an error, a record, a log line or a crash report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bootstrap.config import problem_of
+from bootstrap.errors import ConfigError, FetchError, redacted
+from bootstrap.log import LOG, close_log, open_log
+from bootstrap.paths import Paths
+from bootstrap.run import crash
+
+HIDDEN = [
+    "https://user:hidden@h/x",
+    "https://hidden@h/x",
+    "http://user:hidden@proxy:3128",
+    "https://h/x?X-Amz-Signature=hidden",
+    "https://h/x?a=1&X-Amz-Security-Token=hidden&b=2",
+    "https://h/x?X-Amz-Credential=hidden/20261124/us-east-1",
+    "https://h/x?sig=hidden",
+    "https://h/x?access_token=hidden",
+    "https://h/x?api_key=hidden",
+    "Max retries exceeded with url: /x?Signature=hidden&Expires=1 (Caused by",
+]
+SHOWN = [
+    "samtools@1.19",
+    "https://h/a@b/x",
+    "https://h/x?versionId=3",
+    "s3://bucket/key",
+    "user@host",
+    "https://h/x?design=1",
+]
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+def test_a_secret_is_masked_and_the_rest_stays(text: str) -> None:
+    assert "hidden" not in redacted(text)
+    assert "***" in redacted(text)
+    assert redacted(f"before {text} after").startswith("before ")
+    assert redacted(f"before {text} after").endswith(" after")
+
+
+@pytest.mark.parametrize("text", SHOWN)
+def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize("uri", [text for text in HIDDEN if text.startswith("https://")])
+def test_a_uri_with_a_secret_is_no_place(uri: str) -> None:
+    assert "password or a signature" in problem_of(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://h/a@b/x", "https://h/x?versionId=3", "s3://bucket/a?token=1", "/a@b", "file:///x"]
+)
+def test_a_uri_without_one_is(uri: str) -> None:
+    assert problem_of(uri) == ""
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+def test_errors_log_and_crash_report_are_masked(text: str, tmp_path: Path) -> None:
+    errors = (
+        FetchError(text, why=text, remedy=(text,)),
+        ConfigError("x", [("a", text)]),
+        ConfigError(text, [(text, "b")]),
+    )
+    for error in errors:
+        assert "hidden" not in json.dumps(error.to_dict())
+        assert "hidden" not in str(error)
+    open_log(tmp_path / "log", "run-1")
+    try:
+        LOG.warning("%s", text)
+        bug = RuntimeError(text)
+        LOG.error("bug", exc_info=bug)
+        told = crash(bug, Paths(tmp_path), "run-1")
+    finally:
+        close_log()
+    assert "hidden" not in json.dumps(told)
+    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) == 2
+    assert "hidden" not in "".join(kept)

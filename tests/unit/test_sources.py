@@ -1,0 +1,134 @@
+"""Everything that root executes is vouched for: by a checksum where it was fetched, by its owner where it lay there."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bootstrap import engine
+from bootstrap.config import Origin, parse
+from bootstrap.errors import ConfigError, FetchError, PackageError, SpackError
+from bootstrap.spack import program
+from bootstrap.steps import STEPS
+from tests.world import World, with_spack
+
+SHA = "ab" * 32
+SPACK = {"source": "/s", "recipes": {"source": "/r"}, "specs": ["zlib"]}
+REMOTE = ("s3://b/k", "https://h/k")
+
+
+def mistakes(document: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(yaml.safe_dump(document))
+    return dict(caught.value.problems)
+
+
+@pytest.mark.parametrize("uri", REMOTE)
+@pytest.mark.parametrize(
+    ("build", "path"),
+    [
+        (lambda uri: {"spack": {**SPACK, "source": uri}}, "spack.sha256"),
+        (lambda uri: {"spack": {**SPACK, "recipes": {"source": uri}}}, "spack.recipes.sha256"),
+        (lambda uri: {"spack": {**SPACK, "clingo": [{"source": uri}]}}, "spack.clingo[0].sha256"),
+        (lambda uri: {"spack": {"source": "/s", "recipes": {"source": "/r"}}, "stack": uri}, "stack_sha256"),
+        (lambda uri: {"packages": [{"name": "a", "version": "1", "source": uri}]}, "packages[0].sha256"),
+    ],
+)
+def test_what_comes_over_the_network_needs_a_checksum(build: Any, path: str, uri: str) -> None:
+    assert "needed" in mistakes(build(uri))[path]
+
+
+def test_a_package_needs_one_wherever_it_lies() -> None:
+    assert "packages[0].sha256" in mistakes({"packages": [{"name": "a", "version": "1", "source": "/srv/a.tgz"}]})
+
+
+@pytest.mark.parametrize("uri", ["git@github.com:spack/spack", "https://github.com", "git+https://h/x", "ssh://h/x"])
+def test_nothing_is_cloned(uri: str) -> None:
+    assert "spack.source" in mistakes({"spack": {**SPACK, "source": uri}})
+
+
+@pytest.mark.parametrize("part", ["program", "recipes"])
+def test_another_tarball_than_the_checksum_names_is_not_unpacked(part: str, tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    origin = getattr(world.config.spack, part)
+    Path(origin.source).write_bytes(b"evil")
+    with pytest.raises(FetchError) as caught:
+        program.ensure(world.config, program.locate(world.config, world.paths), world.paths, None)
+    assert caught.value.code == "fetch-checksum"
+    trees = {path.name for path in (world.paths.root / "spack").glob("*")}
+    assert trees <= ({"1.1.1"} if part == "recipes" else set())
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 60])
+def test_a_damaged_wheel_is_refused_and_leaves_nothing(content: bytes, tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    world.paths.scratch.mkdir(parents=True)
+    (tmp_path / "clingo.whl").write_bytes(content)
+    with pytest.raises(PackageError) as caught:
+        program._ensure_wheels((Origin(str(tmp_path / "clingo.whl")),), tmp_path / "clingo", world.paths, None)
+    assert caught.value.code == "package-archive"
+    assert caught.value.remedy
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clingo.whl", "node"]
+
+
+def test_a_wheel_cannot_write_outside(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    world.paths.scratch.mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "clingo.whl", "w") as wheel:
+        for name in ("../../evil", "/etc/evil", "clingo/__init__.py"):
+            wheel.writestr(name, "x")
+    program._ensure_wheels((Origin(str(tmp_path / "clingo.whl")),), tmp_path / "w" / "clingo", world.paths, None)
+    assert (tmp_path / "w" / "clingo" / "clingo" / "__init__.py").is_file()
+    outside = [path for path in tmp_path.rglob("evil") if tmp_path / "w" / "clingo" not in path.parents]
+    assert outside == []
+
+
+@pytest.mark.parametrize("kind", ["directory", "tarball", "wheel"])
+def test_a_source_that_others_could_change_is_not_run(kind: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "bin").mkdir()
+    (theirs / "x.whl").write_bytes(b"")
+    theirs.chmod(0o777)
+    source = {"directory": theirs, "tarball": theirs / "x.whl", "wheel": theirs / "x.whl"}[kind]
+    spack: dict[str, Any] = {**SPACK, "source": str(tmp_path)}
+    spack |= {"clingo": [{"source": str(source)}]} if kind == "wheel" else {"source": str(source)}
+    world = World(tmp_path / "node", config_text=yaml.safe_dump({"spack": spack}))
+    with pytest.raises(SpackError) as caught:
+        program.locate(world.config, world.paths)
+    assert caught.value.code == "spack-untrusted"
+    assert "written by others" in caught.value.why
+    theirs.chmod(0o755)
+    program.locate(world.config, world.paths)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_source_of_another_user_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "spack").mkdir()
+    os.chown(tmp_path / "spack", 12345, 12345)
+    text = yaml.safe_dump({"spack": {**SPACK, "source": str(tmp_path / "spack")}})
+    world = World(tmp_path / "node", config_text=text)
+    with pytest.raises(SpackError) as caught:
+        program.locate(world.config, world.paths)
+    assert "belongs to user 12345" in caught.value.why
+
+
+def test_spack_checks_what_it_fetches_and_takes_no_binaries(tmp_path: Path) -> None:
+    """Binaries of a mirror would be run unchecked: none are taken, and no flag turns a check off."""
+    text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw], mirrors: {site: /srv/mirror}")
+    world = World(tmp_path / "node", config_text=text)
+    engine.converge(STEPS, world.context, lambda _: None)
+    scope = world.paths.var / "spack" / world.release / "scope"
+    sections = {path.stem: yaml.safe_load(path.read_text()) for path in scope.glob("*.yaml")}
+    assert sections["config"]["config"]["checksum"] is True
+    assert sections["mirrors"]["mirrors:"]["site"] == {"url": "file:///srv/mirror", "source": True, "binary": False}
+    assert sections["bootstrap"]["bootstrap"]["sources:"] == []
+    started = [argv for argv in world.system.commands if Path(argv[0]).name == "spack"]
+    assert {"install", "concretize"} <= {word for argv in started for word in argv}
+    off = {"--no-check-signature", "--no-checksum", "-n", "--insecure", "-k", "--deprecated"}
+    assert [argv for argv in started if off & set(argv)] == []
