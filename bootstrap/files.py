@@ -19,6 +19,8 @@ from typing import Any
 from .errors import StateError
 
 CHUNK = 1 << 20
+# On NFS a file that another node replaces between our open and our read is stale; the next open finds the new one.
+STALE_TRIES = 5
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -142,11 +144,24 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     Raises:
         StateError: the file is too large, no regular file, or no JSON object.
     """
+    for left in reversed(range(STALE_TRIES)):
+        try:
+            data = _read_regular(path, limit)
+            break
+        except OSError as error:
+            if error.errno != errno.ESTALE or not left:
+                raise
+    return None if data is None else _json_object(path, data)
+
+
+def _read_regular(path: Path, limit: int) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise
         if error.errno == errno.ELOOP:
             raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="state-untrusted") from error
         raise StateError(f"{path} cannot be read", why=str(error)) from error
@@ -156,7 +171,7 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise StateError(f"{path} is larger than {limit} bytes")
-    return _json_object(path, data)
+    return data
 
 
 def _json_object(path: Path, data: bytes) -> dict[str, Any]:
