@@ -174,7 +174,7 @@ def _exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
     codes = {report.error.get("code") for report in reports if report.error}
     if codes & {"bug", "not-converged"}:
         return int(ExitCode.BUG)
-    return int(ExitCode.TRY_AGAIN if "lock-timeout" in codes else status.exit)
+    return int(ExitCode.TRY_AGAIN if codes & {"lock-timeout", "lock-lost"} else status.exit)
 
 
 def _worse(first: Status, second: Status) -> Status:
