@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..context import Context
-from ..errors import PetalError, StateError, of_os_error
+from ..errors import PetalError, StateError, StorageError, of_os_error
 from ..files import distrust, make_own_dir
 from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, blocked, change, satisfied
 from ..state import Shared, Token
@@ -38,12 +38,12 @@ class Storage:
     title = "shared storage is mounted and shared"
     roles = EVERYWHERE
     scope = Scope.NODE
-    needs = ("tool",)
+    needs = ("tool", "mount")
     local = False
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        mount = ctx.facts.mount_of(ctx.paths.mount) if ctx.paths.live else None
+        mount = ctx.mounted if ctx.paths.live else None
         if ctx.paths.live and mount is None:
             return _not_mounted(ctx)
         try:
@@ -56,6 +56,10 @@ class Storage:
         return _judge(ctx, mount, seen)
 
     def apply(self, ctx: Context) -> None:
+        if ctx.role is not Role.HEAD or (ctx.paths.live and ctx.mounted is None):
+            raise StorageError(
+                f"{ctx.paths.mount} is not mounted", remedy="petal-node plan", code="storage-not-mounted"
+            )
         for path in _directories(ctx):
             make_own_dir(path, ctx.paths.shared_mount)
         shared = Shared(ctx.paths)
@@ -109,6 +113,8 @@ def _token(ctx: Context) -> Token | None:
 
 
 def _not_mounted(ctx: Context) -> Probe:
+    if ctx.config.storage.source is not None:
+        return change(f"{ctx.paths.mount} is not mounted yet", f"use {ctx.paths.mount} when it is")
     declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
     return blocked(
         f"{ctx.paths.mount} is not mounted (the cluster's shared directories: {declared})",
