@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..config import Storage
 from ..context import Context
-from ..errors import PetalError, StorageError
+from ..errors import PetalError, StorageError, of_os_error
 from ..files import make_dir, same_content, write_atomic
 from ..model import Mount, Probe, Role, Scope, blocked, change, elsewhere, satisfied
 from .base import EVERYWHERE
@@ -78,7 +78,8 @@ class MountStorage:
             device = device_of(ctx.config.storage, ctx.facts.cluster.region)
             mounted = ctx.mounted
             return _unmounted(ctx, device) if mounted is None else _mounted(ctx, device, mounted)
-        except PetalError as error:
+        except (PetalError, OSError) as trouble:
+            error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
             return blocked(str(error), *error.remedy)
 
     def apply(self, ctx: Context) -> None:
@@ -175,10 +176,10 @@ def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
 
 
 def _keeping(ctx: Context, device: Device) -> tuple[str, ...]:
-    """What is to be done so that a reboot keeps the mount; nothing where /etc/fstab does it."""
-    if not ctx.system.has_systemd() or _in_fstab(ctx):
-        return ()
+    """What is to be done so that a reboot keeps the mount; nothing where /etc/fstab or somebody's own unit does it."""
     unit = ctx.paths.units / unit_name(ctx.paths.mount)
+    if not ctx.system.has_systemd() or _in_fstab(ctx) or _is_foreign(unit):
+        return ()
     enabled = ctx.paths.units / "multi-user.target.wants" / unit.name
     return () if same_content(unit, _unit(ctx, device)) and enabled.is_symlink() else (f"write and enable {unit}",)
 
@@ -190,6 +191,10 @@ def _in_fstab(ctx: Context) -> bool:
         return False
     entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
     return any(len(entry) > 1 and entry[1] == ctx.paths.mount for entry in entries)
+
+
+def _is_foreign(unit: Path) -> bool:
+    return unit.is_file() and not unit.read_bytes().startswith(UNIT.splitlines()[0].encode())
 
 
 def _holds_files(where: Path) -> bool:

@@ -199,6 +199,15 @@ def test_what_fstab_keeps_gets_no_unit(node: World) -> None:
     assert STEP.probe(node.context).verdict is Verdict.SATISFIED
 
 
+def test_somebodys_own_unit_is_left_as_it_is(node: World) -> None:
+    unit = node.paths.units / "shared.mount"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("# by hand\n[Mount]\nWhat=files:/export/hpc\nType=nfs4\n")
+    STEP.apply(node.context)
+    assert unit.read_text().startswith("# by hand")
+    assert STEP.probe(node.context).verdict is Verdict.SATISFIED
+
+
 @pytest.mark.parametrize(("role", "seconds"), [(Role.HEAD, 60), (Role.COMPUTE, 6), (Role.LOGIN, 6)])
 def test_a_silent_server_costs_seconds_and_blocks_what_needs_it(node: World, role: Role, seconds: float) -> None:
     node.role = role
