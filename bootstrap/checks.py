@@ -21,7 +21,7 @@ from .release import Manifest, current_release, read_manifest
 from .steps import STEPS
 from .system import PATH, timestamp
 
-AS_CHECKS = ("storage", "root", "shell")
+AS_CHECKS = ("mount", "storage", "root", "shell")
 MARKS = {
     Verdict.SATISFIED: Mark.OK,
     Verdict.CHANGE: Mark.FAIL,
@@ -52,7 +52,9 @@ PROGRAM_SECONDS = "60"
 def check_node(ctx: Context) -> NodeReport:
     """Every check of this node, in an order in which the first failure is the cause of those behind it."""
     findings = tuple(_findings(ctx))
-    reachable = not any(finding.check in ("storage", "root") and finding.mark is Mark.FAIL for finding in findings)
+    reachable = not any(
+        finding.check in ("mount", "storage", "root") and finding.mark is Mark.FAIL for finding in findings
+    )
     release = current_release(ctx.paths) if reachable else None
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, findings)
 
@@ -64,6 +66,8 @@ def _findings(ctx: Context) -> Iterator[Finding]:
     for step in STEPS:
         if step.name in AS_CHECKS and (reachable or step.name == "shell"):
             probe = step.probe(ctx)
+            if probe.verdict is Verdict.ELSEWHERE:
+                continue
             reachable = reachable and probe.verdict is Verdict.SATISFIED
             remedy = probe.remedy or (("petal-node bootstrap",) if probe.verdict is Verdict.CHANGE else ())
             yield Finding(step.name, MARKS[probe.verdict], probe.reason, remedy=remedy)

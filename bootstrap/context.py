@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .model import Facts, Role, Tool
+from .model import Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import tree_name
 from .system import System
@@ -16,6 +16,10 @@ from .system import System
 
 def _silent(_: str) -> None:
     """Progress that nobody looks at."""
+
+
+def _unlocked() -> None:
+    """No lock is held that could be lost."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Context:
         accept_storage: another file system than before is meant.
         note: told each line of progress of a long step.
         decides: this run says what the cluster should have; others obey wanted.json.
+        confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
     """
 
     paths: Paths
@@ -44,11 +49,17 @@ class Context:
     accept_storage: bool = False
     note: Callable[[str], None] = _silent
     decides: bool = False
+    confirm: Callable[[], None] = _unlocked
 
     @property
     def tree(self) -> str:
         """The directory of a release's modules that this node uses."""
         return tree_name(self.config, self.facts.host)
+
+    @property
+    def mounted(self) -> Mount | None:
+        """What is mounted as shared storage now; the facts are of the start of this run."""
+        return replace(self.facts, mounts=self.system.mounts()).mount_of(self.paths.mount)
 
     @property
     def kept_archive(self) -> Path:

@@ -49,7 +49,13 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
 
 
 def converge(
-    steps: Sequence[Step], ctx: Context, listen: Listener, waits: Waits | None = None, *, background: bool = True
+    steps: Sequence[Step],
+    ctx: Context,
+    listen: Listener,
+    waits: Waits | None = None,
+    *,
+    background: bool = True,
+    already: Sequence[StepReport] = (),
 ) -> tuple[StepReport, ...]:
     """Makes every step hold, in order.
 
@@ -59,11 +65,12 @@ def converge(
         listen: told each step when it waits for somebody else's lock (``waiting``, with whom), when it starts to change
             something (``running``) and when it has ended.
         background: also do what nobody waits for; a run in the foreground leaves that to who comes after it.
+        already: what this run has done before; these steps are not tried again.
     """
-    done: dict[str, StepReport] = {}
+    done = {report.name: report for report in already}
     with ExitStack() as locks:
         held = _Held(ctx, waits or Waits(), locks, listen)
-        for step in (step for step in steps if not step.background):
+        for step in (step for step in steps if not step.background and step.name not in done):
             done[step.name] = _one(step, ctx, done, listen, held)
             listen(done[step.name])
     for step in (step for step in steps if step.background):
@@ -105,20 +112,22 @@ class _Held:
         self._listen = listen
         self._waits = waits
         self._locks = locks
-        self._has_cluster = False
+        self._cluster: Lock | None = None
 
     @contextmanager
-    def around(self, step: Step) -> Iterator[None]:
-        """Holds what a step needs."""
+    def around(self, step: Step) -> Iterator[Context]:
+        """Holds what a step needs, and gives the context with which it can confirm that."""
         if step.scope is Scope.NODE:
             with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node):
-                yield
+                yield self._ctx
             return
-        if not self._has_cluster:
+        if self._cluster is None:
             path = self._ctx.paths.locks / CLUSTER_LOCK
-            self._locks.enter_context(self._lock(step, path, self._waits.cluster, self._end_what_is_left))
-            self._has_cluster = True
-        yield
+            lock = self._lock(step, path, self._waits.cluster, self._end_what_is_left)
+            self._cluster = self._locks.enter_context(lock)
+        else:
+            self._cluster.confirm()
+        yield replace(self._ctx, confirm=self._cluster.confirm)
 
     def _lock(self, step: Step, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
         host = self._ctx.facts.host
@@ -194,11 +203,11 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held |
         return _of_probe(step, probe, UNCHANGED[probe.verdict])
     if held is None:
         return _apply_probe(step, ctx, probe, listen)
-    with held.around(step):
-        probe = step.probe(ctx)
+    with held.around(step) as inside:
+        probe = step.probe(inside)
         if probe.verdict is not Verdict.CHANGE:
             return _of_probe(step, probe, UNCHANGED[probe.verdict])
-        return _apply_probe(step, ctx, probe, listen)
+        return _apply_probe(step, inside, probe, listen)
 
 
 def _apply_probe(step: Step, ctx: Context, probe: Probe, listen: Listener) -> StepReport:

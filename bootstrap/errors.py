@@ -193,6 +193,13 @@ class LockTimeout(PetalError):
     exit = ExitCode.TRY_AGAIN
 
 
+class LockLost(PetalError):
+    """The lock was lost on the way: this node was cut off from shared storage, and somebody else went on."""
+
+    code = "lock-lost"
+    exit = ExitCode.TRY_AGAIN
+
+
 class WaitTimeout(PetalError):
     """What was waited for did not happen in time."""
 

@@ -22,6 +22,8 @@ from .errors import StateError, StorageError
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
+# On NFS a file that another node replaces between our open and our read is stale; the next open finds the new one.
+STALE_TRIES = 5
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -203,11 +205,24 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     Raises:
         StateError: the file is too large, no regular file, or no JSON object.
     """
+    for left in reversed(range(STALE_TRIES)):
+        try:
+            data = _read_regular(path, limit)
+            break
+        except OSError as error:
+            if error.errno != errno.ESTALE or not left:
+                raise
+    return None if data is None else _json_object(path, data)
+
+
+def _read_regular(path: Path, limit: int) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise
         if error.errno == errno.ELOOP:
             raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="state-untrusted") from error
         raise StateError(f"{path} cannot be read", why=str(error), remedy=f"ls -ld {path}") from error
@@ -220,7 +235,7 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
         os.close(descriptor)
     if len(data) > limit:
         raise StateError(f"{path} is larger than {limit} bytes", remedy=f"mv {path} {path}.bad")
-    return _json_object(path, data)
+    return data
 
 
 def _json_object(path: Path, data: bytes) -> dict[str, Any]:

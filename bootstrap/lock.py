@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import shapes
-from .errors import LockTimeout, StateError, StorageError
+from .errors import LockLost, LockTimeout, StateError, StorageError
 from .files import make_dir, read_json, write_json
 from .model import plain
 from .processes import own_start
@@ -127,6 +127,27 @@ class Lock:
         _held.discard(self._path)
         os.close(self._descriptor)
 
+    def confirm(self) -> None:
+        """Makes sure that the lock is held, and was held by nobody else since it was taken.
+
+        A client of NFS that was cut off for longer than its lease loses its locks without a word (RFC 8881, 8.4.3). To
+        ask again goes to the server; whoever held it meanwhile has left its name. On a local disk nothing is lost.
+
+        Raises:
+            LockLost: somebody else holds it, or did.
+        """
+        try:
+            ours = _lock(self._descriptor) and holder_of(self._path) == self._holder
+            why = "" if ours else f"it was taken by {self._who()}"
+        except OSError as error:
+            ours, why = False, os.strerror(error.errno or 0)
+        if not ours:
+            raise LockLost(
+                f"{self._path.name} was lost while this run worked",
+                why=f"this node was cut off from shared storage for longer than its lease: {why}",
+                remedy=("petal-node status", "petal-node bootstrap"),
+            )
+
     def _acquire(self, deadline: float) -> None:
         tries = 0
         while not self._try():
@@ -144,18 +165,26 @@ class Lock:
 
     def _try(self) -> bool:
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _lock(self._descriptor)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
             raise StorageError(
                 f"{self._path} cannot be locked",
                 why=f"{os.strerror(error.errno or 0)}: the file system has no working POSIX record locks",
                 remedy="FSx for Lustre: mount with flock; NFS: use version 4",
                 code="storage-no-locks",
             ) from error
-        return True
 
     def _who(self) -> str:
         holder = holder_of(self._path)
         return str(holder) if holder else "a process that did not leave its name"
+
+
+def _lock(descriptor: int) -> bool:
+    """False where somebody else holds it."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True

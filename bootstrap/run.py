@@ -22,7 +22,7 @@ from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, St
 from .paths import Paths
 from .prepare import BOOT, Request, keep_request, prepare, settle_request
 from .state import Runs, Shared, write_document
-from .steps import STEPS
+from .steps import MOUNTING, STEPS, awaits_mount
 from .system import System, timestamp
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
@@ -108,10 +108,13 @@ def run(
     try:
         recorder.update()
         keep_request(request)
-        ctx = prepare(request, system, note, may_hand_over=True)
-        keep_request(request, ctx)
-        recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
-        reports = converge(STEPS, ctx, _tee(recorder, request, ctx, listen), waits, background=background)
+        ctx = _prepared(request, system, note, recorder)
+        mounted: tuple[StepReport, ...] = ()
+        if awaits_mount(ctx):
+            mounted = converge(MOUNTING, ctx, _tee(recorder, request, ctx, listen), waits)
+            ctx = _prepared(request, system, note, recorder)
+        told = _tee(recorder, request, ctx, listen)
+        reports = converge(STEPS, ctx, told, waits, background=background, already=mounted)
         status = status_of(reports)
         if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
             status = _worse(status, _self_check(ctx, recorder))
@@ -135,6 +138,13 @@ def run(
     if request.event in CHECKED_EVENTS:
         arrange(recorder.record, Paths(request.prefix), system)
     return recorder.record
+
+
+def _prepared(request: Request, system: System, note: Callable[[str], None], recorder: Recorder) -> Context:
+    ctx = prepare(request, system, note, may_hand_over=True)
+    keep_request(request, ctx)
+    recorder.update(role=ctx.role.value, release=ctx.release, budget=_budget(ctx))
+    return ctx
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -174,7 +184,7 @@ def _exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
     codes = {report.error.get("code") for report in reports if report.error}
     if codes & {"bug", "not-converged"}:
         return int(ExitCode.BUG)
-    return int(ExitCode.TRY_AGAIN if "lock-timeout" in codes else status.exit)
+    return int(ExitCode.TRY_AGAIN if codes & {"lock-timeout", "lock-lost"} else status.exit)
 
 
 def _worse(first: Status, second: Status) -> Status:
@@ -196,7 +206,7 @@ def _self_check(ctx: Context, recorder: Recorder) -> Status:
 def save_report(ctx: Context, report: NodeReport) -> None:
     """On shared storage where that can be used and written by this process, else on this node."""
     out_of_reach = any(
-        finding.check in ("storage", "root") and finding.mark is Mark.FAIL for finding in report.findings
+        finding.check in ("mount", "storage", "root") and finding.mark is Mark.FAIL for finding in report.findings
     )
     try:
         if not out_of_reach:

@@ -171,6 +171,13 @@ class System:
         """What is mounted in this mount namespace."""
         return parse_mounts(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace"))
 
+    def addresses(self, host: str) -> frozenset[str]:
+        """The addresses of a host, none where its name is not known. May take as long as the resolver does."""
+        try:
+            return frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        except OSError:
+            return frozenset()
+
     def hostname(self) -> str:
         """The node's name without its domain; on a compute node that is its Slurm name."""
         return socket.gethostname().split(".", 1)[0]

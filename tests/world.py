@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from bootstrap.spack.scope import find_compiler, scope_digest_inputs
 from bootstrap.system import Completed, System
 
 T = TypeVar("T")
+PROGRAMS = ("gcc", "g++", "gfortran", "sinfo", "srun")
 LMOD_VERSION = "Modules based on Lua: Version 8.6.19  2022-04-16"
 HOST = Host("ip-10-0-0-10", "debian12", "2.36", "x86_64", "x86_64_v3", 2, 8 << 30, "boot-1")
 
@@ -73,7 +75,7 @@ class FakeSystem(System):
         return action()
 
     def which(self, name: str) -> str | None:
-        return f"/usr/bin/{name}" if name in ("gcc", "g++", "gfortran", "sinfo", "srun") else None
+        return f"/usr/bin/{name}" if name in (*PROGRAMS, "mount.nfs4", "mount.lustre") else None
 
     def has_systemd(self) -> bool:
         return self.systemd
@@ -98,12 +100,19 @@ class FakeSystem(System):
         return self.world.mounts
 
     def _mount(self, argv: Sequence[str]) -> str:
-        _bind(Path(argv[-2]), Path(argv[-1]))
+        if "--bind" in argv:
+            _bind(Path(argv[-2]), Path(argv[-1]))
+        else:
+            self.world.mount(argv[-2], argv[argv.index("-t") + 1])
         return ""
 
     def _systemctl(self, argv: Sequence[str]) -> str:
-        if argv[1] == "start":
+        if argv[1] == "start" and argv[2] == "opt-petal.mount":
             _bind(self.world.paths.shared_root, self.world.paths.root)
+        elif argv[1] == "start":
+            unit = (self.world.paths.units / argv[2]).read_text()
+            values = dict(re.findall(r"^(What|Type)=(.*)$", unit, re.MULTILINE))
+            self.world.mount(values["What"], values["Type"])
         if "enable" in argv:
             wants = self.world.paths.units / "multi-user.target.wants"
             wants.mkdir(exist_ok=True)
@@ -213,6 +222,10 @@ class World:
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
             release=self.release, environment=self.environment,
         )  # fmt: skip
+
+    def mount(self, source: str, kind: str, *options: str) -> None:
+        """From now on this is mounted as shared storage."""
+        self.mounts = (*self.mounts, Mount(source, self.config.storage.mount, kind, ("rw", *options)))
 
     def as_node(self, name: str, role: Role) -> World:
         """Another node of the same cluster: its own prefix, the same shared directory."""

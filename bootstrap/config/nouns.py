@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,20 @@ SPACK_VERSIONS = ("1.1.1",)
 
 @dataclass(frozen=True)
 class Storage:
-    """Shared storage: where it is mounted on every node."""
+    """Shared storage: where it is mounted on every node; with ``source`` petal-node itself mounts it.
+
+    ``source``: the id of an EFS file system, HOST:/EXPORT, or HOST@tcp:/NAME of type lustre. It tells the type.
+    """
 
     mount: str = "/shared"
+    source: str | None = None
+    type: str | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The type for mount(8)."""
+        return "lustre" if re.search(r"@(tcp|o2ib)\d*:/", self.source or "") else "nfs4"
 
 
 @dataclass(frozen=True)

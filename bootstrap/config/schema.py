@@ -38,6 +38,19 @@ MODULE = validate.Regexp(
 )
 SHA256 = validate.Regexp(r"^[0-9a-f]{64}\Z", error="must be the 64 hexadecimal digits of a sha256, in lower case")
 PATH = validate.Regexp(r"^/[A-Za-z0-9._+/-]*\Z", error="must be an absolute path of letters, digits and . _ + - /")
+SOURCE = validate.Regexp(
+    r"^(fs-[0-9a-f]{8,40}"
+    r"|([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(@(tcp|o2ib)\d*)?:/[A-Za-z0-9._+/-]*)\Z",
+    error="must be the id of an EFS file system (fs-0123abcd...), HOST:/EXPORT or, of type lustre, HOST@tcp:/NAME",
+)
+# Options that would take away what petal-node relies on, or that mount(8) does not take here.
+REFUSED_OPTIONS = {
+    **dict.fromkeys(("soft", "softerr"), "half reads and writes would look like whole ones"),
+    **dict.fromkeys(("nolock", "local_lock", "noflock", "localflock"), "locks would not exclude other nodes"),
+    **dict.fromkeys(("vers=2", "vers=3", "nfsvers=2", "nfsvers=3"), "NFS has locks that survive from version 4 on"),
+    **dict.fromkeys(("bg", "noauto", "remount", "bind", "rbind", "move", "user", "users"), "petal-node mounts it once"),
+    **dict.fromkeys(("ro", "noexec"), "software is installed and run there"),
+}
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 SPEC = validate.Regexp(
     r"^[A-Za-z0-9][A-Za-z0-9 ._+~^%@=:,/-]*\Z",
@@ -112,9 +125,30 @@ def _texts(*checks: Any) -> Items:
     return Items(Text(validate=list(checks)))
 
 
+def _mount_option(text: str) -> None:
+    """One option of mount(8). It reaches a unit file and a command line: no blank, comma, quote, % or backslash."""
+    if not re.match(r"^[a-z_][a-z0-9_]*(=[A-Za-z0-9._:/@-]+)?\Z", text):
+        raise ValidationError("must be one option of mount(8), such as noatime or nconnect=4")
+    name = text.partition("=")[0]
+    why = REFUSED_OPTIONS.get(text) or REFUSED_OPTIONS.get(name)
+    if why:
+        raise ValidationError(f"{text} is refused: {why}")
+
+
 class StorageSchema(_Strict):
     makes = Storage
     mount = Text(validate=[PATH, _tidy_path])
+    source = Text(validate=SOURCE)
+    type = Text(validate=validate.OneOf(["nfs4", "lustre"], error="type {input} is not known: use nfs4 or lustre"))
+    options = _texts(_mount_option)
+
+    @validates_schema
+    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+        if data.get("source") is None and (data.get("type") or data.get("options")):
+            raise ValidationError("is needed: type and options say how petal-node mounts it", "source")
+        kind = Storage(source=data.get("source")).kind
+        if data.get("type", kind) != kind:
+            raise ValidationError(f"the source is one of type {kind}", "type")
 
 
 class OriginSchema(_Strict):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ..context import Context
 from .base import Step
 from .converge import Converge
 from .modules import ModuleTree
+from .mount import MountStorage
 from .packages import Packages
 from .proof import Proof
 from .release import Release
@@ -18,6 +20,7 @@ from .wanted import WantedState
 STEPS: tuple[Step, ...] = (
     ToolInPlace(),
     Converge(),
+    MountStorage(),
     Storage(),
     Root(),
     WantedState(),
@@ -29,4 +32,14 @@ STEPS: tuple[Step, ...] = (
     Proof(),
 )
 
-__all__ = ["STEPS", "Step"]
+# What is done before anybody knows what the cluster wants, where that stands on storage that is to be mounted first.
+MOUNTING = STEPS[: [step.name for step in STEPS].index("mount") + 1]
+
+
+def awaits_mount(ctx: Context) -> bool:
+    """True where this node has to mount shared storage before it can read wanted.json."""
+    needed = ctx.config.storage.source is not None and ctx.event != "start"
+    return needed and ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None
+
+
+__all__ = ["MOUNTING", "STEPS", "Step", "awaits_mount"]

@@ -77,6 +77,7 @@ def _install(ctx: Context, package: Package) -> None:
         make_dir(part / ".petal")
         receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
         write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
+        ctx.confirm()
         remove_tree(prefix)
         part.rename(prefix)
     except OSError as error:

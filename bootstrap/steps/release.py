@@ -36,6 +36,7 @@ class Release:
     def apply(self, ctx: Context) -> None:
         if read_manifest(ctx.paths, ctx.wanted_release) is None:
             write_manifest(ctx.paths, _manifest(ctx))
+        ctx.confirm()
         replace_link(ctx.paths.current, f"releases/{ctx.wanted_release}")
 
 

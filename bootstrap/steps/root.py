@@ -1,7 +1,8 @@
 """/opt/petal is the one root: in the layout ``shared`` a bind mount of <mount>/petal/root, kept over reboots.
 
-systemd.mount(5) wants a unit named after its mount point. Under ``--root`` nothing is mounted: a symbolic link stands
-for the bind mount there.
+systemd.mount(5) wants a unit named after its mount point. ``_netdev``: it needs the network, and what is not marked so
+stands before local-fs.target, which the network comes after. ``nofail``: no boot waits for it. Under ``--root`` nothing
+is mounted: a symbolic link stands for the bind mount there.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ TEMPLATE = """\
 [Unit]
 Description=petal-node software root
 RequiresMountsFor={mount}
-After=remote-fs.target
 
 [Mount]
 What={backing}
 Where=/opt/petal
 Type=none
-Options=bind
+Options=bind,_netdev,nofail
 TimeoutSec=60
 
 [Install]

@@ -38,14 +38,14 @@ class Storage:
     title = "shared storage is mounted and shared"
     roles = EVERYWHERE
     scope = Scope.NODE
-    needs = ("tool",)
+    needs = ("tool", "mount")
     local = False
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        mount = ctx.facts.mount_of(ctx.paths.mount) if ctx.paths.live else None
+        mount = ctx.mounted if ctx.paths.live else None
         if ctx.paths.live and mount is None:
-            return refused(_missing(ctx))
+            return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
         try:
             seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
         except (PetalError, OSError) as error:
@@ -55,6 +55,8 @@ class Storage:
         return refused(bad) if bad else _judge(ctx, mount, seen, before)
 
     def apply(self, ctx: Context) -> None:
+        if ctx.paths.live and ctx.mounted is None:
+            raise _missing(ctx)
         shared, before = Shared(ctx.paths), Seen.load(ctx.paths)
         token = ctx.system.guarded(shared.token, timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
         if ctx.role is Role.HEAD:
@@ -118,6 +120,10 @@ def _token(ctx: Context) -> Token | None:
         if error.code == "state-untrusted":
             return None  # ``distrusted`` tells it
         raise
+
+
+def _to_be_mounted(ctx: Context) -> Probe:
+    return change(f"{ctx.paths.mount} is not mounted yet", f"use {ctx.paths.mount} when it is")
 
 
 def _missing(ctx: Context) -> StorageError:

@@ -45,6 +45,7 @@ class WantedState:
             shutil.copyfile(ctx.kept_archive, part)
             part.chmod(0o755)
             part.rename(target)
+        ctx.confirm()
         Shared(ctx.paths).save_wanted(_wanted(ctx))
 
 

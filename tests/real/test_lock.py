@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from bootstrap import lock
-from bootstrap.errors import LockTimeout
+from bootstrap.errors import LockLost, LockTimeout
+from bootstrap.files import write_json
+from bootstrap.model import plain
 
 TOP = Path(__file__).parents[2]
 HOLD = """
@@ -128,3 +130,12 @@ def test_a_damaged_holder_file_is_no_obstacle(path: Path) -> None:
     assert lock.holder_of(path) is None
     with take(path):
         assert lock.holder_of(path) is not None
+
+
+def test_a_lock_that_is_held_is_confirmed_and_one_that_somebody_had_is_not(path: Path) -> None:
+    """Between hosts it is tests/nfs that robs; here the name of a holder in between is all that is left of it."""
+    with take(path) as mine:
+        mine.confirm()
+        write_json(path.with_suffix(".holder"), plain(lock.own_holder("thief", "boot", "run-2")))
+        with pytest.raises(LockLost, match="taken by thief"):
+            mine.confirm()

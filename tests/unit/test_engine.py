@@ -11,8 +11,8 @@ import pytest
 
 from bootstrap import engine, files
 from bootstrap.context import Context
-from bootstrap.errors import PetalError
-from bootstrap.lock import Holder
+from bootstrap.errors import LockLost, PetalError
+from bootstrap.lock import Holder, Lock
 from bootstrap.model import (
     Outcome,
     Probe,
@@ -195,3 +195,44 @@ def test_a_foreground_run_does_not_look_at_what_stands_on_a_step_that_is_blocked
     proof = Toy("proof", [], needs=("bad",), background=True)
     reports = engine.converge([bad, proof], ctx, lambda _: None, background=False)
     assert [report.outcome for report in reports] == [Outcome.BLOCKED, Outcome.BLOCKED]
+
+
+def test_a_run_that_was_robbed_of_its_lock_does_no_further_step(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else took it while a step worked: nothing that stands behind is applied."""
+
+    def lost(_: Lock) -> None:
+        raise LockLost("stack.lock was lost")
+
+    first = Toy("first", [change("x"), change("x"), satisfied("y")], scope=Scope.CLUSTER)
+    second = Toy("second", [change("x")], scope=Scope.CLUSTER)
+    monkeypatch.setattr(Lock, "confirm", lost)
+    done = run(ctx, first, second)
+    assert done["first"].outcome is Outcome.CHANGED
+    assert done["second"].error is not None
+    assert done["second"].error["code"] == "lock-lost"
+    assert second.applied == 0
+
+
+def test_a_cluster_step_can_confirm_the_lock_that_it_works_under(ctx: Context) -> None:
+    """And learns that it was robbed since the step began."""
+
+    class Slow(Toy):
+        def apply(self, ctx: Context) -> None:
+            ctx.confirm()
+            holder = ctx.paths.locks / "stack.holder"
+            holder.write_text(holder.read_text().replace(ctx.run_id, "another-run"))
+            ctx.confirm()
+
+    step = Slow("slow", [change("x")], scope=Scope.CLUSTER)
+    error = run(ctx, step)["slow"].error
+    assert error is not None
+    assert error["code"] == "lock-lost"
+    assert "another-run" in str(error["why"])
+
+
+def test_what_a_run_has_done_before_is_not_tried_again(ctx: Context) -> None:
+    step = Toy("a", [change("x"), change("x"), satisfied("y")])
+    before = engine.converge((step,), ctx, lambda _: None)
+    after = engine.converge((step, Toy("b", [satisfied("z")])), ctx, lambda _: None, already=before)
+    assert step.applied == 1
+    assert [report.outcome for report in after] == [Outcome.CHANGED, Outcome.OK]

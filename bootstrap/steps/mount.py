@@ -1,0 +1,239 @@
+"""Mounts shared storage where the configuration says from where: ``storage.source``. Else ParallelCluster did it.
+
+A unit of systemd keeps the mount over reboots (systemd.mount(5)); without systemd mount(8) does it once. A server that
+does not answer costs seconds: compute and login nodes give up on it and leave it to the convergence after boot.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Storage
+from ..context import Context
+from ..errors import PetalError, StorageError, of_os_error
+from ..files import make_dir, same_content, write_atomic
+from ..model import Mount, Probe, Role, Scope, blocked, change, elsewhere, satisfied
+from .base import EVERYWHERE
+
+HEAD_SECONDS = 60.0
+OTHER_SECONDS = 6.0
+TOUCH_SECONDS = 3.0
+# NFS: hard, as ParallelCluster mounts its own (cookbook: shared/attributes/cluster.rb), since soft gives half reads.
+# EFS: AWS' recommended options (EFS user guide, "Recommended NFS mount options"); it has no 4.2. Lustre: as
+# ParallelCluster (cookbook: resources/lustre); without flock it has no locks.
+NFS = ("nfsvers=4.2", "hard", "noatime")
+EFS = ("nfsvers=4.1", "rsize=1048576", "wsize=1048576", "hard", "timeo=600", "retrans=2", "noresvport", "noatime")
+LUSTRE = ("flock", "user_xattr", "noatime")
+HELPERS = {
+    "nfs4": ("mount.nfs4", "apt-get install nfs-common    (Red Hat, Amazon Linux: dnf install nfs-utils)"),
+    "lustre": ("mount.lustre", "install the Lustre client into the image"),
+}
+UNIT = """\
+# petal-node: shared storage, from where storage.source says.
+[Unit]
+Description=petal-node shared storage
+Wants=network-online.target
+After=network-online.target
+
+[Mount]
+What={what}
+Where={where}
+Type={kind}
+Options={options}
+TimeoutSec=60
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What is to be mounted, as mount(8) takes it."""
+
+    what: str
+    kind: str
+    options: str
+
+
+class MountStorage:
+    """The storage that the configuration names is mounted."""
+
+    name = "mount"
+    title = "the storage that the configuration names is mounted"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ("tool",)
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        if ctx.config.storage.source is None:
+            return elsewhere("the configuration names no storage.source")
+        if not ctx.paths.live:
+            return elsewhere("nothing is mounted under --root")
+        try:
+            device = device_of(ctx.config.storage, ctx.facts.cluster.region)
+            mounted = ctx.mounted
+            return _unmounted(ctx, device) if mounted is None else _mounted(ctx, device, mounted)
+        except (PetalError, OSError) as trouble:
+            error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
+            return blocked(str(error), *error.remedy)
+
+    def apply(self, ctx: Context) -> None:
+        device = device_of(ctx.config.storage, ctx.facts.cluster.region)
+        make_dir(ctx.paths.shared_mount)
+        if ctx.system.has_systemd():
+            _write_unit(ctx, device)
+        if ctx.mounted is None:
+            _mount(ctx, device)
+
+
+def device_of(storage: Storage, region: str | None) -> Device:
+    """Source, type and options for mount(8).
+
+    Raises:
+        StorageError: ``storage-no-region``, the name of an EFS file system needs the region.
+    """
+    source = str(storage.source)
+    if storage.kind == "lustre":
+        return Device(source, "lustre", _merged(LUSTRE, storage.options))
+    if ":" in source:
+        return Device(source, "nfs4", _merged(NFS, storage.options))
+    if region is None:
+        raise StorageError(
+            f"where {source} is cannot be told",
+            why="this node does not know its region",
+            remedy=f"write the whole name: storage.source: {source}.efs.REGION.amazonaws.com:/",
+            code="storage-no-region",
+        )
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return Device(f"{source}.efs.{region}.{domain}:/", "nfs4", _merged(EFS, storage.options))
+
+
+def _merged(defaults: tuple[str, ...], own: tuple[str, ...]) -> str:
+    """The configuration's own options take the place of the defaults of the same name."""
+    replaced = {_name(option) for option in own}
+    kept = (option for option in defaults if _name(option) not in replaced)
+    return ",".join(dict.fromkeys([*kept, *own, "_netdev"]))
+
+
+def _name(option: str) -> str:
+    """What an option sets: ``vers`` is ``nfsvers`` (nfs(5)), ``relatime`` decides what ``noatime`` decides."""
+    name = option.partition("=")[0]
+    return {"vers": "nfsvers", "atime": "noatime", "relatime": "noatime", "resvport": "noresvport"}.get(name, name)
+
+
+def unit_name(mount: str) -> str:
+    r"""The unit of a mount point, as ``systemd-escape --path`` names it: ``/my-fs`` is ``my\x2dfs.mount``."""
+    plain = mount.strip("/")
+    parts = [
+        character
+        if re.match(r"[A-Za-z0-9:_]", character) or (character == "." and place)
+        else f"\\x{ord(character):02x}"
+        for place, character in enumerate(plain)
+    ]
+    return "".join("-" if character == "\\x2f" else character for character in parts) + ".mount"
+
+
+def _unmounted(ctx: Context, device: Device) -> Probe:
+    where = ctx.paths.shared_mount
+    helper, remedy = HELPERS[device.kind]
+    if ctx.system.which(helper) is None:
+        return blocked(f"{device.what} cannot be mounted: this node has no {helper}", remedy)
+    if ctx.system.guarded(lambda: _holds_files(where), timeout=TOUCH_SECONDS, what=str(where)):
+        return blocked(
+            f"{where} holds files that the mount would hide", f"ls -la {where}", f"mv {where} {where}.before"
+        )
+    return change(f"{where} is not mounted", f"mount {device.what} at {where}", *_keeping(ctx, device))
+
+
+def _mounted(ctx: Context, device: Device, mounted: Mount) -> Probe:
+    where = ctx.paths.shared_mount
+    if not _is_same(ctx, device, mounted):
+        return blocked(
+            f"{where} is mounted from {mounted.source}, the configuration says {device.what}",
+            f"umount {where}    (when nobody uses it), then: petal-node bootstrap",
+            "or correct the configuration: storage.source",
+        )
+    keeping = _keeping(ctx, device)
+    if keeping:
+        return change("its unit is missing or differs", *keeping)
+    return satisfied(f"{mounted.source} at {where}")
+
+
+def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
+    """The same text, or the same path of the same server under another name."""
+    if mounted.source.rstrip("/") == device.what.rstrip("/"):
+        return True
+    host, _, path = device.what.rpartition(":")
+    address = next((option[5:] for option in mounted.options if option.startswith("addr=")), None)
+    if address is None or mounted.source.rpartition(":")[2].rstrip("/") != path.rstrip("/"):
+        return False
+    return address in ctx.system.guarded(lambda: ctx.system.addresses(host), timeout=TOUCH_SECONDS, what=host)
+
+
+def _keeping(ctx: Context, device: Device) -> tuple[str, ...]:
+    """What is to be done so that a reboot keeps the mount; nothing where /etc/fstab or somebody's own unit does it."""
+    unit = ctx.paths.units / unit_name(ctx.paths.mount)
+    if not ctx.system.has_systemd() or _in_fstab(ctx) or _is_foreign(unit):
+        return ()
+    enabled = ctx.paths.units / "multi-user.target.wants" / unit.name
+    return () if same_content(unit, _unit(ctx, device)) and enabled.is_symlink() else (f"write and enable {unit}",)
+
+
+def _in_fstab(ctx: Context) -> bool:
+    try:
+        lines = ctx.paths.at("/etc/fstab").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return any(len(entry) > 1 and entry[1] == ctx.paths.mount for entry in entries)
+
+
+def _is_foreign(unit: Path) -> bool:
+    return unit.is_file() and not unit.read_bytes().startswith(UNIT.splitlines()[0].encode())
+
+
+def _holds_files(where: Path) -> bool:
+    return where.is_dir() and any(where.iterdir())
+
+
+def _unit(ctx: Context, device: Device) -> bytes:
+    """``nofail``: neither boot nor a login waits for the server."""
+    options = f"{device.options},nofail"
+    text = UNIT.format(what=device.what, where=ctx.paths.mount, kind=device.kind, options=options)
+    return text.encode()
+
+
+def _write_unit(ctx: Context, device: Device) -> None:
+    if not _keeping(ctx, device):
+        return
+    unit = ctx.paths.units / unit_name(ctx.paths.mount)
+    make_dir(unit.parent)
+    write_atomic(unit, _unit(ctx, device))
+    ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
+    ctx.system.run(["systemctl", "--quiet", "enable", unit.name], timeout=60)
+
+
+def _mount(ctx: Context, device: Device) -> None:
+    where = ctx.paths.mount
+    command = ["mount", "-t", device.kind, "-o", device.options, device.what, where]
+    if ctx.system.has_systemd():
+        command = ["systemctl", "start", unit_name(where)]
+    seconds = HEAD_SECONDS if ctx.role is Role.HEAD else OTHER_SECONDS
+    try:
+        ctx.system.run(command, timeout=seconds)
+    except PetalError as error:
+        host = device.what.partition(":")[0].partition("@")[0]
+        raise StorageError(
+            f"{device.what} cannot be mounted at {where}",
+            why=str(error),
+            remedy=(
+                f"getent hosts {host}; does its security group let this node in (NFS: port 2049, Lustre: 988)?",
+                f"journalctl -u '{unit_name(where)}'; then: petal-node bootstrap",
+            ),
+            code="storage-not-mounted",
+        ) from error

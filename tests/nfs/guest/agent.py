@@ -1,0 +1,119 @@
+"""Runs what the tests ask for, in the namespaces of a node, and answers: one JSON object a line, in any order.
+
+A request names an ``id``, the ``node`` (null: the machine itself), ``argv`` and the seconds that it may take. The
+answer has the exit code (null: it was ended at its deadline) and the output. Output goes through files, so that a
+process that was left behind holds nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+NODES = {
+    "head": ("10.9.0.1", "head"),
+    "client1": ("10.9.0.2", "client"),
+    "client2": ("10.9.0.3", "client"),
+    "client3": ("10.9.0.4", "client"),
+}
+NAMESPACES = ["--net", "--uts", "--mount", "--pid", "--ipc", "--cgroup"]
+LIMIT = 200_000
+
+
+def start_node(name: str) -> int:
+    """A node's first process, as the machine numbers it."""
+    address, role = NODES[name]
+    cgroup = Path("/sys/fs/cgroup") / name
+    cgroup.mkdir()
+    inner = f"read _; exec sh /lab/node.sh {name} {address} {role}"
+    script = f"echo $$ >{cgroup}/cgroup.procs; exec unshare {' '.join(NAMESPACES)} --fork sh -c '{inner}'"
+    with Path(f"/run/{name}.log").open("wb") as log:
+        holder = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=log, stderr=log)
+    first = _only_child(holder.pid)
+    for argv in (
+        ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(first)],
+        ["ip", "link", "set", name, "master", "br0", "up"],
+    ):
+        subprocess.run(argv, check=True)
+    assert holder.stdin is not None
+    holder.stdin.write(b"go\n")
+    holder.stdin.close()
+    return first
+
+
+def _only_child(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = children.read_text().split()
+        if found:
+            return int(found[0])
+        time.sleep(0.02)
+    raise RuntimeError(f"process {pid} started nothing")
+
+
+def run(argv: list[str], seconds: float) -> tuple[int | None, str]:
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd="/"
+        )
+        code: int | None
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+            os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        return code, output.read(LIMIT).decode(errors="replace")
+
+
+class Agent:
+    """The machine's end of the channel."""
+
+    def __init__(self, port: int, nodes: dict[str, int]) -> None:
+        self._port = port
+        self._nodes = nodes
+        self._writing = threading.Lock()
+
+    def serve(self) -> None:
+        """Until the machine is ended from outside. While nobody is connected a read gives nothing (virtio-serial)."""
+        rest = b""
+        while True:
+            block = os.read(self._port, 65536)
+            if not block:
+                time.sleep(0.05)
+                continue
+            *whole, rest = (rest + block).split(b"\n")
+            for line in whole:
+                threading.Thread(target=self._answer, args=(json.loads(line),), daemon=True).start()
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        argv = list(request["argv"])
+        if request["node"] is not None:
+            first = str(self._nodes[request["node"]])
+            argv = ["nsenter", "--target", first, "--all", "--root", "--", *argv]
+        started = time.monotonic()
+        try:
+            code, output = run(argv, request["seconds"])
+        except OSError as error:
+            code, output = 127, str(error)
+        answer = {"id": request["id"], "code": code, "output": output, "seconds": time.monotonic() - started}
+        data = json.dumps(answer).encode() + b"\n"
+        with self._writing:
+            while data:
+                data = data[os.write(self._port, data) :]
+
+
+def main() -> None:
+    (port,) = (path.name for path in Path("/sys/class/virtio-ports").iterdir())
+    Agent(os.open(f"/dev/{port}", os.O_RDWR), {name: start_node(name) for name in NODES}).serve()
+
+
+main()

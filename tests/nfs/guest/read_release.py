@@ -1,0 +1,41 @@
+"""Reads the current release as a user's shell does, again and again until STOP is there: it must always be whole.
+
+    read_release.py STOP
+
+``current`` is resolved once a round, then its manifest, each of its modules and the program behind it are read under
+that name. An old release is fine (NFS caches), a half one is not. One line of JSON: rounds, releases, what was half.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path("/opt/petal")
+
+
+def read_once() -> str:
+    release = (ROOT / "current").readlink()
+    manifest = json.loads((ROOT / release / "manifest.json").read_text())
+    if manifest["release"] != release.name:
+        raise ValueError(f"{release} holds the manifest of {manifest['release']}")
+    if not manifest["modules"]:
+        raise ValueError(f"{release} offers nothing")
+    for module in manifest["modules"]:
+        text = (ROOT / release / "modules" / manifest["tree"] / module["path"]).read_text()
+        (prefix,) = set(re.findall(r'"(/opt/petal/store/[^"/]+/[^"/]+)"', text))
+        if not (Path(prefix) / "bin" / "hello").read_text().endswith("# whole\n"):
+            raise ValueError(f"{prefix} is half")
+    return release.name
+
+
+stop, seen, half, rounds = Path(sys.argv[1]), set(), [], 0
+while not stop.exists():
+    rounds += 1
+    try:
+        seen.add(read_once())
+    except (OSError, ValueError, KeyError) as error:
+        half.append(f"round {rounds}: {error!r}")
+print(json.dumps({"rounds": rounds, "seen": sorted(seen), "half": half[:20]}))

@@ -1,0 +1,15 @@
+"""Publishes two releases in turn, TIMES times, with petal-node's own rename: switch.py TIMES RELEASE RELEASE."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, "/lab/petal-node/tree")
+
+from bootstrap.files import replace_link
+
+for number in range(int(sys.argv[1])):
+    replace_link(Path("/opt/petal/current"), f"releases/{sys.argv[2 + number % 2]}")
+    time.sleep(0.05)  # readers shall meet each of them

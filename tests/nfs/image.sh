@@ -1,0 +1,74 @@
+#!/bin/sh
+# Make the machine's kernel and root file system from Debian's own packages: image.sh DIRECTORY
+# writes DIRECTORY/vmlinuz and DIRECTORY/root.cpio.gz. The kernel is Debian's; nothing of it is installed on the host.
+# DEBIAN_MIRROR  where packages come from (http://deb.debian.org/debian)
+set -eu
+target=$1
+suite=bookworm
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+packages=python3,nfs-kernel-server,nfs-common,kmod,iproute2,procps,lmod,systemd,systemd-sysv,dbus
+modules="nfsd nfs nfsv4 overlay loop ext4 veth bridge virtio_pci virtio_console virtio_rng"
+
+cache=$target/../debs-$suite
+work=$(mktemp -d /var/tmp/petal-nfs.XXXXXX)
+root=$work/root
+mkdir -p "$cache" "$root" "$target"
+cache=$(cd "$cache" && pwd)
+cleanup() {
+    # Not while something is still mounted in it: that would be the host's.
+    if ! grep -q " $work/" /proc/mounts; then rm -rf "$work"; fi
+}
+trap cleanup EXIT
+quietly() { "$@" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; exit 1; }; }
+
+quietly debootstrap --variant=minbase --include="$packages" --cache-dir="$cache" "$suite" "$root" "$mirror"
+
+printf '%s\n' "deb $mirror $suite main" >"$root/etc/apt/sources.list"
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+mkdir -p "$root/kernel"
+# shellcheck disable=SC2016 # expanded in the chroot
+quietly chroot "$root" sh -ec '
+    apt-get -q update
+    cd /kernel
+    apt-get -q download "$(apt-cache depends linux-image-amd64 | sed -n "s/^ *Depends: //p")"
+    dpkg-deb -x ./*.deb .
+    version=$(ls lib/modules)
+    mv "lib/modules/$version" /lib/modules.all
+    mkdir -p /lib/modules
+    mv /lib/modules.all "/lib/modules/$version"
+    depmod "$version"'
+version=$(ls "$root/lib/modules")
+cp "$root/kernel/boot/vmlinuz-$version" "$target/vmlinuz"
+
+# Only the modules that are loaded, with what they need; no documentation, locales and package lists.
+# shellcheck disable=SC2016
+quietly chroot "$root" sh -ec '
+    version=$1; shift
+    mkdir /slim
+    for module; do
+        modprobe -S "$version" --show-depends "$module"
+    done |
+        sed -n "s/^insmod \([^ ]*\).*/\1/p" | sort -u | xargs cp --parents -t /slim
+    cp "/lib/modules/$version"/modules.builtin* "/lib/modules/$version"/modules.order "/slim/lib/modules/$version/"
+    rm -rf "/lib/modules/$version"
+    mv "/slim/lib/modules/$version" "/lib/modules/$version"
+    depmod "$version"' -- "$version" $modules
+# Nodes need none of these: hardware, logins, what is mounted already, and NFS's own units.
+for unit in apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
+    console-getty.service getty@tty1.service systemd-logind.service kmod-static-nodes.service modprobe@.service \
+    systemd-modules-load.service systemd-sysctl.service systemd-udevd.service systemd-udev-trigger.service \
+    systemd-remount-fs.service systemd-timesyncd.service systemd-networkd.service systemd-resolved.service \
+    dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
+    sys-kernel-tracing.mount proc-fs-nfsd.mount run-rpc_pipefs.mount nfs-blkmap.service nfs-client.target \
+    nfs-idmapd.service nfs-mountd.service nfs-server.service nfsdcld.service rpc-gssd.service rpc-statd-notify.service \
+    rpc-statd.service rpcbind.service rpcbind.socket; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
+rm -rf "$root/kernel" "$root/slim" "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/etc/resolv.conf"
+rm -rf "$root/usr/share/doc" "$root/usr/share/man" "$root/usr/share/locale" "$root/usr/share/i18n"
+rm -rf "$root/usr/lib/x86_64-linux-gnu/gconv" "$root/usr/lib/udev/hwdb.bin" "$root/var/lib/dpkg/info"
+find "$root/usr/lib/python3.11" -name '*.pyc' -delete
+chroot "$root" python3 -m compileall -q /usr/lib/python3.11 || true # spares each start of Python some seconds here
+
+(cd "$root" && find . -print0 | cpio --null --quiet -o -H newc | gzip -1) >"$work/root.cpio.gz"
+mv "$work/root.cpio.gz" "$target/root.cpio.gz"

@@ -1,0 +1,211 @@
+"""The machine in QEMU and its nodes, as the tests see them: ``machine.head.run(...)``, ``machine.client(1).run(...)``.
+
+No acceleration is asked for: where tests run, /dev/kvm is often there and does not work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.lab.engine import LabError, until
+
+from . import image
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BOOT_SECONDS = 240.0
+ANSWER_SECONDS = 30.0
+LEASE = 10.0
+MOUNT = ("mount", "-t", "nfs4", "-o", "vers=4.2,hard,noatime,_netdev", "head:/srv/shared", "/shared")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended, or was ended at its deadline: ``code`` is None then. Seconds are the machine's."""
+
+    what: str
+    code: int | None
+    output: str
+    seconds: float
+
+    def ok(self) -> Done:
+        """Itself, where it ended with 0."""
+        if self.code != 0:
+            raise LabError(f"{self.what}: exit {self.code} after {self.seconds:.1f} s\n{self.output[-4000:]}")
+        return self
+
+    def json(self) -> Any:
+        """What it printed, as JSON; petal-node's --json is one line."""
+        try:
+            return json.loads(self.output[self.output.index("{") :])
+        except ValueError as error:
+            raise LabError(f"{self.what}: exit {self.code}, no JSON\n{self.output[-4000:]}") from error
+
+
+class Running:
+    """A command that goes on while the test does something else."""
+
+    def __init__(self, what: str, seconds: float, answer: Future[dict[str, Any]]) -> None:
+        self.what = what
+        self._seconds = seconds
+        self._answer = answer
+
+    @property
+    def ended(self) -> bool:
+        return self._answer.done()
+
+    def result(self) -> Done:
+        """Waits for its end, at most until its own deadline and a little."""
+        try:
+            raw = self._answer.result(self._seconds + ANSWER_SECONDS)
+        except NoAnswer as error:
+            raise LabError(f"{self.what}: the machine did not answer") from error
+        return Done(self.what, raw["code"], raw["output"], raw["seconds"])
+
+
+class Node:
+    """One node of the cluster in the machine (``name`` None: the machine itself)."""
+
+    def __init__(self, machine: Machine, name: str | None) -> None:
+        self._machine = machine
+        self.name = name
+
+    def begin(self, *argv: str, seconds: float = 60) -> Running:
+        """Starts a command; it is ended after ``seconds``."""
+        return self._machine.ask(self.name, argv, seconds)
+
+    def run(self, *argv: str, seconds: float = 60) -> Done:
+        return self.begin(*argv, seconds=seconds).result()
+
+    def sh(self, script: str, *argv: str, seconds: float = 60) -> Done:
+        """A shell script with arguments."""
+        return self.run("sh", "-c", script, "sh", *argv, seconds=seconds)
+
+    def read(self, path: str) -> str:
+        return self.run("cat", path).ok().output
+
+    def write(self, path: str, text: str) -> None:
+        self.sh('mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1.part"; mv "$1.part" "$1"', path, text).ok()
+
+    def petal(self, *argv: str, seconds: float = 120) -> Done:
+        """petal-node as it was built."""
+        return self.run("/lab/petal-node", *argv, seconds=seconds)
+
+    def until(self, what: str, script: str, seconds: float = 60) -> None:
+        """Polls a shell condition on the node."""
+        until(what, lambda: self.sh(script).code == 0, seconds)
+
+    def unplug(self) -> None:
+        """The node's link goes down: nothing comes, nothing goes, and nobody is told."""
+        assert self.name is not None
+        self._machine.host.run("ip", "link", "set", self.name, "down").ok()
+
+    def plug(self) -> None:
+        assert self.name is not None
+        self._machine.host.run("ip", "link", "set", self.name, "up").ok()
+
+
+class Machine:
+    """One QEMU process, booted when entered, gone when left."""
+
+    def __init__(self, archive: Path) -> None:
+        self._archive = archive
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self._sending = threading.Lock()
+        self.host = Node(self, None)
+        self.head = Node(self, "head")
+
+    def client(self, number: int) -> Node:
+        """1 and 2 have mounted the head's storage as ParallelCluster does; 3 has nothing mounted."""
+        return Node(self, f"client{number}")
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [self.head, *(self.client(number) for number in (1, 2, 3))]
+
+    def __enter__(self) -> Self:
+        self._scratch = Path(tempfile.mkdtemp(prefix="petal-nfs-"))
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = getattr(self, "_process", None)
+        if process is not None:
+            process.kill()
+            process.wait()
+        if hasattr(self, "_listener"):
+            self._listener.join()  # the channel ends with the process
+            self._socket.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _start(self) -> None:
+        port = self._scratch / "port"
+        initrd = image.write_initrd(self._archive, self._scratch)
+        argv = [
+            *("setpriv", "--pdeathsig", "KILL", image.QEMU),
+            *("-accel", "tcg,thread=multi", "-cpu", "max", "-m", "3072", "-smp", "2"),
+            *("-nodefaults", "-nographic", "-no-reboot", "-serial", f"file:{self._scratch / 'console'}"),
+            *("-kernel", str(image.place() / "vmlinuz"), "-initrd", str(initrd)),
+            *("-append", "console=ttyS0 quiet panic=1 rdinit=/lab/init.sh"),
+            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=port,path={port},server=on,wait=off"),
+            *("-device", "virtserialport,chardev=port,name=petal", "-device", "virtio-rng-pci"),
+        ]
+        log = (self._scratch / "qemu").open("wb")
+        with log:
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until("QEMU listens", lambda: self._alive() and port.exists(), 30)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(port))
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        until("the machine has booted", lambda: self._alive() and self._answers(), BOOT_SECONDS)
+        for node in self.nodes:
+            node.until(f"systemd on {node.name}", "systemctl is-system-running --wait | grep -qx running", BOOT_SECONDS)
+        for number in (1, 2):
+            self.client(number).run(*MOUNT).ok()
+
+    def _alive(self) -> bool:
+        if self._process.poll() is None:
+            return True
+        text = "".join((self._scratch / name).read_text(errors="replace") for name in ("qemu", "console"))
+        raise LabError(f"the machine went down:\n{text[-4000:]}")
+
+    def _answers(self) -> bool:
+        """While it boots, what is sent waits in the channel, so one question is enough."""
+        if not hasattr(self, "_first"):
+            self._first = self.host.begin("true", seconds=BOOT_SECONDS)
+        return self._first.ended
+
+    def ask(self, node: str | None, argv: tuple[str, ...], seconds: float) -> Running:
+        number = next(self._ids)
+        answer: Future[dict[str, Any]] = Future()
+        self._waiting[number] = answer
+        request = {"id": number, "node": node, "argv": list(argv), "seconds": seconds}
+        with self._sending:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        return Running(f"{node or 'machine'}: {' '.join(argv)}", seconds, answer)
+
+    def _listen(self) -> None:
+        with self._socket.makefile("rb") as lines:
+            for line in lines:
+                raw = json.loads(line)
+                self._waiting.pop(raw["id"]).set_result(raw)
+        for answer in self._waiting.values():
+            answer.set_exception(LabError("the machine went down"))

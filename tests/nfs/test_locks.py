@@ -1,0 +1,109 @@
+"""The lock between the head node, which sees a local disk, and its NFS clients; and what becomes of its holders."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from .machine import LEASE, Machine, Node, Running
+from .software import codes, configure, current, publish
+
+FOLDER = "/shared/locks"
+# A client renews its lease when two thirds of it are over (Linux, fs/nfs/nfs4renewd.c), so so much is left at least.
+LEFT = LEASE / 3
+
+
+def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[int, list[str]]:
+    """Six processes on three nodes, so many rounds each; the double holders, and whose turn it was each time."""
+    nfs.head.run("mkdir", "-p", f"/shared/{folder}").ok()
+    nodes = [nfs.head, nfs.client(1), nfs.client(2)] * 2
+    workers = [
+        node.begin("python3", "/lab/lock_rounds.py", f"/shared/{folder}", str(share), *how, seconds=600)
+        for node, share in zip(nodes, rounds)
+    ]
+    doubles = sum(int(worker.result().ok().output) for worker in workers)
+    return doubles, nfs.head.read(f"/shared/{folder}/turns").split()
+
+
+def test_a_thousand_rounds_and_never_two_holders(nfs: Machine) -> None:
+    doubles, turns = contend(nfs, "rounds", [167, 167, 167, 167, 166, 166])
+    assert (doubles, len(turns)) == (0, 1000)
+    changes = sum(one != other for one, other in zip(turns, itertools.islice(turns, 1, None)))
+    assert changes > 20, "hardly anybody contended"
+
+
+def test_the_witness_sees_double_holders_where_flock_is_the_lock(nfs: Machine) -> None:
+    doubles, _ = contend(nfs, "flock", [20] * 6, "flock")
+    assert doubles > 0
+
+
+@pytest.fixture
+def folder(nfs: Machine) -> str:
+    """An empty folder for one lock."""
+    path = f"{FOLDER}-{time.monotonic_ns()}"
+    nfs.head.run("mkdir", path).ok()
+    return path
+
+
+def hold(node: Node, folder: str, run: str, *go: str) -> Running:
+    """Takes the lock as ``run``; with ``go`` keeps it until that file is there, and confirms it."""
+    return node.begin("python3", "/lab/hold.py", folder, run, "60", *go, seconds=120)
+
+
+def holding(nfs: Machine, node: Node, folder: str, go: str) -> Running:
+    """The same, and it holds."""
+    running = hold(node, folder, "first", go)
+    nfs.head.until("the first holds", f"grep -qs first {folder}/stack.holder")
+    return running
+
+
+def test_a_killed_holder_frees_it_at_once(nfs: Machine, folder: str) -> None:
+    first = holding(nfs, nfs.client(1), folder, "/tmp/never")
+    nfs.client(1).run("pkill", "-KILL", "-f", "hold.py /shared").ok()
+    for node in (nfs.client(2), nfs.head):
+        assert hold(node, folder, "next").result().ok().json()["waited"] < LEFT
+    assert first.result().code == -9
+
+
+def test_who_is_cut_off_is_robbed_after_its_lease_and_knows_it(nfs: Machine, folder: str) -> None:
+    client = nfs.client(1)
+    first = holding(nfs, client, folder, "/tmp/robbed")
+    client.unplug()
+    other = hold(nfs.head, folder, "second")
+    waited = other.result().ok().json()["waited"]
+    assert LEFT - 1 < waited < 4 * LEASE
+    client.plug()
+    client.write("/tmp/robbed", "")
+    error = first.result().ok().json()["error"]
+    assert error["code"] == "lock-lost"
+    assert "taken by head" in error["why"]
+
+
+def test_who_is_cut_off_and_not_missed_still_holds_it(nfs: Machine, folder: str) -> None:
+    client = nfs.client(1)
+    first = holding(nfs, client, folder, "/tmp/alone")
+    client.unplug()
+    time.sleep(1.5 * LEASE)  # longer than the lease: that is the case
+    client.plug()
+    client.write("/tmp/alone", "")
+    assert first.result().ok().json()["error"] is None
+
+
+def test_a_robbed_run_publishes_nothing_over_the_new_holders_work(nfs: Machine, releases: tuple[str, str]) -> None:
+    """A head node whose storage is NFS too (EFS, FSx), cut off in the middle of an install; another one goes on."""
+    client = nfs.client(1)
+    path = configure(client, "3.0", files=1500)
+    robbed = client.begin("/lab/petal-node", "bootstrap", "--role", "head", "--config", path, "--json", seconds=200)
+    nfs.head.until("it unpacks", "ls -d /shared/petal/root/store/*/.hello-3.0*.part", 90)
+    client.unplug()
+    assert publish(nfs, "2.0") == releases[1]
+    client.plug()
+    done = robbed.result()
+    assert (done.code, codes(done)) == (75, {"lock-lost"})
+    assert current(nfs.head) == releases[1]
+    assert releases[1] in nfs.head.read("/shared/petal/state/wanted.json")
+    assert nfs.head.sh("ls -d /shared/petal/root/store/*/hello-3.0*").code != 0
+    assert publish(nfs, "1.0") == releases[0]
+    client.petal("check").ok()

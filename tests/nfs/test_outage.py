@@ -1,0 +1,61 @@
+"""The server stops answering, and comes back: everything ends in its time, says why, and is well again by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from .machine import Machine, Node
+from .software import codes
+
+# What a hook waits, and what the start of two Pythons costs on a machine without acceleration.
+HOOK_SECONDS = 10.0
+STARTS = 15.0
+# What of ours is older than any deadline, but for the readers that the kernel does not let die (state D).
+OLD = "ps -eo etimes=,state=,args= | awk '$1 > 60 && $2 != \"D\" && /[p]etal-node/' | grep ."
+
+
+@pytest.fixture
+def client(nfs: Machine, releases: tuple[str, str]) -> Iterator[Node]:
+    """A client that is ready; the server answers again when the test is over."""
+    yield nfs.client(2)
+    nfs.head.plug()
+
+
+def test_every_verb_ends_in_its_time_while_the_server_is_silent(nfs: Machine, client: Node) -> None:
+    nfs.head.unplug()
+    asked = [client.begin("/lab/petal-node", verb, "--json", seconds=30) for verb in ("status", "plan")]
+    status, plan = (running.result() for running in asked)
+    assert status.code == 3
+    assert "storage-hangs" in codes(status)
+    assert (plan.code, codes(plan)) == (78, {"config-missing"})
+    assert "/shared did not answer within 4 s" in plan.output
+
+
+def test_a_hook_ends_with_0_and_the_node_is_ready_again_by_itself(nfs: Machine, client: Node) -> None:
+    client.write("/etc/petal.yaml", "stack: none\n")
+    hook = ("hook", "configured", "--config", "/etc/petal.yaml")
+    client.petal(*hook).ok()
+    nfs.head.unplug()
+    done = client.petal(*hook, "--json", seconds=60)
+    assert done.code == 0
+    assert done.seconds < HOOK_SECONDS + STARTS
+    record = f"/var/lib/petal-node/runs/{done.json()['run_id']}.json"
+    client.until("the worker has ended too", f"""grep '"finished": "2' {record}""", 60)
+    run = json.loads(client.read(record))
+    assert run["status"] == "degraded"
+    assert "did not answer within 5 s" in str(run["steps"])
+    client.until("the timer tries again", "systemctl is-active petal-node-converge.timer", 30)
+    check = client.petal("check", "--json", seconds=60)
+    assert check.code == 3
+    (storage,) = (found for found in check.json()["data"]["report"]["findings"] if found["check"] == "storage")
+    assert storage["mark"] == "fail"
+    assert "did not answer within 5 s" in storage["message"]
+    assert client.sh(OLD).code != 0
+
+    nfs.head.plug()
+    client.until("the timer stops: ready", "! systemctl is-active petal-node-converge.timer", 150)
+    client.petal("check").ok()
+    client.until("nothing is left hanging", f"! {OLD} && ! ps -eo state= | grep -q D", 60)

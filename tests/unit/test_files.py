@@ -1,0 +1,47 @@
+"""Reading what another node may replace at any moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from bootstrap import files
+
+REAL = os.open
+
+
+class Stale:
+    """An ``open`` that meets a stale handle some times, as a client of NFS does when the file was just replaced."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self, path: Path, *arguments: int) -> int:
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return REAL(path, *arguments)
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "document.json"
+    files.write_json(path, {"a": 1})
+    return path
+
+
+def test_a_file_that_was_replaced_while_it_was_read_is_read_again(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", Stale(files.STALE_TRIES - 1))
+    assert files.read_json(document) == {"a": 1}
+
+
+def test_a_handle_that_stays_stale_is_an_error(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "open", Stale(files.STALE_TRIES))
+    with pytest.raises(OSError) as caught:
+        files.read_json(document)
+    assert caught.value.errno == errno.ESTALE
