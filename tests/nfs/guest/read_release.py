@@ -8,6 +8,7 @@ that name. An old release is fine (NFS caches), a half one is not. One line of J
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -16,8 +17,20 @@ from pathlib import Path
 ROOT = Path("/opt/petal")
 
 
+def resolve() -> Path:
+    """``current``. A link that is replaced twice while it is read is stale to a client of NFS (the kernel looks again
+    once): nothing half, and the next look finds it."""
+    for _ in range(3):
+        try:
+            return (ROOT / "current").readlink()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    raise ValueError("current stays stale")
+
+
 def read_once() -> str:
-    release = (ROOT / "current").readlink()
+    release = resolve()
     manifest = json.loads((ROOT / release / "manifest.json").read_text())
     if manifest["release"] != release.name:
         raise ValueError(f"{release} holds the manifest of {manifest['release']}")

@@ -12,4 +12,4 @@ from bootstrap.files import replace_link
 
 for number in range(int(sys.argv[1])):
     replace_link(Path("/opt/petal/current"), f"releases/{sys.argv[2 + number % 2]}")
-    time.sleep(0.05)  # readers shall meet each of them
+    time.sleep(0.2)  # readers shall meet each of them
