@@ -163,10 +163,12 @@ def add_spack(config: dict[str, Any], place: Place, wheels: list[Path], make: st
     """
     external = {"externals": [{"spec": f"gmake@{make}", "prefix": "/usr"}], "buildable": False}
     environment = {"spack": {"specs": [FFTW_SPEC], "packages": {"gmake": external}}}
+    uploaded = place.put("stacks/fftw/spack.yaml", json.dumps(environment, indent=1).encode())
     check = config["check"]
     return {
         **config,
-        "stack": place.put("stacks/fftw/spack.yaml", json.dumps(environment, indent=1).encode()).uri,
+        "stack": uploaded.uri,
+        "stack_sha256": uploaded.sha256,
         "spack": {
             "version": "1.1.1",
             **place.put(f"{SPACK}.tar.gz", packed_spack().read_bytes()).origin(),
