@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench-start bench-hooks bench-login torture clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench-start bench-hooks bench-login torture kills clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -59,7 +59,11 @@ bench-hooks: dist ## how long hooks take while an install lasts an hour
 bench-login: venv ## what a login on a lab's node costs, also while shared storage hangs (after `make lab`)
 	@$(PY) -m tests.lab.bench_login $(ARGS)
 
-torture: dist ## 200 kills at random moments; rewrites docs/reliability.md (ARGS="--kills 20 --seed 7")
+torture: dist ## make fuzz, then 200 kills at random moments; rewrites docs/reliability.md
+	@$(MAKE) fuzz
+	@$(MAKE) kills
+
+kills: dist ## the kills alone (ARGS="--kills 20 --seed 7")
 	@$(PY) -m tests.lab.torture $(ARGS)
 
 clean: ## removes what was built; keeps .venv
