@@ -65,6 +65,10 @@ def holder_of(path: Path) -> Holder | None:
         return None if raw is None else Holder.from_dict(raw)
     except (StateError, KeyError, TypeError, ValueError):
         return None
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # it changes hands faster than it can be read over NFS
+            raise
+        return None
 
 
 def own_holder(host: str, boot_id: str, run_id: str) -> Holder:

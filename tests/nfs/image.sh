@@ -41,7 +41,7 @@ version=$(ls "$root/lib/modules")
 cp "$root/kernel/boot/vmlinuz-$version" "$target/vmlinuz"
 
 # Only the modules that are loaded, with what they need; no documentation, locales and package lists.
-# shellcheck disable=SC2016
+# shellcheck disable=SC2016,SC2086 # expanded in the chroot; a list
 quietly chroot "$root" sh -ec '
     version=$1; shift
     mkdir /slim

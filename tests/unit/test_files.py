@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import files
+from bootstrap import files, lock
 
 REAL = os.open
 
@@ -38,6 +38,13 @@ def test_a_file_that_was_replaced_while_it_was_read_is_read_again(
 ) -> None:
     monkeypatch.setattr(os, "open", Stale(files.STALE_TRIES - 1))
     assert files.read_json(document) == {"a": 1}
+
+
+def test_who_holds_a_lock_that_changes_hands_too_fast_to_read_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", Stale(files.STALE_TRIES))
+    assert lock.holder_of(tmp_path / "stack.lock") is None
 
 
 def test_a_handle_that_stays_stale_is_an_error(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
