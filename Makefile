@@ -16,9 +16,9 @@ help: ## this list
 demo: dist ## a head, a login and two compute nodes run the hooks; a Slurm job on each uses the software
 	@$(PY) -m tests.lab demo $(ARGS)
 
-test: dist ## every test (ARGS="tests/unit -k name" for some)
+test: dist ## every test, two at a time (ARGS="tests/unit -k name" for some)
 	@.ci/need dos2unix=dos2unix
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadgroup)
 
 fuzz: venv ## bad input: 10,000 examples a target, from a new seed (EXAMPLES=N SEED=N)
 	@echo "seed: $(SEED)"

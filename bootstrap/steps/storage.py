@@ -46,11 +46,11 @@ class Storage:
         mount = ctx.mounted if ctx.paths.live else None
         if ctx.paths.live and mount is None:
             return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
+        before = Seen.load(ctx.paths)  # first: a run beside this one marks the storage, then remembers it
         try:
             seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
         except (PetalError, OSError) as error:
             return refused(error if isinstance(error, PetalError) else of_os_error(error, ctx.paths.shared_mount))
-        before = Seen.load(ctx.paths)
         bad = _unsafe(ctx, seen) or _not_shared(ctx, mount, seen) or _another(ctx, seen, before) or _unfit(ctx, seen)
         return refused(bad) if bad else _judge(ctx, mount, seen, before)
 

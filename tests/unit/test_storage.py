@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from bootstrap import engine, prepare, tarball
+from bootstrap.context import Context
 from bootstrap.errors import StorageError
 from bootstrap.files import make_own_dir
-from bootstrap.model import Outcome, Role, StepReport, plain
+from bootstrap.model import Outcome, Role, StepReport, Verdict, plain
 from bootstrap.state import Proof, Seen, Shared, Token, Wanted, write_document
 from bootstrap.steps import STEPS
+from bootstrap.steps import storage as storage_step
 from tests.world import World, with_package
 
 
@@ -61,6 +63,22 @@ def test_the_head_node_installs_nothing_on_another_storage(head: World, token: T
     assert (report.outcome, code(report)) == (Outcome.BLOCKED, "storage-changed")
     assert "petal-node bootstrap --accept-storage" in report.remedy[-1]
     assert sorted(head.paths.shared_mount.rglob("*")) == before
+
+
+def test_a_run_beside_this_one_may_mark_the_storage_while_it_looks(
+    head: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = storage_step._look
+
+    def slow_look(ctx: Context) -> storage_step.Look:
+        seen = look(ctx)
+        monkeypatch.setattr(storage_step, "_look", look)
+        assert storage(head).outcome is Outcome.CHANGED  # the other run's, from its beginning to its end
+        return seen
+
+    monkeypatch.setattr(storage_step, "_look", slow_look)
+    assert storage_step.Storage().probe(head.context).verdict is Verdict.CHANGE
+    assert storage(head).outcome is Outcome.OK
 
 
 def test_other_nodes_follow_what_the_head_node_accepted_also_over_two_changes(head: World, compute: World) -> None:
