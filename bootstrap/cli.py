@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         return _run(_parser(inner=list(argv[:1]) == ["worker"]).parse_args(argv))
     except SystemExit as ended:  # argparse has said what is wrong
         code = ended.code if isinstance(ended.code, int) else 2
-        return 0 if list(argv[:1]) == ["hook"] and "--strict" not in argv else code
+        return _run(_refused_hook(argv)) if code and list(argv[:1]) == ["hook"] else code
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -113,6 +113,23 @@ def _hook(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs import hook
 
     return hook.hook(asked, arguments.event_name, strict=arguments.strict)
+
+
+def _refused_hook(argv: Sequence[str]) -> argparse.Namespace:
+    """A hook whose arguments nobody understands: stderr is thrown away on a node, a record is not."""
+    import argparse
+
+    words = dict(zip(argv, argv[1:]))
+    return argparse.Namespace(
+        verb="hook", call=_hook_usage, words=list(argv[1:]), strict="--strict" in argv, root=words.get("--root", "/"),
+        config=None, config_sha256=None, role=None, json=False, quiet=False,
+    )  # fmt: skip
+
+
+def _hook_usage(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs import hook
+
+    return hook.refuse(asked, arguments.words, strict=arguments.strict)
 
 
 def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:

@@ -93,6 +93,17 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 
 
+def without_config(request: Request, system: System, note: Callable[[str], None]) -> Context:
+    """For the steps that need no configuration, where none can be had: this petal-node itself, and what repeats it.
+
+    Raises:
+        FactsError: not even the role of this node is known.
+    """
+    paths = Paths(request.prefix)
+    known = facts.gather(paths, system, request.role or _kept_role(request))
+    return Context(paths, system, known, facts.role_of(known), Config(), request.tool, request.run_id, note=note)
+
+
 def _decides_itself(request: Request, role: Role) -> bool:
     """True where this run says what the cluster shall have, and not wanted.json.
 
@@ -207,9 +218,9 @@ def keep_request(request: Request, ctx: Context | None = None) -> None:
 
 
 def settle_request(request: Request) -> None:
-    """What this run decided stands in wanted.json now: from here on that counts."""
+    """What the head node decided stands in wanted.json now: from here on that counts."""
     kept = _kept(request)
-    settled = {**kept, "pending": False, "configured": bool(kept.get("configured")) or request.event == "configured"}
+    settled = {**kept, "pending": False, "configured": True}
     if kept and settled != kept:
         write_document(Paths(request.prefix).var / KEPT, settled)
 

@@ -20,9 +20,9 @@ from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from .paths import Paths
-from .prepare import BOOT, Request, keep_request, prepare, settle_request
+from .prepare import BOOT, Request, keep_request, prepare, settle_request, without_config
 from .state import Runs, Shared, write_document
-from .steps import MOUNTING, STEPS, awaits_mount
+from .steps import LOCAL, MOUNTING, STEPS, awaits_mount
 from .system import System, timestamp
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
@@ -124,6 +124,8 @@ def run(
         error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, mount)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
+        if request.event:
+            _do_without(request, system, note, recorder, listen)
         _close(recorder, Status.FAILED, error.exit)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
@@ -147,6 +149,17 @@ def _prepared(request: Request, system: System, note: Callable[[str], None], rec
     return ctx
 
 
+def _do_without(
+    request: Request, system: System, note: Callable[[str], None], recorder: Recorder, listen: Listener
+) -> None:
+    """Where no configuration can be had, an operator still finds petal-node here, and the timer tries again."""
+    try:
+        ctx = without_config(request, system, note)
+        converge(LOCAL, ctx, _tee(recorder, request, ctx, listen))
+    except PetalError as error:
+        LOG.error("%s", error)
+
+
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
@@ -165,7 +178,7 @@ def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -
             recorder.update(settled=True)
         if running and report.name in cluster:  # so this run holds the cluster lock
             recorder.mirror_to(Shared(ctx.paths))
-        if ctx.decides and report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
+        if report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
             settle_request(request)
         recorder.step(report)
         listen(report)

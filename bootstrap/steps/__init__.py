@@ -32,6 +32,8 @@ STEPS: tuple[Step, ...] = (
     Proof(),
 )
 
+# What needs neither shared storage nor a configuration: a node that has neither can still be asked, and tries again.
+LOCAL = tuple(step for step in STEPS if step.local)
 # What is done before anybody knows what the cluster wants, where that stands on storage that is to be mounted first.
 MOUNTING = STEPS[: [step.name for step in STEPS].index("mount") + 1]
 
@@ -42,4 +44,4 @@ def awaits_mount(ctx: Context) -> bool:
     return needed and ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None
 
 
-__all__ = ["MOUNTING", "STEPS", "Step", "awaits_mount"]
+__all__ = ["LOCAL", "MOUNTING", "STEPS", "Step", "awaits_mount"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import ExitCode, PetalError, WaitTimeout, of_os_error
+from ..errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error, redacted
 from ..facts import read_cluster
 from ..files import make_dir
 from ..limits import OTHER_SECONDS
@@ -26,6 +27,7 @@ from ..state import Runs
 from ..system import timestamp
 from .common import Asked, require_root, result_of_run
 
+EVENTS = ("start", "configured", "updated")
 UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0
 STARTED = "PETAL_HOOK_STARTED"
@@ -50,6 +52,22 @@ def hook(asked: Asked, event: str, *, strict: bool) -> Result:
     except Exception as error:  # noqa: BLE001 - promise 1 also holds for bugs
         bug = crash(error, asked.paths(), asked.run_id)
         result = Result("hook", "error", Status.DEGRADED, {}, (bug,), asked.run_id, int(ExitCode.BUG))
+    return _ended(result, strict=strict)
+
+
+def refuse(asked: Asked, words: Sequence[str], *, strict: bool) -> Result:
+    """Records a hook whose arguments do not make sense, and does nothing."""
+    event = next((word for word in words if word in EVENTS), "")
+    error = UsageError(
+        "the hook's arguments are not understood",
+        why=redacted(" ".join(words)),
+        remedy=("petal-node hook --help", "correct Args in the cluster configuration"),
+        code="hook-usage",
+    )
+    return _ended(_recorded(asked, event, error), strict=strict)
+
+
+def _ended(result: Result, *, strict: bool) -> Result:
     code = result.exit_code
     return replace(result, exit=code if strict else int(ExitCode.OK), data={**result.data, "verb_exit": code})
 

@@ -88,7 +88,7 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     """A unit's environment stands in a file outside of --root, and so would the unit."""
     units: list[str | None] = []
     monkeypatch.setattr(System, "detach", lambda _self, _argv, *, unit, output: units.append(unit))  # noqa: ARG005
-    monkeypatch.setattr(hook, "_wait", lambda asked, _: new_record(asked.request("start"), System(), "hook"))
+    monkeypatch.setattr(hook, "_wait", lambda asked, *_: new_record(asked.request("start"), System(), "hook"))
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)
     assert main(["hook", "start", "--root", str(tmp_path), "-q"]) == 0

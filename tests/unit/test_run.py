@@ -1,0 +1,77 @@
+"""A run as a whole: what is done, and what stands in its record, where the node cannot know what it should have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.cli import main
+from bootstrap.files import sha256_of
+from bootstrap.model import Outcome, Role, Tool
+from bootstrap.prepare import BOOT, Request
+from bootstrap.run import run
+from tests.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr("bootstrap.run.signal.signal", lambda *_: None)
+    return World(tmp_path / "node")
+
+
+def request(world: World, config: Path | None, event: str) -> Request:
+    archive = world.prefix.with_name("archive")
+    archive.write_bytes(b"petal-node")
+    tool = Tool("0.1.0", archive, sha256_of(archive))
+    return Request(tool, f"run-{event}", config and str(config), world.prefix, Role.HEAD, event)
+
+
+@pytest.mark.parametrize("text", [None, "layout: shard", "a: ["], ids=["missing", "a mistake", "no YAML"])
+def test_without_a_configuration_petal_node_is_there_and_the_next_run_has_the_right_one(
+    world: World, text: str | None, tmp_path: Path
+) -> None:
+    config = tmp_path / "petal.yaml"
+    if text is not None:
+        config.write_text(text)
+    record = run(request(world, config, "configured"), world.system, "hook", lambda _: None, lambda _: None)
+    assert {step.name: step.outcome for step in record.steps} == {
+        "tool": Outcome.CHANGED,
+        "converge": Outcome.SKIPPED,
+    }
+    assert (record.exit, record.errors[0]["code"].partition("-")[0]) == (78, "config")
+    assert world.paths.link.resolve().read_bytes() == b"petal-node"
+    config.write_text("check: {run: [right]}")
+    after = run(request(world, None, BOOT), world.system, "converge", lambda _: None, lambda _: None)
+    assert after.errors == ()
+    assert {step.name: step.outcome for step in after.steps}["release"] is Outcome.CHANGED
+
+
+def records(prefix: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((prefix / "var/lib/petal-node/runs").glob("*.json"))]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["configured", "--confg", "x"], ["configurd"], ["start", "--role", "king"], []],
+    ids=["an option", "an event", "a role", "nothing"],
+)
+def test_a_hook_with_arguments_that_nobody_understands_leaves_a_record(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["hook", *words, "--root", str(tmp_path)]) == 0
+    (record,) = records(tmp_path)
+    assert (record["status"], record["exit"], record["errors"][0]["code"]) == ("degraded", 2, "hook-usage")
+    assert "not understood" in capsys.readouterr().out
+    assert main(["hook", *words, "--root", str(tmp_path), "--strict"]) == 2
+
+
+def test_a_secret_in_such_arguments_is_in_no_record(tmp_path: Path) -> None:
+    main(["hook", "configured", "--confg", "https://u:s3cret@host/x", "--root", str(tmp_path)])
+    assert "s3cret" not in json.dumps(records(tmp_path))
+
+
+def test_help_of_a_hook_is_no_failure(tmp_path: Path) -> None:
+    assert main(["hook", "--help"]) == 0
