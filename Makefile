@@ -18,7 +18,7 @@ demo: dist ## a head, a login and two compute nodes run the hooks; a Slurm job o
 
 test: dist ## every test, two at a time (ARGS="tests/unit -k name" for some)
 	@.ci/need dos2unix=dos2unix
-	@$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadgroup)
+	@$(PY) -m pytest $(or $(ARGS),-n 2)
 
 fuzz: venv ## bad input: 10,000 examples a target, from a new seed (EXAMPLES=N SEED=N)
 	@echo "seed: $(SEED)"

@@ -1,16 +1,24 @@
-"""Which tests stay together where two processes share them out (``make test``): those with one thing for a session."""
+"""Which tests stay together where two processes share them out (``make test``): those with one thing for a session.
+
+pytest-xdist's own groups (``--dist loadgroup``) do not work with pytest 9.2: it renames tests through an attribute that
+is no more.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = ("archive", "spack", "nfs", "lab")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(folder))
+class ByFolder(LoadScopeScheduling):
+    """Tests of these folders run in one process, one after the other, the largest folder first; others anywhere."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = nodeid.split("/")[1]
+        return folder if folder in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
+    return ByFolder(config, log)
