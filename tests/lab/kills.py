@@ -31,7 +31,8 @@ CONVERGED_SECONDS = 180.0
 QUIET_SECONDS = 60.0
 LOAD = f"module load hello {' '.join(pieces.NAMES)}"
 SAY = " && ".join(["hello", *pieces.NAMES])
-# Runs as a user on a compute node until the file is gone; each look is a new login shell.
+# Runs as a user on a compute node until the file is gone; each look is a new login shell, some a second: without the
+# pause the looks alone keep a core busy.
 WATCH = f"""
 rm -f /tmp/watch.*; : >/tmp/watch.failed; : >/tmp/watch.looks; : >/tmp/watch
 while [ -e /tmp/watch ]; do
@@ -41,6 +42,7 @@ while [ -e /tmp/watch ]; do
     else
         echo "$said" >>/tmp/watch.failed
     fi
+    sleep 0.2
 done
 """
 # $1 = what; prints the pid and the name of what was killed, or nothing where there is none at this moment.
