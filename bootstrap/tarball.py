@@ -7,6 +7,7 @@ gzip, bzip2 or xz.
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import shutil
@@ -19,6 +20,7 @@ from .errors import DISK_ERRORS, PackageError
 from .files import make_dir
 
 MAX_MEMBERS = 2_000_000
+MAX_RATIO = 100_000  # of what is unpacked to what is packed; bzip2 comes to 45,000 with nothing but zeros
 MAX_LINKS = 40  # that Linux follows in one path (path_resolution(7))
 # What tarfile and the decompressors raise for bytes that they do not expect: RecursionError for a chain of headers,
 # MemoryError for a name of a terabyte.
@@ -85,15 +87,18 @@ def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path) -> None:
-    """Sizes are what the headers say, so a few bytes of a sparse file may ask for exabytes."""
+    """Sizes are what the headers say: a few bytes of a sparse file may ask for exabytes, and no disk is to blame."""
     needed, free = sum(member.size for member in members if member.isreg()), shutil.disk_usage(target).free
-    if needed > free:
-        raise PackageError(
-            f"{archive.name} does not fit",
-            why=f"its files have {needed} bytes, {free} are free in {target.parent}",
-            remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
-            code="package-archive",
-        )
+    if needed <= free:
+        return
+    if needed <= archive.stat().st_size * MAX_RATIO:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    raise PackageError(
+        f"{archive.name} does not fit",
+        why=f"its files have {needed} bytes, {free} are free in {target.parent}",
+        remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+        code="package-archive",
+    )
 
 
 def _unsafe(member: str, why: str) -> PackageError:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("archive", "spack", "nfs", "lab")
+FOLDERS = ("archive", "spack", "nfs")
+FILES = ("lab",)  # each process has a lab of its own
 
 
 class ByFolder(LoadScopeScheduling):
-    """Tests of these folders run in one process, one after the other, the largest folder first; others anywhere."""
+    """Tests of a folder, or of a file, run in one process, one after the other, the most first; others anywhere."""
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
-        return folder if folder in TOGETHER else nodeid
+        if folder in FOLDERS:
+            return folder
+        return nodeid.partition("::")[0] if folder in FILES else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:

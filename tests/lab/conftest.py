@@ -1,6 +1,7 @@
 """pytest-docker's fixtures for the lab.
 
-Its name is petal-test, so that ``make lab`` can run beside it; ``PETAL_TEST_LAB`` gives a second checkout its own.
+Its name is petal-test, so that ``make lab`` can run beside it; ``PETAL_TEST_LAB`` gives a second checkout its own, and
+each process of a test run that is shared out (pytest-xdist) has one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tests.lab import engine, faults, stack
 from tests.lab.cluster import Lab
 from tests.lab.demo import publish
 
-NAME = os.environ.get("PETAL_TEST_LAB") or "petal-test"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+NAME = (os.environ.get("PETAL_TEST_LAB") or "petal-test") + (f"-{WORKER}" if WORKER else "")
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +29,15 @@ def lab_images() -> Iterator[Lab]:
     """
     lab = Lab(NAME)
     reason = Lab.available()
-    try:
-        if not reason:
-            lab.ensure_engine()
-    except engine.LabError as error:
-        reason = str(error)
-    if reason:
-        pytest.skip(f"no lab: {reason}")
-    lab.build_images()
+    with engine.alone("images"):
+        try:
+            if not reason:
+                lab.ensure_engine()
+        except engine.LabError as error:
+            reason = str(error)
+        if reason:
+            pytest.skip(f"no lab: {reason}")
+        lab.build_images()
     with engine.alone(NAME), pytest.MonkeyPatch.context() as patch:
         for key, value in lab.environment().items():
             patch.setenv(key, value)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bootstrap.archive import build
-from tests.lab import stack
+from tests.lab import pieces, stack
 from tests.lab.cluster import PHASES, Lab
 from tests.lab.demo import DIST, actions, publish, wait_for_proof
 from tests.lab.engine import until
@@ -126,10 +126,13 @@ def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: L
     if reason:
         pytest.skip(f"no real Spack: {reason}")
     lab.fresh()
-    publish(lab, {**stack.lab_config(lab, spack=True), "install": {"budget": 2}})
+    bucket = stack.Bucket(lab)
+    config = pieces.config(bucket, pieces.spack_section(lab, bucket), 1, ("slowly@30",))
+    bucket.send()
+    publish(lab, {**config, "install": {"budget": 2}, "check": {**config["check"], "wait": 300}})
     for result in lab.boot("head"):
         result.check()
-    building = "grep -qs 'Executing phase' /var/log/petal-node/spack-*.log"
+    building = "grep -qs 'slowly.*Executing phase' /var/log/petal-node/spack-*.log"
     until("Spack builds", lambda: lab.exec("head", ("sh", "-c", building)).ok, 60)
     lab.restart("head")
     until("the build has ended", lambda: status(lab, "head")["data"]["current"] is not None, 240)

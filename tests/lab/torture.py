@@ -6,6 +6,7 @@ Every seed is printed with what it did; ``ARGS="--seed N --kills 1"`` does one o
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -36,8 +37,8 @@ boot, by itself. All the time a user on a compute node opens login shells, loads
 programs: they must all be of one release. At the end of each round the wanted release must be current and complete,
 both locks free, no process of a run left and no half package in the store.
 
-{kills} kills with seeds {first} to {last}, {version}, {cores} cores, {minutes:.0f} minutes: **{bad} rounds ended
-otherwise**. The user looked {looks} times and saw something half {half} times.
+{kills} kills with seeds {first} to {last} (the moment of {late} came too late), {version}, {cores} cores,
+{minutes:.0f} minutes: **{bad} rounds ended otherwise**. The user looked {looks} times and saw something half {half} times.
 
 | killed | kills | ended as if nothing had been | seconds until all was well again: median | most |
 |---|---|---|---|---|
@@ -62,6 +63,7 @@ def report(rounds: Sequence[Round], seconds: float, took: float) -> str:
     return TEXT.format(
         seconds=seconds,
         kills=len(killed),
+        late=len(rounds) - len(killed),
         first=min(item.seed for item in rounds),
         last=max(item.seed for item in rounds),
         version=f"petal-node {__version__}",
@@ -94,8 +96,8 @@ def torture(lab: Lab, first: int, kills: int) -> int:
     victim = Torture(lab)
     rounds: list[Round] = []
     with victim.watched() as looks:
-        for seed in range(first, first + kills):
-            done = victim.kill(seed, looks)
+        for seed in itertools.count(first):
+            done = victim.round(seed, looks)
             rounds.append(done)
             state = "; ".join(done.troubles) or "well"
             print(
@@ -103,6 +105,8 @@ def torture(lab: Lab, first: int, kills: int) -> int:
                 f"{done.moment:.2f} s in {done.step}, well after {done.recovered:.1f} s, {done.looks} looks: {state}",
                 flush=True,
             )
+            if sum(bool(item.killed) for item in rounds) == kills:
+                break
     if kills > 1:
         REPORT.write_text(report(rounds, victim.seconds, time.monotonic() - started), encoding="utf-8")
         say(f"written: {REPORT}")
