@@ -38,7 +38,8 @@ programs: they must all be of one release. At the end of each round the wanted r
 both locks free, no process of a run left and no half package in the store.
 
 {kills} kills with seeds {first} to {last} (the moment of {late} came too late), {version}, {cores} cores,
-{minutes:.0f} minutes: **{bad} rounds ended otherwise**. The user looked {looks} times and saw something half {half} times.
+{minutes:.0f} minutes: **{bad} rounds ended otherwise**. The user looked {looks} times and saw something half {half}
+times.
 
 | killed | kills | ended as if nothing had been | seconds until all was well again: median | most |
 |---|---|---|---|---|
