@@ -152,19 +152,23 @@ class Torture:
         return int(count or 0), self.lab.exec("compute-1", ("cat", "/tmp/watch.failed")).stdout
 
     def kill(self, seed: int, looks: Callable[[], tuple[int, str]]) -> Round:
-        """One round; once more, with the next release, where its moment came after everything was done."""
-        for _ in range(ATTEMPTS):
-            result = self.round(seed, looks)
+        """One round; once more, with the next release and earlier, where its moment came after all was done."""
+        for attempt in range(ATTEMPTS):
+            result = self.round(seed, looks, 0.5**attempt)
             if result.killed or result.troubles:
                 break
         return result
 
-    def round(self, seed: int, looks: Callable[[], tuple[int, str]]) -> Round:
-        """Ask for the next release, kill, go on, and look."""
+    def round(self, seed: int, looks: Callable[[], tuple[int, str]], part: float = 1.0) -> Round:
+        """Ask for the next release, kill, go on, and look.
+
+        Args:
+            part: of the time that an install takes, from which the moment is drawn.
+        """
         chance = random.Random(seed)
         target = chance.choice(TARGETS)
         start = "hook" if target == "hook" else chance.choice(STARTS)
-        moment = chance.uniform(0, self.seconds)
+        moment = chance.uniform(0, self.seconds * part)
         before, _ = looks()
         self.number += 1
         self._publish()

@@ -36,8 +36,8 @@ def new_head(cluster: Lab) -> Callable[..., str]:
         cluster.replace("head")
         if BADFS in prepare:
             needs_fuse(cluster, "head")
-        if config is not None:
-            cluster.put_bytes(stack.BUCKET, "petal-node/petal.yaml", json.dumps(config).encode())
+        wanted = config or cluster_config(cluster)
+        cluster.put_bytes(stack.BUCKET, "petal-node/petal.yaml", json.dumps(wanted).encode())
         for phase in ("init", "start"):
             cluster.phase("head", phase).check()
         given = ",".join(f"{name}={value}" for name, value in {**SMALL, **options}.items())
@@ -46,6 +46,12 @@ def new_head(cluster: Lab) -> Callable[..., str]:
         return cluster.phase("head", "configured").check().stdout
 
     return launch
+
+
+def cluster_config(cluster: Lab) -> dict[str, Any]:
+    """What the cluster wants, by the storage that the other nodes have."""
+    config: dict[str, Any] = json.loads(sh(cluster, "compute-1", "cat /lab/shared/petal/state/wanted.json"))["config"]
+    return config
 
 
 def failed_step(record: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def test_a_head_node_whose_storage_is_full_installs_when_there_is_room(
 def test_a_package_that_does_not_fit_costs_the_package_and_leaves_no_part(
     cluster: Lab, new_head: Callable[..., str], options: dict[str, str]
 ) -> None:
-    config = json.loads(sh(cluster, "compute-1", "cat /lab/shared/petal/state/wanted.json"))["config"]
+    config = cluster_config(cluster)
     made = "cd /tmp && mkdir -p big-1/d && head -c 24000000 /dev/urandom >big-1/d/blob && cd big-1/d && "
     made += "i=0; while [ $i -lt 600 ]; do : >f$i; i=$((i + 1)); done; cd /tmp && tar -cf big.tar big-1 && cat big.tar"
     sh(cluster, "s3", f"{{ {made}; }} >/tmp/out")
@@ -169,7 +175,8 @@ def test_a_file_system_that_is_meant_is_accepted_once_on_the_head_node(
     storage = refused(last_hook(cluster, "head"), "storage-changed")
     assert any("petal-node bootstrap --accept-storage" in line for line in storage["remedy"])
     assert sh(cluster, "head", "find /lab/shared/petal -printf '%p %T@\\n' | sort") == kept
-    cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage")).check()
+    endpoint = {"AWS_ENDPOINT_URL": "http://s3:5000"}
+    cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage"), env=endpoint).check()
     becomes_ready(cluster, "head")
     # to the other nodes the storage is what it was; one that knows the head node's other one follows too
     seen = json.loads(sh(cluster, "head", "cat /var/lib/petal-node/storage.json"))

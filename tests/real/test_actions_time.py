@@ -55,7 +55,7 @@ def test_a_head_node_has_a_minute(hook, tmp_path):
     hook.env["PETAL_FETCH_SECONDS"] = ""
     ran = hook.fetch("s3://bucket/key")
     ran_the_archive(hook, ran)
-    assert ran.seconds > 8
+    assert ran.seconds > 7  # 8 by a clock of whole seconds
 
 
 def test_the_tool_is_told_when_the_hook_began(hook):
