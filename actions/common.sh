@@ -11,7 +11,16 @@ make_incoming() {
     [ ! -L "$home" ] || fail_local
     (umask 077 && mkdir -p "$incoming") 2>/dev/null || fail_local
     { [ ! -L "$incoming" ] && [ "$(stat -c %u "$incoming")" = "$(id -u)" ] && chmod 0700 "$incoming"; } || fail_local
-    find "$incoming" -type f -name '.*' -mmin +60 -exec rm -f {} + # what killed hooks left
+    remove_left
+}
+
+# What killed hooks left: parts are named .SHA256.PID..., and their process is gone.
+remove_left() {
+    for left in "$incoming"/.[0-9a-f]*; do
+        owner=${left##*/.}
+        owner=${owner#*.}
+        kill -0 "${owner%%.*}" 2>/dev/null || rm -f "$left"
+    done
 }
 
 fail_local() {

@@ -253,6 +253,7 @@ try_later() {
         timeout 2 systemctl --no-block stop 'petal-node-fetch-*'
         mkdir "$later" && cp "$0" "$later/hook.sh" || exit 1
         [ -z "${folder-}" ] || cp "$folder/fetch.sh" "$folder/common.sh" "$later/" || exit 1 # run from a checkout
+        unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN # no key is kept on a disk; the role has its own
         {
             export -p
             echo "PETAL_HOOK_AGAIN=$later && export PETAL_HOOK_AGAIN"

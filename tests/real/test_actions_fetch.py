@@ -91,6 +91,16 @@ def test_incoming_is_roots_alone(hook):
     assert hook.left_over() == [hook.sha256]
 
 
+def test_parts_of_hooks_that_are_gone_are_removed_and_those_of_others_stay(hook):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    incoming = hook.home / "incoming"
+    for name in (f".{'a' * 64}.{dead.pid}", f".{'a' * 64}.{dead.pid}.error", f".{'a' * 64}.{os.getpid()}.x7Ygqz"):
+        hook.write(f"opt/petal-node/incoming/{name}", "part")
+    ran_the_archive(hook, hook.fetch(hook.archive.as_uri()))
+    assert sorted(path.name for path in incoming.iterdir()) == [f".{'a' * 64}.{os.getpid()}.x7Ygqz", hook.sha256]
+
+
 def test_what_a_killed_hook_left_is_verified_and_used_or_replaced(hook):
     left = hook.home / "incoming" / hook.sha256
     left.parent.mkdir(parents=True)
