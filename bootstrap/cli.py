@@ -119,17 +119,18 @@ def _refused_hook(argv: Sequence[str]) -> argparse.Namespace:
     """A hook whose arguments nobody understands: stderr is thrown away on a node, a record is not."""
     import argparse
 
-    words = dict(zip(argv, argv[1:]))
-    return argparse.Namespace(
-        verb="hook", call=_hook_usage, words=list(argv[1:]), strict="--strict" in argv, root=words.get("--root", "/"),
-        config=None, config_sha256=None, role=None, json=False, quiet=False,
-    )  # fmt: skip
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--root", nargs="?", default="/", const="/")
+    known.set_defaults(config=None, config_sha256=None, role=None, json=False, quiet=False)
+    known.set_defaults(verb="hook", call=_hook_usage, words=list(argv[1:]), strict="--strict" in argv)
+    return known.parse_known_args(argv)[0]
 
 
 def _hook_usage(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs import hook
 
-    return hook.refuse(asked, arguments.words, strict=arguments.strict)
+    event = next((word for word in arguments.words if word in EVENTS), "")
+    return hook.refuse(asked, event, " ".join(arguments.words), strict=arguments.strict)
 
 
 def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
@@ -192,6 +193,7 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="petal-node",
+        allow_abbrev=False,  # a slip of the finger is none of --accept-storage
         parents=[_common(given=True)],
         description="Makes HPC software work on every node of an AWS ParallelCluster.",
         epilog="Exit codes: 0 fine, 1 a step failed, 2 wrong usage, 3 degraded or findings, 69 no usable Python, "
@@ -201,12 +203,12 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     common = _common(given=False)
 
     def verb(name: str, text: str, call: Callable[[Asked, argparse.Namespace], Result]) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=text, description=text, parents=[common])
+        added = verbs.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
         added.set_defaults(call=call)
         return added
 
     if inner:
-        worker = verbs.add_parser("worker", parents=[common])
+        worker = verbs.add_parser("worker", parents=[common], allow_abbrev=False)
         worker.set_defaults(call=_worker)
         worker.add_argument("--event", choices=EVENTS, required=True)
         worker.add_argument("--run-id", type=_run_id, required=True)

@@ -176,26 +176,34 @@ def _distrust_one(path: Path) -> Distrust | None:
         return None
     if stat.S_ISLNK(info.st_mode):
         return Distrust(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
+    return changeable(path, info)
+
+
+def changeable(path: Path, info: os.stat_result, *, for_all: bool = False) -> Distrust | None:
+    """Why others than root, or the caller, could change ``path`` or move away what lies in it; None where they cannot.
+
+    Args:
+        info: what stat(2) or lstat(2) says of it.
+        for_all: a directory that all may write to by intent, as a mount point or /tmp: sticky will do.
+    """
     if info.st_uid not in {0, os.geteuid()}:
-        return Distrust(path, f"belongs to user {info.st_uid}, not to root", f"mv {path} {path}.foreign")
-    if info.st_mode & 0o022:
-        mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
-        return Distrust(path, mode, f"chmod go-w {path}")
-    return None
+        remedy = f"chown root {path}" if for_all else f"mv {path} {path}.foreign"
+        return Distrust(path, f"belongs to user {info.st_uid}, not to root", remedy)
+    if not info.st_mode & 0o022 or (for_all and info.st_mode & stat.S_ISVTX):
+        return None
+    if for_all:
+        return Distrust(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
+    mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+    return Distrust(path, mode, f"chmod go-w {path}")
 
 
 def foreign(path: Path) -> str:
-    """Why somebody else could change what lies at ``path``, or an empty string.
-
-    Every directory on the way must be root's or the caller's; one that all can write must be sticky, like /tmp.
-    """
+    """Why somebody else could change what lies at ``path``, or an empty string; every directory above it counts."""
     real = path.resolve()
     for part in [*reversed(real.parents), real]:
-        info = part.lstat()
-        if info.st_uid not in {0, os.geteuid()}:
-            return f"{part} belongs to user {info.st_uid}, not to root"
-        if info.st_mode & 0o022 and (part == real or not info.st_mode & stat.S_ISVTX):
-            return f"{part} has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+        found = changeable(part, part.lstat(), for_all=part != real)
+        if found:
+            return str(found)
     return ""
 
 

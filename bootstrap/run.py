@@ -125,7 +125,7 @@ def run(
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         if request.event:
-            _do_without(request, system, note, recorder, listen)
+            _go_without_config(request, system, note, recorder, listen)
         _close(recorder, Status.FAILED, error.exit)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
@@ -149,7 +149,7 @@ def _prepared(request: Request, system: System, note: Callable[[str], None], rec
     return ctx
 
 
-def _do_without(
+def _go_without_config(
     request: Request, system: System, note: Callable[[str], None], recorder: Recorder, listen: Listener
 ) -> None:
     """Where no configuration can be had, an operator still finds petal-node here, and the timer tries again."""

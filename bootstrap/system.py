@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import PetalError, ProcessFailed, ProcessTimeout
+from .errors import ProcessFailed, ProcessTimeout
 from .files import write_atomic
 from .guard import guarded
 from .log import LOG
@@ -36,11 +36,12 @@ PASSED_ON = (
 ENVIRONMENT = Path("/var/lib/petal-node/environment")
 DRAIN_SECONDS = 1.0
 # A worker that is killed is begun again by systemd, a few times; what it left behind ends first (systemd.service(5)).
-# A build that runs out of memory costs its package, not the worker.
 UNIT_PROPERTIES = (
-    "KillMode=control-group", "TimeoutStopSec=10s", "OOMPolicy=continue", "Restart=on-abnormal", "RestartSec=2s",
-    "StartLimitIntervalSec=1h", "StartLimitBurst=5",
+    "KillMode=control-group", "TimeoutStopSec=10s", "Restart=on-abnormal", "RestartSec=2s", "StartLimitIntervalSec=1h",
+    "StartLimitBurst=5",
 )  # fmt: skip
+# A build that runs out of memory costs its package, not the worker. Since systemd 243; Red Hat 8 and Rocky 8 have 239.
+NEWER_PROPERTIES = ("OOMPolicy=continue",)
 # Nobody waits for these; kept, so that their handles do not complain when they are collected.
 _detached: list[subprocess.Popen[bytes]] = []
 
@@ -146,14 +147,20 @@ class System:
     def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str) -> bool:
         """False where systemd refuses. What is in ``env`` can be a proxy's password, so it goes by no command line."""
         write_atomic(ENVIRONMENT, environment_file(env).encode(), mode=0o600)
-        properties = [f"--property={text}" for text in (f"EnvironmentFile={ENVIRONMENT}", *UNIT_PROPERTIES)]
-        command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *properties, *argv]
-        try:
-            self.run(command, timeout=30)
-        except PetalError as error:
-            LOG.warning("%s", error)
-            return False
-        return True
+        own = (f"EnvironmentFile={ENVIRONMENT}", *UNIT_PROPERTIES)
+        for known in ((*own, *NEWER_PROPERTIES), own):
+            properties = [f"--property={text}" for text in known]
+            command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *properties, *argv]
+            try:
+                self.run(command, timeout=30)
+            except ProcessTimeout as error:  # to ask again would take as long; two workers exclude each other by locks
+                LOG.warning("%s", error)
+                return False
+            except ProcessFailed as error:
+                LOG.warning("%s: %s", error, "; ".join(known))
+                continue
+            return True
+        return False
 
     def end_run(self, run_id: str) -> int:
         """Ends what is left of a run whose own process is gone, and says how many processes that were."""

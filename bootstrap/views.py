@@ -119,7 +119,7 @@ def run_view(result: Result, steps_told: bool) -> list[Line]:
         else result.status.value
     )
     title = f"{result.command} {run['event']}".strip()
-    where = f"{run['role'] or 'unknown role'} {run['host']}"
+    where = f"{run['role']} {run['host']}" if run["role"] else run["host"]
     release = f", release {run['release']}" if run["release"] else ""
     return [
         *lines,

@@ -35,7 +35,7 @@ STEPS: tuple[Step, ...] = (
 # What needs neither shared storage nor a configuration: a node that has neither can still be asked, and tries again.
 LOCAL = tuple(step for step in STEPS if step.local)
 # What is done before anybody knows what the cluster wants, where that stands on storage that is to be mounted first.
-MOUNTING = STEPS[: [step.name for step in STEPS].index("mount") + 1]
+MOUNTING = tuple(step for step in STEPS if step.local or step.name == "mount")
 
 
 def awaits_mount(ctx: Context) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..context import Context
 from ..errors import PetalError, StateError, StorageError, of_os_error
-from ..files import Distrust, first_distrusted, make_own_dir
+from ..files import Distrust, changeable, first_distrusted, make_own_dir
 from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, change, refused, satisfied
 from ..state import Seen, Shared, Token
 from .base import EVERYWHERE
@@ -90,23 +89,14 @@ def _look(ctx: Context) -> Look:
     space = os.statvfs(paths.shared_mount)
     ours = (first_distrusted(path, paths.shared_mount) for path in (paths.locks, paths.shared_root, paths.state))
     return Look(
-        distrusted=_loose(paths.shared_mount) or next(filter(None, ours), None),
+        distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)
+        or next(filter(None, ours), None),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=not space.f_flag & os.ST_RDONLY,
         prepared=all(path.is_dir() for path in _directories(ctx)),
         free=space.f_bavail * space.f_frsize,
         token=_token(ctx),
     )
-
-
-def _loose(mount: Path) -> Distrust | None:
-    """Why what root puts below the mount point could be moved away by others: 1777 is fine, 0777 is not."""
-    info = mount.stat()
-    if info.st_uid not in {0, os.geteuid()}:
-        return Distrust(mount, f"belongs to user {info.st_uid}, not to root", f"chown root {mount}")
-    if info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
-        return Distrust(mount, "can be written by others and is not sticky", f"chmod 1777 {mount}")
-    return None
 
 
 def _is_on_root_disk(mount: Path) -> bool:

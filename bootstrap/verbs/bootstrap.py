@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import engine
+from ..errors import UsageError
 from ..model import Result, Status, plain
 from ..prepare import BOOT, prepare
 from ..run import run
@@ -22,8 +23,15 @@ def bootstrap(asked: Asked, lock_wait: float, *, accept_storage: bool) -> Result
 
 
 def converge(asked: Asked) -> Result:
-    """What the service at boot runs: this node becomes what the cluster wants; the timer tries again if it cannot."""
+    """What the service at boot runs: this node becomes what the cluster wants; the timer tries again if it cannot.
+
+    Raises:
+        UsageError: with ``--config``, which would not count.
+    """
     require_root(asked)
+    if asked.config is not None:
+        why, remedy = "it makes this node what the cluster wants", f"petal-node bootstrap --config {asked.config}"
+        raise UsageError("converge takes no --config", why=why, remedy=remedy)
     record = run(asked.request(BOOT), asked.system, asked.command, asked.listen, asked.note)
     return result_of_run(asked.command, record)
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error, redacted
+from ..errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error
 from ..facts import read_cluster
 from ..files import make_dir
 from ..limits import OTHER_SECONDS
@@ -27,7 +26,6 @@ from ..state import Runs
 from ..system import timestamp
 from .common import Asked, require_root, result_of_run
 
-EVENTS = ("start", "configured", "updated")
 UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0
 STARTED = "PETAL_HOOK_STARTED"
@@ -55,12 +53,11 @@ def hook(asked: Asked, event: str, *, strict: bool) -> Result:
     return _ended(result, strict=strict)
 
 
-def refuse(asked: Asked, words: Sequence[str], *, strict: bool) -> Result:
+def refuse(asked: Asked, event: str, words: str, *, strict: bool) -> Result:
     """Records a hook whose arguments do not make sense, and does nothing."""
-    event = next((word for word in words if word in EVENTS), "")
     error = UsageError(
         "the hook's arguments are not understood",
-        why=redacted(" ".join(words)),
+        why=words,
         remedy=("petal-node hook --help", "correct Args in the cluster configuration"),
         code="hook-usage",
     )

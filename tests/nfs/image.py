@@ -67,7 +67,7 @@ def ensure() -> Path:
 
 
 def write_initrd(archive: Path, scratch: Path) -> Path:
-    """The kept root file system, and behind it what this session runs: the kernel unpacks one after the other."""
+    """The kept root file system, and behind it what the tests run there: the kernel unpacks one after the other."""
     folder = scratch / "payload" / "lab"
     shutil.copytree(GUEST, folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(archive, folder / "petal-node")

@@ -95,6 +95,20 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     assert [unit is not None for unit in units] == [live]
 
 
+@pytest.mark.parametrize(
+    "argv", [["bootstrap", "--accept-stor"], ["plan", "--exit"], ["--conf", "/x", "plan"], ["status", "--js"]]
+)
+def test_half_an_option_is_none(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_converge_names_the_verb_that_takes_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["converge", "--config", "/root/petal.yaml", "--root", str(tmp_path)]) == 2
+    assert "petal-node bootstrap --config /root/petal.yaml" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.json")) == []
+
+
 def test_a_relative_configuration_means_this_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.chdir(str(tmp_path))
     assert cli._absolute("petal.yaml") == f"{tmp_path}/petal.yaml"

@@ -65,7 +65,8 @@ def test_a_hook_with_arguments_that_nobody_understands_leaves_a_record(
     (record,) = records(tmp_path)
     assert (record["status"], record["exit"], record["errors"][0]["code"]) == ("degraded", 2, "hook-usage")
     assert "not understood" in capsys.readouterr().out
-    assert main(["hook", *words, "--root", str(tmp_path), "--strict"]) == 2
+    assert main(["hook", *words, f"--root={tmp_path}", "--strict"]) == 2
+    assert len(records(tmp_path)) == 2
 
 
 def test_a_secret_in_such_arguments_is_in_no_record(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""How a worker becomes a service of systemd, also of an old one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap import system
+from bootstrap.errors import ProcessFailed, ProcessTimeout
+from bootstrap.system import Completed, System
+
+
+class OldSystemd(System):
+    """Knows no property that came after version 239."""
+
+    def __init__(self, trouble: Exception | None = None) -> None:
+        self.commands: list[list[str]] = []
+        self.trouble = trouble
+
+    def has_systemd(self) -> bool:
+        return True
+
+    def is_root(self) -> bool:
+        return True
+
+    def run(self, argv: Sequence[str], **_: Any) -> Completed:  # type: ignore[override]
+        self.commands.append(list(argv))
+        if self.trouble:
+            raise self.trouble
+        if any("OOMPolicy" in word for word in argv):
+            raise ProcessFailed("systemd-run ended with 1", why="Unknown assignment: OOMPolicy=continue")
+        return Completed(tuple(argv), 0, "", "", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "ENVIRONMENT", tmp_path / "environment")
+
+
+def test_an_old_systemd_gets_the_properties_that_it_knows(tmp_path: Path) -> None:
+    old = OldSystemd()
+    old.detach(["/opt/petal-node/1/petal-node", "worker"], unit="w", output=tmp_path / "out")
+    first, second = old.commands
+    assert [word for word in first if word not in second] == ["--property=OOMPolicy=continue"]
+    assert "--property=Restart=on-abnormal" in second
+    assert second[-2:] == ["/opt/petal-node/1/petal-node", "worker"]
+
+
+def test_a_systemd_that_is_silent_is_not_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask again would take as long; should it have started the worker all the same, their locks exclude them."""
+    silent = OldSystemd(ProcessTimeout("systemd-run did not end"))
+    started: list[list[str]] = []
+    monkeypatch.setattr(system.subprocess, "Popen", lambda argv, **_: started.append(argv))
+    silent.detach(["worker"], unit="w", output=tmp_path / "out")
+    assert len(silent.commands) == 1
+    assert started == [["worker"]]
