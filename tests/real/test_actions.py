@@ -6,13 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from bootstrap.archive import build
-from tests.real.hooks import ROOT, failed, fake_aws, ran_the_archive
+from tests.real.hooks import ROOT, failed, fake_aws, ran_the_archive, until
 
 # what it hands on
 
@@ -133,10 +132,7 @@ def test_a_terminated_hook_leaves_no_part(hook, tmp_path):
     fake_aws(hook, tmp_path, 'echo half >"$target"; sleep 1; exit 1')
     command = [hook.shell, str(hook.script), *hook.arguments("s3://b/k")]
     process = subprocess.Popen(command, env=hook.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not hook.left_over():  # until the transfer is under way
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: bool(hook.left_over()))  # the transfer is under way
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143
     assert hook.left_over() == []

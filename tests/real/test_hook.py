@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -94,21 +95,38 @@ def test_a_killed_worker_leaves_a_record_that_says_started_and_the_next_run_conv
     assert not list((node / "shared/petal/root/store").rglob(".*.part"))
 
 
+@dataclass(frozen=True)
+class Install:
+    """A bootstrap that waits for its package until it may go on."""
+
+    argv: list[str]
+    env: dict[str, str]
+    config: str
+    go: threading.Event
+
+    def start(self, output: TextIO | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.argv, cwd=TOP, env=self.env, stdout=output)
+
+
+@pytest.fixture
+def install(node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path) -> Install:
+    endpoint, go = slow
+    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
+    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+    return Install(command(node, "bootstrap", "--config", path), env, path, go)
+
+
 MANY = 64
 
 
 def test_64_bootstraps_at_once_install_once_and_the_others_end_with_its_result(
-    node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
+    node: Path, install: Install, tmp_path: Path
 ) -> None:
-    endpoint, go = slow
-    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
-    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
-    argv = command(node, "bootstrap", "--config", path)
     outputs = [(tmp_path / f"out-{number}").open("w+") for number in range(MANY)]
-    all_of_them = [subprocess.Popen(argv, cwd=TOP, env=env, stdout=output) for output in outputs]
+    all_of_them = [install.start(output) for output in outputs]
     waiting = re.compile(rf"(?:wanted|packages) +waiting for {socket.gethostname().split('.')[0]}, process (\d+)")
     until(lambda: sum(bool(waiting.search(said(output))) for output in outputs) == MANY - 1, 300)
-    go.set()
+    install.go.set()
     assert [process.wait(300) for process in all_of_them] == [0] * MANY
     outcomes = [{step["name"]: step["outcome"] for step in run["steps"]} for run in runs(node)]
     assert len(outcomes) == MANY
@@ -126,19 +144,13 @@ def said(output: TextIO) -> str:
     return Path(output.name).read_text()
 
 
-def test_a_stopped_installer_is_not_robbed_and_ends_its_work(
-    node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
-) -> None:
-    endpoint, go = slow
-    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
-    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
-    argv = command(node, "bootstrap", "--config", path)
-    holder = subprocess.Popen(argv, cwd=TOP, env=env, stdout=subprocess.DEVNULL)
+def test_a_stopped_installer_is_not_robbed_and_ends_its_work(node: Path, install: Install) -> None:
+    holder = install.start()
     until((node / "shared/petal/lock/stack.holder").exists)
     os.kill(holder.pid, signal.SIGSTOP)
-    go.set()
+    install.go.set()
     try:
-        other = petal(node, "bootstrap", "--config", path, "--lock-wait", "2")
+        other = petal(node, "bootstrap", "--config", install.config, "--lock-wait", "2")
         assert other.returncode == 75, other.stdout
         assert f"process {holder.pid}" in other.stdout
         assert not (node / "opt/petal/current").exists()
@@ -148,17 +160,11 @@ def test_a_stopped_installer_is_not_robbed_and_ends_its_work(
     assert (node / "opt/petal/current/manifest.json").is_file()
 
 
-def test_who_does_not_get_the_lock_in_time_ends_with_75_and_says_who_has_it(
-    node: Path, package: Path, slow: Any, tmp_path: Path
-) -> None:
-    endpoint, go = slow
-    path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package))
-    env = {"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
-    argv = command(node, "bootstrap", "--config", path)
-    first = subprocess.Popen(argv, cwd=TOP, env=env, stdout=subprocess.DEVNULL)
-    until((node / "var/lib/petal-node/node.holder").exists)
-    second = petal(node, "bootstrap", "--config", path, "--lock-wait", "0.5")
-    go.set()
+def test_who_does_not_get_the_lock_in_time_ends_with_75_and_says_who_has_it(node: Path, install: Install) -> None:
+    first = install.start()
+    until((node / "shared/petal/lock/stack.holder").exists)
+    second = petal(node, "bootstrap", "--config", install.config, "--lock-wait", "0.5")
+    install.go.set()
     first.wait(60)
     assert second.returncode == 75, second.stdout
     assert f"process {first.pid}" in second.stdout

@@ -15,6 +15,7 @@ import pytest
 from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
 from bootstrap.system import System
+from tests.real.hooks import until
 
 SYSTEM = System()
 TOP = Path(__file__).parents[2]
@@ -25,13 +26,6 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def until(condition: object, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_output_code_and_environment() -> None:
