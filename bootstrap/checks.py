@@ -10,7 +10,7 @@ import os
 import pwd
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .context import Context
 from .errors import PetalError, StateError
@@ -21,7 +21,8 @@ from .release import Manifest, current_release, read_manifest
 from .steps import STEPS
 from .system import PATH, timestamp
 
-AS_CHECKS = ("mount", "storage", "root", "shell")
+WAY_TO_STORAGE = ("mount", "storage", "root")
+AS_CHECKS = (*WAY_TO_STORAGE, "shell")
 MARKS = {
     Verdict.SATISFIED: Mark.OK,
     Verdict.CHANGE: Mark.FAIL,
@@ -52,11 +53,13 @@ PROGRAM_SECONDS = "60"
 def check_node(ctx: Context) -> NodeReport:
     """Every check of this node, in an order in which the first failure is the cause of those behind it."""
     findings = tuple(_findings(ctx))
-    reachable = not any(
-        finding.check in ("mount", "storage", "root") and finding.mark is Mark.FAIL for finding in findings
-    )
-    release = current_release(ctx.paths) if reachable else None
+    release = current_release(ctx.paths) if reaches_storage(findings) else None
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, findings)
+
+
+def reaches_storage(findings: Iterable[Finding]) -> bool:
+    """True where nothing that was found keeps this node from what stands on shared storage."""
+    return not any(finding.check in WAY_TO_STORAGE and finding.mark is Mark.FAIL for finding in findings)
 
 
 def _findings(ctx: Context) -> Iterator[Finding]:

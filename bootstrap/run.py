@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .checks import check_node
+from .checks import check_node, reaches_storage
 from .context import Context
 from .converge import arrange
 from .engine import Waits, converge, status_of
@@ -218,11 +218,8 @@ def _self_check(ctx: Context, recorder: Recorder) -> Status:
 
 def save_report(ctx: Context, report: NodeReport) -> None:
     """On shared storage where that can be used and written by this process, else on this node."""
-    out_of_reach = any(
-        finding.check in ("mount", "storage", "root") and finding.mark is Mark.FAIL for finding in report.findings
-    )
     try:
-        if not out_of_reach:
+        if reaches_storage(report.findings):
             Shared(ctx.paths).save_report(report)
             return
     except (OSError, PetalError) as error:
