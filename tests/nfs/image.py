@@ -1,4 +1,4 @@
-"""What the machine boots: Debian's kernel and a root file system, made once and kept, and what each session adds."""
+"""What the machine boots: Debian's kernel and a root file system, made once and kept, and what each run adds."""
 
 from __future__ import annotations
 

@@ -180,9 +180,15 @@ class Machine:
         self._listener.start()
         until("the machine has booted", lambda: self._alive() and self._answers(), BOOT_SECONDS)
         for node in self.nodes:
-            node.until(f"systemd on {node.name}", "systemctl is-system-running --wait | grep -qx running", BOOT_SECONDS)
+            self._wait_for_systemd(node)
         for number in (1, 2):
             self.client(number).run(*MOUNT).ok()
+
+    @staticmethod
+    def _wait_for_systemd(node: Node) -> None:
+        """Asked anew each time: what came in before the node changed its root stays outside for good."""
+        running = "systemctl is-system-running | grep -qx running"
+        until(f"systemd on {node.name}", lambda: node.sh(running).code == 0, BOOT_SECONDS)
 
     def _alive(self) -> bool:
         if self._process.poll() is None:

@@ -15,9 +15,9 @@ LEFT = LEASE / 3
 
 
 def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[int, int, int]:
-    """Six processes on three nodes, so many rounds each: rounds in all, double holders, changes from node to node."""
+    """A process on each of three nodes, so many rounds each: rounds in all, double holders, changes of the node."""
     nfs.head.run("mkdir", "-p", f"/shared/{folder}").ok()
-    nodes = [nfs.head, nfs.client(1), nfs.client(2)] * 2
+    nodes = [nfs.head, nfs.client(1), nfs.client(2)]
     workers = [
         (node.name, node.begin("python3", "/lab/lock_rounds.py", f"/shared/{folder}", str(share), *how, seconds=600))
         for node, share in zip(nodes, rounds)
@@ -29,13 +29,13 @@ def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[in
 
 
 def test_a_thousand_rounds_and_never_two_holders(nfs: Machine) -> None:
-    count, doubles, changes = contend(nfs, "rounds", [167, 167, 167, 167, 166, 166])
+    count, doubles, changes = contend(nfs, "rounds", [334, 333, 333])
     assert (count, doubles) == (1000, 0)
     assert changes > 20, "hardly anybody contended"
 
 
 def test_the_count_sees_double_holders_where_flock_is_the_lock(nfs: Machine) -> None:
-    _, doubles, _ = contend(nfs, "flock", [20] * 6, "flock")
+    _, doubles, _ = contend(nfs, "flock", [40] * 3, "flock")
     assert doubles > 0
 
 
@@ -67,28 +67,26 @@ def test_a_killed_holder_frees_it_at_once(nfs: Machine, folder: str) -> None:
     assert first.result().code == -9
 
 
-def test_who_is_cut_off_is_robbed_after_its_lease_and_knows_it(nfs: Machine, folder: str) -> None:
-    client = nfs.client(1)
-    first = holding(nfs, client, folder, "/tmp/robbed")
-    client.unplug()
-    other = hold(nfs.head, folder, "second")
-    waited = other.result().ok().json()["waited"]
+def test_who_is_cut_off_knows_afterwards_whether_it_still_holds(nfs: Machine, folder: str) -> None:
+    """One is robbed after its lease; the other one, cut off for as long, was not missed by anybody."""
+    robbed, alone = nfs.client(1), nfs.client(2)
+    nfs.head.run("mkdir", f"{folder}/wanted", f"{folder}/quiet").ok()
+    first = holding(nfs, robbed, f"{folder}/wanted", "/tmp/robbed")
+    second = holding(nfs, alone, f"{folder}/quiet", "/tmp/alone")
+    robbed.unplug()
+    alone.unplug()
+    began = time.monotonic()
+    waited = hold(nfs.head, f"{folder}/wanted", "next").result().ok().json()["waited"]
     assert LEFT - 1 < waited < 4 * LEASE
-    client.plug()
-    client.write("/tmp/robbed", "")
+    time.sleep(max(0, began + 1.2 * LEASE - time.monotonic()))  # longer than the lease: that is the case
+    robbed.plug()
+    alone.plug()
+    robbed.write("/tmp/robbed", "")
+    alone.write("/tmp/alone", "")
     error = first.result().ok().json()["error"]
     assert error["code"] == "lock-lost"
     assert "taken by head" in error["why"]
-
-
-def test_who_is_cut_off_and_not_missed_still_holds_it(nfs: Machine, folder: str) -> None:
-    client = nfs.client(1)
-    first = holding(nfs, client, folder, "/tmp/alone")
-    client.unplug()
-    time.sleep(1.5 * LEASE)  # longer than the lease: that is the case
-    client.plug()
-    client.write("/tmp/alone", "")
-    assert first.result().ok().json()["error"] is None
+    assert second.result().ok().json()["error"] is None
 
 
 def test_a_robbed_run_publishes_nothing_over_the_new_holders_work(nfs: Machine, releases: tuple[str, str]) -> None:

@@ -1,9 +1,10 @@
 """Reads the current release as a user's shell does, again and again until STOP is there: it must always be whole.
 
-    read_release.py STOP
+    read_release.py STOP SECONDS
 
-``current`` is resolved once a round, then its manifest, each of its modules and the program behind it are read under
-that name. An old release is fine (NFS caches), a half one is not. One line of JSON: rounds, releases, what was half.
+A round begins SECONDS after the last. ``current`` is resolved once a round, then its manifest, each of its modules and
+the program behind it are read under that name. An old release is fine (NFS caches), a half one is not. One line of
+JSON: rounds, releases, what was half.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path("/opt/petal")
@@ -44,8 +46,9 @@ def read_once() -> str:
     return release.name
 
 
-stop, seen, half, rounds = Path(sys.argv[1]), set(), [], 0
+stop, pause, seen, half, rounds = Path(sys.argv[1]), float(sys.argv[2]), set(), [], 0
 while not stop.exists():
+    time.sleep(pause)
     rounds += 1
     try:
         seen.add(read_once())
