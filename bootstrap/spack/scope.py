@@ -37,6 +37,15 @@ class Places:
     scratch: Path
 
 
+@dataclass(frozen=True)
+class Site:
+    """What this cluster and its configuration decide about every build."""
+
+    compiler: Compiler
+    target: str
+    mirrors: Mapping[str, str]
+
+
 def find_compiler(system: System) -> Compiler:
     """The GCC in the PATH.
 
@@ -56,10 +65,10 @@ def find_compiler(system: System) -> Compiler:
     return Compiler(version, drivers)
 
 
-def write_scope(directory: Path, places: Places, compiler: Compiler, target: str, mirrors: Mapping[str, str]) -> None:
+def write_scope(directory: Path, places: Places, site: Site) -> None:
     """Writes the scope for Spack 1.1."""
     make_dir(directory)
-    for name, content in _sections(places, compiler, target, mirrors).items():
+    for name, content in _sections(places, site).items():
         write_atomic(directory / f"{name}.yaml", as_yaml(content))
 
 
@@ -77,7 +86,7 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
     return "".join(plain).encode() + b"\n"
 
 
-def _sections(places: Places, compiler: Compiler, target: str, mirrors: Mapping[str, str]) -> dict[str, Any]:
+def _sections(places: Places, site: Site) -> dict[str, Any]:
     return {
         "config": {"config": _config(places)},
         "bootstrap": {
@@ -88,12 +97,12 @@ def _sections(places: Places, compiler: Compiler, target: str, mirrors: Mapping[
                 "trusted:": {},
             }
         },
-        "mirrors": {"mirrors:": {name: _mirror(url) for name, url in mirrors.items()}},
+        "mirrors": {"mirrors:": {name: _mirror(url) for name, url in site.mirrors.items()}},
         "repos": {"repos:": {"builtin": str(places.recipes)}},
-        "packages": {"packages": _packages(compiler, target)},
+        "packages": {"packages": _packages(site)},
         "compilers": {"compilers:": []},
         "concretizer": {"concretizer": {"reuse": False, "unify": True, "targets": {"host_compatible": False}}},
-        "modules": {"modules": {"default": _modules(places, compiler)}},
+        "modules": {"modules": {"default": _modules(places, site.compiler)}},
     }
 
 
@@ -119,7 +128,8 @@ def _mirror(url: str) -> dict[str, Any]:
     return {"url": url if "://" in url else f"file://{url}", "source": True, "binary": False}
 
 
-def _packages(compiler: Compiler, target: str) -> dict[str, Any]:
+def _packages(site: Site) -> dict[str, Any]:
+    compiler = site.compiler
     languages = [name for name in ("c", "c++", "fortran") if _driver_key(name) in compiler.drivers]
     external = {
         "spec": f"{compiler.spec} languages='{','.join(languages)}'",
@@ -127,7 +137,7 @@ def _packages(compiler: Compiler, target: str) -> dict[str, Any]:
         "extra_attributes": {"compilers": dict(compiler.drivers)},
     }
     return {
-        "all": {"require": [f"target={target}"], "permissions": {"read": "world", "write": "user"}},
+        "all": {"require": [f"target={site.target}"], "permissions": {"read": "world", "write": "user"}},
         "gcc": {"externals": [external]},
     }
 

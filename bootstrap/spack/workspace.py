@@ -8,7 +8,7 @@ from ..context import Context
 from ..release import target_of
 from .driver import Spack
 from .program import locate
-from .scope import Places, find_compiler, write_scope
+from .scope import Places, Site, find_compiler, write_scope
 
 
 def lockfile_of(ctx: Context) -> Path:
@@ -31,8 +31,8 @@ def open_spack(ctx: Context) -> Spack:
     work = ctx.paths.var / "spack" / ctx.wanted_release
     program = locate(config, ctx.paths)
     places = Places(ctx.paths.store, module_tree(ctx), program.recipes, ctx.paths.scratch / "spack")
-    compiler = find_compiler(ctx.system)
-    write_scope(work / "scope", places, compiler, target_of(config, ctx.facts.host), config.spack.mirrors)
+    site = Site(find_compiler(ctx.system), target_of(config, ctx.facts.host), config.spack.mirrors)
+    write_scope(work / "scope", places, site)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
 
