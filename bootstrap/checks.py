@@ -17,6 +17,7 @@ from .errors import PetalError, StateError
 from .facts import runs
 from .fleet import ordinary_user
 from .model import Finding, Mark, NodeReport, Role, Verdict
+from .old_tree import judge_old_tree
 from .release import Manifest, current_release, read_manifest
 from .steps import STEPS
 from .system import PATH, timestamp
@@ -74,6 +75,9 @@ def _findings(ctx: Context) -> Iterator[Finding]:
             reachable = reachable and probe.verdict is Verdict.SATISFIED
             remedy = probe.remedy or (("petal-node bootstrap",) if probe.verdict is Verdict.CHANGE else ())
             yield Finding(step.name, MARKS[probe.verdict], probe.reason, remedy=remedy)
+    old = judge_old_tree(ctx)
+    if old is not None:
+        yield old
     if not reachable:
         return
     manifest, finding = _release(ctx)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .model import Result
     from .verbs.common import Asked
 
+IMAGES = ("hybrid", "ami")
 EVENTS = ("start", "configured", "updated")
 LOCK_WAIT = 7200.0
 
@@ -142,7 +143,7 @@ def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
 def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs.bootstrap import bootstrap
 
-    return bootstrap(asked, arguments.lock_wait, accept_storage=arguments.accept_storage)
+    return bootstrap(asked, arguments.lock_wait, accept_storage=arguments.accept_storage, image=arguments.layout)
 
 
 def _converge(asked: Asked, _: argparse.Namespace) -> Result:
@@ -225,6 +226,11 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
         "--accept-storage",
         action="store_true",
         help="shared storage is another file system than before, and is meant; on the head node for all nodes",
+    )
+    wait.add_argument(
+        "--layout",
+        choices=IMAGES,
+        help="make this machine, which is no node of a cluster, an image for nodes with this layout",
     )
     pending = verb("plan", "what bootstrap would do now; changes nothing", _plan)
     pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")

@@ -33,6 +33,7 @@ class Context:
         accept_storage: another file system than before is meant.
         note: told each line of progress of a long step.
         decides: this run says what the cluster should have; others obey wanted.json.
+        bakes: this run builds a machine image: no cluster is around it.
         confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
     """
 
@@ -49,12 +50,18 @@ class Context:
     accept_storage: bool = False
     note: Callable[[str], None] = _silent
     decides: bool = False
+    bakes: bool = False
     confirm: Callable[[], None] = _unlocked
 
     @property
     def tree(self) -> str:
         """The directory of a release's modules that this node uses."""
         return tree_name(self.config, self.facts.host)
+
+    @property
+    def locks(self) -> Path:
+        """Where the cluster's lock lies; a machine that becomes an image has no cluster."""
+        return self.paths.var if self.bakes else self.paths.locks
 
     @property
     def mounted(self) -> Mount | None:

@@ -20,7 +20,7 @@ from .lock import Holder, Lock, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
 from .processes import has_process
-from .steps import Step
+from .steps import CARRIED, Step
 
 CLUSTER_LOCK = "stack.lock"
 NODE_LOCK = "node.lock"
@@ -122,7 +122,7 @@ class _Held:
                 yield self._ctx
             return
         if self._cluster is None:
-            path = self._ctx.paths.locks / CLUSTER_LOCK
+            path = self._ctx.locks / CLUSTER_LOCK
             lock = self._lock(step, path, self._waits.cluster, self._end_what_is_left)
             self._cluster = self._locks.enter_context(lock)
         else:
@@ -152,6 +152,8 @@ class _Held:
 def _skip(step: Step, ctx: Context) -> StepReport | None:
     if ctx.role not in step.roles:
         return _report(step, Outcome.SKIPPED, "the head node does it")
+    if step.name in CARRIED and not ctx.config.bound and not ctx.bakes:
+        return _report(step, Outcome.SKIPPED, "the machine image carries it")
     if ctx.event == "start" and not step.local:
         return _report(step, Outcome.SKIPPED, "shared storage is not mounted at OnNodeStart")
     return None

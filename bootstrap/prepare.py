@@ -12,7 +12,7 @@ from typing import Any
 from . import environments, facts, shapes, templates
 from .config import Config, from_mapping, parse, problem_of
 from .context import Context
-from .errors import ConfigError, PetalError, SpackError, of_os_error
+from .errors import ConfigError, PetalError, SpackError, UsageError, of_os_error
 from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
@@ -50,6 +50,7 @@ class Request:
         decides: this run says what the cluster should have; a check takes what wanted.json says.
         accept_storage: ``--accept-storage``, another file system than before is meant.
         config_sha256: the checksum that the content of ``config`` must have, None where its place vouches for it.
+        image: the layout for which this machine is to become a machine image, None on the nodes of a cluster.
     """
 
     tool: Tool
@@ -61,6 +62,7 @@ class Request:
     decides: bool = True
     accept_storage: bool = False
     config_sha256: str | None = None
+    image: str | None = None
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
@@ -75,6 +77,8 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     Raises:
         FactsError, ConfigError, FetchError, StateError: it cannot be known.
     """
+    if request.image is not None:
+        return _of_image(request, system, note)
     known = facts.gather(Paths(request.prefix), system, request.role or _kept_role(request))
     role = facts.role_of(known)
     troubles: list[PetalError] = []
@@ -91,6 +95,26 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         decides=decides,
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
+
+
+def _of_image(request: Request, system: System, note: Callable[[str], None]) -> Context:
+    """A machine that becomes an image does what a head node does, and no cluster is around it.
+
+    Raises:
+        UsageError: it is a node of a cluster.
+    """
+    paths = Paths(request.prefix)
+    role = facts.read_cluster(paths).role if paths.live else None
+    if role is not None:
+        what = f"--layout builds a machine image, and this is the {role.value} node of a cluster"
+        raise UsageError(what, remedy=f"write it into the configuration: layout: {request.image}")
+    known = facts.gather(paths, system, Role.HEAD)
+    config = replace(_config(request, known, None, system, []), layout=str(request.image))
+    ctx = Context(
+        replace(paths, mount=config.storage.mount), system, known, Role.HEAD, config, request.tool, request.run_id,
+        note=note, decides=True, bakes=True,
+    )  # fmt: skip
+    return _decided(ctx, None)
 
 
 def without_config(request: Request, system: System, note: Callable[[str], None]) -> Context:

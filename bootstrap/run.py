@@ -22,7 +22,7 @@ from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, St
 from .paths import Paths
 from .prepare import BOOT, Request, keep_request, prepare, settle_request, without_config
 from .state import Runs, Shared, write_document
-from .steps import LOCAL, MOUNTING, STEPS, awaits_mount
+from .steps import LOCAL, MOUNTING, STEPS, awaits_mount, steps_for
 from .system import System, timestamp
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
@@ -114,7 +114,7 @@ def run(
             mounted = converge(MOUNTING, ctx, _tee(recorder, request, ctx, listen), waits)
             ctx = _prepared(request, system, note, recorder)
         told = _tee(recorder, request, ctx, listen)
-        reports = converge(STEPS, ctx, told, waits, background=background, already=mounted)
+        reports = converge(steps_for(ctx), ctx, told, waits, background=background, already=mounted)
         status = status_of(reports)
         if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
             status = _worse(status, _self_check(ctx, recorder))
@@ -176,7 +176,7 @@ def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -
         running = report.outcome is Outcome.RUNNING
         if running and report.name in background:
             recorder.update(settled=True)
-        if running and report.name in cluster:  # so this run holds the cluster lock
+        if running and report.name in cluster and not ctx.bakes:  # so this run holds the cluster lock
             recorder.mirror_to(Shared(ctx.paths))
         if report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
             settle_request(request)

@@ -10,6 +10,9 @@ from typing import Any
 from ..model import plain
 
 SPACK_VERSIONS = ("1.1.1",)
+# What backs /opt/petal. Those of IMAGES need a machine image that was built with ``bootstrap --layout``.
+IMAGES = ("hybrid", "ami")
+LAYOUTS = ("shared", *IMAGES)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,16 @@ class Config:
     modules: Modules = Modules()
     install: Install = Install()
     check: Check = Check()
+
+    @property
+    def bound(self) -> bool:
+        """True where /opt/petal is a bind mount of a directory on shared storage."""
+        return self.layout != "ami"
+
+    @property
+    def carries_spack(self) -> bool:
+        """True where Spack and clingo lie on the node's own disk, baked into the image."""
+        return self.layout in IMAGES
 
     @property
     def builds(self) -> bool:

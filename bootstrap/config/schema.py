@@ -16,6 +16,7 @@ from marshmallow import RAISE, Schema, ValidationError, post_load, validate, val
 from ..errors import did_you_mean
 from .fields import SECTION, UNKNOWN, Items, Section, Table, Text, Whole
 from .nouns import (
+    LAYOUTS,
     SPACK_VERSIONS,
     Check,
     Config,
@@ -244,7 +245,7 @@ class ConfigSchema(_Strict):
     makes = Config
     stack = Text(validate=[_one_line, validate.Length(min=1, error="must not be empty")])
     stack_sha256 = Text(validate=SHA256)
-    layout = Text(validate=validate.OneOf(["shared"], error="layout {input} is not known: use shared"))
+    layout = Text(validate=validate.OneOf(LAYOUTS, error=f"layout {{input}} is not known: use {' or '.join(LAYOUTS)}"))
     storage = Section(StorageSchema)
     spack = Section(SpackSchema)
     packages = Items(Section(PackageSchema))

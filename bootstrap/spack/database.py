@@ -58,20 +58,22 @@ def installed(store: Path) -> dict[str, Path]:
     Raises:
         SpackError: ``spack-database``, the index cannot be read.
     """
-    document = _read(store / ".spack-db" / "index.json", "spack-database")
-    if document is None:
-        return {}
-    try:
-        records = document["database"]["installs"]
-        return {
-            digest: Path(record["path"])
-            for digest, record in records.items()
-            if record.get("installed") and record.get("path")
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        why, remedy = f"{type(error).__name__}: {error}", f"ls -l {store}/.spack-db"
-        what = f"the database of {store} cannot be read"
-        raise SpackError(what, why=why, remedy=remedy, code="spack-database") from error
+    return {
+        digest: Path(record["path"])
+        for digest, record in _records(store).items()
+        if record.get("installed") and record.get("path")
+    }
+
+
+def install_times(store: Path) -> tuple[float, ...]:
+    """When each package of a store was installed, in seconds since 1970; externals, which have a record too, were not.
+
+    Raises:
+        SpackError: ``spack-database``.
+    """
+    own = (record for record in _records(store).values() if "external" not in record.get("spec", {}))
+    times = (record.get("installation_time") for record in own if record.get("installed"))
+    return tuple(float(time) for time in times if isinstance(time, (int, float)))
 
 
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
@@ -82,6 +84,30 @@ def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
 
 def _is_whole(prefix: Path | None) -> bool:
     return prefix is not None and (prefix / ".spack" / "install_manifest.json").is_file()
+
+
+def _records(store: Path) -> dict[str, dict[str, Any]]:
+    index = store / ".spack-db" / "index.json"
+    document = _read(index, "spack-database")
+    if document is None:
+        return {}
+    try:
+        records = dict(document["database"]["installs"])
+        if all(_is_record(record) for record in records.values()):
+            return records
+        why = "a record is not what Spack writes"
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    what = f"the database of {store} cannot be read"
+    raise SpackError(what, why=why, remedy=f"ls -l {index.parent}", code="spack-database")
+
+
+def _is_record(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("path"), (str, type(None)))
+        and isinstance(record.get("spec", {}), dict)
+    )
 
 
 def _read(path: Path, code: str) -> dict[str, Any] | None:

@@ -43,8 +43,9 @@ def locate(config: Config, paths: Paths) -> Program:
     assert config.spack.recipes is not None
     for origin in (config.spack.program, config.spack.recipes, *config.spack.clingo):
         _refuse_foreign(origin)
-    tree = _place(config.spack.program, paths, config.spack.version)
-    recipes = _place(config.spack.recipes, paths, f"recipes-{_key(config.spack.recipes)}")
+    top = (paths.home if config.carries_spack else paths.root) / "spack"
+    tree = _place(config.spack.program, top / config.spack.version)
+    recipes = _place(config.spack.recipes, top / f"recipes-{_key(config.spack.recipes)}")
     wheels = _fitting(config.spack.clingo)
     clingo = paths.home / "spack" / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
     return Program(config.spack.version, tree, recipes / REPOSITORY, clingo)
@@ -99,11 +100,9 @@ def _top(recipes: Path) -> Path:
     return recipes.parents[len(REPOSITORY.parts) - 1]
 
 
-def _place(origin: Origin, paths: Paths, name: str) -> Path:
+def _place(origin: Origin, unpacked: Path) -> Path:
     directory = local_path(origin.source)
-    if directory is not None and directory.is_dir():
-        return directory
-    return paths.root / "spack" / name
+    return directory if directory is not None and directory.is_dir() else unpacked
 
 
 def _key(origin: Origin) -> str:
@@ -142,16 +141,22 @@ def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -
 
 
 def _check_version(program: Program) -> None:
-    source = program.tree / "lib" / "spack" / "spack" / "__init__.py"
-    text = source.read_text(encoding="utf-8") if source.is_file() else ""
-    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
-    if found is None or found.group(1) != program.version:
+    found = version_of(program.tree)
+    if found != program.version:
         raise SpackError(
             f"{program.tree} is not Spack {program.version}",
-            why=f"it is {found.group(1)}" if found else "no Spack is there",
+            why=f"it is {found}" if found else "no Spack is there",
             remedy="correct spack.version or spack.source in the configuration",
             code="spack-version",
         )
+
+
+def version_of(tree: Path) -> str | None:
+    """The version of the Spack in a tree, None where there is none."""
+    source = tree / "lib" / "spack" / "spack" / "__init__.py"
+    text = source.read_text(encoding="utf-8", errors="replace") if source.is_file() else ""
+    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    return found.group(1) if found else None
 
 
 def _fitting(wheels: tuple[Origin, ...]) -> tuple[Origin, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ..context import Context
+from .adopted import Adopted
 from .base import Step
 from .converge import Converge
 from .modules import ModuleTree
 from .mount import MountStorage
 from .packages import Packages
+from .program import SpackProgram
 from .proof import Proof
 from .release import Release
 from .root import Root
@@ -22,6 +24,7 @@ STEPS: tuple[Step, ...] = (
     Converge(),
     MountStorage(),
     Storage(),
+    Adopted(),
     Root(),
     WantedState(),
     Packages(),
@@ -38,10 +41,24 @@ LOCAL = tuple(step for step in STEPS if step.local)
 MOUNTING = tuple(step for step in STEPS if step.local or step.name == "mount")
 
 
+# What a machine image gets for its layout. The hooks of its nodes add the convergence: before them nothing is wanted.
+# What is in CARRIED is the image's in the layout ``ami``: a node that made it anew would have it alone.
+CARRIED = frozenset({"packages", "spack", "modules", "release"})
+IMAGE: dict[str, tuple[Step, ...]] = {
+    "hybrid": (ToolInPlace(), SpackProgram(), Shell()),
+    "ami": tuple(step for step in STEPS if step.name in CARRIED | {"tool", "root", "shell"}),
+}
+
+
+def steps_for(ctx: Context) -> tuple[Step, ...]:
+    """All that this machine should become."""
+    return IMAGE[ctx.config.layout] if ctx.bakes else STEPS
+
+
 def awaits_mount(ctx: Context) -> bool:
     """True where this node has to mount shared storage before it can read wanted.json."""
-    needed = ctx.config.storage.source is not None and ctx.event != "start"
+    needed = ctx.config.storage.source is not None and ctx.event != "start" and not ctx.bakes
     return needed and ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None
 
 
-__all__ = ["LOCAL", "MOUNTING", "STEPS", "Step", "awaits_mount"]
+__all__ = ["CARRIED", "LOCAL", "MOUNTING", "STEPS", "Step", "awaits_mount", "steps_for"]

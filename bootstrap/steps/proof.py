@@ -20,7 +20,7 @@ class Proof:
     title = "compute nodes can use it"
     roles = HEAD
     scope = Scope.NODE
-    needs = ("release",)
+    needs = ("root", "release")
     local = False
     background = True
 

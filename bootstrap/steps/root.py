@@ -1,133 +1,81 @@
-"""/opt/petal is the one root: in the layout ``shared`` a bind mount of <mount>/petal/root, kept over reboots.
-
-systemd.mount(5) wants a unit named after its mount point. ``_netdev``: it needs the network, and what is not marked so
-stands before local-fs.target, which the network comes after. ``nofail``: no boot waits for it. Under ``--root`` nothing
-is mounted: a symbolic link stands for the bind mount there.
-"""
+"""/opt/petal is the one root: bound to shared storage, or in the layout ``ami`` a directory of the machine image."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from .. import binding
 from ..context import Context
-from ..errors import PetalError, RootError, of_os_error
-from ..files import make_dir, replace_link, same_content, write_atomic
+from ..errors import PetalError, of_os_error
+from ..files import foreign, make_dir
 from ..model import Probe, Scope, blocked, change, refused, satisfied
+from ..release import current_release, read_manifest
 from .base import EVERYWHERE
-
-UNIT = "opt-petal.mount"
-TOUCH_SECONDS = 5.0
-TEMPLATE = """\
-# petal-node: the software root, on every node under the same path.
-[Unit]
-Description=petal-node software root
-RequiresMountsFor={mount}
-
-[Mount]
-What={backing}
-Where=/opt/petal
-Type=none
-Options=bind,_netdev,nofail
-TimeoutSec=60
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 class Root:
     """What backs the root."""
 
     name = "root"
-    title = "/opt/petal is backed by shared storage"
+    title = "/opt/petal is what the layout says"
     roles = EVERYWHERE
     scope = Scope.NODE
-    needs = ("storage",)
+    needs = ("storage", "adopted")
     local = False
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        backing = ctx.paths.shared_root
-        try:
-            state = ctx.system.guarded(lambda: _backed(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
-        except (PetalError, OSError) as trouble:
-            return refused(trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.root))
-        if state == "absent":
-            return change(f"{backing} is not made yet", f"bind {ctx.paths.root} to {backing}")
-        if state == "foreign":
-            return blocked(
-                f"{ctx.paths.root} is in use for something else",
-                f"ls -la {ctx.paths.root}",
-                f"move it away, then: petal-node bootstrap; for example: mv {ctx.paths.root} {ctx.paths.root}.before",
-            )
-        if state in ("no", "moved"):
-            how = "is backed by another place" if state == "moved" else "is not backed yet"
-            return change(f"{ctx.paths.root} {how}", f"bind {ctx.paths.root} to {backing}")
-        if _keeps(ctx) and not _is_kept(ctx):
-            return change("a reboot would lose it", f"write and enable {ctx.paths.units / UNIT}")
-        return satisfied(f"{ctx.paths.root} is {backing}")
+        return binding.probe(ctx) if ctx.config.bound else _probe_image(ctx)
 
     def apply(self, ctx: Context) -> None:
-        if not ctx.paths.shared_root.is_dir():
-            raise RootError(
-                f"{ctx.paths.shared_root} is not there",
-                why="the head node makes it",
-                remedy="on the head node: petal-node status",
-                code="root-no-backing",
-            )
-        if not ctx.paths.live:
-            make_dir(ctx.paths.root.parent)
-            replace_link(ctx.paths.root, str(ctx.paths.shared_root))
+        if ctx.config.bound:
+            binding.apply(ctx)
             return
-        make_dir(ctx.paths.root)
-        if _keeps(ctx):
-            _mount_by_unit(ctx)
-        elif _backed(ctx) != "yes":
-            ctx.system.run(["mount", "--bind", str(ctx.paths.shared_root), str(ctx.paths.root)], timeout=30)
+        if binding.is_bound(ctx):
+            binding.unbind(ctx)
+        if ctx.bakes:
+            for name in ("store", "releases"):
+                make_dir(ctx.paths.root / name)
 
 
-def _keeps(ctx: Context) -> bool:
-    return ctx.paths.live and ctx.system.has_systemd()
+def _probe_image(ctx: Context) -> Probe:
+    root = ctx.paths.root
+    try:
+        bound = ctx.system.guarded(
+            lambda: binding.is_bound(ctx), timeout=binding.TOUCH_SECONDS, what=str(root)
+        )  # what is bound may hang
+    except (PetalError, OSError) as trouble:
+        return refused(trouble if isinstance(trouble, PetalError) else of_os_error(trouble, root))
+    if bound:
+        return change(f"{root} is bound to shared storage", f"take the bind mount at {root} away")
+    if ctx.bakes:
+        return _probe_bake(ctx)
+    return _carried(ctx)
 
 
-def _is_kept(ctx: Context) -> bool:
-    enabled = ctx.paths.units / "multi-user.target.wants" / UNIT
-    return same_content(ctx.paths.units / UNIT, _unit(ctx)) and enabled.is_symlink()
+def _probe_bake(ctx: Context) -> Probe:
+    root = ctx.paths.root
+    if binding.is_image(root):
+        return satisfied(f"{root} is a directory of this machine")
+    if root.exists() and any(root.iterdir()):
+        why = foreign(root) or f"{root} is in use for something else"
+        return blocked(why, f"ls -la {root}", f"mv {root} {root}.before")
+    return change(f"{root} is not made yet", f"make {root}")
 
 
-def _unit(ctx: Context) -> bytes:
-    return TEMPLATE.format(mount=ctx.paths.mount, backing=f"{ctx.paths.mount}/petal/root").encode()
+def _carried(ctx: Context) -> Probe:
+    """The image's release is the wanted one; nothing is installed into it here, since this node would have it alone."""
+    root, current = ctx.paths.root, current_release(ctx.paths)
+    if not binding.is_image(root):
+        return blocked(f"the machine image carries no {root} of petal-node's", *_remedy(ctx))
+    if current is None or read_manifest(ctx.paths, current) is None:
+        return blocked("the machine image carries no complete release", *_remedy(ctx))
+    if ctx.release is not None and current != ctx.release:
+        return blocked(f"the machine image carries release {current}, wanted is {ctx.release}", *_remedy(ctx))
+    return satisfied(f"the machine image carries release {current}")
 
 
-def _mount_by_unit(ctx: Context) -> None:
-    make_dir(ctx.paths.units)
-    write_atomic(ctx.paths.units / UNIT, _unit(ctx))
-    ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
-    ctx.system.run(["systemctl", "enable", UNIT], timeout=60)
-    state = _backed(ctx)
-    if state != "yes":
-        ctx.system.run(["systemctl", "restart" if state == "moved" else "start", UNIT], timeout=90)
-
-
-def _backed(ctx: Context) -> str:
-    """``yes``, ``no`` (free to be mounted over), ``moved`` (ours, elsewhere), ``foreign``, ``absent`` (no backing)."""
-    root, backing = ctx.paths.root, ctx.paths.shared_root
-    if not backing.is_dir():
-        return "absent"
-    if not root.exists():
-        return "no"
-    if root.samefile(backing):
-        return "yes"
-    if root.is_mount() and _is_ours(ctx):
-        return "moved"
-    return "foreign" if _holds_files(root) else "no"
-
-
-def _is_ours(ctx: Context) -> bool:
-    """True when it was we who mounted there: the unit says so, from another ``storage.mount``."""
-    unit = ctx.paths.units / UNIT
-    return unit.is_file() and unit.read_text(encoding="utf-8", errors="replace").startswith(TEMPLATE.splitlines()[0])
-
-
-def _holds_files(root: Path) -> bool:
-    return root.is_mount() or any(root.iterdir())
+def _remedy(ctx: Context) -> tuple[str, ...]:
+    return (
+        "on the machine that becomes the image: petal-node bootstrap --layout ami --config FILE",
+        "or in the configuration: layout: shared",
+        *(("or name its release's spack.target in the configuration: target",) if ctx.config.builds else ()),
+    )

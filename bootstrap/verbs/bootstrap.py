@@ -13,11 +13,11 @@ from ..steps import STEPS
 from .common import Asked, require_root, result_of_run
 
 
-def bootstrap(asked: Asked, lock_wait: float, *, accept_storage: bool) -> Result:
-    """Converges this node in the foreground."""
+def bootstrap(asked: Asked, lock_wait: float, *, accept_storage: bool, image: str | None) -> Result:
+    """Converges this node in the foreground. With ``image``, a layout, it becomes a machine image for that."""
     require_root(asked)
     waits = engine.Waits(node=min(120.0, lock_wait), cluster=lock_wait)
-    request = replace(asked.request(), accept_storage=accept_storage)
+    request = replace(asked.request(), accept_storage=accept_storage, image=image)
     record = run(request, asked.system, asked.command, asked.listen, asked.note, waits, background=False)
     return result_of_run(asked.command, record)
 

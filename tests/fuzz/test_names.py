@@ -16,11 +16,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bootstrap import config, templates
+from bootstrap.binding import TEMPLATE
 from bootstrap.config import Config
 from bootstrap.errors import ConfigError
 from bootstrap.spack.scope import Compiler, Places, Site, write_scope
 from bootstrap.steps.modules import _values
-from bootstrap.steps.root import TEMPLATE
 from bootstrap.steps.shell import _stub
 from tests.fuzz import inputs
 from tests.fuzz.conftest import EXAMPLES

@@ -76,6 +76,7 @@ class Lab:
     def __init__(self, name: str = "petal-lab", base: str | None = None) -> None:
         """Name a lab; nothing is started."""
         self.name = name
+        self.image: str | None = None
         self.base = base or os.environ.get("BASE_IMAGE") or engine.DEFAULT_BASE
 
     @staticmethod
@@ -95,7 +96,7 @@ class Lab:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that docker-compose.yml reads."""
-        env = {"LAB": self.name, "LAB_IMAGE": engine.node_image(self.base)}
+        env = {"LAB": self.name, "LAB_IMAGE": self.image or engine.node_image(self.base)}
         if Path("/dev/fuse").exists():
             env["LAB_FUSE"] = "/dev/fuse:/dev/fuse"
         if Path("/sys/fs/cgroup/cgroup.controllers").exists():
@@ -132,6 +133,13 @@ class Lab:
         self.down()
         self.compose("up", "-d")
         self.wait_ready()
+
+    def bake(self, node: str) -> str:
+        """Make a machine image of a node's disk, as an image build ends; who starts nodes from it sets ``image``."""
+        image = f"{self.name}-baked"
+        argv = ["docker", "commit", self.container(node), image]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        return image
 
     def wait_ready(self, seconds: float = 90) -> None:
         """Wait for systemd in every node, its metadata service and S3; give the cluster its munge key."""

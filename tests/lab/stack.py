@@ -6,6 +6,7 @@ of the sources are Debian's, with the checksums that the recipes ask for; clingo
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -26,8 +27,6 @@ SPACK = "spack-1.1.1"
 RECIPES = "spack-packages-2025.11.0"
 WHEELS = ("clingo==5.8.3", "cffi==2.1.1", "pycparser==3.12")
 FFTW_PATCH = "872cff9a7d346e91a108ffd3540bfcebeb8cf86c7f40f6b31fd07a80267cbf53"
-# One precision and static only: a third of the recipe's default work, and the same recipe.
-FFTW_SPEC = "fftw@3.3.10 ~mpi ~shared precision=long_double"
 PROGRAM = r"""
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +39,21 @@ int main(void) {
     return 0;
 }
 """
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What real Spack builds from its real recipe and Debian's tarball, and the program that shows it to a user."""
+
+    name: str
+    spec: str
+    run: tuple[str, ...] = ()
+    patches: tuple[str, ...] = ()
+
+
+# One precision and static only: a third of the recipe's default work, and the same recipe.
+FFTW = Shown("fftw", "fftw@3.3.10 ~mpi ~shared precision=long_double", ("fftwl-wisdom -n cof8",), (FFTW_PATCH,))
+LIBSIGSEGV = Shown("libsigsegv", "libsigsegv@2.14")
 
 
 def spack_cache() -> Path:
@@ -123,7 +137,7 @@ Place = Union[Bucket, Folder]
 def packed_program(program: bytes) -> bytes:
     """A binary package as a vendor makes one: a program in a tarball with one directory at its top."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
         member = tarfile.TarInfo("hello-1.0/bin/hello")
         member.size, member.mode = len(program), 0o755
         tar.addfile(member, io.BytesIO(program))
@@ -154,16 +168,18 @@ def base_config(hello: Uploaded) -> dict[str, Any]:
     }
 
 
-def add_spack(config: dict[str, Any], place: Place, wheels: list[Path], make: str, mirror: str) -> dict[str, Any]:
-    """The configuration with real Spack on top: FFTW, built from its real recipe.
+def add_spack(
+    config: dict[str, Any], place: Place, wheels: list[Path], make: str, mirror: str, shown: Shown = FFTW
+) -> dict[str, Any]:
+    """The configuration with real Spack on top, and what it builds.
 
     Args:
         make: the version of the system's GNU make.
         mirror: where ``mirror_files`` lie on the head node.
     """
     external = {"externals": [{"spec": f"gmake@{make}", "prefix": "/usr"}], "buildable": False}
-    environment = {"spack": {"specs": [FFTW_SPEC], "packages": {"gmake": external}}}
-    uploaded = place.put("stacks/fftw/spack.yaml", json.dumps(environment, indent=1).encode())
+    environment = {"spack": {"specs": [shown.spec], "packages": {"gmake": external}}}
+    uploaded = place.put(f"stacks/{shown.name}/spack.yaml", json.dumps(environment, indent=1).encode())
     check = config["check"]
     return {
         **config,
@@ -172,15 +188,15 @@ def add_spack(config: dict[str, Any], place: Place, wheels: list[Path], make: st
         "spack": {
             "version": "1.1.1",
             **place.put(f"{SPACK}.tar.gz", packed_spack().read_bytes()).origin(),
-            "recipes": place.put("recipes.tar.gz", packed_recipes().read_bytes()).origin(),
+            "recipes": place.put("recipes.tar.gz", packed_recipes(shown.name).read_bytes()).origin(),
             "clingo": [place.put(f"wheels/{path.name}", path.read_bytes()).origin() for path in wheels],
             "mirrors": {"sources": mirror},
         },
-        "check": {"load": [*check["load"], "fftw"], "run": [*check["run"], "fftwl-wisdom -n cof8"]},
+        "check": {"load": [*check["load"], shown.name], "run": [*check["run"], *shown.run]},
     }
 
 
-def lab_config(lab: Lab, *, spack: bool) -> dict[str, Any]:
+def lab_config(lab: Lab, *, spack: bool, shown: Shown = FFTW) -> dict[str, Any]:
     """Everything for a lab that is up: objects in S3, sources on the storage that becomes /shared."""
     bucket = Bucket(lab)
     config = base_config(bucket.put("packages/hello-1.0.tar.gz", packed_program(compiled_program(lab))))
@@ -188,8 +204,8 @@ def lab_config(lab: Lab, *, spack: bool) -> dict[str, Any]:
         ask = "import os, sys; print('%d.%d' % sys.version_info[:2], os.uname().machine)"
         version, machine = lab.exec("head", ("python3", "-c", ask)).check().stdout.split()
         make = lab.exec("head", ("make", "--version")).check().stdout.split()[2]
-        config = add_spack(config, bucket, clingo_wheels(version, machine), make, "/shared/mirror")
-        lab.unpack("head", "/lab/shared/mirror", mirror_files())
+        config = add_spack(config, bucket, clingo_wheels(version, machine), make, "/shared/mirror", shown)
+        lab.unpack("head", "/lab/shared/mirror", mirror_files(shown))
     bucket.send()
     return config
 
@@ -202,15 +218,15 @@ def packed_spack() -> Path:
     return archive
 
 
-def packed_recipes() -> Path:
-    """The subset of the recipes, anew when the code that makes it has changed."""
-    version = hashlib.sha256(Path(recipes.__file__).read_bytes()).hexdigest()[:12]
+def packed_recipes(name: str = FFTW.name) -> Path:
+    """The subset of the recipes that a package needs, anew when the code that makes it has changed."""
+    version = f"{name}-{hashlib.sha256(Path(recipes.__file__).read_bytes()).hexdigest()[:12]}"
     archive = lab_cache() / f"recipes-{version}.tar.gz"
     if not archive.is_file():
         tree = lab_cache() / f"recipes-{version}"
         if not tree.is_dir():
             part = tree.with_name(f".{tree.name}.{os.getpid()}")
-            recipes.subset(spack_cache() / RECIPES, part, ("fftw",))
+            recipes.subset(spack_cache() / RECIPES, part, (name,))
             part.rename(tree)
         recipes.pack(tree, archive)
     return archive
@@ -228,12 +244,10 @@ def clingo_wheels(version: str, machine: str) -> list[Path]:
     return sorted(place.glob("*.whl"))
 
 
-def mirror_files() -> dict[str, bytes]:
-    """FFTW's source and patch, by their names in Spack's mirror format."""
-    source = sources.SOURCES["fftw"]
-    tarball = sources.place(sources.mirror("fftw"), source)
+def mirror_files(shown: Shown = FFTW) -> dict[str, bytes]:
+    """Source and patches, by their names in Spack's mirror format."""
+    source = sources.SOURCES[shown.name]
+    tarball = sources.place(sources.mirror(shown.name), source)
     archive = "_source-cache/archive"
-    return {
-        f"{archive}/{source.sha256[:2]}/{tarball.name}": tarball.read_bytes(),
-        f"{archive}/{FFTW_PATCH[:2]}/{FFTW_PATCH}": _patch().read_bytes(),
-    }
+    files = {f"{archive}/{source.sha256[:2]}/{tarball.name}": tarball.read_bytes()}
+    return files | {f"{archive}/{digest[:2]}/{digest}": _patch().read_bytes() for digest in shown.patches}

@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the top of the house to its foundation: a module imports only what stands below it.
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
-    "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments", "facts", "release",
-    "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "processes", "guard", "files", "log",
-    "paths", "model", "shapes", "errors", "__init__",
+    "binding", "old_tree", "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments",
+    "facts", "release", "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "processes", "guard",
+    "files", "log", "paths", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},

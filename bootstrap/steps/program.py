@@ -1,0 +1,31 @@
+"""Spack, its recipes and clingo lie where they are run from: in the layout ``hybrid`` in the machine image."""
+
+from __future__ import annotations
+
+from ..context import Context
+from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..spack.program import ensure, is_ready, locate
+from .base import HEAD
+
+
+class SpackProgram:
+    """For an image that carries Spack and not what Spack builds."""
+
+    name = "program"
+    title = "Spack and its recipes are here"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("tool",)
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        if not ctx.config.builds:
+            return elsewhere("the configuration asks for no Spack stack")
+        program = locate(ctx.config, ctx.paths)
+        if not is_ready(ctx.config, program):
+            return change(f"{program.tree} is not there", f"fetch Spack {program.version} and its recipes")
+        return satisfied(f"Spack {program.version} is at {program.tree}")
+
+    def apply(self, ctx: Context) -> None:
+        ensure(ctx.config, locate(ctx.config, ctx.paths), ctx.paths, ctx.facts.cluster.region)

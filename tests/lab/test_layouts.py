@@ -1,0 +1,164 @@
+"""The layouts: a machine image is baked, a cluster starts from it, the layout changes; nothing is built twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import stack
+from tests.lab.cluster import NODES, Lab, Result
+from tests.lab.demo import DIST, publish, wait_for_proof
+from tests.lab.test_product import answer, petal
+
+COMPUTES = ("compute-1", "compute-2")
+BUILDER = "head"  # any machine that is no node of a cluster yet
+S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
+
+
+def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
+    """What somebody types in an image build; the outcome of each step."""
+    publish(lab, config)
+    lab.exec(
+        BUILDER,
+        ("sh", "-c", "cat >/tmp/petal-node; chmod 755 /tmp/petal-node"),
+        stdin=(DIST / "petal-node").read_bytes(),
+    )
+    argv = (
+        "/tmp/petal-node",
+        "bootstrap",
+        "--layout",
+        layout,
+        "--config",
+        "s3://petal/petal-node/petal.yaml",
+        "--json",
+    )
+    done = lab.exec(BUILDER, argv, env=S3, timeout=300)
+    assert done.returncode == 0, done.stdout
+    return {step["name"]: step["outcome"] for step in answer(done)["data"]["run"]["steps"]}
+
+
+@pytest.fixture(scope="module")
+def baked(lab: Lab) -> Iterator[Lab]:
+    """A cluster whose nodes are started from an image that carries everything, with the layout ``ami``."""
+    reason = stack.no_spack()
+    if reason:
+        pytest.skip(f"no real Spack: {reason}")
+    lab.fresh()
+    config = without_shared(stack.lab_config(lab, spack=True, shown=stack.LIBSIGSEGV), lab)
+    assert bake(lab, "hybrid", config) == dict.fromkeys(("tool", "program", "shell"), "changed")
+    assert not lab.exec(BUILDER, ("test", "-e", "/opt/petal")).ok
+    outcomes = bake(lab, "ami", config)
+    assert {name for name, outcome in outcomes.items() if outcome == "changed"} == {
+        "root", "packages", "spack", "modules", "release",
+    }  # fmt: skip
+    assert not lab.exec(BUILDER, ("test", "-e", "/shared/petal")).ok
+    lab.image = lab.bake(BUILDER)
+    try:
+        lab.fresh()
+        publish(
+            lab, {**without_shared(stack.lab_config(lab, spack=True, shown=stack.LIBSIGSEGV), lab), "layout": "ami"}
+        )
+        booted = lab.boot_all()
+        assert [result.returncode for results in booted.values() for result in results] == [0] * 20
+        lab.wait_idle()
+        wait_for_proof(lab)
+        yield lab
+    finally:
+        lab.image = None
+        lab.fresh()
+        subprocess.run(["docker", "image", "rm", "-f", f"{lab.name}-baked"], check=True, stdout=subprocess.DEVNULL)
+
+
+def without_shared(config: dict[str, Any], lab: Lab) -> dict[str, Any]:
+    """The sources lie on the builder's own disk: an image build has no shared storage."""
+    lab.unpack(BUILDER, "/srv/mirror", stack.mirror_files(stack.LIBSIGSEGV))
+    spack = {**config["spack"], "mirrors": {"sources": "/srv/mirror"}}
+    return {**config, "spack": spack}
+
+
+def typed(lab: Lab, config: dict[str, Any], verb: str) -> Result:
+    """A verb on the head node with a configuration of its own."""
+    lab.write("head", "/tmp/typed.yaml", json.dumps(config))
+    argv = ("petal-node", verb, "--config", "/tmp/typed.yaml", "--json")
+    return lab.exec("head", argv, env=S3, timeout=200)
+
+
+def switch(lab: Lab, layout: str) -> Result:
+    """The head node is given the layout, the others follow; then a job on both compute nodes proves it."""
+    done = typed(lab, {**current_config(lab), "layout": layout}, "bootstrap").check()
+    for node in NODES[1:]:
+        petal(lab, node, "bootstrap").check()
+    petal(lab, "head", "check", "--nodes", "all").check()
+    return done
+
+
+def current_config(lab: Lab) -> dict[str, Any]:
+    config: dict[str, Any] = answer(petal(lab, "head", "plan", "--json"))["data"]["config"]
+    return config
+
+
+def built(lab: Lab, node: str = "head") -> str:
+    """When libsigsegv was built that users see."""
+    script = "cat /opt/petal/store/linux-*/libsigsegv-2.14-*/.spack/install_times.json"
+    return lab.exec(node, ("sh", "-c", script)).check().stdout
+
+
+def is_mount(lab: Lab, node: str) -> bool:
+    return lab.exec(node, ("mountpoint", "-q", "/opt/petal")).ok
+
+
+def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
+    data = answer(petal(baked, "head", "status", "--json"))["data"]
+    assert data["proof"]["proved"] == 2, data["proof"]
+    assert not any(is_mount(baked, node) for node in NODES)
+    assert baked.exec("head", ("sh", "-c", "ls -A /shared/petal/root/store")).check().stdout == ""
+    steps = {step["name"]: step for step in answer(petal(baked, "head", "plan", "--json"))["data"]["steps"]}
+    assert steps["spack"]["reason"] == "the machine image carries it"
+    assert steps["root"]["reason"].startswith("the machine image carries release ")
+
+
+def test_a_release_that_the_image_does_not_carry_is_not_installed_on_the_head_alone(baked: Lab) -> None:
+    config = current_config(baked)
+    other = {**config, "packages": config["packages"][:1], "check": {}}
+    done = typed(baked, other, "plan")
+    root = next(step for step in answer(done)["data"]["steps"] if step["name"] == "root")
+    assert root["outcome"] == "blocked"
+    assert "the machine image carries release" in root["reason"]
+    assert "bootstrap --layout ami" in root["remedy"][0]
+
+
+def test_a_node_of_a_cluster_does_not_become_an_image(baked: Lab) -> None:
+    done = petal(baked, "head", "bootstrap", "--layout", "ami")
+    assert done.returncode == 2
+    assert "this is the head node of a cluster" in done.stderr
+
+
+def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
+    before, release = built(baked), answer(petal(baked, "head", "status", "--json"))["data"]["current"]
+    adopted = switch(baked, "shared")
+    steps = {step["name"]: step["outcome"] for step in answer(adopted)["data"]["run"]["steps"]}
+    assert (steps["adopted"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
+    assert all(is_mount(baked, node) for node in NODES)
+    assert {built(baked, node) for node in NODES} == {before}
+    switch(baked, "hybrid")
+    assert built(baked) == before
+    switch(baked, "ami")
+    assert not any(is_mount(baked, node) for node in NODES)
+    assert {built(baked, node) for node in NODES} == {before}
+    assert answer(petal(baked, "head", "status", "--json"))["data"]["current"] == release
+
+
+def test_hybrid_installs_with_the_images_spack(baked: Lab) -> None:
+    """Spack, recipes and clingo come from nowhere else: their objects are gone."""
+    config = current_config(baked)
+    for origin in (config["spack"], config["spack"]["recipes"], *config["spack"]["clingo"]):
+        bucket, _, key = origin["source"].removeprefix("s3://").partition("/")
+        baked.delete(bucket, key)
+    config = {**config, "layout": "hybrid", "packages": config["packages"][:1], "check": {"run": ["hello"]}}
+    done = typed(baked, config, "bootstrap").check()
+    assert answer(done)["data"]["run"]["status"] == "changed"
+    assert baked.exec("head", ("sh", "-c", "ls -A /opt/petal/spack")).check().stdout == ""

@@ -1,0 +1,234 @@
+"""What backs the root in the layouts of a machine image, and what is said of a Spack tree at /opt/spack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.errors import UsageError
+from bootstrap.model import Mark, Outcome, Role, Tool
+from bootstrap.old_tree import judge_old_tree
+from bootstrap.prepare import Request, prepare
+from bootstrap.release import current_release
+from bootstrap.steps import STEPS, steps_for
+from tests.unit.test_laws import lmod_is_there, snapshot
+from tests.world import World, with_spack
+
+__all__ = ["lmod_is_there"]
+
+
+def bake(world: World, layout: str) -> dict[str, Outcome]:
+    ctx = replace(world.context, config=replace(world.config, layout=layout), bakes=True)
+    return {report.name: report.outcome for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
+
+
+def converge(world: World) -> dict[str, engine.StepReport]:
+    return {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> World:
+    """A machine that is to become an image."""
+    return World(tmp_path / "builder", config_text=with_spack(tmp_path))
+
+
+@pytest.fixture
+def image(builder: World) -> World:
+    """A machine that has become one for the layout ``ami``."""
+    assert set(bake(builder, "ami").values()) <= {Outcome.CHANGED, Outcome.SKIPPED}
+    return builder
+
+
+def node(image: World, role: Role) -> World:
+    """A node that was started from the image; its paths below the prefix are those that were baked."""
+    return replace(image, role=role, config_text=image.config_text + "layout: ami\n")
+
+
+def test_an_image_gets_the_release_and_leaves_shared_storage_alone(image: World) -> None:
+    assert current_release(image.paths) == image.release
+    assert not image.paths.root.is_symlink()
+    assert list((image.prefix / "shared").iterdir()) == []
+    before = snapshot(image.prefix)
+    assert set(bake(image, "ami").values()) <= {Outcome.OK, Outcome.SKIPPED}
+    assert snapshot(image.prefix) == before
+
+
+def test_a_hybrid_image_gets_spack_and_no_release(builder: World) -> None:
+    assert bake(builder, "hybrid") == {
+        "tool": Outcome.SKIPPED, "program": Outcome.CHANGED, "shell": Outcome.CHANGED,
+    }  # fmt: skip
+    assert (builder.paths.home / "spack" / "1.1.1").is_dir()
+    assert not builder.paths.root.exists()
+
+
+@pytest.mark.parametrize("role", [Role.HEAD, Role.COMPUTE])
+def test_nodes_use_what_the_image_carries_and_never_change_it(image: World, role: Role) -> None:
+    if role is not Role.HEAD:
+        converge(node(image, Role.HEAD))
+    before = snapshot(image.paths.root)
+    done = converge(node(image, role))
+    assert done["root"].outcome is Outcome.OK
+    assert done["root"].reason == f"the machine image carries release {image.release}"
+    if role is Role.HEAD:
+        for name in ("packages", "spack", "modules", "release"):
+            assert (done[name].outcome, done[name].reason) == (Outcome.SKIPPED, "the machine image carries it")
+    assert snapshot(image.paths.root) == before
+
+
+def _other_release(image: World) -> None:
+    image.config_text = image.config_text.replace("specs: [fftw]", "specs: [fftw, hdf5]")
+
+
+def _half_a_release(image: World) -> None:
+    (image.paths.release(image.release) / "manifest.json").unlink()
+
+
+def _nothing(image: World) -> None:
+    shutil.rmtree(image.paths.root)
+
+
+def _for_all(image: World) -> None:
+    image.paths.root.chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_other_release, "the machine image carries release "),
+        (_half_a_release, "carries no complete release"),
+        (_nothing, "carries no "),
+        (_for_all, "carries no "),
+    ],
+)
+def test_what_the_image_lacks_is_not_made_on_one_node(image: World, damage: Callable[[World], None], says: str) -> None:
+    damage(image)
+    before = snapshot(image.prefix / "opt")
+    done = converge(node(image, Role.HEAD))
+    assert done["root"].outcome is Outcome.BLOCKED
+    assert says in done["root"].reason
+    assert "bootstrap --layout ami" in done["root"].remedy[0]
+    assert {done[name].outcome for name in ("shell", "proof")} == {Outcome.BLOCKED}
+    assert snapshot(image.prefix / "opt") == before
+
+
+def test_what_lies_at_the_root_already_is_left_alone_by_an_image_build(builder: World) -> None:
+    builder.paths.root.mkdir(parents=True)
+    (builder.paths.root / "mine").touch()
+    done = bake(builder, "ami")
+    assert done["root"] is Outcome.BLOCKED
+    assert done["spack"] is Outcome.BLOCKED
+    assert [path.name for path in builder.paths.root.iterdir()] == ["mine"]
+
+
+def test_the_release_is_the_same_in_every_layout(builder: World) -> None:
+    other = replace(builder, config_text=builder.config_text + "layout: ami\n")
+    assert other.release == builder.release
+
+
+def test_a_node_of_a_cluster_does_not_become_an_image(builder: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    dna = builder.prefix / "etc/chef/dna.json"
+    dna.parent.mkdir(parents=True)
+    dna.write_text(json.dumps({"cluster": {"node_type": "HeadNode"}}))
+    monkeypatch.setattr("bootstrap.paths.Paths.live", property(lambda _: True))
+    request = Request(Tool("0.1.0"), "run-1", prefix=builder.prefix, image="ami")
+    with pytest.raises(UsageError, match="head node of a cluster") as caught:
+        prepare(request, builder.system, lambda _: None)
+    assert caught.value.remedy == ("write it into the configuration: layout: ami",)
+
+
+# -- a tree at /opt/spack -------------------------------------------------------------------------------------
+
+
+def old_tree(world: World) -> None:
+    top = world.prefix / "opt" / "spack"
+    (top / "bin").mkdir(parents=True)
+    (top / "bin" / "spack").touch()
+    (top / "lib/spack/spack").mkdir(parents=True)
+    (top / "lib/spack/spack/__init__.py").write_text('__version__ = "0.23.0"\n')
+
+
+def installs(world: World, *times: float) -> None:
+    place = world.prefix / "opt/spack/opt/spack/.spack-db"
+    place.mkdir(parents=True, exist_ok=True)
+    own = {str(number): {"installed": True, "installation_time": time, "spec": {}} for number, time in enumerate(times)}
+    external = {"x": {"installed": True, "installation_time": 1.0, "spec": {"external": {"path": "/usr"}}}}
+    (place / "index.json").write_text(json.dumps({"database": {"installs": {**own, **external}}}))
+
+
+def comes_up(world: World) -> float:
+    """The node is started; a file that is there already has an older change time than this."""
+    dna = world.prefix / "etc/chef/dna.json"
+    dna.parent.mkdir(parents=True, exist_ok=True)
+    program = world.prefix / "opt/spack/bin/spack"
+    before = program.stat().st_ctime if program.exists() else 0.0
+    dna.write_text("{}")
+    while dna.stat().st_ctime <= before:  # the clock of a file system ticks some hundred times a second
+        dna.write_text("{}")
+    return dna.stat().st_ctime
+
+
+def test_no_tree_is_no_finding(builder: World) -> None:
+    assert judge_old_tree(builder.context) is None
+
+
+def test_a_tree_of_the_image_is_on_every_node_of_it(builder: World) -> None:
+    old_tree(builder)
+    installs(builder, 100.0, 200.0)
+    comes_up(builder)
+    finding = judge_old_tree(builder.context)
+    assert finding is not None
+    assert finding.mark is Mark.OK
+    assert finding.message.startswith("Spack 0.23.0 with 2 packages is at /opt/spack, part of the machine image")
+
+
+def test_what_was_installed_into_it_later_is_on_this_node_alone(builder: World) -> None:
+    old_tree(builder)
+    up = comes_up(builder)
+    installs(builder, 100.0, up + 60)
+    finding = judge_old_tree(builder.context)
+    assert finding is not None
+    assert finding.mark is Mark.WARN
+    assert "1 packages were installed later, on this node alone" in finding.why
+
+
+def test_a_tree_that_came_after_the_node_is_on_this_node_alone(builder: World) -> None:
+    up = comes_up(builder)
+    old_tree(builder)
+    while (builder.prefix / "opt/spack/bin/spack").stat().st_ctime <= up:
+        (builder.prefix / "opt/spack/bin/spack").chmod(0o755)
+    installs(builder, up + 60)
+    finding = judge_old_tree(builder.context)
+    assert finding is not None
+    assert finding.mark is Mark.WARN
+    assert "this node alone has it" in finding.why
+
+
+def test_cloud_init_tells_it_where_dna_json_was_written_again(builder: World) -> None:
+    sem = builder.prefix / "var/lib/cloud/instance/sem"
+    sem.mkdir(parents=True)
+    (sem / "config_ssh").touch()
+    up = (sem / "config_ssh").stat().st_ctime
+    old_tree(builder)
+    while (builder.prefix / "opt/spack/bin/spack").stat().st_ctime <= up:
+        (builder.prefix / "opt/spack/bin/spack").chmod(0o755)
+    comes_up(builder)  # an update of the cluster writes dna.json anew
+    finding = judge_old_tree(builder.context)
+    assert finding is not None
+    assert finding.mark is Mark.WARN
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"database": []}', '{"database": {"installs": {"a": 1}}}'])
+def test_a_damaged_database_costs_nothing(builder: World, text: str) -> None:
+    old_tree(builder)
+    installs(builder)
+    (builder.prefix / "opt/spack/opt/spack/.spack-db/index.json").write_text(text)
+    comes_up(builder)
+    finding = judge_old_tree(builder.context)
+    assert finding is not None
+    assert "with 0 packages" in finding.message
