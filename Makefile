@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench-start bench-hooks bench-login torture kills clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench-start bench-hooks bench-layouts bench-login torture kills clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -55,6 +55,9 @@ bench-start: dist ## how long `petal-node version` takes, against a bare Python
 
 bench-hooks: dist ## how long hooks take while an install lasts an hour
 	@$(PY) -m tests.lab.bench_hooks $(ARGS)
+
+bench-layouts: dist ## what each layout costs, from the image build to a job; rewrites its table in docs/layouts.md
+	@$(PY) -m tests.lab.bench_layouts $(ARGS)
 
 bench-login: venv ## what a login on a lab's node costs, also while shared storage hangs (after `make lab`)
 	@$(PY) -m tests.lab.bench_login $(ARGS)

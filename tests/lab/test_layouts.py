@@ -11,34 +11,11 @@ import pytest
 
 from tests.lab import stack
 from tests.lab.cluster import NODES, Lab, Result
-from tests.lab.demo import DIST, publish, wait_for_proof
+from tests.lab.demo import publish, wait_for_proof
+from tests.lab.layouts import BUILDER, S3, bake, config_of
 from tests.lab.test_product import answer, petal
 
 COMPUTES = ("compute-1", "compute-2")
-BUILDER = "head"  # any machine that is no node of a cluster yet
-S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
-
-
-def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
-    """What somebody types in an image build; the outcome of each step."""
-    publish(lab, config)
-    lab.exec(
-        BUILDER,
-        ("sh", "-c", "cat >/tmp/petal-node; chmod 755 /tmp/petal-node"),
-        stdin=(DIST / "petal-node").read_bytes(),
-    )
-    argv = (
-        "/tmp/petal-node",
-        "bootstrap",
-        "--layout",
-        layout,
-        "--config",
-        "s3://petal/petal-node/petal.yaml",
-        "--json",
-    )
-    done = lab.exec(BUILDER, argv, env=S3, timeout=300)
-    assert done.returncode == 0, done.stdout
-    return {step["name"]: step["outcome"] for step in answer(done)["data"]["run"]["steps"]}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +25,7 @@ def baked(lab: Lab) -> Iterator[Lab]:
     if reason:
         pytest.skip(f"no real Spack: {reason}")
     lab.fresh()
-    config = without_shared(stack.lab_config(lab, spack=True, shown=stack.LIBSIGSEGV), lab)
+    config = config_of(lab)
     assert bake(lab, "hybrid", config) == dict.fromkeys(("tool", "program", "shell"), "changed")
     assert not lab.exec(BUILDER, ("test", "-e", "/opt/petal")).ok
     outcomes = bake(lab, "ami", config)
@@ -59,9 +36,7 @@ def baked(lab: Lab) -> Iterator[Lab]:
     lab.image = lab.bake(BUILDER)
     try:
         lab.fresh()
-        publish(
-            lab, {**without_shared(stack.lab_config(lab, spack=True, shown=stack.LIBSIGSEGV), lab), "layout": "ami"}
-        )
+        publish(lab, {**config_of(lab), "layout": "ami"})
         booted = lab.boot_all()
         assert [result.returncode for results in booted.values() for result in results] == [0] * 20
         lab.wait_idle()
@@ -71,13 +46,6 @@ def baked(lab: Lab) -> Iterator[Lab]:
         lab.image = None
         lab.fresh()
         subprocess.run(["docker", "image", "rm", "-f", f"{lab.name}-baked"], check=True, stdout=subprocess.DEVNULL)
-
-
-def without_shared(config: dict[str, Any], lab: Lab) -> dict[str, Any]:
-    """The sources lie on the builder's own disk: an image build has no shared storage."""
-    lab.unpack(BUILDER, "/srv/mirror", stack.mirror_files(stack.LIBSIGSEGV))
-    spack = {**config["spack"], "mirrors": {"sources": "/srv/mirror"}}
-    return {**config, "spack": spack}
 
 
 def typed(lab: Lab, config: dict[str, Any], verb: str) -> Result:
