@@ -29,6 +29,8 @@ UNCHANGED = {
     Verdict.BLOCKED: Outcome.BLOCKED,
     Verdict.ELSEWHERE: Outcome.SKIPPED,
 }
+# What only a correction of the configuration helps against, found by a step.
+OF_THE_CONFIGURATION = frozenset({"spec-unknown"})
 Listener = Callable[[StepReport], None]
 
 
@@ -87,7 +89,7 @@ def _left(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepRepor
 def status_of(reports: Sequence[StepReport]) -> Status:
     """How a run as a whole stands."""
     outcomes = [report.outcome for report in reports]
-    if any(report.outcome is Outcome.FAILED and not _only_degrades(report) for report in reports):
+    if any(_fails(report) for report in reports):
         return Status.FAILED
     if Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
         return Status.DEGRADED
@@ -97,8 +99,9 @@ def status_of(reports: Sequence[StepReport]) -> Status:
     return Status.CHANGED if changed & set(outcomes) else Status.OK
 
 
-def _only_degrades(report: StepReport) -> bool:
-    return report.error is not None and str(report.error.get("code", "")).startswith("proof-")
+def _fails(report: StepReport) -> bool:
+    code = str((report.error or {}).get("code", ""))
+    return code in OF_THE_CONFIGURATION or (report.outcome is Outcome.FAILED and not code.startswith("proof-"))
 
 
 class _Held:

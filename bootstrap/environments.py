@@ -1,4 +1,4 @@
-"""The stack's own Spack environment: a folder of ``spack_envs/``, or a URI of a spack.yaml."""
+"""The stack's own Spack environment: a folder of ``spack_envs/``, or a URI of a spack.yaml or of a petal seed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
 
 
 def _checked(data: bytes, name: str) -> Mapping[str, Any]:
-    section = read_yaml(data, name).get("spack")
+    document = read_yaml(data, name)
+    section = document.get("spack", _of_seed(document))
     if not isinstance(section, dict):
         raise _invalid(f"{name} is no Spack environment", "it has no section spack:")
     wrong = sorted(repr(key) for key in section if key not in READ | OURS)
@@ -53,6 +54,12 @@ def _checked(data: bytes, name: str) -> Mapping[str, Any]:
         why = f"YAML reads a value as more than text, number, list or mapping ({error}): put it in quotes"
         raise _invalid(f"{name} is no Spack environment", why) from error
     return carried
+
+
+def _of_seed(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A petal seed as an environment: it has a list of specs and nothing else that Spack reads."""
+    software = document.get("software")
+    return {"specs": software.get("spack_packages", [])} if isinstance(software, dict) else None
 
 
 def _invalid(what: str, why: str) -> ConfigError:

@@ -98,7 +98,7 @@ def release_id(config: Config, host: Host, environment: Mapping[str, Any], templ
     if config.builds:
         parts["spack"] = {
             "environment": environment,
-            "specs": sorted(spack.specs),
+            "specs": sorted(config.specs),
             "version": spack.version,
             "program": _identity(spack.program),
             "recipes": _identity(spack.recipes),

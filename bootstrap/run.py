@@ -14,7 +14,7 @@ from typing import Any
 from .checks import check_node, reaches_storage
 from .context import Context
 from .converge import arrange
-from .engine import Waits, converge, status_of
+from .engine import OF_THE_CONFIGURATION, Waits, converge, status_of
 from .errors import ExitCode, PetalError, of_os_error, redacted
 from .limits import hook_budget
 from .log import LOG
@@ -118,7 +118,7 @@ def run(
         status = status_of(reports)
         if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
             status = _worse(status, _self_check(ctx, recorder))
-        _close(recorder, status, _exit_of(reports, status))
+        _close(recorder, status, exit_of(reports, status))
     except (PetalError, OSError) as trouble:
         mount = Paths(request.prefix).shared_mount
         error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, mount)
@@ -193,10 +193,13 @@ def _close(recorder: Recorder, status: Status, code: int) -> None:
     recorder.update(finished=timestamp(), status=status, exit=int(code), settled=True)
 
 
-def _exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
+def exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
+    """How a verb ends whose steps stand like that."""
     codes = {report.error.get("code") for report in reports if report.error}
     if codes & {"bug", "not-converged"}:
         return int(ExitCode.BUG)
+    if codes & OF_THE_CONFIGURATION:
+        return int(ExitCode.CONFIG)
     return int(ExitCode.TRY_AGAIN if codes & {"lock-timeout", "lock-lost"} else status.exit)
 
 

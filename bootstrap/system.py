@@ -203,6 +203,12 @@ class System:
         """Seconds since the machine booted, as the hook scripts read them too (proc_uptime(5))."""
         return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
 
+    def available_memory(self) -> int:
+        """Bytes that a new process can use: what the kernel calls available (proc_meminfo(5)), and free swap."""
+        import psutil
+
+        return int(psutil.virtual_memory().available) + int(psutil.swap_memory().free)
+
     def is_root(self) -> bool:
         """True when this process may change the machine."""
         return os.geteuid() == 0

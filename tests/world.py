@@ -59,6 +59,7 @@ class FakeSystem(System):
         self.ended: list[str] = []
         self.systemd = False
         self.root = True
+        self.memory = 4 << 30
 
     def run(self, argv: Sequence[str], **options: Any) -> Completed:  # type: ignore[override]
         self.commands.append(tuple(argv))
@@ -95,6 +96,9 @@ class FakeSystem(System):
 
     def uptime(self) -> float:
         return 120.0
+
+    def available_memory(self) -> int:
+        return self.memory
 
     def mounts(self) -> tuple[Mount, ...]:
         return self.world.mounts
@@ -252,7 +256,12 @@ def with_package(tmp_path: Path) -> str:
 def with_spack(tmp_path: Path) -> str:
     """A configuration with a Spack stack; the tree is just what its version check reads."""
     spack = tarball(tmp_path / "spack.tar.gz", {"spack-1.1.1/lib/spack/spack/__init__.py": '__version__ = "1.1.1"\n'})
-    recipes = tarball(tmp_path / "recipes.tar.gz", {"packages/repos/spack_repo/builtin/repo.yaml": "repo: {}\n"})
+    top = "packages/repos/spack_repo/builtin"
+    recipe = 'class Fftw(Package):\n    version("3.3.10")\n'
+    recipes = tarball(
+        tmp_path / "recipes.tar.gz",
+        {f"{top}/repo.yaml": "repo: {}\n", f"{top}/packages/fftw/package.py": recipe},
+    )
     return with_package(tmp_path) + (
         f"spack: {{source: {spack}, sha256: {sha256_of(spack)}, specs: [fftw], "
         f"recipes: {{source: {recipes}, sha256: {sha256_of(recipes)}}}}}\n"

@@ -1,6 +1,6 @@
 """The configuration: its nouns, the rules of the file, and how it is read."""
 
-from .nouns import Check, Config, Install, Modules, Origin, Package, Spack, Storage
+from .nouns import Check, Config, Install, Modules, Origin, Package, Software, Spack, Storage
 from .read import from_mapping, parse, read_yaml
 from .uris import problem_of
 
@@ -11,6 +11,7 @@ __all__ = [
     "Modules",
     "Origin",
     "Package",
+    "Software",
     "Spack",
     "Storage",
     "from_mapping",

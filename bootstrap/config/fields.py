@@ -39,6 +39,13 @@ class Whole(fields.Integer):
         return value
 
 
+class Anything(fields.Raw):
+    """What is read past, whatever it is."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_none=True)
+
+
 class Items(fields.List):
     """A list."""
 

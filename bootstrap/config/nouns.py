@@ -55,6 +55,13 @@ class Spack:
 
 
 @dataclass(frozen=True)
+class Software:
+    """What a petal seed asks for: specs as in ``spack.specs``."""
+
+    spack_packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Package:
     """Software that Spack does not build: a tarball (``source``), or a prefix that the image carries."""
 
@@ -104,6 +111,12 @@ class Config:
     modules: Modules = Modules()
     install: Install = Install()
     check: Check = Check()
+    software: Software = Software()
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """What shall be built on top of the stack's own specs."""
+        return (*self.spack.specs, *self.software.spack_packages)
 
     @property
     def bound(self) -> bool:
@@ -118,7 +131,7 @@ class Config:
     @property
     def builds(self) -> bool:
         """True when Spack has anything to do."""
-        return self.stack != "none" or bool(self.spack.specs)
+        return self.stack != "none" or bool(self.specs)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as one file would hold it: what ``parse`` turns into an equal Config again."""

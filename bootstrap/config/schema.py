@@ -11,10 +11,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, post_load, validate, validates_schema
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, validate, validates_schema
 
 from ..errors import did_you_mean
-from .fields import SECTION, UNKNOWN, Items, Section, Table, Text, Whole
+from .fields import SECTION, UNKNOWN, Anything, Items, Section, Table, Text, Whole
 from .nouns import (
     LAYOUTS,
     SPACK_VERSIONS,
@@ -24,6 +24,7 @@ from .nouns import (
     Modules,
     Origin,
     Package,
+    Software,
     Spack,
     Storage,
 )
@@ -52,6 +53,11 @@ REFUSED_OPTIONS = {
     **dict.fromkeys(("bg", "noauto", "remount", "bind", "rbind", "move", "user", "users"), "petal-node mounts it once"),
     **dict.fromkeys(("ro", "noexec"), "software is installed and run there"),
 }
+SEED_ONLY = ("cluster", "compute", "users", "data")
+SEED = (
+    ", which a seed does not have: add them to it as a section spack: {source: URI, sha256: HEX, "
+    "recipes: {source: URI, sha256: HEX}}, or name the seed as stack in a petal.yaml that has them"
+)
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 SPEC = validate.Regexp(
     r"^[A-Za-z0-9][A-Za-z0-9 ._+~^%@=:,/-]*\Z",
@@ -241,6 +247,20 @@ class CheckSchema(_Strict):
     wait = Whole(validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 
+class SoftwareSchema(_Strict):
+    makes = Software
+    spack_packages = _texts(SPEC)
+
+
+class SharedStorageSchema(Schema):
+    """An entry of a seed's ``shared_storage``, of which only the mount point is of interest here."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    mount_dir = Text(required=True, validate=[PATH, _tidy_path])
+
+
 class ConfigSchema(_Strict):
     makes = Config
     stack = Text(validate=[_one_line, validate.Length(min=1, error="must not be empty")])
@@ -252,9 +272,14 @@ class ConfigSchema(_Strict):
     modules = Section(ModulesSchema)
     install = Section(InstallSchema)
     check = Section(CheckSchema)
+    # A petal seed (github.com/scttfrdmn/pctl) is a configuration as it is: these are its keys.
+    software = Section(SoftwareSchema)
+    shared_storage = Items(Section(SharedStorageSchema))
+    cluster = compute = users = data = Anything()
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+        _one_mount(data)
         _no_twins(data.get("packages", ()))
         stack = str(data.get("stack", "none"))
         if "/" in stack:
@@ -266,6 +291,21 @@ class ConfigSchema(_Strict):
         elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
             raise ValidationError("must be the name of an environment, a URI of a spack.yaml, or none", "stack")
         _spack_is_whole(data, stack)
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        for key in SEED_ONLY:
+            data.pop(key, None)
+        mounts = data.pop("shared_storage", [])
+        if mounts and "storage" not in data:
+            data["storage"] = Storage(mounts[0]["mount_dir"])
+        return super()._make(data)
+
+
+def _one_mount(data: Mapping[str, Any]) -> None:
+    mounts = [entry["mount_dir"] for entry in data.get("shared_storage", ())]
+    if len(mounts) > 1 and "storage" not in data:
+        raise ValidationError(f"is needed: which of {', '.join(mounts)} holds the software?", "storage.mount")
 
 
 def _no_twins(packages: Any) -> None:
@@ -279,8 +319,9 @@ def _no_twins(packages: Any) -> None:
 
 def _spack_is_whole(data: Mapping[str, Any], stack: str) -> None:
     spack = data.get("spack", Spack())
-    if stack == "none" and not spack.specs:
+    seeded = data.get("software", Software()).spack_packages
+    if stack == "none" and not spack.specs and not seeded:
         return
     missing = [name for name, value in (("source", spack.program), ("recipes", spack.recipes)) if value is None]
     if missing:
-        raise ValidationError(f"a stack needs spack.{' and spack.'.join(missing)}", "spack")
+        raise ValidationError(f"a stack needs spack.{' and spack.'.join(missing)}{SEED if seeded else ''}", "spack")

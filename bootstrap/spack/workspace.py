@@ -39,4 +39,4 @@ def open_spack(ctx: Context) -> Spack:
 
 def specs_of(ctx: Context) -> list[str]:
     """What the user asked for: the stack's own specs, then those of the configuration."""
-    return [*ctx.environment.get("specs", ()), *ctx.config.spack.specs]
+    return [*ctx.environment.get("specs", ()), *ctx.config.specs]

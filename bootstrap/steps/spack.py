@@ -6,12 +6,13 @@ import shutil
 from typing import Any
 
 from ..context import Context
-from ..errors import SpackError
+from ..errors import ConfigError, SpackError
 from ..files import make_dir, write_atomic
-from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
 from ..spack.driver import Spack
-from ..spack.program import ensure, is_ready
+from ..spack.preflight import check_memory, vet
+from ..spack.program import ensure, is_ready, locate
 from ..spack.workspace import lockfile_of, open_spack, specs_of
 from .base import HEAD
 
@@ -38,7 +39,7 @@ class SpackStack:
         except SpackError as error:
             return blocked(str(error), *error.remedy)
         if not specs:
-            return change("it is not concretized yet", *(f"install {spec}" for spec in specs_of(ctx)))
+            return _to_concretize(ctx)
         if missing:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -62,11 +63,32 @@ def _lock(ctx: Context, spack: Spack) -> None:
     if kept.is_file():
         shutil.copyfile(kept, spack.lockfile)
         return
+    verdict = vet(ctx, spack.program.recipes)
+    verdict.refuse()
+    for line in verdict.advice:
+        ctx.note(line)
+    check_memory(ctx, spack.program.recipes)
     ctx.note(f"concretizing {', '.join(specs_of(ctx))}")
     spack.lockfile.unlink(missing_ok=True)
     spack.concretize()
     make_dir(kept.parent)
     write_atomic(kept, spack.lockfile.read_bytes())
+
+
+def _to_concretize(ctx: Context) -> Probe:
+    """What is wrong with the specs is known without Spack, wherever the recipes lie here already."""
+    advice: tuple[str, ...] = ()
+    try:
+        program = locate(ctx.config, ctx.paths)
+        if is_ready(ctx.config, program) and (program.recipes / "repo.yaml").is_file():
+            verdict = vet(ctx, program.recipes)
+            verdict.refuse()
+            advice = verdict.advice
+    except ConfigError as error:
+        return refused(error)
+    except SpackError as error:
+        advice = (f"and fail: {error}",)
+    return change("it is not concretized yet", *(f"install {spec}" for spec in specs_of(ctx)), *advice)
 
 
 def _sections(ctx: Context) -> dict[str, Any]:

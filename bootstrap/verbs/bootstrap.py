@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import engine
-from ..errors import UsageError
+from ..errors import ExitCode, UsageError
 from ..model import Result, Status, plain
 from ..prepare import BOOT, prepare
-from ..run import run
+from ..run import exit_of, run
 from ..steps import STEPS
 from .common import Asked, require_root, result_of_run
 
@@ -50,4 +50,6 @@ def plan(asked: Asked, *, exit_code: bool) -> Result:
         "config": ctx.config.to_dict(),
         "steps": [plain(step) for step in steps],
     }
-    return Result("plan", "plan", status, data, run_id=asked.run_id, exit=3 if exit_code and pending else None)
+    code = 3 if exit_code and pending else None
+    wrong = exit_of(steps, status) == ExitCode.CONFIG
+    return Result("plan", "plan", status, data, run_id=asked.run_id, exit=int(ExitCode.CONFIG) if wrong else code)

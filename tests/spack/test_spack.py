@@ -86,13 +86,15 @@ def _a_damaged_package_is_built_again(prefix: Path, config: str, package: Path) 
     assert (package / ".spack" / "install_manifest.json").is_file()
 
 
-def test_an_unknown_package_is_named_by_spack_and_nothing_is_published(config_text: str, tmp_path: Path) -> None:
+def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
+    config_text: str, tmp_path: Path
+) -> None:
     prefix = tmp_path / "head"
-    record = bootstrap(prefix, config_text + "  specs: [no-such-package]\n")
+    record = bootstrap(prefix, config_text + "  specs: ['libsigsegv@2.14 ^openmpi']\n")
     found = steps(record)
     assert found["spack"].error is not None
     assert found["spack"].error["code"] == "spack-concretize"
-    assert "no-such-package" in found["spack"].reason
+    assert "openmpi" in found["spack"].reason
     assert found["release"].outcome is Outcome.BLOCKED
     assert not Paths(prefix).current.exists()
     assert record.exit == 1

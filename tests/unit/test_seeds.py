@@ -1,0 +1,89 @@
+"""petal seeds are configurations as they are, and stacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bootstrap import config, environments
+from bootstrap.errors import ConfigError
+
+SEED = """
+cluster: {name: bio-cluster, region: us-east-1}
+compute:
+  head_node: t3.xlarge
+  queues: [{name: memory, instance_types: [r5.4xlarge], min_count: 0, max_count: 20}]
+software:
+  spack_packages:
+    - gcc@11.3.0
+    - samtools@1.17
+users: [{name: user1, uid: 5001, gid: 5001}]
+data:
+  s3_mounts: [{bucket: b, mount_point: /shared/data}]
+"""
+SPACK = "spack: {source: /s, recipes: {source: /r}, specs: [zlib]}\n"
+
+
+def problems(text: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text)
+    return dict(caught.value.problems)
+
+
+def test_a_seed_with_a_section_of_where_spack_comes_from() -> None:
+    read = config.parse(SEED + SPACK)
+    assert read.builds
+    assert read.specs == ("zlib", "gcc@11.3.0", "samtools@1.17")
+    assert config.from_mapping(json.loads(json.dumps(read.to_dict()))) == read
+
+
+def test_a_seed_alone_says_what_to_add() -> None:
+    said = problems(SEED)["spack"]
+    assert "spack.source and spack.recipes" in said
+    assert "spack: {source: URI" in said
+    assert "as stack" in said
+
+
+def test_a_seed_without_software_needs_no_spack() -> None:
+    assert not config.parse("cluster: {name: a, region: b}\nusers:\ndata:\n").builds
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        ("shared_storage: [{mount_dir: /apps, storage_type: Ebs}]", "/apps"),
+        ("shared_storage: [{mount_dir: /a}, {mount_dir: /b}]\nstorage: {mount: /b}", "/b"),
+        ("shared_storage: []", "/shared"),
+    ],
+)
+def test_its_shared_storage_is_the_mount(text: str, mount: str) -> None:
+    assert config.parse(text).storage.mount == mount
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "says"),
+    [
+        ("shared_storage: [{mount_dir: /a}, {mount_dir: /b}]", "storage.mount", "which of /a, /b"),
+        ("shared_storage: [{name: a}]", "shared_storage[0].mount_dir", "required"),
+        ("shared_storage: [{mount_dir: a}]", "shared_storage[0].mount_dir", "absolute"),
+        ("software: {spack_packages: ['a;b']}", "software.spack_packages[0]", "Spack spec"),
+        ("software: {spack_package: [a]}", "software.spack_package", "did you mean 'spack_packages'?"),
+    ],
+)
+def test_mistakes_in_a_seed_have_their_path_in_the_seed(text: str, path: str, says: str) -> None:
+    assert says in problems(text)[path]
+
+
+def test_a_seed_that_is_no_yaml_is_told_with_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse("compute:\n  queues:\n    - min_count: 0\n        max_count: 15\n", "rna-seq.yaml")
+    assert caught.value.code == "config-syntax"
+    assert "rna-seq.yaml, line 4" in caught.value.why
+
+
+def test_a_seed_is_a_stack(tmp_path: Path) -> None:
+    (tmp_path / "seed.yaml").write_text(SEED)
+    read = config.parse(f"stack: {tmp_path}/seed.yaml\n{SPACK}")
+    assert environments.load(read, tmp_path, None) == {"specs": ["gcc@11.3.0", "samtools@1.17"]}
