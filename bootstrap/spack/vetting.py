@@ -138,4 +138,4 @@ def _wrong_variants(node: Node, recipe: Recipe) -> Iterator[str]:
 def _near(node: Node, recipe: Recipe) -> str:
     usable = [version for version, deprecated in recipe.versions.items() if not deprecated]
     found = [f"{node.name}@{version}" for version in nearest(node.version, usable)]
-    return f": the nearest are {', '.join(found)}" if found else ""
+    return f", near it: {', '.join(found)}" if found else ""

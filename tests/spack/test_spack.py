@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.model import Outcome, Role, RunRecord, StepReport, Tool
+from bootstrap.errors import ExitCode
+from bootstrap.model import Outcome, Role, RunRecord, Status, StepReport, Tool
 from bootstrap.paths import Paths
 from bootstrap.prepare import Request
 from bootstrap.run import run
@@ -98,6 +99,28 @@ def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
     assert found["release"].outcome is Outcome.BLOCKED
     assert not Paths(prefix).current.exists()
     assert record.exit == 1
+
+
+def test_a_seed_is_told_in_seconds_what_the_recipes_lack(config_text: str, full_recipes: Path, tmp_path: Path) -> None:
+    """All 8,600 recipes; nothing is solved, and a second run knows it before it takes a lock."""
+    small = next(line for line in config_text.splitlines() if "recipes:" in line)
+    text = config_text.replace(small, f"  recipes: {{source: {full_recipes}}}")
+    seed = "software: {spack_packages: [scalapack, git@2.40.0, samtols@1.17, python@3.13]}\n"
+    prefix = tmp_path / "head"
+    for _ in range(2):
+        record = bootstrap(prefix, text + seed)
+        assert record.exit == ExitCode.CONFIG
+        assert record.status is Status.FAILED
+        error = steps(record)["spack"].error
+        assert error is not None
+        assert error["code"] == "spec-unknown"
+        places = {problem["path"]: problem["message"] for problem in error["problems"]}
+        assert set(places) == {"software.spack_packages[1]", "software.spack_packages[2]"}
+        assert "git@2.40.4" in places["software.spack_packages[1]"]
+        assert "samtools" in places["software.spack_packages[2]"]
+        assert any("netlib-scalapack" in line for line in error["remedy"])
+        assert steps(record)["spack"].seconds < 20
+    assert not list(Paths(prefix).log.parent.rglob("spack-*.log")), "Spack was asked"
 
 
 def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
