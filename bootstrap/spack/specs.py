@@ -18,6 +18,7 @@ ITEM = rf"(?:(?:{ONE})?:(?:{ONE}(?!\s*=))?|{ONE})"
 VIRTUALS = rf"(?:\s*{NAME}(?:,{NAME})*=(?={NAME}))?"
 VARIANT = r"[a-zA-Z_0-9][a-zA-Z_0-9.\-]*"
 VALUE = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[a-zA-Z_0-9\-+*.,:=%^~/\\]+)"
+LONGEST = 1000  # characters: no one types more, and Python reads no number of more than 4300 digits
 TOKEN = re.compile(
     rf"""\s*(?:
     (?P<edge>\^|%%?)(?:\[[^\]]*\])?{VIRTUALS}\s*
@@ -44,6 +45,8 @@ class Node:
 
 def read_spec(text: str) -> tuple[Node, ...]:
     """The packages of a spec, the root first, without its compilers (``%gcc``); empty where it cannot be read."""
+    if len(text) > LONGEST:
+        return ()
     nodes: list[tuple[str, Node]] = []
     edge = ""
     for kind, value in _tokens(text):

@@ -41,11 +41,12 @@ class Verdict:
             ConfigError: ``spec-unknown``.
         """
         if self.mistakes:
-            number = len(self.mistakes)
+            number = len({place for place, _ in self.mistakes})
             what = "1 spec asks" if number == 1 else f"{number} specs ask"
             raise ConfigError(
                 f"{what} for what Spack's recipes do not have",
                 self.mistakes,
+                why="\n".join(f"{place}: {said}" for place, said in self.mistakes),
                 remedy=("correct the specs, then: petal-node plan --config FILE", *self.advice),
                 code="spec-unknown",
             )
@@ -138,4 +139,4 @@ def _wrong_variants(node: Node, recipe: Recipe) -> Iterator[str]:
 def _near(node: Node, recipe: Recipe) -> str:
     usable = [version for version, deprecated in recipe.versions.items() if not deprecated]
     found = [f"{node.name}@{version}" for version in nearest(node.version, usable)]
-    return f", near it: {', '.join(found)}" if found else ""
+    return f" (near it: {', '.join(found)})" if found else ""

@@ -226,3 +226,10 @@ def test_a_process_is_there_or_not() -> None:
     child.wait()
     assert not has_process(child.pid)
     assert own_start() < time.time()
+
+
+def test_the_memory_that_is_free_is_the_kernels() -> None:
+    """proc_meminfo(5), in kB; other programs move it while the test reads."""
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+    kernels = 1024 * sum(int(told[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
+    assert abs(SYSTEM.available_memory() - kernels) < kernels / 4

@@ -210,16 +210,16 @@ def test_names_that_python_reserves(modern: Repository) -> None:
 def test_every_mistake_of_every_spec_is_told_with_its_place(modern: Repository) -> None:
     specs = ["git@2.40.0", "multiqc", "gti", "git@2.30.0", "git+tcltkk", "meta ^git@7", "git@=2.40.1"]
     assert Vetting(modern).judge(expanded("spack.specs", specs)).mistakes == (
-        ("spack.specs[0]", "git has no version 2.40.0, near it: git@2.39.2, git@2.40.4, git@2.48.1"),
+        ("spack.specs[0]", "git has no version 2.40.0 (near it: git@2.39.2, git@2.40.4, git@2.48.1)"),
         ("spack.specs[1]", "there is no package multiqc, did you mean 'py-multiqc'?"),
         ("spack.specs[2]", "there is no package gti, did you mean 'git'?"),
         (
             "spack.specs[3]",
-            "git 2.30.0 is deprecated, and Spack does not take it, near it: git@2.39.2, git@2.48.1",
+            "git 2.30.0 is deprecated, and Spack does not take it (near it: git@2.39.2, git@2.48.1)",
         ),
         ("spack.specs[4]", "git has no variant tcltkk, did you mean 'tcltk'?"),
-        ("spack.specs[5]", "git has no version 7, near it: git@2.48.1"),
-        ("spack.specs[6]", "git has no version 2.40.1, near it: git@2.39.2, git@2.40.4, git@2.48.1"),
+        ("spack.specs[5]", "git has no version 7 (near it: git@2.48.1)"),
+        ("spack.specs[6]", "git has no version 2.40.1 (near it: git@2.39.2, git@2.40.4, git@2.48.1)"),
     )
 
 
