@@ -172,7 +172,7 @@ class SpackSchema(_Strict):
     makes = Spack
     version = Text(
         validate=validate.OneOf(
-            SPACK_VERSIONS,
+            tuple(SPACK_VERSIONS),
             error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}",
         )
     )
@@ -187,6 +187,10 @@ class SpackSchema(_Strict):
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
         _needs_checksum(data)
+        spack = Spack(data.get("version", Spack.version))
+        if spack.carries_recipes and data.get("recipes"):
+            # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.
+            raise ValidationError(f"Spack {spack.version} carries its recipes: drop this key", "recipes")
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
@@ -281,6 +285,7 @@ def _spack_is_whole(data: Mapping[str, Any], stack: str) -> None:
     spack = data.get("spack", Spack())
     if stack == "none" and not spack.specs:
         return
-    missing = [name for name, value in (("source", spack.program), ("recipes", spack.recipes)) if value is None]
+    needed = {"source": spack.program} if spack.carries_recipes else {"source": spack.program, "recipes": spack.recipes}
+    missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise ValidationError(f"a stack needs spack.{' and spack.'.join(missing)}", "spack")

@@ -12,7 +12,7 @@ from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
 from ..spack import database
 from ..spack.driver import Spack
 from ..spack.program import ensure, is_ready
-from ..spack.workspace import lockfile_of, open_spack, specs_of
+from ..spack.workspace import lockfile_of, open_spack, specs_of, store_of
 from .base import HEAD
 
 SHOWN = 8
@@ -34,7 +34,7 @@ class SpackStack:
             return elsewhere("the configuration asks for no Spack stack")
         try:
             specs = database.locked_specs(lockfile_of(ctx))
-            missing = database.missing(specs, ctx.paths.store)
+            missing = database.missing(specs, store_of(ctx))
         except SpackError as error:
             return blocked(str(error), *error.remedy)
         if not specs:
@@ -47,7 +47,7 @@ class SpackStack:
 
     def apply(self, ctx: Context) -> None:
         spack = open_spack(ctx)
-        if not is_ready(ctx.config, spack.program):
+        if not is_ready(ctx.config, spack.program, ctx.paths):
             ctx.note(f"Spack {spack.program.version} and its recipes")
             ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
         _lock(ctx, spack)

@@ -14,11 +14,12 @@ from tests.lab import recipes, sources, stack
 from tests.lab.engine import LabError
 
 KEPT = ("libsigsegv",)
+VERSIONS = ("1.1.1", "0.23.0")
 
 
-@pytest.fixture(scope="session")
-def spack_tree() -> Path:
-    tree = stack.spack_cache() / stack.SPACK
+def spack_tree(version: str) -> Path:
+    """A release of Spack, as it was unpacked."""
+    tree = stack.spack_cache() / f"spack-{version}"
     if not tree.is_dir():
         pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
     if not shutil.which("g++"):
@@ -26,9 +27,15 @@ def spack_tree() -> Path:
     return tree
 
 
+@pytest.fixture
+def version() -> str:
+    """The Spack of a test that does not name one; those that run on both families are parametrized with it."""
+    return VERSIONS[0]
+
+
 @pytest.fixture(scope="session")
-def full_recipes(spack_tree: Path) -> Path:
-    tree = spack_tree.with_name(stack.RECIPES)
+def full_recipes() -> Path:
+    tree = stack.spack_cache() / stack.RECIPES
     if not tree.is_dir():
         pytest.skip(f"no real recipes: {tree} is not there (make spack fetches them)")
     return tree
@@ -62,13 +69,26 @@ def mirror() -> Path:
         pytest.skip(f"no source of libsigsegv: {error}")
 
 
-@pytest.fixture(scope="session")
-def spack_archive(spack_tree: Path) -> Path:
-    return stack.packed_spack()
+@pytest.fixture
+def spack_archive(version: str) -> Path:
+    """Spack as a tarball, with few recipes where it carries them."""
+    spack_tree(version)
+    return stack.packed_spack() if version == "1.1.1" else stack.packed_old_spack(*KEPT)
 
 
 @pytest.fixture
-def config_text(spack_archive: Path, small_recipes: Path, clingo: list[Path], mirror: Path, tmp_path: Path) -> str:
+def recipes_key(version: str, request: pytest.FixtureRequest) -> str:
+    """The key ``recipes`` of a configuration, empty where Spack carries them."""
+    if version == "0.23.0":
+        return ""
+    small: Path = request.getfixturevalue("small_recipes")
+    return f"  recipes: {{source: {small}, sha256: {sha256_of(small)}}}\n"
+
+
+@pytest.fixture
+def config_text(
+    version: str, spack_archive: Path, recipes_key: str, clingo: list[Path], mirror: Path, tmp_path: Path
+) -> str:
     """A stack of one package that is built for real."""
     environment = tmp_path / "spack.yaml"
     environment.write_text(
@@ -78,7 +98,6 @@ def config_text(spack_archive: Path, small_recipes: Path, clingo: list[Path], mi
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
     return (
         f"stack: {environment}\n"
-        f"spack:\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n"
-        f"  recipes: {{source: {small_recipes}, sha256: {sha256_of(small_recipes)}}}\n"
+        f"spack:\n  version: {version}\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n{recipes_key}"
         f"  clingo: [{wheels}]\n  mirrors: {{debian: {mirror}}}\n"
     )

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.config import SPACK_VERSIONS
 from bootstrap.model import Outcome, Role, RunRecord, StepReport, Tool
 from bootstrap.paths import Paths
 from bootstrap.prepare import Request
 from bootstrap.run import run
 from bootstrap.spack import database
 from bootstrap.spack.driver import failure
+from bootstrap.spack.families import FAMILIES
 from bootstrap.system import System
+from tests.spack.conftest import VERSIONS
 
 RUNS = iter(range(1000))
+BOTH = pytest.mark.parametrize("version", VERSIONS)
 
 
 def bootstrap(prefix: Path, config: str, notes: list[str] | None = None) -> RunRecord:
@@ -33,8 +37,12 @@ def steps(record: RunRecord) -> dict[str, StepReport]:
 
 
 @pytest.fixture
-def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home directory whose Spack configuration would break everything that reads it."""
+def poisoned(config_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home directory whose Spack configuration would break everything that reads it.
+
+    Args:
+        config_text: made before, since what it names lies below the real home.
+    """
     home = tmp_path / "home"
     (home / ".spack").mkdir(parents=True)
     for name in ("config", "packages", "repos", "mirrors", "modules", "concretizer", "bootstrap"):
@@ -46,8 +54,13 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert sorted(home.rglob("*")) == before
 
 
+def store_of(prefix: Path, version: str) -> Path:
+    return prefix / "opt" / "petal" / FAMILIES[SPACK_VERSIONS[version]].store
+
+
+@BOTH
 @pytest.mark.usefixtures("poisoned")
-def test_a_real_package_is_built_published_and_found_again(config_text: str, tmp_path: Path) -> None:
+def test_a_real_package_is_built_published_and_found_again(version: str, config_text: str, tmp_path: Path) -> None:
     prefix = tmp_path / "head"
     notes: list[str] = []
     first = bootstrap(prefix, config_text, notes)
@@ -58,8 +71,9 @@ def test_a_real_package_is_built_published_and_found_again(config_text: str, tmp
     assert first.release is not None
     locked = database.locked_specs(paths.release(first.release) / "spack.lock")
     assert [spec.name for spec in locked if spec.explicit] == ["libsigsegv"]
-    assert database.missing(locked, paths.store) == ()
-    library = next(paths.store.glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so"))
+    store = store_of(prefix, version)
+    assert database.missing(locked, store) == ()
+    library = next(store.glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so"))
     assert library.resolve().is_file()
     module = paths.current / "modules" / next((paths.current / "modules").iterdir()).name / "Core/libsigsegv/2.14.lua"
     assert str(library.parent.parent) in module.read_text()
@@ -68,24 +82,25 @@ def test_a_real_package_is_built_published_and_found_again(config_text: str, tmp
     assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}
     assert second.release == first.release
 
-    tree = paths.spack("1.1.1")
+    tree = paths.spack(version)
     unpacked = (tree / ".petal-origin.json").stat().st_mtime
     written = [path for path in tree.rglob("*") if path.lstat().st_mtime > unpacked + 1]
     assert written == [], "Spack wrote into its own tree"
 
-    _a_damaged_package_is_built_again(prefix, config_text, library.parent.parent)
+    _a_damaged_package_is_built_again(prefix, config_text, store, library.parent.parent)
 
 
-def _a_damaged_package_is_built_again(prefix: Path, config: str, package: Path) -> None:
+def _a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, package: Path) -> None:
     """Its install manifest, which Spack writes last, is what "whole" means."""
     (package / ".spack" / "install_manifest.json").unlink()
-    database_index = Paths(prefix).store / ".spack-db" / "index.json"
+    database_index = store / ".spack-db" / "index.json"
     database_index.write_text(database_index.read_text().replace('"installed":true', '"installed":false'))
     record = bootstrap(prefix, config)
     assert steps(record)["spack"].outcome is Outcome.CHANGED
     assert (package / ".spack" / "install_manifest.json").is_file()
 
 
+@BOTH
 def test_an_unknown_package_is_named_by_spack_and_nothing_is_published(config_text: str, tmp_path: Path) -> None:
     prefix = tmp_path / "head"
     record = bootstrap(prefix, config_text + "  specs: [no-such-package]\n")
@@ -98,6 +113,7 @@ def test_an_unknown_package_is_named_by_spack_and_nothing_is_published(config_te
     assert record.exit == 1
 
 
+@BOTH
 def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
     config_text: str, mirror: Path, tmp_path: Path
 ) -> None:
