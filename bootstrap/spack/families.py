@@ -22,7 +22,7 @@ class Family(ABC):
     Args:
         repository: the recipes' repository, in Spack's tree where it carries them, else in that of the recipes.
         recipes_from: the upstream repository whose releases hold the recipes.
-        defaults: the directories of Spack's own defaults in its tree, the strongest first.
+        defaults: the directories of Spack's own defaults in its tree, the weakest first.
         store: the install tree below the root. 0.23 cannot read a database of 1.1 (version 8), and 1.1 reads one of
             0.23 (version 7) only after a migration that takes it away from 0.23: each family has its own.
         sections: Spack's sections of configuration that reach a build, with what an empty one looks like.
@@ -72,7 +72,7 @@ class V023(Family):
 
     repository = PurePosixPath("var/spack/repos/builtin")
     recipes_from = "spack"
-    defaults = (PurePosixPath("etc/spack/defaults/linux"), PurePosixPath("etc/spack/defaults"))
+    defaults = (PurePosixPath("etc/spack/defaults"), PurePosixPath("etc/spack/defaults/linux"))
     store = "store-0.23"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": []}
     newest_python = (3, 13)
@@ -104,7 +104,7 @@ class V11(Family):
 
     repository = PurePosixPath("repos/spack_repo/builtin")
     recipes_from = "spack-packages"
-    defaults = (PurePosixPath("etc/spack/defaults/linux"), PurePosixPath("etc/spack/defaults/base"))
+    defaults = (PurePosixPath("etc/spack/defaults/base"), PurePosixPath("etc/spack/defaults/linux"))
     store = "store"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": {}, "toolchains": {}}
     newest_python = (3, 14)

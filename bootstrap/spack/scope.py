@@ -15,6 +15,8 @@ from ..model import Host
 from .compiler import Compiler
 from .families import Family
 
+NOTHING, STACK = "nothing", "stack"
+
 
 @dataclass(frozen=True)
 class Places:
@@ -38,9 +40,20 @@ class Site:
 
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
     """Writes the scope for a Spack of that family."""
-    make_dir(directory)
+    inherit_nothing(directory / NOTHING, family)
     for name, content in _sections(places, site, family).items():
         write_atomic(directory / f"{name}.yaml", as_yaml(content))
+
+
+def inherit_nothing(directory: Path, family: Family) -> None:
+    """Writes the scope that empties every section: what the Spack tree's own configuration says ends here.
+
+    ``SPACK_DISABLE_LOCAL_CONFIG`` drops the user's and the system's configuration only, and nothing makes 0.23 or 1.1
+    pass over ``$spack/etc/spack``. Spack's defaults are read again above this.
+    """
+    make_dir(directory)
+    for name, empty in family.sections.items():
+        write_atomic(directory / f"{name}.yaml", as_yaml({f"{name}:": empty}))
 
 
 def as_yaml(document: Mapping[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,14 @@ def spack_archive(version: str) -> Path:
     """Spack as a tarball, with few recipes where it carries them."""
     spack_tree(version)
     return stack.packed_spack() if version == "1.1.1" else stack.packed_old_spack(*KEPT)
+
+
+def unpacked(archive: Path, place: Path) -> Path:
+    """The one directory at the top of a tarball."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(place)
+    (top,) = place.iterdir()
+    return top
 
 
 @pytest.fixture
