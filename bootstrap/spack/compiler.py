@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import SpackError
 from ..system import System
@@ -39,8 +38,3 @@ def find_compiler(system: System) -> Compiler:
         )
     version = system.run([drivers["c"], "-dumpfullversion", "-dumpversion"], timeout=30).stdout.strip()
     return Compiler(version, drivers)
-
-
-def scope_digest_inputs(compiler: Compiler) -> dict[str, Any]:
-    """What of the system goes into a release's id: another compiler makes other binaries."""
-    return {"compiler": compiler.spec, "languages": sorted(compiler.drivers)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..config import SPACK_VERSIONS, Config, Origin
+from ..config import SPACK_VERSIONS, Config, Origin, Spack
 from ..errors import PackageError, SpackError
 from ..fetch import Source, download, local_path
 from ..files import foreign, make_dir, read_json, remove_tree, write_json
@@ -42,8 +42,9 @@ def locate(config: Config, paths: Paths) -> Program:
     """Where Spack and the rest lie once they are installed; a directory as source is used where it is.
 
     Raises:
-        SpackError: ``spack-untrusted``, others could change what root is about to run.
+        SpackError: ``spack-untrusted``, others could change what root is about to run; ``spack-python``.
     """
+    _check_python(config.spack)
     trees = _trees(config, paths)
     for origin in (*(origin for origin, _ in trees), *config.spack.clingo):
         _refuse_foreign(origin)
@@ -51,6 +52,25 @@ def locate(config: Config, paths: Paths) -> Program:
     clingo = paths.home / "spack" / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
     repository = FAMILIES[config.spack.family].repository
     return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo)
+
+
+def _check_python(spack: Spack, python: tuple[int, int] = sys.version_info[:2]) -> None:
+    newest = FAMILIES[spack.family].newest_python
+    if python > newest:
+        others = [version for version, name in SPACK_VERSIONS.items() if FAMILIES[name].newest_python >= python]
+        raise SpackError(
+            f"Spack {spack.version} does not run with this node's Python",
+            why=f"it is {_dotted(python)}, and {_dotted(newest)} is the newest that this Spack supports",
+            remedy=(
+                *(f"use spack.version {version}" for version in others),
+                f"install python{_dotted(newest)} on the head node and set PETAL_PYTHON",
+            ),
+            code="spack-python",
+        )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 def _trees(config: Config, paths: Paths) -> list[tuple[Origin, Path]]:

@@ -131,3 +131,8 @@ def _modules(places: Places, compiler: Compiler, family: Family) -> dict[str, An
             "all": {"autoload": "run", "environment": {"set": {"{name}_ROOT": "{prefix}"}}},
         },
     }
+
+
+def scope_digest_inputs(compiler: Compiler) -> dict[str, Any]:
+    """What of the system goes into a release's id: another compiler makes other binaries."""
+    return {"compiler": compiler.spec, "languages": sorted(compiler.drivers)}

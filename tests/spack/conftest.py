@@ -6,16 +6,40 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bootstrap.files import sha256_of
-from tests.lab import recipes, sources, stack
+from tests.lab import recipes as subsets
+from tests.lab import sources, stack
 from tests.lab.engine import LabError
+from tests.lab.recipes import IN_SPACK, PACKAGES
 
 KEPT = ("libsigsegv",)
 VERSIONS = ("1.1.1", "0.23.0")
+RECIPE = '''\
+import os
+
+{imports}from spack.package import *
+
+
+class Probe(Package):
+    """Compiles one file."""
+
+    has_code = False
+    version("2")
+    version("1")
+    depends_on("c", type="build")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        with open("main.c", "w") as stream:
+            stream.write("int main(void) {{ return 0; }}\\n")
+        Executable(os.environ["CC"])("main.c", "-o", join_path(prefix.bin, "probe"))
+'''
 
 
 def spack_tree(version: str) -> Path:
@@ -46,8 +70,8 @@ def full_recipes() -> Path:
 def small_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tarball with the real recipe of libsigsegv and little else."""
     place = tmp_path_factory.mktemp("recipes")
-    recipes.subset(full_recipes, place / "tree", KEPT)
-    recipes.pack(place / "tree", place / "recipes.tar.gz")
+    subsets.subset(full_recipes, place / "tree", KEPT)
+    subsets.pack(place / "tree", place / "recipes.tar.gz")
     return place / "recipes.tar.gz"
 
 
@@ -72,6 +96,38 @@ def mirror() -> Path:
 
 @pytest.fixture
 def spack_archive(version: str) -> Path:
+    return packed(version)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Spack as a site has it: directories that are used in place, with a recipe of its own that takes a moment."""
+
+    tree: Path
+    config: str
+
+
+@pytest.fixture
+def sites(clingo: list[Path], request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Site]:
+    """Makes the site of a version."""
+    wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
+
+    def make(version: str) -> Site:
+        tree = recipes = unpacked(packed(version), tmp_path / version)
+        layout, more = IN_SPACK, ""
+        if version != "0.23.0":
+            recipes, layout = unpacked(request.getfixturevalue("small_recipes"), tmp_path / "recipes"), PACKAGES
+            more = f"  recipes: {{source: {recipes}}}\n"
+        recipe = layout.recipe(recipes / layout.repository, "probe")
+        recipe.parent.mkdir()
+        recipe.write_text(RECIPE.format(imports=layout.imports))
+        text = f"spack:\n  version: {version}\n  source: {tree}\n  specs: [probe]\n  clingo: [{wheels}]\n{more}"
+        return Site(tree, text)
+
+    return make
+
+
+def packed(version: str) -> Path:
     """Spack as a tarball, with few recipes where it carries them."""
     spack_tree(version)
     return stack.packed_spack() if version == "1.1.1" else stack.packed_old_spack(*KEPT)

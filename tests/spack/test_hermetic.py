@@ -12,38 +12,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bootstrap.config import SPACK_VERSIONS
-from bootstrap.files import sha256_of
 from bootstrap.spack.families import FAMILIES
-from tests.lab.recipes import IN_SPACK, PACKAGES
-from tests.spack.conftest import VERSIONS, unpacked
+from tests.spack.conftest import VERSIONS, Site
 
 SECTIONS = ("bootstrap", "compilers", "concretizer", "config", "mirrors", "modules", "packages", "repos", "upstreams")
-RECIPE = '''\
-import os
-
-{imports}from spack.package import *
-
-
-class Probe(Package):
-    """Compiles one file."""
-
-    has_code = False
-    version("2")
-    version("1")
-    depends_on("c", type="build")
-
-    def install(self, spec, prefix):
-        mkdirp(prefix.bin)
-        with open("main.c", "w") as stream:
-            stream.write("int main(void) {{ return 0; }}\\n")
-        Executable(os.environ["CC"])("main.c", "-o", join_path(prefix.bin, "probe"))
-'''
 # What a site writes into its Spack tree; every line would show in what is built, or where.
 SITE = {
     "packages": {"packages": {"probe": {"require": ["@1"]}}},
@@ -63,26 +41,18 @@ PATH = re.compile(r'(?:AT_FDCWD<([^>]*)>, )?"([^"]*)"')
 
 
 @pytest.fixture
-def site(version: str, spack_archive: Path, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Spack and recipes as a site has them: directories with configuration of their own, used in place."""
-    tree = recipes = unpacked(spack_archive, tmp_path / "spack")
-    text = f"spack:\n  version: {version}\n  source: {tree}\n  specs: [probe]\n"
-    layout = IN_SPACK
-    if version != "0.23.0":
-        recipes, layout = unpacked(request.getfixturevalue("small_recipes"), tmp_path / "recipes"), PACKAGES
-        text += f"  recipes: {{source: {recipes}}}\n"
-    recipe = layout.recipe(recipes / layout.repository, "probe")
-    recipe.parent.mkdir()
-    recipe.write_text(RECIPE.format(imports=layout.imports))
-    for place in (tree / "etc" / "spack", tree / "etc" / "spack" / "site"):
+def site(version: str, sites: Callable[[str], Site]) -> Site:
+    """Directories with configuration of their own, used in place."""
+    made = sites(version)
+    for place in (made.tree / "etc" / "spack", made.tree / "etc" / "spack" / "site"):
         place.mkdir(exist_ok=True)
         for name, content in SITE.items():
             (place / f"{name}.yaml").write_text(json.dumps(content))
-    return text
+    return made
 
 
 @pytest.fixture
-def poison(site: str, tmp_path: Path) -> dict[str, str]:
+def poison(site: Site, tmp_path: Path) -> dict[str, str]:
     """An environment and files that would break every Spack that looks at one of them.
 
     Args:
@@ -135,11 +105,10 @@ def changed(calls: list[str]) -> Iterator[str]:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace on this machine")
 def test_nothing_of_the_machines_own_spack_is_read_or_written(
-    version: str, site: str, clingo: list[Path], poison: dict[str, str], tmp_path: Path
+    version: str, site: Site, poison: dict[str, str], tmp_path: Path
 ) -> None:
-    wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
     config, prefix = tmp_path / "petal.yaml", tmp_path / "head"
-    config.write_text(f"{site}  clingo: [{wheels}]\n")
+    config.write_text(site.config)
     (prefix / "shared").mkdir(parents=True)
     arguments = ["bootstrap", "--role", "head", "--root", str(prefix), "--config", str(config)]
     calls = traced([sys.executable, "-m", "bootstrap", *arguments], poison, tmp_path)

@@ -1,8 +1,9 @@
-"""Real Spack 1.1.1: a real package from its real recipe, hermetic, found again by a second run, and honest errors."""
+"""Real Spack of both families: a real package from its real recipe, found again by a second run, and honest errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from bootstrap.spack import database
 from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
 from bootstrap.system import System
-from tests.spack.conftest import VERSIONS
+from tests.spack.conftest import VERSIONS, Site, spack_tree
 
+# The formats exclude each other (lib/spack/spack/database.py: _DB_VERSION), which is why a family has its own store.
+DATABASE = {"0.23.0": "7", "1.1.1": "8"}
 RUNS = iter(range(1000))
 BOTH = pytest.mark.parametrize("version", VERSIONS)
 
@@ -72,6 +75,8 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     locked = database.locked_specs(paths.release(first.release) / "spack.lock")
     assert [spec.name for spec in locked if spec.explicit] == ["libsigsegv"]
     store = store_of(prefix, version)
+    index = json.loads((store / ".spack-db" / "index.json").read_text())
+    assert index["database"]["version"] == DATABASE[version]
     assert database.missing(locked, store) == ()
     library = next(store.glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so"))
     assert library.resolve().is_file()
@@ -98,6 +103,20 @@ def _a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, pa
     record = bootstrap(prefix, config)
     assert steps(record)["spack"].outcome is Outcome.CHANGED
     assert (package / ".spack" / "install_manifest.json").is_file()
+
+
+def test_a_cluster_goes_to_the_other_family_and_back_and_rebuilds_nothing(
+    sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    old, new, prefix = sites("0.23.0").config, sites("1.1.1").config, tmp_path / "head"
+    first, second = bootstrap(prefix, old), bootstrap(prefix, new)
+    assert [record.status.value for record in (first, second)] == ["changed", "changed"]
+    for version in VERSIONS:
+        assert len(list(store_of(prefix, version).glob("linux-*/probe-2-*/bin/probe"))) == 1
+    back = bootstrap(prefix, old)
+    assert steps(back)["spack"].outcome is Outcome.OK
+    assert back.release == first.release
+    assert Paths(prefix).current.resolve().name == first.release
 
 
 @BOTH
@@ -172,6 +191,12 @@ def test_the_whole_repository_concretizes_too(
     error = steps(record)["spack"].error
     assert error is not None
     assert error["code"] == "spack-install"
+
+
+@BOTH
+def test_whether_packages_are_built_side_by_side_is_what_spacks_install_knows(version: str) -> None:
+    text = (spack_tree(version) / "lib" / "spack" / "spack" / "cmd" / "install.py").read_text()
+    assert ("concurrent_packages" in text) == FAMILIES[SPACK_VERSIONS[version]].parallel
 
 
 def test_what_spack_said_is_cut_to_what_matters() -> None:
