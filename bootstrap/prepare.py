@@ -20,7 +20,8 @@ from .log import LOG
 from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import release_id
-from .spack.scope import find_compiler, scope_digest_inputs
+from .spack.compiler import find_compiler
+from .spack.scope import scope_digest_inputs
 from .state import Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
 

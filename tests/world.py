@@ -22,7 +22,8 @@ from bootstrap.files import sha256_of
 from bootstrap.fleet import report_lines
 from bootstrap.model import Cluster, Facts, Finding, Host, Mark, Mount, NodeReport, Role, SharedDir, Tool
 from bootstrap.paths import Paths
-from bootstrap.spack.scope import find_compiler, scope_digest_inputs
+from bootstrap.spack.compiler import find_compiler
+from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.system import Completed, System
 
 T = TypeVar("T")

@@ -1,10 +1,11 @@
 """The configuration: its nouns, the rules of the file, and how it is read."""
 
-from .nouns import Check, Config, Install, Modules, Origin, Package, Software, Spack, Storage
+from .nouns import SPACK_VERSIONS, Check, Config, Install, Modules, Origin, Package, Software, Spack, Storage
 from .read import from_mapping, parse, read_yaml
 from .uris import problem_of
 
 __all__ = [
+    "SPACK_VERSIONS",
     "Check",
     "Config",
     "Install",

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..model import plain
 
-SPACK_VERSIONS = ("1.1.1",)
+# The versions that have been run, each with its family: what differs between families is in spack/families.py.
+SPACK_VERSIONS = {"0.23.0": "0.23", "1.1.1": "1.1"}
+CARRY_RECIPES = frozenset({"0.23"})
 # What backs /opt/petal. Those of IMAGES need a machine image that was built with ``bootstrap --layout``.
 IMAGES = ("hybrid", "ami")
 LAYOUTS = ("shared", *IMAGES)
@@ -52,6 +54,16 @@ class Spack:
     specs: tuple[str, ...] = ()
     target: str = "auto"
     mirrors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """What this version shares with others."""
+        return SPACK_VERSIONS[self.version]
+
+    @property
+    def carries_recipes(self) -> bool:
+        """True where the recipes are part of Spack's own tree."""
+        return self.family in CARRY_RECIPES
 
 
 @dataclass(frozen=True)

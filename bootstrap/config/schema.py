@@ -178,7 +178,7 @@ class SpackSchema(_Strict):
     makes = Spack
     version = Text(
         validate=validate.OneOf(
-            SPACK_VERSIONS,
+            tuple(SPACK_VERSIONS),
             error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}",
         )
     )
@@ -193,6 +193,10 @@ class SpackSchema(_Strict):
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
         _needs_checksum(data)
+        spack = Spack(data.get("version", Spack.version))
+        if spack.carries_recipes and data.get("recipes"):
+            # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.
+            raise ValidationError(f"Spack {spack.version} carries its recipes: drop this key", "recipes")
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
@@ -322,6 +326,7 @@ def _spack_is_whole(data: Mapping[str, Any], stack: str) -> None:
     seeded = data.get("software", Software()).spack_packages
     if stack == "none" and not spack.specs and not seeded:
         return
-    missing = [name for name, value in (("source", spack.program), ("recipes", spack.recipes)) if value is None]
+    needed = {"source": spack.program} if spack.carries_recipes else {"source": spack.program, "recipes": spack.recipes}
+    missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise ValidationError(f"a stack needs spack.{' and spack.'.join(missing)}{SEED if seeded else ''}", "spack")

@@ -13,7 +13,7 @@ from ..errors import ProcessFailed, SpackError
 from ..files import make_dir, write_atomic
 from ..system import PATH, Completed, System
 from .program import Program
-from .scope import Places, as_yaml
+from .scope import NOTHING, STACK, Places, as_yaml
 
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
@@ -44,9 +44,16 @@ class Spack:
         return self.environment / "spack.lock"
 
     def write_environment(self, specs: Sequence[str], extra: Mapping[str, Any]) -> None:
-        """Writes spack.yaml from the specs and the stack's own sections (``packages`` above all)."""
+        """Writes spack.yaml from the specs and the stack's own sections.
+
+        Its ``packages`` go into a scope of their own, since all that the environment says of them is emptied.
+        """
         make_dir(self.environment)
-        content = {**extra, "specs": list(specs), "view": False, "concretizer": {"unify": True}}
+        packages = {"packages": extra.get("packages", {})}
+        others = {key: value for key, value in extra.items() if key != "packages"}
+        content = {**others, "specs": list(specs), "view": False, "concretizer": {"unify": True}}
+        make_dir(self.scope / STACK)
+        write_atomic(self.scope / STACK / "packages.yaml", as_yaml(packages))
         write_atomic(self.environment / "spack.yaml", as_yaml({"spack": content}))
 
     def concretize(self) -> None:
@@ -116,8 +123,7 @@ class Spack:
 
             argv = [
                 str(self.program.tree / "bin" / "spack"),
-                "-C",
-                str(self.scope),
+                *self._scopes(),
                 "-e",
                 str(self.environment),
                 *arguments,
@@ -127,12 +133,24 @@ class Spack:
             raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
         return done
 
+    def _scopes(self) -> list[str]:
+        """The scopes, the weakest first: nothing of what is set anywhere, Spack's defaults, the stack's packages, ours.
+
+        ``include`` in the environment would be the place for the first two, but 0.23 then looks for compilers before it
+        has read ``-C``, and writes them into spack.yaml.
+        """
+        defaults = [self.program.tree / directory for directory in self.program.family.defaults]
+        scopes = (self.scope / NOTHING, *defaults, self.scope / STACK, self.scope)
+        return [word for scope in scopes for word in ("-C", str(scope))]
+
     def _env(self) -> dict[str, str]:
         scratch = self.places.scratch
-        make_dir(scratch / "home")
+        for name in ("home", "tmp"):
+            make_dir(scratch / name)
         env = {
             "PATH": PATH,
             "HOME": str(scratch / "home"),
+            "TMPDIR": str(scratch / "tmp"),
             "LANG": "C.UTF-8",
             "SPACK_PYTHON": sys.executable,
             "SPACK_DISABLE_LOCAL_CONFIG": "1",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..context import Context
 from ..errors import SpackError
+from .compiler import find_compiler
 from .recipes import Repository
-from .scope import find_compiler
 from .specs import read_spec
 from .vetting import Asked, Verdict, Vetting, expanded
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..config import Config, Origin
+from ..config import SPACK_VERSIONS, Config, Origin, Spack
 from ..errors import PackageError, SpackError
 from ..fetch import Source, download, local_path
 from ..files import foreign, make_dir, read_json, remove_tree, write_json
 from ..paths import Paths
 from ..tarball import unpack
+from .families import FAMILIES, Family
 
 RECEIPT = ".petal-origin.json"
 FETCH_SECONDS = 900.0
-REPOSITORY = PurePosixPath("repos/spack_repo/builtin")
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,62 @@ class Program:
     recipes: Path
     clingo: Path | None
 
+    @property
+    def family(self) -> Family:
+        """What is particular to this Spack."""
+        return FAMILIES[SPACK_VERSIONS[self.version]]
+
 
 def locate(config: Config, paths: Paths) -> Program:
     """Where Spack and the rest lie once they are installed; a directory as source is used where it is.
 
     Raises:
-        SpackError: ``spack-untrusted``, others could change what root is about to run.
+        SpackError: ``spack-untrusted``, others could change what root is about to run; ``spack-python``.
     """
-    assert config.spack.program is not None
-    assert config.spack.recipes is not None
-    for origin in (config.spack.program, config.spack.recipes, *config.spack.clingo):
+    _check_python(config.spack)
+    trees = _trees(config, paths)
+    for origin in (*(origin for origin, _ in trees), *config.spack.clingo):
         _refuse_foreign(origin)
-    top = (paths.home if config.carries_spack else paths.root) / "spack"
-    tree = _place(config.spack.program, top / config.spack.version)
-    recipes = _place(config.spack.recipes, top / f"recipes-{_key(config.spack.recipes)}")
     wheels = _fitting(config.spack.clingo)
     clingo = paths.home / "spack" / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
-    return Program(config.spack.version, tree, recipes / REPOSITORY, clingo)
+    repository = FAMILIES[config.spack.family].repository
+    return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo)
 
 
-def is_ready(config: Config, program: Program) -> bool:
+def _check_python(spack: Spack, python: tuple[int, int] = sys.version_info[:2]) -> None:
+    newest = FAMILIES[spack.family].newest_python
+    if python > newest:
+        others = [version for version, name in SPACK_VERSIONS.items() if FAMILIES[name].newest_python >= python]
+        raise SpackError(
+            f"Spack {spack.version} does not run with this node's Python",
+            why=f"it is {_dotted(python)}, and {_dotted(newest)} is the newest that this Spack supports",
+            remedy=(
+                *(f"use spack.version {version}" for version in others),
+                f"install python{_dotted(newest)} on the head node and set PETAL_PYTHON",
+            ),
+            code="spack-python",
+        )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _trees(config: Config, paths: Paths) -> list[tuple[Origin, Path]]:
+    """What is unpacked and where: Spack, and its recipes where it carries none."""
+    program, recipes = config.spack.program, config.spack.recipes
+    assert program is not None
+    top = (paths.home if config.carries_spack else paths.root) / "spack"
+    trees = [(program, _place(program, top / config.spack.version))]
+    if not config.spack.carries_recipes:
+        assert recipes is not None
+        trees.append((recipes, _place(recipes, top / f"recipes-{_key(recipes)}")))
+    return trees
+
+
+def is_ready(config: Config, program: Program, paths: Paths) -> bool:
     """True when nothing has to be fetched."""
-    origins = ((config.spack.program, program.tree), (config.spack.recipes, _top(program.recipes)))
-    trees = all(origin is not None and _is_whole(origin, tree) for origin, tree in origins)
+    trees = all(_is_whole(origin, tree) for origin, tree in _trees(config, paths))
     return trees and (program.clingo is None or (program.clingo / RECEIPT).is_file())
 
 
@@ -65,18 +98,12 @@ def ensure(config: Config, program: Program, paths: Paths, region: str | None) -
         FetchError, PackageError: a source cannot be had or unpacked.
         SpackError: ``spack-version``, ``spack-recipes``: it is something else than the configuration says.
     """
-    assert config.spack.program is not None
-    assert config.spack.recipes is not None
-    _ensure_tree(config.spack.program, program.tree, paths, region)
+    (origin, tree), *others = _trees(config, paths)
+    _ensure_tree(origin, tree, paths, region)
     _check_version(program)
-    _ensure_tree(config.spack.recipes, _top(program.recipes), paths, region)
-    if not (program.recipes / "repo.yaml").is_file():
-        raise SpackError(
-            f"{config.spack.recipes.source} holds no recipes",
-            why=f"{program.recipes}/repo.yaml is not there",
-            remedy="use a release of github.com/spack/spack-packages",
-            code="spack-recipes",
-        )
+    for origin, tree in others:
+        _ensure_tree(origin, tree, paths, region)
+    _check_recipes(program, origin)
     if program.clingo is not None:
         _ensure_wheels(_fitting(config.spack.clingo), program.clingo, paths, region)
 
@@ -94,10 +121,6 @@ def _refuse_foreign(origin: Origin) -> None:
             remedy=(f"chown -R root: {path} && chmod -R go-w {path}", "or a tarball, with its sha256 beside source"),
             code="spack-untrusted",
         )
-
-
-def _top(recipes: Path) -> Path:
-    return recipes.parents[len(REPOSITORY.parts) - 1]
 
 
 def _place(origin: Origin, unpacked: Path) -> Path:
@@ -157,6 +180,16 @@ def version_of(tree: Path) -> str | None:
     text = source.read_text(encoding="utf-8", errors="replace") if source.is_file() else ""
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     return found.group(1) if found else None
+
+
+def _check_recipes(program: Program, origin: Origin) -> None:
+    if not (program.recipes / "repo.yaml").is_file():
+        raise SpackError(
+            f"{origin.source} holds no recipes",
+            why=f"{program.recipes}/repo.yaml is not there",
+            remedy=f"use a release of github.com/spack/{program.family.recipes_from}",
+            code="spack-recipes",
+        )
 
 
 def _fitting(wheels: tuple[Origin, ...]) -> tuple[Origin, ...]:

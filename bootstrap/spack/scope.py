@@ -10,21 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpackError
 from ..files import make_dir, write_atomic
-from ..system import System
+from ..model import Host
+from .compiler import Compiler
+from .families import Family
 
-
-@dataclass(frozen=True)
-class Compiler:
-    """The system's GCC: version, and the full path of the driver for each language that is there."""
-
-    version: str
-    drivers: Mapping[str, str]
-
-    @property
-    def spec(self) -> str:
-        return f"gcc@{self.version}"
+NOTHING, STACK = "nothing", "stack"
 
 
 @dataclass(frozen=True)
@@ -44,32 +35,25 @@ class Site:
     compiler: Compiler
     target: str
     mirrors: Mapping[str, str]
+    host: Host
 
 
-def find_compiler(system: System) -> Compiler:
-    """The GCC in the PATH.
-
-    Raises:
-        SpackError: ``spack-no-compiler``.
-    """
-    names = {"c": "gcc", "cxx": "g++", "fortran": "gfortran"}
-    drivers = {language: path for language, name in names.items() if (path := system.which(name))}
-    if "c" not in drivers or "cxx" not in drivers:
-        raise SpackError(
-            "no C and C++ compiler is installed on this node",
-            why="Spack builds with the system's gcc and g++",
-            remedy=("dnf install gcc gcc-c++ gcc-gfortran make", "apt-get install gcc g++ gfortran make"),
-            code="spack-no-compiler",
-        )
-    version = system.run([drivers["c"], "-dumpfullversion", "-dumpversion"], timeout=30).stdout.strip()
-    return Compiler(version, drivers)
-
-
-def write_scope(directory: Path, places: Places, site: Site) -> None:
-    """Writes the scope for Spack 1.1."""
-    make_dir(directory)
-    for name, content in _sections(places, site).items():
+def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
+    """Writes the scope for a Spack of that family."""
+    inherit_nothing(directory / NOTHING, family)
+    for name, content in _sections(places, site, family).items():
         write_atomic(directory / f"{name}.yaml", as_yaml(content))
+
+
+def inherit_nothing(directory: Path, family: Family) -> None:
+    """Writes the scope that empties every section: what the Spack tree's own configuration says ends here.
+
+    ``SPACK_DISABLE_LOCAL_CONFIG`` drops the user's and the system's configuration only, and nothing makes 0.23 or 1.1
+    pass over ``$spack/etc/spack``. Spack's defaults are read again above this.
+    """
+    make_dir(directory)
+    for name, empty in family.sections.items():
+        write_atomic(directory / f"{name}.yaml", as_yaml({f"{name}:": empty}))
 
 
 def as_yaml(document: Mapping[str, Any]) -> bytes:
@@ -86,7 +70,7 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
     return "".join(plain).encode() + b"\n"
 
 
-def _sections(places: Places, site: Site) -> dict[str, Any]:
+def _sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
     return {
         "config": {"config": _config(places)},
         "bootstrap": {
@@ -98,11 +82,11 @@ def _sections(places: Places, site: Site) -> dict[str, Any]:
             }
         },
         "mirrors": {"mirrors:": {name: _mirror(url) for name, url in site.mirrors.items()}},
-        "repos": {"repos:": {"builtin": str(places.recipes)}},
-        "packages": {"packages": _packages(site)},
-        "compilers": {"compilers:": []},
+        "repos": {"repos:": family.repos(places.recipes)},
+        "packages": {"packages": _packages(site, family)},
+        "compilers": {"compilers:": family.compilers(site.compiler, site.host)},
         "concretizer": {"concretizer": {"reuse": False, "unify": True, "targets": {"host_compatible": False}}},
-        "modules": {"modules": {"default": _modules(places, site.compiler)}},
+        "modules": {"modules": {"default": _modules(places, site.compiler, family)}},
     }
 
 
@@ -128,25 +112,12 @@ def _mirror(url: str) -> dict[str, Any]:
     return {"url": url if "://" in url else f"file://{url}", "source": True, "binary": False}
 
 
-def _packages(site: Site) -> dict[str, Any]:
-    compiler = site.compiler
-    languages = [name for name in ("c", "c++", "fortran") if _driver_key(name) in compiler.drivers]
-    external = {
-        "spec": f"{compiler.spec} languages='{','.join(languages)}'",
-        "prefix": "/usr",
-        "extra_attributes": {"compilers": dict(compiler.drivers)},
-    }
-    return {
-        "all": {"require": [f"target={site.target}"], "permissions": {"read": "world", "write": "user"}},
-        "gcc": {"externals": [external]},
-    }
+def _packages(site: Site, family: Family) -> dict[str, Any]:
+    everything = {"require": [f"target={site.target}"], "permissions": {"read": "world", "write": "user"}}
+    return {"all": everything, **family.externals(site.compiler)}
 
 
-def _driver_key(language: str) -> str:
-    return "cxx" if language == "c++" else language
-
-
-def _modules(places: Places, compiler: Compiler) -> dict[str, Any]:
+def _modules(places: Places, compiler: Compiler, family: Family) -> dict[str, Any]:
     return {
         "enable:": ["lmod"],
         "roots": {"lmod": str(places.modules)},
@@ -156,7 +127,7 @@ def _modules(places: Places, compiler: Compiler) -> dict[str, Any]:
             "hierarchy:": ["mpi"],
             "hide_implicits": True,
             "hash_length": 0,
-            "exclude:": ["glibc", "gcc-runtime", "compiler-wrapper", compiler.spec],
+            "exclude:": family.hidden(compiler),
             "all": {"autoload": "run", "environment": {"set": {"{name}_ROOT": "{prefix}"}}},
         },
     }

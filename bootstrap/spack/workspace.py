@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ..context import Context
 from ..release import target_of
+from .compiler import find_compiler
 from .driver import Spack
+from .families import FAMILIES
 from .program import locate
-from .scope import Places, Site, find_compiler, write_scope
+from .scope import Places, Site, write_scope
 
 
 def lockfile_of(ctx: Context) -> Path:
@@ -21,6 +23,11 @@ def module_tree(ctx: Context) -> Path:
     return ctx.paths.release(ctx.wanted_release) / "modules" / ctx.tree
 
 
+def store_of(ctx: Context) -> Path:
+    """Spack's install tree, where prefixes and database of this version's family are."""
+    return ctx.paths.root / FAMILIES[ctx.config.spack.family].store
+
+
 def open_spack(ctx: Context) -> Spack:
     """Writes the scope and returns the driver. The work directory is local and belongs to this release.
 
@@ -30,9 +37,10 @@ def open_spack(ctx: Context) -> Spack:
     config = ctx.config
     work = ctx.paths.var / "spack" / ctx.wanted_release
     program = locate(config, ctx.paths)
-    places = Places(ctx.paths.store, module_tree(ctx), program.recipes, ctx.paths.scratch / "spack")
-    site = Site(find_compiler(ctx.system), target_of(config, ctx.facts.host), config.spack.mirrors)
-    write_scope(work / "scope", places, site)
+    places = Places(store_of(ctx), module_tree(ctx), program.recipes, ctx.paths.scratch / "spack")
+    host = ctx.facts.host
+    site = Site(find_compiler(ctx.system), target_of(config, host), config.spack.mirrors, host)
+    write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
 

@@ -11,6 +11,7 @@ from ..model import Probe, Scope, change, elsewhere, satisfied
 from .base import HEAD
 
 COPY_SECONDS = 7200.0
+STORES = "store*"  # each family of Spack has its own
 
 
 class Adopted:
@@ -33,13 +34,14 @@ class Adopted:
             return satisfied("the release is there")
         if not binding.is_image(ctx.paths.root) or not _manifest(ctx, ctx.paths.root).is_file():
             return elsewhere("the image does not carry the release")
-        if any((ctx.paths.shared_root / "store").iterdir()):
+        if any(any(store.iterdir()) for store in ctx.paths.shared_root.glob(STORES)):
             return elsewhere("shared storage has a store of its own: the release is installed into that")
         return change(f"the image carries release {ctx.wanted_release}", f"copy it to {ctx.paths.shared_root}")
 
     def apply(self, ctx: Context) -> None:
         """The release's directory comes last: while it is not there, nobody takes the copy for whole."""
-        for part in ("store", f"releases/{ctx.wanted_release}"):
+        stores = (store.name for store in sorted(ctx.paths.root.glob(STORES)))
+        for part in (*stores, f"releases/{ctx.wanted_release}"):
             ctx.note(f"copying {ctx.paths.root / part}")
             _copy(ctx, ctx.paths.root / part, ctx.paths.shared_root / part)
 

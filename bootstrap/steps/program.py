@@ -23,7 +23,7 @@ class SpackProgram:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         program = locate(ctx.config, ctx.paths)
-        if not is_ready(ctx.config, program):
+        if not is_ready(ctx.config, program, ctx.paths):
             return change(f"{program.tree} is not there", f"fetch Spack {program.version} and its recipes")
         return satisfied(f"Spack {program.version} is at {program.tree}")
 

@@ -13,7 +13,7 @@ from ..spack import database
 from ..spack.driver import Spack
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
-from ..spack.workspace import lockfile_of, open_spack, specs_of
+from ..spack.workspace import lockfile_of, open_spack, specs_of, store_of
 from .base import HEAD
 
 SHOWN = 8
@@ -35,7 +35,7 @@ class SpackStack:
             return elsewhere("the configuration asks for no Spack stack")
         try:
             specs = database.locked_specs(lockfile_of(ctx))
-            missing = database.missing(specs, ctx.paths.store)
+            missing = database.missing(specs, store_of(ctx))
         except SpackError as error:
             return blocked(str(error), *error.remedy)
         if not specs:
@@ -48,7 +48,7 @@ class SpackStack:
 
     def apply(self, ctx: Context) -> None:
         spack = open_spack(ctx)
-        if not is_ready(ctx.config, spack.program):
+        if not is_ready(ctx.config, spack.program, ctx.paths):
             ctx.note(f"Spack {spack.program.version} and its recipes")
             ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
         _lock(ctx, spack)
@@ -80,7 +80,7 @@ def _to_concretize(ctx: Context) -> Probe:
     advice: tuple[str, ...] = ()
     try:
         program = locate(ctx.config, ctx.paths)
-        if is_ready(ctx.config, program) and (program.recipes / "repo.yaml").is_file():
+        if is_ready(ctx.config, program, ctx.paths) and (program.recipes / "repo.yaml").is_file():
             verdict = vet(ctx, program.recipes)
             verdict.refuse()
             advice = verdict.advice

@@ -19,12 +19,14 @@ from bootstrap import config, templates
 from bootstrap.binding import TEMPLATE
 from bootstrap.config import Config
 from bootstrap.errors import ConfigError
-from bootstrap.spack.scope import Compiler, Places, Site, write_scope
+from bootstrap.spack.compiler import Compiler
+from bootstrap.spack.families import FAMILIES
+from bootstrap.spack.scope import Places, Site, write_scope
 from bootstrap.steps.modules import _values
 from bootstrap.steps.shell import _stub
 from tests.fuzz import inputs
 from tests.fuzz.conftest import EXAMPLES
-from tests.world import World
+from tests.world import HOST, World
 
 LUA = next((path for name in ("lua", "lua5.4", "lua5.3", "lua5.1") if (path := shutil.which(name))), None)
 needs_lua = pytest.mark.skipif(LUA is None, reason="no Lua is installed: apt-get install lua5.3")
@@ -121,7 +123,8 @@ def test_a_shell_sources_the_init_file_of_any_directory(name: str, tmp_path: Pat
 @given(mirrors=st.dictionaries(anything.map(lambda text: text[:100]), anything, max_size=3), store=anything)
 def test_yaml_reads_back_every_value_of_spacks_scope(mirrors: dict[str, str], store: str, tmp_path: Path) -> None:
     places = Places(Path("/s", store.replace("\0", "")), Path("/m"), Path("/r"), Path("/x"))
-    write_scope(tmp_path, places, Site(Compiler("12.2.0", {"c": "/usr/bin/gcc"}), "x86_64_v3", mirrors))
+    site = Site(Compiler("12.2.0", {"c": "/usr/bin/gcc"}), "x86_64_v3", mirrors, HOST)
+    write_scope(tmp_path, places, site, FAMILIES["1.1"])
     read = yaml.safe_load((tmp_path / "mirrors.yaml").read_text())["mirrors:"]
     assert {name: entry["url"] for name, entry in read.items()} == {
         name: url if "://" in url else f"file://{url}" for name, url in mirrors.items()

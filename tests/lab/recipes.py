@@ -11,17 +11,15 @@ from __future__ import annotations
 import re
 import shutil
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 VIRTUALS = {"c": "gcc", "cxx": "gcc", "fortran": "gcc", "mpi": "openmpi", "libc": "glibc"}
-ALWAYS = ("gcc", "gcc-runtime", "glibc", "compiler-wrapper", "gmake")
 KEPT_ALWAYS = frozenset({"gcc-runtime", "compiler-wrapper"})
 BARE = "\ndepends_on = conflicts = patch = resource = requires = lambda *args, **kwargs: None\n"
 DEPENDENCY = re.compile(r'depends_on\(\s*"([a-z0-9-]+)')
 EMPTY = '''\
-from spack_repo.builtin.build_systems.generic import Package
-
-from spack.package import *
+{imports}from spack.package import *
 
 
 class {name}(Package):
@@ -33,41 +31,80 @@ class {name}(Package):
 IMPORT = re.compile(r"^from spack\.package import .*$", re.MULTILINE)
 
 
-def subset(recipes: Path, target: Path, keep: tuple[str, ...]) -> None:
-    """Writes ``target/repos/spack_repo/builtin`` with the recipes ``keep`` and all that they may need, bare.
+@dataclass(frozen=True)
+class Layout:
+    """How a repository of recipes looks to a family of Spack.
 
     Args:
-        recipes: the top of a spack-packages tree.
+        repository: where it lies in its tree.
+        always: what every build needs.
+        named: what must exist though no recipe names it: the virtual package of the module hierarchy, which somebody
+            must provide, and what build systems that are part of Spack depend on.
     """
-    source = recipes / "repos" / "spack_repo" / "builtin"
-    made = target / "repos" / "spack_repo" / "builtin"
+
+    repository: str
+    always: tuple[str, ...]
+    named: tuple[str, ...]
+    imports: str
+    underscores: bool
+
+    def recipe(self, repository: Path, name: str) -> Path:
+        directory = name.replace("-", "_") if self.underscores else name
+        return repository / "packages" / directory / "package.py"
+
+
+PACKAGES = Layout(
+    "repos/spack_repo/builtin", ("gcc", "gcc-runtime", "glibc", "compiler-wrapper", "gmake"), ("mpi",),
+    "from spack_repo.builtin.build_systems.generic import Package\n\n", underscores=True,
+)  # fmt: skip
+IN_SPACK = Layout(
+    "var/spack/repos/builtin", ("gcc", "gcc-runtime", "glibc", "gmake"), ("mpi", "gnuconfig"), "", underscores=False
+)
+
+
+def subset(recipes: Path, target: Path, keep: tuple[str, ...], layout: Layout = PACKAGES) -> None:
+    """Writes a repository below ``target`` with the recipes ``keep`` and all that they may need, bare.
+
+    Args:
+        recipes: the top of a spack-packages tree, or of a Spack that carries its recipes.
+    """
+    source, made = recipes / layout.repository, target / layout.repository
     made.mkdir(parents=True)
     for name in ("repo.yaml", "__init__.py"):
         if (source / name).exists():
             shutil.copyfile(source / name, made / name)
-    shutil.copytree(source / "build_systems", made / "build_systems")
-    named = {"mpi"}  # the module hierarchy names it, so it must be a virtual package that somebody provides
+    if (source / "build_systems").is_dir():
+        shutil.copytree(source / "build_systems", made / "build_systems")
+    named = set(layout.named)
     for name in keep:
-        named |= set(DEPENDENCY.findall(_copy(source, made, name)))
-    for name in ALWAYS:
-        _copy_bare(source, made, name)
-    for name in sorted({VIRTUALS.get(found, found) for found in named} - {*keep, *ALWAYS}):
-        _write_empty(made, name)
+        named |= set(DEPENDENCY.findall(_copy(source, made, name, layout)))
+    for name in layout.always:
+        _copy_bare(source, made, name, layout)
+    for name in sorted({VIRTUALS.get(found, found) for found in named} - {*keep, *layout.always}):
+        _write_empty(made, name, layout)
 
 
-def _copy_bare(source: Path, made: Path, name: str) -> None:
-    text = _copy(source, made, name)
+def spack_with(tree: Path, target: Path, keep: tuple[str, ...]) -> None:
+    """A Spack that carries its recipes, with a subset of them and without its own tests and documentation."""
+    left_out = shutil.ignore_patterns("repos", "test", "docs", "__pycache__", "*.pyc", ".*")
+    shutil.copytree(tree, target, symlinks=True, ignore=left_out)
+    subset(tree, target, keep, IN_SPACK)
+
+
+def _copy_bare(source: Path, made: Path, name: str, layout: Layout) -> None:
+    text = _copy(source, made, name, layout)
     if name not in KEPT_ALWAYS:
         bare = IMPORT.sub(lambda found: found.group(0) + BARE, text, count=1)
-        _recipe(made, name).write_text(bare, encoding="utf-8")
+        layout.recipe(made, name).write_text(bare, encoding="utf-8")
 
 
-def _write_empty(made: Path, name: str) -> None:
+def _write_empty(made: Path, name: str, layout: Layout) -> None:
     provides = "".join(f'    provides("{virtual}")\n' for virtual, provider in VIRTUALS.items() if provider == name)
-    recipe = _recipe(made, name)
+    recipe = layout.recipe(made, name)
     recipe.parent.mkdir(parents=True)
     class_name = "".join(part.capitalize() for part in name.split("-"))
-    recipe.write_text(EMPTY.format(name=class_name, provides=provides), encoding="utf-8")
+    text = EMPTY.format(name=class_name, provides=provides, imports=layout.imports)
+    recipe.write_text(text, encoding="utf-8")
 
 
 def pack(tree: Path, archive: Path) -> None:
@@ -83,13 +120,9 @@ def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "__pycache__" in member.name or member.name.endswith(".pyc") else member
 
 
-def _recipe(repository: Path, name: str) -> Path:
-    return repository / "packages" / name.replace("-", "_") / "package.py"
-
-
-def _copy(source: Path, made: Path, name: str) -> str:
-    recipe = _recipe(source, name)
+def _copy(source: Path, made: Path, name: str, layout: Layout) -> str:
+    recipe = layout.recipe(source, name)
     if not recipe.is_file():
         raise FileNotFoundError(f"{recipe}: there is no recipe {name}")
-    shutil.copytree(recipe.parent, _recipe(made, name).parent, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(recipe.parent, layout.recipe(made, name).parent, ignore=shutil.ignore_patterns("__pycache__"))
     return recipe.read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -24,6 +25,7 @@ from tests.lab.engine import LabError, say
 
 BUCKET = "petal"
 SPACK = "spack-1.1.1"
+OLD_SPACK = "spack-0.23.0"
 RECIPES = "spack-packages-2025.11.0"
 WHEELS = ("clingo==5.8.3", "cffi==2.1.1", "pycparser==3.12")
 FFTW_PATCH = "872cff9a7d346e91a108ffd3540bfcebeb8cf86c7f40f6b31fd07a80267cbf53"
@@ -229,6 +231,17 @@ def packed_recipes(name: str = FFTW.name) -> Path:
             recipes.subset(spack_cache() / RECIPES, part, (name,))
             part.rename(tree)
         recipes.pack(tree, archive)
+    return archive
+
+
+def packed_old_spack(*keep: str) -> Path:
+    """Spack 0.23, which carries its recipes, with a subset of them; anew when the code that makes it has changed."""
+    code = Path(recipes.__file__).read_bytes() + " ".join(keep).encode()
+    archive = lab_cache() / f"{OLD_SPACK}-{hashlib.sha256(code).hexdigest()[:12]}.tar.gz"
+    if not archive.is_file():
+        with tempfile.TemporaryDirectory(dir=lab_cache()) as place:
+            recipes.spack_with(spack_cache() / OLD_SPACK, Path(place, OLD_SPACK), keep)
+            recipes.pack(Path(place, OLD_SPACK), archive)
     return archive
 
 

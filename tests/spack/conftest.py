@@ -5,20 +5,46 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bootstrap.files import sha256_of
-from tests.lab import recipes, sources, stack
+from tests.lab import recipes as subsets
+from tests.lab import sources, stack
 from tests.lab.engine import LabError
+from tests.lab.recipes import IN_SPACK, PACKAGES
 
 KEPT = ("libsigsegv",)
+VERSIONS = ("1.1.1", "0.23.0")
+RECIPE = '''\
+import os
+
+{imports}from spack.package import *
 
 
-@pytest.fixture(scope="session")
-def spack_tree() -> Path:
-    tree = stack.spack_cache() / stack.SPACK
+class Probe(Package):
+    """Compiles one file."""
+
+    has_code = False
+    version("2")
+    version("1")
+    depends_on("c", type="build")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        with open("main.c", "w") as stream:
+            stream.write("int main(void) {{ return 0; }}\\n")
+        Executable(os.environ["CC"])("main.c", "-o", join_path(prefix.bin, "probe"))
+'''
+
+
+def spack_tree(version: str) -> Path:
+    """A release of Spack, as it was unpacked."""
+    tree = stack.spack_cache() / f"spack-{version}"
     if not tree.is_dir():
         pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
     if not shutil.which("g++"):
@@ -26,9 +52,15 @@ def spack_tree() -> Path:
     return tree
 
 
+@pytest.fixture
+def version() -> str:
+    """The Spack of a test that does not name one; those that run on both families are parametrized with it."""
+    return VERSIONS[0]
+
+
 @pytest.fixture(scope="session")
-def full_recipes(spack_tree: Path) -> Path:
-    tree = spack_tree.with_name(stack.RECIPES)
+def full_recipes() -> Path:
+    tree = stack.spack_cache() / stack.RECIPES
     if not tree.is_dir():
         pytest.skip(f"no real recipes: {tree} is not there (make spack fetches them)")
     return tree
@@ -38,8 +70,8 @@ def full_recipes(spack_tree: Path) -> Path:
 def small_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tarball with the real recipe of libsigsegv and little else."""
     place = tmp_path_factory.mktemp("recipes")
-    recipes.subset(full_recipes, place / "tree", KEPT)
-    recipes.pack(place / "tree", place / "recipes.tar.gz")
+    subsets.subset(full_recipes, place / "tree", KEPT)
+    subsets.pack(place / "tree", place / "recipes.tar.gz")
     return place / "recipes.tar.gz"
 
 
@@ -62,13 +94,66 @@ def mirror() -> Path:
         pytest.skip(f"no source of libsigsegv: {error}")
 
 
-@pytest.fixture(scope="session")
-def spack_archive(spack_tree: Path) -> Path:
-    return stack.packed_spack()
+@pytest.fixture
+def spack_archive(version: str) -> Path:
+    return packed(version)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Spack as a site has it: directories that are used in place, with a recipe of its own that takes a moment."""
+
+    tree: Path
+    config: str
 
 
 @pytest.fixture
-def config_text(spack_archive: Path, small_recipes: Path, clingo: list[Path], mirror: Path, tmp_path: Path) -> str:
+def sites(clingo: list[Path], request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Site]:
+    """Makes the site of a version."""
+    wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
+
+    def make(version: str) -> Site:
+        tree = recipes = unpacked(packed(version), tmp_path / version)
+        layout, more = IN_SPACK, ""
+        if version != "0.23.0":
+            recipes, layout = unpacked(request.getfixturevalue("small_recipes"), tmp_path / "recipes"), PACKAGES
+            more = f"  recipes: {{source: {recipes}}}\n"
+        recipe = layout.recipe(recipes / layout.repository, "probe")
+        recipe.parent.mkdir()
+        recipe.write_text(RECIPE.format(imports=layout.imports))
+        text = f"spack:\n  version: {version}\n  source: {tree}\n  specs: [probe]\n  clingo: [{wheels}]\n{more}"
+        return Site(tree, text)
+
+    return make
+
+
+def packed(version: str) -> Path:
+    """Spack as a tarball, with few recipes where it carries them."""
+    spack_tree(version)
+    return stack.packed_spack() if version == "1.1.1" else stack.packed_old_spack(*KEPT)
+
+
+def unpacked(archive: Path, place: Path) -> Path:
+    """The one directory at the top of a tarball."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(place)
+    (top,) = place.iterdir()
+    return top
+
+
+@pytest.fixture
+def recipes_key(version: str, request: pytest.FixtureRequest) -> str:
+    """The key ``recipes`` of a configuration, empty where Spack carries them."""
+    if version == "0.23.0":
+        return ""
+    small: Path = request.getfixturevalue("small_recipes")
+    return f"  recipes: {{source: {small}, sha256: {sha256_of(small)}}}\n"
+
+
+@pytest.fixture
+def config_text(
+    version: str, spack_archive: Path, recipes_key: str, clingo: list[Path], mirror: Path, tmp_path: Path
+) -> str:
     """A stack of one package that is built for real."""
     environment = tmp_path / "spack.yaml"
     environment.write_text(
@@ -78,7 +163,6 @@ def config_text(spack_archive: Path, small_recipes: Path, clingo: list[Path], mi
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
     return (
         f"stack: {environment}\n"
-        f"spack:\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n"
-        f"  recipes: {{source: {small_recipes}, sha256: {sha256_of(small_recipes)}}}\n"
+        f"spack:\n  version: {version}\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n{recipes_key}"
         f"  clingo: [{wheels}]\n  mirrors: {{debian: {mirror}}}\n"
     )

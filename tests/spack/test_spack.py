@@ -1,12 +1,14 @@
-"""Real Spack 1.1.1: a real package from its real recipe, hermetic, found again by a second run, and honest errors."""
+"""Real Spack of both families: a real package from its real recipe, found again by a second run, and honest errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bootstrap.config import SPACK_VERSIONS
 from bootstrap.errors import ExitCode
 from bootstrap.model import Outcome, Role, RunRecord, Status, StepReport, Tool
 from bootstrap.paths import Paths
@@ -14,9 +16,14 @@ from bootstrap.prepare import Request
 from bootstrap.run import run
 from bootstrap.spack import database
 from bootstrap.spack.driver import failure
+from bootstrap.spack.families import FAMILIES
 from bootstrap.system import System
+from tests.spack.conftest import VERSIONS, Site, spack_tree
 
+# The formats exclude each other (lib/spack/spack/database.py: _DB_VERSION), which is why a family has its own store.
+DATABASE = {"0.23.0": "7", "1.1.1": "8"}
 RUNS = iter(range(1000))
+BOTH = pytest.mark.parametrize("version", VERSIONS)
 
 
 def bootstrap(prefix: Path, config: str, notes: list[str] | None = None) -> RunRecord:
@@ -34,8 +41,12 @@ def steps(record: RunRecord) -> dict[str, StepReport]:
 
 
 @pytest.fixture
-def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home directory whose Spack configuration would break everything that reads it."""
+def poisoned(config_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home directory whose Spack configuration would break everything that reads it.
+
+    Args:
+        config_text: made before, since what it names lies below the real home.
+    """
     home = tmp_path / "home"
     (home / ".spack").mkdir(parents=True)
     for name in ("config", "packages", "repos", "mirrors", "modules", "concretizer", "bootstrap"):
@@ -47,8 +58,13 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert sorted(home.rglob("*")) == before
 
 
+def store_of(prefix: Path, version: str) -> Path:
+    return prefix / "opt" / "petal" / FAMILIES[SPACK_VERSIONS[version]].store
+
+
+@BOTH
 @pytest.mark.usefixtures("poisoned")
-def test_a_real_package_is_built_published_and_found_again(config_text: str, tmp_path: Path) -> None:
+def test_a_real_package_is_built_published_and_found_again(version: str, config_text: str, tmp_path: Path) -> None:
     prefix = tmp_path / "head"
     notes: list[str] = []
     first = bootstrap(prefix, config_text, notes)
@@ -59,8 +75,11 @@ def test_a_real_package_is_built_published_and_found_again(config_text: str, tmp
     assert first.release is not None
     locked = database.locked_specs(paths.release(first.release) / "spack.lock")
     assert [spec.name for spec in locked if spec.explicit] == ["libsigsegv"]
-    assert database.missing(locked, paths.store) == ()
-    library = next(paths.store.glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so"))
+    store = store_of(prefix, version)
+    index = json.loads((store / ".spack-db" / "index.json").read_text())
+    assert index["database"]["version"] == DATABASE[version]
+    assert database.missing(locked, store) == ()
+    library = next(store.glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so"))
     assert library.resolve().is_file()
     module = paths.current / "modules" / next((paths.current / "modules").iterdir()).name / "Core/libsigsegv/2.14.lua"
     assert str(library.parent.parent) in module.read_text()
@@ -69,24 +88,39 @@ def test_a_real_package_is_built_published_and_found_again(config_text: str, tmp
     assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}
     assert second.release == first.release
 
-    tree = paths.spack("1.1.1")
+    tree = paths.spack(version)
     unpacked = (tree / ".petal-origin.json").stat().st_mtime
     written = [path for path in tree.rglob("*") if path.lstat().st_mtime > unpacked + 1]
     assert written == [], "Spack wrote into its own tree"
 
-    _a_damaged_package_is_built_again(prefix, config_text, library.parent.parent)
+    _a_damaged_package_is_built_again(prefix, config_text, store, library.parent.parent)
 
 
-def _a_damaged_package_is_built_again(prefix: Path, config: str, package: Path) -> None:
+def _a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, package: Path) -> None:
     """Its install manifest, which Spack writes last, is what "whole" means."""
     (package / ".spack" / "install_manifest.json").unlink()
-    database_index = Paths(prefix).store / ".spack-db" / "index.json"
+    database_index = store / ".spack-db" / "index.json"
     database_index.write_text(database_index.read_text().replace('"installed":true', '"installed":false'))
     record = bootstrap(prefix, config)
     assert steps(record)["spack"].outcome is Outcome.CHANGED
     assert (package / ".spack" / "install_manifest.json").is_file()
 
 
+def test_a_cluster_goes_to_the_other_family_and_back_and_rebuilds_nothing(
+    sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    old, new, prefix = sites("0.23.0").config, sites("1.1.1").config, tmp_path / "head"
+    first, second = bootstrap(prefix, old), bootstrap(prefix, new)
+    assert [record.status.value for record in (first, second)] == ["changed", "changed"]
+    for version in VERSIONS:
+        assert len(list(store_of(prefix, version).glob("linux-*/probe-2-*/bin/probe"))) == 1
+    back = bootstrap(prefix, old)
+    assert steps(back)["spack"].outcome is Outcome.OK
+    assert back.release == first.release
+    assert Paths(prefix).current.resolve().name == first.release
+
+
+@BOTH
 def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
     config_text: str, tmp_path: Path
 ) -> None:
@@ -123,6 +157,7 @@ def test_a_seed_is_told_in_seconds_what_the_recipes_lack(config_text: str, full_
     assert not list(Paths(prefix).log.parent.rglob("spack-*.log")), "Spack was asked"
 
 
+@BOTH
 def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
     config_text: str, mirror: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +216,12 @@ def test_the_whole_repository_concretizes_too(
     error = steps(record)["spack"].error
     assert error is not None
     assert error["code"] == "spack-install"
+
+
+@BOTH
+def test_whether_packages_are_built_side_by_side_is_what_spacks_install_knows(version: str) -> None:
+    text = (spack_tree(version) / "lib" / "spack" / "spack" / "cmd" / "install.py").read_text()
+    assert ("concurrent_packages" in text) == FAMILIES[SPACK_VERSIONS[version]].parallel
 
 
 def test_what_spack_said_is_cut_to_what_matters() -> None:

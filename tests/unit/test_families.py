@@ -1,0 +1,145 @@
+"""What is the same and what differs between the Spacks that petal-node runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bootstrap.config import SPACK_VERSIONS, Spack, from_mapping, parse
+from bootstrap.errors import ConfigError, SpackError
+from bootstrap.files import sha256_of
+from bootstrap.release import release_id
+from bootstrap.spack import program
+from bootstrap.spack.compiler import Compiler
+from bootstrap.spack.families import FAMILIES
+from bootstrap.spack.scope import NOTHING, Places, Site, write_scope
+from tests.world import HOST, World, tarball
+
+COMPILER = Compiler("12.2.0", {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"})
+# Whatever Spack's own defaults say of these is replaced and not extended.
+PINNED = {
+    "bootstrap": ("sources:", "trusted:"),
+    "config": ("build_stage:",),
+    "modules": ("core_compilers:", "enable:", "exclude:", "hierarchy:"),
+}
+
+
+def scope(directory: Path, family: str) -> dict[str, Any]:
+    places = Places(Path("/store"), Path("/modules"), Path("/recipes"), Path("/scratch"))
+    write_scope(directory, places, Site(COMPILER, "x86_64_v3", {}, HOST), FAMILIES[family])
+    return {path.stem: yaml.safe_load(path.read_text()) for path in directory.glob("*.yaml")}
+
+
+def keys(value: Any) -> set[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {*(value if isinstance(value, dict) else ()), *(key for item in inner for key in keys(item))}
+
+
+def mistakes(text: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    return dict(caught.value.problems)
+
+
+def test_every_version_has_an_adapter_and_every_adapter_a_version() -> None:
+    assert set(SPACK_VERSIONS.values()) == set(FAMILIES)
+
+
+def test_families_share_no_store() -> None:
+    """Their databases are of different formats: tests/spack reads which."""
+    assert len({family.store for family in FAMILIES.values()}) == len(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_list_is_pinned(family: str, tmp_path: Path) -> None:
+    found = scope(tmp_path, family)
+    assert {"mirrors:", "repos:", "compilers:"} <= {key for content in found.values() for key in content}
+    for section, names in PINNED.items():
+        assert set(names) <= keys(found[section]), section
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_section_that_is_set_is_emptied_below(family: str, tmp_path: Path) -> None:
+    found = scope(tmp_path, family)
+    nothing = {path.stem: yaml.safe_load(path.read_text()) for path in (tmp_path / NOTHING).glob("*.yaml")}
+    assert set(found) <= set(nothing)
+    assert {section: content for section, content in nothing.items() if any(content.values())} == {}
+    assert all(list(content) == [f"{section}:"] for section, content in nothing.items())
+
+
+def test_a_compiler_is_where_the_family_looks_for_it(tmp_path: Path) -> None:
+    old, new = scope(tmp_path / "old", "0.23"), scope(tmp_path / "new", "1.1")
+    (entry,) = old["compilers"]["compilers:"]
+    assert entry["compiler"]["spec"] == "gcc@=12.2.0"
+    assert entry["compiler"]["operating_system"] == HOST.os
+    assert entry["compiler"]["paths"] == {"cc": "/usr/bin/gcc", "cxx": "/usr/bin/g++", "f77": None, "fc": None}
+    assert "gcc" not in old["packages"]["packages"]
+    assert new["compilers"]["compilers:"] == []
+    (external,) = new["packages"]["packages"]["gcc"]["externals"]
+    assert external["spec"] == "gcc@12.2.0 languages='c,c++'"
+
+
+@pytest.mark.parametrize("version", ["0.22.3", "0.23.1", "0.23", "1.0.0", "1.1", "1.2.0", "develop"])
+def test_any_other_version_is_refused_with_those_that_work(version: str) -> None:
+    said = mistakes(f"spack: {{version: '{version}'}}")["spack.version"]
+    assert version in said
+    assert "0.23.0 or 1.1.1" in said
+
+
+def test_recipes_are_required_where_spack_carries_none_and_a_mistake_where_it_does() -> None:
+    assert "spack.recipes" in mistakes("spack: {source: /s, specs: [zlib]}")["spack"]
+    assert "spack.recipes" not in mistakes("spack: {version: 0.23.0, specs: [zlib]}")["spack"]
+    text = "spack: {version: 0.23.0, source: /s, specs: [zlib]}"
+    config = parse(text)
+    assert config.spack.recipes is None
+    assert from_mapping(config.to_dict()) == config
+    said = mistakes("spack: {version: 0.23.0, source: /s, recipes: {source: /r}, specs: [zlib]}")
+    assert "carries its recipes" in said["spack.recipes"]
+
+
+def test_another_version_is_another_release() -> None:
+    texts = (
+        "spack: {source: /s, recipes: {source: /r}, specs: [a]}",
+        "spack: {version: 0.23.0, source: /s, specs: [a]}",
+    )
+    assert len({release_id(parse(text), HOST, {}, "") for text in texts}) == 2
+
+
+@pytest.mark.parametrize("recipes", [True, False])
+def test_recipes_of_0_23_lie_in_its_own_tree(recipes: bool, tmp_path: Path) -> None:
+    files = {"spack-0.23.0/lib/spack/spack/__init__.py": '__version__ = "0.23.0"\n'}
+    if recipes:
+        files["spack-0.23.0/var/spack/repos/builtin/repo.yaml"] = "repo: {}\n"
+    archive = tarball(tmp_path / "spack.tar.gz", files)
+    text = f"spack: {{version: 0.23.0, source: {archive}, sha256: {sha256_of(archive)}, specs: [zlib]}}"
+    world = World(tmp_path / "node", config_text=text)
+    found = program.locate(world.config, world.paths)
+    assert found.recipes == world.paths.spack("0.23.0") / "var/spack/repos/builtin"
+    if recipes:
+        program.ensure(world.config, found, world.paths, None)
+        assert program.is_ready(world.config, found, world.paths)
+    else:
+        with pytest.raises(SpackError) as caught:
+            program.ensure(world.config, found, world.paths, None)
+        assert caught.value.code == "spack-recipes"
+        assert caught.value.remedy == ("use a release of github.com/spack/spack",)
+
+
+@pytest.mark.parametrize(
+    ("version", "python", "remedy"),
+    [
+        ("0.23.0", (3, 14), ("use spack.version 1.1.1", "install python3.13 on the head node and set PETAL_PYTHON")),
+        ("1.1.1", (3, 15), ("install python3.14 on the head node and set PETAL_PYTHON",)),
+    ],
+)
+def test_a_python_that_is_too_new_for_a_spack_is_told_before_it_runs(
+    version: str, python: tuple[int, int], remedy: tuple[str, ...]
+) -> None:
+    with pytest.raises(SpackError) as caught:
+        program._check_python(Spack(version), python)
+    assert caught.value.code == "spack-python"
+    assert caught.value.remedy == remedy
+    program._check_python(Spack(version), (python[0], python[1] - 1))
