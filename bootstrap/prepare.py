@@ -19,10 +19,11 @@ from .handover import hand_over
 from .log import LOG
 from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
-from .release import release_id
+from .release import choice_of, release_id
 from .spack.scope import find_compiler, scope_digest_inputs
 from .state import Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
+from .targets import Choice
 
 BOOT = "boot"
 KEPT = "request.json"
@@ -92,7 +93,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
         accept_storage=request.accept_storage,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
-        decides=decides,
+        decides=decides, choice=Choice(wanted.targets, wanted.cuda) if wanted and wanted.targets else None,
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 
@@ -299,8 +300,17 @@ def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
     environment = ctx.environment if wanted else _environment(ctx)
     system = _compiler(ctx) if ctx.config.builds else {}
-    release = release_id(ctx.config, ctx.facts.host, {**environment, "system": system}, templates.digest())
-    return replace(ctx, release=release, environment=environment)
+    known = facts.with_queues(ctx.facts, ctx.paths) if ctx.config.builds else ctx.facts
+    choice = _choice(ctx.config, known, wanted)
+    release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), choice)
+    return replace(ctx, facts=known, release=release, environment=environment, choice=choice)
+
+
+def _choice(config: Config, known: Facts, wanted: Wanted | None) -> Choice:
+    """The CPU targets. Where cluster-config.yaml cannot be read for once, what was chosen before stays."""
+    if config.builds and not known.cluster.queues and wanted is not None and wanted.targets:
+        return Choice(wanted.targets, wanted.cuda)
+    return choice_of(config, known.cluster.queues, known.host.machine)
 
 
 def _compiler(ctx: Context) -> dict[str, Any]:

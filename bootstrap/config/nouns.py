@@ -50,8 +50,15 @@ class Spack:
     recipes: Origin | None = None
     clingo: tuple[Origin, ...] = ()
     specs: tuple[str, ...] = ()
-    target: str = "auto"
+    target: str | tuple[str, ...] = "auto"
     mirrors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets that are named; none where the cluster's queues decide."""
+        if self.target == "auto":
+            return ()
+        return (self.target,) if isinstance(self.target, str) else self.target
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Site:
-    """What this cluster and its configuration decide about every build."""
+    """What this cluster and its configuration decide about every build; ``cuda``: the GPUs' compute capabilities."""
 
     compiler: Compiler
     target: str
     mirrors: Mapping[str, str]
+    cuda: tuple[str, ...] = ()
 
 
 def find_compiler(system: System) -> Compiler:
@@ -136,8 +137,15 @@ def _packages(site: Site) -> dict[str, Any]:
         "prefix": "/usr",
         "extra_attributes": {"compilers": dict(compiler.drivers)},
     }
+    everything = {
+        "require": [f"target={site.target}"],
+        "target": [site.target],  # a package with a requirement of its own does not see the one for all
+        "permissions": {"read": "world", "write": "user"},
+    }
+    if site.cuda:  # a preference: packages without this variant, or without CUDA, take no notice
+        everything["variants"] = [f"cuda_arch={','.join(site.cuda)}"]
     return {
-        "all": {"require": [f"target={site.target}"], "permissions": {"read": "world", "write": "user"}},
+        "all": everything,
         "gcc": {"externals": [external]},
     }
 
