@@ -300,15 +300,18 @@ def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
     environment = ctx.environment if wanted else _environment(ctx)
     system = _compiler(ctx) if ctx.config.builds else {}
-    known = facts.with_queues(ctx.facts, ctx.paths) if ctx.config.builds else ctx.facts
+    known = facts.with_queues(ctx.facts, ctx.paths) if ctx.config.builds and ctx.config.bound else ctx.facts
     choice = _choice(ctx.config, known, wanted)
     release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), choice)
     return replace(ctx, facts=known, release=release, environment=environment, choice=choice)
 
 
 def _choice(config: Config, known: Facts, wanted: Wanted | None) -> Choice:
-    """The CPU targets. Where cluster-config.yaml cannot be read for once, what was chosen before stays."""
-    if config.builds and not known.cluster.queues and wanted is not None and wanted.targets:
+    """The CPU targets. Where cluster-config.yaml cannot be read for once, what was chosen before stays.
+
+    What an image carries was built before there were queues: in that layout they have no say on the cluster either.
+    """
+    if config.builds and config.bound and not known.cluster.queues and wanted is not None and wanted.targets:
         return Choice(wanted.targets, wanted.cuda)
     return choice_of(config, known.cluster.queues, known.host.machine)
 

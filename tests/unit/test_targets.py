@@ -456,6 +456,18 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     assert prepared(head, Role.HEAD).release == second.release, "a file that is away for once is no other cluster"
 
 
+def test_in_an_image_the_queues_have_no_say(tmp_path: Path) -> None:
+    """Its release was built before there were any, and must be the wanted one on the cluster."""
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path) + "layout: ami\n")
+    config = tmp_path / "petal.yaml"
+    config.write_text(world.config_text)
+    image = prepared(world, Role.HEAD, str(config))
+    cluster_of(world, "p5en.48xlarge", "c7i.large")
+    on_the_cluster = prepared(world, Role.HEAD, str(config))
+    assert on_the_cluster.release == image.release
+    assert on_the_cluster.targets == ("x86_64_v3",)
+
+
 def test_a_mixed_cluster_ends_a_run_with_78(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=with_spack(tmp_path))
     config = tmp_path / "petal.yaml"
