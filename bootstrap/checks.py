@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 
 from .context import Context
 from .errors import PetalError, StateError
-from .facts import runs
 from .fleet import ordinary_user
-from .model import Finding, Mark, NodeReport, Role, Verdict
+from .model import Finding, Host, Mark, NodeReport, Role, Verdict
 from .old_tree import judge_old_tree
 from .release import Manifest, current_release, read_manifest
 from .steps import STEPS
 from .system import PATH, timestamp
+from .targets import common, level
 
 WAY_TO_STORAGE = ("mount", "storage", "root")
 AS_CHECKS = (*WAY_TO_STORAGE, "shell")
@@ -83,7 +83,7 @@ def _findings(ctx: Context) -> Iterator[Finding]:
     manifest, finding = _release(ctx)
     yield finding
     if manifest is not None:
-        yield _fit(ctx, manifest)
+        yield cpu(ctx.facts.host, manifest)
         yield from _use(ctx, modules_to_load(ctx, manifest))
 
 
@@ -110,21 +110,41 @@ def _release(ctx: Context) -> tuple[Manifest | None, Finding]:
     return manifest, Finding("release", Mark.OK, f"{current} of {manifest.created}")
 
 
-def _fit(ctx: Context, manifest: Manifest) -> Finding:
-    host = ctx.facts.host
-    if not runs(host.target, manifest.target):
-        message = f"built for {manifest.target}, this node is {host.target}"
-        return Finding(
-            "target",
-            Mark.FAIL,
-            message,
-            "its programs would die of SIGILL",
-            ("spack: {target: ...} in the configuration",),
-        )
-    if host.os != manifest.os or _version(host.glibc) < _version(manifest.glibc):
-        message = f"built on {manifest.os} with glibc {manifest.glibc}, this node is {host.os} with {host.glibc}"
-        return Finding("target", Mark.FAIL, message, "", ("use one operating system image for head and queues",))
-    return Finding("target", Mark.OK, f"built for {manifest.target}, this node is {host.target}")
+def cpu(host: Host, manifest: Manifest) -> Finding:
+    """Whether this node's CPU, C library and operating system are ones that the release was built for.
+
+    Where nothing was built, the trees hold modules of binary packages alone, and nobody knows what those need.
+    """
+    tree = manifest.tree_for(host.target)
+    if tree is None and manifest.specs:
+        return _cpu_misfit(host, [tree.target for tree in manifest.trees])
+    if host.os != manifest.os:
+        return _image_misfit(f"built on {manifest.os}, this node is {host.os}")
+    if _version(host.glibc) < _version(manifest.glibc):
+        return _image_misfit(f"built with glibc {manifest.glibc}, this node has {host.glibc}")
+    if tree is None or not manifest.specs:
+        return Finding("cpu", Mark.OK, f"nothing was built for a CPU, this node is {host.target}")
+    return Finding("cpu", Mark.OK, f"built for {tree.target}, this node is {host.target}")
+
+
+def _cpu_misfit(host: Host, built: list[str]) -> Finding:
+    levels = all(target == level(target) for target in built)
+    mine = level(host.target)
+    message = f"built for {' and '.join(built)}, this node is {mine if levels else host.target}"
+    why = f"its CPU is {host.target}: a program may die of SIGILL there (Illegal instruction)"
+    remedy = (
+        f"spack: {{target: {_common(built, host)}}}    (or [{', '.join((*built, mine))}]: a module tree for each)",
+        "with that in the configuration, on the head node: petal-node bootstrap --config FILE",
+    )
+    return Finding("cpu", Mark.FAIL, message, why, remedy)
+
+
+def _common(built: list[str], host: Host) -> str:
+    return common({name: name for name in (*built, host.target)}, host.machine)
+
+
+def _image_misfit(message: str) -> Finding:
+    return Finding("cpu", Mark.FAIL, message, "", ("use one operating system image for head, queues and login nodes",))
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -135,7 +155,8 @@ def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
     """What ``check.load`` names, else every module of the release that lies in Core."""
     if ctx.config.check.load:
         return ctx.config.check.load
-    return tuple(module.name for module in manifest.modules if module.path.startswith("Core/"))
+    tree = manifest.tree_for(ctx.facts.host.target) or (manifest.trees[0] if manifest.trees else None)
+    return tuple(module.name for module in tree.modules if module.path.startswith("Core/")) if tree else ()
 
 
 def _use(ctx: Context, modules: tuple[str, ...]) -> Iterator[Finding]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from . import targets
 from .config import Config
 from .model import Facts, Mount, Role, Tool
 from .paths import Paths
-from .release import tree_name
+from .release import choice_of, tree_name
 from .system import System
+from .targets import Choice
 
 
 def _silent(_: str) -> None:
@@ -34,6 +36,7 @@ class Context:
         note: told each line of progress of a long step.
         decides: this run says what the cluster should have; others obey wanted.json.
         bakes: this run builds a machine image: no cluster is around it.
+        choice: the CPU targets that were chosen for the cluster; None while nobody has told.
         confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
     """
 
@@ -51,12 +54,29 @@ class Context:
     note: Callable[[str], None] = _silent
     decides: bool = False
     bakes: bool = False
+    choice: Choice | None = None
     confirm: Callable[[], None] = _unlocked
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """The CPU targets of the wanted release."""
+        return (self.choice or choice_of(self.config, (), self.facts.host.machine)).targets
+
+    @property
     def tree(self) -> str:
-        """The directory of a release's modules that this node uses."""
-        return tree_name(self.config, self.facts.host)
+        """The module tree of the wanted release that this node takes: its best, else the first for want of another."""
+        host = self.facts.host
+        return tree_name(host, targets.best(host.target, self.targets) or self.targets[0])
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The module trees that this node could use in any release, best first.
+
+        A shell finds its tree in the release from before and in the next one too, whatever they were built for.
+        """
+        host = self.facts.host
+        mine = (tree_name(host, name) for name in targets.runnable(host.target))
+        return tuple(dict.fromkeys((*mine, self.tree)))
 
     @property
     def locks(self) -> Path:

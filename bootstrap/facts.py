@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from .aws import Imds
-from .errors import FactsError
-from .model import Cluster, Facts, Host, Role, SharedDir
+from .config import read_yaml
+from .errors import ConfigError, FactsError
+from .model import Cluster, Facts, Host, Queue, Role, SharedDir
 from .paths import Paths
 from .system import System
+from .targets import own_cpu
 
 ROLES = {
     "HeadNode": Role.HEAD,
@@ -29,6 +31,7 @@ ROLES = {
 }
 DNA = "/etc/chef/dna.json"
 CFNCONFIG = "/etc/parallelcluster/cfnconfig"
+CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
 SLURM_NAME = "/etc/parallelcluster/slurm_plugin/slurm_nodename"
 SHARED_KEYS = (
     ("ebs", "ebs_shared_dirs"),
@@ -40,6 +43,9 @@ LIMIT = 1 << 20
 # What a name of a region, a user or a queue can be; what it cannot be is not known.
 WORD = re.compile(r"[A-Za-z0-9._@\\+:-]{1,255}\Z")
 DIRECTORY = re.compile(r"[A-Za-z0-9._+/-]{1,1000}\Z")
+INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]{1,30}\.[a-z0-9-]{1,30}\Z")
+# Of queues, of resources in one, of types in one: ParallelCluster allows 50; aliases could make them endless.
+MOST = 100
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
 
@@ -50,6 +56,11 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
         role: what ``--role`` says; it wins over everything the node tells.
     """
     return Facts(_cluster(paths, role), _host(paths, system), system.mounts())
+
+
+def with_queues(known: Facts, paths: Paths) -> Facts:
+    """The facts with the cluster's queues too. PyYAML needs 0.1 s for every 10 KiB of cluster-config.yaml."""
+    return replace(known, cluster=replace(known.cluster, queues=parse_queues(_text(paths.at(CLUSTER_CONFIG)))))
 
 
 def role_of(facts: Facts) -> Role:
@@ -133,6 +144,33 @@ def parse_cfnconfig(text: str) -> Cluster:
     )
 
 
+def parse_queues(text: str) -> tuple[Queue, ...]:
+    """The queues of cluster-config.yaml; none where it cannot be read.
+
+    A compute resource names one InstanceType or several Instances, and neither with a capacity reservation
+    (aws-parallelcluster: schemas/cluster_schema.py). What names none counts as ``unknown``, so that nobody forgets it.
+    """
+    try:
+        scheduling = read_yaml(text, CLUSTER_CONFIG, aliases=True).get("Scheduling")
+    except ConfigError:
+        return ()
+    listed = _mappings(scheduling.get("SlurmQueues") if isinstance(scheduling, dict) else None)
+    return tuple(Queue(_word(raw, "Name") or "unknown", _instances(raw)) for raw in listed)
+
+
+def _instances(queue: Mapping[str, Any]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for resource in _mappings(queue.get("ComputeResources")):
+        several = [item.get("InstanceType") for item in _mappings(resource.get("Instances"))]
+        for kind in several or [resource.get("InstanceType")]:
+            found[kind if isinstance(kind, str) and INSTANCE_TYPE.match(kind) else "unknown"] = None
+    return tuple(found)
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value[:MOST] if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def merge(first: Cluster, second: Cluster) -> Cluster:
     """Both views in one; where both say something, ``first`` is right."""
     return Cluster(
@@ -173,7 +211,7 @@ def _host(paths: Paths, system: System) -> Host:
         os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
         glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
         machine=os.uname().machine,
-        target=_target(),
+        target=own_cpu(),
         cpus=len(os.sched_getaffinity(0)),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         boot_id=system.boot_id(),
@@ -195,19 +233,3 @@ def parse_os_release(text: str) -> str:
     name = re.sub(r"[^a-z0-9]", "", values.get("ID", "linux").lower())
     version = re.sub(r"[^A-Za-z0-9.]", "", values.get("VERSION_ID", ""))
     return name + (version if name == "ubuntu" else version.split(".")[0])
-
-
-def _target() -> str:
-    import archspec.cpu
-
-    return str(archspec.cpu.host().name)
-
-
-def runs(host_target: str, built_target: str) -> bool:
-    """True when a CPU of ``host_target`` runs code that was built for ``built_target`` (archspec's names)."""
-    import archspec.cpu
-
-    known = archspec.cpu.TARGETS
-    if host_target not in known or built_target not in known:
-        return host_target == built_target
-    return bool(known[host_target] >= known[built_target])

@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import read_yaml
 from .errors import ConfigError
+from .facts import CLUSTER_CONFIG
 from .model import Role
 from .paths import Paths
 
@@ -22,7 +23,6 @@ HEAD_LIMIT_BEFORE_3_13 = 1800.0
 RESERVED = 600.0
 LONGEST = 43_200  # of a WaitCondition (CloudFormation user guide)
 VERSION = "/opt/parallelcluster/.bootstrapped"
-CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
 
 
 def hook_budget(role: Role, event: str, budget: int, paths: Paths, uptime: float) -> float:

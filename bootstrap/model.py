@@ -273,8 +273,19 @@ class SharedDir:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """One Slurm queue and the instance types of its compute resources."""
+
+    name: str
+    instances: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Cluster:
-    """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts."""
+    """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts.
+
+    ``queues`` are looked up where they matter (``facts.with_queues``): the head node alone decides by them.
+    """
 
     role: Role | None
     name: str | None = None
@@ -284,6 +295,7 @@ class Cluster:
     head_ip: str | None = None
     shared: tuple[SharedDir, ...] = ()
     sources: tuple[str, ...] = ()
+    queues: tuple[Queue, ...] = ()
 
 
 @dataclass(frozen=True)

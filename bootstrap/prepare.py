@@ -19,11 +19,12 @@ from .handover import hand_over
 from .log import LOG
 from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
-from .release import release_id
+from .release import choice_of, release_id
 from .spack.compiler import find_compiler
 from .spack.scope import scope_digest_inputs
 from .state import Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
+from .targets import Choice
 
 BOOT = "boot"
 KEPT = "request.json"
@@ -93,7 +94,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
         accept_storage=request.accept_storage,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
-        decides=decides,
+        decides=decides, choice=Choice(wanted.targets, wanted.cuda) if wanted and wanted.targets else None,
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 
@@ -300,8 +301,20 @@ def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
     environment = ctx.environment if wanted else _environment(ctx)
     system = _compiler(ctx) if ctx.config.builds else {}
-    release = release_id(ctx.config, ctx.facts.host, {**environment, "system": system}, templates.digest())
-    return replace(ctx, release=release, environment=environment)
+    known = facts.with_queues(ctx.facts, ctx.paths) if ctx.config.builds and ctx.config.bound else ctx.facts
+    choice = _choice(ctx.config, known, wanted)
+    release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), choice)
+    return replace(ctx, facts=known, release=release, environment=environment, choice=choice)
+
+
+def _choice(config: Config, known: Facts, wanted: Wanted | None) -> Choice:
+    """The CPU targets. Where cluster-config.yaml cannot be read for once, what was chosen before stays.
+
+    What an image carries was built before there were queues: in that layout they have no say on the cluster either.
+    """
+    if config.builds and config.bound and not known.cluster.queues and wanted is not None and wanted.targets:
+        return Choice(wanted.targets, wanted.cuda)
+    return choice_of(config, known.cluster.queues, known.host.machine)
 
 
 def _compiler(ctx: Context) -> dict[str, Any]:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import shapes
+from . import shapes, targets
 from .config import Config, Package
-from .model import Host, plain
+from .model import Host, Queue, plain
 from .paths import Paths
 from .state import read_document, shaped, write_document
+from .targets import Choice
 
-RELEASE_FORMAT = 1
+RELEASE_FORMAT = 2
 INDEX = "modules.json"
 ID_LENGTH = 12
-FALLBACK_TARGETS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,37 @@ class ModuleFile:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """The modules of one CPU target, in ``modules/<name>`` of the release."""
+
+    name: str
+    target: str
+    modules: tuple[ModuleFile, ...]
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Tree:
+        modules = shapes.items(raw["modules"], ModuleFile.from_dict)
+        return cls(shapes.name(raw["name"]), shapes.name(raw["target"]), modules)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a complete release says of itself; the release is complete when this file is there."""
+    """What a complete release says of itself; the release is complete when this file is there.
+
+    ``specs`` is empty where nothing was built, and then the trees' targets say nothing of what is in them.
+    """
 
     release: str
     created: str
     os: str
     glibc: str
-    target: str
-    tree: str
     specs: tuple[str, ...]
-    modules: tuple[ModuleFile, ...]
+    trees: tuple[Tree, ...]
+
+    def tree_for(self, cpu: str) -> Tree | None:
+        """The best tree for a CPU, None where it runs none of them."""
+        target = targets.best(cpu, (tree.target for tree in self.trees))
+        return next((tree for tree in self.trees if tree.target == target), None)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
@@ -58,38 +78,44 @@ class Manifest:
             created=shapes.text(raw["created"]),
             os=shapes.text(raw["os"]),
             glibc=shapes.text(raw["glibc"]),
-            target=shapes.text(raw["target"]),
-            tree=shapes.text(raw["tree"]),
             specs=shapes.items(raw["specs"], shapes.text),
-            modules=shapes.items(raw["modules"], ModuleFile.from_dict),
+            trees=shapes.items(raw["trees"], Tree.from_dict),
         )
 
 
-def target_of(config: Config, host: Host) -> str:
-    """The CPU target to build for. ``auto`` is what every instance type of the last years runs, not the head's own."""
-    if config.spack.target != "auto":
-        return config.spack.target
-    return FALLBACK_TARGETS.get(host.machine, host.machine)
+def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
+    """The CPU targets of a release: what is named, what the queues have in common, or where nothing is built any CPU.
+
+    Raises:
+        ConfigError: ``target-machine``, ``target-mixed``.
+    """
+    if not config.builds:
+        return Choice((machine,))
+    return targets.choose(config.spack.targets, queues, machine)
 
 
-def tree_name(config: Config, host: Host) -> str:
+def tree_name(host: Host, target: str) -> str:
     """The directory of a release's modules for one system: ``debian12-x86_64_v3``."""
-    return f"{host.os}-{target_of(config, host)}"
+    return f"{host.os}-{target}"
 
 
-def release_id(config: Config, host: Host, environment: Mapping[str, Any], templates: str) -> str:
+def release_id(
+    config: Config, host: Host, environment: Mapping[str, Any], templates: str, choice: Choice | None = None
+) -> str:
     """The id of the release that this configuration makes on this system.
 
     Args:
         environment: the stack's own environment (the content of its spack.yaml), empty without one.
         templates: the digest of the module templates.
+        choice: the targets, and what ``choice_of`` says of a cluster without known queues if not given.
     """
+    choice = choice or choice_of(config, (), host.machine)
     spack = config.spack
     parts = {
         "format": RELEASE_FORMAT,
         "os": host.os,
         "glibc": host.glibc,
-        "target": target_of(config, host),
+        "targets": choice.targets,
         "templates": templates,
         "packages": sorted(
             (plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])
@@ -102,6 +128,7 @@ def release_id(config: Config, host: Host, environment: Mapping[str, Any], templ
             "version": spack.version,
             "program": _identity(spack.program),
             "recipes": _identity(spack.recipes),
+            "cuda": choice.cuda,
         }
     return _short_hash(parts)
 
@@ -142,8 +169,8 @@ def read_manifest(paths: Paths, release: str) -> Manifest | None:
     return manifest
 
 
-def read_index(paths: Paths, release: str) -> tuple[ModuleFile, ...] | None:
-    """The modules that were written for a release, or None while its tree is not whole.
+def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
+    """The module trees that were written for a release, or None while they are not whole.
 
     Raises:
         StateError: the index is damaged.
@@ -152,13 +179,13 @@ def read_index(paths: Paths, release: str) -> tuple[ModuleFile, ...] | None:
     raw = read_document(path)
     if raw is None:
         return None
-    modules: tuple[ModuleFile, ...] = shaped(path, lambda: shapes.items(raw["modules"], ModuleFile.from_dict))
-    return modules
+    trees: tuple[Tree, ...] = shaped(path, lambda: shapes.items(raw["trees"], Tree.from_dict))
+    return trees
 
 
-def write_index(paths: Paths, release: str, modules: Iterable[ModuleFile]) -> None:
-    """Says that the module tree is whole, and what is in it."""
-    write_document(paths.release(release) / INDEX, {"modules": [plain(module) for module in modules]})
+def write_index(paths: Paths, release: str, trees: Iterable[Tree]) -> None:
+    """Says that the module trees are whole, and what is in them."""
+    write_document(paths.release(release) / INDEX, {"trees": [plain(tree) for tree in trees]})
 
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:

@@ -133,7 +133,8 @@ class Runs:
 class Wanted:
     """What this cluster should have: a petal-node, a configuration with its stack, a release.
 
-    ``environment`` is the content of the stack's spack.yaml, so that nobody needs its URI again.
+    ``environment`` is the content of the stack's spack.yaml, so that nobody needs its URI again. ``targets`` are the
+    CPU targets and ``cuda`` the GPUs' compute capabilities that the head node has chosen: other nodes choose nothing.
     """
 
     version: str
@@ -141,6 +142,8 @@ class Wanted:
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     release: str
+    targets: tuple[str, ...] = ()
+    cuda: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,8 @@ def _wanted(raw: Mapping[str, Any]) -> Wanted:
         config=config,
         environment=environment,
         release=shapes.name(raw["release"]),
+        targets=shapes.items(raw.get("targets", ()), shapes.name),
+        cuda=shapes.items(raw.get("cuda", ()), shapes.name),
     )
 
 

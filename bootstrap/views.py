@@ -18,6 +18,7 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
+SHOWN_NODES = 8  # of those that fail, in status
 CHECK_MARKS = {Mark.OK: "ok", Mark.WARN: "warn", Mark.FAIL: "FAIL", Mark.SKIP: "-"}
 WORDS = {
     Outcome.OK: "as it was",
@@ -217,6 +218,7 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         holder = data["holder"]
         lines.append(Line(f"lock      held by {holder['host']}, process {holder['pid']}, since {holder['since']}"))
     lines.append(Line(f"proof     {data['proof']['summary'] if data['proof'] else 'not proved yet'}"))
+    lines += _unproved([NodeReport.from_dict(node) for node in data["proof"]["nodes"]] if data["proof"] else [])
     lines += [Line(f"reported  {_report_line(NodeReport.from_dict(report))}") for report in data["reports"]]
     lines += (
         [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
@@ -228,7 +230,19 @@ def status_view(result: Result, _told: bool) -> list[Line]:
 
 
 def _report_line(report: NodeReport) -> str:
-    return f"{report.node} ({report.role}) at {report.time}: {_totals(report.findings)}"
+    return f"{report.node} ({report.role}) at {report.time}: {_totals(report.findings)}{_cause(report)}"
+
+
+def _unproved(reports: list[NodeReport]) -> list[Line]:
+    bad = [report for report in reports if _cause(report)]
+    more = [Line(f"          and {len(bad) - SHOWN_NODES} more")] if len(bad) > SHOWN_NODES else []
+    return [Line(f"          {report.node}{_cause(report)}") for report in bad[:SHOWN_NODES]] + more
+
+
+def _cause(report: NodeReport) -> str:
+    """The first failure: checks stand in the order of causes."""
+    failed = next((finding for finding in report.findings if finding.mark is Mark.FAIL), None)
+    return f": {failed.check}: {failed.message}" if failed else ""
 
 
 def _run_line(run: Mapping[str, Any]) -> str:

@@ -20,11 +20,12 @@ from bootstrap.context import Context
 from bootstrap.errors import ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.fleet import report_lines
-from bootstrap.model import Cluster, Facts, Finding, Host, Mark, Mount, NodeReport, Role, SharedDir, Tool
+from bootstrap.model import Cluster, Facts, Finding, Host, Mark, Mount, NodeReport, Queue, Role, SharedDir, Tool
 from bootstrap.paths import Paths
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.system import Completed, System
+from bootstrap.targets import Choice
 
 T = TypeVar("T")
 PROGRAMS = ("gcc", "g++", "gfortran", "sinfo", "srun")
@@ -137,7 +138,9 @@ class FakeSystem(System):
         elif verb == "install":
             _fake_install(self.world.paths.store)
         else:
-            tree = self.world.paths.release(self.world.release) / "modules" / "debian12-x86_64_v3" / "Core"
+            strongest = [scope for option, scope in zip(argv, argv[1:]) if option == "-C"][-1]
+            scope = json.loads((Path(strongest) / "modules.yaml").read_text())
+            tree = Path(scope["modules"]["default"]["roots"]["lmod"]) / "Core"
             (tree / "fftw").mkdir(parents=True, exist_ok=True)
             (tree / "fftw" / "3.3.10.lua").write_text("-- fftw\n")
         return ""
@@ -154,7 +157,7 @@ LOCKFILE = {
 
 def _fake_install(store: Path) -> None:
     prefix = store / "linux-debian12-x86_64_v3" / "fftw-3.3.10-aaaaaaa"
-    (prefix / ".spack").mkdir(parents=True)
+    (prefix / ".spack").mkdir(parents=True, exist_ok=True)
     (prefix / ".spack" / "install_manifest.json").write_text("{}")
     index = {"database": {"installs": {"a" * 32: {"installed": True, "path": str(prefix)}}}}
     (store / ".spack-db").mkdir(exist_ok=True)
@@ -198,6 +201,7 @@ class World:
     mounts: tuple[Mount, ...] = ()
     tool: Tool = field(default_factory=lambda: Tool("0.1.0"))
     environment: Mapping[str, Any] = field(default_factory=dict)
+    queues: tuple[Queue, ...] = (Queue("q1", ("c6a.large",)),)
 
     def __post_init__(self) -> None:
         self.system = FakeSystem(self)
@@ -217,7 +221,12 @@ class World:
     @property
     def release(self) -> str:
         system = scope_digest_inputs(find_compiler(self.system)) if self.config.builds else {}
-        return release.release_id(self.config, self.host, {**self.environment, "system": system}, templates.digest())
+        environment = {**self.environment, "system": system}
+        return release.release_id(self.config, self.host, environment, templates.digest(), self.choice)
+
+    @property
+    def choice(self) -> Choice:
+        return release.choice_of(self.config, self.queues, self.host.machine)
 
     @property
     def context(self) -> Context:
@@ -225,7 +234,7 @@ class World:
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
-            release=self.release, environment=self.environment,
+            release=self.release, environment=self.environment, choice=self.choice,
         )  # fmt: skip
 
     def mount(self, source: str, kind: str, *options: str) -> None:
@@ -236,7 +245,7 @@ class World:
         """Another node of the same cluster: its own prefix, the same shared directory."""
         other = World(
             self.prefix.with_name(name), role, self.live, self.config_text, replace(self.host, name=name),
-            environment=self.environment,
+            environment=self.environment, queues=self.queues,
         )  # fmt: skip
         shared = other.prefix / "shared"
         if not shared.is_symlink():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, validate
 
 REQUIRED = "is required"
 NULL = "has no value: write one, or drop the key"
@@ -50,6 +50,19 @@ class Items(fields.List):
     """A list."""
 
     default_error_messages = {"required": REQUIRED, "null": NULL, "invalid": "must be a list: [a, b], or lines with - "}  # noqa: RUF012
+
+
+class OneOrMore(fields.Field):
+    """One value, or a list of them."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL}  # noqa: RUF012
+
+    def __init__(self, inner: fields.Field, **options: Any) -> None:
+        super().__init__(**options)
+        self.one, self.more = inner, Items(inner, validate=validate.Length(min=1, error="must not be empty"))
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:  # noqa: ARG002
+        return (self.more if isinstance(value, list) else self.one).deserialize(value)
 
 
 class Section(fields.Nested):

@@ -52,7 +52,7 @@ class Spack:
     recipes: Origin | None = None
     clingo: tuple[Origin, ...] = ()
     specs: tuple[str, ...] = ()
-    target: str = "auto"
+    target: str | tuple[str, ...] = "auto"
     mirrors: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -64,6 +64,13 @@ class Spack:
     def carries_recipes(self) -> bool:
         """True where the recipes are part of Spack's own tree."""
         return self.family in CARRY_RECIPES
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets that are named; none where the cluster's queues decide."""
+        if self.target == "auto":
+            return ()
+        return (self.target,) if isinstance(self.target, str) else self.target
 
 
 @dataclass(frozen=True)

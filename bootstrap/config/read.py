@@ -52,8 +52,12 @@ def _count(number: int) -> str:
     return "1 mistake" if number == 1 else f"{number} mistakes"
 
 
-def read_yaml(data: bytes | str, name: str) -> dict[str, Any]:
+def read_yaml(data: bytes | str, name: str, *, aliases: bool = False) -> dict[str, Any]:
     """A YAML mapping; an empty file is an empty one.
+
+    Args:
+        aliases: also read aliases and keys that are twice there, as other programs write them. The document may then
+            hold itself: only what is looked for may be visited.
 
     Raises:
         ConfigError: ``config-syntax``.
@@ -61,7 +65,7 @@ def read_yaml(data: bytes | str, name: str) -> dict[str, Any]:
     import yaml
 
     try:
-        loaded = yaml.load(data, Loader=_strict_loader())  # noqa: S506 - derived from SafeLoader
+        loaded = yaml.load(data, Loader=yaml.SafeLoader if aliases else _strict_loader())  # noqa: S506 - safe both
     except (yaml.YAMLError, *_BY_TAGS, RecursionError) as error:
         why = (
             (" ".join(str(error).split()) or type(error).__name__)
@@ -74,7 +78,7 @@ def read_yaml(data: bytes | str, name: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         why = f"it holds {type(loaded).__name__}, a mapping is needed"
         raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
-    if is_deep(loaded):
+    if not aliases and is_deep(loaded):
         why = "its values are nested too deeply"
         raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
     return loaded

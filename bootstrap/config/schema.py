@@ -13,8 +13,9 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, validate, validates_schema
 
+from .. import targets
 from ..errors import did_you_mean
-from .fields import SECTION, UNKNOWN, Anything, Items, Section, Table, Text, Whole
+from .fields import SECTION, UNKNOWN, Anything, Items, OneOrMore, Section, Table, Text, Whole
 from .nouns import (
     LAYOUTS,
     SPACK_VERSIONS,
@@ -174,6 +175,24 @@ def _needs_checksum(data: Mapping[str, Any], key: str = "sha256") -> None:
         raise ValidationError("is needed for what comes over the network: sha256sum FILE", key)
 
 
+def _target(text: str) -> None:
+    problem = None if text == "auto" else targets.problem_of(text)
+    if problem:
+        raise ValidationError(problem)
+
+
+def _targets_fit(names: Any) -> None:
+    """A list is for one architecture, and no name stands in it twice or beside ``auto``."""
+    if not isinstance(names, list):
+        return
+    if "auto" in names:
+        raise ValidationError("auto stands alone: name every target, or write target: auto", "target")
+    if len(set(names)) < len(names):
+        raise ValidationError("a target is listed twice", "target")
+    if len({targets.machine_of(name) for name in names}) > 1:
+        raise ValidationError("all targets must be of one architecture: the head node builds for its own", "target")
+
+
 class SpackSchema(_Strict):
     makes = Spack
     version = Text(
@@ -187,12 +206,13 @@ class SpackSchema(_Strict):
     recipes = Section(OriginSchema)
     clingo = Items(Section(OriginSchema))
     specs = _texts(SPEC)
-    target = Text(validate=NAME)
+    target = OneOrMore(Text(validate=[NAME, _target]))
     mirrors = Table(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
         _needs_checksum(data)
+        _targets_fit(data.get("target"))
         spack = Spack(data.get("version", Spack.version))
         if spack.carries_recipes and data.get("recipes"):
             # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.

@@ -30,12 +30,13 @@ class Places:
 
 @dataclass(frozen=True)
 class Site:
-    """What this cluster and its configuration decide about every build."""
+    """What this cluster and its configuration decide about every build; ``cuda``: the GPUs' compute capabilities."""
 
     compiler: Compiler
     target: str
     mirrors: Mapping[str, str]
     host: Host
+    cuda: tuple[str, ...] = ()
 
 
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
@@ -113,7 +114,13 @@ def _mirror(url: str) -> dict[str, Any]:
 
 
 def _packages(site: Site, family: Family) -> dict[str, Any]:
-    everything = {"require": [f"target={site.target}"], "permissions": {"read": "world", "write": "user"}}
+    everything = {
+        "require": [f"target={site.target}"],
+        "target": [site.target],  # a package with a requirement of its own does not see the one for all
+        "permissions": {"read": "world", "write": "user"},
+    }
+    if site.cuda:  # a preference: packages without this variant, or without CUDA, take no notice
+        everything["variants"] = [f"cuda_arch={','.join(site.cuda)}"]
     return {"all": everything, **family.externals(site.compiler)}
 
 

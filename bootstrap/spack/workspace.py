@@ -5,22 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..context import Context
-from ..release import target_of
-from .compiler import find_compiler
+from ..errors import SpackError
+from ..release import tree_name
+from ..targets import buildable, compiler_builds
+from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .families import FAMILIES
 from .program import locate
 from .scope import Places, Site, write_scope
 
 
-def lockfile_of(ctx: Context) -> Path:
-    """The lockfile of the release that this run makes."""
-    return ctx.paths.release(ctx.wanted_release) / "spack.lock"
+def lockfile_of(ctx: Context, target: str) -> Path:
+    """The lockfile of the release that this run makes: ``spack.lock``, or one for each target of several."""
+    name = "spack.lock" if len(ctx.targets) == 1 else f"spack-{target}.lock"
+    return ctx.paths.release(ctx.wanted_release) / name
 
 
-def module_tree(ctx: Context) -> Path:
-    """The module tree of the release that this run makes, at its final path."""
-    return ctx.paths.release(ctx.wanted_release) / "modules" / ctx.tree
+def module_tree(ctx: Context, target: str) -> Path:
+    """The module tree for one target in the release that this run makes, at its final path."""
+    return ctx.paths.release(ctx.wanted_release) / "modules" / tree_name(ctx.facts.host, target)
 
 
 def store_of(ctx: Context) -> Path:
@@ -28,21 +31,47 @@ def store_of(ctx: Context) -> Path:
     return ctx.paths.root / FAMILIES[ctx.config.spack.family].store
 
 
-def open_spack(ctx: Context) -> Spack:
-    """Writes the scope and returns the driver. The work directory is local and belongs to this release.
+def open_spack(ctx: Context, target: str) -> Spack:
+    """Writes the scope for one target and returns the driver. The work directory is local and belongs to this release.
 
     Raises:
-        SpackError: ``spack-no-compiler``.
+        SpackError: ``spack-no-compiler``, ``spack-target``.
     """
     config = ctx.config
-    work = ctx.paths.var / "spack" / ctx.wanted_release
+    work = ctx.paths.var / "spack" / ctx.wanted_release / target
     program = locate(config, ctx.paths)
-    places = Places(store_of(ctx), module_tree(ctx), program.recipes, ctx.paths.scratch / "spack")
-    host = ctx.facts.host
-    site = Site(find_compiler(ctx.system), target_of(config, host), config.spack.mirrors, host)
+    places = Places(store_of(ctx), module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
+    compiler = find_compiler(ctx.system)
+    check_compiler(compiler, target)
+    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, _cuda(ctx))
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
+
+
+def check_compiler(compiler: Compiler, target: str) -> None:
+    """Looks before an hour of building whether the compiler has options for the target.
+
+    Raises:
+        SpackError: ``spack-target``.
+    """
+    if not compiler_builds(target, compiler.version):
+        raise SpackError(
+            f"gcc {compiler.version} cannot build for {target}",
+            why="archspec, which Spack asks, knows no options of this version for it: the CPU is newer",
+            remedy=(
+                f"spack: {{target: {buildable(target, compiler.version)}}} in the configuration, which it builds for",
+                "or a newer gcc in the image",
+            ),
+            code="spack-target",
+        )
+
+
+def _cuda(ctx: Context) -> tuple[str, ...]:
+    """What the GPU queues have; a stack that says cuda_arch itself is left alone, since two would contradict."""
+    if ctx.choice is None or "cuda_arch" in str(ctx.environment.get("packages", "")):
+        return ()
+    return ctx.choice.cuda
 
 
 def specs_of(ctx: Context) -> list[str]:

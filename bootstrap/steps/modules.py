@@ -12,7 +12,7 @@ from ..context import Context
 from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, write_atomic
 from ..model import Probe, Scope, change, satisfied
-from ..release import ModuleFile, package_prefix, read_index, read_manifest, write_index
+from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, write_index
 from ..spack.workspace import module_tree, open_spack
 from .base import HEAD
 
@@ -31,7 +31,7 @@ HIDDEN = re.compile(r'hide_version\("([^"]+)"\)')
 
 
 class ModuleTree:
-    """Every module of the release is written."""
+    """Every module of the release is written, in a tree of its own for each CPU target."""
 
     name = "modules"
     title = "the module tree is written"
@@ -47,27 +47,34 @@ class ModuleTree:
         except StateError as error:
             return change(str(error), "write the module tree again")
         if listed is None:
-            return change(f"release {ctx.wanted_release} has none yet", f"write {module_tree(ctx)}")
-        missing = [module.name for module in listed if not (module_tree(ctx) / module.path).is_file()]
+            lines = (f"write {module_tree(ctx, target)}" for target in ctx.targets)
+            return change(f"release {ctx.wanted_release} has none yet", *lines)
+        files = [
+            (module.name, module_tree(ctx, tree.target) / module.path) for tree in listed for module in tree.modules
+        ]
+        missing = [name for name, path in files if not path.is_file()]
         if missing:
-            return change(
-                f"{len(missing)} of {len(listed)} files are missing",
-                *(f"write {name}" for name in missing[:8]),
-            )
-        return satisfied(f"{len(listed)} modules in {ctx.tree}")
+            lines = (f"write {name}" for name in missing[:8])
+            return change(f"{len(missing)} of {len(files)} files are missing", *lines)
+        return satisfied(f"{len(files)} modules in {', '.join(tree.name for tree in listed)}")
 
     def apply(self, ctx: Context) -> None:
-        tree = module_tree(ctx)
         if read_manifest(ctx.paths, ctx.wanted_release) is None:
-            remove_tree(tree.parent)
-        make_dir(tree / "Core")
-        if ctx.config.builds:
-            ctx.note("writing Spack's modules")
-            open_spack(ctx).write_modules()
-        for package in ctx.config.packages:
-            _write_package(ctx, package, tree)
-        packages = {f"{package.name}/{package.version}" for package in ctx.config.packages}
-        write_index(ctx.paths, ctx.wanted_release, scan(tree, packages))
+            remove_tree(module_tree(ctx, ctx.targets[0]).parent)
+        trees = [_write_tree(ctx, target) for target in ctx.targets]
+        write_index(ctx.paths, ctx.wanted_release, trees)
+
+
+def _write_tree(ctx: Context, target: str) -> Tree:
+    tree = module_tree(ctx, target)
+    make_dir(tree / "Core")
+    if ctx.config.builds:
+        ctx.note(f"writing Spack's modules for {target}")
+        open_spack(ctx, target).write_modules()
+    for package in ctx.config.packages:
+        _write_package(ctx, package, tree)
+    packages = {f"{package.name}/{package.version}" for package in ctx.config.packages}
+    return Tree(tree.name, target, tuple(scan(tree, packages)))
 
 
 def scan(tree: Path, packages: set[str]) -> list[ModuleFile]:

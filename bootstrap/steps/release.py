@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..context import Context
 from ..files import replace_link
 from ..model import Probe, Scope, change, satisfied
-from ..release import Manifest, current_release, read_index, read_manifest, target_of, write_manifest
+from ..release import Manifest, current_release, read_index, read_manifest, write_manifest
 from ..spack.workspace import specs_of
 from ..system import timestamp
 from .base import HEAD
@@ -47,8 +47,6 @@ def _manifest(ctx: Context) -> Manifest:
         created=timestamp(),
         os=host.os,
         glibc=host.glibc,
-        target=target_of(ctx.config, host),
-        tree=ctx.tree,
         specs=tuple(specs_of(ctx)),
-        modules=read_index(ctx.paths, ctx.wanted_release) or (),
+        trees=read_index(ctx.paths, ctx.wanted_release) or (),
     )

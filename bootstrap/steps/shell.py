@@ -79,7 +79,7 @@ def lmod_version(ctx: Context, lmod: Path) -> tuple[int, ...]:
 
 def _files(ctx: Context, lmod: Path) -> dict[Path, bytes]:
     """What must stand where: the init files, and the stubs in /etc that source them."""
-    values = {"current": str(ctx.paths.current), "core": f"modules/{ctx.tree}/Core", "lmod": str(lmod)}
+    values = {"current": str(ctx.paths.current), "tree": ctx.tree, "trees": ctx.trees, "lmod": str(lmod)}
     files = {}
     for shell, stub in SHELLS.items():
         init = ctx.paths.init / f"petal.{shell}"

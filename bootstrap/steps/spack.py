@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from ..context import Context
@@ -10,10 +11,12 @@ from ..errors import ConfigError, SpackError
 from ..files import make_dir, write_atomic
 from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
+from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
-from ..spack.workspace import lockfile_of, open_spack, specs_of, store_of
+from ..spack.workspace import check_compiler, lockfile_of, open_spack, specs_of, store_of
+from ..targets import runs
 from .base import HEAD
 
 SHOWN = 8
@@ -34,31 +37,64 @@ class SpackStack:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         try:
-            specs = database.locked_specs(lockfile_of(ctx))
+            locked = [database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets]
+            specs = tuple({spec.hash: spec for each in locked for spec in each}.values())
             missing = database.missing(specs, store_of(ctx))
+            if missing or not all(locked):
+                _check_compiler(ctx)
         except SpackError as error:
             return blocked(str(error), *error.remedy)
-        if not specs:
+        if not all(locked):
             return _to_concretize(ctx)
         if missing:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
             return change(f"{len(missing)} of {len(specs)} packages are missing", *names[:SHOWN], *more)
-        return satisfied(f"all {len(specs)} packages of the lockfile are there")
+        return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}")
 
     def apply(self, ctx: Context) -> None:
-        spack = open_spack(ctx)
-        if not is_ready(ctx.config, spack.program, ctx.paths):
-            ctx.note(f"Spack {spack.program.version} and its recipes")
-            ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
-        _lock(ctx, spack)
-        ctx.note("installing")
-        spack.install(ctx.config.install.jobs)
+        for note in _notes(ctx):
+            ctx.note(note)
+        for target in ctx.targets:
+            _build(ctx, target)
 
 
-def _lock(ctx: Context, spack: Spack) -> None:
+def _wanted(ctx: Context) -> list[str]:
+    return [*(f"install {spec}" for spec in specs_of(ctx)), *(f"({note})" for note in _notes(ctx))]
+
+
+def _notes(ctx: Context) -> list[str]:
+    """What an administrator should know of the targets before an hour of building."""
+    cpu = ctx.facts.host.target
+    beyond = [target for target in ctx.targets if not runs(cpu, target)]
+    own = f"this head node is {cpu} and builds for {' and '.join(beyond)}: recipes that run what they built may fail"
+    return [*(ctx.choice.notes if ctx.choice else ()), *([own] if beyond else [])]
+
+
+def _targets(ctx: Context) -> str:
+    return " and ".join(ctx.targets)
+
+
+def _check_compiler(ctx: Context) -> None:
+    """A node without one is told so when it builds."""
+    if ctx.system.which("gcc") and ctx.system.which("g++"):
+        compiler = find_compiler(ctx.system)
+        for target in ctx.targets:
+            check_compiler(compiler, target)
+
+
+def _build(ctx: Context, target: str) -> None:
+    spack = open_spack(ctx, target)
+    if not is_ready(ctx.config, spack.program, ctx.paths):
+        ctx.note(f"Spack {spack.program.version} and its recipes")
+        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    _lock(ctx, spack, lockfile_of(ctx, target))
+    ctx.note(f"installing for {target}")
+    spack.install(ctx.config.install.jobs)
+
+
+def _lock(ctx: Context, spack: Spack, kept: Path) -> None:
     """The release's lockfile decides; it is made once and kept, so that a run after a kill builds the same."""
-    kept = lockfile_of(ctx)
     spack.write_environment(specs_of(ctx), _sections(ctx))
     if kept.is_file():
         shutil.copyfile(kept, spack.lockfile)
@@ -88,7 +124,7 @@ def _to_concretize(ctx: Context) -> Probe:
         return refused(error)
     except SpackError as error:
         advice = (f"and fail: {error}",)
-    return change("it is not concretized yet", *(f"install {spec}" for spec in specs_of(ctx)), *advice)
+    return change(f"it is not concretized yet for {_targets(ctx)}", *_wanted(ctx), *advice)
 
 
 def _sections(ctx: Context) -> dict[str, Any]:

@@ -51,7 +51,10 @@ class WantedState:
 
 def _wanted(ctx: Context) -> Wanted:
     config, environment = ctx.config.to_dict(), dict(ctx.environment)
-    return Wanted(ctx.tool.version, ctx.tool.sha256, config, environment, ctx.wanted_release)
+    cuda = ctx.choice.cuda if ctx.choice else ()
+    return Wanted(
+        ctx.tool.version, ctx.tool.sha256, config, environment, ctx.wanted_release, targets=ctx.targets, cuda=cuda
+    )
 
 
 def _archive_is_there(ctx: Context) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from ..facts import gather
-from ..model import Result, Status
+from ..facts import gather, with_queues
+from ..model import Result, Role, Status
 from .common import Asked
 
 
 def facts(asked: Asked) -> Result:
     """Everything that is observed at the start of a run."""
-    return Result("facts", "facts", Status.OK, gather(asked.paths(), asked.system, asked.role).to_dict())
+    known = gather(asked.paths(), asked.system, asked.role)
+    if known.cluster.role is Role.HEAD:
+        known = with_queues(known, asked.paths())
+    return Result("facts", "facts", Status.OK, known.to_dict())
 
 
 def version(asked: Asked) -> Result:

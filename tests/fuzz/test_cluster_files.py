@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap import facts, limits
+from bootstrap import facts, limits, targets
+from bootstrap.errors import ConfigError
 from bootstrap.fleet import reports_of_lines
 from bootstrap.model import Cluster, Role
 from bootstrap.paths import Paths
@@ -34,7 +35,18 @@ cfn_ebs_shared_dirs='/shared,/data'
 CLUSTER: dict[str, Any] = {
     "Region": "us-east-1",
     "DevSettings": {"Timeouts": {"HeadNodeBootstrapTimeout": 3600}},
-    "Scheduling": {"Scheduler": "slurm", "SlurmQueues": [{"Name": "q1"}]},
+    "Scheduling": {
+        "Scheduler": "slurm",
+        "SlurmQueues": [
+            {
+                "Name": "q1",
+                "ComputeResources": [
+                    {"Name": "r1", "InstanceType": "c7i.large"},
+                    {"Name": "r2", "Instances": [{"InstanceType": "p5.48xlarge"}]},
+                ],
+            }
+        ],
+    },
 }
 OS_RELEASE = 'ID=ubuntu\nVERSION_ID="24.04"\n'
 RELEASE = "aws-parallelcluster-cookbook-3.16.1"
@@ -112,6 +124,31 @@ def test_the_clusters_own_limit(data: bytes, version: str) -> None:
     assert limit > 0
 
 
+@settings(max_examples=EXAMPLES // 2)
+@given(data=yaml_files)
+def test_the_queues_are_read_or_passed_over_and_a_target_is_chosen(data: bytes) -> None:
+    """Whatever stands there, the choice is one known target, or a mistake with a remedy."""
+    queues = facts.parse_queues(data.decode(errors="replace"))
+    for queue in queues:
+        assert queue.name.isprintable()
+        assert all(kind == "unknown" or facts.INSTANCE_TYPE.match(kind) for kind in queue.instances), queue
+    for machine in ("x86_64", "aarch64"):
+        try:
+            choice = targets.choose((), queues, machine)
+        except ConfigError as error:
+            assert error.code == "target-mixed"
+            assert error.remedy
+            continue
+        assert choice.targets[0] in targets.LEVELS[machine]
+        assert all(arch.isdigit() for arch in choice.cuda)
+
+
+def test_every_value_of_the_queues_may_be_another() -> None:
+    for place in inputs.places(CLUSTER)[1:]:
+        for value in (*inputs.NASTY, *inputs.OTHERS):
+            facts.parse_queues(inputs.yaml_of(inputs.replaced(CLUSTER, place, value)).decode(errors="replace"))
+
+
 @given(data=inputs.damaged(st.just(OS_RELEASE.encode())), value=inputs.texts)
 def test_the_operating_system_is_a_name_of_one_directory(data: bytes, value: str) -> None:
     for text in (data.decode(errors="replace"), f"ID={value}\nVERSION_ID={value}"):
@@ -134,7 +171,7 @@ def test_every_verb_answers_on_a_node_with_such_files(
 ) -> None:
     with node.copied(installed) as prefix:
         files = {
-            facts.DNA: dna, facts.CFNCONFIG: cfn, limits.CLUSTER_CONFIG: cluster, limits.VERSION: cluster,
+            facts.DNA: dna, facts.CFNCONFIG: cfn, facts.CLUSTER_CONFIG: cluster, limits.VERSION: cluster,
             facts.SLURM_NAME: name.encode(errors="surrogatepass"),
             "/etc/os-release": cfn + b"\nVERSION_ID=../../" + dna[:9],
         }  # fmt: skip

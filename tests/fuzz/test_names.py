@@ -102,9 +102,8 @@ def test_lua_reads_back_every_value_of_a_module_file(values: list[str], tmp_path
 @given(current=words, lmod=words)
 def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, tmp_path: Path) -> None:
     assume(current)
-    text = templates.render(
-        "init.sh.j2", {"current": f"/no/{current}", "core": "modules/t/Core", "lmod": f"/no/{lmod}"}
-    )
+    values = {"current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}"}
+    text = templates.render("init.sh.j2", values)
     before = 'unset PETAL_RELEASE MODULEPATH; LMOD_CMD=x; module() { :; }; printf() { command printf "$@"; }\n'
     said = shell_says(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
     assert said == f"/no/{current}\n/no/{current}/modules/t/Core\n"

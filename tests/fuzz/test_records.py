@@ -42,9 +42,10 @@ HOLDER = {
 }  # fmt: skip
 REQUEST = {"format": 1, "uri": "/no/petal.yaml", "configured": True, "role": "head", "config": WANTED["config"]}
 MODULES = [{"name": "a/1", "path": "Core/a/1.lua", "origin": "package"}]
+TREES = [{"name": "debian12-x86_64_v3", "target": "x86_64_v3", "modules": MODULES}]
 MANIFEST = {
     "format": 1, "release": "abc", "created": "2026-11-24T08:00:00Z", "os": "debian12", "glibc": "2.36",
-    "target": "x86_64_v3", "tree": "debian12-x86_64_v3", "specs": ["zlib"], "modules": MODULES,
+    "specs": ["zlib"], "trees": TREES,
 }  # fmt: skip
 INDEX = {"database": {"installs": {"a" * 32: {"installed": True, "path": "/opt/petal/store/x"}}}}
 # Where each record lies; {release} is what ``current`` leads to.
@@ -58,7 +59,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "request": ("var/lib/petal-node/request.json", REQUEST),
     "run": ("var/lib/petal-node/runs/99991124T081405.123Z-1a2b3c.json", RUN),
     "manifest": ("opt/petal/releases/{release}/manifest.json", MANIFEST),
-    "index": ("opt/petal/releases/{release}/modules.json", {"format": 1, "modules": MODULES}),
+    "index": ("opt/petal/releases/{release}/modules.json", {"format": 1, "trees": TREES}),
 }  # fmt: skip
 VERBS = (["status"], ["plan"], ["converge"], ["check"])
 record_files = st.sampled_from(sorted(PLACES)).flatmap(

@@ -83,7 +83,7 @@ class TestCluster:
         result = petal(lab, node, "check", "--json")
         findings = answer(result)["data"]["report"]["findings"]
         assert result.returncode == 0, findings
-        assert {"storage", "root", "shell", "release", "target", "load:hello", "run:hello"} <= {
+        assert {"storage", "root", "shell", "release", "cpu", "load:hello", "run:hello"} <= {
             f["check"] for f in findings
         }
 

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "binding", "old_tree", "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments",
-    "facts", "release", "lock", "state", "fetch", "aws", "config", "resources", "tool", "system", "processes", "guard",
-    "files", "log", "paths", "model", "shapes", "errors", "__init__",
+    "facts", "release", "lock", "state", "fetch", "aws", "config", "targets", "instances", "resources", "tool",
+    "system", "processes", "guard", "files", "log", "paths", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},
@@ -26,7 +26,7 @@ LIBRARIES = {
     "requests_aws4auth": {"aws"},
     "tenacity": {"fetch"},
     "psutil": {"system", "processes"},
-    "archspec": {"facts"},
+    "archspec": {"targets"},
     "rich": {"report"},
 }
 PROCESSES = {"subprocess", "multiprocessing", "pty"}

@@ -87,13 +87,6 @@ def test_the_operating_system_has_spacks_name(text: str, name: str) -> None:
     assert facts.parse_os_release(text) == name
 
 
-def test_targets() -> None:
-    assert facts.runs("icelake", "x86_64_v3")
-    assert not facts.runs("zen3", "x86_64_v4")
-    assert not facts.runs("neoverse_n1", "x86_64_v3")
-    assert facts.runs("made-up", "made-up")
-
-
 def test_mounts_with_blanks_in_their_names() -> None:
     text = "/dev/a / ext4 rw 0 0\nfs:/x /my\\040data nfs4 rw,hard 0 0\nshort line\n"
     mounts = parse_mounts(text)

@@ -123,7 +123,7 @@ def test_spack_checks_what_it_fetches_and_takes_no_binaries(tmp_path: Path) -> N
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw], mirrors: {site: /srv/mirror}")
     world = World(tmp_path / "node", config_text=text)
     engine.converge(STEPS, world.context, lambda _: None)
-    scope = world.paths.var / "spack" / world.release / "scope"
+    scope = world.paths.var / "spack" / world.release / "x86_64_v3" / "scope"
     sections = {path.stem: yaml.safe_load(path.read_text()) for path in scope.glob("*.yaml")}
     assert sections["config"]["config"]["checksum"] is True
     assert sections["mirrors"]["mirrors:"]["site"] == {"url": "file:///srv/mirror", "source": True, "binary": False}

@@ -199,7 +199,7 @@ def test_the_release_id_names_what_goes_into_a_release() -> None:
         identity("packages: [{name: a, version: '2', prefix: /a}]"),
         identity(BASE, templates="u"),
         identity(BASE, HOST.__class__(**{**HOST.__dict__, "glibc": "2.39"})),
-        identity(BASE + "\nspack: {target: x86_64_v4}"),
+        identity(STACK.replace("spack: {", "spack: {target: x86_64_v4, ")),
         identity(STACK),
         identity(STACK.replace("[zlib]", "[zlib, bzip2]")),
         identity(STACK.replace("s3://b/r, sha256: a", "s3://b/r, sha256: b")),

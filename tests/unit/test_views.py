@@ -34,10 +34,11 @@ GOOD = Finding("storage", Mark.OK, "nfs4 from 10.0.0.10:/shared, the same as on 
 BAD = Finding(
     "load:fftw", Mark.FAIL, "ended with 1", "unknown module / see module spider", ("bash -lc 'module load fftw'",)
 )
+MISFIT = Finding("cpu", Mark.FAIL, "built for x86_64_v4, this node is x86_64_v3", "its CPU is zen3", ("spack: ...",))
 WARN = Finding("release", Mark.WARN, "current is a, wanted is b", "", ("petal-node status",))
 NODES = tuple(
     NodeReport(f"queue1-st-c5-{number}", "compute", "2026-11-24T08:20:00Z", "3f9c1a2b4d5e", findings)
-    for number, findings in enumerate(((GOOD,), (GOOD,), (GOOD, BAD)), start=1)
+    for number, findings in enumerate(((GOOD,), (GOOD,), (GOOD, MISFIT, BAD)), start=1)
 )
 LOGIN = NodeReport("n", "login", "t", None, (GOOD, WARN, BAD))
 CONFIG_ERROR = ConfigError(
@@ -58,7 +59,10 @@ RESULTS = {
             "node": "ip-10-0-0-10", "role": "head", "current": "3f9c1a2b4d5e",
             "wanted": {"release": "aaaabbbbcccc", "version": "0.1.0"}, "install": plain(RUN),
             "holder": {"host": "ip-10-0-0-10", "pid": 42, "since": "2026-11-24T08:14:05Z"},
-            "proof": {"summary": "proved on 2 of 3 nodes at 2026-11-24T08:20:00Z", "proved": 2, "nodes": [1, 2, 3]},
+            "proof": {
+                "summary": "proved on 2 of 3 nodes at 2026-11-24T08:20:00Z", "proved": 2,
+                "nodes": [node.to_dict() for node in NODES],
+            },
             "reports": [node.to_dict() for node in NODES], "runs": [plain(RUN)],
         },
     ),

@@ -143,7 +143,7 @@ def slurm_node(lab: str, name: str) -> dict[str, str]:
         "compute-resource": "c5",
         "name": name,
         "node-type": "static",
-        "instance-type": "c5.xlarge",
+        "instance-type": "c6a.xlarge",
         "availability-zone": REGION + "a",
         "address": socket.gethostbyname(name),
     }

@@ -24,7 +24,7 @@ REGION = "us-east-1"
 ROLE = "petal-lab-node"
 # The EC2 tag has other words than dna.json (pcluster templates: get_default_instance_tags).
 TAGS = {"HeadNode": "HeadNode", "LoginNode": "LoginNode", "ComputeFleet": "Compute"}
-TYPES = {"HeadNode": "c5.large", "LoginNode": "c5.large", "ComputeFleet": "c5.xlarge"}
+TYPES = {"HeadNode": "c6a.large", "LoginNode": "c6a.large", "ComputeFleet": "c6a.xlarge"}
 
 
 def node() -> dict[str, str]:
@@ -38,7 +38,7 @@ def metadata() -> dict[str, str]:
     """Return path below /latest/ -> body."""
     me, host = node(), socket.gethostname()
     instance = "i-" + hashlib.sha256(host.encode()).hexdigest()[:17]
-    kind = TYPES.get(me["role"], "c5.large")
+    kind = TYPES.get(me["role"], "c6a.large")
     address = socket.gethostbyname(host)
     keys = {
         "Code": "Success",

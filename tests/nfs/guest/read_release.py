@@ -36,10 +36,11 @@ def read_once() -> str:
     manifest = json.loads((ROOT / release / "manifest.json").read_text())
     if manifest["release"] != release.name:
         raise ValueError(f"{release} holds the manifest of {manifest['release']}")
-    if not manifest["modules"]:
+    (tree,) = manifest["trees"]
+    if not tree["modules"]:
         raise ValueError(f"{release} offers nothing")
-    for module in manifest["modules"]:
-        text = (ROOT / release / "modules" / manifest["tree"] / module["path"]).read_text()
+    for module in tree["modules"]:
+        text = (ROOT / release / "modules" / tree["name"] / module["path"]).read_text()
         (prefix,) = set(re.findall(r'"(/opt/petal/store/[^"/]+/[^"/]+)"', text))
         if not (Path(prefix) / "bin" / "hello").read_text().endswith("# whole\n"):
             raise ValueError(f"{prefix} is half")

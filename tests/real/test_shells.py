@@ -1,0 +1,79 @@
+"""Real shells of an ordinary user find the best module tree that their CPU runs, in whatever release is current."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootstrap import templates
+from bootstrap.steps.shell import find_lmod
+
+NOBODY = 65534
+SHELLS = {
+    "bash": ("sh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+    "zsh": ("sh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+    "dash": ("sh", ". {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+    "tcsh": ("csh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+    "fish": ("fish", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+}
+TREES = ("os-zen4", "os-x86_64_v4", "os-x86_64_v3", "os-x86_64_v2")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that others may enter, with a blank in its name."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a shell as another user")
+    with tempfile.TemporaryDirectory(prefix="petal shells ") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def publish(place: Path, release: str, *trees: str) -> Path:
+    for tree in trees:
+        (place / "releases" / release / "modules" / tree / "Core").mkdir(parents=True)
+    link = place / "current"
+    link.unlink(missing_ok=True)
+    link.symlink_to(f"releases/{release}")
+    return place / "releases" / release
+
+
+def login(place: Path, shell: str, user: int) -> list[str]:
+    """PETAL_RELEASE and the first directory of MODULEPATH in a new shell."""
+    program, lmod = shutil.which(shell), find_lmod()
+    if program is None or lmod is None:
+        pytest.skip(f"{shell if program is None else 'Lmod'} is not on this machine")
+    kind, script = SHELLS[shell]
+    values = {"current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod)}
+    init = place / f"petal.{kind}"
+    init.write_text(templates.render(f"init.{kind}.j2", values))
+    done = subprocess.run(
+        [program, "-c", script.format(init=f"'{init}'")],
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "USER": "nobody"}, cwd="/", user=user, group=user,
+        extra_groups=[], capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    release, path = done.stdout.splitlines()[-2:]
+    return [release, path.split(":", maxsplit=1)[0]]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_users_shell_takes_the_best_tree_of_the_release_that_is_current(place: Path, shell: str) -> None:
+    first = publish(place, "r1", "os-x86_64_v3", "os-icelake", "os-x86_64_v2")
+    assert login(place, shell, NOBODY) == [str(first), f"{first}/modules/os-x86_64_v3/Core"]
+    second = publish(place, "r2", "os-x86_64_v2", "os-x86_64_v3", "os-x86_64_v4")
+    assert login(place, shell, NOBODY) == [str(second), f"{second}/modules/os-x86_64_v4/Core"]
+    publish(place, "r3", "os-neoverse_v1")
+    assert login(place, shell, NOBODY) == [f"{place}/current", f"{place}/current/modules/os-x86_64_v4/Core"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_roots_shell_asks_the_file_alone(place: Path, shell: str) -> None:
+    publish(place, "r1", "os-x86_64_v3")
+    assert login(place, shell, 0) == [f"{place}/current", f"{place}/current/modules/os-x86_64_v4/Core"]

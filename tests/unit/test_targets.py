@@ -1,0 +1,480 @@
+"""Which CPU an instance has, what the cluster builds for, and what a node says that cannot run it."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from bootstrap import checks, engine, facts, instances, release, targets
+from bootstrap.config import parse
+from bootstrap.errors import ConfigError
+from bootstrap.fleet import report_lines, reports_of_lines
+from bootstrap.model import Cluster, Facts, Mark, Outcome, Queue, Role, Tool, Verdict
+from bootstrap.prepare import Request, _choice, prepare
+from bootstrap.release import Manifest, ModuleFile, Tree
+from bootstrap.run import run
+from bootstrap.state import Shared, Wanted
+from bootstrap.steps import STEPS
+from bootstrap.steps.shell import Shell
+from bootstrap.steps.spack import SpackStack
+from bootstrap.steps.wanted import _wanted
+from tests.world import HOST, World, with_package, with_spack
+
+CPUINFO = Path(__file__).parent / "cpuinfo"
+TABLE = json.loads(Path(instances.__file__).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def on_cpu(name: str) -> Iterator[None]:
+    """This machine has the CPU of a recorded /proc/cpuinfo."""
+    from archspec.cpu import detect
+
+    text, real = (CPUINFO / f"{name}.txt").read_text(encoding="utf-8"), builtins.open
+
+    def opened(path: Any, *args: Any, **options: Any) -> Any:
+        return io.StringIO(text) if path == "/proc/cpuinfo" else real(path, *args, **options)
+
+    machine = "aarch64" if "CPU part" in text else "x86_64"
+    with patch.object(detect, "_machine", lambda: machine), patch.object(builtins, "open", opened):
+        detect.host.cache_clear()
+        yield
+    detect.host.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("instance", "cpu", "level"),
+    [
+        ("c3", "ivybridge", "x86_64_v2"),
+        ("m4", "haswell", "x86_64_v3"),
+        ("c6a", "zen3", "x86_64_v3"),
+        ("c7a", "zen4", "x86_64_v4"),
+        ("c7a-masked", "x86_64_v4", "x86_64_v4"),
+        ("c7i", "sapphirerapids", "x86_64_v4"),
+        ("c6g", "neoverse_n1", "neoverse_n1"),
+        ("c7g", "neoverse_v1", "neoverse_v1"),
+        ("c8g", "neoverse_v2", "neoverse_v2"),
+    ],
+)
+def test_a_nodes_cpu_is_what_its_cpuinfo_shows(instance: str, cpu: str, level: str) -> None:
+    with on_cpu(instance):
+        assert targets.own_cpu() == cpu
+    assert targets.level(cpu) == level
+
+
+def test_every_row_of_the_table_has_a_cpu_of_archspec_and_a_source_and_no_family_twice() -> None:
+    import archspec.cpu
+
+    names = [name for row in TABLE for name in row["families"].split()]
+    assert len(names) == len(set(names)) > 150
+    for row in TABLE:
+        assert set(row) <= {"families", "cpu", "cuda", "source"}, row
+        assert row["cpu"] in archspec.cpu.TARGETS, row
+        assert row["cpu"] not in targets.UNKNOWN_TO_SPACK
+        assert re.fullmatch(r"\d{2,3}", row.get("cuda", "00")), row
+        assert len(row["source"]) > 5
+        assert ("NVIDIA" in row["source"]) == ("cuda" in row), row
+        assert ("Graviton" in row["source"] or "Grace" in row["source"]) == (
+            targets.machine_of(row["cpu"]) == "aarch64"
+        ), row
+
+
+def test_the_table_has_what_clusters_are_made_of() -> None:
+    for generation in "45678":
+        assert all(instances.family_of(f"{letter}{generation}{kind}.large") for letter, kind in _kinds(generation))
+    for name in ("t2", "t3", "t4g", "hpc6a", "hpc6id", "hpc7a", "hpc7g", "hpc8a", "x1", "x2iedn", "i3", "i4i", "i7i",
+                 "d3",
+                 "p3", "p4d", "p5", "p6-b200", "g4dn", "g4ad", "g5", "g6", "g6e", "inf2", "trn1"):  # fmt: skip
+        assert instances.family_of(f"{name}.large"), name
+    assert instances.family_of("c7i-flex.large") == instances.family_of("c7i.large")
+
+
+def _kinds(generation: str) -> list[tuple[str, str]]:
+    kinds = {"4": [""], "5": ["", "d", "a"], "6": ["i", "a", "g"], "7": ["i", "a", "g"], "8": ["i", "a", "g"]}
+    return [(letter, kind) for letter in "mcr" for kind in kinds[generation]]
+
+
+def queues(*types: str) -> tuple[Queue, ...]:
+    return tuple(Queue(f"q{number}", (kind,)) for number, kind in enumerate(types))
+
+
+@pytest.mark.parametrize(
+    ("types", "target", "cuda"),
+    [
+        (("c7i.large",), "x86_64_v4", ()),
+        (("c7i.large", "c7a.large"), "x86_64_v4", ()),
+        (("c7i.large", "hpc6a.48xlarge"), "x86_64_v3", ()),
+        (("c7a.large", "t3.micro", "m5.large"), "x86_64_v4", ()),
+        (("c7a.large", "c3.large"), "x86_64_v2", ()),
+        (("p4d.24xlarge", "p5.48xlarge", "g4dn.xlarge", "p5en.48xlarge"), "x86_64_v3", ("75", "80", "90")),
+        (("p6-b200.48xlarge", "p4d.24xlarge"), "x86_64_v4", ("80", "100")),
+        (("g4ad.xlarge",), "x86_64_v3", ()),
+        (("q9.large", "c7i.large"), "x86_64_v3", ()),
+        (("unknown",), "x86_64_v3", ()),
+        ((), "x86_64_v3", ()),
+    ],
+)
+def test_auto_is_the_level_that_all_queues_have(types: tuple[str, ...], target: str, cuda: tuple[str, ...]) -> None:
+    choice = targets.choose((), queues(*types), "x86_64")
+    assert (choice.targets, choice.cuda) == ((target,), cuda)
+
+
+@pytest.mark.parametrize(
+    ("types", "target"),
+    [
+        (("c6g.large",), "neoverse_n1"),
+        (("c7g.large", "hpc7g.16xlarge"), "neoverse_v1"),
+        (("c8g.large", "m8gd.large"), "neoverse_v2"),
+        (("c8g.large", "c7g.large"), "neoverse_n1"),
+        (("a1.large", "c8g.large"), "cortex_a72"),
+        (("z9g.large", "c8g.large"), "neoverse_n1"),
+        ((), "neoverse_n1"),
+    ],
+)
+def test_auto_on_graviton(types: tuple[str, ...], target: str) -> None:
+    assert targets.choose((), queues(*types), "aarch64").targets == (target,)
+
+
+def test_what_runs_what() -> None:
+    assert targets.runs("icelake", "x86_64_v3")
+    assert not targets.runs("zen3", "x86_64_v4")
+    assert not targets.runs("neoverse_n1", "x86_64_v3")
+    assert targets.runs("made-up", "made-up")
+    assert targets.best("zen4", ("x86_64_v3", "x86_64_v4", "zen2")) == "zen2"
+    assert targets.best("sapphirerapids", ("x86_64_v3", "x86_64_v4", "zen4")) == "x86_64_v4"
+    assert targets.best("zen", ("x86_64_v4",)) is None
+
+
+def test_unknown_types_are_named_once_with_their_queue() -> None:
+    (note,) = targets.choose((), queues("q9.large", "c7i.large"), "x86_64").notes
+    assert "q9.large of queue q0" in note
+    assert "x86_64_v3" in note
+    assert "c7i" not in note
+    assert targets.choose((), queues("c7i.large"), "x86_64").notes == ()
+    assert "not known" in targets.choose((), (), "x86_64").notes[0]
+
+
+def test_what_this_head_node_cannot_build_is_a_mistake_with_a_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"c7g\.large") as mixed:
+        targets.choose((), queues("c7i.large", "c7g.large"), "x86_64")
+    assert (mixed.value.code, mixed.value.exit) == ("target-mixed", 78)
+    assert "x86_64_v3" in mixed.value.remedy[1]
+    assert targets.choose(("x86_64_v3",), queues("c7i.large", "c7g.large"), "x86_64").targets == ("x86_64_v3",)
+    with pytest.raises(ConfigError, match="neoverse_n1") as other:
+        targets.choose(("neoverse_n1",), (), "x86_64")
+    assert (other.value.code, other.value.exit) == ("target-machine", 78)
+
+
+def test_where_nothing_is_built_any_cpu_will_do_and_queues_do_not_matter() -> None:
+    for text in ("stack: none", "spack: {target: zen4}"):
+        assert release.choice_of(parse(text), queues("c7g.large"), "x86_64").targets == ("x86_64",)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("x86_64_v33", "did you mean 'x86_64_v3'"),
+        ("graniterapids", "no CPU target"),
+        ("zen6", "no CPU target"),
+        ("power9le", "no CPU target"),
+        ("[]", "must not be empty"),
+        ("[x86_64_v3, zen44]", "did you mean 'zen4'"),
+        ("[auto, zen4]", "auto stands alone"),
+        ("[zen4, zen4]", "twice"),
+        ("[zen4, neoverse_n1]", "one architecture"),
+        ("[1]", "must be text"),
+        ("{a: b}", "must be text"),
+        ("3", "must be text"),
+    ],
+)
+def test_a_wrong_target_is_told_with_its_path(value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as found:
+        parse(f"spack: {{target: {value}}}")
+    assert found.value.exit == 78
+    assert found.value.problems[0][0].startswith("spack.target")
+
+
+@pytest.mark.parametrize("value", ["auto", "zen4", "[zen4]", "[x86_64_v4, x86_64_v3]"])
+def test_a_target_or_several_survive_the_way_through_wanted(value: str) -> None:
+    config = parse(f"spack: {{target: {value}}}")
+    assert parse(json.dumps(config.to_dict())) == config
+
+
+def test_the_queues_of_a_cluster() -> None:
+    text = """
+Scheduling:
+  SlurmQueues:
+    - Name: a
+      ComputeResources:
+        - {Name: one, InstanceType: c7i.large}
+        - &r {Name: two, Instances: [{InstanceType: c6a.large}, {InstanceType: m6a.large}]}
+        - {Name: three, CapacityReservationTarget: {CapacityReservationId: cr-1}}
+        - *r
+    - {Name: b, ComputeResources: [{InstanceType: [c7i.large]}, {Instances: 7, InstanceType: 'c5.large; id'}, 3]}
+    - no queue
+"""
+    found = facts.parse_queues(text)
+    assert found == (Queue("a", ("c7i.large", "c6a.large", "m6a.large", "unknown")), Queue("b", ("unknown",)))
+    for nothing in ("", "- a", "a: [", "Scheduling: 3", "Scheduling: {SlurmQueues: {a: b}}", "Scheduling: &a {b: *a}"):
+        assert facts.parse_queues(nothing) == ()
+
+
+def test_aliases_cannot_make_a_small_file_endless() -> None:
+    many = "[" + ", ".join(["*i"] * 3000) + "]"
+    text = f"x: &i {{InstanceType: c7i.large}}\ny: &r {{Instances: {many}}}\n"
+    text += f"z: &c [{', '.join(['*r'] * 3000)}]\n"
+    text += f"Scheduling: {{SlurmQueues: [{', '.join(['{ComputeResources: *c}'] * 300)}]}}\n"
+    found = facts.parse_queues(text)
+    assert len(found) == facts.MOST
+    assert {queue.instances for queue in found} == {("c7i.large",)}
+
+
+def test_a_cluster_file_that_is_away_for_once_changes_nothing() -> None:
+    config = parse(STACK)
+    asked = known_with(queues("p5.48xlarge"))
+    first = _choice(config, asked, None)
+    assert first.targets == ("x86_64_v3",)
+    wanted = Wanted("0.1.0", None, {}, {}, "r1", ("x86_64_v4",), ("90",))
+    again = _choice(config, known_with(()), wanted)
+    assert (again.targets, again.cuda) == (("x86_64_v4",), ("90",))
+    assert _choice(config, asked, wanted).targets == ("x86_64_v3",)
+
+
+SHA = "a" * 64
+STACK = f"spack: {{specs: [zlib], source: s3://b/s, sha256: {SHA}, recipes: {{source: s3://b/r, sha256: {SHA}}}}}"
+
+
+def known_with(found: tuple[Queue, ...]) -> Facts:
+    return Facts(Cluster(Role.HEAD, queues=found), HOST, ())
+
+
+def test_the_release_follows_the_queues_and_their_gpus_and_not_the_heads_cpu() -> None:
+    config = parse(STACK)
+
+    def identity(*types: str, host: Any = HOST) -> str:
+        return release.release_id(config, host, {}, "t", release.choice_of(config, queues(*types), "x86_64"))
+
+    assert identity("c7i.large") == identity("c7a.large", "m5.large")
+    assert identity("c7i.large") == identity("c7i.large", host=replace(HOST, target="zen"))
+    found = {identity("c7i.large"), identity("c6a.large"), identity("g5.large"), identity("g6.large")}
+    assert len(found) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- on a node
+
+
+def manifest(*built: str, specs: tuple[str, ...] = ("zlib",), **other: str) -> Manifest:
+    trees = tuple(
+        Tree(f"debian12-{name}", name, (ModuleFile(f"{name}/1", f"Core/{name}/1.lua", "spack"),)) for name in built
+    )
+    return replace(Manifest("r", "t", "debian12", "2.36", specs, trees), **other)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "built", "message"),
+    [
+        ("x86_64_v3", ("x86_64_v4",), "built for x86_64_v4, this node is x86_64_v3"),
+        ("zen3", ("x86_64_v4",), "built for x86_64_v4, this node is x86_64_v3"),
+        ("zen4", ("icelake",), "built for icelake, this node is zen4"),
+        ("haswell", ("x86_64_v4", "zen3"), "built for x86_64_v4 and zen3, this node is haswell"),
+        ("neoverse_v1", ("neoverse_v2",), "built for neoverse_v2, this node is neoverse_v1"),
+    ],
+)
+def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tuple[str, ...], message: str) -> None:
+    machine = targets.machine_of(cpu)
+    finding = checks.cpu(replace(HOST, target=cpu, machine=machine), manifest(*built))
+    assert (finding.check, finding.mark, finding.message) == ("cpu", Mark.FAIL, message)
+    assert "SIGILL" in finding.why
+    named = re.findall(r"target: ([\w.]+)\}", finding.remedy[0])
+    assert len(named) == 1
+    for target in (*built, cpu):
+        assert targets.runs(target, named[0])
+    listed = re.findall(r"\[(.*?)\]", finding.remedy[0])[0]
+    assert parse(f"spack: {{target: [{listed}]}}").spack.targets[: len(built)] == built
+
+
+def test_glibc_and_operating_system_are_compared_after_the_cpu() -> None:
+    other = checks.cpu(replace(HOST, glibc="2.34"), manifest("x86_64_v3"))
+    assert (other.mark, other.message) == (Mark.FAIL, "built with glibc 2.36, this node has 2.34")
+    assert checks.cpu(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).mark is Mark.OK
+    assert checks.cpu(HOST, manifest("x86_64_v3", os="rocky9")).message == "built on rocky9, this node is debian12"
+    both = checks.cpu(replace(HOST, glibc="2.34"), manifest("x86_64_v4"))
+    assert both.message == "built for x86_64_v4, this node is x86_64_v3"
+    fine = checks.cpu(replace(HOST, target="zen4"), manifest("x86_64_v3", "x86_64_v4"))
+    assert (fine.mark, fine.message) == (Mark.OK, "built for x86_64_v4, this node is zen4")
+    assert checks.cpu(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).mark is Mark.OK
+
+
+def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path) -> None:
+    ctx = World(tmp_path / "node").context
+    built = manifest("x86_64_v3", "x86_64_v4")
+    for cpu, name in (("zen3", "x86_64_v3/1"), ("zen4", "x86_64_v4/1"), ("x86_64", "x86_64_v3/1")):
+        host = replace(ctx.facts.host, target=cpu)
+        here = replace(ctx, facts=replace(ctx.facts, host=host))
+        assert checks.modules_to_load(here, built) == (name,)
+
+
+@pytest.mark.usefixtures("lmod")
+def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> None:
+    """As check, the hook's own look and the proof job do it; a proof job's lines keep the whole message."""
+    head = World(tmp_path / "head", config_text=listed(tmp_path, "x86_64_v4"))
+    engine.converge(STEPS, head.context, lambda _: None)
+    old = head.as_node("old", Role.COMPUTE)
+    engine.converge(STEPS, old.context, lambda _: None)  # a shell cannot be started here, so every load fails
+    report = checks.check_node(old.context)
+    failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    assert [finding.check for finding in failed] == ["cpu", "load:fftw/3.3.10", "load:hello/1.0", "run:hello"]
+    assert failed[0].message == "built for x86_64_v4, this node is x86_64_v3"
+    assert reports_of_lines(report_lines(report))["old"].findings == report.findings
+
+
+def listed(tmp_path: Path, target: str) -> str:
+    return with_spack(tmp_path).replace("specs: [fftw]", f"specs: [fftw], target: {target}")
+
+
+@pytest.mark.usefixtures("lmod")
+def test_a_list_gives_each_node_its_best_tree(tmp_path: Path) -> None:
+    head = World(tmp_path / "head", config_text=listed(tmp_path, "[x86_64_v4, x86_64_v3]"))
+    outcomes = {report.outcome for report in engine.converge(STEPS, head.context, lambda _: None)}
+    assert outcomes <= {Outcome.CHANGED, Outcome.SKIPPED}
+    made = release.read_manifest(head.paths, head.release)
+    assert made is not None
+    assert [tree.name for tree in made.trees] == ["debian12-x86_64_v4", "debian12-x86_64_v3"]
+    for tree in made.trees:
+        assert {module.name for module in tree.modules} == {"hello/1.0", "fftw/3.3.10"}
+        scope = head.paths.var / "spack" / head.release / tree.target / "scope" / "packages.yaml"
+        assert json.loads(scope.read_text())["packages"]["all"]["require"] == [f"target={tree.target}"]
+    wanted = Shared(head.paths).wanted()
+    assert wanted is not None
+    assert wanted.targets == ("x86_64_v4", "x86_64_v3")
+
+    node = head.as_node("node", Role.COMPUTE)
+    for cpu, best in (("zen4", "x86_64_v4"), ("zen3", "x86_64_v3"), ("x86_64_v2", "x86_64_v4")):
+        ctx = replace(node.context, facts=replace(node.context.facts, host=replace(node.host, target=cpu)))
+        assert ctx.tree == f"debian12-{best}"
+        assert set(ctx.trees) >= {ctx.tree, f"debian12-{cpu}"}
+        Shell().apply(ctx)
+        assert ctx.tree in Shell().probe(ctx).reason
+        text = (node.paths.init / "petal.sh").read_text()
+        assert f"$PETAL_RELEASE/modules/{ctx.tree}" in text
+
+
+@pytest.fixture
+def lmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "lmod" / "libexec" / "lmod"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    monkeypatch.setattr("bootstrap.steps.shell.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    return program
+
+
+def test_a_target_that_the_compiler_does_not_know_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", config_text=listed(tmp_path, "zen5"))
+    world.system.answers["gcc"] = lambda _: "11.4.0\n"
+    probe = SpackStack().probe(world.context)
+    assert probe.verdict is Verdict.BLOCKED
+    assert "gcc 11.4.0 cannot build for zen5" in probe.reason
+    assert "target: zen4" in probe.remedy[0]
+    reports = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+    assert reports["spack"].outcome is Outcome.BLOCKED
+    assert not any("spack" in command[0] for command in world.system.commands)
+    world.system.answers["gcc"] = lambda _: "14.2.0\n"
+    assert SpackStack().probe(world.context).verdict is Verdict.CHANGE
+
+
+def test_the_plan_names_the_target_and_what_is_not_in_the_table(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path), queues=queues("q9.large", "c7a.large"))
+    probe = SpackStack().probe(world.context)
+    assert "x86_64_v3" in probe.reason
+    assert any("q9.large" in line for line in probe.changes)
+    assert not any("this head node" in line for line in probe.changes)
+    better = World(tmp_path / "better", config_text=with_spack(tmp_path), queues=queues("c7a.large"))
+    assert any("this head node is x86_64_v3" in line for line in SpackStack().probe(better.context).changes)
+
+
+def test_a_stack_that_says_cuda_arch_itself_is_left_alone(tmp_path: Path) -> None:
+    own = {"specs": ["fftw"], "packages": {"all": {"variants": "cuda_arch=70"}}}
+    for environment, expected in (({}, ["cuda_arch=90"]), (own, None)):
+        world = World(
+            tmp_path / f"head{len(environment)}", config_text=with_spack(tmp_path), queues=queues("p5.48xlarge"),
+            environment=environment,
+        )  # fmt: skip
+        engine.converge(STEPS, world.context, lambda _: None)
+        (scope,) = (world.paths.var / "spack").rglob("packages.yaml")
+        assert json.loads(scope.read_text())["packages"]["all"].get("variants") == expected
+
+
+def test_a_package_release_is_for_every_cpu(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", config_text=with_package(tmp_path), queues=queues("c7i.large"))
+    assert world.context.targets == ("x86_64",)
+    old = replace(world.context.facts.host, target="ivybridge")
+    assert replace(world.context, facts=replace(world.context.facts, host=old)).tree == "debian12-x86_64"
+
+
+# ------------------------------------------------------------------------------------------------- who knows what
+
+
+def cluster_of(world: World, *types: str) -> None:
+    path = world.paths.at(facts.CLUSTER_CONFIG)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listed_types = ", ".join(f"{{Name: {kind[:3]}, ComputeResources: [{{InstanceType: {kind}}}]}}" for kind in types)
+    path.write_text(f"Scheduling: {{SlurmQueues: [{listed_types}]}}\n")
+
+
+def prepared(world: World, role: Role, config: str | None = None) -> Any:
+    return prepare(Request(Tool("0.1.0"), "r", config, world.prefix, role), world.system, lambda _: None)
+
+
+def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_path: Path) -> None:
+    head = World(tmp_path / "head", config_text=with_spack(tmp_path))
+    config = tmp_path / "petal.yaml"
+    config.write_text(head.config_text)
+    cluster_of(head, "c7i.large", "p5.48xlarge")
+    first = prepared(head, Role.HEAD, str(config))
+    assert (first.targets, first.choice.cuda) == (("x86_64_v3",), ("90",))
+    cluster_of(head, "c7i.large")
+    second = prepared(head, Role.HEAD, str(config))
+    assert (second.targets, second.choice.cuda) == (("x86_64_v4",), ())
+    assert second.release != first.release
+
+    head.paths.state.mkdir(parents=True)
+    Shared(head.paths).save_wanted(_wanted(second))
+    node = head.as_node("node", Role.COMPUTE)
+    cluster_of(node, "c6a.large")
+    assert prepared(node, Role.COMPUTE).targets == ("x86_64_v4",)
+    assert prepared(head, Role.HEAD).release == second.release
+    head.paths.at(facts.CLUSTER_CONFIG).unlink()
+    assert prepared(head, Role.HEAD).release == second.release, "a file that is away for once is no other cluster"
+
+
+def test_in_an_image_the_queues_have_no_say(tmp_path: Path) -> None:
+    """Its release was built before there were any, and must be the wanted one on the cluster."""
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path) + "layout: ami\n")
+    config = tmp_path / "petal.yaml"
+    config.write_text(world.config_text)
+    image = prepared(world, Role.HEAD, str(config))
+    cluster_of(world, "p5en.48xlarge", "c7i.large")
+    on_the_cluster = prepared(world, Role.HEAD, str(config))
+    assert on_the_cluster.release == image.release
+    assert on_the_cluster.targets == ("x86_64_v3",)
+
+
+def test_a_mixed_cluster_ends_a_run_with_78(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path))
+    config = tmp_path / "petal.yaml"
+    config.write_text(world.config_text)
+    cluster_of(world, "c7g.large", "c7i.large")
+    request = Request(Tool("0.1.0"), "r", str(config), world.prefix, Role.HEAD)
+    record = run(request, world.system, "bootstrap", lambda _: None, lambda _: None)
+    assert record.exit == 78
+    assert record.errors[0]["code"] == "target-mixed"
+    assert record.errors[0]["remedy"]
