@@ -33,11 +33,12 @@ class {name}(Package):
 IMPORT = re.compile(r"^from spack\.package import .*$", re.MULTILINE)
 
 
-def subset(recipes: Path, target: Path, keep: tuple[str, ...]) -> None:
+def subset(recipes: Path, target: Path, keep: tuple[str, ...], bare: tuple[str, ...] = ()) -> None:
     """Writes ``target/repos/spack_repo/builtin`` with the recipes ``keep`` and all that they may need, bare.
 
     Args:
         recipes: the top of a spack-packages tree.
+        bare: recipes that are there with their variants, and without what they need.
     """
     source = recipes / "repos" / "spack_repo" / "builtin"
     made = target / "repos" / "spack_repo" / "builtin"
@@ -49,9 +50,9 @@ def subset(recipes: Path, target: Path, keep: tuple[str, ...]) -> None:
     named = {"mpi"}  # the module hierarchy names it, so it must be a virtual package that somebody provides
     for name in keep:
         named |= set(DEPENDENCY.findall(_copy(source, made, name)))
-    for name in ALWAYS:
+    for name in (*ALWAYS, *bare):
         _copy_bare(source, made, name)
-    for name in sorted({VIRTUALS.get(found, found) for found in named} - {*keep, *ALWAYS}):
+    for name in sorted({VIRTUALS.get(found, found) for found in named} - {*keep, *bare, *ALWAYS}):
         _write_empty(made, name)
 
 
