@@ -20,7 +20,8 @@ from .log import LOG
 from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import release_id
-from .spack.scope import find_compiler, scope_digest_inputs
+from .spack.externals import find_externals, left_to_us
+from .spack.scope import Compiler, find_compiler, scope_digest_inputs
 from .state import Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
 
@@ -298,17 +299,20 @@ def _local_content(uri: str, path: Path) -> bytes:
 def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
     environment = ctx.environment if wanted else _environment(ctx)
-    system = _compiler(ctx) if ctx.config.builds else {}
+    builds = ctx.config.builds
+    found = find_externals(ctx.paths, ctx.system) if builds else ()
+    externals = left_to_us(found, environment, ctx.config.spack.specs)
+    system = scope_digest_inputs(_compiler(ctx), externals) if builds else {}
     release = release_id(ctx.config, ctx.facts.host, {**environment, "system": system}, templates.digest())
-    return replace(ctx, release=release, environment=environment)
+    return replace(ctx, release=release, environment=environment, externals=externals)
 
 
-def _compiler(ctx: Context) -> dict[str, Any]:
+def _compiler(ctx: Context) -> Compiler | None:
     """Without one the spack step says so; everything else goes on."""
     try:
-        return scope_digest_inputs(find_compiler(ctx.system))
+        return find_compiler(ctx.system)
     except SpackError:
-        return {"compiler": None}
+        return None
 
 
 def _environment(ctx: Context) -> Mapping[str, object]:

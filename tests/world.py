@@ -20,8 +20,9 @@ from bootstrap.context import Context
 from bootstrap.errors import ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.fleet import report_lines
-from bootstrap.model import Cluster, Facts, Finding, Host, Mark, Mount, NodeReport, Role, SharedDir, Tool
+from bootstrap.model import Cluster, External, Facts, Finding, Host, Mark, Mount, NodeReport, Role, SharedDir, Tool
 from bootstrap.paths import Paths
+from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.scope import find_compiler, scope_digest_inputs
 from bootstrap.system import Completed, System
 
@@ -211,8 +212,13 @@ class World:
 
     @property
     def release(self) -> str:
-        system = scope_digest_inputs(find_compiler(self.system)) if self.config.builds else {}
+        system = scope_digest_inputs(find_compiler(self.system), self.externals) if self.config.builds else {}
         return release.release_id(self.config, self.host, {**self.environment, "system": system}, templates.digest())
+
+    @property
+    def externals(self) -> tuple[External, ...]:
+        found = find_externals(self.paths, self.system) if self.config.builds else ()
+        return left_to_us(found, self.environment, self.config.spack.specs)
 
     @property
     def context(self) -> Context:
@@ -220,7 +226,7 @@ class World:
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
-            release=self.release, environment=self.environment,
+            release=self.release, environment=self.environment, externals=self.externals,
         )  # fmt: skip
 
     def mount(self, source: str, kind: str, *options: str) -> None:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SpackError
 from ..files import make_dir, write_atomic
+from ..model import External
 from ..system import System
+from .externals import as_packages
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Site:
     compiler: Compiler
     target: str
     mirrors: Mapping[str, str]
+    externals: tuple[External, ...] = ()
 
 
 def find_compiler(system: System) -> Compiler:
@@ -102,7 +105,7 @@ def _sections(places: Places, site: Site) -> dict[str, Any]:
         "packages": {"packages": _packages(site)},
         "compilers": {"compilers:": []},
         "concretizer": {"concretizer": {"reuse": False, "unify": True, "targets": {"host_compatible": False}}},
-        "modules": {"modules": {"default": _modules(places, site.compiler)}},
+        "modules": {"modules": {"default": _modules(places, site)}},
     }
 
 
@@ -139,6 +142,7 @@ def _packages(site: Site) -> dict[str, Any]:
     return {
         "all": {"require": [f"target={site.target}"], "permissions": {"read": "world", "write": "user"}},
         "gcc": {"externals": [external]},
+        **as_packages(site.externals),
     }
 
 
@@ -146,7 +150,9 @@ def _driver_key(language: str) -> str:
     return "cxx" if language == "c++" else language
 
 
-def _modules(places: Places, compiler: Compiler) -> dict[str, Any]:
+def _modules(places: Places, site: Site) -> dict[str, Any]:
+    compiler = site.compiler
+    of_system = [external.spec for external in site.externals if external.place.startswith("/usr")]
     return {
         "enable:": ["lmod"],
         "roots": {"lmod": str(places.modules)},
@@ -156,12 +162,15 @@ def _modules(places: Places, compiler: Compiler) -> dict[str, Any]:
             "hierarchy:": ["mpi"],
             "hide_implicits": True,
             "hash_length": 0,
-            "exclude:": ["glibc", "gcc-runtime", "compiler-wrapper", compiler.spec],
+            "exclude:": ["glibc", "gcc-runtime", "compiler-wrapper", compiler.spec, *of_system],
             "all": {"autoload": "run", "environment": {"set": {"{name}_ROOT": "{prefix}"}}},
         },
     }
 
 
-def scope_digest_inputs(compiler: Compiler) -> dict[str, Any]:
-    """What of the system goes into a release's id: another compiler makes other binaries."""
-    return {"compiler": compiler.spec, "languages": sorted(compiler.drivers)}
+def scope_digest_inputs(compiler: Compiler | None, externals: Iterable[External]) -> dict[str, Any]:
+    """What of the system goes into a release's id: another compiler makes other binaries, another Slurm too."""
+    carried = sorted([external.spec, external.place] for external in externals)
+    if compiler is None:
+        return {"compiler": None, "externals": carried}
+    return {"compiler": compiler.spec, "languages": sorted(compiler.drivers), "externals": carried}

@@ -31,7 +31,7 @@ def open_spack(ctx: Context) -> Spack:
     work = ctx.paths.var / "spack" / ctx.wanted_release
     program = locate(config, ctx.paths)
     places = Places(ctx.paths.store, module_tree(ctx), program.recipes, ctx.paths.scratch / "spack")
-    site = Site(find_compiler(ctx.system), target_of(config, ctx.facts.host), config.spack.mirrors)
+    site = Site(find_compiler(ctx.system), target_of(config, ctx.facts.host), config.spack.mirrors, ctx.externals)
     write_scope(work / "scope", places, site)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)

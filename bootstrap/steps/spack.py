@@ -38,7 +38,7 @@ class SpackStack:
         except SpackError as error:
             return blocked(str(error), *error.remedy)
         if not specs:
-            return change("it is not concretized yet", *(f"install {spec}" for spec in specs_of(ctx)))
+            return change("it is not concretized yet", *(f"install {spec}" for spec in specs_of(ctx)), *_used(ctx))
         if missing:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -53,6 +53,10 @@ class SpackStack:
         _lock(ctx, spack)
         ctx.note("installing")
         spack.install(ctx.config.install.jobs)
+
+
+def _used(ctx: Context) -> list[str]:
+    return [f"use {external.spec} of {external.place} where it fits" for external in ctx.externals]
 
 
 def _lock(ctx: Context, spack: Spack) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from ..facts import gather
-from ..model import Result, Status
+from ..model import Result, Status, plain
+from ..spack.externals import find_externals
 from .common import Asked
 
 
 def facts(asked: Asked) -> Result:
-    """Everything that is observed at the start of a run."""
-    return Result("facts", "facts", Status.OK, gather(asked.paths(), asked.system, asked.role).to_dict())
+    """Everything that is observed at the start of a run, and what of the image Spack can use."""
+    data = gather(asked.paths(), asked.system, asked.role).to_dict()
+    data["externals"] = [plain(external) for external in find_externals(asked.paths(), asked.system)]
+    return Result("facts", "facts", Status.OK, data)
 
 
 def version(asked: Asked) -> Result:
