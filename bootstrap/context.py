@@ -9,7 +9,7 @@ from typing import Any
 
 from . import targets
 from .config import Config
-from .model import Facts, Mount, Role, Tool
+from .model import External, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import choice_of, tree_name
 from .system import System
@@ -30,6 +30,7 @@ class Context:
 
     Args:
         release: the id of the release that this cluster should have, None while nobody knows it.
+        externals: what the image carries and Spack shall use, known where a stack is built.
         environment: the stack's own spack.yaml as a mapping, empty without a stack.
         event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
         accept_storage: another file system than before is meant.
@@ -48,6 +49,7 @@ class Context:
     tool: Tool
     run_id: str
     release: str | None = None
+    externals: tuple[External, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     event: str = ""
     accept_storage: bool = False

@@ -313,6 +313,25 @@ class Host:
 
 
 @dataclass(frozen=True)
+class External:
+    """Software that the nodes have already, as Spack is told of it.
+
+    Args:
+        name: Spack's name of the package.
+        spec: with its version and what is known of its variants.
+        place: its prefix on a node.
+        prefix: its prefix here, which is another one under ``--root``.
+        buildable: Spack may build the package too, where another version or variant is asked for.
+    """
+
+    name: str
+    spec: str
+    place: str
+    prefix: Path
+    buildable: bool = True
+
+
+@dataclass(frozen=True)
 class Mount:
     """One line of /proc/mounts (proc_mounts(5))."""
 

@@ -20,7 +20,8 @@ from .log import LOG
 from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
 from .paths import Paths
 from .release import choice_of, release_id
-from .spack.compiler import find_compiler
+from .spack.compiler import Compiler, find_compiler
+from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
 from .state import Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
@@ -300,11 +301,14 @@ def _local_content(uri: str, path: Path) -> bytes:
 def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     """With the release that this configuration and this petal-node make; the stack is read where nobody did before."""
     environment = ctx.environment if wanted else _environment(ctx)
-    system = _compiler(ctx) if ctx.config.builds else {}
-    known = facts.with_queues(ctx.facts, ctx.paths) if ctx.config.builds and ctx.config.bound else ctx.facts
+    builds = ctx.config.builds
+    found = find_externals(ctx.paths, ctx.system) if builds else ()
+    externals = left_to_us(found, environment, ctx.config.specs)
+    system = scope_digest_inputs(_compiler(ctx), externals) if builds else {}
+    known = facts.with_queues(ctx.facts, ctx.paths) if builds and ctx.config.bound else ctx.facts
     choice = _choice(ctx.config, known, wanted)
     release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), choice)
-    return replace(ctx, facts=known, release=release, environment=environment, choice=choice)
+    return replace(ctx, facts=known, release=release, environment=environment, choice=choice, externals=externals)
 
 
 def _choice(config: Config, known: Facts, wanted: Wanted | None) -> Choice:
@@ -317,12 +321,12 @@ def _choice(config: Config, known: Facts, wanted: Wanted | None) -> Choice:
     return choice_of(config, known.cluster.queues, known.host.machine)
 
 
-def _compiler(ctx: Context) -> dict[str, Any]:
+def _compiler(ctx: Context) -> Compiler | None:
     """Without one the spack step says so; everything else goes on."""
     try:
-        return scope_digest_inputs(find_compiler(ctx.system))
+        return find_compiler(ctx.system)
     except SpackError:
-        return {"compiler": None}
+        return None
 
 
 def _environment(ctx: Context) -> Mapping[str, object]:

@@ -265,7 +265,8 @@ def facts_view(result: Result, _told: bool) -> list[Line]:
     for group in ("cluster", "host"):
         lines.append(Line(group, heading=True))
         lines += [Line(f"{name:<10} {_flat(value)}") for name, value in result.data[group].items()]
-    return lines
+    lines.append(Line("externals", heading=True))
+    return lines + [Line(f"{found['spec']} at {found['place']}") for found in result.data["externals"]]
 
 
 def _flat(value: Any) -> str:

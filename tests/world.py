@@ -20,9 +20,23 @@ from bootstrap.context import Context
 from bootstrap.errors import ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.fleet import report_lines
-from bootstrap.model import Cluster, Facts, Finding, Host, Mark, Mount, NodeReport, Queue, Role, SharedDir, Tool
+from bootstrap.model import (
+    Cluster,
+    External,
+    Facts,
+    Finding,
+    Host,
+    Mark,
+    Mount,
+    NodeReport,
+    Queue,
+    Role,
+    SharedDir,
+    Tool,
+)  # fmt: skip
 from bootstrap.paths import Paths
 from bootstrap.spack.compiler import find_compiler
+from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.system import Completed, System
 from bootstrap.targets import Choice
@@ -220,7 +234,7 @@ class World:
 
     @property
     def release(self) -> str:
-        system = scope_digest_inputs(find_compiler(self.system)) if self.config.builds else {}
+        system = scope_digest_inputs(find_compiler(self.system), self.externals) if self.config.builds else {}
         environment = {**self.environment, "system": system}
         return release.release_id(self.config, self.host, environment, templates.digest(), self.choice)
 
@@ -229,12 +243,17 @@ class World:
         return release.choice_of(self.config, self.queues, self.host.machine)
 
     @property
+    def externals(self) -> tuple[External, ...]:
+        found = find_externals(self.paths, self.system) if self.config.builds else ()
+        return left_to_us(found, self.environment, self.config.specs)
+
+    @property
     def context(self) -> Context:
         cluster = Cluster(role=self.role, name="demo", region="us-east-1", shared=(SharedDir("/shared", "ebs"),))
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
-            release=self.release, environment=self.environment, choice=self.choice,
+            release=self.release, environment=self.environment, choice=self.choice, externals=self.externals,
         )  # fmt: skip
 
     def mount(self, source: str, kind: str, *options: str) -> None:

@@ -69,6 +69,7 @@ def _carried(ctx: Context) -> Iterator[str]:
         if isinstance(said, dict):
             yield from (f"{name}@{version}" for version in _items(said.get("version")))
             yield from (str(item.get("spec")) for item in _items(said.get("externals")) if isinstance(item, dict))
+    yield from (external.spec for external in ctx.externals)
     try:
         yield find_compiler(ctx.system).spec
     except SpackError:

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..files import make_dir, write_atomic
-from ..model import Host
+from ..model import External, Host
 from .compiler import Compiler
+from .externals import as_packages
 from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
@@ -36,6 +37,7 @@ class Site:
     target: str
     mirrors: Mapping[str, str]
     host: Host
+    externals: tuple[External, ...] = ()
     cuda: tuple[str, ...] = ()
 
 
@@ -87,7 +89,7 @@ def _sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
         "packages": {"packages": _packages(site, family)},
         "compilers": {"compilers:": family.compilers(site.compiler, site.host)},
         "concretizer": {"concretizer": {"reuse": False, "unify": True, "targets": {"host_compatible": False}}},
-        "modules": {"modules": {"default": _modules(places, site.compiler, family)}},
+        "modules": {"modules": {"default": _modules(places, site, family)}},
     }
 
 
@@ -121,25 +123,29 @@ def _packages(site: Site, family: Family) -> dict[str, Any]:
     }
     if site.cuda:  # a preference: packages without this variant, or without CUDA, take no notice
         everything["variants"] = [f"cuda_arch={','.join(site.cuda)}"]
-    return {"all": everything, **family.externals(site.compiler)}
+    return {"all": everything, **family.externals(site.compiler), **as_packages(site.externals)}
 
 
-def _modules(places: Places, compiler: Compiler, family: Family) -> dict[str, Any]:
+def _modules(places: Places, site: Site, family: Family) -> dict[str, Any]:
+    of_system = [external.spec for external in site.externals if external.place.startswith("/usr")]
     return {
         "enable:": ["lmod"],
         "roots": {"lmod": str(places.modules)},
         "arch_folder": False,
         "lmod": {
-            "core_compilers:": [compiler.spec],
+            "core_compilers:": [site.compiler.spec],
             "hierarchy:": ["mpi"],
             "hide_implicits": True,
             "hash_length": 0,
-            "exclude:": family.hidden(compiler),
+            "exclude:": [*family.hidden(site.compiler), *of_system],
             "all": {"autoload": "run", "environment": {"set": {"{name}_ROOT": "{prefix}"}}},
         },
     }
 
 
-def scope_digest_inputs(compiler: Compiler) -> dict[str, Any]:
-    """What of the system goes into a release's id: another compiler makes other binaries."""
-    return {"compiler": compiler.spec, "languages": sorted(compiler.drivers)}
+def scope_digest_inputs(compiler: Compiler | None, externals: Iterable[External]) -> dict[str, Any]:
+    """What of the system goes into a release's id: another compiler makes other binaries, another Slurm too."""
+    carried = sorted([external.spec, external.place] for external in externals)
+    if compiler is None:
+        return {"compiler": None, "externals": carried}
+    return {"compiler": compiler.spec, "languages": sorted(compiler.drivers), "externals": carried}

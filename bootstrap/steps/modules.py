@@ -71,9 +71,10 @@ def _write_tree(ctx: Context, target: str) -> Tree:
     if ctx.config.builds:
         ctx.note(f"writing Spack's modules for {target}")
         open_spack(ctx, target).write_modules()
-    for package in ctx.config.packages:
+    ours = [package for package in ctx.config.packages if not _is_spacks(ctx, package, tree)]
+    for package in ours:
         _write_package(ctx, package, tree)
-    packages = {f"{package.name}/{package.version}" for package in ctx.config.packages}
+    packages = {f"{package.name}/{package.version}" for package in ours}
     return Tree(tree.name, target, tuple(scan(tree, packages)))
 
 
@@ -93,8 +94,18 @@ def _hidden(directory: Path) -> set[str]:
     return {name for rule in rules if rule.is_file() for name in HIDDEN.findall(rule.read_text(encoding="utf-8"))}
 
 
+def _is_spacks(ctx: Context, package: Package, tree: Path) -> bool:
+    """True where Spack has written the module of the same prefix: that of an MPI leads to what was built with it."""
+    prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+    return any(one.prefix == prefix for one in ctx.externals) and _path(package, tree).is_file()
+
+
+def _path(package: Package, tree: Path) -> Path:
+    return tree / "Core" / package.name / f"{package.version}.lua"
+
+
 def _write_package(ctx: Context, package: Package, tree: Path) -> None:
-    path = tree / "Core" / package.name / f"{package.version}.lua"
+    path = _path(package, tree)
     text = templates.render("package.lua.j2", _values(ctx, package)).encode()
     if path.is_file() and path.read_bytes() != text:
         raise ModulesError(

@@ -59,6 +59,10 @@ class SpackStack:
             _build(ctx, target)
 
 
+def _used(ctx: Context) -> list[str]:
+    return [f"use {external.spec} of {external.place} where it fits" for external in ctx.externals]
+
+
 def _wanted(ctx: Context) -> list[str]:
     return [*(f"install {spec}" for spec in specs_of(ctx)), *(f"({note})" for note in _notes(ctx))]
 
@@ -124,7 +128,7 @@ def _to_concretize(ctx: Context) -> Probe:
         return refused(error)
     except SpackError as error:
         advice = (f"and fail: {error}",)
-    return change(f"it is not concretized yet for {_targets(ctx)}", *_wanted(ctx), *advice)
+    return change(f"it is not concretized yet for {_targets(ctx)}", *_wanted(ctx), *_used(ctx), *advice)
 
 
 def _sections(ctx: Context) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from ..facts import gather, with_queues
-from ..model import Result, Role, Status
+from ..model import Result, Role, Status, plain
+from ..spack.externals import find_externals
 from .common import Asked
 
 
 def facts(asked: Asked) -> Result:
-    """Everything that is observed at the start of a run."""
+    """Everything that is observed at the start of a run, and what of the image Spack can use."""
     known = gather(asked.paths(), asked.system, asked.role)
     if known.cluster.role is Role.HEAD:
         known = with_queues(known, asked.paths())
-    return Result("facts", "facts", Status.OK, known.to_dict())
+    externals = [plain(external) for external in find_externals(asked.paths(), asked.system)]
+    return Result("facts", "facts", Status.OK, {**known.to_dict(), "externals": externals})
 
 
 def version(asked: Asked) -> Result:

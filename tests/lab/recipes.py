@@ -62,11 +62,14 @@ IN_SPACK = Layout(
 )
 
 
-def subset(recipes: Path, target: Path, keep: tuple[str, ...], layout: Layout = PACKAGES) -> None:
+def subset(
+    recipes: Path, target: Path, keep: tuple[str, ...], bare: tuple[str, ...] = (), layout: Layout = PACKAGES
+) -> None:
     """Writes a repository below ``target`` with the recipes ``keep`` and all that they may need, bare.
 
     Args:
         recipes: the top of a spack-packages tree, or of a Spack that carries its recipes.
+        bare: recipes that are there with their variants, and without what they need.
     """
     source, made = recipes / layout.repository, target / layout.repository
     made.mkdir(parents=True)
@@ -78,9 +81,9 @@ def subset(recipes: Path, target: Path, keep: tuple[str, ...], layout: Layout = 
     named = set(layout.named)
     for name in keep:
         named |= set(DEPENDENCY.findall(_copy(source, made, name, layout)))
-    for name in layout.always:
+    for name in (*layout.always, *bare):
         _copy_bare(source, made, name, layout)
-    for name in sorted({VIRTUALS.get(found, found) for found in named} - {*keep, *layout.always}):
+    for name in sorted({VIRTUALS.get(found, found) for found in named} - {*keep, *bare, *layout.always}):
         _write_empty(made, name, layout)
 
 
@@ -88,7 +91,7 @@ def spack_with(tree: Path, target: Path, keep: tuple[str, ...]) -> None:
     """A Spack that carries its recipes, with a subset of them and without its own tests and documentation."""
     left_out = shutil.ignore_patterns("repos", "test", "docs", "__pycache__", "*.pyc", ".*")
     shutil.copytree(tree, target, symlinks=True, ignore=left_out)
-    subset(tree, target, keep, IN_SPACK)
+    subset(tree, target, keep, layout=IN_SPACK)
 
 
 def _copy_bare(source: Path, made: Path, name: str, layout: Layout) -> None:

@@ -1,0 +1,248 @@
+"""What the machine image carries becomes externals of Spack, with real versions; what is not there is left out.
+
+Only places that all nodes of a cluster have alike are looked at: the image's own (``/opt/amazon``, ``/opt/pmix``,
+``/usr``), and what ParallelCluster exports from the head node (``/opt/slurm``, ``/opt/intel``). Files tell versions, so
+a run that finds the same again starts no process; a Slurm without headers is asked by ``sinfo --version``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import PetalError
+from ..log import LOG
+from ..model import External
+from ..paths import Paths
+from ..system import System
+
+LOOK_SECONDS = 4.0  # /opt/slurm and /opt/intel can be on EFS, which may hang
+ASK_SECONDS = 10.0
+LIMIT = 1 << 20
+SLURM = ("/opt/slurm", "/usr")
+PMIX = "/opt/pmix"
+EFA = "/opt/amazon/efa"
+OPEN_MPI = ("/opt/amazon/openmpi", "/opt/amazon/openmpi5")
+INTEL = ("/opt/intel", "/opt/intel/oneapi")
+PKG_CONFIG = ("lib/*/pkgconfig", "lib64/pkgconfig", "lib/pkgconfig", "share/pkgconfig")
+# What the recipes of Spack 0.23 and 1.1 both take for openmpi's ``fabrics`` and ``schedulers``.
+FABRICS = frozenset({"psm", "psm2", "verbs", "mxm", "ucx", "ofi", "fca", "hcoll", "ucc", "xpmem", "cma", "knem"})
+SCHEDULERS = frozenset({"alps", "lsf", "tm", "slurm", "sge", "loadleveler"})
+MPI = frozenset({"openmpi", "mpich", "mvapich", "mvapich2", "mvapich-plus", "mpitrampoline", "intel-oneapi-mpi"})
+PARTS = ("MAJOR", "MINOR", "RELEASE")  # of a version, in PMIx' and Open MPI's headers
+WORD = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+NUMBERS = re.compile(r"\d+(?:\.\d+)+")
+COMPONENT = re.compile(r"(?:prte_)?mca_(\w+?)_(\w+)\.so\Z|help-(mtl|btl|pml|ras|plm)-(\w+)\.txt\Z")
+
+
+def find_externals(paths: Paths, system: System) -> tuple[External, ...]:
+    """Every external of this node. What cannot be read is left out, with a line in the log; nothing is raised."""
+    found: list[External] = []
+    for name in ("slurm", *LOOKS):
+        try:
+            found += _find(name, paths, system)
+        except (PetalError, OSError) as error:
+            LOG.warning("no external %s: %s", name, error)
+    for external in found:
+        LOG.debug("external %s at %s", external.spec, external.prefix)
+    return tuple(found)
+
+
+def left_to_us(
+    found: Iterable[External], environment: Mapping[str, Any], specs: Iterable[str] = ()
+) -> tuple[External, ...]:
+    """Those that the stack does not decide about itself.
+
+    A scope of ``-C`` wins over spack.yaml, and lists of both are joined. So where the stack says ``externals`` or
+    ``buildable`` of a package, or replaces its whole section (``name::``), ours is left out. And Spack takes any MPI
+    that is there already before the one that ``providers`` prefers, Intel's before Open MPI (run with 1.1.1): it is
+    told of those that the stack names, and of Open MPI where it names none.
+    """
+    sections = environment.get("packages")
+    decided = set(_decided(sections)) if isinstance(sections, Mapping) else set()
+    named = set(WORD.findall(json.dumps([environment, *specs]))) & MPI or {"openmpi"}
+    return tuple(one for one in found if one.name not in decided and one.name not in MPI - named)
+
+
+def as_packages(externals: Iterable[External]) -> dict[str, Any]:
+    """The externals as sections of packages.yaml; one package can have several."""
+    sections: dict[str, Any] = {}
+    for external in externals:
+        section = sections.setdefault(external.name, {"externals": []})
+        section["externals"].append({"spec": external.spec, "prefix": str(external.prefix)})
+        if not external.buildable:
+            section["buildable"] = False
+    return sections
+
+
+def _decided(sections: Mapping[Any, Any]) -> Iterator[str]:
+    for key, section in sections.items():
+        name, said = str(key), section if isinstance(section, Mapping) else {}
+        if name.endswith(":") or {str(word).rstrip(":") for word in said} & {"externals", "buildable"}:
+            yield name.rstrip(":")
+
+
+Look = Callable[[Paths], list[External]]
+
+
+def _find(name: str, paths: Paths, system: System) -> list[External]:
+    if name == "slurm":
+        return _find_slurm(paths, system)
+    return system.guarded(partial(LOOKS[name], paths), timeout=LOOK_SECONDS, what=f"the directory of {name}")
+
+
+def _find_slurm(paths: Paths, system: System) -> list[External]:
+    """Its headers tell the version, else its own answer: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
+    place, version, pmix = system.guarded(partial(_slurm, paths), timeout=LOOK_SECONDS, what="Slurm's directory")
+    if place and not version:
+        answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=ASK_SECONDS).stdout
+        told = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)
+        version = told[1] if told else None
+    return [_slurm_at(paths, place, version, pmix=pmix)] if version else []
+
+
+def _slurm(paths: Paths) -> tuple[str, str | None, bool]:
+    """Where Slurm is, its version as far as a file tells it, and whether it has its plugin for PMIx."""
+    for place in SLURM:
+        prefix = paths.at(place)
+        if (prefix / "bin/sinfo").is_file():
+            version = slurm_version(_text(prefix / "include/slurm/slurm_version.h"))
+            plugins = _glob(prefix, "lib*/slurm*/mpi_pmix*.so", "lib/*/slurm*/mpi_pmix*.so")  # Debian's: slurm-wlm
+            return place, version, bool(plugins)
+    return "", None, False
+
+
+def _slurm_at(paths: Paths, place: str, version: str, *, pmix: bool) -> External:
+    known = [int(part) for part in version.split(".")[:2]] >= [22, 5]  # the recipe of 1.1 has no +pmix for older ones
+    variant = (" +pmix" if pmix else " ~pmix") if known else ""
+    return _external(paths, "slurm", version + variant, place, buildable=False)
+
+
+def _pmix(paths: Paths) -> list[External]:
+    """ParallelCluster's PMIx; else the distribution's, whose .pc file says where (Debian: not ``/usr`` itself)."""
+    for place in (PMIX, *_pmix_of_distribution(paths)):
+        version = defined(_text(paths.at(place) / "include/pmix_version.h"), *(f"PMIX_VERSION_{n}" for n in PARTS))
+        if version:
+            return [_external(paths, "pmix", version, place)]
+    return []
+
+
+def _pmix_of_distribution(paths: Paths) -> list[str]:
+    files = _glob(paths.at("/usr"), *(f"{directory}/pmix.pc" for directory in PKG_CONFIG))
+    prefixes = (re.search(r"^prefix=(/usr[\w./+-]*)\s*$", _text(path), re.MULTILINE) for path in files)
+    return [found[1] for found in prefixes if found and ".." not in found[1]]
+
+
+def _libfabric(paths: Paths) -> list[External]:
+    """The EFA installer's. That it has EFA and shared memory is what AWS' own Spack configuration says of it."""
+    for path in _glob(paths.at(EFA), "lib*/pkgconfig/libfabric.pc"):
+        version = pc_version(_text(path))
+        if version:
+            return [_external(paths, "libfabric", f"{version} fabrics=efa,shm", EFA, buildable=False)]
+    return []
+
+
+def _openmpi(paths: Paths) -> list[External]:
+    """AWS' Open MPI 4 and 5. A stack may still have its own built, with another version or other variants."""
+    found = []
+    for place in OPEN_MPI:
+        prefix = paths.at(place)
+        version = defined(_text(prefix / "include/mpi.h"), *(f"OMPI_{part}_VERSION" for part in PARTS))
+        if version and (prefix / "bin/mpicc").exists():
+            found.append(_external(paths, "openmpi", " ".join([version, *_openmpi_variants(prefix, version)]), place))
+    return found
+
+
+def _openmpi_variants(prefix: Path, version: str) -> Iterator[str]:
+    """What the components tell, as Spack's own detection reads it from ompi_info; the rest is left to its defaults."""
+    components = openmpi_components(_names(prefix))
+    fabrics = sorted({name for kind, name in components if kind in ("mtl", "btl", "pml")} & FABRICS)
+    schedulers = sorted({name for kind, name in components if kind in ("ras", "plm")} & SCHEDULERS)
+    if fabrics:
+        yield f"fabrics={','.join(fabrics)}"
+    if schedulers:
+        yield f"schedulers={','.join(schedulers)}"
+    if int(version.split(".", maxsplit=1)[0]) > 4:
+        return
+    if "slurm" in schedulers and (prefix / "bin/mpirun").exists():
+        yield "+legacylaunchers"  # so the recipes call an Open MPI 4 that keeps mpirun beside srun
+    if _glob(prefix, "lib*/libmpi_cxx.so"):
+        yield "+cxx"
+
+
+def _names(prefix: Path) -> list[str]:
+    """The components that are files of their own; Open MPI 5 links them in, and then their help texts tell them."""
+    plugins = _glob(prefix, "lib*/openmpi*/mca_*.so", "lib*/prte*/*.so")
+    texts = _glob(prefix, "share/openmpi/help-*.txt", "share/prte/help-*.txt")
+    names = [path.name for path in plugins]
+    return names if openmpi_components(names) else [path.name for path in texts]
+
+
+def _intel_mpi(paths: Paths) -> list[External]:
+    """Intel MPI, found by Spack as ``<prefix>/mpi/<version>`` (its build_systems/oneapi.py, component_prefix).
+
+    From 2021.11 on that directory has two numbers. GCC is what the image compiles with, so +generic-names: mpicc.
+    """
+    found = []
+    for top in INTEL:
+        for home in _glob(paths.at(top), "mpi/[0-9]*"):
+            parts = [int(part) for part in home.name.split(".")] if NUMBERS.fullmatch(home.name) else []
+            fits = len(parts) == 2 if parts >= [2021, 11] else bool(parts)
+            if fits and not home.is_symlink() and all((home / part).exists() for part in ("bin/mpicc", "env/vars.sh")):
+                found.append(_external(paths, "intel-oneapi-mpi", f"{home.name} +generic-names", top))
+    return found
+
+
+LOOKS: dict[str, Look] = {
+    "pmix": _pmix,
+    "libfabric": _libfabric,
+    "openmpi": _openmpi,
+    "intel-oneapi-mpi": _intel_mpi,
+}
+
+
+def slurm_version(header: str) -> str | None:
+    """The version in slurm_version.h, a hexadecimal number: 0x160508 is 22.05.8."""
+    found = re.search(r"^#\s*define\s+SLURM_VERSION_NUMBER\s+0x([0-9a-fA-F]{6})\s*$", header, re.MULTILINE)
+    if found is None:
+        return None
+    major, minor, micro = bytes.fromhex(found[1])
+    return f"{major}.{minor:02d}.{micro}"
+
+
+def defined(header: str, *names: str) -> str | None:
+    """A version of several numbers that a C header defines one by one, as ``5`` or ``5L``."""
+    found = [re.search(rf"^#\s*define\s+{name}\s+(\d+)L?\s*$", header, re.MULTILINE) for name in names]
+    return ".".join(number[1] for number in found if number) if all(found) else None
+
+
+def pc_version(text: str) -> str | None:
+    """The numbers of a .pc file's version: AWS writes ``1.22.0amzn5.0``, which is libfabric 1.22.0."""
+    found = re.search(r"^Version:\s*(\d+(?:\.\d+)+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def openmpi_components(names: Iterable[str]) -> set[tuple[str, str]]:
+    """Framework and name of each component file: ``mca_mtl_ofi.so``, ``help-mtl-ofi.txt``."""
+    matches = (COMPONENT.match(name) for name in names)
+    return {(found[1] or found[3], found[2] or found[4]) for found in matches if found}
+
+
+def _external(paths: Paths, name: str, rest: str, place: str, *, buildable: bool = True) -> External:
+    return External(name, f"{name}@{rest}", place, paths.at(place), buildable)
+
+
+def _glob(top: Path, *patterns: str) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(top.glob(pattern))]
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LIMIT).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""

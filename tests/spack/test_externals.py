@@ -1,0 +1,208 @@
+"""Real Spack 1.1.1 and the real recipes of Slurm, PMIx, libfabric, Open MPI and Intel MPI, with an image's externals.
+
+Nothing is compiled: what stands in the image are empty files, so packages are installed with ``--fake``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.model import External, Outcome
+from bootstrap.paths import Paths
+from bootstrap.spack import database
+from bootstrap.spack.driver import Spack
+from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.program import Program
+from bootstrap.spack.scope import Places, Site, find_compiler, write_scope
+from bootstrap.steps.shell import find_lmod
+from bootstrap.system import PATH, System
+from tests import images
+from tests.lab import recipes
+from tests.spack.test_spack import bootstrap
+
+KEPT = ("slurm", "pmix", "libfabric", "openmpi", "intel-oneapi-mpi", "osu-micro-benchmarks")
+# Recipes that those ask for with variants.
+BARE = ("binutils", "cuda", "hdf5", "hip", "hwloc", "papi", "prrte", "rdma-core", "ucc", "ucx", "valgrind")
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A concretized stack: every node by its name, and the Spack that made it."""
+
+    nodes: Mapping[str, Any]
+    spack: Spack
+
+    def where(self, name: str) -> tuple[str, str | None]:
+        """The version of a package, and where it lies if it is an external."""
+        node = self.nodes[name]
+        return node["version"], (node.get("external") or {}).get("path")
+
+
+@pytest.fixture(scope="module")
+def mpi_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = tmp_path_factory.mktemp("recipes") / "tree"
+    recipes.subset(full_recipes, tree, KEPT, BARE)
+    return tree / "repos" / "spack_repo" / "builtin"
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests of these recipes, which are read and compiled once then."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def unpacked_clingo(clingo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("clingo")
+    for wheel in clingo:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(place)
+    return place
+
+
+@pytest.fixture
+def solve(
+    spack_tree: Path, mpi_recipes: Path, scratch: Path, unpacked_clingo: Path, tmp_path: Path
+) -> Callable[[list[str], dict[str, Any]], Solved]:
+    """Concretizes a stack on the node below ``tmp_path / "node"``."""
+    system = System()
+    program = Program("1.1.1", spack_tree, mpi_recipes, unpacked_clingo)
+    places = Places(tmp_path / "store", tmp_path / "modules", mpi_recipes, scratch)
+
+    def run(specs: list[str], packages: dict[str, Any]) -> Solved:
+        stack = {"specs": specs, "packages": packages}
+        externals = left_to_us(find_externals(Paths(tmp_path / "node"), system), stack)
+        write_scope(tmp_path / "scope", places, Site(find_compiler(system), "x86_64_v3", {}, externals))
+        spack = Spack(
+            system, program, places, tmp_path / "scope", tmp_path / "environment", tmp_path / "log", lambda _: None
+        )
+        spack.write_environment(specs, {"packages": packages} if packages else {})
+        spack.concretize()
+        lock = json.loads(spack.lockfile.read_text())
+        return Solved({node["name"]: node for node in lock["concrete_specs"].values()}, spack)
+
+    return run
+
+
+def install_fake(spack: Spack) -> None:
+    spack._run("install", "--fake", "--only-concrete", timeout=600, code="spack-install", what="fake install")
+    spack.write_modules()
+
+
+def test_the_images_mpi_is_used_and_its_module_unlocks_what_was_built_with_it(
+    solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
+) -> None:
+    """Intel MPI is there too, and is not taken: nobody named it."""
+    images.parallelcluster(tmp_path / "node")
+    solved = solve(["osu-micro-benchmarks"], {})
+    assert solved.where("openmpi") == ("5.0.6", f"{tmp_path}/node/opt/amazon/openmpi5")
+
+    install_fake(solved.spack)
+    modules = tmp_path / "modules"
+    module = (modules / "Core" / "openmpi" / "5.0.6.lua").read_text()
+    assert 'family("mpi")' in module
+    unlocked = re.search(r'prepend_path\("MODULEPATH", "([^"]+)"\)', module)
+    assert unlocked
+    assert (Path(unlocked[1]) / "osu-micro-benchmarks" / "7.5.1.lua").is_file()
+    assert not list((modules / "Core").glob("osu*"))
+    hidden = [path.read_text() for path in (modules / "Core" / "openmpi").glob(".modulerc.lua")]
+    assert hidden == [], "the module that unlocks the others is hidden"
+    if lmod := find_lmod():
+        env = {"PATH": PATH, "MODULEPATH": str(modules / "Core")}
+        load = [str(lmod / "libexec" / "lmod"), "bash", "load", "openmpi", "osu-micro-benchmarks"]
+        done = System().run(load, timeout=60, env=env)
+        assert f"{tmp_path}/node/opt/amazon/openmpi5/bin" in done.stdout
+        assert "_LMFILES_" in done.stdout
+        assert "osu-micro-benchmarks/7.5.1.lua" in done.stdout
+
+
+def test_what_is_built_uses_the_images_slurm_and_libfabric(
+    solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
+) -> None:
+    """And externals below /usr get no module, though the stack names them: it would put /usr into search paths."""
+    images.parallelcluster(tmp_path / "node")
+    (tmp_path / "node/opt/slurm").rename(tmp_path / "node/opt/elsewhere")
+    images.slurm(tmp_path / "node/usr")
+    solved = solve(["slurm", "libfabric", "openmpi@4.1.8 fabrics=ofi schedulers=slurm"], {})
+    assert solved.where("openmpi") == ("4.1.8", None)
+    assert solved.where("slurm") == ("24.05.7", f"{tmp_path}/node/usr")
+    assert solved.where("libfabric") == ("1.22.0", f"{tmp_path}/node/opt/amazon/efa")
+    assert solved.nodes["slurm"]["parameters"]["pmix"] is True
+    assert set(solved.nodes["libfabric"]["parameters"]["fabrics"]) == {"efa", "shm"}
+    assert {"slurm", "libfabric"} <= {needed["name"] for needed in solved.nodes["openmpi"]["dependencies"]}
+
+    install_fake(solved.spack)
+    core = tmp_path / "modules" / "Core"
+    assert (core / "libfabric" / "1.22.0.lua").is_file()
+    assert not (core / "slurm").exists()
+
+
+def test_what_the_stack_says_of_a_package_counts_and_the_rest_stays(
+    solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
+) -> None:
+    images.parallelcluster(tmp_path / "node")
+    own = {"externals": [{"spec": "slurm@23.11.1 +pmix", "prefix": "/opt/own"}], "buildable": False}
+    packages = {"slurm": own, "openmpi": {"require": ["@4"]}}
+    solved = solve(["slurm", "osu-micro-benchmarks"], packages)
+    assert solved.where("slurm") == ("23.11.1", "/opt/own")
+    assert solved.where("openmpi") == ("4.1.7", f"{tmp_path}/node/opt/amazon/openmpi")
+    assert solved.nodes["openmpi"]["parameters"]["legacylaunchers"] is True
+
+
+def test_intel_mpi_where_the_stack_names_it(
+    solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
+) -> None:
+    images.parallelcluster(tmp_path / "node")
+    solved = solve(["osu-micro-benchmarks"], {"all": {"providers": {"mpi": ["intel-oneapi-mpi"]}}})
+    assert solved.where("intel-oneapi-mpi") == ("2021.13", f"{tmp_path}/node/opt/intel")
+    install_fake(solved.spack)
+    module = tmp_path / "modules" / "Core" / "intel-oneapi-mpi" / "2021.13.lua"
+    assert f'setenv("I_MPI_ROOT", "{tmp_path}/node/opt/intel/mpi/2021.13")' in module.read_text()
+
+
+def test_a_run_uses_an_external_publishes_its_module_and_finds_it_again(config_text: str, tmp_path: Path) -> None:
+    """The whole product, with a package that is built for real beside the image's Open MPI."""
+    prefix = tmp_path / "head"
+    images.parallelcluster(prefix)
+    config = config_text + "  specs: [openmpi]\n"
+    first = bootstrap(prefix, config)
+    assert first.status.value == "changed", first
+    assert first.release is not None
+    locked = {spec.name: spec for spec in database.locked_specs(Paths(prefix).release(first.release) / "spack.lock")}
+    assert (locked["openmpi"].version, locked["openmpi"].external) == ("5.0.6", True)
+    core = next((Paths(prefix).current / "modules").iterdir()) / "Core"
+    assert f"{prefix}/opt/amazon/openmpi5/bin" in (core / "openmpi" / "5.0.6.lua").read_text()
+
+    second = bootstrap(prefix, config)
+    assert second.release == first.release
+    assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}
+    images.slurm(prefix / "opt/slurm", "0x180508")
+    assert bootstrap(prefix, config).release != first.release
+
+
+def test_recipes_that_lack_a_package_do_not_mind_its_external(
+    spack_tree: Path, full_recipes: Path, unpacked_clingo: Path, tmp_path: Path
+) -> None:
+    """A site's own subset of the recipes: without Slurm's, and with an Open MPI that has no variants."""
+    recipes.subset(full_recipes, tmp_path / "tree", ("libsigsegv",))
+    repository = tmp_path / "tree" / "repos" / "spack_repo" / "builtin"
+    prefix = Path("/opt/nowhere")
+    names = {"slurm": "slurm@24.05.7 +pmix", "openmpi": "openmpi@4.1.7 fabrics=ofi"}
+    externals = tuple(External(name, spec, str(prefix), prefix) for name, spec in names.items())
+    places = Places(tmp_path / "store", tmp_path / "modules", repository, tmp_path / "scratch")
+    write_scope(tmp_path / "scope", places, Site(find_compiler(System()), "x86_64_v3", {}, externals))
+    program = Program("1.1.1", spack_tree, repository, unpacked_clingo)
+    spack = Spack(
+        System(), program, places, tmp_path / "scope", tmp_path / "environment", tmp_path / "log", lambda _: None
+    )
+    spack.write_environment(["libsigsegv"], {})
+    spack.concretize()
+    assert spack.lockfile.is_file()
