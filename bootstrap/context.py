@@ -32,6 +32,7 @@ class Context:
         event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
         accept_storage: another file system than before is meant.
         note: told each line of progress of a long step.
+        progress: told how far a long step is; kept in the run's record, for ``status`` on every node.
         decides: this run says what the cluster should have; others obey wanted.json.
         bakes: this run builds a machine image: no cluster is around it.
         confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
@@ -49,6 +50,7 @@ class Context:
     event: str = ""
     accept_storage: bool = False
     note: Callable[[str], None] = _silent
+    progress: Callable[[str], None] = _silent
     decides: bool = False
     bakes: bool = False
     confirm: Callable[[], None] = _unlocked

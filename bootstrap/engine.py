@@ -213,9 +213,10 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held |
 
 
 def _apply_probe(step: Step, ctx: Context, probe: Probe, listen: Listener) -> StepReport:
-    listen(_of_probe(step, probe, Outcome.RUNNING))
+    running = _of_probe(step, probe, Outcome.RUNNING)
+    listen(running)
     LOG.info("apply: %s", probe.reason, extra={"step": step.name})
-    step.apply(ctx)
+    step.apply(replace(ctx, progress=lambda text: listen(replace(running, reason=text))))
     after = step.probe(ctx)
     if after.verdict is not Verdict.SATISFIED:
         raise NotConverged(

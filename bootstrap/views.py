@@ -212,6 +212,7 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
         Line(f"package   wanted {wanted.get('version', 'unknown')}"),
         Line(f"install   {_run_line(data['install']) if data['install'] else 'none is known'}"),
+        *_now_lines(data["install"] or {}),
     ]
     if data["holder"]:
         holder = data["holder"]
@@ -222,7 +223,7 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
     )
     for run in data["runs"]:
-        lines.append(Line(_run_line(run)))
+        lines += [Line(_run_line(run)), *_now_lines(run)]
         lines += _troubles(run)
     return lines
 
@@ -237,6 +238,12 @@ def _run_line(run: Mapping[str, Any]) -> str:
     verb = f"{run['verb']} {run['event']}".strip()
     how = f"{run['status']}, exit {run['exit']} ({summary(steps)}, run {run['run_id']})"
     return f"{verb:<16} started {run['started']}, {ended}, {how}"
+
+
+def _now_lines(run: Mapping[str, Any]) -> list[Line]:
+    """What a run is at, how far and for how long, while it goes on."""
+    steps = _steps(run.get("steps", ())) if run.get("finished") is None else []
+    return [line for step in steps if step.outcome.goes_on for line in step_lines(step)]
 
 
 def _troubles(run: Mapping[str, Any]) -> list[Line]:

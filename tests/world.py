@@ -126,7 +126,8 @@ class FakeSystem(System):
         return "".join(line + "\n" for report in reports for line in report_lines(report))
 
     def _spack(self, argv: Sequence[str]) -> str:
-        environment, verb = Path(argv[argv.index("-e") + 1]), argv[argv.index("-e") + 2]
+        environment = Path(argv[argv.index("-e") + 1])
+        verb = next(word for word in argv if word in ("concretize", "install", "module"))
         if verb == "concretize":
             (environment / "spack.lock").write_text(json.dumps(LOCKFILE))
         elif verb == "install":

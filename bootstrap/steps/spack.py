@@ -11,6 +11,8 @@ from ..files import make_dir, write_atomic
 from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
 from ..spack import database
 from ..spack.driver import Spack
+from ..spack.install import install_missing
+from ..spack.parallel import split
 from ..spack.program import ensure, is_ready
 from ..spack.workspace import lockfile_of, open_spack, specs_of
 from .base import HEAD
@@ -51,8 +53,9 @@ class SpackStack:
             ctx.note(f"Spack {spack.program.version} and its recipes")
             ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
         _lock(ctx, spack)
-        ctx.note("installing")
-        spack.install(ctx.config.install.jobs)
+        host = ctx.facts.host
+        parallel = split(host.cpus, host.memory, ctx.config.install.jobs)
+        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
 
 
 def _lock(ctx: Context, spack: Spack) -> None:
