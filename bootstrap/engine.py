@@ -89,7 +89,8 @@ def status_of(reports: Sequence[StepReport]) -> Status:
     outcomes = [report.outcome for report in reports]
     if any(report.outcome is Outcome.FAILED and not _only_degrades(report) for report in reports):
         return Status.FAILED
-    if Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
+    accepted = any(report.error is not None and report.outcome.holds for report in reports)
+    if accepted or Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
         return Status.DEGRADED
     if any(outcome.goes_on for outcome in outcomes):
         return Status.RUNNING

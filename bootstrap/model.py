@@ -55,6 +55,11 @@ def satisfied(reason: str) -> Probe:
     return Probe(Verdict.SATISFIED, reason)
 
 
+def accepted(reason: str, error: PetalError) -> Probe:
+    """It does not hold as it should, and the configuration says to go on: the run ends degraded."""
+    return Probe(Verdict.SATISFIED, reason, (), error.remedy, error.to_dict())
+
+
 def change(reason: str, *changes: str) -> Probe:
     """It does not hold; ``changes`` are the lines that a plan shows."""
     return Probe(Verdict.CHANGE, reason, changes)

@@ -40,7 +40,10 @@ class ModuleFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete release says of itself; the release is complete when this file is there."""
+    """What a complete release says of itself; the release is complete when this file is there.
+
+    ``missing``: packages of the lockfile that it was published without (``install.partial``).
+    """
 
     release: str
     created: str
@@ -50,6 +53,7 @@ class Manifest:
     tree: str
     specs: tuple[str, ...]
     modules: tuple[ModuleFile, ...]
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
@@ -62,6 +66,7 @@ class Manifest:
             tree=shapes.text(raw["tree"]),
             specs=shapes.items(raw["specs"], shapes.text),
             modules=shapes.items(raw["modules"], ModuleFile.from_dict),
+            missing=shapes.items(raw.get("missing", ()), shapes.text),
         )
 
 
@@ -156,9 +161,22 @@ def read_index(paths: Paths, release: str) -> tuple[ModuleFile, ...] | None:
     return modules
 
 
-def write_index(paths: Paths, release: str, modules: Iterable[ModuleFile]) -> None:
+def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
+    """The packages that were missing when the modules of a release were written.
+
+    Raises:
+        StateError: the index is damaged.
+    """
+    path = paths.release(release) / INDEX
+    raw = read_document(path) or {}
+    missing: tuple[str, ...] = shaped(path, lambda: shapes.items(raw.get("missing", ()), shapes.text))
+    return missing
+
+
+def write_index(paths: Paths, release: str, modules: Iterable[ModuleFile], missing: Iterable[str] = ()) -> None:
     """Says that the module tree is whole, and what is in it."""
-    write_document(paths.release(release) / INDEX, {"modules": [plain(module) for module in modules]})
+    content = {"modules": [plain(module) for module in modules], "missing": list(missing)}
+    write_document(paths.release(release) / INDEX, content)
 
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:

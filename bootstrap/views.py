@@ -60,7 +60,7 @@ def step_lines(step: StepReport) -> list[Line]:
     lines += [Line(more, indent=23) for more in rest]
     if step.outcome is Outcome.WOULD_CHANGE:
         lines += [Line(f"  {text}", indent=18) for text in step.changes]
-    if step.outcome in (Outcome.BLOCKED, Outcome.FAILED):
+    if step.error or step.outcome is Outcome.BLOCKED:
         lines += [_under(text, "try") for text in step.remedy]
     return lines
 
@@ -247,7 +247,7 @@ def _now_lines(run: Mapping[str, Any]) -> list[Line]:
 
 
 def _troubles(run: Mapping[str, Any]) -> list[Line]:
-    steps = [step for step in _steps(run["steps"]) if step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
+    steps = [step for step in _steps(run["steps"]) if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
     lines = [line for step in steps for line in step_lines(step)]
     return lines + [line for error in run["errors"] for line in error_lines(error)]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..context import Context
 from ..release import target_of
+from . import database
 from .driver import Spack
 from .program import locate
 from .scope import Places, Site, find_compiler, write_scope
@@ -35,6 +36,18 @@ def open_spack(ctx: Context) -> Spack:
     write_scope(work / "scope", places, site)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
+
+
+def lacking(ctx: Context) -> tuple[str, ...]:
+    """The packages of this run's release that the store does not have, as ``name@version``, in order.
+
+    Raises:
+        SpackError: ``spack-lockfile``, ``spack-database``.
+    """
+    if not ctx.config.builds:
+        return ()
+    absent = database.missing(database.locked_specs(lockfile_of(ctx)), ctx.paths.store)
+    return tuple(sorted(f"{spec.name}@{spec.version}" for spec in absent))
 
 
 def specs_of(ctx: Context) -> list[str]:

@@ -12,8 +12,8 @@ from ..context import Context
 from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, write_atomic
 from ..model import Probe, Scope, change, satisfied
-from ..release import ModuleFile, package_prefix, read_index, read_manifest, write_index
-from ..spack.workspace import module_tree, open_spack
+from ..release import ModuleFile, package_prefix, read_index, read_manifest, read_missing, write_index
+from ..spack.workspace import lacking, module_tree, open_spack
 from .base import HEAD
 
 SEARCH_PATHS = (
@@ -44,10 +44,13 @@ class ModuleTree:
     def probe(self, ctx: Context) -> Probe:
         try:
             listed = read_index(ctx.paths, ctx.wanted_release)
+            without = read_missing(ctx.paths, ctx.wanted_release)
         except StateError as error:
             return change(str(error), "write the module tree again")
         if listed is None:
             return change(f"release {ctx.wanted_release} has none yet", f"write {module_tree(ctx)}")
+        if without and without != lacking(ctx):
+            return change("packages have come since it was written", f"write {module_tree(ctx)}")
         missing = [module.name for module in listed if not (module_tree(ctx) / module.path).is_file()]
         if missing:
             return change(
@@ -67,7 +70,7 @@ class ModuleTree:
         for package in ctx.config.packages:
             _write_package(ctx, package, tree)
         packages = {f"{package.name}/{package.version}" for package in ctx.config.packages}
-        write_index(ctx.paths, ctx.wanted_release, scan(tree, packages))
+        write_index(ctx.paths, ctx.wanted_release, scan(tree, packages), lacking(ctx))
 
 
 def scan(tree: Path, packages: set[str]) -> list[ModuleFile]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from ..context import Context
 from ..errors import SpackError
 from ..files import make_dir, write_atomic
-from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..log import LOG
+from ..model import Probe, Scope, accepted, blocked, change, elsewhere, satisfied
 from ..spack import database
 from ..spack.driver import Spack
 from ..spack.install import install_missing
 from ..spack.parallel import split
 from ..spack.program import ensure, is_ready
 from ..spack.workspace import lockfile_of, open_spack, specs_of
+from ..state import read_document, write_document
 from .base import HEAD
 
 SHOWN = 8
@@ -41,6 +44,9 @@ class SpackStack:
             return blocked(str(error), *error.remedy)
         if not specs:
             return change("it is not concretized yet", *(f"install {spec}" for spec in specs_of(ctx)))
+        without = _accepted(ctx, len(missing)) if missing else None
+        if without is not None:
+            return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are there: {without}", without)
         if missing:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -55,7 +61,36 @@ class SpackStack:
         _lock(ctx, spack)
         host = ctx.facts.host
         parallel = split(host.cpus, host.memory, ctx.config.install.jobs)
-        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
+        logs = ctx.paths.log.parent / "petal-node" / ctx.run_id
+        try:
+            install_missing(spack, parallel, ctx.progress, logs)
+        except SpackError as error:
+            if not _may_go_on(ctx, error):
+                raise
+            LOG.warning("install.partial: %s", error, extra={"step": self.name})
+            write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
+
+
+def _may_go_on(ctx: Context, error: SpackError) -> bool:
+    """With ``install.partial``, when a package failed and something that was asked for is there all the same."""
+    if not ctx.config.install.partial or error.code != "spack-install":
+        return False
+    specs = database.locked_specs(lockfile_of(ctx))
+    roots = [spec for spec in specs if spec.explicit and not spec.external]
+    return len(database.missing(tuple(roots), ctx.paths.store)) < len(roots)
+
+
+def _accepted(ctx: Context, missing: int) -> SpackError | None:
+    """What this very run has accepted to go on without; the next run tries again."""
+    raw = read_document(_note_of(ctx)) if ctx.config.install.partial else None
+    if raw is None or raw.get("run_id") != ctx.run_id:
+        return None
+    what = f"the release goes on without {missing} packages"
+    return SpackError(what, why=str(raw.get("why")), remedy=raw.get("remedy", ()), code="spack-partial")
+
+
+def _note_of(ctx: Context) -> Path:
+    return ctx.paths.var / "spack" / ctx.wanted_release / "partial.json"
 
 
 def _lock(ctx: Context, spack: Spack) -> None:

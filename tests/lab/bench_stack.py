@@ -16,8 +16,9 @@ UNITS = 3  # translation units a package, each about half a second of compiling 
 BASES = 6
 MIDDLES = 10
 TOPS = 8
-SMALL_KEPT = ("gmake",)
 RECIPE = '''\
+import os
+
 from spack_repo.builtin.build_systems.generic import Package
 
 from spack.package import *
@@ -40,6 +41,8 @@ class {class_name}(Package):
         for number in range({units}):
             with open(f"unit{{number}}.c", "w") as file:
                 file.write(SOURCE.replace("@UNIT@", str(number)))
+                if os.path.exists("{switch}"):
+                    file.write("#error this package is broken\\n")
             Executable(spack_cc)("-O2", "-c", f"unit{{number}}.c", "-o", f"unit{{number}}.o")
 
     def install(self, spec, prefix):
@@ -74,34 +77,35 @@ def dependencies() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def write_recipes(repository: Path, *, broken: tuple[str, ...] = ()) -> None:
+def write_recipes(repository: Path, broken: tuple[str, ...] = (), switch: Path | None = None) -> None:
     """Adds the stack's recipes to a repository.
 
     Args:
         repository: the directory ``.../spack_repo/builtin``.
-        broken: packages whose source does not compile.
+        broken: packages whose source does not compile while the file ``switch`` is there.
     """
     for name, needed in dependencies().items():
         recipe = repository / "packages" / name.replace("-", "_") / "package.py"
         recipe.parent.mkdir(parents=True)
-        recipe.write_text(_recipe(name, needed, broken=name in broken), encoding="utf-8")
+        recipe.write_text(_recipe(name, needed, switch if name in broken else None), encoding="utf-8")
 
 
-def _recipe(name: str, needed: tuple[str, ...], *, broken: bool) -> str:
+def _recipe(name: str, needed: tuple[str, ...], switch: Path | None) -> str:
     source = "".join(FUNCTION.format(number=number) for number in range(FUNCTIONS))
     return RECIPE.format(
         name=name,
         class_name="".join(part.capitalize() for part in name.split("-")),
         dependencies="".join(f'    depends_on("{other}")\n' for other in needed),
-        source=source + ("#error this package is broken\n" if broken else ""),
+        source=source,
         units=UNITS,
+        switch=switch or "",
     )
 
 
-def small(upstream: Path, target: Path, *, broken: tuple[str, ...] = ()) -> Path:
+def small(upstream: Path, target: Path, broken: tuple[str, ...] = (), switch: Path | None = None) -> Path:
     """A repository with the stack and what a compiler needs; its tree."""
-    recipes.subset(upstream, target, SMALL_KEPT[:0])
-    write_recipes(target / "repos" / "spack_repo" / "builtin", broken=broken)
+    recipes.subset(upstream, target, ())
+    write_recipes(target / "repos" / "spack_repo" / "builtin", broken, switch)
     return target
 
 
