@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench-start bench-hooks bench-layouts bench-login torture kills clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-start bench-hooks bench-layouts bench-login torture kills clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -17,7 +17,7 @@ demo: dist ## a head, a login and two compute nodes run the hooks; a Slurm job o
 	@$(PY) -m tests.lab demo $(ARGS)
 
 test: dist ## every test, two at a time (ARGS="tests/unit -k name" for some)
-	@.ci/need dos2unix=dos2unix lua5.3=lua5.3 tcsh=tcsh fish=fish
+	@.ci/need dos2unix=dos2unix lua5.3=lua5.3 tcsh=tcsh fish=fish strace=strace
 	@$(PY) -m pytest $(or $(ARGS),-n 2)
 
 fuzz: venv ## bad input: 10,000 examples a target, from a new seed (EXAMPLES=N SEED=N)
@@ -49,6 +49,9 @@ spack: ## fetches Spack's releases for the tests (needs github.com)
 
 venv: ## the virtual environment .venv from tests/requirements.txt
 	@.ci/venv
+
+bench: venv ## two dozen small packages, against Spack's own commands (ARGS="--full --rounds 1" with all recipes)
+	@$(PY) -m tests.lab.bench_install $(ARGS)
 
 bench-start: dist ## how long `petal-node version` takes, against a bare Python
 	@$(PY) tests/archive/bench_start.py $(ARGS)

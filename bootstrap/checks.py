@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from .context import Context
 from .errors import PetalError, StateError
 from .fleet import ordinary_user
-from .model import Finding, Host, Mark, NodeReport, Role, Verdict
+from .model import Finding, Mark, NodeReport, Role, Verdict
+from .observed import Host
 from .old_tree import judge_old_tree
 from .release import Manifest, current_release, read_manifest
 from .steps import STEPS

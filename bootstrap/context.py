@@ -9,7 +9,8 @@ from typing import Any
 
 from . import targets
 from .config import Config
-from .model import External, Facts, Mount, Role, Tool
+from .model import Role, Tool
+from .observed import External, Facts, Mount
 from .paths import Paths
 from .release import choice_of, tree_name
 from .system import System
@@ -35,6 +36,7 @@ class Context:
         event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
         accept_storage: another file system than before is meant.
         note: told each line of progress of a long step.
+        progress: told how far a long step is; kept in the run's record, for ``status`` on every node.
         decides: this run says what the cluster should have; others obey wanted.json.
         bakes: this run builds a machine image: no cluster is around it.
         choice: the CPU targets that were chosen for the cluster; None while nobody has told.
@@ -54,6 +56,7 @@ class Context:
     event: str = ""
     accept_storage: bool = False
     note: Callable[[str], None] = _silent
+    progress: Callable[[str], None] = _silent
     decides: bool = False
     bakes: bool = False
     choice: Choice | None = None

@@ -91,7 +91,8 @@ def status_of(reports: Sequence[StepReport]) -> Status:
     outcomes = [report.outcome for report in reports]
     if any(_fails(report) for report in reports):
         return Status.FAILED
-    if Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
+    accepted = any(report.error is not None and report.outcome.holds for report in reports)
+    if accepted or Outcome.FAILED in outcomes or Outcome.BLOCKED in outcomes:
         return Status.DEGRADED
     if any(outcome.goes_on for outcome in outcomes):
         return Status.RUNNING
@@ -216,9 +217,10 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, held: _Held |
 
 
 def _apply_probe(step: Step, ctx: Context, probe: Probe, listen: Listener) -> StepReport:
-    listen(_of_probe(step, probe, Outcome.RUNNING))
+    running = _of_probe(step, probe, Outcome.RUNNING)
+    listen(running)
     LOG.info("apply: %s", probe.reason, extra={"step": step.name})
-    step.apply(ctx)
+    step.apply(replace(ctx, progress=lambda text: listen(replace(running, reason=text))))
     after = step.probe(ctx)
     if after.verdict is not Verdict.SATISFIED:
         raise NotConverged(

@@ -18,7 +18,8 @@ from typing import Any
 from .aws import Imds
 from .config import read_yaml
 from .errors import ConfigError, FactsError
-from .model import Cluster, Facts, Host, Queue, Role, SharedDir
+from .model import Role
+from .observed import Cluster, Facts, Host, Queue, SharedDir
 from .paths import Paths
 from .system import System
 from .targets import own_cpu

@@ -12,7 +12,6 @@ from . import shapes
 from .errors import ExitCode, PetalError
 
 # The file systems that several nodes can mount at once.
-NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
 
 
 class Role(str, Enum):
@@ -53,6 +52,11 @@ class Probe:
 def satisfied(reason: str) -> Probe:
     """It holds already."""
     return Probe(Verdict.SATISFIED, reason)
+
+
+def accepted(reason: str, error: PetalError) -> Probe:
+    """It does not hold as it should, and the configuration says to go on: the run ends degraded."""
+    return Probe(Verdict.SATISFIED, reason, (), error.remedy, error.to_dict())
 
 
 def change(reason: str, *changes: str) -> Probe:
@@ -262,100 +266,6 @@ class NodeReport:
             release=shapes.maybe(raw.get("release"), shapes.text),
             findings=shapes.items(raw.get("findings", ()), Finding.from_dict) if findings is None else findings,
         )
-
-
-@dataclass(frozen=True)
-class SharedDir:
-    """One directory that the cluster shares: where, and of which kind (ebs, efs, fsx, raid)."""
-
-    mount: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Queue:
-    """One Slurm queue and the instance types of its compute resources."""
-
-    name: str
-    instances: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts.
-
-    ``queues`` are looked up where they matter (``facts.with_queues``): the head node alone decides by them.
-    """
-
-    role: Role | None
-    name: str | None = None
-    region: str | None = None
-    user: str | None = None
-    queue: str | None = None
-    head_ip: str | None = None
-    shared: tuple[SharedDir, ...] = ()
-    sources: tuple[str, ...] = ()
-    queues: tuple[Queue, ...] = ()
-
-
-@dataclass(frozen=True)
-class Host:
-    """The machine itself. ``os`` is id and major version joined, as Spack names it; memory is in bytes."""
-
-    name: str
-    os: str
-    glibc: str
-    machine: str
-    target: str
-    cpus: int
-    memory: int
-    boot_id: str
-
-
-@dataclass(frozen=True)
-class External:
-    """Software that the nodes have already, as Spack is told of it.
-
-    Args:
-        name: Spack's name of the package.
-        spec: with its version and what is known of its variants.
-        place: its prefix on a node.
-        prefix: its prefix here, which is another one under ``--root``.
-        buildable: Spack may build the package too, where another version or variant is asked for.
-    """
-
-    name: str
-    spec: str
-    place: str
-    prefix: Path
-    buildable: bool = True
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of /proc/mounts (proc_mounts(5))."""
-
-    source: str
-    point: str
-    kind: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Everything that is observed once, at the start of a run."""
-
-    cluster: Cluster
-    host: Host
-    mounts: tuple[Mount, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
-    def mount_of(self, path: str) -> Mount | None:
-        """The mount that ``path`` itself is the mount point of; the last one wins, as in the kernel."""
-        found = [mount for mount in self.mounts if mount.point == path]
-        return found[-1] if found else None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
-from .model import NETWORK_KINDS, Facts, Mount, Role, Tool
+from .model import Role, Tool
+from .observed import NETWORK_KINDS, Facts, Mount
 from .paths import Paths
 from .release import choice_of, release_id
 from .spack.compiler import Compiler, find_compiler

@@ -15,7 +15,8 @@ from typing import Any
 
 from . import shapes, targets
 from .config import Config, Package
-from .model import Host, Queue, plain
+from .model import plain
+from .observed import Host, Queue
 from .paths import Paths
 from .state import read_document, shaped, write_document
 from .targets import Choice
@@ -57,6 +58,7 @@ class Manifest:
     """What a complete release says of itself; the release is complete when this file is there.
 
     ``specs`` is empty where nothing was built, and then the trees' targets say nothing of what is in them.
+    ``missing``: packages of the lockfile that it was published without (``install.partial``).
     """
 
     release: str
@@ -65,6 +67,7 @@ class Manifest:
     glibc: str
     specs: tuple[str, ...]
     trees: tuple[Tree, ...]
+    missing: tuple[str, ...] = ()
 
     def tree_for(self, cpu: str) -> Tree | None:
         """The best tree for a CPU, None where it runs none of them."""
@@ -80,6 +83,7 @@ class Manifest:
             glibc=shapes.text(raw["glibc"]),
             specs=shapes.items(raw["specs"], shapes.text),
             trees=shapes.items(raw["trees"], Tree.from_dict),
+            missing=shapes.items(raw.get("missing", ()), shapes.text),
         )
 
 
@@ -183,9 +187,22 @@ def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
     return trees
 
 
-def write_index(paths: Paths, release: str, trees: Iterable[Tree]) -> None:
+def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
+    """The packages that were missing when the modules of a release were written.
+
+    Raises:
+        StateError: the index is damaged.
+    """
+    path = paths.release(release) / INDEX
+    raw = read_document(path) or {}
+    missing: tuple[str, ...] = shaped(path, lambda: shapes.items(raw.get("missing", ()), shapes.text))
+    return missing
+
+
+def write_index(paths: Paths, release: str, trees: Iterable[Tree], missing: Iterable[str] = ()) -> None:
     """Says that the module trees are whole, and what is in them."""
-    write_document(paths.release(release) / INDEX, {"trees": [plain(tree) for tree in trees]})
+    content = {"trees": [plain(tree) for tree in trees], "missing": list(missing)}
+    write_document(paths.release(release) / INDEX, content)
 
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:

@@ -54,6 +54,10 @@ class Recorder:
         self._steps[report.name] = report
         self.update(steps=tuple(self._steps.values()))
 
+    def is_under_way(self, name: str) -> bool:
+        """True when the step's last report said that it is being applied."""
+        return name in self._steps and self._steps[name].outcome is Outcome.RUNNING
+
     def update(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
         self._runs.save(self.record)
@@ -176,7 +180,8 @@ def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -
         running = report.outcome is Outcome.RUNNING
         if running and report.name in background:
             recorder.update(settled=True)
-        if running and report.name in cluster and not ctx.bakes:  # so this run holds the cluster lock
+        begins = running and not recorder.is_under_way(report.name)
+        if begins and report.name in cluster and not ctx.bakes:  # so this run holds the cluster lock
             recorder.mirror_to(Shared(ctx.paths))
         if report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
             settle_request(request)

@@ -18,7 +18,7 @@ from .errors import ProcessFailed, ProcessTimeout
 from .files import write_atomic
 from .guard import guarded
 from .log import LOG
-from .model import Mount
+from .observed import Mount
 from .processes import end_marked, end_tree, run_mark
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ class System:
         user: str | None = None,
         ok: Sequence[int] | None = (0,),
         on_line: Callable[[str], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> Completed:
         """Runs a program to its end.
 
@@ -86,6 +87,7 @@ class System:
             user: run it as this user, with that user's groups.
             ok: exit codes that are fine, None for all.
             on_line: called with each line of its output as it comes (stderr is then part of stdout).
+            on_idle: with ``on_line``: called about once a second while no output comes.
 
         Raises:
             ProcessFailed: it cannot be started, or ended with another code.
@@ -95,7 +97,7 @@ class System:
         LOG.debug("run %s", " ".join(argv))
         process = _start(argv, env, cwd, user, merged=on_line is not None)
         try:
-            stdout, stderr = _collect(process, started + timeout, on_line)
+            stdout, stderr = _collect(process, started + timeout, on_line, on_idle)
         except subprocess.TimeoutExpired as error:
             end_tree(process.pid)
             process.wait()
@@ -291,20 +293,23 @@ def _close_streams(process: subprocess.Popen[bytes]) -> None:
 
 
 def _collect(
-    process: subprocess.Popen[bytes], deadline: float, on_line: Callable[[str], None] | None
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    on_line: Callable[[str], None] | None,
+    on_idle: Callable[[], None] | None,
 ) -> tuple[str, str]:
     if on_line is None:
         stdout, stderr = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
         return stdout.decode(errors="replace"), stderr.decode(errors="replace")
     lines: list[str] = []
-    for line in _lines(process, deadline):
+    for line in _lines(process, deadline, on_idle):
         lines.append(line)
         on_line(line)
     process.wait(timeout=max(0.1, deadline - time.monotonic()))
     return "\n".join(lines), ""
 
 
-def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
+def _lines(process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None) -> Any:
     """The output line by line until its end or the deadline; a descendant that keeps the pipe open holds nobody."""
     stream = process.stdout
     assert stream is not None
@@ -320,6 +325,8 @@ def _lines(process: subprocess.Popen[bytes], deadline: float) -> Any:
         if end is not None and (not ready or now > end):
             break
         if not ready:
+            if on_idle is not None:
+                on_idle()
             continue
         block = os.read(stream.fileno(), 65536)
         if not block:

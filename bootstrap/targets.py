@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import ConfigError, did_you_mean
 from .instances import family_of
-from .model import Queue
+from .observed import Queue
 
 AUTO = "auto"
 # What ``auto`` may come to, best first. Neoverse V2 is no descendant of V1: what both run is N1 (archspec).

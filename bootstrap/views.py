@@ -61,7 +61,7 @@ def step_lines(step: StepReport) -> list[Line]:
     lines += [Line(more, indent=23) for more in rest]
     if step.outcome is Outcome.WOULD_CHANGE:
         lines += [Line(f"  {text}", indent=18) for text in step.changes]
-    if step.outcome in (Outcome.BLOCKED, Outcome.FAILED):
+    if step.error or step.outcome is Outcome.BLOCKED:
         lines += [_under(text, "try") for text in step.remedy]
     return lines
 
@@ -213,6 +213,7 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
         Line(f"package   wanted {wanted.get('version', 'unknown')}"),
         Line(f"install   {_run_line(data['install']) if data['install'] else 'none is known'}"),
+        *_now_lines(data["install"] or {}),
     ]
     if data["holder"]:
         holder = data["holder"]
@@ -224,7 +225,7 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
     )
     for run in data["runs"]:
-        lines.append(Line(_run_line(run)))
+        lines += [Line(_run_line(run)), *_now_lines(run)]
         lines += _troubles(run)
     return lines
 
@@ -253,8 +254,14 @@ def _run_line(run: Mapping[str, Any]) -> str:
     return f"{verb:<16} started {run['started']}, {ended}, {how}"
 
 
+def _now_lines(run: Mapping[str, Any]) -> list[Line]:
+    """What a run is at, how far and for how long, while it goes on."""
+    steps = _steps(run.get("steps", ())) if run.get("finished") is None else []
+    return [line for step in steps if step.outcome.goes_on for line in step_lines(step)]
+
+
 def _troubles(run: Mapping[str, Any]) -> list[Line]:
-    steps = [step for step in _steps(run["steps"]) if step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
+    steps = [step for step in _steps(run["steps"]) if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
     lines = [line for step in steps for line in step_lines(step)]
     return lines + [line for error in run["errors"] for line in error_lines(error)]
 

@@ -20,20 +20,8 @@ from bootstrap.context import Context
 from bootstrap.errors import ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.fleet import report_lines
-from bootstrap.model import (
-    Cluster,
-    External,
-    Facts,
-    Finding,
-    Host,
-    Mark,
-    Mount,
-    NodeReport,
-    Queue,
-    Role,
-    SharedDir,
-    Tool,
-)  # fmt: skip
+from bootstrap.model import Finding, Mark, NodeReport, Role, Tool
+from bootstrap.observed import Cluster, External, Facts, Host, Mount, Queue, SharedDir
 from bootstrap.paths import Paths
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.externals import find_externals, left_to_us
@@ -146,7 +134,8 @@ class FakeSystem(System):
         return "".join(line + "\n" for report in reports for line in report_lines(report))
 
     def _spack(self, argv: Sequence[str]) -> str:
-        environment, verb = Path(argv[argv.index("-e") + 1]), argv[argv.index("-e") + 2]
+        environment = Path(argv[argv.index("-e") + 1])
+        verb = next(word for word in argv if word in ("concretize", "install", "module"))
         if verb == "concretize":
             (environment / "spack.lock").write_text(json.dumps(LOCKFILE))
         elif verb == "install":

@@ -46,6 +46,17 @@ class Anything(fields.Raw):
         super().__init__(allow_none=True)
 
 
+class Switch(fields.Boolean):
+    """``true`` or ``false``; ``1`` and texts are neither."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL, "invalid": "must be true or false, without quotes"}  # noqa: RUF012
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **options)  # type: ignore[no-untyped-call]
+
+
 class Items(fields.List):
     """A list."""
 

@@ -102,10 +102,15 @@ class Modules:
 
 @dataclass(frozen=True)
 class Install:
-    """How the head node installs. ``budget``: seconds that a hook waits for the worker; ``jobs`` 0 means all cores."""
+    """How the head node installs.
+
+    ``budget``: seconds that a hook waits for the worker; ``jobs``: cores to build with, 0 for all; ``partial``: publish
+    what could be built where something failed.
+    """
 
     budget: int = 300
     jobs: int = 0
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, vali
 
 from .. import targets
 from ..errors import did_you_mean
-from .fields import SECTION, UNKNOWN, Anything, Items, OneOrMore, Section, Table, Text, Whole
+from .fields import SECTION, UNKNOWN, Anything, Items, OneOrMore, Section, Switch, Table, Text, Whole
 from .nouns import (
     LAYOUTS,
     SPACK_VERSIONS,
@@ -262,6 +262,7 @@ class InstallSchema(_Strict):
     makes = Install
     budget = Whole(validate=validate.Range(0, 3600, error="must be 0 to 3600 seconds"))
     jobs = Whole(validate=validate.Range(0, 1024, error="must be 0 (all cores) to 1024"))
+    parts = Switch(data_key="partial", attribute="partial")  # a Schema has a method partial
 
 
 class CheckSchema(_Strict):

@@ -19,13 +19,14 @@ LIMIT = 1 << 28
 
 @dataclass(frozen=True)
 class Locked:
-    """One concrete spec of a lockfile."""
+    """One concrete spec of a lockfile; ``needs`` are the hashes of its direct dependencies."""
 
     name: str
     version: str
     hash: str
     explicit: bool
     external: bool
+    needs: tuple[str, ...] = ()
 
 
 def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
@@ -49,7 +50,8 @@ def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
 
 def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
     external = node.get("external")
-    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None)
+    needs = tuple(str(dependency["hash"]) for dependency in node.get("dependencies", ()))
+    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs)
 
 
 def installed(store: Path) -> dict[str, Path]:
@@ -80,6 +82,24 @@ def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """Those of ``specs`` that are not wholly installed in the store; externals are never missing."""
     found = installed(store)
     return tuple(spec for spec in specs if not spec.external and not _is_whole(found.get(spec.hash)))
+
+
+def build_seconds(store: Path) -> dict[str, float]:
+    """How long each package took to build, by name, as Spack has kept it beside what it installed; the newest counts.
+
+    Only for estimates: a prefix without that file, or with another one, is passed over.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for prefix in installed(store).values():
+        path = prefix / ".spack" / "install_times.json"
+        try:
+            document, written = read_json(path), path.stat().st_mtime
+        except (StateError, OSError):
+            continue
+        name, total = (document or {}).get("name"), (document or {}).get("total")
+        if isinstance(name, str) and isinstance(total, (int, float)) and written > found.get(name, (0.0, 0.0))[0]:
+            found[name] = (written, float(total))
+    return {name: seconds for name, (_, seconds) in found.items()}
 
 
 def _is_whole(prefix: Path | None) -> bool:

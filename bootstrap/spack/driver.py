@@ -12,13 +12,14 @@ from typing import Any
 from ..errors import ProcessFailed, SpackError
 from ..files import make_dir, write_atomic
 from ..system import PATH, Completed, System
+from .parallel import Parallel
 from .program import Program
 from .scope import NOTHING, STACK, Places, as_yaml
 
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
 MODULES_SECONDS = 1800.0
-SHOWN = re.compile(r"==> (Installing |Error|.*: Executing phase|.*: Successfully installed)|^\s+>> \d+")
+SHOWN = re.compile(r"^==> Error")
 
 
 @dataclass(frozen=True)
@@ -71,23 +72,19 @@ class Spack:
             what="the stack cannot be concretized",
         )
 
-    def install(self, jobs: int) -> None:
+    def install(self, parallel: Parallel, on_line: Callable[[str], None], on_idle: Callable[[], None]) -> Completed:
         """Installs what the lockfile holds; goes on with independent packages when one fails.
 
-        Raises:
-            SpackError: ``spack-install``, with the failed packages and where their logs are.
+        Modules are left to ``write_modules``, which writes all of them once.
+
+        Returns:
+            How Spack ended, whatever it made: what is in the store then is for the database to say.
         """
         arguments = [
-            "install",
-            "--only-concrete",
-            *(["-j", str(jobs)] if jobs else []),
-        ]
-        self._run(
-            *arguments,
-            timeout=INSTALL_SECONDS,
-            code="spack-install",
-            what="not every package could be installed",
-        )
+            "-c", "modules:default:enable::[]", "install", "--only-concrete", "-j", str(parallel.jobs),
+            *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
+        ]  # fmt: skip
+        return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
 
     def write_modules(self) -> None:
         """Writes the environment's lmod modules; files that are there already are left.
@@ -112,14 +109,29 @@ class Spack:
             ) from error
 
     def _run(self, *arguments: str, timeout: float, code: str, what: str) -> Completed:
+        def tell(line: str) -> None:
+            if SHOWN.search(line):
+                self.note(line.removeprefix("==> ").strip())
+
+        done = self._spack(*arguments, timeout=timeout, on_line=tell)
+        if done.returncode != 0:
+            raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
+        return done
+
+    def _spack(
+        self,
+        *arguments: str,
+        timeout: float,
+        on_line: Callable[[str], None],
+        on_idle: Callable[[], None] | None = None,
+    ) -> Completed:
         make_dir(self.output.parent)
         with self.output.open("a", encoding="utf-8", buffering=1) as log:
             log.write(f"$ spack {' '.join(arguments)}\n")
 
             def keep(line: str) -> None:
                 log.write(line + "\n")
-                if SHOWN.search(line):
-                    self.note(line.removeprefix("==> ").strip())
+                on_line(line)
 
             argv = [
                 str(self.program.tree / "bin" / "spack"),
@@ -128,10 +140,7 @@ class Spack:
                 str(self.environment),
                 *arguments,
             ]
-            done = self.system.run(argv, timeout=timeout, env=self._env(), ok=None, on_line=keep)
-        if done.returncode != 0:
-            raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
-        return done
+            return self.system.run(argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle)
 
     def _scopes(self) -> list[str]:
         """The scopes, the weakest first: nothing of what is set anywhere, Spack's defaults, the stack's packages, ours.

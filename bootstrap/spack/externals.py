@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import PetalError
 from ..log import LOG
-from ..model import External
+from ..observed import External
 from ..paths import Paths
 from ..system import System
 

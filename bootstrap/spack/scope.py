@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import make_dir, write_atomic
-from ..model import External, Host
+from ..observed import External, Host
 from .compiler import Compiler
 from .externals import as_packages
 from .families import Family

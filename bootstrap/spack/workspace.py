@@ -8,6 +8,7 @@ from ..context import Context
 from ..errors import SpackError
 from ..release import tree_name
 from ..targets import buildable, compiler_builds
+from . import database
 from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .families import FAMILIES
@@ -72,6 +73,28 @@ def _cuda(ctx: Context) -> tuple[str, ...]:
     if ctx.choice is None or "cuda_arch" in str(ctx.environment.get("packages", "")):
         return ()
     return ctx.choice.cuda
+
+
+def locked_specs(ctx: Context) -> tuple[database.Locked, ...]:
+    """What this run's release is made of, for all of its targets.
+
+    Raises:
+        SpackError: ``spack-lockfile``.
+    """
+    locked = (database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
+    return tuple({spec.hash: spec for each in locked for spec in each}.values())
+
+
+def lacking(ctx: Context) -> tuple[str, ...]:
+    """The packages of this run's release that the store does not have, as ``name@version``, in order.
+
+    Raises:
+        SpackError: ``spack-lockfile``, ``spack-database``.
+    """
+    if not ctx.config.builds:
+        return ()
+    absent = database.missing(locked_specs(ctx), store_of(ctx))
+    return tuple(sorted(f"{spec.name}@{spec.version}" for spec in absent))
 
 
 def specs_of(ctx: Context) -> list[str]:

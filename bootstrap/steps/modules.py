@@ -12,8 +12,8 @@ from ..context import Context
 from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, write_atomic
 from ..model import Probe, Scope, change, satisfied
-from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, write_index
-from ..spack.workspace import module_tree, open_spack
+from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, read_missing, write_index
+from ..spack.workspace import lacking, module_tree, open_spack
 from .base import HEAD
 
 SEARCH_PATHS = (
@@ -44,11 +44,14 @@ class ModuleTree:
     def probe(self, ctx: Context) -> Probe:
         try:
             listed = read_index(ctx.paths, ctx.wanted_release)
+            without = read_missing(ctx.paths, ctx.wanted_release)
         except StateError as error:
             return change(str(error), "write the module tree again")
+        written = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         if listed is None:
-            lines = (f"write {module_tree(ctx, target)}" for target in ctx.targets)
-            return change(f"release {ctx.wanted_release} has none yet", *lines)
+            return change(f"release {ctx.wanted_release} has none yet", *written)
+        if without and without != lacking(ctx):
+            return change("packages have come since it was written", *written)
         files = [
             (module.name, module_tree(ctx, tree.target) / module.path) for tree in listed for module in tree.modules
         ]
@@ -62,7 +65,7 @@ class ModuleTree:
         if read_manifest(ctx.paths, ctx.wanted_release) is None:
             remove_tree(module_tree(ctx, ctx.targets[0]).parent)
         trees = [_write_tree(ctx, target) for target in ctx.targets]
-        write_index(ctx.paths, ctx.wanted_release, trees)
+        write_index(ctx.paths, ctx.wanted_release, trees, lacking(ctx))
 
 
 def _write_tree(ctx: Context, target: str) -> Tree:

@@ -14,7 +14,8 @@ from ..config import Storage
 from ..context import Context
 from ..errors import PetalError, StorageError, of_os_error
 from ..files import make_dir, same_content, write_atomic
-from ..model import Mount, Probe, Role, Scope, blocked, change, elsewhere, satisfied
+from ..model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
+from ..observed import Mount
 from .base import EVERYWHERE
 
 HEAD_SECONDS = 60.0

@@ -6,7 +6,7 @@ from ..context import Context
 from ..files import replace_link
 from ..model import Probe, Scope, change, satisfied
 from ..release import Manifest, current_release, read_index, read_manifest, write_manifest
-from ..spack.workspace import specs_of
+from ..spack.workspace import lacking, specs_of
 from ..system import timestamp
 from .base import HEAD
 
@@ -25,16 +25,20 @@ class Release:
     def probe(self, ctx: Context) -> Probe:
         wanted = ctx.wanted_release
         current = current_release(ctx.paths)
-        if read_manifest(ctx.paths, wanted) is None:
+        manifest = read_manifest(ctx.paths, wanted)
+        if manifest is None:
             before = current or "nothing"
             return change(f"release {wanted} is not complete", "write its manifest", f"current: {before} -> {wanted}")
         if current != wanted:
             before = current or "nothing"
             return change(f"current is {before}", f"current: {before} -> {wanted}")
+        if manifest.missing and manifest.missing != lacking(ctx):
+            return change(f"release {wanted} was published without {', '.join(manifest.missing)}", "write its manifest")
         return satisfied(f"current is {wanted}")
 
     def apply(self, ctx: Context) -> None:
-        if read_manifest(ctx.paths, ctx.wanted_release) is None:
+        manifest = read_manifest(ctx.paths, ctx.wanted_release)
+        if manifest is None or manifest.missing:
             write_manifest(ctx.paths, _manifest(ctx))
         ctx.confirm()
         replace_link(ctx.paths.current, f"releases/{ctx.wanted_release}")
@@ -49,4 +53,5 @@ def _manifest(ctx: Context) -> Manifest:
         glibc=host.glibc,
         specs=tuple(specs_of(ctx)),
         trees=read_index(ctx.paths, ctx.wanted_release) or (),
+        missing=lacking(ctx),
     )

@@ -9,13 +9,17 @@ from typing import Any
 from ..context import Context
 from ..errors import ConfigError, SpackError
 from ..files import make_dir, write_atomic
-from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..log import LOG
+from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
 from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
+from ..spack.install import install_missing
+from ..spack.parallel import split
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
-from ..spack.workspace import check_compiler, lockfile_of, open_spack, specs_of, store_of
+from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
+from ..state import read_document, write_document
 from ..targets import runs
 from .base import HEAD
 
@@ -37,15 +41,18 @@ class SpackStack:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         try:
-            locked = [database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets]
-            specs = tuple({spec.hash: spec for each in locked for spec in each}.values())
+            locked = all(database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
+            specs = locked_specs(ctx)
             missing = database.missing(specs, store_of(ctx))
-            if missing or not all(locked):
+            if missing or not locked:
                 _check_compiler(ctx)
         except SpackError as error:
             return blocked(str(error), *error.remedy)
-        if not all(locked):
+        if not locked:
             return _to_concretize(ctx)
+        without = _accepted(ctx, len(missing)) if missing else None
+        if without is not None:
+            return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are there: {without}", without)
         if missing:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -57,6 +64,27 @@ class SpackStack:
             ctx.note(note)
         for target in ctx.targets:
             _build(ctx, target)
+
+
+def _may_go_on(ctx: Context, error: SpackError) -> bool:
+    """With ``install.partial``, when a package failed and something that was asked for is there all the same."""
+    if not ctx.config.install.partial or error.code != "spack-install":
+        return False
+    roots = [spec for spec in locked_specs(ctx) if spec.explicit and not spec.external]
+    return len(database.missing(tuple(roots), store_of(ctx))) < len(roots)
+
+
+def _accepted(ctx: Context, missing: int) -> SpackError | None:
+    """What this very run has accepted to go on without; the next run tries again."""
+    raw = read_document(_note_of(ctx)) if ctx.config.install.partial else None
+    if raw is None or raw.get("run_id") != ctx.run_id:
+        return None
+    what = f"the release goes on without {missing} packages"
+    return SpackError(what, why=str(raw.get("why")), remedy=raw.get("remedy", ()), code="spack-partial")
+
+
+def _note_of(ctx: Context) -> Path:
+    return ctx.paths.var / "spack" / ctx.wanted_release / "partial.json"
 
 
 def _used(ctx: Context) -> list[str]:
@@ -93,8 +121,15 @@ def _build(ctx: Context, target: str) -> None:
         ctx.note(f"Spack {spack.program.version} and its recipes")
         ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
     _lock(ctx, spack, lockfile_of(ctx, target))
-    ctx.note(f"installing for {target}")
-    spack.install(ctx.config.install.jobs)
+    host = ctx.facts.host
+    parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
+    try:
+        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
+    except SpackError as error:
+        if not _may_go_on(ctx, error):
+            raise
+        LOG.warning("install.partial: %s", error, extra={"step": SpackStack.name})
+        write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
 
 
 def _lock(ctx: Context, spack: Spack, kept: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..context import Context
 from ..errors import PetalError, StateError, StorageError, of_os_error
 from ..files import Distrust, changeable, first_distrusted, make_own_dir
-from ..model import NETWORK_KINDS, Mount, Probe, Role, Scope, change, refused, satisfied
+from ..model import Probe, Role, Scope, change, refused, satisfied
+from ..observed import NETWORK_KINDS, Mount
 from ..state import Seen, Shared, Token
 from .base import EVERYWHERE
 

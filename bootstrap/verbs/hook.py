@@ -180,7 +180,7 @@ def _as_settled(record: RunRecord) -> RunRecord:
     if record.finished is not None:
         return record
     changed = any(step.outcome is Outcome.CHANGED for step in record.steps)
-    troubled = any(not step.outcome.holds for step in record.steps if not step.outcome.goes_on)
+    troubled = any(step.error or not step.outcome.holds for step in record.steps if not step.outcome.goes_on)
     status = Status.DEGRADED if troubled else Status.CHANGED if changed else Status.OK
     return replace(record, status=status, exit=int(status.exit))
 

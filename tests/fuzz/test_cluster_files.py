@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bootstrap import facts, limits, targets
 from bootstrap.errors import ConfigError
 from bootstrap.fleet import reports_of_lines
-from bootstrap.model import Cluster, Role
+from bootstrap.model import Role
+from bootstrap.observed import Cluster
 from bootstrap.paths import Paths
 from bootstrap.slurm import parse_sinfo
 from bootstrap.system import System, parse_mounts

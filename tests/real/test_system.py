@@ -133,6 +133,23 @@ def test_lines_come_as_they_are_written_and_the_deadline_holds_for_them_too() ->
         SYSTEM.run(["sh", "-c", "echo one; sleep 100"], timeout=0.5, on_line=lines.append)
 
 
+def test_silence_is_told_while_it_lasts() -> None:
+    said: list[str] = []
+    ticking = "echo one; read -r -t 30 x <&3 || true"
+    reader, writer = os.pipe()
+
+    def idle() -> None:
+        said.append("idle")
+        if len(said) == 3:  # the program ends only after that
+            os.close(writer)
+
+    path = f"/proc/{os.getpid()}/fd/{reader}"
+    SYSTEM.run(["bash", "-c", f"exec 3<{path}; {ticking}"], timeout=20, on_line=said.append, on_idle=idle)
+    os.close(reader)
+    assert said[0] == "one"
+    assert said.count("idle") >= 2
+
+
 def test_a_descendant_that_keeps_the_output_open_holds_nobody() -> None:
     started = time.monotonic()
     SYSTEM.run(["sh", "-c", "sleep 30 & echo done"], timeout=20, on_line=lambda _: None)

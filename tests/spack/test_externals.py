@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap.model import External, Outcome
+from bootstrap.model import Outcome
+from bootstrap.observed import External
 from bootstrap.paths import Paths
 from bootstrap.spack import database
 from bootstrap.spack.driver import Spack

@@ -78,6 +78,8 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
         ("stack: Ünicode", "stack", "name of an environment"),
         ("stack: none\nspack: {source: 'https://x/y', recipes: {source: /r}}", "spack.sha256", "over the network"),
         ("install: {budget: '300'}", "install.budget", "must be a whole number"),
+        ("install: {partial: 1}", "install.partial", "must be true or false"),
+        ("install: {partial: 'yes'}", "install.partial", "must be true or false"),
         ("check: {load: ['../x']}", "check.load[0]", "module name"),
         ("[1, 2]", "", "a mapping is needed"),
         ("a: 1\na: 2", "", "written twice"),

@@ -20,6 +20,7 @@ from bootstrap.model import (
     Scope,
     Status,
     StepReport,
+    accepted,
     blocked,
     change,
     elsewhere,
@@ -103,6 +104,30 @@ def test_what_needs_a_failed_step_is_not_tried_and_the_rest_goes_on(ctx: Context
     assert child.applied == grandchild.applied == 0
     assert reports["other"].outcome is Outcome.OK
     assert engine.status_of(list(reports.values())) is Status.FAILED
+
+
+def test_what_the_configuration_accepts_lets_the_rest_go_on_and_the_run_is_degraded(ctx: Context) -> None:
+    lack = accepted("2 of 3 are there", PetalError("one is missing", remedy="less x.log", code="spack-partial"))
+    reports = run(
+        ctx, Toy("a", [change("missing"), change("missing"), lack]), Toy("b", [satisfied("fine")], needs=("a",))
+    )
+    assert reports["a"].outcome is Outcome.CHANGED
+    assert reports["a"].error is not None
+    assert reports["a"].remedy == ("less x.log",)
+    assert reports["b"].outcome is Outcome.OK
+    assert engine.status_of(list(reports.values())) is Status.DEGRADED
+
+
+def test_how_far_a_step_is_reaches_who_listens(ctx: Context) -> None:
+    class Long(Toy):
+        def apply(self, ctx: Context) -> None:
+            ctx.progress("installing 1 of 2")
+
+    told: list[StepReport] = []
+    engine.converge([Long("a", [change("missing"), change("missing"), satisfied("there")])], ctx, told.append)
+    assert [(report.outcome, report.reason) for report in told] == [
+        (Outcome.RUNNING, "missing"), (Outcome.RUNNING, "installing 1 of 2"), (Outcome.CHANGED, "there"),
+    ]  # fmt: skip
 
 
 def test_a_full_disk_is_an_error_with_a_remedy_and_no_bug(ctx: Context) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bootstrap.errors import ProcessTimeout, StorageError
-from bootstrap.model import External
+from bootstrap.observed import External
 from bootstrap.release import read_index
 from bootstrap.spack.externals import as_packages, find_externals, left_to_us
 from bootstrap.spack.workspace import module_tree

@@ -8,7 +8,8 @@ import pytest
 
 from bootstrap import facts
 from bootstrap.errors import FactsError
-from bootstrap.model import Cluster, Role, SharedDir
+from bootstrap.model import Role
+from bootstrap.observed import Cluster, SharedDir
 from bootstrap.system import parse_mounts
 from tests.world import World
 

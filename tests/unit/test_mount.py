@@ -9,7 +9,8 @@ import pytest
 
 from bootstrap import config, engine
 from bootstrap.errors import ConfigError, ProcessTimeout, StorageError
-from bootstrap.model import Mount, Outcome, Role, Tool, Verdict
+from bootstrap.model import Outcome, Role, Tool, Verdict
+from bootstrap.observed import Mount
 from bootstrap.prepare import Request
 from bootstrap.run import run
 from bootstrap.state import Shared, Token, Wanted

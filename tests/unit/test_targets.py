@@ -19,7 +19,8 @@ from bootstrap import checks, engine, facts, instances, release, targets
 from bootstrap.config import parse
 from bootstrap.errors import ConfigError
 from bootstrap.fleet import report_lines, reports_of_lines
-from bootstrap.model import Cluster, Facts, Mark, Outcome, Queue, Role, Tool, Verdict
+from bootstrap.model import Mark, Outcome, Role, Tool, Verdict
+from bootstrap.observed import Cluster, Facts, Queue
 from bootstrap.prepare import Request, _choice, prepare
 from bootstrap.release import Manifest, ModuleFile, Tree
 from bootstrap.run import run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from bootstrap import report, views
 from bootstrap.errors import ConfigError, ExitCode, PetalError
 from bootstrap.model import Finding, Mark, NodeReport, Outcome, Result, RunRecord, Status, StepReport, plain
+from bootstrap.spack.progress import Progress, Running
 
 GOLDEN = Path(__file__).with_name("golden")
 STEPS = (
@@ -29,6 +31,12 @@ STEPS = (
 RUN = RunRecord(
     "20261124T081405.123Z-1a2b3c", "hook", "configured", "head", "ip-10-0-0-10", "0.1.0", 42, "boot",
     "2026-11-24T08:14:05Z", "2026-11-24T08:15:05Z", Status.DEGRADED, 1, "3f9c1a2b4d5e", STEPS, settled=True,
+)  # fmt: skip
+INSTALLING = replace(
+    RUN, finished=None, exit=None, status=Status.RUNNING,
+    steps=(STEPS[0], StepReport("spack", "t", Outcome.RUNNING, str(Progress(
+        7, 20, (Running("hdf5", "build"), Running("openmpi", "configure")), (), 350.0
+    )))),
 )  # fmt: skip
 GOOD = Finding("storage", Mark.OK, "nfs4 from 10.0.0.10:/shared, the same as on ip-10-0-0-10: token 8c2afbf9")
 BAD = Finding(
@@ -64,6 +72,14 @@ RESULTS = {
                 "nodes": [node.to_dict() for node in NODES],
             },
             "reports": [node.to_dict() for node in NODES], "runs": [plain(RUN)],
+        },
+    ),
+    "status-installing": Result(
+        "status", "status", Status.RUNNING,
+        {
+            "node": "q1-st-c5-1", "role": "compute", "current": None, "wanted": None, "install": plain(INSTALLING),
+            "holder": {"host": "ip-10-0-0-10", "pid": 42, "since": "2026-11-24T08:14:05Z"}, "proof": None,
+            "reports": [], "runs": [],
         },
     ),
     "status-nothing": Result(

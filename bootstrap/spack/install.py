@@ -1,0 +1,165 @@
+"""Installs what a lockfile names: all cores, progress while it lasts, an end that says what is missing and why."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SpackError
+from ..files import make_dir, remove_tree
+from ..log import LOG
+from . import database
+from .database import Locked
+from .driver import Spack, failure
+from .parallel import Parallel
+from .progress import Watch
+
+TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
+IDLE_SECONDS = 30.0
+LOG_SECONDS = 60.0
+LINES = 10
+WIDTH = 200
+NAMED = 6
+KEPT_RUNS = 5
+BUILD_LOG = "spack-build-out.txt"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A package that could not be built: in which phase, the last lines of its log, and where that is kept."""
+
+    spec: Locked
+    phase: str
+    lines: tuple[str, ...]
+    log: Path | None
+
+    def __str__(self) -> str:
+        head = f"{self.spec.name}@{self.spec.version} failed in phase {self.phase}"
+        where = (f"  log: {self.log}",) if self.log else ()
+        return "\n".join((head, *(f"    {line}" for line in self.lines), *where))
+
+
+class Teller:
+    """Says how far an install is: to the run's record and the terminal every few seconds, to the log once a minute."""
+
+    def __init__(self, watch: Watch, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._watch = watch
+        self._tell = tell
+        self._clock = clock
+        self._said = ""
+        self._told = self._logged = float("-inf")
+        self._is_news = True
+
+    def line(self, text: str) -> None:
+        """A line of Spack's."""
+        self._is_news |= self._watch.line(text, self._clock())
+        if self._is_news:
+            self._say(TELL_SECONDS)
+
+    def idle(self) -> None:
+        """Nothing has come for a moment: what is news is said when it is due, and the estimate grows old."""
+        self._say(TELL_SECONDS if self._is_news else IDLE_SECONDS)
+
+    def _say(self, interval: float) -> None:
+        now = self._clock()
+        if now - self._told < interval:
+            return
+        self._told, self._is_news = now, False
+        text = str(self._watch.at(now))
+        if text != self._said:
+            self._said = text
+            self._tell(text)
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            LOG.info("%s", text, extra={"step": "spack"})
+
+
+def install_missing(spack: Spack, parallel: Parallel, tell: Callable[[str], None], logs: Path) -> None:
+    """Builds what the store lacks of the lockfile, as much of it as can be built.
+
+    Args:
+        tell: gets how far it is, a line at a time.
+        logs: a directory of this run, for the logs of packages that fail.
+
+    Raises:
+        SpackError: ``spack-install``, with each package that failed, and those that were not tried for that reason.
+    """
+    store = spack.places.store
+    specs = tuple(spec for spec in database.locked_specs(spack.lockfile) if not spec.external)
+    lacking = {spec.hash for spec in database.missing(specs, store)}
+    present = [spec.hash for spec in specs if spec.hash not in lacking]
+    watch = Watch(specs, present, parallel.processes, database.build_seconds(store))
+    teller = Teller(watch, tell)
+    done = spack.install(parallel, teller.line, teller.idle)
+    watch.end()
+    missing = database.missing(specs, store)
+    if missing:
+        stage = spack.places.scratch / "stage"
+        failed, waiting, left = sort_out(missing, watch)
+        failures = [_keep(spec, watch, stage, logs) for spec in failed]
+        _prune(logs.parent)
+        why = explain(failures, waiting, left) if failures else failure(done.stdout)
+        raise _error(len(missing), len(specs), why, failures, spack.output)
+    if done.returncode != 0:
+        LOG.warning("spack install ended with %d, and everything is there: %s", done.returncode, failure(done.stdout))
+
+
+def sort_out(missing: Iterable[Locked], watch: Watch) -> tuple[list[Locked], list[Locked], list[Locked]]:
+    """What is missing since it failed, since something failed that it needs, since Spack did not come to it."""
+    missing = tuple(missing)
+    absent = {spec.hash for spec in missing}
+    waiting = [spec for spec in missing if absent & set(spec.needs)]
+    rest = [spec for spec in missing if not absent & set(spec.needs)]
+    failed = [spec for spec in rest if watch.phase_of(spec) or watch.error_of(spec)]
+    return failed, waiting, [spec for spec in rest if spec not in failed]
+
+
+def explain(failures: Iterable[Failure], waiting: Iterable[Locked], left: Iterable[Locked]) -> str:
+    """The failures one by one, then what is missing because of them."""
+    told = list(failures)
+    parts = [str(failed) for failed in told[:NAMED]]
+    parts += [f"and {len(told) - NAMED} more failed: {_names(f.spec for f in told[NAMED:])}"] if told[NAMED:] else []
+    needing, behind = _names(waiting), _names(left)
+    parts += [f"not tried, since they need what failed: {needing}"] if needing else []
+    parts += [f"not begun: {behind}"] if behind else []
+    return "\n".join(parts)
+
+
+def _names(specs: Iterable[Locked]) -> str:
+    return ", ".join(sorted(spec.name for spec in specs))
+
+
+def _error(missing: int, total: int, why: str, failures: Iterable[Failure], output: Path) -> SpackError:
+    logs = [failed.log for failed in failures if failed.log]
+    remedy = (*(f"less {log}" for log in logs[:NAMED]), f"less {output}", "petal-node bootstrap    (the others stay)")
+    return SpackError(f"{missing} of {total} packages are not installed", why=why, remedy=remedy, code="spack-install")
+
+
+def _keep(spec: Locked, watch: Watch, stage: Path, logs: Path) -> Failure:
+    """Copies a failed package's log out of its stage and removes that: the next try begins anew, and disk matters."""
+    kept: Path | None = None
+    for place in (*stage.glob(f"spack-stage-*-{spec.hash}"), *stage.glob(f"*/spack-stage-*-{spec.hash}")):
+        if (place / BUILD_LOG).is_file():
+            kept = logs / f"{spec.name}-{spec.version}-{spec.hash[:7]}.log"
+            make_dir(logs)
+            shutil.copyfile(place / BUILD_LOG, kept)
+        remove_tree(place)
+    lines = _last_lines(kept) if kept else tuple(watch.error_of(spec).replace("==> Error: ", "").splitlines())[:LINES]
+    return Failure(spec, watch.phase_of(spec) or "fetch", lines, kept)
+
+
+def _last_lines(log: Path) -> tuple[str, ...]:
+    """The end of a build log, without blank lines and without what Spack itself notes there."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("==> ")]
+    return tuple(line[:WIDTH] for line in lines[-LINES:])
+
+
+def _prune(directory: Path) -> None:
+    """Keeps the logs of the newest runs that had failures; ids of runs sort by time."""
+    runs = sorted(place for place in directory.iterdir() if place.is_dir()) if directory.is_dir() else []
+    for place in runs[:-KEPT_RUNS]:
+        remove_tree(place)
