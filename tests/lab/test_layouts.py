@@ -15,6 +15,15 @@ from tests.lab.demo import publish, wait_for_proof
 from tests.lab.layouts import BUILDER, S3, bake, config_of
 from tests.lab.test_product import answer, petal
 
+PROGRAM = r"""
+#include <stdio.h>
+#include <sigsegv.h>
+int main(void) { printf("libsigsegv %d.%d\n", libsigsegv_version >> 8, libsigsegv_version & 255); return 0; }
+"""
+JOB = r"""
+cd "$(mktemp -d)" && module load libsigsegv && top=$LIBSIGSEGV_ROOT
+gcc ~/uses.c -o uses -I"$top/include" -L"$top/lib" -lsigsegv -Wl,-rpath,"$top/lib" && ./uses
+"""
 COMPUTES = ("compute-1", "compute-2")
 
 
@@ -87,6 +96,13 @@ def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
     steps = {step["name"]: step for step in answer(petal(baked, "head", "plan", "--json"))["data"]["steps"]}
     assert steps["spack"]["reason"] == "the machine image carries it"
     assert steps["root"]["reason"].startswith("the machine image carries release ")
+
+
+def test_a_users_job_builds_against_what_spack_built_and_runs_it(baked: Lab) -> None:
+    """On a compute node: the module's variables lead a compiler to the library, and the program finds it."""
+    baked.write("head", "/home/ec2-user/uses.c", PROGRAM)
+    done = baked.srun("-w", "queue1-st-c5-1", "bash", "-lc", JOB)
+    assert done.check().stdout == "libsigsegv 2.14\n"
 
 
 def test_a_release_that_the_image_does_not_carry_is_not_installed_on_the_head_alone(baked: Lab) -> None:

@@ -19,15 +19,18 @@ from bootstrap.model import Outcome
 from bootstrap.observed import External
 from bootstrap.paths import Paths
 from bootstrap.spack import database
+from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.program import Program
-from bootstrap.spack.scope import Places, Site, find_compiler, write_scope
+from bootstrap.spack.scope import Places, Site, write_scope
 from bootstrap.steps.shell import find_lmod
 from bootstrap.system import PATH, System
 from tests import images
 from tests.lab import recipes
+from tests.spack.conftest import spack_tree
 from tests.spack.test_spack import bootstrap
+from tests.world import HOST
 
 KEPT = ("slurm", "pmix", "libfabric", "openmpi", "intel-oneapi-mpi", "osu-micro-benchmarks")
 # Recipes that those ask for with variants.
@@ -71,17 +74,18 @@ def unpacked_clingo(clingo: list[Path], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def solve(
-    spack_tree: Path, mpi_recipes: Path, scratch: Path, unpacked_clingo: Path, tmp_path: Path
+    mpi_recipes: Path, scratch: Path, unpacked_clingo: Path, tmp_path: Path
 ) -> Callable[[list[str], dict[str, Any]], Solved]:
     """Concretizes a stack on the node below ``tmp_path / "node"``."""
     system = System()
-    program = Program("1.1.1", spack_tree, mpi_recipes, unpacked_clingo)
+    program = Program("1.1.1", spack_tree("1.1.1"), mpi_recipes, unpacked_clingo)
     places = Places(tmp_path / "store", tmp_path / "modules", mpi_recipes, scratch)
 
     def run(specs: list[str], packages: dict[str, Any]) -> Solved:
         stack = {"specs": specs, "packages": packages}
         externals = left_to_us(find_externals(Paths(tmp_path / "node"), system), stack)
-        write_scope(tmp_path / "scope", places, Site(find_compiler(system), "x86_64_v3", {}, externals))
+        site = Site(find_compiler(system), "x86_64_v3", {}, HOST, externals)
+        write_scope(tmp_path / "scope", places, site, program.family)
         spack = Spack(
             system, program, places, tmp_path / "scope", tmp_path / "environment", tmp_path / "log", lambda _: None
         )
@@ -190,7 +194,7 @@ def test_a_run_uses_an_external_publishes_its_module_and_finds_it_again(config_t
 
 
 def test_recipes_that_lack_a_package_do_not_mind_its_external(
-    spack_tree: Path, full_recipes: Path, unpacked_clingo: Path, tmp_path: Path
+    full_recipes: Path, unpacked_clingo: Path, tmp_path: Path
 ) -> None:
     """A site's own subset of the recipes: without Slurm's, and with an Open MPI that has no variants."""
     recipes.subset(full_recipes, tmp_path / "tree", ("libsigsegv",))
@@ -199,8 +203,9 @@ def test_recipes_that_lack_a_package_do_not_mind_its_external(
     names = {"slurm": "slurm@24.05.7 +pmix", "openmpi": "openmpi@4.1.7 fabrics=ofi"}
     externals = tuple(External(name, spec, str(prefix), prefix) for name, spec in names.items())
     places = Places(tmp_path / "store", tmp_path / "modules", repository, tmp_path / "scratch")
-    write_scope(tmp_path / "scope", places, Site(find_compiler(System()), "x86_64_v3", {}, externals))
-    program = Program("1.1.1", spack_tree, repository, unpacked_clingo)
+    program = Program("1.1.1", spack_tree("1.1.1"), repository, unpacked_clingo)
+    site = Site(find_compiler(System()), "x86_64_v3", {}, HOST, externals)
+    write_scope(tmp_path / "scope", places, site, program.family)
     spack = Spack(
         System(), program, places, tmp_path / "scope", tmp_path / "environment", tmp_path / "log", lambda _: None
     )

@@ -15,6 +15,7 @@ from bootstrap.spack.recipes import Repository
 from bootstrap.spack.versions import takes
 from bootstrap.spack.vetting import Asked, Vetting
 from tests.lab import stack
+from tests.spack.conftest import spack_tree
 
 # One recipe of so many is compared; Spack takes minutes to load all 8,600, where the same was found with each release.
 EVERY = int(os.environ.get("PETAL_COMPARE_EVERY", "25"))
@@ -103,14 +104,12 @@ def oracle(tree: Path, repository: Repository, place: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=["1.1.1", "0.23.0"])
-def both(
-    request: pytest.FixtureRequest, spack_tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Repository, dict[str, Any]]:
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, dict[str, Any]]:
     """The recipes, and what Spack says of them."""
-    tree = spack_tree.with_name(f"spack-{request.param}")
+    tree = spack_tree(request.param)
     recipes = tree / "var" / "spack" / "repos" / "builtin"
     if request.param == "1.1.1":
-        recipes = spack_tree.with_name(stack.RECIPES) / "repos" / "spack_repo" / "builtin"
+        recipes = tree.with_name(stack.RECIPES) / "repos" / "spack_repo" / "builtin"
     if not recipes.is_dir():
         pytest.skip(f"no recipes for Spack {request.param}: {recipes} is not there (make spack fetches them)")
     repository = Repository(recipes)

@@ -18,6 +18,7 @@ from bootstrap.run import run
 from bootstrap.system import System
 from bootstrap.targets import UNKNOWN_TO_SPACK, own_cpu, runnable
 from tests.lab import recipes
+from tests.spack.conftest import spack_tree
 
 RUNS = iter(range(1000))
 QUEUES = "Scheduling: {Scheduler: slurm, SlurmQueues: [%s]}\n"
@@ -147,10 +148,9 @@ def test_auto_is_what_the_queues_have_in_common_and_their_gpus_are_preferred(gpu
     assert "cuda_arch" in error["why"]
 
 
-def test_spacks_own_archspec_lacks_just_the_names_that_are_refused(spack_tree: Path) -> None:
+def test_spacks_own_archspec_lacks_just_the_names_that_are_refused() -> None:
     import archspec.cpu
 
-    names = json.loads((spack_tree / "lib/spack/spack/vendor/archspec/json/cpu/microarchitectures.json").read_text())[
-        "microarchitectures"
-    ]
+    table = spack_tree("1.1.1") / "lib/spack/spack/vendor/archspec/json/cpu/microarchitectures.json"
+    names = json.loads(table.read_text())["microarchitectures"]
     assert set(archspec.cpu.TARGETS) - set(names) == UNKNOWN_TO_SPACK
