@@ -38,6 +38,7 @@ class Context:
         note: told each line of progress of a long step.
         progress: told how far a long step is; kept in the run's record, for ``status`` on every node.
         decides: this run says what the cluster should have; others obey wanted.json.
+        takes_up: what it decides is what a hook decided, and did not come to write itself.
         bakes: this run builds a machine image: no cluster is around it.
         choice: the CPU targets that were chosen for the cluster; None while nobody has told.
         confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
@@ -58,6 +59,7 @@ class Context:
     note: Callable[[str], None] = _silent
     progress: Callable[[str], None] = _silent
     decides: bool = False
+    takes_up: bool = False
     bakes: bool = False
     choice: Choice | None = None
     confirm: Callable[[], None] = _unlocked

@@ -144,7 +144,7 @@ class RootError(PetalError):
 
 
 class StateError(PetalError):
-    """A record on disk cannot be used; codes ``state-corrupt``, ``state-newer``, ``state-untrusted``."""
+    """A record on disk cannot be used, or must not be written; codes start with ``state-``."""
 
     code = "state-corrupt"
 

@@ -24,12 +24,11 @@ from .release import choice_of, release_id
 from .spack.compiler import Compiler, find_compiler
 from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
-from .state import Seen, Shared, Wanted, read_document, shaped, write_document
+from .state import KEPT, Seen, Shared, Wanted, read_document, shaped, write_document
 from .system import System
 from .targets import Choice
 
 BOOT = "boot"
-KEPT = "request.json"
 KEPT_SHAPE: dict[str, Callable[[Any], Any]] = {
     "uri": shapes.text,
     "configured": bool,
@@ -97,6 +96,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         accept_storage=request.accept_storage,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
         decides=decides, choice=Choice(wanted.targets, wanted.cuda) if wanted and wanted.targets else None,
+        takes_up=decides and role is Role.HEAD and (request.event == BOOT or not request.config),
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
 

@@ -22,6 +22,7 @@ from .paths import Paths
 
 FORMAT = 1
 KEEP_RUNS = 30
+KEPT = "request.json"  # what a hook of this node was given
 KEEP_SECONDS = 3600.0
 
 

@@ -8,7 +8,7 @@ from ..context import Context
 from ..errors import StateError
 from ..files import sha256_of
 from ..model import Probe, Scope, change, refused, satisfied
-from ..state import Shared, Wanted
+from ..state import KEPT, Shared, Wanted, read_document
 from .base import HEAD
 
 
@@ -46,7 +46,19 @@ class WantedState:
             part.chmod(0o755)
             part.rename(target)
         ctx.confirm()
+        _refuse_what_is_settled(ctx)
         Shared(ctx.paths).save_wanted(_wanted(ctx))
+
+
+def _refuse_what_is_settled(ctx: Context) -> None:
+    """Two runs may take up one decision; who comes second would undo what the hook's own run wrote of its version."""
+    if ctx.takes_up and not (read_document(ctx.paths.var / KEPT) or {}).get("pending"):
+        raise StateError(
+            "what this run was to carry out has been carried out meanwhile",
+            why="the run of the hook that decided it has written wanted.json",
+            remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
+            code="state-settled",
+        )
 
 
 def _wanted(ctx: Context) -> Wanted:

@@ -58,7 +58,8 @@ for unit in apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub
     console-getty.service getty@tty1.service systemd-logind.service kmod-static-nodes.service modprobe@.service \
     systemd-modules-load.service systemd-sysctl.service systemd-udevd.service systemd-udev-trigger.service \
     systemd-journal-flush.service systemd-sysusers.service systemd-tmpfiles-clean.timer systemd-update-utmp.service \
-    systemd-update-utmp-runlevel.service systemd-user-sessions.service systemd-remount-fs.service systemd-timesyncd.service systemd-networkd.service systemd-resolved.service \
+    systemd-update-utmp-runlevel.service systemd-user-sessions.service systemd-remount-fs.service \
+    systemd-timesyncd.service systemd-networkd.service systemd-resolved.service \
     dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
     sys-kernel-tracing.mount proc-fs-nfsd.mount run-rpc_pipefs.mount nfs-blkmap.service nfs-client.target \
     nfs-idmapd.service nfs-mountd.service nfs-server.service nfsdcld.service rpc-gssd.service rpc-statd-notify.service \

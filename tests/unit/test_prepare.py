@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap import engine
 from bootstrap import prepare as prepared
 from bootstrap.context import Context
-from bootstrap.errors import ConfigError
+from bootstrap.errors import ConfigError, StateError
 from bootstrap.model import Role, Tool
 from bootstrap.prepare import BOOT, Request, keep_request, prepare, settle_request
-from bootstrap.state import Shared, Wanted
+from bootstrap.state import KEPT, Shared, Wanted, write_document
+from bootstrap.steps import STEPS
+from bootstrap.steps.wanted import WantedState
 from tests.world import World
 
 
@@ -149,3 +152,20 @@ def test_the_role_that_a_hook_was_given_is_kept(world: World) -> None:
     ask(world, ARGS, event="start", role=Role.LOGIN)
     request = Request(Tool("0.1.0"), "r", None, world.prefix, None, BOOT)
     assert prepare(replace(request, decides=True), world.system, lambda _: None).role is Role.LOGIN
+
+
+def test_a_decision_is_taken_up_once(world: World) -> None:
+    """A convergence that was prepared while a hook's run was still pending must not undo what that run wrote."""
+    ctx = replace(world.context, takes_up=True)
+    step = WantedState()
+    write_document(world.paths.var / KEPT, {"pending": True})
+    before = [each.name for each in STEPS].index("wanted")
+    engine.converge(STEPS[:before], ctx, lambda _: None)
+    step.apply(ctx)
+    written = Shared(world.paths).wanted()
+    assert written is not None
+    write_document(world.paths.var / KEPT, {"pending": False})
+    with pytest.raises(StateError, match="carried out meanwhile") as caught:
+        step.apply(replace(ctx, tool=Tool("0.2.0")))
+    assert caught.value.code == "state-settled"
+    assert Shared(world.paths).wanted() == written
