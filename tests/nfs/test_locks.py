@@ -31,7 +31,7 @@ def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[in
 def test_a_thousand_rounds_and_never_two_holders(nfs: Machine) -> None:
     count, doubles, changes = contend(nfs, "rounds", [334, 333, 333])
     assert (count, doubles) == (1000, 0)
-    assert changes > 20, "hardly anybody contended"
+    assert changes > 5, "they came one after the other, which would be 2"
 
 
 def test_the_count_sees_double_holders_where_flock_is_the_lock(nfs: Machine) -> None:
