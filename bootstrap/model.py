@@ -11,8 +11,6 @@ from typing import Any
 from . import shapes
 from .errors import ExitCode, PetalError
 
-# The file systems that several nodes can mount at once.
-
 
 class Role(str, Enum):
     """What a node is for (ParallelCluster: HeadNode, ComputeFleet, LoginNode)."""

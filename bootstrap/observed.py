@@ -8,6 +8,7 @@ from typing import Any
 
 from .model import Role, plain
 
+# The file systems that several nodes can mount at once.
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
 
 

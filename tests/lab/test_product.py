@@ -305,3 +305,24 @@ class TestTrouble:
         assert not lab.exec("compute-1", ("test", "-e", "/tmp/executed")).ok
         run = last_run(lab, "compute-1")
         assert (run["status"], run["errors"][0]["code"]) == ("degraded", "archive-checksum")
+
+
+def test_real_spack_builds_real_fftw_and_a_job_runs_it(lab: Lab) -> None:
+    """A new cluster whose stack comes from S3: Spack 1.1.1, the real recipe, Debian's tarball of the real source."""
+    reason = stack.no_spack()
+    if reason:
+        pytest.skip(f"no real Spack: {reason}")
+    lab.fresh()
+    config = stack.lab_config(lab, spack=True)
+    publish(lab, config)
+    booted = lab.boot_all()
+    assert [result.returncode for results in booted.values() for result in results] == [0] * 20
+    lab.wait_idle()
+    wait_for_proof(lab)
+    data = answer(petal(lab, "head", "status", "--json"))["data"]
+    assert data["proof"]["proved"] == 2, data["proof"]
+    output = job(lab, config).check().stdout
+    assert output.count("(fftw-3.3.10 fftwl_wisdom") == 2
+    shown = lab.shell("compute-1", "module load fftw && module show fftw 2>&1").check().stdout
+    assert re.search(r"/opt/petal/store/linux-debian\d+-x86_64_v3/fftw-3.3.10-", shown)
+    assert petal(lab, "head", "plan", "--exit-code").returncode == 0

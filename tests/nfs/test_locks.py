@@ -15,9 +15,9 @@ LEFT = LEASE / 3
 
 
 def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[int, int, int]:
-    """A process on each of three nodes, so many rounds each: rounds in all, double holders, changes of the node."""
+    """Six processes on three nodes, so many rounds each: rounds in all, double holders, changes from node to node."""
     nfs.head.run("mkdir", "-p", f"/shared/{folder}").ok()
-    nodes = [nfs.head, nfs.client(1), nfs.client(2)]
+    nodes = [nfs.head, nfs.client(1), nfs.client(2)] * 2
     workers = [
         (node.name, node.begin("python3", "/lab/lock_rounds.py", f"/shared/{folder}", str(share), *how, seconds=600))
         for node, share in zip(nodes, rounds)
@@ -29,13 +29,13 @@ def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[in
 
 
 def test_a_thousand_rounds_and_never_two_holders(nfs: Machine) -> None:
-    count, doubles, changes = contend(nfs, "rounds", [334, 333, 333])
+    count, doubles, changes = contend(nfs, "rounds", [167, 167, 167, 167, 166, 166])
     assert (count, doubles) == (1000, 0)
-    assert changes > 5, "they came one after the other, which would be 2"
+    assert changes > 20, "hardly anybody contended"
 
 
 def test_the_count_sees_double_holders_where_flock_is_the_lock(nfs: Machine) -> None:
-    _, doubles, _ = contend(nfs, "flock", [40] * 3, "flock")
+    _, doubles, _ = contend(nfs, "flock", [20] * 6, "flock")
     assert doubles > 0
 
 
@@ -78,7 +78,7 @@ def test_who_is_cut_off_knows_afterwards_whether_it_still_holds(nfs: Machine, fo
     began = time.monotonic()
     waited = hold(nfs.head, f"{folder}/wanted", "next").result().ok().json()["waited"]
     assert LEFT - 1 < waited < 4 * LEASE
-    time.sleep(max(0, began + 1.2 * LEASE - time.monotonic()))  # longer than the lease: that is the case
+    time.sleep(max(0, began + 1.5 * LEASE - time.monotonic()))  # longer than the lease: that is the case
     robbed.plug()
     alone.plug()
     robbed.write("/tmp/robbed", "")

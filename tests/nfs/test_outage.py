@@ -37,6 +37,7 @@ def test_every_verb_ends_in_its_time_while_the_server_is_silent(nfs: Machine, cl
 def test_a_hook_ends_with_0_and_the_node_is_ready_again_by_itself(nfs: Machine, client: Node) -> None:
     client.write("/etc/petal.yaml", "stack: none\n")
     hook = ("hook", "configured", "--config", "/etc/petal.yaml")
+    client.petal(*hook).ok()
     nfs.head.unplug()
     done = client.petal(*hook, "--json", seconds=60)
     assert done.code == 0
