@@ -35,6 +35,7 @@ WantedBy=multi-user.target
 
 
 def probe(ctx: Context) -> Probe:
+    """Whether the root is bound to shared storage, and stays so over a reboot; looks for at most 5 s."""
     backing = ctx.paths.shared_root
     try:
         state = ctx.system.guarded(lambda: _backed(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
@@ -57,6 +58,11 @@ def probe(ctx: Context) -> Probe:
 
 
 def apply(ctx: Context) -> None:
+    """Binds it, by a unit where systemd runs.
+
+    Raises:
+        RootError: ``root-no-backing``, the head node has not made the directory.
+    """
     if not ctx.paths.shared_root.is_dir():
         raise RootError(
             f"{ctx.paths.shared_root} is not there",

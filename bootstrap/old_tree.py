@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .context import Context
-from .errors import SpackError
+from .errors import PetalError, SpackError
 from .facts import DNA
 from .model import Finding, Mark
 from .spack.database import install_times
 from .spack.program import version_of
 
 TREE = "/opt/spack"
+TOUCH_SECONDS = 5.0
 DOCS = "docs/layouts.md tells how to move it to shared storage"
 
 
@@ -55,7 +56,10 @@ def find_old_tree(ctx: Context) -> OldTree | None:
 
 def judge_old_tree(ctx: Context) -> Finding | None:
     """Who can use it, as a finding; None where there is nothing to say."""
-    old = find_old_tree(ctx)
+    try:
+        old = ctx.system.guarded(lambda: find_old_tree(ctx), timeout=TOUCH_SECONDS, what=TREE)  # it may be a mount
+    except (PetalError, OSError) as error:
+        return Finding("opt-spack", Mark.WARN, f"{TREE} cannot be looked at", str(error), (f"findmnt -T {TREE}",))
     if old is None:
         return None
     what = f"Spack {old.version or 'of an unknown version'} with {old.packages} packages is at {TREE}"
