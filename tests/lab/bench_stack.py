@@ -18,6 +18,7 @@ MIDDLES = 10
 TOPS = 8
 RECIPE = '''\
 import os
+import time
 
 from spack_repo.builtin.build_systems.generic import Package
 
@@ -38,6 +39,10 @@ class {class_name}(Package):
     phases = ["build", "install"]
 
     def build(self, spec, prefix):
+        limit = time.monotonic() + 120
+        while os.path.exists("{hold}") and time.monotonic() < limit:
+            time.sleep(0.1)
+            print("held", flush=True)  # Spack tells the phase with the next line that its build prints
         for number in range({units}):
             with open(f"unit{{number}}.c", "w") as file:
                 file.write(SOURCE.replace("@UNIT@", str(number)))
@@ -77,20 +82,23 @@ def dependencies() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def write_recipes(repository: Path, broken: tuple[str, ...] = (), switch: Path | None = None) -> None:
+def write_recipes(
+    repository: Path, broken: tuple[str, ...] = (), switch: Path | None = None, hold: Path | None = None
+) -> None:
     """Adds the stack's recipes to a repository.
 
     Args:
         repository: the directory ``.../spack_repo/builtin``.
         broken: packages whose source does not compile while the file ``switch`` is there.
+        hold: every package stays in its phase ``build`` while this file is there, two minutes at most.
     """
     for name, needed in dependencies().items():
         recipe = repository / "packages" / name.replace("-", "_") / "package.py"
         recipe.parent.mkdir(parents=True)
-        recipe.write_text(_recipe(name, needed, switch if name in broken else None), encoding="utf-8")
+        recipe.write_text(_recipe(name, needed, switch if name in broken else None, hold), encoding="utf-8")
 
 
-def _recipe(name: str, needed: tuple[str, ...], switch: Path | None) -> str:
+def _recipe(name: str, needed: tuple[str, ...], switch: Path | None, hold: Path | None) -> str:
     source = "".join(FUNCTION.format(number=number) for number in range(FUNCTIONS))
     return RECIPE.format(
         name=name,
@@ -99,13 +107,16 @@ def _recipe(name: str, needed: tuple[str, ...], switch: Path | None) -> str:
         source=source,
         units=UNITS,
         switch=switch or "",
+        hold=hold or "",
     )
 
 
-def small(upstream: Path, target: Path, broken: tuple[str, ...] = (), switch: Path | None = None) -> Path:
+def small(
+    upstream: Path, target: Path, broken: tuple[str, ...] = (), switch: Path | None = None, hold: Path | None = None
+) -> Path:
     """A repository with the stack and what a compiler needs; its tree."""
     recipes.subset(upstream, target, ())
-    write_recipes(target / "repos" / "spack_repo" / "builtin", broken, switch)
+    write_recipes(target / "repos" / "spack_repo" / "builtin", broken, switch, hold)
     return target
 
 

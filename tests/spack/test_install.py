@@ -29,8 +29,16 @@ def switch(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stack_config(full_recipes: Path, spack_archive: Path, clingo: list[Path], switch: Path, tmp_path: Path) -> str:
-    bench_stack.small(full_recipes, tmp_path / "tree", broken=BROKEN, switch=switch)
+def hold(tmp_path: Path) -> Path:
+    """While this file is there, every package stays in its phase ``build``."""
+    return tmp_path / "hold"
+
+
+@pytest.fixture
+def stack_config(
+    full_recipes: Path, spack_archive: Path, clingo: list[Path], switch: Path, hold: Path, tmp_path: Path
+) -> str:
+    bench_stack.small(full_recipes, tmp_path / "tree", broken=BROKEN, switch=switch, hold=hold)
     recipes.pack(tmp_path / "tree", tmp_path / "recipes.tar.gz")
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
     found = tmp_path / "recipes.tar.gz"
@@ -99,9 +107,10 @@ def test_partial_publishes_what_is_there_says_so_and_is_completed_later(
     assert bootstrap(prefix, config).status is Status.OK
 
 
-def test_the_record_says_how_far_it_is(stack_config: str, switch: Path, tmp_path: Path) -> None:
-    """As ``status`` reads it, on this node and from shared storage."""
+def test_the_record_says_how_far_it_is(stack_config: str, switch: Path, hold: Path, tmp_path: Path) -> None:
+    """As ``status`` reads it, on this node and from shared storage. Packages build until it has been told."""
     switch.unlink()
+    hold.touch()
     prefix = tmp_path / "head"
     seen: list[str] = []
     (prefix / "shared").mkdir(parents=True)
@@ -111,6 +120,8 @@ def test_the_record_says_how_far_it_is(stack_config: str, switch: Path, tmp_path
             return
         document = json.loads((Paths(prefix).state / "stack.json").read_text())
         seen.extend(found["reason"] for found in document["steps"] if found["name"] == "spack")
+        if any("(build)" in text for text in seen):
+            hold.unlink(missing_ok=True)
 
     assert bootstrap(prefix, stack_config, told=look).status is Status.CHANGED
     told = [text for text in seen if text.startswith("installing ")]
