@@ -13,8 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from . import aws
 from .errors import FetchError
@@ -86,7 +85,7 @@ def local_path(uri: str) -> Path | None:
     if uri.startswith("/"):
         return Path(uri)
     parts = urlsplit(uri)
-    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def _transfer(source: Source, part: Path) -> None:
