@@ -314,7 +314,9 @@ class ConfigSchema(_Strict):
                 raise ValidationError(error.messages, "stack") from error
             _needs_checksum({"source": stack, "sha256": data.get("stack_sha256")}, "stack_sha256")
         elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
-            raise ValidationError("must be the name of an environment, a URI of a spack.yaml, or none", "stack")
+            raise ValidationError(
+                "must be the name of an environment, a URI of a spack.yaml or spack.lock, or none", "stack"
+            )
         _spack_is_whole(data, stack)
 
     @post_load
