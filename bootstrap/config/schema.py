@@ -15,8 +15,9 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, vali
 
 from .. import targets
 from ..errors import did_you_mean
-from .fields import SECTION, UNKNOWN, Anything, Items, OneOrMore, Section, Switch, Table, Text, Whole
+from .fields import SECTION, UNKNOWN, Anything, Items, ItemsOr, OneOrMore, Section, Switch, Table, Text, Whole
 from .nouns import (
+    BOOTSTRAP,
     LAYOUTS,
     SPACK_VERSIONS,
     Check,
@@ -204,7 +205,7 @@ class SpackSchema(_Strict):
     source = Text(validate=_uri)
     sha256 = Text(validate=SHA256)
     recipes = Section(OriginSchema)
-    clingo = Items(Section(OriginSchema))
+    clingo = ItemsOr(Section(OriginSchema), BOOTSTRAP)
     specs = _texts(SPEC)
     target = OneOrMore(Text(validate=[NAME, _target]))
     mirrors = Table(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))

@@ -6,7 +6,7 @@ a compiler that is not there, would be the first to say so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..config import Spack
@@ -55,10 +55,19 @@ def check_fit(lock: Lockfile, here: Here, name: str) -> None:
             shown,
             remedy=(
                 "petal-node lock --config FILE --output URI    (here: solves the same stack for this node)",
+                *(
+                    [f"or build for what it is for: spack: {{target: {lock.targets[0]}}}"]
+                    if _only_target(found)
+                    else ()
+                ),
                 "or name a spack.yaml as stack in the configuration, which is solved on the head node",
             ),
             code="lock-unfit",
         )
+
+
+def _only_target(found: Iterable[Difference]) -> bool:
+    return {thing for thing, _ in found} == {"target"}
 
 
 def differences(lock: Lockfile, here: Here) -> Iterator[Difference]:

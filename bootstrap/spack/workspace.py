@@ -48,7 +48,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     places = Places(store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
     compiler = find_compiler(ctx.system)
     check_compiler(compiler, target)
-    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx))
+    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx), program.bootstraps)
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)

@@ -1,9 +1,10 @@
-"""Real Spack: a stack is solved on one node, and another one without clingo or memory for it installs it, or refuses."""
+"""Real Spack: a stack is solved on one node; another one, without clingo or memory for it, installs it or refuses."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,20 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
+from bootstrap.config import SPACK_VERSIONS
 from bootstrap.errors import ExitCode
+from bootstrap.facts import gather
 from bootstrap.lockfile import RECORD
-from bootstrap.model import Outcome, RunRecord, Status
+from bootstrap.model import Outcome, Role, RunRecord, Status
 from bootstrap.paths import Paths
 from bootstrap.spack import database
+from bootstrap.spack.compiler import find_compiler
+from bootstrap.spack.driver import Spack
+from bootstrap.spack.families import FAMILIES
+from bootstrap.spack.program import Program
+from bootstrap.spack.scope import Places, Site, write_scope
 from bootstrap.system import System
-from tests.spack.conftest import VERSIONS
+from tests.spack.conftest import VERSIONS, spack_tree
 from tests.spack.test_spack import bootstrap, steps, store_of
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
@@ -127,6 +135,25 @@ def test_spacks_own_lockfile_is_read_and_ours_is_read_by_spack(
     store = store_of(tmp_path / "head", "1.1.1")
     assert len(list(store.glob("linux-*-x86_64_v2/libsigsegv-2.14-*/lib/libsigsegv.so"))) == 1
     assert not list(store.glob("linux-*-x86_64_v3"))
+
+
+@BOTH
+def test_spack_takes_clingo_from_the_sources_that_are_named_and_no_others(version: str, tmp_path: Path) -> None:
+    """What the setting ``clingo: bootstrap`` comes to; nothing is fetched here."""
+    family = FAMILIES[SPACK_VERSIONS[version]]
+    tree = spack_tree(version)
+    program = Program(version, tree, tmp_path, None, bootstraps=True)
+    places = Places(tmp_path / "store", tmp_path / "modules", tmp_path / "recipes", tmp_path / "scratch")
+    host = gather(Paths(tmp_path), System(), Role.HEAD).host
+    site = Site(find_compiler(System()), "x86_64_v3", {}, host, bootstraps=True)
+    write_scope(tmp_path / "scope", places, site, family)
+    output = tmp_path / "output"
+    spack = Spack(System(), program, places, tmp_path / "scope", tmp_path / "environment", output, lambda _: None)
+    spack.write_environment([], {})
+    said = spack._spack("bootstrap", "list", timeout=120, on_line=lambda _: None).stdout
+    for source in ("github-actions-v0.6", *family.bootstraps_from):
+        assert re.search(rf"Name: {re.escape(source)}.*\benabled\b", said, re.IGNORECASE), said
+    assert not re.search(r"Name: spack-install.*\benabled\b", said, re.IGNORECASE), said
 
 
 def test_a_lockfile_is_solved_again_for_another_node_and_nothing_is_forgotten(config_text: str, solve: Any) -> None:
