@@ -93,9 +93,13 @@ def _sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
 def _bootstrap(places: Places, site: Site, family: Family) -> dict[str, Any]:
     """Nothing is fetched unless the configuration says so, and then nothing without a checksum in Spack's own tree."""
     root = str(places.scratch / "bootstrap")
-    if site.bootstraps:
-        return {"enable": True, "root": root, "trusted:": dict.fromkeys(family.bootstraps_from, True)}
-    return {"enable": False, "root": root, "sources:": [], "trusted:": {}}
+    names = family.bootstraps_from if site.bootstraps else ()
+    return {
+        "enable": bool(names),
+        "root": root,
+        "sources:": [{"name": name, "metadata": f"$spack/share/spack/bootstrap/{name}"} for name in names],
+        "trusted:": dict.fromkeys(names, True),
+    }
 
 
 def _config(places: Places) -> dict[str, Any]:
