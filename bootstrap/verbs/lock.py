@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, PetalError
+from ..context import Context
+from ..errors import ConfigError, PetalError, of_os_error
 from ..files import make_dir, write_atomic
 from ..lockfile import Lockfile, parse
 from ..model import Result, Status
@@ -36,22 +36,23 @@ def lock(asked: Asked, output: str) -> Result:
         asked.note(note)
     data = make_lockfile(ctx)
     uri = place_of(output, data, NAME)
-    _put(data, uri, ctx.facts.cluster.region, ctx.paths.var / NAME)
+    _put(data, uri, ctx)
     found = _told(parse(data, uri), ctx.targets)
     told = {"node": ctx.facts.host.name, "uri": uri, "sha256": hashlib.sha256(data).hexdigest(), **found}
     return Result("lock", "lock", Status.CHANGED, told, run_id=asked.run_id)
 
 
-def _put(data: bytes, uri: str, region: str | None, spare: Path) -> None:
+def _put(data: bytes, uri: str, ctx: Context) -> None:
     """What took minutes to solve is not lost where its place turns out to be closed."""
     try:
-        put(data, uri, region)
-    except (PetalError, OSError) as error:
+        put(data, uri, ctx.facts.cluster.region)
+    except (PetalError, OSError) as trouble:
+        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
+        spare = ctx.paths.var / NAME
         make_dir(spare.parent)
         write_atomic(spare, data)
-        if isinstance(error, PetalError):
-            error.remedy = (*error.remedy, f"the lockfile is {spare}")
-        raise
+        error.remedy = (*error.remedy, f"the lockfile is kept: ls -l {spare}")
+        raise error from trouble
 
 
 def _told(lock: Lockfile, targets: tuple[str, ...]) -> dict[str, Any]:

@@ -14,13 +14,15 @@ import pytest
 from bootstrap import engine, environments, lockfile
 from bootstrap.config import Origin, Spack, parse
 from bootstrap.context import Context
-from bootstrap.errors import ConfigError, FetchError
+from bootstrap.errors import ConfigError, FetchError, PetalError
 from bootstrap.lockfile import RECORD, Lockfile, Record
-from bootstrap.model import Outcome, StepReport
+from bootstrap.model import Outcome, StepReport, Tool
 from bootstrap.observed import External
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.fit import Here, check_fit, differences
 from bootstrap.steps import STEPS
+from bootstrap.verbs import lock as verb
+from bootstrap.verbs.common import Asked
 from tests.world import HOST, World, with_spack
 
 SHA, OTHER = "ab" * 32, "cd" * 32
@@ -323,6 +325,59 @@ def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: P
     assert environments.unlocked(loaded) == record.environment
 
 
+@pytest.fixture
+def builder(tmp_path: Path) -> Callable[[str], Asked]:
+    """A machine of the nodes' kind on which somebody types ``petal-node lock``; Spack is played."""
+    world = World(tmp_path / "builder")
+    (world.prefix / "shared").rmdir()
+
+    def solve(argv: Any) -> str:
+        environment = Path(argv[argv.index("-e") + 1])
+        (environment / "spack.lock").write_text(json.dumps(document(record=None)))
+        return ""
+
+    world.system.answers["spack"] = solve
+
+    def typed(config: str) -> Asked:
+        path = tmp_path / "petal.yaml"
+        path.write_text(config)
+        nothing: Any = lambda _: None  # noqa: E731
+        return Asked("lock", Tool("0.1.0"), world.system, "r", str(path), None, world.prefix, None, nothing, nothing)
+
+    return typed
+
+
+def test_what_is_solved_is_kept_where_its_place_is_closed(builder: Callable[[str], Asked], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    asked = builder(with_spack(tmp_path))
+    with pytest.raises(PetalError) as caught:
+        verb.lock(asked, str(tmp_path / "file" / "spack.lock"))
+    kept = asked.paths().var / "spack.lock"
+    assert str(kept) in caught.value.remedy[-1]
+    assert lockfile.parse(kept.read_bytes(), "x").record is not None
+
+
+def test_the_verb_says_what_to_write_and_leaves_nothing_behind(builder: Callable[[str], Asked], tmp_path: Path) -> None:
+    asked = builder(with_spack(tmp_path))
+    told = verb.lock(asked, str(tmp_path / "spack.lock")).data
+    data = (tmp_path / "spack.lock").read_bytes()
+    assert told["sha256"] == hashlib.sha256(data).hexdigest()
+    made = lockfile.parse(data, "x")
+    assert made.record is not None
+    assert made.record.environment == {"specs": ["fftw"]}
+    assert made.record.compiler == "gcc@12.2.0"
+    paths = asked.paths()
+    assert not (paths.scratch / "lock").exists()
+    assert not paths.root.exists()
+    assert not paths.shared_mount.exists()
+
+
+def test_there_must_be_something_to_solve(builder: Callable[[str], Asked]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        verb.lock(builder("stack: none"), "x")
+    assert caught.value.code == "lock-nothing"
+
+
 def test_clingo_is_fetched_by_spack_only_where_that_is_written(tmp_path: Path) -> None:
     scopes = {}
     for name, more in (("plain", ""), ("boot", "clingo: bootstrap, ")):
@@ -336,4 +391,5 @@ def test_clingo_is_fetched_by_spack_only_where_that_is_written(tmp_path: Path) -
     assert scopes["plain"]["sources:"] == []
     assert scopes["boot"]["enable"] is True
     assert scopes["boot"]["trusted:"] == {"github-actions-v2": True, "github-actions-v0.6": True}
-    assert [source["name"] for source in scopes["boot"]["sources:"]] == list(scopes["boot"]["trusted:"])
+    names = {source["name"] for source in scopes["boot"]["sources:"]}
+    assert names == set(scopes["boot"]["trusted:"]), "each is trusted, and no other is asked"
