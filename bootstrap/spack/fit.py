@@ -111,16 +111,20 @@ def _system(lock: Lockfile, host: Host) -> Iterator[Difference]:
 
 def _compiler(lock: Lockfile, compiler: Compiler) -> Iterator[Difference]:
     """Its version, and that each driver lies where the lockfile says: Spack calls it by that path."""
-    wanted = {f"gcc@{node.version}" for node in lock.externals() if node.name == "gcc"}
+    wanted = {f"gcc@{node.version}" for node in _gccs(lock)}
     wanted |= {node.compiler for node in lock.built() if node.compiler}
     if lock.record:
         wanted.add(lock.record.compiler)
     for spec in sorted(wanted - {compiler.spec}):
         yield _differ("compiler", spec, compiler.spec)
-    languages = {name: path for node in lock.externals() for name, path in node.compilers.items()}
+    languages = {name: path for node in _gccs(lock) for name, path in node.compilers.items()}
     recorded = dict.fromkeys(lock.record.languages, "") if lock.record else {}
     for language, path in {**recorded, **languages}.items():
         yield from _driver(language, path, compiler)
+
+
+def _gccs(lock: Lockfile) -> list[Node]:
+    return [node for node in lock.externals() if node.name == "gcc"]
 
 
 def _driver(language: str, path: str, compiler: Compiler) -> Iterator[Difference]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .program import ensure, is_ready
 from .workspace import open_spack, specs_of
 
 LOCK_WAIT = 600.0
+LOOK_SECONDS = 4.0
 
 
 def write_stack(ctx: Context, spack: Spack) -> None:
@@ -80,9 +82,13 @@ def fits(ctx: Context, lock: Lockfile) -> None:
     Raises:
         ConfigError: ``lock-unfit``.
     """
+
+    def exists(place: str) -> bool:  # perhaps on a mount
+        return ctx.system.guarded(partial(os.path.isdir, place), timeout=LOOK_SECONDS, what=place)
+
     here = Here(
         ctx.facts.host, _compiler(ctx), ctx.externals, ctx.targets, ctx.choice.cuda if ctx.choice else (),
-        ctx.config.spack, ctx.config.specs, os.path.isdir,
+        ctx.config.spack, ctx.config.specs, exists,
     )  # fmt: skip
     check_fit(lock, here, ctx.config.stack)
 
