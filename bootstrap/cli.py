@@ -146,6 +146,12 @@ def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
     return bootstrap(asked, arguments.lock_wait, accept_storage=arguments.accept_storage, image=arguments.layout)
 
 
+def _lock(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.lock import lock
+
+    return lock(asked, arguments.output)
+
+
 def _converge(asked: Asked, _: argparse.Namespace) -> Result:
     from .verbs.bootstrap import converge
 
@@ -234,6 +240,21 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     )
     pending = verb("plan", "what bootstrap would do now; changes nothing", _plan)
     pending.add_argument("--exit-code", action="store_true", help="end with 3 when there is something to change")
+    solved = verb("lock", "solve the stack here and write its lockfile, which can then be the stack", _lock)
+    solved.description = (
+        "Solves the stack of --config for this operating system, glibc and compiler and for the targets of the "
+        "configuration, as an install here would, and installs nothing. The lockfile is Spack's own spack.lock with "
+        "one key more, which says what it was made for. Run it on the head node, or on any machine of its image: it "
+        "needs gcc, g++ and memory for Spack's solver, no cluster and no shared storage. What it prints at the end "
+        "goes into petal.yaml; from then on head nodes install without clingo and with little memory."
+    )
+    solved.add_argument(
+        "--output",
+        default="spack.lock",
+        metavar="URI",
+        help="where to put it: a path, file:// or s3://; what ends with / or is a directory gets a file that is named "
+        "after its checksum (default: %(default)s)",
+    )
     verb("converge", "what the service at boot runs: become what the cluster wants", _converge)
     verb("status", "where this node and its cluster stand", _status)
     which = verb("check", "can this node, or the compute nodes, use the software?", _check)

@@ -30,7 +30,7 @@ UNCHANGED = {
     Verdict.ELSEWHERE: Outcome.SKIPPED,
 }
 # What only a correction of the configuration helps against, found by a step.
-OF_THE_CONFIGURATION = frozenset({"spec-unknown"})
+OF_THE_CONFIGURATION = frozenset({"spec-unknown", "lock-unfit", "lock-invalid"})
 Listener = Callable[[StepReport], None]
 
 

@@ -121,6 +121,26 @@ def _of_image(request: Request, system: System, note: Callable[[str], None]) -> 
     return _decided(ctx, None)
 
 
+def for_lockfile(request: Request, system: System, note: Callable[[str], None]) -> Context:
+    """What an install on the head node would know, on any machine of its kind.
+
+    Neither a role nor shared storage has to be there; what the cluster wants is asked for only without ``--config``.
+    Spack is put on this machine's own disk, as for an image.
+
+    Raises:
+        FactsError, ConfigError, FetchError, StateError: it cannot be known.
+    """
+    known = facts.gather(Paths(request.prefix), system, Role.HEAD)
+    troubles: list[PetalError] = []
+    wanted = None if request.config else find_wanted(request.prefix, known, system, troubles)
+    config = _config(request, known, wanted, system, troubles)
+    asked, local = Paths(request.prefix, config.storage.mount), config.layout if config.carries_spack else "hybrid"
+    ctx = Context(
+        asked, system, known, Role.HEAD, replace(config, layout=local), request.tool, request.run_id, note=note
+    )
+    return _decided(ctx, None)
+
+
 def without_config(request: Request, system: System, note: Callable[[str], None]) -> Context:
     """For the steps that need no configuration, where none can be had: this petal-node itself, and what repeats it.
 

@@ -284,6 +284,21 @@ def _flat(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
+def lock_view(result: Result, _told: bool) -> list[Line]:
+    """A lockfile that was made: where it is, what it is for, and what to write."""
+    data = result.data
+    return [
+        Line(
+            f"petal-node lock on {data['node']}: {data['packages']} packages for {_flat(data['targets'])}", heading=True
+        ),
+        Line(f"fits      {data['os']}, glibc {data['glibc']}, {data['compiler']}, Spack {data['spack']}"),
+        *(Line(f"with      {found['spec']} at {found['at']}") for found in data["externals"]),
+        Line("in petal.yaml:", heading=True),
+        Line(f"stack: {data['uri']}"),
+        Line(f'stack_sha256: "{data["sha256"]}"'),
+    ]
+
+
 def version_view(result: Result, _told: bool) -> list[Line]:
     return [Line(f"petal-node {result.data['version']}", heading=True)]
 
@@ -303,6 +318,7 @@ VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "lines": lines_view,
     "status": status_view,
     "facts": facts_view,
+    "lock": lock_view,
     "version": version_view,
     "error": error_view,
 }

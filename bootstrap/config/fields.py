@@ -63,6 +63,18 @@ class Items(fields.List):
     default_error_messages = {"required": REQUIRED, "null": NULL, "invalid": "must be a list: [a, b], or lines with - "}  # noqa: RUF012
 
 
+class ItemsOr(Items):
+    """A list, or one word in its place."""
+
+    def __init__(self, inner: fields.Field, word: str, **options: Any) -> None:
+        super().__init__(inner, **options)
+        self.word = word
+        self.error_messages["invalid"] = f"must be a list: [a, b], or lines with - , or the word {word}"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
+        return value if value == self.word else super()._deserialize(value, attr, data, **options)
+
+
 class OneOrMore(fields.Field):
     """One value, or a list of them."""
 

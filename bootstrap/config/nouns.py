@@ -14,6 +14,8 @@ SPACK_VERSIONS = {"0.23.0": "0.23", "1.1.1": "1.1"}
 CARRY_RECIPES = frozenset({"0.23"})
 # What backs /opt/petal. Those of IMAGES need a machine image that was built with ``bootstrap --layout``.
 IMAGES = ("hybrid", "ami")
+# Spack fetches clingo itself, from the sources that its own release names.
+BOOTSTRAP = "bootstrap"
 LAYOUTS = ("shared", *IMAGES)
 
 
@@ -45,12 +47,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Spack:
-    """Spack itself, its recipes, and what it shall build on top of the stack's own specs."""
+    """Spack itself, its recipes, and what it shall build on top of the stack's own specs.
+
+    ``clingo``: wheels of it, or ``bootstrap``.
+    """
 
     version: str = "1.1.1"
     program: Origin | None = None
     recipes: Origin | None = None
-    clingo: tuple[Origin, ...] = ()
+    clingo: tuple[Origin, ...] | str = ()
     specs: tuple[str, ...] = ()
     target: str | tuple[str, ...] = "auto"
     mirrors: Mapping[str, str] = field(default_factory=dict)
@@ -64,6 +69,16 @@ class Spack:
     def carries_recipes(self) -> bool:
         """True where the recipes are part of Spack's own tree."""
         return self.family in CARRY_RECIPES
+
+    @property
+    def wheels(self) -> tuple[Origin, ...]:
+        """The wheels of clingo; none where Spack fetches it, or Python has it."""
+        return () if isinstance(self.clingo, str) else self.clingo
+
+    @property
+    def bootstraps(self) -> bool:
+        """True where Spack may fetch clingo itself."""
+        return self.clingo == BOOTSTRAP
 
     @property
     def targets(self) -> tuple[str, ...]:

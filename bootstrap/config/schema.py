@@ -15,8 +15,9 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, vali
 
 from .. import targets
 from ..errors import did_you_mean
-from .fields import SECTION, UNKNOWN, Anything, Items, OneOrMore, Section, Switch, Table, Text, Whole
+from .fields import SECTION, UNKNOWN, Anything, Items, ItemsOr, OneOrMore, Section, Switch, Table, Text, Whole
 from .nouns import (
+    BOOTSTRAP,
     LAYOUTS,
     SPACK_VERSIONS,
     Check,
@@ -204,7 +205,7 @@ class SpackSchema(_Strict):
     source = Text(validate=_uri)
     sha256 = Text(validate=SHA256)
     recipes = Section(OriginSchema)
-    clingo = Items(Section(OriginSchema))
+    clingo = ItemsOr(Section(OriginSchema), BOOTSTRAP)
     specs = _texts(SPEC)
     target = OneOrMore(Text(validate=[NAME, _target]))
     mirrors = Table(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))
@@ -314,7 +315,9 @@ class ConfigSchema(_Strict):
                 raise ValidationError(error.messages, "stack") from error
             _needs_checksum({"source": stack, "sha256": data.get("stack_sha256")}, "stack_sha256")
         elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
-            raise ValidationError("must be the name of an environment, a URI of a spack.yaml, or none", "stack")
+            raise ValidationError(
+                "must be the name of an environment, a URI of a spack.yaml or spack.lock, or none", "stack"
+            )
         _spack_is_whole(data, stack)
 
     @post_load

@@ -19,6 +19,10 @@ from .scope import NOTHING, STACK, Places, as_yaml
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
 MODULES_SECONDS = 1800.0
+NO_CLINGO = (
+    "list its wheels for this Python under spack.clingo, each with source and sha256",
+    "or name a lockfile as stack, which needs none: petal-node lock --help",
+)
 SHOWN = re.compile(r"^==> Error")
 
 
@@ -61,16 +65,23 @@ class Spack:
         """Solves the environment; its result is ``lockfile``.
 
         Raises:
-            SpackError: ``spack-concretize``, with what Spack says.
+            SpackError: ``spack-concretize``, with what Spack says; ``spack-no-clingo``.
         """
-        self._check_clingo()
-        self._run(
-            "concretize",
-            "--force",
-            timeout=CONCRETIZE_SECONDS,
-            code="spack-concretize",
-            what="the stack cannot be concretized",
-        )
+        if not self.program.bootstraps:
+            self._check_clingo()
+        try:
+            self._run(
+                "concretize",
+                "--force",
+                timeout=CONCRETIZE_SECONDS,
+                code="spack-concretize",
+                what="the stack cannot be concretized",
+            )
+        except SpackError as error:
+            if "cannot bootstrap" not in error.why:
+                raise
+            what = "Spack could not fetch clingo, which it solves with"
+            raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
 
     def install(self, parallel: Parallel, on_line: Callable[[str], None], on_idle: Callable[[], None]) -> Completed:
         """Installs what the lockfile holds; goes on with independent packages when one fails.
@@ -104,7 +115,7 @@ class Spack:
             raise SpackError(
                 "clingo, which Spack solves with, is not there",
                 why=f"{sys.executable} cannot import it",
-                remedy="list its wheels for this Python under spack.clingo, each with source and sha256",
+                remedy=(*NO_CLINGO, "or spack: {clingo: bootstrap}, where this node reaches ghcr.io: Spack fetches it"),
                 code="spack-no-clingo",
             ) from error
 

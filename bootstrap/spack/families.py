@@ -28,6 +28,7 @@ class Family(ABC):
         sections: Spack's sections of configuration that reach a build, with what an empty one looks like.
         newest_python: the newest Python that this Spack runs with.
         parallel: ``spack install`` takes ``-p N``, packages at once.
+        bootstraps_from: those sources of clingo in Spack's defaults that are binaries, whose checksums its tree holds.
     """
 
     repository: PurePosixPath
@@ -37,6 +38,7 @@ class Family(ABC):
     sections: Mapping[str, Any]
     newest_python: tuple[int, int]
     parallel: bool
+    bootstraps_from: tuple[str, ...]
 
     @abstractmethod
     def repos(self, recipes: Path) -> Any:
@@ -77,6 +79,7 @@ class V023(Family):
     sections: Mapping[str, Any] = {**SECTIONS, "repos": []}
     newest_python = (3, 13)
     parallel = False
+    bootstraps_from = ("github-actions-v0.6", "github-actions-v0.5")
 
     def repos(self, recipes: Path) -> Any:
         return [str(recipes)]
@@ -109,6 +112,7 @@ class V11(Family):
     sections: Mapping[str, Any] = {**SECTIONS, "repos": {}, "toolchains": {}}
     newest_python = (3, 14)
     parallel = True
+    bootstraps_from = ("github-actions-v2", "github-actions-v0.6")
 
     def repos(self, recipes: Path) -> Any:
         return {"builtin": str(recipes)}

@@ -25,12 +25,16 @@ FETCH_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Program:
-    """A Spack that can be run: its tree, the recipes' repository, and the directory that holds clingo, if any."""
+    """A Spack that can be run: its tree, the recipes' repository, and the directory that holds clingo, if any.
+
+    ``bootstraps``: Spack may fetch clingo itself.
+    """
 
     version: str
     tree: Path
     recipes: Path
     clingo: Path | None
+    bootstraps: bool = False
 
     @property
     def family(self) -> Family:
@@ -46,12 +50,12 @@ def locate(config: Config, paths: Paths) -> Program:
     """
     _check_python(config.spack)
     trees = _trees(config, paths)
-    for origin in (*(origin for origin, _ in trees), *config.spack.clingo):
+    for origin in (*(origin for origin, _ in trees), *config.spack.wheels):
         _refuse_foreign(origin)
-    wheels = _fitting(config.spack.clingo)
+    wheels = _fitting(config.spack.wheels)
     clingo = paths.home / "spack" / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
     repository = FAMILIES[config.spack.family].repository
-    return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo)
+    return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo, config.spack.bootstraps)
 
 
 def _check_python(spack: Spack, python: tuple[int, int] = sys.version_info[:2]) -> None:
@@ -105,7 +109,7 @@ def ensure(config: Config, program: Program, paths: Paths, region: str | None) -
         _ensure_tree(origin, tree, paths, region)
     _check_recipes(program, origin)
     if program.clingo is not None:
-        _ensure_wheels(_fitting(config.spack.clingo), program.clingo, paths, region)
+        _ensure_wheels(_fitting(config.spack.wheels), program.clingo, paths, region)
 
 
 def _refuse_foreign(origin: Origin) -> None:

@@ -31,7 +31,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Site:
-    """What this cluster and its configuration decide about every build; ``cuda``: the GPUs' compute capabilities."""
+    """What this cluster and its configuration decide about every build.
+
+    ``cuda``: the GPUs' compute capabilities; ``bootstraps``: Spack may fetch clingo.
+    """
 
     compiler: Compiler
     target: str
@@ -39,6 +42,7 @@ class Site:
     host: Host
     externals: tuple[External, ...] = ()
     cuda: tuple[str, ...] = ()
+    bootstraps: bool = False
 
 
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
@@ -76,20 +80,25 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
 def _sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
     return {
         "config": {"config": _config(places)},
-        "bootstrap": {
-            "bootstrap": {
-                "enable": False,
-                "root": str(places.scratch / "bootstrap"),
-                "sources:": [],
-                "trusted:": {},
-            }
-        },
+        "bootstrap": {"bootstrap": _bootstrap(places, site, family)},
         "mirrors": {"mirrors:": {name: _mirror(url) for name, url in site.mirrors.items()}},
         "repos": {"repos:": family.repos(places.recipes)},
         "packages": {"packages": _packages(site, family)},
         "compilers": {"compilers:": family.compilers(site.compiler, site.host)},
         "concretizer": {"concretizer": {"reuse": False, "unify": True, "targets": {"host_compatible": False}}},
         "modules": {"modules": {"default": _modules(places, site, family)}},
+    }
+
+
+def _bootstrap(places: Places, site: Site, family: Family) -> dict[str, Any]:
+    """Nothing is fetched unless the configuration says so, and then nothing without a checksum in Spack's own tree."""
+    root = str(places.scratch / "bootstrap")
+    names = family.bootstraps_from if site.bootstraps else ()
+    return {
+        "enable": bool(names),
+        "root": root,
+        "sources:": [{"name": name, "metadata": f"$spack/share/spack/bootstrap/{name}"} for name in names],
+        "trusted:": dict.fromkeys(names, True),
     }
 
 

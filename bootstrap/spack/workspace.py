@@ -32,19 +32,23 @@ def store_of(ctx: Context) -> Path:
     return ctx.paths.root / FAMILIES[ctx.config.spack.family].store
 
 
-def open_spack(ctx: Context, target: str) -> Spack:
+def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
     """Writes the scope for one target and returns the driver. The work directory is local and belongs to this release.
+
+    Args:
+        apart: a local directory to work in instead, without the store, where nothing shall be installed.
 
     Raises:
         SpackError: ``spack-no-compiler``, ``spack-target``.
     """
     config = ctx.config
-    work = ctx.paths.var / "spack" / ctx.wanted_release / target
+    work = (apart or ctx.paths.var / "spack" / ctx.wanted_release) / target
     program = locate(config, ctx.paths)
-    places = Places(store_of(ctx), module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
+    store = apart / "store" if apart else store_of(ctx)
+    places = Places(store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
     compiler = find_compiler(ctx.system)
     check_compiler(compiler, target)
-    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx))
+    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx), program.bootstraps)
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
@@ -98,5 +102,5 @@ def lacking(ctx: Context) -> tuple[str, ...]:
 
 
 def specs_of(ctx: Context) -> list[str]:
-    """What the user asked for: the stack's own specs, then those of the configuration."""
-    return [*ctx.environment.get("specs", ()), *ctx.config.specs]
+    """What the user asked for: the stack's own specs, then those of the configuration; a lockfile has both already."""
+    return list(dict.fromkeys([*ctx.environment.get("specs", ()), *ctx.config.specs]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ..context import Context
-from ..errors import ConfigError, SpackError
+from ..errors import ConfigError, FetchError, SpackError
 from ..files import make_dir, write_atomic
+from ..lockfile import Lockfile
 from ..log import LOG
 from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
@@ -16,8 +16,9 @@ from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
 from ..spack.install import install_missing
 from ..spack.parallel import split
-from ..spack.preflight import check_memory, vet
+from ..spack.preflight import vet
 from ..spack.program import ensure, is_ready, locate
+from ..spack.solve import fits, solve, stack_lockfile, take, write_stack
 from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import runs
@@ -49,7 +50,7 @@ class SpackStack:
         except SpackError as error:
             return blocked(str(error), *error.remedy)
         if not locked:
-            return _to_concretize(ctx)
+            return _unsolved(ctx)
         without = _accepted(ctx, len(missing)) if missing else None
         if without is not None:
             return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are there: {without}", without)
@@ -120,7 +121,7 @@ def _build(ctx: Context, target: str) -> None:
     if not is_ready(ctx.config, spack.program, ctx.paths):
         ctx.note(f"Spack {spack.program.version} and its recipes")
         ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
-    _lock(ctx, spack, lockfile_of(ctx, target))
+    _lock(ctx, spack, target)
     host = ctx.facts.host
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
     try:
@@ -132,22 +133,41 @@ def _build(ctx: Context, target: str) -> None:
         write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
 
 
-def _lock(ctx: Context, spack: Spack, kept: Path) -> None:
+def _lock(ctx: Context, spack: Spack, target: str) -> None:
     """The release's lockfile decides; it is made once and kept, so that a run after a kill builds the same."""
-    spack.write_environment(specs_of(ctx), _sections(ctx))
+    kept = lockfile_of(ctx, target)
+    write_stack(ctx, spack)
     if kept.is_file():
         shutil.copyfile(kept, spack.lockfile)
         return
-    verdict = vet(ctx, spack.program.recipes)
-    verdict.refuse()
-    for line in verdict.advice:
-        ctx.note(line)
-    check_memory(ctx, spack.program.recipes)
-    ctx.note(f"concretizing {', '.join(specs_of(ctx))}")
-    spack.lockfile.unlink(missing_ok=True)
-    spack.concretize()
+    lock = stack_lockfile(ctx)
+    if lock is None:
+        solve(ctx, spack)
+    else:
+        take(ctx, spack, target, lock)
     make_dir(kept.parent)
     write_atomic(kept, spack.lockfile.read_bytes())
+
+
+def _to_take(ctx: Context, lock: Lockfile) -> Probe:
+    """A lockfile is the stack: nothing has to be solved, and whether it fits is known now."""
+    try:
+        fits(ctx, lock)
+    except ConfigError as error:
+        return refused(error)
+    built = sum(spec.target in ctx.targets for spec in lock.built())
+    what = f"its lockfile fits this node and is to be installed for {_targets(ctx)}: {built} packages"
+    return change(what, *(f"install {spec}" for spec in specs_of(ctx)), *(f"({note})" for note in _notes(ctx)))
+
+
+def _unsolved(ctx: Context) -> Probe:
+    try:
+        lock = stack_lockfile(ctx)
+    except ConfigError as error:
+        return refused(error)
+    except FetchError as error:
+        return blocked(str(error), *error.remedy)
+    return _to_concretize(ctx) if lock is None else _to_take(ctx, lock)
 
 
 def _to_concretize(ctx: Context) -> Probe:
@@ -164,7 +184,3 @@ def _to_concretize(ctx: Context) -> Probe:
     except SpackError as error:
         advice = (f"and fail: {error}",)
     return change(f"it is not concretized yet for {_targets(ctx)}", *_wanted(ctx), *_used(ctx), *advice)
-
-
-def _sections(ctx: Context) -> dict[str, Any]:
-    return {key: value for key, value in ctx.environment.items() if key != "specs"}

@@ -14,17 +14,18 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "binding", "old_tree", "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments",
-    "facts", "release", "lock", "state", "fetch", "aws", "config", "targets", "instances", "resources", "tool",
-    "system", "processes", "guard", "files", "log", "paths", "observed", "model", "shapes", "errors", "__init__",
+    "lockfile", "facts", "release", "lock", "state", "publish", "fetch", "aws", "config", "targets", "instances",
+    "resources", "tool", "system", "processes", "guard", "files", "log", "paths", "observed", "model", "shapes",
+    "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},
     "marshmallow": {"config"},
     "jinja2": {"templates"},
-    "requests": {"fetch", "aws"},
+    "requests": {"fetch", "aws", "publish"},
     "urllib3": {"fetch"},
     "requests_aws4auth": {"aws"},
-    "tenacity": {"fetch"},
+    "tenacity": {"fetch", "publish"},
     "psutil": {"system", "processes"},
     "archspec": {"targets"},
     "rich": {"report"},

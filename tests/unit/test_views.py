@@ -89,6 +89,14 @@ RESULTS = {
             "reports": [], "runs": [],
         },
     ),
+    "lock": Result(
+        "lock", "lock", Status.CHANGED,
+        {
+            "node": "builder", "uri": "s3://BUCKET/locks/spack-0f343b0931.lock", "sha256": "0f" * 32, "packages": 34,
+            "targets": ["x86_64_v4", "x86_64_v3"], "os": "debian12", "glibc": "2.36", "compiler": "gcc@12.2.0",
+            "spack": "1.1.1", "externals": [{"spec": "slurm@24.05.7 +pmix", "at": "/opt/slurm"}],
+        },
+    ),
     "error": Result.of_error("hook", CONFIG_ERROR),
 }  # fmt: skip
 

@@ -1,0 +1,153 @@
+"""From a stack to a lockfile: solved by Spack, or taken from the lockfile that the stack is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..config import Origin
+from ..context import Context
+from ..environments import locked, unlocked
+from ..errors import SpackError
+from ..files import remove_tree, write_atomic
+from ..lock import Lock, own_holder
+from ..lockfile import Lockfile, Record, joined
+from ..system import timestamp
+from .compiler import Compiler, find_compiler
+from .driver import Spack
+from .fit import Here, check_fit
+from .preflight import check_memory, vet
+from .program import ensure, is_ready
+from .workspace import open_spack, specs_of
+
+LOCK_WAIT = 600.0
+LOOK_SECONDS = 4.0
+
+
+def write_stack(ctx: Context, spack: Spack) -> None:
+    """The environment of the stack, as Spack reads it."""
+    spack.write_environment(specs_of(ctx), {key: ctx.environment[key] for key in _sections(ctx.environment)})
+
+
+def _sections(environment: Mapping[str, Any]) -> list[str]:
+    return [key for key in unlocked(environment) if key != "specs"]
+
+
+def solve(ctx: Context, spack: Spack) -> None:
+    """Judges the specs, looks at the memory and concretizes; the result is the driver's lockfile.
+
+    Raises:
+        ConfigError: ``spec-unknown``.
+        SpackError: ``spack-memory``, ``spack-no-clingo``, ``spack-concretize``.
+    """
+    verdict = vet(ctx, spack.program.recipes)
+    verdict.refuse()
+    for line in verdict.advice:
+        ctx.note(line)
+    check_memory(ctx, spack.program.recipes)
+    ctx.note(f"concretizing {', '.join(specs_of(ctx))}")
+    spack.lockfile.unlink(missing_ok=True)
+    spack.concretize()
+
+
+def take(ctx: Context, spack: Spack, target: str, lock: Lockfile) -> None:
+    """Takes a target's part of the lockfile that is the stack: neither clingo nor memory for it is needed.
+
+    Raises:
+        ConfigError: ``lock-unfit``.
+    """
+    fits(ctx, lock)
+    ctx.note(f"{ctx.config.stack} is a lockfile: nothing is concretized")
+    write_atomic(spack.lockfile, json.dumps(lock.part(target)).encode())
+
+
+def stack_lockfile(ctx: Context) -> Lockfile | None:
+    """The lockfile that is the stack, or None.
+
+    Raises:
+        ConfigError: ``lock-invalid``.
+        FetchError: it is not here and cannot be had.
+    """
+    return locked(ctx.config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
+
+
+def fits(ctx: Context, lock: Lockfile) -> None:
+    """Refuses a lockfile that is not for this cluster.
+
+    Raises:
+        ConfigError: ``lock-unfit``.
+    """
+
+    def exists(place: str) -> bool:  # perhaps on a mount
+        return ctx.system.guarded(partial(os.path.isdir, place), timeout=LOOK_SECONDS, what=place)
+
+    here = Here(
+        ctx.facts.host, _compiler(ctx), ctx.externals, ctx.targets, ctx.choice.cuda if ctx.choice else (),
+        ctx.config.spack, ctx.config.specs, exists,
+    )  # fmt: skip
+    check_fit(lock, here, ctx.config.stack)
+
+
+def _compiler(ctx: Context) -> Compiler | None:
+    """Without one the build says so, and what to install."""
+    try:
+        return find_compiler(ctx.system)
+    except SpackError:
+        return None
+
+
+def make_lockfile(ctx: Context) -> bytes:
+    """Solves the stack for every target as an install on this node would, and installs nothing.
+
+    It works on this node's own disk alone, so that neither /opt/petal nor shared storage has to be there.
+
+    Raises:
+        ConfigError, SpackError, FetchError: as an install.
+        LockTimeout: somebody else does the same here.
+    """
+    # As on a node: what is found below --root lies there without it.
+    ctx = replace(ctx, externals=tuple(replace(one, prefix=Path(one.place)) for one in ctx.externals))
+    place = ctx.paths.scratch / "lock"
+    with _alone(ctx):
+        remove_tree(place)
+        documents = [_solved(ctx, target, place) for target in ctx.targets]
+        remove_tree(place)
+    return joined(documents, _record(ctx))
+
+
+def _solved(ctx: Context, target: str, place: Path) -> Mapping[str, Any]:
+    spack = open_spack(ctx, target, apart=place)
+    if not is_ready(ctx.config, spack.program, ctx.paths):
+        ctx.note(f"Spack {spack.program.version} and its recipes")
+        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    write_stack(ctx, spack)
+    solve(ctx, spack)
+    document: Mapping[str, Any] = json.loads(spack.lockfile.read_bytes())
+    return document
+
+
+def _record(ctx: Context) -> Record:
+    compiler, spack = find_compiler(ctx.system), ctx.config.spack
+    origins: dict[str, Origin | None] = {"spack.source": spack.program, "spack.recipes": spack.recipes}
+    return Record(
+        created=timestamp(),
+        glibc=ctx.facts.host.glibc,
+        compiler=compiler.spec,
+        languages=tuple(compiler.drivers),
+        externals=tuple((external.spec, external.place) for external in ctx.externals),
+        cuda=ctx.choice.cuda if ctx.choice else (),
+        sources={name: origin.sha256 for name, origin in origins.items() if origin and origin.sha256},
+        environment={**unlocked(ctx.environment), "specs": specs_of(ctx)},
+    )
+
+
+def _alone(ctx: Context) -> Lock:
+    host = ctx.facts.host
+    holder = own_holder(host.name, host.boot_id, ctx.run_id)
+    place = ctx.paths.var / "lockfile.lock"
+    return Lock(place, holder, timeout=LOCK_WAIT, waiting=lambda who: ctx.note(f"waiting for {who}, which does so too"))

@@ -1,0 +1,94 @@
+"""A lockfile is put on a disk and into S3: moto's S3 for the protocol, and a server of our own that refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootstrap.errors import PublishError, UsageError
+from bootstrap.fetch import Source, read
+from bootstrap.publish import check_output, place_of, put
+from tests.real.server import always, answer, first, serving
+
+DATA = b'{"_meta": {}}\n' * 1000
+SHA = hashlib.sha256(DATA).hexdigest()
+NAMED = f"spack-{SHA[:12]}.lock"
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return monkeypatch
+
+
+def test_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "spack.lock": tmp_path / "spack.lock",
+        "locks/": tmp_path / "locks" / NAMED,
+        str(tmp_path): tmp_path / NAMED,
+        f"file://{tmp_path}/a.lock": tmp_path / "a.lock",
+        "s3://b/k.lock": "s3://b/k.lock",
+        "s3://b/locks/": f"s3://b/locks/{NAMED}",
+    }
+    assert {output: place_of(output, DATA, "spack.lock") for output in places} == {
+        output: str(place) for output, place in places.items()
+    }
+    for output in places:
+        check_output(output)
+
+
+@pytest.mark.parametrize("output", ["", "https://h/x", "http://h/x", "s3://bucket", "s3:///key", "git+ssh://h/x"])
+def test_where_nothing_can_go(output: str) -> None:
+    with pytest.raises(UsageError):
+        check_output(output)
+
+
+def test_a_file_and_its_directory_are_made(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "b.lock"
+    put(DATA, str(place), None)
+    assert place.read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_real_s3_takes_it_and_gives_it_back(tmp_path: Path, keys: pytest.MonkeyPatch) -> None:
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        keys.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="petal")
+        put(DATA, "s3://petal/locks/a b+.lock", None)
+        assert read(Source("s3://petal/locks/a b+.lock", SHA), tmp_path) == DATA
+        with pytest.raises(PublishError) as caught:
+            put(DATA, "s3://absent/spack.lock", None)
+    finally:
+        server.stop()
+    assert caught.value.code == "publish-missing"
+
+
+def test_the_request_is_signed_and_a_server_error_passes(keys: pytest.MonkeyPatch) -> None:
+    with serving(first(2, always(503), lambda handler, _: answer(handler, 200))) as server:
+        keys.setenv("AWS_ENDPOINT_URL", server.url)
+        put(b"x", "s3://bucket/key", None)
+    assert server.paths == ["/bucket/key"] * 3
+    assert "Credential=key/" in server.requests[-1]["Authorization"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(403, "publish-forbidden"), (301, "publish-missing"), (500, "publish-failed")]
+)
+def test_what_is_refused_is_told(code: int, said: str, keys: pytest.MonkeyPatch) -> None:
+    keys.setenv("PETAL_FETCH_SECONDS", "1")
+    with serving(always(code)) as server:
+        keys.setenv("AWS_ENDPOINT_URL", server.url)
+        with pytest.raises(PublishError) as caught:
+            put(b"x", "s3://bucket/key", None)
+    assert caught.value.code == said
+    assert caught.value.remedy

@@ -1,0 +1,395 @@
+"""When a lockfile may be used: each thing that it was made for, and what is told where something differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap import engine, environments, lockfile
+from bootstrap.config import Origin, Spack, parse
+from bootstrap.context import Context
+from bootstrap.errors import ConfigError, FetchError, PetalError
+from bootstrap.lockfile import RECORD, Lockfile, Record
+from bootstrap.model import Outcome, StepReport, Tool
+from bootstrap.observed import External
+from bootstrap.spack.compiler import Compiler
+from bootstrap.spack.fit import Here, check_fit, differences
+from bootstrap.steps import STEPS
+from bootstrap.verbs import lock as verb
+from bootstrap.verbs.common import Asked
+from tests.world import HOST, World, with_spack
+
+SHA, OTHER = "ab" * 32, "cd" * 32
+SLURM = External("slurm", "slurm@23.11.10 +pmix", "/opt/slurm", Path("/opt/slurm"), buildable=False)
+MPI = External("openmpi", "openmpi@4.1.7 fabrics=ofi", "/opt/amazon/openmpi", Path("/opt/amazon/openmpi"))
+GCC = Compiler("12.2.0", {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"})
+HERE = Here(
+    HOST, GCC, (SLURM, MPI), ("x86_64_v3",), (), Spack("1.1.1", Origin("/s", SHA), Origin("/r", SHA)), (),
+    lambda path: path == "/usr",
+)  # fmt: skip
+
+
+def node(name: str, version: str, *needs: str, target: str = "x86_64_v3", **more: Any) -> dict[str, Any]:
+    arch = {"platform": "linux", "platform_os": "debian12", "target": target}
+    edges = [{"name": need, "hash": need, "parameters": {}} for need in needs]
+    return {"name": name, "version": version, "arch": arch, "dependencies": edges, "hash": name, **more}
+
+
+def external(name: str, version: str, path: str, **attributes: Any) -> dict[str, Any]:
+    return node(name, version, external={"path": path, "module": None, "extra_attributes": attributes})
+
+
+RECORDED = Record(
+    created="2026-11-24T08:00:00Z", glibc="2.36", compiler="gcc@12.2.0", languages=("c", "cxx"),
+    externals=((SLURM.spec, SLURM.place), (MPI.spec, MPI.place)), cuda=(),
+    sources={"spack.source": SHA, "spack.recipes": SHA}, environment={"specs": ["fftw", "hdf5 +mpi"]},
+)  # fmt: skip
+
+
+def document(*nodes: dict[str, Any], record: Record | None = RECORDED) -> dict[str, Any]:
+    """What real Spack 1.1.1 writes, as far as it is read here (tests/spack reads real ones)."""
+    drivers = {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"}
+    whole = [
+        node("fftw", "3.3.10", "gcc", "slurm", "glibc"),
+        external("gcc", "12.2.0", "/usr", compilers=drivers),
+        external("glibc", "2.36", "/usr"),
+        external("slurm", "23.11.10", "/opt/slurm"),
+        *nodes,
+    ]
+    return {
+        "_meta": {"file-type": "spack-lockfile", "lockfile-version": 6, "specfile-version": 5},
+        "spack": {"version": "1.1.1", "type": "release"},
+        **({RECORD: record.to_dict()} if record else {}),
+        "roots": [{"hash": "fftw", "spec": "fftw"}],
+        "concrete_specs": {raw["hash"]: raw for raw in whole},
+    }
+
+
+def lock(*nodes: dict[str, Any], record: Record | None = RECORDED) -> Lockfile:
+    return lockfile.parse(json.dumps(document(*nodes, record=record)).encode(), "spack.lock")
+
+
+@pytest.mark.parametrize("record", [RECORDED, None], ids=["ours", "spacks"])
+def test_the_same_node_fits(record: Record | None) -> None:
+    assert list(differences(lock(record=record), HERE)) == []
+
+
+CHANGES: dict[str, tuple[Here, str, str]] = {
+    "os": (replace(HERE, host=replace(HOST, os="rocky9")), "debian12", "rocky9"),
+    "glibc": (replace(HERE, host=replace(HOST, glibc="2.34")), "2.36", "2.34"),
+    "compiler": (replace(HERE, compiler=replace(GCC, version="11.4.0")), "gcc@12.2.0", "gcc@11.4.0"),
+    "target": (replace(HERE, targets=("x86_64_v4",)), "x86_64_v3", "x86_64_v4"),
+    "spack": (replace(HERE, spack=Spack("0.23.0")), "1.1.1", "0.23.0"),
+    "slurm": (replace(HERE, externals=(MPI,)), "slurm@23.11.10", "is not"),
+}
+
+
+@pytest.mark.parametrize("record", [RECORDED, None], ids=["ours", "spacks"])
+@pytest.mark.parametrize("thing", CHANGES)
+def test_each_thing_that_differs_is_told_alone(thing: str, record: Record | None) -> None:
+    """Spack's own lockfile says as much of a node as ours, but for checksums and variants."""
+    here, wanted, found = CHANGES[thing]
+    if record is None and thing == "slurm":
+        wanted, found = "/opt/slurm", "not here"
+    ((path, said),) = differences(lock(record=record), here)
+    assert path == thing
+    assert wanted in said
+    assert found in said
+
+
+@pytest.mark.parametrize(
+    ("externals", "says"),
+    [
+        ((replace(SLURM, spec="slurm@24.05.7 +pmix"), MPI), "slurm@24.05.7 +pmix at /opt/slurm"),
+        ((replace(SLURM, prefix=Path("/usr")), MPI), "slurm@23.11.10 +pmix at /usr"),
+        ((replace(SLURM, spec="slurm@23.11.10 ~pmix"), MPI), "slurm@23.11.10 ~pmix"),
+    ],
+    ids=["version", "place", "variant"],
+)
+def test_an_external_that_is_used_must_be_here_as_it_was_there(externals: tuple[External, ...], says: str) -> None:
+    ((path, said),) = differences(lock(), replace(HERE, externals=externals))
+    assert path == "slurm"
+    assert "slurm@23.11.10 +pmix at /opt/slurm" in said
+    assert says in said
+
+
+def test_an_external_that_nothing_uses_may_differ() -> None:
+    other = replace(MPI, spec="openmpi@5.0.6")
+    assert list(differences(lock(), replace(HERE, externals=(SLURM, other)))) == []
+
+
+def test_what_the_node_carries_for_good_must_not_be_built() -> None:
+    fabric = External("libfabric", "libfabric@1.22", "/opt/amazon/efa", Path("/opt/amazon/efa"), buildable=False)
+    here = replace(HERE, externals=(SLURM, MPI, fabric))
+    assert [path for path, _ in differences(lock(node("libfabric", "2.0")), here)] == ["libfabric"]
+    assert list(differences(lock(node("libfabric", "2.0"), record=None), here)) == [], "whoever made it knew better"
+
+
+def test_an_external_of_the_stack_itself_must_exist() -> None:
+    assert list(differences(lock(external("gmake", "4.3", "/usr")), HERE)) == []
+    ((path, said),) = differences(lock(external("gmake", "4.3", "/opt/gnu")), HERE)
+    assert (path, "gmake@4.3 at /opt/gnu" in said) == ("gmake", True)
+
+
+def test_a_driver_elsewhere_and_a_language_without_one() -> None:
+    moved = replace(GCC, drivers={**GCC.drivers, "cxx": "/opt/bin/g++"})
+    ((_, said),) = differences(lock(), replace(HERE, compiler=moved))
+    assert "/usr/bin/g++ for cxx" in said
+    fortran = replace(RECORDED, languages=("c", "cxx", "fortran"))
+    ((_, said),) = differences(lock(record=fortran), HERE)
+    assert "fortran" in said
+
+
+def test_the_compiler_of_0_23_is_read_where_it_stands() -> None:
+    raw = document(node("zlib", "1.3", compiler={"name": "gcc", "version": "11.4.0"}), record=None)
+    found = lockfile.parse(json.dumps(raw).encode(), "x")
+    assert [path for path, _ in differences(found, HERE)] == ["compiler"]
+
+
+@pytest.mark.parametrize("thing", ["spack.source", "spack.recipes"])
+def test_checksums_are_compared_where_both_have_one(thing: str) -> None:
+    other = replace(RECORDED, sources={**RECORDED.sources, thing: OTHER})
+    assert [path for path, _ in differences(lock(record=other), HERE)] == [thing]
+    unknown = replace(HERE, spack=Spack("1.1.1", Origin("/s"), Origin("/r")))
+    assert list(differences(lock(record=other), unknown)) == []
+
+
+def test_a_lockfile_that_does_not_say_its_spack_is_known_by_its_format() -> None:
+    raw = document(record=None)
+    del raw["spack"]
+    raw["_meta"]["lockfile-version"] = 5
+    ((path, said),) = differences(lockfile.parse(json.dumps(raw).encode(), "x"), HERE)
+    assert (path, "format 5" in said) == ("spack", True)
+
+
+def test_gpus_of_another_kind() -> None:
+    gpu = lock(node("app", "1", parameters={"cuda_arch": ["80"]}))
+    assert list(differences(gpu, replace(HERE, cuda=("80",)))) == []
+    assert [path for path, _ in differences(gpu, replace(HERE, cuda=("80", "90")))] == ["cuda_arch"]
+    assert list(differences(lock(), replace(HERE, cuda=("90",)))) == [], "nothing in it is for GPUs"
+
+
+def test_what_the_configuration_asks_for_beside_it() -> None:
+    assert list(differences(lock(), replace(HERE, specs=("fftw", "hdf5+mpi")))) == []
+    ((path, said),) = differences(lock(), replace(HERE, specs=("samtools",)))
+    assert (path, "samtools" in said) == ("spec", True)
+
+
+def test_the_error_names_everything_and_a_way_out() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_fit(lock(), replace(HERE, host=replace(HOST, os="rocky9", glibc="2.34")), "s3://b/spack.lock")
+    error = caught.value
+    assert (error.code, error.exit) == ("lock-unfit", 78)
+    assert [path for path, _ in error.problems] == ["os", "glibc"]
+    assert "s3://b/spack.lock" in error.what
+    assert any(line.startswith("petal-node lock") for line in error.remedy)
+    with pytest.raises(ConfigError) as caught:
+        check_fit(lock(), CHANGES["target"][0], "x")
+    assert any("target: x86_64_v3" in line for line in caught.value.remedy)
+
+
+# ------------------------------------------------------------------------------------------------ reading and joining
+
+
+def test_two_targets_in_one_file_come_apart_again() -> None:
+    first = document(record=None)
+    second = json.loads(json.dumps(first).replace("x86_64_v3", "x86_64_v2").replace('"fftw"', '"fftw2"'))
+    for name in ("gcc", "glibc", "slurm"):
+        second["concrete_specs"][name + "2"] = second["concrete_specs"].pop(name)
+    second = json.loads(json.dumps(second).replace('"hash": "gcc"', '"hash": "gcc2"'))
+    second = json.loads(json.dumps(second).replace('"hash": "glibc"', '"hash": "glibc2"'))
+    second = json.loads(json.dumps(second).replace('"hash": "slurm"', '"hash": "slurm2"'))
+    whole = lockfile.parse(lockfile.joined([first, second], RECORDED), "x")
+    assert whole.targets == ("x86_64_v3", "x86_64_v2")
+    assert whole.part("x86_64_v3") == first
+    assert whole.part("x86_64_v2") == second
+    assert whole.record == RECORDED
+    assert lockfile.is_lockfile(lockfile.joined([first], RECORDED))
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda raw: raw.pop("roots"),
+        lambda raw: raw["roots"].clear(),
+        lambda raw: raw["concrete_specs"].pop("glibc"),
+        lambda raw: raw["concrete_specs"]["fftw"].pop("arch"),
+        lambda raw: raw["concrete_specs"]["fftw"]["arch"].update(target="../../x"),
+        lambda raw: raw.update(concrete_specs=[]),
+        lambda raw: raw.update(include_concrete={"/elsewhere": {}}),
+        lambda raw: raw["_meta"].pop("lockfile-version"),
+        lambda raw: raw[RECORD].update(format=2),
+        lambda raw: raw[RECORD].pop("environment"),
+        lambda raw: raw.update({RECORD: []}),
+    ],
+)
+def test_a_damaged_lockfile_is_a_mistake(break_it: Callable[[dict[str, Any]], object]) -> None:
+    raw = document()
+    break_it(raw)
+    with pytest.raises(ConfigError) as caught:
+        lockfile.parse(json.dumps(raw).encode(), "s3://b/spack.lock")
+    assert caught.value.code == "lock-invalid"
+    assert caught.value.why
+
+
+def test_half_a_file_is_a_mistake() -> None:
+    data = json.dumps(document()).encode()
+    with pytest.raises(ConfigError):
+        lockfile.parse(data[: len(data) // 2], "x")
+
+
+# -------------------------------------------------------------------------------------------------------- as the stack
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A head node whose stack is a lockfile of fftw."""
+    path = tmp_path / "spack.lock"
+    raw = document(record=None)
+    slurm = raw["concrete_specs"].pop("slurm")
+    raw["concrete_specs"]["fftw"]["dependencies"] = [{"name": "gcc", "hash": "gcc"}]
+    assert slurm
+    raw["concrete_specs"] = {"a" * 32: {**raw["concrete_specs"].pop("fftw"), "hash": "a" * 32}, **raw["concrete_specs"]}
+    raw["roots"][0]["hash"] = "a" * 32
+    path.write_text(json.dumps(raw))
+    text = with_spack(tmp_path).replace("specs: [fftw], ", "") + f"stack: {path}\n"
+    made = World(tmp_path / "node", config_text=text)
+    made.environment = environments.load(made.config, made.paths.scratch, None)
+    return made
+
+
+def spack_step(ctx: Context, *, plan: bool = False) -> StepReport:
+    reports = engine.plan(STEPS, ctx) if plan else engine.converge(STEPS, ctx, lambda _: None)
+    return next(report for report in reports if report.name == "spack")
+
+
+def verbs(world: World) -> set[str]:
+    words = {word for argv in world.system.commands if Path(argv[0]).name == "spack" for word in argv}
+    return words & {"concretize", "install"}
+
+
+def test_its_checksum_is_the_stack_and_nothing_else_has_to_be_known(world: World) -> None:
+    digest = hashlib.sha256(Path(world.config.stack).read_bytes()).hexdigest()
+    assert world.environment == {"specs": ["fftw"], "lock": digest}
+    before = world.release
+    world.environment = {**world.environment, "lock": SHA}
+    assert world.release != before
+
+
+def test_it_is_installed_without_clingo_and_without_memory(world: World) -> None:
+    world.system.memory = 1 << 20
+
+    def no_python(_: Any) -> str:
+        raise AssertionError("clingo was looked for")
+
+    world.system.answers["python"] = no_python
+    planned = spack_step(world.context, plan=True)
+    assert planned.outcome is Outcome.WOULD_CHANGE, planned
+    report = spack_step(world.context)
+    assert report.outcome is Outcome.CHANGED, report
+    assert verbs(world) == {"install"}
+
+
+def test_where_it_does_not_fit_the_step_says_so_and_spack_is_not_asked(world: World) -> None:
+    world.host = replace(world.host, os="rocky9")
+    for plan in (True, False):
+        report = spack_step(world.context, plan=plan)
+        assert report.outcome is Outcome.BLOCKED
+        assert report.error is not None
+        assert report.error["code"] == "lock-unfit"
+    assert verbs(world) == set()
+
+
+def test_a_stack_that_was_replaced_since_is_not_taken(world: World) -> None:
+    kept = world.environment
+    (found,) = world.paths.scratch.glob("stack-*.lock")
+    found.unlink()
+    Path(world.config.stack).write_text(json.dumps(document()))
+    with pytest.raises(FetchError) as caught:
+        environments.locked(world.config, kept, world.paths.scratch, None)
+    assert caught.value.code == "fetch-checksum"
+
+
+def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: Path) -> None:
+    path = tmp_path / "spack.lock"
+    record = replace(RECORDED, environment={"specs": ["fftw"], "packages": {"slurm": {"buildable": True}}})
+    path.write_text(json.dumps(document(record=record)))
+    config = parse(f"stack: {path}\nspack: {{source: /s, recipes: {{source: /r}}}}\n")
+    loaded = environments.load(config, tmp_path / "scratch", None)
+    assert environments.unlocked(loaded) == record.environment
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Callable[[str], Asked]:
+    """A machine of the nodes' kind on which somebody types ``petal-node lock``; Spack is played."""
+    world = World(tmp_path / "builder")
+    (world.prefix / "shared").rmdir()
+
+    def solve(argv: Any) -> str:
+        environment = Path(argv[argv.index("-e") + 1])
+        (environment / "spack.lock").write_text(json.dumps(document(record=None)))
+        return ""
+
+    world.system.answers["spack"] = solve
+
+    def typed(config: str) -> Asked:
+        path = tmp_path / "petal.yaml"
+        path.write_text(config)
+        nothing: Any = lambda _: None  # noqa: E731
+        return Asked("lock", Tool("0.1.0"), world.system, "r", str(path), None, world.prefix, None, nothing, nothing)
+
+    return typed
+
+
+def test_what_is_solved_is_kept_where_its_place_is_closed(builder: Callable[[str], Asked], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    asked = builder(with_spack(tmp_path))
+    with pytest.raises(PetalError) as caught:
+        verb.lock(asked, str(tmp_path / "file" / "spack.lock"))
+    kept = asked.paths().var / "spack.lock"
+    assert str(kept) in caught.value.remedy[-1]
+    assert lockfile.parse(kept.read_bytes(), "x").record is not None
+
+
+def test_the_verb_says_what_to_write_and_leaves_nothing_behind(builder: Callable[[str], Asked], tmp_path: Path) -> None:
+    asked = builder(with_spack(tmp_path))
+    told = verb.lock(asked, str(tmp_path / "spack.lock")).data
+    data = (tmp_path / "spack.lock").read_bytes()
+    assert told["sha256"] == hashlib.sha256(data).hexdigest()
+    made = lockfile.parse(data, "x")
+    assert made.record is not None
+    assert made.record.environment == {"specs": ["fftw"]}
+    assert made.record.compiler == "gcc@12.2.0"
+    paths = asked.paths()
+    assert not (paths.scratch / "lock").exists()
+    assert not paths.root.exists()
+    assert not paths.shared_mount.exists()
+
+
+def test_there_must_be_something_to_solve(builder: Callable[[str], Asked]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        verb.lock(builder("stack: none"), "x")
+    assert caught.value.code == "lock-nothing"
+
+
+def test_clingo_is_fetched_by_spack_only_where_that_is_written(tmp_path: Path) -> None:
+    scopes = {}
+    for name, more in (("plain", ""), ("boot", "clingo: bootstrap, ")):
+        (tmp_path / name).mkdir()
+        text = with_spack(tmp_path / name).replace("specs: [fftw]", f"{more}specs: [fftw]")
+        world = World(tmp_path / name / "node", config_text=text)
+        engine.converge(STEPS, world.context, lambda _: None)
+        scope = world.paths.var / "spack" / world.release / "x86_64_v3" / "scope" / "bootstrap.yaml"
+        scopes[name] = json.loads(scope.read_text())["bootstrap"]
+    assert scopes["plain"]["enable"] is False
+    assert scopes["plain"]["sources:"] == []
+    assert scopes["boot"]["enable"] is True
+    assert scopes["boot"]["trusted:"] == {"github-actions-v2": True, "github-actions-v0.6": True}
+    names = {source["name"] for source in scopes["boot"]["sources:"]}
+    assert names == set(scopes["boot"]["trusted:"]), "each is trusted, and no other is asked"
