@@ -20,6 +20,7 @@ from .lock import Holder, Lock, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
 from .processes import has_process
+from .spack.foreman import end_left
 from .steps import CARRIED, Step
 
 CLUSTER_LOCK = "stack.lock"
@@ -30,7 +31,7 @@ UNCHANGED = {
     Verdict.ELSEWHERE: Outcome.SKIPPED,
 }
 # What only a correction of the configuration helps against, found by a step.
-OF_THE_CONFIGURATION = frozenset({"spec-unknown"})
+OF_THE_CONFIGURATION = frozenset({"spec-unknown", "job-queue"})
 Listener = Callable[[StepReport], None]
 
 
@@ -145,6 +146,10 @@ class _Held:
 
     def _end_what_is_left(self, before: Holder) -> None:
         """The builders of a run that was killed live on, and would write into the store beside ours."""
+        self._end_processes(before)
+        end_left(self._ctx.paths, self._ctx.system)
+
+    def _end_processes(self, before: Holder) -> None:
         host = self._ctx.facts.host
         if (before.host, before.boot_id) != (host.name, host.boot_id) or has_process(before.pid, before.process_start):
             return
