@@ -265,7 +265,7 @@ class _Follower:
         """Whether it is still worth waiting."""
         if self._ended is not None and now - self._ended > (0 if self._is_lost else LATE_SECONDS):
             raise self._lost()
-        waits = state.stage != RUNNING and not (self._job and self._job.started)
+        waits = state.stage != RUNNING and not (self._job and (self._job.started or self._job.ended))
         if waits and now - self._submitted > self._ctx.config.install.wait:
             raise _not_started(self._ctx, self._queue, str(self._job or "Slurm does not tell"))
 
