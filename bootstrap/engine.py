@@ -130,6 +130,7 @@ class _Held:
             path = self._ctx.locks / CLUSTER_LOCK
             lock = self._lock(step, path, self._waits.cluster, self._end_what_is_left)
             self._cluster = self._locks.enter_context(lock)
+            end_left(self._ctx.paths, self._ctx.system)  # jobs of killed runs, whoever held the lock last
         else:
             self._cluster.confirm()
         yield replace(self._ctx, confirm=self._cluster.confirm)
@@ -146,10 +147,6 @@ class _Held:
 
     def _end_what_is_left(self, before: Holder) -> None:
         """The builders of a run that was killed live on, and would write into the store beside ours."""
-        self._end_processes(before)
-        end_left(self._ctx.paths, self._ctx.system)
-
-    def _end_processes(self, before: Holder) -> None:
         host = self._ctx.facts.host
         if (before.host, before.boot_id) != (host.name, host.boot_id) or has_process(before.pid, before.process_start):
             return

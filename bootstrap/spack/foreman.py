@@ -24,6 +24,7 @@ from ..slurm import nodes, partitions
 from ..system import PATH, System
 from .compiler import find_compiler
 from .driver import INSTALL_SECONDS, Spack
+from .install import prune
 from .order import DONE, LEASE_SECONDS, RENEW_SECONDS, RUNNING, SCRIPT, Desk, Order, State
 
 # What a cancelled job may take: Slurm's KillWait (30 s) and a node that it does not reach. By then the lease is over.
@@ -292,6 +293,7 @@ def _keep_logs(ctx: Context, desk: Desk) -> None:
     """Takes the job's words to this node before they are removed. What cannot be had costs the logs."""
     try:
         _copy((desk.output, *sorted((desk.logs / ctx.run_id).glob("*.log"))), _kept(ctx))
+        prune(_kept(ctx).parent)
         if desk.said.is_file():
             with desk.said.open("rb") as said, _said(ctx).open("ab") as log:
                 shutil.copyfileobj(said, log)

@@ -194,10 +194,11 @@ def _to_concretize(ctx: Context) -> Probe:
             verdict = vet(ctx, program.recipes)
             verdict.refuse()
             advice = verdict.advice
+            check_memory(ctx, program.recipes)
     except ConfigError as error:
         return refused(error)
     except SpackError as error:
-        advice = (f"and fail: {error}",)
+        advice = (*advice, f"and fail: {error}")
     return change(f"it is not concretized yet for {_targets(ctx)}{_by(ctx)}", *_wanted(ctx), *_used(ctx), *advice)
 
 

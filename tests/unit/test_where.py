@@ -15,7 +15,9 @@ from bootstrap.errors import ConfigError, JobError, ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.model import Outcome, StepReport, Tool
 from bootstrap.observed import Queue
+from bootstrap.prepare import Request
 from bootstrap.release import check_queue
+from bootstrap.run import Recorder, _tee, new_record
 from bootstrap.slurm import parse_partitions
 from bootstrap.spack import foreman, order
 from bootstrap.spack.builder import Builder
@@ -302,6 +304,30 @@ def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
     (error,) = Builder(desk, NODE, world.system, tmp_path / "local", lambda _: None).run()
     assert error.code == "job-orphaned"
     assert desk.state().stage == DONE
+
+
+def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
+    for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
+        world.config_text = text
+        recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
+        told = _tee(recorder, request, replace(world.context, bakes=True), lambda _: None)
+        told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
+        assert not recorder.record.settled
+        world.paths.state.mkdir(parents=True, exist_ok=True)
+        _tee(recorder, request, world.context, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "it begins"))
+        assert recorder.record.settled is settled
+
+
+def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    Slurm(world, builds(world))
+    converge(world)
+    (world.paths.release(world.release) / "spack.lock").unlink()
+    assert not any("memory" in line for line in SpackStack().probe(world.context).changes)
+    world.system.memory = 1 << 10
+    assert any("too little to concretize" in line for line in SpackStack().probe(world.context).changes)
 
 
 @pytest.mark.parametrize(
