@@ -19,7 +19,7 @@ from bootstrap.prepare import Request
 from bootstrap.release import check_queue
 from bootstrap.run import Recorder, _tee, new_record
 from bootstrap.slurm import parse_partitions
-from bootstrap.spack import foreman, order
+from bootstrap.spack import capacity, follower, foreman, order
 from bootstrap.spack.builder import Builder
 from bootstrap.spack.order import DONE, LEASE_SECONDS, Desk, Lease
 from bootstrap.steps import STEPS
@@ -85,7 +85,7 @@ def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("bootstrap.steps.shell.LMOD_PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     for module, name in (
-        (foreman, "FOLLOW_SECONDS"), (foreman, "ASK_SECONDS"), (foreman, "LATE_SECONDS"), (batch, "POLL_SECONDS"),
+        (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"), (batch, "POLL_SECONDS"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, 0.01)
 
@@ -195,7 +195,7 @@ def test_nothing_is_submitted_while_no_node_can_come(tmp_path: Path) -> None:
     assert report.error is not None
     assert report.error["code"] == "job-not-started"
     assert not slurm.jobs
-    beat = world.paths.at(foreman.HEARTBEAT)
+    beat = world.paths.at(capacity.HEARTBEAT)
     beat.parent.mkdir(parents=True)
     beat.write_text("now")
     assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
