@@ -178,7 +178,6 @@ def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, s
     before = lab.read("head", "/shared/petal/state/wanted.json")
     for verb in ("plan", "bootstrap"):
         done = bootstrap(lab, config_of(section, 2, "gpu"), verb)
-        assert done.returncode == 78
-        assert "gpu is no queue of this cluster" in done.stderr
-        assert "it has queue1" in done.stderr
+        (error,) = answer(done)["errors"]
+        assert (done.returncode, error["code"], error["why"]) == (78, "job-queue", "it has queue1")
     assert lab.read("head", "/shared/petal/state/wanted.json") == before
