@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 IMAGES = ("hybrid", "ami")
 EVENTS = ("start", "configured", "updated")
+INNER = ("worker", "build-job")
 LOCK_WAIT = 7200.0
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"petal-node {__version__}\n")
         return 0
     try:
-        return _run(_parser(inner=list(argv[:1]) == ["worker"]).parse_args(argv))
+        return _run(_parser(inner=bool(argv) and argv[0] in INNER).parse_args(argv))
     except SystemExit as ended:  # argparse has said what is wrong
         code = ended.code if isinstance(ended.code, int) else 2
         return _run(_refused_hook(argv)) if code and list(argv[:1]) == ["hook"] else code
@@ -140,6 +141,14 @@ def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
     return hook.worker(asked, arguments.event)
 
 
+def _build_job(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from pathlib import Path
+
+    from .verbs.build import build
+
+    return build(asked, Path(arguments.place))
+
+
 def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs.bootstrap import bootstrap
 
@@ -194,7 +203,7 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     """The whole command line.
 
     Args:
-        inner: with the verb that hooks start and nobody types, so that an unknown verb's choices do not name it.
+        inner: with the verbs that nobody types, so that an unknown verb's choices do not name them.
     """
     import argparse
 
@@ -219,6 +228,10 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
         worker.set_defaults(call=_worker)
         worker.add_argument("--event", choices=EVENTS, required=True)
         worker.add_argument("--run-id", type=_run_id, required=True)
+        job = verbs.add_parser("build-job", parents=[common], allow_abbrev=False)
+        job.set_defaults(call=_build_job)
+        job.add_argument("--run-id", type=_run_id, required=True)
+        job.add_argument("place")
     _hook_options(verb("hook", "what ParallelCluster's custom actions call", _hook))
     wait = verb("bootstrap", "make this node what the configuration says", _bootstrap)
     wait.add_argument(

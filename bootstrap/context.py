@@ -86,6 +86,13 @@ class Context:
         return tuple(dict.fromkeys((*mine, self.tree)))
 
     @property
+    def build_queue(self) -> str | None:
+        """The Slurm queue whose nodes build the stack, None where this machine does: images and trees have no Slurm."""
+        install = self.config.install
+        in_job = install.where == "slurm" and self.config.builds and self.paths.live and not self.bakes
+        return install.queue if in_job else None
+
+    @property
     def locks(self) -> Path:
         """Where the cluster's lock lies; a machine that becomes an image has no cluster."""
         return self.paths.var if self.bakes else self.paths.locks

@@ -20,6 +20,7 @@ from .lock import Holder, Lock, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
 from .processes import has_process
+from .spack.foreman import end_left
 from .steps import CARRIED, Step
 
 CLUSTER_LOCK = "stack.lock"
@@ -30,7 +31,7 @@ UNCHANGED = {
     Verdict.ELSEWHERE: Outcome.SKIPPED,
 }
 # What only a correction of the configuration helps against, found by a step.
-OF_THE_CONFIGURATION = frozenset({"spec-unknown", "lock-unfit", "lock-invalid"})
+OF_THE_CONFIGURATION = frozenset({"spec-unknown", "lock-unfit", "lock-invalid", "job-queue"})
 Listener = Callable[[StepReport], None]
 
 
@@ -129,6 +130,7 @@ class _Held:
             path = self._ctx.locks / CLUSTER_LOCK
             lock = self._lock(step, path, self._waits.cluster, self._end_what_is_left)
             self._cluster = self._locks.enter_context(lock)
+            end_left(self._ctx.paths, self._ctx.system)  # jobs of killed runs, whoever held the lock last
         else:
             self._cluster.confirm()
         yield replace(self._ctx, confirm=self._cluster.confirm)

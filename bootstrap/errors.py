@@ -167,6 +167,12 @@ class SpackError(PetalError):
     code = "spack-failed"
 
 
+class JobError(SpackError):
+    """A build job did not start, or did not come to its end; codes start with ``job-``."""
+
+    code = "job-ended"
+
+
 class ModulesError(PetalError):
     """The module tree cannot be made; codes start with ``modules-``."""
 

@@ -81,6 +81,11 @@ class Paths:
     def locks(self) -> Path:
         return self.shared / "lock"
 
+    @property
+    def builds(self) -> Path:
+        """What worker and build jobs tell each other: a directory for each run, there while its job may live."""
+        return self.shared / "build"
+
     # this node
 
     @property

@@ -20,7 +20,7 @@ from .log import LOG
 from .model import Role, Tool
 from .observed import NETWORK_KINDS, Facts, Mount
 from .paths import Paths
-from .release import choice_of, release_id
+from .release import check_queue, choice_of, release_id
 from .spack.compiler import Compiler, find_compiler
 from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
@@ -327,6 +327,8 @@ def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     externals = left_to_us(found, environment, ctx.config.specs)
     system = scope_digest_inputs(_compiler(ctx), externals) if builds else {}
     known = facts.with_queues(ctx.facts, ctx.paths) if builds and ctx.config.bound else ctx.facts
+    if ctx.decides and not ctx.bakes:
+        check_queue(ctx.config, known.cluster.queues)
     choice = _choice(ctx.config, known, wanted)
     release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), choice)
     return replace(ctx, facts=known, release=release, environment=environment, choice=choice, externals=externals)

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import shapes, targets
 from .config import Config, Package
+from .errors import ConfigError
 from .model import plain
 from .observed import Host, Queue
 from .paths import Paths
@@ -96,6 +97,23 @@ def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
     if not config.builds:
         return Choice((machine,))
     return targets.choose(config.spack.targets, queues, machine)
+
+
+def check_queue(config: Config, queues: Sequence[Queue]) -> None:
+    """Refuses a queue to build on that the cluster does not have, where its queues are known.
+
+    Raises:
+        ConfigError: ``job-queue``.
+    """
+    wanted, names = config.install.queue, [queue.name for queue in queues]
+    if config.install.where != "slurm" or not config.builds or not names or wanted in names:
+        return
+    raise ConfigError(
+        f"install.queue {wanted} is no queue of this cluster",
+        why=f"it has {', '.join(names)}",
+        remedy=f"install: {{where: slurm, queue: {names[0]}}} in the configuration",
+        code="job-queue",
+    )
 
 
 def tree_name(host: Host, target: str) -> str:

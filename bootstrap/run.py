@@ -174,6 +174,8 @@ def _budget(ctx: Context) -> float:
 
 def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -> Listener:
     background = {step.name for step in STEPS if step.background}
+    if ctx.build_queue is not None:  # no job can run while a head node's hook does, and later one may wait for nodes
+        background.add("spack")
     cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER}
 
     def tell(report: StepReport) -> None:

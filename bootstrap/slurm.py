@@ -53,14 +53,54 @@ def find_slurm(system: System) -> str | None:
     return system.which("sinfo")
 
 
-def nodes(system: System) -> tuple[SlurmNode, ...]:
-    """Every node once, with its first partition.
+def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
+    """Every node once, with its first partition; or those of one queue.
 
     Raises:
         ProcessFailed, ProcessTimeout: slurmctld does not answer.
     """
-    done = system.run(["sinfo", "--noheader", "--Node", "--format=%N|%T|%P|%E"], timeout=QUERY_SECONDS)
+    only = [f"--partition={queue}"] if queue else []
+    done = system.run(["sinfo", "--noheader", "--Node", *only, "--format=%N|%T|%P|%E"], timeout=QUERY_SECONDS)
     return parse_sinfo(done.stdout)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A queue as Slurm has it: ``state`` is up, down, drain or inact; ``minutes`` its time limit, None without one."""
+
+    name: str
+    state: str
+    minutes: int | None
+
+
+def partitions(system: System) -> tuple[Partition, ...]:
+    """All queues.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: slurmctld does not answer.
+    """
+    done = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=QUERY_SECONDS)
+    return parse_partitions(done.stdout)
+
+
+def parse_partitions(text: str) -> tuple[Partition, ...]:
+    """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one for each state of its nodes."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) == 3:
+            found[fields[0]] = Partition(fields[0], fields[1].lower(), _minutes(fields[2]))
+    return tuple(found.values())
+
+
+def _minutes(limit: str) -> int | None:
+    """``[days-]hours:minutes:seconds`` or ``minutes:seconds``, cut down to whole minutes; None for ``infinite``."""
+    days, _, clock = limit.rpartition("-")
+    numbers = [int(part) for part in clock.split(":") if part.isdigit()]
+    if not numbers:
+        return None
+    hours, minutes, _seconds = [0, 0, *numbers][-3:]
+    return (int(days or 0) * 24 + hours) * 60 + minutes
 
 
 def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:

@@ -79,6 +79,12 @@ def _cpus(types: Iterable[tuple[str, str]], machine: str) -> tuple[dict[str, str
     return cpus, unknown
 
 
+def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
+    """The CPUs of one queue, as far as the table has its instance types."""
+    families = (family_of(kind) for queue in queues if queue.name == name for kind in queue.instances)
+    return tuple(dict.fromkeys(family.cpu for family in families if family))
+
+
 def _notes(target: str, types: Sequence[Any], unknown: Sequence[str], machine: str) -> Iterable[str]:
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))

@@ -238,7 +238,9 @@ class World:
 
     @property
     def context(self) -> Context:
-        cluster = Cluster(role=self.role, name="demo", region="us-east-1", shared=(SharedDir("/shared", "ebs"),))
+        cluster = Cluster(
+            role=self.role, name="demo", region="us-east-1", shared=(SharedDir("/shared", "ebs"),), queues=self.queues
+        )  # fmt: skip
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",

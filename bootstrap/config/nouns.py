@@ -117,12 +117,16 @@ class Modules:
 
 @dataclass(frozen=True)
 class Install:
-    """How the head node installs.
+    """How the stack is installed.
 
-    ``budget``: seconds that a hook waits for the worker; ``jobs``: cores to build with, 0 for all; ``partial``: publish
-    what could be built where something failed.
+    ``where``: the head node builds, or a Slurm job on ``queue``, which may take ``wait`` seconds to begin; ``budget``:
+    seconds that a hook waits for the worker; ``jobs``: cores to build with, 0 for all; ``partial``: publish what could
+    be built where something failed.
     """
 
+    where: str = "head"
+    queue: str | None = None
+    wait: int = 3600
     budget: int = 300
     jobs: int = 0
     partial: bool = False

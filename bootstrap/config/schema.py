@@ -261,9 +261,17 @@ class ModulesSchema(_Strict):
 
 class InstallSchema(_Strict):
     makes = Install
+    where = Text(validate=validate.OneOf(["head", "slurm"], error="{input} is not known: use head or slurm"))
+    queue = Text(validate=NAME)
+    wait = Whole(validate=validate.Range(0, 604800, error="must be 0 to 604800 seconds"))
     budget = Whole(validate=validate.Range(0, 3600, error="must be 0 to 3600 seconds"))
     jobs = Whole(validate=validate.Range(0, 1024, error="must be 0 (all cores) to 1024"))
     parts = Switch(data_key="partial", attribute="partial")  # a Schema has a method partial
+
+    @validates_schema
+    def _has_queue(self, data: Mapping[str, Any], **_: Any) -> None:
+        if data.get("where") == "slurm" and not data.get("queue"):
+            raise ValidationError("is needed: the Slurm queue whose nodes build", "queue")
 
 
 class CheckSchema(_Strict):

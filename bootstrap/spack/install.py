@@ -100,7 +100,7 @@ def install_missing(spack: Spack, parallel: Parallel, tell: Callable[[str], None
         stage = spack.places.scratch / "stage"
         failed, waiting, left = sort_out(missing, watch)
         failures = [_keep(spec, watch, stage, logs) for spec in failed]
-        _prune(logs.parent)
+        prune(logs.parent)
         why = explain(failures, waiting, left) if failures else failure(done.stdout)
         raise _error(len(missing), len(specs), why, failures, spack.output)
     if done.returncode != 0:
@@ -158,8 +158,8 @@ def _last_lines(log: Path) -> tuple[str, ...]:
     return tuple(line[:WIDTH] for line in lines[-LINES:])
 
 
-def _prune(directory: Path) -> None:
-    """Keeps the logs of the newest runs that had failures; ids of runs sort by time."""
+def prune(directory: Path) -> None:
+    """Keeps the logs of the newest runs that left some; ids of runs sort by time."""
     runs = sorted(place for place in directory.iterdir() if place.is_dir()) if directory.is_dir() else []
     for place in runs[:-KEPT_RUNS]:
         remove_tree(place)

@@ -11,17 +11,19 @@ from ..files import make_dir, write_atomic
 from ..lockfile import Lockfile
 from ..log import LOG
 from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
+from ..release import check_queue
 from ..spack import database
 from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
+from ..spack.foreman import build_in_job
 from ..spack.install import install_missing
 from ..spack.parallel import split
-from ..spack.preflight import vet
+from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
 from ..spack.solve import fits, solve, stack_lockfile, take, write_stack
 from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
 from ..state import read_document, write_document
-from ..targets import runs
+from ..targets import cpus_of, runs
 from .base import HEAD
 
 SHOWN = 8
@@ -47,8 +49,9 @@ class SpackStack:
             missing = database.missing(specs, store_of(ctx))
             if missing or not locked:
                 _check_compiler(ctx)
-        except SpackError as error:
-            return blocked(str(error), *error.remedy)
+                check_queue(ctx.config, ctx.facts.cluster.queues)
+        except (ConfigError, SpackError) as error:
+            return refused(error) if isinstance(error, ConfigError) else blocked(str(error), *error.remedy)
         if not locked:
             return _unsolved(ctx)
         without = _accepted(ctx, len(missing)) if missing else None
@@ -57,12 +60,15 @@ class SpackStack:
         if missing:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-            return change(f"{len(missing)} of {len(specs)} packages are missing", *names[:SHOWN], *more)
+            return change(f"{len(missing)} of {len(specs)} packages are missing{_by(ctx)}", *names[:SHOWN], *more)
         return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}")
 
     def apply(self, ctx: Context) -> None:
         for note in _notes(ctx):
             ctx.note(note)
+        if ctx.build_queue is not None:
+            _build_on(ctx, ctx.build_queue)
+            return
         for target in ctx.targets:
             _build(ctx, target)
 
@@ -98,10 +104,22 @@ def _wanted(ctx: Context) -> list[str]:
 
 def _notes(ctx: Context) -> list[str]:
     """What an administrator should know of the targets before an hour of building."""
-    cpu = ctx.facts.host.target
-    beyond = [target for target in ctx.targets if not runs(cpu, target)]
-    own = f"this head node is {cpu} and builds for {' and '.join(beyond)}: recipes that run what they built may fail"
-    return [*(ctx.choice.notes if ctx.choice else ()), *([own] if beyond else [])]
+    who, cpus = _builder(ctx)
+    beyond = [target for target in ctx.targets if not all(runs(cpu, target) for cpu in cpus)]
+    what = f"{' and '.join(cpus)} and builds for {' and '.join(beyond)}: recipes that run what they built may fail"
+    return [*(ctx.choice.notes if ctx.choice else ()), *([f"{who} is {what}"] if beyond else [])]
+
+
+def _builder(ctx: Context) -> tuple[str, tuple[str, ...]]:
+    """Who builds, and the CPUs that it may have; none are known of types that the table does not have."""
+    queue = ctx.build_queue
+    if queue is None:
+        return "this head node", (ctx.facts.host.target,)
+    return f"queue {queue}", cpus_of(ctx.facts.cluster.queues, queue)
+
+
+def _by(ctx: Context) -> str:
+    return f"; a job on queue {ctx.build_queue} builds it, and no hook waits for that" if ctx.build_queue else ""
 
 
 def _targets(ctx: Context) -> str:
@@ -116,21 +134,38 @@ def _check_compiler(ctx: Context) -> None:
             check_compiler(compiler, target)
 
 
+def _build_on(ctx: Context, queue: str) -> None:
+    """Solved here, for all targets, and built in one job."""
+    spacks = {target: _solved(ctx, target) for target in ctx.targets}
+    for error in build_in_job(ctx, spacks, queue):
+        _go_on_or_raise(ctx, error)
+
+
 def _build(ctx: Context, target: str) -> None:
-    spack = open_spack(ctx, target)
-    if not is_ready(ctx.config, spack.program, ctx.paths):
-        ctx.note(f"Spack {spack.program.version} and its recipes")
-        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
-    _lock(ctx, spack, target)
+    spack = _solved(ctx, target)
     host = ctx.facts.host
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
     try:
         install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
     except SpackError as error:
-        if not _may_go_on(ctx, error):
-            raise
-        LOG.warning("install.partial: %s", error, extra={"step": SpackStack.name})
-        write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
+        _go_on_or_raise(ctx, error)
+
+
+def _go_on_or_raise(ctx: Context, error: SpackError) -> None:
+    if not _may_go_on(ctx, error):
+        raise error
+    LOG.warning("install.partial: %s", error, extra={"step": SpackStack.name})
+    write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
+
+
+def _solved(ctx: Context, target: str) -> Spack:
+    """Spack with the lockfile of the release."""
+    spack = open_spack(ctx, target)
+    if not is_ready(ctx.config, spack.program, ctx.paths):
+        ctx.note(f"Spack {spack.program.version} and its recipes")
+        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    _lock(ctx, spack, target)
+    return spack
 
 
 def _lock(ctx: Context, spack: Spack, target: str) -> None:
@@ -179,8 +214,9 @@ def _to_concretize(ctx: Context) -> Probe:
             verdict = vet(ctx, program.recipes)
             verdict.refuse()
             advice = verdict.advice
+            check_memory(ctx, program.recipes)
     except ConfigError as error:
         return refused(error)
     except SpackError as error:
-        advice = (f"and fail: {error}",)
-    return change(f"it is not concretized yet for {_targets(ctx)}", *_wanted(ctx), *_used(ctx), *advice)
+        advice = (*advice, f"and fail: {error}")
+    return change(f"it is not concretized yet for {_targets(ctx)}{_by(ctx)}", *_wanted(ctx), *_used(ctx), *advice)

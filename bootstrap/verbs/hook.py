@@ -23,6 +23,7 @@ from ..prepare import check_place
 from ..processes import has_process
 from ..run import Recorder, crash, new_record, run
 from ..state import Runs
+from ..steps import STEPS
 from ..system import timestamp
 from .common import Asked, require_root, result_of_run
 
@@ -31,6 +32,7 @@ UNKNOWN_BUDGET = 120.0
 STARTED = "PETAL_HOOK_STARTED"
 POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
+BACKGROUND = frozenset(step.name for step in STEPS if step.background)
 BEGIN_AGAIN_SECONDS = 10.0
 WORKER_SAID = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
 # The worker of a checkout; its first argument is the checkout.
@@ -142,6 +144,7 @@ def _wait(asked: Asked, runs: Runs, spent: float) -> RunRecord:
         if record is not None:
             _tell(asked, record, told)
             if record.settled:
+                _tell_what_goes_on(asked, record)
                 return _as_settled(record)
         now = time.monotonic()
         budget = unknown if record is None or record.budget is None else record.budget
@@ -173,6 +176,13 @@ def _tell(asked: Asked, record: RunRecord, told: set[str]) -> None:
         if step.outcome is not Outcome.RUNNING and event not in told:
             told.add(event)
             asked.listen(step)
+
+
+def _tell_what_goes_on(asked: Asked, record: RunRecord) -> None:
+    """What nobody waits for and users miss while it lasts; the proof is none of it."""
+    for step in record.steps:
+        if step.outcome is Outcome.RUNNING and step.name not in BACKGROUND and record.finished is None:
+            asked.listen(replace(step, outcome=Outcome.WAITING))
 
 
 def _as_settled(record: RunRecord) -> RunRecord:

@@ -52,14 +52,19 @@ def recipe(name: str, versions: range | tuple[int, ...], pause: str, files: int)
 
 
 def packed_recipes() -> Path:
-    """The repository as a tarball, made once for each version of the code that makes it."""
+    """The repository as a tarball."""
     texts = {name: recipe(name, range(1, VERSIONS), "0.02", FILES) for name in NAMES}
     texts["slowly"] = recipe("slowly", (30, 3600), "int(str(spec.version))", 1)
+    return pack("pieces", texts)
+
+
+def pack(kind: str, texts: dict[str, str]) -> Path:
+    """A repository of these recipes and what a compiler needs, made once for each version of the code that makes it."""
     code = Path(recipes.__file__).read_bytes() + json.dumps(texts).encode()
     version = hashlib.sha256(code).hexdigest()[:12]
-    archive = stack.lab_cache() / f"pieces-{version}.tar.gz"
+    archive = stack.lab_cache() / f"{kind}-{version}.tar.gz"
     if not archive.is_file():
-        tree = stack.lab_cache() / f"pieces-{version}"
+        tree = stack.lab_cache() / f"{kind}-{version}"
         if not tree.is_dir():
             part = tree.with_name(f".{tree.name}.part")
             recipes.subset(stack.spack_cache() / stack.RECIPES, part, ())
@@ -77,7 +82,7 @@ def program(number: int) -> bytes:
     return stack.packed_program(f"#!/bin/sh\necho {number}\n".encode())
 
 
-def spack_section(lab: Lab, bucket: Bucket) -> dict[str, Any]:
+def spack_section(lab: Lab, bucket: Bucket, repository: Path | None = None) -> dict[str, Any]:
     """The configuration's part that is the same for every release; its objects are collected in ``bucket``."""
     ask = "import os, sys; print('%d.%d' % sys.version_info[:2], os.uname().machine)"
     version, machine = lab.exec("head", ("python3", "-c", ask)).check().stdout.split()
@@ -85,7 +90,7 @@ def spack_section(lab: Lab, bucket: Bucket) -> dict[str, Any]:
     return {
         "version": "1.1.1",
         **bucket.put(f"{stack.SPACK}.tar.gz", stack.packed_spack().read_bytes()).origin(),
-        "recipes": bucket.put("recipes.tar.gz", packed_recipes().read_bytes()).origin(),
+        "recipes": bucket.put("recipes.tar.gz", (repository or packed_recipes()).read_bytes()).origin(),
         "clingo": [bucket.put(f"wheels/{path.name}", path.read_bytes()).origin() for path in wheels],
     }
 

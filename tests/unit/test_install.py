@@ -167,7 +167,7 @@ def test_only_the_logs_of_the_newest_runs_are_kept(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / f"2026112{number}T000000.000Z-aaaaaa").mkdir()
     (tmp_path / "spack-20261120T000000.000Z-aaaaaa.log").write_text("")
-    install._prune(tmp_path)
+    install.prune(tmp_path)
     assert [path.name[:8] for path in sorted(tmp_path.iterdir()) if path.is_dir()] == [
         f"2026112{n}" for n in range(3, 8)
     ]

@@ -1,0 +1,161 @@
+"""The worker's side of a build job: submits it, follows it while it holds the lock, and never leaves one behind.
+
+The job writes into the store for the worker that holds the lock, so it must be gone before the lock is. The worker sees
+to that when it ends in any way that it notices; after a SIGKILL the next holder of the lock does (``end_left``), and
+the job by itself once its lease is over.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import batch
+from ..context import Context
+from ..errors import JobError, SpackError
+from ..files import make_dir, remove_tree
+from ..log import LOG
+from ..paths import Paths
+from ..system import PATH, System
+from .capacity import wait_for_queue
+from .compiler import find_compiler
+from .driver import Spack
+from .follower import Follower, kept
+from .install import prune
+from .order import LEASE_SECONDS, SCRIPT, Desk, Order
+
+# What a cancelled job may take: Slurm's KillWait (30 s) and a node that it does not reach. By then the lease is over.
+GONE_SECONDS = LEASE_SECONDS + 30.0
+SIGNALLED_SECONDS = 5.0  # where somebody waits for this process to go; systemd gives a unit that is stopped ten
+
+
+def build_in_job(ctx: Context, spacks: Mapping[str, Spack], queue: str) -> tuple[SpackError, ...]:
+    """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
+
+    Returns:
+        What failed in the job, as from an install on this node; logs are copied to where they would be.
+
+    Raises:
+        JobError: the job did not start or did not come to its end.
+        LockLost: somebody else has the lock; the job is cancelled.
+    """
+    minutes = wait_for_queue(ctx, queue)
+    desk = Desk.of(ctx.paths, ctx.run_id)
+    patience = SIGNALLED_SECONDS
+    try:
+        desk.open()
+        desk.give(_order(ctx, spacks), spacks, _script(ctx, desk))
+        state = Follower(ctx, desk, queue, minutes).run()
+        patience = GONE_SECONDS
+    except Exception:
+        patience = GONE_SECONDS
+        raise
+    finally:
+        _keep_logs(ctx, desk)
+        end_job(ctx.system, desk, patience)
+    return tuple(_as_here(ctx, desk, raw) for raw in state.errors)
+
+
+def end_left(paths: Paths, system: System) -> None:
+    """Ends the jobs of runs that were killed; called by whoever has just taken the lock, before it writes."""
+    for place in sorted(paths.builds.iterdir()) if paths.builds.is_dir() else ():
+        LOG.warning("run %s has left a build job behind", place.name)
+        end_job(system, Desk(place, paths.shared_mount), GONE_SECONDS)
+        remove_tree(place)
+
+
+def end_job(system: System, desk: Desk, patience: float) -> None:
+    """Makes sure that no job of this desk writes any more, and clears it.
+
+    A job that cannot be seen to end within ``GONE_SECONDS``, since Slurm or its node does not answer, has ended itself:
+    its lease was over before.
+    """
+    if not desk.place.is_dir():
+        return
+    desk.revoke()
+    gone = batch.end(system, desk.name, patience)
+    if gone or patience >= GONE_SECONDS:
+        if not gone:
+            LOG.warning("%s was not seen to end; its lease is over", desk.name)
+        remove_tree(desk.place)
+
+
+def _order(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
+    spack = next(iter(spacks.values()))
+    host, install = ctx.facts.host, ctx.config.install
+    return Order(
+        run_id=ctx.run_id,
+        version=spack.program.version,
+        tree=str(spack.program.tree),
+        recipes=str(spack.program.recipes),
+        store=str(spack.places.store),
+        backing=str(ctx.paths.shared_root / spack.places.store.name),
+        modules={target: str(each.places.modules) for target, each in spacks.items()},
+        scratch=str(spack.places.scratch),
+        os=host.os,
+        glibc=host.glibc,
+        compiler=find_compiler(ctx.system).spec,
+        jobs=install.jobs,
+        partial=install.partial,
+    )
+
+
+def _script(ctx: Context, desk: Desk) -> str:
+    """The same petal-node as this one, whatever the node itself has by now.
+
+    Raises:
+        JobError: ``job-refused``, this one is no archive that other nodes could run.
+    """
+    if ctx.tool.sha256 is None:
+        what = "a checkout of petal-node cannot build in a job"
+        raise JobError(what, remedy="make dist, and run dist/petal-node", code="job-refused")
+    chosen = os.environ.get("PETAL_PYTHON")
+    return SCRIPT.format(
+        path=PATH,
+        python=f" PETAL_PYTHON={shlex.quote(chosen)}" if chosen else "",
+        python_name=" PETAL_PYTHON" if chosen else "",
+        archive=shlex.quote(str(ctx.paths.archives / ctx.tool.sha256)),
+        run=shlex.quote(ctx.run_id),
+        place=shlex.quote(str(desk.place)),
+    )
+
+
+def _keep_logs(ctx: Context, desk: Desk) -> None:
+    """Takes the job's words to this node before they are removed. What cannot be had costs the logs."""
+    try:
+        _copy((desk.output, *sorted((desk.logs / ctx.run_id).glob("*.log"))), kept(ctx))
+        prune(kept(ctx).parent)
+        if desk.said.is_file():
+            with desk.said.open("rb") as said, _said(ctx).open("ab") as log:
+                shutil.copyfileobj(said, log)
+    except OSError as error:
+        LOG.warning("the logs of the build job: %s", error)
+
+
+def _said(ctx: Context) -> Path:
+    return ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
+
+
+def _copy(files: Sequence[Path], target: Path) -> None:
+    make_dir(target)
+    for path in files:
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
+
+
+def _as_here(ctx: Context, desk: Desk, raw: Mapping[str, object]) -> SpackError:
+    """An error of the job, whose logs lie on this node by now."""
+    places = ((str(desk.logs / ctx.run_id), str(kept(ctx))), (str(desk.said), str(_said(ctx))))
+
+    def here(text: object) -> str:
+        told = str(text)
+        for there, place in places:
+            told = told.replace(there, place)
+        return told
+
+    remedy = raw.get("remedy")
+    lines = [here(line) for line in remedy] if isinstance(remedy, (list, tuple)) else []
+    return SpackError(here(raw["what"]), why=here(raw["why"]), remedy=lines, code=str(raw["code"]))

@@ -1,0 +1,214 @@
+"""What the worker and its build job tell each other, in a directory on shared storage.
+
+The worker writes ``order.json``, each target's scope and environment, and again and again ``lease``; the job writes
+``state.json`` (how far it is, how it ended) and logs. The directory is there from before the job is submitted until it
+is certainly gone: whoever takes the lock next ends what a directory that is left stands for.
+
+Each side replaces files that are there already: on NFS a name that did not exist may be taken for absent for a minute
+(nfs(5), lookupcache), while a file is looked at anew whenever it is opened.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import shapes
+from ..errors import JobError, StateError
+from ..files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
+from ..model import plain
+from ..paths import Paths
+from ..state import shaped
+from .driver import Spack
+
+# A job that has seen no sign of life of its worker for so long ends by itself. Longer than what NFS may keep of
+# a directory (60 s by nfs(5), acdirmax), much shorter than anybody would wait for a lock.
+LEASE_SECONDS = 120.0
+RENEW_SECONDS = 10.0
+LOOK_SECONDS = 5.0
+REVOKED = "revoked"
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+NAME = "petal-build-"
+SCRIPT = """\
+#!/bin/sh
+PATH={path} LANG=C.UTF-8 HOME=/root{python}
+export PATH LANG HOME{python_name}
+exec {archive} build-job --run-id {run} {place}
+"""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a job shall build, and what its node must be like.
+
+    Args:
+        version, tree, recipes: the Spack to use; every node sees it at the same path.
+        store: the install tree, below the root; ``backing`` is the same directory on shared storage.
+        modules: the module tree of each target.
+        scratch: where Spack's stage and caches go on any node.
+        os, glibc, compiler: of the node that concretized.
+        jobs: cores to use, 0 for all.
+        partial: go on with the next target where packages of one could not be built.
+    """
+
+    run_id: str
+    version: str
+    tree: str
+    recipes: str
+    store: str
+    backing: str
+    modules: Mapping[str, str]
+    scratch: str
+    os: str
+    glibc: str
+    compiler: str
+    jobs: int = 0
+    partial: bool = False
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Order:
+        texts = ("version", "tree", "recipes", "store", "backing", "scratch", "os", "glibc", "compiler")
+        modules = {shapes.name(key): shapes.text(value) for key, value in shapes.mapping(raw["modules"]).items()}
+        return cls(
+            run_id=shapes.name(raw["run_id"]), modules=modules, jobs=shapes.whole(raw["jobs"]),
+            partial=raw["partial"] is True, **{name: shapes.text(raw[name]) for name in texts},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a job stands: ``waiting`` until it runs, ``running``, ``done``; and the errors that it ended with."""
+
+    stage: str = WAITING
+    node: str = ""
+    text: str = ""
+    errors: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> State:
+        stage, node, text = (shapes.text(raw[name]) for name in ("stage", "node", "text"))
+        return cls(stage, node, text, shapes.items(raw["errors"], shapes.error))
+
+
+class Desk:
+    """The directory of one run's job."""
+
+    def __init__(self, place: Path, mount: Path) -> None:
+        self.place = place
+        self._mount = mount
+
+    @classmethod
+    def of(cls, paths: Paths, run_id: str) -> Desk:
+        return cls(paths.builds / run_id, paths.shared_mount)
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return NAME + self.place.name
+
+    @property
+    def script(self) -> Path:
+        return self.place / "job.sh"
+
+    @property
+    def output(self) -> Path:
+        """What the job itself prints."""
+        return self.place / "job.out"
+
+    @property
+    def said(self) -> Path:
+        """What Spack prints in the job."""
+        return self.place / "spack.log"
+
+    @property
+    def logs(self) -> Path:
+        """The build logs of packages that failed."""
+        return self.place / "logs"
+
+    def open(self) -> None:
+        """Makes the directory; one that a killed run with this id has left is made anew."""
+        remove_tree(self.place)
+        make_own_dir(self.place, self._mount)
+        self.write_state(State())
+        self.renew(0)
+
+    def give(self, order: Order, spacks: Mapping[str, Spack], script: str) -> None:
+        """Lays out all that the job needs."""
+        for target, spack in spacks.items():
+            make_dir(self.place / target)
+            shutil.copytree(spack.scope, self.place / target / "scope")
+            make_dir(self.place / target / "environment")
+            for name in ("spack.yaml", "spack.lock"):
+                shutil.copyfile(spack.environment / name, self.place / target / "environment" / name)
+        write_json(self.place / "order.json", plain(order))
+        write_atomic(self.script, script.encode(), mode=0o755)
+
+    def order(self) -> Order:
+        """What is to be built.
+
+        Raises:
+            JobError: ``job-orphaned``, it is not there any more.
+            StateError: it is damaged, or not root's.
+        """
+        path = self.place / "order.json"
+        raw = self._read(path)
+        if raw is None:
+            raise JobError(f"{path} is not there", why="the run that wanted this job has ended", code="job-orphaned")
+        order: Order = shaped(path, lambda: Order.from_dict(raw))
+        return order
+
+    def state(self) -> State:
+        raw = self._read(self.place / "state.json")
+        return State() if raw is None else shaped(self.place / "state.json", lambda: State.from_dict(raw))
+
+    def write_state(self, state: State) -> None:
+        write_json(self.place / "state.json", plain(state))
+
+    def renew(self, beat: int) -> None:
+        """The worker lives, and holds the lock."""
+        write_json(self.place / "lease.json", {"beat": beat})
+
+    def revoke(self) -> None:
+        """The job must end."""
+        if self.place.is_dir():
+            write_json(self.place / "lease.json", {"beat": REVOKED})
+
+    def beat(self) -> Any:
+        """What the lease says; it changes while the worker lives. None where the directory is gone."""
+        return (self._read(self.place / "lease.json") or {}).get("beat")
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        reason = distrust(path, self._mount)
+        if reason:
+            raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
+        return read_json(path)
+
+
+class Lease:
+    """The job's side of the lease: measured by the job's own clock from the last change that it saw."""
+
+    def __init__(self, desk: Desk, clock: Callable[[], float] = time.monotonic) -> None:
+        self._desk = desk
+        self._clock = clock
+        self._beat = desk.beat()
+        self._changed = self._looked = clock()
+
+    def check(self) -> None:
+        """Looks every few seconds whether the worker lives.
+
+        Raises:
+            JobError: ``job-orphaned``.
+        """
+        now = self._clock()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked, beat = now, self._desk.beat()
+        if beat != self._beat:
+            self._beat, self._changed = beat, now
+        if beat in (None, REVOKED) or now - self._changed > LEASE_SECONDS:
+            why = "it was told to end" if beat == REVOKED else f"no sign of life for {now - self._changed:.0f} s"
+            raise JobError("the worker that this job builds for has ended", why=why, code="job-orphaned")

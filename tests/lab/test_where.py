@@ -1,0 +1,183 @@
+"""``install.where: slurm`` on the lab: real Slurm runs real Spack on a compute node, and no job outlives its worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.lab import pieces, stack
+from tests.lab.cluster import HOSTNAMES, Lab, Result
+from tests.lab.demo import publish
+from tests.lab.engine import until
+from tests.lab.kills import KILL
+from tests.lab.test_product import answer, petal
+
+NODE = HOSTNAMES["compute-1"]
+HOLD = "/shared/hold"
+RECIPE = f'''\
+import os
+import time
+
+from spack_repo.builtin.build_systems.generic import Package
+
+from spack.package import *
+
+
+class Witness(Package):
+    """Says where it was built."""
+
+    has_code = False
+    version("1")
+    version("2")
+
+    def install(self, spec, prefix):
+        limit = time.monotonic() + 120
+        while os.path.exists("{HOLD}") and time.monotonic() < limit:
+            time.sleep(0.1)
+            print("held", flush=True)
+        mkdirp(prefix.bin)
+        program = join_path(prefix.bin, "witness")
+        with open(program, "w") as stream:
+            stream.write("#!/bin/sh\\necho %s %s\\n" % (spec.version, os.uname().nodename))
+        set_executable(program)
+'''
+SAY = "module load witness && witness"
+# Spack's processes on a node, whatever they are called by now: they carry the mark of their run.
+BUILDERS = "grep -lz '^PETAL_RUN_ID=' /proc/[0-9]*/environ 2>/dev/null || true"
+
+
+@pytest.fixture(scope="module")
+def section(lab: Lab) -> dict[str, Any]:
+    reason = stack.no_spack()
+    if reason:
+        pytest.skip(f"no real Spack: {reason}")
+    lab.fresh()
+    bucket = stack.Bucket(lab)
+    made = pieces.spack_section(lab, bucket, pieces.pack("witness", {"witness": RECIPE}))
+    bucket.send()
+    return made
+
+
+@pytest.fixture(scope="module")
+def hooked(lab: Lab, section: dict[str, Any]) -> Result:
+    """A cluster with one compute node, whose stack a job on that has built and proved; what the head's hook said."""
+    publish(lab, config_of(section, 1))
+    hook = lab.boot("head")[3].check()
+    for result in lab.boot("compute-1"):
+        result.check()
+    until("the worker has ended", lambda: install(lab)["finished"] is not None, 240)
+    return hook
+
+
+def install(lab: Lab) -> dict[str, Any]:
+    """The record of the head node's last install."""
+    record: dict[str, Any] = answer(petal(lab, "head", "status", "--json"))["data"]["install"]
+    return record
+
+
+def config_of(section: dict[str, Any], version: int, queue: str = "queue1") -> dict[str, Any]:
+    return {
+        "stack": "none",
+        "spack": {**section, "specs": [f"witness@{version}"]},
+        "install": {"where": "slurm", "queue": queue, "wait": 120},
+        "check": {"load": ["witness"], "run": ["witness"], "wait": 0},
+    }
+
+
+def bootstrap(lab: Lab, config: dict[str, Any], verb: str = "bootstrap") -> Result:
+    lab.write("head", "/tmp/petal.yaml", json.dumps(config))
+    argv = ("petal-node", verb, "--config", "/tmp/petal.yaml", "--json")
+    return lab.exec("head", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"}, timeout=200)
+
+
+@contextmanager
+def held(lab: Lab, config: dict[str, Any]) -> Iterator[Future[Result]]:
+    """A bootstrap whose job is in the middle of a build, and stays there."""
+    lab.write("head", HOLD, "")
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(bootstrap, lab, config)
+        try:
+            until("the job builds", lambda: "witness (install)" in said(lab), 120)
+            yield running
+        finally:
+            lab.exec("head", ("rm", "-f", HOLD)).check()
+
+
+def said(lab: Lab) -> str:
+    """What the job tells its worker; Spack names a phase with the first line that the build prints in it."""
+    return lab.exec("head", ("sh", "-c", "cat /shared/petal/build/*/state.json")).stdout
+
+
+def jobs(lab: Lab) -> list[str]:
+    """State and node of every build job that Slurm remembers, the oldest first."""
+    argv = ("/opt/slurm/bin/squeue", "-h", "-t", "all", "-S", "i", "-o", "%T %N %j")
+    lines = lab.exec("head", argv).check().stdout.splitlines()
+    return [line.rpartition(" ")[0] for line in lines if " petal-build-" in line]
+
+
+def builders(lab: Lab, node: str) -> list[str]:
+    return lab.exec(node, ("sh", "-c", BUILDERS)).check().stdout.split()
+
+
+def desks(lab: Lab) -> str:
+    return lab.exec("head", ("ls", "-A", "/shared/petal/build")).check().stdout
+
+
+def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked: Result) -> None:
+    data = answer(petal(lab, "head", "status", "--json"))["data"]
+    assert (data["proof"]["proved"], data["current"]) == (1, data["wanted"]["release"]), data
+    assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
+    assert jobs(lab) == [f"COMPLETED {NODE}"]
+    assert desks(lab) == ""
+    log = lab.exec("head", ("sh", "-c", "cat /var/log/petal-node/spack-*.log")).check().stdout
+    assert "Successfully installed witness-1-" in log
+    assert "a job on queue queue1 builds it, and no hook waits for that" in hooked.stdout
+    assert (hooked.hook_seconds or 99) < 60
+
+
+def test_a_worker_that_is_told_to_end_takes_its_job_along(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    del hooked
+    with held(lab, config_of(section, 2)) as running:
+        lab.exec("head", ("pkill", "-TERM", "-f", "^/.*petal-node bootstrap")).check()
+        assert running.result().returncode == 143
+        until("nothing builds", lambda: not builders(lab, "compute-1"), 60)
+        until("the job is gone", lambda: jobs(lab)[-1] == f"CANCELLED {NODE}", 60)
+    assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
+
+
+def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
+    lab: Lab, hooked: Result, section: dict[str, Any]
+) -> None:
+    del hooked
+    config = config_of(section, 2)
+    with held(lab, config) as running:
+        assert lab.exec("head", ("python3", "-", "worker", "1"), stdin=KILL.encode()).check().stdout
+        running.result()
+        orphans = set(builders(lab, "compute-1"))
+        assert jobs(lab)[-1] == f"RUNNING {NODE}"
+        assert desks(lab) != ""
+        before = len(jobs(lab))
+        with ThreadPoolExecutor() as pool:
+            again = pool.submit(bootstrap, lab, config)
+            until("the next job runs", lambda: jobs(lab)[before:] == [f"RUNNING {NODE}"], 120)
+            assert jobs(lab)[before - 1] == f"CANCELLED {NODE}"
+            assert not orphans & set(builders(lab, "compute-1"))
+            lab.exec("head", ("rm", "-f", HOLD)).check()
+            assert answer(again.result())["data"]["run"]["status"] == "changed", again.result()
+    assert lab.shell("head", SAY).check().stdout == f"2 {NODE}\n"
+    assert desks(lab) == ""
+
+
+def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    del hooked
+    before = lab.read("head", "/shared/petal/state/wanted.json")
+    for verb in ("plan", "bootstrap"):
+        done = bootstrap(lab, config_of(section, 2, "gpu"), verb)
+        (error,) = answer(done)["errors"]
+        assert (done.returncode, error["code"], error["why"]) == (78, "job-queue", "it has queue1")
+    assert lab.read("head", "/shared/petal/state/wanted.json") == before

@@ -1,0 +1,345 @@
+"""Building in a job on a queue: what the job is told, how it is followed, and that none is left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import batch, engine
+from bootstrap.config import parse
+from bootstrap.errors import ConfigError, JobError, ProcessFailed
+from bootstrap.files import sha256_of
+from bootstrap.model import Outcome, StepReport, Tool
+from bootstrap.observed import Queue
+from bootstrap.prepare import Request
+from bootstrap.release import check_queue
+from bootstrap.run import Recorder, _tee, new_record
+from bootstrap.slurm import parse_partitions
+from bootstrap.spack import capacity, follower, foreman, order
+from bootstrap.spack.builder import Builder
+from bootstrap.spack.order import DONE, LEASE_SECONDS, Desk, Lease
+from bootstrap.steps import STEPS
+from bootstrap.steps.spack import SpackStack
+from tests.world import HOST, World, with_spack
+
+INSTALL = "install: {{where: slurm, queue: {queue}, wait: {wait}}}\n"
+NODE = replace(HOST, name="q1-st-c5-1", cpus=64, memory=128 << 30)
+
+
+class Slurm:
+    """Slurm with one queue: a job runs when squeue is first asked for it, and says how it ended."""
+
+    def __init__(self, world: World, node: Callable[[Path], str]) -> None:
+        self.world = world
+        self.node = node
+        self.jobs: dict[str, list[str]] = {}  # by name: state and the path of the script
+        self.sbatch: tuple[str, ...] = ()
+        world.system.answers |= {
+            "sbatch": self._sbatch, "squeue": self._squeue, "scancel": self._scancel, "sinfo": self._sinfo,
+        }  # fmt: skip
+
+    def _sinfo(self, argv: Sequence[str]) -> str:
+        if "--Node" in argv:
+            return "q1-st-c5-1|idle|q1*|none\n"
+        return "q1|up|infinite\nq2|up|30:00\n"
+
+    def _sbatch(self, argv: Sequence[str]) -> str:
+        self.sbatch = tuple(argv)
+        name = next(word for word in argv if word.startswith("--job-name=")).partition("=")[2]
+        self.jobs[name] = ["PENDING", argv[-1]]
+        return "12\n"
+
+    def _squeue(self, argv: Sequence[str]) -> str:
+        name = next(word for word in argv if word.startswith("--name=")).partition("=")[2]
+        job = self.jobs.get(name)
+        if job is None:
+            return ""
+        if job[0] == "PENDING":
+            job[0] = self.node(Path(job[1]).parent)
+        return f"12|{job[0]}|None|q1-st-c5-1\n"
+
+    def _scancel(self, argv: Sequence[str]) -> str:
+        name = next(word for word in argv if word.startswith("--name=")).partition("=")[2]
+        if name in self.jobs and self.jobs[name][0] not in batch.ENDED:
+            self.jobs[name][0] = "CANCELLED"
+        return ""
+
+
+def head(tmp_path: Path, queue: str = "q1", wait: int = 60) -> World:
+    archive = tmp_path / "petal-node"
+    archive.write_text("the archive")
+    tool = Tool("0.1.0", archive, sha256_of(archive))
+    text = with_spack(tmp_path) + INSTALL.format(queue=queue, wait=wait)
+    return World(tmp_path / "head", live=True, config_text=text, tool=tool)
+
+
+@pytest.fixture(autouse=True)
+def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A directory is no disk of its own and has no Lmod; nobody waits for a second to pass."""
+    (tmp_path / "lmod" / "libexec").mkdir(parents=True)
+    (tmp_path / "lmod" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.steps.shell.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
+    for module, name in (
+        (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"), (batch, "POLL_SECONDS"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, 0.01)
+
+
+def builds(world: World, **other: object) -> Callable[[Path], str]:
+    """A node that does what the order says, with this world's programs."""
+
+    def node(place: Path) -> str:
+        host = replace(NODE, **other)  # type: ignore[arg-type]
+        desk = Desk(place, world.paths.shared_mount)
+        Builder(desk, host, world.system, world.prefix / "local", lambda _: None).run()
+        return "COMPLETED"
+
+    return node
+
+
+def converge(world: World) -> tuple[dict[str, StepReport], list[str]]:
+    told: list[StepReport] = []
+    reports = engine.converge(STEPS, world.context, told.append, background=False)
+    return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
+
+
+def left(world: World) -> list[Path]:
+    return sorted(world.paths.builds.iterdir()) if world.paths.builds.is_dir() else []
+
+
+def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    slurm = Slurm(world, builds(world))
+    reports, told = converge(world)
+    assert reports["spack"].outcome is reports["release"].outcome is Outcome.CHANGED, reports["spack"]
+    assert (world.paths.store / "linux-debian12-x86_64_v3" / "fftw-3.3.10-aaaaaaa").is_dir()
+    assert {"--partition=q1", "--exclusive", "--no-requeue", "--export=NIL", "--time=1440", "--chdir=/"} <= set(
+        slurm.sbatch
+    )
+    assert told[0].endswith("a job on queue q1 builds it, and no hook waits for that")
+    spacks = [command for command in world.system.commands if command[0].endswith("bin/spack")]
+    (install,) = [command for command in spacks if "install" in command]
+    assert install[install.index("-p") + 1] == "8"  # the node's 64 cores, not the head's 2
+    assert str(world.prefix / "local") in install[install.index("-e") + 1]
+    assert left(world) == []
+    said = world.paths.log.parent / "petal-node" / "spack-run-1.log"
+    assert "install --only-concrete" in said.read_text()
+    assert converge(world)[0]["spack"].outcome is Outcome.OK
+
+
+def test_what_a_package_failed_with_comes_back_with_paths_of_this_node(tmp_path: Path) -> None:
+    world = head(tmp_path)
+
+    def node(place: Path) -> str:
+        real = world.system.answers["spack"]
+        world.system.answers["spack"] = lambda _: "==> Error: no such thing\n"
+        builds(world)(place)
+        world.system.answers["spack"] = real
+        return "FAILED"
+
+    Slurm(world, node)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "spack-install"
+    assert "no such thing" in report.reason
+    assert report.remedy[0] == f"less {world.paths.log.parent / 'petal-node' / 'spack-run-1.log'}"
+    assert left(world) == []
+
+
+@pytest.mark.parametrize("change", [{"os": "rocky9"}, {"glibc": "2.34"}])
+def test_a_node_that_differs_builds_nothing(tmp_path: Path, change: dict[str, str]) -> None:
+    world = head(tmp_path)
+    Slurm(world, builds(world, **change))
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-node"
+    assert next(iter(change.values())) in report.reason
+    assert not (world.paths.store / "linux-debian12-x86_64_v3").exists()
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "FAILED"])
+def test_a_job_that_ends_without_a_word_is_told_with_slurms(tmp_path: Path, state: str) -> None:
+    world = head(tmp_path)
+    Slurm(world, lambda _: state)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-ended"
+    assert f"job 12 is {state}" in report.reason
+    assert left(world) == []
+
+
+def test_a_job_that_does_not_begin_is_given_up_and_cancelled(tmp_path: Path) -> None:
+    world = head(tmp_path, wait=0)
+    slurm = Slurm(world, lambda _: "PENDING")
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-not-started"
+    assert "job 12 is PENDING" in report.reason
+    assert [job[0] for job in slurm.jobs.values()] == ["CANCELLED"]
+    assert any("where: head" in line for line in report.remedy)
+
+
+def test_nothing_is_submitted_while_no_node_can_come(tmp_path: Path) -> None:
+    """ParallelCluster marks nodes down that a job asks for before its daemon runs."""
+    world = head(tmp_path, wait=0)
+    slurm = Slurm(world, builds(world))
+    world.system.answers["sinfo"] = lambda argv: (
+        "q1-dy-c5-1|idle~|q1|none\n" if "--Node" in argv else "q1|up|infinite\n"
+    )
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-not-started"
+    assert not slurm.jobs
+    beat = world.paths.at(capacity.HEARTBEAT)
+    beat.parent.mkdir(parents=True)
+    beat.write_text("now")
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+
+
+def test_an_unknown_queue_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"install\.queue"):
+        parse("install: {where: slurm}")
+    config = parse(with_spack(tmp_path) + INSTALL.format(queue="gpu", wait=1))
+    with pytest.raises(ConfigError, match="gpu is no queue of this cluster") as caught:
+        check_queue(config, (Queue("q1", ()), Queue("q2", ())))
+    assert (int(caught.value.exit), caught.value.why) == (78, "it has q1, q2")
+    check_queue(config, ())  # cluster-config.yaml cannot be read: Slurm is asked later
+    probe = SpackStack().probe(head(tmp_path, queue="gpu").context)
+    assert probe.error is not None
+    assert probe.error["code"] == "job-queue"
+    world = head(tmp_path, queue="gpu")
+    world.queues = ()
+    Slurm(world, builds(world))
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert "it has q1, q2" in report.reason
+
+
+def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
+    text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw], target: x86_64_v4")
+    world = World(
+        tmp_path / "head", live=True, config_text=text + INSTALL.format(queue="q1", wait=1),
+        queues=(Queue("q1", ("c7a.large",)),),
+    )  # fmt: skip
+    assert not any("may fail" in line for line in SpackStack().probe(world.context).changes)
+    lesser = replace(world, queues=(Queue("q1", ("c6a.large", "c7a.large")),))
+    assert any("queue q1 is zen3 and zen4" in line for line in SpackStack().probe(lesser.context).changes)
+
+
+def test_whoever_takes_the_lock_ends_what_a_killed_run_left(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    slurm = Slurm(world, builds(world))
+    world.paths.shared.mkdir()
+    desk = Desk.of(world.paths, "run-0")
+    desk.open()
+    slurm.jobs["petal-build-run-0"] = ["RUNNING", ""]
+    foreman.end_left(world.paths, world.system)
+    assert slurm.jobs["petal-build-run-0"][0] == "CANCELLED"
+    assert left(world) == []
+    desk.open()
+    (world.paths.locks).mkdir(parents=True)
+    (world.paths.locks / "stack.holder").write_text(json.dumps({
+        "host": "another", "pid": 1, "boot_id": "b", "process_start": 1.0, "since": "t", "run_id": "run-0",
+    }))  # fmt: skip
+    converge(world)
+    assert left(world) == []
+
+
+def test_a_job_on_a_lost_node_is_outlasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node may still write: nothing is cleared before the lease is over."""
+    world = head(tmp_path)
+    slurm = Slurm(world, builds(world))
+    world.paths.shared.mkdir()
+    desk = Desk.of(world.paths, "run-0")
+    for silent in (False, True):
+        desk.open()
+        slurm.jobs[desk.name] = ["NODE_FAIL", ""]
+        if silent:
+            world.system.answers["squeue"] = refused
+        foreman.end_job(world.system, desk, 0.05)
+        assert desk.beat() == order.REVOKED
+        with monkeypatch.context() as patch:
+            patch.setattr(foreman, "GONE_SECONDS", 0.05)
+            foreman.end_job(world.system, desk, 0.05)
+        assert left(world) == []
+
+
+def refused(_: Sequence[str]) -> str:
+    raise ProcessFailed("squeue ended with 1", why="Unable to contact slurm controller")
+
+
+def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    world.paths.shared.mkdir()
+    desk, now = Desk.of(world.paths, "run-1"), [0.0]
+    desk.open()
+    lease = Lease(desk, lambda: now[0])
+    for beat in (1, 2):
+        now[0] += LEASE_SECONDS - 1
+        desk.renew(beat)
+        lease.check()
+    now[0] += LEASE_SECONDS - 1
+    lease.check()
+    now[0] += LEASE_SECONDS
+    with pytest.raises(JobError, match="no sign of life for"):
+        lease.check()
+    lease = Lease(desk, lambda: now[0])
+    desk.revoke()
+    lease.check()  # it looks every few seconds
+    now[0] += order.LOOK_SECONDS
+    with pytest.raises(JobError, match="told to end"):
+        lease.check()
+
+
+def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    world.paths.shared.mkdir()
+    desk = Desk.of(world.paths, "run-1")
+    desk.open()
+    (error,) = Builder(desk, NODE, world.system, tmp_path / "local", lambda _: None).run()
+    assert error.code == "job-orphaned"
+    assert desk.state().stage == DONE
+
+
+def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
+    for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
+        world.config_text = text
+        recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
+        told = _tee(recorder, request, replace(world.context, bakes=True), lambda _: None)
+        told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
+        assert not recorder.record.settled
+        world.paths.state.mkdir(parents=True, exist_ok=True)
+        _tee(recorder, request, world.context, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "it begins"))
+        assert recorder.record.settled is settled
+
+
+def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    Slurm(world, builds(world))
+    converge(world)
+    (world.paths.release(world.release) / "spack.lock").unlink()
+    assert not any("memory" in line for line in SpackStack().probe(world.context).changes)
+    world.system.memory = 1 << 10
+    assert any("too little to concretize" in line for line in SpackStack().probe(world.context).changes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", None), ("30:00", 30), ("2:30:15", 150), ("1-00:00:00", 1440), ("10-12:30:00", 15150), ("n/a", None)],
+)
+def test_time_limits_of_queues(limit: str, minutes: int | None) -> None:
+    (partition,) = parse_partitions(f"q1|up|{limit}\nnoise\n")
+    assert (partition.name, partition.state, partition.minutes) == ("q1", "up", minutes)
+
+
+def test_squeue() -> None:
+    first, second = batch.parse_squeue("7|PENDING|Resources|\nnoise\n8|NODE_FAIL|None|q1-st-c5-1\n")
+    assert (first.ended, str(first)) == (False, "job 7 is PENDING (Resources)")
+    assert (second.ended, second.gone, second.nodes) == (True, False, "q1-st-c5-1")
