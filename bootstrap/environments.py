@@ -18,6 +18,7 @@ from .lockfile import Lockfile
 READ = frozenset({"specs", "packages", "definitions"})
 LOCK = "lock"  # the key that a stack has which is a lockfile: its checksum
 OURS = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
+SEED = frozenset({"software", "cluster", "compute"})  # sections of a petal seed, and of nothing else that is given
 
 
 def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
@@ -32,6 +33,14 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     """
     if config.stack == "none":
         return {}
+    found = _found(config, scratch, region)
+    if not found.get("specs") and not config.specs:
+        why, remedy = "its list of specs is empty", "name specs there or in spack.specs, or write stack: none"
+        raise ConfigError(f"the stack {config.stack} asks for no package", why=why, remedy=remedy, code="stack-invalid")
+    return found
+
+
+def _found(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
     if "/" in config.stack:
         source = Source(config.stack, config.stack_sha256, region)
         data = read(source, scratch, limit=lockfile.LIMIT)
@@ -105,9 +114,11 @@ def _environment(section: Any, name: str) -> Mapping[str, Any]:
 
 
 def _of_seed(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A petal seed as an environment: it has a list of specs and nothing else that Spack reads."""
+    """A petal seed as an environment: it has a list of specs, if any, and nothing else that Spack reads."""
+    if not SEED & document.keys():
+        return None
     software = document.get("software")
-    return {"specs": software.get("spack_packages", [])} if isinstance(software, dict) else None
+    return {"specs": (software.get("spack_packages") or []) if isinstance(software, dict) else []}
 
 
 def _invalid(what: str, why: str) -> ConfigError:

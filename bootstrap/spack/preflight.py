@@ -28,7 +28,7 @@ def vet(ctx: Context, recipes: Path) -> Verdict:
     for spec in _carried(ctx):
         for node in read_spec(spec)[:1]:
             elsewhere.setdefault(node.name, []).append(node.version.lstrip("="))
-    return Vetting(Repository(recipes), elsewhere).judge(_asked(ctx))
+    return Vetting(Repository(recipes), elsewhere).judge_stack(_asked(ctx))
 
 
 def check_memory(ctx: Context, recipes: Path) -> None:

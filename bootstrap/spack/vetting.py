@@ -6,7 +6,7 @@ Only what is certain is a mistake: a package that nobody has, a version or a var
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
@@ -17,6 +17,14 @@ from .versions import nearest, takes
 SHOWN_PROVIDERS = 4
 # Under these a language's packages stand in Spack; people leave them out.
 PREFIXES = ("py-", "r-", "perl-", "netlib-")
+# What others call something, and the package that Spack has it in: no likeness of letters finds these.
+OTHER_NAMES = {
+    "bonnie++": "bonniepp",
+    "clang-format": "llvm",
+    "lldb": "llvm",
+    "perf": "linux-perf",
+    "pnetcdf": "parallel-netcdf",
+}
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,20 @@ class Vetting:
     elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def judge(self, specs: Iterable[Asked]) -> Verdict:
-        """All mistakes of all specs."""
+        """All mistakes of all specs, each taken by itself."""
         mistakes: list[tuple[str, str]] = []
         advice: list[str] = []
         for asked in specs:
-            nodes = [node for node in map(_in_our_namespace, read_spec(asked.text)) if node]
+            nodes = _nodes(asked.text)
             mistakes += [(asked.place, said) for node in nodes for said in self._mistakes(node)]
             advice += self._advice(nodes[0]) if nodes else []
         return Verdict(tuple(mistakes), tuple(dict.fromkeys(advice)))
+
+    def judge_stack(self, specs: Iterable[Asked]) -> Verdict:
+        """Also those that exclude each other: a stack is solved as one environment (``unify: true``)."""
+        asked = tuple(specs)
+        verdict = self.judge(asked)
+        return replace(verdict, mistakes=(*verdict.mistakes, *self._excluded(asked)))
 
     def _mistakes(self, node: Node) -> Iterator[str]:
         recipe = self.repository.recipe(node.name)
@@ -81,8 +95,30 @@ class Vetting:
         elif node.name not in self.repository.virtuals:
             yield f"there is no package {node.name}{self._like(node.name)}"
 
+    def _excluded(self, specs: Iterable[Asked]) -> Iterator[tuple[str, str]]:
+        """Where a package is asked for again, in no version that suits what was asked of it before."""
+        before: dict[str, list[Node]] = {}
+        for asked in specs:
+            for root in _nodes(asked.text)[:1]:
+                others = before.setdefault(root.name, [])
+                other = next((other for other in others if self._exclude(root, other)), None)
+                if other is not None:
+                    yield asked.place, f"{_written(root)} cannot stand beside {_written(other)} in one stack"
+                others.append(root)
+
+    def _exclude(self, one: Node, other: Node) -> bool:
+        mine, theirs = self._fitting(one), self._fitting(other)
+        return bool(mine and theirs) and not mine & theirs
+
+    def _fitting(self, node: Node) -> frozenset[str]:
+        """The versions that a constraint takes; none where they are not known."""
+        recipe = self.repository.recipe(node.name)
+        known = [*recipe.versions, *self.elsewhere.get(node.name, ())] if recipe and recipe.versions_known else []
+        return frozenset(version for version in known if takes(node.version or ":", version))
+
     def _like(self, name: str) -> str:
-        found = next((prefix + name for prefix in PREFIXES if prefix + name in self.repository.names), None)
+        choices = (OTHER_NAMES.get(name, ""), *(prefix + name for prefix in PREFIXES))
+        found = next((choice for choice in choices if choice in self.repository.names), None)
         known = [found] if found else sorted({*self.repository.names, *self.repository.virtuals})
         return did_you_mean(found or name, known)
 
@@ -127,6 +163,18 @@ def _in_our_namespace(node: Node) -> Node | None:
     """With its bare name; None in another namespace, whose recipes are not read here."""
     namespace, _, name = node.name.rpartition(".")
     return Node(name, node.version, node.variants) if namespace in ("", NAMESPACE) else None
+
+
+def _nodes(text: str) -> list[Node]:
+    """The packages of a spec whose recipes are read here; a name as ``bonnie++`` is none that Spack could read."""
+    name = text.partition("@")[0].strip()
+    if name.endswith("++") and name in OTHER_NAMES:
+        return [Node(name)]
+    return [node for node in map(_in_our_namespace, read_spec(text)) if node]
+
+
+def _written(node: Node) -> str:
+    return f"{node.name}@{node.version}"
 
 
 def _wrong_variants(node: Node, recipe: Recipe) -> Iterator[str]:

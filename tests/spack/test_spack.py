@@ -200,24 +200,6 @@ def test_without_clingo_the_error_says_what_to_list(config_text: str, tmp_path: 
     assert error["code"] == "spack-no-clingo"
 
 
-def test_the_whole_repository_concretizes_too(
-    config_text: str, full_recipes: Path, small_recipes: Path, tmp_path: Path
-) -> None:
-    """With all 8,000 recipes; nothing is built: the mirror is empty and the error comes from the fetch."""
-    lines = [
-        f"  recipes: {{source: {full_recipes}}}" if "recipes:" in line else line for line in config_text.splitlines()
-    ]
-    lines = [f"  mirrors: {{none: {tmp_path}}}" if "mirrors:" in line else line for line in lines]
-    prefix = tmp_path / "head"
-    record = bootstrap(prefix, "\n".join(lines) + "\n")
-    assert record.release is not None
-    locked = database.locked_specs(Paths(prefix).release(record.release) / "spack.lock")
-    assert [spec.name for spec in locked if spec.explicit] == ["libsigsegv"]
-    error = steps(record)["spack"].error
-    assert error is not None
-    assert error["code"] == "spack-install"
-
-
 @BOTH
 def test_whether_packages_are_built_side_by_side_is_what_spacks_install_knows(version: str) -> None:
     text = (spack_tree(version) / "lib" / "spack" / "spack" / "cmd" / "install.py").read_text()

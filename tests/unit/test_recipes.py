@@ -242,6 +242,23 @@ def test_a_virtual_package_is_no_mistake_and_named(modern: Repository) -> None:
     assert verdict.advice == ("scalapack is what netlib-scalapack provide, and Spack would choose: name one",)
 
 
+def test_two_versions_of_one_package_are_no_stack(modern: Repository) -> None:
+    specs = ["git@2.48.1", "git@2.40:", "git+tcltk", "git@2.40.4", "git@99", "computed@1", "computed@2"]
+    judged = Vetting(modern).judge_stack(expanded("s", specs))
+    said = dict(judged.mistakes)
+    assert said.pop("s[3]") == "git@2.40.4 cannot stand beside git@2.48.1 in one stack"
+    assert set(said) == {"s[4]"}, "and that one does not exist"
+    assert not Vetting(modern, {"git": ["9.1"]}).judge_stack(expanded("s", ["git@9", "git@9.1"])).mistakes
+
+
+def test_names_that_others_use_lead_to_spacks_own(modern: Repository) -> None:
+    (modern.root / "packages" / "bonniepp").mkdir()
+    said = dict(Vetting(modern).judge(expanded("s", ["bonnie++@2.00a", "pnetcdf", "x++@1"])).mistakes)
+    assert said["s[0]"] == "there is no package bonnie++, did you mean 'bonniepp'?"
+    assert "parallel-netcdf" not in said["s[1]"], "which these recipes do not have"
+    assert "s[2]" not in said, "what cannot be read is Spack's to judge"
+
+
 def test_what_the_system_carries_counts_as_a_version(modern: Repository) -> None:
     judged = Vetting(modern, {"git": ["9.1", "2.30.0"]}).judge(expanded("s", ["git@9", "git@2.30.0", "git@8"]))
     assert [place for place, _ in judged.mistakes] == ["s[2]"]

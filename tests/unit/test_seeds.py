@@ -87,3 +87,22 @@ def test_a_seed_is_a_stack(tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text(SEED)
     read = config.parse(f"stack: {tmp_path}/seed.yaml\n{SPACK}")
     assert environments.load(read, tmp_path, None) == {"specs": ["gcc@11.3.0", "samtools@1.17"]}
+
+
+@pytest.mark.parametrize("rest", ["", "software:\n", "software: {spack_packages: []}\n", "users:\ndata:\n"])
+def test_a_seed_without_software_is_a_stack_only_beside_other_specs(rest: str, tmp_path: Path) -> None:
+    (tmp_path / "seed.yaml").write_text("cluster: {name: a, region: b}\ncompute: {head_node: t3.micro}\n" + rest)
+    stack = f"stack: {tmp_path}/seed.yaml\n"
+    assert environments.load(config.parse(stack + SPACK), tmp_path, None)["specs"] == []
+    with pytest.raises(ConfigError) as caught:
+        environments.load(config.parse(stack + SPACK.replace("[zlib]", "[]")), tmp_path, None)
+    assert caught.value.code == "stack-invalid"
+    assert "asks for no package" in str(caught.value)
+    assert "stack: none" in caught.value.remedy[0]
+
+
+def test_a_cluster_configuration_is_no_seed(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("Region: us-east-1\nHeadNode: {InstanceType: t3.micro}\n")
+    with pytest.raises(ConfigError) as caught:
+        environments.load(config.parse(f"stack: {tmp_path}/cluster.yaml\n{SPACK}"), tmp_path, None)
+    assert caught.value.code == "stack-invalid"

@@ -1,0 +1,89 @@
+"""``make seeds SEEDS=DIR``: what petal-node says of every petal seed below a directory, written into docs/seeds.md.
+
+The seeds themselves are not part of this repository. Each is loaded as it is, as ``stack``, and its specs are judged
+against the whole recipes, as ``petal-node plan`` does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap import environments
+from bootstrap.config import Config
+from bootstrap.errors import ConfigError
+from bootstrap.spack.recipes import Repository
+from bootstrap.spack.vetting import Vetting, expanded
+from tests.lab import stack as cache
+from tests.lab.engine import say
+from tests.spack.stacks import RECIPES
+
+PAGE = Path(__file__).parents[2] / "docs" / "seeds.md"
+BEGIN, END = "<!-- judged -->", "<!-- end of judged -->"
+HIDDEN = Path("/nowhere")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One seed: its specs, each that is wrong with what is said of it, and advice; or why it is not loaded."""
+
+    name: str
+    specs: int = 0
+    wrong: tuple[tuple[str, str], ...] = ()
+    advice: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def judge(path: Path, top: Path, vetting: Vetting) -> Judged:
+    """One file, loaded and judged."""
+    name = str(path.relative_to(top))
+    try:
+        specs = environments.load(Config(stack=str(path)), HIDDEN, None)["specs"]
+    except ConfigError as error:
+        told = f"{error}".replace(str(path), path.name)
+        return Judged(name, refused=re.sub(r"\s+", " ", told))
+    verdict = vetting.judge_stack(expanded("specs", specs))
+    wrong = tuple((specs[int(place[6:-1])], said) for place, said in verdict.mistakes)
+    return Judged(name, len(specs), wrong, verdict.advice)
+
+
+def tables(judged: Iterable[Judged]) -> list[str]:
+    """By seed, and by what is said."""
+    lines = ["| seed | specs | of them wrong |", "|---|---|---|"]
+    said: Counter[tuple[str, str]] = Counter()
+    for one in judged:
+        said.update(dict.fromkeys(one.wrong, 1))
+        said.update({("", text): 1 for text in one.advice})
+        wrong = ", ".join(f"`{spec}`" for spec in dict.fromkeys(spec for spec, _ in one.wrong))
+        lines.append(f"| {one.name} | {one.specs} | {one.refused or wrong or 'none'} |")
+    lines += ["", "| spec | seeds | what petal-node says |", "|---|---|---|"]
+    for (spec, text), number in sorted(said.items(), key=lambda item: (-item[1], item[0])):
+        lines.append(f"| {f'`{spec}`' if spec else 'advice'} | {number} | {text} |")
+    return lines
+
+
+def main() -> int:
+    """Judges and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="a checkout with seeds")
+    top = parser.parse_args().directory
+    recipes = cache.spack_cache() / cache.RECIPES / RECIPES
+    paths = sorted(path for path in top.rglob("*.y*ml") if "/." not in str(path.relative_to(top.parent)))
+    if not recipes.is_dir() or not paths:
+        say(f"{recipes} is not there (make spack fetches it)" if paths else f"no seeds are below {top}")
+        return 1
+    vetting = Vetting(Repository(recipes))
+    judged = [judge(path, top, vetting) for path in paths]
+    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN, 1)
+    body = "\n".join(["", *tables(judged), ""])
+    PAGE.write_text(f"{head}{BEGIN}{body}{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

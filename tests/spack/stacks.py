@@ -1,0 +1,163 @@
+"""The stacks of ``spack_envs/``, concretized as an install does it, and the record of that in ``stacks.json``.
+
+``tests/spack/record_stacks.py`` (``make stacks``) writes the record. That the files are still those of the record is
+what tests/unit/test_stacks.py looks at, in no time; one of them is solved in each run of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bootstrap import environments, resources
+from bootstrap.config import Config
+from bootstrap.observed import Host
+from bootstrap.paths import Paths
+from bootstrap.spack import database
+from bootstrap.spack.compiler import find_compiler
+from bootstrap.spack.driver import Spack
+from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.program import Program
+from bootstrap.spack.scope import Places, Site, write_scope
+from bootstrap.system import System
+from tests import images
+from tests.lab import stack as cache
+
+RECORD = Path(__file__).with_name("stacks.json")
+RECIPES = "repos/spack_repo/builtin"
+# Python asks the kernel which machine it is. With this it says another one: recipes and archspec see that machine.
+OTHER_MACHINE = """\
+import os
+
+_kernels = os.uname
+os.uname = lambda: os.uname_result((*_kernels()[:4], "{machine}"))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a stack is solved for.
+
+    Args:
+        image: on a ParallelCluster image with everything that becomes an external, else on one without.
+    """
+
+    target: str
+    machine: str
+    image: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}, {'ParallelCluster image' if self.image else 'plain machine'}"
+
+
+CASES = (Case("x86_64_v3", "x86_64", True), Case("x86_64_v3", "x86_64", False), Case("neoverse_v1", "aarch64", True))
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A stack that Spack has solved.
+
+    Args:
+        roots: the packages that were asked for, with the version that they get.
+        built: how many packages an install builds.
+        externals: what is used as it lies on the machine.
+        seconds: of the clock, for Spack's command alone.
+        mib: the largest resident set of any process up to then.
+    """
+
+    roots: Mapping[str, str]
+    built: int
+    externals: Sequence[str]
+    seconds: float
+    mib: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def shipped() -> tuple[str, ...]:
+    """Every stack of spack_envs/."""
+    return tuple(sorted(path.parent.name for path in resources.path("spack_envs").glob("*/spack.yaml")))
+
+
+def environment(name: str) -> Mapping[str, Any]:
+    """What counts of a stack's file."""
+    return environments.load(Config(stack=name), Path("/nowhere"), None)
+
+
+def digest(name: str) -> str:
+    """What a record holds for: what the stack asks for, Spack and recipes. Comments do not count."""
+    asked = json.dumps([environment(name), cache.SPACK, cache.RECIPES], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def solve(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path) -> Solved:
+    """Solves a stack with real Spack, all recipes and the scope of an install.
+
+    Args:
+        place: an empty directory for the node, its store and the environment.
+        scratch: Spack's caches; what is in them from before is used.
+
+    Raises:
+        SpackError: ``spack-concretize``.
+    """
+    spack = _spack(name, case, place, wheels, scratch)
+    started = time.monotonic()
+    spack.concretize()
+    seconds = time.monotonic() - started
+    mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    locked = database.locked_specs(spack.lockfile)
+    return Solved(
+        roots={spec.name: spec.version for spec in locked if spec.explicit},
+        built=sum(not spec.external for spec in locked),
+        externals=sorted(f"{spec.name}@{spec.version}" for spec in locked if spec.external),
+        seconds=round(seconds, 1),
+        mib=mib,
+    )
+
+
+def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path) -> Spack:
+    system, asked = System(), environment(name)
+    recipes = cache.spack_cache() / cache.RECIPES / RECIPES
+    program = Program("1.1.1", cache.spack_cache() / cache.SPACK, recipes, _python_path(case, place, wheels))
+    places = Places(place / "store", place / "modules", recipes, scratch)
+    site = _site(case, place / "node", system, asked)
+    write_scope(place / "scope", places, site, program.family)
+    spack = Spack(system, program, places, place / "scope", place / "environment", place / "log", lambda _: None)
+    spack.write_environment(asked["specs"], {key: value for key, value in asked.items() if key != "specs"})
+    return spack
+
+
+def _site(case: Case, node: Path, system: System, asked: Mapping[str, Any]) -> Site:
+    if case.image:
+        images.parallelcluster(node)
+    externals = left_to_us(find_externals(Paths(node), system), asked)
+    host = Host("head", "debian12", "2.36", case.machine, case.target, 2, 8 << 30, "boot-1")
+    return Site(find_compiler(system), case.target, {}, host, externals)
+
+
+def _python_path(case: Case, place: Path, wheels: Sequence[Path]) -> Path:
+    """clingo, and for another machine than this one what makes Python take it for that."""
+    import platform
+
+    directory = place / "python"
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(directory)
+    if case.machine != platform.machine():
+        (directory / "sitecustomize.py").write_text(OTHER_MACHINE.format(machine=case.machine))
+    return directory
+
+
+def recorded() -> dict[str, Any]:
+    """The record as it stands in the repository."""
+    found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+    return found

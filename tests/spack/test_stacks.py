@@ -1,0 +1,82 @@
+"""Real Spack and all of its recipes: the stacks that ship, and what is said of seeds in petal's form."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bootstrap import environments
+from bootstrap.config import parse
+from bootstrap.errors import SpackError
+from bootstrap.model import Role, Tool
+from bootstrap.prepare import Request, prepare
+from bootstrap.spack.program import ensure
+from bootstrap.spack.recipes import Repository
+from bootstrap.spack.vetting import Vetting, expanded
+from bootstrap.spack.workspace import open_spack
+from bootstrap.system import System
+from tests.lab import stack
+from tests.spack.conftest import Site
+from tests.spack.stacks import CASES, RECIPES, environment, recorded, shipped, solve
+
+SEED = """
+cluster: {name: chem, region: us-east-1}
+compute: {head_node: t3.large, queues: [{name: c, instance_types: [c6a.4xlarge], min_count: 0, max_count: 4}]}
+software:
+  spack_packages: [scalapack@2.2.0, git@2.40.0, pnetcdf@1.12.3, bonnie++@2.00a, gcc@12.5.0, gcc@13.4.0, zlib]
+users: [{name: user1, uid: 5001, gid: 5001}]
+"""
+
+
+@pytest.fixture(scope="module")
+def vetting(full_recipes: Path) -> Vetting:
+    return Vetting(Repository(full_recipes / RECIPES))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_spec_of_a_stack_is_right(name: str, vetting: Vetting) -> None:
+    verdict = vetting.judge_stack(expanded(name, environment(name)["specs"]))
+    assert (verdict.mistakes, verdict.advice) == ((), ())
+
+
+def test_the_starter_is_solved_with_all_recipes_as_the_record_says(
+    full_recipes: Path, clingo: list[Path], tmp_path: Path
+) -> None:
+    """Eight thousand recipes, a ParallelCluster image's externals, and the scope that an install writes."""
+    case = next(case for case in CASES if case.machine == platform.machine())
+    solved = solve("starter", case, tmp_path, clingo, stack.lab_cache() / "stacks")
+    assert solved.roots == recorded()["starter"][case.name]["roots"]
+    assert "openmpi@5.0.6" in solved.externals
+
+
+def test_a_seed_is_a_stack_and_what_spack_lacks_comes_with_a_suggestion(vetting: Vetting, tmp_path: Path) -> None:
+    (tmp_path / "seed.yaml").write_text(SEED)
+    read = parse(f"stack: {tmp_path}/seed.yaml\nspack: {{source: /s, recipes: {{source: /r}}}}\n")
+    verdict = vetting.judge_stack(expanded("seed", environments.load(read, tmp_path, None)["specs"]))
+    assert verdict.mistakes == (
+        ("seed[1]", "git has no version 2.40.0 (near it: git@2.40.4, git@2.48.1)"),
+        ("seed[2]", "there is no package pnetcdf, did you mean 'parallel-netcdf'?"),
+        ("seed[3]", "there is no package bonnie++, did you mean 'bonniepp'?"),
+        ("seed[5]", "gcc@13.4.0 cannot stand beside gcc@12.5.0 in one stack"),
+    )
+    (advice,) = verdict.advice
+    assert advice.startswith("scalapack is what netlib-scalapack, ")
+
+
+def test_two_versions_of_a_package_are_no_stack_for_spack_either(sites: Callable[[str], Site], tmp_path: Path) -> None:
+    prefix = tmp_path / "head"
+    (prefix / "shared").mkdir(parents=True)
+    (tmp_path / "petal.yaml").write_text(sites("1.1.1").config)
+    request = Request(Tool("0.1.0"), "run", str(tmp_path / "petal.yaml"), prefix, Role.HEAD)
+    ctx = prepare(request, System(), lambda _: None)
+    spack = open_spack(ctx, ctx.targets[0])
+    ensure(ctx.config, spack.program, ctx.paths, None)
+    spack.write_environment(["probe@1", "probe@:1"], {})
+    spack.concretize()
+    spack.write_environment(["probe@1", "probe@2"], {})
+    with pytest.raises(SpackError) as caught:
+        spack.concretize()
+    assert caught.value.code == "spack-concretize"

@@ -1,0 +1,53 @@
+"""The stacks that ship: that what was solved is what lies in spack_envs/, and what is said of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bootstrap.spack.specs import read_spec
+from tests.spack.record_stacks import BEGIN, END, PAGE, table
+from tests.spack.stacks import CASES, digest, environment, recorded, shipped
+
+README = Path(__file__).parents[2] / "spack_envs" / "README.md"
+STACKS = shipped()
+
+
+def test_the_stacks_that_are_promised_ship() -> None:
+    assert {"starter", "mpi-bench", "bioinformatics"} <= set(STACKS)
+    assert set(recorded()) == set(STACKS)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_was_solved_as_it_is(name: str) -> None:
+    cases = recorded()[name]
+    assert set(cases) == {case.name for case in CASES}
+    asked = {node.name for spec in environment(name)["specs"] for node in read_spec(spec)[:1]}
+    for case in cases.values():
+        assert case["digest"] == digest(name), (
+            "make stacks: the stack, Spack or the recipes changed since it was solved"
+        )
+        assert set(case["roots"]) == asked
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_every_spec_names_a_version(name: str) -> None:
+    nodes = [read_spec(spec)[0] for spec in environment(name)["specs"]]
+    assert [node.name for node in nodes if not node.version] == []
+    assert len({node.name for node in nodes}) == len(nodes)
+
+
+def test_the_page_shows_the_record() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    shown = [line for line in text.split(BEGIN)[1].split(END)[0].splitlines() if line.startswith("|")]
+    assert shown == table(recorded())
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_purpose_disk_and_time_are_told_in_the_file_and_the_readme(name: str) -> None:
+    text = (README.parent / name / "spack.yaml").read_text(encoding="utf-8")
+    for word in ("purpose", "disk", "time"):
+        assert re.search(rf"^# {word}: \S", text, re.MULTILINE), word
+    assert re.search(rf"^\| `{name}` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
