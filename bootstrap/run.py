@@ -174,7 +174,8 @@ def _budget(ctx: Context) -> float:
 
 def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -> Listener:
     background = {step.name for step in STEPS if step.background}
-    cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER}
+    # Until the storage is ours, the record there is another cluster's.
+    cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER and step.name != "owner"}
 
     def tell(report: StepReport) -> None:
         running = report.outcome is Outcome.RUNNING
