@@ -25,7 +25,7 @@ from .release import choice_of, release_id
 from .spack.compiler import Compiler, find_compiler
 from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
-from .state import KEPT, Seen, Shared, Wanted, read_document, shaped, write_document
+from .state import KEPT, Shared, Wanted, read_document, shaped, write_document
 from .system import System
 from .targets import Choice
 
@@ -192,10 +192,10 @@ def _wanted_on(paths: Paths, known: Facts) -> Wanted | None:
     Raises:
         StorageError: ``storage-other-cluster``, another cluster wanted it.
     """
-    shared, before = Shared(paths), Seen.load(paths)
-    token = shared.token()
-    if before is not None and not before.knows(paths.mount, token):
+    shared = Shared(paths)
+    if not shared.is_from_before():
         return None
+    token = shared.token()
     if token is not None and is_foreign(token.owner, known.cluster):
         what = f"{paths.shared_mount} serves cluster {token.owner}, and what that one wanted does not count here"
         remedy = "on the head node: petal-node bootstrap --config FILE"

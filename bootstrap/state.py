@@ -221,6 +221,11 @@ class Shared:
     def token(self) -> Token | None:
         return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
 
+    def is_from_before(self) -> bool:
+        """False where another storage, or another cluster, has come in the place of what this node has used."""
+        before = Seen.load(self._paths)
+        return before is None or before.knows(self._paths.mount, self.token())
+
     def save_token(self, token: Token) -> None:
         self._write("token.json", plain(token))
 
@@ -285,9 +290,7 @@ class Shared:
             raise StateError(
                 f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
             )
-        before = Seen.load(self._paths)
-        is_known = name == "token.json" or before is None or before.knows(self._paths.mount, self.token())
-        if not path.parent.is_dir() or not is_known:
+        if not path.parent.is_dir() or not (name == "token.json" or self.is_from_before()):
             why = "the storage from before is not there"
             raise StorageError(
                 f"{path} is not written", why=why, remedy=f"findmnt {self._paths.mount}", code="storage-changed"

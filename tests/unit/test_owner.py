@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from bootstrap import engine
+from bootstrap.context import Context
 from bootstrap.engine import Waits
 from bootstrap.errors import ConfigError, PetalError, StorageError
 from bootstrap.facts import parse_dna
-from bootstrap.model import NodeReport, Outcome, Role, StepReport, Tool, plain
+from bootstrap.model import NodeReport, Outcome, Probe, Role, StepReport, Tool, plain
 from bootstrap.observed import Mount
 from bootstrap.owner import Owner
 from bootstrap.prepare import BOOT, Request, find_wanted, prepare
@@ -23,6 +24,7 @@ from bootstrap.release import current_release
 from bootstrap.run import run
 from bootstrap.state import Seen, Shared, Wanted, write_document
 from bootstrap.steps import STEPS
+from bootstrap.steps.root import Root
 from tests.adoption import EBS, LIFE, NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
 from tests.world import World
@@ -136,16 +138,21 @@ def test_a_storage_whose_cluster_is_gone_is_adopted(old: World, how: str) -> Non
     assert converge(new)["owner"].outcome is Outcome.OK
 
 
+def beside(old: World, tmp_path: Path) -> World:
+    """The head node of another cluster that has the same EFS mounted, and was told to take it."""
+    new = World(tmp_path / "new", live=True, config_text=old.config_text + "storage: {adopt: [old]}\n")
+    new.mounts = (NFS,)
+    (new.prefix / "shared").rmdir()
+    (new.prefix / "shared").symlink_to(old.prefix / "shared")
+    return new
+
+
 def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_path: Path) -> None:
     """Both heads and a node of the old cluster have the same EFS mounted; the new one was told to take it."""
     old.mounts = (NFS,)
     node = old.as_node("q1-st-c5-1", Role.COMPUTE)
     assert converge(node)["root"].outcome is Outcome.CHANGED
-    new = World(tmp_path / "new", live=True, cluster="demo", config_text=old.config_text)
-    new.mounts = (NFS,)
-    (new.prefix / "shared").rmdir()
-    (new.prefix / "shared").symlink_to(old.prefix / "shared")
-    new.config_text += "storage: {adopt: [old]}\n"
+    new = beside(old, tmp_path)
     assert converge(new)["owner"].outcome is Outcome.CHANGED
     before = snapshot(old.paths.shared_mount)
     for world in (old, node):
@@ -156,6 +163,32 @@ def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_
             Shared(world.paths).save_report(NodeReport("q1-st-c5-1", "compute", "now", None, ()))
         assert find_wanted(world.prefix, world.context.facts, world.system, []) is None
     assert snapshot(old.paths.shared_mount) == before
+
+
+def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_over_meanwhile(
+    old: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.mounts = (NFS,)
+    new = beside(old, tmp_path)
+    old.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
+    found: dict[str, Any] = {}
+    probe = Root.probe
+
+    def taken_over(root: Root, ctx: Context) -> Probe:
+        """After its own look at the storage, and before the old cluster's head node has the lock."""
+        monkeypatch.setattr(Root, "probe", probe)
+        found.update({name: step.outcome for name, step in converge(new).items()})
+        found["before"] = snapshot(old.paths.shared_mount)
+        return probe(root, ctx)
+
+    monkeypatch.setattr(Root, "probe", taken_over)
+    late = converge(old)
+    assert found["owner"] is Outcome.CHANGED
+    assert (late["storage"].outcome, code(late["wanted"])) == (Outcome.OK, "storage-changed")
+    assert code(late["packages"]) == "storage-changed"
+    after = snapshot(old.paths.shared_mount)
+    after["petal/lock/stack.holder"] = found["before"]["petal/lock/stack.holder"]  # who has it leaves its name
+    assert after == found["before"]
 
 
 def test_nodes_of_an_earlier_life_follow(old: World) -> None:
