@@ -7,6 +7,7 @@ former cluster's nodes is set aside, and the storage gets a new token: whoever k
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 from ..context import Context
 from ..errors import StateError, StorageError
@@ -48,7 +49,7 @@ class StorageOwner:
         assert token is not None
         if token.owner is None:
             ctx.confirm()
-            Shared(ctx.paths).save_token(Token(token.token, token.host, token.replaces, own))
+            Shared(ctx.paths).save_token(replace(token, owner=own))
         else:
             _adopt(ctx, own, token, token.owner)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.cluster import PHASES, Lab
 from tests.lab.engine import until
-from tests.lab.faults import becomes_ready, can_use, last_hook, refused, sh
+from tests.lab.faults import becomes_ready, can_use, last_hook, records, refused, sh
 from tests.lab.test_convergence import status
 
 # A process of the head node that dies holds the lock, and has left its name.
@@ -29,12 +29,12 @@ def rename(lab: Lab, node: str) -> None:
     sh(lab, node, "sed -i 's/^stack_name=.*/stack_name=next/' $(readlink -f /etc/parallelcluster/cfnconfig)")
 
 
-def boot(lab: Lab, node: str, phases: tuple[str, ...] = PHASES) -> None:
-    """A new machine, of the next cluster."""
-    lab.replace(node)
-    lab.phase(node, "init").check()
+def boot(lab: Lab, node: str) -> None:
+    """A new machine's boot, as a node of the next cluster."""
+    first, *rest = PHASES
+    lab.phase(node, first).check()
     rename(lab, node)
-    for phase in phases[1:]:
+    for phase in rest:
         lab.phase(node, phase).check()
 
 
@@ -50,13 +50,15 @@ def left(cluster: Lab) -> dict[str, Any]:
 
 
 def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab, left: dict[str, Any]) -> None:
-    cluster.replace("head")  # and with it what held the lock
+    for node in ("head", "login-1", "compute-1"):  # and with the head node what held the lock
+        cluster.replace(node)
     boot(cluster, "login-1")
     early = refused(last_hook(cluster, "login-1"), "storage-unprepared")
     assert f"serves cluster {cluster.name} in us-east-1" in early["reason"]
 
     boot(cluster, "head")
-    record = last_hook(cluster, "head")
+    record = next(record for record in records(cluster, "head") if record["event"] == "configured")
+    assert record["settled"]
     steps = {step["name"]: step for step in record["steps"]}
     adopted = f"release {left['current']} of cluster {cluster.name} in us-east-1"
     assert (steps["owner"]["outcome"], steps["owner"]["reason"]) == (
