@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-start bench-hooks bench-layouts bench-login stacks seeds torture kills clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-start bench-hooks bench-layouts bench-login bench-adopt stacks seeds torture kills clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -64,6 +64,9 @@ bench-layouts: dist ## what each layout costs, from the image build to a job; re
 
 bench-login: venv ## what a login on a lab's node costs, also while shared storage hangs (after `make lab`)
 	@$(PY) -m tests.lab.bench_login $(ARGS)
+
+bench-adopt: dist ## how long a new head node takes to adopt a storage with the wanted release (ARGS="--write")
+	@$(PY) -m tests.lab.bench_adopt $(ARGS)
 
 stacks: venv ## solves every stack of spack_envs/ with all recipes, and records it (ARGS="starter" for one)
 	@$(PY) -m tests.spack.record_stacks $(ARGS)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from .context import Context
-from .errors import NotConverged, PetalError, of_os_error
+from .errors import NotConverged, PetalError, StorageError, of_os_error
 from .lock import Holder, Lock, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
 from .processes import has_process
 from .spack.foreman import end_left
+from .state import Shared
 from .steps import CARRIED, Step
 
 CLUSTER_LOCK = "stack.lock"
@@ -133,7 +134,19 @@ class _Held:
             end_left(self._ctx.paths, self._ctx.system)  # jobs of killed runs, whoever held the lock last
         else:
             self._cluster.confirm()
+        if step.name != "owner":  # which takes a storage over
+            self._refuse_what_was_taken_over()
         yield replace(self._ctx, confirm=self._cluster.confirm)
+
+    def _refuse_what_was_taken_over(self) -> None:
+        """Whoever waited for the lock may find that the storage serves another cluster by now."""
+        if not Shared(self._ctx.paths).is_from_before():
+            where = self._ctx.paths.shared_mount
+            raise StorageError(
+                f"{where} was taken over while this run waited, or another file system came in its place",
+                remedy=("petal-node status", f"findmnt {where}"),
+                code="storage-changed",
+            )
 
     def _lock(self, step: Step, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
         host = self._ctx.facts.host

@@ -32,6 +32,7 @@ class Queue:
 class Cluster:
     """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts.
 
+    ``stack`` is an ARN of CloudFormation: on the head node that of the cluster, on others that of a nested stack.
     ``queues`` are looked up where they matter (``facts.with_queues``): the head node alone decides by them.
     """
 
@@ -44,6 +45,7 @@ class Cluster:
     shared: tuple[SharedDir, ...] = ()
     sources: tuple[str, ...] = ()
     queues: tuple[Queue, ...] = ()
+    stack: str | None = None
 
 
 @dataclass(frozen=True)

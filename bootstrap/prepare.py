@@ -12,19 +12,20 @@ from typing import Any
 from . import environments, facts, shapes, templates
 from .config import Config, from_mapping, parse, problem_of
 from .context import Context
-from .errors import ConfigError, PetalError, SpackError, UsageError, of_os_error
+from .errors import ConfigError, PetalError, SpackError, StorageError, UsageError, of_os_error
 from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
 from .model import Role, Tool
 from .observed import NETWORK_KINDS, Facts, Mount
+from .owner import is_foreign
 from .paths import Paths
 from .release import check_queue, choice_of, release_id
 from .spack.compiler import Compiler, find_compiler
 from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
-from .state import KEPT, Seen, Shared, Wanted, read_document, shaped, write_document
+from .state import KEPT, Shared, Wanted, read_document, shaped, write_document
 from .system import System
 from .targets import Choice
 
@@ -195,7 +196,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[Petal
         if paths.live and known.mount_of(mount) is None:
             continue
         try:
-            found = system.guarded(partial(_wanted_on, paths), timeout=LOOK_SECONDS, what=mount)
+            found = system.guarded(partial(_wanted_on, paths, known), timeout=LOOK_SECONDS, what=mount)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
             troubles.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
@@ -205,11 +206,20 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[Petal
     return None
 
 
-def _wanted_on(paths: Paths) -> Wanted | None:
-    """What stands on a mount; nothing where it is another file system than the one that this node has used."""
-    shared, before = Shared(paths), Seen.load(paths)
-    if before is not None and not before.knows(paths.mount, shared.token()):
+def _wanted_on(paths: Paths, known: Facts) -> Wanted | None:
+    """What stands on a mount; nothing where it is another file system than the one that this node has used.
+
+    Raises:
+        StorageError: ``storage-other-cluster``, another cluster wanted it.
+    """
+    shared = Shared(paths)
+    if not shared.is_from_before():
         return None
+    token = shared.token()
+    if token is not None and is_foreign(token.owner, known.cluster):
+        what = f"{paths.shared_mount} serves cluster {token.owner}, and what that one wanted does not count here"
+        remedy = "on the head node: petal-node bootstrap --config FILE"
+        raise StorageError(what, remedy=remedy, code="storage-other-cluster")
     return shared.wanted()
 
 

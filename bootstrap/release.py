@@ -230,7 +230,12 @@ def write_manifest(paths: Paths, manifest: Manifest) -> None:
 
 def current_release(paths: Paths) -> str | None:
     """The id that ``current`` points at, or None."""
+    return current_in(paths.root)
+
+
+def current_in(root: Path) -> str | None:
+    """The same in what backs a root, while that is not at its place yet."""
     try:
-        return paths.current.readlink().name
+        return (root / "current").readlink().name
     except OSError:
         return None

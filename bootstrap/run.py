@@ -176,7 +176,8 @@ def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -
     background = {step.name for step in STEPS if step.background}
     if ctx.build_queue is not None:  # no job can run while a head node's hook does, and later one may wait for nodes
         background.add("spack")
-    cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER}
+    # Until the storage is ours, the record there is another cluster's.
+    cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER and step.name != "owner"}
 
     def tell(report: StepReport) -> None:
         running = report.outcome is Outcome.RUNNING

@@ -15,9 +15,10 @@ from typing import Any
 
 from . import shapes
 from .errors import StateError, StorageError
-from .files import distrust, is_deep, make_dir, read_json, write_json
+from .files import distrust, is_deep, make_dir, make_own_dir, read_json, write_json
 from .log import LOG
 from .model import NodeReport, RunRecord, plain
+from .owner import Adoption, Owner
 from .paths import Paths
 
 FORMAT = 1
@@ -151,17 +152,27 @@ class Wanted:
 class Token:
     """Put on shared storage once by the head node: who sees it sees the same storage.
 
-    ``replaces`` names the storages that this one stands for by an administrator's word, newest first.
+    ``replaces`` names the storages that this one stands for by an administrator's word, newest first; ``owner`` is the
+    cluster that it serves, ``adopted`` what that one took over.
     """
 
     token: str
     host: str
     replaces: tuple[str, ...] = ()
+    owner: Owner | None = None
+    adopted: Adoption | None = None
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Token:
         replaces = shapes.items(raw.get("replaces", ()), shapes.text)
-        return cls(shapes.text(raw["token"]), shapes.text(raw["host"]), replaces)
+        owner, adopted = (shapes.maybe(raw.get(key), shapes.mapping) for key in ("owner", "adopted"))
+        return cls(
+            shapes.text(raw["token"]),
+            shapes.text(raw["host"]),
+            replaces,
+            shapes.maybe(owner, Owner.from_dict),
+            shapes.maybe(adopted, Adoption.from_dict),
+        )
 
 
 @dataclass(frozen=True)
@@ -210,6 +221,11 @@ class Shared:
     def token(self) -> Token | None:
         return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
 
+    def is_from_before(self) -> bool:
+        """False where another storage, or another cluster, has come in the place of what this node has used."""
+        before = Seen.load(self._paths)
+        return before is None or before.knows(self._paths.mount, self.token())
+
     def save_token(self, token: Token) -> None:
         self._write("token.json", plain(token))
 
@@ -247,6 +263,17 @@ class Shared:
                 found.append(report)
         return tuple(found)
 
+    def set_aside(self, owner: Owner) -> None:
+        """Moves what is said of a former cluster to where people can read it, and nothing else does.
+
+        Documents are moved unread: a newer petal-node may have written them. Those of an earlier time are replaced.
+        """
+        state, aside = self._paths.state, before_of(self._paths, owner)
+        for name in ("wanted.json", "stack.json", "proof.json", *_names(state / "nodes", "nodes/")):
+            if (state / name).exists():
+                make_own_dir((aside / name).parent, self._paths.shared_mount)
+                (state / name).replace(aside / name)
+
     def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
         path = self._paths.state / name
         reason = distrust(path, self._paths.shared_mount)
@@ -263,14 +290,21 @@ class Shared:
             raise StateError(
                 f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
             )
-        before = Seen.load(self._paths)
-        is_known = name == "token.json" or before is None or before.knows(self._paths.mount, self.token())
-        if not path.parent.is_dir() or not is_known:
+        if not path.parent.is_dir() or not (name == "token.json" or self.is_from_before()):
             why = "the storage from before is not there"
             raise StorageError(
                 f"{path} is not written", why=why, remedy=f"findmnt {self._paths.mount}", code="storage-changed"
             )
         write_json(path, {"format": FORMAT, **content})
+
+
+def before_of(paths: Paths, owner: Owner) -> Path:
+    """Where the records of the cluster that a storage served before are."""
+    return paths.state / "before" / owner.name
+
+
+def _names(directory: Path, before: str) -> list[str]:
+    return [before + path.name for path in sorted(directory.glob("*.json"))]
 
 
 def _wanted(raw: Mapping[str, Any]) -> Wanted:

@@ -212,6 +212,7 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         Line(f"node      {data['node']}, role {data['role'] or 'unknown'}"),
         Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
         Line(f"package   wanted {wanted.get('version', 'unknown')}"),
+        *_storage_lines(data.get("storage") or {}),
         Line(f"install   {_run_line(data['install']) if data['install'] else 'none is known'}"),
         *_now_lines(data["install"] or {}),
     ]
@@ -228,6 +229,12 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         lines += [Line(_run_line(run)), *_now_lines(run)]
         lines += _troubles(run)
     return lines
+
+
+def _storage_lines(storage: Mapping[str, Any]) -> list[Line]:
+    """Only where there is something to tell: most storages have served one cluster."""
+    adopted = storage.get("adopted")
+    return [Line(f"storage   adopted at {adopted['time']}: {adopted['summary']}")] if adopted else []
 
 
 def _report_line(report: NodeReport) -> str:

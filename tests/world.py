@@ -58,6 +58,7 @@ class FakeSystem(System):
             "sinfo": lambda _: "q1-st-c5-1|idle|q1*|none\nq1-st-c5-2|idle|q1*|none\n",
             "srun": self._srun,
             "spack": self._spack,
+            "sync": lambda _: "",
             "python": lambda _: "",
         }
         self.ended: list[str] = []
@@ -205,6 +206,8 @@ class World:
     tool: Tool = field(default_factory=lambda: Tool("0.1.0"))
     environment: Mapping[str, Any] = field(default_factory=dict)
     queues: tuple[Queue, ...] = (Queue("q1", ("c6a.large",)),)
+    cluster: str = "demo"
+    stack: str | None = None
 
     def __post_init__(self) -> None:
         self.system = FakeSystem(self)
@@ -238,9 +241,10 @@ class World:
 
     @property
     def context(self) -> Context:
+        shared = (SharedDir("/shared", "ebs"),)
         cluster = Cluster(
-            role=self.role, name="demo", region="us-east-1", shared=(SharedDir("/shared", "ebs"),), queues=self.queues
-        )  # fmt: skip
+            self.role, self.cluster, region="us-east-1", shared=shared, queues=self.queues, stack=self.stack
+        )
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
@@ -255,7 +259,7 @@ class World:
         """Another node of the same cluster: its own prefix, the same shared directory."""
         other = World(
             self.prefix.with_name(name), role, self.live, self.config_text, replace(self.host, name=name),
-            environment=self.environment, queues=self.queues,
+            environment=self.environment, queues=self.queues, cluster=self.cluster, stack=self.stack,
         )  # fmt: skip
         shared = other.prefix / "shared"
         if not shared.is_symlink():

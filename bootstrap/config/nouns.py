@@ -24,12 +24,14 @@ class Storage:
     """Shared storage: where it is mounted on every node; with ``source`` petal-node itself mounts it.
 
     ``source``: the id of an EFS file system, HOST:/EXPORT, or HOST@tcp:/NAME of type lustre. It tells the type.
+    ``adopt``: clusters that are gone, whose storage this one may take over where nothing else shows that.
     """
 
     mount: str = "/shared"
     source: str | None = None
     type: str | None = None
     options: tuple[str, ...] = ()
+    adopt: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

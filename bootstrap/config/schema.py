@@ -55,6 +55,7 @@ REFUSED_OPTIONS = {
     **dict.fromkeys(("bg", "noauto", "remount", "bind", "rbind", "move", "user", "users"), "petal-node mounts it once"),
     **dict.fromkeys(("ro", "noexec"), "software is installed and run there"),
 }
+CLUSTER = validate.Regexp(r"^[A-Za-z][A-Za-z0-9-]{0,59}\Z", error="must be the name of a cluster")
 SEED_ONLY = ("cluster", "compute", "users", "data")
 SEED = (
     ", which a seed does not have: add them to it as a section spack: {source: URI, sha256: HEX, "
@@ -150,6 +151,7 @@ class StorageSchema(_Strict):
     source = Text(validate=SOURCE)
     type = Text(validate=validate.OneOf(["nfs4", "lustre"], error="type {input} is not known: use nfs4 or lustre"))
     options = _texts(_mount_option)
+    adopt = _texts(CLUSTER)
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:

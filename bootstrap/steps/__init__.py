@@ -8,6 +8,7 @@ from .base import Step
 from .converge import Converge
 from .modules import ModuleTree
 from .mount import MountStorage
+from .owner import StorageOwner
 from .packages import Packages
 from .program import SpackProgram
 from .proof import Proof
@@ -24,6 +25,7 @@ STEPS: tuple[Step, ...] = (
     Converge(),
     MountStorage(),
     Storage(),
+    StorageOwner(),
     Adopted(),
     Root(),
     WantedState(),

@@ -21,7 +21,7 @@ class Adopted:
     title = "what the image carries is on shared storage"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("storage",)
+    needs = ("owner",)
     local = False
     background = False
 

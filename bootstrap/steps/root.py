@@ -18,7 +18,7 @@ class Root:
     title = "/opt/petal is what the layout says"
     roles = EVERYWHERE
     scope = Scope.NODE
-    needs = ("storage", "adopted")
+    needs = ("storage", "owner", "adopted")
     local = False
     background = False
 

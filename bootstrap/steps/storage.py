@@ -12,6 +12,7 @@ from ..errors import PetalError, StateError, StorageError, of_os_error
 from ..files import Distrust, changeable, first_distrusted, make_own_dir
 from ..model import Probe, Role, Scope, change, refused, satisfied
 from ..observed import NETWORK_KINDS, Mount
+from ..owner import is_foreign
 from ..state import Seen, Shared, Token
 from .base import EVERYWHERE
 
@@ -62,6 +63,9 @@ class Storage:
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
                 make_own_dir(path, ctx.paths.shared_mount)
+        if _is_foreign(ctx, token):
+            return
+        if ctx.role is Role.HEAD:
             marked = _marked(ctx, token, before)
             if marked != token:
                 shared.save_token(marked)
@@ -76,6 +80,11 @@ def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
     if before is None or before.knows(ctx.paths.mount, token):
         return token
     return replace(token, replaces=tuple(dict.fromkeys((*token.replaces, before.token, *before.replaces))))
+
+
+def _is_foreign(ctx: Context, token: Token | None) -> bool:
+    """Another cluster's: the step ``owner`` decides what becomes of it."""
+    return token is not None and is_foreign(token.owner, ctx.facts.cluster)
 
 
 def _directories(ctx: Context) -> list[Path]:
@@ -165,6 +174,7 @@ def _another(ctx: Context, seen: Look, before: Seen | None) -> StorageError | No
         return None
     where = ctx.paths.shared_mount
     now = f"it holds token {seen.token.token[:8]}" if seen.token else "it holds no token"
+    now += f" of cluster {seen.token.owner}" if seen.token and seen.token.owner else ""
     who = "" if ctx.role is Role.HEAD else "    (on the head node: for all nodes)"
     return StorageError(
         f"{where} is another file system than before: {now}, this node has used {before.token[:8]}",
@@ -183,8 +193,9 @@ def _unfit(ctx: Context, seen: Look) -> StorageError | None:
         if not seen.writable:
             remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
             return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
-    elif seen.token is None:
-        what = f"the head node has not prepared {where} yet, or this is another storage"
+    elif seen.token is None or _is_foreign(ctx, seen.token):
+        whose = f": it serves cluster {seen.token.owner}" if seen.token else ""
+        what = f"the head node has not prepared {where} yet, or this is another storage{whose}"
         return StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")
     return None
 
@@ -198,6 +209,8 @@ def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -
         )
     assert seen.token is not None
     token = f"token {seen.token.token[:8]}"
+    if _is_foreign(ctx, seen.token):
+        return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token} of cluster {seen.token.owner}")
     if before != Seen.of(ctx.paths.mount, seen.token):
         return change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
     if ctx.role is Role.HEAD:

@@ -19,7 +19,7 @@ class WantedState:
     title = "the other nodes know what to have"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("tool", "storage")
+    needs = ("tool", "storage", "owner")
     local = False
     background = False
 

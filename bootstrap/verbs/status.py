@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +10,19 @@ from .. import facts
 from ..errors import PetalError, of_os_error
 from ..lock import holder_of
 from ..model import Result, Role, RunRecord, Status, plain
+from ..observed import Cluster
+from ..owner import is_foreign
 from ..paths import Paths
 from ..prepare import find_wanted
 from ..processes import has_process
 from ..release import current_release
-from ..state import Proof, Runs, Shared, Wanted
+from ..state import Proof, Runs, Shared, Token, Wanted
 from .common import Asked
 
 LOOK_SECONDS = 4.0
+NOTHING: Mapping[str, Any] = {
+    "current": None, "install": None, "proof": None, "holder": None, "reports": [], "storage": None,
+}  # fmt: skip
 
 
 def status(asked: Asked) -> Result:
@@ -28,7 +34,7 @@ def status(asked: Asked) -> Result:
     recorded, unreadable = Runs(paths).latest()
     runs = tuple(_as_it_is(run, known.host.boot_id) for run in recorded)
     errors += unreadable
-    cluster = _cluster(asked, paths, errors)
+    cluster = _cluster(asked, paths, known.cluster, errors)
     data: dict[str, Any] = {
         "node": known.host.name,
         "role": known.cluster.role.value if known.cluster.role else None,
@@ -54,11 +60,14 @@ def _mount(wanted: Wanted | None) -> str:
     return str(storage.get("mount", "/shared"))
 
 
-def _cluster(asked: Asked, paths: Paths, errors: list[PetalError]) -> dict[str, Any]:
-    """What stands on shared storage, read in one guarded look."""
+def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalError]) -> dict[str, Any]:
+    """What stands on shared storage, read in one guarded look; of another cluster's records none is ours."""
 
     def look() -> dict[str, Any]:
         shared = Shared(paths)
+        token = shared.token()
+        if token is not None and is_foreign(token.owner, cluster):
+            return {**NOTHING, "current": current_release(paths), "storage": _storage(token)}
         install, proof = shared.install(), shared.proof()
         holder = holder_of(paths.locks / "stack.lock")
         return {
@@ -67,13 +76,22 @@ def _cluster(asked: Asked, paths: Paths, errors: list[PetalError]) -> dict[str, 
             "proof": _proof(proof),
             "holder": plain(holder) if holder and install and install.finished is None else None,
             "reports": [plain(report) for report in shared.reports()],
+            "storage": _storage(token),
         }
 
     try:
         return asked.system.guarded(look, timeout=LOOK_SECONDS, what=str(paths.shared))
     except (PetalError, OSError) as error:
         errors.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
-        return {"current": None, "install": None, "proof": None, "holder": None, "reports": []}
+        return dict(NOTHING)
+
+
+def _storage(token: Token | None) -> dict[str, Any] | None:
+    """Whose the storage is, and what was taken over with it."""
+    if token is None or token.owner is None:
+        return None
+    adopted = {**plain(token.adopted), "summary": str(token.adopted)} if token.adopted else None
+    return {"owner": plain(token.owner), "adopted": adopted}
 
 
 def _proof(proof: Proof | None) -> dict[str, Any] | None:

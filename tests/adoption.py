@@ -1,0 +1,75 @@
+"""Storages that outlived their cluster: what a head node left there, and a new head node that finds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.engine import Waits
+from bootstrap.files import remove_tree
+from bootstrap.lock import Holder
+from bootstrap.model import NodeReport, RunRecord, StepReport, plain
+from bootstrap.observed import Mount
+from bootstrap.state import Proof, Shared
+from bootstrap.steps import STEPS
+from tests.world import HOST, World, with_spack
+
+LIFE = "arn:aws:cloudformation:us-east-1:123456789012:stack/{}/0a1b-{}"
+NFS = Mount("fs-1.efs.us-east-1.amazonaws.com:/", "/shared", "nfs4", ("rw",))
+EBS = Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",))
+
+
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The head node of the cluster ``old`` has installed, on a disk of its own."""
+    lmod = tmp_path / "lmod" / "libexec" / "lmod"
+    lmod.parent.mkdir(parents=True)
+    lmod.touch()
+    monkeypatch.setattr("bootstrap.steps.shell.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
+    world = World(tmp_path / "head", live=True, config_text=with_spack(tmp_path), cluster="old")
+    world.stack = LIFE.format("old", 1)
+    assert all(step.error is None for step in converge(world).values())
+    return world
+
+
+def converge(world: World, waits: Waits | None = None, *, accept: bool = False) -> dict[str, StepReport]:
+    ctx = replace(world.context, accept_storage=accept)
+    return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None, waits)}
+
+
+def reborn(old: World, cluster: str = "demo", stack: str | None = None, mount: Mount = EBS) -> World:
+    """A head node that never ran: of the former one only shared storage is left."""
+    for path in old.prefix.iterdir():
+        if path.name != "shared":
+            remove_tree(path)
+    host = replace(HOST, name="ip-10-9-9-9", boot_id="boot-9")
+    made = World(old.prefix, config_text=old.config_text, live=old.live, host=host, cluster=cluster, stack=stack)
+    made.mounts = (mount,)
+    return made
+
+
+def write_dna(world: World) -> None:
+    dna = world.prefix / "etc" / "chef" / "dna.json"
+    dna.parent.mkdir(parents=True)
+    cluster = {"stack_name": world.cluster, "region": "us-east-1", "node_type": "HeadNode"}
+    dna.write_text(json.dumps({"cluster": cluster}))
+
+
+def leave_records(world: World) -> dict[str, bytes]:
+    """What stands there when the head node dies in mid-run; wanted.json is of a petal-node that this one is not."""
+    report = NodeReport("q9-st-c5-1", "compute", "2026-11-24T08:00:00Z", "r0", ())
+    run_record = RunRecord(
+        "r-9", "hook", "updated", "head", "ip-10-0-0-10", "9.9", 77, "boot-1", "2026-11-24T08:00:00Z"
+    )
+    Shared(world.paths).save_report(report)
+    Shared(world.paths).save_install(run_record)
+    Shared(world.paths).save_proof(Proof("r0", "2026-11-24T08:00:00Z", (report,)))
+    (world.paths.state / "wanted.json").write_text('{"format": 99, "pending": "newer"}')
+    holder = Holder("ip-10-0-0-10", 77, "boot-1", 1.0, "2026-11-24T08:00:00Z", "r-9")
+    (world.paths.locks / "stack.holder").write_text(json.dumps(plain(holder)))
+    names = ("wanted.json", "stack.json", "proof.json", "nodes/q9-st-c5-1.json")
+    return {name: (world.paths.state / name).read_bytes() for name in names}

@@ -1,0 +1,298 @@
+"""``make bench-adopt``: how long a new head node's hook takes to adopt a storage that has the wanted release.
+
+Real Spack installs 200 small packages, 40 files each, into a store on a file system of its own, an ext4 image that is
+mounted by loop, as an EBS volume would be. Then, time and again, everything of the head node but that storage is thrown
+away, a head node of another cluster takes its place, and its OnNodeConfigured runs: ``petal-node hook configured`` from
+the archive. What is measured is that command from its start to its end, and the seconds of CPU of all that it started,
+its worker included: other work on the machine makes the first longer and hardly the second.
+
+* warm: the storage has just been read;
+* cold: it was unmounted, and nothing of its image is in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bootstrap.files import sha256_of
+from bootstrap.system import timestamp
+from tests.lab import recipes, stack
+from tests.lab.bench_install import machine
+from tests.lab.engine import LabError, say
+
+ROOT = Path(__file__).parents[2]
+ARCHIVE = ROOT / "dist" / "petal-node"
+PAGE = ROOT / "docs" / "adopting.md"
+LIMIT = 2.0  # seconds of the head node's time
+PACKAGES, LAYER, FILES = 200, 20, 40
+SHOWN = 0.02
+SET_CHILD_SUBREAPER = 36
+IMAGE_BYTES = 2 << 30
+RECIPE = '''\
+from spack_repo.builtin.build_systems.generic import Package
+
+from spack.package import *
+
+
+class {class_name}(Package):
+    """One of many."""
+
+    has_code = False
+    homepage = "https://example.org/{name}"
+    version("1.0")
+{dependencies}
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin, prefix.share)
+        for number in range({files}):
+            with open(join_path(prefix.share, str(number)), "w") as stream:
+                stream.write("{name} " * 200)
+'''
+
+
+def names() -> list[str]:
+    return [f"many{number}" for number in range(PACKAGES)]
+
+
+def write_recipes(repository: Path) -> None:
+    """Each package needs two of the layer before it."""
+    for number, name in enumerate(names()):
+        before = [number - LAYER, number // LAYER * LAYER - LAYER + (number + 1) % LAYER] if number >= LAYER else []
+        needs = "".join(f'    depends_on("many{other}")\n' for other in before)
+        recipe = repository / "packages" / name / "package.py"
+        recipe.parent.mkdir(parents=True)
+        text = RECIPE.format(name=name, class_name=name.capitalize(), dependencies=needs, files=FILES)
+        recipe.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """Seconds of the clock and of CPU, and the record of the run."""
+
+    wall: float
+    cpu: float
+    record: dict[str, Any]
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _adopt_orphans() -> None:
+    """What a hook leaves behind becomes a child of this process (prctl(2)), which can ask what it used."""
+    if ctypes.CDLL(None, use_errno=True).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise LabError(f"prctl: {os.strerror(ctypes.get_errno())}")
+
+
+def _reap() -> None:
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+@dataclass
+class Head:
+    """A head node in a directory whose shared storage is a file system of its own."""
+
+    top: Path
+    config: Path
+    lives: int = field(default=0)
+
+    @property
+    def prefix(self) -> Path:
+        return self.top / "head"
+
+    @property
+    def shared(self) -> Path:
+        return self.prefix / "shared"
+
+    @property
+    def image(self) -> Path:
+        return self.top / "volume"
+
+    def mount(self) -> None:
+        self.shared.mkdir(parents=True, exist_ok=True)
+        _run(["mount", "-o", "loop", str(self.image), str(self.shared)])
+
+    def unmount(self) -> None:
+        _run(["umount", str(self.shared)])
+
+    def forget(self) -> None:
+        """Nothing of the storage is in memory any more."""
+        self.unmount()
+        descriptor = os.open(self.image, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+        self.mount()
+
+    def is_replaced(self) -> None:
+        """Another instance of another cluster; the storage is all that it has of the one before."""
+        for path in self.prefix.iterdir():
+            if path != self.shared:
+                shutil.rmtree(path)
+        self.lives += 1
+        cluster = {"stack_name": f"life-{self.lives}", "region": "us-east-1", "node_type": "HeadNode"}
+        dna = self.prefix / "etc" / "chef" / "dna.json"
+        dna.parent.mkdir(parents=True)
+        dna.write_text(json.dumps({"cluster": {**cluster, "ebs_shared_dirs": "/shared"}}), encoding="utf-8")
+
+    def hook(self, seconds: float) -> Adoption:
+        """OnNodeConfigured, from its start to the end of its worker.
+
+        Raises:
+            LabError: it did not end well.
+        """
+        env = {"PATH": os.environ["PATH"], "PETAL_PREFIX": str(self.prefix), "PETAL_PYTHON": sys.executable}
+        argv = [str(ARCHIVE), "hook", "configured", "--strict", "--config", str(self.config), "--root"]
+        before, started = _cpu(), time.monotonic()
+        done = subprocess.run(
+            [*argv, str(self.prefix)], env=env, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        took = time.monotonic() - started
+        if done.returncode:
+            raise LabError(f"the hook ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+        _reap()
+        (record,) = (self.prefix / "var/lib/petal-node/runs").glob("*.json")
+        return Adoption(took, _cpu() - before, json.loads(record.read_text(encoding="utf-8")))
+
+
+def _run(argv: list[str]) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"{' '.join(argv)}: {done.stderr.strip()}")
+
+
+@contextmanager
+def head(top: Path) -> Iterator[Head]:
+    """Recipes, configuration, an empty storage."""
+    reason = stack.no_spack()
+    if reason:
+        raise LabError(f"no real Spack: {reason}")
+    tree = top / "recipes"
+    recipes.subset(stack.spack_cache() / stack.RECIPES, tree, ())
+    write_recipes(tree / "repos" / "spack_repo" / "builtin")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    wheels = [
+        {"source": str(path), "sha256": sha256_of(path)} for path in stack.clingo_wheels(version, os.uname().machine)
+    ]
+    config = {
+        "stack": "none",
+        "spack": {
+            "version": "1.1.1", "source": str(stack.spack_cache() / stack.SPACK), "recipes": {"source": str(tree)},
+            "clingo": wheels, "specs": names(),
+        },
+        "install": {"budget": 1200},
+    }  # fmt: skip
+    path = top / "petal.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    made = Head(top, path)
+    with made.image.open("wb") as image:
+        image.truncate(IMAGE_BYTES)
+    _run(["mkfs.ext4", "-q", "-m", "0", str(made.image)])
+    made.mount()
+    try:
+        yield made
+    finally:
+        made.unmount()
+
+
+def measure(made: Head, rounds: int) -> dict[str, list[Adoption]]:
+    """Each adoption, cold and warm in turn.
+
+    Raises:
+        LabError: something was built, or the release is another one.
+    """
+    made.is_replaced()
+    first = made.hook(3600)
+    say(f"the store was made in {first.wall:.0f} s")
+    found: dict[str, list[Adoption]] = {"warm": [], "cold": []}
+    for number in range(2 * rounds):
+        kind = ("cold", "warm")[number % 2]
+        made.is_replaced()
+        if kind == "cold":
+            made.forget()
+        took = made.hook(600)
+        outcomes = {step["name"]: step["outcome"] for step in took.record["steps"]}
+        if took.record["release"] != first.record["release"] or (outcomes["owner"], outcomes["spack"]) != (
+            "changed",
+            "ok",
+        ):
+            raise LabError(f"it was not adopted: {outcomes}")
+        found[kind].append(took)
+        print(f"{kind}: {took.wall:.2f} s, CPU {took.cpu:.2f} s", flush=True)
+    return found
+
+
+def lines(found: dict[str, list[Adoption]]) -> list[str]:
+    """The table of docs/adopting.md."""
+    count = len(found["warm"])
+    made = [
+        f"{PACKAGES} packages with {PACKAGES * FILES} files of their own, median of {count}, {timestamp()}:", "",
+        "| storage | median | all | CPU, median | wanted | of the clock in steps |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for kind, runs in found.items():
+        median, cpu = (statistics.median(values) for values in ([run.wall for run in runs], [run.cpu for run in runs]))
+        steps: dict[str, list[float]] = {}
+        for step in (step for run in runs for step in run.record["steps"]):
+            steps.setdefault(step["name"], []).append(step["seconds"])
+        long = [f"{name} {statistics.median(times):.2f}" for name, times in steps.items() if max(times) >= SHOWN]
+        wanted = f"under {LIMIT:.0f} s{'' if median < LIMIT else ': MISSED'}"
+        every = ", ".join(f"{run.wall:.2f}" for run in runs)
+        made.append(f"| {kind} | {median:.2f} s | {every} | {cpu:.2f} s | {wanted} | {', '.join(long)} |")
+    return made
+
+
+def write_page(table: list[str]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = "<!-- adopt -->", "<!-- end of adopt -->"
+    before, rest = text.split(begin, 1)
+    body = "\n".join(["", *table, "", f"{machine()}; load {os.getloadavg()[0]:.1f}.", ""])
+    PAGE.write_text(f"{before}{begin}{body}{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+
+
+def main() -> int:
+    """Run it below a new directory, which is removed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="write the result into docs/adopting.md")
+    asked = parser.parse_args()
+    top = Path(tempfile.mkdtemp(prefix="petal-adopt-"))
+    try:
+        _adopt_orphans()
+        with head(top) as made:
+            table = lines(measure(made, asked.rounds))
+    except LabError as error:
+        say(str(error))
+        return 1
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+    print("\n".join(["", *table]))
+    if asked.write:
+        write_page(table)
+    return 1 if any("MISSED" in line for line in table) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""A cluster is gone and its shared storage is not: the next cluster's nodes boot with it, in any order."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.lab.cluster import PHASES, Lab
+from tests.lab.engine import until
+from tests.lab.faults import becomes_ready, can_use, last_hook, records, refused, sh
+from tests.lab.test_convergence import status
+
+# A process of the head node that dies holds the lock, and has left its name.
+INSTALLS = (
+    "import fcntl, time; f = open('/shared/petal/lock/stack.lock', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); "
+    "open('/run/holds', 'w').close(); time.sleep(600)"
+)
+KEPT = "cd /shared/petal/root && find store releases current -printf '%p %i %T@ %l\\n' | sort"
+
+
+def rename(lab: Lab, node: str) -> None:
+    """From now on the node is one of the cluster ``next``; ParallelCluster's files say so before any hook runs."""
+    stack = "arn:aws:cloudformation:us-east-1:123456789012:stack/next/9f8e7d6c"
+    dna = json.loads(lab.read(node, "/etc/chef/dna.json"))
+    named = {key: "next" for key in ("stack_name", "cluster_name") if key in dna["cluster"]}
+    lab.write(node, "/etc/chef/dna.json", json.dumps({"cluster": {**dna["cluster"], **named, "stack_arn": stack}}))
+    sh(lab, node, "sed -i 's/^stack_name=.*/stack_name=next/' $(readlink -f /etc/parallelcluster/cfnconfig)")
+
+
+def boot(lab: Lab, node: str) -> None:
+    """A new machine's boot, as a node of the next cluster."""
+    first, *rest = PHASES
+    lab.phase(node, first).check()
+    rename(lab, node)
+    for phase in rest:
+        lab.phase(node, phase).check()
+
+
+@pytest.fixture
+def left(cluster: Lab) -> dict[str, Any]:
+    """What the first cluster has on its storage when its head node dies in the middle of a run."""
+    found: dict[str, Any] = status(cluster, "head")["data"]
+    assert [report["node"] for report in found["reports"]]
+    sh(cluster, "head", f'systemd-run --quiet --collect python3 -c "{INSTALLS}"')
+    until("the lock is held", lambda: cluster.exec("head", ("test", "-e", "/run/holds")).ok, 30)
+    found["kept"] = sh(cluster, "head", KEPT)
+    return found
+
+
+def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab, left: dict[str, Any]) -> None:
+    for node in ("head", "login-1", "compute-1"):  # and with the head node what held the lock
+        cluster.replace(node)
+    boot(cluster, "login-1")
+    early = refused(last_hook(cluster, "login-1"), "storage-unprepared")
+    assert f"serves cluster {cluster.name} in us-east-1" in early["reason"]
+
+    boot(cluster, "head")
+    record = next(record for record in records(cluster, "head") if record["event"] == "configured")
+    assert record["settled"]
+    steps = {step["name"]: step for step in record["steps"]}
+    adopted = f"release {left['current']} of cluster {cluster.name} in us-east-1"
+    assert (steps["owner"]["outcome"], steps["owner"]["reason"]) == (
+        "changed",
+        f"it serves next in us-east-1; adopted: {adopted}",
+    )
+    assert {steps[name]["outcome"] for name in ("packages", "modules", "release")} == {"ok"}
+    assert sh(cluster, "head", KEPT) == left["kept"]
+    assert adopted in sh(cluster, "head", "petal-node status")
+    aside = json.loads(sh(cluster, "head", f"cat /shared/petal/state/before/{cluster.name}/wanted.json"))
+    assert aside["release"] == left["wanted"]["release"]
+
+    becomes_ready(cluster, "login-1")
+    can_use(cluster, "login-1")
+    boot(cluster, "compute-1")
+    becomes_ready(cluster, "compute-1")
+    can_use(cluster, "compute-1")
+    names = {report["node"] for report in status(cluster, "head")["data"]["reports"]}
+    assert names <= {"ip-10-0-0-20", "queue1-st-c5-1"}

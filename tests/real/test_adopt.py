@@ -1,0 +1,76 @@
+"""What a foreign storage looks like to real processes: who holds its lock, and what ``status`` says of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.cli import main
+from bootstrap.engine import Waits
+from tests.adoption import NFS, converge, installed, leave_records, reborn, write_dna
+from tests.unit.test_laws import snapshot
+from tests.world import World
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return installed(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def held(old: World) -> Iterator[Path]:
+    """The cluster lock, held by a process that lives."""
+    script = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    path = old.paths.locks / "stack.lock"
+    argv = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield path
+        process.kill()
+
+
+def test_while_the_other_cluster_installs_nothing_is_taken_over(old: World, held: Path) -> None:
+    """The lock is the truth, whatever an administrator said of the other cluster."""
+    with held.open("r+") as file, pytest.raises(BlockingIOError):
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    new = reborn(old, mount=NFS)
+    before = snapshot(new.paths.state)
+    found = converge(new, Waits(cluster=0), accept=True)
+    assert (found["owner"].error or {}).get("code") == "lock-timeout"
+    assert snapshot(new.paths.state) == before
+
+
+def ask_status(world: World, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    """What a person and a program are told; the real facts of this machine and the cluster's name."""
+    main(["status", "--json", "--root", str(world.prefix)])
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    main(["status", "--root", str(world.prefix)])
+    told = capsys.readouterr()
+    return answer, told.out + told.err
+
+
+def test_status_tells_what_was_adopted_and_shows_no_other_clusters_records(
+    old: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_records(old)
+    new = reborn(old)
+    write_dna(new)
+    answer, text = ask_status(new, capsys)
+    assert answer["status"] == "degraded"
+    assert [error["code"] for error in answer["errors"]] == ["storage-other-cluster"]
+    assert answer["data"]["storage"]["owner"]["name"] == "old"
+    assert (answer["data"]["reports"], answer["data"]["install"], answer["data"]["proof"]) == ([], None, None)
+    assert "serves cluster old in us-east-1" in text
+    converge(new)
+    answer, text = ask_status(new, capsys)
+    assert (answer["data"]["storage"]["owner"]["name"], answer["data"]["reports"]) == ("demo", [])
+    assert re.search(rf"storage   adopted at \S+Z: release {new.release} of cluster old in us-east-1\n", text)

@@ -1,0 +1,88 @@
+"""A store that outlived its head node, with real Spack: found again, and built upon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bootstrap.files import remove_tree
+from bootstrap.model import Outcome, RunRecord
+from bootstrap.paths import Paths
+from bootstrap.release import current_release
+from tests.lab.recipes import PACKAGES
+from tests.spack.conftest import RECIPE, Site
+from tests.spack.test_spack import bootstrap, steps, store_of
+
+
+def new_head(prefix: Path, cluster: str) -> None:
+    """A head node of that cluster, with a disk of its own: of the one before only shared storage is left."""
+    for path in prefix.iterdir() if prefix.is_dir() else ():
+        if path.name != "shared":
+            remove_tree(path)
+    dna = prefix / "etc" / "chef" / "dna.json"
+    dna.parent.mkdir(parents=True)
+    dna.write_text(json.dumps({"cluster": {"stack_name": cluster, "region": "us-east-1", "node_type": "HeadNode"}}))
+
+
+def spack_ran(prefix: Path) -> bool:
+    return bool(list(Paths(prefix).log.parent.rglob("spack-*.log")))
+
+
+def made(store: Path) -> dict[str, int]:
+    """Every prefix with when its last file was written, in nanoseconds."""
+    return {path.parts[-3]: path.stat().st_mtime_ns for path in store.glob("linux-*/*/.spack/install_manifest.json")}
+
+
+@pytest.fixture
+def site(sites: Callable[[str], Site], tmp_path: Path) -> Site:
+    """With a second recipe, of a package that needs nothing of the first."""
+    site = sites("1.1.1")
+    (tree,) = (tmp_path / "recipes").iterdir()
+    recipe = PACKAGES.recipe(tree / PACKAGES.repository, "extra")
+    recipe.parent.mkdir()
+    recipe.write_text(RECIPE.format(imports=PACKAGES.imports).replace("class Probe", "class Extra"))
+    return site
+
+
+def test_a_store_from_a_snapshot_is_used_and_built_upon(site: Site, tmp_path: Path) -> None:
+    prefix = tmp_path / "head"
+    new_head(prefix, "old")
+    first = bootstrap(prefix, site.config)
+    assert first.status.value == "changed", first
+    before = made(store_of(prefix, "1.1.1"))
+
+    _the_same_release_is_found(prefix, site, first, before)
+    _another_release_builds_what_is_new(prefix, site, first, before)
+
+
+def _the_same_release_is_found(prefix: Path, site: Site, first: RunRecord, before: dict[str, int]) -> None:
+    new_head(prefix, "demo")
+    notes: list[str] = []
+    again = bootstrap(prefix, site.config, notes)
+    assert f"adopted: release {first.release} of cluster old in us-east-1" in notes
+    assert {name: step.outcome for name, step in steps(again).items() if name in ("spack", "modules", "release")} == {
+        "spack": Outcome.OK,
+        "modules": Outcome.OK,
+        "release": Outcome.OK,
+    }
+    assert again.release == first.release
+    assert not spack_ran(prefix)
+    assert made(store_of(prefix, "1.1.1")) == before
+
+
+def _another_release_builds_what_is_new(prefix: Path, site: Site, first: RunRecord, before: dict[str, int]) -> None:
+    new_head(prefix, "third")
+    more = site.config.replace("specs: [probe]", "specs: [probe, extra]")
+    upgraded = bootstrap(prefix, more)
+    assert steps(upgraded)["spack"].outcome is Outcome.CHANGED, upgraded
+    after = made(store_of(prefix, "1.1.1"))
+    assert {name: after[name] for name in before} == before
+    assert [name.rpartition("-")[0] for name in set(after) - set(before)] == ["extra-2"]
+    paths = Paths(prefix)
+    assert current_release(paths) == upgraded.release != first.release
+    back = bootstrap(prefix, site.config)
+    assert steps(back)["spack"].outcome is steps(back)["modules"].outcome is Outcome.OK
+    assert current_release(paths) == first.release

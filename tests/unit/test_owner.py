@@ -1,0 +1,312 @@
+"""A storage that comes from another cluster, or from an earlier life of this one: taken over, or left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.context import Context
+from bootstrap.engine import Waits
+from bootstrap.errors import ConfigError, PetalError, StorageError
+from bootstrap.facts import parse_dna
+from bootstrap.model import NodeReport, Outcome, Probe, Role, StepReport, Tool, plain
+from bootstrap.observed import Mount
+from bootstrap.owner import Owner
+from bootstrap.prepare import BOOT, Request, find_wanted, prepare
+from bootstrap.release import current_release
+from bootstrap.run import run
+from bootstrap.state import Seen, Shared, Wanted, write_document
+from bootstrap.steps import STEPS
+from bootstrap.steps.root import Root
+from tests.adoption import EBS, LIFE, NFS, converge, installed, leave_records, reborn, write_dna
+from tests.unit.test_laws import snapshot
+from tests.world import World
+
+INSTALL = ("packages", "spack", "modules", "release")
+
+
+def code(step: StepReport) -> str:
+    return str((step.error or {}).get("code"))
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return installed(tmp_path, monkeypatch)
+
+
+def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
+    left = leave_records(old)
+    release, old_token = current_release(old.paths), Shared(old.paths).token()
+    assert old_token is not None
+    new = reborn(old)
+    found = converge(new, Waits(cluster=0))
+    assert found["owner"].outcome is Outcome.CHANGED
+    assert f"adopted: release {release} of cluster old in us-east-1" in found["owner"].reason
+    assert {found[name].outcome for name in INSTALL} == {Outcome.OK}
+    assert not [command for command in new.system.commands if command[0].endswith("spack")]
+    assert current_release(new.paths) == release == new.release
+    aside = new.paths.state / "before" / "old"
+    assert {name: (aside / name).read_bytes() for name in left} == left
+    assert Shared(new.paths).reports() == ()
+    wanted = Shared(new.paths).wanted()
+    assert wanted is not None
+    assert wanted.release == release
+    token = Shared(new.paths).token()
+    assert token is not None
+    assert token.token != old_token.token
+    assert Seen.load(new.paths) == Seen("/shared", token.token, ())
+    before = snapshot(new.prefix)
+    assert {step.outcome for step in converge(new).values()} <= {Outcome.OK, Outcome.SKIPPED}
+    assert snapshot(new.prefix) == before
+
+
+def test_another_release_is_made_beside_the_old_one(old: World) -> None:
+    release = current_release(old.paths)
+    new = reborn(old)
+    new.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
+    found = converge(new)
+    assert found["release"].outcome is Outcome.CHANGED
+    assert current_release(new.paths) == new.release != release
+    assert (new.paths.releases / str(release) / "manifest.json").is_file()
+
+
+def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None:
+    """A snapshot in mid-build: prefixes and a manifest of which the store lacks a part, and a part of a tarball."""
+    release = current_release(old.paths)
+    shutil.rmtree(next(old.paths.store.glob("linux-*/fftw-*")))
+    (old.paths.archives / ".feed.r-1").write_text("half")
+    found = converge(reborn(old))
+    assert found["spack"].outcome is Outcome.CHANGED
+    assert found["release"].outcome is Outcome.OK
+    assert current_release(old.paths) == release
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_nobody_obeys_what_another_cluster_wanted(old: World, role: Role) -> None:
+    Shared(old.paths).save_wanted(Wanted("9.9.9", "f" * 64, {"check": {"run": ["theirs"]}}, {}, "r9"))
+    new = reborn(old)
+    write_dna(new)
+    with pytest.raises(ConfigError, match="serves cluster old") as caught:
+        prepare(Request(Tool("0.1.0"), "r", None, new.prefix, role, BOOT), new.system, lambda _: None)
+    assert caught.value.code == "config-missing"
+    known = new.context.facts
+    troubles: list[PetalError] = []
+    assert find_wanted(new.prefix, known, new.system, troubles) is None
+    assert [error.code for error in troubles] == ["storage-other-cluster"]
+
+
+def test_nodes_that_boot_before_their_head_node_wait_for_it(old: World) -> None:
+    new = reborn(old)
+    login = new.as_node("login", Role.LOGIN)
+    before = snapshot(new.paths.shared_mount)
+    found = converge(login)
+    assert (found["storage"].outcome, code(found["storage"])) == (Outcome.BLOCKED, "storage-unprepared")
+    assert "old in us-east-1" in found["storage"].reason
+    assert found["root"].outcome is Outcome.BLOCKED
+    assert snapshot(new.paths.shared_mount) == before
+    converge(new)
+    assert converge(login)["root"].outcome is Outcome.CHANGED
+
+
+def test_a_network_storage_of_another_cluster_is_left_alone(old: World) -> None:
+    new = reborn(old, mount=NFS)
+    before = snapshot(new.paths.shared_mount)
+    found = converge(new)
+    assert (found["owner"].outcome, code(found["owner"])) == (Outcome.BLOCKED, "storage-other-cluster")
+    assert "storage: {adopt: [old]}" in found["owner"].remedy[1]
+    assert {found[name].outcome for name in ("root", "wanted", *INSTALL)} == {Outcome.BLOCKED}
+    assert snapshot(new.paths.shared_mount) == before
+
+
+@pytest.mark.parametrize("how", ["the configuration", "--accept-storage", "another life", "a disk", "memory"])
+def test_a_storage_whose_cluster_is_gone_is_adopted(old: World, how: str) -> None:
+    mount = {"a disk": EBS, "memory": Mount("tmpfs", "/shared", "tmpfs", ())}.get(how, NFS)
+    life = how == "another life"
+    new = reborn(old, "old" if life else "demo", LIFE.format("old", 2) if life else None, mount)
+    if how == "the configuration":
+        new.config_text += "storage: {adopt: [older, old]}\n"
+    found = converge(new, accept=how == "--accept-storage")
+    assert found["owner"].outcome is Outcome.CHANGED
+    assert found["spack"].outcome is Outcome.OK
+    assert converge(new)["owner"].outcome is Outcome.OK
+
+
+def beside(old: World, tmp_path: Path) -> World:
+    """The head node of another cluster that has the same EFS mounted, and was told to take it."""
+    new = World(tmp_path / "new", live=True, config_text=old.config_text + "storage: {adopt: [old]}\n")
+    new.mounts = (NFS,)
+    (new.prefix / "shared").rmdir()
+    (new.prefix / "shared").symlink_to(old.prefix / "shared")
+    return new
+
+
+def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_path: Path) -> None:
+    """Both heads and a node of the old cluster have the same EFS mounted; the new one was told to take it."""
+    old.mounts = (NFS,)
+    node = old.as_node("q1-st-c5-1", Role.COMPUTE)
+    assert converge(node)["root"].outcome is Outcome.CHANGED
+    new = beside(old, tmp_path)
+    assert converge(new)["owner"].outcome is Outcome.CHANGED
+    before = snapshot(old.paths.shared_mount)
+    for world in (old, node):
+        found = converge(world)
+        assert (found["storage"].outcome, code(found["storage"])) == (Outcome.BLOCKED, "storage-changed")
+        assert "of cluster demo" in found["storage"].reason
+        with pytest.raises(StorageError):
+            Shared(world.paths).save_report(NodeReport("q1-st-c5-1", "compute", "now", None, ()))
+        assert find_wanted(world.prefix, world.context.facts, world.system, []) is None
+    assert snapshot(old.paths.shared_mount) == before
+
+
+def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_over_meanwhile(
+    old: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.mounts = (NFS,)
+    new = beside(old, tmp_path)
+    old.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
+    found: dict[str, Any] = {}
+    probe = Root.probe
+
+    def taken_over(root: Root, ctx: Context) -> Probe:
+        """After its own look at the storage, and before the old cluster's head node has the lock."""
+        monkeypatch.setattr(Root, "probe", probe)
+        found.update({name: step.outcome for name, step in converge(new).items()})
+        found["before"] = snapshot(old.paths.shared_mount)
+        return probe(root, ctx)
+
+    monkeypatch.setattr(Root, "probe", taken_over)
+    late = converge(old)
+    assert found["owner"] is Outcome.CHANGED
+    assert (late["storage"].outcome, code(late["wanted"])) == (Outcome.OK, "storage-changed")
+    assert code(late["packages"]) == "storage-changed"
+    after = snapshot(old.paths.shared_mount)
+    after["petal/lock/stack.holder"] = found["before"]["petal/lock/stack.holder"]  # who has it leaves its name
+    assert after == found["before"]
+
+
+def test_nodes_of_an_earlier_life_follow(old: World) -> None:
+    """A login node that booted before the new head node's hook takes the cluster of its name for its own."""
+    login = replace(old.as_node("login", Role.LOGIN), stack=LIFE.format("nested", 7))
+    assert converge(login)["root"].outcome is Outcome.CHANGED
+    new = reborn(old, "old", LIFE.format("old", 2))
+    assert converge(new)["owner"].outcome is Outcome.CHANGED
+    assert converge(login)["storage"].outcome is Outcome.CHANGED
+    assert converge(login)["storage"].outcome is Outcome.OK
+
+
+@pytest.mark.parametrize("last", ["set_aside", "save_token", "Seen"])
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_an_adoption_that_was_killed_is_done_again(
+    old: World, monkeypatch: pytest.MonkeyPatch, last: str, *, done: bool
+) -> None:
+    left = leave_records(old)
+    new = reborn(old)
+    owner, name = (Seen, "save") if last == "Seen" else (Shared, last)
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def killed(*arguments: Any) -> None:
+        if done:
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    converge_up_to(new, "owner")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            converge(new)
+    found = converge(new)
+    assert {found[name].outcome for name in ("owner", "spack", "release")} <= {Outcome.OK, Outcome.CHANGED}
+    aside = new.paths.state / "before" / "old"
+    assert {name: (aside / name).read_bytes() for name in left} == left
+    token = Shared(new.paths).token()
+    assert token is not None
+    assert (token.owner, token.adopted and token.adopted.owner.name) == (Owner("demo", "us-east-1"), "old")
+
+
+def converge_up_to(world: World, name: str) -> None:
+    names = [step.name for step in STEPS]
+    engine.converge(STEPS[: names.index(name)], world.context, lambda _: None)
+
+
+def test_the_record_of_an_adopting_run_does_not_replace_the_former_clusters(
+    old: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bootstrap.run.signal.signal", lambda *_: None)
+    left = leave_records(old)
+    new = reborn(old)
+    new.live = False
+    write_dna(new)
+    config = new.prefix / "petal.yaml"
+    config.write_text(new.config_text)
+    notes: list[str] = []
+    request = Request(new.tool, "run-a", str(config), new.prefix, Role.HEAD)
+    record = run(request, new.system, "bootstrap", lambda _: None, notes.append)
+    assert {step.name: step.outcome for step in record.steps}["release"] is not Outcome.BLOCKED, record
+    assert any(note.startswith("adopted: release") for note in notes)
+    assert (new.paths.state / "before" / "old" / "stack.json").read_bytes() == left["stack.json"]
+    own = Shared(new.paths).install()
+    assert own is not None
+    assert own.run_id == "run-a"
+
+
+DNA = {"stack_name": "demo", "region": "us-east-1", "stack_arn": LIFE.format("demo", 1)}
+
+
+@pytest.mark.parametrize(
+    ("more", "life"),
+    [
+        ({"node_type": "HeadNode"}, "0a1b-1"),
+        ({"node_type": "ComputeFleet", "cluster_name": "demo", "stack_arn": LIFE.format("demo-Queues-1X", 9)}, ""),
+    ],
+)
+def test_every_node_knows_its_cluster_by_the_same_name(more: dict[str, str], life: str) -> None:
+    cluster = parse_dna(json.dumps({"cluster": {**DNA, **more}}))
+    assert Owner.of(cluster) == Owner("demo", "us-east-1", "123456789012", life)
+
+
+@pytest.mark.parametrize(
+    ("other", "namesake", "same"),
+    [
+        (Owner("demo", "us-east-1", "1", "a"), True, True),
+        (Owner("demo", "us-east-1", "1", "b"), True, False),
+        (Owner("demo", "us-east-1"), True, True),
+        (Owner("demo", "us-east-1", "2", "a"), False, False),
+        (Owner("demo", "eu-west-1", "1", "a"), False, False),
+        (Owner("demo2", "us-east-1", "1", "a"), False, False),
+    ],
+)
+def test_who_is_who(other: Owner, *, namesake: bool, same: bool) -> None:
+    own = Owner("demo", "us-east-1", "1", "a")
+    assert (own.is_namesake(other), own.is_same(other)) == (namesake, same)
+    assert (other.is_namesake(own), other.is_same(own)) == (namesake, same)
+
+
+@pytest.mark.parametrize("owner", [{"name": "../x"}, {"name": 1}, {}, "demo", {"name": "demo", "region": 1}])
+def test_a_damaged_owner_is_told_and_nothing_is_taken_over(old: World, owner: Any) -> None:
+    token = Shared(old.paths).token()
+    assert token is not None
+    write_document(old.paths.state / "token.json", {**plain(token), "owner": owner})
+    new = reborn(old)
+    before = snapshot(new.paths.shared_mount)
+    found = converge(new)
+    assert (found["storage"].outcome, code(found["storage"])) == (Outcome.BLOCKED, "state-corrupt")
+    assert snapshot(new.paths.shared_mount) == before
+
+
+def test_what_a_manifest_calls_complete_is_on_the_disk_before(tmp_path: Path) -> None:
+    """A snapshot shows a disk as a power cut would."""
+    world = World(tmp_path / "head")
+    seen: list[bool] = []
+    manifest = world.paths.releases / world.release / "manifest.json"
+    world.system.answers["sync"] = lambda argv: str(seen.append(manifest.exists()) or argv)
+    converge(world)
+    flushes = [command for command in world.system.commands if command[0] == "sync"]
+    assert flushes == [("sync", "--file-system", str(world.paths.root))]
+    assert (seen, manifest.exists()) == ([False], True)
