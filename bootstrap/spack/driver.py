@@ -15,6 +15,7 @@ from ..system import PATH, Completed, System
 from .parallel import Parallel
 from .program import Program
 from .scope import NOTHING, STACK, Places, as_yaml
+from .slices import Slice
 
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
@@ -72,10 +73,19 @@ class Spack:
             what="the stack cannot be concretized",
         )
 
-    def install(self, parallel: Parallel, on_line: Callable[[str], None], on_idle: Callable[[], None]) -> Completed:
+    def install(
+        self,
+        parallel: Parallel,
+        on_line: Callable[[str], None],
+        on_idle: Callable[[], None],
+        part: Slice | None = None,
+    ) -> Completed:
         """Installs what the lockfile holds; goes on with independent packages when one fails.
 
         Modules are left to ``write_modules``, which writes all of them once.
+
+        Args:
+            part: only these specs of the lockfile, and what they need.
 
         Returns:
             How Spack ended, whatever it made: what is in the store then is for the database to say.
@@ -83,6 +93,8 @@ class Spack:
         arguments = [
             "-c", "modules:default:enable::[]", "install", "--only-concrete", "-j", str(parallel.jobs),
             *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
+            *(["--only=package"] if part and part.alone else []),
+            *(f"/{digest}" for digest in (part.hashes if part else ())),
         ]  # fmt: skip
         return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
 
@@ -96,6 +108,26 @@ class Spack:
             "module", "lmod", "refresh", "-y",
             timeout=MODULES_SECONDS, code="spack-modules", what="Spack could not write its modules",
         )  # fmt: skip
+
+    def reindex(self) -> None:
+        """Lets Spack make its database anew from what lies in the store, and from the database that is there.
+
+        It takes for installed whatever has ``.spack/spec.json``, which is written first: see ``recovery``.
+
+        Raises:
+            SpackError: ``spack-database``.
+        """
+        self._run("reindex", timeout=MODULES_SECONDS, code="spack-database", what="Spack could not reindex its store")
+
+    def mark_implicit(self, hashes: Sequence[str]) -> None:
+        """Tells the database that nobody asked for these packages by name.
+
+        Raises:
+            SpackError: ``spack-database``.
+        """
+        named = [f"/{digest}" for digest in hashes]
+        what = "Spack could not mark packages as implicit"
+        self._run("mark", "-i", *named, timeout=MODULES_SECONDS, code="spack-database", what=what)
 
     def _check_clingo(self) -> None:
         try:

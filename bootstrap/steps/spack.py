@@ -11,13 +11,14 @@ from ..errors import ConfigError, SpackError
 from ..files import make_dir, write_atomic
 from ..log import LOG
 from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
-from ..spack import database
+from ..spack import database, recovery
 from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
 from ..spack.install import install_missing
 from ..spack.parallel import split
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
+from ..spack.slices import EFS_LOCKS, MARGIN
 from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import runs
@@ -43,20 +44,19 @@ class SpackStack:
         try:
             locked = all(database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
             specs = locked_specs(ctx)
-            missing = database.missing(specs, store_of(ctx))
+            damage = recovery.trouble(store_of(ctx))
+            missing = specs if damage else database.missing(specs, store_of(ctx))
             if missing or not locked:
                 _check_compiler(ctx)
         except SpackError as error:
             return blocked(str(error), *error.remedy)
         if not locked:
             return _to_concretize(ctx)
-        without = _accepted(ctx, len(missing)) if missing else None
+        without = _accepted(ctx, len(missing)) if missing and not damage else None
         if without is not None:
             return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are there: {without}", without)
         if missing:
-            names = [f"install {spec.name}@{spec.version}" for spec in missing]
-            more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-            return change(f"{len(missing)} of {len(specs)} packages are missing", *names[:SHOWN], *more)
+            return _to_install(damage, missing, len(specs))
         return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}")
 
     def apply(self, ctx: Context) -> None:
@@ -64,6 +64,14 @@ class SpackStack:
             ctx.note(note)
         for target in ctx.targets:
             _build(ctx, target)
+
+
+def _to_install(damage: str, missing: tuple[database.Locked, ...], total: int) -> Probe:
+    if damage:
+        return change(damage, "restore it from its newest copy, or make it anew from whole packages")
+    names = [f"install {spec.name}@{spec.version}" for spec in missing]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return change(f"{len(missing)} of {total} packages are missing", *names[:SHOWN], *more)
 
 
 def _may_go_on(ctx: Context, error: SpackError) -> bool:
@@ -123,13 +131,31 @@ def _build(ctx: Context, target: str) -> None:
     _lock(ctx, spack, lockfile_of(ctx, target))
     host = ctx.facts.host
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
+    roots = {spec.hash for spec in database.locked_specs(spack.lockfile) if spec.explicit}
+    recovery.recover(spack, roots)
+    recovery.keep_copy(spack.places.store)
     try:
-        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
+        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id, _locks(ctx))
     except SpackError as error:
         if not _may_go_on(ctx, error):
             raise
         LOG.warning("install.partial: %s", error, extra={"step": SpackStack.name})
         write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
+    finally:
+        _keep_copy(spack.places.store)
+
+
+def _keep_copy(store: Path) -> None:
+    """After an install nothing depends on it, and how that ended must be told: the copy from before it stays."""
+    try:
+        recovery.keep_copy(store)
+    except OSError as error:
+        LOG.warning("no copy of %s was kept: %s", database.index_of(store), error, extra={"step": SpackStack.name})
+
+
+def _locks(ctx: Context) -> int | None:
+    """How many locks the store's file system allows on one file."""
+    return EFS_LOCKS - MARGIN if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
 
 
 def _lock(ctx: Context, spack: Spack, kept: Path) -> None:

@@ -15,7 +15,8 @@ ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "binding", "old_tree", "spack", "tarball", "templates", "slurm", "context", "converge", "limits", "environments",
     "facts", "release", "lock", "state", "fetch", "aws", "config", "targets", "instances", "resources", "tool",
-    "system", "processes", "guard", "files", "log", "paths", "observed", "model", "shapes", "errors", "__init__",
+    "system", "processes", "guard", "file_locks", "files", "log", "paths", "observed", "model", "shapes", "errors",
+    "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},
