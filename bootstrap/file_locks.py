@@ -50,7 +50,7 @@ def broken(path: Path) -> str:
     except PermissionError:
         return ""  # who may not open it does not install either
     try:
-        if not _tried(fcntl.fcntl, descriptor, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, FAR, 1, 0)):
+        if not lock_open_file(descriptor, FAR):
             return ""  # another run tries it at this moment, and we are kept out
         other = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -62,6 +62,15 @@ def broken(path: Path) -> str:
         return os.strerror(error.errno or 0)
     finally:
         os.close(descriptor)
+
+
+def lock_open_file(descriptor: int, start: int = 0) -> bool:
+    """Locks one byte for an open file, and so for every process that has this descriptor, until the last one has ended.
+
+    Returns:
+        False where somebody else holds it.
+    """
+    return _tried(fcntl.fcntl, descriptor, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
 
 
 def no_locks(where: Path, why: str) -> StorageError:

@@ -31,6 +31,7 @@ class Spack:
         scope: the directory for ``-C``.
         environment: the directory of spack.yaml and spack.lock; on local disk, since its lock is taken all the time.
         output: a file that gets everything that Spack prints.
+        builders: the descriptor that every builder keeps open (``lock.builders_ended``).
     """
 
     system: System
@@ -40,6 +41,7 @@ class Spack:
     environment: Path
     output: Path
     note: Callable[[str], None]
+    builders: int | None = None
 
     @property
     def lockfile(self) -> Path:
@@ -172,7 +174,9 @@ class Spack:
                 str(self.environment),
                 *arguments,
             ]
-            return self.system.run(argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle)
+            return self.system.run(
+                argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
+            )
 
     def _scopes(self) -> list[str]:
         """The scopes, the weakest first: nothing of what is set anywhere, Spack's defaults, the stack's packages, ours.

@@ -108,9 +108,9 @@ class Site:
     layout: Layout
     repository: Path
 
-    def add(self, name: str, recipe: str, **values: object) -> None:
+    def add(self, package: str, recipe: str, **values: object) -> None:
         """One more recipe, or another one for the same package."""
-        path = self.layout.recipe(self.repository, name)
+        path = self.layout.recipe(self.repository, package)
         path.parent.mkdir(exist_ok=True)
         path.write_text(recipe.format(imports=self.layout.imports, **values))
 
