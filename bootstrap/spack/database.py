@@ -19,7 +19,12 @@ LIMIT = 1 << 28
 
 @dataclass(frozen=True)
 class Locked:
-    """One concrete spec of a lockfile; ``needs`` are the hashes of its direct dependencies."""
+    """One concrete spec of a lockfile.
+
+    Args:
+        needs: the hashes of its direct dependencies.
+        keeps: those of them that it needs after it was built, too: to link or to run.
+    """
 
     name: str
     version: str
@@ -27,6 +32,7 @@ class Locked:
     explicit: bool
     external: bool
     needs: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
 
 
 def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
@@ -50,8 +56,14 @@ def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
 
 def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
     external = node.get("external")
-    needs = tuple(str(dependency["hash"]) for dependency in node.get("dependencies", ()))
-    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs)
+    edges = [(str(edge["hash"]), _is_kept(edge)) for edge in node.get("dependencies", ())]
+    needs, keeps = tuple(other for other, _ in edges), tuple(other for other, is_kept in edges if is_kept)
+    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs, keeps)
+
+
+def _is_kept(edge: Mapping[str, Any]) -> bool:
+    types = edge.get("parameters", {}).get("deptypes")
+    return types is None or bool({"link", "run"} & set(types))
 
 
 def installed(store: Path) -> dict[str, Path]:

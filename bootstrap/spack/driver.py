@@ -15,7 +15,6 @@ from ..system import PATH, Completed, System
 from .parallel import Parallel
 from .program import Program
 from .scope import NOTHING, STACK, Places, as_yaml
-from .slices import Slice
 
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
@@ -80,14 +79,14 @@ class Spack:
         parallel: Parallel,
         on_line: Callable[[str], None],
         on_idle: Callable[[], None],
-        part: Slice | None = None,
+        part: Sequence[str] = (),
     ) -> Completed:
         """Installs what the lockfile holds; goes on with independent packages when one fails.
 
         Modules are left to ``write_modules``, which writes all of them once.
 
         Args:
-            part: only these specs of the lockfile, and what they need.
+            part: only these specs of the lockfile, by hash, and what they need.
 
         Returns:
             How Spack ended, whatever it made: what is in the store then is for the database to say.
@@ -95,8 +94,7 @@ class Spack:
         arguments = [
             "-c", "modules:default:enable::[]", "install", "--only-concrete", "-j", str(parallel.jobs),
             *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
-            *(["--only=package"] if part and part.alone else []),
-            *(f"/{digest}" for digest in (part.hashes if part else ())),
+            *(f"/{digest}" for digest in part),
         ]  # fmt: skip
         return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
 

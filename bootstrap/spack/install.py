@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .database import Locked
 from .driver import Spack, failure
 from .parallel import Parallel
 from .progress import Watch
-from .slices import Slice, closures, slices
+from .slices import locked_for, slices
 
 TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
 IDLE_SECONDS = 30.0
@@ -122,25 +122,34 @@ def install_missing(
         LOG.warning("spack install ended with %d, and everything is there: %s", done.returncode, failure(done.stdout))
 
 
-def _run(spack: Spack, parallel: Parallel, teller: Teller, locks: int | None) -> Completed:
+def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) -> Completed:
     """One install, or one for each slice; what needs a package that failed in an earlier slice is not tried."""
     specs, store = database.locked_specs(spack.lockfile), spack.places.store
     chosen = _chosen(specs, store)
-    if locks is None or len(specs) <= locks or not chosen:
+    if limit is None or len(specs) <= limit or not chosen:
         return spack.install(parallel, teller.line, teller.idle)
-    reach = closures(specs)
     ended: list[Completed] = []
-    tried: set[str] = set()
-    for part in slices(reach, chosen, locks):
-        failed = tried & {spec.hash for spec in database.missing(specs, store)}
-        hashes = tuple(digest for digest in part.hashes if not reach[digest] & failed)
-        tried |= set(part.hashes)
+    needs = {spec.hash: set(spec.needs) for spec in specs}
+    lost: set[str] = set()
+    for part in slices(locked_for(specs), chosen, limit):
+        lost |= _in_vain(part, needs, lost)
+        hashes = [digest for digest in part if digest not in lost]
         if hashes:
-            ended.append(spack.install(parallel, teller.line, teller.idle, Slice(hashes, part.alone)))
+            ended.append(spack.install(parallel, teller.line, teller.idle, hashes))
+            lost |= set(hashes) & {spec.hash for spec in database.missing(specs, store)}
         if ended and ended[-1].returncode < 0:
             break
-    LOG.info("installed in %d slices of %d locks at most", len(ended), locks, extra={"step": "spack"})
+    LOG.info("installed in %d slices, none with more than %d locks", len(ended), limit, extra={"step": "spack"})
     return max(ended, key=lambda done: done.returncode != 0)
+
+
+def _in_vain(part: Iterable[str], needs: Mapping[str, set[str]], lost: set[str]) -> set[str]:
+    """Those of a slice that need something lost, or each other when one does; each comes after what it needs."""
+    found: set[str] = set()
+    for digest in part:
+        if needs[digest] & (lost | found):
+            found.add(digest)
+    return found
 
 
 def _chosen(specs: tuple[Locked, ...], store: Path) -> set[str]:

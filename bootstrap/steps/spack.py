@@ -127,7 +127,7 @@ def _build(ctx: Context, target: str) -> None:
     spack = open_spack(ctx, target)
     if not is_ready(ctx.config, spack.program, ctx.paths):
         ctx.note(f"Spack {spack.program.version} and its recipes")
-        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)  # which also judges what is there already
     _lock(ctx, spack, lockfile_of(ctx, target))
     host = ctx.facts.host
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
