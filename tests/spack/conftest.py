@@ -174,3 +174,8 @@ def config_text(
         f"spack:\n  version: {version}\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n{recipes_key}"
         f"  clingo: [{wheels}]\n  mirrors: {{debian: {mirror}}}\n"
     )
+
+
+def manifests(store: Path) -> dict[Path, int]:
+    """When each package that is whole was finished."""
+    return {path: path.stat().st_mtime_ns for path in store.glob("linux-*/*/.spack/install_manifest.json")}
