@@ -19,6 +19,8 @@ from .model import Finding, Mark, NodeReport, Role, Verdict
 from .observed import Host
 from .old_tree import judge_old_tree
 from .release import Manifest, current_release, read_manifest
+from .spack.recovery import trouble
+from .spack.workspace import store_of
 from .steps import STEPS
 from .system import PATH, timestamp
 from .targets import common, level
@@ -83,6 +85,8 @@ def _findings(ctx: Context) -> Iterator[Finding]:
         return
     manifest, finding = _release(ctx)
     yield finding
+    if ctx.role is Role.HEAD and ctx.config.builds:
+        yield _store(ctx)
     if manifest is not None:
         yield cpu(ctx.facts.host, manifest)
         yield from _use(ctx, modules_to_load(ctx, manifest))
@@ -109,6 +113,15 @@ def _release(ctx: Context) -> tuple[Manifest | None, Finding]:
         message = f"current is {current}, wanted is {ctx.release}"
         return manifest, Finding("release", Mark.WARN, message, "", ("on the head node: petal-node status",))
     return manifest, Finding("release", Mark.OK, f"{current} of {manifest.created}")
+
+
+def _store(ctx: Context) -> Finding:
+    """Whether Spack's database is there for what the store holds. Jobs do not read it, the next install would."""
+    damage = trouble(store_of(ctx))
+    if not damage:
+        return Finding("store", Mark.OK, "Spack's database is there")
+    why = "an install by Spack's own command would begin with an empty one and build everything again"
+    return Finding("store", Mark.WARN, damage, why, ("petal-node bootstrap    (brings it back)",))
 
 
 def cpu(host: Host, manifest: Manifest) -> Finding:

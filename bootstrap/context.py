@@ -41,6 +41,7 @@ class Context:
         takes_up: what it decides is what a hook decided, and did not come to write itself.
         bakes: this run builds a machine image: no cluster is around it.
         choice: the CPU targets that were chosen for the cluster; None while nobody has told.
+        builders: a descriptor for what builds: while any process has it, no other run begins (``lock.builders_ended``).
         confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
     """
 
@@ -63,6 +64,7 @@ class Context:
     bakes: bool = False
     choice: Choice | None = None
     confirm: Callable[[], None] = _unlocked
+    builders: int | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .context import Context
 from .errors import NotConverged, PetalError, StorageError, of_os_error
-from .lock import Holder, Lock, own_holder
+from .lock import Holder, Lock, builders_ended, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
 from .processes import has_process
@@ -119,6 +120,8 @@ class _Held:
         self._waits = waits
         self._locks = locks
         self._cluster: Lock | None = None
+        self._before: Holder | None = None
+        self._builders: int | None = None
 
     @contextmanager
     def around(self, step: Step) -> Iterator[Context]:
@@ -127,8 +130,8 @@ class _Held:
             with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node):
                 yield self._ctx
             return
+        path = self._ctx.locks / CLUSTER_LOCK
         if self._cluster is None:
-            path = self._ctx.locks / CLUSTER_LOCK
             lock = self._lock(step, path, self._waits.cluster, self._end_what_is_left)
             self._cluster = self._locks.enter_context(lock)
             end_left(self._ctx.paths, self._ctx.system)  # jobs of killed runs, whoever held the lock last
@@ -136,7 +139,11 @@ class _Held:
             self._cluster.confirm()
         if step.name != "owner":  # which takes a storage over
             self._refuse_what_was_taken_over()
-        yield replace(self._ctx, confirm=self._cluster.confirm)
+        if self._builders is None:
+            wait = partial(self._wait_for, step)
+            left = builders_ended(path.with_suffix(".builders"), self._before, self._waits.cluster, wait)
+            self._builders = self._locks.enter_context(left)
+        yield replace(self._ctx, confirm=self._cluster.confirm, builders=self._builders)
 
     def _refuse_what_was_taken_over(self) -> None:
         """Whoever waited for the lock may find that the storage serves another cluster by now."""
@@ -151,15 +158,15 @@ class _Held:
     def _lock(self, step: Step, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
         host = self._ctx.facts.host
         holder = own_holder(host.name, host.boot_id, self._ctx.run_id)
+        return Lock(path, holder, timeout=timeout, waiting=partial(self._wait_for, step), inherit=inherit)
 
-        def waiting(other: str) -> None:
-            LOG.info("waiting for the lock held by %s", other, extra={"step": step.name})
-            self._listen(_report(step, Outcome.WAITING, f"waiting for {other}"))
-
-        return Lock(path, holder, timeout=timeout, waiting=waiting, inherit=inherit)
+    def _wait_for(self, step: Step, other: str) -> None:
+        LOG.info("waiting for %s", other, extra={"step": step.name})
+        self._listen(_report(step, Outcome.WAITING, f"waiting for {other}"))
 
     def _end_what_is_left(self, before: Holder) -> None:
         """The builders of a run that was killed live on, and would write into the store beside ours."""
+        self._before = before
         host = self._ctx.facts.host
         if (before.host, before.boot_id) != (host.name, host.boot_id) or has_process(before.pid, before.process_start):
             return

@@ -13,7 +13,8 @@ import fcntl
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import shapes
 from .errors import LockLost, LockTimeout, StateError, StorageError
+from .file_locks import lock_open_file
 from .files import make_dir, read_json, write_json
 from .model import plain
 from .processes import own_start
@@ -153,19 +155,12 @@ class Lock:
             )
 
     def _acquire(self, deadline: float) -> None:
-        tries = 0
-        while not self._try():
-            tries += 1
-            if tries == 2:  # not at once: who has just taken it has yet to write its name
-                self._waiting(self._who())
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise LockTimeout(
-                    f"{self._path.name} was not free within {self._timeout:.0f} s",
-                    why=f"held by {self._who()}",
-                    remedy=("petal-node status", "run it again when the holder has ended"),
-                )
-            time.sleep(min(left, random.uniform(0.1, 0.4)))  # noqa: S311 - spreads the waiters, no secret
+        if not _wait(self._try, deadline, lambda: self._waiting(self._who())):
+            raise LockTimeout(
+                f"{self._path.name} was not free within {self._timeout:.0f} s",
+                why=f"held by {self._who()}",
+                remedy=("petal-node status", "run it again when the holder has ended"),
+            )
 
     def _try(self) -> bool:
         try:
@@ -181,6 +176,51 @@ class Lock:
     def _who(self) -> str:
         holder = holder_of(self._path)
         return str(holder) if holder else "a process that did not leave its name"
+
+
+@contextmanager
+def builders_ended(path: Path, before: Holder | None, timeout: float, waiting: Callable[[str], None]) -> Iterator[int]:
+    """Waits until no builder of an earlier run is left, on any node; yields the descriptor that ours must be given.
+
+    The lock of a run ends with its process, and builders live on: on another node nobody can end them, and two of them
+    in one prefix spoil it. This lock belongs to the open file, and so to whoever has its descriptor, to the last one.
+
+    Args:
+        path: a file beside the lock, which the caller holds.
+        before: who held that before.
+
+    Raises:
+        LockTimeout: some were still at work after ``timeout`` seconds.
+    """
+    who = f"the builders that {before} left" if before else "builders of an earlier run"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if not _wait(lambda: lock_open_file(descriptor), time.monotonic() + timeout, lambda: waiting(who)):
+            raise LockTimeout(
+                f"builders of an earlier run were still at work after {timeout:.0f} s",
+                why=f"{who} may still write into the store",
+                remedy=(
+                    f"on {before.host if before else 'their node'}: petal-node bootstrap    (ends them)",
+                    "or reboot it",
+                ),
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _wait(taken: Callable[[], bool], deadline: float, waiting: Callable[[], None]) -> bool:
+    """Tries until it is taken; False at the deadline."""
+    tries = 0
+    while not taken():
+        tries += 1
+        if tries == 2:  # not at once: who has just taken it has yet to write its name
+            waiting()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, random.uniform(0.1, 0.4)))  # noqa: S311 - spreads the waiters, no secret
+    return True
 
 
 def _lock(descriptor: int) -> bool:

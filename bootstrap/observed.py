@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from .model import Role, plain
 
 # The file systems that several nodes can mount at once.
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
+
+
+# EFS by its name, or at the local end of its helper's encrypted connection (aws/efs-utils: mount_efs).
+EFS = re.compile(r"fs-[0-9a-f]+\.efs\.|127\.0\.0\.1:/")
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,9 @@ class Facts:
         """The mount that ``path`` itself is the mount point of; the last one wins, as in the kernel."""
         found = [mount for mount in self.mounts if mount.point == path]
         return found[-1] if found else None
+
+    def is_efs(self, path: str) -> bool:
+        """True where EFS is mounted at ``path``, as far as its source tells, or the cluster."""
+        mount = self.mount_of(path)
+        told = SharedDir(path, "efs") in self.cluster.shared
+        return told or (mount is not None and mount.kind in NETWORK_KINDS and bool(EFS.match(mount.source)))

@@ -76,6 +76,7 @@ class System:
         ok: Sequence[int] | None = (0,),
         on_line: Callable[[str], None] | None = None,
         on_idle: Callable[[], None] | None = None,
+        given: int | None = None,
     ) -> Completed:
         """Runs a program to its end.
 
@@ -88,6 +89,7 @@ class System:
             ok: exit codes that are fine, None for all.
             on_line: called with each line of its output as it comes (stderr is then part of stdout).
             on_idle: with ``on_line``: called about once a second while no output comes.
+            given: a descriptor that it keeps open, and whatever it forks.
 
         Raises:
             ProcessFailed: it cannot be started, or ended with another code.
@@ -95,7 +97,7 @@ class System:
         """
         started = time.monotonic()
         LOG.debug("run %s", " ".join(argv))
-        process = _start(argv, env, cwd, user, merged=on_line is not None)
+        process = _start(argv, env, cwd, user, merged=on_line is not None, given=given)
         try:
             stdout, stderr = _collect(process, started + timeout, on_line, on_idle)
         except subprocess.TimeoutExpired as error:
@@ -262,7 +264,13 @@ def _unescape(text: str) -> str:
 
 
 def _start(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, user: str | None, *, merged: bool
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    user: str | None,
+    *,
+    merged: bool,
+    given: int | None,
 ) -> subprocess.Popen[bytes]:
     identity: dict[str, Any] = {}
     if user is not None:
@@ -280,6 +288,7 @@ def _start(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if merged else subprocess.PIPE,
             start_new_session=True,
+            pass_fds=() if given is None else (given,),
             **identity,
         )
     except (OSError, ValueError) as error:  # ValueError: a NUL, or what no locale can encode

@@ -136,11 +136,13 @@ class FakeSystem(System):
 
     def _spack(self, argv: Sequence[str]) -> str:
         environment = Path(argv[argv.index("-e") + 1])
-        verb = next(word for word in argv if word in ("concretize", "install", "module"))
+        verb = next(word for word in argv if word in ("concretize", "install", "module", "reindex"))
         if verb == "concretize":
             (environment / "spack.lock").write_text(json.dumps(LOCKFILE))
         elif verb == "install":
             _fake_install(self.world.paths.store)
+        elif verb == "reindex":
+            _fake_reindex(self.world.paths.store)
         else:
             strongest = [scope for option, scope in zip(argv, argv[1:]) if option == "-C"][-1]
             scope = json.loads((Path(strongest) / "modules.yaml").read_text())
@@ -166,6 +168,14 @@ def _fake_install(store: Path) -> None:
     index = {"database": {"installs": {"a" * 32: {"installed": True, "path": str(prefix)}}}}
     (store / ".spack-db").mkdir(exist_ok=True)
     (store / ".spack-db" / "index.json").write_text(json.dumps(index))
+
+
+def _fake_reindex(store: Path) -> None:
+    path = store / ".spack-db" / "index.json"
+    index = json.loads(path.read_text())
+    for record in index["database"]["installs"].values():
+        record["installed"] = Path(record["path"], ".spack").is_dir()
+    path.write_text(json.dumps(index))
 
 
 def _bind(source: Path, target: Path) -> None:

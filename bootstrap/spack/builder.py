@@ -88,7 +88,7 @@ class Builder:
     def _install(self, order: Order, target: str) -> None:
         parallel = split(self._host.cpus, self._host.memory, order.jobs, side_by_side=_program(order).family.parallel)
         self._note(f"{target}: {parallel.processes} packages at once with {parallel.jobs} jobs each")
-        install_missing(self._spack(order, target), parallel, self._tell, self._desk.logs / order.run_id)
+        install_missing(self._spack(order, target), parallel, self._tell, self._desk.logs / order.run_id, order.locks)
 
     def _spack(self, order: Order, target: str) -> Spack:
         """The driver with the worker's scope, and an environment on local disk."""

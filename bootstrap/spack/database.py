@@ -19,7 +19,12 @@ LIMIT = 1 << 28
 
 @dataclass(frozen=True)
 class Locked:
-    """One concrete spec of a lockfile; ``needs`` are the hashes of its direct dependencies."""
+    """One concrete spec of a lockfile.
+
+    Args:
+        needs: the hashes of its direct dependencies.
+        keeps: those of them that it needs after it was built, too: to link or to run.
+    """
 
     name: str
     version: str
@@ -27,6 +32,7 @@ class Locked:
     explicit: bool
     external: bool
     needs: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
 
 
 def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
@@ -50,8 +56,14 @@ def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
 
 def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
     external = node.get("external")
-    needs = tuple(str(dependency["hash"]) for dependency in node.get("dependencies", ()))
-    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs)
+    edges = [(str(edge["hash"]), _is_kept(edge)) for edge in node.get("dependencies", ())]
+    needs, keeps = tuple(other for other, _ in edges), tuple(other for other, is_kept in edges if is_kept)
+    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs, keeps)
+
+
+def _is_kept(edge: Mapping[str, Any]) -> bool:
+    types = edge.get("parameters", {}).get("deptypes")
+    return types is None or bool({"link", "run"} & set(types))
 
 
 def installed(store: Path) -> dict[str, Path]:
@@ -62,7 +74,7 @@ def installed(store: Path) -> dict[str, Path]:
     """
     return {
         digest: Path(record["path"])
-        for digest, record in _records(store).items()
+        for digest, record in records(index_of(store)).items()
         if record.get("installed") and record.get("path")
     }
 
@@ -73,7 +85,7 @@ def install_times(store: Path) -> tuple[float, ...]:
     Raises:
         SpackError: ``spack-database``.
     """
-    own = (record for record in _records(store).values() if "external" not in record.get("spec", {}))
+    own = (record for record in records(index_of(store)).values() if "external" not in record.get("spec", {}))
     times = (record.get("installation_time") for record in own if record.get("installed"))
     return tuple(float(time) for time in times if isinstance(time, (int, float)))
 
@@ -81,7 +93,11 @@ def install_times(store: Path) -> tuple[float, ...]:
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """Those of ``specs`` that are not wholly installed in the store; externals are never missing."""
     found = installed(store)
-    return tuple(spec for spec in specs if not spec.external and not _is_whole(found.get(spec.hash)))
+
+    def is_there(spec: Locked) -> bool:
+        return spec.external or (spec.hash in found and is_whole(found[spec.hash]))
+
+    return tuple(spec for spec in specs if not is_there(spec))
 
 
 def build_seconds(store: Path) -> dict[str, float]:
@@ -102,23 +118,33 @@ def build_seconds(store: Path) -> dict[str, float]:
     return {name: seconds for name, (_, seconds) in found.items()}
 
 
-def _is_whole(prefix: Path | None) -> bool:
-    return prefix is not None and (prefix / ".spack" / "install_manifest.json").is_file()
+def is_whole(prefix: Path) -> bool:
+    """True when Spack has come to the end of an install into this prefix."""
+    return (prefix / ".spack" / "install_manifest.json").is_file()
 
 
-def _records(store: Path) -> dict[str, dict[str, Any]]:
-    index = store / ".spack-db" / "index.json"
+def index_of(store: Path) -> Path:
+    """Where Spack keeps a store's database."""
+    return store / ".spack-db" / "index.json"
+
+
+def records(index: Path) -> dict[str, dict[str, Any]]:
+    """What a database says of each spec, by hash; empty where there is no such file.
+
+    Raises:
+        SpackError: ``spack-database``, the index cannot be read.
+    """
     document = _read(index, "spack-database")
     if document is None:
         return {}
     try:
-        records = dict(document["database"]["installs"])
-        if all(_is_record(record) for record in records.values()):
-            return records
+        found = dict(document["database"]["installs"])
+        if all(_is_record(record) for record in found.values()):
+            return found
         why = "a record is not what Spack writes"
     except (KeyError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
-    what = f"the database of {store} cannot be read"
+    what = f"the database {index} cannot be read"
     raise SpackError(what, why=why, remedy=f"ls -l {index.parent}", code="spack-database")
 
 

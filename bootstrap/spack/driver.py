@@ -34,6 +34,7 @@ class Spack:
         scope: the directory for ``-C``.
         environment: the directory of spack.yaml and spack.lock; on local disk, since its lock is taken all the time.
         output: a file that gets everything that Spack prints.
+        builders: the descriptor that every builder keeps open (``lock.builders_ended``).
     """
 
     system: System
@@ -43,6 +44,7 @@ class Spack:
     environment: Path
     output: Path
     note: Callable[[str], None]
+    builders: int | None = None
 
     @property
     def lockfile(self) -> Path:
@@ -83,10 +85,19 @@ class Spack:
             what = "Spack could not fetch clingo, which it solves with"
             raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
 
-    def install(self, parallel: Parallel, on_line: Callable[[str], None], on_idle: Callable[[], None]) -> Completed:
+    def install(
+        self,
+        parallel: Parallel,
+        on_line: Callable[[str], None],
+        on_idle: Callable[[], None],
+        part: Sequence[str] = (),
+    ) -> Completed:
         """Installs what the lockfile holds; goes on with independent packages when one fails.
 
         Modules are left to ``write_modules``, which writes all of them once.
+
+        Args:
+            part: only these specs of the lockfile, by hash, and what they need.
 
         Returns:
             How Spack ended, whatever it made: what is in the store then is for the database to say.
@@ -94,6 +105,7 @@ class Spack:
         arguments = [
             "-c", "modules:default:enable::[]", "install", "--only-concrete", "-j", str(parallel.jobs),
             *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
+            *(f"/{digest}" for digest in part),
         ]  # fmt: skip
         return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
 
@@ -107,6 +119,26 @@ class Spack:
             "module", "lmod", "refresh", "-y",
             timeout=MODULES_SECONDS, code="spack-modules", what="Spack could not write its modules",
         )  # fmt: skip
+
+    def reindex(self) -> None:
+        """Lets Spack make its database anew from what lies in the store, and from the database that is there.
+
+        It takes for installed whatever has ``.spack/spec.json``, which is written first: see ``recovery``.
+
+        Raises:
+            SpackError: ``spack-database``.
+        """
+        self._run("reindex", timeout=MODULES_SECONDS, code="spack-database", what="Spack could not reindex its store")
+
+    def mark_implicit(self, hashes: Sequence[str]) -> None:
+        """Tells the database that nobody asked for these packages by name.
+
+        Raises:
+            SpackError: ``spack-database``.
+        """
+        named = [f"/{digest}" for digest in hashes]
+        what = "Spack could not mark packages as implicit"
+        self._run("mark", "-i", *named, timeout=MODULES_SECONDS, code="spack-database", what=what)
 
     def _check_clingo(self) -> None:
         try:
@@ -151,7 +183,9 @@ class Spack:
                 str(self.environment),
                 *arguments,
             ]
-            return self.system.run(argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle)
+            return self.system.run(
+                argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
+            )
 
     def _scopes(self) -> list[str]:
         """The scopes, the weakest first: nothing of what is set anywhere, Spack's defaults, the stack's packages, ours.

@@ -32,8 +32,11 @@ GONE_SECONDS = LEASE_SECONDS + 30.0
 SIGNALLED_SECONDS = 5.0  # where somebody waits for this process to go; systemd gives a unit that is stopped ten
 
 
-def build_in_job(ctx: Context, spacks: Mapping[str, Spack], queue: str) -> tuple[SpackError, ...]:
+def build_in_job(ctx: Context, spacks: Mapping[str, Spack], queue: str, locks: int | None) -> tuple[SpackError, ...]:
     """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
+
+    Args:
+        locks: how many locks the store's file system allows on one file, None where it has no limit.
 
     Returns:
         What failed in the job, as from an install on this node; logs are copied to where they would be.
@@ -47,7 +50,7 @@ def build_in_job(ctx: Context, spacks: Mapping[str, Spack], queue: str) -> tuple
     patience = SIGNALLED_SECONDS
     try:
         desk.open()
-        desk.give(_order(ctx, spacks), spacks, _script(ctx, desk))
+        desk.give(_order(ctx, spacks, locks), spacks, _script(ctx, desk))
         state = Follower(ctx, desk, queue, minutes).run()
         patience = GONE_SECONDS
     except Exception:
@@ -83,7 +86,7 @@ def end_job(system: System, desk: Desk, patience: float) -> None:
         remove_tree(desk.place)
 
 
-def _order(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
+def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Order:
     spack = next(iter(spacks.values()))
     host, install = ctx.facts.host, ctx.config.install
     return Order(
@@ -100,6 +103,7 @@ def _order(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
         compiler=find_compiler(ctx.system).spec,
         jobs=install.jobs,
         partial=install.partial,
+        locks=locks,
     )
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SpackError
 from ..files import make_dir, remove_tree
 from ..log import LOG
+from ..system import Completed
 from . import database
 from .database import Locked
 from .driver import Spack, failure
 from .parallel import Parallel
 from .progress import Watch
+from .slices import locked_for, slices
 
 TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
 IDLE_SECONDS = 30.0
@@ -25,16 +29,22 @@ WIDTH = 200
 NAMED = 6
 KEPT_RUNS = 5
 BUILD_LOG = "spack-build-out.txt"
+FULL = os.strerror(errno.ENOSPC)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A package that could not be built: in which phase, the last lines of its log, and where that is kept."""
+    """A package that could not be built: in which phase, the last lines of its log, and where that is kept.
+
+    Args:
+        used: bytes that its stage held when it failed.
+    """
 
     spec: Locked
     phase: str
     lines: tuple[str, ...]
     log: Path | None
+    used: int = 0
 
     def __str__(self) -> str:
         head = f"{self.spec.name}@{self.spec.version} failed in phase {self.phase}"
@@ -77,10 +87,13 @@ class Teller:
             LOG.info("%s", text, extra={"step": "spack"})
 
 
-def install_missing(spack: Spack, parallel: Parallel, tell: Callable[[str], None], logs: Path) -> None:
+def install_missing(
+    spack: Spack, parallel: Parallel, tell: Callable[[str], None], logs: Path, locks: int | None = None
+) -> None:
     """Builds what the store lacks of the lockfile, as much of it as can be built.
 
     Args:
+        locks: how many locks the store's file system allows on one file, None where it has no limit.
         tell: gets how far it is, a line at a time.
         logs: a directory of this run, for the logs of packages that fail.
 
@@ -93,7 +106,7 @@ def install_missing(spack: Spack, parallel: Parallel, tell: Callable[[str], None
     present = [spec.hash for spec in specs if spec.hash not in lacking]
     watch = Watch(specs, present, parallel.processes, database.build_seconds(store))
     teller = Teller(watch, tell)
-    done = spack.install(parallel, teller.line, teller.idle)
+    done = _run(spack, parallel, teller, locks)
     watch.end()
     missing = database.missing(specs, store)
     if missing:
@@ -102,9 +115,47 @@ def install_missing(spack: Spack, parallel: Parallel, tell: Callable[[str], None
         failures = [_keep(spec, watch, stage, logs) for spec in failed]
         prune(logs.parent)
         why = explain(failures, waiting, left) if failures else failure(done.stdout)
+        if FULL in done.stdout or any(FULL in line for failed in failures for line in failed.lines):
+            raise _no_space(spack, failures, why)
         raise _error(len(missing), len(specs), why, failures, spack.output)
     if done.returncode != 0:
         LOG.warning("spack install ended with %d, and everything is there: %s", done.returncode, failure(done.stdout))
+
+
+def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) -> Completed:
+    """One install, or one for each slice; what needs a package that failed in an earlier slice is not tried."""
+    specs, store = database.locked_specs(spack.lockfile), spack.places.store
+    chosen = _chosen(specs, store)
+    if limit is None or len(specs) <= limit or not chosen:
+        return spack.install(parallel, teller.line, teller.idle)
+    ended: list[Completed] = []
+    needs = {spec.hash: set(spec.needs) for spec in specs}
+    lost: set[str] = set()
+    for part in slices(locked_for(specs), chosen, limit):
+        lost |= _in_vain(part, needs, lost)
+        hashes = [digest for digest in part if digest not in lost]
+        if hashes:
+            ended.append(spack.install(parallel, teller.line, teller.idle, hashes))
+            lost |= set(hashes) & {spec.hash for spec in database.missing(specs, store)}
+        if ended and ended[-1].returncode < 0:
+            break
+    LOG.info("installed in %d slices, none with more than %d locks", len(ended), limit, extra={"step": "spack"})
+    return max(ended, key=lambda done: done.returncode != 0)
+
+
+def _in_vain(part: Iterable[str], needs: Mapping[str, set[str]], lost: set[str]) -> set[str]:
+    """Those of a slice that need something lost, or each other when one does; each comes after what it needs."""
+    found: set[str] = set()
+    for digest in part:
+        if needs[digest] & (lost | found):
+            found.add(digest)
+    return found
+
+
+def _chosen(specs: tuple[Locked, ...], store: Path) -> set[str]:
+    """What is missing, and what was asked for by name, since Spack notes that too."""
+    missing = {spec.hash for spec in database.missing(specs, store)}
+    return missing | {spec.hash for spec in specs if spec.explicit and not spec.external}
 
 
 def sort_out(missing: Iterable[Locked], watch: Watch) -> tuple[list[Locked], list[Locked], list[Locked]]:
@@ -138,17 +189,43 @@ def _error(missing: int, total: int, why: str, failures: Iterable[Failure], outp
     return SpackError(f"{missing} of {total} packages are not installed", why=why, remedy=remedy, code="spack-install")
 
 
+def _no_space(spack: Spack, failures: Iterable[Failure], why: str) -> SpackError:
+    """Which disk it was is not told by whoever met it: all that a build writes to are named, with what is left."""
+    places = (spack.places.store, spack.places.scratch / "stage")
+    left = ", ".join(f"{place} has {_free(place) >> 20} MiB left" for place in places)
+    used = "".join(f"; the build of {each.spec.name} held {each.used >> 20} MiB" for each in failures if each.used)
+    return SpackError(
+        "a disk is full, so that packages are not installed",
+        why=f"{left}{used}\n{why}",
+        remedy=(
+            f"df -h {places[0]} {places[1]}; df -i {places[0]} {places[1]}",
+            "make room there or grow the volume: a build needs several times what it had",
+            "petal-node bootstrap    (goes on; what is installed stays)",
+        ),
+        code="file-no-space",
+    )
+
+
+def _free(place: Path) -> int:
+    """What is left where a directory is, or is going to be."""
+    there = next(path for path in (place, *place.parents) if path.exists())
+    space = os.statvfs(there)
+    return space.f_bavail * space.f_frsize
+
+
 def _keep(spec: Locked, watch: Watch, stage: Path, logs: Path) -> Failure:
     """Copies a failed package's log out of its stage and removes that: the next try begins anew, and disk matters."""
     kept: Path | None = None
+    used = 0
     for place in (*stage.glob(f"spack-stage-*-{spec.hash}"), *stage.glob(f"*/spack-stage-*-{spec.hash}")):
         if (place / BUILD_LOG).is_file():
             kept = logs / f"{spec.name}-{spec.version}-{spec.hash[:7]}.log"
             make_dir(logs)
             shutil.copyfile(place / BUILD_LOG, kept)
+        used += sum(path.lstat().st_blocks * 512 for path in place.rglob("*"))
         remove_tree(place)
     lines = _last_lines(kept) if kept else tuple(watch.error_of(spec).replace("==> Error: ", "").splitlines())[:LINES]
-    return Failure(spec, watch.phase_of(spec) or "fetch", lines, kept)
+    return Failure(spec, watch.phase_of(spec) or "fetch", lines, kept, used)
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ class Order:
         os, glibc, compiler: of the node that concretized.
         jobs: cores to use, 0 for all.
         partial: go on with the next target where packages of one could not be built.
+        locks: how many locks the store's file system allows on one file, None where it has no limit.
     """
 
     run_id: str
@@ -68,6 +69,7 @@ class Order:
     compiler: str
     jobs: int = 0
     partial: bool = False
+    locks: int | None = None
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Order:
@@ -75,7 +77,8 @@ class Order:
         modules = {shapes.name(key): shapes.text(value) for key, value in shapes.mapping(raw["modules"]).items()}
         return cls(
             run_id=shapes.name(raw["run_id"]), modules=modules, jobs=shapes.whole(raw["jobs"]),
-            partial=raw["partial"] is True, **{name: shapes.text(raw[name]) for name in texts},
+            partial=raw["partial"] is True, locks=None if raw["locks"] is None else shapes.whole(raw["locks"]),
+            **{name: shapes.text(raw[name]) for name in texts},
         )  # fmt: skip
 
 

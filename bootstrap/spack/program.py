@@ -158,13 +158,22 @@ def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -
     try:
         download(Source(origin.source, origin.sha256, region, FETCH_SECONDS), archive)
         remove_tree(part)
-        unpack(archive, part)
+        _unpack(origin, archive, part)
         write_json(part / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
         remove_tree(tree)
         part.rename(tree)
     finally:
         archive.unlink(missing_ok=True)
         remove_tree(part)
+
+
+def _unpack(origin: Origin, archive: Path, part: Path) -> None:
+    """An archive that is damaged is told by the name that the configuration gives it."""
+    try:
+        unpack(archive, part)
+    except PackageError as error:
+        why = f"{error.what}: {error.why}".replace(str(archive), "it").replace(archive.name, "it")
+        raise PackageError(f"{origin.source} cannot be used", why=why, remedy=error.remedy, code=error.code) from error
 
 
 def _check_version(program: Program) -> None:

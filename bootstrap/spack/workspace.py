@@ -51,7 +51,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx), program.bootstraps)
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
-    return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)
+    return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:

@@ -12,7 +12,7 @@ from ..lockfile import Lockfile
 from ..log import LOG
 from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
 from ..release import check_queue
-from ..spack import database
+from ..spack import database, recovery
 from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
 from ..spack.foreman import build_in_job
@@ -20,6 +20,7 @@ from ..spack.install import install_missing
 from ..spack.parallel import split
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
+from ..spack.slices import EFS_LOCKS, MARGIN
 from ..spack.solve import fits, solve, stack_lockfile, take, write_stack
 from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
 from ..state import read_document, write_document
@@ -46,7 +47,8 @@ class SpackStack:
         try:
             locked = all(database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
             specs = locked_specs(ctx)
-            missing = database.missing(specs, store_of(ctx))
+            damage = recovery.trouble(store_of(ctx))
+            missing = specs if damage else database.missing(specs, store_of(ctx))
             if missing or not locked:
                 _check_compiler(ctx)
                 check_queue(ctx.config, ctx.facts.cluster.queues)
@@ -54,13 +56,11 @@ class SpackStack:
             return refused(error) if isinstance(error, ConfigError) else blocked(str(error), *error.remedy)
         if not locked:
             return _unsolved(ctx)
-        without = _accepted(ctx, len(missing)) if missing else None
+        without = _accepted(ctx, len(missing)) if missing and not damage else None
         if without is not None:
             return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are there: {without}", without)
         if missing:
-            names = [f"install {spec.name}@{spec.version}" for spec in missing]
-            more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-            return change(f"{len(missing)} of {len(specs)} packages are missing{_by(ctx)}", *names[:SHOWN], *more)
+            return _to_install(ctx, damage, missing, len(specs))
         return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}")
 
     def apply(self, ctx: Context) -> None:
@@ -71,6 +71,14 @@ class SpackStack:
             return
         for target in ctx.targets:
             _build(ctx, target)
+
+
+def _to_install(ctx: Context, damage: str, missing: tuple[database.Locked, ...], total: int) -> Probe:
+    if damage:
+        return change(damage, "restore it from its newest copy, or make it anew from whole packages")
+    names = [f"install {spec.name}@{spec.version}" for spec in missing]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return change(f"{len(missing)} of {total} packages are missing{_by(ctx)}", *names[:SHOWN], *more)
 
 
 def _may_go_on(ctx: Context, error: SpackError) -> bool:
@@ -137,7 +145,13 @@ def _check_compiler(ctx: Context) -> None:
 def _build_on(ctx: Context, queue: str) -> None:
     """Solved here, for all targets, and built in one job."""
     spacks = {target: _solved(ctx, target) for target in ctx.targets}
-    for error in build_in_job(ctx, spacks, queue):
+    for spack in spacks.values():
+        _mend(spack)
+    try:
+        failed = build_in_job(ctx, spacks, queue, _locks(ctx))
+    finally:
+        _keep_copy(store_of(ctx))
+    for error in failed:
         _go_on_or_raise(ctx, error)
 
 
@@ -145,10 +159,32 @@ def _build(ctx: Context, target: str) -> None:
     spack = _solved(ctx, target)
     host = ctx.facts.host
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
+    _mend(spack)
     try:
-        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
+        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id, _locks(ctx))
     except SpackError as error:
         _go_on_or_raise(ctx, error)
+    finally:
+        _keep_copy(spack.places.store)
+
+
+def _mend(spack: Spack) -> None:
+    """Nothing of an earlier install's end stands in the way of the next one."""
+    recovery.recover(spack, {spec.hash for spec in database.locked_specs(spack.lockfile) if spec.explicit})
+    recovery.keep_copy(spack.places.store)
+
+
+def _keep_copy(store: Path) -> None:
+    """After an install nothing depends on it, and how that ended must be told: the copy from before it stays."""
+    try:
+        recovery.keep_copy(store)
+    except OSError as error:
+        LOG.warning("no copy of %s was kept: %s", database.index_of(store), error, extra={"step": SpackStack.name})
+
+
+def _locks(ctx: Context) -> int | None:
+    """How many locks the store's file system allows on one file."""
+    return EFS_LOCKS - MARGIN if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
 
 
 def _go_on_or_raise(ctx: Context, error: SpackError) -> None:
@@ -163,7 +199,7 @@ def _solved(ctx: Context, target: str) -> Spack:
     spack = open_spack(ctx, target)
     if not is_ready(ctx.config, spack.program, ctx.paths):
         ctx.note(f"Spack {spack.program.version} and its recipes")
-        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)  # which also judges what is there already
     _lock(ctx, spack, target)
     return spack
 

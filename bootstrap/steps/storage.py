@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..context import Context
 from ..errors import PetalError, StateError, StorageError, of_os_error
+from ..file_locks import broken, no_locks, unfit
 from ..files import Distrust, changeable, first_distrusted, make_own_dir
 from ..model import Probe, Role, Scope, change, refused, satisfied
 from ..observed import NETWORK_KINDS, Mount
@@ -17,6 +18,7 @@ from ..state import Seen, Shared, Token
 from .base import EVERYWHERE
 
 TOUCH_SECONDS = 5.0
+TRIED = "tried"  # beside the locks: what locks are tried on
 GIB = 1 << 30
 
 
@@ -30,6 +32,7 @@ class Look:
     prepared: bool
     free: int
     token: Token | None
+    locks: str = ""
 
 
 class Storage:
@@ -52,7 +55,12 @@ class Storage:
             seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
         except (PetalError, OSError) as error:
             return refused(error if isinstance(error, PetalError) else of_os_error(error, ctx.paths.shared_mount))
-        bad = _unsafe(ctx, seen) or _not_shared(ctx, mount, seen) or _another(ctx, seen, before) or _unfit(ctx, seen)
+        bad = (
+            _unsafe(ctx, seen)
+            or _not_shared(ctx, mount, seen)
+            or _another(ctx, seen, before)
+            or _unfit(ctx, mount, seen)
+        )
         return refused(bad) if bad else _judge(ctx, mount, seen, before)
 
     def apply(self, ctx: Context) -> None:
@@ -63,6 +71,7 @@ class Storage:
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
                 make_own_dir(path, ctx.paths.shared_mount)
+            _try_locks(ctx)
         if _is_foreign(ctx, token):
             return
         if ctx.role is Role.HEAD:
@@ -72,6 +81,13 @@ class Storage:
             token = marked
         if token is not None:
             Seen.of(ctx.paths.mount, token).save(ctx.paths)
+
+
+def _try_locks(ctx: Context) -> None:
+    where = ctx.paths.shared_mount
+    why = ctx.system.guarded(lambda: broken(ctx.paths.locks / TRIED), timeout=TOUCH_SECONDS, what=str(where))
+    if why:
+        raise no_locks(where, why)
 
 
 def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
@@ -97,15 +113,17 @@ def _look(ctx: Context) -> Look:
     """Runs in a child with a deadline: everything here may hang."""
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
+    tried = paths.locks / TRIED
     ours = (first_distrusted(path, paths.shared_mount) for path in (paths.locks, paths.shared_root, paths.state))
     return Look(
         distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)
         or next(filter(None, ours), None),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=not space.f_flag & os.ST_RDONLY,
-        prepared=all(path.is_dir() for path in _directories(ctx)),
+        prepared=all(path.is_dir() for path in _directories(ctx)) and tried.is_file(),
         free=space.f_bavail * space.f_frsize,
         token=_token(ctx),
+        locks=broken(tried) if ctx.role is Role.HEAD and tried.is_file() else "",
     )
 
 
@@ -187,13 +205,16 @@ def _another(ctx: Context, seen: Look, before: Seen | None) -> StorageError | No
     )
 
 
-def _unfit(ctx: Context, seen: Look) -> StorageError | None:
+def _unfit(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None:
     where = ctx.paths.shared_mount
     if ctx.role is Role.HEAD:
         if not seen.writable:
             remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
             return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
-    elif seen.token is None or _is_foreign(ctx, seen.token):
+        if seen.locks:
+            return no_locks(where, seen.locks)
+        return unfit(mount) if mount else None
+    if seen.token is None or _is_foreign(ctx, seen.token):
         whose = f": it serves cluster {seen.token.owner}" if seen.token else ""
         what = f"the head node has not prepared {where} yet, or this is another storage{whose}"
         return StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")

@@ -37,6 +37,16 @@ for _ in range(20):
         time.sleep(0.001)
         total.write_text(str(value + 1))
 """
+LEAVE = """
+import subprocess, sys
+from pathlib import Path
+from bootstrap import lock
+with lock.builders_ended(Path(sys.argv[1]), None, 60, print) as builders:
+    # as Spack does: a shell that is given it runs Python, which forks its builders
+    child = "import os, time; os.fork() or (print('builder', os.getpid(), flush=True), time.sleep(1000))"
+    subprocess.Popen(["sh", "-c", 'exec "$@"', "sh", sys.executable, "-c", child], pass_fds=(builders,)).wait()
+    time.sleep(1000)
+"""
 
 
 def take(path: Path, timeout: float = 0, told: list[str] | None = None) -> lock.Lock:
@@ -139,3 +149,23 @@ def test_a_lock_that_is_held_is_confirmed_and_one_that_somebody_had_is_not(path:
         write_json(path.with_suffix(".holder"), plain(lock.own_holder("thief", "boot", "run-2")))
         with pytest.raises(LockLost, match="taken by thief"):
             mine.confirm()
+
+
+def test_nobody_goes_on_while_a_builder_of_a_dead_run_is_left_wherever_it_is(path: Path) -> None:
+    """Its process group, its parent and its run have ended, and this test could not find it on another node."""
+    path.parent.mkdir()
+    before, told = lock.own_holder("other-node", "boot", "run-x"), []
+    with start(LEAVE, path) as run:
+        assert run.stdout is not None
+        _, builder = run.stdout.readline().split()
+        run.kill()
+        try:
+            with pytest.raises(LockTimeout) as caught, lock.builders_ended(path, before, 0.5, told.append):
+                pass
+            assert "other-node" in caught.value.why
+            assert "on other-node:" in caught.value.remedy[0]
+            assert "builders" in told[0]
+        finally:
+            os.kill(int(builder), signal.SIGKILL)
+        with lock.builders_ended(path, before, 30, told.append):
+            pass

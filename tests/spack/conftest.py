@@ -16,7 +16,7 @@ from bootstrap.files import sha256_of
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError
-from tests.lab.recipes import IN_SPACK, PACKAGES
+from tests.lab.recipes import IN_SPACK, PACKAGES, Layout
 
 KEPT = ("libsigsegv",)
 VERSIONS = ("1.1.1", "0.23.0")
@@ -105,26 +105,34 @@ class Site:
 
     tree: Path
     config: str
+    layout: Layout
+    repository: Path
+
+    def add(self, package: str, recipe: str, **values: object) -> None:
+        """One more recipe, or another one for the same package."""
+        path = self.layout.recipe(self.repository, package)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(recipe.format(imports=self.layout.imports, **values))
 
 
 @pytest.fixture
 def sites(clingo: list[Path], request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Site]:
     """Makes the site of a version."""
+    return lambda version: make_site(version, tmp_path, clingo, request)
+
+
+def make_site(version: str, place: Path, clingo: list[Path], request: pytest.FixtureRequest) -> Site:
+    """The site of a version, unpacked below ``place``."""
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
-
-    def make(version: str) -> Site:
-        tree = recipes = unpacked(packed(version), tmp_path / version)
-        layout, more = IN_SPACK, ""
-        if version != "0.23.0":
-            recipes, layout = unpacked(request.getfixturevalue("small_recipes"), tmp_path / "recipes"), PACKAGES
-            more = f"  recipes: {{source: {recipes}}}\n"
-        recipe = layout.recipe(recipes / layout.repository, "probe")
-        recipe.parent.mkdir()
-        recipe.write_text(RECIPE.format(imports=layout.imports))
-        text = f"spack:\n  version: {version}\n  source: {tree}\n  specs: [probe]\n  clingo: [{wheels}]\n{more}"
-        return Site(tree, text)
-
-    return make
+    tree = recipes = unpacked(packed(version), place / version)
+    layout, more = IN_SPACK, ""
+    if version != "0.23.0":
+        recipes, layout = unpacked(request.getfixturevalue("small_recipes"), place / "recipes"), PACKAGES
+        more = f"  recipes: {{source: {recipes}}}\n"
+    text = f"spack:\n  version: {version}\n  source: {tree}\n  clingo: [{wheels}]\n{more}  specs: [probe]\n"
+    site = Site(tree, text, layout, recipes / layout.repository)
+    site.add("probe", RECIPE)
+    return site
 
 
 def packed(version: str) -> Path:
@@ -166,3 +174,8 @@ def config_text(
         f"spack:\n  version: {version}\n  source: {spack_archive}\n  sha256: {sha256_of(spack_archive)}\n{recipes_key}"
         f"  clingo: [{wheels}]\n  mirrors: {{debian: {mirror}}}\n"
     )
+
+
+def manifests(store: Path) -> dict[Path, int]:
+    """When each package that is whole was finished."""
+    return {path: path.stat().st_mtime_ns for path in store.glob("linux-*/*/.spack/install_manifest.json")}

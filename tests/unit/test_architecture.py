@@ -15,8 +15,8 @@ ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "binding", "old_tree", "spack", "tarball", "templates", "batch", "slurm", "context", "converge", "limits",
     "environments", "lockfile", "facts", "release", "lock", "state", "owner", "publish", "fetch", "aws", "config",
-    "targets", "instances", "resources", "tool", "system", "processes", "guard", "files", "log", "paths", "observed",
-    "model", "shapes", "errors", "__init__",
+    "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files", "log", "paths",
+    "observed", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},

@@ -172,3 +172,12 @@ def test_only_the_logs_of_the_newest_runs_are_kept(tmp_path: Path) -> None:
         f"2026112{n}" for n in range(3, 8)
     ]
     assert len(list(tmp_path.glob("*.log"))) == 1
+
+
+def test_what_needs_a_package_of_an_earlier_slice_that_failed_is_not_tried() -> None:
+    needs = {spec.hash: set(spec.needs) for spec in ALL}
+    last = locked("last", OSU)
+    needs[last.hash] = set(last.needs)
+    part = [ZLIB.hash, HDF5.hash, OSU.hash, last.hash]
+    assert install._in_vain(part, needs, {MPI.hash}) == {OSU.hash, last.hash}
+    assert install._in_vain(part, needs, set()) == set()

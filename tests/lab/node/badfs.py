@@ -4,6 +4,7 @@
 badfs.py deaf MOUNT            nobody answers, but who asks can be killed: a hard NFS mount whose server is gone
 badfs.py dead MOUNT            requests are taken and never answered: not even SIGKILL helps who asks
 badfs.py squash MOUNT BACKING  shows BACKING, and takes root for user 65534, as an export with root_squash does
+badfs.py nolock MOUNT BACKING  shows BACKING, and has no locks, as Lustre without flock
 
 It runs in the foreground; its end gives an error to all who wait. The mount point is to be unmounted then.
 """
@@ -25,6 +26,7 @@ OUT_HEADER = struct.Struct("<IiQ")  # length, error, unique
 NOBODY = 65534
 NO_ANSWER = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 ROOT = 1
+POSIX_LOCKS = 1 << 1
 
 
 def mount(kind: str, target: str) -> int:
@@ -37,9 +39,9 @@ def mount(kind: str, target: str) -> int:
     return device
 
 
-def init_answer() -> bytes:
-    """No option at all: locks are then the kernel's own business."""
-    return struct.pack("<IIIIHHIIHHII24x", 7, 31, 1 << 16, 0, 12, 9, 1 << 16, 1, 16, 0, 0, 0)
+def init_answer(flags: int = 0) -> bytes:
+    """Without any option locks are the kernel's own business; with POSIX_LOCKS they are asked for here."""
+    return struct.pack("<IIIIHHIIHHII24x", 7, 31, 1 << 16, flags, 12, 9, 1 << 16, 1, 16, 0, 0, 0)
 
 
 def attributes(info: os.stat_result) -> bytes:
@@ -51,8 +53,10 @@ def attributes(info: os.stat_result) -> bytes:
     )  # fmt: skip
 
 
-class Squash:
-    """A directory, seen through a server that squashes root: one method an operation, by path."""
+class Tree:
+    """A directory, seen through a server that has no locks: one method an operation, by path."""
+
+    flags = POSIX_LOCKS
 
     def __init__(self, backing: str) -> None:
         """Start with the root of the tree."""
@@ -66,12 +70,12 @@ class Squash:
         }  # fmt: skip
 
     def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:
-        """The answer to a request, with the rights of whom the server takes the caller for."""
+        """The answer to a request, with the rights of the caller."""
         operation = self._operations.get(opcode)
         if operation is None:
             raise OSError(errno.ENOSYS, "not implemented")
-        os.setegid(NOBODY if uid == 0 else gid)
-        os.seteuid(NOBODY if uid == 0 else uid)
+        os.setegid(gid)
+        os.seteuid(uid)
         try:
             return operation(node, body)
         finally:
@@ -184,7 +188,17 @@ class Squash:
         return data
 
 
-def serve(device: int, tree: Squash | None) -> None:
+class Squash(Tree):
+    """A server that squashes root."""
+
+    flags = 0
+
+    def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:
+        """With the rights of whom the server takes the caller for."""
+        return super().answer(opcode, node, uid or NOBODY, gid if uid else NOBODY, body)
+
+
+def serve(device: int, tree: Tree | None) -> None:
     """Answer until the mount is gone; without a tree only the greeting is answered."""
     while True:
         try:
@@ -196,7 +210,7 @@ def serve(device: int, tree: Squash | None) -> None:
         _, opcode, unique, node, uid, gid, *_ = IN_HEADER.unpack_from(request)
         code, data = 0, b""
         if opcode == 26:
-            data = init_answer()
+            data = init_answer(tree.flags if tree else 0)
         elif tree is None or opcode in NO_ANSWER:
             continue
         else:
@@ -214,7 +228,8 @@ def main(kind: str, target: str, backing: str = "") -> None:
     device = mount(kind, target)
     if kind == "deaf":
         signal.pause()
-    serve(device, Squash(backing) if kind == "squash" else None)
+    trees = {"squash": Squash, "nolock": Tree}
+    serve(device, trees[kind](backing) if kind in trees else None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""A file system without locks, through the kernel (FUSE): it is tried, and refused with its own words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine, file_locks
+from bootstrap.model import Outcome
+from bootstrap.steps import STEPS
+from tests.world import World
+
+BADFS = Path(__file__).parents[1] / "lab" / "node" / "badfs.py"
+
+
+@pytest.fixture
+def without_locks(tmp_path: Path) -> Iterator[World]:
+    """A node whose shared storage has none."""
+    if os.geteuid() or not Path("/dev/fuse").exists():
+        pytest.skip("needs root and /dev/fuse for a file system of its own")
+    world = World(tmp_path / "head")
+    mount = world.paths.shared_mount
+    (tmp_path / "backing").mkdir()
+    process = subprocess.Popen([sys.executable, BADFS, "nolock", mount, tmp_path / "backing"], stderr=subprocess.PIPE)
+    try:
+        limit = time.monotonic() + 20
+        while not mount.is_mount():
+            if process.poll() is not None and process.stderr is not None:
+                pytest.skip(f"no FUSE here: {process.stderr.read().decode()[-200:]}")
+            assert time.monotonic() < limit, "it is not mounted after 20 s"
+            time.sleep(0.02)
+        yield world
+    finally:
+        subprocess.run(["umount", "-l", mount], check=False)
+        process.kill()
+        process.communicate()
+
+
+def test_a_file_system_without_locks_is_refused_with_the_reason(without_locks: World) -> None:
+    world = without_locks
+    steps = [step for step in STEPS if step.name in ("tool", "storage", "root")]
+    for outcome in (Outcome.FAILED, Outcome.BLOCKED):  # it is tried when it is prepared, and looked at ever after
+        report = engine.converge(steps, world.context, lambda _: None)[1]
+        assert report.outcome is outcome
+        assert report.error is not None
+        assert report.error["code"] == "storage-no-locks"
+        assert "Function not implemented" in report.error["why"]
+        assert any("flock" in line for line in report.remedy)
+    assert "Function not implemented" in file_locks.broken(world.paths.locks / "tried")

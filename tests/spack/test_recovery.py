@@ -1,0 +1,197 @@
+"""Real Spack of both families: a lost index, few locks, a full disk. Nothing that is whole is built again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.model import Outcome, Status
+from bootstrap.paths import Paths
+from bootstrap.spack import database, recovery
+from tests.spack.conftest import Site, manifests
+from tests.spack.test_spack import BOTH, bootstrap, steps, store_of
+
+
+def _index(store: Path) -> dict[str, Any]:
+    records: dict[str, Any] = database.records(database.index_of(store))
+    return records
+
+
+def _explicit(store: Path) -> set[str]:
+    return {record["spec"]["name"] for record in _index(store).values() if record["explicit"]}
+
+
+# ------------------------------------------------------------------------------------------------ the database
+
+
+@BOTH
+def test_a_lost_or_damaged_index_comes_back_and_nothing_whole_is_built_again(
+    version: str, sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    site, prefix = sites(version), tmp_path / "head"
+    assert bootstrap(prefix, site.config).status is Status.CHANGED
+    store = store_of(prefix, version)
+    before, index = manifests(store), database.index_of(store)
+    assert _explicit(store) == {"probe"}
+    assert len(before) > 1, "nothing is implicit here"
+
+    shutil.rmtree(index.parent)  # 1: all of Spack's database is gone, and a copy is there
+    _repaired(prefix, site.config, "is missing, though", "is restored from")
+    assert (manifests(store), _explicit(store)) == (before, {"probe"})
+
+    index.write_text(index.read_text()[:200])  # 2: cut off, without any copy, and a package is half there
+    shutil.rmtree(store / recovery.COPIES)
+    half = next(store.glob("linux-*/probe-2-*"))
+    (half / ".spack" / "install_manifest.json").unlink()
+    _repaired(prefix, site.config, "is not JSON", "no copy", f"did not finish: {half.name}", "made anew")
+    after = manifests(store)
+    assert {path for path in before if after[path] != before[path]} == {half / ".spack" / "install_manifest.json"}
+    assert _explicit(store) == {"probe"}, "what nobody asked for would get a module of its own"
+
+    old, config = index.read_bytes(), site.config.replace("[probe]", "[probe@1]")  # 3: an index older than the store
+    assert bootstrap(prefix, config).status is Status.CHANGED
+    now = manifests(store)
+    index.write_bytes(old)
+    _repaired(prefix, config, "differ")
+    assert manifests(store) == now
+    assert len([record for record in _index(store).values() if record["explicit"]]) == 2
+    assert bootstrap(prefix, config).status is Status.OK
+
+
+def _repaired(prefix: Path, config: str, *said: str) -> None:
+    notes: list[str] = []
+    record = bootstrap(prefix, config, notes)
+    assert steps(record)["spack"].outcome is Outcome.CHANGED, record
+    text = "\n".join(notes)
+    assert all(words in text for words in said), text
+
+
+# -------------------------------------------------------------------------------------------------- few locks
+
+TINY = '''\
+import os
+
+{imports}from spack.package import *
+
+
+class {title}(Package):
+    """Writes down how many locks are held on the packages of its store."""
+
+    has_code = False
+    version("1")
+{needs}
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        with open("{lock}") as file, open("/proc/locks") as locks:
+            inode = ":" + str(os.fstat(file.fileno()).st_ino)
+            held = sum(line.split()[-3].endswith(inode) for line in locks)
+        with open("{counts}", "a") as stream:
+            stream.write("{name} " + str(held) + "\\n")
+        touch(join_path(prefix.bin, "{name}"))
+'''
+GRAPH = {
+    **{f"low{number}": () for number in range(4)},
+    **{f"middle{number}": (f"low{number}",) for number in range(4)},
+    "top": tuple(f"middle{number}" for number in range(4)),
+}
+
+
+@pytest.mark.parametrize(("version", "limit", "most"), [("1.1.1", None, len(GRAPH)), ("1.1.1", 5, 5), ("0.23.0", 7, 6)])
+def test_where_few_locks_are_allowed_on_a_file_spack_is_asked_for_slices(
+    version: str,
+    limit: int | None,
+    most: int,
+    sites: Callable[[str], Site],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one shows what is counted: all of them in one install. In 0.23 glibc and the runtime are two more."""
+    site, prefix, counts = sites(version), tmp_path / "head", tmp_path / "counts"
+    lock = store_of(prefix, version) / ".spack-db" / "prefix_lock"
+    for name, needed in GRAPH.items():
+        kind = ("build", "run") if name == "top" else ("build",)
+        needs = "".join(f'    depends_on("{other}", type={kind})\n' for other in needed)
+        site.add(name, TINY, title=name.title(), name=name, needs=needs, lock=lock, counts=counts)
+    monkeypatch.setattr("bootstrap.steps.spack._locks", lambda _: limit)
+    record = bootstrap(prefix, site.config.replace("[probe]", "[top]"))
+    assert record.status is Status.CHANGED, record
+    built = [line.split() for line in counts.read_text().splitlines()]
+    assert sorted(name for name, _ in built) == sorted(GRAPH)
+    assert _explicit(store_of(prefix, version)) == {"top"}
+    assert max(int(held) for _, held in built) == most
+
+
+# ------------------------------------------------------------------------------------------------- a full disk
+
+FAT = '''\
+{imports}from spack.package import *
+
+
+class Fat(Package):
+    """Needs room for its build, and for what it installs."""
+
+    has_code = False
+    version("1")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        for place in ("built", join_path(prefix.bin, "fat")):
+            with open(place, "wb") as stream:
+                stream.write(bytes(64 << 20))
+'''
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path], None]]:
+    """Mounts a disk with 40 MiB."""
+    mounted: list[Path] = []
+
+    def mount(place: Path) -> None:
+        place.mkdir(parents=True)
+        argv = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", place]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
+        mounted.append(place)
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize(("version", "full"), [("1.1.1", "store"), ("0.23.0", "stage")])
+def test_a_disk_that_is_full_in_mid_build_is_told_and_the_next_run_goes_on(
+    version: str, full: str, sites: Callable[[str], Site], small_disk: Callable[[Path], None], tmp_path: Path
+) -> None:
+    site, prefix = sites(version), tmp_path / "head"
+    site.add("fat", FAT)
+    store = store_of(prefix, version)
+    paths = Paths(prefix)
+    disk, place = paths.shared_root / store.name, store  # the root is bound to it
+    if full == "stage":
+        disk = place = paths.scratch / "spack" / "stage"
+    small_disk(disk)
+    first = bootstrap(prefix, site.config)
+    assert first.status is Status.CHANGED, first
+    whole, config = manifests(store), site.config.replace("[probe]", "[probe, fat]")
+    record = bootstrap(prefix, config)
+    error = steps(record)["spack"].error
+    assert error is not None
+    assert error["code"] == "file-no-space", error
+    assert "fat" in error["why"]
+    assert str(place) in error["why"]
+    assert "MiB" in error["why"]
+    assert any(line.startswith("df -h") for line in error["remedy"])
+    assert paths.current.resolve().name == first.release
+    assert recovery.trouble(store) == ""
+
+    subprocess.run(["mount", "-o", "remount,size=256m", disk], check=True)
+    second = bootstrap(prefix, config)
+    assert second.status is Status.CHANGED, second
+    assert manifests(store).items() > whole.items()
+    assert recovery.look(store).agrees

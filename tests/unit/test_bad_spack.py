@@ -1,0 +1,77 @@
+"""Spack, its recipes or the compiler are missing, damaged or something else: told with a remedy, nothing published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.files import sha256_of
+from bootstrap.model import Outcome, StepReport
+from bootstrap.steps import STEPS
+from tests.world import World, tarball, with_spack
+
+SPACK = "spack-1.1.1/lib/spack/spack/__init__.py"
+
+
+def converge(world: World) -> dict[str, StepReport]:
+    return {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+
+
+def world_with(tmp_path: Path, name: str, change: Callable[[Path], object]) -> World:
+    """A head node for which one of its tarballs was changed, with the checksum of what it is now."""
+    text, path = with_spack(tmp_path), tmp_path / f"{name}.tar.gz"
+    old = sha256_of(path)
+    change(path)
+    new = sha256_of(path) if path.is_file() else old
+    return World(tmp_path / "head", config_text=text.replace(old, new))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "missing": (Path.unlink, {"fetch-missing", "fetch-unreachable"}),
+    "empty": (lambda path: path.write_bytes(b""), {"package-archive"}),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-30]), {"package-archive"}),
+    "something else": (lambda path: path.write_text("<html>404</html>"), {"package-archive"}),
+    "another package": (lambda path: tarball(path, {"vendor-1/bin/tool": "#!"}), {"spack-version", "spack-recipes"}),
+}
+
+
+@pytest.mark.parametrize("name", ["spack", "recipes"])
+@pytest.mark.parametrize(("change", "codes"), DAMAGE.values(), ids=DAMAGE)
+def test_what_is_no_spack_or_holds_no_recipes(
+    tmp_path: Path, name: str, change: Callable[[Path], object], codes: set[str]
+) -> None:
+    world = world_with(tmp_path, name, change)
+    for _ in range(2):  # the second run finds nothing half
+        reports = converge(world)
+        error = reports["spack"].error
+        assert error is not None
+        assert error["code"] in codes, error
+        assert str(tmp_path) in error["what"] + error["why"]
+        assert error["remedy"]
+        assert reports["release"].outcome is Outcome.BLOCKED
+        assert not world.paths.current.exists()
+    world.config_text = with_spack(tmp_path)
+    assert converge(world)["spack"].outcome is Outcome.CHANGED
+
+
+def test_another_version_of_spack_than_the_configuration_says(tmp_path: Path) -> None:
+    world = world_with(tmp_path, "spack", lambda path: tarball(path, {SPACK: '__version__ = "1.2.0"\n'}))
+    error = converge(world)["spack"].error
+    assert error is not None
+    assert (error["code"], error["why"]) == ("spack-version", "it is 1.2.0")
+
+
+def test_without_a_compiler_it_is_said_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path))
+    ctx = world.context
+    monkeypatch.setattr(world.system, "which", lambda _: None)
+    report = {each.name: each for each in engine.converge(STEPS, ctx, lambda _: None)}["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "spack-no-compiler"
+    assert any("install" in line for line in report.remedy)
+    assert not list((world.paths.root / "spack").glob("*")), "something was fetched"

@@ -1,0 +1,95 @@
+"""What is found out about a store, and which copies of its index are kept. Real Spack's part is in tests/spack."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bootstrap.spack import database, recovery
+from bootstrap.spack.recovery import COPIES, KEPT, Condition, keep_copy, look, trouble
+
+ARCH = "linux-debian12-x86_64_v3"
+
+
+def prefix(store: Path, name: str, *, whole: bool = True) -> Path:
+    place = store / ARCH / name
+    (place / ".spack").mkdir(parents=True)
+    (place / ".spack" / "spec.json").write_text("{}")  # Spack writes it first
+    if whole:
+        (place / ".spack" / "install_manifest.json").write_text("{}")
+    return place
+
+
+def index(store: Path, *prefixes: Path) -> Path:
+    path = database.index_of(store)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = {place.name: {"spec": {}, "path": str(place), "installed": True} for place in prefixes}
+    records["gcc"] = {"spec": {"external": {}}, "path": "/usr", "installed": True}
+    path.write_text(json.dumps({"database": {"version": "8", "installs": records}}))
+    return path
+
+
+def test_partial_whole_and_recorded_are_told_apart_and_what_is_not_spacks_is_left_out(tmp_path: Path) -> None:
+    half, whole = prefix(tmp_path, "half-1-aaaaaaa", whole=False), prefix(tmp_path, "whole-1-bbbbbbb")
+    (tmp_path / ARCH / "vendor-1-ccccccc" / ".petal").mkdir(parents=True)
+    (tmp_path / ARCH / ".vendor-2-ddddddd.part" / ".spack").mkdir(parents=True)
+    (tmp_path / ARCH / "by-hand").mkdir()
+    assert look(tmp_path) == Condition(frozenset({half}), frozenset({whole}), frozenset())
+    index(tmp_path, whole)
+    assert look(tmp_path).agrees
+    assert [path.name for path in recovery._left(tmp_path)] == ["half-1-aaaaaaa"]
+
+
+def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
+    for name in (".abcd.old", ".efgh.garbage"):
+        (tmp_path / ARCH / name).mkdir(parents=True)
+    index(tmp_path).with_name("index.json.head.42.temp").write_text("{")
+    assert {path.name for path in recovery._left(tmp_path)} == {
+        ".abcd.old", ".efgh.garbage", "index.json.head.42.temp"
+    }  # fmt: skip
+
+
+def test_an_index_that_is_missing_is_a_trouble_only_where_packages_are(tmp_path: Path) -> None:
+    assert trouble(tmp_path) == ""
+    prefix(tmp_path, "whole-1-bbbbbbb")
+    assert "is missing, though 1 packages are there" in trouble(tmp_path)
+    index(tmp_path)
+    assert trouble(tmp_path) == ""
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"database": {"installs": 1}}', "null", "\x00" * 100])
+def test_an_index_that_cannot_be_read_is_a_trouble(tmp_path: Path, damage: str) -> None:
+    index(tmp_path).write_text(damage)
+    assert "cannot be read" in trouble(tmp_path) or "JSON" in trouble(tmp_path)
+
+
+def test_a_copy_is_kept_of_each_index_that_can_be_read_and_a_few_of_them(tmp_path: Path) -> None:
+    keep_copy(tmp_path)
+    assert not (tmp_path / COPIES).exists()
+    for number in range(KEPT + 2):
+        index(tmp_path, prefix(tmp_path, f"p-{number}-aaaaaaa"))
+        keep_copy(tmp_path)
+        keep_copy(tmp_path)
+    assert len(recovery._copies(tmp_path)) == KEPT
+    assert recovery._copies(tmp_path)[-1].read_bytes() == database.index_of(tmp_path).read_bytes()
+    database.index_of(tmp_path).write_text("{")
+    keep_copy(tmp_path)
+    assert all(recovery._reads(copy) for copy in recovery._copies(tmp_path))
+
+
+def test_the_newest_copy_that_can_be_read_comes_back_and_the_damaged_index_is_kept(tmp_path: Path) -> None:
+    good = index(tmp_path, prefix(tmp_path, "p-1-aaaaaaa")).read_bytes()
+    keep_copy(tmp_path)
+    (tmp_path / COPIES / "index-99999999999999999999.json").write_text("{")
+    database.index_of(tmp_path).write_text("cut o")
+    assert "is restored from" in recovery._restore(tmp_path)
+    assert database.index_of(tmp_path).read_bytes() == good
+    assert (tmp_path / COPIES / recovery.DAMAGED).read_text() == "cut o"
+
+
+def test_without_a_copy_there_is_no_index_for_spack_to_stumble_over(tmp_path: Path) -> None:
+    index(tmp_path).write_text("cut o")
+    assert "no copy" in recovery._restore(tmp_path)
+    assert not database.index_of(tmp_path).exists()
