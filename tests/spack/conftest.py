@@ -110,21 +110,21 @@ class Site:
 @pytest.fixture
 def sites(clingo: list[Path], request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Site]:
     """Makes the site of a version."""
+    return lambda version: make_site(version, tmp_path, clingo, request)
+
+
+def make_site(version: str, place: Path, clingo: list[Path], request: pytest.FixtureRequest) -> Site:
+    tree = recipes = unpacked(packed(version), place / version)
+    layout, more = IN_SPACK, ""
+    if version != "0.23.0":
+        recipes, layout = unpacked(request.getfixturevalue("small_recipes"), place / "recipes"), PACKAGES
+        more = f"  recipes: {{source: {recipes}}}\n"
+    recipe = layout.recipe(recipes / layout.repository, "probe")
+    recipe.parent.mkdir()
+    recipe.write_text(RECIPE.format(imports=layout.imports))
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
-
-    def make(version: str) -> Site:
-        tree = recipes = unpacked(packed(version), tmp_path / version)
-        layout, more = IN_SPACK, ""
-        if version != "0.23.0":
-            recipes, layout = unpacked(request.getfixturevalue("small_recipes"), tmp_path / "recipes"), PACKAGES
-            more = f"  recipes: {{source: {recipes}}}\n"
-        recipe = layout.recipe(recipes / layout.repository, "probe")
-        recipe.parent.mkdir()
-        recipe.write_text(RECIPE.format(imports=layout.imports))
-        text = f"spack:\n  version: {version}\n  source: {tree}\n  specs: [probe]\n  clingo: [{wheels}]\n{more}"
-        return Site(tree, text)
-
-    return make
+    text = f"spack:\n  version: {version}\n  source: {tree}\n  specs: [probe]\n  clingo: [{wheels}]\n{more}"
+    return Site(tree, text)
 
 
 def packed(version: str) -> Path:
