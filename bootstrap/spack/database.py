@@ -119,8 +119,14 @@ def build_seconds(store: Path) -> dict[str, float]:
 
 
 def is_whole(prefix: Path) -> bool:
-    """True when Spack has come to the end of an install into this prefix."""
-    return (prefix / ".spack" / "install_manifest.json").is_file()
+    """True when Spack has come to the end of an install into this prefix.
+
+    It writes the manifest last; after a power cut there may be an empty one.
+    """
+    try:
+        return (prefix / ".spack" / "install_manifest.json").stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def index_of(store: Path) -> Path:

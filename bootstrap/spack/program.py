@@ -49,11 +49,24 @@ def locate(config: Config, paths: Paths) -> Program:
         SpackError: ``spack-untrusted``, others could change what root is about to run; ``spack-python``.
     """
     _check_python(config.spack)
-    trees = _trees(config, paths)
-    for origin in (*(origin for origin, _ in trees), *config.spack.wheels):
+    for origin in (*(origin for origin, _ in _trees(config, _top(config, paths))), *config.spack.wheels):
         _refuse_foreign(origin)
+    return _below(config, _top(config, paths))
+
+
+def anywhere(config: Config, paths: Paths) -> tuple[Program, ...]:
+    """Every place where it may lie, whatever the layout is or becomes: under the root, or in the machine image."""
+    return tuple(dict.fromkeys(_below(config, top / "spack") for top in (paths.root, paths.home)))
+
+
+def _top(config: Config, paths: Paths) -> Path:
+    return (paths.home if config.carries_spack else paths.root) / "spack"
+
+
+def _below(config: Config, top: Path) -> Program:
+    trees = _trees(config, top)
     wheels = _fitting(config.spack.wheels)
-    clingo = paths.home / "spack" / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
+    clingo = top / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
     repository = FAMILIES[config.spack.family].repository
     return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo, config.spack.bootstraps)
 
@@ -77,11 +90,10 @@ def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def _trees(config: Config, paths: Paths) -> list[tuple[Origin, Path]]:
+def _trees(config: Config, top: Path) -> list[tuple[Origin, Path]]:
     """What is unpacked and where: Spack, and its recipes where it carries none."""
     program, recipes = config.spack.program, config.spack.recipes
     assert program is not None
-    top = (paths.home if config.carries_spack else paths.root) / "spack"
     trees = [(program, _place(program, top / config.spack.version))]
     if not config.spack.carries_recipes:
         assert recipes is not None
@@ -91,7 +103,7 @@ def _trees(config: Config, paths: Paths) -> list[tuple[Origin, Path]]:
 
 def is_ready(config: Config, program: Program, paths: Paths) -> bool:
     """True when nothing has to be fetched."""
-    trees = all(_is_whole(origin, tree) for origin, tree in _trees(config, paths))
+    trees = all(_is_whole(origin, tree) for origin, tree in _trees(config, _top(config, paths)))
     return trees and (program.clingo is None or (program.clingo / RECEIPT).is_file())
 
 
@@ -102,7 +114,7 @@ def ensure(config: Config, program: Program, paths: Paths, region: str | None) -
         FetchError, PackageError: a source cannot be had or unpacked.
         SpackError: ``spack-version``, ``spack-recipes``: it is something else than the configuration says.
     """
-    (origin, tree), *others = _trees(config, paths)
+    (origin, tree), *others = _trees(config, _top(config, paths))
     _ensure_tree(origin, tree, paths, region)
     _check_version(program)
     for origin, tree in others:

@@ -48,7 +48,7 @@ class Site:
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
     """Writes the scope for a Spack of that family."""
     inherit_nothing(directory / NOTHING, family)
-    for name, content in _sections(places, site, family).items():
+    for name, content in sections(places, site, family).items():
         write_atomic(directory / f"{name}.yaml", as_yaml(content))
 
 
@@ -77,7 +77,8 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
     return "".join(plain).encode() + b"\n"
 
 
-def _sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
+def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
+    """What the scope says, by section: that of the file ``<section>.yaml``."""
     return {
         "config": {"config": _config(places)},
         "bootstrap": {"bootstrap": _bootstrap(places, site, family)},

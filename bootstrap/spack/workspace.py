@@ -46,12 +46,21 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     program = locate(config, ctx.paths)
     store = apart / "store" if apart else store_of(ctx)
     places = Places(store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
-    compiler = find_compiler(ctx.system)
-    check_compiler(compiler, target)
-    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx), program.bootstraps)
-    write_scope(work / "scope", places, site, program.family)
+    write_scope(work / "scope", places, site_of(ctx, target), program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
+
+
+def site_of(ctx: Context, target: str) -> Site:
+    """What this cluster decides about everything that is built for one target.
+
+    Raises:
+        SpackError: ``spack-no-compiler``, ``spack-target``.
+    """
+    compiler = find_compiler(ctx.system)
+    check_compiler(compiler, target)
+    spack = ctx.config.spack
+    return Site(compiler, target, spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx), spack.bootstraps)
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:

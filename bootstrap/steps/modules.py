@@ -13,6 +13,7 @@ from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, write_atomic
 from ..model import Probe, Scope, change, satisfied
 from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, read_missing, write_index
+from ..spack import users
 from ..spack.workspace import lacking, module_tree, open_spack
 from .base import HEAD
 
@@ -27,6 +28,7 @@ SEARCH_PATHS = (
     ("CMAKE_PREFIX_PATH", ""),
 )
 MPI = frozenset({"openmpi", "mpich", "mvapich2", "intelmpi", "intel-oneapi-mpi"})
+USERS_MARK = "-- Spack for the users of"  # how spack.lua.j2 starts
 HIDDEN = re.compile(r'hide_version\("([^"]+)"\)')
 
 
@@ -56,6 +58,7 @@ class ModuleTree:
             (module.name, module_tree(ctx, tree.target) / module.path) for tree in listed for module in tree.modules
         ]
         missing = [name for name, path in files if not path.is_file()]
+        missing += [path.name for tree in listed for path in _missing_of_users(ctx, tree.target)]
         if missing:
             lines = (f"write {name}" for name in missing[:8])
             return change(f"{len(missing)} of {len(files)} files are missing", *lines)
@@ -74,11 +77,36 @@ def _write_tree(ctx: Context, target: str) -> Tree:
     if ctx.config.builds:
         ctx.note(f"writing Spack's modules for {target}")
         open_spack(ctx, target).write_modules()
+        _write_users_spack(ctx, target)
     ours = [package for package in ctx.config.packages if not _is_spacks(ctx, package, tree)]
     for package in ours:
         _write_package(ctx, package, tree)
     packages = {f"{package.name}/{package.version}" for package in ours}
     return Tree(tree.name, target, tuple(scan(tree, packages)))
+
+
+def _write_users_spack(ctx: Context, target: str) -> None:
+    """A stack may have a package ``spack`` itself: then that is the module of this name."""
+    path = _users_module(ctx, target)
+    if path.is_file() and not _is_ours(path):
+        ctx.note(f"the stack has spack/{path.stem} itself: users get that one, without the release as upstream")
+        return
+    users.write(ctx, target)
+    make_dir(path.parent)
+    write_atomic(path, templates.render("spack.lua.j2", users.module_values(ctx, target)).encode())
+
+
+def _users_module(ctx: Context, target: str) -> Path:
+    return module_tree(ctx, target) / "Core" / "spack" / f"{ctx.config.spack.version}.lua"
+
+
+def _is_ours(path: Path) -> bool:
+    return path.read_text(encoding="utf-8").startswith(USERS_MARK)
+
+
+def _missing_of_users(ctx: Context, target: str) -> list[Path]:
+    path = _users_module(ctx, target)
+    return users.missing(ctx, target) if ctx.config.builds and path.is_file() and _is_ours(path) else []
 
 
 def scan(tree: Path, packages: set[str]) -> list[ModuleFile]:

@@ -114,7 +114,7 @@ class Bench:
     def _env(self) -> dict[str, str]:
         """What petal-node gives Spack: the same caches, clingo and byte code."""
         scratch = self.node / "var/cache/petal-node/scratch/spack"
-        clingo = next((self.node / "opt/petal-node/spack").glob("clingo-*"))
+        clingo = next((self.node / "opt/petal/spack").glob("clingo-*"))
         return {
             "PATH": "/usr/bin:/bin", "HOME": str(scratch / "home"), "LANG": "C.UTF-8", "SPACK_PYTHON": sys.executable,
             "SPACK_DISABLE_LOCAL_CONFIG": "1", "SPACK_USER_CACHE_PATH": str(scratch / "user"),

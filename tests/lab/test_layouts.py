@@ -24,6 +24,26 @@ JOB = r"""
 cd "$(mktemp -d)" && module load libsigsegv && top=$LIBSIGSEGV_ROOT
 gcc ~/uses.c -o uses -I"$top/include" -L"$top/lib" -lsigsegv -Wl,-rpath,"$top/lib" && ./uses
 """
+RECIPE = f"""
+from spack_repo.builtin.build_systems.generic import Package
+
+from spack.package import *
+
+
+class Own(Package):
+    has_code = False
+    version("1")
+    depends_on("c", type="build")
+    depends_on("libsigsegv")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        with open("uses.c", "w") as file:
+            file.write(r'''{PROGRAM}''')
+        Executable(spack_cc)("uses.c", "-lsigsegv", "-o", join_path(prefix.bin, "own"))
+"""
+BUILDS = "module load spack && spack repo add ~/spack_repo/own && spack install own && module load own && own"
+LOADS = "module load spack && module load own && own && spack find --format '{name} {prefix}' libsigsegv own"
 COMPUTES = ("compute-1", "compute-2")
 
 
@@ -105,6 +125,25 @@ def test_a_users_job_builds_against_what_spack_built_and_runs_it(baked: Lab) -> 
     assert done.check().stdout == "libsigsegv 2.14\n"
 
 
+def test_a_user_installs_a_package_of_his_own_in_a_job_and_runs_it_on_another_node(baked: Lab) -> None:
+    """Spack is the image's, the store and its library too; what it builds goes into the user's home."""
+    repo = "/home/ec2-user/spack_repo/own"
+    baked.write("head", f"{repo}/repo.yaml", "repo: {namespace: own, api: v2.0}\n")
+    baked.write("head", f"{repo}/packages/own/package.py", RECIPE)
+    built = baked.srun("-w", "queue1-st-c5-1", "bash", "-lc", BUILDS).check().stdout
+    assert built.splitlines()[-1] == "libsigsegv 2.14"
+    assert_own_runs(baked)
+
+
+def assert_own_runs(lab: Lab) -> None:
+    found = lab.srun("-w", "queue1-st-c5-2", "bash", "-lc", LOADS).check().stdout
+    told, *lines = found.splitlines()
+    assert told == "libsigsegv 2.14"
+    places = dict(line.split() for line in lines)
+    assert places["libsigsegv"].startswith("/opt/petal/store/")
+    assert places["own"].startswith("/home/ec2-user/spack/1.1/store/")
+
+
 def test_a_release_that_the_image_does_not_carry_is_not_installed_on_the_head_alone(baked: Lab) -> None:
     config = current_config(baked)
     other = {**config, "packages": config["packages"][:1], "check": {}}
@@ -128,6 +167,7 @@ def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
     assert (steps["adopted"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
     assert all(is_mount(baked, node) for node in NODES)
     assert {built(baked, node) for node in NODES} == {before}
+    assert_own_runs(baked)
     switch(baked, "hybrid")
     assert built(baked) == before
     switch(baked, "ami")

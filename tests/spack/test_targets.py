@@ -92,7 +92,7 @@ def test_a_list_builds_a_module_tree_for_each_target_in_one_store(config_text: s
     assert [tree.target for tree in manifest.trees] == ["x86_64_v3", "x86_64_v2"]
     prefixes = set()
     for tree in manifest.trees:
-        assert [module.name for module in tree.modules] == ["libsigsegv/2.14"]
+        assert [module.name for module in tree.modules] == ["libsigsegv/2.14", "spack/1.1.1"]
         text = (paths.current / "modules" / tree.name / tree.modules[0].path).read_text()
         (package,) = [
             path for path in paths.store.glob(f"linux-*-{tree.target}/libsigsegv-2.14-*") if str(path) in text

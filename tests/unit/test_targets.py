@@ -333,7 +333,8 @@ def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> Non
     engine.converge(STEPS, old.context, lambda _: None)  # a shell cannot be started here, so every load fails
     report = checks.check_node(old.context)
     failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
-    assert [finding.check for finding in failed] == ["cpu", "load:fftw/3.3.10", "load:hello/1.0", "run:hello"]
+    loads = [f"load:{name}" for name in ("fftw/3.3.10", "hello/1.0", "spack/1.1.1")]
+    assert [finding.check for finding in failed] == ["cpu", *loads, "run:hello"]
     assert failed[0].message == "built for x86_64_v4, this node is x86_64_v3"
     assert reports_of_lines(report_lines(report))["old"].findings == report.findings
 
@@ -351,7 +352,7 @@ def test_a_list_gives_each_node_its_best_tree(tmp_path: Path) -> None:
     assert made is not None
     assert [tree.name for tree in made.trees] == ["debian12-x86_64_v4", "debian12-x86_64_v3"]
     for tree in made.trees:
-        assert {module.name for module in tree.modules} == {"hello/1.0", "fftw/3.3.10"}
+        assert {module.name for module in tree.modules} == {"hello/1.0", "fftw/3.3.10", "spack/1.1.1"}
         scope = head.paths.var / "spack" / head.release / tree.target / "scope" / "packages.yaml"
         assert json.loads(scope.read_text())["packages"]["all"]["require"] == [f"target={tree.target}"]
     wanted = Shared(head.paths).wanted()
