@@ -6,7 +6,7 @@ A spec counts as installed when the database says so *and* ``.spack/install_mani
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,16 @@ from ..errors import SpackError, StateError
 from ..files import read_json
 
 LIMIT = 1 << 28
+PACKED = Path(".spack", "binary_distribution")
 
 
 @dataclass(frozen=True)
 class Locked:
-    """One concrete spec of a lockfile; ``needs`` are the hashes of its direct dependencies."""
+    """One concrete spec of a lockfile; ``needs`` are the hashes of its direct dependencies.
+
+    ``system`` is ``linux-debian12-x86_64_v3``; ``compiler`` is ``gcc-12.2.0``, and empty where Spack (1.1) has no such
+    attribute.
+    """
 
     name: str
     version: str
@@ -27,6 +32,8 @@ class Locked:
     explicit: bool
     external: bool
     needs: tuple[str, ...] = ()
+    system: str = ""
+    compiler: str = ""
 
 
 def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
@@ -51,7 +58,21 @@ def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
 def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
     external = node.get("external")
     needs = tuple(str(dependency["hash"]) for dependency in node.get("dependencies", ()))
-    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs)
+    return Locked(
+        str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs,
+        _system(node.get("arch")), _compiler(node.get("compiler")),
+    )  # fmt: skip
+
+
+def _system(arch: Any) -> str:
+    if not isinstance(arch, dict):
+        return ""
+    target = arch.get("target")
+    return f"{arch.get('platform')}-{arch.get('platform_os')}-{target['name'] if isinstance(target, dict) else target}"
+
+
+def _compiler(compiler: Any) -> str:
+    return f"{compiler.get('name')}-{compiler.get('version')}" if isinstance(compiler, dict) else ""
 
 
 def installed(store: Path) -> dict[str, Path]:
@@ -82,6 +103,13 @@ def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """Those of ``specs`` that are not wholly installed in the store; externals are never missing."""
     found = installed(store)
     return tuple(spec for spec in specs if not spec.external and not _is_whole(found.get(spec.hash)))
+
+
+def from_cache(specs: Iterable[Locked], store: Path) -> frozenset[str]:
+    """The hashes of those that came from a build cache: what Spack packs into an entry beside the prefix is there."""
+    found = installed(store)
+    marked = (spec.hash for spec in specs if spec.hash in found and (found[spec.hash] / PACKED).is_file())
+    return frozenset(marked)
 
 
 def build_seconds(store: Path) -> dict[str, float]:

@@ -19,6 +19,7 @@ from .scope import NOTHING, STACK, Places, as_yaml
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
 MODULES_SECONDS = 1800.0
+PUSH_SECONDS = 14400.0
 SHOWN = re.compile(r"^==> Error")
 
 
@@ -95,6 +96,19 @@ class Spack:
         self._run(
             "module", "lmod", "refresh", "-y",
             timeout=MODULES_SECONDS, code="spack-modules", what="Spack could not write its modules",
+        )  # fmt: skip
+
+    def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
+        """Packs installed packages into a build cache at ``directory``, unsigned and without an index.
+
+        Raises:
+            SpackError: ``spack-push``.
+        """
+        make_dir(directory)
+        self._run(
+            "buildcache", "push", "--unsigned", "--only", "package", "-j", str(jobs), f"file://{directory}",
+            *(f"/{digest}" for digest in hashes),
+            timeout=PUSH_SECONDS, code="spack-push", what="Spack could not pack what it built",
         )  # fmt: skip
 
     def _check_clingo(self) -> None:

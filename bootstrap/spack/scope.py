@@ -17,6 +17,7 @@ from .externals import as_packages
 from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
+PULLED = "-pulled-"  # no name in petal.yaml begins so
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,18 @@ class Places:
     recipes: Path
     scratch: Path
 
+    @property
+    def pulled(self) -> Path:
+        """What was taken from build caches, in the form of one, until it is installed."""
+        return self.scratch / "pulled"
+
 
 @dataclass(frozen=True)
 class Site:
-    """What this cluster and its configuration decide about every build; ``cuda``: the GPUs' compute capabilities."""
+    """What this cluster and its configuration decide about every build; ``cuda``: the GPUs' compute capabilities.
+
+    ``mirrors`` are those of sources. Packages come from ``pulled`` alone, a directory that holds what was verified.
+    """
 
     compiler: Compiler
     target: str
@@ -39,6 +48,7 @@ class Site:
     host: Host
     externals: tuple[External, ...] = ()
     cuda: tuple[str, ...] = ()
+    pulled: Path | None = None
 
 
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
@@ -84,7 +94,7 @@ def _sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
                 "trusted:": {},
             }
         },
-        "mirrors": {"mirrors:": {name: _mirror(url) for name, url in site.mirrors.items()}},
+        "mirrors": {"mirrors:": _mirrors(site)},
         "repos": {"repos:": family.repos(places.recipes)},
         "packages": {"packages": _packages(site, family)},
         "compilers": {"compilers:": family.compilers(site.compiler, site.host)},
@@ -109,6 +119,14 @@ def _config(places: Places) -> dict[str, Any]:
         "db_lock_timeout": 120,
         "install_status": False,
     }
+
+
+def _mirrors(site: Site) -> dict[str, Any]:
+    sources = {name: _mirror(url) for name, url in site.mirrors.items()}
+    if site.pulled is None:
+        return sources
+    pulled = {"url": f"file://{site.pulled}", "source": False, "binary": True, "signed": False}
+    return {**sources, PULLED: pulled}
 
 
 def _mirror(url: str) -> dict[str, Any]:

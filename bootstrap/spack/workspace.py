@@ -44,7 +44,9 @@ def open_spack(ctx: Context, target: str) -> Spack:
     places = Places(store_of(ctx), module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
     compiler = find_compiler(ctx.system)
     check_compiler(compiler, target)
-    site = Site(compiler, target, config.spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx))
+    sources = {name: mirror.url for name, mirror in config.spack.mirrors.items() if mirror.sources}
+    pulled = places.pulled if config.spack.caches else None
+    site = Site(compiler, target, sources, ctx.facts.host, ctx.externals, _cuda(ctx), pulled)
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note)

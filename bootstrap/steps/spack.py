@@ -8,16 +8,18 @@ from typing import Any
 
 from ..context import Context
 from ..errors import ConfigError, SpackError
-from ..files import make_dir, write_atomic
+from ..files import make_dir, remove_tree, write_atomic
 from ..log import LOG
 from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
 from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
+from ..spack.entries import LAYOUTS
 from ..spack.install import install_missing
-from ..spack.parallel import split
+from ..spack.parallel import Parallel, split
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
+from ..spack.pull import pull
 from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import runs
@@ -57,7 +59,9 @@ class SpackStack:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
             return change(f"{len(missing)} of {len(specs)} packages are missing", *names[:SHOWN], *more)
-        return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}")
+        cached = len(database.from_cache(specs, store_of(ctx)))
+        some = f", {cached} of them from a build cache" if cached else ""
+        return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}{some}")
 
     def apply(self, ctx: Context) -> None:
         for note in _notes(ctx):
@@ -88,6 +92,11 @@ def _note_of(ctx: Context) -> Path:
 
 
 def _used(ctx: Context) -> list[str]:
+    caches = [f"take from {name}, {mirror.url}, what it has" for name, mirror in ctx.config.spack.caches.items()]
+    return [*caches, *_externals(ctx)]
+
+
+def _externals(ctx: Context) -> list[str]:
     return [f"use {external.spec} of {external.place} where it fits" for external in ctx.externals]
 
 
@@ -124,12 +133,38 @@ def _build(ctx: Context, target: str) -> None:
     host = ctx.facts.host
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
     try:
-        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id)
+        _install(ctx, spack, parallel)
     except SpackError as error:
         if not _may_go_on(ctx, error):
             raise
         LOG.warning("install.partial: %s", error, extra={"step": SpackStack.name})
         write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
+
+
+def _install(ctx: Context, spack: Spack, parallel: Parallel) -> None:
+    """From build caches what they have, the rest from source; so is what was taken and could not be unpacked."""
+    logs = ctx.paths.log.parent / "petal-node" / ctx.run_id
+    missing = database.missing(database.locked_specs(spack.lockfile), spack.places.store)
+    region, layout = ctx.facts.cluster.region, LAYOUTS[spack.program.family_name]
+    pulled = pull(missing, ctx.config.spack.caches, layout, spack.places.pulled, ctx.system, region, ctx.progress)
+    for trouble in pulled.troubles:
+        _tell(ctx, str(trouble), *trouble.remedy)
+    try:
+        install_missing(spack, parallel, ctx.progress, logs)
+    except SpackError as error:
+        bad = pulled.withdraw(database.missing(missing, spack.places.store))
+        if not bad:
+            raise
+        _tell(ctx, f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
+        install_missing(spack, parallel, ctx.progress, logs)
+    finally:
+        remove_tree(spack.places.pulled)
+
+
+def _tell(ctx: Context, text: str, *remedy: str) -> None:
+    LOG.warning("%s", text, extra={"step": SpackStack.name})
+    for line in (text, *(f"try: {line}" for line in remedy)):
+        ctx.note(line)
 
 
 def _lock(ctx: Context, spack: Spack, kept: Path) -> None:
