@@ -15,6 +15,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, vali
 
 from .. import targets
 from ..errors import did_you_mean
+from . import mirrors
 from .fields import SECTION, UNKNOWN, Anything, Items, OneOrMore, Section, Switch, Table, Text, TextOrSection, Whole
 from .nouns import (
     LAYOUTS,
@@ -187,10 +188,6 @@ def _targets_fit(names: Any) -> None:
         raise ValidationError("all targets must be of one architecture: the head node builds for its own", "target")
 
 
-NO_SOURCES = "Spack reads sources from s3:// with boto3 only, which nodes lack: use https://BUCKET.s3... or a directory"
-NO_TRUST = "whose packages are taken? List the public keys that sign them as keys, or write signed: false"
-
-
 class MirrorSchema(_Strict):
     makes = Mirror
     url = Text(required=True, validate=_uri)
@@ -203,44 +200,12 @@ class MirrorSchema(_Strict):
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
-        signed = data.get("signed", True)
-        if data["url"].startswith("s3://") and data.get("sources"):
-            raise ValidationError(NO_SOURCES, "sources")
-        if not data.get("binaries", True):
-            _only_sources(data)
-            return
-        if signed and not data.get("keys"):
-            raise ValidationError(NO_TRUST, "keys")
-        if not signed and (data.get("keys") or data.get("signing_key")):
-            raise ValidationError("contradicts the keys beside it: nobody would look at them", "signed")
-        if data.get("push"):
-            _can_push(data, signed)
+        mirrors.check(data)
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
         data.setdefault("sources", not data["url"].startswith("s3://"))
         return super()._make(data)
-
-
-def _only_sources(data: Mapping[str, Any]) -> None:
-    if data["url"].startswith("s3://"):
-        raise ValidationError(f"{NO_SOURCES}. Packages can be taken from there: {{url: ..., keys: [...]}}", "url")
-    if data.get("sources") is False:
-        raise ValidationError("leaves nothing to take from the mirror", "binaries")
-    if data.get("push"):
-        raise ValidationError("is for a mirror that gives packages too: binaries: true", "push")
-
-
-def _can_push(data: Mapping[str, Any], signed: bool) -> None:
-    if data["url"].startswith("https://"):
-        raise ValidationError("goes to s3:// or a directory only: nothing can be written to https://", "push")
-    if signed and not data.get("signing_key"):
-        raise ValidationError("is needed to push signed packages: {source: PATH} of the secret key", "signing_key")
-
-
-def _of_sources(url: str) -> dict[str, Any]:
-    """What a mirror means that is a URI and no more."""
-    return {"url": url, "binaries": False}
 
 
 class SpackSchema(_Strict):
@@ -257,7 +222,7 @@ class SpackSchema(_Strict):
     clingo = Items(Section(OriginSchema))
     specs = _texts(SPEC)
     target = OneOrMore(Text(validate=[NAME, _target]))
-    mirrors = Table(keys=Text(validate=NAME), values=TextOrSection(Section(MirrorSchema), _of_sources))
+    mirrors = Table(keys=Text(validate=NAME), values=TextOrSection(Section(MirrorSchema), mirrors.of_sources))
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
