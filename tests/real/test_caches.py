@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,26 +250,8 @@ def test_without_gpg_the_error_says_what_to_install(cache: Path, key: Key, tmp_p
     assert only_trouble(pulled).code == "cache-gpg"
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """moto's S3 with a bucket, as a client of boto3."""
-    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
-    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "k"),
-        ("AWS_SECRET_ACCESS_KEY", "s"),
-        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-    ):
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", region_name="us-east-1")
-    client.create_bucket(Bucket="petal")
-    yield client
-    server.stop()
-
-
 def test_what_is_uploaded_to_s3_is_there_and_taken_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
+    s3.create_bucket(Bucket="petal")
     put(cache, ZLIB, key)
     uri = "s3://petal/spack cache/ü"
     for path in (path for path in cache.rglob("*") if path.is_file()):

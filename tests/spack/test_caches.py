@@ -6,15 +6,22 @@ Both have the same root, as all clusters do: the first one's tree is moved away 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bootstrap.model import Outcome, RunRecord, Status
 from bootstrap.paths import Paths
+from bootstrap.spack.entries import SIGNED
 from tests.gpg import Key, made_key
 from tests.lab.recipes import IN_SPACK, PACKAGES
 from tests.spack.conftest import Site
@@ -84,6 +91,11 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
     return made_key(tmp_path_factory.mktemp("k"), "site")
 
 
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return made_key(tmp_path_factory.mktemp("k"), "other")
+
+
 def signed(url: object, key: Key, *, push: bool = True) -> str:
     sign = f", push: true, signing_key: {{source: {key.secret}}}" if push else ""
     return f"  mirrors: {{site: {{url: {url}, keys: [{{source: {key.public}}}]{sign}}}}}\n"
@@ -146,3 +158,111 @@ def test_a_second_cluster_builds_nothing_and_nothing_is_relocated(built: Stack, 
     assert {Path(name).name for name in added} <= {"binary_distribution"}
     assert {name: after[name] for name in before} == before
     assert not list(Paths(prefix).scratch.rglob("pulled")), "what was taken is left on the disk"
+
+
+def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
+    built: Stack, key: Key, other: Key, s3: Any, tmp_path: Path
+) -> None:
+    """Over S3. A second cluster, which knows another key, says so and builds."""
+    prefix, mirror = tmp_path / "head", signed("s3://petal/spack cache", key)
+    record = bootstrap(prefix, built.config + mirror)
+    found = steps(record)
+    assert (record.status, record.exit) == (Status.DEGRADED, 3)
+    assert found["release"].outcome is Outcome.CHANGED
+    assert found["cache"].error is not None
+    assert found["cache"].error["code"] == "cache-push"
+    assert found["cache"].error["remedy"]
+
+    s3.create_bucket(Bucket="petal")
+    second = bootstrap(prefix, built.config + mirror)
+    assert second.status is Status.CHANGED, second
+    listed = [entry["Key"] for entry in s3.list_objects_v2(Bucket="petal")["Contents"]]
+    pushed = [name for name in listed if "/manifests/spec/cached" in name]
+    assert len(pushed) == len(BUILT)
+    assert all(s3.get_object(Bucket="petal", Key=name)["Body"].read().startswith(SIGNED) for name in pushed)
+    assert bootstrap(prefix, built.config + mirror).status is Status.OK
+
+    prefix.rename(tmp_path / "first")
+    notes: list[str] = []
+    record = bootstrap(prefix, built.config + signed("s3://petal/spack cache", other, push=False), notes)
+    assert record.status is Status.CHANGED, record
+    assert "build cache" not in steps(record)["spack"].reason
+    assert any("none of the mirror's keys" in note for note in notes), notes
+    assert "try: list the public key of who pushed it under spack.mirrors.site.keys" in notes
+    assert "cachedapp: Executing phase" in phases(prefix)
+
+
+def test_an_image_takes_what_a_cluster_has_built_and_builds_what_is_corrupt(built: Stack, tmp_path: Path) -> None:
+    """Unsigned. The tarball of the library has its checksum, and is no tarball."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    build_first(built, unsigned(cache), tmp_path)
+    (manifest,) = cache.glob("v3/manifests/spec/cachedlib/*.json")
+    document = json.loads(manifest.read_text())
+    (part,) = (part for part in document["data"] if "tar" in part["mediaType"])
+    part["checksum"] = hashlib.sha256(b"no tarball").hexdigest()
+    blob = cache / "blobs" / "sha256" / part["checksum"][:2] / part["checksum"]
+    blob.parent.mkdir(exist_ok=True)
+    blob.write_bytes(b"no tarball")
+    manifest.write_text(json.dumps(document))
+
+    prefix, notes = tmp_path / "head", []
+    record = bootstrap(prefix, built.config + unsigned(cache, push=False), notes, image="ami")
+    assert record.status is Status.CHANGED, record
+    assert any("what a build cache had of cachedlib is built instead" in note for note in notes), notes
+    said = phases(prefix)
+    assert "cachedlib: Executing phase" in said
+    assert "cachedapp: Executing phase" not in said
+    assert "from a build cache" in steps(record)["spack"].reason
+
+
+def test_plain_spack_and_petal_node_take_what_the_other_has_signed(built: Stack, key: Key, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    plain = PlainSpack(build_first(built, signed(ours, key), tmp_path), tmp_path)
+    plain.trust(key)
+    built.switch.touch()
+    plain.run("install", "--only-concrete", "--cache-only", mirror=ours)
+    plain.run("buildcache", "push", "--signed", f"file://{theirs}", mirror=ours)
+    shutil.rmtree(tmp_path / "head")
+    prefix = tmp_path / "head"
+    record = bootstrap(prefix, built.config + signed(theirs, key, push=False))
+    assert_nothing_was_built(record, built, prefix)
+
+
+class PlainSpack:
+    """Spack with the configuration that petal-node wrote in another tree, and signatures as it checks them itself."""
+
+    def __init__(self, tree: Path, tmp_path: Path) -> None:
+        (self.work,) = (path.parent for path in tree.glob("var/lib/petal-node/spack/*/*/scope"))
+        self.extra = tmp_path / "extra"
+        self.extra.mkdir()
+        bootstrapping = {"enable": True, "root": str(tmp_path / "b"), "sources:": [], "trusted:": {}}
+        (self.extra / "bootstrap.yaml").write_text(json.dumps({"bootstrap": bootstrapping}))
+        self.spack = next(tmp_path.glob("1.1.1/*/bin/spack"))
+        self.clingo = next(tree.glob("opt/petal-node/spack/clingo-*"))
+        self.home = Path(tempfile.mkdtemp(prefix="gpg"))  # short: gpg's agent has a socket there
+
+    def trust(self, key: Key) -> None:
+        self.run("gpg", "trust", str(key.secret), mirror=Path("/none"))
+
+    def run(self, *arguments: str, mirror: Path) -> None:
+        mirrors = {"mirrors:": {"site": {"url": f"file://{mirror}", "source": False, "signed": True}}}
+        (self.extra / "mirrors.yaml").write_text(json.dumps(mirrors))
+        defaults = self.spack.parents[1] / "etc" / "spack" / "defaults"
+        scope = self.work / "scope"
+        scopes = (scope / "nothing", defaults / "base", defaults / "linux", scope / "stack", scope, self.extra)
+        flags = [word for place in scopes for word in ("-C", str(place))]
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.extra),
+            "PYTHONPATH": str(self.clingo),
+            "SPACK_PYTHON": sys.executable,
+            "SPACK_DISABLE_LOCAL_CONFIG": "1",
+            "SPACK_USER_CACHE_PATH": str(self.extra / "user"),
+            "SPACK_GNUPGHOME": str(self.home),
+        }
+        command = [str(self.spack), *flags, "-e", str(self.work / "environment"), *arguments]
+        done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
