@@ -26,6 +26,7 @@ from .log import LOG
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
 SMALL = 1 << 20
+LARGEST = 5 << 30
 SECONDS = "PETAL_FETCH_SECONDS"
 
 
@@ -119,6 +120,9 @@ def upload(path: Path, uri: str, *, sha256: str, region: str | None = None, seco
     if not uri.startswith("s3://"):
         what, remedy = f"nothing can be written to {uri}", "name s3://BUCKET/KEY or file:///PATH"
         raise FetchError(what, why="only s3:// and file:// take something", remedy=remedy, code="fetch-scheme")
+    if path.stat().st_size > LARGEST:
+        what, why = f"{path.name} is too large to be written to {uri}", "S3 takes 5 GiB in one request"
+        raise FetchError(what, why=why, remedy="aws s3 cp does it in parts", code="fetch-too-large")
 
     def put(region: str, left: float) -> None:
         import requests

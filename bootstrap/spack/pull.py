@@ -27,6 +27,7 @@ TRANSFERS = 8  # at once: most entries are small, and each of their parts is a r
 ASK_SECONDS = 15.0
 BLOB_SECONDS = 900.0
 NAMED = 3
+OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-region", "fetch-scheme", "cache-local"})
 ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
 
 
@@ -75,7 +76,7 @@ class _Pull:
             text = self._described(spec)
             return spec if text is not None and self._taken(spec, text) else None
         except PetalError as error:
-            if error.code == "fetch-unreachable":
+            if error.code in OF_THE_MIRROR:
                 self.gone.set()
             self.troubles.append((spec, error))
         except OSError as error:
@@ -202,7 +203,7 @@ def _unusable(name: str, mirror: Mirror, error: PetalError) -> CacheError:
 
 def _summary(name: str, mirror: Mirror, code: str, cases: list[tuple[Locked, PetalError]]) -> CacheError:
     error = cases[0][1]
-    if code in ("fetch-unreachable", "cache-local"):
+    if code in OF_THE_MIRROR:
         return _unusable(name, mirror, error)
     specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
     more = f" and {len(specs) - NAMED} more" if len(specs) > NAMED else ""

@@ -21,7 +21,7 @@ from .keys import open_keyring, refuse_open
 
 TRANSFERS = 8
 ASK_SECONDS = 15.0
-SEND_SECONDS = 3600.0
+SEND_SECONDS = 900.0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 from .. import shapes
 from ..config import Mirror
 from ..context import Context
-from ..errors import CacheError, PetalError
+from ..errors import CacheError, PetalError, SpackError
 from ..log import LOG
-from ..model import Probe, Scope, accepted, change, elsewhere, satisfied
+from ..model import Probe, Scope, accepted, blocked, change, elsewhere, satisfied
 from ..spack import database
 from ..spack.database import Locked
+from ..spack.driver import Spack
 from ..spack.parallel import split
+from ..spack.program import ensure
 from ..spack.push import Push
-from ..spack.workspace import locked_specs, lockfile_of, open_spack, store_of
+from ..spack.workspace import locked_specs, lockfile_of, open_spack, specs_of, store_of
 from ..state import read_document, shaped, write_document
 from .base import HEAD
 
@@ -38,7 +41,10 @@ class BuildCache:
         mirrors = _mirrors(ctx)
         if not mirrors or not ctx.config.builds:
             return elsewhere("no mirror of the configuration takes what is built")
-        built, record = _built(ctx), _Record(ctx)
+        try:
+            built, record = _built(ctx), _Record(ctx)
+        except SpackError as error:
+            return blocked(str(error), *error.remedy)
         if record.trouble is not None:
             return accepted(f"not everything is in {', '.join(mirrors)}: {record.trouble}", record.trouble)
         left = {name: record.left(mirror, built) for name, mirror in mirrors.items()}
@@ -60,13 +66,22 @@ class BuildCache:
 
 
 def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked]) -> None:
-    host, spack = ctx.facts.host, open_spack(ctx, target)
+    host, spack = ctx.facts.host, _opened(ctx, target)
     jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
     push = Push(name, mirror, spack, ctx.facts.cluster.region, jobs, ctx.progress)
     lacking = push.lacking(specs)
     if lacking:
         push.send(lacking)
         ctx.note(f"pushed {len(lacking)} packages to {name}")
+
+
+def _opened(ctx: Context, target: str) -> Spack:
+    """Spack as it was when it built: what an image carried, or another head node, may have been built without one."""
+    spack = open_spack(ctx, target)
+    ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    spack.write_environment(specs_of(ctx), {key: value for key, value in ctx.environment.items() if key != "specs"})
+    shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
+    return spack
 
 
 def _mirrors(ctx: Context) -> dict[str, Mirror]:

@@ -20,6 +20,7 @@ from bootstrap.spack.keys import open_keyring, refuse_open
 from bootstrap.spack.pull import Pulled, pull
 from bootstrap.system import System
 from tests.gpg import Key, made_key
+from tests.real.server import always, serving
 
 SYSTEM = "linux-debian12-x86_64_v3"
 V3, V2 = LAYOUTS["1.1"], LAYOUTS["0.23"]
@@ -278,3 +279,21 @@ def test_the_names_of_the_old_layout() -> None:
     assert V2.description(ZLIB, signed=False) == f"build_cache/{name}.spec.json"
     (tarball,) = V2.blobs(ZLIB, document)
     assert tarball.path == f"build_cache/{SYSTEM}/gcc-12.2.0/zlib-1.0/{name}.spack"
+
+
+def test_what_s3_does_not_take_in_one_request_is_not_tried(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as stream:
+        stream.truncate((5 << 30) + 1)
+    with pytest.raises(FetchError) as caught:
+        upload(tmp_path / "x", "s3://petal/x", sha256="0" * 64, region="us-east-1")
+    assert caught.value.code == "fetch-too-large"
+
+
+def test_a_role_that_may_not_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(always(403)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        trouble = only_trouble(take(tmp_path, mirror_of("s3://petal/cache"), ZLIB, HDF5))
+    assert trouble.code == "cache-unreachable"
+    assert "403" in trouble.why
