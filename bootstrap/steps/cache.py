@@ -66,6 +66,8 @@ class BuildCache:
 
 
 def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked]) -> None:
+    if not specs:
+        return
     host, spack = ctx.facts.host, _opened(ctx, target)
     jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
     push = Push(name, mirror, spack, ctx.facts.cluster.region, jobs, ctx.progress)

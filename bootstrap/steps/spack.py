@@ -59,8 +59,9 @@ class SpackStack:
             names = [f"install {spec.name}@{spec.version}" for spec in missing]
             more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
             return change(f"{len(missing)} of {len(specs)} packages are missing", *names[:SHOWN], *more)
-        cached = len(database.from_cache(specs, store_of(ctx)))
-        some = f", {cached} of them from a build cache" if cached else ""
+        own = [spec for spec in specs if not spec.external]
+        cached = len(database.from_cache(own, store_of(ctx)))
+        some = f"; from a build cache: {cached} of {len(own)}" if cached else ""
         return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}{some}")
 
     def apply(self, ctx: Context) -> None:
