@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,11 +220,11 @@ def test_plain_spack_and_petal_node_take_what_the_other_has_signed(built: Stack,
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
-    plain = PlainSpack(build_first(built, signed(ours, key), tmp_path), tmp_path)
-    plain.trust(key)
-    built.switch.touch()
-    plain.run("install", "--only-concrete", "--cache-only", mirror=ours)
-    plain.run("buildcache", "push", "--signed", "--without-build-dependencies", f"file://{theirs}", mirror=ours)
+    with closing(PlainSpack(build_first(built, signed(ours, key), tmp_path), tmp_path)) as plain:
+        plain.trust(key)
+        built.switch.touch()
+        plain.run("install", "--only-concrete", "--cache-only", mirror=ours)
+        plain.run("buildcache", "push", "--signed", "--without-build-dependencies", f"file://{theirs}", mirror=ours)
     shutil.rmtree(tmp_path / "head")
     prefix = tmp_path / "head"
     record = bootstrap(prefix, built.config + signed(theirs, key, push=False))
@@ -243,6 +244,10 @@ class PlainSpack:
         self.spack = next(tmp_path.glob("1.1.1/*/bin/spack"))
         self.clingo = next(tree.glob("opt/petal-node/spack/clingo-*"))
         self.home = Path(tempfile.mkdtemp(prefix="gpg"))  # short: gpg's agent has a socket there
+
+    def close(self) -> None:
+        subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=True)
+        shutil.rmtree(self.home)
 
     def trust(self, key: Key) -> None:
         self.run("gpg", "trust", str(key.secret), mirror=Path("/none"))
