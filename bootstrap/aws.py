@@ -116,11 +116,31 @@ def s3_url(uri: str, region_name: str) -> str:
     return f"https://{host}/{bucket}/{path}" if "." in bucket else f"https://{bucket}.{host}/{path}"
 
 
-def s3_auth(region_name: str) -> Any:
-    """A requests authenticator that signs for S3 (Signature Version 4), or None without credentials."""
+def s3_auth(region_name: str, sha256: str | None = None) -> Any:
+    """A requests authenticator that signs for S3 (Signature Version 4), or None without credentials.
+
+    Args:
+        sha256: of the body that is sent, which is then not read into memory to be signed.
+    """
     found = credentials()
     if found is None:
         return None
     from requests_aws4auth import AWS4Auth
 
-    return AWS4Auth(found.key, found.secret, region_name, "s3", session_token=found.token)
+    if sha256 is None:
+        return AWS4Auth(found.key, found.secret, region_name, "s3", session_token=found.token)
+
+    class Streamed(AWS4Auth):  # type: ignore[misc]
+        """Leaves the body alone: its checksum is part of what is signed, and S3 compares what comes with it."""
+
+        def __call__(self, request: Any) -> Any:
+            body, request.body = request.body, None
+            super().__call__(request)
+            request.body = body
+            return request
+
+        def get_canonical_headers(self, request: Any, include: Any = None) -> Any:
+            request.headers["x-amz-content-sha256"] = sha256
+            return super().get_canonical_headers(request, include)
+
+    return Streamed(found.key, found.secret, region_name, "s3", session_token=found.token)

@@ -173,6 +173,12 @@ class JobError(SpackError):
     code = "job-ended"
 
 
+class CacheError(PetalError):
+    """A build cache, or what it holds, cannot be used; codes start with ``cache-``. It never costs an install."""
+
+    code = "cache-failed"
+
+
 class ModulesError(PetalError):
     """The module tree cannot be made; codes start with ``modules-``."""
 

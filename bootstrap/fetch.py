@@ -1,4 +1,4 @@
-"""Gets objects from s3://, https:// and file://, whole and checked, or says why not.
+"""Gets objects from s3://, https:// and file://, whole and checked, or says why not; puts them to s3:// and file://.
 
 Retries have a backoff and one deadline over all of them; a transfer that breaks off goes on where it stopped (HTTP
 Range). What was not asked for by its checksum is never handed on when a checksum is given. PETAL_FETCH_SECONDS is the
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from .log import LOG
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
 SMALL = 1 << 20
+LARGEST = 5 << 30
 SECONDS = "PETAL_FETCH_SECONDS"
 
 
@@ -80,6 +83,74 @@ def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
         target.unlink(missing_ok=True)
 
 
+def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> bool:
+    """True when the object is there and can be read.
+
+    Raises:
+        FetchError: nobody can tell.
+    """
+    path = local_path(uri)
+    if path is not None:
+        return path.is_file()
+    found = []
+
+    def ask(region: str, left: float) -> None:
+        import requests
+
+        with requests.head(_url(uri, region), auth=_auth(uri, region), timeout=_timeout(left)) as answer:
+            if answer.status_code >= 500 or answer.status_code == 429:
+                raise _TryAgain(f"the server answered {answer.status_code}")
+            found.append(answer.status_code == 200)
+
+    _retried(uri, region, seconds, ask, "be asked for")
+    return found[-1]
+
+
+def upload(path: Path, uri: str, *, sha256: str, region: str | None = None, seconds: float = 60.0) -> None:
+    """Puts a file to s3:// or file://, whole or not at all: S3 refuses what has another checksum.
+
+    Raises:
+        FetchError: as ``download``.
+    """
+    target = local_path(uri)
+    if target is not None:
+        _copy_to(path, target)
+        return
+    if not uri.startswith("s3://"):
+        what, remedy = f"nothing can be written to {uri}", "name s3://BUCKET/KEY or file:///PATH"
+        raise FetchError(what, why="only s3:// and file:// take something", remedy=remedy, code="fetch-scheme")
+    if path.stat().st_size > LARGEST:
+        what, why = f"{path.name} is too large to be written to {uri}", "S3 takes 5 GiB in one request"
+        raise FetchError(what, why=why, remedy="aws s3 cp does it in parts", code="fetch-too-large")
+
+    def put(region: str, left: float) -> None:
+        import requests
+
+        auth = aws.s3_auth(region, sha256)
+        with (
+            path.open("rb") as stream,
+            requests.put(
+                aws.s3_url(uri, region), data=stream, auth=auth, allow_redirects=False, timeout=_timeout(left)
+            ) as answer,
+        ):
+            _check_status(uri, answer, unsigned=auth is None, verb="written")
+
+    _retried(uri, region, seconds, put, "be written")
+
+
+def _copy_to(path: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        make_dir(target.parent)
+        shutil.copyfile(path, part)
+        part.rename(target)
+    except OSError as error:
+        why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
+        raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code="fetch-forbidden") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def local_path(uri: str) -> Path | None:
     """The path behind a file:// URI or an absolute path, else None."""
     if uri.startswith("/"):
@@ -97,7 +168,11 @@ def _transfer(source: Source, part: Path) -> None:
         what = f"{source.uri} cannot be fetched"
         remedy = "write s3://BUCKET/KEY, https://HOST/PATH or file:///PATH"
         raise FetchError(what, why="only s3://, https:// and file:// are", remedy=remedy, code="fetch-scheme")
-    _retried(source, part)
+
+    def get(region: str, left: float) -> None:
+        _once(source, part, region, left)
+
+    _retried(source.uri, source.region, source.seconds, get, "be fetched")
 
 
 def _copy(path: Path, part: Path) -> None:
@@ -125,15 +200,22 @@ class _TryAgain(Exception):
     """A failure that may pass: a server error, a broken or silent connection."""
 
 
-def _retried(source: Source, part: Path) -> None:
+def _retried(
+    uri: str, known_region: str | None, given: float, attempt: Callable[[str, float], None], verb: str
+) -> None:
+    """Tries again what may pass, until the time is up.
+
+    Args:
+        attempt: gets the region and the seconds that are left; raises ``_TryAgain`` or what requests raises.
+    """
     from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
     def tell(state: RetryCallState) -> None:
-        LOG.warning("%s: %s; trying again in %.1f s", source.uri, _last(state), state.upcoming_sleep)
+        LOG.warning("%s: %s; trying again in %.1f s", uri, _last(state), state.upcoming_sleep)
 
-    seconds = _budget(source.seconds)
+    seconds = _budget(given)
     deadline = time.monotonic() + seconds
-    region = aws.region(source.region) if source.uri.startswith("s3://") else ""
+    region = aws.region(known_region) if uri.startswith("s3://") else ""
     tries = Retrying(
         retry=retry_if_exception_type(_TryAgain),
         wait=wait_random_exponential(multiplier=0.5, max=10),
@@ -142,15 +224,30 @@ def _retried(source: Source, part: Path) -> None:
         reraise=True,
     )
     try:
-        for attempt in tries:
-            with attempt:
-                _once(source, part, region, deadline)
+        for again in tries:
+            with again, _passing(uri):
+                attempt(region, max(0.1, deadline - time.monotonic()))
     except _TryAgain as error:
         raise FetchError(
-            f"{source.uri} could not be fetched within {seconds:.0f} s",
+            f"{uri} could not {verb} within {seconds:.0f} s",
             why=str(error),
-            remedy=("check the subnet's route or S3 gateway endpoint", f"aws s3 ls {source.uri}"),
+            remedy=("check the subnet's route or S3 gateway endpoint", f"aws s3 ls {uri}"),
         ) from error
+
+
+@contextmanager
+def _passing(uri: str) -> Iterator[None]:
+    """What requests raises: an address that is none, or what may pass."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
+        raise FetchError(f"{uri} is no address", why=str(error), remedy=remedy, code="fetch-scheme") from error
+    except (requests.RequestException, HTTPError) as error:
+        raise _TryAgain(str(error)) from error
 
 
 def _budget(seconds: float) -> float:
@@ -162,32 +259,36 @@ def _last(state: Any) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _once(source: Source, part: Path, region: str, deadline: float) -> None:
-    import requests
-    from urllib3.exceptions import HTTPError
+def _url(uri: str, region: str) -> str:
+    return aws.s3_url(uri, region) if uri.startswith("s3://") else uri
 
+
+def _auth(uri: str, region: str) -> Any:
+    return aws.s3_auth(region) if uri.startswith("s3://") else None
+
+
+def _timeout(left: float) -> tuple[float, float]:
+    return min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)
+
+
+def _once(source: Source, part: Path, region: str, left: float) -> None:
+    import requests
+
+    deadline = time.monotonic() + left
     is_s3 = source.uri.startswith("s3://")
-    url = aws.s3_url(source.uri, region) if is_s3 else source.uri
+    url, auth = _url(source.uri, region), _auth(source.uri, region)
     have = part.stat().st_size if part.exists() else 0
-    left = max(0.1, deadline - time.monotonic())
-    auth = aws.s3_auth(region) if is_s3 else None
-    try:
-        with requests.get(
-            url,
-            auth=auth,
-            headers={"Range": f"bytes={have}-"} if have else {},
-            stream=True,
-            allow_redirects=not is_s3,  # another host could not check the signature, and would see the token
-            timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
-        ) as answer:
-            _check_redirect(url, answer.url)
-            _check_status(source, answer, unsigned=is_s3 and auth is None)
-            _write(answer, part, deadline, append=have > 0 and answer.status_code == 206)
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
-        raise FetchError(f"{source.uri} is no address", why=str(error), remedy=remedy, code="fetch-scheme") from error
-    except (requests.RequestException, HTTPError) as error:
-        raise _TryAgain(str(error)) from error
+    with requests.get(
+        url,
+        auth=auth,
+        headers={"Range": f"bytes={have}-"} if have else {},
+        stream=True,
+        allow_redirects=not is_s3,  # another host could not check the signature, and would see the token
+        timeout=_timeout(left),
+    ) as answer:
+        _check_redirect(url, answer.url)
+        _check_status(source.uri, answer, unsigned=is_s3 and auth is None)
+        _write(answer, part, deadline, append=have > 0 and answer.status_code == 206)
 
 
 def _check_redirect(asked: str, answered: str) -> None:
@@ -197,7 +298,7 @@ def _check_redirect(asked: str, answered: str) -> None:
         raise FetchError(what, why=why, remedy=f"curl -sI {asked}", code="fetch-scheme")
 
 
-def _check_status(source: Source, answer: Any, *, unsigned: bool) -> None:
+def _check_status(uri: str, answer: Any, *, unsigned: bool, verb: str = "read") -> None:
     code = answer.status_code
     if code in (200, 206):
         return
@@ -205,7 +306,7 @@ def _check_status(source: Source, answer: Any, *, unsigned: bool) -> None:
         return
     if code in (401, 403) and unsigned:
         raise FetchError(
-            f"{source.uri} may not be read without credentials",
+            f"{uri} may not be {verb} without credentials",
             why=f"the server answered {code}; neither the environment nor the instance's metadata service gave a key",
             remedy=(
                 "curl -sS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token",
@@ -215,19 +316,17 @@ def _check_status(source: Source, answer: Any, *, unsigned: bool) -> None:
         )
     if code in (401, 403):
         raise FetchError(
-            f"{source.uri} may not be read by this node",
+            f"{uri} may not be {verb} by this node",
             why=f"the server answered {code}; without ListBucket a wrong key is answered so too",
             remedy=(
-                f"aws s3 ls {source.uri}",
+                f"aws s3 ls {uri}",
                 "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies",
             ),
             code="fetch-forbidden",
         )
     if code in (404, 410):
         why = f"the server answered {code}"
-        raise FetchError(
-            f"{source.uri} does not exist", why=why, remedy=f"aws s3 ls {source.uri}", code="fetch-missing"
-        )
+        raise FetchError(f"{uri} does not exist", why=why, remedy=f"aws s3 ls {uri}", code="fetch-missing")
     raise _TryAgain(f"the server answered {code}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from marshmallow import ValidationError, fields, validate
@@ -92,6 +92,26 @@ class Section(fields.Nested):
     """A section with keys of its own."""
 
     default_error_messages = {"required": REQUIRED, "null": NULL, "type": SECTION}  # noqa: RUF012
+
+
+class TextOrSection(fields.Field):
+    """A section, or a text that stands for one; what is wrong with that one is then wrong with the text."""
+
+    default_error_messages = {"required": REQUIRED, "null": NULL}  # noqa: RUF012
+
+    def __init__(self, section: Section, meant: Callable[[str], dict[str, Any]], **options: Any) -> None:
+        super().__init__(**options)
+        self.section, self.meant = section, meant
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:  # noqa: ARG002
+        if not isinstance(value, str):
+            return self.section.deserialize(value)
+        try:
+            return self.section.deserialize(self.meant(value))
+        except ValidationError as error:
+            said = error.messages
+            told = [text for texts in said.values() for text in texts] if isinstance(said, dict) else said
+            raise ValidationError(told) from error
 
 
 class Table(fields.Dict):

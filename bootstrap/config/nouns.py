@@ -48,6 +48,23 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """A place with sources, with packages that were built before (a build cache), or with both.
+
+    ``signed``: only packages that one of ``keys`` has signed are taken; ``push``: what is built here goes there,
+    signed with ``signing_key``.
+    """
+
+    url: str
+    sources: bool = True
+    binaries: bool = True
+    signed: bool = True
+    push: bool = False
+    keys: tuple[Origin, ...] = ()
+    signing_key: Origin | None = None
+
+
+@dataclass(frozen=True)
 class Spack:
     """Spack itself, its recipes, and what it shall build on top of the stack's own specs.
 
@@ -60,7 +77,7 @@ class Spack:
     clingo: tuple[Origin, ...] | str = ()
     specs: tuple[str, ...] = ()
     target: str | tuple[str, ...] = "auto"
-    mirrors: Mapping[str, str] = field(default_factory=dict)
+    mirrors: Mapping[str, Mirror] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -81,6 +98,11 @@ class Spack:
     def bootstraps(self) -> bool:
         """True where Spack may fetch clingo itself."""
         return self.clingo == BOOTSTRAP
+
+    @property
+    def caches(self) -> dict[str, Mirror]:
+        """The mirrors that packages are taken from, in the order of the file."""
+        return {name: mirror for name, mirror in self.mirrors.items() if mirror.binaries}
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -15,7 +15,21 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, vali
 
 from .. import targets
 from ..errors import did_you_mean
-from .fields import SECTION, UNKNOWN, Anything, Items, ItemsOr, OneOrMore, Section, Switch, Table, Text, Whole
+from . import mirrors
+from .fields import (
+    SECTION,
+    UNKNOWN,
+    Anything,
+    Items,
+    ItemsOr,
+    OneOrMore,
+    Section,
+    Switch,
+    Table,
+    Text,
+    TextOrSection,
+    Whole,
+)
 from .nouns import (
     BOOTSTRAP,
     LAYOUTS,
@@ -23,6 +37,7 @@ from .nouns import (
     Check,
     Config,
     Install,
+    Mirror,
     Modules,
     Origin,
     Package,
@@ -90,13 +105,6 @@ def _uri(text: str) -> None:
     problem = problem_of(text)
     if problem:
         raise ValidationError(problem)
-
-
-def _no_s3(text: str) -> None:
-    if text.startswith("s3://"):
-        raise ValidationError(
-            "Spack reads s3:// with boto3 only, which nodes lack: use https://BUCKET.s3... or a directory"
-        )
 
 
 def _tidy_path(text: str) -> None:
@@ -196,6 +204,26 @@ def _targets_fit(names: Any) -> None:
         raise ValidationError("all targets must be of one architecture: the head node builds for its own", "target")
 
 
+class MirrorSchema(_Strict):
+    makes = Mirror
+    url = Text(required=True, validate=_uri)
+    sources = Switch()
+    binaries = Switch()
+    signed = Switch()
+    push = Switch()
+    keys = Items(Section(OriginSchema))
+    signing_key = Section(OriginSchema)
+
+    @validates_schema
+    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
+        mirrors.check(data)
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        data.setdefault("sources", not data["url"].startswith("s3://"))
+        return super()._make(data)
+
+
 class SpackSchema(_Strict):
     makes = Spack
     version = Text(
@@ -210,7 +238,7 @@ class SpackSchema(_Strict):
     clingo = ItemsOr(Section(OriginSchema), BOOTSTRAP)
     specs = _texts(SPEC)
     target = OneOrMore(Text(validate=[NAME, _target]))
-    mirrors = Table(keys=Text(validate=NAME), values=Text(validate=[_uri, _no_s3]))
+    mirrors = Table(keys=Text(validate=NAME), values=TextOrSection(Section(MirrorSchema), mirrors.of_sources))
 
     @validates_schema
     def _checked(self, data: Mapping[str, Any], **_: Any) -> None:

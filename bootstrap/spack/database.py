@@ -6,7 +6,7 @@ A spec counts as installed when the database says so *and* ``.spack/install_mani
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..errors import SpackError, StateError
 from ..files import read_json
 
 LIMIT = 1 << 28
+PACKED = Path(".spack", "binary_distribution")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Locked:
     Args:
         needs: the hashes of its direct dependencies.
         keeps: those of them that it needs after it was built, too: to link or to run.
+        system: ``linux-debian12-x86_64_v3``.
+        compiler: ``gcc-12.2.0``, and empty where Spack (1.1) has no such attribute.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Locked:
     external: bool
     needs: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    system: str = ""
+    compiler: str = ""
 
 
 def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
@@ -58,12 +63,26 @@ def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
     external = node.get("external")
     edges = [(str(edge["hash"]), _is_kept(edge)) for edge in node.get("dependencies", ())]
     needs, keeps = tuple(other for other, _ in edges), tuple(other for other, is_kept in edges if is_kept)
-    return Locked(str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs, keeps)
+    return Locked(
+        str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs, keeps,
+        _system(node.get("arch")), _compiler(node.get("compiler")),
+    )  # fmt: skip
 
 
 def _is_kept(edge: Mapping[str, Any]) -> bool:
     types = edge.get("parameters", {}).get("deptypes")
     return types is None or bool({"link", "run"} & set(types))
+
+
+def _system(arch: Any) -> str:
+    if not isinstance(arch, dict):
+        return ""
+    target = arch.get("target")
+    return f"{arch.get('platform')}-{arch.get('platform_os')}-{target['name'] if isinstance(target, dict) else target}"
+
+
+def _compiler(compiler: Any) -> str:
+    return f"{compiler.get('name')}-{compiler.get('version')}" if isinstance(compiler, dict) else ""
 
 
 def installed(store: Path) -> dict[str, Path]:
@@ -98,6 +117,13 @@ def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
         return spec.external or (spec.hash in found and is_whole(found[spec.hash]))
 
     return tuple(spec for spec in specs if not is_there(spec))
+
+
+def from_cache(specs: Iterable[Locked], store: Path) -> frozenset[str]:
+    """The hashes of those that came from a build cache: what Spack packs into an entry beside the prefix is there."""
+    found = installed(store)
+    marked = (spec.hash for spec in specs if spec.hash in found and (found[spec.hash] / PACKED).is_file())
+    return frozenset(marked)
 
 
 def build_seconds(store: Path) -> dict[str, float]:

@@ -23,6 +23,7 @@ NO_CLINGO = (
     "list its wheels for this Python under spack.clingo, each with source and sha256",
     "or name a lockfile as stack, which needs none: petal-node lock --help",
 )
+PUSH_SECONDS = 14400.0
 SHOWN = re.compile(r"^==> Error")
 
 
@@ -139,6 +140,19 @@ class Spack:
         named = [f"/{digest}" for digest in hashes]
         what = "Spack could not mark packages as implicit"
         self._run("mark", "-i", *named, timeout=MODULES_SECONDS, code="spack-database", what=what)
+
+    def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
+        """Packs installed packages into a build cache at ``directory``, unsigned and without an index.
+
+        Raises:
+            SpackError: ``spack-push``.
+        """
+        make_dir(directory)
+        self._run(
+            "buildcache", "push", "--unsigned", "--only", "package", "-j", str(jobs), f"file://{directory}",
+            *(f"/{digest}" for digest in hashes),
+            timeout=PUSH_SECONDS, code="spack-push", what="Spack could not pack what it built",
+        )  # fmt: skip
 
     def _check_clingo(self) -> None:
         try:

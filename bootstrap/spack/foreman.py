@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import batch
@@ -32,11 +32,14 @@ GONE_SECONDS = LEASE_SECONDS + 30.0
 SIGNALLED_SECONDS = 5.0  # where somebody waits for this process to go; systemd gives a unit that is stopped ten
 
 
-def build_in_job(ctx: Context, spacks: Mapping[str, Spack], queue: str, locks: int | None) -> tuple[SpackError, ...]:
+def build_in_job(
+    ctx: Context, spacks: Mapping[str, Spack], queue: str, locks: int | None, pull: Callable[[], object]
+) -> tuple[SpackError, ...]:
     """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
 
     Args:
         locks: how many locks the store's file system allows on one file, None where it has no limit.
+        pull: fills the desk with what build caches have.
 
     Returns:
         What failed in the job, as from an install on this node; logs are copied to where they would be.
@@ -50,6 +53,7 @@ def build_in_job(ctx: Context, spacks: Mapping[str, Spack], queue: str, locks: i
     patience = SIGNALLED_SECONDS
     try:
         desk.open()
+        pull()
         desk.give(_order(ctx, spacks, locks), spacks, _script(ctx, desk))
         state = Follower(ctx, desk, queue, minutes).run()
         patience = GONE_SECONDS

@@ -104,7 +104,8 @@ def install_missing(
     specs = tuple(spec for spec in database.locked_specs(spack.lockfile) if not spec.external)
     lacking = {spec.hash for spec in database.missing(specs, store)}
     present = [spec.hash for spec in specs if spec.hash not in lacking]
-    watch = Watch(specs, present, parallel.processes, database.build_seconds(store))
+    cached = database.from_cache(specs, store)
+    watch = Watch(specs, present, parallel.processes, database.build_seconds(store), cached)
     teller = Teller(watch, tell)
     done = _run(spack, parallel, teller, locks)
     watch.end()

@@ -128,6 +128,11 @@ class Desk:
         return self.place / "spack.log"
 
     @property
+    def pulled(self) -> Path:
+        """What was taken from build caches for the job."""
+        return self.place / "pulled"
+
+    @property
     def logs(self) -> Path:
         """The build logs of packages that failed."""
         return self.place / "logs"

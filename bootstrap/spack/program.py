@@ -39,7 +39,11 @@ class Program:
     @property
     def family(self) -> Family:
         """What is particular to this Spack."""
-        return FAMILIES[SPACK_VERSIONS[self.version]]
+        return FAMILIES[self.family_name]
+
+    @property
+    def family_name(self) -> str:
+        return SPACK_VERSIONS[self.version]
 
 
 def locate(config: Config, paths: Paths) -> Program:

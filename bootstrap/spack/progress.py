@@ -5,6 +5,7 @@ What Spack 1.1 and 0.23 print into a pipe, one package beside the other (lib/spa
     ==> Installing zlib-1.3.1-<hash>                         or, by 0.23:  ... [3/9]
     ==> zlib: Executing phase: 'build'
     ==> zlib: Successfully installed zlib-1.3.1-<hash>
+    ==> Extracting zlib-1.3.1-<hash> from binary cache
     [+] /opt/petal/store/<platform>/zlib-1.3.1-<hash, cut>   also what was there before, or another process has built
     ==> Error: ...                                           with what follows, until Spack's next line
 """
@@ -21,10 +22,11 @@ from .database import Locked
 INSTALLING = re.compile(r"^==> Installing (\S+)")
 PHASE = re.compile(r"^==> (?:\d+: )?(\S+): Executing phase: '(\w+)'")
 INSTALLED = re.compile(r"^==> (?:\d+: )?\S+: Successfully installed (\S+)")
+EXTRACTING = re.compile(r"^==> Extracting (\S+) from binary cache")
 PRESENT = re.compile(r"^\[\+\] (/\S+)")
 ERROR = re.compile(r"^==> Error: ")
 SUMMARY = "Package was not installed"  # of those that were never begun, too
-PARENT = re.compile(r"^==> (Warning: Skipping|Installing|No binary for) ")
+PARENT = re.compile(r"^==> (Warning: Skipping|Installing|Extracting|No binary for) ")
 CHILD = re.compile(r"^(==> |\[\+\] |  Stage: )")
 FIRST_PHASE = "fetch"  # until Spack names one, it fetches, unpacks and patches
 SHOWN = 4
@@ -40,13 +42,17 @@ class Running:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an install stands. ``left`` is an estimate in seconds, None while nothing is known to make one from."""
+    """Where an install stands. ``left`` is an estimate in seconds, None while nothing is known to make one from.
+
+    ``cached``: how many of those that are done came from a build cache.
+    """
 
     done: int
     total: int
     running: tuple[Running, ...] = ()
     failed: tuple[str, ...] = ()
     left: float | None = None
+    cached: int = 0
 
     def __str__(self) -> str:
         """``installing 7 of 20: hdf5 (build), openmpi (configure); about 6 min left``; 7 are done."""
@@ -55,7 +61,8 @@ class Progress:
         shown = f": {', '.join(names[:SHOWN])}{more}" if names else ""
         failed = f"; failed: {', '.join(self.failed)}" if self.failed else ""
         left = f"; {in_words(self.left)} left" if self.left is not None else ""
-        return f"installing {self.done} of {self.total}{shown}{failed}{left}"
+        cached = f" ({self.cached} from a build cache)" if self.cached else ""
+        return f"installing {self.done} of {self.total}{cached}{shown}{failed}{left}"
 
 
 def in_words(seconds: float) -> str:
@@ -75,16 +82,19 @@ class Watch:
         present: hashes of those that are there already.
         processes: packages that are built at the same time.
         seconds: how long a package of this name took before, here or in an earlier install.
+        cached: hashes of those that are there and came from a build cache.
     """
 
     specs: tuple[Locked, ...]
     present: Iterable[str]
     processes: int
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cached: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         self._by_hash = {spec.hash: spec for spec in self.specs}
         self._done = set(self.present) & set(self._by_hash)
+        self._cached = set(self.cached) & self._done
         self._started: dict[str, float] = {}
         self._phases: dict[str, str] = {}
         self._measured: list[float] = []
@@ -98,7 +108,7 @@ class Watch:
         if ERROR.match(text) or PARENT.match(text):
             told = self._close_block()
             self._in_error = bool(ERROR.match(text)) and SUMMARY not in text
-        told = self._begun(text, now) or self._phased(text) or self._ended(text, now) or told
+        told = self._begun(text, now) or self._unpacked(text) or self._phased(text) or self._ended(text, now) or told
         if self._in_error and (ERROR.match(text) or not CHILD.match(text)):  # builders' lines can come in between
             self._block.append(text)
         return told
@@ -111,7 +121,8 @@ class Watch:
         """Where the install stands."""
         running = tuple(Running(self._by_hash[digest].name, self._phases[digest]) for digest in self._started)
         failed = tuple(self._by_hash[digest].name for digest in self._errors)
-        return Progress(len(self._done), len(self.specs), running, failed, self._left(now))
+        cached = len(self._cached & self._done)
+        return Progress(len(self._done), len(self.specs), running, failed, self._left(now), cached)
 
     def phase_of(self, spec: Locked) -> str | None:
         """The last phase that a package was in, None when it was never begun."""
@@ -127,6 +138,14 @@ class Watch:
             return False
         self._started[spec.hash] = now
         self._phases[spec.hash] = FIRST_PHASE
+        return True
+
+    def _unpacked(self, text: str) -> bool:
+        spec = self._named(EXTRACTING.match(text))
+        if spec is None:
+            return False
+        self._cached.add(spec.hash)
+        self._phases[spec.hash] = "unpack"
         return True
 
     def _phased(self, text: str) -> bool:

@@ -17,6 +17,7 @@ from .externals import as_packages
 from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
+PULLED = "-pulled-"  # no name in petal.yaml begins so
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Site:
     """What this cluster and its configuration decide about every build.
 
     ``cuda``: the GPUs' compute capabilities; ``bootstraps``: Spack may fetch clingo.
+    ``mirrors`` are those of sources. Packages come from ``pulled`` alone, a directory that holds what was verified.
     """
 
     compiler: Compiler
@@ -43,6 +45,7 @@ class Site:
     externals: tuple[External, ...] = ()
     cuda: tuple[str, ...] = ()
     bootstraps: bool = False
+    pulled: Path | None = None
 
 
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
@@ -82,7 +85,7 @@ def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
     return {
         "config": {"config": _config(places)},
         "bootstrap": {"bootstrap": _bootstrap(places, site, family)},
-        "mirrors": {"mirrors:": {name: _mirror(url) for name, url in site.mirrors.items()}},
+        "mirrors": {"mirrors:": _mirrors(site)},
         "repos": {"repos:": family.repos(places.recipes)},
         "packages": {"packages": _packages(site, family)},
         "compilers": {"compilers:": family.compilers(site.compiler, site.host)},
@@ -119,6 +122,14 @@ def _config(places: Places) -> dict[str, Any]:
         "db_lock_timeout": 120,
         "install_status": False,
     }
+
+
+def _mirrors(site: Site) -> dict[str, Any]:
+    sources = {name: _mirror(url) for name, url in site.mirrors.items()}
+    if site.pulled is None:
+        return sources
+    pulled = {"url": f"file://{site.pulled}", "source": False, "binary": True, "signed": False}
+    return {**sources, PULLED: pulled}
 
 
 def _mirror(url: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..context import Context
@@ -12,6 +13,7 @@ from . import database
 from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .families import FAMILIES
+from .order import Desk
 from .program import locate
 from .scope import Places, Site, write_scope
 
@@ -46,9 +48,19 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     program = locate(config, ctx.paths)
     store = apart / "store" if apart else store_of(ctx)
     places = Places(store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
-    write_scope(work / "scope", places, site_of(ctx, target), program.family)
+    site = site_of(ctx, target)
+    if ctx.config.spack.caches and apart is None:
+        site = replace(site, pulled=pulled_of(ctx))
+    write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
+
+
+def pulled_of(ctx: Context) -> Path:
+    """Where packages of build caches lie until they are installed: on this node's disk, or where a build job is."""
+    if ctx.build_queue is not None:
+        return Desk.of(ctx.paths, ctx.run_id).pulled
+    return ctx.paths.scratch / "spack" / "pulled"
 
 
 def site_of(ctx: Context, target: str) -> Site:
@@ -60,7 +72,8 @@ def site_of(ctx: Context, target: str) -> Site:
     compiler = find_compiler(ctx.system)
     check_compiler(compiler, target)
     spack = ctx.config.spack
-    return Site(compiler, target, spack.mirrors, ctx.facts.host, ctx.externals, _cuda(ctx), spack.bootstraps)
+    sources = {name: mirror.url for name, mirror in spack.mirrors.items() if mirror.sources}
+    return Site(compiler, target, sources, ctx.facts.host, ctx.externals, _cuda(ctx), spack.bootstraps)
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:

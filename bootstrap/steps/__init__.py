@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..context import Context
 from .adopted import Adopted
 from .base import Step
+from .cache import BuildCache
 from .converge import Converge
 from .modules import ModuleTree
 from .mount import MountStorage
@@ -34,6 +35,7 @@ STEPS: tuple[Step, ...] = (
     ModuleTree(),
     Release(),
     Shell(),
+    BuildCache(),
     Proof(),
 )
 
@@ -45,7 +47,7 @@ MOUNTING = tuple(step for step in STEPS if step.local or step.name == "mount")
 
 # What a machine image gets for its layout. The hooks of its nodes add the convergence: before them nothing is wanted.
 # What is in CARRIED is the image's in the layout ``ami``: a node that made it anew would have it alone.
-CARRIED = frozenset({"packages", "spack", "modules", "release"})
+CARRIED = frozenset({"packages", "spack", "modules", "release", "cache"})
 IMAGE: dict[str, tuple[Step, ...]] = {
     "hybrid": (ToolInPlace(), SpackProgram(), Shell()),
     "ami": tuple(step for step in STEPS if step.name in CARRIED | {"tool", "root", "shell"}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..context import Context
 from ..errors import ConfigError, FetchError, SpackError
-from ..files import make_dir, write_atomic
+from ..files import make_dir, remove_tree, write_atomic
 from ..lockfile import Lockfile
 from ..log import LOG
 from ..model import Probe, Scope, accepted, blocked, change, elsewhere, refused, satisfied
@@ -15,14 +15,16 @@ from ..release import check_queue
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
 from ..spack.driver import Spack
+from ..spack.entries import LAYOUTS
 from ..spack.foreman import build_in_job
 from ..spack.install import install_missing
-from ..spack.parallel import split
+from ..spack.parallel import Parallel, split
 from ..spack.preflight import check_memory, vet
 from ..spack.program import ensure, is_ready, locate
+from ..spack.pull import Pulled, pull
 from ..spack.slices import EFS_LOCKS, MARGIN
 from ..spack.solve import fits, solve, stack_lockfile, take, write_stack
-from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, specs_of, store_of
+from ..spack.workspace import check_compiler, locked_specs, lockfile_of, open_spack, pulled_of, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import cpus_of, runs
 from .base import HEAD
@@ -61,7 +63,10 @@ class SpackStack:
             return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are there: {without}", without)
         if missing:
             return _to_install(ctx, damage, missing, len(specs))
-        return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}")
+        own = [spec for spec in specs if not spec.external]
+        cached = len(database.from_cache(own, store_of(ctx)))
+        some = f"; from a build cache: {cached} of {len(own)}" if cached else ""
+        return satisfied(f"all {len(specs)} packages of the lockfile are there, for {_targets(ctx)}{some}")
 
     def apply(self, ctx: Context) -> None:
         for note in _notes(ctx):
@@ -103,6 +108,11 @@ def _note_of(ctx: Context) -> Path:
 
 
 def _used(ctx: Context) -> list[str]:
+    caches = [f"take from {name}, {mirror.url}, what it has" for name, mirror in ctx.config.spack.caches.items()]
+    return [*caches, *_externals(ctx)]
+
+
+def _externals(ctx: Context) -> list[str]:
     return [f"use {external.spec} of {external.place} where it fits" for external in ctx.externals]
 
 
@@ -148,7 +158,7 @@ def _build_on(ctx: Context, queue: str) -> None:
     for spack in spacks.values():
         _mend(spack)
     try:
-        failed = build_in_job(ctx, spacks, queue, _locks(ctx))
+        failed = build_in_job(ctx, spacks, queue, _locks(ctx), lambda: _pull(ctx, *spacks.values()))
     finally:
         _keep_copy(store_of(ctx))
     for error in failed:
@@ -161,7 +171,7 @@ def _build(ctx: Context, target: str) -> None:
     parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
     _mend(spack)
     try:
-        install_missing(spack, parallel, ctx.progress, ctx.paths.log.parent / "petal-node" / ctx.run_id, _locks(ctx))
+        _install(ctx, spack, parallel)
     except SpackError as error:
         _go_on_or_raise(ctx, error)
     finally:
@@ -202,6 +212,39 @@ def _solved(ctx: Context, target: str) -> Spack:
     ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)  # which also judges what is there already
     _lock(ctx, spack, target)
     return spack
+
+
+def _install(ctx: Context, spack: Spack, parallel: Parallel) -> None:
+    """From build caches what they have, the rest from source; so is what was taken and could not be unpacked."""
+    logs, locks = ctx.paths.log.parent / "petal-node" / ctx.run_id, _locks(ctx)
+    pulled = _pull(ctx, spack)
+    try:
+        install_missing(spack, parallel, ctx.progress, logs, locks)
+    except SpackError as error:
+        bad = pulled.withdraw(database.missing(locked_specs(ctx), spack.places.store))
+        if not bad:
+            raise
+        _tell(ctx, f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
+        install_missing(spack, parallel, ctx.progress, logs, locks)
+    finally:
+        remove_tree(pulled_of(ctx))
+
+
+def _pull(ctx: Context, *spacks: Spack) -> Pulled:
+    """Takes what is missing from the build caches that have it; what one cannot give is told and built."""
+    locked = {spec.hash: spec for spack in spacks for spec in database.locked_specs(spack.lockfile)}
+    missing = database.missing(tuple(locked.values()), store_of(ctx))
+    region, layout = ctx.facts.cluster.region, LAYOUTS[spacks[0].program.family_name]
+    pulled = pull(missing, ctx.config.spack.caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
+    for trouble in pulled.troubles:
+        _tell(ctx, str(trouble), *trouble.remedy)
+    return pulled
+
+
+def _tell(ctx: Context, text: str, *remedy: str) -> None:
+    LOG.warning("%s", text, extra={"step": SpackStack.name})
+    for line in (text, *(f"try: {line}" for line in remedy)):
+        ctx.note(line)
 
 
 def _lock(ctx: Context, spack: Spack, target: str) -> None:

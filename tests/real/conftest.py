@@ -9,6 +9,9 @@ import pytest
 
 from bootstrap.archive import build
 from tests.real.hooks import ARCHIVE, ROOT, Hook
+from tests.s3 import s3
+
+__all__ = ["hook", "s3"]
 
 
 @pytest.fixture(params=["dash", "bash"])

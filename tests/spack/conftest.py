@@ -17,6 +17,9 @@ from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError
 from tests.lab.recipes import IN_SPACK, PACKAGES, Layout
+from tests.s3 import s3
+
+__all__ = ["s3"]
 
 KEPT = ("libsigsegv",)
 VERSIONS = ("1.1.1", "0.23.0")

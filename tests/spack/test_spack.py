@@ -27,13 +27,17 @@ BOTH = pytest.mark.parametrize("version", VERSIONS)
 
 
 def bootstrap(
-    prefix: Path, config: str, notes: list[str] | None = None, told: Callable[[str], None] | None = None
+    prefix: Path,
+    config: str,
+    notes: list[str] | None = None,
+    told: Callable[[str], None] | None = None,
+    image: str | None = None,
 ) -> RunRecord:
     """One run of the head node below ``prefix``; ``told`` gets the name of each step that has news."""
     (prefix / "shared").mkdir(parents=True, exist_ok=True)
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
-    request = Request(Tool("0.1.0"), f"run-{next(RUNS)}", str(path), prefix, Role.HEAD)
+    request = Request(Tool("0.1.0"), f"run-{next(RUNS)}", str(path), prefix, Role.HEAD, image=image)
     said = notes if notes is not None else []
     return run(request, System(), "bootstrap", lambda step: told(step.name) if told else None, said.append)
 

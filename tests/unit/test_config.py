@@ -118,3 +118,40 @@ check: {{load: [a], run: ["a --version"]}}
 def test_names_that_are_near_are_named() -> None:
     assert did_you_mean("storge", ["storage", "spack"]) == ", did you mean 'storage'?"
     assert did_you_mean("xyz", ["storage"]) == ""
+
+
+CACHED = "spack: {{mirrors: {{site: {}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("mirror", "path", "said"),
+    [
+        ("s3://b/c", "spack.mirrors.site", "keys"),
+        ("http://h/c", "spack.mirrors.site", "http://"),
+        ("12", "spack.mirrors.site", "must be a section"),
+        ("{url: /c}", "spack.mirrors.site.keys", "signed: false"),
+        ("{keys: [{source: /k}]}", "spack.mirrors.site.url", "is required"),
+        ("{url: /c, signed: false, keys: [{source: /k}]}", "spack.mirrors.site.signed", "contradicts"),
+        ("{url: 's3://b/c', signed: false, sources: true}", "spack.mirrors.site.sources", "boto3"),
+        ("{url: 's3://b/c', binaries: false}", "spack.mirrors.site.url", "boto3"),
+        ("{url: /c, binaries: false, sources: false}", "spack.mirrors.site.binaries", "nothing"),
+        ("{url: /c, binaries: false, push: true}", "spack.mirrors.site.push", "binaries"),
+        ("{url: 'https://h/c', signed: false, push: true}", "spack.mirrors.site.push", "s3:// or a directory"),
+        ("{url: /c, keys: [{source: /k}], push: true}", "spack.mirrors.site.signing_key", "is needed"),
+        ("{url: /c, keys: [{source: 's3://b/k'}]}", "spack.mirrors.site.keys[0].sha256", "sha256sum"),
+        ("{url: /c, signd: false}", "spack.mirrors.site.signd", "did you mean 'signed'"),
+    ],
+)
+def test_a_mirror_that_makes_no_sense(mirror: str, path: str, said: str) -> None:
+    found = problems(CACHED.format(mirror))
+    assert set(found) == {path}
+    assert said in found[path]
+
+
+def test_a_mirror_is_of_sources_where_it_is_a_uri_alone_and_of_packages_where_it_says_more() -> None:
+    text = "{short: /m, s3: {url: 's3://b/c', signed: false}, both: {url: /c, keys: [{source: /k}]}}"
+    made = config.parse(f"spack: {{mirrors: {text}}}")
+    found = {name: (mirror.sources, mirror.binaries) for name, mirror in made.spack.mirrors.items()}
+    assert found == {"short": (True, False), "s3": (False, True), "both": (True, True)}
+    assert list(made.spack.caches) == ["s3", "both"]
+    assert config.from_mapping(json.loads(json.dumps(made.to_dict()))) == made

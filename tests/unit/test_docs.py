@@ -15,6 +15,7 @@ from marshmallow import Schema, fields
 from bootstrap.checks import AS_CHECKS
 from bootstrap.cli import _parser
 from bootstrap.config import Config, parse
+from bootstrap.config.fields import Table, TextOrSection
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.errors import ExitCode
 from bootstrap.model import Finding, Mark
@@ -134,16 +135,21 @@ def keys_of(schema: Schema, before: str = "") -> Iterator[str]:
         yield key
         many = isinstance(field, fields.List)
         inner = field.inner if isinstance(field, fields.List) else field
+        if isinstance(field, Table) and isinstance(field.value_field, TextOrSection):
+            inner, key = field.value_field.section, f"{key}.NAME"
         if isinstance(inner, fields.Nested):
             yield from keys_of(inner.schema, f"{key}[]." if many else f"{key}.")
 
 
 def keys_in(value: Any, before: str = "") -> Iterator[str]:
-    """The keys of a configuration as the schema names them; free mappings (env, mirrors) are values."""
+    """The keys of a configuration as the schema names them; a free name is NAME, and what env holds are values."""
     for key, item in value.items():
         name = before + key
         yield name
-        if isinstance(item, dict) and key not in ("env", "mirrors"):
+        if key == "mirrors":
+            named = [of_one for of_one in item.values() if isinstance(of_one, dict)]
+            yield from (inner for of_one in named for inner in keys_in(of_one, f"{name}.NAME."))
+        elif isinstance(item, dict) and key != "env":
             yield from keys_in(item, f"{name}.")
         for element in item if isinstance(item, list) else ():
             yield from keys_in(element, f"{name}[].") if isinstance(element, dict) else ()
@@ -168,7 +174,7 @@ def test_the_defaults_are_those_of_an_empty_file() -> None:
         if isinstance(value, dict) and value:  # a section
             value = None
         if value is None:
-            assert default == NO_DEFAULT or "[]." in key, key
+            assert default == NO_DEFAULT or "[]." in key or ".NAME." in key, key
         else:
             assert yaml.safe_load(default.strip("`")) == value, key
 

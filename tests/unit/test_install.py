@@ -181,3 +181,15 @@ def test_what_needs_a_package_of_an_earlier_slice_that_failed_is_not_tried() -> 
     part = [ZLIB.hash, HDF5.hash, OSU.hash, last.hash]
     assert install._in_vain(part, needs, {MPI.hash}) == {OSU.hash, last.hash}
     assert install._in_vain(part, needs, set()) == set()
+
+
+def test_what_came_from_a_build_cache_is_counted() -> None:
+    seen = watch(
+        f"==> Installing {full(ZLIB)} [1/4]",
+        f"==> Extracting {full(ZLIB)} from binary cache",
+        f"[+] /opt/petal/store/linux-debian12-x86_64_v3/zlib-1.0-{ZLIB.hash[:7]}",
+        f"==> Installing {full(HDF5)} [2/4]",
+        f"==> Extracting {full(HDF5)} from binary cache",
+    )
+    assert str(seen.at(5)).startswith("installing 1 of 4 (1 from a build cache): hdf5 (unpack)")
+    assert Watch(ALL, [ZLIB.hash], 2, cached=[ZLIB.hash, MPI.hash]).at(0) == Progress(1, 4, cached=1)

@@ -1,0 +1,118 @@
+"""Puts what was built here into a build cache: packed by Spack into a local directory, signed, then sent.
+
+An entry's description goes last, so nobody finds one that is not whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Mirror
+from ..errors import CacheError, FetchError
+from ..fetch import exists, upload
+from ..files import remove_tree, sha256_of
+from .database import Locked
+from .driver import Spack
+from .entries import LAYOUTS, Layout
+from .keys import open_keyring, refuse_open
+
+TRANSFERS = 8
+ASK_SECONDS = 15.0
+SEND_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Push:
+    """One mirror that takes what is built here."""
+
+    name: str
+    mirror: Mirror
+    spack: Spack
+    region: str | None
+    jobs: int
+    tell: Callable[[str], None]
+
+    def lacking(self, specs: Iterable[Locked]) -> list[Locked]:
+        """Those that the mirror does not have.
+
+        Raises:
+            CacheError: ``cache-push``, it does not say.
+        """
+        specs = list(specs)
+        with ThreadPoolExecutor(TRANSFERS) as threads:
+            try:
+                there = list(threads.map(self._has, specs))
+            except FetchError as error:
+                raise self._failed(error) from error
+        return [spec for spec, found in zip(specs, there) if not found]
+
+    def send(self, specs: list[Locked]) -> None:
+        """Packs, signs and uploads.
+
+        Raises:
+            CacheError: ``cache-push``, ``cache-key``, ``cache-gpg``.
+            SpackError: ``spack-push``.
+        """
+        directory = self.spack.places.scratch / "pushed"
+        remove_tree(directory)
+        try:
+            self.tell(f"packing {len(specs)} packages for {self.name}")
+            self.spack.push([spec.hash for spec in specs], directory, self.jobs)
+            if self.mirror.signed:
+                self._sign(directory, specs)
+            self._upload(directory, specs)
+        finally:
+            remove_tree(directory)
+
+    def _has(self, spec: Locked) -> bool:
+        return exists(self._at(self._description(spec)), region=self.region, seconds=ASK_SECONDS)
+
+    def _sign(self, directory: Path, specs: Iterable[Locked]) -> None:
+        origin = self.mirror.signing_key
+        assert origin is not None
+        refuse_open(origin)
+        ring = open_keyring(self.spack.system, self.spack.places.scratch / "signing", (origin,), self.region)
+        try:
+            for spec in specs:
+                plain = directory / self._layout.description(spec, signed=False)
+                if plain.is_file():  # Spack leaves out what its recipe does not allow to be passed on
+                    signed = plain.with_name(f"{plain.name}.signed")
+                    ring.sign(plain, signed)
+                    plain.unlink()
+                    signed.rename(directory / self._description(spec))
+        finally:
+            ring.close()
+
+    def _upload(self, directory: Path, specs: Iterable[Locked]) -> None:
+        descriptions = {directory / self._description(spec) for spec in specs}
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        last = [path for path in files if path in descriptions]
+        for batch in ([path for path in files if path not in descriptions], last):
+            self.tell(f"sending {len(last)} packages to {self.name}")
+            with ThreadPoolExecutor(TRANSFERS) as threads:
+                try:
+                    list(threads.map(lambda path: self._put(path, directory), batch))
+                except FetchError as error:
+                    raise self._failed(error) from error
+
+    def _put(self, path: Path, directory: Path) -> None:
+        uri = self._at(str(path.relative_to(directory)))
+        upload(path, uri, sha256=sha256_of(path), region=self.region, seconds=SEND_SECONDS)
+
+    @property
+    def _layout(self) -> Layout:
+        return LAYOUTS[self.spack.program.family_name]
+
+    def _description(self, spec: Locked) -> str:
+        return self._layout.description(spec, signed=self.mirror.signed)
+
+    def _at(self, path: str) -> str:
+        return f"{self.mirror.url.rstrip('/')}/{path}"
+
+    def _failed(self, error: FetchError) -> CacheError:
+        what = f"what was built is not in the mirror {self.name}, {self.mirror.url}"
+        remedy = (*error.remedy, "petal-node bootstrap    (tries again; the release is not touched)")
+        return CacheError(what, why=str(error), remedy=remedy, code="cache-push")

@@ -1,0 +1,34 @@
+"""Keys for tests: real ones, made by the system's gpg."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that signs: the files of its public and of its secret half."""
+
+    public: Path
+    secret: Path
+
+
+def made_key(place: Path, name: str) -> Key:
+    """A new key without a passphrase."""
+    if not shutil.which("gpg"):
+        pytest.skip("no gpg on this machine")
+    home = place / name
+    home.mkdir(mode=0o700, parents=True)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
+    subprocess.run([*gpg, "--quick-generate-key", f"{name} <{name}@example.org>", "ed25519", "sign"], check=True)
+    made = Key(place / f"{name}.pub", place / f"{name}.sec")
+    for path, export in ((made.public, "--export"), (made.secret, "--export-secret-keys")):
+        path.touch(mode=0o600)
+        path.write_bytes(subprocess.run([*gpg, "--armor", export], check=True, capture_output=True).stdout)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
+    return made

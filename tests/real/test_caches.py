@@ -1,0 +1,299 @@
+"""Taking from build caches with real gpg, from a directory and from moto's S3: what is good, and all that is not."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.config import Mirror, Origin
+from bootstrap.errors import CacheError, FetchError
+from bootstrap.fetch import exists, upload
+from bootstrap.files import sha256_of
+from bootstrap.spack.database import Locked
+from bootstrap.spack.entries import LAYOUTS
+from bootstrap.spack.keys import open_keyring, refuse_open
+from bootstrap.spack.pull import Pulled, pull
+from bootstrap.system import System
+from tests.gpg import Key, made_key
+from tests.real.server import always, serving
+
+SYSTEM = "linux-debian12-x86_64_v3"
+V3, V2 = LAYOUTS["1.1"], LAYOUTS["0.23"]
+
+
+def locked(name: str) -> Locked:
+    return Locked(name, "1.0", (name * 32)[:32], True, False, (), SYSTEM, "gcc-12.2.0")
+
+
+ZLIB, HDF5 = locked("zlib"), locked("hdf5")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return made_key(tmp_path_factory.mktemp("k"), "site")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return made_key(tmp_path_factory.mktemp("k"), "other")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    place = tmp_path / "cache"
+    place.mkdir()
+    return place
+
+
+def blob(cache: Path, data: bytes, kind: str) -> dict[str, Any]:
+    digest = hashlib.sha256(data).hexdigest()
+    path = cache / "blobs" / "sha256" / digest[:2] / digest
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return {"mediaType": kind, "checksumAlgorithm": "sha256", "checksum": digest, "contentLength": len(data)}
+
+
+def put(cache: Path, spec: Locked, key: Key | None = None, *, of: Locked | None = None) -> Path:
+    """An entry as Spack 1.1 writes it; ``of``: what it really is of."""
+    document = {"spec": {"nodes": [{"name": spec.name, "hash": (of or spec).hash}]}}
+    parts = [
+        blob(cache, f"tarball of {spec.name}".encode(), "application/vnd.spack.install.v2.tar+gzip"),
+        blob(cache, gzip.compress(json.dumps(document).encode()), "application/vnd.spack.spec.v5+json"),
+    ]
+    path = cache / V3.description(spec, signed=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"version": 3, "data": parts}, indent=0))
+    if key is not None:
+        sign(path, key)
+    return path
+
+
+def sign(path: Path, key: Key) -> None:
+    ring = open_keyring(System(), path.parent / "ring", [Origin(str(key.secret))], None)
+    ring.sign(path, path.with_suffix(".signed"))
+    ring.close()
+    path.with_suffix(".signed").rename(path)
+
+
+def mirror_of(url: object, *keys: Key) -> Mirror:
+    return Mirror(str(url), signed=bool(keys), keys=tuple(Origin(str(key.public)) for key in keys))
+
+
+def take(tmp_path: Path, mirror: Mirror, *specs: Locked, layout: Any = V3) -> Pulled:
+    told: list[str] = []
+    mirrors = {"site": mirror}
+    return pull(specs or (ZLIB,), mirrors, layout, tmp_path / "pulled", System(), "us-east-1", told.append)
+
+
+def only_trouble(pulled: Pulled) -> CacheError:
+    assert pulled.specs == ()
+    (trouble,) = pulled.troubles
+    assert trouble.remedy
+    return trouble
+
+
+def test_a_signed_entry_is_taken_as_it_was_signed(cache: Path, key: Key, tmp_path: Path) -> None:
+    put(cache, ZLIB, key)
+    pulled = take(tmp_path, mirror_of(cache, key), ZLIB, HDF5)
+    assert pulled.specs == (ZLIB,)
+    assert pulled.troubles == (), "that a mirror lacks a package is no trouble"
+    text = (tmp_path / "pulled" / V3.description(ZLIB, signed=False)).read_bytes()
+    for part in json.loads(text)["data"]:
+        digest = part["checksum"]
+        assert sha256_of(tmp_path / "pulled" / "blobs" / "sha256" / digest[:2] / digest) == digest
+
+
+def test_an_unknown_key_is_named(cache: Path, key: Key, other: Key, tmp_path: Path) -> None:
+    put(cache, ZLIB, other)
+    trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
+    assert trouble.code == "cache-unverified"
+    assert "zlib@1.0" in trouble.what
+    assert "none of the mirror's keys" in trouble.why
+    assert "spack.mirrors.site.keys" in trouble.remedy[0]
+
+
+def test_what_was_changed_after_it_was_signed(cache: Path, key: Key, tmp_path: Path) -> None:
+    path = put(cache, ZLIB, key)
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
+    trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
+    assert trouble.code == "cache-unverified"
+    assert "is wrong" in trouble.why
+
+
+def test_an_unsigned_entry_where_signatures_are_asked_for(cache: Path, key: Key, tmp_path: Path) -> None:
+    put(cache, ZLIB)
+    assert only_trouble(take(tmp_path, mirror_of(cache, key))).why == "it is not signed"
+
+
+def test_text_around_what_was_signed_does_not_count(cache: Path, key: Key, tmp_path: Path) -> None:
+    """gpg gives out what was signed, and that alone is read."""
+    path = put(cache, ZLIB, key)
+    text = path.read_text()
+    path.write_text(text + '\n{"version": 3, "data": []}\n')
+    pulled = take(tmp_path, mirror_of(cache, key))
+    if pulled.specs:
+        taken = (tmp_path / "pulled" / V3.description(ZLIB, signed=False)).read_text()
+        assert taken.strip() in text
+    else:
+        assert only_trouble(pulled).code == "cache-unverified"
+
+
+def test_a_signed_entry_of_another_package_is_not_taken(cache: Path, key: Key, tmp_path: Path) -> None:
+    put(cache, ZLIB, key, of=HDF5)
+    trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
+    assert trouble.code == "cache-corrupt"
+    assert HDF5.hash in trouble.why
+
+
+def test_without_signatures_signed_entries_are_taken_too(cache: Path, key: Key, tmp_path: Path) -> None:
+    put(cache, ZLIB, key)
+    put(cache, HDF5)
+    assert set(take(tmp_path, mirror_of(cache), ZLIB, HDF5).specs) == {ZLIB, HDF5}
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "no-json", "no-checksum", "no-data", "path"])
+def test_a_corrupt_entry_costs_itself_only(cache: Path, tmp_path: Path, damage: str) -> None:
+    put(cache, HDF5)
+    path = put(cache, ZLIB)
+    document = json.loads(path.read_text())
+    digest = document["data"][0]["checksum"]
+    tarball = cache / "blobs" / "sha256" / digest[:2] / digest
+    if damage == "cut":
+        tarball.write_bytes(b"x")
+    elif damage == "gone":
+        tarball.unlink()
+    elif damage == "no-json":
+        path.write_text("{")
+    elif damage == "no-data":
+        path.write_text("{}")
+    else:
+        document["data"][0]["checksum"] = "../../../etc/shadow" if damage == "path" else None
+        path.write_text(json.dumps(document))
+    pulled = take(tmp_path, mirror_of(cache), ZLIB, HDF5)
+    assert pulled.specs == (HDF5,)
+    (trouble,) = pulled.troubles
+    assert trouble.code == "cache-corrupt"
+    assert "zlib@1.0" in trouble.what
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:9/cache", "{tmp}/absent"])
+def test_a_mirror_that_cannot_be_reached_is_told_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
+    trouble = only_trouble(take(tmp_path, mirror_of(url.format(tmp=tmp_path)), ZLIB, HDF5))
+    assert trouble.code == "cache-unreachable"
+    assert "the mirror site" in trouble.what
+
+
+def test_what_two_mirrors_have_is_taken_from_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    put(first, ZLIB)
+    put(second, ZLIB)
+    put(second, HDF5)
+    told: list[str] = []
+    mirrors = {"first": mirror_of(first), "second": mirror_of(second)}
+    pulled = pull((ZLIB, HDF5), mirrors, V3, tmp_path / "pulled", System(), None, told.append)
+    assert pulled.specs == (ZLIB, HDF5)
+    assert told[-1] == "looking for packages in second: 1 found, 1 of 1 asked for"
+
+
+def test_what_spack_could_not_unpack_is_withdrawn_and_not_what_waited_for_it(cache: Path, tmp_path: Path) -> None:
+    needing = Locked("hdf5", "1.0", HDF5.hash, True, False, (ZLIB.hash,), SYSTEM, "gcc-12.2.0")
+    put(cache, ZLIB)
+    put(cache, needing)
+    pulled = take(tmp_path, mirror_of(cache), ZLIB, needing)
+    assert pulled.withdraw((ZLIB, needing)) == (ZLIB,)
+    assert not (pulled.directory / V3.description(ZLIB, signed=False)).exists()
+    assert (pulled.directory / V3.description(needing, signed=False)).exists()
+    assert pulled.withdraw((ZLIB, needing)) == (), "the second time it failed from source"
+
+
+def test_keys_that_are_none(cache: Path, tmp_path: Path) -> None:
+    put(cache, ZLIB)
+    (tmp_path / "key.pub").write_text("no key")
+    for public in (tmp_path / "key.pub", tmp_path / "absent.pub"):
+        mirror = Mirror(str(cache), keys=(Origin(str(public)),))
+        assert only_trouble(take(tmp_path, mirror)).code == "cache-key"
+
+
+def test_a_public_key_cannot_sign(key: Key, tmp_path: Path) -> None:
+    ring = open_keyring(System(), tmp_path / "ring", [Origin(str(key.public))], None)
+    (tmp_path / "x").write_text("{}")
+    with pytest.raises(CacheError) as caught:
+        ring.sign(tmp_path / "x", tmp_path / "y")
+    ring.close()
+    assert caught.value.code == "cache-key"
+    assert not (tmp_path / "ring").exists()
+
+
+def test_a_secret_key_that_others_can_read_is_refused(key: Key) -> None:
+    refuse_open(Origin(str(key.secret)))
+    key.secret.chmod(0o644)
+    with pytest.raises(CacheError) as caught:
+        refuse_open(Origin(str(key.secret)))
+    key.secret.chmod(0o600)
+    assert caught.value.code == "cache-key"
+
+
+def test_without_gpg_the_error_says_what_to_install(cache: Path, key: Key, tmp_path: Path) -> None:
+    class Bare(System):
+        def which(self, name: str) -> str | None:
+            return None if name == "gpg" else super().which(name)
+
+    told: list[str] = []
+    pulled = pull((ZLIB,), {"site": mirror_of(cache, key)}, V3, tmp_path / "pulled", Bare(), None, told.append)
+    assert only_trouble(pulled).code == "cache-gpg"
+
+
+def test_what_is_uploaded_to_s3_is_there_and_taken_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
+    s3.create_bucket(Bucket="petal")
+    put(cache, ZLIB, key)
+    uri = "s3://petal/spack cache/ü"
+    for path in (path for path in cache.rglob("*") if path.is_file()):
+        target = f"{uri}/{path.relative_to(cache)}"
+        assert not exists(target, region="us-east-1")
+        upload(path, target, sha256=sha256_of(path), region="us-east-1")
+        assert exists(target, region="us-east-1")
+    listed = s3.list_objects_v2(Bucket="petal")["Contents"]
+    assert len(listed) == 3
+    assert take(tmp_path, mirror_of(uri, key)).specs == (ZLIB,)
+
+
+def test_a_bucket_that_is_not_there_takes_nothing(s3: Any, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(FetchError) as caught:
+        upload(tmp_path / "x", "s3://absent/x", sha256=sha256_of(tmp_path / "x"), region="us-east-1")
+    assert caught.value.code == "fetch-missing"
+
+
+def test_the_names_of_the_old_layout() -> None:
+    document = {"binary_cache_checksum": {"hash_algorithm": "sha256", "hash": "0" * 64}}
+    name = f"{SYSTEM}-gcc-12.2.0-zlib-1.0-{ZLIB.hash}"
+    assert V2.description(ZLIB, signed=True) == f"build_cache/{name}.spec.json.sig"
+    assert V2.description(ZLIB, signed=False) == f"build_cache/{name}.spec.json"
+    (tarball,) = V2.blobs(ZLIB, document)
+    assert tarball.path == f"build_cache/{SYSTEM}/gcc-12.2.0/zlib-1.0/{name}.spack"
+
+
+def test_what_s3_does_not_take_in_one_request_is_not_tried(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as stream:
+        stream.truncate((5 << 30) + 1)
+    with pytest.raises(FetchError) as caught:
+        upload(tmp_path / "x", "s3://petal/x", sha256="0" * 64, region="us-east-1")
+    assert caught.value.code == "fetch-too-large"
+
+
+def test_a_role_that_may_not_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(always(403)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        trouble = only_trouble(take(tmp_path, mirror_of("s3://petal/cache"), ZLIB, HDF5))
+    assert trouble.code == "cache-unreachable"
+    assert "403" in trouble.why
