@@ -131,12 +131,6 @@ class FetchError(PetalError):
     code = "fetch-unreachable"
 
 
-class PublishError(PetalError):
-    """An object could not be put where it was asked for; codes start with ``publish-``."""
-
-    code = "publish-failed"
-
-
 class StorageError(PetalError):
     """Shared storage is absent, unsafe, or does not answer; codes start with ``storage-``."""
 

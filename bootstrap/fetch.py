@@ -324,6 +324,10 @@ def _check_status(uri: str, answer: Any, *, unsigned: bool, verb: str = "read") 
             ),
             code="fetch-forbidden",
         )
+    if code == 301:  # S3 says so of a bucket, and never of an object that is elsewhere
+        place = answer.headers.get("x-amz-bucket-region", "another")
+        what, why = f"{uri} is not in this region", f"the server answered 301: the bucket's region is {place}"
+        raise FetchError(what, why=why, remedy=f"AWS_REGION={place}, or a bucket of this region", code="fetch-region")
     if code in (404, 410):
         why = f"the server answered {code}"
         raise FetchError(f"{uri} does not exist", why=why, remedy=f"aws s3 ls {uri}", code="fetch-missing")

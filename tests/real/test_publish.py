@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.errors import PublishError, UsageError
+from bootstrap.errors import FetchError, UsageError
 from bootstrap.fetch import Source, read
 from bootstrap.publish import check_output, place_of, put
 from tests.real.server import always, answer, first, serving
@@ -66,11 +66,11 @@ def test_a_real_s3_takes_it_and_gives_it_back(tmp_path: Path, keys: pytest.Monke
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="petal")
         put(DATA, "s3://petal/locks/a b+.lock", None)
         assert read(Source("s3://petal/locks/a b+.lock", SHA), tmp_path) == DATA
-        with pytest.raises(PublishError) as caught:
+        with pytest.raises(FetchError) as caught:
             put(DATA, "s3://absent/spack.lock", None)
     finally:
         server.stop()
-    assert caught.value.code == "publish-missing"
+    assert caught.value.code == "fetch-missing"
 
 
 def test_the_request_is_signed_and_a_server_error_passes(keys: pytest.MonkeyPatch) -> None:
@@ -82,13 +82,13 @@ def test_the_request_is_signed_and_a_server_error_passes(keys: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(403, "publish-forbidden"), (301, "publish-missing"), (500, "publish-failed")]
+    ("code", "said"), [(403, "fetch-forbidden"), (301, "fetch-region"), (500, "fetch-unreachable")]
 )
 def test_what_is_refused_is_told(code: int, said: str, keys: pytest.MonkeyPatch) -> None:
     keys.setenv("PETAL_FETCH_SECONDS", "1")
     with serving(always(code)) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)
-        with pytest.raises(PublishError) as caught:
+        with pytest.raises(FetchError) as caught:
             put(b"x", "s3://bucket/key", None)
     assert caught.value.code == said
     assert caught.value.remedy
