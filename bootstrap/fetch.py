@@ -7,6 +7,7 @@ deadline in place of the caller's.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
@@ -107,7 +108,7 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
 
 
 def upload(path: Path, uri: str, *, sha256: str, region: str | None = None, seconds: float = 60.0) -> None:
-    """Puts a file to s3:// or file://, whole or not at all: S3 refuses what has another checksum.
+    """Puts a file to s3:// or file://, whole or not at all.
 
     Raises:
         FetchError: as ``download``.
@@ -115,12 +116,21 @@ def upload(path: Path, uri: str, *, sha256: str, region: str | None = None, seco
     target = local_path(uri)
     if target is not None:
         _copy_to(path, target)
-        return
+    else:
+        put_object(path, uri, sha256=sha256, region=region, seconds=seconds)
+
+
+def put_object(source: Path | bytes, uri: str, *, sha256: str, region: str | None, seconds: float) -> None:
+    """Puts a file, or bytes, to s3://, whole or not at all: S3 refuses what has another checksum.
+
+    Raises:
+        FetchError: as ``download``.
+    """
     if not uri.startswith("s3://"):
         what, remedy = f"nothing can be written to {uri}", "name s3://BUCKET/KEY or file:///PATH"
         raise FetchError(what, why="only s3:// and file:// take something", remedy=remedy, code="fetch-scheme")
-    if path.stat().st_size > LARGEST:
-        what, why = f"{path.name} is too large to be written to {uri}", "S3 takes 5 GiB in one request"
+    if isinstance(source, Path) and source.stat().st_size > LARGEST:
+        what, why = f"{source.name} is too large to be written to {uri}", "S3 takes 5 GiB in one request"
         raise FetchError(what, why=why, remedy="aws s3 cp does it in parts", code="fetch-too-large")
 
     def put(region: str, left: float) -> None:
@@ -128,7 +138,7 @@ def upload(path: Path, uri: str, *, sha256: str, region: str | None = None, seco
 
         auth = aws.s3_auth(region, sha256)
         with (
-            path.open("rb") as stream,
+            source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream,
             requests.put(
                 aws.s3_url(uri, region), data=stream, auth=auth, allow_redirects=False, timeout=_timeout(left)
             ) as answer,

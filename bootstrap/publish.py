@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 from .errors import UsageError
-from .fetch import local_path, upload
+from .fetch import local_path, put_object
 from .files import write_atomic
 
 SECONDS = 120.0
@@ -46,7 +45,7 @@ def put(data: bytes, uri: str, region: str | None) -> None:
     """Puts ``data`` at ``uri``; what was there before is replaced.
 
     Raises:
-        FetchError: as ``fetch.upload``.
+        FetchError: as ``fetch.put_object``.
         OSError: a file cannot be written.
     """
     path = local_path(uri)
@@ -54,7 +53,4 @@ def put(data: bytes, uri: str, region: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
         return
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        upload(Path(file.name), uri, sha256=hashlib.sha256(data).hexdigest(), region=region, seconds=SECONDS)
+    put_object(data, uri, sha256=hashlib.sha256(data).hexdigest(), region=region, seconds=SECONDS)

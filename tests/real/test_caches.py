@@ -27,7 +27,7 @@ V3, V2 = LAYOUTS["1.1"], LAYOUTS["0.23"]
 
 
 def locked(name: str) -> Locked:
-    return Locked(name, "1.0", (name * 32)[:32], True, False, (), SYSTEM, "gcc-12.2.0")
+    return Locked(name, "1.0", (name * 32)[:32], True, False, system=SYSTEM, compiler="gcc-12.2.0")
 
 
 ZLIB, HDF5 = locked("zlib"), locked("hdf5")
@@ -204,7 +204,7 @@ def test_what_two_mirrors_have_is_taken_from_the_first(tmp_path: Path) -> None:
 
 
 def test_what_spack_could_not_unpack_is_withdrawn_and_not_what_waited_for_it(cache: Path, tmp_path: Path) -> None:
-    needing = Locked("hdf5", "1.0", HDF5.hash, True, False, (ZLIB.hash,), SYSTEM, "gcc-12.2.0")
+    needing = Locked("hdf5", "1.0", HDF5.hash, True, False, needs=(ZLIB.hash,), system=SYSTEM, compiler="gcc-12.2.0")
     put(cache, ZLIB)
     put(cache, needing)
     pulled = take(tmp_path, mirror_of(cache), ZLIB, needing)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.files import sha256_of
+from bootstrap.steps.shell import find_lmod
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError
@@ -52,6 +53,8 @@ def spack_tree(version: str) -> Path:
         pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler on this machine, which Spack builds with")
+    if find_lmod() is None:
+        pytest.skip("no Lmod on this machine, and a release without it is degraded")
     return tree
 
 
