@@ -16,6 +16,8 @@ from ..files import read_json
 
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
+# Where a package lies in a store (config:install_tree:projections), and ``_prefix`` again.
+PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def _system(arch: Any) -> str:
     if not isinstance(arch, dict):
         return ""
     target = arch.get("target")
-    return f"{arch.get('platform')}-{arch.get('platform_os')}-{target['name'] if isinstance(target, dict) else target}"
+    return (
+        f"{arch.get('platform')}-{arch.get('platform_os')}-{target.get('name') if isinstance(target, dict) else target}"
+    )
 
 
 def _compiler(compiler: Any) -> str:
@@ -91,11 +95,16 @@ def installed(store: Path) -> dict[str, Path]:
     Raises:
         SpackError: ``spack-database``, the index cannot be read.
     """
-    return {
-        digest: Path(record["path"])
-        for digest, record in records(index_of(store)).items()
-        if record.get("installed") and record.get("path")
-    }
+    found = records(index_of(store)).items()
+    return {digest: _prefix(store, digest, record) for digest, record in found if record.get("installed")}
+
+
+def _prefix(store: Path, digest: str, record: Mapping[str, Any]) -> Path:
+    """What is installed again after a reindex has a record without a path (database.py, ``_add``, in 0.23 and 1.1)."""
+    if record.get("path"):
+        return Path(record["path"])
+    spec = record.get("spec", {})
+    return store / _system(spec.get("arch")) / f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
 
 
 def install_times(store: Path) -> tuple[float, ...]:

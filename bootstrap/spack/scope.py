@@ -13,6 +13,7 @@ from typing import Any
 from ..files import make_dir, write_atomic
 from ..observed import External, Host
 from .compiler import Compiler
+from .database import PROJECTION
 from .externals import as_packages
 from .families import Family
 
@@ -110,9 +111,7 @@ def _config(places: Places) -> dict[str, Any]:
     return {
         "install_tree": {
             "root": str(places.store),
-            "projections": {
-                "all": "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
-            },
+            "projections": {"all": PROJECTION},
         },
         "build_stage:": [str(places.scratch / "stage")],
         "checksum": True,

@@ -113,17 +113,18 @@ def _look(ctx: Context) -> Look:
     """Runs in a child with a deadline: everything here may hang."""
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
+    writable = not space.f_flag & os.ST_RDONLY
     tried = paths.locks / TRIED
     ours = (first_distrusted(path, paths.shared_mount) for path in (paths.locks, paths.shared_root, paths.state))
     return Look(
         distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)
         or next(filter(None, ours), None),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
-        writable=not space.f_flag & os.ST_RDONLY,
+        writable=writable,
         prepared=all(path.is_dir() for path in _directories(ctx)) and tried.is_file(),
         free=space.f_bavail * space.f_frsize,
         token=_token(ctx),
-        locks=broken(tried) if ctx.role is Role.HEAD and tried.is_file() else "",
+        locks=broken(tried) if ctx.role is Role.HEAD and writable and tried.is_file() else "",
     )
 
 

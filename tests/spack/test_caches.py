@@ -242,7 +242,7 @@ class PlainSpack:
         bootstrapping = {"enable": True, "root": str(tmp_path / "b"), "sources:": [], "trusted:": {}}
         (self.extra / "bootstrap.yaml").write_text(json.dumps({"bootstrap": bootstrapping}))
         self.spack = next(tmp_path.glob("1.1.1/*/bin/spack"))
-        self.clingo = next(tree.glob("opt/petal-node/spack/clingo-*"))
+        self.clingo = next(tree.glob("shared/petal/root/spack/clingo-*"))
         self.home = Path(tempfile.mkdtemp(prefix="gpg"))  # short: gpg's agent has a socket there
 
     def close(self) -> None:

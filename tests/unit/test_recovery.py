@@ -42,6 +42,23 @@ def test_partial_whole_and_recorded_are_told_apart_and_what_is_not_spacks_is_lef
     assert [path.name for path in recovery._left(tmp_path)] == ["half-1-aaaaaaa"]
 
 
+def test_an_empty_manifest_after_a_power_cut_is_no_end_of_an_install(tmp_path: Path) -> None:
+    place = prefix(tmp_path, "cut-1-aaaaaaa")
+    (place / ".spack" / "install_manifest.json").write_text("")
+    assert look(tmp_path).partial == {place}
+
+
+def test_a_record_without_a_path_is_where_the_projection_says(tmp_path: Path) -> None:
+    """Spack writes such a record for what it installs again after a reindex."""
+    place = prefix(tmp_path, "again-1-ccccccc")
+    arch = {"platform": "linux", "platform_os": "debian12", "target": {"name": "x86_64_v3"}}
+    spec = {"name": "again", "version": "1", "arch": arch}
+    records = {"ccccccccc": {"spec": spec, "path": None, "installed": True}}
+    index(tmp_path).write_text(json.dumps({"database": {"version": "8", "installs": records}}))
+    assert database.installed(tmp_path) == {"ccccccccc": place}
+    assert look(tmp_path).agrees
+
+
 def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
     for name in (".abcd.old", ".efgh.garbage"):
         (tmp_path / ARCH / name).mkdir(parents=True)
