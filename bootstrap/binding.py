@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .context import Context
-from .errors import PetalError, RootError, of_os_error
+from .errors import PetalError, RootError, as_error
 from .files import foreign, make_dir, replace_link, same_content, write_atomic
 from .model import Probe, blocked, change, refused, satisfied
 
@@ -40,7 +40,7 @@ def probe(ctx: Context) -> Probe:
     try:
         state = ctx.system.guarded(lambda: _backed(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
     except (PetalError, OSError) as trouble:
-        return refused(trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.root))
+        return refused(as_error(trouble, ctx.paths.root))
     if state == "absent":
         return change(f"{backing} is not made yet", f"bind {ctx.paths.root} to {backing}")
     if state == "foreign":

@@ -95,9 +95,10 @@ class Context:
         return install.queue if in_job else None
 
     @property
-    def locks(self) -> Path:
-        """Where the cluster's lock lies; a machine that becomes an image has no cluster."""
-        return self.paths.var if self.bakes else self.paths.locks
+    def cluster_lock(self) -> Path:
+        """The cluster's lock; a machine that becomes an image has no cluster, and has it for itself."""
+        lock = self.paths.cluster_lock
+        return self.paths.var / lock.name if self.bakes else lock
 
     @property
     def mounted(self) -> Mount | None:

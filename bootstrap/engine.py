@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .context import Context
-from .errors import NotConverged, PetalError, StorageError, of_os_error
+from .errors import NotConverged, PetalError, StorageError, as_error
 from .lock import Holder, Lock, builders_ended, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
@@ -25,7 +25,6 @@ from .spack.foreman import end_left
 from .state import Shared
 from .steps import CARRIED, Step
 
-CLUSTER_LOCK = "stack.lock"
 NODE_LOCK = "node.lock"
 UNCHANGED = {
     Verdict.SATISFIED: Outcome.OK,
@@ -130,7 +129,7 @@ class _Held:
             with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node):
                 yield self._ctx
             return
-        path = self._ctx.locks / CLUSTER_LOCK
+        path = self._ctx.cluster_lock
         if self._cluster is None:
             lock = self._lock(step, path, self._waits.cluster, self._end_what_is_left)
             self._cluster = self._locks.enter_context(lock)
@@ -196,7 +195,7 @@ def _planned(step: Step, ctx: Context) -> StepReport:
     try:
         probe = step.probe(ctx)
     except (PetalError, OSError) as trouble:
-        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
+        error = as_error(trouble, ctx.paths.shared_mount)
         return _failed(step, error, 0.0)
     return _of_probe(step, probe, UNCHANGED.get(probe.verdict, Outcome.WOULD_CHANGE))
 
@@ -212,7 +211,7 @@ def _one(step: Step, ctx: Context, done: dict[str, StepReport], listen: Listener
     try:
         report = _probe_apply_probe(step, ctx, listen, held)
     except (PetalError, OSError) as trouble:
-        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
+        error = as_error(trouble, ctx.paths.shared_mount)
         LOG.error("%s: %s", step.name, error, extra={"step": step.name})
         return _failed(step, error, time.monotonic() - started)
     except Exception as bug:  # noqa: BLE001 - a bug costs its step, and what needs it

@@ -248,6 +248,11 @@ _OS_ERRORS = {
 }
 
 
+def as_error(trouble: PetalError | OSError, mount: Path) -> PetalError:
+    """The trouble as an error of ours, with its code and remedy; ``mount`` is the shared storage's mount point."""
+    return trouble if isinstance(trouble, PetalError) else of_os_error(trouble, mount)
+
+
 def of_os_error(error: OSError, mount: Path) -> FileSystemError:
     """What an operator can do about a refused file operation; ``mount`` is the shared storage's mount point."""
     code, remedy = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status"))

@@ -52,7 +52,7 @@ def head_limit(version: str, cluster_config: str) -> float:
 
 def _configured(text: str) -> float | None:
     try:
-        value: Any = read_yaml(text, CLUSTER_CONFIG)
+        value: Any = read_yaml(text, CLUSTER_CONFIG, aliases=True)
     except ConfigError:
         return None
     for key in ("DevSettings", "Timeouts", "HeadNodeBootstrapTimeout"):

@@ -52,8 +52,8 @@ class Paths:
     def release(self, release: str) -> Path:
         return self.releases / release
 
-    def spack(self, version: str) -> Path:
-        return self.root / "spack" / version
+    def manifest(self, release: str) -> Path:
+        return self.release(release) / "manifest.json"
 
     # shared storage
 
@@ -82,6 +82,11 @@ class Paths:
         return self.shared / "lock"
 
     @property
+    def cluster_lock(self) -> Path:
+        """Whoever holds it may change what all nodes share."""
+        return self.locks / "stack.lock"
+
+    @property
     def builds(self) -> Path:
         """What worker and build jobs tell each other: a directory for each run, there while its job may live."""
         return self.shared / "build"
@@ -108,6 +113,10 @@ class Paths:
     def runs(self) -> Path:
         return self.var / "runs"
 
+    def work(self, release: str) -> Path:
+        """What Spack is given for a release, and what is known of how far that is."""
+        return self.var / "spack" / release
+
     @property
     def seen_storage(self) -> Path:
         return self.var / "storage.json"
@@ -120,6 +129,14 @@ class Paths:
     @property
     def log(self) -> Path:
         return self.at("/var/log/petal-node.log")
+
+    def run_logs(self, run_id: str) -> Path:
+        """Logs of packages that failed in a run."""
+        return self.log.parent / "petal-node" / run_id
+
+    def spack_log(self, run_id: str) -> Path:
+        """What Spack said in a run."""
+        return self.log.parent / "petal-node" / f"spack-{run_id}.log"
 
     @property
     def units(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from . import environments, facts, shapes, templates
 from .config import Config, from_mapping, parse, problem_of
 from .context import Context
-from .errors import ConfigError, PetalError, SpackError, StorageError, UsageError, of_os_error
+from .errors import ConfigError, PetalError, SpackError, StorageError, UsageError, as_error
 from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
@@ -199,7 +199,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[Petal
             found = system.guarded(partial(_wanted_on, paths, known), timeout=LOOK_SECONDS, what=mount)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
-            troubles.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
+            troubles.append(as_error(error, paths.shared_mount))
             continue
         if found is not None and _mount_of(found) == mount:  # else it is another cluster's, or of before a move
             return found

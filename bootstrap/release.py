@@ -183,7 +183,7 @@ def read_manifest(paths: Paths, release: str) -> Manifest | None:
     Raises:
         StateError: it is damaged.
     """
-    path = paths.release(release) / "manifest.json"
+    path = paths.manifest(release)
     raw = read_document(path)
     if raw is None:
         return None
@@ -225,7 +225,7 @@ def write_index(paths: Paths, release: str, trees: Iterable[Tree], missing: Iter
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:
     """Completes a release: the last thing that is written into it."""
-    write_document(paths.release(manifest.release) / "manifest.json", plain(manifest))
+    write_document(paths.manifest(manifest.release), plain(manifest))
 
 
 def current_release(paths: Paths) -> str | None:

@@ -15,7 +15,7 @@ from .checks import check_node, reaches_storage
 from .context import Context
 from .converge import arrange
 from .engine import OF_THE_CONFIGURATION, Waits, converge, status_of
-from .errors import ExitCode, PetalError, of_os_error, redacted
+from .errors import ExitCode, PetalError, as_error, redacted
 from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
@@ -125,7 +125,7 @@ def run(
         _close(recorder, status, exit_of(reports, status))
     except (PetalError, OSError) as trouble:
         mount = Paths(request.prefix).shared_mount
-        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, mount)
+        error = as_error(trouble, mount)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         if request.event:

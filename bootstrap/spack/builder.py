@@ -15,10 +15,12 @@ from ..observed import Host
 from ..system import Completed, System
 from .compiler import find_compiler
 from .driver import Spack
-from .install import install_missing
+from .entries import LAYOUTS
+from .install import install_or_build
 from .order import DONE, RUNNING, Desk, Lease, Order, State
 from .parallel import split
 from .program import Program, version_of
+from .pull import Pulled
 from .scope import Places
 
 
@@ -88,7 +90,9 @@ class Builder:
     def _install(self, order: Order, target: str) -> None:
         parallel = split(self._host.cpus, self._host.memory, order.jobs, side_by_side=_program(order).family.parallel)
         self._note(f"{target}: {parallel.processes} packages at once with {parallel.jobs} jobs each")
-        install_missing(self._spack(order, target), parallel, self._tell, self._desk.logs / order.run_id, order.locks)
+        spack, logs = self._spack(order, target), self._desk.logs / order.run_id
+        pulled = Pulled(self._desk.pulled, LAYOUTS[spack.program.family_name])
+        install_or_build(spack, parallel, self._tell, logs, order.locks, pulled, self._note)
 
     def _spack(self, order: Order, target: str) -> Spack:
         """The driver with the worker's scope, and an environment on local disk."""

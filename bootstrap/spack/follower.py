@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from .. import batch
 from ..context import Context
@@ -17,11 +16,6 @@ FOLLOW_SECONDS = 1.0
 ASK_SECONDS = 5.0
 # A job that has ended has written its state before; NFS may show it later.
 LATE_SECONDS = 60.0
-
-
-def kept(ctx: Context) -> Path:
-    """Where logs of this run are, as after an install on this node."""
-    return ctx.paths.log.parent / "petal-node" / ctx.run_id
 
 
 class Follower:
@@ -111,7 +105,7 @@ class Follower:
         return self._job is not None and self._job.ended and self._job.state not in ("COMPLETED", "FAILED")
 
     def _lost(self) -> JobError:
-        queue, output = self._queue, kept(self._ctx) / self._desk.output.name
+        queue, output = self._queue, self._ctx.paths.run_logs(self._ctx.run_id) / self._desk.output.name
         return JobError(
             f"the build job on queue {queue} ended before it was done",
             why=str(self._job or "Slurm knows it no more"),

@@ -23,7 +23,7 @@ from ..system import PATH, System
 from .capacity import wait_for_queue
 from .compiler import find_compiler
 from .driver import Spack
-from .follower import Follower, kept
+from .follower import Follower
 from .install import prune
 from .order import LEASE_SECONDS, SCRIPT, Desk, Order
 
@@ -134,17 +134,14 @@ def _script(ctx: Context, desk: Desk) -> str:
 def _keep_logs(ctx: Context, desk: Desk) -> None:
     """Takes the job's words to this node before they are removed. What cannot be had costs the logs."""
     try:
-        _copy((desk.output, *sorted((desk.logs / ctx.run_id).glob("*.log"))), kept(ctx))
-        prune(kept(ctx).parent)
+        logs = ctx.paths.run_logs(ctx.run_id)
+        _copy((desk.output, *sorted((desk.logs / ctx.run_id).glob("*.log"))), logs)
+        prune(logs.parent)
         if desk.said.is_file():
-            with desk.said.open("rb") as said, _said(ctx).open("ab") as log:
+            with desk.said.open("rb") as said, ctx.paths.spack_log(ctx.run_id).open("ab") as log:
                 shutil.copyfileobj(said, log)
     except OSError as error:
         LOG.warning("the logs of the build job: %s", error)
-
-
-def _said(ctx: Context) -> Path:
-    return ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
 
 
 def _copy(files: Sequence[Path], target: Path) -> None:
@@ -156,7 +153,8 @@ def _copy(files: Sequence[Path], target: Path) -> None:
 
 def _as_here(ctx: Context, desk: Desk, raw: Mapping[str, object]) -> SpackError:
     """An error of the job, whose logs lie on this node by now."""
-    places = ((str(desk.logs / ctx.run_id), str(kept(ctx))), (str(desk.said), str(_said(ctx))))
+    logs, log = ctx.paths.run_logs(ctx.run_id), ctx.paths.spack_log(ctx.run_id)
+    places = ((str(desk.logs / ctx.run_id), str(logs)), (str(desk.said), str(log)))
 
     def here(text: object) -> str:
         told = str(text)

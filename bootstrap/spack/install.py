@@ -19,6 +19,7 @@ from .database import Locked
 from .driver import Spack, failure
 from .parallel import Parallel
 from .progress import Watch
+from .pull import Pulled
 from .slices import locked_for, slices
 
 TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
@@ -121,6 +122,35 @@ def install_missing(
         raise _error(len(missing), len(specs), why, failures, spack.output)
     if done.returncode != 0:
         LOG.warning("spack install ended with %d, and everything is there: %s", done.returncode, failure(done.stdout))
+
+
+def install_or_build(
+    spack: Spack,
+    parallel: Parallel,
+    tell: Callable[[str], None],
+    logs: Path,
+    locks: int | None,
+    pulled: Pulled,
+    say: Callable[[str], None],
+) -> None:
+    """As ``install_missing``; what a build cache gave and Spack cannot unpack is built from source instead.
+
+    Args:
+        pulled: what Spack finds where its scope names build caches.
+        say: gets what was built instead, and why.
+
+    Raises:
+        SpackError: as ``install_missing``.
+    """
+    try:
+        install_missing(spack, parallel, tell, logs, locks)
+    except SpackError as error:
+        specs = database.locked_specs(spack.lockfile)
+        bad = pulled.withdraw(database.missing(specs, spack.places.store))
+        if not bad:
+            raise
+        say(f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
+        install_missing(spack, parallel, tell, logs, locks)
 
 
 def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) -> Completed:

@@ -46,12 +46,13 @@ class Pulled:
     def withdraw(self, missing: Iterable[Locked]) -> tuple[Locked, ...]:
         """Takes out what was offered and is missing though all that it needs is there; says what that is."""
         absent = {spec.hash: spec for spec in missing}
-        offered = {spec.hash for spec in self.specs}
-        bad = [spec for spec in absent.values() if spec.hash in offered and not absent.keys() & set(spec.needs)]
-        there = [spec for spec in bad if (self.directory / self.layout.description(spec, signed=False)).is_file()]
-        for spec in there:
-            (self.directory / self.layout.description(spec, signed=False)).unlink()
-        return tuple(there)
+        found = []
+        for spec in absent.values():
+            described = self.directory / self.layout.description(spec, signed=False)
+            if described.is_file() and not absent.keys() & set(spec.needs):
+                described.unlink()
+                found.append(spec)
+        return tuple(found)
 
 
 @dataclass

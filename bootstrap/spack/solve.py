@@ -29,13 +29,22 @@ LOCK_WAIT = 600.0
 LOOK_SECONDS = 4.0
 
 
-def write_stack(ctx: Context, spack: Spack) -> None:
-    """The environment of the stack, as Spack reads it."""
-    spack.write_environment(specs_of(ctx), {key: ctx.environment[key] for key in _sections(ctx.environment)})
+def ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
+    """Spack with the stack as its environment: fetched where it is not there, and judged where it is.
 
+    Args:
+        apart: as for ``open_spack``.
 
-def _sections(environment: Mapping[str, Any]) -> list[str]:
-    return [key for key in unlocked(environment) if key != "specs"]
+    Raises:
+        FetchError, PackageError, SpackError: as ``open_spack`` and ``ensure``.
+    """
+    spack = open_spack(ctx, target, apart=apart)
+    if not is_ready(ctx.config, spack.program, ctx.paths):
+        ctx.note(f"Spack {spack.program.version} and its recipes")
+    ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    sections = (key for key in unlocked(ctx.environment) if key != "specs")
+    spack.write_environment(specs_of(ctx), {key: ctx.environment[key] for key in sections})
+    return spack
 
 
 def solve(ctx: Context, spack: Spack) -> None:
@@ -121,11 +130,7 @@ def make_lockfile(ctx: Context) -> bytes:
 
 
 def _solved(ctx: Context, target: str, place: Path) -> Mapping[str, Any]:
-    spack = open_spack(ctx, target, apart=place)
-    if not is_ready(ctx.config, spack.program, ctx.paths):
-        ctx.note(f"Spack {spack.program.version} and its recipes")
-        ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
-    write_stack(ctx, spack)
+    spack = ready_spack(ctx, target, apart=place)
     solve(ctx, spack)
     document: Mapping[str, Any] = json.loads(spack.lockfile.read_bytes())
     return document

@@ -44,7 +44,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
         SpackError: ``spack-no-compiler``, ``spack-target``.
     """
     config = ctx.config
-    work = (apart or ctx.paths.var / "spack" / ctx.wanted_release) / target
+    work = (apart or ctx.paths.work(ctx.wanted_release)) / target
     program = locate(config, ctx.paths)
     store = apart / "store" if apart else store_of(ctx)
     places = Places(store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
@@ -52,7 +52,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     if ctx.config.spack.caches and apart is None:
         site = replace(site, pulled=pulled_of(ctx))
     write_scope(work / "scope", places, site, program.family)
-    output = ctx.paths.log.parent / "petal-node" / f"spack-{ctx.run_id}.log"
+    output = ctx.paths.spack_log(ctx.run_id)
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
 
 
@@ -101,7 +101,7 @@ def _cuda(ctx: Context) -> tuple[str, ...]:
     return ctx.choice.cuda
 
 
-def locked_specs(ctx: Context) -> tuple[database.Locked, ...]:
+def release_specs(ctx: Context) -> tuple[database.Locked, ...]:
     """What this run's release is made of, for all of its targets.
 
     Raises:
@@ -119,7 +119,7 @@ def lacking(ctx: Context) -> tuple[str, ...]:
     """
     if not ctx.config.builds:
         return ()
-    absent = database.missing(locked_specs(ctx), store_of(ctx))
+    absent = database.missing(release_specs(ctx), store_of(ctx))
     return tuple(sorted(f"{spec.name}@{spec.version}" for spec in absent))
 
 

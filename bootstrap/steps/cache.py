@@ -10,16 +10,16 @@ from typing import Any
 from .. import shapes
 from ..config import Mirror
 from ..context import Context
-from ..errors import CacheError, PetalError, SpackError
+from ..errors import CacheError, PetalError, SpackError, StateError
 from ..log import LOG
-from ..model import Probe, Scope, accepted, blocked, change, elsewhere, satisfied
+from ..model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
 from ..spack import database
 from ..spack.database import Locked
 from ..spack.driver import Spack
 from ..spack.parallel import split
-from ..spack.program import ensure
 from ..spack.push import Push
-from ..spack.workspace import locked_specs, lockfile_of, open_spack, specs_of, store_of
+from ..spack.solve import ready_spack
+from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state import read_document, shaped, write_document
 from .base import HEAD
 
@@ -44,7 +44,7 @@ class BuildCache:
         try:
             built, record = _built(ctx), _Record(ctx)
         except SpackError as error:
-            return blocked(str(error), *error.remedy)
+            return refused(error)
         if record.trouble is not None:
             return accepted(f"not everything is in {', '.join(mirrors)}: {record.trouble}", record.trouble)
         left = {name: record.left(mirror, built) for name, mirror in mirrors.items()}
@@ -79,9 +79,7 @@ def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Lock
 
 def _opened(ctx: Context, target: str) -> Spack:
     """Spack as it was when it built: what an image carried, or another head node, may have been built without one."""
-    spack = open_spack(ctx, target)
-    ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
-    spack.write_environment(specs_of(ctx), {key: value for key, value in ctx.environment.items() if key != "specs"})
+    spack = ready_spack(ctx, target)
     shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
     return spack
 
@@ -92,7 +90,7 @@ def _mirrors(ctx: Context) -> dict[str, Mirror]:
 
 def _built(ctx: Context) -> list[Locked]:
     """What is in the store and did not come from a build cache itself."""
-    specs, store = locked_specs(ctx), store_of(ctx)
+    specs, store = release_specs(ctx), store_of(ctx)
     away = {spec.hash for spec in database.missing(specs, store)} | database.from_cache(specs, store)
     return [spec for spec in specs if not spec.external and spec.hash not in away]
 
@@ -101,18 +99,28 @@ class _Record:
     """What is known to be in the mirrors, so that a run that changes nothing asks none of them."""
 
     def __init__(self, ctx: Context) -> None:
-        self._path: Path = ctx.paths.var / "spack" / ctx.wanted_release / "pushed.json"
+        self._path: Path = ctx.paths.work(ctx.wanted_release) / "pushed.json"
         self._run_id = ctx.run_id
+        self._pushed: dict[str, tuple[str, ...]] = {}
+        self._trouble: dict[str, Any] | None = None
+        try:
+            self._read()
+        except StateError as error:  # the mirrors are asked again
+            LOG.warning("%s", error, extra={"step": BuildCache.name})
+
+    def _read(self) -> None:
         raw = read_document(self._path) or {}
-        self._pushed: dict[str, tuple[str, ...]] = shaped(self._path, lambda: _pushed_of(raw))
+        self._pushed = shaped(self._path, lambda: _pushed_of(raw))
         said = shaped(self._path, lambda: shapes.maybe(raw.get("trouble"), shapes.error))
-        self._trouble = said if raw.get("run_id") == ctx.run_id else None
+        self._trouble = said if raw.get("run_id") == self._run_id else None
 
     @property
     def trouble(self) -> CacheError | None:
         """What this very run could not push; the next one tries again."""
         said = self._trouble
-        return said and CacheError(said["what"], why=said["why"], remedy=said["remedy"], code=said["code"])
+        if said is None:
+            return None
+        return CacheError(said["what"], why=said["why"], remedy=said["remedy"], code=said["code"])
 
     def left(self, mirror: Mirror, specs: Iterable[Locked]) -> list[Locked]:
         return [spec for spec in specs if spec.hash not in self._pushed.get(mirror.url, ())]

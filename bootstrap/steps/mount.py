@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..config import Storage
 from ..context import Context
-from ..errors import PetalError, StorageError, of_os_error
+from ..errors import PetalError, StorageError, as_error
 from ..files import make_dir, same_content, write_atomic
-from ..model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
+from ..model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
 from ..observed import Mount
 from .base import EVERYWHERE
 
@@ -80,8 +80,7 @@ class MountStorage:
             mounted = ctx.mounted
             return _unmounted(ctx, device) if mounted is None else _mounted(ctx, device, mounted)
         except (PetalError, OSError) as trouble:
-            error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
-            return blocked(str(error), *error.remedy)
+            return refused(as_error(trouble, ctx.paths.shared_mount))
 
     def apply(self, ctx: Context) -> None:
         device = device_of(ctx.config.storage, ctx.facts.cluster.region)

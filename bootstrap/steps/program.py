@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..context import Context
 from ..model import Probe, Scope, change, elsewhere, satisfied
-from ..spack.program import ensure, is_ready, locate
+from ..spack.program import ensure, is_ready, locate, version_of
 from .base import HEAD
 
 
@@ -23,7 +23,7 @@ class SpackProgram:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         program = locate(ctx.config, ctx.paths)
-        if not is_ready(ctx.config, program, ctx.paths):
+        if not is_ready(ctx.config, program, ctx.paths) or version_of(program.tree) != program.version:
             return change(f"{program.tree} is not there", f"fetch Spack {program.version} and its recipes")
         return satisfied(f"Spack {program.version} is at {program.tree}")
 

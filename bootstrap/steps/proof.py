@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..context import Context
 from ..errors import PetalError, ProofError, StateError
 from ..fleet import prove, wait_for_nodes
-from ..model import Mark, NodeReport, Probe, Scope, blocked, change, elsewhere, satisfied
+from ..model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
 from ..slurm import find_slurm, nodes
 from ..state import Proof as Record
 from ..state import Shared
@@ -32,7 +32,7 @@ class Proof:
         try:
             proof = Shared(ctx.paths).proof()
         except StateError as error:
-            return blocked(str(error), *error.remedy)
+            return refused(error)
         return _judge(ctx, proof)
 
     def apply(self, ctx: Context) -> None:

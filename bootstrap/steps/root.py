@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import binding
 from ..context import Context
-from ..errors import PetalError, of_os_error
+from ..errors import PetalError, as_error
 from ..files import foreign, make_dir
 from ..model import Probe, Scope, blocked, change, refused, satisfied
 from ..release import current_release, read_manifest
@@ -43,7 +43,7 @@ def _probe_image(ctx: Context) -> Probe:
             lambda: binding.is_bound(ctx), timeout=binding.TOUCH_SECONDS, what=str(root)
         )  # what is bound may hang
     except (PetalError, OSError) as trouble:
-        return refused(trouble if isinstance(trouble, PetalError) else of_os_error(trouble, root))
+        return refused(as_error(trouble, root))
     if bound:
         return change(f"{root} is bound to shared storage", f"take the bind mount at {root} away")
     if ctx.bakes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..context import Context
-from ..errors import PetalError, StateError, StorageError, of_os_error
+from ..errors import PetalError, StateError, StorageError, as_error
 from ..file_locks import broken, no_locks, unfit
 from ..files import Distrust, changeable, first_distrusted, make_own_dir
 from ..model import Probe, Role, Scope, change, refused, satisfied
@@ -54,7 +54,7 @@ class Storage:
         try:
             seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
         except (PetalError, OSError) as error:
-            return refused(error if isinstance(error, PetalError) else of_os_error(error, ctx.paths.shared_mount))
+            return refused(as_error(error, ctx.paths.shared_mount))
         bad = (
             _unsafe(ctx, seen)
             or _not_shared(ctx, mount, seen)

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from ..context import Context
-from ..errors import ConfigError, PetalError, of_os_error
+from ..errors import ConfigError, PetalError, as_error
 from ..files import make_dir, write_atomic
 from ..lockfile import Lockfile, parse
 from ..model import Result, Status
@@ -47,7 +47,7 @@ def _put(data: bytes, uri: str, ctx: Context) -> None:
     try:
         put(data, uri, ctx.facts.cluster.region)
     except (PetalError, OSError) as trouble:
-        error = trouble if isinstance(trouble, PetalError) else of_os_error(trouble, ctx.paths.shared_mount)
+        error = as_error(trouble, ctx.paths.shared_mount)
         spare = ctx.paths.var / NAME
         make_dir(spare.parent)
         write_atomic(spare, data)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import facts
-from ..errors import PetalError, of_os_error
+from ..errors import PetalError, as_error
 from ..lock import holder_of
 from ..model import Result, Role, RunRecord, Status, plain
 from ..observed import Cluster
@@ -69,7 +69,7 @@ def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalErr
         if token is not None and is_foreign(token.owner, cluster):
             return {**NOTHING, "current": current_release(paths), "storage": _storage(token)}
         install, proof = shared.install(), shared.proof()
-        holder = holder_of(paths.locks / "stack.lock")
+        holder = holder_of(paths.cluster_lock)
         return {
             "current": current_release(paths),
             "install": plain(install) if install else None,
@@ -82,7 +82,7 @@ def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalErr
     try:
         return asked.system.guarded(look, timeout=LOOK_SECONDS, what=str(paths.shared))
     except (PetalError, OSError) as error:
-        errors.append(error if isinstance(error, PetalError) else of_os_error(error, paths.shared_mount))
+        errors.append(as_error(error, paths.shared_mount))
         return dict(NOTHING)
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, "/lab/petal-node/tree")
+sys.path.insert(0, "/lab/tree")
 
 from bootstrap.errors import PetalError
 from bootstrap.lock import Holder, Lock

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-sys.path.insert(0, "/lab/petal-node/tree")
+sys.path.insert(0, "/lab/tree")
 
 from bootstrap.lock import Holder, Lock
 

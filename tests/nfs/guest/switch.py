@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, "/lab/petal-node/tree")
+sys.path.insert(0, "/lab/tree")
 
 from bootstrap.files import replace_link
 
