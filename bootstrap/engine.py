@@ -21,7 +21,7 @@ from .lock import Holder, Lock, builders_ended, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
 from .processes import has_process
-from .spack.foreman import end_left
+from .spack.job.submit import end_left
 from .state import Shared
 from .steps import CARRIED, Step
 

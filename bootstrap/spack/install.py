@@ -15,11 +15,11 @@ from ..files import make_dir, remove_tree
 from ..log import LOG
 from ..system import Completed
 from . import database
+from .cache.pull import Pulled
 from .database import Locked
 from .driver import Spack, failure
 from .parallel import Parallel
 from .progress import Watch
-from .pull import Pulled
 from .slices import locked_for, slices
 
 TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too

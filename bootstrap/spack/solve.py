@@ -21,8 +21,8 @@ from ..system import timestamp
 from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .fit import Here, check_fit
-from .preflight import check_memory, vet
 from .program import ensure, is_ready
+from .vet.preflight import check_memory, vet
 from .workspace import open_spack, specs_of
 
 LOCK_WAIT = 600.0

@@ -12,12 +12,12 @@ from ..errors import SpackError
 from ..files import make_dir, remove_tree, write_atomic
 from ..log import LOG
 from . import database, recovery
+from .cache.entries import LAYOUTS
+from .cache.pull import Pulled, pull
 from .driver import Spack
-from .entries import LAYOUTS
-from .foreman import build_in_job
 from .install import install_or_build
+from .job.submit import build_in_job
 from .parallel import split
-from .pull import Pulled, pull
 from .slices import EFS_LOCKS, MARGIN
 from .solve import ready_spack, solve, stack_lockfile, take
 from .workspace import lockfile_of, pulled_of, store_of

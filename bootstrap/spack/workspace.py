@@ -13,7 +13,7 @@ from . import database
 from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .families import FAMILIES
-from .order import Desk
+from .job.order import JobDirectory
 from .program import locate
 from .scope import Places, Site, write_scope
 
@@ -59,7 +59,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
 def pulled_of(ctx: Context) -> Path:
     """Where packages of build caches lie until they are installed: on this node's disk, or where a build job is."""
     if ctx.build_queue is not None:
-        return Desk.of(ctx.paths, ctx.run_id).pulled
+        return JobDirectory.of(ctx.paths, ctx.run_id).pulled
     return ctx.paths.scratch / "spack" / "pulled"
 
 

@@ -14,10 +14,10 @@ from ..errors import CacheError, PetalError, SpackError, StateError
 from ..log import LOG
 from ..model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
 from ..spack import database
+from ..spack.cache.push import Push
 from ..spack.database import Locked
 from ..spack.driver import Spack
 from ..spack.parallel import split
-from ..spack.push import Push
 from ..spack.solve import ready_spack
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state import read_document, shaped, write_document

@@ -13,10 +13,10 @@ from ..model import Probe, Scope, accepted, change, elsewhere, refused, satisfie
 from ..release import check_queue
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
-from ..spack.preflight import check_memory, vet
 from ..spack.program import is_ready, locate
 from ..spack.solve import fits, stack_lockfile
 from ..spack.stack import build
+from ..spack.vet.preflight import check_memory, vet
 from ..spack.workspace import check_compiler, lockfile_of, release_specs, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import cpus_of, runs

@@ -9,8 +9,8 @@ from .. import facts
 from ..errors import ExitCode
 from ..model import Result, Role, Status
 from ..run import Terminated
-from ..spack.builder import Builder
-from ..spack.order import Desk
+from ..spack.job.builder import Builder
+from ..spack.job.order import JobDirectory
 from .common import Asked, require_root
 
 
@@ -21,9 +21,9 @@ def build(asked: Asked, place: Path) -> Result:
         signal.signal(number, _terminate)
     paths = asked.paths()
     host = facts.gather(paths, asked.system, Role.COMPUTE).host
-    desk = Desk(place, place.parents[2])
+    directory = JobDirectory(place, place.parents[2])
     try:
-        errors = Builder(desk, host, asked.system, paths.scratch / "build-job", asked.note).run()
+        errors = Builder(directory, host, asked.system, paths.scratch / "build-job", asked.note).run()
     except Terminated:
         return Result(asked.command, "lines", Status.FAILED, {"lines": ["cancelled"]}, exit=int(ExitCode.TERMINATED))
     finally:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap.spack.recipes import Repository
-from bootstrap.spack.specs import LONGEST, read_spec
-from bootstrap.spack.versions import key, nearest, takes
-from bootstrap.spack.vetting import Asked, Vetting
+from bootstrap.spack.vet.recipes import Repository
+from bootstrap.spack.vet.specs import LONGEST, read_spec
+from bootstrap.spack.vet.versions import key, nearest, takes
+from bootstrap.spack.vet.vetting import Asked, Vetting
 from tests.fuzz.conftest import EXAMPLES
 
 pieces = st.sampled_from(

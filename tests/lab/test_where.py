@@ -124,7 +124,7 @@ def builders(lab: Lab, node: str) -> list[str]:
     return lab.exec(node, ("sh", "-c", BUILDERS)).check().stdout.split()
 
 
-def desks(lab: Lab) -> str:
+def job_directories(lab: Lab) -> str:
     return lab.exec("head", ("ls", "-A", "/shared/petal/build")).check().stdout
 
 
@@ -133,7 +133,7 @@ def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked
     assert (data["proof"]["proved"], data["current"]) == (1, data["wanted"]["release"]), data
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
     assert jobs(lab) == [f"COMPLETED {NODE}"]
-    assert desks(lab) == ""
+    assert job_directories(lab) == ""
     log = lab.exec("head", ("sh", "-c", "cat /var/log/petal-node/spack-*.log")).check().stdout
     assert "Successfully installed witness-1-" in log
     assert "a job on queue queue1 builds it, and no hook waits for that" in hooked.stdout
@@ -160,7 +160,7 @@ def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
         running.result()
         orphans = set(builders(lab, "compute-1"))
         assert jobs(lab)[-1] == f"RUNNING {NODE}"
-        assert desks(lab) != ""
+        assert job_directories(lab) != ""
         before = len(jobs(lab))
         with ThreadPoolExecutor() as pool:
             again = pool.submit(bootstrap, lab, config)
@@ -170,7 +170,7 @@ def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
             lab.exec("head", ("rm", "-f", HOLD)).check()
             assert answer(again.result())["data"]["run"]["status"] == "changed", again.result()
     assert lab.shell("head", SAY).check().stdout == f"2 {NODE}\n"
-    assert desks(lab) == ""
+    assert job_directories(lab) == ""
 
 
 def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from bootstrap.config import Mirror, Origin
 from bootstrap.errors import CacheError, FetchError
 from bootstrap.fetch import exists, upload
 from bootstrap.files import sha256_of
+from bootstrap.spack.cache.entries import LAYOUTS
+from bootstrap.spack.cache.keys import open_keyring, refuse_open
+from bootstrap.spack.cache.pull import Pulled, pull
 from bootstrap.spack.database import Locked
-from bootstrap.spack.entries import LAYOUTS
-from bootstrap.spack.keys import open_keyring, refuse_open
-from bootstrap.spack.pull import Pulled, pull
 from bootstrap.system import System
 from tests.gpg import Key, made_key
 from tests.real.server import always, serving

@@ -17,8 +17,8 @@ from pathlib import Path
 from bootstrap import environments
 from bootstrap.config import Config
 from bootstrap.errors import ConfigError
-from bootstrap.spack.recipes import Repository
-from bootstrap.spack.vetting import Vetting, expanded
+from bootstrap.spack.vet.recipes import Repository
+from bootstrap.spack.vet.vetting import Vetting, expanded
 from tests.lab import stack as cache
 from tests.lab.engine import say
 from tests.spack.stacks import RECIPES

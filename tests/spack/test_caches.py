@@ -22,7 +22,7 @@ import pytest
 
 from bootstrap.model import Outcome, RunRecord, Status
 from bootstrap.paths import Paths
-from bootstrap.spack.entries import SIGNED
+from bootstrap.spack.cache.entries import SIGNED
 from tests.gpg import Key, made_key
 from tests.lab.recipes import IN_SPACK, PACKAGES
 from tests.spack.conftest import Site

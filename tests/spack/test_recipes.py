@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bootstrap.spack.recipes import Repository
-from bootstrap.spack.versions import takes
-from bootstrap.spack.vetting import Asked, Vetting
+from bootstrap.spack.vet.recipes import Repository
+from bootstrap.spack.vet.versions import takes
+from bootstrap.spack.vet.vetting import Asked, Vetting
 from tests.lab import stack
 from tests.spack.conftest import spack_tree
 

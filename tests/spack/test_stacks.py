@@ -14,8 +14,8 @@ from bootstrap.errors import SpackError
 from bootstrap.model import Role, Tool
 from bootstrap.prepare import Request, prepare
 from bootstrap.spack.program import ensure
-from bootstrap.spack.recipes import Repository
-from bootstrap.spack.vetting import Vetting, expanded
+from bootstrap.spack.vet.recipes import Repository
+from bootstrap.spack.vet.vetting import Vetting, expanded
 from bootstrap.spack.workspace import open_spack
 from bootstrap.system import System
 from tests.lab import stack

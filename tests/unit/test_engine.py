@@ -172,8 +172,8 @@ def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_u
     late = make("late", Scope.NODE, background=True)
     late.probes = [change("x"), satisfied("y")]
     run(ctx, make("node", Scope.NODE), make("cluster", Scope.CLUSTER), make("after", Scope.NODE), late)
-    both = {engine.CLUSTER_LOCK, engine.NODE_LOCK}
-    assert held == {"node": {engine.NODE_LOCK}, "cluster": {engine.CLUSTER_LOCK}, "after": both, "late": set()}
+    both = {"stack.lock", engine.NODE_LOCK}
+    assert held == {"node": {engine.NODE_LOCK}, "cluster": {"stack.lock"}, "after": both, "late": set()}
 
 
 def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from bootstrap import engine
 from bootstrap.errors import ConfigError, ExitCode, SpackError
 from bootstrap.model import Outcome, Status, Verdict
 from bootstrap.run import exit_of
-from bootstrap.spack.preflight import MEMORY, check_memory
 from bootstrap.spack.program import ensure, locate
-from bootstrap.spack.recipes import Repository
-from bootstrap.spack.specs import Node, read_spec
-from bootstrap.spack.versions import nearest, takes
-from bootstrap.spack.vetting import Vetting, expanded
+from bootstrap.spack.vet.preflight import MEMORY, check_memory
+from bootstrap.spack.vet.recipes import Repository
+from bootstrap.spack.vet.specs import Node, read_spec
+from bootstrap.spack.vet.versions import nearest, takes
+from bootstrap.spack.vet.vetting import Vetting, expanded
 from bootstrap.steps.spack import SpackStack
 from tests.world import World, with_spack
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.spack.specs import read_spec
+from bootstrap.spack.vet.specs import read_spec
 from tests.spack.record_stacks import BEGIN, END, PAGE, table
 from tests.spack.stacks import CASES, digest, environment, recorded, shipped
 

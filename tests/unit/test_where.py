@@ -19,9 +19,11 @@ from bootstrap.prepare import Request
 from bootstrap.release import check_queue
 from bootstrap.run import Recorder, _tee, new_record
 from bootstrap.slurm import parse_partitions
-from bootstrap.spack import capacity, follower, foreman, order
-from bootstrap.spack.builder import Builder
-from bootstrap.spack.order import DONE, LEASE_SECONDS, Desk, Lease
+from bootstrap.spack.job import capacity, order
+from bootstrap.spack.job import follow as follower
+from bootstrap.spack.job import submit as foreman
+from bootstrap.spack.job.builder import Builder
+from bootstrap.spack.job.order import DONE, LEASE_SECONDS, JobDirectory, Lease
 from bootstrap.steps import STEPS
 from bootstrap.steps.spack import SpackStack
 from tests.world import HOST, World, with_spack
@@ -95,8 +97,8 @@ def builds(world: World, **other: object) -> Callable[[Path], str]:
 
     def node(place: Path) -> str:
         host = replace(NODE, **other)  # type: ignore[arg-type]
-        desk = Desk(place, world.paths.shared_mount)
-        Builder(desk, host, world.system, world.prefix / "local", lambda _: None).run()
+        directory = JobDirectory(place, world.paths.shared_mount)
+        Builder(directory, host, world.system, world.prefix / "local", lambda _: None).run()
         return "COMPLETED"
 
     return node
@@ -235,13 +237,13 @@ def test_whoever_takes_the_lock_ends_what_a_killed_run_left(tmp_path: Path) -> N
     world = head(tmp_path)
     slurm = Slurm(world, builds(world))
     world.paths.shared.mkdir()
-    desk = Desk.of(world.paths, "run-0")
-    desk.open()
+    directory = JobDirectory.of(world.paths, "run-0")
+    directory.open()
     slurm.jobs["petal-build-run-0"] = ["RUNNING", ""]
     foreman.end_left(world.paths, world.system)
     assert slurm.jobs["petal-build-run-0"][0] == "CANCELLED"
     assert left(world) == []
-    desk.open()
+    directory.open()
     (world.paths.locks).mkdir(parents=True)
     (world.paths.locks / "stack.holder").write_text(json.dumps({
         "host": "another", "pid": 1, "boot_id": "b", "process_start": 1.0, "since": "t", "run_id": "run-0",
@@ -255,17 +257,17 @@ def test_a_job_on_a_lost_node_is_outlasted(tmp_path: Path, monkeypatch: pytest.M
     world = head(tmp_path)
     slurm = Slurm(world, builds(world))
     world.paths.shared.mkdir()
-    desk = Desk.of(world.paths, "run-0")
+    directory = JobDirectory.of(world.paths, "run-0")
     for silent in (False, True):
-        desk.open()
-        slurm.jobs[desk.name] = ["NODE_FAIL", ""]
+        directory.open()
+        slurm.jobs[directory.name] = ["NODE_FAIL", ""]
         if silent:
             world.system.answers["squeue"] = refused
-        foreman.end_job(world.system, desk, 0.05)
-        assert desk.beat() == order.REVOKED
+        foreman.end_job(world.system, directory, 0.05)
+        assert directory.beat() == order.REVOKED
         with monkeypatch.context() as patch:
             patch.setattr(foreman, "GONE_SECONDS", 0.05)
-            foreman.end_job(world.system, desk, 0.05)
+            foreman.end_job(world.system, directory, 0.05)
         assert left(world) == []
 
 
@@ -276,20 +278,20 @@ def refused(_: Sequence[str]) -> str:
 def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
     world = head(tmp_path)
     world.paths.shared.mkdir()
-    desk, now = Desk.of(world.paths, "run-1"), [0.0]
-    desk.open()
-    lease = Lease(desk, lambda: now[0])
+    directory, now = JobDirectory.of(world.paths, "run-1"), [0.0]
+    directory.open()
+    lease = Lease(directory, lambda: now[0])
     for beat in (1, 2):
         now[0] += LEASE_SECONDS - 1
-        desk.renew(beat)
+        directory.renew(beat)
         lease.check()
     now[0] += LEASE_SECONDS - 1
     lease.check()
     now[0] += LEASE_SECONDS
     with pytest.raises(JobError, match="no sign of life for"):
         lease.check()
-    lease = Lease(desk, lambda: now[0])
-    desk.revoke()
+    lease = Lease(directory, lambda: now[0])
+    directory.revoke()
     lease.check()  # it looks every few seconds
     now[0] += order.LOOK_SECONDS
     with pytest.raises(JobError, match="told to end"):
@@ -299,11 +301,11 @@ def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
 def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
     world = head(tmp_path)
     world.paths.shared.mkdir()
-    desk = Desk.of(world.paths, "run-1")
-    desk.open()
-    (error,) = Builder(desk, NODE, world.system, tmp_path / "local", lambda _: None).run()
+    directory = JobDirectory.of(world.paths, "run-1")
+    directory.open()
+    (error,) = Builder(directory, NODE, world.system, tmp_path / "local", lambda _: None).run()
     assert error.code == "job-orphaned"
-    assert desk.state().stage == DONE
+    assert directory.state().stage == DONE
 
 
 def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:

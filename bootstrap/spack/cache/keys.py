@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Origin
-from ..errors import CacheError, FetchError, PetalError
-from ..fetch import Source, local_path, read
-from ..files import make_dir, remove_tree, write_atomic
-from ..system import Completed, System
+from ...config import Origin
+from ...errors import CacheError, FetchError, PetalError
+from ...fetch import Source, local_path, read
+from ...files import make_dir, remove_tree, write_atomic
+from ...system import Completed, System
 from .entries import SIGNED
 
 GPG_SECONDS = 60.0

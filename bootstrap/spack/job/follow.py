@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from .. import batch
-from ..context import Context
-from ..errors import JobError, PetalError, StateError
-from ..log import LOG
+from ... import batch
+from ...context import Context
+from ...errors import JobError, PetalError, StateError
+from ...log import LOG
 from .capacity import not_started
-from .order import DONE, RENEW_SECONDS, RUNNING, Desk, State
+from .order import DONE, RENEW_SECONDS, RUNNING, JobDirectory, JobState
 
 ENDING_SECONDS = 15.0  # of a job that has said how it ended
 FOLLOW_SECONDS = 1.0
@@ -21,9 +21,9 @@ LATE_SECONDS = 60.0
 class Follower:
     """One job from its submission to its end, as the worker sees it."""
 
-    def __init__(self, ctx: Context, desk: Desk, queue: str, minutes: int) -> None:
+    def __init__(self, ctx: Context, directory: JobDirectory, queue: str, minutes: int) -> None:
         self._ctx = ctx
-        self._desk = desk
+        self._directory = directory
         self._queue = queue
         self._beat = 0
         self._renewed = self._asked = float("-inf")
@@ -33,15 +33,20 @@ class Follower:
         self._submitted = time.monotonic()
         self._minutes = minutes
 
-    def run(self) -> State:
+    def run(self) -> JobState:
         """Submits the job and goes with it; the state that it left.
 
         Raises:
             JobError: ``job-refused``, ``job-not-started``, ``job-ended``.
         """
-        desk, name = self._desk, self._desk.name
+        directory, name = self._directory, self._directory.name
         number = batch.submit(
-            self._ctx.system, desk.script, name=name, queue=self._queue, minutes=self._minutes, output=desk.output
+            self._ctx.system,
+            directory.script,
+            name=name,
+            queue=self._queue,
+            minutes=self._minutes,
+            output=directory.output,
         )
         LOG.info("job %s on queue %s builds", number, self._queue, extra={"step": "spack"})
         while True:
@@ -60,11 +65,11 @@ class Follower:
         if now - self._renewed >= RENEW_SECONDS:
             self._ctx.confirm()
             self._renewed, self._beat = now, self._beat + 1
-            self._desk.renew(self._beat)
+            self._directory.renew(self._beat)
 
-    def _state(self) -> State:
+    def _state(self) -> JobState:
         try:
-            return self._desk.state()
+            return self._directory.state()
         except StateError as error:
             raise JobError("the build job's state cannot be read", why=str(error), remedy=error.remedy) from error
 
@@ -74,7 +79,7 @@ class Follower:
             return
         self._asked = now
         try:
-            jobs = batch.look(self._ctx.system, self._desk.name)
+            jobs = batch.look(self._ctx.system, self._directory.name)
         except PetalError as error:
             LOG.warning("squeue: %s", error)
             return
@@ -82,7 +87,7 @@ class Follower:
         if not jobs or self._job is None or self._job.ended:
             self._ended = self._ended or now
 
-    def _tell(self, number: str, state: State) -> None:
+    def _tell(self, number: str, state: JobState) -> None:
         if state.stage == RUNNING:
             text = f"job {number} on {state.node}: {state.text or 'it begins'}"
         else:
@@ -91,7 +96,7 @@ class Follower:
             self._said = text
             self._ctx.progress(text)
 
-    def _check(self, now: float, state: State) -> None:
+    def _check(self, now: float, state: JobState) -> None:
         """Whether it is still worth waiting."""
         if self._ended is not None and now - self._ended > (0 if self._is_lost else LATE_SECONDS):
             raise self._lost()
@@ -105,7 +110,7 @@ class Follower:
         return self._job is not None and self._job.ended and self._job.state not in ("COMPLETED", "FAILED")
 
     def _lost(self) -> JobError:
-        queue, output = self._queue, self._ctx.paths.run_logs(self._ctx.run_id) / self._desk.output.name
+        queue, output = self._queue, self._ctx.paths.run_logs(self._ctx.run_id) / self._directory.output.name
         return JobError(
             f"the build job on queue {queue} ended before it was done",
             why=str(self._job or "Slurm knows it no more"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from .. import batch
-from ..context import Context
-from ..errors import JobError, PetalError
-from ..paths import Paths
-from ..slurm import nodes, partitions
-from .driver import INSTALL_SECONDS
+from ... import batch
+from ...context import Context
+from ...errors import JobError, PetalError
+from ...paths import Paths
+from ...slurm import nodes, partitions
+from ..driver import INSTALL_SECONDS
 
 POLL_SECONDS = 5.0
 # clustermgtd launches nodes. Before it runs, ParallelCluster's ResumeProgram marks every node down that a job asks for

@@ -13,19 +13,19 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .. import batch
-from ..context import Context
-from ..errors import JobError, SpackError
-from ..files import make_dir, remove_tree
-from ..log import LOG
-from ..paths import Paths
-from ..system import PATH, System
+from ... import batch
+from ...context import Context
+from ...errors import JobError, SpackError
+from ...files import make_dir, remove_tree
+from ...log import LOG
+from ...paths import Paths
+from ...system import PATH, System
+from ..compiler import find_compiler
+from ..driver import Spack
+from ..install import prune
 from .capacity import wait_for_queue
-from .compiler import find_compiler
-from .driver import Spack
-from .follower import Follower
-from .install import prune
-from .order import LEASE_SECONDS, SCRIPT, Desk, Order
+from .follow import Follower
+from .order import LEASE_SECONDS, SCRIPT, JobDirectory, Order
 
 # What a cancelled job may take: Slurm's KillWait (30 s) and a node that it does not reach. By then the lease is over.
 GONE_SECONDS = LEASE_SECONDS + 30.0
@@ -39,7 +39,7 @@ def build_in_job(
 
     Args:
         locks: how many locks the store's file system allows on one file, None where it has no limit.
-        pull: fills the desk with what build caches have.
+        pull: fills the directory with what build caches have.
 
     Returns:
         What failed in the job, as from an install on this node; logs are copied to where they would be.
@@ -49,45 +49,45 @@ def build_in_job(
         LockLost: somebody else has the lock; the job is cancelled.
     """
     minutes = wait_for_queue(ctx, queue)
-    desk = Desk.of(ctx.paths, ctx.run_id)
+    directory = JobDirectory.of(ctx.paths, ctx.run_id)
     patience = SIGNALLED_SECONDS
     try:
-        desk.open()
+        directory.open()
         pull()
-        desk.give(_order(ctx, spacks, locks), spacks, _script(ctx, desk))
-        state = Follower(ctx, desk, queue, minutes).run()
+        directory.give(_order(ctx, spacks, locks), spacks, _script(ctx, directory))
+        state = Follower(ctx, directory, queue, minutes).run()
         patience = GONE_SECONDS
     except Exception:
         patience = GONE_SECONDS
         raise
     finally:
-        _keep_logs(ctx, desk)
-        end_job(ctx.system, desk, patience)
-    return tuple(_as_here(ctx, desk, raw) for raw in state.errors)
+        _keep_logs(ctx, directory)
+        end_job(ctx.system, directory, patience)
+    return tuple(_as_here(ctx, directory, raw) for raw in state.errors)
 
 
 def end_left(paths: Paths, system: System) -> None:
     """Ends the jobs of runs that were killed; called by whoever has just taken the lock, before it writes."""
     for place in sorted(paths.builds.iterdir()) if paths.builds.is_dir() else ():
         LOG.warning("run %s has left a build job behind", place.name)
-        end_job(system, Desk(place, paths.shared_mount), GONE_SECONDS)
+        end_job(system, JobDirectory(place, paths.shared_mount), GONE_SECONDS)
         remove_tree(place)
 
 
-def end_job(system: System, desk: Desk, patience: float) -> None:
-    """Makes sure that no job of this desk writes any more, and clears it.
+def end_job(system: System, directory: JobDirectory, patience: float) -> None:
+    """Makes sure that no job of this directory writes any more, and clears it.
 
     A job that cannot be seen to end within ``GONE_SECONDS``, since Slurm or its node does not answer, has ended itself:
     its lease was over before.
     """
-    if not desk.place.is_dir():
+    if not directory.place.is_dir():
         return
-    desk.revoke()
-    gone = batch.end(system, desk.name, patience)
+    directory.revoke()
+    gone = batch.end(system, directory.name, patience)
     if gone or patience >= GONE_SECONDS:
         if not gone:
-            LOG.warning("%s was not seen to end; its lease is over", desk.name)
-        remove_tree(desk.place)
+            LOG.warning("%s was not seen to end; its lease is over", directory.name)
+        remove_tree(directory.place)
 
 
 def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Order:
@@ -111,7 +111,7 @@ def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Orde
     )
 
 
-def _script(ctx: Context, desk: Desk) -> str:
+def _script(ctx: Context, directory: JobDirectory) -> str:
     """The same petal-node as this one, whatever the node itself has by now.
 
     Raises:
@@ -127,18 +127,18 @@ def _script(ctx: Context, desk: Desk) -> str:
         python_name=" PETAL_PYTHON" if chosen else "",
         archive=shlex.quote(str(ctx.paths.archives / ctx.tool.sha256)),
         run=shlex.quote(ctx.run_id),
-        place=shlex.quote(str(desk.place)),
+        place=shlex.quote(str(directory.place)),
     )
 
 
-def _keep_logs(ctx: Context, desk: Desk) -> None:
+def _keep_logs(ctx: Context, directory: JobDirectory) -> None:
     """Takes the job's words to this node before they are removed. What cannot be had costs the logs."""
     try:
         logs = ctx.paths.run_logs(ctx.run_id)
-        _copy((desk.output, *sorted((desk.logs / ctx.run_id).glob("*.log"))), logs)
+        _copy((directory.output, *sorted((directory.logs / ctx.run_id).glob("*.log"))), logs)
         prune(logs.parent)
-        if desk.said.is_file():
-            with desk.said.open("rb") as said, ctx.paths.spack_log(ctx.run_id).open("ab") as log:
+        if directory.said.is_file():
+            with directory.said.open("rb") as said, ctx.paths.spack_log(ctx.run_id).open("ab") as log:
                 shutil.copyfileobj(said, log)
     except OSError as error:
         LOG.warning("the logs of the build job: %s", error)
@@ -151,10 +151,10 @@ def _copy(files: Sequence[Path], target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _as_here(ctx: Context, desk: Desk, raw: Mapping[str, object]) -> SpackError:
+def _as_here(ctx: Context, directory: JobDirectory, raw: Mapping[str, object]) -> SpackError:
     """An error of the job, whose logs lie on this node by now."""
     logs, log = ctx.paths.run_logs(ctx.run_id), ctx.paths.spack_log(ctx.run_id)
-    places = ((str(desk.logs / ctx.run_id), str(logs)), (str(desk.said), str(log)))
+    places = ((str(directory.logs / ctx.run_id), str(logs)), (str(directory.said), str(log)))
 
     def here(text: object) -> str:
         told = str(text)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import shapes
-from ..errors import JobError, StateError
-from ..files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
-from ..model import plain
-from ..paths import Paths
-from ..state import shaped
-from .driver import Spack
+from ... import shapes
+from ...errors import JobError, StateError
+from ...files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
+from ...model import plain
+from ...paths import Paths
+from ...state import shaped
+from ..driver import Spack
 
 # A job that has seen no sign of life of its worker for so long ends by itself. Longer than what NFS may keep of
 # a directory (60 s by nfs(5), acdirmax), much shorter than anybody would wait for a lock.
@@ -83,7 +83,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """Where a job stands: ``waiting`` until it runs, ``running``, ``done``; and the errors that it ended with."""
 
     stage: str = WAITING
@@ -92,12 +92,12 @@ class State:
     errors: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> State:
+    def from_dict(cls, raw: Mapping[str, Any]) -> JobState:
         stage, node, text = (shapes.text(raw[name]) for name in ("stage", "node", "text"))
         return cls(stage, node, text, shapes.items(raw["errors"], shapes.error))
 
 
-class Desk:
+class JobDirectory:
     """The directory of one run's job."""
 
     def __init__(self, place: Path, mount: Path) -> None:
@@ -105,7 +105,7 @@ class Desk:
         self._mount = mount
 
     @classmethod
-    def of(cls, paths: Paths, run_id: str) -> Desk:
+    def of(cls, paths: Paths, run_id: str) -> JobDirectory:
         return cls(paths.builds / run_id, paths.shared_mount)
 
     @property
@@ -141,7 +141,7 @@ class Desk:
         """Makes the directory; one that a killed run with this id has left is made anew."""
         remove_tree(self.place)
         make_own_dir(self.place, self._mount)
-        self.write_state(State())
+        self.write_state(JobState())
         self.renew(0)
 
     def give(self, order: Order, spacks: Mapping[str, Spack], script: str) -> None:
@@ -169,11 +169,11 @@ class Desk:
         order: Order = shaped(path, lambda: Order.from_dict(raw))
         return order
 
-    def state(self) -> State:
+    def state(self) -> JobState:
         raw = self._read(self.place / "state.json")
-        return State() if raw is None else shaped(self.place / "state.json", lambda: State.from_dict(raw))
+        return JobState() if raw is None else shaped(self.place / "state.json", lambda: JobState.from_dict(raw))
 
-    def write_state(self, state: State) -> None:
+    def write_state(self, state: JobState) -> None:
         write_json(self.place / "state.json", plain(state))
 
     def renew(self, beat: int) -> None:
@@ -199,10 +199,10 @@ class Desk:
 class Lease:
     """The job's side of the lease: measured by the job's own clock from the last change that it saw."""
 
-    def __init__(self, desk: Desk, clock: Callable[[], float] = time.monotonic) -> None:
-        self._desk = desk
+    def __init__(self, directory: JobDirectory, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
         self._clock = clock
-        self._beat = desk.beat()
+        self._beat = directory.beat()
         self._changed = self._looked = clock()
 
     def check(self) -> None:
@@ -214,7 +214,7 @@ class Lease:
         now = self._clock()
         if now - self._looked < LOOK_SECONDS:
             return
-        self._looked, beat = now, self._desk.beat()
+        self._looked, beat = now, self._directory.beat()
         if beat != self._beat:
             self._beat, self._changed = beat, now
         if beat in (None, REVOKED) or now - self._changed > LEASE_SECONDS:

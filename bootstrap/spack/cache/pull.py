@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import Mirror
-from ..errors import CacheError, FetchError, PetalError
-from ..fetch import Source, download, local_path, read
-from ..files import make_dir, remove_tree, write_atomic
-from ..log import LOG
-from ..system import System
-from .database import Locked
+from ...config import Mirror
+from ...errors import CacheError, FetchError, PetalError
+from ...fetch import Source, download, local_path, read
+from ...files import make_dir, remove_tree, write_atomic
+from ...log import LOG
+from ...system import System
+from ..database import Locked
 from .entries import LIMIT, Layout, corrupt, parsed, unwrapped
 from .keys import Keyring, open_keyring
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Mirror
-from ..errors import CacheError, FetchError
-from ..fetch import exists, upload
-from ..files import remove_tree, sha256_of
-from .database import Locked
-from .driver import Spack
+from ...config import Mirror
+from ...errors import CacheError, FetchError
+from ...fetch import exists, upload
+from ...files import remove_tree, sha256_of
+from ..database import Locked
+from ..driver import Spack
 from .entries import LAYOUTS, Layout
 from .keys import open_keyring, refuse_open
 

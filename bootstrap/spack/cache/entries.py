@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CacheError
-from .database import Locked
+from ...errors import CacheError
+from ..database import Locked
 
 LIMIT = 1 << 26
 SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"

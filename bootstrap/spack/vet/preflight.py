@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..context import Context
-from ..errors import SpackError
-from .compiler import find_compiler
+from ...context import Context
+from ...errors import SpackError
+from ..compiler import find_compiler
 from .recipes import Repository
 from .specs import read_spec
 from .vetting import Asked, Verdict, Vetting, expanded

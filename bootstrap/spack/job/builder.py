@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import JobError, PetalError, SpackError
-from ..files import make_dir, remove_tree
-from ..observed import Host
-from ..system import Completed, System
-from .compiler import find_compiler
-from .driver import Spack
-from .entries import LAYOUTS
-from .install import install_or_build
-from .order import DONE, RUNNING, Desk, Lease, Order, State
-from .parallel import split
-from .program import Program, version_of
-from .pull import Pulled
-from .scope import Places
+from ...errors import JobError, PetalError, SpackError
+from ...files import make_dir, remove_tree
+from ...observed import Host
+from ...system import Completed, System
+from ..cache.entries import LAYOUTS
+from ..cache.pull import Pulled
+from ..compiler import find_compiler
+from ..driver import Spack
+from ..install import install_or_build
+from ..parallel import split
+from ..program import Program, version_of
+from ..scope import Places
+from .order import DONE, RUNNING, JobDirectory, JobState, Lease, Order
 
 
 class Leased(System):
@@ -54,8 +54,10 @@ class Builder:
         note: told each line of progress.
     """
 
-    def __init__(self, desk: Desk, host: Host, system: System, local: Path, note: Callable[[str], None]) -> None:
-        self._desk = desk
+    def __init__(
+        self, directory: JobDirectory, host: Host, system: System, local: Path, note: Callable[[str], None]
+    ) -> None:
+        self._directory = directory
         self._host = host
         self._system = system
         self._local = local
@@ -66,13 +68,13 @@ class Builder:
         self._tell("")
         errors: tuple[PetalError, ...] = ()
         try:
-            errors = self._built(self._desk.order())
+            errors = self._built(self._directory.order())
         except PetalError as error:
             errors = (error,)
         finally:
             remove_tree(self._local)
         told = tuple(error.to_dict() for error in errors)
-        self._desk.write_state(State(DONE, self._host.name, "", told))
+        self._directory.write_state(JobState(DONE, self._host.name, "", told))
         return errors
 
     def _built(self, order: Order) -> tuple[PetalError, ...]:
@@ -90,23 +92,23 @@ class Builder:
     def _install(self, order: Order, target: str) -> None:
         parallel = split(self._host.cpus, self._host.memory, order.jobs, side_by_side=_program(order).family.parallel)
         self._note(f"{target}: {parallel.processes} packages at once with {parallel.jobs} jobs each")
-        spack, logs = self._spack(order, target), self._desk.logs / order.run_id
-        pulled = Pulled(self._desk.pulled, LAYOUTS[spack.program.family_name])
+        spack, logs = self._spack(order, target), self._directory.logs / order.run_id
+        pulled = Pulled(self._directory.pulled, LAYOUTS[spack.program.family_name])
         install_or_build(spack, parallel, self._tell, logs, order.locks, pulled, self._note)
 
     def _spack(self, order: Order, target: str) -> Spack:
         """The driver with the worker's scope, and an environment on local disk."""
-        given, environment = self._desk.place / target, self._local / target
+        given, environment = self._directory.place / target, self._local / target
         make_dir(environment)
         for name in ("spack.yaml", "spack.lock"):
             (environment / name).write_bytes((given / "environment" / name).read_bytes())
         program = _program(order)
         places = Places(Path(order.store), Path(order.modules[target]), program.recipes, Path(order.scratch))
-        system = Leased(self._system, Lease(self._desk).check)
-        return Spack(system, program, places, given / "scope", environment, self._desk.said, self._note)
+        system = Leased(self._system, Lease(self._directory).check)
+        return Spack(system, program, places, given / "scope", environment, self._directory.said, self._note)
 
     def _tell(self, text: str) -> None:
-        self._desk.write_state(State(RUNNING, self._host.name, text))
+        self._directory.write_state(JobState(RUNNING, self._host.name, text))
 
 
 def _program(order: Order) -> Program:
