@@ -6,6 +6,7 @@ A spec counts as installed when the database says so *and* ``.spack/install_mani
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..files import read_json
 
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
+MANIFEST = Path(".spack", "install_manifest.json")
 # Where a package lies in a store (config:install_tree:projections), and ``_prefix`` again.
 PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
 
@@ -156,12 +158,33 @@ def build_seconds(store: Path) -> dict[str, float]:
 def is_whole(prefix: Path) -> bool:
     """True when Spack has come to the end of an install into this prefix.
 
-    It writes the manifest last; after a power cut there may be an empty one.
+    It writes the manifest last; after a power cut there may be an empty one. Of what comes from a build cache the
+    manifest is unpacked before the programs: see ``is_sound``.
     """
     try:
-        return (prefix / ".spack" / "install_manifest.json").stat().st_size > 0
+        return (prefix / MANIFEST).stat().st_size > 0
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def is_sound(prefix: Path) -> bool:
+    """True when all that the manifest of a prefix names is there, each file in its size.
+
+    Spack's tarballs are sorted, so that ``.spack/install_manifest.json`` comes before ``bin`` and ``lib``; only what
+    the database calls installed is known to be unpacked to the end (lib/spack/spack/util/archive.py).
+    """
+    try:
+        entries = read_json(prefix / MANIFEST, limit=LIMIT)
+        return bool(entries) and all(_is_there(path, entry) for path, entry in (entries or {}).items())
+    except (StateError, OSError):
+        return False
+
+
+def _is_there(path: str, entry: Any) -> bool:
+    """In its size; but Spack writes its times after the manifest, and Python compiles modules anew."""
+    size = entry.get("size") if isinstance(entry, dict) else None
+    found = os.lstat(path)
+    return size is None or path.endswith((".pyc", "/.spack/install_times.json")) or found.st_size == size
 
 
 def index_of(store: Path) -> Path:

@@ -146,7 +146,7 @@ def install_or_build(
         install_missing(spack, parallel, tell, logs, locks)
     except SpackError as error:
         specs = database.locked_specs(spack.lockfile)
-        bad = pulled.withdraw(database.missing(specs, spack.places.store))
+        bad = pulled.withdraw(database.missing(specs, spack.places.store)) if error.code == "spack-install" else ()
         if not bad:
             raise
         say(f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")

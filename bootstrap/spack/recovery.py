@@ -33,7 +33,7 @@ class Condition:
     """How a store stands, by prefixes.
 
     Args:
-        partial: Spack began these, and never came to their end.
+        partial: Spack began these, and never came to their end: to build them, or to unpack them from a build cache.
         whole: installed to the end.
         recorded: what the index calls installed.
     """
@@ -55,8 +55,9 @@ def look(store: Path) -> Condition:
         SpackError: ``spack-database``.
     """
     found = frozenset(_prefixes(store))
-    whole = frozenset(prefix for prefix in found if database.is_whole(prefix))
     recorded = frozenset(prefix for prefix in database.installed(store).values() if store in prefix.parents)
+    ended = (prefix for prefix in found if database.is_whole(prefix))
+    whole = frozenset(prefix for prefix in ended if prefix in recorded or database.is_sound(prefix))
     return Condition(found - whole, whole, recorded)
 
 
@@ -83,11 +84,12 @@ def recover(spack: Spack, roots: Container[str]) -> None:
         SpackError: ``spack-database``.
     """
     store = spack.places.store
-    _remove(spack, _left(store))
     found = trouble(store)
     if found:
         _tell(spack, f"{found}: {_restore(store)}")
-    if look(store).agrees:
+    condition = look(store)
+    _remove(spack, sorted([*condition.partial, *_left(store)]))
+    if condition.agrees:
         return
     asked = _explicit(store)
     _tell(spack, "Spack's database and its store differ: the database is made anew, from whole packages only")
@@ -117,8 +119,7 @@ def _prefixes(store: Path) -> Iterator[Path]:
 
 
 def _left(store: Path) -> list[Path]:
-    partial = [prefix for prefix in _prefixes(store) if not database.is_whole(prefix)]
-    return sorted([*partial, *(path for pattern in LEFT for path in store.glob(pattern))])
+    return [path for pattern in LEFT for path in store.glob(pattern)]
 
 
 def _remove(spack: Spack, paths: list[Path]) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -22,6 +23,7 @@ import pytest
 
 from bootstrap.model import Outcome, RunRecord, Status
 from bootstrap.paths import Paths
+from bootstrap.spack import database
 from bootstrap.spack.cache.entries import SIGNED
 from tests.gpg import Key, made_key
 from tests.lab.recipes import IN_SPACK, PACKAGES
@@ -117,9 +119,11 @@ def build_first(built: Stack, mirror: str, tmp_path: Path) -> Path:
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Every file of the packages, by its place in the store, and every link."""
+    """Every file of the packages, by its place in the store, and every link; how long each took is not compared."""
     found = {}
     for path in (path for package in store.glob("linux-*/cached*") for path in package.rglob("*")):
+        if path.name == "install_times.json":
+            continue
         name = str(path.relative_to(store))
         if path.is_symlink():
             found[name] = str(path.readlink())
@@ -153,11 +157,49 @@ def test_a_second_cluster_builds_nothing_and_nothing_is_relocated(built: Stack, 
     assert_nothing_was_built(record, built, prefix)
     total = steps(record)["spack"].reason.rpartition("from a build cache: ")[2].split(" of ")
     assert total[0] == total[1], "all of them"
-    before, after = contents(store_of(first, built.version)), contents(store_of(prefix, built.version))
+    store = store_of(prefix, built.version)
+    before, after = contents(first / "shared/petal/root" / store.name), contents(store)
+    assert len(before) > len(BUILT)
     added = {name for name in after if name not in before}
     assert {Path(name).name for name in added} <= {"binary_distribution"}
     assert {name: after[name] for name in before} == before
     assert not list(Paths(prefix).scratch.rglob("pulled")), "what was taken is left on the disk"
+
+    _killed_while_it_unpacks(cache, store)
+    notes.clear()
+    again = bootstrap(prefix, built.config + signed(cache, key), notes)
+    assert_nothing_was_built(again, built, prefix)
+    assert contents(store) == after
+    assert any("did not finish: cachedapp-1-" in note for note in notes), notes
+
+
+def _killed_while_it_unpacks(cache: Path, store: Path) -> None:
+    """The first files of the tarball are there, the manifest among them, and Spack has recorded nothing."""
+    (prefix,) = store.glob("linux-*/cachedapp-1-*")
+    shutil.rmtree(prefix)
+    (tarball,) = (path for path in cache.rglob("*") if path.is_file() and _holds(path, prefix.name))
+    with tarfile.open(tarball) as archive:
+        for member in archive:
+            archive.extract(member, "/")
+            if member.name.endswith("install_manifest.json"):
+                break
+    assert database.is_whole(prefix)
+    assert not (prefix / "bin" / "app").exists()
+    index = database.index_of(store)
+    document = json.loads(index.read_text())
+    installs = document["database"]["installs"]
+    document["database"]["installs"] = {
+        digest: record for digest, record in installs.items() if record["spec"]["name"] != "cachedapp"
+    }
+    index.write_text(json.dumps(document))
+
+
+def _holds(path: Path, name: str) -> bool:
+    try:
+        with tarfile.open(path) as archive:
+            return any(Path(member).name == name for member in archive.getnames())
+    except tarfile.ReadError:
+        return False
 
 
 def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(

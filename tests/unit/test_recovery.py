@@ -18,7 +18,9 @@ def prefix(store: Path, name: str, *, whole: bool = True) -> Path:
     (place / ".spack").mkdir(parents=True)
     (place / ".spack" / "spec.json").write_text("{}")  # Spack writes it first
     if whole:
-        (place / ".spack" / "install_manifest.json").write_text("{}")
+        (place / ".spack" / "install_manifest.json").write_text(
+            json.dumps({str(place / ".spack/spec.json"): {"size": 2}})
+        )
     return place
 
 
@@ -39,7 +41,26 @@ def test_partial_whole_and_recorded_are_told_apart_and_what_is_not_spacks_is_lef
     assert look(tmp_path) == Condition(frozenset({half}), frozenset({whole}), frozenset())
     index(tmp_path, whole)
     assert look(tmp_path).agrees
-    assert [path.name for path in recovery._left(tmp_path)] == ["half-1-aaaaaaa"]
+    assert look(tmp_path).partial == {half}
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "no manifest"])
+def test_what_no_index_calls_installed_must_have_all_that_its_manifest_names(tmp_path: Path, damage: str) -> None:
+    """Who is killed while it unpacks a build cache's tarball has unpacked the manifest before the rest."""
+    place = prefix(tmp_path, "cached-1-aaaaaaa")
+    program = place / "bin" / "cached"
+    program.parent.mkdir()
+    program.write_text("whole")
+    named: object = {str(path): {"size": path.stat().st_size} for path in (program, place / ".spack/spec.json")}
+    (place / ".spack" / "install_manifest.json").write_text(json.dumps([] if damage == "no manifest" else named))
+    assert (damage == "no manifest") == (look(tmp_path).partial == {place})
+    if damage == "missing":
+        program.unlink()
+    elif damage == "short":
+        program.write_text("who")
+    assert look(tmp_path) == Condition(frozenset({place}), frozenset(), frozenset())
+    index(tmp_path, place)
+    assert look(tmp_path).agrees, "what Spack has recorded it has unpacked to the end"
 
 
 def test_an_empty_manifest_after_a_power_cut_is_no_end_of_an_install(tmp_path: Path) -> None:
