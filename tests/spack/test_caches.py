@@ -223,6 +223,10 @@ def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
     assert len(pushed) == len(BUILT)
     assert all(s3.get_object(Bucket="petal", Key=name)["Body"].read().startswith(SIGNED) for name in pushed)
     assert bootstrap(prefix, built.config + mirror).status is Status.OK
+    next((prefix / "var/lib/petal-node").rglob("pushed.json")).write_text('{"pushed"')
+    asked = bootstrap(prefix, built.config + mirror)
+    assert (asked.status, steps(asked)["cache"].outcome) == (Status.CHANGED, Outcome.CHANGED)
+    assert bootstrap(prefix, built.config + mirror).status is Status.OK
 
     prefix.rename(tmp_path / "first")
     notes: list[str] = []

@@ -72,9 +72,13 @@ def test_what_one_node_solves_another_installs_without_clingo_and_memory(
     lock, told = solve(config_text)
     assert lock.name == f"spack-{told['sha256'][:12]}.lock"
 
-    prefix = tmp_path / "head"
+    prefix, cache = tmp_path / "head", tmp_path / "cache"
+    cache.mkdir()
+    config_text = config_text.replace("mirrors: {", f"mirrors: {{site: {{url: {cache}, signed: false, push: true}}, ")
     record = lean(prefix, with_lock(config_text, lock), monkeypatch)
     assert record.status is Status.CHANGED, record
+    assert steps(record)["cache"].outcome is Outcome.CHANGED
+    assert any("libsigsegv" in path.name for path in cache.rglob("*.json"))
     assert record.release is not None
     paths = Paths(prefix)
     installed = database.locked_specs(paths.release(record.release) / "spack.lock")

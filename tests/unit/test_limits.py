@@ -21,6 +21,7 @@ TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
         ("aws-parallelcluster-cookbook-3.9.0", "", 1800),
         ("", "", 2100),
         ("aws-parallelcluster-cookbook-3.16.1", TIMEOUTS, 3600),
+        ("", "A: &a {b: 1}\nC: *a\n" + TIMEOUTS, 3600),
         ("", "DevSettings: {Timeouts: {HeadNodeBootstrapTimeout: x}}", 2100),
         ("", "DevSettings: [", 2100),
         ("", TIMEOUTS.replace("3600", "9" * 400), 2100),
