@@ -244,7 +244,8 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     wait.add_argument(
         "--accept-storage",
         action="store_true",
-        help="shared storage is another file system than before, and is meant; on the head node for all nodes",
+        help="shared storage is another file system than before, or has served another cluster, which is gone, and "
+        "it is meant; on the head node for all nodes",
     )
     wait.add_argument(
         "--layout",

@@ -34,7 +34,7 @@ class Context:
         externals: what the image carries and Spack shall use, known where a stack is built.
         environment: the stack's own spack.yaml as a mapping, empty without a stack.
         event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
-        accept_storage: another file system than before is meant.
+        accept_storage: shared storage is another file system than before, or served another cluster, and is meant.
         note: told each line of progress of a long step.
         progress: told how far a long step is; kept in the run's record, for ``status`` on every node.
         decides: this run says what the cluster should have; others obey wanted.json.

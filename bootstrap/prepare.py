@@ -52,7 +52,7 @@ class Request:
         role: ``--role``, None to ask the node.
         event: the hook's event, else empty.
         decides: this run says what the cluster should have; a check takes what wanted.json says.
-        accept_storage: ``--accept-storage``, another file system than before is meant.
+        accept_storage: ``--accept-storage``: another file system than before, or another cluster's, is meant.
         config_sha256: the checksum that the content of ``config`` must have, None where its place vouches for it.
         image: the layout for which this machine is to become a machine image, None on the nodes of a cluster.
     """

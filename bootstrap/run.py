@@ -34,11 +34,7 @@ class Terminated(BaseException):
 
 
 class Recorder:
-    """Keeps the record of one run on disk, up to date after each step.
-
-    Args:
-        shared: also called with each new state of the record, on the head node once shared storage is usable.
-    """
+    """Keeps the record of one run on this node's disk, up to date after each step; after ``mirror_to`` a copy too."""
 
     def __init__(self, paths: Paths, record: RunRecord) -> None:
         self._runs = Runs(paths)

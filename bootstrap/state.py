@@ -1,7 +1,8 @@
-"""What petal-node keeps on disk, and the only module that knows its shape.
+"""What petal-node keeps on disk: how its documents are read and written, and the shape of those that all share.
 
 On the node: one record a run. On shared storage: the storage token, ``wanted.json``, the head's install record, the
-proof, and one report a node. Every document carries ``format``; a newer one than this version knows is refused.
+proof, and one report a node. What only one concern keeps has its shape there: in ``release``, ``prepare``, ``steps``.
+Every document carries ``format``; a newer one than this version knows is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spack's command line: concretize, install, write modules; progress as it goes, and what failed when it fails."""
+"""Spack's command line: concretize, install, reindex, mark, write modules, push; what it says, and why it fails."""
 
 from __future__ import annotations
 

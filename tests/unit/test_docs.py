@@ -14,12 +14,15 @@ from marshmallow import Schema, fields
 
 from bootstrap.checks import AS_CHECKS
 from bootstrap.cli import _parser
-from bootstrap.config import Config, parse
+from bootstrap.config import SPACK_VERSIONS, Config, parse
 from bootstrap.config.fields import Table, TextOrSection
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.errors import ExitCode
 from bootstrap.model import Finding, Mark
+from bootstrap.state import KEEP_RUNS, KEEP_SECONDS
+from bootstrap.steps import STEPS
 from bootstrap.views import CHECK_MARKS, MARKS
+from tests.unit.test_architecture import ORDER
 
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
@@ -257,6 +260,36 @@ def test_exit_codes_marks_and_verbs_are_told() -> None:
     for verb in verbs:
         assert re.search(rf"\|[^|\n]*`(?:petal-node )?{verb}\b", readme), verb
         assert f"`{verb}`" in output, verb
+
+
+def table_of(page: str, head: str) -> list[list[str]]:
+    """The rows below a table's head, in a page at the top."""
+    text = (TOP / page).read_text(encoding="utf-8")
+    (body,) = re.findall(rf"(?m)^{re.escape(head)}\n\|[-|]+\|\n((?:\| .*\n)+)", text)
+    return list(rows(body))
+
+
+def test_every_step_is_in_the_readme() -> None:
+    cells = [cell for _, cell in table_of("README.md", "| node | steps, in order |")]
+    assert {step.name for step in STEPS} <= {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_what_the_readme_says_of_spack_and_the_output_of_records_is_so() -> None:
+    assert f"Spack {' and '.join(SPACK_VERSIONS)} only" in (TOP / "README.md").read_text(encoding="utf-8")
+    assert f"the newest {KEEP_RUNS} of each verb and all that are younger than an hour" in text_of("output.md")
+    assert KEEP_SECONDS == 3600
+
+
+def test_the_house_in_contributing_is_that_of_the_architecture_test() -> None:
+    bands = table_of("CONTRIBUTING.md", "| band | modules | what you change here |")
+    assert [module for _, modules, _ in bands for module in re.findall(r"`(\w+)/?`", modules)] == list(ORDER)
+
+
+def test_every_command_of_the_makefile_is_in_contributing_and_no_page_names_another() -> None:
+    commands = set(re.findall(r"(?m)^([a-z-]+):.*## ", (TOP / "Makefile").read_text(encoding="utf-8")))
+    told = {page.name: set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))) for page in PAGES}
+    assert told["CONTRIBUTING.md"] == commands
+    assert {name: strange for name, named in told.items() if (strange := named - commands)} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -306,6 +307,35 @@ def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
     (error,) = Builder(directory, NODE, world.system, tmp_path / "local", lambda _: None).run()
     assert error.code == "job-orphaned"
     assert directory.state().stage == DONE
+
+
+@pytest.mark.parametrize("harm", ["mode", "directory", "link", "owner", "foreign directory"])
+def test_an_order_that_others_could_write_is_not_obeyed(tmp_path: Path, harm: str) -> None:
+    if harm in ("owner", "foreign directory") and os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    world, ended = head(tmp_path), []
+
+    def node(place: Path) -> str:
+        order_file = place / "order.json"
+        if harm == "link":
+            order_file.rename(tmp_path / "theirs")
+            order_file.symlink_to(tmp_path / "theirs")
+        elif harm == "mode":
+            order_file.chmod(0o666)
+        elif harm == "directory":
+            place.parent.chmod(0o777)
+        else:
+            os.chown(order_file if harm == "owner" else place, 12345, 12345)
+        directory = JobDirectory(place, world.paths.shared_mount)
+        ended.extend(Builder(directory, NODE, world.system, world.prefix / "local", lambda _: None).run())
+        return "FAILED"
+
+    Slurm(world, node)
+    assert converge(world)[0]["spack"].outcome is Outcome.FAILED
+    assert [error.code for error in ended] == ["state-untrusted"]
+    assert "order.json is not read" in str(ended[0])
+    assert not any("install" in command for command in world.system.commands)
+    assert not (world.paths.store / "linux-debian12-x86_64_v3").exists()
 
 
 def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:
