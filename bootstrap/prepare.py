@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from . import environments, facts, shapes, templates
+from . import environments, facts, templates
 from .config import Config, from_mapping, parse, problem_of
 from .context import Context
 from .errors import ConfigError, PetalError, SpackError, StorageError, UsageError, as_error
@@ -17,56 +16,21 @@ from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
 from .log import LOG
-from .model import Role, Tool
+from .model import Role
 from .observed import NETWORK_KINDS, Facts, Mount
 from .owner import is_foreign
 from .paths import Paths
 from .release import check_queue, choice_of, release_id
+from .request import BOOT, Request, kept_of, kept_role
 from .spack.compiler import Compiler, find_compiler
 from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
-from .state import KEPT, Shared, Wanted, read_document, shaped, write_document
+from .state import Shared, Wanted
 from .system import System
 from .targets import Choice
 
-BOOT = "boot"
-KEPT_SHAPE: dict[str, Callable[[Any], Any]] = {
-    "uri": shapes.text,
-    "configured": bool,
-    "pending": bool,
-    "role": shapes.text,
-    "config": shapes.mapping,
-    "config_sha256": shapes.sha256,
-}
 CONFIG_SECONDS = 60.0
 LOOK_SECONDS = 4.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, as far as it decides about this node and its configuration.
-
-    Args:
-        config: a path or URI, None for what wanted.json says.
-        prefix: ``--root``.
-        role: ``--role``, None to ask the node.
-        event: the hook's event, else empty.
-        decides: this run says what the cluster should have; a check takes what wanted.json says.
-        accept_storage: ``--accept-storage``: another file system than before, or another cluster's, is meant.
-        config_sha256: the checksum that the content of ``config`` must have, None where its place vouches for it.
-        image: the layout for which this machine is to become a machine image, None on the nodes of a cluster.
-    """
-
-    tool: Tool
-    run_id: str
-    config: str | None = None
-    prefix: Path = Path("/")
-    role: Role | None = None
-    event: str = ""
-    decides: bool = True
-    accept_storage: bool = False
-    config_sha256: str | None = None
-    image: str | None = None
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
@@ -83,7 +47,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     """
     if request.image is not None:
         return _of_image(request, system, note)
-    known = facts.gather(Paths(request.prefix), system, request.role or _kept_role(request))
+    known = facts.gather(Paths(request.prefix), system, request.role or kept_role(request))
     role = facts.role_of(known)
     troubles: list[PetalError] = []
     decides = _decides_itself(request, role)
@@ -149,7 +113,7 @@ def without_config(request: Request, system: System, note: Callable[[str], None]
         FactsError: not even the role of this node is known.
     """
     paths = Paths(request.prefix)
-    known = facts.gather(paths, system, request.role or _kept_role(request))
+    known = facts.gather(paths, system, request.role or kept_role(request))
     return Context(paths, system, known, facts.role_of(known), Config(), request.tool, request.run_id, note=note)
 
 
@@ -162,25 +126,10 @@ def _decides_itself(request: Request, role: Role) -> bool:
     """
     if role is not Role.HEAD:
         return False
-    kept = _kept(request)
+    kept = kept_of(request)
     if request.event == BOOT or not request.config:
         return request.decides and bool(kept.get("pending"))
     return request.event != "configured" or not kept.get("configured")
-
-
-def _kept(request: Request) -> dict[str, Any]:
-    path = Paths(request.prefix).var / KEPT
-    raw = read_document(path) or {}
-    kept: dict[str, Any] = shaped(
-        path, lambda: {name: read(raw[name]) for name, read in KEPT_SHAPE.items() if name in raw}
-    )
-    return kept
-
-
-def _kept_role(request: Request) -> Role | None:
-    """``--role`` of the last hook, for the runs that have no Args."""
-    name = _kept(request).get("role") if request.event in ("", BOOT) else None
-    return Role(name) if name in {role.value for role in Role} else None
 
 
 def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[PetalError]) -> Wanted | None:
@@ -231,7 +180,7 @@ def _config(
     if request.config is not None:
         data = _content(request.config, request.config_sha256, request.prefix, known.cluster.region, system)
         return parse(data, request.config)
-    kept = _kept(request)
+    kept = kept_of(request)
     if "config" in kept:
         return from_mapping(kept["config"], str(kept.get("uri")))
     if "uri" in kept and request.decides:
@@ -252,35 +201,6 @@ def _config(
 def _is_the_clusters(mount: Mount) -> bool:
     """What ParallelCluster shares for itself is no place for software."""
     return mount.point == "/home" or mount.point.startswith(("/opt/", "/home/"))
-
-
-def keep_request(request: Request, ctx: Context | None = None) -> None:
-    """Keeps what a hook was given: after a boot there are no Args, and S3 need not be asked again.
-
-    Args:
-        ctx: with the configuration that counted, None while it is not known; what was kept of the same URI stays.
-    """
-    if not request.config or request.event in ("", BOOT):
-        return
-    before = _kept(request)
-    asked = {"uri": request.config, "config_sha256": request.config_sha256}
-    kept = before if all(before.get(key) == value for key, value in asked.items()) else {}
-    kept |= {key: value for key, value in asked.items() if value} | {"configured": bool(before.get("configured"))}
-    if ctx is not None:
-        kept["config"] = ctx.config.to_dict()
-        if request.event != "start":  # which comes again with its old Args when somebody runs it by hand
-            kept["pending"] = ctx.decides
-    if request.role is not None:
-        kept["role"] = request.role.value
-    write_document(Paths(request.prefix).var / KEPT, kept)
-
-
-def settle_request(request: Request) -> None:
-    """What the head node decided stands in wanted.json now: from here on that counts."""
-    kept = _kept(request)
-    settled = {**kept, "pending": False, "configured": True}
-    if kept and settled != kept:
-        write_document(Paths(request.prefix).var / KEPT, settled)
 
 
 def _mount_of(wanted: Wanted | None) -> str:

@@ -20,7 +20,8 @@ from .limits import hook_budget
 from .log import LOG
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from .paths import Paths
-from .prepare import BOOT, Request, keep_request, prepare, settle_request, without_config
+from .prepare import prepare, without_config
+from .request import BOOT, Request, keep_request, settle_request
 from .state import Runs, Shared, write_document
 from .steps import LOCAL, MOUNTING, STEPS, awaits_mount, steps_for
 from .system import System, timestamp

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-FOLDERS = ("archive", "spack", "nfs")
-FILES = ("lab",)  # each process has a lab of its own
+FOLDERS = ("archive", "nfs")
+FILES = ("lab", "spack")  # each process has a lab of its own
 
 
 class ByFolder(LoadScopeScheduling):

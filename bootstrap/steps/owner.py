@@ -6,7 +6,7 @@ former cluster's nodes is set aside, and the storage gets a new token: whoever k
 
 from __future__ import annotations
 
-import uuid
+import os
 from dataclasses import replace
 
 from ..context import Context
@@ -91,7 +91,7 @@ def _adopt(ctx: Context, own: Owner, token: Token, other: Owner) -> None:
     shared.set_aside(other)
     ctx.confirm()
     before = _followed(ctx, own, token, other)
-    marked = Token(uuid.uuid4().hex, ctx.facts.host.name, before, own, found)
+    marked = Token(os.urandom(16).hex(), ctx.facts.host.name, before, own, found)
     shared.save_token(marked)
     Seen.of(ctx.paths.mount, marked).save(ctx.paths)
     ctx.note(f"adopted: {found}")

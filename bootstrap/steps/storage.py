@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def _try_locks(ctx: Context) -> None:
 
 def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
     """The token that the head node leaves: it names those that it stands for, and other nodes follow that."""
-    token = token or Token(uuid.uuid4().hex, ctx.facts.host.name)
+    token = token or Token(os.urandom(16).hex(), ctx.facts.host.name)
     if before is None or before.knows(ctx.paths.mount, token):
         return token
     return replace(token, replaces=tuple(dict.fromkeys((*token.replaces, before.token, *before.replaces))))
@@ -115,7 +114,7 @@ def _look(ctx: Context) -> Look:
     space = os.statvfs(paths.shared_mount)
     writable = not space.f_flag & os.ST_RDONLY
     tried = paths.locks / TRIED
-    ours = (first_distrusted(path, paths.shared_mount) for path in (paths.locks, paths.shared_root, paths.state))
+    ours = (first_distrusted(path, paths.shared_mount) for path in (*_directories(ctx)[1:], paths.builds))
     return Look(
         distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)
         or next(filter(None, ours), None),

@@ -8,7 +8,8 @@ from ..context import Context
 from ..errors import StateError
 from ..files import sha256_of
 from ..model import Probe, Scope, change, refused, satisfied
-from ..state import KEPT, Shared, Wanted, read_document
+from ..request import is_pending
+from ..state import Shared, Wanted
 from .base import HEAD
 
 
@@ -52,7 +53,7 @@ class WantedState:
 
 def _refuse_what_is_settled(ctx: Context) -> None:
     """Two runs may take up one decision; who comes second would undo what the hook's own run wrote of its version."""
-    if ctx.takes_up and not (read_document(ctx.paths.var / KEPT) or {}).get("pending"):
+    if ctx.takes_up and not is_pending(ctx.paths):
         raise StateError(
             "what this run was to carry out has been carried out meanwhile",
             why="the run of the hook that decided it has written wanted.json",

@@ -7,7 +7,8 @@ from dataclasses import replace
 from .. import engine
 from ..errors import ExitCode, UsageError
 from ..model import Result, Status, plain
-from ..prepare import BOOT, prepare
+from ..prepare import prepare
+from ..request import BOOT
 from ..run import exit_of, run
 from ..steps import STEPS
 from .common import Asked, require_root, result_of_run

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import NotRoot
 from ..model import Result, Role, RunRecord, StepReport, Tool, plain
 from ..paths import Paths
-from ..prepare import Request
+from ..request import Request
 from ..system import System
 
 

@@ -31,13 +31,17 @@ def say(text: str) -> None:
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
+LONGEST_PAUSE = 1.0
+
+
 def until(what: str, condition: Callable[[], bool], seconds: float) -> None:
-    """Poll a condition up to a deadline."""
-    deadline = time.monotonic() + seconds
+    """Poll a condition up to a deadline, ever more seldom: a look into a container costs a tenth of a second of CPU."""
+    deadline, pause = time.monotonic() + seconds, 0.1
     while not condition():
         if time.monotonic() > deadline:
             raise LabError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(LONGEST_PAUSE, pause * 1.5)
 
 
 def quiet(argv: Sequence[str], timeout: float = 30) -> bool:

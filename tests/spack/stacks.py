@@ -99,17 +99,20 @@ def digest(name: str) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def solve(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path) -> Solved:
+def solve(
+    name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path, only: frozenset[str] = frozenset()
+) -> Solved:
     """Solves a stack with real Spack, all recipes and the scope of an install.
 
     Args:
+        only: of the stack's specs those of these packages, else all of them.
         place: an empty directory for the node, its store and the environment.
         scratch: Spack's caches; what is in them from before is used.
 
     Raises:
         SpackError: ``spack-concretize``.
     """
-    spack = _spack(name, case, place, wheels, scratch)
+    spack = _spack(name, case, place, wheels, scratch, only)
     started = time.monotonic()
     spack.concretize()
     seconds = time.monotonic() - started
@@ -124,7 +127,7 @@ def solve(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: P
     )
 
 
-def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path) -> Spack:
+def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path, only: frozenset[str]) -> Spack:
     system, asked = System(), environment(name)
     recipes = cache.spack_cache() / cache.RECIPES / RECIPES
     program = Program("1.1.1", cache.spack_cache() / cache.SPACK, recipes, _python_path(case, place, wheels))
@@ -132,7 +135,8 @@ def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: 
     site = _site(case, place / "node", system, asked)
     write_scope(place / "scope", places, site, program.family)
     spack = Spack(system, program, places, place / "scope", place / "environment", place / "log", lambda _: None)
-    spack.write_environment(asked["specs"], {key: value for key, value in asked.items() if key != "specs"})
+    specs = [spec for spec in asked["specs"] if not only or str(spec).partition("@")[0] in only]
+    spack.write_environment(specs, {key: value for key, value in asked.items() if key != "specs"})
     return spack
 
 

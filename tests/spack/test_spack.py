@@ -12,7 +12,7 @@ from bootstrap.config import SPACK_VERSIONS
 from bootstrap.errors import ExitCode
 from bootstrap.model import Outcome, Role, RunRecord, Status, StepReport, Tool
 from bootstrap.paths import Paths
-from bootstrap.prepare import Request
+from bootstrap.request import Request
 from bootstrap.run import run
 from bootstrap.spack import database
 from bootstrap.spack.driver import failure

@@ -12,7 +12,8 @@ from bootstrap import environments
 from bootstrap.config import parse
 from bootstrap.errors import SpackError
 from bootstrap.model import Role, Tool
-from bootstrap.prepare import Request, prepare
+from bootstrap.prepare import prepare
+from bootstrap.request import Request
 from bootstrap.spack.program import ensure
 from bootstrap.spack.vet.recipes import Repository
 from bootstrap.spack.vet.vetting import Vetting, expanded
@@ -42,13 +43,16 @@ def test_every_spec_of_a_stack_is_right(name: str, vetting: Vetting) -> None:
     assert (verdict.mistakes, verdict.advice) == ((), ())
 
 
-def test_the_starter_is_solved_with_all_recipes_as_the_record_says(
+def test_some_of_the_starter_is_solved_with_all_recipes_as_the_record_says(
     full_recipes: Path, clingo: list[Path], tmp_path: Path
 ) -> None:
-    """Eight thousand recipes, a ParallelCluster image's externals, and the scope that an install writes."""
+    """Eight thousand recipes, a ParallelCluster image's externals, and the scope that an install writes. The whole of
+    each stack takes minutes, and is solved by ``make stacks``."""
     case = next(case for case in CASES if case.machine == platform.machine())
-    solved = solve("starter", case, tmp_path, clingo, stack.lab_cache() / "stacks")
-    assert solved.roots == recorded()["starter"][case.name]["roots"]
+    some = frozenset({"cmake", "openmpi"})
+    solved = solve("starter", case, tmp_path, clingo, stack.lab_cache() / "stacks", some)
+    roots = recorded()["starter"][case.name]["roots"]
+    assert solved.roots == {name: roots[name] for name in some}
     assert "openmpi@5.0.6" in solved.externals
 
 

@@ -12,8 +12,8 @@ import pytest
 from bootstrap.files import sha256_of
 from bootstrap.model import Outcome, Role, RunRecord, StepReport, Tool
 from bootstrap.paths import Paths
-from bootstrap.prepare import Request
 from bootstrap.release import read_manifest
+from bootstrap.request import Request
 from bootstrap.run import run
 from bootstrap.system import System
 from bootstrap.targets import UNKNOWN_TO_SPACK, own_cpu, runnable

@@ -14,8 +14,9 @@ from bootstrap import engine
 from bootstrap.errors import UsageError
 from bootstrap.model import Mark, Outcome, Role, Tool
 from bootstrap.old_tree import judge_old_tree
-from bootstrap.prepare import Request, prepare
+from bootstrap.prepare import prepare
 from bootstrap.release import current_release
+from bootstrap.request import Request
 from bootstrap.steps import STEPS, steps_for
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, with_spack

@@ -11,7 +11,7 @@ from bootstrap import config, engine
 from bootstrap.errors import ConfigError, ProcessTimeout, StorageError
 from bootstrap.model import Outcome, Role, Tool, Verdict
 from bootstrap.observed import Mount
-from bootstrap.prepare import Request
+from bootstrap.request import Request
 from bootstrap.run import run
 from bootstrap.state import Shared, Token, Wanted
 from bootstrap.steps import MOUNTING, STEPS

@@ -19,8 +19,9 @@ from bootstrap.facts import parse_dna
 from bootstrap.model import NodeReport, Outcome, Probe, Role, StepReport, Tool, plain
 from bootstrap.observed import Mount
 from bootstrap.owner import Owner
-from bootstrap.prepare import BOOT, Request, find_wanted, prepare
+from bootstrap.prepare import find_wanted, prepare
 from bootstrap.release import current_release
+from bootstrap.request import BOOT, Request
 from bootstrap.run import run
 from bootstrap.state import Seen, Shared, Wanted, write_document
 from bootstrap.steps import STEPS

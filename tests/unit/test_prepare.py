@@ -12,7 +12,8 @@ from bootstrap import prepare as prepared
 from bootstrap.context import Context
 from bootstrap.errors import ConfigError, StateError
 from bootstrap.model import Role, Tool
-from bootstrap.prepare import BOOT, Request, keep_request, prepare, settle_request
+from bootstrap.prepare import prepare
+from bootstrap.request import BOOT, Request, keep_request, settle_request
 from bootstrap.state import KEPT, Shared, Wanted, write_document
 from bootstrap.steps import STEPS
 from bootstrap.steps.wanted import WantedState

@@ -11,7 +11,7 @@ import pytest
 from bootstrap.cli import main
 from bootstrap.files import sha256_of
 from bootstrap.model import Outcome, Role, Tool
-from bootstrap.prepare import BOOT, Request
+from bootstrap.request import BOOT, Request
 from bootstrap.run import run
 from tests.world import World
 

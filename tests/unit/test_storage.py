@@ -54,6 +54,18 @@ def compute(head: World) -> World:
     return node
 
 
+@pytest.mark.parametrize("name", ["state/nodes", "archive", "lock", "build", "root/spack", "root/releases"])
+def test_nothing_of_ours_that_others_could_change_is_relied_on(head: World, name: str) -> None:
+    """Root runs what lies in most of them."""
+    storage(head)
+    place = head.paths.shared / name
+    place.mkdir(exist_ok=True)
+    place.chmod(0o777)
+    report = storage(head)
+    assert (report.outcome, code(report)) == (Outcome.BLOCKED, "storage-untrusted")
+    assert f"chmod go-w {place}" in report.remedy
+
+
 @pytest.mark.parametrize("token", [None, Token("feed" * 8, "another-head")], ids=["empty", "another cluster's"])
 def test_the_head_node_installs_nothing_on_another_storage(head: World, token: Token | None) -> None:
     storage(head)

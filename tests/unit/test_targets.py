@@ -21,8 +21,9 @@ from bootstrap.errors import ConfigError
 from bootstrap.fleet import report_lines, reports_of_lines
 from bootstrap.model import Mark, Outcome, Role, Tool, Verdict
 from bootstrap.observed import Cluster, Facts, Queue
-from bootstrap.prepare import Request, _choice, prepare
+from bootstrap.prepare import _choice, prepare
 from bootstrap.release import Manifest, ModuleFile, Tree
+from bootstrap.request import Request
 from bootstrap.run import run
 from bootstrap.state import Shared, Wanted
 from bootstrap.steps import STEPS

@@ -16,8 +16,8 @@ from bootstrap.errors import ConfigError, JobError, ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.model import Outcome, StepReport, Tool
 from bootstrap.observed import Queue
-from bootstrap.prepare import Request
 from bootstrap.release import check_queue
+from bootstrap.request import Request
 from bootstrap.run import Recorder, _tee, new_record
 from bootstrap.slurm import parse_partitions
 from bootstrap.spack.job import capacity, order

@@ -13,8 +13,6 @@ hostname machine
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
-# Unpacked and compiled here once, for all nodes: each start of Python costs this machine seconds.
-/lab/petal-node version
+/lab/petal-node version # all is there, unpacked and compiled: it is looked through once, for all nodes
 ln -s /var/cache/petal-node/*-x86_64 /lab/tree
-python3 -c 'import sys; sys.path.insert(0, "/lab/tree"); import bootstrap.run, jinja2, psutil, tenacity, yaml'
 exec python3 /lab/agent.py
