@@ -10,8 +10,8 @@ from ..errors import ConfigError, PetalError, as_error
 from ..files import make_dir, write_atomic
 from ..lockfile import Lockfile, parse
 from ..model import Result, Status
+from ..output import check_output, place_of, put
 from ..prepare import for_lockfile
-from ..publish import check_output, place_of, put
 from ..spack.solve import make_lockfile
 from .common import Asked, require_root
 

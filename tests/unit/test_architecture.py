@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
     "binding", "old_tree", "spack", "tarball", "templates", "batch", "slurm", "request", "context", "converge",
-    "limits", "environments", "lockfile", "facts", "release", "lock", "state", "owner", "publish", "fetch", "aws",
+    "limits", "environments", "lockfile", "facts", "release", "lock", "state", "owner", "output", "fetch", "aws",
     "config", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files", "log",
     "paths", "observed", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
@@ -22,10 +22,10 @@ LIBRARIES = {
     "yaml": {"config"},
     "marshmallow": {"config"},
     "jinja2": {"templates"},
-    "requests": {"fetch", "aws", "publish"},
+    "requests": {"fetch", "aws"},
     "urllib3": {"fetch"},
     "requests_aws4auth": {"aws"},
-    "tenacity": {"fetch", "publish"},
+    "tenacity": {"fetch"},
     "psutil": {"system", "processes"},
     "archspec": {"targets"},
     "rich": {"report"},

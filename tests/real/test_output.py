@@ -10,7 +10,7 @@ import pytest
 
 from bootstrap.errors import FetchError, UsageError
 from bootstrap.fetch import Source, read
-from bootstrap.publish import check_output, place_of, put
+from bootstrap.output import check_output, place_of, put
 from tests.real.server import always, answer, first, serving
 
 DATA = b'{"_meta": {}}\n' * 1000

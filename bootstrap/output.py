@@ -1,4 +1,4 @@
-"""Puts what was made here where a configuration can name it. It appears whole or not at all."""
+"""Puts what was made where ``--output`` says: a path, file:// or s3://. It appears whole or not at all."""
 
 from __future__ import annotations
 
