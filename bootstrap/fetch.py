@@ -39,12 +39,14 @@ class Source:
         sha256: the checksum in hexadecimal, or None where only its maker vouches for it (configuration files).
         region: the bucket's region; None asks the environment and IMDS.
         seconds: the budget of all tries together.
+        is_stopped: asked while it comes: True when nobody waits for it any more.
     """
 
     uri: str
     sha256: str | None = None
     region: str | None = None
     seconds: float = 60.0
+    is_stopped: Callable[[], bool] = lambda: False
 
 
 def download(source: Source, target: Path) -> None:
@@ -298,7 +300,7 @@ def _once(source: Source, part: Path, region: str, left: float) -> None:
     ) as answer:
         _check_redirect(url, answer.url)
         _check_status(source.uri, answer, unsigned=is_s3 and auth is None)
-        _write(answer, part, deadline, append=have > 0 and answer.status_code == 206)
+        _write(source, answer, part, deadline, append=have > 0 and answer.status_code == 206)
 
 
 def _check_redirect(asked: str, answered: str) -> None:
@@ -344,7 +346,7 @@ def _check_status(uri: str, answer: Any, *, unsigned: bool, verb: str = "read") 
     raise _TryAgain(f"the server answered {code}")
 
 
-def _write(answer: Any, part: Path, deadline: float, *, append: bool) -> None:
+def _write(source: Source, answer: Any, part: Path, deadline: float, *, append: bool) -> None:
     if answer.status_code == 416:
         return
     expected = answer.headers.get("Content-Length")
@@ -354,6 +356,8 @@ def _write(answer: Any, part: Path, deadline: float, *, append: bool) -> None:
         for block in iter(lambda: answer.raw.read1(CHUNK, decode_content=False), b""):
             stream.write(block)
             written += len(block)
+            if source.is_stopped():
+                raise FetchError(f"{source.uri} was given up", why="this run ends", remedy="petal-node bootstrap")
             if time.monotonic() > deadline:
                 raise _TryAgain("the transfer was too slow")
     if expected is not None and written != int(expected):

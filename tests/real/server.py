@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -69,6 +73,17 @@ def serving(behave: Behaviour, key: Path | None = None, certificate: Path | None
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def made_certificate(place: Path) -> tuple[Path, Path]:
+    """The key and the certificate of a server on localhost; skips where openssl is not there."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    key, certificate = place / "key.pem", place / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, certificate
 
 
 def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.hooks import ARCHIVE, Hook, failed, fake_aws, ran_the_archive
-from tests.real.server import Behaviour, Handler, Server, always, answer, content, first, serving
+from tests.real.server import Behaviour, Handler, Server, always, answer, content, first, made_certificate, serving
 
 # where it finds the archive
 
@@ -226,12 +226,7 @@ def plain(hook: Hook) -> Iterator[Server]:
 
 @pytest.fixture
 def tls(hook: Hook, tmp_path: Path) -> Iterator[Server]:
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    key, certificate = made_certificate(tmp_path)
     hook.env["CURL_CA_BUNDLE"] = str(certificate)
     with serving(plays(hook.archive), key, certificate) as server:
         yield server

@@ -5,6 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from bootstrap.spack.cache.pull import Pulled, pull
 from bootstrap.spack.database import Locked
 from bootstrap.system import System
 from tests.gpg import Key, made_key
-from tests.real.server import always, serving
+from tests.real.server import Handler, always, answer, made_certificate, serving
 
 SYSTEM = "linux-debian12-x86_64_v3"
 V3, V2 = LAYOUTS["1.1"], LAYOUTS["0.23"]
@@ -297,3 +301,67 @@ def test_a_role_that_may_not_read_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         trouble = only_trouble(take(tmp_path, mirror_of("s3://petal/cache"), ZLIB, HDF5))
     assert trouble.code == "cache-unreachable"
     assert "403" in trouble.why
+
+
+def files_of(cache: Path) -> Callable[[Handler, int], None]:
+    """A web server with a build cache on it."""
+
+    def behave(handler: Handler, _: int) -> None:
+        path = cache / handler.path.lstrip("/")
+        answer(handler, 200, path.read_bytes()) if path.is_file() else answer(handler, 404)
+
+    return behave
+
+
+def test_from_a_web_server_whose_certificate_is_known(
+    cache: Path, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(cache, ZLIB, key)
+    private, certificate = made_certificate(tmp_path)
+    with serving(files_of(cache), private, certificate) as server:
+        mirror = mirror_of(f"https://localhost:{server.server_port}", key)
+        assert only_trouble(take(tmp_path, mirror)).code == "cache-unreachable"
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert take(tmp_path, mirror, ZLIB, HDF5).specs == (ZLIB,)
+
+
+class Told(Exception):
+    """As a signal that ends a run."""
+
+
+def test_a_run_that_is_told_to_end_does_not_wait_for_a_transfer(cache: Path, key: Key, tmp_path: Path) -> None:
+    put(cache, ZLIB, key)
+    private, certificate = made_certificate(tmp_path)
+    begun, waited_for = threading.Event(), threading.Event()
+
+    def behave(handler: Handler, number: int) -> None:
+        if "/blobs/" not in handler.path:
+            files_of(cache)(handler, number)
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(1 << 30))
+        handler.end_headers()
+        begun.set()
+        for _ in range(400):
+            handler.wfile.write(b"a little")
+            if handler.server.ended.wait(0.05):
+                return
+        waited_for.set()
+
+    def told(_: int, __: object) -> None:
+        raise Told
+
+    def tell_when_it_comes() -> None:
+        assert begun.wait(30)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, told)
+    try:
+        with serving(behave, private, certificate) as server, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+            threading.Thread(target=tell_when_it_comes).start()
+            with pytest.raises(Told):
+                take(tmp_path, mirror_of(f"https://localhost:{server.server_port}", key))
+            assert not waited_for.is_set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)

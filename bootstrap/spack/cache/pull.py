@@ -98,7 +98,8 @@ class _Pull:
     def _read(self, path: str) -> bytes | None:
         try:
             scratch = self.directory / f".{threading.get_ident()}"
-            return read(Source(self._at(path), None, self.region, ASK_SECONDS), scratch, limit=LIMIT)
+            source = Source(self._at(path), None, self.region, ASK_SECONDS, self.gone.is_set)
+            return read(source, scratch, limit=LIMIT)
         except FetchError as error:
             if error.code not in ABSENT:
                 raise
@@ -109,7 +110,7 @@ class _Pull:
     def _taken(self, spec: Locked, text: bytes) -> bool:
         document = parsed(text)
         for blob in self.layout.blobs(spec, document):
-            source = Source(self._at(blob.path), blob.sha256, self.region, BLOB_SECONDS)
+            source = Source(self._at(blob.path), blob.sha256, self.region, BLOB_SECONDS, self.gone.is_set)
             try:
                 download(source, self.directory / blob.path)
             except FetchError as error:
@@ -185,9 +186,13 @@ def _pull_from(
         job = _Pull(name, mirror, layout, ring, directory, region)
         found: list[Locked] = []
         with ThreadPoolExecutor(TRANSFERS) as threads:
-            for number, spec in enumerate(threads.map(job.take, specs), 1):
-                found += [spec] if spec is not None else []
-                tell(f"looking for packages in {name}: {len(found)} found, {number} of {len(specs)} asked for")
+            try:
+                for number, spec in enumerate(threads.map(job.take, specs), 1):
+                    found += [spec] if spec is not None else []
+                    tell(f"looking for packages in {name}: {len(found)} found, {number} of {len(specs)} asked for")
+            except BaseException:
+                job.gone.set()  # who is told to end does not wait for what still comes
+                raise
     except CacheError as error:
         return [], [error]
     finally:
