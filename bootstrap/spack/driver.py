@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ProcessFailed, SpackError
 from ..files import make_dir, write_atomic
+from ..log import LOG
 from ..system import PATH, Completed, System
 from .parallel import Parallel
 from .program import Program
@@ -183,11 +185,11 @@ class Spack:
         on_idle: Callable[[], None] | None = None,
     ) -> Completed:
         make_dir(self.output.parent)
-        with self.output.open("a", encoding="utf-8", buffering=1) as log:
-            log.write(f"$ spack {' '.join(arguments)}\n")
+        with closing(_Output(self.output)) as log:
+            log.line(f"$ spack {' '.join(arguments)}")
 
             def keep(line: str) -> None:
-                log.write(line + "\n")
+                log.line(line)
                 on_line(line)
 
             argv = [
@@ -230,6 +232,28 @@ class Spack:
         if self.program.clingo is not None:
             env["PYTHONPATH"] = str(self.program.clingo)
         return env
+
+
+class _Output:
+    """A file that gets lines. A disk that is full costs the lines, and never the program that prints them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("ab", buffering=0)
+        self._lost = 0
+
+    def close(self) -> None:
+        if self._lost:
+            LOG.warning("%s lacks %d lines", self._path, self._lost, extra={"step": "spack"})
+        self._stream.close()
+
+    def line(self, text: str) -> None:
+        try:
+            self._stream.write(text.encode(errors="replace") + b"\n")
+        except OSError as error:
+            if not self._lost:
+                LOG.warning("%s: %s", self._path, error, extra={"step": "spack"})
+            self._lost += 1
 
 
 def failure(output: str) -> str:
