@@ -45,6 +45,12 @@ class Program:
     def family_name(self) -> str:
         return SPACK_VERSIONS[self.version]
 
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """What was unpacked for it: Spack's own tree, and that of the recipes where Spack carries none."""
+        above = len(self.family.repository.parts)
+        return tuple(dict.fromkeys((self.tree, self.recipes.parents[above - 1])))
+
 
 def locate(config: Config, paths: Paths) -> Program:
     """Where Spack and the rest lie once they are installed; a directory as source is used where it is.
@@ -148,6 +154,16 @@ def _place(origin: Origin, unpacked: Path) -> Path:
     return directory if directory is not None and directory.is_dir() else unpacked
 
 
+def key_at(tree: Path) -> str:
+    """What tells a tree that was unpacked here from others; empty for a directory that somebody else has made.
+
+    Raises:
+        StateError: its receipt is damaged.
+    """
+    receipt = read_json(tree / RECEIPT)
+    return str(receipt.get("key", "")) if receipt else ""
+
+
 def _key(origin: Origin) -> str:
     """What tells one origin from another: its checksum, or for a local file without one its place, size and time."""
     if origin.sha256:
@@ -161,8 +177,7 @@ def _key(origin: Origin) -> str:
 def _is_whole(origin: Origin, tree: Path) -> bool:
     if local_path(origin.source) == tree:
         return True
-    receipt = read_json(tree / RECEIPT)
-    return receipt is not None and receipt.get("key") == _key(origin)
+    return key_at(tree) == _key(origin)
 
 
 def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -> None:

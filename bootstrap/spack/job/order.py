@@ -6,10 +6,14 @@ is certainly gone: whoever takes the lock next ends what a directory that is lef
 
 Each side replaces files that are there already: on NFS a name that did not exist may be taken for absent for a minute
 (nfs(5), lookupcache), while a file is looked at anew whenever it is opened.
+
+What is built lies on the same storage and may fill it. How far a job is can then not be told, and that costs nothing
+else; how it ended goes where ``room`` was, and the lease lives on by its file's time.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +24,7 @@ from typing import Any
 from ... import shapes
 from ...errors import JobError, StateError
 from ...files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
+from ...log import LOG
 from ...model import plain
 from ...paths import Paths
 from ...state import shaped
@@ -32,6 +37,7 @@ RENEW_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 REVOKED = "revoked"
 WAITING, RUNNING, DONE = "waiting", "running", "done"
+ROOM = 1 << 18  # bytes; more than the errors of an install take
 NAME = "petal-build-"
 SCRIPT = """\
 #!/bin/sh
@@ -51,6 +57,7 @@ class Order:
         modules: the module tree of each target.
         scratch: where Spack's stage and caches go on any node.
         os, glibc, compiler: of the node that concretized.
+        keys: what tells the trees of Spack and recipes from others, by their paths (``program.key_at``).
         jobs: cores to use, 0 for all.
         partial: go on with the next target where packages of one could not be built.
         locks: how many locks the store's file system allows on one file, None where it has no limit.
@@ -67,6 +74,7 @@ class Order:
     os: str
     glibc: str
     compiler: str
+    keys: Mapping[str, str]
     jobs: int = 0
     partial: bool = False
     locks: int | None = None
@@ -75,8 +83,9 @@ class Order:
     def from_dict(cls, raw: Mapping[str, Any]) -> Order:
         texts = ("version", "tree", "recipes", "store", "backing", "scratch", "os", "glibc", "compiler")
         modules = {shapes.name(key): shapes.text(value) for key, value in shapes.mapping(raw["modules"]).items()}
+        keys = {shapes.text(key): shapes.text(value) for key, value in shapes.mapping(raw["keys"]).items()}
         return cls(
-            run_id=shapes.name(raw["run_id"]), modules=modules, jobs=shapes.whole(raw["jobs"]),
+            run_id=shapes.name(raw["run_id"]), modules=modules, keys=keys, jobs=shapes.whole(raw["jobs"]),
             partial=raw["partial"] is True, locks=None if raw["locks"] is None else shapes.whole(raw["locks"]),
             **{name: shapes.text(raw[name]) for name in texts},
         )  # fmt: skip
@@ -84,17 +93,26 @@ class Order:
 
 @dataclass(frozen=True)
 class JobState:
-    """Where a job stands: ``waiting`` until it runs, ``running``, ``done``; and the errors that it ended with."""
+    """Where a job stands.
+
+    Args:
+        stage: ``waiting`` until it runs, ``running``, ``done``.
+        text: how far it is.
+        errors: what it ended with.
+        notes: everything that whoever follows it is to be told, in order.
+    """
 
     stage: str = WAITING
     node: str = ""
     text: str = ""
     errors: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> JobState:
         stage, node, text = (shapes.text(raw[name]) for name in ("stage", "node", "text"))
-        return cls(stage, node, text, shapes.items(raw["errors"], shapes.error))
+        errors, notes = shapes.items(raw["errors"], shapes.error), shapes.items(raw["notes"], shapes.text)
+        return cls(stage, node, text, errors, notes)
 
 
 class JobDirectory:
@@ -102,7 +120,7 @@ class JobDirectory:
 
     def __init__(self, place: Path, mount: Path) -> None:
         self.place = place
-        self._mount = mount
+        self.mount = mount
 
     @classmethod
     def of(cls, paths: Paths, run_id: str) -> JobDirectory:
@@ -118,13 +136,21 @@ class JobDirectory:
         return self.place / "job.sh"
 
     @property
+    def may_have_job(self) -> bool:
+        """False where none was submitted: the script comes last of all that a job needs."""
+        try:
+            return self.script.exists()
+        except OSError:  # the storage is stale or gone
+            return True
+
+    @property
     def output(self) -> Path:
         """What the job itself prints."""
         return self.place / "job.out"
 
     @property
     def said(self) -> Path:
-        """What Spack prints in the job."""
+        """What Spack prints in the job, as far as it has told how far it is."""
         return self.place / "spack.log"
 
     @property
@@ -140,9 +166,10 @@ class JobDirectory:
     def open(self) -> None:
         """Makes the directory; one that a killed run with this id has left is made anew."""
         remove_tree(self.place)
-        make_own_dir(self.place, self._mount)
+        make_own_dir(self.place, self.mount)
         self.write_state(JobState())
         self.renew(0)
+        write_atomic(self._room, b"\n" * ROOM)
 
     def give(self, order: Order, spacks: Mapping[str, Spack], script: str) -> None:
         """Lays out all that the job needs."""
@@ -176,21 +203,63 @@ class JobDirectory:
     def write_state(self, state: JobState) -> None:
         write_json(self.place / "state.json", plain(state))
 
+    def write_end(self, state: JobState) -> None:
+        """Leaves how the job ended, on full storage too.
+
+        Raises:
+            OSError: the storage takes nothing at all.
+        """
+        try:
+            self.write_state(state)
+        except OSError as error:
+            LOG.warning("the job's state: %s; once more with the room that was kept for it", error)
+            self._room.unlink(missing_ok=True)
+            self.write_state(state)
+
     def renew(self, beat: int) -> None:
-        """The worker lives, and holds the lock."""
-        write_json(self.place / "lease.json", {"beat": beat})
+        """The worker lives, and holds the lock.
+
+        Raises:
+            OSError: the storage takes nothing, not even a file's time.
+        """
+        try:
+            write_json(self._lease, {"beat": beat})
+        except OSError as error:
+            LOG.warning("the job's lease gets a new time only: %s", error)
+            os.utime(self._lease)
 
     def revoke(self) -> None:
-        """The job must end."""
-        if self.place.is_dir():
-            write_json(self.place / "lease.json", {"beat": REVOKED})
+        """The job must end. Slurm is told so as well, so a storage that takes nothing is no error."""
+        try:
+            if self.place.is_dir():
+                write_json(self._lease, {"beat": REVOKED})
+        except OSError as error:
+            LOG.warning("the job's lease is taken away: %s", error)
+            try:
+                self._lease.unlink(missing_ok=True)
+            except OSError as trouble:
+                LOG.warning("the job's lease stays: %s", trouble)
 
-    def beat(self) -> Any:
-        """What the lease says; it changes while the worker lives. None where the directory is gone."""
-        return (self._read(self.place / "lease.json") or {}).get("beat")
+    def beat(self) -> object:
+        """What the lease says, and when that was written: it changes while the worker lives.
+
+        ``REVOKED`` when the job must end, None where the lease is gone.
+        """
+        said = self._read(self._lease)
+        if said is None:
+            return None
+        return REVOKED if said.get("beat") == REVOKED else (said.get("beat"), self._lease.stat().st_mtime_ns)
+
+    @property
+    def _lease(self) -> Path:
+        return self.place / "lease.json"
+
+    @property
+    def _room(self) -> Path:
+        return self.place / "room"
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        reason = distrust(path, self._mount)
+        reason = distrust(path, self.mount)
         if reason:
             raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
         return read_json(path)
@@ -214,9 +283,22 @@ class Lease:
         now = self._clock()
         if now - self._looked < LOOK_SECONDS:
             return
-        self._looked, beat = now, self._directory.beat()
+        self._looked, beat = now, self._seen()
         if beat != self._beat:
             self._beat, self._changed = beat, now
-        if beat in (None, REVOKED) or now - self._changed > LEASE_SECONDS:
-            why = "it was told to end" if beat == REVOKED else f"no sign of life for {now - self._changed:.0f} s"
-            raise JobError("the worker that this job builds for has ended", why=why, code="job-orphaned")
+        if beat in (None, REVOKED):
+            raise _orphaned("it was told to end")
+        if now - self._changed > LEASE_SECONDS:
+            raise _orphaned(f"no sign of life for {now - self._changed:.0f} s")
+
+    def _seen(self) -> object:
+        """What the lease says; what cannot be read now, on storage that hangs or is stale, is no sign of life."""
+        try:
+            return self._directory.beat()
+        except (OSError, StateError) as error:
+            LOG.warning("the job's lease: %s", error)
+            return self._beat
+
+
+def _orphaned(why: str) -> JobError:
+    return JobError("the worker that this job builds for has ended", why=why, code="job-orphaned")

@@ -23,6 +23,7 @@ from ...system import PATH, System
 from ..compiler import find_compiler
 from ..driver import Spack
 from ..install import prune
+from ..program import key_at
 from .capacity import wait_for_queue
 from .follow import Follower
 from .order import LEASE_SECONDS, SCRIPT, JobDirectory, Order
@@ -105,6 +106,7 @@ def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Orde
         os=host.os,
         glibc=host.glibc,
         compiler=find_compiler(ctx.system).spec,
+        keys={str(tree): key_at(tree) for tree in spack.program.trees},
         jobs=install.jobs,
         partial=install.partial,
         locks=locks,

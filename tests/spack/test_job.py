@@ -1,0 +1,133 @@
+"""The build job's side with real Spack, and shared storage that is really full; tests/lab has it with real Slurm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bootstrap.context import Context
+from bootstrap.errors import PetalError
+from bootstrap.model import Role, Status, Tool
+from bootstrap.paths import Paths
+from bootstrap.prepare import Request, prepare
+from bootstrap.spack.job.builder import Builder
+from bootstrap.spack.job.order import DONE, JobDirectory, JobState
+from bootstrap.spack.job.submit import _order
+from bootstrap.spack.stack import _solved
+from bootstrap.system import System
+from tests.spack.conftest import Site
+from tests.spack.test_spack import bootstrap, store_of
+
+RECIPE = '''\
+{imports}from spack.package import *
+
+
+class {name}(Package):
+    """Needs so many MiB where it is installed."""
+
+    has_code = False
+    version("1")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        with open(join_path(prefix.bin, "data"), "wb") as stream:
+            stream.write(bytes({size} << 20))
+'''
+BLOCK = 4096
+
+
+@pytest.fixture
+def disk() -> Iterator[Callable[[Path, int], None]]:
+    """Mounts a disk with so many MiB."""
+    mounted: list[Path] = []
+
+    def mount(place: Path, size: int) -> None:
+        place.mkdir(parents=True)
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=755", "tmpfs", place]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
+        mounted.append(place)
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(place: Path, left: int = 0) -> None:
+    """To the last block, or until so many bytes are left."""
+    room = os.statvfs(place)
+    with (place / "filler").open("wb", buffering=0) as stream, suppress(OSError):
+        for _ in range(room.f_bavail * room.f_bsize - left, 0, -BLOCK):
+            stream.write(bytes(BLOCK))
+    assert os.statvfs(place).f_bavail * room.f_bsize <= left
+
+
+def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
+    """What the worker does up to the submission of the job."""
+    path = prefix.with_suffix(".yaml")
+    path.write_text(config)
+    ctx = prepare(Request(Tool("0.1.0"), "run-of-job", str(path), prefix, Role.HEAD), System(), print)
+    spacks = {target: _solved(ctx, target) for target in ctx.targets}
+    directory = JobDirectory.of(ctx.paths, ctx.run_id)
+    directory.open()
+    directory.give(_order(ctx, spacks, None), spacks, "")
+    return ctx, directory
+
+
+def job(ctx: Context, directory: JobDirectory, printed: list[str]) -> tuple[tuple[PetalError, ...], JobState]:
+    """What a node of the queue does, and what the worker then finds."""
+    local = ctx.paths.at("/local")
+    errors = Builder(directory, ctx.facts.host, System(), local, printed.append).run()
+    assert not local.exists()
+    return errors, directory.state()
+
+
+def built(prefix: Path, name: str) -> list[Path]:
+    return [
+        path.parents[1] for path in store_of(prefix, "1.1.1").glob(f"linux-*/{name}-1-*/.spack/install_manifest.json")
+    ]
+
+
+def test_a_full_disk_takes_no_word_of_the_job_and_costs_no_package(
+    sites: Callable[[str], Site], disk: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    """Packages have room on their disk, what worker and job tell each other has not."""
+    site, prefix = sites("1.1.1"), tmp_path / "head"
+    site.add("quick", RECIPE, name="Quick", size=1)
+    disk(Paths(prefix).builds, 2)
+    assert bootstrap(prefix, site.config).status is Status.CHANGED
+    ctx, directory = ordered(prefix, site.config.replace("[probe]", "[probe, quick]"))
+    fill(Paths(prefix).builds)
+    errors, state = job(ctx, directory, [])
+    assert errors == ()
+    assert (state.stage, state.node, state.errors) == (DONE, ctx.facts.host.name, ())
+    assert built(prefix, "quick")
+
+
+def test_a_package_that_fills_the_shared_disk_is_told_with_the_node_that_met_it(
+    sites: Callable[[str], Site], disk: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    """Spack itself ends there, so whether independent packages are built is a matter of their order."""
+    site, prefix = sites("1.1.1"), tmp_path / "head"
+    site.add("fat", RECIPE, name="Fat", size=64)
+    disk(prefix / "shared", 200)
+    assert bootstrap(prefix, site.config).status is Status.CHANGED
+    ctx, directory = ordered(prefix, site.config.replace("[probe]", "[probe, fat]"))
+    fill(prefix / "shared", 32 << 20)
+    errors, state = job(ctx, directory, [])
+    (error,), (told,) = errors, state.errors
+    assert state.stage == DONE
+    assert error.to_dict() == told
+    assert told["code"] == "file-no-space"
+    assert told["what"].startswith(f"on {ctx.facts.host.name}: ")
+    assert "fat@1 failed in phase install" in told["why"]
+    assert built(prefix, "fat") == []
+    assert "No space left on device" in directory.said.read_text()
+    (log,) = (directory.logs / ctx.run_id).glob("fat-1-*.log")
+    assert str(log) in told["why"]
