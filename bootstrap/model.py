@@ -113,6 +113,11 @@ class StepReport:
     seconds: float = 0.0
     error: Mapping[str, Any] | None = None
 
+    @property
+    def headline(self) -> str:
+        """The reason where there is room for one line."""
+        return self.reason.partition("\n")[0]
+
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> StepReport:
         return cls(

@@ -125,7 +125,7 @@ class Progress:
         if report.outcome is Outcome.SKIPPED:  # told at the end, folded by reason
             return
         if report.outcome is Outcome.RUNNING:
-            self.note(f"{report.name}: {report.reason}")
+            self.note(f"{report.name}: {report.headline}")
             return
         self._clear()
         _print(sys.stdout, step_lines(report))

@@ -167,7 +167,7 @@ def _may_be_head(asked: Asked) -> bool:
 
 def _going_on(record: RunRecord | None) -> str:
     running = [step for step in record.steps if step.outcome.goes_on] if record else []
-    return f"{running[-1].name}: {running[-1].reason}" if running else "starting"
+    return f"{running[-1].name}: {running[-1].headline}" if running else "starting"
 
 
 def _tell(asked: Asked, record: RunRecord, told: set[str]) -> None:
