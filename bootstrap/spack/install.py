@@ -145,12 +145,23 @@ def install_or_build(
     try:
         install_missing(spack, parallel, tell, logs, locks)
     except SpackError as error:
-        specs = database.locked_specs(spack.lockfile)
-        bad = pulled.withdraw(database.missing(specs, spack.places.store)) if error.code == "spack-install" else ()
-        if not bad:
+        if not withdrawn(spack, error, pulled, say):
             raise
-        say(f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
         install_missing(spack, parallel, tell, logs, locks)
+
+
+def withdrawn(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[str], None]) -> bool:
+    """Takes away what a build cache gave and Spack could not unpack; False where that is not why an install failed.
+
+    Args:
+        error: what the install ended with.
+        say: gets what is to be built instead, and why.
+    """
+    specs = database.locked_specs(spack.lockfile)
+    bad = pulled.withdraw(database.missing(specs, spack.places.store)) if error.code == "spack-install" else ()
+    if bad:
+        say(f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
+    return bool(bad)
 
 
 def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) -> Completed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from . import database, recovery
 from .cache.entries import LAYOUTS
 from .cache.pull import Pulled, pull
 from .driver import Spack
-from .install import install_or_build
-from .job.submit import build_in_job
-from .parallel import split
+from .install import install_missing, install_or_build, withdrawn
+from .job.submit import build_in_job, job_directory
+from .parallel import Parallel, split
 from .slices import EFS_LOCKS, MARGIN
 from .solve import ready_spack, solve, stack_lockfile, take
 from .workspace import lockfile_of, pulled_of, store_of
@@ -41,16 +41,37 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
 
 
 def _build_in_job(ctx: Context, queue: str, accept: Callable[[SpackError], None]) -> None:
-    """Solved here, for all targets, and built in one job."""
+    """Solved here, for all targets, and built in one job; no node is asked for where build caches have all of it."""
     spacks = {target: _solved(ctx, target) for target in ctx.targets}
     for spack in spacks.values():
         _mend(spack)
+    failed: tuple[SpackError, ...] = ()
     try:
-        failed = build_in_job(ctx, spacks, queue, _locks(ctx), lambda: _pull(ctx, *spacks.values()))
+        with job_directory(ctx) as directory:
+            pulled = _pull(ctx, *spacks.values())
+            if not _unpacked_here(ctx, spacks, pulled):
+                failed = build_in_job(ctx, directory, spacks, queue, _locks(ctx), partial(_tell, ctx))
     finally:
         _keep_copy(store_of(ctx))
     for error in failed:
         accept(error)
+
+
+def _unpacked_here(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled) -> bool:
+    """Installs what build caches gave where that is all that is missing; False where something is left to build."""
+    taken = {spec.hash for spec in pulled.specs}
+    if any(spec.hash not in taken for spec in _missing(ctx, *spacks.values())):
+        return False
+    for spack in spacks.values():
+        try:
+            install_missing(spack, _parallel(ctx, spack), ctx.progress, ctx.paths.run_logs(ctx.run_id), _locks(ctx))
+        except SpackError as error:
+            if error.code != "spack-install":
+                raise
+            if not withdrawn(spack, error, pulled, partial(_tell, ctx)):
+                LOG.warning("a job tries it: %s", error, extra={"step": "spack"})
+            return False
+    return True
 
 
 def _build_here(ctx: Context, target: str, accept: Callable[[SpackError], None]) -> None:
@@ -101,19 +122,27 @@ def _locks(ctx: Context) -> int | None:
 
 def _install(ctx: Context, spack: Spack) -> None:
     """From build caches what they have, the rest from source."""
-    host = ctx.facts.host
-    parallel = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
     pulled, logs = _pull(ctx, spack), ctx.paths.run_logs(ctx.run_id)
     try:
+        parallel = _parallel(ctx, spack)
         install_or_build(spack, parallel, ctx.progress, logs, _locks(ctx), pulled, partial(_tell, ctx))
     finally:
         remove_tree(pulled_of(ctx))
 
 
+def _parallel(ctx: Context, spack: Spack) -> Parallel:
+    host = ctx.facts.host
+    return split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
+
+
+def _missing(ctx: Context, *spacks: Spack) -> tuple[database.Locked, ...]:
+    locked = {spec.hash: spec for spack in spacks for spec in database.locked_specs(spack.lockfile)}
+    return database.missing(tuple(locked.values()), store_of(ctx))
+
+
 def _pull(ctx: Context, *spacks: Spack) -> Pulled:
     """Takes what is missing from the build caches that have it; what one cannot give is told and built."""
-    locked = {spec.hash: spec for spack in spacks for spec in database.locked_specs(spack.lockfile)}
-    missing = database.missing(tuple(locked.values()), store_of(ctx))
+    missing = _missing(ctx, *spacks)
     region, layout = ctx.facts.cluster.region, LAYOUTS[spacks[0].program.family_name]
     pulled = pull(missing, ctx.config.spack.caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
     for trouble in pulled.troubles:

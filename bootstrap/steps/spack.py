@@ -126,7 +126,10 @@ def _builder(ctx: Context) -> tuple[str, tuple[str, ...]]:
 
 
 def _by(ctx: Context) -> str:
-    return f"; a job on queue {ctx.build_queue} builds it, and no hook waits for that" if ctx.build_queue else ""
+    if ctx.build_queue is None:
+        return ""
+    what = "what no build cache has" if ctx.config.spack.caches else "it"
+    return f"; a job on queue {ctx.build_queue} builds {what}, and no hook waits for that"
 
 
 def _targets(ctx: Context) -> str:

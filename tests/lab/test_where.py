@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +47,21 @@ class Witness(Package):
         set_executable(program)
 '''
 SAY = "module load witness && witness"
+NAMES = ("witness", "second", "third")
+CACHE = "/shared/cache"
+# The tarball of the package $1 in a build cache has its checksum and is no tarball.
+SPOIL = f"""
+import glob, hashlib, json, os, sys
+(manifest,) = glob.glob(f"{CACHE}/v3/manifests/spec/{{sys.argv[1]}}/*.json")
+document = json.load(open(manifest))
+(part,) = (part for part in document["data"] if "tar" in part["mediaType"])
+part["checksum"] = hashlib.sha256(b"no tarball").hexdigest()
+place = f"{CACHE}/blobs/sha256/{{part['checksum'][:2]}}"
+os.makedirs(place, exist_ok=True)
+open(f"{{place}}/{{part['checksum']}}", "w").write("no tarball")
+json.dump(document, open(manifest, "w"))
+"""
+RECEIPT = "/opt/petal/spack/1.1.1/.petal-origin.json"
 # Spack's processes on a node, whatever they are called by now: they carry the mark of their run.
 BUILDERS = "grep -lz '^PETAL_RUN_ID=' /proc/[0-9]*/environ 2>/dev/null || true"
 
@@ -58,7 +73,8 @@ def section(lab: Lab) -> dict[str, Any]:
         pytest.skip(f"no real Spack: {reason}")
     lab.fresh()
     bucket = stack.Bucket(lab)
-    made = pieces.spack_section(lab, bucket, pieces.pack("witness", {"witness": RECIPE}))
+    recipes = {name: RECIPE.replace("Witness", name.title()).replace("witness", name) for name in NAMES}
+    made = pieces.spack_section(lab, bucket, pieces.pack("witness", recipes))
     bucket.send()
     return made
 
@@ -89,18 +105,25 @@ def config_of(section: dict[str, Any], version: int, queue: str = "queue1") -> d
     }
 
 
-def bootstrap(lab: Lab, config: dict[str, Any], verb: str = "bootstrap") -> Result:
+def bootstrap(lab: Lab, config: dict[str, Any], *verb: str) -> Result:
     lab.write("head", "/tmp/petal.yaml", json.dumps(config))
-    argv = ("petal-node", verb, "--config", "/tmp/petal.yaml", "--json")
+    argv = ("petal-node", *(verb or ("bootstrap",)), "--config", "/tmp/petal.yaml", "--json")
     return lab.exec("head", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"}, timeout=200)
 
 
+def worker(lab: Lab, config: dict[str, Any]) -> Result:
+    """As systemd begins it again after a kill: with the id that it had."""
+    return bootstrap(lab, config, "worker", "--event", "updated", "--run-id", "run-of-worker")
+
+
 @contextmanager
-def held(lab: Lab, config: dict[str, Any]) -> Iterator[Future[Result]]:
-    """A bootstrap whose job is in the middle of a build, and stays there."""
+def held(
+    lab: Lab, config: dict[str, Any], start: Callable[[Lab, dict[str, Any]], Result] = bootstrap
+) -> Iterator[Future[Result]]:
+    """A run whose job is in the middle of a build, and stays there."""
     lab.write("head", HOLD, "")
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(bootstrap, lab, config)
+        running = pool.submit(start, lab, config)
         try:
             until("the job builds", lambda: "witness (install)" in said(lab), 120)
             yield running
@@ -141,8 +164,15 @@ def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked
 
 
 def test_a_worker_that_is_told_to_end_takes_its_job_along(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """And while it builds, ``status`` says on which node, how far, and where the log is."""
     del hooked
     with held(lab, config_of(section, 2)) as running:
+        until("status tells it", lambda: "witness (install)" in petal(lab, "head", "status").stdout, 20)
+        lines = petal(lab, "head", "status").stdout.splitlines()
+        number = next(number for number, line in enumerate(lines) if "queue queue1: installing 0 of 1" in line)
+        assert f"on {NODE}, queue queue1: " in lines[number]
+        log = lines[number + 1].strip().removeprefix("log  ")
+        assert "witness: Executing phase: 'install'" in lab.read("head", log)
         lab.exec("head", ("pkill", "-TERM", "-f", "^/.*petal-node bootstrap")).check()
         assert running.result().returncode == 143
         until("nothing builds", lambda: not builders(lab, "compute-1"), 60)
@@ -181,3 +211,82 @@ def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, s
         (error,) = answer(done)["errors"]
         assert (done.returncode, error["code"], error["why"]) == (78, "job-queue", "it has queue1")
     assert lab.read("head", "/shared/petal/state/wanted.json") == before
+
+
+def lose(lab: Lab, *names: str) -> None:
+    """Somebody removes packages from the store."""
+    for name in names:
+        lab.exec("head", ("sh", "-c", f"rm -r /opt/petal/store/linux-*/{name}-*")).check()
+
+
+def spack_said(lab: Lab, done: Result) -> str:
+    return lab.read("head", f"/var/log/petal-node/spack-{answer(done)['run_id']}.log")
+
+
+def test_a_worker_that_is_begun_again_follows_its_own_job(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """Slurm remembers the job that was killed, which had the same name."""
+    del hooked
+    config, before = config_of(section, 1), len(jobs(lab))
+    lose(lab, "witness")
+    with held(lab, config, worker) as running:
+        assert lab.exec("head", ("python3", "-", "worker", "1"), stdin=KILL.encode()).check().stdout
+        running.result()
+        with ThreadPoolExecutor() as pool:
+            again = pool.submit(worker, lab, config)
+            until("its own job runs", lambda: jobs(lab)[before:] == [f"CANCELLED {NODE}", f"RUNNING {NODE}"], 120)
+            names = lab.exec("head", ("/opt/slurm/bin/squeue", "-h", "-t", "all", "-o", "%j")).check().stdout.split()
+            assert names.count("petal-build-run-of-worker") == 2
+            lab.exec("head", ("rm", "-f", HOLD)).check()
+            assert answer(again.result())["data"]["run"]["status"] == "changed", again.result()
+    assert jobs(lab)[before:] == [f"CANCELLED {NODE}", f"COMPLETED {NODE}"]
+    assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
+
+
+def test_a_node_with_another_spack_builds_nothing(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """Its image would carry it; here its receipt alone is another."""
+    del hooked
+    lose(lab, "witness")
+    lab.write("compute-1", "/root/receipt.json", json.dumps({"key": "another"}))
+    lab.exec("compute-1", ("mount", "--bind", "/root/receipt.json", RECEIPT)).check()
+    try:
+        done = bootstrap(lab, config_of(section, 1))
+    finally:
+        lab.exec("compute-1", ("umount", RECEIPT)).check()
+    step = next(step for step in answer(done)["data"]["run"]["steps"] if step["name"] == "spack")
+    assert (done.returncode, step["error"]["code"]) == (1, "job-node")
+    assert "/opt/petal/spack/1.1.1 was unpacked from another source: another" in step["reason"]
+    assert bootstrap(lab, config_of(section, 1)).returncode == 0
+
+
+def test_a_build_cache_and_a_build_job_work_together(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """One package comes out of the cache, one is corrupt there, one is not there: one job, and the head is told."""
+    del hooked
+    config = config_of(section, 1)
+    mirror = {"url": f"file://{CACHE}", "signed": False, "push": True}
+    config["spack"] = {**section, "specs": [f"{name}@1" for name in NAMES], "mirrors": {"site": mirror}}
+    lab.exec("head", ("mkdir", CACHE)).check()
+    pushed = bootstrap(lab, config)
+    outcomes = {step["name"]: step["outcome"] for step in answer(pushed)["data"]["run"]["steps"]}
+    assert (pushed.returncode, outcomes["cache"]) == (0, "changed"), pushed
+
+    lose(lab, *NAMES)
+    lab.exec("head", ("rm", "-r", f"{CACHE}/v3/manifests/spec/third")).check()
+    lab.exec("head", ("python3", "-", "second"), stdin=SPOIL.encode()).check()
+    before = len(jobs(lab))
+    mixed = bootstrap(lab, config)
+    assert mixed.returncode == 0, mixed
+    assert jobs(lab)[before:] == [f"COMPLETED {NODE}"]
+    said = spack_said(lab, mixed)
+    assert [name for name in NAMES if f"{name}: Executing phase" in said] == ["second", "third"]
+    lines = map(json.loads, lab.read("head", "/var/log/petal-node.log").splitlines())
+    told = [line["message"] for line in lines if line["run_id"] == answer(mixed)["run_id"]]
+    assert len([line for line in told if line.startswith("what a build cache had of second is built instead")]) == 1
+
+    lose(lab, "witness")
+    before = len(jobs(lab))
+    taken = bootstrap(lab, config)
+    assert taken.returncode == 0, taken
+    assert len(jobs(lab)) == before, "no compute node was needed"
+    assert "witness: Executing phase" not in spack_said(lab, taken)
+    assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
+    assert job_directories(lab) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -20,13 +21,18 @@ from bootstrap.release import check_queue
 from bootstrap.request import Request
 from bootstrap.run import Recorder, _tee, new_record
 from bootstrap.slurm import parse_partitions
+from bootstrap.spack.cache.entries import Layout
+from bootstrap.spack.cache.pull import Pulled
+from bootstrap.spack.database import Locked
 from bootstrap.spack.job import capacity, order
 from bootstrap.spack.job import follow as follower
 from bootstrap.spack.job import submit as foreman
 from bootstrap.spack.job.builder import Builder
-from bootstrap.spack.job.order import DONE, LEASE_SECONDS, JobDirectory, Lease
+from bootstrap.spack.job.order import DONE, LEASE_SECONDS, JobDirectory, JobState, Lease, Order
+from bootstrap.spack.program import RECEIPT
 from bootstrap.steps import STEPS
 from bootstrap.steps.spack import SpackStack
+from bootstrap.tarball import unpack
 from tests.world import HOST, World, with_spack
 
 INSTALL = "install: {{where: slurm, queue: {queue}, wait: {wait}}}\n"
@@ -34,7 +40,7 @@ NODE = replace(HOST, name="q1-st-c5-1", cpus=64, memory=128 << 30)
 
 
 class Slurm:
-    """Slurm with one queue: a job runs when squeue is first asked for it, and says how it ended."""
+    """Slurm with one queue: whenever squeue is asked for a job, its node goes on and says how the job stands."""
 
     def __init__(self, world: World, node: Callable[[Path], str]) -> None:
         self.world = world
@@ -61,7 +67,7 @@ class Slurm:
         job = self.jobs.get(name)
         if job is None:
             return ""
-        if job[0] == "PENDING":
+        if job[0] not in batch.ENDED:
             job[0] = self.node(Path(job[1]).parent)
         return f"12|{job[0]}|None|q1-st-c5-1\n"
 
@@ -105,9 +111,15 @@ def builds(world: World, **other: object) -> Callable[[Path], str]:
     return node
 
 
-def converge(world: World) -> tuple[dict[str, StepReport], list[str]]:
+def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
+    """A node whose job stands like that, one state at each look, before it does anything."""
+    left = list(states)
+    return lambda place: left.pop(0) if left else node(place)
+
+
+def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[str, StepReport], list[str]]:
     told: list[StepReport] = []
-    reports = engine.converge(STEPS, world.context, told.append, background=False)
+    reports = engine.converge(STEPS, replace(world.context, note=note), told.append, background=False)
     return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
 
 
@@ -236,14 +248,16 @@ def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
 
 def test_whoever_takes_the_lock_ends_what_a_killed_run_left(tmp_path: Path) -> None:
     world = head(tmp_path)
-    slurm = Slurm(world, builds(world))
+    slurm = Slurm(world, lambda _: "RUNNING")
     world.paths.shared.mkdir()
     directory = JobDirectory.of(world.paths, "run-0")
     directory.open()
+    directory.script.touch()
     slurm.jobs["petal-build-run-0"] = ["RUNNING", ""]
     foreman.end_left(world.paths, world.system)
     assert slurm.jobs["petal-build-run-0"][0] == "CANCELLED"
     assert left(world) == []
+    slurm.node = builds(world)
     directory.open()
     (world.paths.locks).mkdir(parents=True)
     (world.paths.locks / "stack.holder").write_text(json.dumps({
@@ -261,6 +275,7 @@ def test_a_job_on_a_lost_node_is_outlasted(tmp_path: Path, monkeypatch: pytest.M
     directory = JobDirectory.of(world.paths, "run-0")
     for silent in (False, True):
         directory.open()
+        directory.script.touch()
         slurm.jobs[directory.name] = ["NODE_FAIL", ""]
         if silent:
             world.system.answers["squeue"] = refused
@@ -375,3 +390,232 @@ def test_squeue() -> None:
     first, second = batch.parse_squeue("7|PENDING|Resources|\nnoise\n8|NODE_FAIL|None|q1-st-c5-1\n")
     assert (first.ended, str(first)) == (False, "job 7 is PENDING (Resources)")
     assert (second.ended, second.gone, second.nodes) == (True, False, "q1-st-c5-1")
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_the_wait_for_nodes_and_the_wait_for_the_job_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, clock = head(tmp_path, wait=3600), Clock()
+    Slurm(world, lambda _: "PENDING")
+    answer = world.system.answers["sinfo"]
+    world.system.answers["sinfo"] = lambda argv: (
+        answer(argv) if "--Node" in argv or clock.now > 3000 else "q1|inact|infinite\n"
+    )
+    for module in (foreman, capacity, follower):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(follower, "FOLLOW_SECONDS", 30.0)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-not-started"
+    assert "job 12 is PENDING" in report.reason
+    assert 3600 < clock.now < 3700
+
+
+def test_a_job_is_told_from_an_earlier_one_of_its_name(tmp_path: Path) -> None:
+    """A run that systemd begins again has its id, and so the name of its job; squeue sorts by the states' names."""
+    world = head(tmp_path)
+    slurm = Slurm(world, in_time(builds(world), *["CONFIGURING"] * 5))
+    answer = world.system.answers["squeue"]
+    world.system.answers["squeue"] = lambda argv: answer(argv) + "11|FAILED|None|q1-st-c5-1\n"
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+    assert [job[0] for job in slurm.jobs.values()] == ["COMPLETED"]
+
+
+def test_a_job_that_slurm_did_not_know_for_a_moment_is_followed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, clock = head(tmp_path), Clock()
+    monkeypatch.setattr(follower, "time", clock)
+    monkeypatch.setattr(follower, "LATE_SECONDS", 0.05)
+    Slurm(world, in_time(builds(world), *["RUNNING"] * 20))
+    answer, first = world.system.answers["squeue"], [""]
+    world.system.answers["squeue"] = lambda argv: first.pop() if first else answer(argv)
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+
+
+def test_while_a_job_builds_the_record_says_where_how_far_and_where_its_log_is(tmp_path: Path) -> None:
+    world = head(tmp_path)
+
+    def begun(place: Path) -> str:
+        directory = JobDirectory(place, world.paths.shared_mount)
+        if directory.state().stage == order.WAITING:
+            directory.write_state(JobState(order.RUNNING, NODE.name, "installing 0 of 1: fftw (build)"))
+            return "RUNNING"
+        return builds(world)(place)
+
+    Slurm(world, in_time(begun, "PENDING", "CONFIGURING"))
+    told = converge(world)[1]
+    assert "job 12 is PENDING, on queue q1" in told
+    (line,) = [line for line in told if "installing" in line]
+    said = world.paths.builds / "run-1" / "spack.log"
+    assert line == f"job 12 on q1-st-c5-1, queue q1: installing 0 of 1: fftw (build)\nlog  {said}"
+
+
+def pulled(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
+    """A build cache that has the package; ``found`` is what of it was taken."""
+
+    def pull(specs: Sequence[Locked], _: object, layout: Layout, directory: Path, *__: object) -> Pulled:
+        for spec in specs:
+            described = directory / layout.description(spec, signed=False)
+            described.parent.mkdir(parents=True)
+            described.write_text("{}")
+        return Pulled(directory, layout, tuple(spec for spec in specs if spec.name in found))
+
+    monkeypatch.setattr("bootstrap.spack.stack.pull", pull)
+
+
+def breaks_once(world: World) -> None:
+    """Spack's first install ends with an error."""
+    real, left = world.system.answers["spack"], ["==> Error: it cannot be unpacked\n"]
+    world.system.answers["spack"] = lambda argv: left.pop() if left and "install" in argv else real(argv)
+
+
+def test_what_build_caches_have_needs_no_compute_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = head(tmp_path, wait=0)
+    mirror = "mirrors: {site: {url: 's3://site/cache', signed: false}}"
+    world.config_text = world.config_text.replace("specs: [fftw]", f"specs: [fftw], {mirror}")
+    slurm = Slurm(world, lambda _: "PENDING")
+    pulled(monkeypatch, "fftw")
+    reports, told = converge(world)
+    assert reports["spack"].outcome is Outcome.CHANGED
+    assert told[0].endswith("a job on queue q1 builds what no build cache has, and no hook waits for that")
+    assert not slurm.jobs
+    assert not [command for command in world.system.commands if command[0] in ("sbatch", "squeue", "scancel")]
+    assert left(world) == []
+
+
+@pytest.mark.parametrize("found", [("fftw",), ()], ids=["unpacked on the head", "unpacked in the job"])
+def test_what_a_cache_gave_corrupt_is_built_in_the_job_and_the_head_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: tuple[str, ...]
+) -> None:
+    world, notes = head(tmp_path), list[str]()
+    slurm = Slurm(world, builds(world))
+    pulled(monkeypatch, *found)
+    breaks_once(world)
+    with caplog.at_level("WARNING", logger="petal"):
+        assert converge(world, notes.append)[0]["spack"].outcome is Outcome.CHANGED
+    assert slurm.jobs
+    assert len([note for note in notes if note.startswith("what a build cache had of fftw is built instead")]) == 1
+    assert "what a build cache had of fftw is built instead" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda spack, _: (spack / RECEIPT).write_text('{"key": "another"}'), "another source: another"),
+        (lambda spack, _: (spack / RECEIPT).unlink(), "another source: unknown"),
+        (lambda _, recipes: (recipes / RECEIPT).write_text('{"key": "another"}'), "another source: another"),
+        (lambda _, recipes: (recipes / "repos/spack_repo/builtin/repo.yaml").unlink(), "recipes at "),
+    ],
+    ids=["Spack", "a directory", "recipes", "no recipes"],
+)
+def test_a_node_with_another_spack_or_recipes_builds_nothing(
+    tmp_path: Path, spoil: Callable[[Path, Path], object], why: str
+) -> None:
+    world = head(tmp_path)
+
+    def node(place: Path) -> str:
+        (recipes,) = (world.paths.root / "spack").glob("recipes-*")
+        spoil(world.paths.root / "spack" / "1.1.1", recipes)
+        return builds(world)(place)
+
+    Slurm(world, node)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-node"
+    assert why in report.reason
+    assert any("bootstrap --layout hybrid" in line for line in report.remedy)
+    assert not (world.paths.store / "linux-debian12-x86_64_v3").exists()
+
+
+def test_directories_that_are_used_where_they_are_have_no_receipt_and_must_be_there(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    for name in ("spack", "recipes"):
+        archive = next(tmp_path.glob(f"{name}.tar.gz"))
+        unpack(archive, tmp_path / name)
+        digest = sha256_of(archive)
+        world.config_text = world.config_text.replace(
+            f"source: {archive}, sha256: {digest}", f"source: {tmp_path / name}"
+        )
+    slurm = Slurm(world, builds(world))
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+    assert slurm.jobs
+
+
+def test_what_cannot_be_told_costs_no_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared storage is full: how far the job is, what it prints and what Spack says have no room."""
+    world = head(tmp_path)
+    write = JobDirectory.write_state
+
+    def refuse(directory: JobDirectory, state: JobState) -> None:
+        if state.stage == order.RUNNING:
+            raise OSError(errno.ENOSPC, "No space left on device", str(directory.place))
+        write(directory, state)
+
+    def node(place: Path) -> str:
+        directory = JobDirectory(place, world.paths.shared_mount)
+        directory.said.mkdir()
+
+        def printed(_: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(JobDirectory, "write_state", refuse)
+        Builder(directory, NODE, world.system, world.prefix / "local", printed).run()
+        return "COMPLETED"
+
+    Slurm(world, node)
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+
+
+def test_trouble_with_files_comes_back_with_its_code_and_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = head(tmp_path)
+
+    def stale(*_: object) -> Order:
+        raise OSError(errno.ESTALE, "Stale file handle", "/shared/petal")
+
+    def node(place: Path) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(JobDirectory, "order", stale)
+            return builds(world)(place)
+
+    Slurm(world, node)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "file-stale"
+    assert report.reason.startswith(f"on {NODE.name}: ")
+
+
+def test_a_lease_that_cannot_be_read_is_no_sign_of_life_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = head(tmp_path)
+    world.paths.shared.mkdir()
+    directory, now = JobDirectory.of(world.paths, "run-1"), [0.0]
+    directory.open()
+    lease = Lease(directory, lambda: now[0])
+
+    def stale(_: JobDirectory) -> object:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(JobDirectory, "beat", stale)
+    now[0] += LEASE_SECONDS - 1
+    lease.check()
+    now[0] += LEASE_SECONDS
+    with pytest.raises(JobError, match="no sign of life for"):
+        lease.check()

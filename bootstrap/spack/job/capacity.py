@@ -18,13 +18,15 @@ HEARTBEAT = "/opt/slurm/etc/pcluster/.slurm_plugin/clustermgtd_heartbeat"
 HEARTBEAT_SECONDS = 300.0
 
 
-def wait_for_queue(ctx: Context, queue: str) -> int:
+def wait_for_queue(ctx: Context, queue: str, deadline: float) -> int:
     """Until nodes of the queue are up or can be launched; the time that a job may have there, in minutes.
+
+    Args:
+        deadline: when it is no longer waited for, by ``time.monotonic``.
 
     Raises:
         JobError: ``job-queue``, Slurm has no such queue; ``job-not-started``.
     """
-    deadline = time.monotonic() + ctx.config.install.wait
     while True:
         why, minutes = _obstacle(ctx, queue)
         if not why:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ... import batch
 from ...context import Context
 from ...errors import JobError, PetalError, StateError
 from ...log import LOG
+from ..install import LOG_SECONDS
 from .capacity import not_started
 from .order import DONE, RENEW_SECONDS, RUNNING, JobDirectory, JobState
 
@@ -19,19 +21,34 @@ LATE_SECONDS = 60.0
 
 
 class Follower:
-    """One job from its submission to its end, as the worker sees it."""
+    """One job from its submission to its end, as the worker sees it.
 
-    def __init__(self, ctx: Context, directory: JobDirectory, queue: str, minutes: int) -> None:
+    Args:
+        minutes: the job's time limit.
+        deadline: when a job that has not begun is given up, by ``time.monotonic``.
+        say: gets each note of the job's.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        directory: JobDirectory,
+        queue: str,
+        minutes: int,
+        deadline: float,
+        say: Callable[[str], None],
+    ) -> None:
         self._ctx = ctx
         self._directory = directory
         self._queue = queue
-        self._beat = 0
-        self._renewed = self._asked = float("-inf")
-        self._said = ""
+        self._minutes = minutes
+        self._deadline = deadline
+        self._say = say
+        self._beat = self._heard = 0
+        self._renewed = self._asked = self._logged = float("-inf")
+        self._said = self._number = ""
         self._job: batch.Job | None = None
         self._ended: float | None = None
-        self._submitted = time.monotonic()
-        self._minutes = minutes
 
     def run(self) -> JobState:
         """Submits the job and goes with it; the state that it left.
@@ -40,7 +57,7 @@ class Follower:
             JobError: ``job-refused``, ``job-not-started``, ``job-ended``.
         """
         directory, name = self._directory, self._directory.name
-        number = batch.submit(
+        self._number = batch.submit(
             self._ctx.system,
             directory.script,
             name=name,
@@ -48,16 +65,17 @@ class Follower:
             minutes=self._minutes,
             output=directory.output,
         )
-        LOG.info("job %s on queue %s builds", number, self._queue, extra={"step": "spack"})
+        LOG.info("job %s on queue %s builds", self._number, self._queue, extra={"step": "spack"})
         while True:
             now = time.monotonic()
             self._renew(now)
             state = self._state()
+            self._hear(state)
             if state.stage == DONE:
                 batch.end(self._ctx.system, name, ENDING_SECONDS, cancel=False)
                 return state
             self._look(now)
-            self._tell(number, state)
+            self._tell(now, state)
             self._check(now, state)
             time.sleep(FOLLOW_SECONDS)
 
@@ -73,8 +91,17 @@ class Follower:
         except StateError as error:
             raise JobError("the build job's state cannot be read", why=str(error), remedy=error.remedy) from error
 
+    def _hear(self, state: JobState) -> None:
+        for note in state.notes[self._heard :]:
+            self._say(note)
+        self._heard = max(self._heard, len(state.notes))
+
     def _look(self, now: float) -> None:
-        """Asks Slurm now and then. While it does not answer, the job may well go on."""
+        """Asks Slurm now and then. While it does not answer, the job may well go on.
+
+        Slurm remembers jobs that have ended for a while, and a run that is begun again after a kill has a job of the
+        same name: this one is told by its id. squeue sorts by the states' names, FAILED behind CONFIGURING.
+        """
         if now - self._asked < ASK_SECONDS:
             return
         self._asked = now
@@ -83,25 +110,34 @@ class Follower:
         except PetalError as error:
             LOG.warning("squeue: %s", error)
             return
-        self._job = jobs[-1] if jobs else self._job
-        if not jobs or self._job is None or self._job.ended:
-            self._ended = self._ended or now
+        job = next((job for job in jobs if job.id == self._number), None)
+        self._job = job or self._job
+        if job is not None and not job.ended:
+            self._ended = None
+        elif self._ended is None:
+            self._ended = now
 
-    def _tell(self, number: str, state: JobState) -> None:
+    def _tell(self, now: float, state: JobState) -> None:
+        """The second line says where to look, from any node while the job runs."""
         if state.stage == RUNNING:
-            text = f"job {number} on {state.node}: {state.text or 'it begins'}"
+            text = f"job {self._number} on {state.node}, queue {self._queue}: {state.text or 'it begins'}"
+            more = f"\nlog  {self._directory.said}"
         else:
-            text = f"{self._job or f'job {number} is submitted'}, on queue {self._queue}"
-        if text != self._said:
-            self._said = text
-            self._ctx.progress(text)
+            text, more = f"{self._job or f'job {self._number} is submitted'}, on queue {self._queue}", ""
+        if text == self._said:
+            return
+        self._said = text
+        self._ctx.progress(text + more)
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            LOG.info("%s", text, extra={"step": "spack"})
 
     def _check(self, now: float, state: JobState) -> None:
         """Whether it is still worth waiting."""
         if self._ended is not None and now - self._ended > (0 if self._is_lost else LATE_SECONDS):
             raise self._lost()
         waits = state.stage != RUNNING and not (self._job and (self._job.started or self._job.ended))
-        if waits and now - self._submitted > self._ctx.config.install.wait:
+        if waits and now > self._deadline:
             raise not_started(self._ctx, self._queue, str(self._job or "Slurm does not tell"))
 
     @property

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ... import batch
@@ -33,30 +35,17 @@ GONE_SECONDS = LEASE_SECONDS + 30.0
 SIGNALLED_SECONDS = 5.0  # where somebody waits for this process to go; systemd gives a unit that is stopped ten
 
 
-def build_in_job(
-    ctx: Context, spacks: Mapping[str, Spack], queue: str, locks: int | None, pull: Callable[[], object]
-) -> tuple[SpackError, ...]:
-    """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
+@contextmanager
+def job_directory(ctx: Context) -> Iterator[JobDirectory]:
+    """The directory of this run's job. Behind it no job of this run writes any more, whether one was submitted or not.
 
-    Args:
-        locks: how many locks the store's file system allows on one file, None where it has no limit.
-        pull: fills the directory with what build caches have.
-
-    Returns:
-        What failed in the job, as from an install on this node; logs are copied to where they would be.
-
-    Raises:
-        JobError: the job did not start or did not come to its end.
-        LockLost: somebody else has the lock; the job is cancelled.
+    The job's logs are copied to where those of an install on this node would be.
     """
-    minutes = wait_for_queue(ctx, queue)
     directory = JobDirectory.of(ctx.paths, ctx.run_id)
     patience = SIGNALLED_SECONDS
     try:
         directory.open()
-        pull()
-        directory.give(_order(ctx, spacks, locks), spacks, _script(ctx, directory))
-        state = Follower(ctx, directory, queue, minutes).run()
+        yield directory
         patience = GONE_SECONDS
     except Exception:
         patience = GONE_SECONDS
@@ -64,13 +53,41 @@ def build_in_job(
     finally:
         _keep_logs(ctx, directory)
         end_job(ctx.system, directory, patience)
+
+
+def build_in_job(
+    ctx: Context,
+    directory: JobDirectory,
+    spacks: Mapping[str, Spack],
+    queue: str,
+    locks: int | None,
+    say: Callable[[str], None],
+) -> tuple[SpackError, ...]:
+    """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
+
+    Args:
+        directory: with what build caches have.
+        locks: how many locks the store's file system allows on one file, None where it has no limit.
+        say: gets what the job has to say besides how far it is.
+
+    Returns:
+        What failed in the job, as from an install on this node.
+
+    Raises:
+        JobError: the job did not start or did not come to its end.
+        LockLost: somebody else has the lock.
+    """
+    deadline = time.monotonic() + ctx.config.install.wait
+    minutes = wait_for_queue(ctx, queue, deadline)
+    directory.give(_order(ctx, spacks, locks), spacks, _script(ctx, directory))
+    state = Follower(ctx, directory, queue, minutes, deadline, say).run()
     return tuple(_as_here(ctx, directory, raw) for raw in state.errors)
 
 
 def end_left(paths: Paths, system: System) -> None:
     """Ends the jobs of runs that were killed; called by whoever has just taken the lock, before it writes."""
     for place in sorted(paths.builds.iterdir()) if paths.builds.is_dir() else ():
-        LOG.warning("run %s has left a build job behind", place.name)
+        LOG.warning("run %s has left the directory of a build job behind", place.name)
         end_job(system, JobDirectory(place, paths.shared_mount), GONE_SECONDS)
         remove_tree(place)
 
@@ -81,7 +98,8 @@ def end_job(system: System, directory: JobDirectory, patience: float) -> None:
     A job that cannot be seen to end within ``GONE_SECONDS``, since Slurm or its node does not answer, has ended itself:
     its lease was over before.
     """
-    if not directory.place.is_dir():
+    if not directory.may_have_job:
+        remove_tree(directory.place)
         return
     directory.revoke()
     gone = batch.end(system, directory.name, patience)
@@ -135,6 +153,8 @@ def _script(ctx: Context, directory: JobDirectory) -> str:
 
 def _keep_logs(ctx: Context, directory: JobDirectory) -> None:
     """Takes the job's words to this node before they are removed. What cannot be had costs the logs."""
+    if not directory.may_have_job:
+        return
     try:
         logs = ctx.paths.run_logs(ctx.run_id)
         _copy((directory.output, *sorted((directory.logs / ctx.run_id).glob("*.log"))), logs)
