@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 
 from bootstrap.aws import Imds
 from bootstrap.files import sha256_of
+from bootstrap.spack.job.order import SCRIPT
 from tests.world import tarball
 
 TOP = Path(__file__).parents[2]
@@ -407,3 +409,31 @@ def test_a_hook_hands_the_configurations_checksum_on(node: Path, tmp_path: Path)
     kept = json.loads((node / "var/lib/petal-node/request.json").read_text())
     assert "config" not in kept
     assert petal(node, *argv, sha256_of(config)).returncode in (0, 3)
+
+
+@pytest.mark.parametrize("there", ["nothing", "the right one", "another"])
+def test_a_job_runs_the_archive_of_its_name_and_no_other(tmp_path: Path, there: str) -> None:
+    """By a real shell: from a copy on the node's own disk, which is compared each time."""
+    shared, cache = tmp_path / "archive", tmp_path / "a cache"
+    good = b'#!/bin/sh\necho "ran $*"\n'
+    name = hashlib.sha256(good).hexdigest()
+    shared.mkdir()
+    cache.mkdir()
+    (shared / name).write_bytes(good)
+    if there != "nothing":
+        (cache / name).write_bytes(good if there == "the right one" else b"#!/bin/sh\necho evil\n")
+    values = {"path": "/usr/bin:/bin", "python": "", "python_name": "", "run": "run-1", "place": str(tmp_path)}
+    values |= {"sha256": name, "archive": shlex.quote(str(shared / name)), "cache": shlex.quote(str(cache))}
+    script = tmp_path / "job.sh"
+    script.write_text(SCRIPT.format(**values))
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["sh", script], capture_output=True, text=True, check=False)
+
+    assert run().stdout == f"ran build-job --run-id run-1 {tmp_path}\n"
+    (shared / name).write_bytes(b"#!/bin/sh\necho evil\n")
+    assert run().stdout == f"ran build-job --run-id run-1 {tmp_path}\n", "the copy is still the right one"
+    (cache / name).unlink()
+    refused = run()
+    assert refused.returncode == 1
+    assert refused.stdout == f"{shared / name} is not what its name says, and is not run\n"

@@ -43,7 +43,13 @@ SCRIPT = """\
 #!/bin/sh
 PATH={path} LANG=C.UTF-8 HOME=/root{python}
 export PATH LANG HOME{python_name}
-exec {archive} build-job --run-id {run} {place}
+is_right() {{ echo "{sha256}  $1" | sha256sum --check --status 2>/dev/null; }}
+mkdir -p {cache} || exit
+cd {cache} || exit
+is_right {sha256} || {{ cp {archive} .{sha256}.$$ && mv -f .{sha256}.$$ {sha256}; }} || exit
+is_right {sha256} || {{ echo {archive} is not what its name says, and is not run; exit 1; }}
+chmod 755 {sha256}
+exec ./{sha256} build-job --run-id {run} {place}
 """
 
 

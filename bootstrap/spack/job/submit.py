@@ -132,7 +132,7 @@ def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Orde
 
 
 def _script(ctx: Context, directory: JobDirectory) -> str:
-    """The same petal-node as this one, whatever the node itself has by now.
+    """The same petal-node as this one, whatever the node itself has by now: copied there, compared, and run.
 
     Raises:
         JobError: ``job-refused``, this one is no archive that other nodes could run.
@@ -145,7 +145,9 @@ def _script(ctx: Context, directory: JobDirectory) -> str:
         path=PATH,
         python=f" PETAL_PYTHON={shlex.quote(chosen)}" if chosen else "",
         python_name=" PETAL_PYTHON" if chosen else "",
+        sha256=ctx.tool.sha256,
         archive=shlex.quote(str(ctx.paths.archives / ctx.tool.sha256)),
+        cache=shlex.quote(str(ctx.paths.scratch.parent)),
         run=shlex.quote(ctx.run_id),
         place=shlex.quote(str(directory.place)),
     )
