@@ -225,8 +225,9 @@ def status_view(result: Result, _told: bool) -> list[Line]:
     lines += (
         [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
     )
+    told = (data["install"] or {}).get("run_id")
     for run in data["runs"]:
-        lines += [Line(_run_line(run)), *_now_lines(run)]
+        lines += [Line(_run_line(run)), *(_now_lines(run) if run["run_id"] != told else ())]
         lines += _troubles(run)
     return lines
 
@@ -255,10 +256,9 @@ def _cause(report: NodeReport) -> str:
 
 def _run_line(run: Mapping[str, Any]) -> str:
     steps = _steps(run["steps"])
-    ended = f"ended {run['finished']}" if run["finished"] else "not ended"
     verb = f"{run['verb']} {run['event']}".strip()
-    how = f"{run['status']}, exit {run['exit']} ({summary(steps)}, run {run['run_id']})"
-    return f"{verb:<16} started {run['started']}, {ended}, {how}"
+    done = f"ended {run['finished']}, {run['status']}, exit {run['exit']}" if run["finished"] else run["status"]
+    return f"{verb:<16} started {run['started']}, {done} ({summary(steps)}, run {run['run_id']})"
 
 
 def _now_lines(run: Mapping[str, Any]) -> list[Line]:

@@ -66,7 +66,7 @@ class Bench:
     @property
     def work(self) -> Path:
         """Where petal-node has written its scope."""
-        return next((self.node / "var/lib/petal-node/spack").iterdir())
+        return next((self.node / "var/lib/petal-node/spack").glob("*/*/scope")).parent
 
     def run(self, argv: list[str], env: dict[str, str]) -> None:
         """A command to its end; its output is kept for a look.
@@ -114,15 +114,15 @@ class Bench:
     def _env(self) -> dict[str, str]:
         """What petal-node gives Spack: the same caches, clingo and byte code."""
         scratch = self.node / "var/cache/petal-node/scratch/spack"
-        clingo = next((self.node / "opt/petal/spack").glob("clingo-*"))
         return {
             "PATH": "/usr/bin:/bin", "HOME": str(scratch / "home"), "LANG": "C.UTF-8", "SPACK_PYTHON": sys.executable,
             "SPACK_DISABLE_LOCAL_CONFIG": "1", "SPACK_USER_CACHE_PATH": str(scratch / "user"),
-            "PYTHONPYCACHEPREFIX": str(scratch / "pycache"), "PYTHONPATH": str(clingo), "PYTHONUNBUFFERED": "1",
+            "PYTHONPYCACHEPREFIX": str(scratch / "pycache"), "PYTHONPATH": str(self.top / "clingo"), "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
 
     def own_scope(self) -> None:
-        """petal-node's scope with another store and module tree."""
+        """petal-node's scope with another store and module tree, and its clingo."""
+        shutil.copytree(next((self.node / "opt/petal/spack").glob("clingo-*")), self.top / "clingo")
         target = self.top / "scope"
         shutil.copytree(self.work / "scope", target)
         for path in target.glob("*.yaml"):
