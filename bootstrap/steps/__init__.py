@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..context import Context
-from .adopted import Adopted
 from .base import Step
 from .cache import BuildCache
 from .converge import Converge
+from .image import Image
 from .modules import ModuleTree
 from .mount import MountStorage
 from .owner import StorageOwner
@@ -27,7 +27,7 @@ STEPS: tuple[Step, ...] = (
     MountStorage(),
     Storage(),
     StorageOwner(),
-    Adopted(),
+    Image(),
     Root(),
     WantedState(),
     Packages(),

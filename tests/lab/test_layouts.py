@@ -162,9 +162,9 @@ def test_a_node_of_a_cluster_does_not_become_an_image(baked: Lab) -> None:
 
 def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
     before, release = built(baked), answer(petal(baked, "head", "status", "--json"))["data"]["current"]
-    adopted = switch(baked, "shared")
-    steps = {step["name"]: step["outcome"] for step in answer(adopted)["data"]["run"]["steps"]}
-    assert (steps["adopted"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
+    moved = switch(baked, "shared")
+    steps = {step["name"]: step["outcome"] for step in answer(moved)["data"]["run"]["steps"]}
+    assert (steps["image"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
     assert all(is_mount(baked, node) for node in NODES)
     assert {built(baked, node) for node in NODES} == {before}
     assert_own_runs(baked)
