@@ -529,8 +529,8 @@ def test_a_node_with_another_spack_or_recipes_builds_nothing(
     world = head(tmp_path)
 
     def node(place: Path) -> str:
-        (recipes,) = (world.paths.root / "spack").glob("recipes-*")
-        spoil(world.paths.root / "spack" / "1.1.1", recipes)
+        (spack,), (recipes,) = ((world.paths.root / "spack").glob(name) for name in ("1.1.1-*", "recipes-*"))
+        spoil(spack, recipes)
         return builds(world)(place)
 
     Slurm(world, node)
