@@ -26,7 +26,8 @@ from .system import PATH, timestamp
 from .targets import common, level
 
 WAY_TO_STORAGE = ("mount", "storage", "root")
-AS_CHECKS = (*WAY_TO_STORAGE, "shell")
+OF_THE_IMAGE = ("lmod", "shell")  # looked at wherever storage is
+AS_CHECKS = (*WAY_TO_STORAGE, *OF_THE_IMAGE)
 MARKS = {
     Verdict.SATISFIED: Mark.OK,
     Verdict.CHANGE: Mark.FAIL,
@@ -71,7 +72,7 @@ def _findings(ctx: Context) -> Iterator[Finding]:
         yield slurm_answers(ctx)
     reachable = True
     for step in STEPS:
-        if step.name in AS_CHECKS and (reachable or step.name == "shell"):
+        if step.name in AS_CHECKS and (reachable or step.name in OF_THE_IMAGE):
             probe = step.probe(ctx)
             if probe.verdict is Verdict.ELSEWHERE:
                 continue

@@ -179,6 +179,12 @@ class ModulesError(PetalError):
     code = "modules-failed"
 
 
+class LmodError(PetalError):
+    """An image build cannot give the machine an Lmod; codes start with ``lmod-``."""
+
+    code = "lmod-install"
+
+
 class ProofError(PetalError):
     """A compute node cannot use the software."""
 

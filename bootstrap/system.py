@@ -35,6 +35,7 @@ PASSED_ON = (
 # Read by the worker's unit and by the convergence after boot; only root may.
 ENVIRONMENT = Path("/var/lib/petal-node/environment")
 DRAIN_SECONDS = 1.0
+FLUSH_SECONDS = 900.0
 # A worker that is killed is begun again by systemd, a few times; what it left behind ends first (systemd.service(5)).
 UNIT_PROPERTIES = (
     "KillMode=control-group", "TimeoutStopSec=10s", "Restart=on-abnormal", "RestartSec=2s", "StartLimitIntervalSec=1h",
@@ -118,6 +119,14 @@ class System:
         if ok is not None and done.returncode not in ok:
             raise ProcessFailed(f"{argv[0]} ended with {done.returncode}", why=done.tail())
         return done
+
+    def flush(self, path: Path) -> None:
+        """Everything that was written to the file system at ``path`` is on its disk (sync(1), syncfs(2)).
+
+        Raises:
+            ProcessFailed, ProcessTimeout: it is not, as far as anybody knows.
+        """
+        self.run(["sync", "--file-system", str(path)], timeout=FLUSH_SECONDS)
 
     def which(self, name: str) -> str | None:
         """The full path of a program on the PATH that ``run`` uses."""

@@ -16,7 +16,7 @@ from ..log import LOG
 from ..system import PATH, Completed, System
 from .parallel import Parallel
 from .program import Program
-from .scope import NOTHING, STACK, Places, as_yaml
+from .scope import NOTHING, STACK, Places, as_yaml, with_lists
 
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
@@ -59,7 +59,7 @@ class Spack:
         Its ``packages`` go into a scope of their own, since all that the environment says of them is emptied.
         """
         make_dir(self.environment)
-        packages = {"packages": extra.get("packages", {})}
+        packages = {"packages": with_lists(extra.get("packages") or {})}
         others = {key: value for key, value in extra.items() if key != "packages"}
         content = {**others, "specs": list(specs), "view": False, "concretizer": {"unify": True}}
         make_dir(self.scope / STACK)

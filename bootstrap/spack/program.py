@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..config import SPACK_VERSIONS, Config, Origin, Spack
-from ..errors import PackageError, SpackError
+from ..errors import PackageError, SpackError, StateError
 from ..fetch import Source, download, local_path
-from ..files import foreign, make_dir, read_json, remove_tree, write_json
+from ..files import foreign, make_dir, read_json, write_json
 from ..paths import Paths
 from ..tarball import unpack
+from .beside import give_name, own_place
 from .families import FAMILIES, Family
 
 RECEIPT = ".petal-origin.json"
@@ -101,10 +102,16 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 def _trees(config: Config, top: Path) -> list[tuple[Origin, Path]]:
-    """What is unpacked and where: Spack, and its recipes where it carries none."""
+    """What is unpacked and where: Spack, and its recipes where it carries none.
+
+    Another checksum has another place, since users run from the tree that is there. A tree whose name is the version
+    alone was made before names had a checksum, and is used where its receipt says that it is this one.
+    """
     program, recipes = config.spack.program, config.spack.recipes
     assert program is not None
-    trees = [(program, _place(program, top / config.spack.version))]
+    plain = top / config.spack.version
+    named = plain if _is_whole(program, plain) else plain.with_name(f"{plain.name}-{_key(program)}")
+    trees = [(program, _place(program, named))]
     if not config.spack.carries_recipes:
         assert recipes is not None
         trees.append((recipes, _place(recipes, top / f"recipes-{_key(recipes)}")))
@@ -177,25 +184,20 @@ def _key(origin: Origin) -> str:
 def _is_whole(origin: Origin, tree: Path) -> bool:
     if local_path(origin.source) == tree:
         return True
-    return key_at(tree) == _key(origin)
+    try:
+        return key_at(tree) == _key(origin)
+    except StateError:  # damaged: it is made anew
+        return False
 
 
 def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -> None:
     if _is_whole(origin, tree):
         return
-    make_dir(paths.scratch)
-    archive = paths.scratch / f"{_key(origin)}.tar"
-    part = tree.with_name(f".{tree.name}.part")
-    try:
+    with own_place(paths.scratch / f"{_key(origin)}.tar") as archive, own_place(tree) as own:
         download(Source(origin.source, origin.sha256, region, FETCH_SECONDS), archive)
-        remove_tree(part)
-        _unpack(origin, archive, part)
-        write_json(part / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
-        remove_tree(tree)
-        part.rename(tree)
-    finally:
-        archive.unlink(missing_ok=True)
-        remove_tree(part)
+        _unpack(origin, archive, own)
+        write_json(own / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
+        give_name(own, tree, lambda: _is_whole(origin, tree))
 
 
 def _unpack(origin: Origin, archive: Path, part: Path) -> None:
@@ -261,22 +263,19 @@ def fits(wheel: str, python: tuple[int, int] = sys.version_info[:2], machine: st
 
 
 def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, region: str | None) -> None:
-    if (directory / RECEIPT).is_file():
+    def is_whole() -> bool:
+        return (directory / RECEIPT).is_file()
+
+    if is_whole():
         return
-    part = directory.with_name(f".{directory.name}.part")
-    remove_tree(part)
-    make_dir(part)
-    try:
+    with own_place(directory) as own:
+        make_dir(own)
         for wheel in wheels:
-            archive = paths.scratch / f"{_key(wheel)}.whl"
-            download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
-            _unpack_wheel(wheel, archive, part)
-            archive.unlink()
-        write_json(part / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
-        remove_tree(directory)
-        part.rename(directory)
-    finally:
-        remove_tree(part)
+            with own_place(paths.scratch / f"{_key(wheel)}.whl") as archive:
+                download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
+                _unpack_wheel(wheel, archive, own)
+        write_json(own / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
+        give_name(own, directory, is_whole)
 
 
 def _unpack_wheel(wheel: Origin, archive: Path, target: Path) -> None:

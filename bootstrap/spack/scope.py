@@ -19,6 +19,7 @@ from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
 PULLED = "-pulled-"  # no name in petal.yaml begins so
+LISTS = frozenset({"require", "variants"})  # Spack takes a text for a list of one
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,24 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
         character if " " <= character <= "~" or character == "\n" else f"\\U{ord(character):08x}" for character in text
     )
     return "".join(plain).encode() + b"\n"
+
+
+def with_lists(packages: Any) -> Any:
+    """The section ``packages`` of a stack with a list wherever Spack also takes a text.
+
+    Lists of two scopes are joined. A text would be replaced by the list of ours, and what the stack requires forgotten.
+    """
+    if not isinstance(packages, Mapping):  # Spack says what is wrong with it
+        return packages
+    return {name: _with_lists(said) if isinstance(said, Mapping) else said for name, said in packages.items()}
+
+
+def _with_lists(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Also where the key ends with Spack's marks for what replaces or joins weaker scopes: ``require::``."""
+    return {
+        key: [said] if isinstance(said, str) and str(key).rstrip(":+-") in LISTS else said
+        for key, said in section.items()
+    }
 
 
 def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..config import SPACK_VERSIONS
 from ..context import Context
 from ..files import make_dir, replace_link, write_atomic
 from .program import RECEIPT, Program, anywhere
-from .scope import Places, as_yaml, sections
+from .scope import Places, as_yaml, sections, with_lists
 from .workspace import module_tree, site_of, store_of
 
 # Set by the module, the first also by users; Spack resolves both in its configuration. In builds it unsets all *_ROOT.
@@ -151,7 +151,7 @@ def _config(mine: Path, program: Program) -> dict[str, Any]:
 def _packages(ctx: Context, site: Mapping[str, Any]) -> dict[str, Any]:
     """Externals and preferences of the stack and of the site; the target is a preference, which a user may change."""
     everything = {key: value for key, value in site["all"].items() if key not in ("require", "permissions")}
-    stack = ctx.environment.get("packages") or {}
+    stack = with_lists(ctx.environment.get("packages") or {})
     ours = {**site, "all": everything}
     named = {f"{name}:" if f"{name}:" in stack else name: said for name, said in ours.items()}  # the stack's ``all::``
     merged: dict[str, Any] = _merged(stack, named)

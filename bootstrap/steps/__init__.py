@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..context import Context
-from .adopted import Adopted
 from .base import Step
 from .cache import BuildCache
 from .converge import Converge
+from .image import Image
+from .lmod import Lmod
 from .modules import ModuleTree
 from .mount import MountStorage
 from .owner import StorageOwner
@@ -27,13 +28,14 @@ STEPS: tuple[Step, ...] = (
     MountStorage(),
     Storage(),
     StorageOwner(),
-    Adopted(),
+    Image(),
     Root(),
     WantedState(),
     Packages(),
     SpackStack(),
     ModuleTree(),
     Release(),
+    Lmod(),
     Shell(),
     BuildCache(),
     Proof(),
@@ -49,8 +51,8 @@ MOUNTING = tuple(step for step in STEPS if step.local or step.name == "mount")
 # What is in CARRIED is the image's in the layout ``ami``: a node that made it anew would have it alone.
 CARRIED = frozenset({"packages", "spack", "modules", "release", "cache"})
 IMAGE: dict[str, tuple[Step, ...]] = {
-    "hybrid": (ToolInPlace(), SpackProgram(), Shell()),
-    "ami": tuple(step for step in STEPS if step.name in CARRIED | {"tool", "root", "shell"}),
+    "hybrid": (ToolInPlace(), SpackProgram(), Lmod(), Shell()),
+    "ami": tuple(step for step in STEPS if step.name in CARRIED | {"tool", "root", "lmod", "shell"}),
 }
 
 

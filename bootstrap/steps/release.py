@@ -10,8 +10,6 @@ from ..spack.workspace import lacking, specs_of
 from ..system import timestamp
 from .base import HEAD
 
-FLUSH_SECONDS = 900.0
-
 
 class Release:
     """New shells get the wanted release."""
@@ -41,15 +39,11 @@ class Release:
     def apply(self, ctx: Context) -> None:
         manifest = read_manifest(ctx.paths, ctx.wanted_release)
         if manifest is None or manifest.missing:
-            _flush(ctx)
+            # What the manifest calls complete is on the disk before it is: a snapshot has nothing else.
+            ctx.system.flush(ctx.paths.root)
             write_manifest(ctx.paths, _manifest(ctx))
         ctx.confirm()
         replace_link(ctx.paths.current, f"releases/{ctx.wanted_release}")
-
-
-def _flush(ctx: Context) -> None:
-    """What the manifest calls complete is on the disk before it is: a snapshot, like a power cut, has nothing else."""
-    ctx.system.run(["sync", "--file-system", str(ctx.paths.root)], timeout=FLUSH_SECONDS)
 
 
 def _manifest(ctx: Context) -> Manifest:

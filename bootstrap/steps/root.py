@@ -18,7 +18,7 @@ class Root:
     title = "/opt/petal is what the layout says"
     roles = EVERYWHERE
     scope = Scope.NODE
-    needs = ("storage", "owner", "adopted")
+    needs = ("storage", "owner", "image")
     local = False
     background = False
 

@@ -104,7 +104,8 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, t
     assume(current)
     values = {"current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}"}
     text = templates.render("init.sh.j2", values)
-    before = 'unset PETAL_RELEASE MODULEPATH; LMOD_CMD=x; module() { :; }; printf() { command printf "$@"; }\n'
+    before = "unset PETAL_RELEASE MODULEPATH; LMOD_CMD=x; typeset() { echo LMOD_CMD; }; "
+    before += 'printf() { command printf "$@"; }\n'
     said = shell_says(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
     assert said == f"/no/{current}\n/no/{current}/modules/t/Core\n"
 

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import subprocess
+import tarfile
 from typing import Any
 
-from tests.lab import stack
+from tests.lab import engine, stack
 from tests.lab.cluster import Lab
 from tests.lab.demo import DIST, publish
+from tests.lab.engine import LabError, say
 
 BUILDER = "head"  # any machine that is no node of a cluster yet
 S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
+# What a machine without Lmod gets with it, and what ParallelCluster's images have in its place.
+LMOD = ("lmod", "lua-filesystem", "lua-json", "lua-posix", "lua-term")
+TCL_MODULES = "environment-modules"
+# A repository in a directory: the packages and their index (sources.list(5), deb-src-control(5)).
+REPOSITORY = r"""
+mkdir /srv/packages && cd /srv/packages && exec 3>&1 1>&2 && apt-get -q update && apt-get -q download "$@"
+for file in *.deb; do
+  dpkg-deb --field "$file"
+  sum=$(sha256sum "$file" | cut -d' ' -f1)
+  printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$file" "$(stat -c %s "$file")" "$sum"
+done >Packages
+tar -c . >&3
+"""
+AS_ON_AWS = """
+echo 'deb [trusted=yes] file:/srv/packages ./' >/etc/apt/sources.list && export DEBIAN_FRONTEND=noninteractive
+tcl=$1 && shift
+apt-get -q -y purge "$@" && apt-get -q update && apt-get -q -y --no-install-recommends install "$tcl"
+rm -r /var/lib/apt/lists
+"""
 
 
 def config_of(lab: Lab) -> dict[str, Any]:
@@ -18,6 +42,38 @@ def config_of(lab: Lab) -> dict[str, Any]:
     lab.unpack(BUILDER, "/srv/mirror", stack.mirror_files(stack.LIBSIGSEGV))
     config = stack.lab_config(lab, spack=True, shown=stack.LIBSIGSEGV)
     return {**config, "spack": {**config["spack"], "mirrors": {"sources": "/srv/mirror"}}}
+
+
+def take_lmod_away(lab: Lab) -> None:
+    """The builder as ParallelCluster's images are: with environment-modules, and Lmod in a repository only."""
+    with tarfile.open(fileobj=io.BytesIO(_repository(lab))) as tar:
+        files = {member.name: _content(tar, member) for member in tar if member.isfile()}
+    lab.unpack(BUILDER, "/srv/packages", files)
+    lab.exec(BUILDER, ("sh", "-ec", AS_ON_AWS, "apt", TCL_MODULES, *LMOD)).check()
+
+
+def _repository(lab: Lab) -> bytes:
+    """The base's own packages, fetched once."""
+    key = hashlib.sha256(f"{lab.base} {REPOSITORY} {LMOD}".encode()).hexdigest()[:12]
+    kept = stack.lab_cache() / f"lmod-{key}.tar"
+    if not kept.is_file():
+        say(f"fetching from the distribution: {' '.join(LMOD)} {TCL_MODULES}")
+        image = engine.node_image(lab.base)
+        argv = ["docker", "run", "--rm", "--network", "host", "--entrypoint", "sh", image, "-ec", REPOSITORY, "apt"]
+        done = subprocess.run([*argv, *LMOD, TCL_MODULES], capture_output=True, check=False, timeout=300)
+        if done.returncode:
+            raise LabError(f"the packages cannot be had:\n{done.stderr.decode(errors='replace')}")
+        part = kept.with_suffix(".part")
+        part.write_bytes(done.stdout)
+        part.rename(kept)
+    return kept.read_bytes()
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    if stream is None:
+        raise LabError(f"{member.name} is no file")
+    return stream.read()
 
 
 def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:

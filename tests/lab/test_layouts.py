@@ -12,7 +12,7 @@ import pytest
 from tests.lab import stack
 from tests.lab.cluster import NODES, Lab, Result
 from tests.lab.demo import publish, wait_for_proof
-from tests.lab.layouts import BUILDER, S3, bake, config_of
+from tests.lab.layouts import BUILDER, LMOD, S3, TCL_MODULES, bake, config_of, take_lmod_away
 from tests.lab.test_product import answer, petal
 
 PROGRAM = r"""
@@ -55,9 +55,11 @@ def baked(lab: Lab) -> Iterator[Lab]:
         pytest.skip(f"no real Spack: {reason}")
     lab.fresh()
     config = config_of(lab)
-    assert bake(lab, "hybrid", config) == dict.fromkeys(("tool", "program", "shell"), "changed")
+    take_lmod_away(lab)
+    assert bake(lab, "hybrid", config) == dict.fromkeys(("tool", "program", "lmod", "shell"), "changed")
     assert not lab.exec(BUILDER, ("test", "-e", "/opt/petal")).ok
     outcomes = bake(lab, "ami", config)
+    assert outcomes["lmod"] == "ok"
     assert {name for name, outcome in outcomes.items() if outcome == "changed"} == {
         "root", "packages", "spack", "modules", "release",
     }  # fmt: skip
@@ -118,6 +120,23 @@ def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
     assert steps["root"]["reason"].startswith("the machine image carries release ")
 
 
+def test_lmod_came_with_the_image_and_environment_modules_is_still_there(baked: Lab) -> None:
+    """apt finds nothing wrong. ``module`` is Lmod's, in a shell within a shell too, and reads Tcl's modules."""
+    for node in NODES:
+        asked = ("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", TCL_MODULES, "petal-lmod", *LMOD[1:])
+        told = baked.exec(node, asked).check().stdout.splitlines()
+        assert sorted(told) == sorted(f"{name} installed" for name in (TCL_MODULES, "petal-lmod", *LMOD[1:]))
+        baked.exec(node, ("apt-get", "check")).check()
+        assert not baked.exec(node, ("test", "-e", "/etc/profile.d/lmod.sh")).ok
+        script = "bash -lc 'module --version; module load null libsigsegv; module list; printenv LIBSIGSEGV_ROOT' 2>&1"
+        said = baked.shell(node, script).check().stdout
+        assert "Modules based on Lua" in said
+        assert "/opt/petal/store/" in said
+        assert {"null", "libsigsegv/2.14"} <= set(said.split())
+        of_tcl = ". /usr/share/modules/init/sh; module load null; module list"
+        assert "Currently Loaded Modulefiles" in baked.exec(node, ("sh", "-c", f"({of_tcl}) 2>&1")).check().stdout
+
+
 def test_a_users_job_builds_against_what_spack_built_and_runs_it(baked: Lab) -> None:
     """On a compute node: the module's variables lead a compiler to the library, and the program finds it."""
     baked.write("head", "/home/ec2-user/uses.c", PROGRAM)
@@ -162,9 +181,9 @@ def test_a_node_of_a_cluster_does_not_become_an_image(baked: Lab) -> None:
 
 def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
     before, release = built(baked), answer(petal(baked, "head", "status", "--json"))["data"]["current"]
-    adopted = switch(baked, "shared")
-    steps = {step["name"]: step["outcome"] for step in answer(adopted)["data"]["run"]["steps"]}
-    assert (steps["adopted"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
+    moved = switch(baked, "shared")
+    steps = {step["name"]: step["outcome"] for step in answer(moved)["data"]["run"]["steps"]}
+    assert (steps["image"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
     assert all(is_mount(baked, node) for node in NODES)
     assert {built(baked, node) for node in NODES} == {before}
     assert_own_runs(baked)

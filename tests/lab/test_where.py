@@ -61,7 +61,6 @@ os.makedirs(place, exist_ok=True)
 open(f"{{place}}/{{part['checksum']}}", "w").write("no tarball")
 json.dump(document, open(manifest, "w"))
 """
-RECEIPT = "/opt/petal/spack/1.1.1/.petal-origin.json"
 # Spack's processes on a node, whatever they are called by now: they carry the mark of their run.
 BUILDERS = "grep -lz '^PETAL_RUN_ID=' /proc/[0-9]*/environ 2>/dev/null || true"
 
@@ -246,15 +245,17 @@ def test_a_node_with_another_spack_builds_nothing(lab: Lab, hooked: Result, sect
     """Its image would carry it; here its receipt alone is another."""
     del hooked
     lose(lab, "witness")
+    tree = f"/opt/petal/spack/1.1.1-{section['sha256'][:12]}"
+    receipt = f"{tree}/.petal-origin.json"
     lab.write("compute-1", "/root/receipt.json", json.dumps({"key": "another"}))
-    lab.exec("compute-1", ("mount", "--bind", "/root/receipt.json", RECEIPT)).check()
+    lab.exec("compute-1", ("mount", "--bind", "/root/receipt.json", receipt)).check()
     try:
         done = bootstrap(lab, config_of(section, 1))
     finally:
-        lab.exec("compute-1", ("umount", RECEIPT)).check()
+        lab.exec("compute-1", ("umount", receipt)).check()
     step = next(step for step in answer(done)["data"]["run"]["steps"] if step["name"] == "spack")
     assert (done.returncode, step["error"]["code"]) == (1, "job-node")
-    assert "/opt/petal/spack/1.1.1 was unpacked from another source: another" in step["reason"]
+    assert f"{tree} was unpacked from another source: another" in step["reason"]
     assert bootstrap(lab, config_of(section, 1)).returncode == 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.steps.shell import find_lmod
+from bootstrap.lmod import find_lmod
 from tests.lab import local, stack
 
 

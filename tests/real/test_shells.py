@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap import templates
-from bootstrap.steps.shell import find_lmod
+from bootstrap.lmod import find_lmod
 
 NOBODY = 65534
 SHELLS = {
@@ -21,6 +21,14 @@ SHELLS = {
     "dash": ("sh", ". {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
     "tcsh": ("csh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
     "fish": ("fish", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+}
+# What Tcl environment-modules does to a shell within a shell, which has Lmod's variables already.
+TCL_MODULES = {
+    "bash": "module() {{ echo tcl; }}; export BASH_ENV=/usr/share/Modules/init/bash",
+    "zsh": "module() {{ echo tcl; }}",
+    "dash": "module() {{ echo tcl; }}",
+    "tcsh": "alias module echo tcl",
+    "fish": "function module; echo tcl; end",
 }
 TREES = ("os-zen4", "os-x86_64_v4", "os-x86_64_v3", "os-x86_64_v2")
 
@@ -46,10 +54,17 @@ def publish(place: Path, release: str, *trees: str) -> Path:
 
 def login(place: Path, shell: str, user: int) -> list[str]:
     """PETAL_RELEASE and the first directory of MODULEPATH in a new shell."""
+    _, script = SHELLS[shell]
+    release, path = typed(place, shell, script, user).splitlines()[-2:]
+    return [release, path.split(":", maxsplit=1)[0]]
+
+
+def typed(place: Path, shell: str, script: str, user: int) -> str:
+    """What a new shell prints; ``{init}`` in the script is the init file."""
     program, lmod = shutil.which(shell), find_lmod()
     if program is None or lmod is None:
         pytest.skip(f"{shell if program is None else 'Lmod'} is not on this machine")
-    kind, script = SHELLS[shell]
+    kind, _ = SHELLS[shell]
     values = {"current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod)}
     init = place / f"petal.{kind}"
     init.write_text(templates.render(f"init.{kind}.j2", values))
@@ -59,8 +74,7 @@ def login(place: Path, shell: str, user: int) -> list[str]:
         extra_groups=[], capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    release, path = done.stdout.splitlines()[-2:]
-    return [release, path.split(":", maxsplit=1)[0]]
+    return done.stdout
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -77,3 +91,17 @@ def test_a_users_shell_takes_the_best_tree_of_the_release_that_is_current(place:
 def test_roots_shell_asks_the_file_alone(place: Path, shell: str) -> None:
     publish(place, "r1", "os-x86_64_v3")
     assert login(place, shell, 0) == [f"{place}/current", f"{place}/current/modules/os-x86_64_v4/Core"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_module_is_lmods_where_environment_modules_was_sourced_before(place: Path, shell: str) -> None:
+    """In ``#!/bin/bash -l`` of a job, say: /etc/profile.d/modules.sh comes before ours there again."""
+    publish(place, "r1", "os-x86_64_v3")
+    source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
+    told = ["echo $BASH_ENV"] if shell == "bash" else []
+    lines = [source, TCL_MODULES[shell], "module list", source, *told, "module --version"]
+    said = typed(place, shell, "\n".join(lines), NOBODY).splitlines()
+    assert said[0].startswith("tcl")
+    assert not [line for line in said[1:] if line.startswith("tcl")]
+    if shell == "bash":
+        assert said[-1] == f"{find_lmod()}/init/bash"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.files import sha256_of
-from bootstrap.steps.shell import find_lmod
+from bootstrap.lmod import find_lmod
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError

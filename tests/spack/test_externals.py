@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bootstrap.lmod import find_lmod
 from bootstrap.model import Outcome
 from bootstrap.observed import External
 from bootstrap.paths import Paths
@@ -24,7 +25,6 @@ from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
-from bootstrap.steps.shell import find_lmod
 from bootstrap.system import PATH, System
 from tests import images
 from tests.lab import recipes

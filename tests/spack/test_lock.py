@@ -124,7 +124,7 @@ def test_spacks_own_lockfile_is_read_and_ours_is_read_by_spack(
     environment.mkdir()
     (environment / "spack.lock").write_bytes(made.read_bytes())
     (environment / "spack.yaml").write_text("spack: {specs: [libsigsegv@2.14], view: false}\n")
-    tree = tmp_path / "builder/opt/petal-node/spack/1.1.1"
+    (tree,) = (tmp_path / "builder/opt/petal-node/spack").glob("1.1.1*")
     roots = [root["hash"][:7] for root in document["roots"]]
     listed = System().run(
         [str(tree / "bin/spack"), "-e", str(environment), "find", "--show-concretized", "-L"],

@@ -92,7 +92,7 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}
     assert second.release == first.release
 
-    tree = paths.root / "spack" / version
+    (tree,) = (paths.root / "spack").glob(f"{version}*")
     unpacked = (tree / ".petal-origin.json").stat().st_mtime
     written = [path for path in tree.rglob("*") if path.lstat().st_mtime > unpacked + 1]
     assert written == [], "Spack wrote into its own tree"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bootstrap.run import run
 from bootstrap.system import System
 from bootstrap.targets import UNKNOWN_TO_SPACK, own_cpu, runnable
 from tests.lab import recipes
-from tests.spack.conftest import spack_tree
+from tests.spack.conftest import VERSIONS, Site, spack_tree
 
 RUNS = iter(range(1000))
 QUEUES = "Scheduling: {Scheduler: slurm, SlurmQueues: [%s]}\n"
@@ -33,6 +34,20 @@ from spack.package import *
 class GpuApp(BundlePackage, CudaPackage):
     version("1")
     conflicts("cuda_arch=none", when="+cuda")
+"""
+CHOICES = """\
+{imports}from spack.package import *
+
+
+class Probe(Package):
+    has_code = False
+    version("1")
+    variant("asked", default=False)
+    variant("liked", default=False)
+    variant("cuda_arch", default="none", values=("none", "80", "90"), multi=True)
+
+    def install(self, spec, prefix):
+        touch(prefix.done)
 """
 BUNDLE = """\
 from spack_repo.builtin.build_systems.bundle import BundlePackage
@@ -146,6 +161,34 @@ def test_auto_is_what_the_queues_have_in_common_and_their_gpus_are_preferred(gpu
     error = steps(plain)["spack"].error
     assert error is not None, "gpu-app+cuda wants a cuda_arch, and no queue gives one"
     assert "cuda_arch" in error["why"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_a_stack_asks_of_all_packages_in_a_text_holds_beside_ours(
+    version: str, sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    """Spack takes a text for a list of one, and would replace it by ours, which is a list, instead of joining them."""
+    needs("x86_64_v3")
+    site = sites(version)
+    site.add("probe", CHOICES)
+    site.add("other", CHOICES.replace("Probe", "Other"))
+    packages = {"all": {"require": "+asked", "variants": "+liked"}, "other": {"require": "~asked"}}
+    environment = tmp_path / "spack.yaml"
+    environment.write_text(json.dumps({"spack": {"specs": ["probe", "other"], "packages": packages}}))
+    prefix, config = tmp_path / "head", f"stack: {environment}\n{site.config}"
+    record = bootstrap(prefix, config, ("q1", "p4d.24xlarge"), ("q2", "c6a.large"))
+    assert record.status.value == "changed", record
+    assert record.release is not None
+    specs = concrete(Paths(prefix).release(record.release) / "spack.lock")
+    chosen = {
+        name: {key: specs[name]["parameters"][key] for key in ("asked", "liked", "cuda_arch")}
+        for name in ("probe", "other")
+    }
+    assert chosen == {
+        "probe": {"asked": True, "liked": True, "cuda_arch": ["80"]},
+        "other": {"asked": False, "liked": True, "cuda_arch": ["80"]},
+    }
+    assert {target_of(specs[name]) for name in chosen} == {"x86_64_v3"}
 
 
 def test_spacks_own_archspec_lacks_just_the_names_that_are_refused() -> None:

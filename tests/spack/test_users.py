@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.config import SPACK_VERSIONS
+from bootstrap.lmod import find_lmod
 from bootstrap.paths import Paths
-from bootstrap.steps.shell import find_lmod
 from tests.lab.recipes import IN_SPACK, PACKAGES
 from tests.spack.conftest import VERSIONS, make_site
 from tests.spack.test_spack import bootstrap, store_of

@@ -117,7 +117,8 @@ def test_recipes_of_0_23_lie_in_its_own_tree(recipes: bool, tmp_path: Path) -> N
     text = f"spack: {{version: 0.23.0, source: {archive}, sha256: {sha256_of(archive)}, specs: [zlib]}}"
     world = World(tmp_path / "node", config_text=text)
     found = program.locate(world.config, world.paths)
-    assert found.recipes == world.paths.root / "spack/0.23.0" / "var/spack/repos/builtin"
+    assert found.tree == world.paths.root / "spack" / f"0.23.0-{sha256_of(archive)[:12]}"
+    assert found.recipes == found.tree / "var/spack/repos/builtin"
     if recipes:
         program.ensure(world.config, found, world.paths, None)
         assert program.is_ready(world.config, found, world.paths)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,9 @@ from bootstrap.prepare import prepare
 from bootstrap.release import current_release
 from bootstrap.request import Request
 from bootstrap.steps import STEPS, steps_for
+from bootstrap.steps.image import Image
+from bootstrap.steps.owner import StorageOwner
+from bootstrap.steps.storage import Storage
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, with_spack
 
@@ -42,7 +48,7 @@ def builder(tmp_path: Path) -> World:
 @pytest.fixture
 def image(builder: World) -> World:
     """A machine that has become one for the layout ``ami``."""
-    assert set(bake(builder, "ami").values()) <= {Outcome.CHANGED, Outcome.SKIPPED}
+    assert set(bake(builder, "ami").values()) <= {Outcome.CHANGED, Outcome.OK, Outcome.SKIPPED}
     return builder
 
 
@@ -62,9 +68,10 @@ def test_an_image_gets_the_release_and_leaves_shared_storage_alone(image: World)
 
 def test_a_hybrid_image_gets_spack_and_no_release(builder: World) -> None:
     assert bake(builder, "hybrid") == {
-        "tool": Outcome.SKIPPED, "program": Outcome.CHANGED, "shell": Outcome.CHANGED,
+        "tool": Outcome.SKIPPED, "program": Outcome.CHANGED, "lmod": Outcome.OK, "shell": Outcome.CHANGED,
     }  # fmt: skip
-    assert (builder.paths.home / "spack" / "1.1.1").is_dir()
+    (tree,) = (builder.paths.home / "spack").glob("1.1.1-*")
+    assert tree.is_dir()
     assert not builder.paths.root.exists()
 
 
@@ -141,6 +148,130 @@ def test_a_node_of_a_cluster_does_not_become_an_image(builder: World, monkeypatc
     with pytest.raises(UsageError, match="head node of a cluster") as caught:
         prepare(request, builder.system, lambda _: None)
     assert caught.value.remedy == ("write it into the configuration: layout: ami",)
+
+
+# -- what the image carries is copied to shared storage --------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The head node is gone, at this moment."""
+
+
+@pytest.fixture
+def mover(image: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A head node that was started from the image, with the layout ``shared`` by now, and prepared storage."""
+    monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
+    (image.paths.root / "store-0.23" / "linux").mkdir(parents=True)
+    (image.paths.root / "store-0.23" / "linux" / "zlib").write_text("of another family")
+    world = replace(image, live=True)
+    world.system.answers["cp"] = copy
+    engine.converge((Storage(), StorageOwner()), world.context, lambda _: None)
+    return world
+
+
+def copy(argv: Sequence[str]) -> str:
+    shutil.copytree(argv[-2], argv[-1], symlinks=True)
+    return ""
+
+
+def move(world: World) -> engine.StepReport:
+    (report,) = engine.converge((Image(),), world.context, lambda _: None)
+    return report
+
+
+def content(root: Path) -> dict[str, object]:
+    """Stores and releases; ``current`` is published later, and Spack has places of its own."""
+    return {name: item for name, item in snapshot(root).items() if name.startswith(("store", "releases", "."))}
+
+
+@contextmanager
+def killed_at(world: World, moment: int) -> Iterator[None]:
+    """The process ends before its operation of that number; a copy that is under way is left half."""
+    moments = itertools.count()
+
+    def tick() -> None:
+        if next(moments) == moment:
+            raise Killed
+
+    def ticking(action: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            tick()
+            return action(*arguments, **options)
+
+        return call
+
+    def half(argv: Sequence[str]) -> str:
+        Path(argv[-1]).mkdir()
+        tick()
+        shutil.copytree(argv[-2], argv[-1], symlinks=True, dirs_exist_ok=True)
+        return ""
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("rename", "unlink", "rmdir"):
+            patched.setattr(Path, name, ticking(getattr(Path, name)))
+        patched.setitem(world.system.answers, "cp", half)
+        patched.setitem(world.system.answers, "sync", ticking(lambda _: ""))
+        yield
+
+
+def test_a_copy_is_resumed_wherever_it_was_killed(mover: World) -> None:
+    """Nothing is solved or built again, and every family's store comes along."""
+    carried, shared = snapshot(mover.paths.root), mover.paths.shared_root
+    before = mover.prefix.with_name("before")
+    shutil.copytree(mover.prefix / "shared", before, symlinks=True)
+    for moment in itertools.count():
+        try:
+            with killed_at(mover, moment):
+                report = move(mover)
+            break
+        except Killed:
+            if (shared / "releases" / mover.release / "manifest.json").exists():
+                assert content(shared).items() >= content(mover.paths.root).items(), moment
+            assert move(mover).outcome in (Outcome.CHANGED, Outcome.OK), moment
+        assert content(shared) == content(mover.paths.root), moment
+        assert move(mover).outcome is Outcome.OK
+        shutil.rmtree(mover.prefix / "shared")
+        shutil.copytree(before, mover.prefix / "shared", symlinks=True)
+        assert snapshot(mover.prefix / "shared") == snapshot(before)
+    assert report.outcome is Outcome.CHANGED
+    assert moment > 12, "some moments were not tried"
+    assert snapshot(mover.paths.root) == carried
+
+
+def test_what_is_copied_is_on_the_disk_before_the_release_has_its_manifest(mover: World) -> None:
+    """A snapshot of the storage has a release with its manifest, and all of it, or has none."""
+    shared = mover.paths.shared_root
+    manifest, seen = shared / "releases" / mover.release / "manifest.json", []
+
+    def sync(argv: Sequence[str]) -> str:
+        seen.append((Path(argv[-1]).name, {path.name for path in shared.glob("store*") if any(path.iterdir())}))
+        assert not manifest.exists()
+        return ""
+
+    mover.system.answers["sync"] = sync
+    move(mover)
+    assert manifest.is_file()
+    assert seen == [
+        (".store.part", set()),
+        (".store-0.23.part", {"store"}),
+        (f".{mover.release}.part", {"store", "store-0.23"}),
+    ]
+
+
+@pytest.mark.parametrize("whose", ["of another release", "of this one, before another was installed"])
+def test_a_store_that_is_no_copy_is_left_alone(mover: World, whose: str) -> None:
+    """Also where a copy was begun once: the release is installed into what is there by now."""
+    shared, own = mover.paths.shared_root, "this one" in whose
+    (shared / "store" / "mine").mkdir()
+    (shared / f".image-{mover.release if own else '0123456789ab'}.begun").touch()
+    if own:
+        (shared / "releases" / "0123456789ab").mkdir()
+        (shared / "releases" / "0123456789ab" / "manifest.json").touch()
+    before = snapshot(shared)
+    report = move(mover)
+    assert report.outcome is Outcome.SKIPPED
+    assert "has a store of its own" in report.reason
+    assert snapshot(shared) == before
 
 
 # -- a tree at /opt/spack -------------------------------------------------------------------------------------

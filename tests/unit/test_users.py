@@ -11,6 +11,7 @@ import pytest
 
 from bootstrap import engine, templates
 from bootstrap.model import Outcome
+from bootstrap.observed import Queue
 from bootstrap.spack import users
 from bootstrap.steps import STEPS
 from tests.unit.test_laws import lmod_is_there
@@ -53,12 +54,15 @@ def test_users_get_sources_from_where_they_need_no_credentials(world: World) -> 
 
 @pytest.mark.parametrize("everything", ["all", "all:"])
 def test_the_stacks_packages_and_ours_are_one_section(world: World, everything: str) -> None:
-    of_stack = {everything: {"require": "%gcc", "target": ["zen4"]}, "fftw": {"require": "~mpi"}}
+    of_stack = {everything: {"require": "%gcc", "variants": "+x", "target": ["zen4"]}, "fftw": {"require": "~mpi"}}
+    world.queues = (Queue("q1", ("p4d.24xlarge", "c6a.large")),)
     world.environment = {"packages": of_stack, "specs": ["fftw"]}
     packages = scope(world, "packages")
     assert [name for name in packages if name.startswith("all")] == [everything]
-    assert packages[everything] == {"require": "%gcc", "target": [TARGET, "zen4"]}
-    assert packages["fftw"] == {"require": "~mpi"}
+    assert packages[everything] == {
+        "require": ["%gcc"], "variants": ["cuda_arch=80", "+x"], "target": [TARGET, "zen4"],
+    }  # fmt: skip
+    assert packages["fftw"] == {"require": ["~mpi"]}
     assert packages["gcc"]["externals"]
 
 

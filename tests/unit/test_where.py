@@ -91,7 +91,7 @@ def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A directory is no disk of its own and has no Lmod; nobody waits for a second to pass."""
     (tmp_path / "lmod" / "libexec").mkdir(parents=True)
     (tmp_path / "lmod" / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.steps.shell.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.LMOD_PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     for module, name in (
         (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"), (batch, "POLL_SECONDS"),
@@ -529,8 +529,8 @@ def test_a_node_with_another_spack_or_recipes_builds_nothing(
     world = head(tmp_path)
 
     def node(place: Path) -> str:
-        (recipes,) = (world.paths.root / "spack").glob("recipes-*")
-        spoil(world.paths.root / "spack" / "1.1.1", recipes)
+        (spack,), (recipes,) = ((world.paths.root / "spack").glob(name) for name in ("1.1.1-*", "recipes-*"))
+        spoil(spack, recipes)
         return builds(world)(place)
 
     Slurm(world, node)

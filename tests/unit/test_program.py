@@ -1,0 +1,91 @@
+"""Where Spack and its recipes lie: a place for each checksum, and the tree that users run from stays as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bootstrap.files import sha256_of, write_json
+from bootstrap.spack.program import RECEIPT, ensure, is_ready, locate
+from tests.unit.test_layouts import snapshot
+from tests.world import World, tarball, with_spack
+
+INIT = "spack-1.1.1/lib/spack/spack/__init__.py"
+NOBODY = 999_999_999  # more than any process's number (proc(5), pid_max)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "head", config_text=with_spack(tmp_path))
+
+
+def fetch(world: World) -> Path:
+    program = locate(world.config, world.paths)
+    ensure(world.config, program, world.paths, None)
+    assert is_ready(world.config, program, world.paths)
+    return program.tree
+
+
+def patched(world: World, path: Path) -> World:
+    """The same with a Spack of the same version that is another: a patched one, say."""
+    new = tarball(path, {INIT: '__version__ = "1.1.1"\n', "spack-1.1.1/PATCHED": ""})
+    spack = path.with_name("spack.tar.gz")
+    text = world.config_text.replace(str(spack), str(new)).replace(sha256_of(spack), sha256_of(new))
+    return World(world.prefix, config_text=text)
+
+
+def test_another_checksum_lies_beside_the_tree_that_users_run_from(world: World, tmp_path: Path) -> None:
+    tree = fetch(world)
+    assert tree == world.paths.root / "spack" / f"1.1.1-{sha256_of(tmp_path / 'spack.tar.gz')[:12]}"
+    before, inode = snapshot(tree), tree.stat().st_ino
+    other = fetch(patched(world, tmp_path / "patched.tar.gz"))
+    assert other.parent == tree.parent
+    assert (other / "PATCHED").is_file()
+    assert (snapshot(tree), tree.stat().st_ino) == (before, inode)
+    assert fetch(world) == tree
+
+
+def test_a_tree_without_a_checksum_in_its_name_is_used_where_it_fits_and_never_changed(
+    world: World, tmp_path: Path
+) -> None:
+    """As petal-node named it before."""
+    made = fetch(world)
+    old = made.rename(made.with_name("1.1.1"))
+    before = snapshot(old)
+    assert fetch(world) == old
+    other = fetch(patched(world, tmp_path / "patched.tar.gz"))
+    assert other.name.startswith("1.1.1-")
+    assert snapshot(old) == before
+    (old / RECEIPT).write_text("garbage")
+    assert fetch(world) == made
+
+
+def test_a_tree_whose_receipt_is_damaged_is_made_anew(world: World) -> None:
+    tree = fetch(world)
+    (tree / RECEIPT).write_text("garbage")
+    (tree / "stray").touch()
+    assert fetch(world) == tree
+    assert not (tree / "stray").exists()
+    assert [path.name for path in tree.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_killed_processes_left_is_removed_and_nobody_elses_work(world: World, tmp_path: Path) -> None:
+    top, key = world.paths.root / "spack", sha256_of(tmp_path / "spack.tar.gz")[:12]
+    left, others = (top / f".1.1.1-{key}.{number}.part" for number in (NOBODY, os.getppid()))
+    for path in (left, others):
+        (path / "lib").mkdir(parents=True)
+    download = world.paths.scratch / f".{key}.tar.{NOBODY}.part"
+    download.parent.mkdir(parents=True)
+    download.touch()
+    fetch(world)
+    assert not left.exists()
+    assert not download.exists()
+    assert others.is_dir()
+
+
+def test_a_receipt_of_another_origin_is_no_receipt(world: World) -> None:
+    tree = fetch(world)
+    write_json(tree / RECEIPT, {"key": "0123456789ab"})
+    assert not is_ready(world.config, locate(world.config, world.paths), world.paths)
