@@ -117,7 +117,8 @@ class Bench:
         return {
             "PATH": "/usr/bin:/bin", "HOME": str(scratch / "home"), "LANG": "C.UTF-8", "SPACK_PYTHON": sys.executable,
             "SPACK_DISABLE_LOCAL_CONFIG": "1", "SPACK_USER_CACHE_PATH": str(scratch / "user"),
-            "PYTHONPYCACHEPREFIX": str(scratch / "pycache"), "PYTHONPATH": str(self.top / "clingo"), "PYTHONUNBUFFERED": "1",
+            "PYTHONPYCACHEPREFIX": str(scratch / "pycache"), "PYTHONPATH": str(self.top / "clingo"),
+            "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
 
     def own_scope(self) -> None:
