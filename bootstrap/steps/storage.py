@@ -17,7 +17,6 @@ from ..state import Seen, Shared, Token
 from .base import EVERYWHERE
 
 TOUCH_SECONDS = 5.0
-TRIED = "tried"  # beside the locks: what locks are tried on
 GIB = 1 << 30
 
 
@@ -84,9 +83,15 @@ class Storage:
 
 def _try_locks(ctx: Context) -> None:
     where = ctx.paths.shared_mount
-    why = ctx.system.guarded(lambda: broken(ctx.paths.locks / TRIED), timeout=TOUCH_SECONDS, what=str(where))
+    why = ctx.system.guarded(lambda: broken(_tried(ctx)), timeout=TOUCH_SECONDS, what=str(where))
     if why:
         raise no_locks(where, why)
+
+
+def _tried(ctx: Context) -> Path:
+    """What locks are tried on, beside the locks. Each node has its own: a server of NFS asks whoever has opened a file
+    before it lets another one write there (a delegation), and waits for the lease of a node that was cut off."""
+    return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
 
 
 def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
@@ -113,7 +118,7 @@ def _look(ctx: Context) -> Look:
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
     writable = not space.f_flag & os.ST_RDONLY
-    tried = paths.locks / TRIED
+    tried = _tried(ctx)
     ours = (first_distrusted(path, paths.shared_mount) for path in (*_directories(ctx)[1:], paths.builds))
     return Look(
         distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)

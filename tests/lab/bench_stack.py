@@ -83,7 +83,11 @@ def dependencies() -> dict[str, tuple[str, ...]]:
 
 
 def write_recipes(
-    repository: Path, broken: tuple[str, ...] = (), switch: Path | None = None, hold: Path | None = None
+    repository: Path,
+    broken: tuple[str, ...] = (),
+    switch: Path | None = None,
+    hold: Path | None = None,
+    functions: int = FUNCTIONS,
 ) -> None:
     """Adds the stack's recipes to a repository.
 
@@ -91,15 +95,16 @@ def write_recipes(
         repository: the directory ``.../spack_repo/builtin``.
         broken: packages whose source does not compile while the file ``switch`` is there.
         hold: every package stays in its phase ``build`` while this file is there, two minutes at most.
+        functions: in each translation unit; few of them cost next to no compiling.
     """
     for name, needed in dependencies().items():
         recipe = repository / "packages" / name.replace("-", "_") / "package.py"
         recipe.parent.mkdir(parents=True)
-        recipe.write_text(_recipe(name, needed, switch if name in broken else None, hold), encoding="utf-8")
+        recipe.write_text(_recipe(name, needed, switch if name in broken else None, hold, functions), encoding="utf-8")
 
 
-def _recipe(name: str, needed: tuple[str, ...], switch: Path | None, hold: Path | None) -> str:
-    source = "".join(FUNCTION.format(number=number) for number in range(FUNCTIONS))
+def _recipe(name: str, needed: tuple[str, ...], switch: Path | None, hold: Path | None, functions: int) -> str:
+    source = "".join(FUNCTION.format(number=number) for number in range(functions))
     return RECIPE.format(
         name=name,
         class_name="".join(part.capitalize() for part in name.split("-")),
@@ -112,11 +117,16 @@ def _recipe(name: str, needed: tuple[str, ...], switch: Path | None, hold: Path 
 
 
 def small(
-    upstream: Path, target: Path, broken: tuple[str, ...] = (), switch: Path | None = None, hold: Path | None = None
+    upstream: Path,
+    target: Path,
+    broken: tuple[str, ...] = (),
+    switch: Path | None = None,
+    hold: Path | None = None,
+    functions: int = FUNCTIONS,
 ) -> Path:
     """A repository with the stack and what a compiler needs; its tree."""
     recipes.subset(upstream, target, ())
-    write_recipes(target / "repos" / "spack_repo" / "builtin", broken, switch, hold)
+    write_recipes(target / "repos" / "spack_repo" / "builtin", broken, switch, hold, functions)
     return target
 
 

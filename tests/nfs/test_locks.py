@@ -96,8 +96,10 @@ def test_a_robbed_run_publishes_nothing_over_the_new_holders_work(nfs: Machine, 
     robbed = client.begin("/lab/petal-node", "bootstrap", "--role", "head", "--config", path, "--json", seconds=200)
     nfs.head.until("it unpacks", "ls -d /shared/petal/root/store/*/.hello-3.0*.part", 90)
     client.unplug()
-    assert publish(nfs, "2.0") == releases[1]
-    client.plug()
+    try:
+        assert publish(nfs, "2.0") == releases[1]
+    finally:
+        client.plug()
     done = robbed.result()
     assert (done.code, codes(done)) == (75, {"lock-lost"})
     assert current(nfs.head) == releases[1]

@@ -38,7 +38,7 @@ def hold(tmp_path: Path) -> Path:
 def stack_config(
     full_recipes: Path, spack_archive: Path, clingo: list[Path], switch: Path, hold: Path, tmp_path: Path
 ) -> str:
-    bench_stack.small(full_recipes, tmp_path / "tree", broken=BROKEN, switch=switch, hold=hold)
+    bench_stack.small(full_recipes, tmp_path / "tree", broken=BROKEN, switch=switch, hold=hold, functions=2)
     recipes.pack(tmp_path / "tree", tmp_path / "recipes.tar.gz")
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
     found = tmp_path / "recipes.tar.gz"
