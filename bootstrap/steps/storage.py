@@ -89,8 +89,11 @@ def _try_locks(ctx: Context) -> None:
 
 
 def _tried(ctx: Context) -> Path:
-    """What locks are tried on, beside the locks. Each node has its own: a server of NFS asks whoever has opened a file
-    before it lets another one write there (a delegation), and waits for the lease of a node that was cut off."""
+    """What locks are tried on, beside the locks.
+
+    Each node has its own: a server of NFS asks whoever has a file open before it lets another one write there (a
+    delegation), and waits for the lease of a node that was cut off.
+    """
     return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
 
 
