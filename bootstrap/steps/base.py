@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from ..context import Context
+from ..file_locks import broken, no_locks
 from ..model import Probe, Role, Scope
+
+TOUCH_SECONDS = 5.0  # of one look at shared storage, which may hang
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})
@@ -48,3 +52,24 @@ class Step(Protocol):
         Raises:
             PetalError: it could not; nothing half-made is visible.
         """
+
+
+def tried_file(ctx: Context) -> Path:
+    """What locks are tried on, beside the locks.
+
+    Each node has its own: a server of NFS asks whoever has a file open before it lets another one write there (a
+    delegation), and waits for the lease of a node that was cut off.
+    """
+    return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
+
+
+def try_locks(ctx: Context) -> None:
+    """Refuses shared storage whose locks do not keep two apart.
+
+    Raises:
+        StorageError: ``storage-no-locks``.
+    """
+    where = ctx.paths.shared_mount
+    why = ctx.system.guarded(lambda: broken(tried_file(ctx)), timeout=TOUCH_SECONDS, what=str(where))
+    if why:
+        raise no_locks(where, why)

@@ -17,7 +17,7 @@ from ..owner import Adoption, Owner, is_of_one_machine
 from ..release import current_in
 from ..state import Seen, Shared, Token, before_of
 from ..system import timestamp
-from .base import HEAD
+from .base import HEAD, try_locks
 
 
 class StorageOwner:
@@ -51,6 +51,7 @@ class StorageOwner:
             ctx.confirm()
             Shared(ctx.paths).save_token(replace(token, owner=own))
         else:
+            try_locks(ctx)
             _adopt(ctx, own, token, token.owner)
 
 

@@ -14,9 +14,8 @@ from ..model import Probe, Role, Scope, change, refused, satisfied
 from ..observed import NETWORK_KINDS, Mount
 from ..owner import is_foreign
 from ..state import Seen, Shared, Token
-from .base import EVERYWHERE
+from .base import EVERYWHERE, TOUCH_SECONDS, tried_file, try_locks
 
-TOUCH_SECONDS = 5.0
 GIB = 1 << 30
 
 
@@ -69,32 +68,16 @@ class Storage:
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
                 make_own_dir(path, ctx.paths.shared_mount)
-            _try_locks(ctx)
         if _is_foreign(ctx, token):
             return
         if ctx.role is Role.HEAD:
+            try_locks(ctx)
             marked = _marked(ctx, token, before)
             if marked != token:
                 shared.save_token(marked)
             token = marked
         if token is not None:
             Seen.of(ctx.paths.mount, token).save(ctx.paths)
-
-
-def _try_locks(ctx: Context) -> None:
-    where = ctx.paths.shared_mount
-    why = ctx.system.guarded(lambda: broken(_tried(ctx)), timeout=TOUCH_SECONDS, what=str(where))
-    if why:
-        raise no_locks(where, why)
-
-
-def _tried(ctx: Context) -> Path:
-    """What locks are tried on, beside the locks.
-
-    Each node has its own: a server of NFS asks whoever has a file open before it lets another one write there (a
-    delegation), and waits for the lease of a node that was cut off.
-    """
-    return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
 
 
 def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
@@ -121,16 +104,16 @@ def _look(ctx: Context) -> Look:
     paths = ctx.paths
     space = os.statvfs(paths.shared_mount)
     writable = not space.f_flag & os.ST_RDONLY
-    tried = _tried(ctx)
+    tried, token = tried_file(ctx), _token(ctx)
     ours = (first_distrusted(path, paths.shared_mount) for path in (*_directories(ctx)[1:], paths.builds))
     return Look(
         distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)
         or next(filter(None, ours), None),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=writable,
-        prepared=all(path.is_dir() for path in _directories(ctx)) and tried.is_file(),
+        prepared=all(path.is_dir() for path in _directories(ctx)) and (tried.is_file() or _is_foreign(ctx, token)),
         free=space.f_bavail * space.f_frsize,
-        token=_token(ctx),
+        token=token,
         locks=broken(tried) if ctx.role is Role.HEAD and writable and tried.is_file() else "",
     )
 
