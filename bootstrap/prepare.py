@@ -126,7 +126,7 @@ def _decides_itself(request: Request, role: Role) -> bool:
     """
     if role is not Role.HEAD:
         return False
-    kept = kept_of(request)
+    kept = kept_of(Paths(request.prefix))
     if request.event == BOOT or not request.config:
         return request.decides and bool(kept.get("pending"))
     return request.event != "configured" or not kept.get("configured")
@@ -180,7 +180,7 @@ def _config(
     if request.config is not None:
         data = _content(request.config, request.config_sha256, request.prefix, known.cluster.region, system)
         return parse(data, request.config)
-    kept = kept_of(request)
+    kept = kept_of(Paths(request.prefix))
     if "config" in kept:
         return from_mapping(kept["config"], str(kept.get("uri")))
     if "uri" in kept and request.decides:

@@ -51,13 +51,13 @@ class Request:
     image: str | None = None
 
 
-def kept_of(request: Request) -> dict[str, Any]:
+def kept_of(paths: Paths) -> dict[str, Any]:
     """What the last hook of this node was given; empty before the first.
 
     Raises:
         StateError: it is damaged.
     """
-    path = Paths(request.prefix).var / KEPT
+    path = paths.var / KEPT
     raw = read_document(path) or {}
     kept: dict[str, Any] = shaped(
         path, lambda: {name: read(raw[name]) for name, read in KEPT_SHAPE.items() if name in raw}
@@ -67,12 +67,12 @@ def kept_of(request: Request) -> dict[str, Any]:
 
 def is_pending(paths: Paths) -> bool:
     """True while what a hook of the head node decided does not stand in wanted.json."""
-    return bool((read_document(paths.var / KEPT) or {}).get("pending"))
+    return bool(kept_of(paths).get("pending"))
 
 
 def kept_role(request: Request) -> Role | None:
     """``--role`` of the last hook, for the runs that have no Args."""
-    name = kept_of(request).get("role") if request.event in ("", BOOT) else None
+    name = kept_of(Paths(request.prefix)).get("role") if request.event in ("", BOOT) else None
     return Role(name) if name in {role.value for role in Role} else None
 
 
@@ -84,7 +84,7 @@ def keep_request(request: Request, ctx: Context | None = None) -> None:
     """
     if not request.config or request.event in ("", BOOT):
         return
-    before = kept_of(request)
+    before = kept_of(Paths(request.prefix))
     asked = {"uri": request.config, "config_sha256": request.config_sha256}
     kept = before if all(before.get(key) == value for key, value in asked.items()) else {}
     kept |= {key: value for key, value in asked.items() if value} | {"configured": bool(before.get("configured"))}
@@ -99,7 +99,7 @@ def keep_request(request: Request, ctx: Context | None = None) -> None:
 
 def settle_request(request: Request) -> None:
     """What the head node decided stands in wanted.json now: from here on that counts."""
-    kept = kept_of(request)
+    kept = kept_of(Paths(request.prefix))
     settled = {**kept, "pending": False, "configured": True}
     if kept and settled != kept:
         write_document(Paths(request.prefix).var / KEPT, settled)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ import pytest
 
 from bootstrap.errors import JobError
 from bootstrap.spack.job.order import DONE, LOOK_SECONDS, RUNNING, JobDirectory, JobState, Lease
+from tests.disks import mounted
 
 ERRORS = ({"code": "file-no-space", "what": "w", "why": "y" * 20_000, "remedy": []},)
 BLOCK = 4096
@@ -22,19 +22,11 @@ BLOCK = 4096
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[JobDirectory]:
     """A job's directory on a disk with 2 MiB."""
-    mount = tmp_path / "shared"
-    mount.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=1777", "tmpfs", mount]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
-    try:
+    with mounted(tmp_path / "shared", 2, "1777") as mount:
         (mount / "petal").mkdir(mode=0o755)
         made = JobDirectory(mount / "petal" / "build" / "run-1", mount)
         made.open()
         yield made
-    finally:
-        subprocess.run(["umount", "-l", mount], check=True)
 
 
 def fill(directory: JobDirectory) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from bootstrap.spack.job.order import DONE, JobDirectory, JobState
 from bootstrap.spack.job.submit import _order
 from bootstrap.spack.stack import _solved
 from bootstrap.system import System
+from tests.disks import mounted
 from tests.spack.conftest import Site
 from tests.spack.test_spack import bootstrap, store_of
 
@@ -42,21 +42,10 @@ BLOCK = 4096
 
 
 @pytest.fixture
-def disk() -> Iterator[Callable[[Path, int], None]]:
+def disk() -> Iterator[Callable[[Path, int], Path]]:
     """Mounts a disk with so many MiB."""
-    mounted: list[Path] = []
-
-    def mount(place: Path, size: int) -> None:
-        place.mkdir(parents=True)
-        argv = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=755", "tmpfs", place]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
-        mounted.append(place)
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", "-l", place], check=True)
+    with ExitStack() as disks:
+        yield lambda place, size: disks.enter_context(mounted(place, size))
 
 
 def fill(place: Path, left: int = 0) -> None:
@@ -95,7 +84,7 @@ def built(prefix: Path, name: str) -> list[Path]:
 
 
 def test_a_full_disk_takes_no_word_of_the_job_and_costs_no_package(
-    sites: Callable[[str], Site], disk: Callable[[Path, int], None], tmp_path: Path
+    sites: Callable[[str], Site], disk: Callable[[Path, int], Path], tmp_path: Path
 ) -> None:
     """Packages have room on their disk, what worker and job tell each other has not."""
     site, prefix = sites("1.1.1"), tmp_path / "head"
@@ -111,7 +100,7 @@ def test_a_full_disk_takes_no_word_of_the_job_and_costs_no_package(
 
 
 def test_a_package_that_fills_the_shared_disk_is_told_with_the_node_that_met_it(
-    sites: Callable[[str], Site], disk: Callable[[Path, int], None], tmp_path: Path
+    sites: Callable[[str], Site], disk: Callable[[Path, int], Path], tmp_path: Path
 ) -> None:
     """Spack itself ends there, so whether independent packages are built is a matter of their order."""
     site, prefix = sites("1.1.1"), tmp_path / "head"

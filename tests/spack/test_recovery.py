@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from bootstrap.model import Outcome, Status
 from bootstrap.paths import Paths
 from bootstrap.spack import database, recovery
+from tests.disks import mounted
 from tests.spack.conftest import Site, manifests
 from tests.spack.test_spack import BOTH, bootstrap, steps, store_of
 
@@ -147,26 +149,15 @@ class Fat(Package):
 
 
 @pytest.fixture
-def small_disk() -> Iterator[Callable[[Path], None]]:
+def small_disk() -> Iterator[Callable[[Path], Path]]:
     """Mounts a disk with 40 MiB."""
-    mounted: list[Path] = []
-
-    def mount(place: Path) -> None:
-        place.mkdir(parents=True)
-        argv = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", place]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
-        mounted.append(place)
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", "-l", place], check=True)
+    with ExitStack() as disks:
+        yield lambda place: disks.enter_context(mounted(place, 40))
 
 
 @pytest.mark.parametrize(("version", "full"), [("1.1.1", "store"), ("0.23.0", "stage")])
 def test_a_disk_that_is_full_in_mid_build_is_told_and_the_next_run_goes_on(
-    version: str, full: str, sites: Callable[[str], Site], small_disk: Callable[[Path], None], tmp_path: Path
+    version: str, full: str, sites: Callable[[str], Site], small_disk: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     site, prefix = sites(version), tmp_path / "head"
     site.add("fat", FAT)
