@@ -47,9 +47,10 @@ class Recorder:
         """From now on the record also stands on shared storage, for the other nodes' ``status``."""
         self._mirror = shared
 
-    def step(self, report: StepReport) -> None:
+    def step(self, report: StepReport, *, settles: bool = False) -> None:
+        """Records where the step stands; with ``settles`` no hook has to wait any longer, and it finds why."""
         self._steps[report.name] = report
-        self.update(steps=tuple(self._steps.values()))
+        self.update(steps=tuple(self._steps.values()), settled=self.record.settled or settles)
 
     def is_under_way(self, name: str) -> bool:
         """True when the step's last report said that it is being applied."""
@@ -178,14 +179,12 @@ def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -
 
     def tell(report: StepReport) -> None:
         running = report.outcome is Outcome.RUNNING
-        if running and report.name in background:
-            recorder.update(settled=True)
         begins = running and not recorder.is_under_way(report.name)
         if begins and report.name in cluster and not ctx.bakes:  # so this run holds the cluster lock
             recorder.mirror_to(Shared(ctx.paths))
         if report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
             settle_request(request)
-        recorder.step(report)
+        recorder.step(report, settles=running and report.name in background)
         listen(report)
 
     return tell

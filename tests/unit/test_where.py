@@ -15,7 +15,7 @@ from bootstrap import batch, engine
 from bootstrap.config import parse
 from bootstrap.errors import ConfigError, JobError, ProcessFailed
 from bootstrap.files import sha256_of
-from bootstrap.model import Outcome, StepReport, Tool
+from bootstrap.model import Outcome, RunRecord, StepReport, Tool
 from bootstrap.observed import Queue
 from bootstrap.release import check_queue
 from bootstrap.request import Request
@@ -30,6 +30,7 @@ from bootstrap.spack.job import submit as foreman
 from bootstrap.spack.job.builder import Builder
 from bootstrap.spack.job.order import DONE, LEASE_SECONDS, JobDirectory, JobState, Lease, Order
 from bootstrap.spack.program import RECEIPT
+from bootstrap.state import Runs
 from bootstrap.steps import STEPS
 from bootstrap.steps.spack import SpackStack
 from bootstrap.tarball import unpack
@@ -365,6 +366,19 @@ def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Pat
         world.paths.state.mkdir(parents=True, exist_ok=True)
         _tee(recorder, request, world.context, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "it begins"))
         assert recorder.record.settled is settled
+
+
+def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It polls, and leaves at the first record that says so: no later one is looked at."""
+    world = head(tmp_path)
+    world.paths.state.mkdir(parents=True, exist_ok=True)
+    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
+    recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
+    saved: list[RunRecord] = []
+    monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
+    _tee(recorder, request, world.context, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "a job builds it"))
+    settled = next(record for record in saved if record.settled)
+    assert [step.reason for step in settled.steps] == ["a job builds it"]
 
 
 def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> None:
