@@ -51,7 +51,7 @@ spack: ## fetches Spack's releases for the tests (needs github.com)
 venv: ## the virtual environment .venv from tests/requirements.txt
 	@.ci/venv
 
-bench: venv ## two dozen small packages, against Spack's own commands (ARGS="--full --rounds 1" with all recipes)
+bench: venv ## two dozen small packages, against Spack's own commands (ARGS="--full --loops 1" with all recipes)
 	@$(PY) -m tests.lab.bench_install $(ARGS)
 
 bench-start: dist ## how long `petal-node version` takes, against a bare Python
