@@ -16,8 +16,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 RECIPE = HERE / "image.sh"
 GUEST = HERE / "guest"
-QEMU = "qemu-system-x86_64"
-PACKAGES = {QEMU: "qemu-system-x86", "cpio": "cpio", "debootstrap": "debootstrap"}
+PACKAGES = {command: command for command in ("cpio", "debootstrap", "patchelf")}
 
 
 def place() -> Path:
@@ -27,12 +26,12 @@ def place() -> Path:
 
 
 def _is_made() -> bool:
-    return (place() / "root.cpio.gz").is_file() and (place() / "vmlinuz").is_file()
+    return (place() / "root.cpio.gz").is_file() and (place() / "linux").is_file()
 
 
 def _missing() -> list[str]:
     """The commands that are needed and not here."""
-    needed = [QEMU, "cpio"] if _is_made() else [*PACKAGES]
+    needed = ["cpio"] if _is_made() else [*PACKAGES]
     return [command for command in needed if shutil.which(command) is None]
 
 
@@ -50,7 +49,7 @@ def unavailable() -> str | None:
 
 
 def ensure() -> Path:
-    """The directory with ``vmlinuz`` and ``root.cpio.gz``; installs and makes what is missing, saying so first.
+    """The directory with ``linux`` and ``root.cpio.gz``; installs and makes what is missing, saying so first.
 
     Raises:
         LabError: it cannot be had.
@@ -87,7 +86,7 @@ def write_initrd(archive: Path, scratch: Path) -> Path:
 
 
 def _unpack_and_compile(archive: Path, root: Path) -> None:
-    """What a node's first start makes costs the slow machine twenty seconds, so it is made here.
+    """What a node's first start makes costs every node seconds, so it is made here.
 
     Compiled modules are used where this system's Python is of the machine's minor version, else made there again.
     """

@@ -13,7 +13,7 @@ CONFIG = "/etc/petal-mount.yaml"
 SOURCE = "head:/srv/shared"
 HOOK = ("hook", "configured", "--role", "compute", "--config", CONFIG)
 HOOK_SECONDS = 10.0
-STARTS = 15.0
+STARTS = 8.0
 
 
 def configure(node: Node, source: str) -> None:

@@ -7,7 +7,7 @@ from .software import current, publish
 
 STOP = "/tmp/stop-reading"
 SWITCHES = 40
-PAUSE = 0.05  # between two looks of a reader: who publishes needs the slow processor too
+PAUSE = 0.05  # between two looks of a reader: who publishes needs the processor too
 
 
 def readers(nfs: Machine, pause: float) -> list[Running]:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import tty
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,11 @@ class Agent:
         self._writing = threading.Lock()
 
     def serve(self) -> None:
-        """Until the machine is ended from outside. While nobody is connected a read gives nothing (virtio-serial)."""
+        """Until the machine is ended from outside. The first line that is sent says that others may come."""
+        self._send(b"{}\n")
         rest = b""
         while True:
-            block = os.read(self._port, 65536)
-            if not block:
-                time.sleep(0.05)
-                continue
-            *whole, rest = (rest + block).split(b"\n")
+            *whole, rest = (rest + os.read(self._port, 65536)).split(b"\n")
             for line in whole:
                 threading.Thread(target=self._answer, args=(json.loads(line),), daemon=True).start()
 
@@ -105,15 +103,18 @@ class Agent:
         except OSError as error:
             code, output = 127, str(error)
         answer = {"id": request["id"], "code": code, "output": output, "seconds": time.monotonic() - started}
-        data = json.dumps(answer).encode() + b"\n"
+        self._send(json.dumps(answer).encode() + b"\n")
+
+    def _send(self, data: bytes) -> None:
         with self._writing:
             while data:
                 data = data[os.write(self._port, data) :]
 
 
 def main() -> None:
-    (port,) = (path.name for path in Path("/sys/class/virtio-ports").iterdir())
-    Agent(os.open(f"/dev/{port}", os.O_RDWR), {name: start_node(name) for name in NODES}).serve()
+    port = os.open("/dev/ttyS0", os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(port)
+    Agent(port, {name: start_node(name) for name in NODES}).serve()
 
 
 main()

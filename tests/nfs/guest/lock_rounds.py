@@ -23,6 +23,7 @@ sys.path.insert(0, "/lab/tree")
 from bootstrap.lock import Holder, Lock
 
 INSIDE_SECONDS = 0.002
+OUTSIDE_SECONDS = 0.02  # who comes back at once gets it again, since the others only look now and then
 
 
 @contextmanager
@@ -46,6 +47,7 @@ def main() -> None:
             entered = time.monotonic()
             time.sleep(INSIDE_SECONDS)
             stays.append((entered, time.monotonic()))
+        time.sleep(OUTSIDE_SECONDS)
     print(json.dumps({"stays": stays}))
 
 
