@@ -77,6 +77,7 @@ class Lab:
         """Name a lab; nothing is started."""
         self.name = name
         self.image: str | None = None
+        self._compose: list[str] | None = None
         self.base = base or os.environ.get("BASE_IMAGE") or engine.DEFAULT_BASE
 
     @staticmethod
@@ -105,10 +106,11 @@ class Lab:
 
     def compose(self, *argv: str) -> None:
         """Run Compose for this lab."""
-        command = engine.compose_command()
-        if not command:
+        if self._compose is None:
+            self._compose = engine.compose_command()  # which has to start it to know
+        if self._compose is None:
             raise LabError("no Compose here")
-        full = [*command, "-p", self.name, "-f", str(engine.HERE / "docker-compose.yml"), *argv]
+        full = [*self._compose, "-p", self.name, "-f", str(engine.HERE / "docker-compose.yml"), *argv]
         done = subprocess.run(
             full,
             env={**os.environ, **self.environment()},

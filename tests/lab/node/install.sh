@@ -23,4 +23,12 @@ fi
 # ParallelCluster's "config" and "finalize" start these, not the boot.
 for unit in munge slurmctld slurmd; do rm -f "/etc/systemd/system/multi-user.target.wants/$unit.service"; done
 rm -f /etc/munge/munge.key /etc/fstab
+# Each daemon-reload runs every generator. A node without disks, passwords and consoles needs this one.
+mkdir -p /etc/systemd/system-generators
+for generator in /usr/lib/systemd/system-generators/*; do
+    case $generator in
+    */systemd-fstab-generator) ;;
+    *) ln -s /dev/null "/etc/systemd/system-generators/${generator##*/}" ;;
+    esac
+done
 mkdir -p /lab/shared /lab/cluster
