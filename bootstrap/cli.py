@@ -22,6 +22,7 @@ IMAGES = ("hybrid", "ami")
 EVENTS = ("start", "configured", "updated")
 INNER = ("worker", "build-job")
 LOCK_WAIT = 7200.0
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def entry() -> None:
@@ -187,6 +188,12 @@ def _status(asked: Asked, _: argparse.Namespace) -> Result:
     return status(asked)
 
 
+def _log(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.log import log
+
+    return log(asked, arguments.run, arguments.level, arguments.lines)
+
+
 def _facts(asked: Asked, _: argparse.Namespace) -> Result:
     from .verbs.about import facts
 
@@ -274,9 +281,26 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     which = verb("check", "can this node, or the compute nodes, use the software?", _check)
     which.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm")
+    _log_options(verb("log", "what happened on this node, run by run", _log))
     verb("facts", "what petal-node sees of this node", _facts)
     verb("version", "the version", _version)
     return parser
+
+
+def _log_options(log: argparse.ArgumentParser) -> None:
+    log.add_argument("--run", metavar="ID", help="all of this run; the beginning of its id is enough")
+    log.add_argument("--level", choices=LOG_LEVELS, default="info", help="the least to show (default %(default)s)")
+    log.add_argument(
+        "-n", "--lines", type=_positive, default=50, metavar="N", help="how many, the newest (default %(default)s)"
+    )
+
+
+def _positive(text: str) -> int:
+    import argparse
+
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _run_id(text: str) -> str:

@@ -130,13 +130,18 @@ class Paths:
     def log(self) -> Path:
         return self.at("/var/log/petal-node.log")
 
+    @property
+    def logs(self) -> Path:
+        """What Spack and failed packages said, by run."""
+        return self.log.parent / "petal-node"
+
     def run_logs(self, run_id: str) -> Path:
         """Logs of packages that failed in a run."""
-        return self.log.parent / "petal-node" / run_id
+        return self.logs / run_id
 
     def spack_log(self, run_id: str) -> Path:
         """What Spack said in a run."""
-        return self.log.parent / "petal-node" / f"spack-{run_id}.log"
+        return self.logs / f"spack-{run_id}.log"
 
     @property
     def units(self) -> Path:

@@ -17,7 +17,7 @@ from .converge import arrange
 from .engine import OF_THE_CONFIGURATION, Waits, converge, status_of
 from .errors import ExitCode, PetalError, as_error, redacted
 from .limits import hook_budget
-from .log import LOG
+from .log import LOG, prune_logs
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from .paths import Paths
 from .prepare import prepare, without_config
@@ -139,6 +139,7 @@ def run(
         recorder.update(errors=(crash(bug, Paths(request.prefix), request.run_id),))
         _close(recorder, Status.FAILED, ExitCode.BUG)
     Runs(Paths(request.prefix)).prune()
+    prune_logs(Paths(request.prefix).logs)
     if request.event in CHECKED_EVENTS:
         arrange(recorder.record, Paths(request.prefix), system)
     return recorder.record

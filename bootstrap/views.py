@@ -20,6 +20,7 @@ MARKS = {
 }
 SHOWN_NODES = 8  # of those that fail, in status
 CHECK_MARKS = {Mark.OK: "ok", Mark.WARN: "warn", Mark.FAIL: "FAIL", Mark.SKIP: "-"}
+LEVEL_MARKS = {"debug": "..", "warning": "warn", "error": "x", "critical": "x"}
 WORDS = {
     Outcome.OK: "as it was",
     Outcome.CHANGED: "changed",
@@ -306,6 +307,23 @@ def lock_view(result: Result, _told: bool) -> list[Line]:
     ]
 
 
+def log_view(result: Result, _told: bool) -> list[Line]:
+    """Lines of the log, under the run and the day that they are of."""
+    lines = []
+    last = ("", "")
+    for entry in result.data["entries"]:
+        day, _, clock = entry["time"].rstrip("Z").partition("T")
+        if (entry["run_id"], day) != last:
+            last = (entry["run_id"], day)
+            lines.append(Line(f"run {entry['run_id'] or 'unknown'}, {day or 'no date'}", heading=True))
+        text = f"{clock} {entry['message']}".strip()
+        lines.append(Line(text, LEVEL_MARKS.get(entry["level"], ""), entry["step"] or "-"))
+        lines += [_under(entry[name], word) for name, word in (("why", "why"), ("remedy", "try")) if entry[name]]
+        lines += [Line(text, indent=18) for text in entry["traceback"].splitlines()]
+    lines += [Line(f"Spack's own words: {path}", heading=True) for path in result.data["spack_logs"]]
+    return lines or [Line(f"nothing is in {result.data['log']}", heading=True)]
+
+
 def version_view(result: Result, _told: bool) -> list[Line]:
     return [Line(f"petal-node {result.data['version']}", heading=True)]
 
@@ -326,6 +344,7 @@ VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "status": status_view,
     "facts": facts_view,
     "lock": lock_view,
+    "log": log_view,
     "version": version_view,
     "error": error_view,
 }

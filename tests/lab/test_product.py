@@ -150,6 +150,15 @@ class TestCluster:
         assert refused.returncode == 77
         assert "sudo petal-node bootstrap" in refused.stderr
 
+    def test_the_log_is_readable_for_root_and_says_so_to_others(self, lab: Lab) -> None:
+        shown = lab.exec("head", ("petal-node", "log", "-n", "200")).check().stdout
+        assert "done: current is" in shown
+        run_id = next(line for line in shown.splitlines() if line.startswith("run ")).split()[1].rstrip(",")
+        of_run = lab.exec("head", ("petal-node", "log", "--run", run_id, "--level", "debug")).check().stdout
+        assert {line.split(",")[0] for line in of_run.splitlines() if line.startswith("run ")} == {f"run {run_id}"}
+        user = lab.exec("head", ("petal-node", "log"), user="ec2-user")
+        assert (user.returncode, "sudo petal-node log" in user.stderr) == (77, True)
+
     def test_other_nodes_take_the_archive_from_shared_storage(self, lab: Lab) -> None:
         """A node that has none, and an S3 that has none either."""
         digest = lab.exec("head", ("sha256sum", "/usr/local/bin/petal-node")).stdout.split()[0]

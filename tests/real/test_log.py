@@ -1,0 +1,34 @@
+"""The node's log, when many processes of a node find at once that it has grown."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from bootstrap import log as module
+from bootstrap.log import LOG, close_log, entries, open_log
+
+
+def say(path: Path, run_id: str, text: str) -> None:
+    open_log(path, run_id)
+    LOG.info(text)
+    close_log()
+
+
+def test_many_that_see_it_at_once_put_it_aside_once_and_lose_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST", 4000)
+    path = tmp_path / "petal-node.log"
+    say(path, "old", "x" * 5000)
+    context = multiprocessing.get_context("fork")
+    runs = [context.Process(target=say, args=(path, f"run-{number}", "here")) for number in range(12)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    first, *others = (entry.run_id for entry in entries(path))
+    assert first == "old"
+    assert sorted(others) == sorted(f"run-{number}" for number in range(12))

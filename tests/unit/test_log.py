@@ -1,0 +1,125 @@
+"""The node's log: it does not grow for ever, loses nothing when it is put aside, and is read whatever is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bootstrap import log as module
+from bootstrap.errors import NotRoot, UsageError
+from bootstrap.log import KEEP_RUNS, LOG, Entry, close_log, entries, older, open_log, prune_logs
+from bootstrap.model import Tool
+from bootstrap.report import text_of
+from bootstrap.verbs.common import Asked
+from bootstrap.verbs.log import log
+from bootstrap.views import log_view
+from tests.world import World
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(module, "MOST", 1000)
+    return tmp_path / "var/log/petal-node.log"
+
+
+def typed(prefix: Path) -> Asked:
+    def nothing(_: object) -> None:
+        return None
+
+    return Asked("log", Tool("0.1.0"), World(prefix).system, "r", None, None, prefix, None, nothing, nothing)
+
+
+def say(path: Path, run_id: str, *texts: str) -> None:
+    open_log(path, run_id)
+    for text in texts:
+        LOG.info(text, extra={"step": "spack"})
+    close_log()
+
+
+def test_a_log_that_has_grown_is_put_aside_by_the_next_run_and_never_takes_more_than_two_files(path: Path) -> None:
+    for number in range(40):
+        say(path, f"run-{number}", "x" * 100)
+        assert path.stat().st_size + (older(path).stat().st_size if older(path).exists() else 0) < 2600
+    assert [entry.run_id for entry in entries(path)][-1] == "run-39"
+    assert path.stat().st_mode & 0o777 == older(path).stat().st_mode & 0o777 == 0o640
+
+
+def test_a_run_that_has_the_log_open_loses_nothing_when_another_puts_it_aside(path: Path) -> None:
+    say(path, "old", "x" * 2000)
+    with path.open("a") as kept:
+        say(path, "new", "begins")
+        kept.write(json.dumps({"level": "info", "message": "still here"}) + "\n")
+    assert [entry.message for entry in entries(path)] == ["x" * 2000, "still here", "begins"]
+
+
+def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    lines = ("not json", "[1]", '{"level": "loud", "message": "x"}', '{"level": "info", "message": 7}', '{"cut": "of')
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
+    assert [entry.message for entry in entries(path)] == [*lines, "\ufffd\ufffd"]
+    assert {entry.level for entry in entries(path)} == {"warning"}
+
+
+def test_what_spack_said_goes_with_all_but_the_newest_runs(tmp_path: Path) -> None:
+    ids = [f"20261128T1000{number:02d}.000Z-abcdef" for number in range(KEEP_RUNS + 3)]
+    for run_id in ids:
+        (tmp_path / f"spack-{run_id}.log").write_text("said")
+        (tmp_path / run_id).mkdir()
+        (tmp_path / run_id / "zlib.log").write_text("failed")
+    prune_logs(tmp_path)
+    prune_logs(tmp_path / "nothing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        name for run_id in ids[3:] for name in (run_id, f"spack-{run_id}.log")
+    )
+
+
+def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None:
+    asked = typed(tmp_path)
+    target = asked.paths().log
+    say(target, "20261128T100000.000Z-aaaaaa", "first", "second")
+    say(target, "20261128T110000.000Z-bbbbbb", "third")
+    asked.paths().logs.mkdir(parents=True)
+    asked.paths().spack_log("20261128T100000.000Z-aaaaaa").write_text("said")
+
+    def shown(run: str | None, level: str, number: int) -> list[str]:
+        return [entry["message"] for entry in log(asked, run, level, number).data["entries"]]
+
+    assert shown(None, "info", 2) == ["second", "third"]
+    assert shown("20261128T1000", "info", 1) == ["first", "second"]
+    assert shown(None, "warning", 9) == []
+    with pytest.raises(UsageError, match="no run 2025 is in the log"):
+        log(asked, "2025", "info", 9)
+    lines = text_of(log_view(log(asked, None, "info", 9), False))
+    assert lines[0].startswith("run 20261128T100000.000Z-aaaaaa, 2")
+    assert lines[1].endswith(" first")
+    assert " spack " in lines[1]
+    assert lines[-1].startswith("Spack's own words: ")
+
+
+def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path) -> None:
+    asked = typed(tmp_path)
+    line = {"time": "2026-11-28T10:00:00Z", "level": "error", "run_id": "r", "step": None, "message": "no archive"}
+    asked.paths().log.parent.mkdir(parents=True)
+    asked.paths().log.write_text(json.dumps({**line, "event": "start", "why": "404", "remedy": "upload it"}) + "\n")
+    assert text_of(log_view(log(asked, None, "info", 9), False)) == [
+        "run r, 2026-11-28",
+        "  x    -          10:00:00 no archive",
+        "                  why  404",
+        "                  try  upload it",
+    ]
+
+
+def test_a_log_that_is_empty_or_roots_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = typed(tmp_path)
+    (line,) = text_of(log_view(log(asked, None, "info", 9), False))
+    assert line == f"nothing is in {asked.paths().log}"
+
+    def refuse(_path: Path) -> list[Entry]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("bootstrap.verbs.log.entries", refuse)
+    with pytest.raises(NotRoot) as caught:
+        log(asked, None, "info", 9)
+    assert caught.value.remedy == ("sudo petal-node log",)
