@@ -258,7 +258,7 @@ def write_page(repository: str, table: list[str]) -> None:
 def main() -> int:
     """Run it below a new directory, which is removed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="with all recipes: two minutes a round, the loop 14")
+    parser.add_argument("--full", action="store_true", help="with all recipes: two minutes a round, with the loop 13")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loops", type=int, help="in how many of them the loop is run too (all)")
     parser.add_argument("--write", action="store_true", help="write the result into docs/benchmarks.md")

@@ -167,7 +167,8 @@ class Machine:
         argv = [
             # Deadlines in the machine are those of real nodes: what else runs here must not slow it down.
             *("nice", "-n", "-10", "setpriv", "--pdeathsig", "KILL", str(image.place() / "linux")),
-            *("seccomp=auto", f"mem={MEMORY >> 20}M", f"initrd={initrd}", "rdinit=/lab/init.sh", "rootfstype=tmpfs"),
+            *("seccomp=auto", f"mem={MEMORY >> 20}M", f"initrd={initrd}", "rdinit=/lab/init.sh"),
+            "rootfstype=tmpfs",  # what lies over it can be exported; over ramfs it cannot
             *("con=null", "con0=null,fd:1", f"ssl0=fd:{port.fileno()}", f"uml_dir={self._scratch}"),
         ]
         shared_memory = Path("/dev/shm")
