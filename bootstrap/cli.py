@@ -288,7 +288,7 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
 
 
 def _log_options(log: argparse.ArgumentParser) -> None:
-    log.add_argument("--run", metavar="ID", help="all of this run; the beginning of its id is enough")
+    log.add_argument("--run", metavar="ID", help="all of this run, from --level on; the beginning of its id is enough")
     log.add_argument("--level", choices=LOG_LEVELS, default="info", help="the least to show (default %(default)s)")
     log.add_argument(
         "-n", "--lines", type=_positive, default=50, metavar="N", help="how many, the newest (default %(default)s)"

@@ -1,7 +1,7 @@
 """The node's one log: JSON lines with time, run id and step in /var/log/petal-node.log, written here and read here.
 
-It is put aside when it has grown, so that two files of ``MOST`` bytes are all that it ever takes. Beside it, in
-/var/log/petal-node, stands what Spack and failed packages said; the newest runs' is kept.
+A process that opens it when it has more than ``MOST`` bytes puts it aside first. What Spack said stands
+beside it, in /var/log/petal-node.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +19,8 @@ from pathlib import Path
 from .errors import redacted
 
 MOST = 10 << 20
-KEEP_RUNS = 20
+KEEP_LOGS = 20
+KEEP_SECONDS = 3600.0
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 LOG = logging.getLogger("petal")
@@ -72,11 +72,12 @@ def older(path: Path) -> Path:
 
 
 def _put_aside(path: Path) -> None:
-    """A log that has grown becomes the older one; runs that have it open go on writing there, and lose nothing.
+    """A log that has grown becomes the older one; runs that have it open go on writing there.
 
-    Of two processes that see it at once the second finds another file at its place, or none, and leaves that alone.
+    Of two processes that see it at once the second finds another file at its place, or none, and leaves that alone. One
+    that cannot be moved goes on growing, which is better than none.
     """
-    with suppress(FileNotFoundError), path.open("rb") as grown:
+    with suppress(OSError), path.open("rb") as grown:
         if os.fstat(grown.fileno()).st_size <= MOST:
             return
         fcntl.flock(grown, fcntl.LOCK_EX)
@@ -85,27 +86,22 @@ def _put_aside(path: Path) -> None:
 
 
 def prune_logs(folder: Path) -> None:
-    """Removes what Spack and failed packages said in all but the newest runs.
+    """Removes what Spack said, but for the newest runs and all that are young: one may go on.
 
     Args:
-        folder: ``Paths.logs``, with ``spack-RUN.log`` and the directories ``RUN``.
+        folder: ``Paths.logs``, with ``spack-RUN.log``; ids of runs sort by time.
     """
-    logs: dict[str, list[Path]] = {}
-    for path in folder.glob("*"):
-        logs.setdefault(path.name.removeprefix("spack-").removesuffix(".log"), []).append(path)
-    for run_id in sorted(logs)[:-KEEP_RUNS]:
-        for path in logs[run_id]:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path in sorted(folder.glob("spack-*.log"))[:-KEEP_LOGS]:
+        with suppress(OSError):  # housekeeping costs no run its end
+            if time.time() - path.stat().st_mtime > KEEP_SECONDS:
+                path.unlink()
 
 
 @dataclass(frozen=True)
 class Entry:
     """One line. ``time`` is UTC; of a line that is none of ours, or was cut off, all is ``message``.
 
-    ``why`` and ``remedy`` are the hook scripts' (``write_log`` of actions/common.sh).
+    ``code``, ``why`` and ``remedy`` are the hook scripts' (``write_log`` of actions/common.sh).
     """
 
     message: str
@@ -113,13 +109,17 @@ class Entry:
     level: str = "warning"
     run_id: str = ""
     step: str = ""
+    code: str = ""
     why: str = ""
     remedy: str = ""
     traceback: str = ""
 
 
+_NAMES = tuple(field.name for field in fields(Entry))
+
+
 def entries(path: Path) -> Iterator[Entry]:
-    """Every line of the log, the oldest first.
+    """Every line, the older log's first; a run that had that one open when it was put aside wrote its last lines there.
 
     Raises:
         OSError: it cannot be read, but for one that is not there, which is empty.
@@ -135,8 +135,8 @@ def entries(path: Path) -> Iterator[Entry]:
 def _entry(line: str) -> Entry:
     try:
         raw = json.loads(line)
-        texts = {field.name: raw.get(field.name) or "" for field in fields(Entry)}
-    except (ValueError, AttributeError):
+        texts = {name: raw.get(name) or "" for name in _NAMES}
+    except (ValueError, AttributeError, RecursionError):
         return Entry(line.rstrip("\n"))
     if texts["level"] not in LEVELS or not all(isinstance(text, str) for text in texts.values()):
         return Entry(line.rstrip("\n"))

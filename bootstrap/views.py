@@ -315,9 +315,13 @@ def log_view(result: Result, _told: bool) -> list[Line]:
         day, _, clock = entry["time"].rstrip("Z").partition("T")
         if (entry["run_id"], day) != last:
             last = (entry["run_id"], day)
-            lines.append(Line(f"run {entry['run_id'] or 'unknown'}, {day or 'no date'}", heading=True))
-        text = f"{clock} {entry['message']}".strip()
-        lines.append(Line(text, LEVEL_MARKS.get(entry["level"], ""), entry["step"] or "-"))
+            lines.append(
+                Line(f"run {entry['run_id'] or 'unknown'}, {f'{day} UTC' if day else 'no date'}", heading=True)
+            )
+        first, *rest = entry["message"].splitlines() or [""]
+        code = f" [{entry['code']}]" if entry["code"] else ""
+        lines.append(Line(f"{clock} {first}{code}".strip(), LEVEL_MARKS.get(entry["level"], ""), entry["step"] or "-"))
+        lines += [Line(text, indent=18) for text in rest]
         lines += [_under(entry[name], word) for name, word in (("why", "why"), ("remedy", "try")) if entry[name]]
         lines += [Line(text, indent=18) for text in entry["traceback"].splitlines()]
     lines += [Line(f"Spack's own words: {path}", heading=True) for path in result.data["spack_logs"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from ..errors import NotRoot, UsageError
 from ..log import LEVELS, Entry, entries
 from ..model import Result, Status, plain
@@ -9,7 +11,7 @@ from .common import Asked
 
 
 def log(asked: Asked, run: str | None, level: str, number: int) -> Result:
-    """The newest lines, or all of one run.
+    """The newest lines, or all of one run, from a level on.
 
     Args:
         run: how a run's id begins.
@@ -18,17 +20,26 @@ def log(asked: Asked, run: str | None, level: str, number: int) -> Result:
 
     Raises:
         NotRoot: the log is root's.
+        OSError: it cannot be read.
         UsageError: no such run is in it.
     """
-    path = asked.paths().log
+    path, least = asked.paths().log, LEVELS.index(level)
+    found = (entry for entry in entries(path) if run is None or entry.run_id.startswith(run))
+    known = False
+    shown: deque[Entry] = deque(maxlen=number if run is None else None)
     try:
-        found = list(entries(path))
+        for entry in found:
+            known = True
+            if LEVELS.index(entry.level) >= least:
+                shown.append(entry)
     except PermissionError as error:
+        if not asked.paths().live:
+            raise
         raise NotRoot(f"{path} is root's", remedy="sudo petal-node log") from error
-    if run is not None:
-        found = _of_run(found, run)
-    told = [entry for entry in found if LEVELS.index(entry.level) >= LEVELS.index(level)]
-    shown = told if run is not None else told[-number:]
+    if run is not None and not known:
+        what = f"no run {run} is in the log"
+        why = "it never ran here, or so long ago that its lines are gone"
+        raise UsageError(what, why=why, remedy="petal-node status")
     spack = [asked.paths().spack_log(run_id) for run_id in dict.fromkeys(entry.run_id for entry in shown)]
     data = {
         "log": str(path),
@@ -36,12 +47,3 @@ def log(asked: Asked, run: str | None, level: str, number: int) -> Result:
         "spack_logs": [str(path) for path in spack if path.is_file()],
     }
     return Result("log", "log", Status.OK, data)
-
-
-def _of_run(found: list[Entry], run: str) -> list[Entry]:
-    mine = [entry for entry in found if entry.run_id.startswith(run)]
-    if not mine:
-        what = f"no run {run} is in the log"
-        why = "it never ran here, or so long ago that its lines are gone"
-        raise UsageError(what, why=why, remedy="petal-node status")
-    return mine

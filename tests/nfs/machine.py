@@ -171,8 +171,9 @@ class Machine:
             "rootfstype=tmpfs",  # what lies over it can be exported; over ramfs it cannot
             *("con=null", "con0=null,fd:1", f"ssl0=fd:{port.fileno()}", f"uml_dir={self._scratch}"),
         ]
-        shared_memory = Path("/dev/shm")
+        shared_memory = Path("/dev/shm")  # for the machine's memory, a file that must be executable
         fits = shared_memory.is_dir() and shutil.disk_usage(shared_memory).free > MEMORY
+        fits = fits and not os.statvfs(shared_memory).f_flag & os.ST_NOEXEC
         env = {"PATH": os.environ["PATH"], "TMPDIR": str(shared_memory if fits else self._scratch)}
         with port, (self._scratch / "console").open("wb") as console:
             self._process = subprocess.Popen(

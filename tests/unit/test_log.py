@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bootstrap import log as module
 from bootstrap.errors import NotRoot, UsageError
-from bootstrap.log import KEEP_RUNS, LOG, Entry, close_log, entries, older, open_log, prune_logs
+from bootstrap.log import KEEP_LOGS, KEEP_SECONDS, LOG, Entry, close_log, entries, older, open_log, prune_logs
 from bootstrap.model import Tool
 from bootstrap.report import text_of
 from bootstrap.verbs.common import Asked
@@ -56,23 +59,39 @@ def test_a_run_that_has_the_log_open_loses_nothing_when_another_puts_it_aside(pa
 
 def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
     path.parent.mkdir(parents=True)
-    lines = ("not json", "[1]", '{"level": "loud", "message": "x"}', '{"level": "info", "message": 7}', '{"cut": "of')
+    lines = (
+        "[" * 100000,
+        "not json",
+        "[1]",
+        '{"level": "loud", "message": "x"}',
+        '{"level": "info", "message": 7}',
+        '{"cut": "of',
+    )
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     assert [entry.message for entry in entries(path)] == [*lines, "\ufffd\ufffd"]
     assert {entry.level for entry in entries(path)} == {"warning"}
 
 
-def test_what_spack_said_goes_with_all_but_the_newest_runs(tmp_path: Path) -> None:
-    ids = [f"20261128T1000{number:02d}.000Z-abcdef" for number in range(KEEP_RUNS + 3)]
+def test_what_spack_said_goes_with_all_but_the_newest_and_the_young_runs(tmp_path: Path) -> None:
+    ids = [f"20261128T1000{number:02d}.000Z-abcdef" for number in range(KEEP_LOGS + 3)]
+    long_ago = time.time() - KEEP_SECONDS - 60
     for run_id in ids:
-        (tmp_path / f"spack-{run_id}.log").write_text("said")
-        (tmp_path / run_id).mkdir()
-        (tmp_path / run_id / "zlib.log").write_text("failed")
+        log = tmp_path / f"spack-{run_id}.log"
+        log.write_text("said")
+        os.utime(log, (long_ago, long_ago))
+    (tmp_path / f"spack-{ids[1]}.log").write_text("it goes on")
+    (tmp_path / "notes").write_text("not ours")
     prune_logs(tmp_path)
     prune_logs(tmp_path / "nothing")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        name for run_id in ids[3:] for name in (run_id, f"spack-{run_id}.log")
-    )
+    kept = [f"spack-{run_id}.log" for run_id in (ids[1], *ids[3:])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", *kept]
+
+
+def test_a_log_that_cannot_be_put_aside_goes_on(path: Path) -> None:
+    (older(path) / "in the way").mkdir(parents=True)
+    say(path, "old", "x" * 2000)
+    say(path, "new", "here")
+    assert '"here"' in path.read_text()
 
 
 def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None:
@@ -100,12 +119,21 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
 
 def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path) -> None:
     asked = typed(tmp_path)
-    line = {"time": "2026-11-28T10:00:00Z", "level": "error", "run_id": "r", "step": None, "message": "no archive"}
+    line = {
+        "time": "2026-11-28T10:00:00Z",
+        "level": "error",
+        "run_id": "r",
+        "step": None,
+        "message": "no archive\nhere",
+    }
     asked.paths().log.parent.mkdir(parents=True)
-    asked.paths().log.write_text(json.dumps({**line, "event": "start", "why": "404", "remedy": "upload it"}) + "\n")
+    asked.paths().log.write_text(
+        json.dumps({**line, "event": "start", "code": "archive-missing", "why": "404", "remedy": "upload it"}) + "\n"
+    )
     assert text_of(log_view(log(asked, None, "info", 9), False)) == [
-        "run r, 2026-11-28",
-        "  x    -          10:00:00 no archive",
+        "run r, 2026-11-28 UTC",
+        "  x    -          10:00:00 no archive [archive-missing]",
+        "                  here",
         "                  why  404",
         "                  try  upload it",
     ]
@@ -120,6 +148,8 @@ def test_a_log_that_is_empty_or_roots_is_told(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("bootstrap.verbs.log.entries", refuse)
-    with pytest.raises(NotRoot) as caught:
+    with pytest.raises(PermissionError):  # below --root it is not root that is missing
         log(asked, None, "info", 9)
+    with pytest.raises(NotRoot) as caught:
+        log(replace(asked, prefix=Path("/")), None, "info", 9)
     assert caught.value.remedy == ("sudo petal-node log",)

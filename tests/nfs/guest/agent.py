@@ -88,7 +88,10 @@ class Agent:
         self._send(b"{}\n")
         rest = b""
         while True:
-            *whole, rest = (rest + os.read(self._port, 65536)).split(b"\n")
+            block = os.read(self._port, 65536)
+            if not block:
+                return
+            *whole, rest = (rest + block).split(b"\n")
             for line in whole:
                 threading.Thread(target=self._answer, args=(json.loads(line),), daemon=True).start()
 
