@@ -24,11 +24,12 @@ def log(asked: Asked, run: str | None, level: str, number: int) -> Result:
         UsageError: no such run is in it.
     """
     path, least = asked.paths().log, LEVELS.index(level)
-    found = (entry for entry in entries(path) if run is None or entry.run_id.startswith(run))
     known = False
     shown: deque[Entry] = deque(maxlen=number if run is None else None)
     try:
-        for entry in found:
+        for entry in entries(path):
+            if run is not None and not entry.run_id.startswith(run):
+                continue
             known = True
             if LEVELS.index(entry.level) >= least:
                 shown.append(entry)
