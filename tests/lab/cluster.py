@@ -107,7 +107,7 @@ class Lab:
     def compose(self, *argv: str) -> None:
         """Run Compose for this lab."""
         if self._compose is None:
-            self._compose = engine.compose_command()  # which has to start it to know
+            self._compose = engine.compose_command()  # asked once: each answer starts Compose
         if self._compose is None:
             raise LabError("no Compose here")
         full = [*self._compose, "-p", self.name, "-f", str(engine.HERE / "docker-compose.yml"), *argv]

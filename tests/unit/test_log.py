@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bootstrap import log as module
+from bootstrap.cli import LOG_LEVELS
 from bootstrap.errors import NotRoot, UsageError
-from bootstrap.log import KEEP_LOGS, KEEP_SECONDS, LOG, Entry, close_log, entries, older, open_log, prune_logs
+from bootstrap.log import KEEP_LOGS, KEEP_SECONDS, LEVELS, LOG, Entry, close_log, entries, older, open_log, prune_logs
 from bootstrap.model import Tool
 from bootstrap.report import text_of
 from bootstrap.verbs.common import Asked
@@ -70,6 +71,11 @@ def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     assert [entry.message for entry in entries(path)] == [*lines, "\ufffd\ufffd"]
     assert {entry.level for entry in entries(path)} == {"warning"}
+
+
+def test_the_levels_that_can_be_asked_for_are_the_logs_own() -> None:
+    """The command line has its own list, since it imports nothing before it knows the verb."""
+    assert LEVELS[: len(LOG_LEVELS)] == LOG_LEVELS
 
 
 def test_what_spack_said_goes_with_all_but_the_newest_and_the_young_runs(tmp_path: Path) -> None:
