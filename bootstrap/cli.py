@@ -175,11 +175,18 @@ def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
 
 
 def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from . import report
     from .verbs import check
 
-    if arguments.nodes:
-        return check.check_nodes(asked, arguments.nodes)
-    return check.check(asked, as_lines=arguments.lines)
+    if arguments.html:
+        report.try_page(arguments.html)
+    if arguments.nodes or arguments.queue:
+        result = check.check_nodes(asked, arguments.nodes or "all", arguments.queue, short=arguments.short)
+    else:
+        result = check.check(asked, as_lines=arguments.lines, short=arguments.short)
+    if arguments.html:
+        report.write_page(result, arguments.html)
+    return result
 
 
 def _status(asked: Asked, _: argparse.Namespace) -> Result:
@@ -280,7 +287,10 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     verb("status", "where this node and its cluster stand", _status)
     which = verb("check", "can this node, or the compute nodes, use the software?", _check)
     which.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
-    which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm")
+    which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm, as a job of the user")
+    which.add_argument("--queue", metavar="NAME", help="of --nodes, those of this queue; alone: all of it")
+    which.add_argument("--short", action="store_true", help="a line for each trouble, and the total")
+    which.add_argument("--html", metavar="FILE", help="the table as a page that needs nothing else, too")
     _log_options(verb("log", "what happened on this node, run by run", _log))
     verb("facts", "what petal-node sees of this node", _facts)
     verb("version", "the version", _version)

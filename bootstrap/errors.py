@@ -198,6 +198,12 @@ class ProcessFailed(PetalError):
     code = "process-failed"
 
 
+class AllocationRefused(ProcessFailed):
+    """Slurm gave no nodes for a job step, or not in time."""
+
+    code = "job-refused"
+
+
 class ProcessTimeout(PetalError):
     """A program or a file operation was stopped at its deadline."""
 

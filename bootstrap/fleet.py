@@ -10,17 +10,22 @@ import json
 import pwd
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+from .clocks import age_of, seconds_of, skew_finding
 from .context import Context
-from .errors import PetalError
+from .errors import AllocationRefused, PetalError
 from .log import LOG
 from .model import Finding, Mark, NodeReport, plain
-from .slurm import SlurmNode, nodes, on_nodes
+from .slurm import SlurmNode, natural, nodes, on_nodes
+from .state import Shared
 from .system import timestamp
 
 JOB_SECONDS = 240
-IMMEDIATE_SECONDS = 60
+IMMEDIATE_SECONDS = 10
+LOOK_SECONDS = 4.0
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
 LINE_BYTES = 1000
@@ -61,28 +66,80 @@ def _nodes_or_none(ctx: Context) -> tuple[SlurmNode, ...]:
 
 
 def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ...]:
-    """One job over all nodes that are free; those that are busy, drained or down are reported as not asked.
+    """One job over all nodes of a queue that are free; what Slurm says of the others, with their own last report.
 
-    A node that is named and says nothing has a finding of its own: silence is never taken for success.
+    A node that is asked and says nothing has a finding of its own: silence is never taken for success.
     """
-    free = [node.name for node in candidates if node.free]
-    others = [_not_asked(node) for node in candidates if not node.free]
+    free = [node for node in candidates if node.free]
+    own = _own_reports(ctx) if len(free) < len(candidates) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
-    reports = _ask(ctx, free) if free else {}
-    asked = [reports.get(name) or _silent(name) for name in free]
-    return tuple(sorted([*asked, *others], key=lambda report: report.node))
+    asked = _ask_all(ctx, free)
+    others = [_not_asked(node, own.get(node.name)) for node in candidates if not node.free]
+    return tuple(sorted([*asked, *others], key=lambda report: natural(report.node)))
 
 
-def _ask(ctx: Context, names: list[str]) -> dict[str, NodeReport]:
+def _ask_all(ctx: Context, free: Sequence[SlurmNode]) -> list[NodeReport]:
+    """A job's nodes are all of one queue, and the queues do not wait for each other."""
+    queues: dict[str, list[SlurmNode]] = {}
+    for node in free:
+        queues.setdefault(node.partition, []).append(node)
+    if not queues:
+        return []
+    with ThreadPoolExecutor(len(queues)) as pool:
+        answers = pool.map(lambda queue: _ask(ctx, queue, queues[queue]), queues)
+        return [report for reports in answers for report in reports]
+
+
+def _ask(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeReport]:
+    """One job step; a group that Slurm refuses is asked again without those that are taken by now, then in halves."""
+    names = [node.name for node in group]
     argv = [str(ctx.paths.link), "check", "--lines"]
+    sent = time.time()
     try:
         done = on_nodes(
-            ctx.system, names, argv, user=ordinary_user(ctx), seconds=JOB_SECONDS, immediate=IMMEDIATE_SECONDS
-        )
+            ctx.system, names, argv, queue=queue, user=ordinary_user(ctx), seconds=JOB_SECONDS,
+            immediate=IMMEDIATE_SECONDS,
+        )  # fmt: skip
+    except AllocationRefused as refused:
+        return _regroup(ctx, queue, group, refused)
     except PetalError as error:
-        return {name: _no_job(name, error) for name in names}
+        return [_no_job(name, error) for name in names]
     LOG.debug("proof job: %s", done.stderr.strip())
-    return reports_of_lines(done.stdout.splitlines())
+    reports = reports_of_lines(done.stdout.splitlines())
+    received = time.time()
+    return [_timed(reports[name], sent, received) if name in reports else _silent(name) for name in names]
+
+
+def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: AllocationRefused) -> list[NodeReport]:
+    now = {node.name: node for node in _nodes_or_none(ctx)}
+    taken = [now[node.name] for node in group if node.name in now and not now[node.name].free]
+    rest = [node for node in group if node.name not in {one.name for one in taken}]
+    told = [_not_asked(node, None) for node in taken]
+    if len(group) == 1 or not rest:
+        return told or [_no_job(group[0].name, refused)]
+    if taken:
+        return [*told, *_ask(ctx, queue, rest)]
+    half = len(rest) // 2
+    return [*_ask(ctx, queue, rest[:half]), *_ask(ctx, queue, rest[half:])]
+
+
+def _timed(report: NodeReport, sent: float, received: float) -> NodeReport:
+    """With a finding where the node's clock cannot be right: it answered between the two times of ours."""
+    theirs = seconds_of(report.time)
+    if theirs is None or any(finding.check == "clock" for finding in report.findings):
+        return report
+    skew = min(0.0, theirs + 1 - sent) or max(0.0, theirs - received)  # its time has no fractions of a second
+    finding = skew_finding(skew)
+    return report if finding.mark is Mark.OK else replace(report, findings=(finding, *report.findings))
+
+
+def _own_reports(ctx: Context) -> dict[str, NodeReport]:
+    try:
+        reports = ctx.system.guarded(Shared(ctx.paths).reports, timeout=LOOK_SECONDS, what=str(ctx.paths.shared))
+    except (PetalError, OSError) as error:
+        LOG.warning("the nodes' own reports: %s", error)
+        return {}
+    return {report.node: report for report in reports}
 
 
 def ordinary_user(ctx: Context) -> str | None:
@@ -156,8 +213,19 @@ def _no_job(name: str, error: PetalError) -> NodeReport:
     return _failed(name, "job", "no job could be run", str(error), f"scontrol show node {name}")
 
 
-def _not_asked(node: SlurmNode) -> NodeReport:
-    """Neither good nor bad: Slurm could not run the job there now."""
-    message, remedy = f"not asked: the node is {node.state}{node.suffix}", (f"scontrol show node {node.name}",)
-    finding = Finding("slurm", Mark.SKIP if node.up else Mark.WARN, message, node.reason, remedy)
-    return NodeReport(node.name, "compute", timestamp(), None, (finding,))
+def _not_asked(node: SlurmNode, own: NodeReport | None) -> NodeReport:
+    """Neither good nor bad: no job could run there now. What the node last said of itself is told with its age."""
+    message, remedy = f"not asked: {node.condition}", (f"scontrol show node {node.name}",)
+    told = [node.reason] if node.reason else []
+    if own is not None:
+        told.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
+    mark = Mark.SKIP if node.up or node.powered_down else Mark.WARN
+    finding = Finding("slurm", mark, message, "; ".join(told), remedy if mark is Mark.WARN else ())
+    return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
+
+
+def summary_of(report: NodeReport) -> str:
+    """``well``, or the first failure and how many there are."""
+    failures = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    more = f", and {len(failures) - 1} more" if failures[1:] else ""
+    return f"{failures[0].check}: {failures[0].message}{more}" if failures else "well"

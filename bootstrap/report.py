@@ -11,10 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TextIO
 
+from .errors import UsageError
+from .files import write_atomic
 from .model import Outcome, Result, Status, StepReport
-from .views import VIEWS, Line, error_lines, step_lines
+from .system import timestamp
+from .views import VIEWS, Line, error_lines, page, step_lines
 
 ENVELOPE = 1
 HEARTBEAT_SECONDS = 60.0
@@ -58,6 +62,22 @@ def show(result: Result, *, as_json: bool, quiet: bool, steps_told: bool = False
         _print(sys.stdout, VIEWS[result.kind](result, steps_told))
     if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
         _print(sys.stderr, [line for error in result.errors for line in error_lines(error)])
+
+
+def try_page(file: str) -> None:
+    """Refuses a file that no page can be written to, before a minute of checks.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    directory = Path(file).absolute().parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK) or Path(file).is_dir():
+        raise UsageError(f"no page can be written to {file}", why=f"look at {directory}", remedy="--html check.html")
+
+
+def write_page(result: Result, file: str) -> None:
+    """Writes what was checked as a page of HTML."""
+    write_atomic(Path(file).absolute(), page(result, timestamp()).encode())
 
 
 def text_of(lines: Iterable[Line]) -> list[str]:

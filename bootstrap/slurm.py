@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .errors import ProcessFailed
+from .errors import AllocationRefused, ProcessFailed
 from .system import Completed, System
 
 QUERY_SECONDS = 30.0
@@ -14,6 +15,8 @@ FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
 UP = FREE | {"allocated", "alloc", "completing", "comp", "reserved", "resv"}
 JOINING_SUFFIXES = "#*"
 POWERED_DOWN_SUFFIXES = "~%"
+# srun(1) without an allocation (src/srun/libsrun/allocate.c); what it says else comes from a step that began.
+REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
 STATIC = "-st-"  # in the name of a node that ParallelCluster starts by itself and keeps
 
 
@@ -46,6 +49,23 @@ class SlurmNode:
     @property
     def powered_down(self) -> bool:
         return any(mark in POWERED_DOWN_SUFFIXES for mark in self.suffix)
+
+    @property
+    def condition(self) -> str:
+        """In one word why a job can or cannot start there now, with Slurm's own state behind it."""
+        return f"{self._word} ({self.state}{self.suffix})"
+
+    @property
+    def _word(self) -> str:
+        if self.powered_down:
+            return "powered off"
+        if self.joining:
+            return "joining"
+        if self.state.startswith("drain"):
+            return "draining"
+        if self.up:
+            return "free" if self.free else "busy"
+        return "down"
 
 
 def find_slurm(system: System) -> str | None:
@@ -118,11 +138,53 @@ def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
     return tuple(found.values())
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts q1-2 before q1-10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part) if part.isdigit() else -1, part) for part in parts]
+
+
+def folded(names: Iterable[str]) -> str:
+    """Many names as Slurm writes them: ``q1-st-c5-[1-3,7],login`` (the hostlist of scontrol(1))."""
+    groups: dict[str, list[int]] = {}
+    order: dict[str, None] = {}
+    for name in sorted(dict.fromkeys(names), key=natural):
+        match = re.fullmatch(r"(.*?)(0|[1-9]\d*)", name)
+        key = match.group(1) if match else name
+        order[key if match else name] = None
+        if match:
+            groups.setdefault(key, []).append(int(match.group(2)))
+    return ",".join(f"{key}{_ranges(groups[key])}" if key in groups else key for key in order)
+
+
+def _ranges(numbers: list[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    text = ",".join("-".join(map(str, run)) for run in runs)
+    return text if len(numbers) == 1 else f"[{text}]"
+
+
+def unfolded(system: System, text: str) -> tuple[str, ...]:
+    """The names of a hostlist, as Slurm reads it.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: it is none, or Slurm is not here.
+    """
+    if "[" not in text:
+        return tuple(name for name in text.split(",") if name)
+    return tuple(system.run(["scontrol", "show", "hostnames", text], timeout=QUERY_SECONDS).stdout.split())
+
+
 def on_nodes(
     system: System,
     names: Sequence[str],
     argv: Sequence[str],
     *,
+    queue: str,
     user: str | None,
     seconds: int,
     immediate: int,
@@ -130,20 +192,25 @@ def on_nodes(
     """Runs one task of ``argv`` on each of the nodes, in one job.
 
     Args:
+        queue: the partition that all of them are in.
         user: an ordinary user of the cluster; None runs the job as the caller.
         seconds: the job's time limit.
         immediate: how long it may wait for the nodes to be free.
 
     Raises:
-        ProcessFailed: Slurm refused the job.
+        AllocationRefused: Slurm gave no allocation, or not in time.
+        ProcessFailed, ProcessTimeout: it gave one, and nothing came of it.
     """
     minutes = max(1, -(-seconds // 60))
     command = [
-        "srun", "--quiet", f"--nodes={len(names)}", f"--nodelist={','.join(names)}", "--ntasks-per-node=1",
-        f"--immediate={immediate}", f"--time={minutes}", "--job-name=petal-proof", "--chdir=/", "--export=NONE",
-        "--no-kill", "--mpi=none", *argv,
+        "srun", "--quiet", f"--partition={queue}", f"--nodes={len(names)}", f"--nodelist={folded(names)}",
+        "--ntasks-per-node=1", f"--immediate={immediate}", f"--time={minutes}", "--job-name=petal-proof", "--chdir=/",
+        "--export=NONE", "--no-kill", "--mpi=none", *argv,
     ]  # fmt: skip
     done = system.run(command, timeout=seconds + immediate + 10, user=user, ok=None)
     if done.returncode != 0 and not done.stdout.strip():
+        if any(words in done.stderr for words in REFUSED):
+            what = f"Slurm gave no allocation on {folded(names)}"
+            raise AllocationRefused(what, why=done.tail(2), remedy=f"sinfo -N -n {folded(names)}")
         raise ProcessFailed(f"srun ended with {done.returncode}", why=done.tail(4))
     return done

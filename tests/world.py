@@ -26,7 +26,7 @@ from bootstrap.paths import Paths
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.scope import scope_digest_inputs
-from bootstrap.system import Completed, System
+from bootstrap.system import Completed, System, timestamp
 from bootstrap.targets import Choice
 
 T = TypeVar("T")
@@ -42,6 +42,15 @@ class LivePaths(Paths):
     @property
     def live(self) -> bool:
         return True
+
+
+def hosts(text: str) -> list[str]:
+    """The names of a hostlist with at most one bracket."""
+    before, bracket, rest = text.partition("[")
+    if not bracket:
+        return text.split(",")
+    parts = [part.partition("-") for part in rest.rstrip("]").split(",")]
+    return [f"{before}{number}" for first, _, last in parts for number in range(int(first), int(last or first) + 1)]
 
 
 class FakeSystem(System):
@@ -130,7 +139,7 @@ class FakeSystem(System):
         return ""
 
     def _srun(self, argv: Sequence[str]) -> str:
-        nodes = next(word for word in argv if word.startswith("--nodelist=")).partition("=")[2].split(",")
+        nodes = hosts(next(word for word in argv if word.startswith("--nodelist=")).partition("=")[2])
         reports = [_report(node, self.world.release) for node in nodes]
         return "".join(line + "\n" for report in reports for line in report_lines(report))
 
@@ -187,7 +196,7 @@ def _bind(source: Path, target: Path) -> None:
 
 
 def _report(node: str, release_id: str) -> NodeReport:
-    return NodeReport(node, "compute", "2026-11-24T08:00:00Z", release_id, (Finding("storage", Mark.OK, "mounted"),))
+    return NodeReport(node, "compute", timestamp(), release_id, (Finding("storage", Mark.OK, "mounted"),))
 
 
 def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:

@@ -1,6 +1,19 @@
 """The configuration: its nouns, the rules of the file, and how it is read."""
 
-from .nouns import SPACK_VERSIONS, Check, Config, Install, Mirror, Modules, Origin, Package, Software, Spack, Storage
+from .nouns import (
+    SPACK_VERSIONS,
+    Check,
+    Config,
+    Install,
+    Mirror,
+    Modules,
+    Origin,
+    Package,
+    Program,
+    Software,
+    Spack,
+    Storage,
+)
 from .read import from_mapping, parse, read_yaml
 from .uris import problem_of
 
@@ -13,6 +26,7 @@ __all__ = [
     "Modules",
     "Origin",
     "Package",
+    "Program",
     "Software",
     "Spack",
     "Storage",

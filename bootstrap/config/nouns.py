@@ -157,11 +157,19 @@ class Install:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A program with its arguments, and the exit code that means that it runs."""
+
+    command: str
+    exit: int = 0
+
+
+@dataclass(frozen=True)
 class Check:
     """What is proved on each node: modules that load and programs that run (empty: what the release offers)."""
 
     load: tuple[str, ...] = ()
-    run: tuple[str, ...] = ()
+    run: tuple[Program, ...] = ()
     wait: int = 1800
 
 

@@ -15,7 +15,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, vali
 
 from .. import targets
 from ..errors import did_you_mean
-from . import mirrors
+from . import mirrors, mounts
 from .fields import (
     SECTION,
     UNKNOWN,
@@ -41,6 +41,7 @@ from .nouns import (
     Modules,
     Origin,
     Package,
+    Program,
     Software,
     Spack,
     Storage,
@@ -57,19 +58,6 @@ MODULE = validate.Regexp(
 )
 SHA256 = validate.Regexp(r"^[0-9a-f]{64}\Z", error="must be the 64 hexadecimal digits of a sha256, in lower case")
 PATH = validate.Regexp(r"^/[A-Za-z0-9._+/-]*\Z", error="must be an absolute path of letters, digits and . _ + - /")
-SOURCE = validate.Regexp(
-    r"^(fs-[0-9a-f]{8,40}"
-    r"|([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(@(tcp|o2ib)\d*)?:/[A-Za-z0-9._+/-]*)\Z",
-    error="must be the id of an EFS file system (fs-0123abcd...), HOST:/EXPORT or, of type lustre, HOST@tcp:/NAME",
-)
-# Options that would take away what petal-node relies on, or that mount(8) does not take here.
-REFUSED_OPTIONS = {
-    **dict.fromkeys(("soft", "softerr"), "half reads and writes would look like whole ones"),
-    **dict.fromkeys(("nolock", "local_lock", "noflock", "localflock"), "locks would not exclude other nodes"),
-    **dict.fromkeys(("vers=2", "vers=3", "nfsvers=2", "nfsvers=3"), "NFS has locks that survive from version 4 on"),
-    **dict.fromkeys(("bg", "noauto", "remount", "bind", "rbind", "move", "user", "users"), "petal-node mounts it once"),
-    **dict.fromkeys(("ro", "noexec"), "software is installed and run there"),
-}
 CLUSTER = validate.Regexp(r"^[A-Za-z][A-Za-z0-9-]{0,59}\Z", error="must be the name of a cluster")
 SEED_ONLY = ("cluster", "compute", "users", "data")
 SEED = (
@@ -143,22 +131,12 @@ def _texts(*checks: Any) -> Items:
     return Items(Text(validate=list(checks)))
 
 
-def _mount_option(text: str) -> None:
-    """One option of mount(8). It reaches a unit file and a command line: no blank, comma, quote, % or backslash."""
-    if not re.match(r"^[a-z_][a-z0-9_]*(=[A-Za-z0-9._:/@-]+)?\Z", text):
-        raise ValidationError("must be one option of mount(8), such as noatime or nconnect=4")
-    name = text.partition("=")[0]
-    why = REFUSED_OPTIONS.get(text) or REFUSED_OPTIONS.get(name)
-    if why:
-        raise ValidationError(f"{text} is refused: {why}")
-
-
 class StorageSchema(_Strict):
     makes = Storage
     mount = Text(validate=[PATH, _tidy_path])
-    source = Text(validate=SOURCE)
+    source = Text(validate=mounts.SOURCE)
     type = Text(validate=validate.OneOf(["nfs4", "lustre"], error="type {input} is not known: use nfs4 or lustre"))
-    options = _texts(_mount_option)
+    options = _texts(mounts.option)
     adopt = _texts(CLUSTER)
 
     @validates_schema
@@ -304,10 +282,18 @@ class InstallSchema(_Strict):
             raise ValidationError("is needed: the Slurm queue whose nodes build", "queue")
 
 
+class ProgramSchema(_Strict):
+    makes = Program
+    command = Text(
+        required=True, validate=[_command, validate.Length(max=1000, error="must have 1 to 1000 characters")]
+    )
+    exit = Whole(validate=validate.Range(0, 255, error="must be 0 to 255"))
+
+
 class CheckSchema(_Strict):
     makes = Check
     modules = Items(Text(validate=MODULE), data_key="load", attribute="load")
-    run = _texts(_command, validate.Length(min=1, max=1000, error="must have 1 to 1000 characters"))
+    run = Items(TextOrSection(Section(ProgramSchema), lambda command: {"command": command}))
     wait = Whole(validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 

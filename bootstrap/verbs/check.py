@@ -9,17 +9,18 @@ from ..fleet import prove, report_lines
 from ..model import Mark, NodeReport, Result, Role, Status
 from ..prepare import prepare
 from ..run import save_report
-from ..slurm import SlurmNode, nodes
+from ..slurm import SlurmNode, folded, nodes, unfolded
 from ..state import Proof, Shared
 from ..system import timestamp
 from .common import Asked
 
 
-def check(asked: Asked, *, as_lines: bool = False) -> Result:
+def check(asked: Asked, *, as_lines: bool = False, short: bool = False) -> Result:
     """All checks of this node; its report is kept where this process may write.
 
     Args:
         as_lines: the answer is for the head node, through srun.
+        short: people get what is wrong only.
     """
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
     report = check_node(ctx)
@@ -27,47 +28,51 @@ def check(asked: Asked, *, as_lines: bool = False) -> Result:
         save_report(ctx, report)
     if as_lines:
         return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=asked.run_id)
-    return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
+    view = "short" if short else "check"
+    return Result("check", view, _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
 
 
-def check_nodes(asked: Asked, which: str) -> Result:
-    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names.
+def check_nodes(asked: Asked, which: str, queue: str | None = None, *, short: bool = False) -> Result:
+    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names; of one queue where that is given.
 
     Raises:
-        UsageError: a name is no node of this cluster.
+        UsageError: a name is no node of this cluster, or the queue is none.
     """
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
-    reports = prove(ctx, _chosen(ctx, which))
-    _keep(asked, ctx, which, reports)
+    chosen = _chosen(ctx, which, queue)
+    reports = prove(ctx, chosen)
+    if which == "all" and queue is None:
+        off = {node.name for node in chosen if node.powered_down}
+        _keep(asked, ctx, tuple(report for report in reports if report.node not in off))
     data = {"nodes": [report.to_dict() for report in reports]}
-    return Result("check", "matrix", _status(reports), data, run_id=asked.run_id)
+    return Result("check", "short" if short else "matrix", _status(reports), data, run_id=asked.run_id)
 
 
-def _keep(asked: Asked, ctx: Context, which: str, reports: tuple[NodeReport, ...]) -> None:
-    """A check of all nodes by root on the head node is the proof."""
-    if which == "all" and ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports:
+def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...]) -> None:
+    """A check of all nodes by root on the head node is the proof. Nodes that are powered off are no part of it."""
+    if ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports:
         Shared(ctx.paths).save_proof(Proof(ctx.release, timestamp(), reports))
 
 
-def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
+def _chosen(ctx: Context, which: str, queue: str | None) -> tuple[SlurmNode, ...]:
     try:
-        known = {node.name: node for node in nodes(ctx.system)}
+        known = {node.name: node for node in nodes(ctx.system, queue)}
+        queues = folded(node.partition for node in nodes(ctx.system)) if not known else ""
+        names = tuple(known) if which in ("all", "idle") else unfolded(ctx.system, which)
     except PetalError as error:
         what = "Slurm does not answer, so no node can be asked"
         raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
-    if which == "all":
-        return tuple(node for node in known.values() if not node.powered_down)
-    if which == "idle":
-        return tuple(node for node in known.values() if node.up and node.state == "idle")
-    wanted = [name for name in which.split(",") if name]
-    strange = [name for name in wanted if name not in known]
-    if strange or not wanted:
+    if queue and not known:
+        raise UsageError(f"no such queue: {queue}", why=f"Slurm knows {queues}", remedy="sinfo")
+    strange = [name for name in names if name not in known]
+    if strange or not names:
         raise UsageError(
             f"no such node: {', '.join(strange) or 'the list is empty'}",
-            why=f"Slurm knows {', '.join(known)}",
+            why=f"Slurm knows {folded(known)}",
             remedy="sinfo -N",
         )
-    return tuple(known[name] for name in wanted)
+    idle_only = which == "idle"
+    return tuple(known[name] for name in names if not idle_only or (known[name].up and known[name].state == "idle"))
 
 
 def _status(reports: tuple[NodeReport, ...] | list[NodeReport]) -> Status:

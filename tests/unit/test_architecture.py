@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the top of the house to its foundation: a module imports only what stands below it.
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
-    "binding", "old_tree", "spack", "tarball", "templates", "batch", "slurm", "lmod", "request", "context", "converge",
-    "limits", "environments", "lockfile", "facts", "release", "lock", "state", "owner", "output", "fetch", "aws",
-    "config", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files", "log",
+    "binding", "spack", "tarball", "templates", "batch", "slurm", "lmod", "request", "context", "converge", "limits",
+    "environments", "lockfile", "facts", "release", "lock", "state", "owner", "output", "fetch", "aws", "config",
+    "clocks", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files", "log",
     "paths", "observed", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
@@ -156,7 +156,7 @@ def test_a_program_that_is_given_as_text_is_a_constant(path: Path) -> None:
 
 def test_the_constant_programs_are_found() -> None:
     found = {path.name: len(list(words_after_c(path))) for path in modules()}
-    assert {name for name, number in found.items() if number} >= {"checks.py", "driver.py", "hook.py"}
+    assert {name for name, number in found.items() if number} >= {"use.py", "driver.py", "hook.py"}
 
 
 def test_the_hook_scripts_evaluate_nothing() -> None:
@@ -168,8 +168,9 @@ def test_the_hook_scripts_evaluate_nothing() -> None:
 def test_temporary_files_are_never_in_a_place_where_others_can_write() -> None:
     """tempfile would use /tmp: only the archive's first start makes one, in a cache of its own."""
     assert [path.name for path in modules() if "tempfile" in {name.split(".")[0] for name in imports(path)}] == []
+    looks = PACKAGE / "checks" / "storage.py"  # at the room that is left there
     for path in modules():
-        assert not re.search(r"[\"'](?:/var)?/tmp\b", path.read_text("utf-8")), path.name
+        assert path == looks or not re.search(r"[\"'](?:/var)?/tmp\b", path.read_text("utf-8")), path.name
 
 
 def test_files_are_of_a_size_to_feel_at_home_in() -> None:

@@ -69,7 +69,7 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
         ("spack: {mirrors: {m: 'https://user:secret@h/m'}}", "spack.mirrors.m", "holds a password"),
         ("spack: {mirrors: {m: 'https://h/m?X-Amz-Signature=0'}}", "spack.mirrors.m", "holds a password"),
         ("spack: {mirrors: {m: 'https:///m'}}", "spack.mirrors.m", "https://HOST/PATH"),
-        ("check: {run: ['']}", "check.run[0]", "1 to 1000 characters"),
+        ("check: {run: ['']}", "check.run[0]", "must be a program and its arguments"),
         ("check: {wait: true}", "check.wait", "whole number"),
         ("1: 2", "1", "unknown key"),
         ("stack: !!int ''", "", "not YAML"),

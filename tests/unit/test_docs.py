@@ -12,13 +12,13 @@ import pytest
 import yaml
 from marshmallow import Schema, fields
 
-from bootstrap.checks import AS_CHECKS
+from bootstrap.checks import CHECKS
 from bootstrap.cli import _parser
 from bootstrap.config import SPACK_VERSIONS, Config, parse
 from bootstrap.config.fields import Table, TextOrSection
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.errors import ExitCode
-from bootstrap.model import Finding, Mark
+from bootstrap.model import Finding, Mark, Role
 from bootstrap.state import KEEP_RUNS, KEEP_SECONDS
 from bootstrap.steps import STEPS
 from bootstrap.views import CHECK_MARKS, MARKS
@@ -105,11 +105,13 @@ def first_text(node: ast.AST) -> str:
 
 
 def known_checks() -> set[str]:
-    found = set(AS_CHECKS)
-    for name in ("checks.py", "fleet.py", "old_tree.py"):
-        for node in ast.walk(ast.parse((TOP / "bootstrap" / name).read_text(encoding="utf-8"))):
+    """Every name of a finding: those of the checks, and what the modules that make findings say."""
+    found = {name for check in CHECKS for name in (check.name, *check.others)}
+    places = {"Finding": 0, "ok": 0, "warn": 0, "fail": 0, "_failed": 1}
+    for file in (*sorted((TOP / "bootstrap" / "checks").glob("*.py")), TOP / "bootstrap" / "fleet.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                place = {"Finding": 0, "_finding": 0, "_failed": 1}.get(node.func.id)
+                place = places.get(node.func.id)
                 if place is not None and len(node.args) > place:
                     found.add(first_text(node.args[place]))
     return found - {""}
@@ -124,9 +126,25 @@ def slugs(text: str) -> list[str]:
 
 def test_every_check_has_the_section_that_its_findings_name() -> None:
     checks = known_checks()
-    assert {check.split(":")[0] for check in checks} >= {"slurm", "load", "run", "job", *AS_CHECKS}
+    assert {check.split(":")[0] for check in checks} >= {"slurm", "load", "run", "job", "clock", "storage"}
     anchors = {Finding(check, Mark.FAIL, "").anchor for check in checks}
     assert anchors == {f"docs/checks.md#{slug}" for slug in slugs(text_of("checks.md"))[1:]}
+
+
+def test_the_table_of_checks_is_the_checks() -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text_of("checks.md").splitlines() if "](#" in line
+    ]
+    told = [
+        [
+            ", ".join(f"[{name}](#{name})" for name in (check.name, *check.others)),
+            f"{check.seconds:.0f} s",
+            "all" if len(check.roles) == len(Role) else " and ".join(sorted(role.value for role in check.roles)),
+            ", ".join(check.after) or "-",
+        ]
+        for check in CHECKS
+    ]
+    assert [row for row in rows if len(row) == 4] == told
 
 
 # -------------------------------------------------------------------------------------------------- configuration
@@ -140,6 +158,7 @@ def keys_of(schema: Schema, before: str = "") -> Iterator[str]:
         inner = field.inner if isinstance(field, fields.List) else field
         if isinstance(field, Table) and isinstance(field.value_field, TextOrSection):
             inner, key = field.value_field.section, f"{key}.NAME"
+        inner = inner.section if many and isinstance(inner, TextOrSection) else inner
         if isinstance(inner, fields.Nested):
             yield from keys_of(inner.schema, f"{key}[]." if many else f"{key}.")
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bootstrap import engine
+from bootstrap.checks.old_tree import judge_old_tree
 from bootstrap.errors import UsageError
 from bootstrap.model import Mark, Outcome, Role, Tool
-from bootstrap.old_tree import judge_old_tree
 from bootstrap.prepare import prepare
 from bootstrap.release import current_release
 from bootstrap.request import Request

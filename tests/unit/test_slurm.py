@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bootstrap import fleet
 from bootstrap.config import Check
+from bootstrap.errors import AllocationRefused, ProcessFailed
 from bootstrap.model import Finding, Mark, NodeReport
-from bootstrap.slurm import parse_sinfo
-from tests.world import World
+from bootstrap.slurm import SlurmNode, folded, parse_sinfo
+from bootstrap.state import write_document
+from bootstrap.system import timestamp
+from tests.world import World, hosts
 
 GOOD = Finding("storage", Mark.OK, "mounted")
 SINFO = """q1-st-c5-1|idle|q1*|none
@@ -61,6 +66,119 @@ def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> N
     assert not any(report.asked for report in reports)
     assert reports[0].findings[0].why == "Not responding"
     assert not any(command[0] == "srun" for command in world.system.commands)
+
+
+def test_every_condition_has_a_word_of_its_own() -> None:
+    text = SINFO + "q1-st-c5-5|draining|q1*|by admin\nq1-dy-c5-3|idle%|q1*|none\nq1-st-c5-6|down|q1*|gone\n"
+    conditions = {node.name: node.condition for node in parse_sinfo(text)}
+    assert conditions == {
+        "q1-st-c5-1": "free (idle)",
+        "q1-st-c5-2": "busy (allocated)",
+        "q1-dy-c5-1": "powered off (idle~)",
+        "q1-dy-c5-2": "joining (mixed#)",
+        "q1-st-c5-3": "joining (down*)",
+        "q1-st-c5-4": "draining (drained)",
+        "q1-st-c5-5": "draining (draining)",
+        "q1-dy-c5-3": "powered off (idle%)",
+        "q1-st-c5-6": "down (down)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["q1-2", "q1-1", "q1-10", "q1-3", "q1-2"], "q1-[1-3,10]"),
+        (["login", "a-7"], "a-7,login"),
+        (["node09", "node10", "node11"], "node09,node[10-11]"),
+        ([], ""),
+    ],
+)
+def test_names_are_folded_as_slurm_writes_them(names: list[str], text: str) -> None:
+    assert folded(names) == text
+
+
+class Controller:
+    """srun and sinfo of a small cluster: ``busy`` nodes are refused, as is whoever asks for them."""
+
+    def __init__(self, world: World, *, busy: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> None:
+        self.busy, self.broken, self.asked = busy, broken, []  # type: ignore[var-annotated]
+        world.system.answers["sinfo"] = self._sinfo
+        world.system.answers["srun"] = self._srun
+
+    def nodes(self) -> tuple[SlurmNode, ...]:
+        return parse_sinfo("".join(f"q1-{number}|idle|q1*|none\n" for number in range(1, 9)) + "q2-1|idle|q2|none\n")
+
+    def _sinfo(self, _: object) -> str:
+        return "".join(f"{node.name}|{'allocated' if node.name in self.busy else 'idle'}|{node.partition}|none\n"
+                       for node in self.nodes())  # fmt: skip
+
+    def _srun(self, argv: Sequence[str]) -> str:
+        (names,) = (hosts(word.partition("=")[2]) for word in argv if word.startswith("--nodelist="))
+        self.asked.append(names)
+        if set(names) & {*self.busy, *self.broken}:
+            raise AllocationRefused("Slurm gave no allocation", why="Requested nodes are busy")
+        reports = [NodeReport(name, "compute", timestamp(), "r", (GOOD,)) for name in names]
+        return "\n".join(line for report in reports for line in fleet.report_lines(report))
+
+
+def test_each_queue_is_one_step(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    slurm = Controller(world)
+    reports = fleet.prove(world.context, slurm.nodes())
+    assert all(report.well for report in reports)
+    assert sorted(len(names) for names in slurm.asked) == [1, 8]
+
+
+def test_a_group_that_is_refused_is_asked_without_those_that_others_took(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    slurm = Controller(world, busy=("q1-3", "q1-4"))
+    reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
+    assert [name for name, report in reports.items() if not report.asked] == ["q1-3", "q1-4"]
+    assert reports["q1-3"].findings[0].message == "not asked: busy (allocated)"
+    assert [len(names) for names in slurm.asked if names[0].startswith("q1")] == [8, 6]
+
+
+def test_a_node_that_slurm_refuses_for_another_reason_is_found_by_halves(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    slurm = Controller(world, broken=("q1-6",))
+    reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
+    assert [name for name, report in reports.items() if not report.well] == ["q1-6"]
+    assert (reports["q1-6"].findings[0].check, reports["q1-6"].findings[0].message) == ("job", "no job could be run")
+    assert len(slurm.asked) <= 8
+
+
+def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    slurm = Controller(world)
+
+    def dead(argv: Sequence[str]) -> str:
+        slurm.asked.append(argv)
+        raise ProcessFailed("srun ended with 2", why="execve(): petal-node: No such file or directory")
+
+    world.system.answers["srun"] = dead
+    reports = fleet.prove(world.context, slurm.nodes())
+    assert not any(report.well for report in reports)
+    assert len(slurm.asked) == 2
+
+
+def test_a_clock_that_is_off_is_found_by_whoever_asked(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    lines = fleet.report_lines(NodeReport("q1-1", "compute", "2026-11-24T08:00:00Z", "r", (GOOD,)))
+    world.system.answers["srun"] = lambda _: "\n".join(lines)
+    (report,) = fleet.prove(world.context, parse_sinfo("q1-1|idle|q1|none"))
+    assert (report.findings[0].check, report.findings[0].mark) == ("clock", Mark.FAIL)
+
+
+def test_a_busy_node_is_told_with_its_own_last_report_and_its_age(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    context = world.context
+    bad = Finding("load:gcc", Mark.FAIL, "ended with 1")
+    own = NodeReport("q1-1", "compute", timestamp(time.time() - 720), "r", (GOOD, bad))
+    write_document(context.paths.state / "nodes" / "q1-1.json", own.to_dict())
+    (report,) = fleet.prove(context, parse_sinfo("q1-1|allocated|q1|none"))
+    (finding,) = report.findings
+    assert (finding.mark, finding.message) == (Mark.SKIP, "not asked: busy (allocated)")
+    assert "(12 min old): load:gcc: ended with 1" in finding.why
 
 
 def test_waiting_ends_with_the_first_node_when_nobody_is_joining(

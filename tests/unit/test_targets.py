@@ -16,6 +16,8 @@ from unittest.mock import patch
 import pytest
 
 from bootstrap import checks, engine, facts, instances, release, targets
+from bootstrap.checks.release import fits
+from bootstrap.checks.use import modules_to_load
 from bootstrap.config import parse
 from bootstrap.errors import ConfigError
 from bootstrap.fleet import report_lines, reports_of_lines
@@ -293,7 +295,7 @@ def manifest(*built: str, specs: tuple[str, ...] = ("zlib",), **other: str) -> M
 )
 def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tuple[str, ...], message: str) -> None:
     machine = targets.machine_of(cpu)
-    finding = checks.cpu(replace(HOST, target=cpu, machine=machine), manifest(*built))
+    finding = fits(replace(HOST, target=cpu, machine=machine), manifest(*built))
     assert (finding.check, finding.mark, finding.message) == ("cpu", Mark.FAIL, message)
     assert "SIGILL" in finding.why
     named = re.findall(r"target: ([\w.]+)\}", finding.remedy[0])
@@ -305,15 +307,15 @@ def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tupl
 
 
 def test_glibc_and_operating_system_are_compared_after_the_cpu() -> None:
-    other = checks.cpu(replace(HOST, glibc="2.34"), manifest("x86_64_v3"))
+    other = fits(replace(HOST, glibc="2.34"), manifest("x86_64_v3"))
     assert (other.mark, other.message) == (Mark.FAIL, "built with glibc 2.36, this node has 2.34")
-    assert checks.cpu(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).mark is Mark.OK
-    assert checks.cpu(HOST, manifest("x86_64_v3", os="rocky9")).message == "built on rocky9, this node is debian12"
-    both = checks.cpu(replace(HOST, glibc="2.34"), manifest("x86_64_v4"))
+    assert fits(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).mark is Mark.OK
+    assert fits(HOST, manifest("x86_64_v3", os="rocky9")).message == "built on rocky9, this node is debian12"
+    both = fits(replace(HOST, glibc="2.34"), manifest("x86_64_v4"))
     assert both.message == "built for x86_64_v4, this node is x86_64_v3"
-    fine = checks.cpu(replace(HOST, target="zen4"), manifest("x86_64_v3", "x86_64_v4"))
+    fine = fits(replace(HOST, target="zen4"), manifest("x86_64_v3", "x86_64_v4"))
     assert (fine.mark, fine.message) == (Mark.OK, "built for x86_64_v4, this node is zen4")
-    assert checks.cpu(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).mark is Mark.OK
+    assert fits(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).mark is Mark.OK
 
 
 def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path) -> None:
@@ -322,7 +324,7 @@ def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path)
     for cpu, name in (("zen3", "x86_64_v3/1"), ("zen4", "x86_64_v4/1"), ("x86_64", "x86_64_v3/1")):
         host = replace(ctx.facts.host, target=cpu)
         here = replace(ctx, facts=replace(ctx.facts, host=host))
-        assert checks.modules_to_load(here, built) == (name,)
+        assert modules_to_load(here, built) == (name,)
 
 
 @pytest.mark.usefixtures("lmod")
@@ -335,7 +337,7 @@ def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> Non
     report = checks.check_node(old.context)
     failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
     loads = [f"load:{name}" for name in ("fftw/3.3.10", "hello/1.0", "spack/1.1.1")]
-    assert [finding.check for finding in failed] == ["cpu", *loads, "run:hello"]
+    assert [finding.check for finding in failed] == ["cpu", "modules", *loads, "run:hello"]
     assert failed[0].message == "built for x86_64_v4, this node is x86_64_v3"
     assert reports_of_lines(report_lines(report))["old"].findings == report.findings
 

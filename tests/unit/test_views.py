@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,23 @@ NODES = tuple(
     NodeReport(f"queue1-st-c5-{number}", "compute", "2026-11-24T08:20:00Z", "3f9c1a2b4d5e", findings)
     for number, findings in enumerate(((GOOD,), (GOOD,), (GOOD, MISFIT, BAD)), start=1)
 )
+LEFT = tuple(
+    NodeReport(f"queue1-dy-c5-{number}", "compute", "2026-11-24T08:20:00Z", None, (finding,))
+    for number, finding in enumerate((
+        Finding("slurm", Mark.SKIP, "not asked: powered off (idle~)"),
+        Finding("slurm", Mark.SKIP, "not asked: powered off (idle~)"),
+        Finding("slurm", Mark.WARN, "not asked: down (down)", "Not responding", ("scontrol show node queue1-dy-c5-3",)),
+    ), start=1)
+)  # fmt: skip
+WIDE = (
+    *(
+        NodeReport(f"a-queue-with-a-long-name-st-c5-{number}", "compute", "t", "r", findings)
+        for number, findings in enumerate((
+            (GOOD,), (GOOD, MISFIT), (GOOD, BAD), (GOOD, MISFIT, BAD), (GOOD,), (GOOD, MISFIT),
+        ))
+    ),
+    *LEFT,
+)  # fmt: skip
 LOGIN = NodeReport("n", "login", "t", None, (GOOD, WARN, BAD))
 CONFIG_ERROR = ConfigError(
     "petal.yaml has 2 mistakes", [("layout", "unknown"), ("storge", "unknown key")], remedy="fix"
@@ -60,6 +78,8 @@ RESULTS = {
     ),
     "check": Result("check", "check", Status.DEGRADED, {"report": LOGIN.to_dict()}),
     "matrix": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in NODES]}),
+    "short": Result("check", "short", Status.DEGRADED, {"nodes": [node.to_dict() for node in (*NODES, *LEFT)]}),
+    "matrix-wide": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in WIDE]}),
     "matrix-empty": Result("check", "matrix", Status.DEGRADED, {"nodes": []}),
     "status": Result(
         "status", "status", Status.DEGRADED,
@@ -118,8 +138,45 @@ def test_text(name: str) -> None:
     golden(name, text_of(RESULTS[name]))
 
 
+def test_the_page_has_the_table_each_trouble_once_and_nothing_from_elsewhere() -> None:
+    evil = Finding("run:<script>alert(1)</script>", Mark.FAIL, "ended with 1 & <b>", "why <i>", ("echo '<x>'",))
+    nodes = [
+        *NODES,
+        *LEFT,
+        NodeReport("q-1", "compute", "t", "r", (GOOD, evil)),
+        NodeReport("q-2", "compute", "t", "r", (GOOD, evil)),
+    ]
+    result = Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in nodes]}, run_id="run-1")
+    text = views.page(result, "2026-11-24T08:21:00Z")
+    parser = Tags()
+    parser.feed(text)
+    assert parser.open == []
+    assert not parser.seen & {"script", "link", "img", "i", "x"}
+    assert "http" not in text
+    assert "<h1>proved on 2 of 5 nodes, 3 not asked</h1>" in text
+    assert text.count("<b>q-[1-2]</b>: run:&lt;script&gt;alert(1)&lt;/script&gt;: ended with 1 &amp; &lt;b&gt;") == 1
+    assert "<td>queue1-dy-c5-3</td><td>not asked: down (down)</td><td>Not responding</td>" in text
+
+
+class Tags(HTMLParser):
+    """Which elements are there, and which are still open at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, _attrs: object) -> None:
+        self.seen.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
 def test_steps_that_were_told_while_they_ran_are_not_told_again() -> None:
-    lines = report.text_of(views.run_view(RESULTS["run"], True))
+    lines = report.text_of(views.VIEWS["run"](RESULTS["run"], True))
     assert not any("8c2afbf9" in line for line in lines)
     assert any("wanted, proof: the head node does it" in line for line in lines)
 

@@ -1,0 +1,95 @@
+"""Every check of a node, in the order of causes, and the report that they make.
+
+Where a step keeps something, its probe is the check, so that ``check``, ``bootstrap`` and ``repair`` cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from ..context import Context
+from ..model import Finding, Mark, NodeReport, Verdict
+from ..release import current_release
+from ..steps import STEPS, Step
+from ..system import timestamp
+from . import release, services, storage
+from .base import HEAD, TOUCH_SECONDS, WAY_TO_STORAGE, Check
+from .old_tree import judge_old_tree
+from .use import use
+
+MARKS = {
+    Verdict.SATISFIED: Mark.OK,
+    Verdict.CHANGE: Mark.FAIL,
+    Verdict.BLOCKED: Mark.FAIL,
+    Verdict.ELSEWHERE: Mark.SKIP,
+}
+ON_SHARED = WAY_TO_STORAGE
+USABLE = (*WAY_TO_STORAGE, "release")
+
+
+def _kept(name: str, after: tuple[str, ...] = (), seconds: float = 3 * TOUCH_SECONDS) -> Check:
+    """The probe of a step as a check."""
+    (step,) = (step for step in STEPS if step.name == name)
+    return Check(name, seconds, partial(_probed, step), step.roles, after)
+
+
+def _probed(step: Step, ctx: Context, _seconds: float) -> Iterator[Finding]:
+    probe = step.probe(ctx)
+    if probe.verdict is not Verdict.ELSEWHERE:
+        remedy = probe.remedy or (("petal-node repair",) if probe.verdict is Verdict.CHANGE else ())
+        yield Finding(step.name, MARKS[probe.verdict], probe.reason, remedy=remedy)
+
+
+def _old_tree(ctx: Context, _seconds: float) -> Iterator[Finding]:
+    found = judge_old_tree(ctx)
+    if found is not None:
+        yield found
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("slurm", 20, services.slurm),
+    Check("munge", 10, services.munge),
+    _kept("tool"),
+    _kept("converge"),
+    _kept("mount"),
+    _kept("storage", after=("mount",)),
+    Check("options", TOUCH_SECONDS, storage.options, after=("mount", "storage")),
+    Check("latency", TOUCH_SECONDS, storage.latency, after=("mount", "storage")),
+    Check("clock", TOUCH_SECONDS, storage.clock, after=("mount", "storage")),
+    Check("disk", TOUCH_SECONDS, storage.disk, after=("mount", "storage")),
+    _kept("root", after=("mount", "storage")),
+    _kept("lmod", seconds=20),
+    _kept("shell"),
+    Check("opt-spack", TOUCH_SECONDS, _old_tree),
+    Check("release", TOUCH_SECONDS, release.release, after=ON_SHARED),
+    Check("store", TOUCH_SECONDS, release.store, HEAD, after=ON_SHARED),
+    Check("cpu", TOUCH_SECONDS, release.cpu, after=USABLE),
+    Check("modules", 120, use, after=USABLE, others=("load", "libraries", "run")),
+)
+
+
+def check_node(ctx: Context) -> NodeReport:
+    """Every check of this node, in an order in which the first failure is the cause of those behind it."""
+    findings: list[Finding] = []
+    for check in CHECKS:
+        if ctx.role in check.roles and not failed(findings) & set(check.after):
+            findings += check.findings(ctx)
+    reaches = reaches_storage(findings)
+    return NodeReport(
+        ctx.facts.host.name,
+        ctx.role.value,
+        timestamp(),
+        current_release(ctx.paths) if reaches else None,
+        tuple(findings),
+    )
+
+
+def failed(findings: Iterable[Finding]) -> set[str]:
+    """The names of the checks that failed."""
+    return {finding.check for finding in findings if finding.mark is Mark.FAIL}
+
+
+def reaches_storage(findings: Iterable[Finding]) -> bool:
+    """True where nothing that was found keeps this node from what stands on shared storage."""
+    return not failed(findings) & set(WAY_TO_STORAGE)

@@ -1,0 +1,86 @@
+"""What a user does in a fresh shell, with a real bash, real ldd and programs that lack a library."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bootstrap.checks import use
+from bootstrap.config import Program
+from bootstrap.model import Mark
+from bootstrap.system import System
+from tests.world import World
+
+MODULE = r"""
+LMOD_VERSION=8.6.19 PETAL_RELEASE=/opt/petal/releases/abc MODULEPATH=/opt/petal/releases/abc/modules/x/Core
+module() {
+  [ "$1" = load ] || return 1
+  shift
+  for name in "$@"; do
+    case $name in
+      broken) echo "no such module" >&2; return 1 ;;
+      *) PATH=TREE/$name/bin:$PATH ;;
+    esac
+  done
+}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A node in a directory, whose shells have a ``module`` of ours and whose programs are copies of real ones."""
+    made = World(tmp_path / "node")
+    made.paths.init.mkdir(parents=True)
+    (made.paths.init / "petal.sh").write_text(MODULE.replace("TREE", str(tmp_path / "tree")))
+    for name in ("good", "lacking"):
+        folder = tmp_path / "tree" / name / "bin"
+        folder.mkdir(parents=True)
+        shutil.copy(shutil.which("true") or "", folder / f"{name}-tool")
+        (folder / "script").write_text("#!/bin/sh\nexit 3\n")
+        (folder / "script").chmod(0o755)
+    program = tmp_path / "tree" / "lacking" / "bin" / "lacking-tool"
+    program.write_bytes(program.read_bytes().replace(b"libc.so.6", b"libq.so.6"))
+    made.system = System()  # type: ignore[assignment]
+    return made
+
+
+def test_modules_libraries_and_programs(world: World) -> None:
+    programs = (Program("good-tool"), Program("script", 3), Program("script"), Program("no-such-program"))
+    answers = use._in_shell(world.context, ("good", "lacking"), programs, 60)
+    shell, load, libraries, load_lacking, lacking, *runs = (next(answers) for _ in range(9))
+    assert use._of_shell(world.context, shell).mark is Mark.OK
+    assert (load.code, load_lacking.code) == (0, 0)
+    finding = use.of_libraries([("good", libraries), ("lacking", lacking)])
+    assert (finding.mark, "lacking-tool of lacking: libq.so.6" in finding.why) == (Mark.FAIL, True)
+    assert use.of_libraries([("good", libraries)]).message == "the 1 programs of 1 modules find theirs"
+    marks = [use._of_run(program, answer, "true").mark for program, answer in zip(programs, runs)]
+    assert marks == [Mark.OK, Mark.OK, Mark.FAIL, Mark.FAIL]
+    assert runs[-1].code == 127
+
+
+def test_a_module_that_does_not_load_says_why_and_keeps_no_other_from_it(world: World) -> None:
+    answers = use._in_shell(world.context, ("broken", "good"), (), 60)
+    _, broken, no_libraries, good, _ = (next(answers) for _ in range(5))
+    assert (broken.code, broken.text) == (1, "no such module")
+    assert (no_libraries.code, no_libraries.text) == (0, "")
+    assert (good.code, good.alive) == (0, True)
+
+
+def test_a_shell_that_ends_in_the_middle_answers_for_the_rest_with_its_last_words(world: World) -> None:
+    with (world.paths.init / "petal.sh").open("a") as file:
+        file.write("echo the profile gave up; exit 7\n")
+    answers = use._in_shell(world.context, ("good",), (), 60)
+    shell, load = next(answers), next(answers)
+    assert (shell.alive, load.alive) == (False, False)
+    assert "the profile gave up" in shell.text
+
+
+def test_a_shell_that_hangs_is_ended_at_its_deadline(world: World) -> None:
+    with (world.paths.init / "petal.sh").open("a") as file:
+        file.write('module() { [ "$2" != hang ] || sleep 60; }\n')
+    answers = use._in_shell(world.context, ("good", "hang"), (), 2)
+    found = [next(answers) for _ in range(4)]
+    assert [answer.alive for answer in found] == [True, True, True, False]
+    assert "did not end within 2 s" in found[3].text

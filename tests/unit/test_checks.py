@@ -1,0 +1,242 @@
+"""Checks of a node, each with what it finds when something is wrong. Faults of real nodes are in tests/lab."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import checks, clocks
+from bootstrap.checks import services, storage, use
+from bootstrap.config import Program
+from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.model import Finding, Mark, Role
+from bootstrap.observed import Mount
+from tests.world import World
+
+NFS = ("rw", "noatime", "vers=4.2", "hard", "proto=tcp")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> World:
+    return World(tmp_path / "node", Role.COMPUTE, live=True)
+
+
+def mounted(world: World, *options: str, kind: str = "nfs4") -> None:
+    world.mounts = (Mount("10.0.0.10:/shared", world.paths.mount, kind, options),)
+
+
+@pytest.mark.parametrize(
+    ("options", "mark", "words"),
+    [
+        (NFS, Mark.OK, "nfs4: rw,noatime,vers=4.2,hard"),
+        ((*NFS, "noexec"), Mark.FAIL, "/shared is mounted noexec"),
+        (("rw", "soft", "noac"), Mark.WARN, "/shared is mounted with soft, noac"),
+        (("rw", "vers=3"), Mark.WARN, "/shared is mounted with vers=3"),
+    ],
+)
+def test_options_of_the_mount(node: World, options: tuple[str, ...], mark: Mark, words: str) -> None:
+    mounted(node, *options)
+    (finding,) = storage.options(node.context, 5)
+    assert (finding.mark, finding.message) == (mark, words)
+    assert bool(finding.remedy) == (mark is not Mark.OK)
+
+
+def test_what_harms_nfs_says_nothing_of_a_local_disk(node: World) -> None:
+    mounted(node, "rw", "sync", kind="ext4")
+    assert [finding.mark for finding in storage.options(node.context, 5)] == [Mark.OK]
+
+
+def test_a_root_that_is_bound_noexec_is_found(node: World) -> None:
+    mounted(node, *NFS)
+    root = Mount("10.0.0.10:/shared", str(node.paths.root), "nfs4", (*NFS, "noexec"))
+    node.mounts = (*node.mounts, root)
+    (finding,) = storage.options(node.context, 5)
+    assert finding.message == f"{node.paths.root} is mounted noexec"
+
+
+def test_options_of_the_configuration_that_the_mount_has_not(tmp_path: Path) -> None:
+    text = 'storage: {source: "10.0.0.10:/shared", options: [nconnect=4, noatime, vers=4.2]}'
+    world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=text)
+    mounted(world, *NFS)
+    (finding,) = storage.options(world.context, 5)
+    assert (finding.mark, finding.message) == (Mark.WARN, "/shared is mounted without nconnect=4")
+
+
+def test_storage_that_answers_slowly_is_a_warning(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node.paths.state).mkdir(parents=True)
+    (node.paths.state / "token.json").write_text("{}")
+    assert [finding.mark for finding in storage.latency(node.context, 5)] == [Mark.OK]
+    times = iter(number * 0.3 for number in range(100))
+    monkeypatch.setattr(storage.time, "monotonic", lambda: next(times))
+    (finding,) = storage.latency(node.context, 5)
+    assert (finding.mark, finding.message) == (Mark.WARN, "a small file of /shared is read in 300.0 ms")
+
+
+@pytest.mark.parametrize(
+    ("skew", "mark", "message"),
+    [
+        (0.0, Mark.OK, "within 5 s of the others"),
+        (-4.9, Mark.OK, "within 5 s of the others"),
+        (42.0, Mark.WARN, "the clock is 42 s ahead"),
+        (-299.0, Mark.WARN, "the clock is 299 s behind"),
+        (-3600.0, Mark.FAIL, "the clock is 3600 s behind"),
+    ],
+)
+def test_what_a_difference_of_clocks_means(skew: float, mark: Mark, message: str) -> None:
+    finding = clocks.skew_finding(skew)
+    assert (finding.mark, finding.message) == (mark, message)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "other", "skew"),
+    [(100, 101, 100.5, 0), (100, 101, 90, 10), (100, 101, 111, -10), (100, 100, 100, 0)],
+)
+def test_how_far_a_clock_is_ahead(before: float, after: float, other: float, skew: float) -> None:
+    assert clocks.ahead(before, after, other) == skew
+
+
+def test_a_file_on_the_storage_tells_its_clock_and_leaves_nothing(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node.paths.state / "nodes").mkdir(parents=True)
+    assert [finding.mark for finding in storage.clock(node.context, 5)] == [Mark.OK]
+    monkeypatch.setattr(storage.time, "time", lambda: 1_000_000_000.0)
+    (finding,) = storage.clock(node.context, 5)
+    assert (finding.mark, "behind" in finding.message) == (Mark.FAIL, True)
+    assert list((node.paths.state / "nodes").iterdir()) == []
+
+
+def test_who_may_not_write_there_leaves_the_clock_to_the_head_node(node: World) -> None:
+    assert list(storage.clock(node.context, 5)) == []  # the directory is not there
+    node.system.root = False
+    assert list(storage.clock(node.context, 5)) == []
+
+
+def statvfs(free: float, inodes: float) -> os.statvfs_result:
+    blocks = 1 << 20  # of 4 KiB: 4 GiB
+    left, files = int(blocks * free), 1 << 20
+    return os.statvfs_result((4096, 4096, blocks, left, left, files, int(files * inodes), int(files * inodes), 0, 255))
+
+
+@pytest.mark.parametrize(
+    ("free", "inodes", "mark", "words"),
+    [
+        (0.5, 0.5, Mark.OK, "2.0 GiB free"),
+        (0.04, 0.5, Mark.WARN, "164 MiB left"),
+        (0.5, 0.01, Mark.WARN, "1% of its inodes left"),
+        (0.0, 0.5, Mark.FAIL, "0 MiB left"),
+        (0.5, 0.0, Mark.FAIL, "0% of its inodes left"),
+    ],
+)
+def test_room_and_inodes(
+    node: World, monkeypatch: pytest.MonkeyPatch, free: float, inodes: float, mark: Mark, words: str
+) -> None:
+    mounted(node, *NFS)
+    for place in (node.paths.shared_mount, node.paths.at("/tmp")):
+        place.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(os, "statvfs", lambda _: statvfs(free, inodes))
+    (finding,) = storage.disk(node.context, 5)
+    assert (finding.mark, words in finding.message) == (mark, True)
+    assert all(line.startswith(("df ", "du ")) for line in finding.remedy)
+
+
+def test_a_munged_that_does_not_answer(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.system, "which", lambda name: f"/usr/bin/{name}")
+
+    def silent(_: Sequence[str]) -> str:
+        raise ProcessTimeout("bash did not end within 10 s and was stopped")
+
+    node.system.answers["bash"] = silent
+    (check,) = (check for check in checks.CHECKS if check.name == "munge")
+    (finding,) = check.findings(node.context)
+    assert (finding.check, finding.mark) == ("munge", Mark.FAIL)
+    assert "did not end within" in finding.message
+
+
+def test_a_node_without_munge_is_not_asked_for_it(node: World) -> None:
+    assert list(services.munge(node.context, 10)) == []
+
+
+@pytest.mark.usefixtures("monkeypatch")
+def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted(node, *NFS)
+
+    def hang(action: Callable[[], object], *, timeout: float, what: str) -> object:
+        raise StorageError(f"{what} did not answer within {timeout:.0f} s", code="storage-hangs")
+
+    monkeypatch.setattr(node.system, "guarded", hang)
+    report = checks.check_node(node.context)
+    assert checks.failed(report.findings) >= {"storage"}
+    of_storage = {check.name for check in checks.CHECKS if "storage" in check.after}
+    assert not of_storage & {finding.check for finding in report.findings}
+    assert report.release is None
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.name)
+def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: checks.Check) -> None:
+    def broken(*_: object) -> list[Finding]:
+        raise ProcessFailed("it cannot be started", why="no such file")
+
+    (finding,) = replace(check, look=broken).findings(node.context)
+    assert (finding.check, finding.mark, finding.why) == (check.name, Mark.FAIL, "no such file")
+
+
+# ------------------------------------------------------------------------------------------------- what users do
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("none - - -", "has no module command"),
+        ("function - - /usr/share/modules/modulefiles", "has another module command than Lmod's"),
+        ("file - - -", "has another module command than Lmod's"),
+        ("function 8.6.19 /opt/petal/releases/abc /usr/share/modules", "does not look into the release"),
+        ("function 8.6.19 - -", "does not look into the release"),
+    ],
+)
+def test_a_shell_without_our_modules(node: World, said: str, words: str) -> None:
+    finding = use._of_shell(node.context, use.Answer(0, said))
+    assert (finding.mark, words in finding.message) == (Mark.FAIL, True)
+
+
+LDD = """/opt/petal/store/cfd/bin/cfd:
+\tlinux-vdso.so.1 (0x00007ffd)
+\tlibfoo.so.1 => not found
+\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)
+/opt/petal/store/cfd/bin/post:
+\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)
+"""
+OLD_LIBC = """/opt/x/bin/tool:
+/opt/x/bin/tool: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by /opt/x/bin/tool)
+\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)
+"""
+
+
+def test_a_library_that_is_not_found_is_named_with_program_and_module() -> None:
+    finding = use.of_libraries([("cfd/24.1", use.Answer(0, LDD)), ("gcc", use.Answer(0, ""))])
+    assert (finding.mark, finding.message) == (Mark.FAIL, "1 libraries are not found")
+    assert finding.why == "/opt/petal/store/cfd/bin/cfd of cfd/24.1: libfoo.so.1"
+    assert finding.remedy[0] == "bash -lc 'module load cfd/24.1; ldd /opt/petal/store/cfd/bin/cfd'"
+
+
+def test_a_c_library_that_is_too_old_is_found_by_its_version() -> None:
+    finding = use.of_libraries([("tool", use.Answer(1, OLD_LIBC))])
+    assert finding.why == "/opt/x/bin/tool of tool: GLIBC_2.38"
+
+
+def test_programs_that_find_their_libraries_are_counted() -> None:
+    well = LDD.replace("not found", "/lib/libfoo.so.1")
+    assert use.of_libraries([("cfd", use.Answer(0, well)), ("gcc", use.Answer(0, ""))]).message == (
+        "the 2 programs of 2 modules find theirs"
+    )
+    assert use.of_libraries([("big", use.Answer(124, ""))]).mark is Mark.WARN
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted", "mark"), [(0, 0, Mark.OK), (3, 3, Mark.OK), (0, 3, Mark.FAIL), (1, 0, Mark.FAIL)]
+)
+def test_a_program_may_have_another_exit_code_that_is_right(code: int, wanted: int, mark: Mark) -> None:
+    finding = use._of_run(Program("solver --help", wanted), use.Answer(code, "usage: solver"), "module load solver")
+    assert finding.mark is mark
