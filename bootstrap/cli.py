@@ -22,6 +22,7 @@ IMAGES = ("hybrid", "ami")
 EVENTS = ("start", "configured", "updated")
 INNER = ("worker", "build-job")
 LOCK_WAIT = 7200.0
+REPAIR_WAIT = 60.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -174,6 +175,14 @@ def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
     return plan(asked, exit_code=arguments.exit_code)
 
 
+def _repair(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.repair import plan_repair, repair
+
+    if arguments.dry_run:
+        return plan_repair(asked, yes=arguments.yes, deep=arguments.deep)
+    return repair(asked, arguments.lock_wait, yes=arguments.yes, deep=arguments.deep)
+
+
 def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
     from . import report
     from .verbs import check
@@ -291,10 +300,22 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
     which.add_argument("--queue", metavar="NAME", help="of --nodes, those of this queue; alone: all of it")
     which.add_argument("--short", action="store_true", help="a line for each trouble, and the total")
     which.add_argument("--html", metavar="FILE", help="the table as a page that needs nothing else, too")
+    _repair_options(verb("repair", "mend what the checks find, where that is safe", _repair))
     _log_options(verb("log", "what happened on this node, run by run", _log))
     verb("facts", "what petal-node sees of this node", _facts)
     verb("version", "the version", _version)
     return parser
+
+
+def _repair_options(repair: argparse.ArgumentParser) -> None:
+    repair.add_argument("--dry-run", action="store_true", help="what it would do; ends with 3 where that is anything")
+    repair.add_argument(
+        "--yes", action="store_true", help="also what takes away something that may be needed, or was done on purpose"
+    )
+    repair.add_argument("--deep", action="store_true", help="compare every byte of the packages, not only what changed")
+    repair.add_argument(
+        "--lock-wait", type=float, default=REPAIR_WAIT, metavar="SECONDS", help="for an install (default %(default).0f)"
+    )
 
 
 def _log_options(log: argparse.ArgumentParser) -> None:

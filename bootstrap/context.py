@@ -39,6 +39,8 @@ class Context:
         progress: told how far a long step is; kept in the run's record, for ``status`` on every node.
         decides: this run says what the cluster should have; others obey wanted.json.
         takes_up: what it decides is what a hook decided, and did not come to write itself.
+        may_destroy: what somebody may still need, or may have done on purpose, is taken away (``repair --yes``).
+        every_byte: packages are compared with what they were byte for byte (``repair --deep``).
         bakes: this run builds a machine image: no cluster is around it.
         choice: the CPU targets that were chosen for the cluster; None while nobody has told.
         builders: a descriptor for what builds: while any process has it, no other run begins (``lock.builders_ended``).
@@ -61,6 +63,8 @@ class Context:
     progress: Callable[[str], None] = _silent
     decides: bool = False
     takes_up: bool = False
+    may_destroy: bool = False
+    every_byte: bool = False
     bakes: bool = False
     choice: Choice | None = None
     confirm: Callable[[], None] = _unlocked

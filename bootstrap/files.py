@@ -276,6 +276,16 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _no_number(text)
 
 
+def fstab_has(fstab: Path, mount: str) -> bool:
+    """True where a line of fstab(5) is for this mount point."""
+    try:
+        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return any(len(entry) > 1 and entry[1] == mount for entry in entries)
+
+
 def remove_tree(path: Path) -> None:
     """Removes a file, link or directory tree; nothing is followed, absence is fine.
 

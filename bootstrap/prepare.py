@@ -58,7 +58,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
     paths = Paths(request.prefix, config.storage.mount)
     ctx = Context(
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
-        accept_storage=request.accept_storage,
+        accept_storage=request.accept_storage, may_destroy=request.may_destroy, every_byte=request.every_byte,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
         decides=decides, choice=Choice(wanted.targets, wanted.cuda) if wanted and wanted.targets else None,
         takes_up=decides and role is Role.HEAD and (request.event == BOOT or not request.config),

@@ -29,15 +29,21 @@ ID_LENGTH = 12
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """One module that a release offers. ``path`` is relative to the module tree; ``origin`` is package or spack."""
+    """One module that a release offers.
+
+    ``path`` is relative to the module tree; ``origin`` is package or spack; ``sha256`` of the file as it was written,
+    empty in releases from before it was kept.
+    """
 
     name: str
     path: str
     origin: str
+    sha256: str = ""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
-        return cls(*(shapes.text(raw[key]) for key in ("name", "path", "origin")))
+        name, path, origin = (shapes.text(raw[key]) for key in ("name", "path", "origin"))
+        return cls(name, path, origin, shapes.text(raw.get("sha256", "")))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Request:
         decides: this run says what the cluster should have; a check takes what wanted.json says.
         accept_storage: ``--accept-storage``: another file system than before, or another cluster's, is meant.
         config_sha256: the checksum that the content of ``config`` must have, None where its place vouches for it.
+        may_destroy: ``--yes`` of ``repair``.
+        every_byte: ``--deep`` of ``repair``.
         image: the layout for which this machine is to become a machine image, None on the nodes of a cluster.
     """
 
@@ -49,6 +51,8 @@ class Request:
     accept_storage: bool = False
     config_sha256: str | None = None
     image: str | None = None
+    may_destroy: bool = False
+    every_byte: bool = False
 
 
 def kept_of(paths: Paths) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .log import LOG, prune_logs
 from .model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from .paths import Paths
 from .prepare import prepare, without_config
+from .repairs import REPAIRS
 from .request import BOOT, Request, keep_request, settle_request
 from .state import Runs, Shared, write_document
 from .steps import LOCAL, MOUNTING, STEPS, awaits_mount, steps_for
@@ -95,10 +96,12 @@ def run(
     waits: Waits | None = None,
     *,
     background: bool = True,
+    mends: bool = False,
 ) -> RunRecord:
     """Converges this node and returns the finished record. Expected failures end up in it, they are not raised.
 
     Args:
+        mends: also look at what a bootstrap takes for granted, and check the node at the end, whatever its role.
         verb: what the record calls the run.
         listen: told every step as it starts to change something and as it ends.
         note: told every line of progress.
@@ -116,9 +119,10 @@ def run(
             mounted = converge(MOUNTING, ctx, _tee(recorder, request, ctx, listen), waits)
             ctx = _prepared(request, system, note, recorder)
         told = _tee(recorder, request, ctx, listen)
-        reports = converge(steps_for(ctx), ctx, told, waits, background=background, already=mounted)
+        steps = REPAIRS if mends else steps_for(ctx)
+        reports = converge(steps, ctx, told, waits, background=background, already=mounted)
         status = status_of(reports)
-        if ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD:
+        if mends or (ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
             status = _worse(status, _self_check(ctx, recorder))
         _close(recorder, status, exit_of(reports, status))
     except (PetalError, OSError) as trouble:
@@ -214,9 +218,10 @@ def _worse(first: Status, second: Status) -> Status:
 
 
 def _self_check(ctx: Context, recorder: Recorder) -> Status:
-    """A compute or login node looks at itself at the end of its hook and leaves its report."""
+    """The node looks at itself; a compute or login node leaves its report."""
     report = check_node(ctx)
-    save_report(ctx, report)
+    if ctx.role is not Role.HEAD:
+        save_report(ctx, report)
     failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
     for finding in failed:
         LOG.warning("check %s: %s %s", finding.check, finding.message, finding.why)

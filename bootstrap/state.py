@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from . import shapes
 from .errors import StateError, StorageError
 from .files import distrust, is_deep, make_dir, make_own_dir, read_json, write_json
 from .log import LOG
-from .model import NodeReport, RunRecord, plain
+from .model import NodeReport, RunRecord, Status, plain
 from .owner import Adoption, Owner
 from .paths import Paths
+from .processes import has_process
 
 FORMAT = 1
 KEEP_RUNS = 30
@@ -79,6 +80,20 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def is_dead(run: RunRecord, boot_id: str) -> bool:
+    """True where a record says "started" and its process is gone: it was killed, or the node went down under it."""
+    return run.finished is None and not (run.boot_id == boot_id and has_process(run.pid))
+
+
+def as_it_is(run: RunRecord, boot_id: str) -> RunRecord:
+    """The record of a run on this node, with an error where it ended without a word."""
+    if not is_dead(run, boot_id):
+        return run
+    what = "the run ended without a word: it was killed, or the node went down"
+    error = {"code": "run-killed", "what": what, "why": "", "remedy": ["petal-node repair"]}
+    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error))
 
 
 class Runs:
@@ -216,8 +231,10 @@ class Seen:
 class Shared:
     """The documents on shared storage. Nothing is read that others could have written."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, *, trusting: bool = False) -> None:
+        """``trusting`` is for the one who finds out what others could have written, and decides nothing by it."""
         self._paths = paths
+        self._trusting = trusting
 
     def token(self) -> Token | None:
         return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
@@ -252,12 +269,15 @@ class Shared:
     def save_report(self, report: NodeReport) -> None:
         self._write(f"nodes/{report.node}.json", report.to_dict())
 
+    def report(self, node: str) -> NodeReport | None:
+        return self._read(f"nodes/{node}.json", NodeReport.from_dict)  # type: ignore[no-any-return]
+
     def reports(self) -> tuple[NodeReport, ...]:
         """Every node's own last report, by name; a report that cannot be read is left out."""
         found = []
         for path in sorted((self._paths.state / "nodes").glob("*.json")):
             try:
-                report = self._read(f"nodes/{path.name}", NodeReport.from_dict)
+                report = self.report(path.stem)
             except StateError:
                 continue
             if report is not None:
@@ -277,7 +297,7 @@ class Shared:
 
     def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
         path = self._paths.state / name
-        reason = distrust(path, self._paths.shared_mount)
+        reason = "" if self._trusting else distrust(path, self._paths.shared_mount)
         if reason:
             raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
         document = read_document(path)

@@ -11,34 +11,30 @@ from functools import partial
 from ..context import Context
 from ..model import Finding, Mark, NodeReport, Verdict
 from ..release import current_release
-from ..steps import STEPS, Step
+from ..repairs import REPAIRS
+from ..steps import Step
 from ..system import timestamp
 from . import release, services, storage
 from .base import HEAD, TOUCH_SECONDS, WAY_TO_STORAGE, Check
 from .old_tree import judge_old_tree
 from .use import use
 
-MARKS = {
-    Verdict.SATISFIED: Mark.OK,
-    Verdict.CHANGE: Mark.FAIL,
-    Verdict.BLOCKED: Mark.FAIL,
-    Verdict.ELSEWHERE: Mark.SKIP,
-}
-ON_SHARED = WAY_TO_STORAGE
+MOUNTED = ("remount", "mount", "storage")
 USABLE = (*WAY_TO_STORAGE, "release")
 
 
-def _kept(name: str, after: tuple[str, ...] = (), seconds: float = 3 * TOUCH_SECONDS) -> Check:
-    """The probe of a step as a check."""
-    (step,) = (step for step in STEPS if step.name == name)
-    return Check(name, seconds, partial(_probed, step), step.roles, after)
+def _kept(name: str, after: tuple[str, ...] = (), seconds: float = 3 * TOUCH_SECONDS, worst: Mark = Mark.FAIL) -> Check:
+    """The probe of a step as a check. What keeps nobody from working is a warning."""
+    (step,) = (step for step in REPAIRS if step.name == name)
+    return Check(name, seconds, partial(_probed, step, worst), step.roles, after)
 
 
-def _probed(step: Step, ctx: Context, _seconds: float) -> Iterator[Finding]:
+def _probed(step: Step, worst: Mark, ctx: Context, _seconds: float) -> Iterator[Finding]:
     probe = step.probe(ctx)
     if probe.verdict is not Verdict.ELSEWHERE:
         remedy = probe.remedy or (("petal-node repair",) if probe.verdict is Verdict.CHANGE else ())
-        yield Finding(step.name, MARKS[probe.verdict], probe.reason, remedy=remedy)
+        mark = Mark.OK if probe.verdict is Verdict.SATISFIED else worst
+        yield Finding(step.name, mark, probe.reason, remedy=remedy)
 
 
 def _old_tree(ctx: Context, _seconds: float) -> Iterator[Finding]:
@@ -52,18 +48,26 @@ CHECKS: tuple[Check, ...] = (
     Check("munge", 10, services.munge),
     _kept("tool"),
     _kept("converge"),
-    _kept("mount"),
-    _kept("storage", after=("mount",)),
-    Check("options", TOUCH_SECONDS, storage.options, after=("mount", "storage")),
-    Check("latency", TOUCH_SECONDS, storage.latency, after=("mount", "storage")),
-    Check("clock", TOUCH_SECONDS, storage.clock, after=("mount", "storage")),
-    Check("disk", TOUCH_SECONDS, storage.disk, after=("mount", "storage")),
-    _kept("root", after=("mount", "storage")),
+    _kept("worker", worst=Mark.WARN),
+    _kept("stage", worst=Mark.WARN),
+    _kept("remount"),
+    _kept("mount", after=("remount",)),
+    _kept("modes", after=("remount", "mount"), seconds=120),
+    _kept("documents", after=("remount", "mount", "modes")),
+    _kept("storage", after=("remount", "mount")),
+    Check("options", TOUCH_SECONDS, storage.options, after=MOUNTED),
+    Check("latency", TOUCH_SECONDS, storage.latency, after=MOUNTED),
+    Check("clock", TOUCH_SECONDS, storage.clock, after=MOUNTED),
+    Check("disk", TOUCH_SECONDS, storage.disk, after=MOUNTED),
+    _kept("root", after=MOUNTED),
     _kept("lmod", seconds=20),
     _kept("shell"),
     Check("opt-spack", TOUCH_SECONDS, _old_tree),
-    Check("release", TOUCH_SECONDS, release.release, after=ON_SHARED),
-    Check("store", TOUCH_SECONDS, release.store, HEAD, after=ON_SHARED),
+    Check("release", TOUCH_SECONDS, release.release, after=WAY_TO_STORAGE),
+    Check("store", TOUCH_SECONDS, release.store, HEAD, after=WAY_TO_STORAGE),
+    _kept("leftovers", after=WAY_TO_STORAGE, seconds=60, worst=Mark.WARN),
+    _kept("intact", after=WAY_TO_STORAGE, seconds=300),
+    _kept("reports", after=WAY_TO_STORAGE, seconds=30, worst=Mark.WARN),
     Check("cpu", TOUCH_SECONDS, release.cpu, after=USABLE),
     Check("modules", 120, use, after=USABLE, others=("load", "libraries", "run")),
 )

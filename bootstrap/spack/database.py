@@ -6,7 +6,6 @@ A spec counts as installed when the database says so *and* ``.spack/install_mani
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..errors import SpackError, StateError
 from ..files import read_json
+from ..inventory import Difference, differences
 
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
@@ -174,17 +174,24 @@ def is_sound(prefix: Path) -> bool:
     the database calls installed is known to be unpacked to the end (lib/spack/spack/util/archive.py).
     """
     try:
-        entries = read_json(prefix / MANIFEST, limit=LIMIT)
-        return bool(entries) and all(_is_there(path, entry) for path, entry in (entries or {}).items())
+        entries = read_json(prefix / MANIFEST, limit=LIMIT) or {}
+        return bool(entries) and next(differences(entries, contents=False), None) is None
     except (StateError, OSError):
         return False
 
 
-def _is_there(path: str, entry: Any) -> bool:
-    """In its size; but Spack writes its times after the manifest, and Python compiles modules anew."""
-    size = entry.get("size") if isinstance(entry, dict) else None
-    found = os.lstat(path)
-    return size is None or path.endswith((".pyc", "/.spack/install_times.json")) or found.st_size == size
+def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
+    """What of an installed package is not as its manifest says; one that is not whole has no manifest to compare with.
+
+    The manifest of what came from a build cache has the hashes from where it was built, and paths in it may be others.
+
+    Raises:
+        StateError: the manifest is damaged itself.
+        OSError: a file cannot be looked at.
+    """
+    entries = read_json(prefix / MANIFEST, limit=LIMIT) or {}
+    built_here = not (prefix / PACKED).exists()
+    return tuple(differences(entries, contents=built_here, every_byte=every_byte and built_here))
 
 
 def index_of(store: Path) -> Path:

@@ -88,7 +88,7 @@ def recover(spack: Spack, roots: Container[str]) -> None:
     if found:
         _tell(spack, f"{found}: {_restore(store)}")
     condition = look(store)
-    _remove(spack, sorted([*condition.partial, *_left(store)]))
+    _remove(spack, sorted([*condition.partial, *left(store)]))
     if condition.agrees:
         return
     asked = _explicit(store)
@@ -118,7 +118,8 @@ def _prefixes(store: Path) -> Iterator[Path]:
     return (directory.parent for directory in store.glob("[!.]*/[!.]*/.spack"))
 
 
-def _left(store: Path) -> list[Path]:
+def left(store: Path) -> list[Path]:
+    """What Spack itself moved aside or began to write, and did not come back to."""
     return [path for pattern in LEFT for path in store.glob(pattern)]
 
 

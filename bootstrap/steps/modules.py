@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from .. import templates
 from ..config import Package
 from ..context import Context
 from ..errors import ModulesError, StateError
-from ..files import make_dir, remove_tree, write_atomic
+from ..files import make_dir, remove_tree, sha256_of, write_atomic
 from ..model import Probe, Scope, change, satisfied
 from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, read_missing, write_index
 from ..spack import users
@@ -54,21 +55,40 @@ class ModuleTree:
             return change(f"release {ctx.wanted_release} has none yet", *written)
         if without and without != lacking(ctx):
             return change("packages have come since it was written", *written)
-        files = [
-            (module.name, module_tree(ctx, tree.target) / module.path) for tree in listed for module in tree.modules
-        ]
-        missing = [name for name, path in files if not path.is_file()]
-        missing += [path.name for tree in listed for path in _missing_of_users(ctx, tree.target)]
-        if missing:
-            lines = (f"write {name}" for name in missing[:8])
-            return change(f"{len(missing)} of {len(files)} files are missing", *lines)
-        return satisfied(f"{len(files)} modules in {', '.join(tree.name for tree in listed)}")
+        wrong = [module.name for module, path in _files(ctx, listed) if not _is_as_written(module, path)]
+        wrong += [path.name for tree in listed for path in _missing_of_users(ctx, tree.target)]
+        number = sum(len(tree.modules) for tree in listed)
+        if wrong:
+            lines = (f"write {name}" for name in wrong[:8])
+            return change(f"{len(wrong)} of {number} files are missing or damaged", *lines)
+        return satisfied(f"{number} modules in {', '.join(tree.name for tree in listed)}")
 
     def apply(self, ctx: Context) -> None:
         if read_manifest(ctx.paths, ctx.wanted_release) is None:
             remove_tree(module_tree(ctx, ctx.targets[0]).parent)
+        for module, path in _files(ctx, _listed(ctx)):
+            if not _is_as_written(module, path):
+                path.unlink(missing_ok=True)
         trees = [_write_tree(ctx, target) for target in ctx.targets]
         write_index(ctx.paths, ctx.wanted_release, trees, lacking(ctx))
+
+
+def _listed(ctx: Context) -> tuple[Tree, ...]:
+    try:
+        return read_index(ctx.paths, ctx.wanted_release) or ()
+    except StateError:
+        return ()
+
+
+def _files(ctx: Context, trees: Iterable[Tree]) -> Iterator[tuple[ModuleFile, Path]]:
+    for tree in trees:
+        directory = ctx.paths.release(ctx.wanted_release) / "modules" / tree.name
+        yield from ((module, directory / module.path) for module in tree.modules)
+
+
+def _is_as_written(module: ModuleFile, path: Path) -> bool:
+    """There, and what it was when the index was written; a release from before has no checksums."""
+    return path.is_file() and (not module.sha256 or sha256_of(path) == module.sha256)
 
 
 def _write_tree(ctx: Context, target: str) -> Tree:
@@ -116,7 +136,8 @@ def scan(tree: Path, packages: set[str]) -> list[ModuleFile]:
         name = f"{path.parent.name}/{path.stem}"
         if path.name.startswith(".") or name in _hidden(path.parent):
             continue
-        found.append(ModuleFile(name, str(path.relative_to(tree)), "package" if name in packages else "spack"))
+        origin = "package" if name in packages else "spack"
+        found.append(ModuleFile(name, str(path.relative_to(tree)), origin, sha256_of(path)))
     return found
 
 

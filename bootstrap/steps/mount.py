@@ -13,7 +13,7 @@ from pathlib import Path
 from ..config import Storage
 from ..context import Context
 from ..errors import PetalError, StorageError, as_error
-from ..files import make_dir, same_content, write_atomic
+from ..files import fstab_has, make_dir, same_content, write_atomic
 from ..model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
 from ..observed import Mount
 from .base import EVERYWHERE
@@ -178,19 +178,10 @@ def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
 def _keeping(ctx: Context, device: Device) -> tuple[str, ...]:
     """What is to be done so that a reboot keeps the mount; nothing where /etc/fstab or somebody's own unit does it."""
     unit = ctx.paths.units / unit_name(ctx.paths.mount)
-    if not ctx.system.has_systemd() or _in_fstab(ctx) or _is_foreign(unit):
+    if not ctx.system.has_systemd() or fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount) or _is_foreign(unit):
         return ()
     enabled = ctx.paths.units / "multi-user.target.wants" / unit.name
     return () if same_content(unit, _unit(ctx, device)) and enabled.is_symlink() else (f"write and enable {unit}",)
-
-
-def _in_fstab(ctx: Context) -> bool:
-    try:
-        lines = ctx.paths.at("/etc/fstab").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
-    return any(len(entry) > 1 and entry[1] == ctx.paths.mount for entry in entries)
 
 
 def _is_foreign(unit: Path) -> bool:

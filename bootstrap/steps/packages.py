@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import inventory
 from ..config import Package
 from ..context import Context
 from ..errors import DISK_ERRORS, PackageError, of_os_error
@@ -15,6 +16,7 @@ from ..tarball import unpack
 from .base import HEAD
 
 RECEIPT = ".petal/package.json"
+FILES = ".petal/files.json"
 FETCH_SECONDS = 900.0
 
 
@@ -46,7 +48,7 @@ class Packages:
         for package in ctx.config.packages:
             if not _is_whole(ctx, package):
                 ctx.note(f"package {package.name} {package.version}")
-                _install(ctx, package)
+                install(ctx, package)
 
 
 def _prefix(ctx: Context, package: Package) -> Path:
@@ -62,7 +64,13 @@ def _is_whole(ctx: Context, package: Package) -> bool:
     return receipt is not None and receipt.get("sha256") == package.origin.sha256
 
 
-def _install(ctx: Context, package: Package) -> None:
+def install(ctx: Context, package: Package) -> None:
+    """Unpacks a tarball into its prefix; what is there already is replaced when all of it has come.
+
+    Raises:
+        FetchError, PackageError: it cannot be had or unpacked; what was there is still there.
+        LockLost: somebody else may be doing the same.
+    """
     assert package.origin is not None
     prefix = _prefix(ctx, package)
     part = prefix.with_name(f".{prefix.name}.part")
@@ -76,10 +84,10 @@ def _install(ctx: Context, package: Package) -> None:
         unpack(archive, part)
         make_dir(part / ".petal")
         receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
+        write_json(part / FILES, inventory.take(part, prefix))
         write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
         ctx.confirm()
-        remove_tree(prefix)
-        part.rename(prefix)
+        _take_place(part, prefix)
     except OSError as error:
         known = of_os_error(error, ctx.paths.shared_mount)
         code = known.code if error.errno in DISK_ERRORS else ""
@@ -88,3 +96,13 @@ def _install(ctx: Context, package: Package) -> None:
     finally:
         archive.unlink(missing_ok=True)
         remove_tree(part)
+
+
+def _take_place(part: Path, prefix: Path) -> None:
+    """For a moment nothing is there; programs that run keep their files."""
+    before = prefix.with_name(f".{prefix.name}.before")
+    remove_tree(before)
+    if prefix.exists():
+        prefix.rename(before)
+    part.rename(prefix)
+    remove_tree(before)

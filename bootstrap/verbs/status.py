@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from .. import facts
@@ -14,9 +13,8 @@ from ..observed import Cluster
 from ..owner import is_foreign
 from ..paths import Paths
 from ..prepare import find_wanted
-from ..processes import has_process
 from ..release import current_release
-from ..state import Proof, Runs, Shared, Token, Wanted
+from ..state import Proof, Runs, Shared, Token, Wanted, as_it_is
 from .common import Asked
 
 LOOK_SECONDS = 4.0
@@ -32,7 +30,7 @@ def status(asked: Asked) -> Result:
     wanted = find_wanted(asked.prefix, known, asked.system, errors)
     paths = Paths(asked.prefix, _mount(wanted))
     recorded, unreadable = Runs(paths).latest()
-    runs = tuple(_as_it_is(run, known.host.boot_id) for run in recorded)
+    runs = tuple(as_it_is(run, known.host.boot_id) for run in recorded)
     errors += unreadable
     cluster = _cluster(asked, paths, known.cluster, errors)
     data: dict[str, Any] = {
@@ -44,15 +42,6 @@ def status(asked: Asked) -> Result:
     }
     state = Status.DEGRADED if errors else _overall(data, runs, known.cluster.role)
     return Result("status", "status", state, data, tuple(error.to_dict() for error in errors), asked.run_id)
-
-
-def _as_it_is(run: RunRecord, boot_id: str) -> RunRecord:
-    """A record that says "started" and whose process is gone was killed, or the node went down under it."""
-    if run.finished is not None or (run.boot_id == boot_id and has_process(run.pid)):
-        return run
-    what = "the run ended without a word: it was killed, or the node went down"
-    error = {"code": "run-killed", "what": what, "why": "", "remedy": ["petal-node bootstrap"]}
-    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error))
 
 
 def _mount(wanted: Wanted | None) -> str:

@@ -8,12 +8,24 @@ from ..model import Result
 from .checks import CHECK_MARKS, check_view, lines_view, matrix_view, short_view
 from .lines import MARKS, Line, error_lines, step_lines
 from .page import page
-from .runs import error_view, facts_view, lock_view, log_view, plan_view, run_view, version_view
+from .runs import (
+    error_view,
+    facts_view,
+    lock_view,
+    log_view,
+    plan_view,
+    repair_plan_view,
+    repair_view,
+    run_view,
+    version_view,
+)
 from .status import status_view
 
 VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "run": run_view,
     "plan": plan_view,
+    "repair": repair_view,
+    "repair-plan": repair_plan_view,
     "check": check_view,
     "matrix": matrix_view,
     "short": short_view,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..model import Finding, Mark, Outcome, Result
+from ..model import Finding, Mark, Outcome, Result, StepReport
 from .checks import finding_lines
-from .lines import Line, error_lines, folded_lines, steps_of, summary, told_lines, under
+from .lines import Line, error_lines, folded_lines, step_lines, steps_of, summary, told_lines, under
 
 LEVEL_MARKS = {"debug": "..", "warning": "warn", "error": "x", "critical": "x"}
 
@@ -36,6 +36,38 @@ def run_view(result: Result, steps_told: bool) -> list[Line]:
             heading=True,
         ),
     ]
+
+
+def repair_view(result: Result, steps_told: bool) -> list[Line]:
+    """What was mended, what is left, and how the node stands behind it."""
+    run = result.data["run"]
+    steps = steps_of(run["steps"])
+    findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
+    left = [finding for finding in findings if finding.mark in (Mark.WARN, Mark.FAIL)]
+    lines = [] if steps_told else _mended_lines(steps)
+    lines += [Line("left:", heading=True)] if left else []
+    lines += [line for finding in left for line in finding_lines(finding)]
+    fixed = [step.name for step in steps if step.outcome is Outcome.CHANGED]
+    told = f"fixed {', '.join(fixed)}" if fixed else "changed nothing"
+    after = f"{len(left)} left" if left else "all checks are ok" if findings else "no check was made"
+    where = f"{run['role']} {run['host']}" if run["role"] else run["host"]
+    return [*lines, Line(f"petal-node repair on {where}: {told}; {after} (run {run['run_id']})", heading=True)]
+
+
+def repair_plan_view(result: Result, _told: bool) -> list[Line]:
+    """What a repair would do."""
+    data = result.data
+    steps = steps_of(data["steps"])
+    pending = any(step.outcome is Outcome.WOULD_CHANGE for step in steps)
+    head = f"petal-node repair --dry-run  role={data['role']}  node={data['node']}"
+    end = summary(steps) + (".  Do it: petal-node repair" if pending else ".")
+    return [Line(head, heading=True), *_mended_lines(steps), Line(end, heading=True)]
+
+
+def _mended_lines(steps: list[StepReport]) -> list[Line]:
+    """Only what is not as it was: a healthy node has no lines."""
+    quiet = (Outcome.OK, Outcome.SKIPPED)
+    return [line for step in steps if step.outcome not in quiet for line in step_lines(step)]
 
 
 def plan_view(result: Result, _told: bool) -> list[Line]:

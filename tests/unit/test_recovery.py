@@ -84,7 +84,7 @@ def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
     for name in (".abcd.old", ".efgh.garbage"):
         (tmp_path / ARCH / name).mkdir(parents=True)
     index(tmp_path).with_name("index.json.head.42.temp").write_text("{")
-    assert {path.name for path in recovery._left(tmp_path)} == {
+    assert {path.name for path in recovery.left(tmp_path)} == {
         ".abcd.old", ".efgh.garbage", "index.json.head.42.temp"
     }  # fmt: skip
 

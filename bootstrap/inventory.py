@@ -1,0 +1,109 @@
+"""What a package's files were when it was installed, and what has become of them.
+
+The form is that of Spack's ``.spack/install_manifest.json`` (lib/spack/spack/verify.py): a mapping of absolute paths to
+mode, and ``dest`` of a link, or size, time and ``hash`` (SHA-1 in base32) of a file. Binary packages get one like it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHUNK = 1 << 20
+# Spack writes its times after the manifest, and Python compiles modules anew.
+CHANGING = (".pyc", "/.spack/install_times.json")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that is not as it was installed; ``lost`` where nothing of anybody's would be overwritten by a new one."""
+
+    path: str
+    what: str
+    lost: bool
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+def take(directory: Path, final: Path) -> dict[str, Any]:
+    """The inventory of a directory that will stand at ``final``."""
+    entries = {}
+    for top, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            path = os.path.join(top, name)  # noqa: PTH118 - thousands of them
+            entries[str(final) + path[len(str(directory)) :]] = _entry(path)
+    return entries
+
+
+def _entry(path: str) -> dict[str, Any]:
+    info = os.lstat(path)
+    entry: dict[str, Any] = {"mode": info.st_mode}
+    if stat.S_ISLNK(info.st_mode):
+        return {**entry, "dest": _target(path)}
+    if stat.S_ISREG(info.st_mode):
+        return {**entry, "size": info.st_size, "time": info.st_mtime, "hash": hash_of(path)}
+    return entry
+
+
+def hash_of(path: str) -> str:
+    """As Spack's ``compute_hash``: it finds damage, and is no protection against anybody."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(path, "rb") as file:  # noqa: PTH123
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return base64.b32encode(digest.digest()).decode()
+
+
+def differences(entries: Mapping[str, Any], *, contents: bool, every_byte: bool = False) -> Iterator[Difference]:
+    """What is not as an inventory says.
+
+    Args:
+        contents: also compare the hash of each file whose time has changed.
+        every_byte: compare the hash of every file.
+
+    Raises:
+        OSError: a file cannot be looked at.
+    """
+    for path, entry in entries.items():
+        if isinstance(entry, dict):
+            found = _difference(path, entry, contents=contents, every_byte=every_byte)
+            if found is not None:
+                yield found
+
+
+def _difference(path: str, entry: Mapping[str, Any], *, contents: bool, every_byte: bool) -> Difference | None:
+    try:
+        info = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Difference(path, "is missing", lost=True)
+    if "dest" in entry:
+        return _of_link(path, info, entry) if contents else None
+    size = entry.get("size")
+    if size is None or path.endswith(CHANGING):
+        return None
+    if not stat.S_ISREG(info.st_mode):
+        return Difference(path, "is no file any more", lost=False)
+    if info.st_size != size:
+        return Difference(path, f"has {info.st_size} bytes, not {size}", lost=info.st_size == 0)
+    touched = every_byte or (contents and info.st_mtime != entry.get("time"))
+    changed = touched and "hash" in entry and hash_of(path) != entry["hash"]
+    return Difference(path, "has other contents", lost=False) if changed else None
+
+
+def _of_link(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:
+    if not stat.S_ISLNK(info.st_mode):
+        return Difference(path, "is no link any more", lost=False)
+    target = _target(path)
+    return None if target == entry["dest"] else Difference(path, f"leads to {target}", lost=False)
+
+
+def _target(link: str) -> str:
+    """As it is written: pathlib would make ``./a`` an ``a``."""
+    return os.readlink(link)  # noqa: PTH115

@@ -1,0 +1,33 @@
+"""What ``repair`` mends beside the steps of a bootstrap: the same shape, and their probes are checks too.
+
+They are no part of a bootstrap, since they look at everything (each file of each package), or take away what somebody
+may still want. Order is that of causes: a mount before what is on it, trust before what is trusted.
+"""
+
+from __future__ import annotations
+
+from ..steps import STEPS, Step
+from .documents import Documents
+from .mounts import Remount
+from .reports import Reports
+from .room import Stage
+from .services import Services
+from .store import Intact, Leftovers
+from .trust import Modes
+from .worker import DeadWorker
+
+NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
+BEFORE: dict[str, tuple[Step, ...]] = {
+    "tool": (DeadWorker(), Stage(), Services()),
+    "mount": (Remount(),),
+    "storage": (Modes(), Documents()),
+    "spack": (Leftovers(), Intact()),
+}
+AFTER: tuple[Step, ...] = (Reports(),)
+
+REPAIRS: tuple[Step, ...] = (
+    *(one for step in STEPS if step.name not in NOT_REPAIRS for one in (*BEFORE.get(step.name, ()), step)),
+    *AFTER,
+)
+
+__all__ = ["REPAIRS"]

@@ -1,0 +1,63 @@
+"""What builds have left on this node's own disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..context import Context
+from ..files import remove_tree
+from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..state import KEEP_RUNS, Runs, is_dead
+from ..steps.base import EVERYWHERE
+
+WORTH_BYTES = 64 << 20
+
+
+class Stage:
+    """No build directories are left where no build goes on."""
+
+    name = "stage"
+    title = "no build left its directories behind"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ("worker",)
+    local = True
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        left = _left(ctx)
+        size = sum(_size(path) for path in left)
+        if size < WORTH_BYTES:
+            return satisfied("builds have left nothing behind")
+        if _goes_on(ctx):
+            return elsewhere("a run goes on")
+        told = f"builds that have ended left {size / (1 << 20):.0f} MiB in {ctx.paths.scratch}"
+        return change(told, *(f"remove {path}" for path in left))
+
+    def apply(self, ctx: Context) -> None:
+        if not _goes_on(ctx):
+            for path in _left(ctx):
+                remove_tree(path)
+
+
+def _left(ctx: Context) -> list[Path]:
+    """Spack's stages (config:build_stage), and downloads that were cut off."""
+    scratch = ctx.paths.scratch
+    return [
+        path for path in (scratch / "spack" / "stage", *scratch.glob("*.tar"), *scratch.glob("*.part")) if path.exists()
+    ]
+
+
+def _goes_on(ctx: Context) -> bool:
+    """True while another run of this node is alive; its record says so from its beginning to its end."""
+    boot = ctx.facts.host.boot_id
+    runs = Runs(ctx.paths).latest(KEEP_RUNS)[0]
+    return any(run.finished is None and run.run_id != ctx.run_id and not is_dead(run, boot) for run in runs)
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.lstat().st_blocks * 512
+    names = (os.path.join(top, name) for top, _, files in os.walk(path) for name in files)  # noqa: PTH118
+    return sum(os.lstat(name).st_blocks * 512 for name in names)

@@ -1,0 +1,183 @@
+"""Packages that are not as they were installed, and what installs have left half done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..context import Context
+from ..errors import PetalError, SpackError, StateError, as_error
+from ..files import read_json, remove_tree
+from ..inventory import Difference, differences
+from ..log import LOG
+from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..release import package_prefix
+from ..spack import database, recovery
+from ..spack.stack import build
+from ..spack.workspace import release_specs, store_of
+from ..state import Shared
+from ..steps.base import HEAD
+from ..steps.packages import FILES, install
+
+SHOWN = 5
+ASIDE = "damaged"
+LIMIT = 1 << 28
+YES = "petal-node repair --yes    (installs it again; what was changed in it is lost)"
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A package, and what of it is not as it was."""
+
+    name: str
+    prefix: Path
+    found: tuple[Difference, ...]
+
+    @property
+    def was_edited(self) -> bool:
+        """Somebody may have meant it."""
+        return not all(one.lost for one in self.found)
+
+    def __str__(self) -> str:
+        more = f", and {len(self.found) - 1} more" if self.found[1:] else ""
+        return f"{self.name}: {self.found[0]}{more}"
+
+
+class Leftovers:
+    """No package lies in the store whose install was begun and not finished."""
+
+    name = "leftovers"
+    title = "no install left a package half done"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("root", "owner")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        if not ctx.config.builds:
+            return elsewhere("the configuration asks for no Spack stack")
+        try:
+            left = _half_done(ctx)
+        except SpackError:
+            return elsewhere("Spack's database cannot be read")  # ``spack`` tells it, and brings it back
+        if not left:
+            return satisfied("no install left a package half done")
+        names = ", ".join(path.name for path in left[:SHOWN]) + (
+            f" and {len(left) - SHOWN} more" if left[SHOWN:] else ""
+        )
+        return change(f"{len(left)} packages are half done: {names}", *(f"remove {path}" for path in left[:SHOWN]))
+
+    def apply(self, ctx: Context) -> None:
+        for path in _half_done(ctx):
+            LOG.warning("removing %s", path, extra={"step": self.name})
+            remove_tree(path)
+
+
+def _half_done(ctx: Context) -> list[Path]:
+    """Nothing is half done where nothing is recorded: without its database a whole store would look so."""
+    store = store_of(ctx)
+    if recovery.trouble(store) or _is_building(ctx):
+        return []
+    aside = [path for path in store.glob(f"[!.]*/.*.{ASIDE}") if _original(path).is_dir()]
+    return sorted([*recovery.look(store).partial, *recovery.left(store), *aside])
+
+
+def _is_building(ctx: Context) -> bool:
+    """A check looks without the lock, while an install may go on."""
+    install = Shared(ctx.paths).install()
+    return install is not None and install.finished is None and install.run_id != ctx.run_id
+
+
+class Intact:
+    """Every package of the release is as it was installed."""
+
+    name = "intact"
+    title = "the packages are as they were installed"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("root", "owner")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        try:
+            damaged = list(_damaged(ctx))
+        except (PetalError, OSError) as error:
+            return refused(as_error(error, ctx.paths.shared_mount))
+        if not damaged:
+            return satisfied("all packages are as they were installed")
+        told = f"{damaged[0]}{f'; and {len(damaged) - 1} more packages' if damaged[1:] else ''}"
+        if not ctx.may_destroy and any(one.was_edited for one in damaged):
+            return blocked(told, *(f"ls -l {one.found[0].path}" for one in damaged[:SHOWN]), YES)
+        return change(told, *(f"install {one.name} again" for one in damaged[:SHOWN]))
+
+    def apply(self, ctx: Context) -> None:
+        damaged = {one.prefix for one in _damaged(ctx) if ctx.may_destroy or not one.was_edited}
+        for package in ctx.config.packages:
+            if package.origin is not None and package_prefix(package, ctx.paths, ctx.facts.host) in damaged:
+                ctx.note(f"package {package.name} {package.version}")
+                install(ctx, package)
+        ours = store_of(ctx)
+        of_spack = [prefix for prefix in damaged if ctx.config.builds and (prefix / database.MANIFEST).exists()]
+        _build_again(ctx, [prefix for prefix in of_spack if ours in prefix.parents])
+
+
+def _damaged(ctx: Context) -> Iterator[Damaged]:
+    """What this release has and nobody else's: older releases hold packages that nothing here can build again."""
+    yield from _binary(ctx)
+    if ctx.config.builds and not recovery.trouble(store_of(ctx)):
+        yield from _of_spack(ctx)
+
+
+def _binary(ctx: Context) -> Iterator[Damaged]:
+    """One that an earlier petal-node unpacked has no inventory, and is what its receipt says."""
+    for package in ctx.config.packages:
+        prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+        entries = read_json(prefix / FILES, limit=LIMIT) if package.origin is not None else None
+        found = tuple(differences(entries or {}, contents=True, every_byte=ctx.every_byte))
+        if found:
+            yield Damaged(f"{package.name} {package.version}", prefix, found)
+
+
+def _of_spack(ctx: Context) -> Iterator[Damaged]:
+    installed = database.installed(store_of(ctx))
+    for spec in release_specs(ctx):
+        prefix = installed.get(spec.hash)
+        if spec.external or prefix is None or not database.is_whole(prefix):
+            continue  # ``spack`` finds what is missing
+        try:
+            found = database.damage(prefix, every_byte=ctx.every_byte)
+        except StateError:
+            found = (Difference(str(prefix / database.MANIFEST), "cannot be read", lost=True),)
+        if found:
+            yield Damaged(f"{spec.name}@{spec.version}", prefix, found)
+
+
+def _build_again(ctx: Context, prefixes: list[Path]) -> None:
+    """Each prefix is moved aside first, and comes back where the new one does not come to its end."""
+    aside = {prefix: prefix.with_name(f".{prefix.name}.{ASIDE}") for prefix in prefixes}
+    if not aside:
+        return
+    try:
+        for prefix, place in aside.items():
+            remove_tree(place)
+            prefix.rename(place)
+        build(ctx, _raise)
+    except BaseException:
+        for prefix, place in aside.items():
+            if place.is_dir() and not database.is_whole(prefix):
+                remove_tree(prefix)
+                place.rename(prefix)
+        raise
+    for place in aside.values():
+        remove_tree(place)
+
+
+def _raise(error: SpackError) -> None:
+    raise error
+
+
+def _original(aside: Path) -> Path:
+    return aside.with_name(aside.name[1 : -len(f".{ASIDE}")])

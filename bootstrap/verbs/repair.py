@@ -1,0 +1,51 @@
+"""``repair``: what the checks find is mended where that is safe, looked at again, and only then called fixed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import engine
+from ..errors import UsageError
+from ..model import Outcome, Result, Status, plain
+from ..prepare import prepare
+from ..repairs import REPAIRS
+from ..request import Request
+from ..run import run
+from .common import Asked, require_root, result_of_run
+
+NODE_LOCK_SECONDS = 120.0
+
+
+def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
+    """Mends this node, and on the head node the cluster's storage.
+
+    Args:
+        lock_wait: seconds to wait for an install that goes on.
+        yes: also take away what somebody may still need, or may have done on purpose.
+        deep: compare every byte of the packages.
+
+    Raises:
+        NotRoot, UsageError: it cannot begin.
+    """
+    require_root(asked)
+    waits = engine.Waits(node=min(NODE_LOCK_SECONDS, lock_wait), cluster=lock_wait)
+    request = _request(asked, yes=yes, deep=deep)
+    record = run(request, asked.system, asked.command, asked.listen, asked.note, waits, background=False, mends=True)
+    return replace(result_of_run(asked.command, record), kind="repair")
+
+
+def plan_repair(asked: Asked, *, yes: bool, deep: bool) -> Result:
+    """What ``repair`` would do, step by step. Ends with 3 where that is anything, or where something is left."""
+    ctx = prepare(_request(asked, yes=yes, deep=deep), asked.system, asked.note)
+    steps = engine.plan(REPAIRS, ctx)
+    troubled = any(step.outcome not in (Outcome.OK, Outcome.SKIPPED) for step in steps)
+    data = {"node": ctx.facts.host.name, "role": ctx.role.value, "steps": [plain(step) for step in steps]}
+    status = Status.DEGRADED if troubled else Status.OK
+    return Result(asked.command, "repair-plan", status, data, run_id=asked.run_id)
+
+
+def _request(asked: Asked, *, yes: bool, deep: bool) -> Request:
+    if asked.config is not None:
+        why, remedy = "it mends what the cluster wants", f"petal-node bootstrap --config {asked.config}"
+        raise UsageError("repair takes no --config", why=why, remedy=remedy)
+    return replace(asked.request(), may_destroy=yes, every_byte=deep)
