@@ -114,8 +114,13 @@ def _backed(ctx: Context) -> str:
     if root.samefile(backing):
         return "yes"
     if root.is_mount():
-        return "moved" if _is_ours(ctx) else "foreign"
+        return "moved" if _is_ours(ctx) and not _is_hidden(ctx) else "foreign"
     return "foreign" if any(root.iterdir()) and not (ctx.paths.live and is_image(root)) else "no"
+
+
+def _is_hidden(ctx: Context) -> bool:
+    """Somebody mounted over the bind mount: to take that off is not ours to decide."""
+    return sum(mount.point == str(ctx.paths.root) for mount in ctx.system.mounts()) > 1
 
 
 def _is_ours(ctx: Context) -> bool:

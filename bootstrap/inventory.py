@@ -85,16 +85,24 @@ def _difference(path: str, entry: Mapping[str, Any], *, contents: bool, every_by
         return Difference(path, "is missing", lost=True)
     if "dest" in entry:
         return _of_link(path, info, entry) if contents else None
-    size = entry.get("size")
-    if size is None or path.endswith(CHANGING):
+    if "size" not in entry or path.endswith(CHANGING):
         return None
+    found = _of_file(path, info, entry)
+    touched = every_byte or (contents and info.st_mtime != entry.get("time"))
+    if found is None and touched and "hash" in entry and hash_of(path) != entry["hash"]:
+        return Difference(path, "has other contents", lost=False)
+    return found
+
+
+def _of_file(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:
+    """By what the file system says of it, without reading it."""
     if not stat.S_ISREG(info.st_mode):
         return Difference(path, "is no file any more", lost=False)
-    if info.st_size != size:
-        return Difference(path, f"has {info.st_size} bytes, not {size}", lost=info.st_size == 0)
-    touched = every_byte or (contents and info.st_mtime != entry.get("time"))
-    changed = touched and "hash" in entry and hash_of(path) != entry["hash"]
-    return Difference(path, "has other contents", lost=False) if changed else None
+    if info.st_size != entry["size"]:
+        return Difference(path, f"has {info.st_size} bytes, not {entry['size']}", lost=info.st_size == 0)
+    if entry.get("mode", 0) & 0o111 and not info.st_mode & 0o111:
+        return Difference(path, "cannot be executed", lost=True)
+    return None
 
 
 def _of_link(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:

@@ -12,6 +12,7 @@ from ..model import Probe, Scope, change, elsewhere, refused, satisfied
 from ..release import read_index, read_manifest
 from ..state import Seen, Shared, Token
 from ..steps.base import HEAD, TOUCH_SECONDS
+from .ours import is_ours
 
 SHOWN = 4
 
@@ -75,12 +76,5 @@ def _damaged(ctx: Context) -> Iterator[Path]:
 
 
 def _token_is_lost(ctx: Context) -> bool:
-    """The token alone is gone from the storage that this node has used: its last install there was this node's."""
-    shared, before = Shared(ctx.paths), Seen.load(ctx.paths)
-    if before is None or before.mount != ctx.paths.mount or (ctx.paths.state / "token.json").exists():
-        return False
-    try:
-        install = shared.install()
-    except StateError:
-        return False
-    return install is not None and install.host == ctx.facts.host.name
+    """The token alone is gone from the storage that this node has used."""
+    return not (ctx.paths.state / "token.json").exists() and is_ours(ctx)

@@ -11,8 +11,8 @@ from pathlib import Path
 from ..context import Context
 from ..errors import PetalError, as_error
 from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
-from ..state import Seen, Shared, Token
 from ..steps.base import HEAD
+from .ours import is_ours
 
 SECONDS = 120.0
 SHOWN = 3
@@ -74,15 +74,8 @@ class Modes:
 
 def _found(ctx: Context) -> list[Loose] | None:
     """What is loose, from the top down; None where the storage is another one than this node has used."""
-    top, before = ctx.paths.shared, Seen.load(ctx.paths)
-    if before is None or top.is_symlink() or not top.is_dir() or not before.knows(ctx.paths.mount, _token(ctx)):
-        return None
-    return list(_loose(top))
-
-
-def _token(ctx: Context) -> Token | None:
-    """Read without a look at who could have written it: that is what is found out here."""
-    return Shared(ctx.paths, trusting=True).token()
+    top = ctx.paths.shared
+    return list(_loose(top)) if top.is_dir() and is_ours(ctx) else None
 
 
 def _loose(top: Path) -> Iterator[Loose]:

@@ -1,0 +1,372 @@
+"""Faults, each injected for real on a cluster that is well: the right check finds it, repair mends it or says why not.
+
+What is not part of the fault is the same before and after, and on a healthy node repair changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.lab import engine, faults, pieces, stack
+from tests.lab.cluster import Lab
+from tests.lab.demo import publish
+
+TOOL = "/opt/petal-node/0.1.0/petal-node"
+STATE = "/shared/petal/state"
+RELEASE = "/opt/petal/releases/$(jq -r .release /shared/petal/state/wanted.json)"
+HELLO = "$(echo /opt/petal/store/*/hello-*)"
+PIECE = "$(echo /opt/petal/store/*/piece-*)"
+CORE = f"{RELEASE}/modules/*/Core"
+# All that users have and that the cluster keeps, by content; not what each run writes anew, nor when it was written.
+HAVE = r"""
+readlink /opt/petal/current /usr/local/bin/petal-node; findmnt -rno TARGET,FSTYPE,OPTIONS / /shared /opt/petal
+systemctl is-enabled petal-node-converge.service opt-petal.mount; systemctl is-active munge
+find /opt/petal-node/init /etc/profile.d /etc/fish /etc/systemd/system -type f | sort | xargs sha256sum
+cd /shared/petal && find . \( -path ./lock -o -path ./build -o -name .spack -o -name .spack-db -o -name .petal-db \) \
+    -prune -o -printf '%p %y %m %u %l\n' | grep -vE 'state/(stack|proof|nodes/.*).json|\.bad' | sort
+find state/wanted.json root/releases/*/modules root/store/*/*/bin -type f | sort | xargs sha256sum
+"""
+OVER_SHARED = "mount -t tmpfs -o mode=1777 other /shared"
+KILLED = """
+rm /etc/profile.d/zz-petal.sh
+python3 - <<'END'
+import fcntl, glob, json, os, signal, subprocess, time
+lock = open("/var/lib/petal-node/node.lock", "r+")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+run = subprocess.Popen(["petal-node", "bootstrap"], stdout=subprocess.DEVNULL, start_new_session=True)
+def waits():
+    newest = max(glob.glob("/var/lib/petal-node/runs/*.json"))
+    steps = json.load(open(newest))["steps"]
+    return any(step["name"] == "shell" and step["outcome"] == "waiting" for step in steps)
+while not waits():
+    time.sleep(0.05)
+os.killpg(run.pid, signal.SIGKILL)
+END
+"""
+SKEW = r"""
+cat >/root/skew.c <<'END'
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *at) {
+    int code = syscall(SYS_clock_gettime, id, at);
+    if (id == CLOCK_REALTIME) at->tv_sec += 900;
+    return code;
+}
+time_t time(time_t *at) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (at) *at = now.tv_sec;
+    return now.tv_sec;
+}
+END
+gcc -shared -fPIC -O -o /root/skew.so /root/skew.c
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done, what check must say under which name, and how repair ends.
+
+    Args:
+        make: a script of root's on the node.
+        check: the name of the first finding that is not well.
+        ends: ``mended``, ``yes`` (only with --yes), ``refused`` (named, with ``try``).
+        back: what takes back a fault that is refused.
+        env: put before petal-node.
+    """
+
+    node: str
+    make: str
+    check: str
+    words: str
+    ends: str = "mended"
+    back: str = ""
+    try_: str = ""
+    petal: str = "petal-node"
+    spack: bool = False
+
+
+C, H = "compute-1", "head"
+FAULTS: dict[str, Fault] = {
+    # mounts
+    "storage unmounted": Fault(
+        C, "systemctl stop opt-petal.mount; umount /shared", "remount", "/shared is not mounted, and /etc/fstab has it"
+    ),
+    "root unbound": Fault(C, "systemctl stop opt-petal.mount", "root", "/opt/petal is not backed yet"),
+    "root not kept": Fault(C, "systemctl -q disable opt-petal.mount", "root", "a reboot would lose it"),
+    "root's unit changed": Fault(
+        C, "echo '# x' >>/etc/systemd/system/opt-petal.mount", "root", "a reboot would lose it"
+    ),
+    "another file system over the storage": Fault(C, OVER_SHARED, "remount", "/shared is hidden by tmpfs", "yes"),
+    "the same on the head node": Fault(H, OVER_SHARED, "remount", "/shared is hidden by tmpfs", "yes"),
+    "another file system over the root": Fault(
+        C, "mount -t tmpfs other /opt/petal", "remount", "/opt/petal is hidden by tmpfs", "yes"
+    ),
+    "the root mounted noexec": Fault(
+        C,
+        "mount -o remount,bind,noexec /opt/petal",
+        "options",
+        "/opt/petal is mounted noexec",
+        "refused",
+        "mount -o remount,bind,exec /opt/petal",
+        "remount,exec",
+    ),
+    "the head's storage read-only": Fault(
+        H,
+        "mount -o remount,bind,ro /shared",
+        "storage",
+        "is mounted read-only",
+        "refused",
+        "mount -o remount,bind,rw /shared",
+        "findmnt",
+    ),
+    # the node itself
+    "stub of the init files lost": Fault(
+        C, "rm /etc/profile.d/zz-petal.sh", "shell", "1 init files are missing or differ"
+    ),
+    "init file edited": Fault(
+        C, "echo 'module() { :; }' >>/opt/petal-node/init/petal.sh", "shell", "1 init files are missing or differ"
+    ),
+    "link of the command": Fault(
+        C, "ln -sfn /nowhere /usr/local/bin/petal-node", "tool", "does not lead to it", petal=TOOL
+    ),
+    "boot service disabled": Fault(C, "systemctl -q disable petal-node-converge.service", "converge", "is not enabled"),
+    "boot service edited": Fault(
+        H, "echo '# x' >>/etc/systemd/system/petal-node-converge.service", "converge", "units are missing or differ"
+    ),
+    "munged dead": Fault(C, "systemctl stop munge", "munge", "munged does not answer"),
+    "slurmctld dead": Fault(H, "systemctl stop slurmctld", "slurm", "slurmctld does not answer"),
+    "a run killed": Fault(C, KILLED, "worker", "was killed in the step shell"),
+    "stages of dead builds": Fault(
+        H, "d=/var/cache/petal-node/scratch/spack/stage/x; mkdir -p $d; fallocate -l 80M $d/y", "stage", "left 80 MiB"
+    ),
+    "Lmod gone": Fault(
+        C,
+        "mv /usr/share/lmod /usr/share/lmod.away",
+        "lmod",
+        "this node has no Lmod",
+        "refused",
+        "mv /usr/share/lmod.away /usr/share/lmod",
+        "petal-node bootstrap --layout",
+    ),
+    "a profile resets MODULEPATH": Fault(
+        C,
+        "echo 'MODULEPATH=/nowhere' >/etc/profile.d/zzz.sh",
+        "modules",
+        "does not look into the release",
+        "refused",
+        "rm /etc/profile.d/zzz.sh",
+        "type module",
+    ),
+    "a profile takes module away": Fault(
+        C,
+        "echo 'unset -f module; unset BASH_ENV' >/etc/profile.d/zzz.sh",
+        "modules",
+        "has no module command",
+        "refused",
+        "rm /etc/profile.d/zzz.sh",
+        "type module",
+    ),
+    "a library of the system gone": Fault(
+        C,
+        "mkdir /root/away; mv /lib/x86_64-linux-gnu/libopen-rte.so.40* /root/away/",
+        "libraries",
+        "libraries are not found",
+        "refused",
+        "mv /root/away/* /lib/x86_64-linux-gnu/; rmdir /root/away",
+        "ldd",
+    ),
+    "/tmp full": Fault(
+        C,
+        "mount -t tmpfs -o size=64k,mode=1777 tmp /tmp; head -c 64k /dev/zero >/tmp/x",
+        "disk",
+        "/tmp has 0 MiB left",
+        "refused",
+        "umount /tmp",
+        "du -xh",
+    ),
+    "/tmp without inodes": Fault(
+        C,
+        "mount -t tmpfs -o nr_inodes=2,mode=1777 tmp /tmp; touch /tmp/x",
+        "disk",
+        "of its inodes left",
+        "refused",
+        "umount /tmp",
+        "df -i",
+    ),
+    "clock 15 minutes ahead": Fault(
+        C,
+        SKEW,
+        "clock",
+        "the clock is 900 s ahead",
+        "refused",
+        "rm /root/skew.*",
+        "chronyc",
+        "env LD_PRELOAD=/root/skew.so petal-node",
+    ),
+    # the cluster's storage
+    "state writable for all": Fault(H, f"chmod 777 {STATE}", "modes", "has mode 0777"),
+    "a program writable for all": Fault(H, f"chmod 666 {HELLO}/bin/hello", "modes", "has mode 0666", spack=False),
+    "a release given to a user": Fault(H, f"chown -R ec2-user {RELEASE}", "modes", "belongs to user 1000", "yes"),
+    "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "the storage token is lost"),
+    "token damaged": Fault(H, f"echo x >{STATE}/token.json", "documents", "token.json is damaged"),
+    "wanted.json damaged": Fault(
+        H,
+        f"head -c 40 {STATE}/wanted.json >/tmp/w; cp /tmp/w {STATE}/wanted.json; rm /tmp/w",
+        "documents",
+        "wanted.json is damaged",
+    ),
+    "install record damaged": Fault(H, f"echo '[' >{STATE}/stack.json", "documents", "stack.json is damaged"),
+    "a node's report damaged": Fault(
+        H, f"echo '{{}}' >{STATE}/nodes/queue1-st-c5-1.json", "documents", "queue1-st-c5-1.json is damaged"
+    ),
+    "report of a node that is gone": Fault(
+        H,
+        f"sed s/queue1-st-c5-1/queue9-st-c5-1/ {STATE}/nodes/queue1-st-c5-1.json >{STATE}/nodes/queue9-st-c5-1.json",
+        "reports",
+        "Slurm does not know: queue9-st-c5-1",
+    ),
+    "archive lost": Fault(H, "rm /shared/petal/archive/*", "wanted", "the archive is not on shared storage"),
+    "locks' directory lost": Fault(H, "rm -r /shared/petal/lock", "storage", "is not prepared"),
+    # the release
+    "half a release": Fault(H, f"rm {RELEASE}/manifest.json", "release", "has no manifest"),
+    "manifest damaged": Fault(H, f"echo '{{' >{RELEASE}/manifest.json", "documents", "manifest.json is damaged"),
+    "current lost": Fault(H, "rm /opt/petal/current", "release", "no release is published yet"),
+    "current leads nowhere": Fault(
+        H, "ln -sfn releases/0123 /opt/petal/current", "release", "release 0123 has no manifest"
+    ),
+    "a module file lost": Fault(H, f"rm {CORE}/hello/*.lua", "load:hello", "ended with 1"),
+    "a module file damaged": Fault(H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "load:hello", "ended with 1"),
+    # packages
+    "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "intact", "bin/hello is missing"),
+    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "intact", "hello: /", "yes"),
+    "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "are missing"),
+    "Spack's database lost": Fault(
+        H, "rm /opt/petal/store/.spack-db/index.json", "store", "is missing, though", spack=True
+    ),
+    "Spack's database damaged": Fault(
+        H, "echo >/opt/petal/store/.spack-db/index.json", "store", "cannot be read", spack=True
+    ),
+    "an install that was cut off": Fault(
+        H, f"p={PIECE}; mkdir -p $p-half/.spack $p-half/bin", "leftovers", "1 packages are half done: piece", spack=True
+    ),
+    "a file of a Spack package lost": Fault(H, f"rm {PIECE}/share/7", "intact", "share/7 is missing", spack=True),
+    "a Spack package edited": Fault(H, f"echo >>{PIECE}/bin/piece", "intact", "piece@1: /", "yes", spack=True),
+    "a Spack package lost": Fault(H, f"rm -r {PIECE}", "spack", "1 of 2 packages are missing", spack=True),
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Lab) -> Lab:
+    """A head node with Spack's packages, where Spack is here, and a compute node."""
+    lab.fresh()
+    bucket = stack.Bucket(lab)
+    config = stack.lab_config(lab, spack=False)
+    if stack.no_spack() is None:
+        small = pieces.config(bucket, pieces.spack_section(lab, bucket), 1)
+        config = {
+            **small,
+            "packages": config["packages"],
+            "check": {**small["check"], "load": ["hello", "openmpi", "piece"]},
+        }
+        config["check"]["run"] = ["hello", "piece", "mpirun --version"]
+        bucket.send()
+    publish(lab, config)
+    for node in (H, C):
+        for result in lab.boot(node):
+            result.check()
+        engine.until(f"{node} is ready", lambda node=node: faults.is_ready(lab, node), 300)  # type: ignore[misc]
+        engine.until(f"{node} has no timer", lambda node=node: not faults.has_timer(lab, node), 60)  # type: ignore[misc]
+    return lab
+
+
+def have(lab: Lab, node: str) -> str:
+    return lab.exec(node, ("sh", "-c", HAVE)).stdout
+
+
+def envelope(lab: Lab, node: str, script: str) -> dict[str, Any]:
+    """The one line of JSON that a script ends with."""
+    done = lab.exec(node, ("bash", "-c", script))
+    lines = done.stdout.splitlines()
+    assert lines, done
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+def troubles(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [finding for finding in findings if finding["mark"] in ("warn", "fail")]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_by_its_check_and_mended_or_refused(cluster: Lab, name: str) -> None:
+    fault, node = FAULTS[name], FAULTS[name].node
+    if fault.spack and stack.no_spack() is not None:
+        pytest.skip(f"no real Spack: {stack.no_spack()}")
+    before = have(cluster, node)
+    answer = envelope(cluster, node, f"{fault.make}\n{fault.petal} check --json")
+    assert answer["status"] == "degraded", answer
+    first = troubles(answer["data"]["report"]["findings"])[0]
+    assert (first["check"], fault.words in first["message"] + first["why"]) == (fault.check, True), first
+    assert first["remedy"]
+    if fault.ends != "mended":
+        left = envelope(cluster, node, f"{fault.petal} repair --json")
+        assert left["exit_code"] == 3, left
+        again = troubles(left["data"]["run"]["findings"])[0]
+        assert (again["check"], again["message"]) == (first["check"], first["message"])
+        assert not [step for step in left["data"]["run"]["steps"] if step["outcome"] == "changed"], left
+    if fault.ends == "refused":
+        assert any(fault.try_ in line for line in first["remedy"]), first["remedy"]
+        cluster.exec(node, ("sh", "-c", fault.back)).check()
+        assert cluster.exec(node, ("petal-node", "check", "--quiet")).returncode == 0
+    else:
+        mended = envelope(cluster, node, f"{fault.petal} repair {'--yes' if fault.ends == 'yes' else ''} --json")
+        run = mended["data"]["run"]
+        assert (mended["exit_code"], troubles(run["findings"])) == (0, []), [
+            step for step in run["steps"] if step["error"]
+        ]
+        assert [step["name"] for step in run["steps"] if step["outcome"] == "changed"]
+    assert have(cluster, node) == before
+
+
+def test_storage_and_root_that_hang_below_another_mount_are_freed(cluster: Lab) -> None:
+    """The worst that an operator meets: everything that touches shared storage hangs, and repair still answers."""
+    faults.needs_fuse(cluster, C)
+    before = have(cluster, C)
+    faults.sh(cluster, C, faults.laid_over("deaf", *faults.BOTH))
+    try:
+        answer = envelope(cluster, C, "petal-node check --json")
+        first = troubles(answer["data"]["report"]["findings"])[0]
+        assert (first["check"], "hidden by fuse.deaf" in first["message"]) == ("remount", True), first
+        mended = envelope(cluster, C, "petal-node repair --yes --json")
+        assert mended["exit_code"] == 0, mended
+    finally:
+        cluster.exec(C, ("sh", "-c", "systemctl stop badfs0 badfs1"))
+    assert have(cluster, C) == before
+
+
+@pytest.mark.parametrize("node", [H, C])
+def test_on_a_healthy_node_repair_changes_nothing_and_users_can_work(cluster: Lab, node: str) -> None:
+    before = have(cluster, node)
+    planned = cluster.exec(node, ("petal-node", "repair", "--dry-run"))
+    assert (planned.returncode, "~" in planned.stdout) == (0, False), planned
+    done = envelope(cluster, node, "petal-node repair --deep --json")
+    assert done["exit_code"] == 0
+    assert {step["outcome"] for step in done["data"]["run"]["steps"]} <= {"ok", "skipped"}
+    assert have(cluster, node) == before
+    faults.can_use(cluster, node)
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_not(cluster: Lab) -> None:
+    faults.sh(cluster, C, "mv /etc/profile.d/zz-petal.sh /root/")
+    planned = cluster.exec(C, ("petal-node", "repair", "--dry-run"))
+    assert planned.returncode == 3
+    assert "write /etc/profile.d/zz-petal.sh" in planned.stdout
+    assert not cluster.exec(C, ("test", "-e", "/etc/profile.d/zz-petal.sh")).ok
+    faults.sh(cluster, C, "mv /root/zz-petal.sh /etc/profile.d/")
+    assert cluster.exec(C, ("petal-node", "repair"), user="ec2-user").returncode == 77
