@@ -60,6 +60,11 @@ def show(result: Result, *, as_json: bool, quiet: bool, steps_told: bool = False
         _print(sys.stderr, [line for error in result.errors for line in error_lines(error)])
 
 
+def tell(line: str) -> None:
+    """One line of stdout at once, from a process that may not come to its end."""
+    _write(sys.stdout, [line])
+
+
 def text_of(lines: Iterable[Line]) -> list[str]:
     """Lines as plain text, as a log gets them."""
     return [str(line) for line in lines]

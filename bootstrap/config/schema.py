@@ -308,6 +308,7 @@ class CheckSchema(_Strict):
     makes = Check
     modules = Items(Text(validate=MODULE), data_key="load", attribute="load")
     run = _texts(_command, validate.Length(min=1, max=1000, error="must have 1 to 1000 characters"))
+    mpi = Switch()
     wait = Whole(validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 

@@ -12,11 +12,11 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the top of the house to its foundation: a module imports only what stands below it.
 ORDER = (
-    "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "fleet",
-    "binding", "old_tree", "spack", "tarball", "templates", "batch", "slurm", "lmod", "request", "context", "converge",
-    "limits", "environments", "lockfile", "facts", "release", "lock", "state", "owner", "output", "fetch", "aws",
-    "config", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files", "log",
-    "paths", "observed", "model", "shapes", "errors", "__init__",
+    "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "steps", "mpi",
+    "fleet", "binding", "old_tree", "spack", "tarball", "templates", "batch", "slurm", "lmod", "request", "context",
+    "converge", "limits", "environments", "lockfile", "facts", "release", "lock", "state", "owner", "output", "fetch",
+    "aws", "config", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files",
+    "log", "paths", "observed", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},
