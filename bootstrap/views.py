@@ -186,6 +186,9 @@ def matrix_view(result: Result, _told: bool) -> list[Line]:
         troubles = [finding for finding in report.findings if finding.mark in (Mark.FAIL, Mark.WARN)]
         lines += [Line(f"{report.node}:", indent=0)] if troubles else []
         lines += [line for finding in troubles for line in finding_lines(finding)]
+    cluster = [Finding.from_dict(finding) for finding in result.data.get("cluster", ())]
+    lines += [Line("between the nodes:", indent=0)] if cluster else []
+    lines += [line for finding in cluster for line in finding_lines(finding)]
     well, asked = sum(report.well for report in reports), sum(report.asked for report in reports)
     left = f", {len(reports) - asked} not asked" if asked < len(reports) else ""
     return [*lines, Line(f"proved on {well} of {asked} nodes{left}", heading=True)]

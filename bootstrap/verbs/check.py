@@ -6,7 +6,8 @@ from ..checks import check_node
 from ..context import Context
 from ..errors import PetalError, UsageError
 from ..fleet import prove, report_lines
-from ..model import Mark, NodeReport, Result, Role, Status
+from ..model import Finding, Mark, NodeReport, Result, Role, Status, plain
+from ..mpi.proof import prove_release
 from ..prepare import prepare
 from ..run import save_report
 from ..slurm import SlurmNode, nodes
@@ -37,10 +38,20 @@ def check_nodes(asked: Asked, which: str) -> Result:
         UsageError: a name is no node of this cluster.
     """
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
-    reports = prove(ctx, _chosen(ctx, which))
+    chosen = _chosen(ctx, which)
+    reports = prove(ctx, chosen)
     _keep(asked, ctx, which, reports)
-    data = {"nodes": [report.to_dict() for report in reports]}
-    return Result("check", "matrix", _status(reports), data, run_id=asked.run_id)
+    cluster = _between(ctx, chosen, reports)
+    data = {"nodes": [report.to_dict() for report in reports], "cluster": [plain(finding) for finding in cluster]}
+    return Result("check", "matrix", _status(reports, cluster), data, run_id=asked.run_id)
+
+
+def _between(ctx: Context, chosen: tuple[SlurmNode, ...], reports: tuple[NodeReport, ...]) -> tuple[Finding, ...]:
+    """What no node can find alone."""
+    if not ctx.config.check.mpi or not chosen:
+        return ()
+    well = {report.node for report in reports if report.well}
+    return prove_release(ctx, [node for node in chosen if node.name in well])
 
 
 def _keep(asked: Asked, ctx: Context, which: str, reports: tuple[NodeReport, ...]) -> None:
@@ -70,6 +81,6 @@ def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     return tuple(known[name] for name in wanted)
 
 
-def _status(reports: tuple[NodeReport, ...] | list[NodeReport]) -> Status:
-    marks = {finding.mark for report in reports for finding in report.findings}
+def _status(reports: tuple[NodeReport, ...] | list[NodeReport], cluster: tuple[Finding, ...] = ()) -> Status:
+    marks = {finding.mark for findings in (*(report.findings for report in reports), cluster) for finding in findings}
     return Status.DEGRADED if marks & {Mark.FAIL, Mark.WARN} or not reports else Status.OK
