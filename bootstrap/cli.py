@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 IMAGES = ("hybrid", "ami")
 EVENTS = ("start", "configured", "updated")
-INNER = ("worker", "build-job")
+INNER = ("worker", "build-job", "mpi-rank")
 LOCK_WAIT = 7200.0
 REPAIR_WAIT = 60.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -151,6 +151,13 @@ def _build_job(asked: Asked, arguments: argparse.Namespace) -> Result:
     return build(asked, Path(arguments.place))
 
 
+def _mpi_rank(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from . import report
+    from .verbs.rank import rank
+
+    return rank(asked, arguments.loaded, report.tell)
+
+
 def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
     from .verbs.bootstrap import bootstrap
 
@@ -255,6 +262,9 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
         job.set_defaults(call=_build_job)
         job.add_argument("--run-id", type=_run_id, required=True)
         job.add_argument("place")
+        rank = verbs.add_parser("mpi-rank", parents=[common], allow_abbrev=False)
+        rank.set_defaults(call=_mpi_rank)
+        rank.add_argument("--loaded", type=int, default=0)
     _hook_options(verb("hook", "what ParallelCluster's custom actions call", _hook))
     wait = verb("bootstrap", "make this node what the configuration says", _bootstrap)
     wait.add_argument(

@@ -64,6 +64,11 @@ def show(result: Result, *, as_json: bool, quiet: bool, steps_told: bool = False
         _print(sys.stderr, [line for error in result.errors for line in error_lines(error)])
 
 
+def tell(line: str) -> None:
+    """One line of stdout at once, from a process that may not come to its end."""
+    _write(sys.stdout, [line])
+
+
 def try_page(file: str) -> None:
     """Refuses a file that no page can be written to, before a minute of checks.
 

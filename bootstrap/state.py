@@ -18,7 +18,7 @@ from . import shapes
 from .errors import StateError, StorageError
 from .files import distrust, is_deep, make_dir, make_own_dir, read_json, write_json
 from .log import LOG
-from .model import NodeReport, RunRecord, Status, plain
+from .model import Finding, Mark, NodeReport, RunRecord, Status, plain
 from .owner import Adoption, Owner
 from .paths import Paths
 from .processes import has_process
@@ -345,11 +345,21 @@ def _wanted(raw: Mapping[str, Any]) -> Wanted:
 
 @dataclass(frozen=True)
 class Proof:
-    """What jobs on compute nodes said of one release."""
+    """What jobs on compute nodes said of one release; ``between`` is what two of them found together."""
 
     release: str
     time: str
     nodes: tuple[NodeReport, ...]
+    between: tuple[Finding, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Every node that was asked is well, at least one was, and they reach each other."""
+        return 0 < self.asked == self.proved and not self.failed_between
+
+    @property
+    def failed_between(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.between if finding.mark is Mark.FAIL)
 
     @property
     def proved(self) -> int:
@@ -359,7 +369,8 @@ class Proof:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
         nodes = shapes.items(raw["nodes"], NodeReport.from_dict)
-        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes)
+        between = shapes.items(raw.get("between", ()), Finding.from_dict)
+        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes, between)
 
     @property
     def asked(self) -> int:
@@ -368,4 +379,5 @@ class Proof:
     def __str__(self) -> str:
         left = [node.node for node in self.nodes if not node.asked]
         more = f", not asked: {', '.join(left[:8])}{' and more' if len(left) > 8 else ''}" if left else ""
-        return f"proved on {self.proved} of {self.asked} nodes at {self.time}{more}"
+        apart = "".join(f"; {finding.check}: {finding.message}" for finding in self.failed_between[:1])
+        return f"proved on {self.proved} of {self.asked} nodes at {self.time}{more}{apart}"

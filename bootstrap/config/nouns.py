@@ -166,10 +166,14 @@ class Program:
 
 @dataclass(frozen=True)
 class Check:
-    """What is proved on each node: modules that load and programs that run (empty: what the release offers)."""
+    """What is proved on each node: modules that load and programs that run (empty: what the release offers).
+
+    ``mpi``: and that two nodes talk to each other through each MPI of the release.
+    """
 
     load: tuple[str, ...] = ()
     run: tuple[Program, ...] = ()
+    mpi: bool = False
     wait: int = 1800
 
 

@@ -13,6 +13,7 @@ from ..context import Context
 from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, sha256_of, write_atomic
 from ..model import Probe, Scope, change, satisfied
+from ..mpi import MPI
 from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, read_missing, write_index
 from ..spack import users
 from ..spack.workspace import lacking, module_tree, open_spack
@@ -28,7 +29,6 @@ SEARCH_PATHS = (
     ("LD_LIBRARY_PATH", "lib64"),
     ("CMAKE_PREFIX_PATH", ""),
 )
-MPI = frozenset({"openmpi", "mpich", "mvapich2", "intelmpi", "intel-oneapi-mpi"})
 USERS_MARK = "-- Spack for the users of"  # how spack.lua.j2 starts
 HIDDEN = re.compile(r'hide_version\("([^"]+)"\)')
 

@@ -6,6 +6,7 @@ from ..context import Context
 from ..errors import PetalError, ProofError, StateError
 from ..fleet import prove, wait_for_nodes
 from ..model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
+from ..mpi.proof import between_nodes
 from ..slurm import find_slurm, nodes
 from ..state import Proof as Record
 from ..state import Shared
@@ -45,19 +46,21 @@ class Proof:
                 code="proof-no-nodes",
             )
         reports = prove(ctx, found)
-        proof = Record(ctx.wanted_release, timestamp(), reports)
+        proof = Record(ctx.wanted_release, timestamp(), reports, between_nodes(ctx, found, reports))
         Shared(ctx.paths).save_proof(proof)
-        if proof.proved < proof.asked:
+        if not proof.is_whole:
+            troubles = [_first_failure(report) for report in reports if report.asked and not report.well]
+            troubles += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]
             raise ProofError(
                 f"only {proof}",
-                why="; ".join(_first_failure(report) for report in reports if report.asked and not report.well),
+                why="; ".join(troubles),
                 remedy="petal-node check --nodes all",
             )
 
 
 def _judge(ctx: Context, proof: Record | None) -> Probe:
     if proof is not None and proof.release == ctx.wanted_release:
-        if 0 < proof.asked == proof.proved:
+        if proof.is_whole:
             return satisfied(str(proof))
         return change(f"only {proof}", "run a job on the compute nodes")
     if _nobody_will_come(ctx):

@@ -6,7 +6,8 @@ from ..checks import check_node
 from ..context import Context
 from ..errors import PetalError, UsageError
 from ..fleet import prove, report_lines
-from ..model import Mark, NodeReport, Result, Role, Status
+from ..model import Finding, Mark, NodeReport, Result, Role, Status, plain
+from ..mpi.proof import between_nodes
 from ..prepare import prepare
 from ..run import save_report
 from ..slurm import SlurmNode, folded, nodes, unfolded
@@ -41,17 +42,19 @@ def check_nodes(asked: Asked, which: str, queue: str | None = None, *, short: bo
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
     chosen = _chosen(ctx, which, queue)
     reports = prove(ctx, chosen)
+    between = between_nodes(ctx, chosen, reports)
     if which == "all" and queue is None:
         off = {node.name for node in chosen if node.powered_down}
-        _keep(asked, ctx, tuple(report for report in reports if report.node not in off))
-    data = {"nodes": [report.to_dict() for report in reports]}
-    return Result("check", "short" if short else "matrix", _status(reports), data, run_id=asked.run_id)
+        _keep(asked, ctx, tuple(report for report in reports if report.node not in off), between)
+    data = {"nodes": [report.to_dict() for report in reports], "between": [plain(finding) for finding in between]}
+    view = "short" if short else "matrix"
+    return Result("check", view, _status(reports, between), data, run_id=asked.run_id)
 
 
-def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...]) -> None:
+def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
     """A check of all nodes by root on the head node is the proof. Nodes that are powered off are no part of it."""
     if ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports:
-        Shared(ctx.paths).save_proof(Proof(ctx.release, timestamp(), reports))
+        Shared(ctx.paths).save_proof(Proof(ctx.release, timestamp(), reports, between))
 
 
 def _chosen(ctx: Context, which: str, queue: str | None) -> tuple[SlurmNode, ...]:
@@ -75,6 +78,6 @@ def _chosen(ctx: Context, which: str, queue: str | None) -> tuple[SlurmNode, ...
     return tuple(known[name] for name in names if not idle_only or (known[name].up and known[name].state == "idle"))
 
 
-def _status(reports: tuple[NodeReport, ...] | list[NodeReport]) -> Status:
-    marks = {finding.mark for report in reports for finding in report.findings}
+def _status(reports: tuple[NodeReport, ...] | list[NodeReport], between: tuple[Finding, ...] = ()) -> Status:
+    marks = {finding.mark for findings in (*(report.findings for report in reports), between) for finding in findings}
     return Status.DEGRADED if marks & {Mark.FAIL, Mark.WARN} or not reports else Status.OK

@@ -51,6 +51,9 @@ def matrix_view(result: Result, _told: bool) -> list[Line]:
         lines += [Line(f"{names}:", indent=0)] if names != told else []
         lines += finding_lines(finding)
         told = names
+    between = between_of(result)
+    lines += [Line("between the nodes:", indent=0)] if between else []
+    lines += [line for finding in between for line in finding_lines(finding)]
     return [*lines, Line(total_of(reports), heading=True)]
 
 
@@ -61,7 +64,17 @@ def short_view(result: Result, _told: bool) -> list[Line]:
         Line(f"{names}: {finding.check}: {finding.message}", CHECK_MARKS[finding.mark], indent=0)
         for finding, names in troubles(reports)
     ]
+    lines += [
+        Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.mark], indent=0)
+        for finding in between_of(result)
+        if finding.mark in TROUBLES
+    ]
     return [*lines, Line(total_of(reports), heading=True)]
+
+
+def between_of(result: Result) -> list[Finding]:
+    """What nodes found together."""
+    return [Finding.from_dict(finding) for finding in result.data.get("between", ())]
 
 
 def reports_of(result: Result) -> list[NodeReport]:

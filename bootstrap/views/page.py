@@ -7,7 +7,7 @@ from html import escape
 
 from ..model import Finding, Mark, NodeReport, Result
 from ..slurm import folded
-from .checks import CHECK_MARKS, columns_of, reports_of, total_of, troubles
+from .checks import CHECK_MARKS, between_of, columns_of, reports_of, total_of, troubles
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #1b1b1b }
@@ -38,10 +38,20 @@ def page(result: Result, at: str) -> str:
         *(_table(asked) if asked else ["<p>No node was asked.</p>"]),
         *_not_asked(reports),
         *(line for finding, names in troubles(reports) for line in _trouble(finding, names)),
+        *_between(result),
         *_words(asked),
     ]
     head = f'<meta charset="utf-8"><title>petal-node: {escape(total_of(reports))}</title><style>{STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _between(result: Result) -> list[str]:
+    found = between_of(result)
+    well = [
+        f"<p><b>{escape(one.check)}</b>: {escape(one.message)}</p>" for one in found if one.mark in (Mark.OK, Mark.SKIP)
+    ]
+    bad = [line for one in found if one.mark in (Mark.WARN, Mark.FAIL) for line in _trouble(one, "between the nodes")]
+    return ["<h2>Between the nodes</h2>", *well, *bad] if found else []
 
 
 def _table(asked: Sequence[NodeReport]) -> list[str]:

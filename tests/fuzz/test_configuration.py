@@ -25,7 +25,7 @@ FULL: dict[str, Any] = {
     "prefix": "/usr", "summary": "Open MPI"}, {"name": "cfd", "version": "24.1", "source": "/no/cfd.tgz",
     "sha256": SHA, "env": {"X": "{prefix}/x"}, "requires": ["a/1"]} ], "modules": {"lmod": "auto"},
     "install": {"budget": 300, "jobs": 0, "partial": False},
-    "check": {"load": ["openmpi"], "run": ["true --x"], "wait": 5},
+    "check": {"load": ["openmpi"], "run": ["true --x"], "mpi": True, "wait": 5},
 }  # fmt: skip
 SMALL: dict[str, Any] = {
     "packages": [{"name": "openmpi", "version": "4.1.7", "prefix": "/usr"}],

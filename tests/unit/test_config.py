@@ -71,6 +71,7 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
         ("spack: {mirrors: {m: 'https:///m'}}", "spack.mirrors.m", "https://HOST/PATH"),
         ("check: {run: ['']}", "check.run[0]", "must be a program and its arguments"),
         ("check: {wait: true}", "check.wait", "whole number"),
+        ("check: {mpi: 'yes'}", "check.mpi", "true or false"),
         ("1: 2", "1", "unknown key"),
         ("stack: !!int ''", "", "not YAML"),
         ("stack: !!bool maybe", "", "not YAML"),
@@ -108,7 +109,7 @@ spack: {{source: s3://b/spack.tgz, sha256: {SHA}, recipes: {{source: /r}}, specs
 packages:
   - {{name: a, version: "1", source: s3://b/a.tgz, sha256: {SHA}, env: {{X: "{{prefix}}/x"}}, requires: [b/2]}}
   - {{name: b, version: "2", prefix: /opt/amazon/openmpi}}
-check: {{load: [a], run: ["a --version"]}}
+check: {{load: [a], run: ["a --version"], mpi: true}}
 """
     first = config.parse(text)
     again = config.from_mapping(json.loads(json.dumps(first.to_dict())))

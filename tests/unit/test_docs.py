@@ -108,7 +108,8 @@ def known_checks() -> set[str]:
     """Every name of a finding: those of the checks, and what the modules that make findings say."""
     found = {name for check in CHECKS for name in (check.name, *check.others)}
     places = {"Finding": 0, "ok": 0, "warn": 0, "fail": 0, "_failed": 1}
-    for file in (*sorted((TOP / "bootstrap" / "checks").glob("*.py")), TOP / "bootstrap" / "fleet.py"):
+    package = TOP / "bootstrap"
+    for file in (*package.glob("checks/*.py"), *package.glob("mpi/*.py"), package / "fleet.py", package / "clocks.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 place = places.get(node.func.id)

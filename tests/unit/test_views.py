@@ -45,6 +45,10 @@ BAD = Finding(
 )
 MISFIT = Finding("cpu", Mark.FAIL, "built for x86_64_v4, this node is x86_64_v3", "its CPU is zen3", ("spack: ...",))
 WARN = Finding("release", Mark.WARN, "current is a, wanted is b", "", ("petal-node status",))
+TALKS = Finding("mpi:openmpi/4.1", Mark.OK, "2 ranks on a and b sent each other 4 MiB in 0.02 s with Open MPI v4.1.4")
+SILENT = Finding(
+    "mpi:mpich/4.1", Mark.FAIL, "network: the ranks hang in MPI_Finalize", "no end within 60 s", ("ip -br address",)
+)
 NODES = tuple(
     NodeReport(f"queue1-st-c5-{number}", "compute", "2026-11-24T08:20:00Z", "3f9c1a2b4d5e", findings)
     for number, findings in enumerate(((GOOD,), (GOOD,), (GOOD, MISFIT, BAD)), start=1)
@@ -80,6 +84,10 @@ RESULTS = {
     "matrix": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in NODES]}),
     "short": Result("check", "short", Status.DEGRADED, {"nodes": [node.to_dict() for node in (*NODES, *LEFT)]}),
     "matrix-wide": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in WIDE]}),
+    "matrix-between": Result(
+        "check", "matrix", Status.DEGRADED,
+        {"nodes": [node.to_dict() for node in NODES[:2]], "between": [plain(TALKS), plain(SILENT)]},
+    ),
     "matrix-empty": Result("check", "matrix", Status.DEGRADED, {"nodes": []}),
     "status": Result(
         "status", "status", Status.DEGRADED,

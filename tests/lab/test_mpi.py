@@ -1,0 +1,236 @@
+"""MPI between two compute nodes through Slurm, as ``check.mpi`` asks for it: that it works, and who is named when not.
+
+Each fault is a real one, laid over nodes that talk to each other: plugins, libraries and packets that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.lab import engine, faults, stack
+from tests.lab.cluster import HOSTNAMES, Lab
+from tests.lab.faults import sh
+
+ONE, TWO = "compute-1", "compute-2"
+BOTH = (ONE, TWO)
+FIRST, SECOND = HOSTNAMES[ONE], HOSTNAMES[TWO]
+CONFIG = "/root/mpi.json"
+CHECK = {"load": ["openmpi"], "run": [], "mpi": True}
+PREFIX = "/opt/amazon/openmpi"
+HIDDEN = "/root/hidden"
+PORTS = "1024-2000"  # where Debian's Open MPI listens: btl_tcp_port_min_v4 and above
+MPICH = "/opt/mpich"
+# As in proof.SCRIPT, with an MPI that no module brings.
+RANK = f"PATH={MPICH}/bin:$PATH exec petal-node mpi-rank"
+
+
+class Broken(NamedTuple):
+    """A fault: on which nodes, how it is made and taken back, and what is said of it."""
+
+    nodes: Sequence[str]
+    make: str
+    back: str
+    message: str
+    why: str
+
+
+def away(*files: str) -> tuple[str, str]:
+    """Commands that move files and links away (globs of a shell), and back."""
+    listed = " ".join(files)
+    make = f"mkdir {HIDDEN} && for file in {listed}; do echo $file >>{HIDDEN}.list && mv $file {HIDDEN}/; done"
+    back = f"while read -r file; do mv {HIDDEN}/${{file##*/}} $file; done <{HIDDEN}.list; rm -r {HIDDEN} {HIDDEN}.list"
+    return make, back
+
+
+PLUGIN = away("/usr/lib/*/slurm-wlm/mpi_pmix*.so")
+LIBPMIX = away("$(readlink -f /usr/lib/*/pmix2/lib/libpmix.so.2)")
+OWN = "/home/ec2-user/.pmix"
+CLEAN = "/etc/profile.d/zzz-clean.sh"
+LIBMPI = "$(readlink -f /usr/lib/*/libmpi.so.40)"
+RULE = f"ip rule add pref 10 ipproto 6 {{}} {PORTS} blackhole"
+OTHER = f"blackhole $(getent hosts {SECOND} | cut -d' ' -f1)/32"
+WITHOUT_PMIX = f"mv {PREFIX}/lib {PREFIX}/hidden && ln -s {MPICH}/lib {PREFIX}/lib"
+FAULTS = {
+    "no plugin anywhere": Broken(
+        ("head", *BOTH), *PLUGIN, "Slurm: it has no PMIx plugin, only none", "cannot find mpi plugin for mpi/pmix"
+    ),
+    "no plugin on the nodes": Broken(
+        BOTH, *PLUGIN, f"Slurm: it has no PMIx plugin on {FIRST} and {SECOND}", "cannot find mpi plugin for mpi/pmix"
+    ),
+    "no libpmix on a node": Broken(
+        (TWO,), *LIBPMIX, f"PMIx: Slurm's plugin cannot load the PMIx library on {SECOND}", "can not load PMIx library"
+    ),
+    "PMIx that cannot be used": Broken(
+        (ONE,), f"mkdir {OWN} && echo psquash=none-of-these >{OWN}/mca-params.conf", f"rm -r {OWN}",
+        "PMIx: Open MPI v4.1.4 cannot use Slurm's, which is 4.2.2", "pmix_psquash_base_select failed",
+    ),
+    "PMIx that a profile takes away": Broken(
+        (TWO,), f"echo 'unset \"${{!PMIX_@}}\"' >{CLEAN}", f"rm {CLEAN}",
+        f"PMIx: none of it reaches the rank on {SECOND}", "SLURM_MPI_TYPE is pmix",
+    ),
+    "unreadable library": Broken(
+        BOTH, f"chmod 600 {LIBMPI}", f"chmod 644 {LIBMPI}",
+        f"MPI: its library cannot be loaded on {FIRST}", "Permission denied",
+    ),
+    "missing dependency": Broken(
+        (TWO,), *away("$(readlink -f /usr/lib/*/libopen-rte.so.40)"),
+        f"MPI: its library cannot be loaded on {SECOND}", "libopen-rte.so.40: cannot open shared object file",
+    ),
+    "no library": Broken(
+        BOTH, *away(f"{PREFIX}/lib/libmpi.so"),
+        f"MPI: the module brings no MPI library on {FIRST}", f"no libmpi.so in {PREFIX}/lib, ",
+    ),
+    "Open MPI without its PMIx": Broken(
+        (TWO,), *away("/usr/lib/*/openmpi/lib/openmpi3/mca_pmix_ext3x.so"),
+        f"MPI: Open MPI v4.1.4 fails in MPI_Init on {SECOND}", "getting job size failed",
+    ),
+    "packets to MPI's ports refused": Broken(
+        BOTH, RULE.format("dport"), "ip rule del pref 10",
+        "failed in the first exchange (MPI_Allreduce)", "Unable to connect to the peer",
+    ),
+    "packets from MPI's ports lost": Broken(
+        BOTH, RULE.format("sport"), "ip rule del pref 10",
+        "network: the ranks hang in the first exchange (MPI_Allreduce)", "no end within 60 s",
+    ),
+    "no way to the other node": Broken(
+        (ONE,), f"ip route add {OTHER}", f"ip route del {OTHER}",
+        "network: the ranks do not find each other in MPI_Init", "pmixp_p2p_send",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def talking(cluster: Lab) -> Lab:
+    """The cluster with its second compute node, told to prove MPI."""
+    for result in cluster.boot(TWO):
+        result.check()
+    cluster.wait_idle()
+    engine.until(f"{TWO} is ready", lambda: faults.is_ready(cluster, TWO), 60)
+    wanted = json.loads(cluster.read("head", "/shared/petal/state/wanted.json"))["config"]
+    cluster.write("head", CONFIG, json.dumps({**wanted, "check": {**wanted["check"], **CHECK}}))
+    cluster.exec("head", ("petal-node", "bootstrap", "--config", CONFIG)).check()
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def mpich(talking: Lab) -> Lab:
+    """Debian's MPICH, which has no PMIx, on both nodes; the library alone, as no two MPIs share /usr."""
+    if not shutil.which("apt-get"):
+        pytest.skip("no apt-get here to fetch Debian's libmpich12 with")
+    place = stack.lab_cache() / "debs-mpich"
+    place.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["apt-get", "-qq", "download", "libmpich12"], cwd=place, capture_output=True, check=False)
+    package = next(iter(place.glob("libmpich12_4.0*.deb")), None)
+    if package is None:
+        pytest.skip(f"bookworm's libmpich12 cannot be had: {done.stderr.decode().strip()}")
+    for node in BOTH:
+        install(talking, node, package)
+    return talking
+
+
+def install(lab: Lab, node: str, package: Path) -> None:
+    script = (
+        f"cat >/root/mpich.deb && dpkg-deb -x /root/mpich.deb /root/mpich && mkdir -p {MPICH}/bin {MPICH}/lib && "
+        f"cp -a /root/mpich/usr/lib/*/libmpich.so.12* {MPICH}/lib/ && ln -s /bin/true {MPICH}/bin/mpirun"
+    )
+    lab.exec(node, ("sh", "-c", script), stdin=package.read_bytes()).check()
+
+
+def asked(lab: Lab) -> dict[str, Any]:
+    """What ``check --nodes all`` finds of MPI."""
+    result = lab.exec("head", ("petal-node", "check", "--nodes", "all", "--json"))
+    envelope = json.loads(result.stdout)
+    (finding,) = envelope["data"]["between"]
+    assert result.returncode == (3 if finding["mark"] == "fail" else 0), envelope
+    found: dict[str, Any] = finding
+    return found
+
+
+@contextmanager
+def broken(lab: Lab, nodes: Sequence[str], make: str, back: str) -> Iterator[None]:
+    """A fault on some nodes, which talk to each other again after it."""
+    try:
+        for node in nodes:
+            sh(lab, node, make)
+        yield
+    finally:
+        for node in nodes:
+            sh(lab, node, back)
+    lab.wait_idle()
+    assert asked(lab)["mark"] == "ok"
+
+
+def test_two_nodes_talk_through_the_mpi_of_the_release(talking: Lab) -> None:
+    finding = asked(talking)
+    assert (finding["check"], finding["mark"]) == ("mpi:openmpi/4.1", "ok")
+    assert finding["message"].startswith(f"2 ranks on {FIRST} and {SECOND} sent each other 4 MiB in 0.")
+    assert "with Open MPI v4.1.4, PMIx 4.2.2" in finding["message"]
+    text = talking.exec("head", ("petal-node", "check", "--nodes", "all")).check().stdout
+    assert "between the nodes:\n  ok   mpi:openmpi/4.1: 2 ranks" in text
+
+
+def test_the_job_is_an_ordinary_users(talking: Lab) -> None:
+    """The software is run as its users run it, and nothing of root's is in its environment."""
+    seen = "/tmp/who-runs-mpi"
+    script = f'[ -z "$SLURM_PROCID" ] || {{ id -un; env; }} >{seen}'
+    with broken(talking, (ONE,), f"echo '{script}' >{CLEAN}", f"rm {CLEAN} {seen}"):
+        asked(talking)
+        user, *env = talking.read(ONE, seen).splitlines()
+    assert user == "ec2-user"
+    assert "HOME=/home/ec2-user" in env
+    assert not [line for line in env if "root" in line]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_who_does_not_fit_is_named(talking: Lab, name: str) -> None:
+    nodes, make, back, message, why = FAULTS[name]
+    with broken(talking, nodes, make, back):
+        finding = asked(talking)
+    assert finding["mark"] == "fail"
+    assert message in finding["message"], finding
+    assert why in finding["why"], finding
+    assert finding["message"].split(":")[0] in ("Slurm", "PMIx", "MPI", "network")
+    assert finding["remedy"][-1].startswith("srun --mpi=pmix -N2 -n2 -w "), finding
+
+
+def test_an_mpi_without_pmix_leaves_each_rank_alone(mpich: Lab) -> None:
+    with broken(mpich, BOTH, WITHOUT_PMIX, f"rm {PREFIX}/lib && mv {PREFIX}/hidden {PREFIX}/lib"):
+        finding = asked(mpich)
+    assert finding["message"].startswith("MPI: each rank is alone: MPICH Version: 4.0.2 does not use the PMIx")
+    assert f"MPI_Comm_size is 1 on {FIRST}" in finding["why"]
+
+
+def test_ranks_of_mpich_talk_too(mpich: Lab) -> None:
+    """The other ABI, by the start-up that this MPICH has."""
+    done = mpich.srun("--mpi=pmi2", "-N2", "-n2", "--chdir=/", "--export=HOME", "/bin/bash", "-lc", RANK).check()
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(line["rank"] for line in told if line["stage"] == "done") == [0, 1]
+    assert {line["size"] for line in told if line["stage"] == "exchange"} == {2}
+    assert {line["version"] for line in told if line["stage"] == "init"} == {"MPICH Version: 4.0.2"}
+
+
+def test_the_remedy_can_be_run(talking: Lab) -> None:
+    nodes, make, back, *_ = FAULTS["unreadable library"]
+    with broken(talking, nodes, make, back):
+        finding = asked(talking)
+        repeated = talking.shell("head", finding["remedy"][-1])
+    assert "Permission denied" in repeated.stdout
+    assert repeated.returncode == 1
+    assert talking.shell("head", finding["remedy"][-1]).check().stdout.count('"stage": "done"') == 2
+
+
+def test_one_node_alone_is_asked_nothing(talking: Lab) -> None:
+    state = "/opt/slurm/bin/scontrol update nodename=" + SECOND + " state="
+    with broken(talking, ("head",), f"{state}drain reason=test", f"{state}resume"):
+        result = talking.exec("head", ("petal-node", "check", "--nodes", "all", "--json"))
+        (finding,) = json.loads(result.stdout)["data"]["between"]
+    assert (finding["check"], finding["mark"]) == ("mpi", "skip")
+    assert "two nodes of one queue are needed, and 1 can be used" in finding["message"]

@@ -1,0 +1,403 @@
+"""MPI between nodes: what a rank tells, which job is started, and what is made of jobs that were recorded.
+
+``mpi_jobs/*.txt`` are jobs of a real Slurm 22.05 with PMIx 4.2, Open MPI 4.1.4 and MPICH 4.0.2 in the lab, those that
+are called newer of Slurm 24.11 with PMIx 5.0 and Open MPI 5.0.7, each with one thing broken: exit code, what the ranks
+and srun wrote, ``srun --mpi=list``, and slurmd's log where root read it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.errors import ProcessTimeout
+from bootstrap.model import Mark
+from bootstrap.mpi import proof, rank
+from bootstrap.mpi.judge import Evidence, judge, told
+from bootstrap.mpi.stages import LINE_BYTES, Stage, line, ranks_of
+from bootstrap.release import Manifest, ModuleFile, Tree, write_manifest
+from bootstrap.slurm import SlurmNode
+from bootstrap.system import Completed
+from tests.world import World
+
+JOBS = Path(__file__).with_name("mpi_jobs")
+ONE, TWO = "queue1-st-c5-1", "queue1-st-c5-2"
+SECTIONS = re.compile(
+    r"# exit (\d+)\n# stdout\n(.*)# stderr\n(.*)# srun --mpi=list\n(.*)# slurmd\n(.*)", re.DOTALL
+)  # fmt: skip
+BLAMED = {
+    "plugin-nowhere": ("Slurm: it has no PMIx plugin, only none, cray_shasta, pmi2", "cannot find mpi plugin"),
+    "plugin-not-on-nodes": (f"Slurm: it has no PMIx plugin on {ONE} and {TWO}", "cannot find mpi plugin"),
+    "plugin-not-on-one": (f"Slurm: {TWO} did not start the task", "Task launch for StepId=11.0 failed"),
+    "newer-plugin-nowhere": ("Slurm: it has no PMIx plugin, only none, cray_shasta, pmi2", "cannot find mpi plugin"),
+    "newer-plugin-not-on-nodes": (f"Slurm: it has no PMIx plugin on {ONE} and {TWO}", "cannot find mpi plugin"),
+    "newer-libpmix-not-on-one": (f"PMIx: Slurm's plugin cannot load the PMIx library on {TWO}", "mpi/pmix_v5: init"),
+    "newer-no-pmix-one": (f"PMIx: none of it reaches the rank on {TWO}", "SLURM_MPI_TYPE is pmix"),
+    "newer-no-pmix-both": (f"PMIx: none of it reaches the rank on {ONE}", "SLURM_MPI_TYPE is pmix"),
+    "newer-psquash": ("PMIx: Open MPI v5.0.7 cannot use Slurm's, which is 5.0.7a1", "pmix_psquash_base_select failed"),
+    "newer-firewall": (f"network: rank 0 on {ONE} failed in the first exchange", "Unable to connect to the peer"),
+    "no-slurmctld": ("Slurm: srun ended with 1, and no rank began", "Unable to contact slurm controller"),
+    "libpmix-not-on-head": ("PMIx: Slurm's plugin cannot load the PMIx library on this node", "can not load PMIx"),
+    "libpmix-not-on-one": (f"PMIx: Slurm's plugin cannot load the PMIx library on {TWO}", "can not load PMIx library"),
+    "no-pmix": (f"PMIx: none of it reaches the rank on {ONE}", "SLURM_MPI_TYPE is not set / "),
+    "psquash": ("PMIx: Open MPI v4.1.4 cannot use Slurm's, which is 4.2.2rc2", "pmix_psquash_base_select failed"),
+    "psec": ("PMIx: Open MPI v4.1.4 cannot use Slurm's", "OMPI was not built with SLURM's PMI support"),
+    "gds": ("PMIx: Open MPI v4.1.4 cannot use Slurm's", "PMIx stopped checking"),
+    "pmix-isolated": (f"MPI: Open MPI v4.1.4 fails in MPI_Init on {ONE}", "getting job size failed"),
+    "no-ext3x-one": (f"MPI: Open MPI v4.1.4 fails in MPI_Init on {TWO}", "getting job size failed"),
+    "mpich-alone": ("MPI: each rank is alone: MPICH Version: 4.0.2 does not use", f"MPI_Comm_size is 1 on {ONE}"),
+    "crash": (f"MPI: Open MPI v4.1.4 crashed in MPI_Init on {TWO}", "task 1: Segmentation fault"),
+    "crash-and-hang": ("MPI: Open MPI v4.1.4 crashed in MPI_Init", "malloc assertion failure"),
+    "unreadable": (f"MPI: its library cannot be loaded on {ONE}", "libmpi.so: cannot open shared object file: Perm"),
+    "needed-lib-one": (f"MPI: its library cannot be loaded on {TWO}", "libopen-pal.so.40: cannot open"),
+    "no-lib": (f"MPI: the module brings no MPI library on {ONE}", "no libmpi.so in /opt/amazon/openmpi/lib, "),
+    "no-module": (f"MPI: the module does not load on {ONE}", "The following module(s) are unknown"),
+    "firewall": (f"network: rank 1 on {TWO} failed in the first exchange", "Unable to connect to the peer 172.18.0.5"),
+    "no-transport": (f"network: rank 0 on {ONE} failed in the first exchange", "unable to reach each other"),
+    "drop": ("network: the ranks hang in the first exchange (MPI_Allreduce)", "no end within 60 s"),
+    "blackhole": ("network: the ranks do not find each other in MPI_Init", "pmixp_p2p_send: queue1-st-c5-1"),
+}
+
+
+def recorded(name: str) -> Evidence:
+    found = SECTIONS.fullmatch((JOBS / f"{name}.txt").read_text(encoding="utf-8"))
+    assert found
+    code, *texts = found.groups()
+    return Evidence("openmpi/4.1", (ONE, TWO), int(code), *texts)
+
+
+# --------------------------------------------------------------------------------------------------------- the judge
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_the_one_that_does_not_fit_is_named_in_its_own_words(name: str) -> None:
+    message, why = BLAMED[name]
+    finding = judge(recorded(name))
+    assert (finding.check, finding.mark) == ("mpi:openmpi/4.1", Mark.FAIL)
+    assert finding.message.startswith(message), finding
+    assert why in finding.why, finding
+    assert finding.remedy[-1].startswith(f"srun --mpi=pmix -N2 -n2 -w {ONE},{TWO} bash -lc")
+    assert "Killed" not in finding.why
+    assert "StepId=7" not in finding.why
+
+
+def test_every_recorded_job_has_its_line() -> None:
+    assert {path.stem for path in JOBS.glob("*.txt")} == {*BLAMED, "well", "newer-well", "busy", "drained"}
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("well", "0.0185 s with Open MPI v4.1.4, PMIx 4.2.2rc2"),
+        ("newer-well", "0.0714 s with Open MPI v5.0.7, PMIx 5.0.7a1"),
+    ],
+)
+def test_a_job_that_went_well(name: str, how: str) -> None:
+    finding = judge(recorded(name))
+    assert finding.mark is Mark.OK
+    assert finding.message == f"2 ranks on {ONE} and {TWO} sent each other 4 MiB in {how}"
+
+
+@pytest.mark.parametrize("name", ["busy", "drained"])
+def test_nodes_that_are_not_free_are_no_failure(name: str) -> None:
+    finding = judge(recorded(name))
+    assert (finding.mark, finding.message) == (Mark.SKIP, "the nodes were not free")
+    assert "Requested nodes are busy" in finding.why
+
+
+def job(*texts: str, code: int = 1, stderr: str = "") -> Evidence:
+    return Evidence("openmpi/4.1", (ONE, TWO), code, "\n".join(texts), stderr)
+
+
+def at(number: int, stage: Stage, **facts: Any) -> str:
+    return line(number, (ONE, TWO)[number], stage, {"pmix": True, "version": "V", **facts})
+
+
+@pytest.mark.parametrize(
+    ("evidence", "message"),
+    [
+        (job(), "Slurm: srun ended with 1, and no rank began"),
+        (job(at(0, Stage.INIT)), f"network: nothing was heard of the rank on {TWO}"),
+        (job(at(0, Stage.BULK), at(1, Stage.BULK, error="no end", hangs=True)), "network: the ranks hang in the exch"),
+        (job(at(0, Stage.DONE, size=2), at(1, Stage.BULK, error="other bytes")), f"network: rank 1 on {TWO} failed in"),
+        (job(at(0, Stage.DONE, size=2), at(1, Stage.FINALIZE, hangs=True)), "network: the ranks hang in MPI_Finalize"),
+        (job(at(0, Stage.DONE, size=1, pmix=False), at(1, Stage.DONE, size=1)), "PMIx: none of it reaches the rank on"),
+        (job(at(0, Stage.DONE, size=2), at(1, Stage.DONE, size=2), code=139), "MPI: the job ended with 139 after all "),
+        (
+            job(at(0, Stage.LOAD), at(1, Stage.LOAD)),
+            f"MPI: the job ended with 1 in the loading of the library on {ONE}",
+        ),
+        (
+            job(at(0, Stage.BULK), at(1, Stage.BULK), stderr=f"srun: error: {TWO}: task 1: Bus error"),
+            f"MPI: V crashed in the exchange of a large message (MPI_Sendrecv) on {TWO}",
+        ),
+        (
+            job(at(0, Stage.INIT, hangs=True), at(1, Stage.EXCHANGE, hangs=True)),
+            "network: the ranks do not find each other in MPI_Init",
+        ),
+    ],
+)
+def test_what_no_recorded_job_shows(evidence: Evidence, message: str) -> None:
+    assert judge(evidence).message.startswith(message), judge(evidence)
+
+
+def test_silence_is_no_success() -> None:
+    assert judge(job(code=0)).mark is Mark.FAIL
+    assert judge(job(at(0, Stage.DONE, size=2), code=0)).mark is Mark.FAIL
+    assert judge(job(at(0, Stage.DONE, size=2), at(1, Stage.LOAD), code=0)).mark is Mark.FAIL
+
+
+def test_what_a_user_can_write_names_no_other_node_and_no_command() -> None:
+    forged = line(1, "x; reboot", Stage.LOAD, {"error": "e"})
+    stderr = "Task launch for StepId=1.0 failed on node evil: x"
+    assert [one.node for one in job(at(0, Stage.START), forged).ranks] == [ONE]
+    assert job(stderr=stderr).not_launched == []
+    finding = judge(job(at(0, Stage.LOAD, library="/x; reboot", error="e"), at(1, Stage.INIT), stderr=stderr))
+    assert finding.message == f"MPI: its library cannot be loaded on {ONE}"
+    assert "reboot" not in " ".join(finding.remedy)
+
+
+def test_words_are_told_once_and_without_frames() -> None:
+    text = "-----\n[a:1] it broke\n[b:2] it broke\n\n*** MPI_ERRORS_ARE_FATAL\nsrun: error: n: task 0: Killed\n"
+    text += "srun: job 49 queued and waiting for resources\nsrun: job 49 has been allocated resources\n"
+    assert told(text) == "it broke"
+    assert told("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT 2026-11-28T18:31:43 ***") == ""
+    assert "DUE TO TIME LIMIT" in told("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT t DUE TO TIME LIMIT ***")
+    assert told("one\ntwo\nthree\nfour") == "two / three / four"
+    assert told("one\ntwo\nthree\nfour", "one") == "one"
+
+
+# ---------------------------------------------------------------------------------------------------------- the ranks
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, '"\\' * 3000, "\u00fc" * 5000])
+def test_no_line_of_a_rank_is_longer_than_srun_keeps_whole(text: str) -> None:
+    facts = {"library": text, "version": text, "error": text, "mpirun": text}
+    assert len(line(1, "n" * 300, Stage.START, facts)) < LINE_BYTES
+
+
+def test_lines_of_others_are_noise() -> None:
+    noise = [
+        "",
+        "{",
+        "[1]",
+        '{"rank": Infinity, "node": "n", "stage": "init"}',
+        '{"rank": "x"}',
+        '{"rank": 0, "node": "n", "stage": "flight"}',
+        "[" * 100_000,
+    ]
+    found = ranks_of([*noise, "welcome" + at(1, Stage.LOAD, library="/l"), at(1, Stage.INIT), at(0, Stage.START)])
+    assert {number: one.stage for number, one in found.items()} == {0: Stage.START, 1: Stage.INIT}
+    assert (found[1].library, str(found[1])) == ("/l", f"rank 1 on {TWO}")
+
+
+class FakeLibrary:
+    """An MPI in which nothing can go wrong but what a test says."""
+
+    size = 2
+    pause = 0.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def version(self) -> str:
+        return "Fake MPI"
+
+    def init(self) -> None:
+        time.sleep(self.pause)
+
+    def place(self) -> tuple[int, int]:
+        return 0, self.size
+
+    def exchange(self, _rank: int, _size: int) -> None: ...
+
+    def bulk(self, _rank: int, _size: int) -> None:
+        raise rank.RankFailed("the message has other bytes than were sent")
+
+    def finalize(self) -> None: ...
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """Where the files of an MPI lie, with the links that distributions make."""
+    (tmp_path / "mpi" / "bin").mkdir(parents=True)
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    (tmp_path / "usr" / "lib64").mkdir()
+    (tmp_path / "usr" / "bin" / "orterun").touch(0o755)
+    (tmp_path / "mpi" / "bin" / "mpirun").symlink_to("../../usr/bin/orterun")
+    return tmp_path
+
+
+def started(env: dict[str, str], loaded: int = 0, seconds: float = 30) -> tuple[int, list[dict[str, Any]], list[int]]:
+    lines: list[str] = []
+    stopped: list[int] = []
+    env = {"SLURM_PROCID": "1", "PMIX_RANK": "1", "PMIX_NAMESPACE": "slurm.pmix.5.0", "PMIX_VERSION": "4.2.2", **env}
+    code = rank.Task(env, "n1", lines.append, loaded, stop=stopped.append).run(seconds)
+    return code, [json.loads(text) for text in lines], stopped
+
+
+def library(prefix: Path, *names: str) -> dict[str, str]:
+    for name in names:
+        (prefix / name).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / name).touch()
+    return {"PATH": str(prefix / "mpi" / "bin")}
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (("mpi/lib/libmpi.so.40", "mpi/lib/libmpi.so", "mpi/lib/libmpi_cxx.so"), "mpi/lib/libmpi.so"),
+        (("mpi/lib64/libmpi.so.12.1", "usr/lib64/libmpi.so"), "mpi/lib64/libmpi.so.12.1"),
+        (("usr/lib64/libmpich.so.12",), "usr/lib64/libmpich.so.12"),
+        (("mpi/lib/release/libmpi.so.12", "elsewhere/libmpi.so"), "mpi/lib/release/libmpi.so.12"),
+        (("elsewhere/libmpi.so",), "elsewhere/libmpi.so"),
+    ],
+)
+def test_the_library_is_the_modules(prefix: Path, files: tuple[str, ...], found: str) -> None:
+    env = {**library(prefix, *files), "LD_LIBRARY_PATH": f":relative:{prefix}/elsewhere"}
+    assert rank.find_library(env) == prefix / found
+
+
+def test_where_no_library_is_the_places_are_told(prefix: Path) -> None:
+    with pytest.raises(rank.RankFailed, match=re.escape(f"no libmpi.so in {prefix}/mpi/lib, {prefix}/mpi/lib64")):
+        rank.find_library(library(prefix))
+    with pytest.raises(rank.RankFailed, match="no mpirun on PATH"):
+        rank.find_library({"PATH": str(prefix)})
+
+
+def test_a_rank_tells_each_stage_before_it_begins(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank, "Library", FakeLibrary)
+    env = library(prefix, "mpi/lib/libmpi.so")
+    code, lines, _ = started(env)
+    assert (code, [entry["stage"] for entry in lines]) == (1, ["start", "load", "init", "exchange", "bulk", "bulk"])
+    assert (lines[0]["pmix"], lines[0]["pmix_version"], lines[0]["rank"]) == (True, "4.2.2", 1)
+    assert (lines[3]["size"], lines[-1]["error"]) == (2, "the message has other bytes than were sent")
+    monkeypatch.setattr(FakeLibrary, "size", 1)
+    code, lines, _ = started(env)
+    assert (code, [entry["stage"] for entry in lines][-3:]) == (0, ["init", "finalize", "done"])
+
+
+def test_a_rank_that_hangs_says_where_and_ends(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank, "Library", FakeLibrary)
+    monkeypatch.setattr(FakeLibrary, "pause", 0.3)
+    _, lines, stopped = started(library(prefix, "mpi/lib/libmpi.so"), seconds=0.05)
+    (said,) = (entry for entry in lines if entry.get("hangs"))
+    assert (said["stage"], said["error"], stopped) == ("init", "no end within 0 s", [rank.HANGS])
+
+
+def test_a_library_that_is_none_is_told(prefix: Path) -> None:
+    code, lines, _ = started(library(prefix, "mpi/lib/libmpi.so"))
+    assert (code, lines[-1]["stage"]) == (1, "load")
+    assert "libmpi.so: file too short" in lines[-1]["error"]
+    code, lines, _ = started({"PATH": ""}, loaded=127)
+    assert (code, lines[-1]["error"]) == (1, "module load ended with 127")
+
+
+# ------------------------------------------------------------------------------------------------------------ the job
+
+
+def node(name: str, queue: str = "q1") -> SlurmNode:
+    return SlurmNode(name, "idle", "", queue)
+
+
+def published(world: World, *modules: str) -> None:
+    files = tuple(ModuleFile(name.rpartition(":")[2], name.replace(":", "/") + ".lua", "spack") for name in modules)
+    tree = Tree("debian12-x86_64", "x86_64", files)
+    write_manifest(world.paths, Manifest("r1", "t", "debian12", "2.36", (), (tree,)))
+    (world.paths.root / "current").symlink_to(world.paths.release("r1"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path / "head", config_text="check: {mpi: true}")
+    made.paths.release("r1").mkdir(parents=True)
+    made.system.answers["srun"] = lambda _: recorded("well").stdout
+    return made
+
+
+def test_the_mpis_of_a_release_are_those_in_core(world: World) -> None:
+    published(world, "Core:openmpi/4.1.7", "openmpi:4.1.7/hdf5/1.14", "Core:gcc/12", "gcc/12:mpich/4", "Core:mpich/4.1")
+    (first, second) = proof.prove_release(world.context, [node(ONE), node("x", "q2"), node(TWO)])
+    assert (first.check, second.check) == ("mpi:openmpi/4.1.7", "mpi:mpich/4.1")
+    assert {first.mark, second.mark} == {Mark.OK}
+
+
+def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
+    published(world, "Core:openmpi/4.1")
+    proof.prove_release(world.context, [node("x", "q2"), node(ONE), node(TWO)])
+    (command,) = (argv for argv in world.system.commands if argv[0] == "srun")
+    wanted = {"--mpi=pmix", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", f"--nodelist={ONE},{TWO}"}
+    assert {*wanted, "--partition=q1", "--export=HOME,LANG"} <= set(command)
+    assert command[-5:] == ("-lc", proof.SCRIPT, "petal-mpi", "openmpi/4.1", str(world.paths.link))
+
+
+@pytest.mark.parametrize(
+    ("modules", "nodes", "said"),
+    [
+        (("Core:openmpi/4.1",), [node(ONE)], "two nodes of one queue are needed, and 1 can be used"),
+        (("Core:openmpi/4.1",), [node(ONE), node(TWO, "q2")], "two nodes of one queue are needed, and 2 can be used"),
+        (("Core:hello/1", "gcc/12:openmpi/4"), [node(ONE), node(TWO)], "the release has no MPI"),
+    ],
+)
+def test_where_there_is_nothing_to_ask_that_is_said(
+    world: World, modules: Sequence[str], nodes: list[SlurmNode], said: str
+) -> None:
+    published(world, *modules)
+    (finding,) = proof.prove_release(world.context, nodes)
+    assert (finding.check, finding.mark) == ("mpi", Mark.SKIP)
+    assert finding.message.startswith(said)
+    assert not any(argv[0] == "srun" for argv in world.system.commands)
+
+
+def answering(world: World, monkeypatch: pytest.MonkeyPatch, evidence: Evidence, log: str = "") -> list[Sequence[str]]:
+    """Slurm answers as it did in a recorded job; ``log`` is what stands in slurmd's log."""
+    asked: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        asked.append(argv)
+        if "--mpi=pmix" in argv:
+            return Completed(tuple(argv), evidence.code, evidence.stdout, evidence.stderr, 0.1)
+        if "--mpi=list" in argv:
+            return Completed(tuple(argv), 0, "", evidence.plugins, 0.1)
+        shown = "SlurmdDebug = info\nSlurmdLogFile           = /var/log/slurmd.log\n"
+        return Completed(tuple(argv), 0, shown if argv[0] == "scontrol" else log, "", 0.1)
+
+    monkeypatch.setattr(world.system, "run", run)
+    return asked
+
+
+def test_root_asks_slurmd_why_it_did_not_start_the_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = recorded("libpmix-not-on-one")
+    launch = "[t] launch task StepId={} request from UID:1000\n"
+    older = f"{launch.format('11.0')}[t] error: cannot find mpi plugin for mpi/pmix\n"
+    log = f"{older}{launch.format('13.0')}[t] a line\n{evidence.slurmd}"
+    asked = answering(world, monkeypatch, evidence, log)
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
+    assert finding.message == f"PMIx: Slurm's plugin cannot load the PMIx library on {TWO}"
+    assert asked[-1][-4:] == ["/usr/bin/tail", "-n", "60", "/var/log/slurmd.log"]
+    assert {"--mpi=none", f"--nodelist={TWO}"} <= set(asked[-1])
+
+
+def test_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.system.root = False
+    asked = answering(world, monkeypatch, recorded("libpmix-not-on-one"))
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
+    assert finding.message == f"Slurm: {TWO} did not start the task"
+    assert "slurmd.log" in finding.remedy[0]
+    assert [argv[1] for argv in asked] == ["--mpi=pmix", "--mpi=list"]
+
+
+def test_a_job_that_does_not_end_is_slurms(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        raise ProcessTimeout(f"{argv[0]} did not end within 250 s and was stopped", why="")
+
+    monkeypatch.setattr(world.system, "run", run)
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
+    assert (finding.mark, finding.message) == (Mark.FAIL, "Slurm: the job gave no answer")
+    assert "did not end within 250 s" in finding.why
