@@ -1,1 +1,1 @@
-"""Real NFS: a small machine of its own (user-mode Linux) with a server, which is the head node, and two clients."""
+"""Real NFS: a small machine (user-mode Linux or QEMU) with a server, which is the head node, and two clients."""

@@ -1,4 +1,4 @@
-"""What the machine boots: Debian's kernel and a root file system, made once and kept, and what each run adds."""
+"""What the machine boots: one of Debian's kernels and a root file system, made once and kept; and what runs add."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from pathlib import Path
 
 from tests.lab.engine import LabError, install, say
 
+from . import kernel
+
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 RECIPE = HERE / "image.sh"
 GUEST = HERE / "guest"
-PACKAGES = {command: command for command in ("cpio", "debootstrap", "patchelf")}
+PACKAGES = {kernel.QEMU: "qemu-system-x86"}  # where the command is not named like its package
 
 
 def place() -> Path:
-    """The directory of the image of this very recipe."""
+    """The directory of the image of the chosen kind by this very recipe."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "petal-node" / "nfs"
-    return cache / hashlib.sha256(RECIPE.read_bytes()).hexdigest()[:16]
+    return cache / f"{kernel.chosen().name}-{hashlib.sha256(RECIPE.read_bytes()).hexdigest()[:16]}"
 
 
 def _is_made() -> bool:
-    return (place() / "root.cpio.gz").is_file() and (place() / "linux").is_file()
+    return (place() / "root.cpio.gz").is_file() and (place() / "kernel").is_file()
 
 
 def _missing() -> list[str]:
     """The commands that are needed and not here."""
-    needed = ["cpio"] if _is_made() else [*PACKAGES]
+    kind = kernel.chosen()
+    needed = ["cpio", *kind.started_with, *(() if _is_made() else ("debootstrap", *kind.made_with))]
     return [command for command in needed if shutil.which(command) is None]
 
 
@@ -49,17 +52,18 @@ def unavailable() -> str | None:
 
 
 def ensure() -> Path:
-    """The directory with ``linux`` and ``root.cpio.gz``; installs and makes what is missing, saying so first.
+    """The directory with ``kernel`` and ``root.cpio.gz``; installs and makes what is missing, saying so first.
 
     Raises:
         LabError: it cannot be had.
     """
     missing = _missing()
     if missing:
-        install([PACKAGES[command] for command in missing])
+        install([PACKAGES.get(command, command) for command in missing])
     if not _is_made():
         say("making the machine for real NFS (debootstrap, Debian's kernel): a minute or two")
-        done = subprocess.run(["sh", str(RECIPE), str(place())], check=False, stdin=subprocess.DEVNULL)
+        argv = ["sh", str(RECIPE), str(place()), kernel.chosen().name]
+        done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise LabError("the machine for real NFS was not made")
     return place()

@@ -1,17 +1,20 @@
 #!/bin/sh
-# Make the machine's kernel and root file system from Debian's own packages: image.sh DIRECTORY
-# writes DIRECTORY/linux, the C library that it needs beside it, and DIRECTORY/root.cpio.gz. Nothing of them is installed
-# on the host. The kernel is Debian's user-mode-linux, a kernel that is a program: /dev/kvm is often there and does not
-# work, and a machine that is emulated takes three times as long. Older ones than 6.16 know no seccomp=on, and fail on a
-# processor with AVX-512.
+# Make the machine's kernel and root file system from Debian's own packages: image.sh DIRECTORY uml|qemu
+# writes DIRECTORY/kernel and DIRECTORY/root.cpio.gz. Nothing of them is installed on the host.
+#   uml   Debian's user-mode-linux, a kernel that is a program; the C library that it needs stands beside it. Older ones
+#         than 6.16 know no seccomp=, and fail on a processor with AVX-512.
+#   qemu  Debian's kernel for any PC
 # DEBIAN_MIRROR  where packages come from (http://deb.debian.org/debian)
 set -eu
 target=$(mkdir -p "$1" && cd "$1" && pwd)
 suite=bookworm
-kernel_suite=forky
+case $2 in
+uml) kernel_suite=forky kernel_package=user-mode-linux kernel_modules=usr/lib/uml/modules ;;
+qemu) kernel_suite=$suite kernel_package=linux-image-amd64 kernel_modules=lib/modules ;;
+esac
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 packages=python3,nfs-kernel-server,nfs-common,kmod,iproute2,procps,lmod,systemd,systemd-sysv,dbus
-modules="nfsd nfs nfsv4 overlay loop veth bridge"
+modules="nfsd nfs nfsv4 overlay loop ext4 veth bridge"
 
 cache=$target/../debs-$suite
 work=$(mktemp -d /var/tmp/petal-nfs.XXXXXX)
@@ -27,23 +30,28 @@ quietly() { "$@" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; exit 1; }; }
 
 quietly debootstrap --variant=minbase --include="$packages" --cache-dir="$cache" "$suite" "$root" "$mirror"
 
-printf '%s\n' "deb $mirror $suite main" "deb $mirror $kernel_suite main" >"$root/etc/apt/sources.list"
+printf '%s\n' "deb $mirror $kernel_suite main" >"$root/etc/apt/sources.list"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 mkdir -p "$root/kernel"
 # shellcheck disable=SC2016 # expanded in the chroot
 quietly chroot "$root" sh -ec '
     apt-get -q -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false update # mirrors of it lag behind
     cd /kernel
-    apt-get -q download "user-mode-linux/$1" "libc6/$1"
+    apt-get -q download $(apt-cache depends --important "$1" | sed "s/.* //") # with what it depends on itself
     for package in ./*.deb; do dpkg-deb -x "$package" .; done
-    mv usr/lib/uml/modules /lib/modules
+    mv "$2" /lib/modules
     version=$(ls /lib/modules)
-    depmod "$version"' -- "$kernel_suite"
+    depmod "$version"' -- "$kernel_package" "$kernel_modules"
 version=$(ls "$root/lib/modules")
-rm -rf "${target:?}/lib"
-cp -a "$root/kernel/usr/lib/x86_64-linux-gnu" "$target/lib"
-patchelf --set-interpreter "$target/lib/ld-linux-x86-64.so.2" --set-rpath "$target/lib" \
-    --output "$target/linux" "$root/kernel/usr/bin/linux.uml"
+case $2 in
+uml)
+    rm -rf "${target:?}/lib"
+    cp -a "$root/kernel/usr/lib/x86_64-linux-gnu" "$target/lib"
+    patchelf --set-interpreter "$target/lib/ld-linux-x86-64.so.2" --set-rpath "$target/lib" \
+        --output "$target/kernel" "$root/kernel/usr/bin/linux.uml"
+    ;;
+qemu) cp "$root/kernel/boot/vmlinuz-$version" "$target/kernel" ;;
+esac
 
 # Only the modules that are loaded, with what they need; no documentation, locales and package lists.
 # shellcheck disable=SC2016,SC2086 # expanded in the chroot; a list

@@ -1,13 +1,9 @@
-"""The machine and its nodes, as the tests see them: ``machine.head.run(...)``, ``machine.client(1).run(...)``.
-
-Its kernel is a program of this system (user-mode Linux), so that neither root nor hardware is asked for anything.
-"""
+"""The machine and its nodes, as the tests see them: ``machine.head.run(...)``, ``machine.client(1).run(...)``."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -21,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.lab.engine import LabError, until
 
-from . import image
+from . import image, kernel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 240.0
 ANSWER_SECONDS = 30.0
 LEASE = 10.0
-MEMORY = 3 << 30
 POLL_SECONDS = 0.2
 MOUNT = ("mount", "-t", "nfs4", "-o", "vers=4.2,hard,noatime,_netdev", "head:/srv/shared", "/shared")
 
@@ -166,18 +161,12 @@ class Machine:
         self._socket, port = socket.socketpair()
         argv = [
             # Deadlines in the machine are those of real nodes: what else runs here must not slow it down.
-            *("nice", "-n", "-10", "setpriv", "--pdeathsig", "KILL", str(image.place() / "linux")),
-            *("seccomp=auto", f"mem={MEMORY >> 20}M", f"initrd={initrd}", "rdinit=/lab/init.sh"),
-            "rootfstype=tmpfs",  # what lies over it can be exported; over ramfs it cannot
-            *("con=null", "con0=null,fd:1", f"ssl0=fd:{port.fileno()}", f"uml_dir={self._scratch}"),
+            *("nice", "-n", "-10", "setpriv", "--pdeathsig", "KILL"),
+            *kernel.chosen().argv(image.place() / "kernel", initrd, port.fileno()),
         ]
-        shared_memory = Path("/dev/shm")  # for the machine's memory, a file that must be executable
-        fits = shared_memory.is_dir() and shutil.disk_usage(shared_memory).free > MEMORY
-        fits = fits and not os.statvfs(shared_memory).f_flag & os.ST_NOEXEC
-        env = {"PATH": os.environ["PATH"], "TMPDIR": str(shared_memory if fits else self._scratch)}
         with port, (self._scratch / "console").open("wb") as console:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=env, pass_fds=[port.fileno()]
+                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[port.fileno()]
             )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from .machine import Machine, Node
+from .machine import Done, Machine, Node
 from .software import codes
 
 # What a hook waits, and what the start of two Pythons costs in the machine while other tests run.
@@ -24,6 +25,14 @@ def client(nfs: Machine, releases: tuple[str, str]) -> Iterator[Node]:
     nfs.head.plug()
 
 
+def record_of(client: Node, hook: Done) -> dict[str, Any]:
+    """What the worker wrote, as soon as it has ended: a hook waits for that only so long."""
+    record = f"/var/lib/petal-node/runs/{hook.json()['run_id']}.json"
+    client.until("the worker has ended", f"""grep '"finished": "2' {record}""", 60)
+    run: dict[str, Any] = json.loads(client.read(record))
+    return run
+
+
 def test_every_verb_ends_in_its_time_while_the_server_is_silent(nfs: Machine, client: Node) -> None:
     nfs.head.unplug()
     asked = [client.begin("/lab/petal-node", verb, "--json", seconds=30) for verb in ("status", "plan")]
@@ -37,14 +46,12 @@ def test_every_verb_ends_in_its_time_while_the_server_is_silent(nfs: Machine, cl
 def test_a_hook_ends_with_0_and_the_node_is_ready_again_by_itself(nfs: Machine, client: Node) -> None:
     client.write("/etc/petal.yaml", "stack: none\n")
     hook = ("hook", "configured", "--config", "/etc/petal.yaml")
-    client.petal(*hook).ok()
+    record_of(client, client.petal(*hook, "--json").ok())
     nfs.head.unplug()
     done = client.petal(*hook, "--json", seconds=60)
     assert done.code == 0
     assert done.seconds < HOOK_SECONDS + STARTS
-    record = f"/var/lib/petal-node/runs/{done.json()['run_id']}.json"
-    client.until("the worker has ended too", f"""grep '"finished": "2' {record}""", 60)
-    run = json.loads(client.read(record))
+    run = record_of(client, done)
     assert run["status"] == "degraded"
     assert "did not answer within 5 s" in str(run["steps"])
     client.until("the timer tries again", "systemctl is-active petal-node-converge.timer", 30)

@@ -8,7 +8,7 @@ mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
 mount -t tmpfs run /run
 mount -t tmpfs nodes /srv
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-modprobe -a loop overlay veth bridge nfsd nfs nfsv4
+modprobe -a loop ext4 overlay veth bridge nfsd nfs nfsv4
 hostname machine
 ip link set lo up
 ip link add br0 type bridge
