@@ -27,6 +27,7 @@ from .state import Runs, Shared, write_document
 from .steps import LOCAL, MOUNTING, STEPS, awaits_mount, steps_for
 from .system import System, timestamp
 
+SAVE_SECONDS = 10.0
 CHECKED_EVENTS = ("configured", "updated", BOOT)
 Listener = Callable[[StepReport], None]
 
@@ -220,20 +221,21 @@ def _worse(first: Status, second: Status) -> Status:
 def _self_check(ctx: Context, recorder: Recorder) -> Status:
     """The node looks at itself; a compute or login node leaves its report."""
     report = check_node(ctx)
+    recorder.update(findings=report.findings)  # first: shared storage may have begun to hang meanwhile
     if ctx.role is not Role.HEAD:
         save_report(ctx, report)
     failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
     for finding in failed:
         LOG.warning("check %s: %s %s", finding.check, finding.message, finding.why)
-    recorder.update(findings=report.findings)
     return Status.DEGRADED if failed else Status.OK
 
 
 def save_report(ctx: Context, report: NodeReport) -> None:
-    """On shared storage where that can be used and written by this process, else on this node."""
+    """On shared storage where that answers and can be written by this process, else on this node."""
+    shared = Shared(ctx.paths)
     try:
         if reaches_storage(report.findings):
-            Shared(ctx.paths).save_report(report)
+            ctx.system.guarded(lambda: shared.save_report(report), timeout=SAVE_SECONDS, what=str(ctx.paths.shared))
             return
     except (OSError, PetalError) as error:
         LOG.info("the report stays on this node: %s", error)

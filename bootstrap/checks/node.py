@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from ..context import Context
+from ..errors import PetalError
 from ..model import Finding, Mark, NodeReport, Verdict
 from ..release import current_release
 from ..repairs import REPAIRS
@@ -82,14 +83,16 @@ def check_node(ctx: Context) -> NodeReport:
     for check in CHECKS:
         if ctx.role in check.roles and not failed(findings) & set(check.after):
             findings += check.findings(ctx)
-    reaches = reaches_storage(findings)
-    return NodeReport(
-        ctx.facts.host.name,
-        ctx.role.value,
-        timestamp(),
-        current_release(ctx.paths) if reaches else None,
-        tuple(findings),
-    )
+    release = _current(ctx) if reaches_storage(findings) else None
+    return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
+
+
+def _current(ctx: Context) -> str | None:
+    """The release that shells get; None also where storage has begun to hang since it was looked at."""
+    try:
+        return ctx.system.guarded(lambda: current_release(ctx.paths), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
+    except (PetalError, OSError):
+        return None
 
 
 def failed(findings: Iterable[Finding]) -> set[str]:
