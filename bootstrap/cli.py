@@ -23,6 +23,7 @@ EVENTS = ("start", "configured", "updated")
 INNER = ("worker", "build-job", "mpi-rank")
 LOCK_WAIT = 7200.0
 REPAIR_WAIT = 60.0
+STATUS_WAIT = 3600.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -205,10 +206,10 @@ def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
     return result
 
 
-def _status(asked: Asked, _: argparse.Namespace) -> Result:
-    from .verbs.status import status
+def _status(asked: Asked, arguments: argparse.Namespace) -> Result:
+    from .verbs.status import status, wait
 
-    return status(asked)
+    return wait(asked, arguments.timeout) if arguments.wait else status(asked)
 
 
 def _log(asked: Asked, arguments: argparse.Namespace) -> Result:
@@ -303,7 +304,15 @@ def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
         "after its checksum (default: %(default)s)",
     )
     verb("converge", "what the service at boot runs: become what the cluster wants", _converge)
-    verb("status", "where this node and its cluster stand", _status)
+    where = verb("status", "where this node and its cluster stand", _status)
+    where.add_argument("--wait", action="store_true", help="until the node is ready (0), or stays degraded (3)")
+    where.add_argument(
+        "--timeout",
+        type=float,
+        default=STATUS_WAIT,
+        metavar="SECONDS",
+        help="of --wait; then 75 (default %(default).0f)",
+    )
     which = verb("check", "can this node, or the compute nodes, use the software?", _check)
     which.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm, as a job of the user")

@@ -257,6 +257,11 @@ class Shared:
         """The head's record of the newest install, running or ended."""
         return self._read("stack.json", RunRecord.from_dict)  # type: ignore[no-any-return]
 
+    def install_age(self) -> float | None:
+        """Seconds since the install record was written; None without one."""
+        path = self._paths.state / "stack.json"
+        return _age(path) if path.exists() else None
+
     def save_install(self, record: RunRecord) -> None:
         self._write("stack.json", record.to_dict())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import select
 import shutil
@@ -179,6 +180,15 @@ class System:
         """Ends what is left of a run whose own process is gone, and says how many processes that were."""
         return end_marked(run_id)
 
+    def take_environment(self) -> None:
+        """How the last hook reached S3 (endpoint, proxies) is how this process does, unless it was told otherwise."""
+        try:
+            kept = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
+        except OSError:  # no worker has run here under systemd
+            return
+        for name, value in kept.items():
+            os.environ.setdefault(name, value)
+
     def has_systemd(self) -> bool:
         """True when systemd runs this machine (sd_booted(3))."""
         return Path("/run/systemd/system").is_dir()
@@ -242,6 +252,12 @@ def environment_file(env: Mapping[str, str]) -> str:
         quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
         lines.append(f'{name}="{quoted}"\n')
     return "".join(lines)
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """What ``environment_file`` has written; other lines are passed over."""
+    lines = (re.fullmatch(r'(\w+)="((?:[^"\\]|\\.)*)"', line) for line in text.splitlines())
+    return {found.group(1): re.sub(r"\\(.)", r"\1", found.group(2)) for found in lines if found}
 
 
 def timestamp(seconds: float | None = None) -> str:

@@ -28,6 +28,8 @@ def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
         NotRoot, UsageError: it cannot begin.
     """
     require_root(asked)
+    if asked.paths().live:
+        asked.system.take_environment()
     waits = engine.Waits(node=min(NODE_LOCK_SECONDS, lock_wait), cluster=lock_wait)
     request = _request(asked, yes=yes, deep=deep)
     record = run(request, asked.system, asked.command, asked.listen, asked.note, waits, background=False, mends=True)

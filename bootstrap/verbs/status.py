@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import facts
-from ..errors import PetalError, as_error
+from ..converge import TIMER
+from ..errors import PetalError, WaitTimeout, as_error
 from ..lock import holder_of
 from ..model import Result, Role, RunRecord, Status, plain
 from ..observed import Cluster
@@ -15,12 +18,59 @@ from ..paths import Paths
 from ..prepare import find_wanted
 from ..release import current_release
 from ..state import Proof, Runs, Shared, Token, Wanted, as_it_is
+from ..system import timestamp
 from .common import Asked
 
 LOOK_SECONDS = 4.0
+POLL_SECONDS = 1.0
+TIMER_SECONDS = 10.0
+STALE_SECONDS = 120.0  # an install writes its record every five seconds
 NOTHING: Mapping[str, Any] = {
-    "current": None, "install": None, "proof": None, "holder": None, "reports": [], "storage": None,
+    "current": None, "install": None, "install_age": None, "proof": None, "holder": None, "reports": [],
+    "storage": None,
 }  # fmt: skip
+
+
+def wait(asked: Asked, timeout: float) -> Result:
+    """``status --wait``: the answer as soon as the node is ready, or nobody is at it any more.
+
+    Args:
+        timeout: seconds; ends with 75 behind them.
+    """
+    deadline = time.monotonic() + timeout
+    said = ""
+    while True:
+        answer = status(asked)
+        going = _going_on(asked, answer.data)
+        if answer.status is Status.OK or not going:
+            return answer
+        if time.monotonic() >= deadline:
+            what = f"not ready within {timeout:.0f} s: {going}"
+            late = WaitTimeout(what, remedy="petal-node status")
+            return replace(answer, errors=(*answer.errors, late.to_dict()), exit=int(late.exit))
+        if going != said:
+            asked.note(f"waiting: {going}")
+            said = going
+        time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _going_on(asked: Asked, data: Mapping[str, Any]) -> str:
+    """Who is at it, or an empty string: then what is not well stays so until somebody does something."""
+    runs, install = data["runs"], data["install"]
+    if not runs:
+        return "no run has begun on this node"
+    if runs[0]["status"] == Status.RUNNING.value:
+        return f"run {runs[0]['run_id']} goes on"
+    if install and install["finished"] is None and (data["install_age"] or 0) < STALE_SECONDS:
+        return f"{install['host']} installs (run {install['run_id']})"
+    if asked.paths().live and asked.system.has_systemd() and _timer_runs(asked):
+        return "this node is not ready, and its timer tries again"
+    return ""
+
+
+def _timer_runs(asked: Asked) -> bool:
+    done = asked.system.run(["systemctl", "is-active", TIMER], timeout=TIMER_SECONDS, ok=None)
+    return done.stdout.strip() == "active"
 
 
 def status(asked: Asked) -> Result:
@@ -36,6 +86,8 @@ def status(asked: Asked) -> Result:
     data: dict[str, Any] = {
         "node": known.host.name,
         "role": known.cluster.role.value if known.cluster.role else None,
+        "now": timestamp(),
+        "package": asked.tool.version,
         "wanted": plain(wanted) if wanted else None,
         "runs": [plain(run) for run in runs],
         **cluster,
@@ -62,6 +114,7 @@ def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalErr
         return {
             "current": current_release(paths),
             "install": plain(install) if install else None,
+            "install_age": shared.install_age(),
             "proof": _proof(proof),
             "holder": plain(holder) if holder and install and install.finished is None else None,
             "reports": [plain(report) for report in shared.reports()],
@@ -85,8 +138,10 @@ def _storage(token: Token | None) -> dict[str, Any] | None:
 
 def _proof(proof: Proof | None) -> dict[str, Any] | None:
     return (
-        None if proof is None else {**plain(proof), "summary": str(proof), "proved": proof.proved, "asked": proof.asked}
-    )
+        None if proof is None else {
+            **plain(proof), "summary": str(proof), "proved": proof.proved, "asked": proof.asked, "whole": proof.is_whole
+        }
+    )  # fmt: skip
 
 
 def _overall(data: dict[str, Any], runs: tuple[RunRecord, ...], role: Role | None) -> Status:
@@ -99,6 +154,6 @@ def _overall(data: dict[str, Any], runs: tuple[RunRecord, ...], role: Role | Non
         not runs and role is not None,
         any(run.status in (Status.DEGRADED, Status.FAILED) for run in runs[:1]),
         wanted is not None and data["current"] != wanted["release"],
-        proof is not None and proof["proved"] < proof["asked"],
+        proof is not None and proof["asked"] > 0 and not proof["whole"],
     ]
     return Status.DEGRADED if any(troubled) else Status.OK

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..clocks import age_of, seconds_of
 from ..model import Mark, NodeReport, Outcome, Result
-from .checks import totals
+from ..slurm import folded
 from .lines import Line, error_lines, step_lines, steps_of, summary
 
 SHOWN_NODES = 8  # of those that fail
@@ -15,30 +16,41 @@ SHOWN_NODES = 8  # of those that fail
 def status_view(result: Result, _told: bool) -> list[Line]:
     """Where node and cluster stand."""
     data = result.data
-    wanted = data["wanted"] or {}
+    wanted, now = data["wanted"] or {}, seconds_of(data.get("now") or "")
+    config = wanted.get("config") or {}
     lines = [
         Line(f"petal-node status: {result.status.value}", heading=True),
         Line(f"node      {data['node']}, role {data['role'] or 'unknown'}"),
+        Line(f"stack     {_stack(config)}, layout {config.get('layout', 'unknown')}"),
         Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
-        Line(f"package   wanted {wanted.get('version', 'unknown')}"),
+        Line(f"package   this is {data.get('package', 'unknown')}, wanted {wanted.get('version', 'unknown')}"),
         *_storage_lines(data.get("storage") or {}),
-        Line(f"install   {_run_line(data['install']) if data['install'] else 'none is known'}"),
+        Line(f"install   {_run_line(data['install'], now) if data['install'] else 'none is known'}"),
         *_now_lines(data["install"] or {}),
     ]
     if data["holder"]:
         holder = data["holder"]
         lines.append(Line(f"lock      held by {holder['host']}, process {holder['pid']}, since {holder['since']}"))
-    lines.append(Line(f"proof     {data['proof']['summary'] if data['proof'] else 'not proved yet'}"))
-    lines += _unproved([NodeReport.from_dict(node) for node in data["proof"]["nodes"]] if data["proof"] else [])
-    lines += [Line(f"reported  {_report_line(NodeReport.from_dict(report))}") for report in data["reports"]]
+    lines += [*_proof_lines(data["proof"], now), *_report_lines(data["reports"], now)]
     lines += (
         [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
     )
     told = (data["install"] or {}).get("run_id")
     for run in data["runs"]:
-        lines += [Line(_run_line(run)), *(_now_lines(run) if run["run_id"] != told else ())]
+        lines += [Line(_run_line(run, now)), *(_now_lines(run) if run["run_id"] != told else ())]
         lines += _troubles(run)
     return lines
+
+
+def _stack(config: Mapping[str, Any]) -> str:
+    """What the configuration asks for, in a few words."""
+    if not config:
+        return "unknown"
+    spack = config.get("spack") or {}
+    specs = len(spack.get("specs") or ()) + len((config.get("software") or {}).get("spack_packages") or ())
+    counts = ((specs, "spec"), (len(config.get("packages") or ()), "package"))
+    own = [f"{number} {word}{'s' if number > 1 else ''}" for number, word in counts if number]
+    return ", ".join([config.get("stack", "none"), *own])
 
 
 def _storage_lines(storage: Mapping[str, Any]) -> list[Line]:
@@ -47,14 +59,41 @@ def _storage_lines(storage: Mapping[str, Any]) -> list[Line]:
     return [Line(f"storage   adopted at {adopted['time']}: {adopted['summary']}")] if adopted else []
 
 
-def _report_line(report: NodeReport) -> str:
-    return f"{report.node} ({report.role}) at {report.time}: {totals(report.findings)}{_cause(report)}"
+def _proof_lines(proof: Mapping[str, Any] | None, now: float | None) -> list[Line]:
+    """The proof and its age, and each node of it: those that are well in one line."""
+    if not proof:
+        return [Line("proof     not proved yet")]
+    reports = [NodeReport.from_dict(node) for node in proof["nodes"]]
+    well = [report.node for report in reports if report.well]
+    lines = [Line(f"proof     {proof['summary']}{_ago(proof.get('time', ''), now)}")]
+    lines += [Line(f"          {folded(well)}: well")] if well else []
+    return lines + _failing([report for report in reports if not report.well], now)
 
 
-def _unproved(reports: list[NodeReport]) -> list[Line]:
+def _report_lines(raw: Iterable[Mapping[str, Any]], now: float | None) -> list[Line]:
+    """What nodes last said of themselves."""
+    reports = [NodeReport.from_dict(report) for report in raw]
+    well = [report for report in reports if not _cause(report)]
+    lines = []
+    if well:
+        oldest = min(well, key=lambda report: seconds_of(report.time) or 0.0)
+        lines = [
+            Line(f"reports   {folded(report.node for report in well)}: well, the oldest {_ago(oldest.time, now)[2:]}")
+        ]
+    failing = _failing([report for report in reports if _cause(report)], now)
+    return lines + ([Line(f"reports   {str(failing[0]).strip()}"), *failing[1:]] if failing and not lines else failing)
+
+
+def _failing(reports: list[NodeReport], now: float | None) -> list[Line]:
     bad = [report for report in reports if _cause(report)]
     more = [Line(f"          and {len(bad) - SHOWN_NODES} more")] if len(bad) > SHOWN_NODES else []
-    return [Line(f"          {report.node}{_cause(report)}") for report in bad[:SHOWN_NODES]] + more
+    return [
+        Line(f"          {report.node}{_ago(report.time, now)}{_cause(report)}") for report in bad[:SHOWN_NODES]
+    ] + more
+
+
+def _ago(time: str, now: float | None) -> str:
+    return f", {age_of(time, now)} ago" if now is not None and seconds_of(time) is not None else ""
 
 
 def _cause(report: NodeReport) -> str:
@@ -63,10 +102,11 @@ def _cause(report: NodeReport) -> str:
     return f": {failed.check}: {failed.message}" if failed else ""
 
 
-def _run_line(run: Mapping[str, Any]) -> str:
+def _run_line(run: Mapping[str, Any], now: float | None) -> str:
     steps = steps_of(run["steps"])
     verb = f"{run['verb']} {run['event']}".strip()
-    done = f"ended {run['finished']}, {run['status']}, exit {run['exit']}" if run["finished"] else run["status"]
+    end = f"ended {run['finished']}{_ago(run['finished'] or '', now)}"
+    done = f"{end}, {run['status']}, exit {run['exit']}" if run["finished"] else run["status"]
     return f"{verb:<16} started {run['started']}, {done} ({summary(steps)}, run {run['run_id']})"
 
 

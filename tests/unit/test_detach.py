@@ -10,7 +10,7 @@ import pytest
 
 from bootstrap import system
 from bootstrap.errors import ProcessFailed, ProcessTimeout
-from bootstrap.system import Completed, System
+from bootstrap.system import Completed, System, environment_file, parse_environment
 
 
 class OldSystemd(System):
@@ -57,3 +57,9 @@ def test_a_systemd_that_is_silent_is_not_asked_twice(tmp_path: Path, monkeypatch
     silent.detach(["worker"], unit="w", output=tmp_path / "out")
     assert len(silent.commands) == 1
     assert started == [["worker"]]
+
+
+def test_the_environment_of_a_worker_is_read_back_as_it_was_written() -> None:
+    env = {"AWS_ENDPOINT_URL": "http://s3:5000", "HTTP_PROXY": 'http://u:"p\\w"@proxy', "EMPTY": ""}
+    assert parse_environment(environment_file(env)) == env
+    assert parse_environment("# a comment\nNO quotes\nX=1\n") == {}

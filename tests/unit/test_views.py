@@ -92,12 +92,19 @@ RESULTS = {
     "status": Result(
         "status", "status", Status.DEGRADED,
         {
-            "node": "ip-10-0-0-10", "role": "head", "current": "3f9c1a2b4d5e",
-            "wanted": {"release": "aaaabbbbcccc", "version": "0.1.0"}, "install": plain(RUN),
+            "node": "ip-10-0-0-10", "role": "head", "current": "3f9c1a2b4d5e", "now": "2026-11-24T10:30:00Z",
+            "package": "0.2.0",
+            "wanted": {
+                "release": "aaaabbbbcccc", "version": "0.1.0",
+                "config": {
+                    "stack": "starter", "layout": "shared", "spack": {"specs": ["samtools"]}, "packages": [{}, {}],
+                },
+            },
+            "install": plain(RUN),
             "holder": {"host": "ip-10-0-0-10", "pid": 42, "since": "2026-11-24T08:14:05Z"},
             "proof": {
                 "summary": "proved on 2 of 3 nodes at 2026-11-24T08:20:00Z", "proved": 2,
-                "nodes": [node.to_dict() for node in NODES],
+                "time": "2026-11-24T08:20:00Z", "nodes": [node.to_dict() for node in NODES],
             },
             "reports": [node.to_dict() for node in NODES], "runs": [plain(RUN)],
         },
