@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-start bench-hooks bench-layouts bench-login bench-adopt stacks seeds torture kills clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -68,6 +68,9 @@ bench-login: venv ## what a login on a lab's node costs, also while shared stora
 
 bench-adopt: dist ## how long a new head node takes to adopt a storage with the wanted release (ARGS="--write")
 	@$(PY) -m tests.lab.bench_adopt $(ARGS)
+
+bench-check: dist ## what the check of 2 and of 200 nodes costs (ARGS="--runs 9")
+	@$(PY) -m tests.lab.bench_check $(ARGS)
 
 stacks: venv ## solves every stack of spack_envs/ with all recipes, and records it (ARGS="starter" for one)
 	@$(PY) -m tests.spack.record_stacks $(ARGS)

@@ -17,9 +17,10 @@ from typing import Any
 from .clocks import age_of, seconds_of, skew_finding
 from .context import Context
 from .errors import AllocationRefused, PetalError
+from .launch import Launched, launch_where_none_runs
 from .log import LOG
 from .model import Finding, Mark, NodeReport, plain
-from .slurm import SlurmNode, natural, nodes, on_nodes
+from .slurm import SlurmNode, folded, natural, nodes, on_nodes
 from .state import Shared
 from .system import timestamp
 
@@ -34,9 +35,19 @@ LINE_BYTES = 1000
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
     """Waits until compute nodes are up and none is still joining; latecomers get a minute after the first.
 
+    With ``check.launch`` a node is started in each queue where none runs, and waited for as long as it may come.
+
     Returns:
         All nodes that are not powered down; empty when none came up within ``check.wait`` seconds.
     """
+    launched = launch_where_none_runs(ctx, _nodes_or_none(ctx))
+    try:
+        return _come(ctx, launched)
+    finally:
+        launched.withdraw(ctx)
+
+
+def _come(ctx: Context, launched: Launched) -> tuple[SlurmNode, ...]:
     deadline = time.monotonic() + ctx.config.check.wait
     first_up: float | None = None
     said = ""
@@ -44,15 +55,18 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
         known = _nodes_or_none(ctx)
         up = [node for node in known if node.up]
         joining = [node for node in known if node.joining]
+        awaited = launched.awaited(ctx, known)
         now = time.monotonic()
         first_up = first_up or (now if up else None)
-        if up and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
+        if up and not awaited and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
             return tuple(node for node in known if not node.powered_down)
-        if now >= deadline:
+        if now >= deadline or (launched.queues and not awaited and not up and not joining):
             return tuple(node for node in known if node.up)
         message = f"waiting for compute nodes: {len(up)} up, {len(joining)} joining"
+        message += f", none in {folded(awaited)} yet" if awaited else ""
         if message != said:
             ctx.note(message)
+            ctx.progress(message)
             said = message
         time.sleep(min(POLL_SECONDS, deadline - now))
 

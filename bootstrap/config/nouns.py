@@ -168,12 +168,14 @@ class Program:
 class Check:
     """What is proved on each node: modules that load and programs that run (empty: what the release offers).
 
-    ``mpi``: and that two nodes talk to each other through each MPI of the release.
+    ``mpi``: and that two nodes talk to each other through each MPI of the release. ``launch``: a node is started in
+    each queue where none runs.
     """
 
     load: tuple[str, ...] = ()
     run: tuple[Program, ...] = ()
     mpi: bool = False
+    launch: bool = False
     wait: int = 1800
 
 

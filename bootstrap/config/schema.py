@@ -295,6 +295,7 @@ class CheckSchema(_Strict):
     modules = Items(Text(validate=MODULE), data_key="load", attribute="load")
     run = Items(TextOrSection(Section(ProgramSchema), lambda command: {"command": command}))
     mpi = Switch()
+    launch = Switch()
     wait = Whole(validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
 
 

@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the top of the house to its foundation: a module imports only what stands below it.
 ORDER = (
     "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "repairs", "steps",
-    "mpi", "fleet", "binding", "spack", "inventory", "tarball", "templates", "batch", "slurm", "lmod", "request",
-    "context", "converge", "limits", "environments", "lockfile", "facts", "release", "lock", "state", "owner", "output",
-    "fetch", "aws", "config", "clocks", "targets", "instances", "resources", "tool", "system", "processes", "guard",
-    "file_locks", "files", "log", "paths", "observed", "model", "shapes", "errors", "__init__",
+    "mpi", "fleet", "launch", "binding", "spack", "inventory", "tarball", "templates", "batch", "slurm", "lmod",
+    "request", "context", "converge", "limits", "environments", "lockfile", "facts", "release", "lock", "state",
+    "owner", "output", "fetch", "aws", "config", "clocks", "targets", "instances", "resources", "tool", "system",
+    "processes", "guard", "file_locks", "files", "log", "paths", "observed", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},

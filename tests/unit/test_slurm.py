@@ -197,3 +197,65 @@ def test_waiting_ends_at_its_deadline_with_nobody(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fleet, "POLL_SECONDS", 0)
     assert fleet.wait_for_nodes(world.context) == ()
     assert Check().wait > 0
+
+
+# ----------------------------------------------------------------------------------------------------- check.launch
+
+ASLEEP = "q1-dy-c5-1|idle~|q1*|none\nq1-dy-c5-2|idle~|q1*|none\nq2-st-c5-1|idle|q2|none\n"
+
+
+def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *states: str, squeue: str = "") -> World:
+    """A cluster whose first queue has no node up; sinfo answers with each state in turn, then with the last."""
+    world = World(tmp_path / "head", live=True, config_text="check: {launch: true}")
+    answers = iter([ASLEEP, *states])
+    last = [ASLEEP]
+
+    def sinfo(_: object) -> str:
+        last[0] = next(answers, last[0])
+        return last[0]
+
+    world.system.answers |= {
+        "sinfo": sinfo, "sbatch": lambda _: "12\n", "scancel": lambda _: "", "squeue": lambda _: squeue,
+    }  # fmt: skip
+    monkeypatch.setattr(fleet, "POLL_SECONDS", 0)
+    return world
+
+
+def commands(world: World, name: str) -> list[tuple[str, ...]]:
+    return [command for command in world.system.commands if command[0] == name]
+
+
+def test_a_node_is_started_where_none_runs_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joining, up = ASLEEP.replace("q1-dy-c5-1|idle~", "q1-dy-c5-1|mixed#"), ASLEEP.replace("-1|idle~", "-1|idle")
+    world = launching(tmp_path, monkeypatch, joining, joining, up)
+    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q1-dy-c5-1", "q2-st-c5-1"]
+    (job,) = commands(world, "sbatch")
+    assert "--partition=q1" in job
+    assert len(commands(world, "scancel")) == 1
+
+
+def test_a_queue_whose_job_has_ended_without_a_node_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = launching(tmp_path, monkeypatch, squeue="12|NODE_FAIL|NodeDown|\n")
+    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
+
+
+def test_a_queue_that_refuses_the_job_is_told_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = launching(tmp_path, monkeypatch)
+
+    def refuse(_: object) -> str:
+        raise ProcessFailed("sbatch ended with 1", why="partition is down")
+
+    world.system.answers["sbatch"] = refuse
+    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
+    assert commands(world, "scancel") == []
+
+
+def test_without_check_launch_no_node_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = launching(tmp_path, monkeypatch)
+    world.config_text = "stack: none"
+    fleet.wait_for_nodes(world.context)
+    assert commands(world, "sbatch") == []

@@ -1,0 +1,111 @@
+"""What the check of a cluster costs beside Slurm and the nodes: on two real nodes, and with 200 recorded reports.
+
+A lab of its own. The 200 reports come through one real job step of 200 tasks; each prints the report of one node as
+it was recorded on a real one; a sinfo and an srun in front of Slurm's own play the nodes that are not there. Everything
+behind them is the product: gathering, the table, JSON and the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+from tests.lab import stack
+from tests.lab.cluster import HOSTNAMES, Lab
+from tests.lab.demo import publish, wait_for_proof
+from tests.lab.engine import say
+
+NODES = 200
+RECORDED = "/shared/recorded"
+SINFO = f"""#!/bin/sh
+i=1; while [ $i -le {NODES} ]; do echo "many-st-c5-$i|idle|queue1*|none"; i=$((i + 1)); done
+"""
+# What petal-node asks of srun, as 200 tasks on the two nodes that are there.
+SRUN = f"""#!/bin/sh
+exec /opt/slurm/bin/srun.real --quiet -N2 -n{NODES} --ntasks-per-node={NODES // 2} --overcommit --oversubscribe \\
+    --mpi=none --export=NONE --chdir=/ /bin/sh -c 'cat {RECORDED}/$((SLURM_PROCID + 1))'
+"""
+TIMES = r"""
+import json, subprocess, sys, time
+def once(argv):
+    started = time.perf_counter()
+    subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
+    return time.perf_counter() - started
+print(json.dumps([once(sys.argv[2:]) for _ in range(int(sys.argv[1]))]))
+"""
+
+
+def timed(lab: Lab, node: str, runs: int, *argv: str, user: str = "root") -> list[float]:
+    """Seconds of each run, measured in the node."""
+    result = lab.exec(node, ("python3", "-c", TIMES, str(runs), *argv), user=user, timeout=900).check()
+    times: list[float] = json.loads(result.stdout)
+    return times
+
+
+def of_two_nodes(lab: Lab, runs: int) -> tuple[float, float, float]:
+    """Medians: the check of both nodes, ``srun -N2 true``, and the slower node's own check as the job runs it."""
+    whole = timed(lab, "head", runs, "petal-node", "check", "--nodes", "all")
+    bare = timed(lab, "head", runs, "/opt/slurm/bin/srun", "-N2", "true", user="ec2-user")
+    own = [
+        timed(lab, node, runs, "petal-node", "check", "--lines", user="ec2-user") for node in ("compute-1", "compute-2")
+    ]
+    return statistics.median(whole), statistics.median(bare), max(map(statistics.median, own))
+
+
+def record(lab: Lab) -> None:
+    """The report of a real node, under 200 names; every tenth has a failure of its own."""
+    lines = lab.exec("compute-1", ("petal-node", "check", "--lines"), user="ec2-user").check().stdout
+    files = {}
+    for number in range(1, NODES + 1):
+        text = lines.replace(HOSTNAMES["compute-1"], f"many-st-c5-{number}")
+        if number % 10 == 0:
+            text = text.replace('"mark": "ok", "message": "loads', f'"mark": "fail", "message": "{number}: loads')
+        files[str(number)] = text.encode()
+    lab.unpack("head", RECORDED, files)
+    for name, script in (("sinfo", SINFO), ("srun", SRUN)):
+        lab.exec("head", ("mv", f"/opt/slurm/bin/{name}", f"/opt/slurm/bin/{name}.real")).check()
+        lab.write("head", f"/opt/slurm/bin/{name}", script, "755")
+
+
+def of_many(lab: Lab, runs: int) -> tuple[float, float]:
+    """Medians: the check of 200 nodes, and its one step alone."""
+    page = "/tmp/check.html"
+    told = lab.exec("head", ("petal-node", "check", "--nodes", "all", "--html", page))
+    if f"proved on {NODES - NODES // 10} of {NODES} nodes" not in told.stdout:
+        raise SystemExit(f"bench-check: that is no check of {NODES} nodes:\n{told.stdout[-2000:]}\n{told.stderr}")
+    whole = timed(lab, "head", runs, "petal-node", "check", "--nodes", "all", "--html", page)
+    step = timed(lab, "head", runs, "/opt/slurm/bin/srun", user="ec2-user")
+    return statistics.median(whole), statistics.median(step)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    lab = Lab("petal-bench-check")
+    started = time.monotonic()
+    lab.ensure_engine()
+    lab.build_images()
+    lab.fresh()
+    try:
+        publish(lab, stack.lab_config(lab, spack=False))
+        lab.boot_all()
+        lab.wait_idle()
+        wait_for_proof(lab)
+        say(f"a cluster of two compute nodes is there after {time.monotonic() - started:.0f} s")
+        whole, bare, own = of_two_nodes(lab, options.runs)
+        print(f"2 nodes: check --nodes all {whole:.2f} s, srun -N2 true {bare:.2f} s, slowest own check {own:.2f} s")
+        print(f"2 nodes: {whole - bare - own:.2f} s more than both together (limit 2)")
+        record(lab)
+        many, step = of_many(lab, options.runs)
+        print(f"{NODES} nodes: check --nodes all with its page {many:.2f} s (limit 10), the step alone {step:.2f} s")
+    finally:
+        lab.down()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
