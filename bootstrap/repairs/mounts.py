@@ -8,10 +8,12 @@ from ..context import Context
 from ..errors import PetalError
 from ..files import fstab_has
 from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
-from ..state import Seen, Shared
-from ..steps.base import EVERYWHERE, TOUCH_SECONDS
+from ..state import Seen
+from ..steps.base import EVERYWHERE
+from .ours import token_of
 
 MOUNT_SECONDS = 60.0
+LOOK_SECONDS = 2.0  # where another mount is below, what takes longer is taken for one that hangs
 YES = "petal-node repair --yes    (takes it off; programs that use it lose their files)"
 
 
@@ -42,9 +44,9 @@ class Remount:
         if ctx.mounted is None:
             ctx.system.run(["mount", ctx.paths.mount], timeout=MOUNT_SECONDS)
             return
-        for point in _over(ctx):
+        while over := _over(ctx):
             # Lazily: what hangs, or is in use, goes when its last user does, and the way is free at once (umount(8)).
-            ctx.system.run(["umount", "--lazy", point], timeout=MOUNT_SECONDS)
+            ctx.system.run(["umount", "--lazy", over[0]], timeout=MOUNT_SECONDS)
 
 
 def _unmounted(ctx: Context) -> Probe:
@@ -56,12 +58,10 @@ def _unmounted(ctx: Context) -> Probe:
 def _over(ctx: Context) -> list[str]:
     """Mount points with another mount below the one that is seen, which is not ours."""
     points = [mount.point for mount in ctx.system.mounts()]
-    over = []
-    if points.count(str(ctx.paths.root)) > 1 and not _is_backed(ctx):
-        over.append(str(ctx.paths.root))
-    if points.count(ctx.paths.mount) > 1 and not _is_ours(ctx):
-        over.append(ctx.paths.mount)
-    return over
+    root, storage = str(ctx.paths.root), ctx.paths.mount
+    hidden = [storage] if points.count(storage) > 1 and not _is_ours(ctx) else []
+    # Behind a storage that is not ours nothing can be said of the root: its turn comes when the way is free.
+    return hidden or ([root] if points.count(root) > 1 and not _is_backed(ctx) else [])
 
 
 def _is_ours(ctx: Context) -> bool:
@@ -70,7 +70,7 @@ def _is_ours(ctx: Context) -> bool:
     if before is None:
         return True  # nobody knows what was there
     try:
-        token = ctx.system.guarded(Shared(ctx.paths).token, timeout=TOUCH_SECONDS, what=ctx.paths.mount)
+        token = ctx.system.guarded(lambda: token_of(ctx), timeout=LOOK_SECONDS, what=ctx.paths.mount)
     except (PetalError, OSError):
         return False
     return before.knows(ctx.paths.mount, token)
@@ -79,7 +79,7 @@ def _is_ours(ctx: Context) -> bool:
 def _is_backed(ctx: Context) -> bool:
     backing, root = ctx.paths.shared_root, ctx.paths.root
     try:
-        return ctx.system.guarded(lambda: _same(root, backing), timeout=TOUCH_SECONDS, what=str(root))
+        return ctx.system.guarded(lambda: _same(root, backing), timeout=LOOK_SECONDS, what=str(root))
     except (PetalError, OSError):
         return False
 
