@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..context import Context
@@ -17,9 +17,7 @@ from .ours import is_ours
 SECONDS = 120.0
 SHOWN = 3
 LOOSE = 0o022
-YES = (
-    "petal-node repair --yes    (gives it to root; what they may have changed is compared with the packages' manifests)"
-)
+YES = "petal-node repair --yes    (gives it to root as it is: only where you know that nobody else has written there)"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,13 @@ class Modes:
 
     def apply(self, ctx: Context) -> None:
         for one in _found(ctx) or ():
-            if not one.is_foreign or ctx.may_destroy:
+            if one.is_foreign and not ctx.may_destroy:
+                continue
+            if one.is_foreign and ctx.paths.state in Path(one.path).parents and not Path(one.path).is_dir():
+                # A record decides what root does: one that was somebody else's is not believed, and written anew.
+                aside = Path(one.path).replace(f"{one.path}.foreign")
+                _take_back(replace(one, path=str(aside)))
+            else:
                 _take_back(one)
 
 

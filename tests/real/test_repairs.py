@@ -1,0 +1,188 @@
+"""Repairs on a real file system: owners, modes, links, dead processes, packages that are installed again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.context import Context
+from bootstrap.model import Outcome, Probe, RunRecord, Status, Verdict
+from bootstrap.repairs.documents import Documents
+from bootstrap.repairs.room import Stage
+from bootstrap.repairs.store import Intact
+from bootstrap.repairs.trust import Modes
+from bootstrap.repairs.worker import DeadWorker
+from bootstrap.state import Runs, Shared
+from bootstrap.steps import STEPS
+from tests.world import World, with_package
+
+USER = 12345
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> World:
+    """A head node in a directory, with one binary package and a published release."""
+    made = World(tmp_path / "head", config_text=with_package(tmp_path))
+    reports = engine.converge([step for step in STEPS if step.name != "proof"], made.context, lambda _: None)
+    assert not [one for one in reports if one.outcome in (Outcome.FAILED, Outcome.BLOCKED)], reports
+    return made
+
+
+def mended(step: Modes | Documents | Intact | Stage | DeadWorker, ctx: Context) -> Probe:
+    """Applied where its probe asks for it, and probed again."""
+    assert step.probe(ctx).verdict is Verdict.CHANGE
+    step.apply(ctx)
+    return step.probe(ctx)
+
+
+def yes(world: World) -> Context:
+    return replace(world.context, may_destroy=True)
+
+
+def test_what_others_can_write_is_taken_back_without_a_word_of_anybodys(head: World) -> None:
+    loose = head.paths.state / "wanted.json"
+    loose.chmod(0o666)
+    head.paths.state.chmod(0o777)
+    assert Modes().probe(head.context).reason.startswith(f"{head.paths.state} has mode 0777")
+    assert mended(Modes(), head.context).verdict is Verdict.SATISFIED
+    assert (loose.stat().st_mode & 0o777, head.paths.state.stat().st_mode & 0o777) == (0o644, 0o755)
+
+
+@needs_root
+def test_what_belongs_to_a_user_is_taken_back_only_by_yes_and_loses_setuid(head: World) -> None:
+    program = next(head.paths.store.glob("*/hello-*/bin/hello"))
+    os.chown(program, USER, USER)
+    program.chmod(0o4755)
+    refused = Modes().probe(head.context)
+    assert (refused.verdict, "repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
+    Modes().apply(head.context)
+    assert program.stat().st_uid == USER
+    assert mended(Modes(), yes(head)).verdict is Verdict.SATISFIED
+    assert (program.stat().st_uid, program.stat().st_mode & 0o7777) == (0, 0o755)
+
+
+@needs_root
+def test_a_record_of_a_users_is_never_believed(head: World) -> None:
+    wanted = head.paths.state / "wanted.json"
+    wanted.write_text('{"format": 1, "evil": true}')
+    os.chown(wanted, USER, USER)
+    assert mended(Modes(), yes(head)).verdict is Verdict.SATISFIED
+    assert not wanted.exists()
+    assert "evil" in wanted.with_name("wanted.json.foreign").read_text()
+    assert Shared(head.paths).wanted() is None
+
+
+@needs_root
+def test_a_link_of_a_users_is_not_followed(head: World, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    link = head.paths.shared_root / "store" / "link"
+    link.symlink_to(secret)
+    os.lchown(link, USER, USER)
+    assert mended(Modes(), yes(head)).verdict is Verdict.SATISFIED
+    assert (link.lstat().st_uid, secret.stat().st_mode & 0o777) == (0, 0o600)
+
+
+def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> None:
+    token = head.paths.state / "token.json"
+    token.write_text(token.read_text().replace('"token": "', '"token": "feed'))
+    head.paths.state.chmod(0o777)
+    assert Modes().probe(head.context).verdict is Verdict.ELSEWHERE
+    Modes().apply(head.context)
+    assert head.paths.state.stat().st_mode & 0o777 == 0o777
+
+
+def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
+    token = Shared(head.paths).token()
+    assert token is not None
+    Shared(head.paths).save_install(record(head, 1, os.getpid(), finished=True))
+    (head.paths.state / "token.json").unlink()
+    assert mended(Documents(), head.context).verdict is Verdict.SATISFIED
+    again = Shared(head.paths).token()
+    assert again is not None
+    assert again.token == token.token
+
+
+def test_a_token_is_not_written_where_this_node_never_installed(head: World) -> None:
+    Shared(head.paths).save_install(replace(record(head, 1, 1, finished=True), host="another"))
+    (head.paths.state / "token.json").unlink()
+    assert Documents().probe(head.context).verdict is Verdict.SATISFIED
+
+
+def test_a_lost_file_is_installed_again_and_an_edited_one_only_by_yes(head: World) -> None:
+    program = next(head.paths.store.glob("*/hello-*/bin/hello"))
+    text = program.read_text()
+    program.unlink()
+    assert mended(Intact(), head.context).verdict is Verdict.SATISFIED
+    assert program.read_text() == text
+    program.write_text(text + "# a site's own line\n")
+    refused = Intact().probe(head.context)
+    assert (refused.verdict, "what was changed in it is lost" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
+    assert mended(Intact(), yes(head)).verdict is Verdict.SATISFIED
+    assert program.read_text() == text
+
+
+def test_a_package_that_cannot_be_had_again_keeps_what_it_has(head: World, tmp_path: Path) -> None:
+    prefix = next(head.paths.store.glob("*/hello-*"))
+    (prefix / "bin" / "hello").unlink()
+    (tmp_path / "hello.tar.gz").unlink()
+    with pytest.raises(Exception, match="hello"):
+        Intact().apply(head.context)
+    assert (prefix / ".petal" / "package.json").is_file()
+
+
+# ------------------------------------------------------------------------------------------------------ dead workers
+
+
+def record(world: World, number: int, pid: int, *, finished: bool) -> RunRecord:
+    name, boot = world.host.name, world.context.facts.host.boot_id
+    done = "2026-11-24T08:14:05Z" if finished else None
+    return RunRecord(
+        f"20261124T08140{number}.000Z-aaaaaa", "bootstrap", "", "head", name, "0.1.0", pid, boot,
+        "2026-11-24T08:14:05Z", done, Status.OK if finished else Status.RUNNING,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_the_record_of_a_killed_run_is_closed(head: World, dead_pid: int) -> None:
+    Runs(head.paths).save(record(head, 1, dead_pid, finished=False))
+    assert "was killed" in DeadWorker().probe(head.context).reason
+    assert mended(DeadWorker(), head.context).verdict is Verdict.SATISFIED
+    closed = Runs(head.paths).load("20261124T081401.000Z-aaaaaa")
+    assert closed is not None
+    assert (closed.exit, closed.errors[-1]["code"]) == (1, "run-killed")
+
+
+def test_a_run_that_lives_or_was_followed_by_another_is_no_fault(head: World, dead_pid: int) -> None:
+    Runs(head.paths).save(record(head, 1, os.getpid(), finished=False))
+    assert DeadWorker().probe(head.context).verdict is Verdict.SATISFIED
+    Runs(head.paths).save(record(head, 2, dead_pid, finished=False))
+    Runs(head.paths).save(record(head, 3, dead_pid, finished=True))
+    assert DeadWorker().probe(head.context).verdict is Verdict.SATISFIED
+
+
+def test_stages_are_removed_only_while_no_run_goes_on(head: World, dead_pid: int) -> None:
+    stage = head.paths.scratch / "spack" / "stage" / "spack-stage-x"
+    stage.mkdir(parents=True)
+    with (stage / "source").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 80 << 20)
+    Runs(head.paths).save(record(head, 1, os.getpid(), finished=False))
+    assert Stage().probe(head.context).verdict is Verdict.ELSEWHERE
+    Stage().apply(head.context)
+    assert stage.is_dir()
+    Runs(head.paths).save(record(head, 1, dead_pid, finished=False))
+    assert mended(Stage(), head.context).verdict is Verdict.SATISFIED
+    assert not stage.exists()
