@@ -51,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
     _kept("converge"),
     _kept("worker", worst=Mark.WARN),
     _kept("stage", worst=Mark.WARN),
+    _kept("spack-cache", worst=Mark.WARN),
     _kept("remount"),
     _kept("mount", after=("remount",)),
     _kept("modes", after=("remount", "mount"), seconds=120),

@@ -30,12 +30,12 @@ def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[No
 
     Args:
         nodes: those that were to be asked.
-        reports: what they said; only nodes that are well are taken.
+        reports: what they said; nodes that see no release are left out, since there is nothing to try on them.
     """
     if not ctx.config.check.mpi or not nodes:
         return ()
-    well = {report.node for report in reports if report.well}
-    return prove_release(ctx, [node for node in nodes if node.name in well])
+    usable = {report.node for report in reports if report.asked and report.release is not None}
+    return prove_release(ctx, [node for node in nodes if node.name in usable])
 
 
 def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ...]:

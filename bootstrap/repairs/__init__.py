@@ -10,7 +10,7 @@ from ..steps import STEPS, Step
 from .documents import Documents
 from .mounts import Remount
 from .reports import Reports
-from .room import Stage
+from .room import SpackCache, Stage
 from .services import Services
 from .store import Intact, Leftovers
 from .trust import Modes
@@ -18,7 +18,7 @@ from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
 BEFORE: dict[str, tuple[Step, ...]] = {
-    "tool": (DeadWorker(), Stage(), Services()),
+    "tool": (DeadWorker(), Stage(), SpackCache(), Services()),
     "mount": (Remount(),),
     "storage": (Modes(), Documents()),
     "spack": (Leftovers(), Intact()),

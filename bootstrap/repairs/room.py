@@ -1,7 +1,8 @@
-"""What builds have left on this node's own disk."""
+"""What builds and Spack have left on this node's own disk."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -39,6 +40,44 @@ class Stage:
         if not _goes_on(ctx):
             for path in _left(ctx):
                 remove_tree(path)
+
+
+class SpackCache:
+    """Spack's indexes (config:misc_cache) can be read: its every command fails on one that was cut off (run with 1.1)."""
+
+    name = "spack-cache"
+    title = "Spack's own indexes can be read"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ("worker",)
+    local = True
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        damaged = _damaged(ctx)
+        if not damaged:
+            return satisfied("those that are there can be read")
+        if _goes_on(ctx):
+            return elsewhere("a run goes on")
+        return change(f"{damaged[0]} cannot be read", *(f"remove {path}: Spack makes it anew" for path in damaged))
+
+    def apply(self, ctx: Context) -> None:
+        for path in _damaged(ctx):
+            path.unlink(missing_ok=True)
+
+
+def _damaged(ctx: Context) -> list[Path]:
+    return [path for path in sorted((ctx.paths.scratch / "spack" / "misc").rglob("*.json")) if not _is_json(path)]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return True  # Spack has replaced it
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _left(ctx: Context) -> list[Path]:

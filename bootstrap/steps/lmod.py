@@ -10,7 +10,10 @@ from .base import EVERYWHERE
 
 
 class Lmod:
-    """A node of a cluster is left as its image is: what one node got at boot, the next one might not get."""
+    """A node of a cluster is left as its image is: what one node got at boot, the next one might not get.
+
+    ``repair --yes`` puts it there all the same: whoever types that means this node.
+    """
 
     name = "lmod"
     title = "Lmod is here, and new enough"
@@ -26,7 +29,7 @@ class Lmod:
         trouble = trouble_with(lmod, version)
         if not trouble:
             return satisfied(f"Lmod {dotted(version)} is at {lmod}")
-        if ctx.bakes and ctx.paths.live:
+        if ctx.paths.live and (ctx.bakes or ctx.may_destroy):
             return change(trouble, "install the distribution's Lmod; environment-modules stays")
         return blocked(
             trouble,
@@ -34,6 +37,7 @@ class Lmod:
             "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
             "or into the image: dnf install Lmod        (EPEL)",
             BY_HAND,
+            "or on this node alone, until it is replaced: petal-node repair --yes",
         )
 
     def apply(self, ctx: Context) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .. import engine
 from ..errors import UsageError
-from ..model import Outcome, Result, Status, plain
+from ..model import Outcome, Result, Status, StepReport, plain
 from ..prepare import prepare
 from ..repairs import REPAIRS
 from ..request import Request
@@ -14,6 +14,7 @@ from ..run import run
 from .common import Asked, require_root, result_of_run
 
 NODE_LOCK_SECONDS = 120.0
+QUIET = (Outcome.OK, Outcome.SKIPPED)
 
 
 def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
@@ -32,7 +33,13 @@ def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
         asked.system.take_environment()
     waits = engine.Waits(node=min(NODE_LOCK_SECONDS, lock_wait), cluster=lock_wait)
     request = _request(asked, yes=yes, deep=deep)
-    record = run(request, asked.system, asked.command, asked.listen, asked.note, waits, background=False, mends=True)
+
+    def tell(step: StepReport) -> None:
+        """Only of what is not as it was: there are twenty others."""
+        if step.outcome not in QUIET:
+            asked.listen(step)
+
+    record = run(request, asked.system, asked.command, tell, asked.note, waits, background=False, mends=True)
     return replace(result_of_run(asked.command, record), kind="repair")
 
 
@@ -40,7 +47,7 @@ def plan_repair(asked: Asked, *, yes: bool, deep: bool) -> Result:
     """What ``repair`` would do, step by step. Ends with 3 where that is anything, or where something is left."""
     ctx = prepare(_request(asked, yes=yes, deep=deep), asked.system, asked.note)
     steps = engine.plan(REPAIRS, ctx)
-    troubled = any(step.outcome not in (Outcome.OK, Outcome.SKIPPED) for step in steps)
+    troubled = any(step.outcome not in QUIET for step in steps)
     data = {"node": ctx.facts.host.name, "role": ctx.role.value, "steps": [plain(step) for step in steps]}
     status = Status.DEGRADED if troubled else Status.OK
     return Result(asked.command, "repair-plan", status, data, run_id=asked.run_id)

@@ -16,6 +16,7 @@ import pytest
 from tests.lab import stack
 from tests.lab.cluster import HOSTNAMES, NODES, Action, Lab, Result
 from tests.lab.demo import DIST, job, publish, wait_for_proof
+from tests.lab.engine import until
 
 COMPUTES = ("compute-1", "compute-2")
 CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
@@ -90,9 +91,51 @@ class TestCluster:
     def test_check_of_the_cluster_is_a_table(self, lab: Lab) -> None:
         result = petal(lab, "head", "check", "--nodes", "all").check()
         head, *rows, total = result.stdout.splitlines()
-        assert head.split() == ["check", ",".join(HOSTNAMES[node] for node in COMPUTES)]
+        assert head.split() == ["check", "queue1-st-c5-[1-2]"]
         assert {row.split()[-1] for row in rows} == {"ok"}
         assert total == "proved on 2 of 2 nodes"
+
+    def test_check_of_a_queue_and_of_a_hostlist_in_short_and_as_a_page(self, lab: Lab) -> None:
+        queue = petal(lab, "head", "check", "--queue", "queue1", "--short", "--html", "/root/check.html").check()
+        assert queue.stdout == "proved on 2 of 2 nodes\n"
+        page = lab.read("head", "/root/check.html")
+        assert "<h1>proved on 2 of 2 nodes</h1>" in page
+        assert "<th>queue1-st-c5-[1-2]</th>" in page
+        some = petal(lab, "head", "check", "--nodes", "queue1-st-c5-[1-2]", "--json").check()
+        assert [node["node"] for node in answer(some)["data"]["nodes"]] == [HOSTNAMES[node] for node in COMPUTES]
+        other = petal(lab, "head", "check", "--queue", "queue9")
+        assert (other.returncode, "no such queue: queue9" in other.stderr) == (2, True)
+        nowhere = petal(lab, "head", "check", "--html", "/no/such/place.html")
+        assert (nowhere.returncode, "no page can be written" in nowhere.stderr) == (2, True)
+
+    def test_busy_and_drained_nodes_are_told_apart_from_failing_ones(self, lab: Lab) -> None:
+        name = HOSTNAMES["compute-1"]
+        slurm = "/opt/slurm/bin"
+        lab.exec(
+            "head", (f"{slurm}/sbatch", "-w", name, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 300")
+        ).check()
+        until("the job runs", lambda: "R" in lab.exec("head", (f"{slurm}/squeue", "-h", "-o", "%t")).stdout, 30)
+        busy = petal(lab, "head", "check", "--nodes", "all")
+        assert (busy.returncode, f"{name}: not asked: busy (allocated)" in busy.stdout) == (0, True), busy
+        assert busy.stdout.splitlines()[-1] == "proved on 1 of 1 nodes, 1 not asked"
+        told = answer(petal(lab, "head", "check", "--nodes", "all", "--json"))["data"]["nodes"][0]["findings"]
+        assert "its own report of" in told[0]["why"]
+        idle = petal(lab, "head", "check", "--nodes", "idle").check()
+        assert idle.stdout.splitlines()[-1] == "proved on 1 of 1 nodes"
+        lab.exec("head", (f"{slurm}/scancel", "-u", "root")).check()
+        drain = (f"{slurm}/scontrol", "update", f"nodename={name}", "state=drain", "reason=disk swap at 5")
+        lab.exec("head", drain).check()
+        drained = petal(lab, "head", "check", "--nodes", "all")
+        lab.exec("head", (f"{slurm}/scontrol", "update", f"nodename={name}", "state=resume")).check()
+        assert drained.returncode == 3
+        assert "not asked: drain" in drained.stdout
+        assert "disk swap at 5" in drained.stdout
+        until("the node is free", lambda: petal(lab, "head", "check", "--nodes", "all", "-q").returncode == 0, 30)
+
+    def test_status_waits_for_nobody_on_a_cluster_that_is_ready(self, lab: Lab) -> None:
+        for node in EVERY:
+            assert petal(lab, node, "status", "--wait", "--timeout", "20").returncode == 0
+        assert "queue1-st-c5-[1-2]: well" in petal(lab, "head", "status").stdout
 
     def test_a_name_that_slurm_does_not_know_is_wrong_usage(self, lab: Lab) -> None:
         result = petal(lab, "head", "check", "--nodes", "queue9-st-x-1")

@@ -150,6 +150,13 @@ FAULTS: dict[str, Fault] = {
     "stages of dead builds": Fault(
         H, "d=/var/cache/petal-node/scratch/spack/stage/x; mkdir -p $d; fallocate -l 80M $d/y", "stage", "left 80 MiB"
     ),
+    "an index of Spack's cut off": Fault(
+        H,
+        "d=/var/cache/petal-node/scratch/spack/misc; f=$(find $d -name '*.json' | head -n 1); truncate -s 20 $f",
+        "spack-cache",
+        "cannot be read",
+        spack=True,
+    ),
     "Lmod gone": Fault(
         C,
         "mv /usr/share/lmod /usr/share/lmod.away",

@@ -13,12 +13,12 @@ from bootstrap import engine
 from bootstrap.context import Context
 from bootstrap.model import Outcome, Probe, RunRecord, Status, Verdict
 from bootstrap.repairs.documents import Documents
-from bootstrap.repairs.room import Stage
+from bootstrap.repairs.room import SpackCache, Stage
 from bootstrap.repairs.store import Intact
 from bootstrap.repairs.trust import Modes
 from bootstrap.repairs.worker import DeadWorker
 from bootstrap.state import Runs, Shared
-from bootstrap.steps import STEPS
+from bootstrap.steps import STEPS, Step
 from tests.world import World, with_package
 
 USER = 12345
@@ -34,7 +34,7 @@ def head(tmp_path: Path) -> World:
     return made
 
 
-def mended(step: Modes | Documents | Intact | Stage | DeadWorker, ctx: Context) -> Probe:
+def mended(step: Step, ctx: Context) -> Probe:
     """Applied where its probe asks for it, and probed again."""
     assert step.probe(ctx).verdict is Verdict.CHANGE
     step.apply(ctx)
@@ -172,6 +172,15 @@ def test_a_run_that_lives_or_was_followed_by_another_is_no_fault(head: World, de
     Runs(head.paths).save(record(head, 2, dead_pid, finished=False))
     Runs(head.paths).save(record(head, 3, dead_pid, finished=True))
     assert DeadWorker().probe(head.context).verdict is Verdict.SATISFIED
+
+
+def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head: World) -> None:
+    misc = head.paths.scratch / "spack" / "misc" / "providers"
+    misc.mkdir(parents=True)
+    (misc / "good.json").write_text('{"providers": {}}')
+    (misc / "cut.json").write_text('{"providers": {"mp')
+    assert mended(SpackCache(), head.context).verdict is Verdict.SATISFIED
+    assert [path.name for path in misc.iterdir()] == ["good.json"]
 
 
 def test_stages_are_removed_only_while_no_run_goes_on(head: World, dead_pid: int) -> None:

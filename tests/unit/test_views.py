@@ -82,6 +82,18 @@ RESULTS = {
     ),
     "check": Result("check", "check", Status.DEGRADED, {"report": LOGIN.to_dict()}),
     "matrix": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in NODES]}),
+    "repair": Result(
+        "repair", "repair", Status.DEGRADED,
+        {"run": {**plain(RUN), "verb": "repair", "event": "", "findings": [plain(GOOD), plain(MISFIT), plain(WARN)]}},
+    ),
+    "repair-nothing": Result(
+        "repair", "repair", Status.OK,
+        {"run": {**plain(RUN), "verb": "repair", "event": "", "steps": [plain(STEPS[0])], "findings": [plain(GOOD)]}},
+    ),
+    "repair-plan": Result(
+        "repair", "repair-plan", Status.DEGRADED,
+        {"node": "n", "role": "head", "steps": [plain(step) for step in STEPS]},
+    ),
     "short": Result("check", "short", Status.DEGRADED, {"nodes": [node.to_dict() for node in (*NODES, *LEFT)]}),
     "matrix-wide": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in WIDE]}),
     "matrix-between": Result(

@@ -1,0 +1,152 @@
+"""Repairs without a real node: what hides a mount point, services that are down, reports, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.errors import StorageError
+from bootstrap.model import NodeReport, Outcome, Role, Verdict
+from bootstrap.observed import Mount
+from bootstrap.repairs import REPAIRS
+from bootstrap.repairs.mounts import Remount
+from bootstrap.repairs.reports import Reports
+from bootstrap.repairs.services import Services
+from bootstrap.state import Seen, write_document
+from bootstrap.steps import STEPS
+from tests.unit.test_laws import lmod_is_there, snapshot
+from tests.world import World
+
+__all__ = ["lmod_is_there"]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> World:
+    world = World(tmp_path / "node", Role.COMPUTE, live=True)
+    Seen(world.paths.mount, "cafe", ()).save(world.paths)
+    world.paths.state.mkdir(parents=True)
+    write_document(world.paths.state / "token.json", {"token": "cafe", "host": "head", "replaces": []})
+    world.mounts = (Mount("10.0.0.10:/shared", world.paths.mount, "nfs4", ("rw",)),)
+    return world
+
+
+def over(world: World, point: str, kind: str = "tmpfs") -> None:
+    world.mounts = (*world.mounts, Mount("other", point, kind, ("rw",)))
+
+
+def test_a_storage_that_only_fstab_has_is_mounted_and_nothing_else_is(node: World) -> None:
+    node.mounts = ()
+    assert Remount().probe(node.context).verdict is Verdict.ELSEWHERE
+    node.paths.at("/etc").mkdir(exist_ok=True)
+    node.paths.at("/etc/fstab").write_text("# /shared\n10.0.0.10:/shared /shared nfs4 hard 0 0\n")
+    assert Remount().probe(node.context).changes == ("mount /shared",)
+
+
+def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
+    node.mounts = (*node.mounts, *node.mounts)
+    assert Remount().probe(node.context).verdict is Verdict.SATISFIED
+
+
+def test_what_hides_the_storage_is_named_and_taken_off_only_by_yes(node: World) -> None:
+    over(node, "/shared")
+    write_document(node.paths.state / "token.json", {"token": "feed", "host": "head", "replaces": []})
+    probe = Remount().probe(node.context)
+    assert (probe.verdict, probe.reason) == (Verdict.BLOCKED, "/shared is hidden by tmpfs from other")
+    assert probe.remedy[-1].startswith("petal-node repair --yes")
+
+    def umount(argv: Sequence[str]) -> str:
+        node.mounts = node.mounts[:-1]
+        write_document(node.paths.state / "token.json", {"token": "cafe", "host": "head", "replaces": []})
+        return " ".join(argv)
+
+    node.system.answers["umount"] = umount
+    yes = replace(node.context, may_destroy=True)
+    assert Remount().probe(yes).changes == ("umount /shared",)
+    Remount().apply(yes)
+    assert [command for command in node.system.commands if command[0] == "umount"] == [("umount", "--lazy", "/shared")]
+    assert Remount().probe(yes).verdict is Verdict.SATISFIED
+
+
+def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    over(node, "/shared", "fuse.deaf")
+
+    def hang(_: Callable[[], Any], *, timeout: float, what: str) -> Any:
+        raise StorageError(f"{what} did not answer within {timeout:.0f} s", code="storage-hangs")
+
+    monkeypatch.setattr(node.system, "guarded", hang)
+    assert Remount().probe(node.context).reason == "/shared is hidden by fuse.deaf from other"
+
+
+def test_where_nobody_knows_what_was_there_nothing_is_taken_off(node: World) -> None:
+    over(node, "/shared")
+    node.paths.seen_storage.unlink()
+    assert Remount().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
+
+
+@pytest.mark.parametrize(
+    ("role", "units"), [(Role.HEAD, {"munge.service", "slurmctld.service"}), (Role.LOGIN, {"munge.service"})]
+)
+def test_services_that_are_down_are_started_and_others_are_left(tmp_path: Path, role: Role, units: set[str]) -> None:
+    world = World(tmp_path / "node", role, live=True)
+    world.system.systemd = True
+    state = {"munge.service": "failed", "slurmctld.service": "inactive", "slurmd.service": "inactive"}
+
+    def systemctl(argv: Sequence[str]) -> str:
+        if argv[1] == "restart":
+            state[argv[2]] = "active"
+        return f"LoadState=loaded\nActiveState={state[argv[-1]]}\n"
+
+    world.system.answers["systemctl"] = systemctl
+    assert Services().probe(world.context).verdict is Verdict.CHANGE
+    Services().apply(world.context)
+    assert Services().probe(world.context).verdict is Verdict.SATISFIED
+    assert {name for name, now in state.items() if now == "active"} == units
+
+
+def test_a_service_that_is_not_installed_is_no_fault(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", live=True)
+    world.system.systemd = True
+    world.system.answers["systemctl"] = lambda _: "LoadState=not-found\nActiveState=inactive\n"
+    assert Services().probe(world.context).verdict is Verdict.SATISFIED
+
+
+def test_reports_of_login_nodes_and_of_nodes_that_slurm_knows_stay(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    for name, role in (("q1-st-c5-1", "compute"), ("gone-st-c5-1", "compute"), ("ip-10-0-0-20", "login")):
+        report = NodeReport(name, role, "2026-11-24T08:20:00Z", None, ())
+        write_document(world.paths.state / "nodes" / f"{name}.json", report.to_dict())
+    assert Reports().probe(world.context).reason.endswith("Slurm does not know: gone-st-c5-1")
+    Reports().apply(world.context)
+    assert sorted(path.stem for path in (world.paths.state / "nodes").iterdir()) == ["ip-10-0-0-20", "q1-st-c5-1"]
+
+
+# -------------------------------------------------------------------------------------------------------------- laws
+
+
+def test_every_step_of_a_bootstrap_but_two_is_in_a_repair_in_the_same_order() -> None:
+    names = [step.name for step in REPAIRS]
+    assert len(names) == len(set(names))
+    of_steps = [name for name in names if name in {step.name for step in STEPS}]
+    assert of_steps == [step.name for step in STEPS if step.name not in ("cache", "proof")]
+
+
+def test_what_a_repair_needs_stands_before_it() -> None:
+    for number, step in enumerate(REPAIRS):
+        known = {other.name for other in REPAIRS[:number]} | {"cache", "proof"}
+        assert set(step.needs) <= known, step.name
+
+
+def test_on_a_healthy_node_nothing_is_planned_and_nothing_changes(tmp_path: Path) -> None:
+    world = World(tmp_path / "head")
+    engine.converge(STEPS, world.context, lambda _: None)
+    before = snapshot(world.prefix)
+    planned = engine.plan(REPAIRS, world.context)
+    done = engine.converge(REPAIRS, world.context, lambda _: None, background=False)
+    for reports in (planned, done):
+        assert {report.outcome for report in reports} <= {Outcome.OK, Outcome.SKIPPED}, reports
+    assert snapshot(world.prefix) == before
