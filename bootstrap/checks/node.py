@@ -70,7 +70,7 @@ CHECKS: tuple[Check, ...] = (
     _kept("wanted", after=WAY_TO_STORAGE),
     _kept("packages", after=WAY_TO_STORAGE, seconds=30),
     _kept("spack", after=WAY_TO_STORAGE, seconds=30),
-    _kept("leftovers", after=WAY_TO_STORAGE, seconds=60, worst=Mark.WARN),
+    _kept("leftovers", after=WAY_TO_STORAGE, seconds=300, worst=Mark.WARN),
     _kept("intact", after=WAY_TO_STORAGE, seconds=300),
     _kept("reports", after=WAY_TO_STORAGE, seconds=30, worst=Mark.WARN),
     Check("cpu", TOUCH_SECONDS, release.cpu, after=USABLE),

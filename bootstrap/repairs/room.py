@@ -43,7 +43,7 @@ class Stage:
 
 
 class SpackCache:
-    """Spack's indexes (config:misc_cache) can be read: its every command fails on one that was cut off (run with 1.1)."""
+    """Spack's indexes (config:misc_cache) can be read: every command fails on one that was cut off (run with 1.1)."""
 
     name = "spack-cache"
     title = "Spack's own indexes can be read"

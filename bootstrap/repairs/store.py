@@ -20,6 +20,8 @@ from ..state import Shared
 from ..steps.base import HEAD
 from ..steps.packages import FILES, install
 
+SECONDS = 300.0
+DEEP_SECONDS = 7200.0  # 50 GiB from a busy disk
 SHOWN = 5
 ASIDE = "damaged"
 LIMIT = 1 << 28
@@ -59,9 +61,11 @@ class Leftovers:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         try:
-            left = _half_done(ctx)
+            left = ctx.system.guarded(lambda: _half_done(ctx), timeout=SECONDS, what=str(ctx.paths.store))
         except SpackError:
             return elsewhere("Spack's database cannot be read")  # ``spack`` tells it, and brings it back
+        except (PetalError, OSError) as error:
+            return refused(as_error(error, ctx.paths.shared_mount))
         if not left:
             return satisfied("no install left a package half done")
         names = ", ".join(path.name for path in left[:SHOWN]) + (
@@ -103,7 +107,8 @@ class Intact:
 
     def probe(self, ctx: Context) -> Probe:
         try:
-            damaged = list(_damaged(ctx))
+            seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
+            damaged = ctx.system.guarded(lambda: list(_damaged(ctx)), timeout=seconds, what=str(ctx.paths.store))
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
         if not damaged:
