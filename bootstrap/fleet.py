@@ -20,7 +20,7 @@ from .errors import AllocationRefused, PetalError
 from .launch import Launched, launch_where_none_runs
 from .log import LOG
 from .model import Finding, Mark, NodeReport, plain
-from .slurm import SlurmNode, folded, natural, nodes, on_nodes
+from .slurm import OF_SOME_NODES, SlurmNode, folded, natural, nodes, on_nodes
 from .state import Shared
 from .system import timestamp
 
@@ -129,10 +129,13 @@ def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: Allo
     taken = [now[node.name] for node in group if node.name in now and not now[node.name].free]
     rest = [node for node in group if node.name not in {one.name for one in taken}]
     told = [_not_asked(node, None) for node in taken]
-    if len(group) == 1 or not rest:
-        return told or [_no_job(group[0].name, refused)]
     if taken:
-        return [*told, *_ask(ctx, queue, rest)]
+        return [*told, *(_ask(ctx, queue, rest) if rest else [])]
+    if not any(words in refused.why for words in OF_SOME_NODES):
+        return [_no_job(node.name, refused) for node in rest]
+    if len(rest) == 1:
+        busy = rest[0].state != "idle"  # others run there, and leave too little for a job
+        return [_not_asked(rest[0], None, "busy") if busy else _no_job(rest[0].name, refused)]
     half = len(rest) // 2
     return [*_ask(ctx, queue, rest[:half]), *_ask(ctx, queue, rest[half:])]
 
@@ -227,9 +230,10 @@ def _no_job(name: str, error: PetalError) -> NodeReport:
     return _failed(name, "job", "no job could be run", str(error), f"scontrol show node {name}")
 
 
-def _not_asked(node: SlurmNode, own: NodeReport | None) -> NodeReport:
+def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
     """Neither good nor bad: no job could run there now. What the node last said of itself is told with its age."""
-    message, remedy = f"not asked: {node.condition}", (f"scontrol show node {node.name}",)
+    condition = f"{word} ({node.state}{node.suffix})" if word else node.condition
+    message, remedy = f"not asked: {condition}", (f"scontrol show node {node.name}",)
     told = [node.reason] if node.reason else []
     if own is not None:
         told.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .errors import PetalError, StorageError
+from .log import LOG
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ def guarded(action: Callable[[], T], *, timeout: float, what: str) -> T:
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
+        LOG.disabled = True  # its file is closed in here, and another may get the number
         _let_go_of_streams(sender)
         _answer(action, sender)
     os.close(sender)

@@ -81,13 +81,25 @@ def end_marked(run_id: str, grace: float = KILL_GRACE) -> int:
     return count
 
 
+def other_runs(run_id: str) -> frozenset[str]:
+    """The runs, but this one, of which a process lives on this machine: of build jobs and of solving too."""
+    import psutil
+
+    return frozenset(filter(None, map(_mark_of, psutil.process_iter()))) - {run_id}
+
+
 def _is_of(process: Any, run_id: str) -> bool:
+    return _mark_of(process) == run_id
+
+
+def _mark_of(process: Any) -> str | None:
     import psutil
 
     try:
-        return bool(process.environ().get(RUN_MARK) == run_id)
+        mark: str | None = process.environ().get(RUN_MARK)
     except (OSError, psutil.Error):
-        return False
+        return None
+    return mark
 
 
 def _end(family: list[Any], grace: float) -> set[int]:

@@ -43,6 +43,8 @@ class ModuleFile:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
         name, path, origin = (shapes.text(raw[key]) for key in ("name", "path", "origin"))
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path!r} leads out of the module tree")
         return cls(name, path, origin, shapes.text(raw.get("sha256", "")))
 
 

@@ -124,7 +124,7 @@ def run(
         reports = converge(steps, ctx, told, waits, background=background, already=mounted)
         status = status_of(reports)
         if mends or (ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
-            status = _worse(status, _self_check(ctx, recorder))
+            status = _worse(status, _self_check(ctx, recorder, strict=mends))
         _close(recorder, status, exit_of(reports, status))
     except (PetalError, OSError) as trouble:
         mount = Paths(request.prefix).shared_mount
@@ -181,7 +181,7 @@ def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -
     if ctx.build_queue is not None:  # no job can run while a head node's hook does, and later one may wait for nodes
         background.add("spack")
     # Until the storage is ours, the record there is another cluster's.
-    cluster = {step.name for step in STEPS if step.scope is Scope.CLUSTER and step.name != "owner"}
+    cluster = {step.name for step in (*STEPS, *REPAIRS) if step.scope is Scope.CLUSTER and step.name != "owner"}
 
     def tell(report: StepReport) -> None:
         running = report.outcome is Outcome.RUNNING
@@ -218,16 +218,17 @@ def _worse(first: Status, second: Status) -> Status:
     return max(first, second, key=order.index)
 
 
-def _self_check(ctx: Context, recorder: Recorder) -> Status:
-    """The node looks at itself; a compute or login node leaves its report."""
-    report = check_node(ctx)
+def _self_check(ctx: Context, recorder: Recorder, *, strict: bool) -> Status:
+    """The node looks at itself; a compute or login node leaves its report. With ``strict`` a warning counts too."""
+    report = check_node(replace(ctx, every_byte=False))  # which a repair has compared already
     recorder.update(findings=report.findings)  # first: shared storage may have begun to hang meanwhile
     if ctx.role is not Role.HEAD:
         save_report(ctx, report)
     failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
     for finding in failed:
         LOG.warning("check %s: %s %s", finding.check, finding.message, finding.why)
-    return Status.DEGRADED if failed else Status.OK
+    warned = strict and any(finding.mark is Mark.WARN for finding in report.findings)
+    return Status.DEGRADED if failed or warned else Status.OK
 
 
 def save_report(ctx: Context, report: NodeReport) -> None:

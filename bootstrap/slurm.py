@@ -13,10 +13,15 @@ QUERY_SECONDS = 30.0
 # sinfo(1), NODE STATE CODES: a suffix tells what the base state hides.
 FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
 UP = FREE | {"allocated", "alloc", "completing", "comp", "reserved", "resv"}
+DOWN = frozenset({"down", "error", "fail", "failing"})
 JOINING_SUFFIXES = "#*"
-POWERED_DOWN_SUFFIXES = "~%"
+POWERED_DOWN_SUFFIXES = "~%!"  # off, on its way there, and about to be
+REBOOT_SUFFIXES = "@^"
 # srun(1) without an allocation (src/srun/libsrun/allocate.c); what it says else comes from a step that began.
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
+# Of these a smaller group may be free; whatever else Slurm says is said of every node.
+OF_SOME_NODES = ("busy", "Immediate execution impossible", "configuration is not available", "not available")
+JOB_MEMORY = "200M"  # of a node: without it a job wants all, where memory is scheduled
 STATIC = "-st-"  # in the name of a node that ParallelCluster starts by itself and keeps
 
 
@@ -57,15 +62,16 @@ class SlurmNode:
 
     @property
     def _word(self) -> str:
-        if self.powered_down:
-            return "powered off"
-        if self.joining:
-            return "joining"
-        if self.state.startswith("drain"):
-            return "draining"
-        if self.up:
-            return "free" if self.free else "busy"
-        return "down"
+        words = (
+            ("powered off", self.powered_down),
+            ("rebooting", any(mark in REBOOT_SUFFIXES for mark in self.suffix)),
+            ("down", self.state in DOWN),
+            ("joining", self.joining),
+            ("draining", self.state.startswith("drain")),
+            ("free", self.free),
+            ("busy", self.up),
+        )
+        return next((word for word, fits in words if fits), "down")
 
 
 def find_slurm(system: System) -> str | None:
@@ -204,8 +210,8 @@ def on_nodes(
     minutes = max(1, -(-seconds // 60))
     command = [
         "srun", "--quiet", f"--partition={queue}", f"--nodes={len(names)}", f"--nodelist={folded(names)}",
-        "--ntasks-per-node=1", f"--immediate={immediate}", f"--time={minutes}", "--job-name=petal-proof", "--chdir=/",
-        "--export=NONE", "--no-kill", "--mpi=none", *argv,
+        "--ntasks-per-node=1", f"--mem={JOB_MEMORY}", f"--immediate={immediate}", f"--time={minutes}",
+        "--job-name=petal-proof", "--chdir=/", "--export=NONE", "--no-kill", "--mpi=none", *argv,
     ]  # fmt: skip
     done = system.run(command, timeout=seconds + immediate + 10, user=user, ok=None)
     if done.returncode != 0 and not done.stdout.strip():

@@ -20,7 +20,7 @@ from .files import write_atomic
 from .guard import guarded
 from .log import LOG
 from .observed import Mount
-from .processes import end_marked, end_tree, run_mark
+from .processes import end_marked, end_tree, other_runs, run_mark
 
 T = TypeVar("T")
 
@@ -179,6 +179,10 @@ class System:
     def end_run(self, run_id: str) -> int:
         """Ends what is left of a run whose own process is gone, and says how many processes that were."""
         return end_marked(run_id)
+
+    def other_runs(self, run_id: str) -> frozenset[str]:
+        """The runs of which a process lives here; of other users' only root sees them."""
+        return other_runs(run_id)
 
     def take_environment(self) -> None:
         """How the last hook reached S3 (endpoint, proxies) is how this process does, unless it was told otherwise."""

@@ -95,6 +95,9 @@ class FakeSystem(System):
     def has_systemd(self) -> bool:
         return self.systemd
 
+    def other_runs(self, run_id: str) -> frozenset[str]:  # noqa: ARG002
+        return frozenset()
+
     def end_run(self, run_id: str) -> int:
         self.ended.append(run_id)
         return 0

@@ -13,7 +13,7 @@ from ..errors import PetalError
 from ..model import Finding, Mark, NodeReport, Verdict
 from ..release import current_release
 from ..repairs import REPAIRS
-from ..steps import Step
+from ..steps import CARRIED, Step
 from ..system import timestamp
 from . import release, services, storage
 from .base import HEAD, TOUCH_SECONDS, WAY_TO_STORAGE, Check
@@ -30,8 +30,10 @@ def _kept(name: str, after: tuple[str, ...] = (), seconds: float = 3 * TOUCH_SEC
     return Check(name, seconds, partial(_probed, step, worst), step.roles, after)
 
 
-def _probed(step: Step, worst: Mark, ctx: Context, _seconds: float) -> Iterator[Finding]:
-    probe = step.probe(ctx)
+def _probed(step: Step, worst: Mark, ctx: Context, seconds: float) -> Iterator[Finding]:
+    if step.name in CARRIED and not ctx.config.bound:
+        return  # the machine image has it, and nothing of it is changed here
+    probe = ctx.system.guarded(lambda: step.probe(ctx), timeout=seconds, what=f"the check {step.name}")
     if probe.verdict is not Verdict.ELSEWHERE:
         remedy = probe.remedy or (("petal-node repair",) if probe.verdict is Verdict.CHANGE else ())
         mark = Mark.OK if probe.verdict is Verdict.SATISFIED else worst
@@ -47,7 +49,7 @@ def _old_tree(ctx: Context, _seconds: float) -> Iterator[Finding]:
 CHECKS: tuple[Check, ...] = (
     Check("slurm", 20, services.slurm),
     Check("munge", 10, services.munge),
-    _kept("tool"),
+    _kept("tool", worst=Mark.WARN),
     _kept("converge"),
     _kept("worker", worst=Mark.WARN),
     _kept("stage", worst=Mark.WARN),
@@ -55,7 +57,8 @@ CHECKS: tuple[Check, ...] = (
     _kept("remount"),
     _kept("mount", after=("remount",)),
     _kept("modes", after=("remount", "mount"), seconds=120),
-    _kept("documents", after=("remount", "mount", "modes")),
+    _kept("owners", after=("remount", "mount"), seconds=120),
+    _kept("documents", after=("remount", "mount", "modes", "owners")),
     _kept("storage", after=("remount", "mount")),
     Check("options", TOUCH_SECONDS, storage.options, after=MOUNTED),
     Check("latency", TOUCH_SECONDS, storage.latency, after=MOUNTED),
@@ -72,6 +75,7 @@ CHECKS: tuple[Check, ...] = (
     _kept("spack", after=WAY_TO_STORAGE, seconds=30),
     _kept("leftovers", after=WAY_TO_STORAGE, seconds=300, worst=Mark.WARN),
     _kept("intact", after=WAY_TO_STORAGE, seconds=300),
+    _kept("damaged", after=WAY_TO_STORAGE, seconds=300),
     _kept("reports", after=WAY_TO_STORAGE, seconds=30, worst=Mark.WARN),
     Check("cpu", TOUCH_SECONDS, release.cpu, after=USABLE),
     Check("modules", 120, use, after=USABLE, others=("load", "libraries", "run")),

@@ -26,12 +26,12 @@ HARMFUL = {
     "softerr": "a program gets errors while the server is slow (nfs(5))",
     "sync": "every write waits for the server",
     "noac": "nothing is cached: every start of a program asks the server for each file again (nfs(5))",
-    "actimeo=0": "nothing is cached: every start of a program asks the server for each file again (nfs(5))",
+    "acregmin=0": "nothing is cached: every start of a program asks the server for each file again (nfs(5))",
     "lookupcache=none": "every search along PATH asks the server for each directory again (nfs(5))",
     "vers=3": "locks are another service's, and are lost when it restarts (nfs(5))",
 }
-# Of these a mount shows nothing, or shows it otherwise (mount(8), nfs(5)).
-NOT_SHOWN = ("_netdev", "nofail", "defaults", "auto", "vers", "nfsvers", "x-", "comment", "retry", "flock")
+# What /proc/mounts shows as it was asked for; other options it leaves out, or a server changes them (nfs(5)).
+SHOWN = ("noatime", "nodiratime", "relatime", "hard", "nconnect=", "noresvport", "flock", "user_xattr")
 
 
 def options(ctx: Context, _seconds: float) -> Iterator[Finding]:
@@ -70,7 +70,7 @@ def _is_network(mount: Mount) -> bool:
 
 
 def _is_shown(option: str, mount: Mount) -> bool:
-    return option.startswith(NOT_SHOWN) or option in mount.options
+    return not option.startswith(SHOWN) or option in mount.options
 
 
 def _told(mount: Mount) -> str:
@@ -106,24 +106,26 @@ def clock(ctx: Context, seconds: float) -> Iterator[Finding]:
         return
     directory = ctx.paths.state / "nodes"
     try:
-        skew = ctx.system.guarded(lambda: _skew_by(directory), timeout=seconds, what=str(directory))
+        skew = ctx.system.guarded(
+            lambda: _skew_by(directory, ctx.facts.host.name), timeout=seconds, what=str(directory)
+        )
     except OSError:  # read-only, or root is nobody there: the head node compares when it asks this node
         return
     yield skew_finding(skew)
 
 
-def _skew_by(directory: Path) -> float:
+def _skew_by(directory: Path, host: str) -> float:
     """How far this node's clock is ahead of what the server writes into a new file, as near as can be told."""
     before = time.time()
-    file = directory / f".clock.{os.getpid()}"
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    file = directory / f".clock.{host}"  # one that a killed look left is taken again
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, b"now")
         os.fsync(descriptor)
         theirs = os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
-        file.unlink()
+        file.unlink(missing_ok=True)
     return ahead(before, time.time(), theirs)
 
 

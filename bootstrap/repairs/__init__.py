@@ -12,16 +12,16 @@ from .mounts import Remount
 from .reports import Reports
 from .room import SpackCache, Stage
 from .services import Services
-from .store import Intact, Leftovers
-from .trust import Modes
+from .store import Damaged, Intact, Leftovers
+from .trust import Modes, Owners
 from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
 BEFORE: dict[str, tuple[Step, ...]] = {
     "tool": (DeadWorker(), Stage(), SpackCache(), Services()),
     "mount": (Remount(),),
-    "storage": (Modes(), Documents()),
-    "spack": (Leftovers(), Intact()),
+    "storage": (Modes(), Owners(), Documents()),
+    "spack": (Leftovers(), Intact(), Damaged()),
 }
 AFTER: tuple[Step, ...] = (Reports(),)
 

@@ -24,7 +24,7 @@ class Documents:
     title = "the records on shared storage can be read"
     roles = HEAD
     scope = Scope.NODE
-    needs = ("remount", "mount", "modes")
+    needs = ("remount", "mount", "modes", "owners")
     local = False
     background = False
 

@@ -14,6 +14,7 @@ from .ours import token_of
 
 MOUNT_SECONDS = 60.0
 LOOK_SECONDS = 2.0  # where another mount is below, what takes longer is taken for one that hangs
+AUTOMOUNT = "autofs"  # what systemd.automount(5) leaves below a mount, as for FSx for Lustre
 YES = "petal-node repair --yes    (takes it off; programs that use it lose their files)"
 
 
@@ -57,7 +58,7 @@ def _unmounted(ctx: Context) -> Probe:
 
 def _over(ctx: Context) -> list[str]:
     """Mount points with another mount below the one that is seen, which is not ours."""
-    points = [mount.point for mount in ctx.system.mounts()]
+    points = [mount.point for mount in ctx.system.mounts() if mount.kind != AUTOMOUNT]
     root, storage = str(ctx.paths.root), ctx.paths.mount
     hidden = [storage] if points.count(storage) > 1 and not _is_ours(ctx) else []
     # Behind a storage that is not ours nothing can be said of the root: its turn comes when the way is free.

@@ -9,7 +9,6 @@ from pathlib import Path
 from ..context import Context
 from ..files import remove_tree
 from ..model import Probe, Scope, change, elsewhere, satisfied
-from ..state import KEEP_RUNS, Runs, is_dead
 from ..steps.base import EVERYWHERE
 
 WORTH_BYTES = 64 << 20
@@ -27,12 +26,12 @@ class Stage:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
+        if _goes_on(ctx):
+            return elsewhere("a run goes on")
         left = _left(ctx)
         size = sum(_size(path) for path in left)
         if size < WORTH_BYTES:
             return satisfied("builds have left nothing behind")
-        if _goes_on(ctx):
-            return elsewhere("a run goes on")
         told = f"builds that have ended left {size / (1 << 20):.0f} MiB in {ctx.paths.scratch}"
         return change(told, *(f"remove {path}" for path in left))
 
@@ -54,11 +53,11 @@ class SpackCache:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
+        if _goes_on(ctx):
+            return elsewhere("a run goes on")
         damaged = _damaged(ctx)
         if not damaged:
             return satisfied("those that are there can be read")
-        if _goes_on(ctx):
-            return elsewhere("a run goes on")
         return change(f"{damaged[0]} cannot be read", *(f"remove {path}: Spack makes it anew" for path in damaged))
 
     def apply(self, ctx: Context) -> None:
@@ -89,14 +88,20 @@ def _left(ctx: Context) -> list[Path]:
 
 
 def _goes_on(ctx: Context) -> bool:
-    """True while another run of this node is alive; its record says so from its beginning to its end."""
-    boot = ctx.facts.host.boot_id
-    runs = Runs(ctx.paths).latest(KEEP_RUNS)[0]
-    return any(run.finished is None and run.run_id != ctx.run_id and not is_dead(run, boot) for run in runs)
+    """True while a process of another run lives here: a worker, a build job, somebody who solves."""
+    return bool(ctx.system.other_runs(ctx.run_id))
 
 
 def _size(path: Path) -> int:
     if not path.is_dir():
-        return path.lstat().st_blocks * 512
+        return _blocks(str(path))
     names = (os.path.join(top, name) for top, _, files in os.walk(path) for name in files)  # noqa: PTH118
-    return sum(os.lstat(name).st_blocks * 512 for name in names)
+    return sum(map(_blocks, names))
+
+
+def _blocks(name: str) -> int:
+    """What a file takes; nothing where it has gone meanwhile."""
+    try:
+        return os.lstat(name).st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,13 @@ DEEP_SECONDS = 7200.0  # 50 GiB from a busy disk
 SHOWN = 5
 ASIDE = "damaged"
 LIMIT = 1 << 28
-YES = "petal-node repair --yes    (installs it again; what was changed in it is lost)"
+YES = (
+    "petal-node repair --yes    (installs it again: what was changed in it is lost, and nobody has it while it builds)"
+)
 
 
 @dataclass(frozen=True)
-class Damaged:
+class Found:
     """A package, and what of it is not as it was."""
 
     name: str
@@ -75,6 +77,9 @@ class Leftovers:
 
     def apply(self, ctx: Context) -> None:
         for path in _half_done(ctx):
+            if path.name.endswith(f".{ASIDE}"):
+                _bring_back_or_remove(path)
+                continue
             LOG.warning("removing %s", path, extra={"step": self.name})
             remove_tree(path)
 
@@ -84,8 +89,7 @@ def _half_done(ctx: Context) -> list[Path]:
     store = store_of(ctx)
     if recovery.trouble(store) or _is_building(ctx):
         return []
-    aside = [path for path in store.glob(f"[!.]*/.*.{ASIDE}") if _original(path).is_dir()]
-    return sorted([*recovery.look(store).partial, *recovery.left(store), *aside])
+    return sorted([*recovery.look(store).partial, *recovery.left(store), *store.glob(f"[!.]*/.*.{ASIDE}")])
 
 
 def _is_building(ctx: Context) -> bool:
@@ -95,9 +99,36 @@ def _is_building(ctx: Context) -> bool:
 
 
 class Intact:
-    """Every package of the release is as it was installed."""
+    """No file of a binary package is lost. Its tarball is here in a moment, so nobody is asked."""
 
     name = "intact"
+    title = "no file of a binary package is lost"
+    roles = HEAD
+    scope = Scope.CLUSTER
+    needs = ("root", "owner")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        damaged = _look(ctx, _binary)
+        if isinstance(damaged, Probe):
+            return damaged
+        lost = [one for one in damaged if not one.was_edited]
+        if lost:
+            return change(_told(lost), *(f"unpack {one.name} again" for one in lost[:SHOWN]))
+        return satisfied("no file of a binary package is lost")
+
+    def apply(self, ctx: Context) -> None:
+        _unpack_again(ctx, {one.prefix for one in _binary(ctx) if not one.was_edited})
+
+
+class Damaged:
+    """No file of a package was changed, and none of a Spack package is lost.
+
+    To install such a package again overwrites what somebody may have meant, or takes it away for as long as it builds.
+    """
+
+    name = "damaged"
     title = "the packages are as they were installed"
     roles = HEAD
     scope = Scope.CLUSTER
@@ -106,47 +137,67 @@ class Intact:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        try:
-            seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
-            damaged = ctx.system.guarded(lambda: list(_damaged(ctx)), timeout=seconds, what=str(ctx.paths.store))
-        except (PetalError, OSError) as error:
-            return refused(as_error(error, ctx.paths.shared_mount))
+        damaged = _look(ctx, _doubtful)
+        if isinstance(damaged, Probe):
+            return damaged
         if not damaged:
-            return satisfied("all packages are as they were installed")
-        told = f"{damaged[0]}{f'; and {len(damaged) - 1} more packages' if damaged[1:] else ''}"
-        if not ctx.may_destroy and any(one.was_edited for one in damaged):
-            return blocked(told, *(f"ls -l {one.found[0].path}" for one in damaged[:SHOWN]), YES)
-        return change(told, *(f"install {one.name} again" for one in damaged[:SHOWN]))
+            return satisfied("the packages are as they were installed")
+        if ctx.may_destroy:
+            return change(_told(damaged), *(f"install {one.name} again" for one in damaged[:SHOWN]))
+        return blocked(_told(damaged), *(f"ls -l {one.found[0].path}" for one in damaged[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        damaged = {one.prefix for one in _damaged(ctx) if ctx.may_destroy or not one.was_edited}
-        for package in ctx.config.packages:
-            if package.origin is not None and package_prefix(package, ctx.paths, ctx.facts.host) in damaged:
-                ctx.note(f"package {package.name} {package.version}")
-                install(ctx, package)
-        ours = store_of(ctx)
-        of_spack = [prefix for prefix in damaged if ctx.config.builds and (prefix / database.MANIFEST).exists()]
-        _build_again(ctx, [prefix for prefix in of_spack if ours in prefix.parents])
+        if not ctx.may_destroy:
+            return
+        prefixes = {one.prefix for one in _doubtful(ctx)}
+        _unpack_again(ctx, prefixes)
+        of_spack = [prefix for prefix in prefixes if (prefix / database.MANIFEST).exists()]
+        _build_again(ctx, of_spack)
 
 
-def _damaged(ctx: Context) -> Iterator[Damaged]:
+def _look(ctx: Context, find: Callable[[Context], Iterator[Found]]) -> list[Found] | Probe:
+    """What is damaged, or why that cannot be told."""
+    seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
+    try:
+        return ctx.system.guarded(lambda: list(find(ctx)), timeout=seconds, what=str(ctx.paths.store))
+    except (PetalError, OSError) as error:
+        return refused(as_error(error, ctx.paths.shared_mount))
+
+
+def _told(damaged: list[Found]) -> str:
+    return f"{damaged[0]}{f'; and {len(damaged) - 1} more packages' if damaged[1:] else ''}"
+
+
+def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
+    for package in ctx.config.packages:
+        if package.origin is not None and package_prefix(package, ctx.paths, ctx.facts.host) in prefixes:
+            ctx.note(f"package {package.name} {package.version}")
+            install(ctx, package)
+
+
+def _doubtful(ctx: Context) -> Iterator[Found]:
     """What this release has and nobody else's: older releases hold packages that nothing here can build again."""
-    yield from _binary(ctx)
+    yield from (one for one in _binary(ctx) if one.was_edited)
     if ctx.config.builds and not recovery.trouble(store_of(ctx)):
         yield from _of_spack(ctx)
 
 
-def _binary(ctx: Context) -> Iterator[Damaged]:
+def _binary(ctx: Context) -> Iterator[Found]:
     """One that an earlier petal-node unpacked has no inventory, and is what its receipt says."""
     for package in ctx.config.packages:
         prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-        entries = read_json(prefix / FILES, limit=LIMIT) if package.origin is not None else None
-        found = tuple(differences(entries or {}, contents=True, every_byte=ctx.every_byte))
+        if package.origin is None:
+            continue
+        try:
+            entries = read_json(prefix / FILES, limit=LIMIT) or {}
+            found = tuple(differences(entries, contents=True, every_byte=ctx.every_byte))
+        except StateError:
+            found = (Difference(str(prefix / FILES), "cannot be read", lost=True),)
         if found:
-            yield Damaged(f"{package.name} {package.version}", prefix, found)
+            yield Found(f"{package.name} {package.version}", prefix, found)
 
 
-def _of_spack(ctx: Context) -> Iterator[Damaged]:
+def _of_spack(ctx: Context) -> Iterator[Found]:
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):
         prefix = installed.get(spec.hash)
@@ -157,12 +208,12 @@ def _of_spack(ctx: Context) -> Iterator[Damaged]:
         except StateError:
             found = (Difference(str(prefix / database.MANIFEST), "cannot be read", lost=True),)
         if found:
-            yield Damaged(f"{spec.name}@{spec.version}", prefix, found)
+            yield Found(f"{spec.name}@{spec.version}", prefix, found)
 
 
 def _build_again(ctx: Context, prefixes: list[Path]) -> None:
     """Each prefix is moved aside first, and comes back where the new one does not come to its end."""
-    aside = {prefix: prefix.with_name(f".{prefix.name}.{ASIDE}") for prefix in prefixes}
+    aside = {prefix: _aside(prefix) for prefix in prefixes}
     if not aside:
         return
     try:
@@ -170,14 +221,26 @@ def _build_again(ctx: Context, prefixes: list[Path]) -> None:
             remove_tree(place)
             prefix.rename(place)
         build(ctx, _raise)
-    except BaseException:
-        for prefix, place in aside.items():
-            if place.is_dir() and not database.is_whole(prefix):
-                remove_tree(prefix)
-                place.rename(prefix)
-        raise
-    for place in aside.values():
-        remove_tree(place)
+    finally:
+        for place in aside.values():
+            _bring_back_or_remove(place)
+
+
+def _bring_back_or_remove(aside: Path) -> None:
+    """What is damaged is better than nothing; it is marked, since Spack's database does not know it any more."""
+    prefix = _original(aside)
+    if not aside.is_dir():
+        return
+    if database.is_whole(prefix):
+        remove_tree(aside)
+        return
+    remove_tree(prefix)
+    aside.rename(prefix)
+    (prefix / database.KEPT).write_text("it was damaged, and could not be installed again\n", encoding="utf-8")
+
+
+def _aside(prefix: Path) -> Path:
+    return prefix.with_name(f".{prefix.name}.{ASIDE}")
 
 
 def _raise(error: SpackError) -> None:

@@ -1,4 +1,4 @@
-"""Owners and modes of everything below <mount>/petal: what others could write, root does not run."""
+"""Owners and modes of everything below <mount>/petal: what others could have written, root is asked about first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..context import Context
 from ..errors import PetalError, as_error
+from ..log import LOG
 from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
 from ..steps.base import HEAD
 from .ours import is_ours
@@ -27,7 +28,12 @@ class Loose:
     path: str
     owner: int
     mode: int
-    is_link: bool
+    kind: int
+
+    @property
+    def is_open_directory(self) -> bool:
+        """Root's, and open: who wrote into it left files of their own, which are found by themselves."""
+        return stat.S_ISDIR(self.kind) and not self.is_foreign
 
     @property
     def is_foreign(self) -> bool:
@@ -38,10 +44,10 @@ class Loose:
 
 
 class Modes:
-    """Nobody but root can change the cluster's software."""
+    """Nobody but root can put anything into the directories of the cluster's software."""
 
     name = "modes"
-    title = "the software is root's"
+    title = "only root can write to the software's directories"
     roles = HEAD
     scope = Scope.NODE
     needs = ("remount", "mount")
@@ -49,31 +55,67 @@ class Modes:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        if ctx.paths.live and ctx.mounted is None:
-            return elsewhere(f"{ctx.paths.mount} is not mounted")
-        try:
-            found = ctx.system.guarded(lambda: _found(ctx), timeout=SECONDS, what=str(ctx.paths.shared))
-        except (PetalError, OSError) as error:
-            return refused(as_error(error, ctx.paths.shared_mount))
-        if found is None:
-            return elsewhere("the storage is not the one from before")
-        if not found:
-            return satisfied("everything is root's")
-        told = f"{found[0]}{f', and {len(found) - 1} more' if found[1:] else ''}"
-        if any(one.is_foreign for one in found) and not ctx.may_destroy:
-            return blocked(told, *(f"ls -ld {one.path}" for one in found[:SHOWN]), YES)
-        return change(told, *(_remedy(one) for one in found[:SHOWN]))
+        found = _look(ctx)
+        if isinstance(found, Probe):
+            return found
+        open_ones = [one for one in found if one.is_open_directory]
+        if not open_ones:
+            return satisfied("only root can write to them")
+        return change(_told(open_ones), *(_remedy(one) for one in open_ones[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
         for one in _found(ctx) or ():
-            if one.is_foreign and not ctx.may_destroy:
+            if one.is_open_directory:
+                _take_back(one)
+
+
+class Owners:
+    """Nothing there is anybody else's, or could have been changed by anybody else."""
+
+    name = "owners"
+    title = "the software is root's, and root's alone"
+    roles = HEAD
+    scope = Scope.NODE
+    needs = ("remount", "mount", "modes")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        found = _look(ctx)
+        if isinstance(found, Probe):
+            return found
+        doubtful = [one for one in found if not one.is_open_directory]
+        if not doubtful:
+            return satisfied("everything is root's")
+        if ctx.may_destroy:
+            return change(_told(doubtful), *(_remedy(one) for one in doubtful[:SHOWN]))
+        return blocked(_told(doubtful), *(f"ls -ld {one.path}" for one in doubtful[:SHOWN]), YES)
+
+    def apply(self, ctx: Context) -> None:
+        for one in _found(ctx) or () if ctx.may_destroy else ():
+            if one.is_open_directory:
                 continue
-            if one.is_foreign and ctx.paths.state in Path(one.path).parents and not Path(one.path).is_dir():
-                # A record decides what root does: one that was somebody else's is not believed, and written anew.
+            if ctx.paths.state in Path(one.path).parents and not Path(one.path).is_dir():
+                # A record decides what root does: one that others could write is not believed, and written anew.
                 aside = Path(one.path).replace(f"{one.path}.foreign")
                 _take_back(replace(one, path=str(aside)))
             else:
                 _take_back(one)
+
+
+def _look(ctx: Context) -> list[Loose] | Probe:
+    """What is loose, or why nobody looks."""
+    if ctx.paths.live and ctx.mounted is None:
+        return elsewhere(f"{ctx.paths.mount} is not mounted")
+    try:
+        found = ctx.system.guarded(lambda: _found(ctx), timeout=SECONDS, what=str(ctx.paths.shared))
+    except (PetalError, OSError) as error:
+        return refused(as_error(error, ctx.paths.shared_mount))
+    return elsewhere("the storage is not the one from before") if found is None else found
+
+
+def _told(found: list[Loose]) -> str:
+    return f"{found[0]}{f', and {len(found) - 1} more' if found[1:] else ''}"
 
 
 def _found(ctx: Context) -> list[Loose] | None:
@@ -83,26 +125,37 @@ def _found(ctx: Context) -> list[Loose] | None:
 
 
 def _loose(top: Path) -> Iterator[Loose]:
-    """Root's directories that others can write to are looked into as well: what is in them may be anybody's."""
+    """From the top down. What goes away meanwhile is nobody's trouble: nodes write their reports all the time."""
+    left = [str(top)]
     first = _judge(str(top), os.lstat(top))
     if first:
         yield first
-    left = [str(top)]
     while left:
-        with os.scandir(left.pop()) as entries:
+        for path, info in _entries(left.pop()):
+            found = _judge(path, info)
+            if found:
+                yield found
+            if stat.S_ISDIR(info.st_mode):
+                left.append(path)
+
+
+def _entries(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        with os.scandir(directory) as entries:
             for entry in entries:
-                info = entry.stat(follow_symlinks=False)
-                found = _judge(entry.path, info)
-                if found:
-                    yield found
-                if stat.S_ISDIR(info.st_mode):
-                    left.append(entry.path)
+                try:
+                    yield entry.path, entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+    except FileNotFoundError:
+        return
 
 
 def _judge(path: str, info: os.stat_result) -> Loose | None:
-    is_link = stat.S_ISLNK(info.st_mode)
-    found = Loose(path, info.st_uid, stat.S_IMODE(info.st_mode), is_link)
-    return found if found.is_foreign or (not is_link and info.st_mode & LOOSE) else None
+    """A link has no mode of its own."""
+    kind = stat.S_IFMT(info.st_mode)
+    found = Loose(path, info.st_uid, stat.S_IMODE(info.st_mode), kind)
+    return found if found.is_foreign or (not stat.S_ISLNK(kind) and info.st_mode & LOOSE) else None
 
 
 def _remedy(one: Loose) -> str:
@@ -110,11 +163,23 @@ def _remedy(one: Loose) -> str:
 
 
 def _take_back(one: Loose) -> None:
-    """By a descriptor: whoever could write there may put a link in its place between look and deed."""
-    if one.is_link:
-        os.lchown(one.path, 0, 0)
+    """By a descriptor: whoever could write there may put a link in its place between look and deed.
+
+    A link is given to root as it is; pipes, sockets and devices are none of ours and go.
+    """
+    try:
+        if stat.S_ISLNK(one.kind):
+            os.lchown(one.path, 0, 0)
+            return
+        if not stat.S_ISREG(one.kind) and not stat.S_ISDIR(one.kind):
+            Path(one.path).unlink()
+            return
+        descriptor = os.open(one.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
         return
-    descriptor = os.open(one.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        LOG.warning("%s stays as it is: %s", one.path, error)
+        return
     try:
         if one.is_foreign:
             os.fchown(descriptor, 0, 0)

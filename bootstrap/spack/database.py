@@ -18,6 +18,8 @@ from ..inventory import Difference, differences
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
 MANIFEST = Path(".spack", "install_manifest.json")
+# In a package that is damaged, could not be installed again, and is better than none.
+KEPT = Path(".spack", "petal-kept")
 # Where a package lies in a store (config:install_tree:projections), and ``_prefix`` again.
 PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
 
@@ -183,7 +185,8 @@ def is_sound(prefix: Path) -> bool:
 def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
     """What of an installed package is not as its manifest says; one that is not whole has no manifest to compare with.
 
-    The manifest of what came from a build cache has the hashes from where it was built, and paths in it may be others.
+    What came from a build cache has the manifest of where it was built (Spack relocates all but ``.spack``): of that
+    only presence and size are compared, and nothing where the paths in it are another root's.
 
     Raises:
         StateError: the manifest is damaged itself.
@@ -191,6 +194,7 @@ def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
     """
     entries = read_json(prefix / MANIFEST, limit=LIMIT) or {}
     built_here = not (prefix / PACKED).exists()
+    entries = {path: entry for path, entry in entries.items() if prefix in Path(path).parents}
     return tuple(differences(entries, contents=built_here, every_byte=every_byte and built_here))
 
 

@@ -12,9 +12,19 @@ from ..config import Package
 from ..context import Context
 from ..errors import ModulesError, StateError
 from ..files import make_dir, remove_tree, sha256_of, write_atomic
+from ..log import LOG
 from ..model import Probe, Scope, change, satisfied
 from ..mpi import MPI
-from ..release import ModuleFile, Tree, package_prefix, read_index, read_manifest, read_missing, write_index
+from ..release import (
+    ModuleFile,
+    Tree,
+    current_release,
+    package_prefix,
+    read_index,
+    read_manifest,
+    read_missing,
+    write_index,
+)
 from ..spack import users
 from ..spack.workspace import lacking, module_tree, open_spack
 from .base import HEAD
@@ -55,7 +65,7 @@ class ModuleTree:
             return change(f"release {ctx.wanted_release} has none yet", *written)
         if without and without != lacking(ctx):
             return change("packages have come since it was written", *written)
-        wrong = [module.name for module, path in _files(ctx, listed) if not _is_as_written(module, path)]
+        wrong = [module.name for module, path in _files(ctx, listed) if _is_wrong(ctx, module, path)]
         wrong += [path.name for tree in listed for path in _missing_of_users(ctx, tree.target)]
         number = sum(len(tree.modules) for tree in listed)
         if wrong:
@@ -64,11 +74,13 @@ class ModuleTree:
         return satisfied(f"{number} modules in {', '.join(tree.name for tree in listed)}")
 
     def apply(self, ctx: Context) -> None:
-        if read_manifest(ctx.paths, ctx.wanted_release) is None:
+        in_use = current_release(ctx.paths) == ctx.wanted_release
+        if not in_use and read_manifest(ctx.paths, ctx.wanted_release) is None:
             remove_tree(module_tree(ctx, ctx.targets[0]).parent)
         for module, path in _files(ctx, _listed(ctx)):
-            if not _is_as_written(module, path):
-                path.unlink(missing_ok=True)
+            if path.exists() and _is_wrong(ctx, module, path):
+                LOG.warning("%s is not as it was written, and is written again", path, extra={"step": self.name})
+                path.unlink()
         trees = [_write_tree(ctx, target) for target in ctx.targets]
         write_index(ctx.paths, ctx.wanted_release, trees, lacking(ctx))
 
@@ -86,9 +98,11 @@ def _files(ctx: Context, trees: Iterable[Tree]) -> Iterator[tuple[ModuleFile, Pa
         yield from ((module, directory / module.path) for module in tree.modules)
 
 
-def _is_as_written(module: ModuleFile, path: Path) -> bool:
-    """There, and what it was when the index was written; a release from before has no checksums."""
-    return path.is_file() and (not module.sha256 or sha256_of(path) == module.sha256)
+def _is_wrong(ctx: Context, module: ModuleFile, path: Path) -> bool:
+    """Lost, or empty; what a site has changed in it is overwritten by ``repair --yes`` only."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return True
+    return ctx.may_destroy and module.sha256 not in ("", sha256_of(path))
 
 
 def _write_tree(ctx: Context, target: str) -> Tree:

@@ -6,6 +6,7 @@ from ..checks import check_node
 from ..context import Context
 from ..errors import PetalError, UsageError
 from ..fleet import prove, report_lines
+from ..log import LOG
 from ..model import Finding, Mark, NodeReport, Result, Role, Status, plain
 from ..mpi.proof import between_nodes
 from ..prepare import prepare
@@ -14,6 +15,8 @@ from ..slurm import SlurmNode, folded, nodes, unfolded
 from ..state import Proof, Shared
 from ..system import timestamp
 from .common import Asked
+
+SAVE_SECONDS = 10.0
 
 
 def check(asked: Asked, *, as_lines: bool = False, short: bool = False) -> Result:
@@ -53,8 +56,14 @@ def check_nodes(asked: Asked, which: str, queue: str | None = None, *, short: bo
 
 def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
     """A check of all nodes by root on the head node is the proof. Nodes that are powered off are no part of it."""
-    if ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports:
-        Shared(ctx.paths).save_proof(Proof(ctx.release, timestamp(), reports, between))
+    if not (ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports):
+        return
+    shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
+    try:
+        asked.system.guarded(lambda: shared.save_proof(proof), timeout=SAVE_SECONDS, what=str(ctx.paths.shared))
+    except (PetalError, OSError) as error:
+        asked.note(f"the proof is not kept: {error}")
+        LOG.warning("the proof is not kept: %s", error)
 
 
 def _chosen(ctx: Context, which: str, queue: str | None) -> tuple[SlurmNode, ...]:

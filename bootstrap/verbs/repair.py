@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .. import engine
 from ..errors import UsageError
+from ..files import same_content
 from ..model import Outcome, Result, Status, StepReport, plain
 from ..prepare import prepare
 from ..repairs import REPAIRS
@@ -29,6 +30,7 @@ def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
         NotRoot, UsageError: it cannot begin.
     """
     require_root(asked)
+    _refuse_another(asked)
     if asked.paths().live:
         asked.system.take_environment()
     waits = engine.Waits(node=min(NODE_LOCK_SECONDS, lock_wait), cluster=lock_wait)
@@ -41,6 +43,21 @@ def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
 
     record = run(request, asked.system, asked.command, tell, asked.note, waits, background=False, mends=True)
     return replace(result_of_run(asked.command, record), kind="repair")
+
+
+def _refuse_another(asked: Asked) -> None:
+    """Another petal-node than the installed one would make the cluster its own, and that is no repair.
+
+    Raises:
+        UsageError: with what to type instead.
+    """
+    installed = asked.paths().link
+    archive = asked.tool.archive
+    if archive is None or not installed.exists() or same_content(archive, installed.resolve().read_bytes()):
+        return
+    what = f"this is not the petal-node that is installed here ({installed})"
+    remedy = (f"{installed} repair", f"to change the cluster's petal-node: {archive} bootstrap    (on the head node)")
+    raise UsageError(what, why="a repair keeps the cluster as it is", remedy=remedy)
 
 
 def plan_repair(asked: Asked, *, yes: bool, deep: bool) -> Result:

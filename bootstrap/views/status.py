@@ -46,11 +46,17 @@ def _stack(config: Mapping[str, Any]) -> str:
     """What the configuration asks for, in a few words."""
     if not config:
         return "unknown"
-    spack = config.get("spack") or {}
-    specs = len(spack.get("specs") or ()) + len((config.get("software") or {}).get("spack_packages") or ())
-    counts = ((specs, "spec"), (len(config.get("packages") or ()), "package"))
+    specs = _number(config, "spack", "specs") + _number(config, "software", "spack_packages")
+    counts = ((specs, "spec"), (_number({"": config}, "", "packages"), "package"))
     own = [f"{number} {word}{'s' if number > 1 else ''}" for number, word in counts if number]
-    return ", ".join([config.get("stack", "none"), *own])
+    return ", ".join([str(config.get("stack", "none")), *own])
+
+
+def _number(config: Mapping[str, Any], section: str, key: str) -> int:
+    """How many there are; none where a configuration of another version has something else there."""
+    found = config.get(section)
+    items = found.get(key) if isinstance(found, Mapping) else None
+    return len(items) if isinstance(items, list) else 0
 
 
 def _storage_lines(storage: Mapping[str, Any]) -> list[Line]:

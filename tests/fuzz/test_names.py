@@ -155,7 +155,7 @@ FIELDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[Config], str]
     "spack.mirrors": (lambda text: {"spack": {"mirrors": {text: "/m"}}}, lambda made: next(iter(made.spack.mirrors))),
     "spack.mirrors.m": (lambda text: {"spack": {"mirrors": {"m": text}}}, lambda made: made.spack.mirrors["m"].url),
     "check.load[0]": (lambda text: {"check": {"load": [text]}}, lambda made: made.check.load[0]),
-    "check.run[0]": (lambda text: {"check": {"run": [text]}}, lambda made: made.check.run[0]),
+    "check.run[0]": (lambda text: {"check": {"run": [text]}}, lambda made: made.check.run[0].command),
 }
 # These become parts of paths, module names or unit files: nothing but plain characters passes.
 PLAIN = {

@@ -187,11 +187,11 @@ FAULTS: dict[str, Fault] = {
     "a library of the system gone": Fault(
         C,
         "mkdir /root/away; mv /lib/x86_64-linux-gnu/libopen-rte.so.40* /root/away/",
-        "libraries",
-        "libraries are not found",
+        "run:mpirun --version",
+        "libopen-rte.so.40",
         "refused",
         "mv /root/away/* /lib/x86_64-linux-gnu/; rmdir /root/away",
-        "ldd",
+        "module load",
     ),
     "/tmp full": Fault(
         C,
@@ -223,8 +223,8 @@ FAULTS: dict[str, Fault] = {
     ),
     # the cluster's storage
     "state writable for all": Fault(H, f"chmod 777 {STATE}", "modes", "has mode 0777"),
-    "a program writable for all": Fault(H, f"chmod 666 {HELLO}/bin/hello", "modes", "has mode 0666", spack=False),
-    "a release given to a user": Fault(H, f"chown -R ec2-user {RELEASE}", "modes", "belongs to user 1000", "yes"),
+    "a program writable for all": Fault(H, f"chmod 777 {HELLO}/bin/hello", "owners", "bin/hello has mode 0777", "yes"),
+    "a release given to a user": Fault(H, f"chown -R ec2-user {RELEASE}", "owners", "belongs to user 1000", "yes"),
     "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "the storage token is lost"),
     "token damaged": Fault(H, f"echo x >{STATE}/token.json", "documents", "token.json is damaged"),
     "wanted.json damaged": Fault(
@@ -253,10 +253,11 @@ FAULTS: dict[str, Fault] = {
         H, "ln -sfn releases/0123 /opt/petal/current", "release", "release 0123 has no manifest"
     ),
     "a module file lost": Fault(H, f"rm {CORE}/hello/*.lua", "load:hello", "ended with 1"),
-    "a module file damaged": Fault(H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "load:hello", "ended with 1"),
+    "a module file damaged": Fault(H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "load:hello", "ended with 1", "yes"),
+    "a module file empty": Fault(H, f"truncate -s 0 $(echo {CORE}/hello/*.lua)", "run:hello", "ended with 127"),
     # packages
     "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "intact", "bin/hello is missing"),
-    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "intact", "hello 1.0: /", "yes"),
+    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "damaged", "hello 1.0: /", "yes"),
     "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "are missing"),
     "Spack's database lost": Fault(
         H, "rm /opt/petal/store/.spack-db/index.json", "store", "is missing, though", spack=True
@@ -267,8 +268,10 @@ FAULTS: dict[str, Fault] = {
     "an install that was cut off": Fault(
         H, f"p={PIECE}; mkdir -p $p-half/.spack $p-half/bin", "leftovers", "1 packages are half done: piece", spack=True
     ),
-    "a file of a Spack package lost": Fault(H, f"rm {PIECE}/share/7", "intact", "share/7 is missing", spack=True),
-    "a Spack package edited": Fault(H, f"echo >>{PIECE}/bin/piece", "intact", "piece@1: /", "yes", spack=True),
+    "a file of a Spack package lost": Fault(
+        H, f"rm {PIECE}/share/7", "damaged", "share/7 is missing", "yes", spack=True
+    ),
+    "a Spack package edited": Fault(H, f"echo >>{PIECE}/bin/piece", "damaged", "piece@1: /", "yes", spack=True),
     "a Spack package lost": Fault(H, f"rm -r {PIECE}", "spack", "1 of 2 packages are missing", spack=True),
 }
 

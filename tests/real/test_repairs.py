@@ -12,13 +12,15 @@ import pytest
 from bootstrap import engine
 from bootstrap.context import Context
 from bootstrap.model import Outcome, Probe, RunRecord, Status, Verdict
+from bootstrap.processes import RUN_MARK
 from bootstrap.repairs.documents import Documents
 from bootstrap.repairs.room import SpackCache, Stage
-from bootstrap.repairs.store import Intact
-from bootstrap.repairs.trust import Modes
+from bootstrap.repairs.store import Damaged, Intact
+from bootstrap.repairs.trust import Modes, Owners
 from bootstrap.repairs.worker import DeadWorker
 from bootstrap.state import Runs, Shared
 from bootstrap.steps import STEPS, Step
+from bootstrap.system import System
 from tests.world import World, with_package
 
 USER = 12345
@@ -45,13 +47,20 @@ def yes(world: World) -> Context:
     return replace(world.context, may_destroy=True)
 
 
-def test_what_others_can_write_is_taken_back_without_a_word_of_anybodys(head: World) -> None:
-    loose = head.paths.state / "wanted.json"
-    loose.chmod(0o666)
+def test_a_directory_that_others_can_write_to_is_closed(head: World) -> None:
     head.paths.state.chmod(0o777)
     assert Modes().probe(head.context).reason.startswith(f"{head.paths.state} has mode 0777")
     assert mended(Modes(), head.context).verdict is Verdict.SATISFIED
-    assert (loose.stat().st_mode & 0o777, head.paths.state.stat().st_mode & 0o777) == (0o644, 0o755)
+    assert head.paths.state.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_file_that_others_could_have_changed_is_taken_back_only_by_yes(head: World) -> None:
+    program = next(head.paths.store.glob("*/hello-*/bin/hello"))
+    program.chmod(0o777)
+    assert Modes().probe(head.context).verdict is Verdict.SATISFIED
+    assert Owners().probe(head.context).verdict is Verdict.BLOCKED
+    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
+    assert program.stat().st_mode & 0o777 == 0o755
 
 
 @needs_root
@@ -59,11 +68,11 @@ def test_what_belongs_to_a_user_is_taken_back_only_by_yes_and_loses_setuid(head:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     os.chown(program, USER, USER)
     program.chmod(0o4755)
-    refused = Modes().probe(head.context)
+    refused = Owners().probe(head.context)
     assert (refused.verdict, "repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    Modes().apply(head.context)
+    Owners().apply(head.context)
     assert program.stat().st_uid == USER
-    assert mended(Modes(), yes(head)).verdict is Verdict.SATISFIED
+    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
     assert (program.stat().st_uid, program.stat().st_mode & 0o7777) == (0, 0o755)
 
 
@@ -72,7 +81,7 @@ def test_a_record_of_a_users_is_never_believed(head: World) -> None:
     wanted = head.paths.state / "wanted.json"
     wanted.write_text('{"format": 1, "evil": true}')
     os.chown(wanted, USER, USER)
-    assert mended(Modes(), yes(head)).verdict is Verdict.SATISFIED
+    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
     assert not wanted.exists()
     assert "evil" in wanted.with_name("wanted.json.foreign").read_text()
     assert Shared(head.paths).wanted() is None
@@ -86,7 +95,7 @@ def test_a_link_of_a_users_is_not_followed(head: World, tmp_path: Path) -> None:
     link = head.paths.shared_root / "store" / "link"
     link.symlink_to(secret)
     os.lchown(link, USER, USER)
-    assert mended(Modes(), yes(head)).verdict is Verdict.SATISFIED
+    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
     assert (link.lstat().st_uid, secret.stat().st_mode & 0o777) == (0, 0o600)
 
 
@@ -123,10 +132,26 @@ def test_a_lost_file_is_installed_again_and_an_edited_one_only_by_yes(head: Worl
     assert mended(Intact(), head.context).verdict is Verdict.SATISFIED
     assert program.read_text() == text
     program.write_text(text + "# a site's own line\n")
-    refused = Intact().probe(head.context)
+    refused = Damaged().probe(head.context)
     assert (refused.verdict, "what was changed in it is lost" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    assert mended(Intact(), yes(head)).verdict is Verdict.SATISFIED
+    assert Intact().probe(head.context).verdict is Verdict.SATISFIED
+    assert mended(Damaged(), yes(head)).verdict is Verdict.SATISFIED
     assert program.read_text() == text
+
+
+def test_a_damaged_inventory_costs_its_own_package_only(head: World) -> None:
+    inventory = next(head.paths.store.glob("*/hello-*/.petal/files.json"))
+    inventory.write_text("{")
+    assert "files.json cannot be read" in Intact().probe(head.context).reason
+    assert mended(Intact(), head.context).verdict is Verdict.SATISFIED
+
+
+def test_a_socket_and_a_pipe_of_a_users_are_no_obstacle(head: World) -> None:
+    pipe = head.paths.shared_root / "store" / "pipe"
+    os.mkfifo(pipe)
+    pipe.chmod(0o666)
+    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
+    assert not pipe.exists()
 
 
 def test_a_package_that_cannot_be_had_again_keeps_what_it_has(head: World, tmp_path: Path) -> None:
@@ -183,15 +208,26 @@ def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head
     assert [path.name for path in misc.iterdir()] == ["good.json"]
 
 
-def test_stages_are_removed_only_while_no_run_goes_on(head: World, dead_pid: int) -> None:
+def test_stages_are_removed_only_while_no_run_goes_on(head: World) -> None:
     stage = head.paths.scratch / "spack" / "stage" / "spack-stage-x"
     stage.mkdir(parents=True)
     with (stage / "source").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 80 << 20)
-    Runs(head.paths).save(record(head, 1, os.getpid(), finished=False))
+    head.system.other_runs = lambda _: frozenset({"a-build-job"})  # type: ignore[method-assign]
     assert Stage().probe(head.context).verdict is Verdict.ELSEWHERE
     Stage().apply(head.context)
     assert stage.is_dir()
-    Runs(head.paths).save(record(head, 1, dead_pid, finished=False))
+    head.system.other_runs = lambda _: frozenset()  # type: ignore[method-assign]
     assert mended(Stage(), head.context).verdict is Verdict.SATISFIED
     assert not stage.exists()
+
+
+def test_a_process_of_another_run_is_seen_as_long_as_it_lives() -> None:
+    process = subprocess.Popen(["sleep", "60"], env={**os.environ, RUN_MARK: "a-build-job"})
+    try:
+        assert "a-build-job" in System().other_runs("mine")
+        assert "a-build-job" not in System().other_runs("a-build-job")
+    finally:
+        process.kill()
+        process.wait()
+    assert "a-build-job" not in System().other_runs("mine")

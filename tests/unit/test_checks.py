@@ -164,6 +164,8 @@ def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeyp
     mounted(node, *NFS)
 
     def hang(action: Callable[[], object], *, timeout: float, what: str) -> object:
+        if what.startswith("the check "):
+            return action()
         raise StorageError(f"{what} did not answer within {timeout:.0f} s", code="storage-hangs")
 
     monkeypatch.setattr(node.system, "guarded", hang)
@@ -216,7 +218,7 @@ OLD_LIBC = """/opt/x/bin/tool:
 
 def test_a_library_that_is_not_found_is_named_with_program_and_module() -> None:
     finding = use.of_libraries([("cfd/24.1", use.Answer(0, LDD)), ("gcc", use.Answer(0, ""))])
-    assert (finding.mark, finding.message) == (Mark.FAIL, "1 libraries are not found")
+    assert (finding.mark, finding.message) == (Mark.WARN, "1 libraries are not found")
     assert finding.why == "/opt/petal/store/cfd/bin/cfd of cfd/24.1: libfoo.so.1"
     assert finding.remedy[0] == "bash -lc 'module load cfd/24.1; ldd /opt/petal/store/cfd/bin/cfd'"
 
@@ -232,6 +234,7 @@ def test_programs_that_find_their_libraries_are_counted() -> None:
         "the 2 programs of 2 modules find theirs"
     )
     assert use.of_libraries([("big", use.Answer(124, ""))]).mark is Mark.WARN
+    assert use.of_libraries([], 3).message == "only 0 of 3 modules were looked at"
 
 
 @pytest.mark.parametrize(

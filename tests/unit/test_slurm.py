@@ -76,7 +76,7 @@ def test_every_condition_has_a_word_of_its_own() -> None:
         "q1-st-c5-2": "busy (allocated)",
         "q1-dy-c5-1": "powered off (idle~)",
         "q1-dy-c5-2": "joining (mixed#)",
-        "q1-st-c5-3": "joining (down*)",
+        "q1-st-c5-3": "down (down*)",
         "q1-st-c5-4": "draining (drained)",
         "q1-st-c5-5": "draining (draining)",
         "q1-dy-c5-3": "powered off (idle%)",
@@ -102,6 +102,7 @@ class Controller:
 
     def __init__(self, world: World, *, busy: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> None:
         self.busy, self.broken, self.asked = busy, broken, []  # type: ignore[var-annotated]
+        self.words = "Requested nodes are busy"
         world.system.answers["sinfo"] = self._sinfo
         world.system.answers["srun"] = self._srun
 
@@ -116,7 +117,7 @@ class Controller:
         (names,) = (hosts(word.partition("=")[2]) for word in argv if word.startswith("--nodelist="))
         self.asked.append(names)
         if set(names) & {*self.busy, *self.broken}:
-            raise AllocationRefused("Slurm gave no allocation", why="Requested nodes are busy")
+            raise AllocationRefused("Slurm gave no allocation", why=self.words)
         reports = [NodeReport(name, "compute", timestamp(), "r", (GOOD,)) for name in names]
         return "\n".join(line for report in reports for line in fleet.report_lines(report))
 
@@ -145,6 +146,27 @@ def test_a_node_that_slurm_refuses_for_another_reason_is_found_by_halves(tmp_pat
     assert [name for name, report in reports.items() if not report.well] == ["q1-6"]
     assert (reports["q1-6"].findings[0].check, reports["q1-6"].findings[0].message) == ("job", "no job could be run")
     assert len(slurm.asked) <= 8
+
+
+def test_what_slurm_says_of_every_node_is_not_asked_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    slurm = Controller(world, broken=("q1-6",))
+    slurm.words = "Invalid account or account/partition combination specified"
+    reports = [report for report in fleet.prove(world.context, slurm.nodes()) if report.node.startswith("q1")]
+    assert not any(report.well for report in reports)
+    assert len([names for names in slurm.asked if names[0].startswith("q1")]) == 1
+
+
+def test_a_node_that_is_half_in_use_and_has_no_room_for_a_job_is_busy(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    world.system.answers["sinfo"] = lambda _: "q1-1|mixed|q1|none\n"
+
+    def refuse(_: Sequence[str]) -> str:
+        raise AllocationRefused("Slurm gave no allocation", why="Requested nodes are busy")
+
+    world.system.answers["srun"] = refuse
+    (report,) = fleet.prove(world.context, parse_sinfo("q1-1|mixed|q1|none"))
+    assert (report.findings[0].mark, report.findings[0].message) == (Mark.SKIP, "not asked: busy (mixed)")
 
 
 def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -> None:
