@@ -24,6 +24,7 @@ SECONDS = 300.0
 DEEP_SECONDS = 7200.0  # 50 GiB from a busy disk
 SHOWN = 5
 ASIDE = "damaged"
+METADATA, HIDDEN = ".spack", ".spack-aside"
 LIMIT = 1 << 28
 YES = (
     "petal-node repair --yes    (installs it again: what was changed in it is lost, and nobody has it while it builds)"
@@ -220,6 +221,7 @@ def _build_again(ctx: Context, prefixes: list[Path]) -> None:
         for prefix, place in aside.items():
             remove_tree(place)
             prefix.rename(place)
+            (place / METADATA).rename(place / HIDDEN)  # by which a reindex would call it installed there
         build(ctx, _raise)
     finally:
         for place in aside.values():
@@ -235,6 +237,8 @@ def _bring_back_or_remove(aside: Path) -> None:
         remove_tree(aside)
         return
     remove_tree(prefix)
+    if (aside / HIDDEN).is_dir():
+        (aside / HIDDEN).rename(aside / METADATA)
     aside.rename(prefix)
     (prefix / database.KEPT).write_text("it was damaged, and could not be installed again\n", encoding="utf-8")
 
