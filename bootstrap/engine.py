@@ -126,7 +126,7 @@ class _Held:
     def around(self, step: Step) -> Iterator[Context]:
         """Holds what a step needs, and gives the context with which it can confirm that."""
         if step.scope is Scope.NODE:
-            with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node):
+            with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node, nameless=True):
                 yield self._ctx
             return
         path = self._ctx.cluster_lock
@@ -154,10 +154,19 @@ class _Held:
                 code="storage-changed",
             )
 
-    def _lock(self, step: Step, path: Path, timeout: float, inherit: Callable[[Holder], None] | None = None) -> Lock:
+    def _lock(
+        self,
+        step: Step,
+        path: Path,
+        timeout: float,
+        inherit: Callable[[Holder], None] | None = None,
+        *,
+        nameless: bool = False,
+    ) -> Lock:
         host = self._ctx.facts.host
         holder = own_holder(host.name, host.boot_id, self._ctx.run_id)
-        return Lock(path, holder, timeout=timeout, waiting=partial(self._wait_for, step), inherit=inherit)
+        waiting = partial(self._wait_for, step)
+        return Lock(path, holder, timeout=timeout, waiting=waiting, inherit=inherit, nameless=nameless)
 
     def _wait_for(self, step: Step, other: str) -> None:
         LOG.info("waiting for %s", other, extra={"step": step.name})

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import shapes
-from .errors import LockLost, LockTimeout, StateError, StorageError
+from .errors import DISK_ERRORS, LockLost, LockTimeout, StateError, StorageError
 from .file_locks import lock_open_file
 from .files import make_dir, read_json, write_json
 from .model import plain
@@ -87,6 +87,7 @@ class Lock:
         timeout: seconds to wait for another holder.
         waiting: called once with the holder's description when there is somebody to wait for.
         inherit: called with the holder before this one, once the lock is ours: it may have left something behind.
+        nameless: the holder's name is for people only; on a full disk, which the run may make room on, none is left.
 
     Raises (on entry):
         LockTimeout: somebody else still held it at the deadline.
@@ -101,8 +102,10 @@ class Lock:
         timeout: float,
         waiting: Callable[[str], None],
         inherit: Callable[[Holder], None] | None = None,
+        nameless: bool = False,
     ) -> None:
         self._path = path
+        self._nameless = nameless
         self._holder = holder
         self._timeout = timeout
         self._waiting = waiting
@@ -120,7 +123,7 @@ class Lock:
             before = holder_of(self._path)
             if before is not None and self._inherit is not None:
                 self._inherit(before)
-            write_json(self._path.with_suffix(".holder"), plain(self._holder))
+            self._leave_name()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -153,6 +156,13 @@ class Lock:
                 why=f"this node was cut off from shared storage for longer than its lease: {why}",
                 remedy=("petal-node status", "petal-node bootstrap"),
             )
+
+    def _leave_name(self) -> None:
+        try:
+            write_json(self._path.with_suffix(".holder"), plain(self._holder))
+        except OSError as error:
+            if not (self._nameless and error.errno in DISK_ERRORS):
+                raise
 
     def _acquire(self, deadline: float) -> None:
         if not _wait(self._try, deadline, lambda: self._waiting(self._who())):

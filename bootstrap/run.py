@@ -37,10 +37,14 @@ class Terminated(BaseException):
 
 
 class Recorder:
-    """Keeps the record of one run on this node's disk, up to date after each step; after ``mirror_to`` a copy too."""
+    """Keeps the record of one run on this node's disk, up to date after each step; after ``mirror_to`` a copy too.
 
-    def __init__(self, paths: Paths, record: RunRecord) -> None:
+    With ``on_full_disk`` a record that cannot be written is no trouble: what makes room must be able to run.
+    """
+
+    def __init__(self, paths: Paths, record: RunRecord, *, on_full_disk: bool = False) -> None:
         self._runs = Runs(paths)
+        self._on_full_disk = on_full_disk
         self.record = record
         self._steps: dict[str, StepReport] = {}
         self._mirror: Shared | None = None
@@ -60,7 +64,12 @@ class Recorder:
 
     def update(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
-        self._runs.save(self.record)
+        try:
+            self._runs.save(self.record)
+        except OSError as error:
+            if not self._on_full_disk:
+                raise
+            LOG.warning("the record of this run is not kept: %s", error)
         if self._mirror is not None:
             self._save_mirror(self._mirror)
 
@@ -108,7 +117,7 @@ def run(
         note: told every line of progress.
         background: also wait for compute nodes and prove.
     """
-    recorder = Recorder(Paths(request.prefix), new_record(request, system, verb))
+    recorder = Recorder(Paths(request.prefix), new_record(request, system, verb), on_full_disk=mends)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:

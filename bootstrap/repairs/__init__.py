@@ -18,7 +18,7 @@ from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
 BEFORE: dict[str, tuple[Step, ...]] = {
-    "tool": (DeadWorker(), Stage(), SpackCache(), Services()),
+    "tool": (Stage(), DeadWorker(), SpackCache(), Services()),
     "mount": (Remount(),),
     "storage": (Modes(), Owners(), Documents()),
     "spack": (Leftovers(), Intact(), Damaged()),

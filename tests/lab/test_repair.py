@@ -364,6 +364,34 @@ def test_storage_and_root_that_hang_below_another_mount_are_freed(cluster: Lab) 
     assert have(cluster, C) == before
 
 
+SMALL = """
+mount -t tmpfs -o size=96M small /mnt && mkdir -p /mnt/lib /mnt/scratch/spack/stage/x /var/cache/petal-node/scratch
+cp -a /var/lib/petal-node/. /mnt/lib && mount --bind /mnt/lib /var/lib/petal-node
+mount --bind /mnt/scratch /var/cache/petal-node/scratch
+head -c 96M /dev/zero >/mnt/scratch/spack/stage/x/y; echo x >/var/lib/petal-node/full && exit 1
+rm -f /var/lib/petal-node/full
+"""
+BIG = """
+cp -a /mnt/lib /root/ && umount /var/lib/petal-node /var/cache/petal-node/scratch /mnt
+cp -a /root/lib/. /var/lib/petal-node && rm -r /root/lib
+"""
+
+
+def test_a_disk_that_is_full_of_dead_builds_is_made_room_on(cluster: Lab) -> None:
+    """Not even the record of the repair itself can be written when it begins."""
+    before = have(cluster, C)
+    faults.sh(cluster, C, SMALL)
+    try:
+        mended = envelope(cluster, C, "petal-node repair --json")
+        assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
+        assert {step["name"]: step["outcome"] for step in mended["data"]["run"]["steps"]}["stage"] == "changed"
+        kept = cluster.exec(C, ("petal-node", "status", "--json"))
+        assert json.loads(kept.stdout)["data"]["runs"][0]["run_id"] == mended["run_id"]
+    finally:
+        faults.sh(cluster, C, BIG)
+    assert have(cluster, C) == before
+
+
 @pytest.mark.parametrize("node", [H, C])
 def test_on_a_healthy_node_repair_changes_nothing_and_users_can_work(cluster: Lab, node: str) -> None:
     before = have(cluster, node)
