@@ -25,3 +25,9 @@ class ByFolder(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
     return ByFolder(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests are shared out, a file of one long test is not left for the end, when the others are idle."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.nodeid.split("/")[1] not in (*FOLDERS, *FILES))
