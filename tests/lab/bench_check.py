@@ -25,7 +25,7 @@ i=1; while [ $i -le {NODES} ]; do echo "many-st-c5-$i|idle|queue1*|none"; i=$((i
 """
 # What petal-node asks of srun, as 200 tasks on the two nodes that are there.
 SRUN = f"""#!/bin/sh
-exec /opt/slurm/bin/srun.real --quiet -N2 -n{NODES} --ntasks-per-node={NODES // 2} --overcommit --oversubscribe \\
+exec /opt/slurm/bin/srun.real --quiet -N2 -n{NODES} --overcommit \\
     --mpi=none --export=NONE --chdir=/ /bin/sh -c 'cat {RECORDED}/$((SLURM_PROCID + 1))'
 """
 TIMES = r"""
