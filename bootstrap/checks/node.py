@@ -69,7 +69,7 @@ CHECKS: tuple[Check, ...] = (
     _kept("shell"),
     Check("opt-spack", TOUCH_SECONDS, _old_tree),
     Check("release", TOUCH_SECONDS, release.release, after=WAY_TO_STORAGE),
-    Check("store", TOUCH_SECONDS, release.store, HEAD, after=WAY_TO_STORAGE),
+    Check("store", 30, release.store, HEAD, after=WAY_TO_STORAGE),
     _kept("wanted", after=WAY_TO_STORAGE),
     _kept("packages", after=WAY_TO_STORAGE, seconds=30),
     _kept("spack", after=WAY_TO_STORAGE, seconds=30),

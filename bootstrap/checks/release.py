@@ -33,11 +33,12 @@ def release(ctx: Context, seconds: float) -> Iterator[Finding]:
         yield ok("release", f"{current} of {manifest.created}")
 
 
-def store(ctx: Context, _seconds: float) -> Iterator[Finding]:
+def store(ctx: Context, seconds: float) -> Iterator[Finding]:
     """Whether Spack's database is there for what the store holds. Jobs do not read it, the next install would."""
     if not ctx.config.builds:
         return
-    damage = trouble(store_of(ctx))
+    place = store_of(ctx)
+    damage = ctx.system.guarded(lambda: trouble(place), timeout=seconds, what=str(place))
     if not damage:
         yield ok("store", "Spack's database is there")
         return
