@@ -385,8 +385,8 @@ def test_a_disk_that_is_full_of_dead_builds_is_made_room_on(cluster: Lab) -> Non
         mended = envelope(cluster, C, "petal-node repair --json")
         assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
         assert {step["name"]: step["outcome"] for step in mended["data"]["run"]["steps"]}["stage"] == "changed"
-        kept = cluster.exec(C, ("petal-node", "status", "--json"))
-        assert json.loads(kept.stdout)["data"]["runs"][0]["run_id"] == mended["run_id"]
+        kept = json.loads(cluster.exec(C, ("petal-node", "status", "--json")).stdout)["data"]["runs"]
+        assert mended["run_id"] in [run["run_id"] for run in kept]  # one of a fast clock may stand before it
     finally:
         faults.sh(cluster, C, BIG)
     assert have(cluster, C) == before
