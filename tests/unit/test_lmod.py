@@ -15,7 +15,7 @@ import pytest
 from bootstrap import engine
 from bootstrap.errors import ProcessTimeout
 from bootstrap.lmod import RENAMED
-from bootstrap.model import Outcome, Role, StepReport
+from bootstrap.model import Outcome, Role, StepReport, Verdict
 from bootstrap.steps.lmod import Lmod
 from bootstrap.system import Completed
 from tests.world import FakeSystem, World
@@ -231,3 +231,17 @@ def test_nothing_is_installed_into_this_machine_for_a_tree(tmp_path: Path, machi
     world = World(tmp_path / "tree")
     assert bake(world).outcome is Outcome.BLOCKED
     assert world.system.commands == []
+
+
+def test_on_a_node_of_a_cluster_lmod_is_installed_only_by_a_word_of_an_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``repair --yes`` means this node; a bootstrap leaves it as its image is."""
+    monkeypatch.setattr("bootstrap.steps.lmod.find_lmod", lambda: None)
+    context = World(tmp_path / "node", live=True).context
+    refused = Lmod().probe(context)
+    assert (refused.verdict, "petal-node repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
+    meant = Lmod().probe(replace(context, may_destroy=True))
+    assert (meant.verdict, meant.changes) == (
+        Verdict.CHANGE, ("install the distribution's Lmod; environment-modules stays",)
+    )  # fmt: skip
