@@ -136,7 +136,7 @@ def of_libraries(answers: list[tuple[str, Answer]], asked: int | None = None) ->
     Args:
         asked: of how many modules; the shell may have been ended before it came to all of them.
     """
-    missing: list[str] = []
+    missing: list[tuple[str, str, str]] = []
     looked = 0
     late = [name for name, answer in answers if answer.code == 124]
     for name, answer in answers:
@@ -144,11 +144,11 @@ def of_libraries(answers: list[tuple[str, Answer]], asked: int | None = None) ->
         for program, said in zip(parts[::2], parts[1::2]):
             looked += 1
             lacking = dict.fromkeys(found[0] or found[1] for found in NOT_FOUND.findall(said))
-            missing += [f"{program} of {name}: {library}" for library in lacking]
+            missing += [(program, name, library) for library in lacking]
     if missing:
-        first = missing[0].split(" of ", 1)[0]
-        module = missing[0].split(" of ", 1)[1].split(":", 1)[0]
-        why = "; ".join(missing[:SHOWN]) + (f"; and {len(missing) - SHOWN} more" if missing[SHOWN:] else "")
+        first, module, _ = missing[0]
+        why = "; ".join(f"{program} of {name}: {library}" for program, name, library in missing[:SHOWN])
+        why += f"; and {len(missing) - SHOWN} more" if missing[SHOWN:] else ""
         remedy = (f"bash -lc 'module load {module}; ldd {first}'", "on the head node: petal-node repair")
         # A program that nobody starts by hand may well find them by a script of its own: ``run`` is what must work.
         return warn("libraries", f"{len(missing)} libraries are not found", why, *remedy)

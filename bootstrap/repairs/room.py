@@ -26,9 +26,9 @@ class Stage:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        if _goes_on(ctx):
-            return elsewhere("a run goes on, or only root could see it")
         left = _left(ctx)
+        if left and _goes_on(ctx):
+            return elsewhere("a run goes on, or only root could see it")
         size = sum(_size(path) for path in left)
         if size < WORTH_BYTES:
             return satisfied("builds have left nothing behind")
@@ -53,11 +53,11 @@ class SpackCache:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        if _goes_on(ctx):
-            return elsewhere("a run goes on, or only root could see it")
         damaged = _damaged(ctx)
         if not damaged:
             return satisfied("those that are there can be read")
+        if _goes_on(ctx):
+            return elsewhere("a run goes on, or only root could see it")
         return change(f"{damaged[0]} cannot be read", *(f"remove {path}: Spack makes it anew" for path in damaged))
 
     def apply(self, ctx: Context) -> None:

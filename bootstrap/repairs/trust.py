@@ -97,8 +97,7 @@ class Owners:
                 continue
             if ctx.paths.state in Path(one.path).parents and not Path(one.path).is_dir():
                 # A record decides what root does: one that others could write is not believed, and written anew.
-                aside = Path(one.path).replace(f"{one.path}.foreign")
-                _take_back(replace(one, path=str(aside)))
+                _put_aside(one)
             else:
                 _take_back(one)
 
@@ -160,6 +159,14 @@ def _judge(path: str, info: os.stat_result) -> Loose | None:
 
 def _remedy(one: Loose) -> str:
     return f"chown -h root:root {one.path}" if one.is_foreign else f"chmod go-w {one.path}"
+
+
+def _put_aside(one: Loose) -> None:
+    try:
+        aside = Path(one.path).replace(f"{one.path}.foreign")
+    except FileNotFoundError:  # a node has just replaced its report
+        return
+    _take_back(replace(one, path=str(aside)))
 
 
 def _take_back(one: Loose) -> None:
