@@ -70,12 +70,13 @@ def tell(lab: Lab, node: str, results: Sequence[Result]) -> None:
 
 
 def wait_for_proof(lab: Lab) -> None:
-    """Until the head's worker has recorded its proof, or given up."""
+    """Until the head has recorded a proof, or given up: the install has ended, and no run is at work there."""
 
     def ended() -> bool:
         answer = lab.exec("head", ("petal-node", "status", "--json"))
         data = json.loads(answer.stdout)["data"]
-        return bool(data["install"]) and data["install"]["finished"] is not None
+        installed = bool(data["install"]) and data["install"]["finished"] is not None
+        return installed and (bool(data["proof"]) or data["runs"][0]["finished"] is not None)
 
     until("the worker's proof", ended, PROOF_SECONDS)
 

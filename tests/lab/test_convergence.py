@@ -142,4 +142,6 @@ def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: L
             result.check()
     lab.wait_idle()
     wait_for_proof(lab)
-    assert status(lab, "head")["data"]["proof"]["proved"] == 2
+    found = status(lab, "head")
+    assert found["data"]["proof"], found
+    assert found["data"]["proof"]["proved"] == 2
