@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import engine
+from tests.lab.agents import Agents
 from tests.lab.engine import LabError, until
 
 NODES = ("head", "login-1", "compute-1", "compute-2")
@@ -78,6 +79,7 @@ class Lab:
         self.name = name
         self.image: str | None = None
         self._compose: list[str] | None = None
+        self._agents = Agents()
         self.base = base or os.environ.get("BASE_IMAGE") or engine.DEFAULT_BASE
 
     @staticmethod
@@ -174,18 +176,25 @@ class Lab:
 
     def restart(self, node: str) -> None:
         """Reboot a node. Its custom actions do not run again, as on a real one."""
+        self.hang_up(node)
         argv = ["docker", "restart", "-t", "10", self.container(node)]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         self.wait_systemd(node)
 
     def replace(self, node: str) -> None:
         """Give a node a new machine, unbooted, as an instance that was launched again; shared storage stays."""
+        self.hang_up(node)
         self.compose("up", "-d", "--force-recreate", "--no-deps", node)
         self.wait_systemd(node)
 
     def down(self) -> None:
         """Remove containers, volumes and network."""
+        self.hang_up()
         self.compose("down", "-v", "-t", "1", "--remove-orphans")
+
+    def hang_up(self, node: str | None = None) -> None:
+        """End the connections into a node, or into all: before it goes down, and when nothing more is asked."""
+        self._agents.close(self.container(node) if node else None)
 
     # -- in a node ------------------------------------------------------------------------------------------
 
@@ -205,24 +214,18 @@ class Lab:
         timeout: float = 300,
     ) -> Result:
         """Run a command in a node. It has only the container's environment and ``env``."""
-        options = ["-i", "-u", user, *(["-w", cwd] if cwd else [])]
-        for key, value in (env or {}).items():
-            options += ["-e", f"{key}={value}"]
-        # The client's death would leave the command running: a limit inside, one outside for a dead engine.
+        # Our death would leave the command running: a limit inside, one outside for a dead engine.
         limit = ["timeout", "-k", "5", f"{timeout:.0f}"]
-        full = ["docker", "exec", *options, self.container(node), *limit, *argv]
         started = time.monotonic()
         try:
-            done = subprocess.run(full, input=stdin, capture_output=True, timeout=timeout + 15, check=False)
-        except subprocess.TimeoutExpired as error:
+            code, out, err = self._agents.run(
+                self.container(node), [*limit, *argv], user=user, env=env or {}, cwd=cwd, stdin=stdin,
+                timeout=timeout + 15,
+            )  # fmt: skip
+        except TimeoutError as error:
             raise LabError(f"{node}: no answer in {timeout + 15:.0f} s: {' '.join(argv)}") from error
-        return Result(
-            f"{node}: {' '.join(argv)}",
-            done.returncode,
-            done.stdout.decode(errors="replace"),
-            done.stderr.decode(errors="replace"),
-            time.monotonic() - started,
-        )
+        said, told = (stream.decode(errors="replace") for stream in (out, err))
+        return Result(f"{node}: {' '.join(argv)}", code, said, told, time.monotonic() - started)
 
     def shell(self, node: str, script: str, *, user: str = "ec2-user", timeout: float = 300) -> Result:
         """Run a script in a login shell, as a user who has just logged in."""

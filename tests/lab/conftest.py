@@ -75,11 +75,12 @@ def docker_cleanup() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def lab(lab_images: Lab, docker_services: object) -> Lab:
+def lab(lab_images: Lab, docker_services: object) -> Iterator[Lab]:
     """The lab, up and not booted. Who needs new nodes calls ``lab.fresh()``."""
     del docker_services
     lab_images.wait_ready()
-    return lab_images
+    yield lab_images
+    lab_images.hang_up()
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,6 @@ def cluster(lab: Lab) -> Lab:
     for node in ("head", "compute-1", "login-1"):
         for result in lab.boot(node):
             result.check()
-        engine.until(f"{node} is ready", lambda node=node: faults.is_ready(lab, node), 60)  # type: ignore[misc]
+        faults.becomes_ready(lab, node, 60)
         engine.until(f"{node} has no timer", lambda node=node: not faults.has_timer(lab, node), 60)  # type: ignore[misc]
     return lab

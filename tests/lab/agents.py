@@ -1,0 +1,119 @@
+"""The lab's connections into its nodes: an agent runs there, one for each command at a time, and is asked again."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.lab.engine import LabError
+
+CODE = (Path(__file__).parent / "node" / "agent.py").read_text(encoding="utf-8")
+GONE = 137  # what ``docker exec`` says of a command whose container went down
+
+
+class Agent:
+    """One process in one node."""
+
+    def __init__(self, container: str) -> None:
+        """Start it; it ends when it is closed, or with the node."""
+        argv = ["docker", "exec", "-i", container, "python3", "-u", "-c", CODE]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._left = b""
+
+    @property
+    def alive(self) -> bool:
+        """False once the node went down."""
+        return self._process.poll() is None
+
+    def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any] | None:
+        """The answer; None where the node went down. ``TimeoutError`` where there is none in time."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._line(timeout)
+        except BrokenPipeError:
+            line = b""
+        try:
+            answer: dict[str, Any] | None = json.loads(line) if line else None
+        except ValueError as error:
+            raise LabError(f"an agent said {line.decode(errors='replace')}") from error
+        return answer
+
+    def _line(self, timeout: float) -> bytes:
+        stream = self._process.stdout
+        assert stream is not None
+        deadline = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while b"\n" not in self._left:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                data = os.read(stream.fileno(), 1 << 20)
+                if not data:
+                    return b""
+                self._left += data
+        line, _, self._left = self._left.partition(b"\n")
+        return line
+
+    def close(self) -> None:
+        """End it, and what it runs is left to the node."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class Agents:
+    """Those of a lab. A command takes a free one, or a new one where all are busy."""
+
+    def __init__(self) -> None:
+        """None runs yet."""
+        self._free: dict[str, list[Agent]] = {}
+
+    def run(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        user: str,
+        env: Mapping[str, str],
+        cwd: str | None,
+        stdin: bytes,
+        timeout: float,
+    ) -> tuple[int, bytes, bytes]:
+        """Exit code, stdout and stderr of a command."""
+        agent = self._take(container)
+        request = {
+            "argv": list(argv), "user": user, "env": dict(env), "cwd": cwd, "stdin": base64.b64encode(stdin).decode()
+        }  # fmt: skip
+        try:
+            answer = agent.ask(request, timeout)
+        except BaseException:
+            agent.close()
+            raise
+        if answer is None:
+            agent.close()
+            return GONE, b"", b"the node went down"
+        self._free.setdefault(container, []).append(agent)
+        return answer["returncode"], base64.b64decode(answer["stdout"]), base64.b64decode(answer["stderr"])
+
+    def _take(self, container: str) -> Agent:
+        free = self._free.get(container, [])
+        while free:
+            agent = free.pop()
+            if agent.alive:
+                return agent
+            agent.close()
+        return Agent(container)
+
+    def close(self, container: str | None = None) -> None:
+        """End those of a node, or all: before it goes down."""
+        for name in [container] if container else list(self._free):
+            for agent in self._free.pop(name, []):
+                agent.close()

@@ -1,0 +1,44 @@
+"""Runs commands in a node for the lab: a request a line on stdin, an answer a line on stdout, both JSON.
+
+``docker exec`` would do the same and costs a tenth of a second of CPU a time. It ends with its stdin.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pwd
+import subprocess
+import sys
+from typing import Any
+
+
+def run(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the command did; a user, directory or program that is not there is 126, as for the container engine."""
+    try:
+        account = pwd.getpwnam(asked["user"])
+        done = subprocess.run(
+            asked["argv"],
+            input=base64.b64decode(asked["stdin"]),
+            capture_output=True,
+            check=False,
+            cwd=asked["cwd"] or "/",
+            env={**os.environ, "HOME": account.pw_dir, **asked["env"]},
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
+            start_new_session=True,
+        )
+    except (OSError, KeyError) as error:
+        return {"returncode": 126, "stdout": "", "stderr": base64.b64encode(str(error).encode()).decode()}
+    out, err = (base64.b64encode(stream).decode() for stream in (done.stdout, done.stderr))
+    return {
+        "returncode": done.returncode if done.returncode >= 0 else 128 - done.returncode,
+        "stdout": out,
+        "stderr": err,
+    }
+
+
+for line in sys.stdin:
+    print(json.dumps(run(json.loads(line))), flush=True)
