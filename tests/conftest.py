@@ -10,8 +10,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 FOLDERS = ("archive", "nfs")
-FILES = ("lab", "spack")  # each process has a lab of its own
-LONG = (*FOLDERS, *FILES)
+FILES = ("lab", "real", "spack")  # each process has a lab of its own; what waits runs beside what works
 
 
 class ByFolder(LoadScopeScheduling):
@@ -29,11 +28,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where tests are shared out, the end is left to short ones: nobody is idle while another has a long one."""
+    """Where tests are shared out, a file of one long test is not left for the end, when the others are idle."""
     if hasattr(config, "workerinput"):
-        items.sort(key=_shortness)
-
-
-def _shortness(item: pytest.Item) -> int:
-    folder = item.nodeid.split("/")[1]
-    return 0 if folder in LONG else 1 if folder == "real" else 2
+        items.sort(key=lambda item: item.nodeid.split("/")[1] not in (*FOLDERS, *FILES))

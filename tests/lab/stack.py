@@ -45,16 +45,22 @@ int main(void) {
 
 @dataclass(frozen=True)
 class Shown:
-    """What real Spack builds from its real recipe and Debian's tarball, and the program that shows it to a user."""
+    """What real Spack builds from its real recipe and Debian's tarball, and the program that shows it to a user.
+
+    ``system``: what it is built with and the node's own system has.
+    """
 
     name: str
     spec: str
     run: tuple[str, ...] = ()
     patches: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
 
 
 # One precision and static only: a third of the recipe's default work, and the same recipe.
 FFTW = Shown("fftw", "fftw@3.3.10 ~mpi ~shared precision=long_double", ("fftwl-wisdom -n cof8",), (FFTW_PATCH,))
+# A tenth of FFTW's work; the demo shows FFTW.
+BZIP2 = Shown("bzip2", "bzip2@1.0.8 ~shared", ("bzip2 --help",), system=("diffutils@3.8",))
 LIBSIGSEGV = Shown("libsigsegv", "libsigsegv@2.14")
 
 
@@ -179,8 +185,11 @@ def add_spack(
         make: the version of the system's GNU make.
         mirror: where ``mirror_files`` lie on the head node.
     """
-    external = {"externals": [{"spec": f"gmake@{make}", "prefix": "/usr"}], "buildable": False}
-    environment = {"spack": {"specs": [shown.spec], "packages": {"gmake": external}}}
+    packages = {
+        spec.partition("@")[0]: {"externals": [{"spec": spec, "prefix": "/usr"}], "buildable": False}
+        for spec in (f"gmake@{make}", *shown.system)
+    }
+    environment = {"spack": {"specs": [shown.spec], "packages": packages}}
     uploaded = place.put(f"stacks/{shown.name}/spack.yaml", json.dumps(environment, indent=1).encode())
     check = config["check"]
     return {

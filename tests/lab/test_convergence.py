@@ -100,9 +100,9 @@ def test_an_update_moves_the_cluster_and_nodes_with_old_args_follow(early: Lab, 
     new = actions(early, config, other_archive(tmp_path), "petal-2.yaml")
     for head, version in ((new, "0.2.0"), (old, "0.1.0")):
         early.set_custom_actions(old, head=head)
-        early.phase("head", "updated").check()
+        said = early.phase("head", "updated").check().stdout
         wanted = status(early, "head")["data"]["wanted"]
-        assert (wanted["version"], wanted["release"] == before["release"]) == (version, head is old)
+        assert (wanted["version"], wanted["release"] == before["release"]) == (version, head is old), said
         follow(early, "compute-1", wanted)
     early.set_custom_actions(old, head=new)
     early.phase("head", "updated").check()
@@ -143,5 +143,5 @@ def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: L
     lab.wait_idle()
     wait_for_proof(lab)
     found = status(lab, "head")
-    assert found["data"]["proof"], found
+    assert found["data"]["proof"], json.dumps(found)
     assert found["data"]["proof"]["proved"] == 2

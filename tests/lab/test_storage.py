@@ -62,7 +62,7 @@ def test_storage_that_is_not_the_clusters_is_not_used(cluster: Lab, node: str, n
         assert (typed.returncode, message in typed.stdout) == (3, True)
         assert cluster.exec(node, MINE).stdout == before
         can_use(cluster, node)
-        assert has_timer(cluster, node)
+        until("its timer tries again", lambda: has_timer(cluster, node), 20)
     cluster.exec(node, ("petal-node", "bootstrap")).check()
     assert is_ready(cluster, node)
 

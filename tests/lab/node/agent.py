@@ -11,7 +11,11 @@ import os
 import pwd
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+# The container's own: Python has added LC_CTYPE to os.environ (PEP 538).
+GIVEN = dict(entry.split("=", 1) for entry in Path("/proc/self/environ").read_text().split("\0") if "=" in entry)
 
 
 def run(asked: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
             capture_output=True,
             check=False,
             cwd=asked["cwd"] or "/",
-            env={**os.environ, "HOME": account.pw_dir, **asked["env"]},
+            env={**GIVEN, "HOME": account.pw_dir, **asked["env"]},
             user=account.pw_uid,
             group=account.pw_gid,
             extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
