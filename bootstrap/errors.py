@@ -179,6 +179,12 @@ class ModulesError(PetalError):
     code = "modules-failed"
 
 
+class ReleaseError(PetalError):
+    """A release cannot be published again or removed; codes start with ``release-``."""
+
+    code = "release-failed"
+
+
 class LmodError(PetalError):
     """An image build cannot give the machine an Lmod; codes start with ``lmod-``."""
 

@@ -52,6 +52,11 @@ class Paths:
     def release(self, release: str) -> Path:
         return self.releases / release
 
+    @property
+    def pins(self) -> Path:
+        """Modulefiles ``petal/<release>``, one for each release that a job may be pinned to."""
+        return self.root / "modulefiles"
+
     def manifest(self, release: str) -> Path:
         return self.release(release) / "manifest.json"
 

@@ -31,8 +31,8 @@ ID_LENGTH = 12
 class ModuleFile:
     """One module that a release offers.
 
-    ``path`` is relative to the module tree; ``origin`` is package or spack; ``sha256`` of the file as it was written,
-    empty in releases from before it was kept.
+    ``path`` is relative to the module tree; ``origin`` is package, spack or site; ``sha256`` is that of the file as it
+    was written, empty in releases from before it was kept.
     """
 
     name: str
@@ -151,6 +151,10 @@ def release_id(
             (plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])
         ),
     }
+    said = config.modules
+    if said.defaults or said.hide or said.templates:
+        added = [[template.module, _identity(template.origin)] for template in said.templates]
+        parts["modules"] = {"defaults": said.defaults, "hide": sorted(said.hide), "templates": added}
     if config.builds:
         parts["spack"] = {
             "environment": environment,

@@ -1,4 +1,7 @@
-"""Renders ``modulefiles/*.j2``. Every value goes through a filter that quotes it for the language that reads it."""
+"""Renders ``modulefiles/*.j2`` and a site's own templates.
+
+In ours every value goes through a filter that quotes it for the language that reads it.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,43 @@ def render(name: str, values: Mapping[str, Any]) -> str:
     Raises:
         ModulesError: ``modules-template``, it does not render.
     """
-    import jinja2
+    return render_text(name, text(name), values)
 
-    environment = jinja2.Environment(  # noqa: S701 - the filters quote for Lua and shell; HTML rules would break both
-        loader=jinja2.FileSystemLoader(str(resources.path("modulefiles"))),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+
+def text(name: str) -> str:
+    """A file of ``modulefiles/`` as it is."""
+    return (resources.path("modulefiles") / name).read_text(encoding="utf-8")
+
+
+def render_text(name: str, template: str, values: Mapping[str, Any]) -> str:
+    """The same with a template's text. A site's can reach nothing but the values: jinja2's sandbox sees to that.
+
+    Args:
+        name: what an error calls it.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(  # the filters quote for Lua and shell; HTML rules would break both
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters.update({"lua": lua, "sh": shlex.quote, "csh": csh, "fish": fish})
     try:
-        return environment.get_template(name).render(values)
-    except jinja2.TemplateError as error:
-        raise ModulesError(f"the template {name} does not render", why=str(error), code="modules-template") from error
+        return environment.from_string(template).render(values)
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        known = ", ".join(sorted(values))
+        raise ModulesError(
+            f"the template {name} does not render",
+            why=f"{error}; it may use {known}",
+            remedy="correct the template, or drop it from modules.templates",
+            code="modules-template",
+        ) from error
 
 
 def digest() -> str:
     """The checksum of all templates: a changed template makes another release."""
     total = hashlib.sha256()
-    for path in sorted(resources.path("modulefiles").glob("*.j2")):
+    for path in sorted(resources.path("modulefiles").glob("*.*")):
         total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 

@@ -13,6 +13,7 @@ from .nouns import (
     Software,
     Spack,
     Storage,
+    Template,
 )
 from .read import from_mapping, parse, read_yaml
 from .uris import problem_of
@@ -30,6 +31,7 @@ __all__ = [
     "Software",
     "Spack",
     "Storage",
+    "Template",
     "from_mapping",
     "parse",
     "problem_of",

@@ -7,7 +7,6 @@ here to characters that mean nothing there.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,61 +44,15 @@ from .nouns import (
     Software,
     Spack,
     Storage,
+    Template,
 )
-from .uris import CONTROL, problem_of
+from .rules import CLUSTER, MODULE, NAME, PATH, SHA256, SPEC, VARIABLE, command, one_line, tidy_path, uri
 
-NAME = validate.Regexp(
-    r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z",
-    error="only letters, digits and . _ + - are allowed, and it must start with a letter or digit",
-)
-MODULE = validate.Regexp(
-    r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*\Z",
-    error="must be a module name such as openmpi or openmpi/4.1.7",
-)
-SHA256 = validate.Regexp(r"^[0-9a-f]{64}\Z", error="must be the 64 hexadecimal digits of a sha256, in lower case")
-PATH = validate.Regexp(r"^/[A-Za-z0-9._+/-]*\Z", error="must be an absolute path of letters, digits and . _ + - /")
-CLUSTER = validate.Regexp(r"^[A-Za-z][A-Za-z0-9-]{0,59}\Z", error="must be the name of a cluster")
 SEED_ONLY = ("cluster", "compute", "users", "data")
 SEED = (
     ", which a seed does not have: add them to it as a section spack: {source: URI, sha256: HEX, "
     "recipes: {source: URI, sha256: HEX}}, or name the seed as stack in a petal.yaml that has them"
 )
-VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
-SPEC = validate.Regexp(
-    r"^[A-Za-z0-9][A-Za-z0-9 ._+~^%@=:,/-]*\Z",
-    error="must be a Spack spec such as samtools@1.19 or hdf5+mpi",
-)
-
-
-def _one_line(text: str) -> None:
-    if CONTROL.search(text):
-        raise ValidationError("must be one line without control characters")
-
-
-def _command(text: str) -> None:
-    """A program and its arguments: no shell reads it, so pipes and variables would be taken as they stand."""
-    _one_line(text)
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise ValidationError(f"is no command: {error}") from error
-    if not words or "--" in words:
-        raise ValidationError("must be a program and its arguments, without a bare --")
-    if re.search(r"[|&;<>$`]", text):
-        raise ValidationError("must be one program and its arguments: no shell reads it")
-
-
-def _uri(text: str) -> None:
-    problem = problem_of(text)
-    if problem:
-        raise ValidationError(problem)
-
-
-def _tidy_path(text: str) -> None:
-    if ".." in text.split("/") or (len(text) > 1 and text.endswith("/")) or "//" in text:
-        raise ValidationError("must be written without .., // or a slash at its end")
-    if text == "/":
-        raise ValidationError("must not be /")
 
 
 class _Strict(Schema):
@@ -133,7 +86,7 @@ def _texts(*checks: Any) -> Items:
 
 class StorageSchema(_Strict):
     makes = Storage
-    mount = Text(validate=[PATH, _tidy_path])
+    mount = Text(validate=[PATH, tidy_path])
     source = Text(validate=mounts.SOURCE)
     type = Text(validate=validate.OneOf(["nfs4", "lustre"], error="type {input} is not known: use nfs4 or lustre"))
     options = _texts(mounts.option)
@@ -150,7 +103,7 @@ class StorageSchema(_Strict):
 
 class OriginSchema(_Strict):
     makes = Origin
-    source = Text(required=True, validate=_uri)
+    source = Text(required=True, validate=uri)
     sha256 = Text(validate=SHA256)
 
     @validates_schema
@@ -184,7 +137,7 @@ def _targets_fit(names: Any) -> None:
 
 class MirrorSchema(_Strict):
     makes = Mirror
-    url = Text(required=True, validate=_uri)
+    url = Text(required=True, validate=uri)
     sources = Switch()
     binaries = Switch()
     signed = Switch()
@@ -210,7 +163,7 @@ class SpackSchema(_Strict):
             error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}",
         )
     )
-    source = Text(validate=_uri)
+    source = Text(validate=uri)
     sha256 = Text(validate=SHA256)
     recipes = Section(OriginSchema)
     clingo = ItemsOr(Section(OriginSchema), BOOTSTRAP)
@@ -238,12 +191,12 @@ class PackageSchema(_Strict):
     makes = Package
     name = Text(required=True, validate=NAME)
     version = Text(required=True, validate=NAME)
-    prefix = Text(validate=[PATH, _tidy_path])
-    source = Text(validate=_uri)
+    prefix = Text(validate=[PATH, tidy_path])
+    source = Text(validate=uri)
     sha256 = Text(validate=SHA256)
-    env = Table(keys=Text(), values=Text(validate=_one_line))
+    env = Table(keys=Text(), values=Text(validate=one_line))
     requires = _texts(MODULE)
-    summary = Text(validate=[_one_line, validate.Length(max=200, error="must have at most 200 characters")])
+    summary = Text(validate=[one_line, validate.Length(max=200, error="must have at most 200 characters")])
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -262,9 +215,35 @@ class PackageSchema(_Strict):
         return super()._make(data)
 
 
+class TemplateSchema(_Strict):
+    makes = Template
+    module = Text(required=True, validate=MODULE)
+    source = Text(required=True, validate=uri)
+    sha256 = Text(validate=SHA256)
+
+    @validates_schema
+    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
+        _needs_checksum(data)
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        return super()._make({"module": data["module"], "origin": Origin(data["source"], data.get("sha256"))})
+
+
 class ModulesSchema(_Strict):
     makes = Modules
     lmod = Text(validate=validate.OneOf(["auto"], error="{input} is not known: use auto"))
+    defaults = _texts(MODULE)
+    hide = _texts(MODULE)
+    paths = _texts(PATH, tidy_path)
+    templates = Items(Section(TemplateSchema))
+
+    @validates_schema
+    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+        names = [entry.partition("/")[0] for entry in data.get("defaults", ())]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValidationError(f"{twice} stands there twice: a shell has one version of it", "defaults")
 
 
 class InstallSchema(_Strict):
@@ -284,9 +263,7 @@ class InstallSchema(_Strict):
 
 class ProgramSchema(_Strict):
     makes = Program
-    command = Text(
-        required=True, validate=[_command, validate.Length(max=1000, error="must have 1 to 1000 characters")]
-    )
+    command = Text(required=True, validate=[command, validate.Length(max=1000, error="must have 1 to 1000 characters")])
     exit = Whole(validate=validate.Range(0, 255, error="must be 0 to 255"))
 
 
@@ -310,12 +287,12 @@ class SharedStorageSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    mount_dir = Text(required=True, validate=[PATH, _tidy_path])
+    mount_dir = Text(required=True, validate=[PATH, tidy_path])
 
 
 class ConfigSchema(_Strict):
     makes = Config
-    stack = Text(validate=[_one_line, validate.Length(min=1, error="must not be empty")])
+    stack = Text(validate=[one_line, validate.Length(min=1, error="must not be empty")])
     stack_sha256 = Text(validate=SHA256)
     layout = Text(validate=validate.OneOf(LAYOUTS, error=f"layout {{input}} is not known: use {' or '.join(LAYOUTS)}"))
     storage = Section(StorageSchema)
@@ -336,7 +313,7 @@ class ConfigSchema(_Strict):
         stack = str(data.get("stack", "none"))
         if "/" in stack:
             try:
-                _uri(stack)
+                uri(stack)
             except ValidationError as error:
                 raise ValidationError(error.messages, "stack") from error
             _needs_checksum({"source": stack, "sha256": data.get("stack_sha256")}, "stack_sha256")

@@ -143,6 +143,19 @@ class Spack:
         what = "Spack could not mark packages as implicit"
         self._run("mark", "-i", *named, timeout=MODULES_SECONDS, code="spack-database", what=what)
 
+    def uninstall(self, hashes: Sequence[str]) -> None:
+        """Removes packages from the store, whatever else needs them; no module of another package's is touched.
+
+        Raises:
+            SpackError: ``spack-uninstall``.
+        """
+        named = [f"/{digest}" for digest in hashes]
+        what = "Spack could not remove packages"
+        self._run(
+            "-c", "modules:default:enable::[]", "uninstall", "-y", "--force", *named,
+            timeout=MODULES_SECONDS, code="spack-uninstall", what=what, inside=False,
+        )  # fmt: skip
+
     def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
         """Packs installed packages into a build cache at ``directory``, unsigned and without an index.
 
@@ -167,12 +180,12 @@ class Spack:
                 code="spack-no-clingo",
             ) from error
 
-    def _run(self, *arguments: str, timeout: float, code: str, what: str) -> Completed:
+    def _run(self, *arguments: str, timeout: float, code: str, what: str, inside: bool = True) -> Completed:
         def tell(line: str) -> None:
             if SHOWN.search(line):
                 self.note(line.removeprefix("==> ").strip())
 
-        done = self._spack(*arguments, timeout=timeout, on_line=tell)
+        done = self._spack(*arguments, timeout=timeout, on_line=tell, inside=inside)
         if done.returncode != 0:
             raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
         return done
@@ -183,7 +196,9 @@ class Spack:
         timeout: float,
         on_line: Callable[[str], None],
         on_idle: Callable[[], None] | None = None,
+        inside: bool = True,
     ) -> Completed:
+        """Runs Spack; ``inside`` its environment, which knows no other packages than its own."""
         make_dir(self.output.parent)
         with closing(_Output(self.output)) as log:
             log.line(f"$ spack {' '.join(arguments)}")
@@ -195,8 +210,7 @@ class Spack:
             argv = [
                 str(self.program.tree / "bin" / "spack"),
                 *self._scopes(),
-                "-e",
-                str(self.environment),
+                *(("-e", str(self.environment)) if inside else ("-E",)),
                 *arguments,
             ]
             return self.system.run(

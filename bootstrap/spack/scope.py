@@ -18,18 +18,23 @@ from .externals import as_packages
 from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
+TEMPLATES, TEMPLATE = "templates", "modules/petal.lua"
 PULLED = "-pulled-"  # no name in petal.yaml begins so
 LISTS = frozenset({"require", "variants"})  # Spack takes a text for a list of one
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where Spack works. Stage and caches are on local disk, store and module tree are part of the root."""
+    """Where Spack works. Stage and caches are on local disk, store and module tree are part of the root.
+
+    ``templates``: a directory with the template of its modules; None for Spack's own.
+    """
 
     store: Path
     modules: Path
     recipes: Path
     scratch: Path
+    templates: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ def _config(places: Places) -> dict[str, Any]:
         "test_stage": str(places.scratch / "test"),
         "db_lock_timeout": 120,
         "install_status": False,
+        **({"template_dirs:": [str(places.templates), "$spack/share/spack/templates"]} if places.templates else {}),
     }
 
 
@@ -177,7 +183,11 @@ def _modules(places: Places, site: Site, family: Family) -> dict[str, Any]:
             "hide_implicits": True,
             "hash_length": 0,
             "exclude:": [*family.hidden(site.compiler), *of_system],
-            "all": {"autoload": "run", "environment": {"set": {"{name}_ROOT": "{prefix}"}}},
+            "all": {
+                "autoload": "run",
+                "environment": {"set": {"{name}_ROOT": "{prefix}"}},
+                **({"template": TEMPLATE} if places.templates else {}),
+            },
         },
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from .. import templates
 from ..context import Context
 from ..errors import SpackError
+from ..files import make_dir, write_atomic
 from ..release import tree_name
 from ..targets import buildable, compiler_builds
 from . import database
@@ -15,7 +17,7 @@ from .driver import Spack
 from .families import FAMILIES
 from .job.order import JobDirectory
 from .program import locate
-from .scope import Places, Site, write_scope
+from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
 
 
 def lockfile_of(ctx: Context, target: str) -> Path:
@@ -47,13 +49,23 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     work = (apart or ctx.paths.work(ctx.wanted_release)) / target
     program = locate(config, ctx.paths)
     store = apart / "store" if apart else store_of(ctx)
-    places = Places(store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack")
+    places = Places(
+        store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack", work / "scope" / TEMPLATES
+    )
+    _write_template(ctx, work / "scope" / TEMPLATES / TEMPLATE)
     site = site_of(ctx, target)
     if ctx.config.spack.caches and apart is None:
         site = replace(site, pulled=pulled_of(ctx))
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.spack_log(ctx.run_id)
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
+
+
+def _write_template(ctx: Context, path: Path) -> None:
+    """What Spack makes its modules of, with the words of this release."""
+    text = templates.text("spack_package.lua").replace("@SPACK@", ctx.config.spack.version)
+    make_dir(path.parent)
+    write_atomic(path, text.replace("@RELEASE@", ctx.release or "").encode())
 
 
 def pulled_of(ctx: Context) -> Path:

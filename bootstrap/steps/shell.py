@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import templates
 from ..context import Context
 from ..files import make_dir, same_content, write_atomic
-from ..lmod import find_lmod
+from ..lmod import dotted, find_lmod, lmod_version
 from ..model import Probe, Scope, change, elsewhere, satisfied
 from .base import EVERYWHERE
 
@@ -20,6 +20,7 @@ SHELLS = {
     "csh": "/etc/profile.d/zz-petal.csh",
     "fish": "/etc/fish/conf.d/zz-petal.fish",
 }
+LMODRC = "lmodrc.lua"
 
 
 class Shell:
@@ -51,9 +52,14 @@ class Shell:
 
 
 def _files(ctx: Context, lmod: Path) -> dict[Path, bytes]:
-    """What must stand where: the init files, and the stubs in /etc that source them."""
-    values = {"current": str(ctx.paths.current), "tree": ctx.tree, "trees": ctx.trees, "lmod": str(lmod)}
-    files = {}
+    """What must stand where: the init files, what tells Lmod of the cache, and the stubs in /etc that source them."""
+    lmodrc = ctx.paths.init / LMODRC
+    values = {
+        "current": str(ctx.paths.current), "tree": ctx.tree, "trees": ctx.trees,
+        "lmod": str(lmod), "lmod_version": dotted(lmod_version(ctx.system, lmod)), "lmodrc": str(lmodrc),
+        "beside": [*ctx.config.modules.paths, str(ctx.paths.pins)],
+    }  # fmt: skip
+    files = {lmodrc: templates.text(LMODRC).encode()}
     for shell, stub in SHELLS.items():
         init = ctx.paths.init / f"petal.{shell}"
         files[init] = templates.render(f"init.{shell}.j2", values).encode()

@@ -19,10 +19,10 @@ from bootstrap import config, templates
 from bootstrap.binding import TEMPLATE
 from bootstrap.config import Config
 from bootstrap.errors import ConfigError
+from bootstrap.modules.tree import _values
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import Places, Site, write_scope
-from bootstrap.steps.modules import _values
 from bootstrap.steps.shell import _stub
 from tests.fuzz import inputs
 from tests.fuzz.conftest import EXAMPLES
@@ -99,15 +99,18 @@ def test_lua_reads_back_every_value_of_a_module_file(values: list[str], tmp_path
 
 
 @settings(max_examples=max(60, EXAMPLES // 4))
-@given(current=words, lmod=words)
-def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, tmp_path: Path) -> None:
+@given(current=words, lmod=words, beside=words)
+def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, beside: str, tmp_path: Path) -> None:
     assume(current)
-    values = {"current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}"}
+    values = {
+        "current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}", "lmod_version": lmod,
+        "lmodrc": f"/no/{lmod}", "beside": ["/site", f"/no/{beside}"],
+    }  # fmt: skip
     text = templates.render("init.sh.j2", values)
     before = "unset PETAL_RELEASE MODULEPATH; LMOD_CMD=x; typeset() { echo LMOD_CMD; }; "
     before += 'printf() { command printf "$@"; }\n'
     said = shell_says(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
-    assert said == f"/no/{current}\n/no/{current}/modules/t/Core\n"
+    assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{beside}\n"
 
 
 @settings(max_examples=max(60, EXAMPLES // 4))

@@ -20,7 +20,7 @@ SHELLS = {
     "zsh": ("sh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
     "dash": ("sh", ". {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
     "tcsh": ("csh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
-    "fish": ("fish", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
+    "fish": ("fish", "source {init}; echo $PETAL_RELEASE; string join : $MODULEPATH"),
 }
 # What Tcl environment-modules does to a shell within a shell, which has Lmod's variables already.
 TCL_MODULES = {
@@ -65,7 +65,10 @@ def typed(place: Path, shell: str, script: str, user: int) -> str:
     if program is None or lmod is None:
         pytest.skip(f"{shell if program is None else 'Lmod'} is not on this machine")
     kind, _ = SHELLS[shell]
-    values = {"current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod)}
+    values = {
+        "current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod),
+        "lmod_version": "8.6.19", "lmodrc": str(place / "lmodrc.lua"), "beside": ["/site", str(place / "modulefiles")],
+    }  # fmt: skip
     init = place / f"petal.{kind}"
     init.write_text(templates.render(f"init.{kind}.j2", values))
     done = subprocess.run(
@@ -85,6 +88,16 @@ def test_a_users_shell_takes_the_best_tree_of_the_release_that_is_current(place:
     assert login(place, shell, NOBODY) == [str(second), f"{second}/modules/os-x86_64_v4/Core"]
     publish(place, "r3", "os-neoverse_v1")
     assert login(place, shell, NOBODY) == [f"{place}/current", f"{place}/current/modules/os-x86_64_v4/Core"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_directories_of_site_and_image_stand_behind_the_releases(place: Path, shell: str) -> None:
+    first = publish(place, "r1", "os-x86_64_v3")
+    _, script = SHELLS[shell]
+    given = {"tcsh": "setenv MODULEPATH /ami/a:/ami/b", "fish": "set -gx MODULEPATH /ami/a /ami/b"}
+    before = given.get(shell, "export MODULEPATH=/ami/a:/ami/b")
+    path = typed(place, shell, f"{before}\n{script}", NOBODY).splitlines()[-1]
+    assert path == f"{first}/modules/os-x86_64_v3/Core:/site:{place}/modulefiles:/ami/a:/ami/b"
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -12,11 +12,12 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the top of the house to its foundation: a module imports only what stands below it.
 ORDER = (
-    "__main__", "cli", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks", "repairs", "steps",
-    "mpi", "fleet", "launch", "binding", "spack", "inventory", "tarball", "templates", "batch", "slurm", "lmod",
-    "request", "context", "converge", "limits", "environments", "lockfile", "facts", "release", "lock", "state",
-    "owner", "output", "fetch", "aws", "config", "clocks", "targets", "instances", "resources", "tool", "system",
-    "processes", "guard", "file_locks", "files", "log", "paths", "observed", "model", "shapes", "errors", "__init__",
+    "__main__", "cli", "arguments", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks",
+    "repairs", "steps", "releases", "modules", "mpi", "fleet", "launch", "binding", "spack", "inventory", "tarball",
+    "templates", "batch", "jobs", "slurm", "lmod", "request", "context", "converge", "limits", "environments",
+    "lockfile", "facts", "release", "lock", "state", "documents", "owner", "output", "fetch", "aws", "config",
+    "clocks", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files",
+    "log", "paths", "observed", "model", "shapes", "errors", "__init__",
 )  # fmt: skip
 LIBRARIES = {
     "yaml": {"config"},
@@ -176,3 +177,11 @@ def test_temporary_files_are_never_in_a_place_where_others_can_write() -> None:
 def test_files_are_of_a_size_to_feel_at_home_in() -> None:
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in modules()}
     assert {name: size for name, size in sizes.items() if size > 400} == {}
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    (packages,) = re.findall(r"(?ms)^packages = \[(.*?)^\]", text)
+    listed = set(re.findall(r'"(bootstrap[a-z_.]*)"', packages))
+    there = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert {name for name in listed if not name.startswith("bootstrap.data")} == there - {"bootstrap.archive"}

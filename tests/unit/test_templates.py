@@ -8,7 +8,7 @@ import pytest
 
 from bootstrap import resources, templates
 from bootstrap.errors import ModulesError
-from bootstrap.steps.modules import scan
+from bootstrap.modules.tree import scan
 
 NASTY = "a\"b'c\\d\ne$(id)`id`!f%g\x7f]]"
 
@@ -36,7 +36,7 @@ def test_hidden_modules_are_not_offered(tmp_path: Path) -> None:
         (tmp_path / "Core" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "Core" / name).write_text("")
     (tmp_path / "Core" / "gmake" / ".modulerc.lua").write_text('hide_version("gmake/4.3-zv2s45r")\n')
-    assert [(module.name, module.origin) for module in scan(tmp_path, {"fftw/3.3.10"})] == [
+    assert [(module.name, module.origin) for module in scan(tmp_path, {"fftw/3.3.10": "package"})] == [
         ("fftw/3.3.10", "package"),
         ("gmake/4.4", "spack"),
     ]

@@ -1,0 +1,106 @@
+"""Lmod's spider cache of a release: what ``module`` shows and loads without reading the tree.
+
+A cache that says too little hides modules, so it is made by the Lmod that is here, found only by one of that version
+(``lmodrc.lua``), and void while the tree changes: Lmod passes over a cache that is older than its timestamp
+(Lmod, docs/source/130_spider_cache.rst).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from ..context import Context
+from ..errors import ModulesError
+from ..files import make_dir, remove_tree, write_atomic
+from ..lmod import dotted, find_lmod, lmod_version, trouble_with
+from ..system import PATH, System
+
+UPDATE = "update_lmod_system_cache_files"
+CACHE, TIMESTAMP = "spiderT.lua", "timestamp"
+SPIDER_SECONDS = 600.0
+ENV = {"PATH": PATH, "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+# Lua's own parser looks at each file; Lmod's spider passes over one that is none without a word.
+PARSE = "for number = 1, #arg do local ok, why = loadfile(arg[number]) if not ok then print(why) os.exit(1) end end"
+AT_ONCE = 1000
+WHOLE_SECONDS = 2  # Lmod compares times without their fractions
+
+
+def invalidate(tree: Path) -> None:
+    """Called before a tree is changed: Lmod looks at the tree itself until the cache has been written again."""
+    for cache in _place(tree).glob(f"*/{CACHE}"):
+        stamp, later = cache.with_name(TIMESTAMP), max(cache.stat().st_mtime, time.time()) + WHOLE_SECONDS
+        write_atomic(stamp, b"the tree is being written\n")
+        os.utime(stamp, (later, later))
+
+
+def write_cache(ctx: Context, tree: Path) -> None:
+    """Makes the cache of a tree that is whole. Without an Lmod here there is none, and modules work as before.
+
+    Raises:
+        ModulesError: ``modules-lua``, a module file is no Lua; ``modules-cache``, Lmod could not make it.
+    """
+    lmod = find_lmod()
+    version = lmod_version(ctx.system, lmod)
+    trouble = trouble_with(lmod, version)
+    if lmod is None or trouble:
+        ctx.note(f"no module cache: {trouble}")
+        return
+    place = _place(tree) / dotted(version)
+    part = place.with_name(f".{place.name}.part")
+    remove_tree(part)
+    make_dir(part)
+    try:
+        _parse(ctx, lmod, tree)
+        _spider(ctx, lmod, part, tree)
+        remove_tree(place)
+        part.rename(place)
+    finally:
+        remove_tree(part)
+
+
+def is_missing(system: System, tree: Path) -> bool:
+    """True where the Lmod of this node has no valid cache of the tree."""
+    lmod = find_lmod()
+    version = lmod_version(system, lmod)
+    if trouble_with(lmod, version):
+        return False
+    cache = _place(tree) / dotted(version) / CACHE
+    try:
+        return cache.stat().st_mtime < cache.with_name(TIMESTAMP).stat().st_mtime
+    except FileNotFoundError:
+        return True
+
+
+def _place(tree: Path) -> Path:
+    return tree.parents[1] / "cache" / tree.name
+
+
+def _spider(ctx: Context, lmod: Path, part: Path, tree: Path) -> None:
+    argv = [str(lmod / "libexec" / UPDATE), "-d", str(part), "-t", str(part / TIMESTAMP), str(tree / "Core")]
+    done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=ENV, ok=None)
+    if done.returncode:
+        raise ModulesError(
+            f"Lmod could not make its cache of {tree.name}",
+            why=done.tail(),
+            remedy=(f"ls -l {lmod}/libexec", f"df -h {ctx.paths.root}"),
+            code="modules-cache",
+        )
+
+
+def _parse(ctx: Context, lmod: Path, tree: Path) -> None:
+    """Each file with the Lua that runs Lmod, which its first line names."""
+    line = (lmod / "libexec" / "lmod").read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    lua = line.removeprefix("#!").split() if line.startswith("#!") else []
+    files = [str(path) for path in tree.rglob("*.lua")] if lua else []
+    for start in range(0, len(files), AT_ONCE):
+        argv = [*lua[:1], "-e", PARSE, "-", *files[start : start + AT_ONCE]]
+        done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=ENV, ok=None)
+        if done.returncode:
+            raise ModulesError(
+                f"a module file of {tree.name} is no Lua",
+                why=done.tail(),
+                remedy="correct what modules.templates adds to it",
+                code="modules-lua",
+            )

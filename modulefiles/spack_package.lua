@@ -1,0 +1,24 @@
+{# Spack's own template with other words: what it is, which version, where from, which release. Spack renders it. #}
+{% extends "modules/modulefile.lua" %}
+{% block header %}
+whatis([==[Name: {{ spec.name }}]==])
+whatis([==[Version: {{ spec.version }}]==])
+{% if short_description %}
+whatis([==[Description: {{ short_description }}]==])
+{% endif %}
+whatis([==[Target: {{ spec.target }}]==])
+{% if configure_options %}
+whatis([==[Configured with: {{ configure_options }}]==])
+{% endif %}
+whatis([==[From: Spack @SPACK@, {{ spec.namespace }}.{{ spec.name }} /{{ spec.dag_hash(7) }}]==])
+whatis([==[Release: @RELEASE@]==])
+
+help([==[{{ spec.name }} {{ spec.version }}
+{% if long_description %}
+
+{{ long_description | textwrap(72) | join() }}
+{% endif %}
+
+{{ "Carried by the machine image" if spec.external else "Built by Spack @SPACK@" }} in {{ spec.prefix }}
+as {{ spec.format("{name}{@version}{variants}") }}, release @RELEASE@.]==])
+{% endblock %}

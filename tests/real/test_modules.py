@@ -1,0 +1,293 @@
+"""Real Lmod with a release's tree: the cache hides nothing and is quick, a pin leads to its release."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine, templates
+from bootstrap.errors import ModulesError
+from bootstrap.lmod import dotted, find_lmod, lmod_version
+from bootstrap.model import StepReport
+from bootstrap.modules.cache import invalidate, is_missing, write_cache
+from bootstrap.release import current_release
+from bootstrap.releases.publish import roll_back, to_roll_back
+from bootstrap.steps import STEPS
+from bootstrap.system import System
+from tests.world import World, with_package
+
+MODULES = 1000
+LIMIT = 300  # path operations below the tree, of each command
+
+
+def silent(_: StepReport) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def lmod() -> Path:
+    found = find_lmod()
+    if found is None or not shutil.which("bash"):
+        pytest.skip("no Lmod on this machine")
+    return found
+
+
+class Typed:
+    """A user's shell on a node with this release: as the init file makes it, but for the user."""
+
+    def __init__(self, world: World, lmod: Path, release: str) -> None:
+        (tree,) = (world.paths.release(release) / "modules").iterdir()
+        self.tree = tree
+        self.lmod = lmod
+        self.env = {
+            "PATH": "/usr/bin:/bin", "HOME": str(world.prefix), "LMOD_VERSION": dotted(lmod_version(System(), lmod)),
+            "PETAL_RELEASE": str(world.paths.release(release)), "PETAL_TREES": f"none:{tree.name}",
+            "MODULEPATH": f"{tree}/Core:{world.paths.pins}", "LMOD_RC": str(world.paths.init / "lmodrc.lua"),
+            "LMOD_CACHED_LOADS": "yes",
+        }  # fmt: skip
+
+    def __call__(self, script: str, **env: str) -> str:
+        """What bash says, stderr behind stdout."""
+        argv = ["bash", "-c", f". {self.lmod}/init/bash\n{script}"]
+        done = subprocess.run(argv, env={**self.env, **env}, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout + done.stderr
+
+    def looks(self, command: str, **env: str) -> int:
+        """How many path operations of ``module COMMAND`` are below the tree."""
+        if not shutil.which("strace"):
+            pytest.skip("no strace on this machine")
+        trace = Path(self.env["HOME"]) / "trace"
+        argv = [
+            "strace",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=%file",
+            "-o",
+            str(trace),
+            str(self.lmod / "libexec" / "lmod"),
+            "bash",
+        ]
+        subprocess.run([*argv, *command.split()], env={**self.env, **env}, capture_output=True, timeout=60, check=True)
+        return trace.read_text(errors="replace").count(f'"{self.tree}')
+
+
+def release_of(world: World) -> str:
+    engine.converge(STEPS, world.context, silent)
+    assert current_release(world.paths) == world.release
+    return world.release
+
+
+class RealWorld(World):
+    """A node whose Lmod is this machine's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real = System()
+        fake = self.system.run
+
+        def run(argv: list[str], **options: object):  # type: ignore[no-untyped-def]
+            ours = "lmod" in argv[0] or Path(argv[0]).name.startswith("lua")
+            return (real.run if ours else fake)(argv, **options)  # type: ignore[arg-type]
+
+        self.system.run = run  # type: ignore[assignment,method-assign]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
+
+
+def test_a_release_has_a_cache_that_lmod_uses_and_that_hides_nothing(world: World, lmod: Path) -> None:
+    typed = Typed(world, lmod, release_of(world))
+    assert not is_missing(System(), typed.tree)
+    assert "hello/1.0" in typed("module -t avail")
+    assert "hello/1.0" in typed("module -t spider")
+    assert "ok" in typed('module load hello && [ -n "$HELLO_ROOT" ] && echo ok')
+    # what is written behind it is seen as soon as the cache is void
+    path = typed.tree / "Core" / "late" / "1.lua"
+    path.parent.mkdir()
+    path.write_text("-- late\n")
+    assert "late" not in typed("module -t avail")
+    invalidate(typed.tree)
+    assert "late/1" in typed("module -t avail")
+    write_cache(world.context, typed.tree)
+    assert "late/1" in typed("module -t avail")
+    assert "ok" in typed("module load late && echo ok")
+
+
+def test_a_directory_of_the_site_is_read_beside_the_cache(world: World, lmod: Path, tmp_path: Path) -> None:
+    typed = Typed(world, lmod, release_of(world))
+    (tmp_path / "site" / "tool").mkdir(parents=True)
+    (tmp_path / "site" / "tool" / "1.lua").write_text("-- ours\n")
+    path = f"{typed.env['MODULEPATH']}:{tmp_path}/site"
+    assert "tool/1" in typed("module -t avail", MODULEPATH=path)
+    assert "ok" in typed("module load tool && echo ok", MODULEPATH=path)
+
+
+def test_another_lmod_takes_no_cache_that_it_has_not_made(world: World, lmod: Path) -> None:
+    typed = Typed(world, lmod, release_of(world))
+    path = typed.tree / "Core" / "late" / "1.lua"
+    path.parent.mkdir()
+    path.write_text("-- late\n")
+    assert "late" not in typed("module -t avail")
+    (made,) = (typed.tree.parents[1] / "cache" / typed.tree.name).iterdir()
+    made.rename(made.with_name("8.5.1"))
+    assert "late" in typed("module -t avail")
+
+
+def test_with_a_thousand_modules_each_command_looks_at_few_paths(world: World, lmod: Path) -> None:
+    typed = Typed(world, lmod, release_of(world))
+    for number in range(MODULES // 2):
+        for version in ("1.0", "2.0"):
+            path = typed.tree / "Core" / f"lib{number}" / f"{version}.lua"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f'whatis("Name: lib{number}")\nsetenv("LIB{number}_ROOT", "/opt")\n')
+    without = typed.looks("load lib7 hello", LMOD_IGNORE_CACHE="yes")
+    write_cache(world.context, typed.tree)
+    counts = {command: typed.looks(command) for command in ("-t avail", "spider", "load lib7 hello")}
+    assert {command: count for command, count in counts.items() if count > LIMIT} == {}
+    assert without > LIMIT
+
+
+def test_a_template_that_is_no_lua_stops_the_release(world: World, lmod: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.lua").write_text('setenv("A" "b"\n')
+    world.config_text += f"modules: {{templates: [{{module: hello, source: {tmp_path}/bad.lua}}]}}\n"
+    reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
+    assert reports["modules"].error
+    assert reports["modules"].error["code"] == "modules-lua"
+    assert "hello/1.0.lua" in reports["modules"].error["why"]
+    assert current_release(world.paths) is None
+
+
+def test_a_cache_that_cannot_be_made_is_told(world: World, lmod: Path) -> None:
+    typed = Typed(world, lmod, release_of(world))
+
+    def fails(argv: list[str], **options: object):  # type: ignore[no-untyped-def]
+        done = System().run(argv, **options)  # type: ignore[arg-type]
+        return replace(done, returncode=1, stderr="spider: no room") if "update" in argv[0] else done
+
+    world.system.run = fails  # type: ignore[assignment,method-assign]
+    with pytest.raises(ModulesError) as error:
+        write_cache(world.context, typed.tree)
+    assert (error.value.code, error.value.why) == ("modules-cache", "spider: no room")
+    assert "hello/1.0" in typed("module -t avail")  # with the cache from before
+
+
+def test_a_pin_leads_to_its_release_and_stays_when_modules_are_purged(world: World, lmod: Path, tmp_path: Path) -> None:
+    first = release_of(world)
+    world.config_text = with_package(tmp_path).replace("name: hello", "name: other")
+    second = release_of(world)
+    typed = Typed(world, lmod, second)
+    assert "other/1.0" in typed("module -t avail")
+    said = typed(f"module load petal/{first} && module -t avail && echo $PETAL_RELEASE")
+    assert "hello/1.0" in said
+    assert "other/1.0" not in said
+    assert str(world.paths.release(first)) in said
+    assert "ok" in typed(f"module load petal/{first}; module purge; module load hello && echo ok")
+    back = typed(f"module load petal/{first}; module load petal/{second}; module load other && echo ok")
+    assert "ok" in back
+    gone = typed(f"rm -rf {world.paths.release(first)}; module load petal/{first} || echo refused")
+    assert "was removed" in gone
+    assert "refused" in gone
+
+
+def test_after_a_rollback_new_shells_get_it_and_old_ones_keep_theirs(world: World, lmod: Path, tmp_path: Path) -> None:
+    first = release_of(world)
+    world.config_text = with_package(tmp_path).replace("name: hello", "name: other")
+    second = release_of(world)
+    old = Typed(world, lmod, second)
+    roll_back(world.context, to_roll_back(world.context, None))
+    assert current_release(world.paths) == first
+    assert "hello/1.0" in Typed(world, lmod, first)("module -t avail")
+    assert "ok" in old("module load other && echo ok")
+
+
+def open_to_all(place: Path) -> None:
+    """Another user may enter it."""
+    for directory in (place, *place.parents):
+        if directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o055)
+
+
+SWITCHES, SHELLS = 200, 8
+LOOP = ". '{init}' && module load hello && hello && echo $PETAL_RELEASE"
+
+
+def test_two_hundred_switches_under_eight_shells_that_load_and_run(world: World, lmod: Path, tmp_path: Path) -> None:
+    """Every shell finds a whole release, the module and the program, whenever it starts."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a shell as another user")
+    first = release_of(world)
+    before = world.config_text
+    world.config_text = before + "modules: {hide: [nothing]}\n"
+    second = release_of(world)
+    open_to_all(world.prefix)
+    script = LOOP.format(init=world.paths.init / "petal.sh")
+    env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "USER": "nobody"}
+    ended = threading.Event()
+    seen: list[str] = []
+    failures: list[str] = []
+
+    def loop() -> None:
+        while not ended.is_set():
+            done = subprocess.run(
+                ["bash", "-c", script], env=env, cwd="/", user=65534, group=65534, extra_groups=[],
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            lines = done.stdout.splitlines()
+            if done.returncode or len(lines) != 2 or lines[0] != "hello":
+                failures.append(f"{done.returncode}: {done.stdout}{done.stderr}")
+            else:
+                seen.append(Path(lines[1]).name)
+
+    threads = [threading.Thread(target=loop) for _ in range(SHELLS)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(SWITCHES):
+            known = len(seen) + len(failures)
+            roll_back(world.context, to_roll_back(world.context, (first, second)[number % 2]))
+            deadline = time.monotonic() + 30
+            while number % 10 == 0 and len(seen) + len(failures) == known and time.monotonic() < deadline:
+                time.sleep(0.001)  # some shell has ended between
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert set(seen) == {first, second}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "dash", "tcsh", "fish"])
+def test_a_login_shell_has_the_defaults_and_the_cache(shell: str, lmod: Path, tmp_path: Path) -> None:
+    program = shutil.which(shell)
+    if program is None or os.geteuid() != 0:
+        pytest.skip(f"{shell} as an ordinary user cannot be started here")
+    place = tmp_path / "n"
+    world = RealWorld(place, config_text=with_package(tmp_path) + "modules: {defaults: [hello]}\n")
+    release = release_of(world)
+    open_to_all(place)
+    kind = {"tcsh": "csh", "fish": "fish"}.get(shell, "sh")
+    init = world.paths.init / f"petal.{kind}"
+    source = "." if shell == "dash" else "source"
+    told = "echo $HELLO_ROOT; echo $LMOD_RC; echo $LOADEDMODULES; module reset; echo $HELLO_ROOT"
+    env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "USER": "nobody"}
+    done = subprocess.run(
+        [program, "-c", f"{source} '{init}'; {told}"], env=env, cwd="/", user=65534, group=65534, extra_groups=[],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines, done.stderr
+    assert "/store/" in lines[0], done.stderr
+    assert lines[1] == str(world.paths.init / "lmodrc.lua")
+    assert f"StdEnv/{release}" in lines[2].split(":")
+    assert "/store/" in lines[-1], done.stderr
+    assert templates.text("lmodrc.lua") == (world.paths.init / "lmodrc.lua").read_text()
