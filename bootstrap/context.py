@@ -9,6 +9,7 @@ from typing import Any
 
 from . import targets
 from .config import Config
+from .documents import Wanted
 from .model import Role, Tool
 from .observed import External, Facts, Mount
 from .paths import Paths
@@ -69,6 +70,15 @@ class Context:
     choice: Choice | None = None
     confirm: Callable[[], None] = _unlocked
     builders: int | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the cluster has where this run is done."""
+        cuda = self.choice.cuda if self.choice else ()
+        return Wanted(
+            self.tool.version, self.tool.sha256, self.config.to_dict(), dict(self.environment), self.wanted_release,
+            targets=self.targets, cuda=cuda,
+        )  # fmt: skip
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .context import Context
-from .errors import NotConverged, PetalError, StorageError, as_error
+from .errors import NotConverged, PetalError, StateError, StorageError, as_error
 from .lock import Holder, Lock, builders_ended, own_holder
 from .log import LOG
 from .model import Outcome, Probe, Scope, Status, StepReport, Verdict
@@ -107,6 +107,32 @@ def _fails(report: StepReport) -> bool:
     return code in OF_THE_CONFIGURATION or (report.outcome is Outcome.FAILED and not code.startswith("proof-"))
 
 
+@dataclass(frozen=True)
+class _Verb:
+    """What holds the cluster's lock and is no step."""
+
+    name: str
+    title: str
+    scope: Scope = Scope.CLUSTER
+
+
+@contextmanager
+def alone(ctx: Context, verb: str, seconds: float, listen: Listener) -> Iterator[Context]:
+    """Holds what an install holds, for a verb that changes what all nodes share.
+
+    Args:
+        seconds: how long an install that goes on is waited for.
+        listen: told whom this waits for.
+
+    Raises:
+        LockTimeout: it still goes on.
+    """
+    with ExitStack() as locks:
+        held = _Held(ctx, Waits(cluster=seconds), locks, listen)
+        with held.around(_Verb(verb, verb)) as inside:
+            yield inside
+
+
 class _Held:
     """The locks of one run: the cluster's is kept to its end, the node's only for one step.
 
@@ -123,7 +149,7 @@ class _Held:
         self._builders: int | None = None
 
     @contextmanager
-    def around(self, step: Step) -> Iterator[Context]:
+    def around(self, step: Step | _Verb) -> Iterator[Context]:
         """Holds what a step needs, and gives the context with which it can confirm that."""
         if step.scope is Scope.NODE:
             with self._lock(step, self._ctx.paths.var / NODE_LOCK, self._waits.node, nameless=True):
@@ -138,6 +164,7 @@ class _Held:
             self._cluster.confirm()
         if step.name != "owner":  # which takes a storage over
             self._refuse_what_was_taken_over()
+        self._refuse_what_is_not_wanted()
         if self._builders is None:
             wait = partial(self._wait_for, step)
             left = builders_ended(path.with_suffix(".builders"), self._before, self._waits.cluster, wait)
@@ -154,9 +181,23 @@ class _Held:
                 code="storage-changed",
             )
 
+    def _refuse_what_is_not_wanted(self) -> None:
+        """Whoever obeys wanted.json and waited for the lock may find another release in it: a rollback, an update."""
+        ctx = self._ctx
+        if ctx.decides or ctx.bakes or ctx.release is None:
+            return
+        wanted = Shared(ctx.paths).wanted()
+        if wanted is not None and wanted.release != ctx.release:
+            raise StateError(
+                f"this run was to make release {ctx.release}, and the cluster wants {wanted.release} by now",
+                why="a rollback or an update came before it",
+                remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
+                code="state-settled",
+            )
+
     def _lock(
         self,
-        step: Step,
+        step: Step | _Verb,
         path: Path,
         timeout: float,
         inherit: Callable[[Holder], None] | None = None,
@@ -168,7 +209,7 @@ class _Held:
         waiting = partial(self._wait_for, step)
         return Lock(path, holder, timeout=timeout, waiting=waiting, inherit=inherit, nameless=nameless)
 
-    def _wait_for(self, step: Step, other: str) -> None:
+    def _wait_for(self, step: Step | _Verb, other: str) -> None:
         LOG.info("waiting for %s", other, extra={"step": step.name})
         self._listen(_report(step, Outcome.WAITING, f"waiting for {other}"))
 
@@ -274,7 +315,7 @@ def _of_probe(step: Step, probe: Probe, outcome: Outcome, changes: tuple[str, ..
     )
 
 
-def _report(step: Step, outcome: Outcome, reason: str) -> StepReport:
+def _report(step: Step | _Verb, outcome: Outcome, reason: str) -> StepReport:
     return StepReport(step.name, step.title, outcome, reason)
 
 

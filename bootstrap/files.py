@@ -286,6 +286,25 @@ def fstab_has(fstab: Path, mount: str) -> bool:
     return any(len(entry) > 1 and entry[1] == mount for entry in entries)
 
 
+def size_of(path: Path) -> int:
+    """Bytes that a directory tree takes on its disk; a file of several names counts once, what cannot be read not."""
+    total, seen = 0, set()
+    stack = [path]
+    while stack:
+        try:
+            entries = list(os.scandir(stack.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            info = entry.stat(follow_symlinks=False)
+            if info.st_nlink == 1 or info.st_ino not in seen:
+                seen.add(info.st_ino)
+                total += info.st_blocks * 512
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(Path(entry.path))
+    return total
+
+
 def remove_tree(path: Path) -> None:
     """Removes a file, link or directory tree; nothing is followed, absence is fine.
 

@@ -11,12 +11,12 @@ import os
 import shutil
 import sys
 
+from .documents import Wanted
 from .errors import FetchError
 from .files import make_dir, sha256_of
 from .log import LOG
 from .model import Tool
 from .paths import Paths
-from .state import Wanted
 from .system import System
 
 MARK = "PETAL_HANDED_OVER"

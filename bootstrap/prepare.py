@@ -11,6 +11,7 @@ from pathlib import Path
 from . import environments, facts, templates
 from .config import Config, from_mapping, parse, problem_of
 from .context import Context
+from .documents import Wanted
 from .errors import ConfigError, PetalError, SpackError, StorageError, UsageError, as_error
 from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
@@ -25,7 +26,7 @@ from .request import BOOT, Request, kept_of, kept_role
 from .spack.compiler import Compiler, find_compiler
 from .spack.externals import find_externals, left_to_us
 from .spack.scope import scope_digest_inputs
-from .state import Shared, Wanted
+from .state import Shared
 from .system import System
 from .targets import Choice
 

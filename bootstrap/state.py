@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from . import shapes
+from .documents import Proof, Published, Token, Wanted
 from .errors import StateError, StorageError
 from .files import distrust, is_deep, make_dir, make_own_dir, read_json, write_json
 from .log import LOG
-from .model import Finding, Mark, NodeReport, RunRecord, Status, plain
-from .owner import Adoption, Owner
+from .model import NodeReport, RunRecord, Status, plain
+from .owner import Owner
 from .paths import Paths
 from .processes import has_process
+from .system import timestamp
 
 FORMAT = 1
 KEEP_RUNS = 30
+KEEP_PUBLISHED = 200
 KEPT = "request.json"  # what a hook of this node was given
 KEEP_SECONDS = 3600.0
 
@@ -148,50 +151,6 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What this cluster should have: a petal-node, a configuration with its stack, a release.
-
-    ``environment`` is the content of the stack's spack.yaml, so that nobody needs its URI again. ``targets`` are the
-    CPU targets and ``cuda`` the GPUs' compute capabilities that the head node has chosen: other nodes choose nothing.
-    """
-
-    version: str
-    sha256: str | None
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    release: str
-    targets: tuple[str, ...] = ()
-    cuda: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Token:
-    """Put on shared storage once by the head node: who sees it sees the same storage.
-
-    ``replaces`` names the storages that this one stands for by an administrator's word, newest first; ``owner`` is the
-    cluster that it serves, ``adopted`` what that one took over.
-    """
-
-    token: str
-    host: str
-    replaces: tuple[str, ...] = ()
-    owner: Owner | None = None
-    adopted: Adoption | None = None
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Token:
-        replaces = shapes.items(raw.get("replaces", ()), shapes.text)
-        owner, adopted = (shapes.maybe(raw.get(key), shapes.mapping) for key in ("owner", "adopted"))
-        return cls(
-            shapes.text(raw["token"]),
-            shapes.text(raw["host"]),
-            replaces,
-            shapes.maybe(owner, Owner.from_dict),
-            shapes.maybe(adopted, Adoption.from_dict),
-        )
-
-
-@dataclass(frozen=True)
 class Seen:
     """The storage that this node has used, in its own memory."""
 
@@ -248,10 +207,22 @@ class Shared:
         self._write("token.json", plain(token))
 
     def wanted(self) -> Wanted | None:
-        return self._read("wanted.json", _wanted)  # type: ignore[no-any-return]
+        return self._read("wanted.json", Wanted.from_dict)  # type: ignore[no-any-return]
 
     def save_wanted(self, wanted: Wanted) -> None:
         self._write("wanted.json", plain(wanted))
+
+    def published(self) -> tuple[Published, ...]:
+        """What ``current`` has led to, the newest last."""
+        return self._read("published.json", Published.all_of) or ()
+
+    def note_published(self, release: str, run_id: str) -> None:
+        """Adds to it, where the newest is another one."""
+        before = self.published()
+        if before and before[-1].release == release:
+            return
+        now = Published(release, timestamp(), run_id)
+        self._write("published.json", {"published": [plain(one) for one in (*before, now)[-KEEP_PUBLISHED:]]})
 
     def install(self) -> RunRecord | None:
         """The head's record of the newest install, running or ended."""
@@ -295,7 +266,7 @@ class Shared:
         Documents are moved unread: a newer petal-node may have written them. Those of an earlier time are replaced.
         """
         state, aside = self._paths.state, before_of(self._paths, owner)
-        for name in ("wanted.json", "stack.json", "proof.json", *_names(state / "nodes", "nodes/")):
+        for name in ("wanted.json", "stack.json", "proof.json", "published.json", *_names(state / "nodes", "nodes/")):
             if (state / name).exists():
                 make_own_dir((aside / name).parent, self._paths.shared_mount)
                 (state / name).replace(aside / name)
@@ -324,6 +295,22 @@ class Shared:
         write_json(path, {"format": FORMAT, **content})
 
 
+def wanted_of(paths: Paths, release: str) -> Wanted | None:
+    """What made a release: its configuration, with which it can be wanted again. None in releases from before that.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    path = paths.release(release) / "wanted.json"
+    document = read_document(path)
+    return None if document is None else shaped(path, lambda: Wanted.from_dict(document))
+
+
+def save_wanted_of(paths: Paths, wanted: Wanted) -> None:
+    """Written into the release before it is published."""
+    write_document(paths.release(wanted.release) / "wanted.json", plain(wanted))
+
+
 def before_of(paths: Paths, owner: Owner) -> Path:
     """Where the records of the cluster that a storage served before are."""
     return paths.state / "before" / owner.name
@@ -331,58 +318,3 @@ def before_of(paths: Paths, owner: Owner) -> Path:
 
 def _names(directory: Path, before: str) -> list[str]:
     return [before + path.name for path in sorted(directory.glob("*.json"))]
-
-
-def _wanted(raw: Mapping[str, Any]) -> Wanted:
-    config, environment = shapes.mapping(raw["config"]), shapes.mapping(raw["environment"])
-    shapes.text(shapes.mapping(config.get("storage", {})).get("mount", "/shared"))
-    shapes.items(environment.get("specs", ()), shapes.text)
-    return Wanted(
-        version=shapes.name(raw["version"]),
-        sha256=shapes.maybe(raw.get("sha256"), shapes.sha256),
-        config=config,
-        environment=environment,
-        release=shapes.name(raw["release"]),
-        targets=shapes.items(raw.get("targets", ()), shapes.name),
-        cuda=shapes.items(raw.get("cuda", ()), shapes.name),
-    )
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What jobs on compute nodes said of one release; ``between`` is what two of them found together."""
-
-    release: str
-    time: str
-    nodes: tuple[NodeReport, ...]
-    between: tuple[Finding, ...] = ()
-
-    @property
-    def is_whole(self) -> bool:
-        """Every node that was asked is well, at least one was, and they reach each other."""
-        return 0 < self.asked == self.proved and not self.failed_between
-
-    @property
-    def failed_between(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.between if finding.mark is Mark.FAIL)
-
-    @property
-    def proved(self) -> int:
-        """Nodes that are well with this very release; another one proves nothing."""
-        return sum(node.well and node.release == self.release for node in self.nodes)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
-        nodes = shapes.items(raw["nodes"], NodeReport.from_dict)
-        between = shapes.items(raw.get("between", ()), Finding.from_dict)
-        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes, between)
-
-    @property
-    def asked(self) -> int:
-        return sum(node.asked for node in self.nodes)
-
-    def __str__(self) -> str:
-        left = [node.node for node in self.nodes if not node.asked]
-        more = f", not asked: {', '.join(left[:8])}{' and more' if len(left) > 8 else ''}" if left else ""
-        apart = "".join(f"; {finding.check}: {finding.message}" for finding in self.failed_between[:1])
-        return f"proved on {self.proved} of {self.asked} nodes at {self.time}{more}{apart}"

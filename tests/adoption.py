@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bootstrap import engine
+from bootstrap.documents import Proof
 from bootstrap.engine import Waits
 from bootstrap.files import remove_tree
 from bootstrap.lock import Holder
 from bootstrap.model import NodeReport, RunRecord, StepReport, plain
 from bootstrap.observed import Mount
-from bootstrap.state import Proof, Shared
+from bootstrap.state import Shared
 from bootstrap.steps import STEPS
 from tests.world import HOST, World, with_spack
 

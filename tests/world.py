@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,9 @@ class FakeSystem(System):
         self.commands: list[tuple[str, ...]] = []
         self.answers: dict[str, Callable[[Sequence[str]], str]] = {
             "lmod": lambda _: LMOD_VERSION,
+            "update_lmod_system_cache_files": self._spider,
+            "lua": lambda _: "",
+            "squeue": lambda _: "",
             "gcc": lambda _: "12.2.0\n",
             "mount": self._mount,
             "systemctl": self._systemctl,
@@ -78,7 +82,9 @@ class FakeSystem(System):
     def run(self, argv: Sequence[str], **options: Any) -> Completed:  # type: ignore[override]
         self.commands.append(tuple(argv))
         name = Path(argv[0]).name
-        answer = self.answers.get(name) or (self.answers["python"] if name.startswith("python") else None)
+        answer = self.answers.get(name) or next(
+            (self.answers[known] for known in ("python", "lua") if name.startswith(known)), None
+        )
         if answer is None:
             raise ProcessFailed(f"{argv[0]} cannot be started", why="it is not in this world")
         text = answer(argv)
@@ -146,7 +152,16 @@ class FakeSystem(System):
         reports = [_report(node, self.world.release) for node in nodes]
         return "".join(line + "\n" for report in reports for line in report_lines(report))
 
+    def _spider(self, argv: Sequence[str]) -> str:
+        for option, name in (("-t", None), ("-d", "spiderT.lua")):
+            place = Path(argv[argv.index(option) + 1])
+            (place / name if name else place).write_text("")
+        return ""
+
     def _spack(self, argv: Sequence[str]) -> str:
+        if "uninstall" in argv:
+            _fake_uninstall(self.world.paths.store, [word[1:] for word in argv if re.fullmatch("/[a-z0-9]{32}", word)])
+            return ""
         environment = Path(argv[argv.index("-e") + 1])
         verb = next(word for word in argv if word in ("concretize", "install", "module", "reindex"))
         if verb == "concretize":
@@ -180,6 +195,14 @@ def _fake_install(store: Path) -> None:
     index = {"database": {"installs": {"a" * 32: {"installed": True, "path": str(prefix)}}}}
     (store / ".spack-db").mkdir(exist_ok=True)
     (store / ".spack-db" / "index.json").write_text(json.dumps(index))
+
+
+def _fake_uninstall(store: Path, hashes: Sequence[str]) -> None:
+    path = store / ".spack-db" / "index.json"
+    index = json.loads(path.read_text())
+    for digest in hashes:
+        shutil.rmtree(index["database"]["installs"].pop(digest)["path"])
+    path.write_text(json.dumps(index))
 
 
 def _fake_reindex(store: Path) -> None:
@@ -271,6 +294,7 @@ class World:
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
             release=self.release, environment=self.environment, choice=self.choice, externals=self.externals,
+            decides=self.role is Role.HEAD,
         )  # fmt: skip
 
     def mount(self, source: str, kind: str, *options: str) -> None:

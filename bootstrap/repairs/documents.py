@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..context import Context
+from ..documents import Token
 from ..errors import PetalError, StateError, as_error
 from ..log import LOG
 from ..model import Probe, Scope, change, elsewhere, refused, satisfied
 from ..release import read_index, read_manifest
-from ..state import Seen, Shared, Token
+from ..state import Seen, Shared
 from ..steps.base import HEAD, TOUCH_SECONDS
 from .ours import is_ours
 
@@ -61,6 +62,7 @@ def _damaged(ctx: Context) -> Iterator[Path]:
         (state / "wanted.json", shared.wanted),
         (state / "stack.json", shared.install),
         (state / "proof.json", shared.proof),
+        (state / "published.json", shared.published),
         *((path, lambda path=path: shared.report(path.stem)) for path in sorted((state / "nodes").glob("*.json"))),
     ]
     if ctx.release is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..context import Context
+from ..documents import Token
 from ..errors import StateError
-from ..state import Seen, Shared, Token
+from ..state import Seen, Shared
 
 
 def is_ours(ctx: Context) -> bool:

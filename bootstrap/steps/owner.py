@@ -10,12 +10,13 @@ import os
 from dataclasses import replace
 
 from ..context import Context
+from ..documents import Token
 from ..errors import StateError, StorageError
 from ..log import LOG
 from ..model import Probe, Scope, change, elsewhere, refused, satisfied
 from ..owner import Adoption, Owner, is_of_one_machine
 from ..release import current_in
-from ..state import Seen, Shared, Token, before_of
+from ..state import Seen, Shared, before_of
 from ..system import timestamp
 from .base import HEAD, try_locks
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..context import Context
+from ..documents import Proof as Record
 from ..errors import PetalError, ProofError, StateError
 from ..fleet import prove, wait_for_nodes
 from ..model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
 from ..mpi.proof import between_nodes
 from ..slurm import find_slurm, nodes
-from ..state import Proof as Record
 from ..state import Shared
 from ..system import timestamp
 from .base import HEAD

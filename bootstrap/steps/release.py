@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..context import Context
-from ..files import replace_link
 from ..model import Probe, Scope, change, satisfied
 from ..release import Manifest, current_release, read_index, read_manifest, write_manifest
+from ..releases.publish import has_pin, keep_what_made_it, publish
 from ..spack.workspace import lacking, specs_of
 from ..system import timestamp
 from .base import HEAD
@@ -34,6 +34,8 @@ class Release:
             return change(f"current is {before}", f"current: {before} -> {wanted}")
         if manifest.missing and manifest.missing != lacking(ctx):
             return change(f"release {wanted} was published without {', '.join(manifest.missing)}", "write its manifest")
+        if not has_pin(ctx, wanted):
+            return change(f"no module pins a job to {wanted}", f"write petal/{wanted}")
         return satisfied(f"current is {wanted}")
 
     def apply(self, ctx: Context) -> None:
@@ -42,8 +44,8 @@ class Release:
             # What the manifest calls complete is on the disk before it is: a snapshot has nothing else.
             ctx.system.flush(ctx.paths.root)
             write_manifest(ctx.paths, _manifest(ctx))
-        ctx.confirm()
-        replace_link(ctx.paths.current, f"releases/{ctx.wanted_release}")
+        keep_what_made_it(ctx)
+        publish(ctx, ctx.wanted_release)
 
 
 def _manifest(ctx: Context) -> Manifest:

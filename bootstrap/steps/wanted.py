@@ -9,7 +9,7 @@ from ..errors import StateError
 from ..files import sha256_of
 from ..model import Probe, Scope, change, refused, satisfied
 from ..request import is_pending
-from ..state import Shared, Wanted
+from ..state import Shared
 from .base import HEAD
 
 
@@ -31,7 +31,7 @@ class WantedState:
             if error.code != "state-corrupt":
                 return refused(error)
             known = None
-        wanted = _wanted(ctx)
+        wanted = ctx.wanted
         if known != wanted:
             before = f"release {known.release}" if known else "nothing"
             return change(f"wanted.json says {before}", f"want release {wanted.release}, petal-node {wanted.version}")
@@ -48,7 +48,7 @@ class WantedState:
             part.rename(target)
         ctx.confirm()
         _refuse_what_is_settled(ctx)
-        Shared(ctx.paths).save_wanted(_wanted(ctx))
+        Shared(ctx.paths).save_wanted(ctx.wanted)
 
 
 def _refuse_what_is_settled(ctx: Context) -> None:
@@ -60,14 +60,6 @@ def _refuse_what_is_settled(ctx: Context) -> None:
             remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
             code="state-settled",
         )
-
-
-def _wanted(ctx: Context) -> Wanted:
-    config, environment = ctx.config.to_dict(), dict(ctx.environment)
-    cuda = ctx.choice.cuda if ctx.choice else ()
-    return Wanted(
-        ctx.tool.version, ctx.tool.sha256, config, environment, ctx.wanted_release, targets=ctx.targets, cuda=cuda
-    )
 
 
 def _archive_is_there(ctx: Context) -> bool:

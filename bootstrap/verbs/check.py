@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..checks import check_node
 from ..context import Context
+from ..documents import Proof
 from ..errors import PetalError, UsageError
 from ..fleet import prove, report_lines
 from ..log import LOG
@@ -12,7 +13,7 @@ from ..mpi.proof import between_nodes
 from ..prepare import prepare
 from ..run import save_report
 from ..slurm import SlurmNode, folded, nodes, unfolded
-from ..state import Proof, Shared
+from ..state import Shared
 from ..system import timestamp
 from .common import Asked
 

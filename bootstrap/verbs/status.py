@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import facts
 from ..converge import TIMER
+from ..documents import Proof, Token, Wanted
 from ..errors import PetalError, WaitTimeout, as_error
 from ..lock import holder_of
 from ..model import Result, Role, RunRecord, Status, plain
@@ -17,7 +18,7 @@ from ..owner import is_foreign
 from ..paths import Paths
 from ..prepare import find_wanted
 from ..release import current_release
-from ..state import Proof, Runs, Shared, Token, Wanted, as_it_is
+from ..state import Runs, Shared, as_it_is
 from ..system import timestamp
 from .common import Asked
 

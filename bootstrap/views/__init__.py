@@ -8,6 +8,7 @@ from ..model import Result
 from .checks import CHECK_MARKS, check_view, lines_view, matrix_view, short_view
 from .lines import MARKS, Line, error_lines, step_lines
 from .page import page
+from .releases import gc_view, releases_view, rollback_view
 from .runs import (
     error_view,
     facts_view,
@@ -34,6 +35,9 @@ VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "facts": facts_view,
     "lock": lock_view,
     "log": log_view,
+    "releases": releases_view,
+    "rollback": rollback_view,
+    "gc": gc_view,
     "version": version_view,
     "error": error_view,
 }

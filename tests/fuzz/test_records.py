@@ -47,6 +47,7 @@ MANIFEST = {
     "format": 1, "release": "abc", "created": "2026-11-24T08:00:00Z", "os": "debian12", "glibc": "2.36",
     "specs": ["zlib"], "trees": TREES,
 }  # fmt: skip
+NOTE = {"release": "abc", "time": "2026-11-24T08:00:00Z", "run_id": "r"}
 INDEX = {"database": {"installs": {"a" * 32: {"installed": True, "path": "/opt/petal/store/x"}}}}
 # Where each record lies; {release} is what ``current`` leads to.
 PLACES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,9 +60,11 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "request": ("var/lib/petal-node/request.json", REQUEST),
     "run": ("var/lib/petal-node/runs/99991124T081405.123Z-1a2b3c.json", RUN),
     "manifest": ("opt/petal/releases/{release}/manifest.json", MANIFEST),
+    "published": ("shared/petal/state/published.json", {"format": 1, "published": [NOTE]}),
+    "made": ("opt/petal/releases/{release}/wanted.json", WANTED),
     "index": ("opt/petal/releases/{release}/modules.json", {"format": 1, "trees": TREES}),
 }  # fmt: skip
-VERBS = (["status"], ["plan"], ["converge"], ["check"])
+VERBS = (["status"], ["plan"], ["converge"], ["check"], ["releases"], ["rollback"], ["gc"])
 record_files = st.sampled_from(sorted(PLACES)).flatmap(
     lambda name: st.tuples(st.just(name), inputs.files_of(st.just(PLACES[name][1])))
 )
@@ -84,6 +87,8 @@ def read_all(prefix: Path) -> bool:
         lambda: state.Runs(paths).latest(),
         lambda: release.read_manifest(paths, "r"),
         lambda: release.read_index(paths, "r"),
+        shared.published,
+        lambda: state.wanted_of(paths, "r"),
         lambda: lock.holder_of(paths.locks / "stack.lock"),
     )  # fmt: skip
     accepted = True

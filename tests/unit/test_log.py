@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap import log as module
-from bootstrap.cli import LOG_LEVELS
+from bootstrap.arguments import LOG_LEVELS
 from bootstrap.errors import NotRoot, UsageError
 from bootstrap.log import KEEP_LOGS, KEEP_SECONDS, LEVELS, LOG, Entry, close_log, entries, older, open_log, prune_logs
 from bootstrap.model import Tool

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from bootstrap import config, engine
+from bootstrap.documents import Token, Wanted
 from bootstrap.errors import ConfigError, ProcessTimeout, StorageError
 from bootstrap.model import Outcome, Role, Tool, Verdict
 from bootstrap.observed import Mount
 from bootstrap.request import Request
 from bootstrap.run import run
-from bootstrap.state import Shared, Token, Wanted
+from bootstrap.state import Shared
 from bootstrap.steps import MOUNTING, STEPS
 from bootstrap.steps.mount import MountStorage, device_of, unit_name
 from tests.world import LivePaths, World

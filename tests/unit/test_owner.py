@@ -13,6 +13,7 @@ import pytest
 
 from bootstrap import engine
 from bootstrap.context import Context
+from bootstrap.documents import Wanted
 from bootstrap.engine import Waits
 from bootstrap.errors import ConfigError, PetalError, StorageError
 from bootstrap.facts import parse_dna
@@ -23,7 +24,7 @@ from bootstrap.prepare import find_wanted, prepare
 from bootstrap.release import current_release
 from bootstrap.request import BOOT, Request
 from bootstrap.run import run
-from bootstrap.state import Seen, Shared, Wanted, write_document
+from bootstrap.state import Seen, Shared, write_document
 from bootstrap.steps import STEPS
 from bootstrap.steps.root import Root
 from tests.adoption import EBS, LIFE, NFS, converge, installed, leave_records, reborn, write_dna

@@ -11,11 +11,12 @@ from bootstrap import engine
 from bootstrap import prepare as prepared
 from bootstrap.config import Program
 from bootstrap.context import Context
+from bootstrap.documents import Wanted
 from bootstrap.errors import ConfigError, StateError
 from bootstrap.model import Role, Tool
 from bootstrap.prepare import prepare
 from bootstrap.request import BOOT, Request, keep_request, settle_request
-from bootstrap.state import KEPT, Shared, Wanted, write_document
+from bootstrap.state import KEPT, Shared, write_document
 from bootstrap.steps import STEPS
 from bootstrap.steps.wanted import WantedState
 from tests.world import World

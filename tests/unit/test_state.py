@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import files, release, state
+from bootstrap import documents, files, release, state
 from bootstrap.config import parse
 from bootstrap.errors import StateError
 from bootstrap.model import Outcome, RunRecord, Status, StepReport
@@ -92,7 +92,7 @@ def test_what_others_could_have_written_is_not_read(tmp_path: Path) -> None:
     world = World(tmp_path / "head")
     shared = state.Shared(world.paths)
     world.paths.state.mkdir(parents=True)
-    shared.save_token(state.Token("t", "h"))
+    shared.save_token(documents.Token("t", "h"))
     world.paths.state.chmod(0o777)
     with pytest.raises(StateError, match="is not read"):
         shared.token()
@@ -103,7 +103,7 @@ def test_no_link_is_followed_on_shared_storage(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "state").mkdir(parents=True)
     world.paths.shared.symlink_to(tmp_path / "foreign")
     with pytest.raises(StateError) as caught:
-        state.Shared(world.paths).save_token(state.Token("t", "h"))
+        state.Shared(world.paths).save_token(documents.Token("t", "h"))
     assert caught.value.code == "state-untrusted"
     assert list((tmp_path / "foreign" / "state").iterdir()) == []
 

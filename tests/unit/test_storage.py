@@ -11,10 +11,11 @@ import pytest
 
 from bootstrap import engine, prepare, tarball
 from bootstrap.context import Context
+from bootstrap.documents import Proof, Token, Wanted
 from bootstrap.errors import StorageError
 from bootstrap.files import make_own_dir
 from bootstrap.model import Outcome, Role, StepReport, Verdict, plain
-from bootstrap.state import Proof, Seen, Shared, Token, Wanted, write_document
+from bootstrap.state import Seen, Shared, write_document
 from bootstrap.steps import STEPS
 from bootstrap.steps import storage as storage_step
 from tests.world import World, with_package

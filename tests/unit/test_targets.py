@@ -19,6 +19,7 @@ from bootstrap import checks, engine, facts, instances, release, targets
 from bootstrap.checks.release import fits
 from bootstrap.checks.use import modules_to_load
 from bootstrap.config import parse
+from bootstrap.documents import Wanted
 from bootstrap.errors import ConfigError
 from bootstrap.fleet import report_lines, reports_of_lines
 from bootstrap.model import Mark, Outcome, Role, Tool, Verdict
@@ -27,11 +28,10 @@ from bootstrap.prepare import _choice, prepare
 from bootstrap.release import Manifest, ModuleFile, Tree
 from bootstrap.request import Request
 from bootstrap.run import run
-from bootstrap.state import Shared, Wanted
+from bootstrap.state import Shared
 from bootstrap.steps import STEPS
 from bootstrap.steps.shell import Shell
 from bootstrap.steps.spack import SpackStack
-from bootstrap.steps.wanted import _wanted
 from tests.world import HOST, World, with_package, with_spack
 
 CPUINFO = Path(__file__).parent / "cpuinfo"
@@ -452,7 +452,7 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     assert second.release != first.release
 
     head.paths.state.mkdir(parents=True)
-    Shared(head.paths).save_wanted(_wanted(second))
+    Shared(head.paths).save_wanted(second.wanted)
     node = head.as_node("node", Role.COMPUTE)
     cluster_of(node, "c6a.large")
     assert prepared(node, Role.COMPUTE).targets == ("x86_64_v4",)

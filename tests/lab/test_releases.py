@@ -1,0 +1,121 @@
+"""Releases on a cluster: published, taken back for good, pinned by jobs, and removed when nobody uses them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.lab import stack
+from tests.lab.cluster import Lab
+from tests.lab.engine import until
+from tests.lab.faults import becomes_ready, sh
+
+
+def told(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
+    """What a verb on the head node answers."""
+    done = lab.exec("head", ("petal-node", *verb, "--json"), env={"AWS_ENDPOINT_URL": "http://s3:5000"})
+    assert done.returncode == code, done.stdout + done.stderr
+    data: dict[str, Any] = json.loads(done.stdout)["data"]
+    return data
+
+
+@pytest.fixture(scope="module")
+def two(cluster: Lab) -> tuple[str, str]:
+    """Two releases: the second hides what the first has in sight."""
+    first = told(cluster, "status")["current"]
+    config = json.loads(sh(cluster, "head", "cat /shared/petal/state/wanted.json"))["config"]
+    check = {**config["check"], "load": ["hello/1.0", "openmpi"]}
+    text = json.dumps({**config, "check": check, "modules": {"hide": ["hello"]}})
+    uri = cluster.put_bytes(stack.BUCKET, "petal-node/second.yaml", text.encode())
+    told(cluster, "bootstrap", "--config", uri)
+    second = told(cluster, "status")["current"]
+    assert first != second
+    return first, second
+
+
+def sees_hello(lab: Lab, node: str) -> bool:
+    return "hello/1.0" in lab.shell(node, "module -t avail 2>&1").check().stdout
+
+
+def test_a_rollback_holds_on_every_node_and_no_convergence_undoes_it(cluster: Lab, two: tuple[str, str]) -> None:
+    first, second = two
+    assert not sees_hello(cluster, "compute-1")
+    told_before = told(cluster, "releases")
+    assert [one["release"] for one in told_before["releases"]] == [second, first]
+    assert told_before["before"] == first
+    assert all(one["bytes"] > 0 and one["published"] for one in told_before["releases"])
+    assert told(cluster, "rollback")["release"] == first
+    for node in ("head", "login-1", "compute-1"):
+        assert sees_hello(cluster, node)
+        cluster.exec(node, ("petal-node", "converge")).check()
+        assert sh(cluster, node, "readlink /opt/petal/current").strip() == f"releases/{first}"
+    cluster.restart("head")
+    becomes_ready(cluster, "head")
+    assert told(cluster, "status")["current"] == first
+    told(cluster, "rollback", second[:6])
+
+
+def test_a_job_keeps_its_release_and_gc_leaves_it_there(cluster: Lab, two: tuple[str, str]) -> None:
+    """The job is submitted from a shell of the first release, and runs while the second is current."""
+    first, second = two
+    told(cluster, "rollback", first)
+    script = "#!/bin/bash\nwhile [ ! -e /shared/go ]; do sleep 0.2; done\n"
+    script += "module load hello && hello && echo $PETAL_RELEASE\n"
+    cluster.write("head", "/shared/job.sh", script, "755")
+    submit = "cd /shared && sbatch --parsable --output=/shared/job.out job.sh"
+    number = cluster.shell("head", submit).check().stdout.split()[-1]
+    until("the job runs", lambda: "RUNNING" in cluster.shell("head", f"squeue -h -j {number} -o %T").stdout, 60)
+    told(cluster, "rollback", second)
+    plan = told(cluster, "gc", "--keep", "1")
+    assert plan["keep"] == {second: "current", first: f"job {number} of ec2-user uses it"}
+    assert plan["drop"] == {}
+    cluster.shell("head", "touch /shared/go").check()
+    until("the job is over", lambda: not cluster.shell("head", f"squeue -h -j {number}").stdout.strip(), 60)
+    out = cluster.exec("compute-1", ("cat", "/shared/job.out")).check().stdout
+    assert "hello from" in out
+    assert out.splitlines()[-1] == f"/opt/petal/releases/{first}"
+
+
+def test_a_job_is_pinned_by_a_module(cluster: Lab, two: tuple[str, str]) -> None:
+    first, second = two
+    assert told(cluster, "status")["current"] == second
+    said = cluster.srun(
+        "-N1", "bash", "-lc", f"module load petal/{first} && module load hello && hello && module -t avail"
+    )
+    assert "hello from" in said.check().stdout
+    assert "hello/1.0" in said.stderr
+
+
+def test_what_nobody_knows_the_environment_of_keeps_everything(cluster: Lab, two: tuple[str, str]) -> None:
+    cluster.exec(
+        "head", ("systemd-run", "--quiet", "--unit=held", "--uid=ec2-user", "/opt/slurm/bin/srun", "sleep", "300")
+    )
+    until("the step runs", lambda: "RUNNING" in cluster.shell("head", "squeue -h -o %T").stdout, 60)
+    plan = told(cluster, "gc", "--keep", "1")
+    assert plan["drop"] == {}
+    assert "may use it" in " ".join(plan["keep"].values())
+    cluster.exec("head", ("/opt/slurm/bin/scancel", "--user=ec2-user")).check()
+    until("no job is left", lambda: not cluster.shell("head", "squeue -h").stdout.strip(), 60)
+
+
+def test_gc_says_first_and_removes_what_nobody_needs(cluster: Lab, two: tuple[str, str]) -> None:
+    first, second = two
+    assert told(cluster, "gc", "--keep", "2")["drop"] == {}
+    plan = told(cluster, "gc", "--keep", "1")
+    assert list(plan["drop"]) == [first]
+    assert plan["packages"] == []  # the second needs them too
+    assert told(cluster, "gc", "--keep", "1", "--yes")["done"]
+    assert sh(cluster, "compute-1", "ls /opt/petal/releases").split() == [second]
+    assert told(cluster, "gc", "--keep", "1")["drop"] == {}
+    assert "hello from" in cluster.shell("compute-1", "module load hello/1.0 && hello").check().stdout
+    told(cluster, "rollback", first, code=1)
+
+
+def test_nobody_but_the_head_node_and_root_may(cluster: Lab, two: tuple[str, str]) -> None:
+    del two
+    assert cluster.exec("compute-1", ("petal-node", "rollback")).returncode == 2
+    assert cluster.exec("head", ("petal-node", "gc"), user="ec2-user").returncode == 77
+    listed = cluster.exec("compute-1", ("petal-node", "releases", "--no-sizes"), user="ec2-user").check().stdout
+    assert "current" in listed
