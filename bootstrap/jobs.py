@@ -26,8 +26,8 @@ class Job:
     """One job that is not over.
 
     Args:
-        releases: those that it is known to use; empty where it takes what is current when its shells start.
-        known: False where nobody knows its environment: it may use any.
+        releases: those that it is known to use; one that waits, and has none yet, takes what is current then.
+        known: False where nobody knows what its shells took when they started: it may use any.
     """
 
     number: str
@@ -52,7 +52,7 @@ def jobs(system: System) -> tuple[Job, ...]:
     if not alive:
         return ()
     place = _state_of(system)
-    return tuple(_job(place, number, array, user) for number, array, user, _ in alive)
+    return tuple(_job(place, *fields) for fields in alive)
 
 
 OVER = frozenset({
@@ -69,13 +69,13 @@ def _state_of(system: System) -> Path:
     return Path(found.group(1))
 
 
-def _job(place: Path, number: str, array: str, user: str) -> Job:
+def _job(place: Path, number: str, array: str, user: str, state: str) -> Job:
     texts = list(_kept(place, (number, array)))
-    if not texts:
-        return Job(number, user, frozenset(), known=False)
-    taken = (Path(value.decode(errors="replace")).name for text in texts for value in RELEASE.findall(text))
-    named = (value.decode() for text in texts for value in NAMED.findall(text))
-    return Job(number, user, frozenset(name for name in (*taken, *named) if name not in ("", "current")), known=True)
+    values = [Path(value.decode(errors="replace")).name for text in texts for value in RELEASE.findall(text)]
+    taken = {name for name in values if name not in ("", "current")}
+    named = {value.decode() for text in texts for value in NAMED.findall(text)}
+    waits = bool(texts) and state == "PENDING"
+    return Job(number, user, frozenset(taken | named), known=bool(taken) or waits)
 
 
 def _kept(place: Path, numbers: Iterable[str]) -> Iterator[bytes]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from .. import engine
@@ -19,6 +21,9 @@ from ..releases.publish import roll_back, to_roll_back
 from ..slurm import find_slurm
 from .common import Asked, require_root
 
+LOOK_SECONDS = 20.0
+MEASURE_SECONDS = 1800.0  # millions of files on EFS
+
 
 def releases(asked: Asked, *, sizes: bool) -> Result:
     """What stands below /opt/petal, the newest first. On every node, for every user.
@@ -27,24 +32,20 @@ def releases(asked: Asked, *, sizes: bool) -> Result:
         sizes: also how much each takes, which reads all of it.
     """
     ctx = _prepared(asked)
-    known = known_releases(ctx)
-    current, before = current_release(ctx.paths), before_this(ctx)
-    measured: dict[Any, int] = {}
-
-    def size(path: Any) -> int:
-        if path not in measured:
-            measured[path] = size_of(path)
-        return measured[path]
-
-    told = []
-    for one in known:
-        asked.note(f"looking at {one.name}")
-        told.append(_told(ctx, one, size if sizes else None))
-    data = {"root": str(ctx.paths.root), "current": current, "before": before, "releases": told}
+    asked.note("measuring what each release needs" if sizes else "looking at the releases")
+    seconds = MEASURE_SECONDS if sizes else LOOK_SECONDS
+    data = ctx.system.guarded(lambda: _listed(ctx, sizes=sizes), timeout=seconds, what=str(ctx.paths.root))
     return Result("releases", "releases", Status.OK, data, run_id=asked.run_id)
 
 
-def _told(ctx: Context, one: Known, size: Callable[[Any], int] | None) -> dict[str, Any]:
+def _listed(ctx: Context, *, sizes: bool) -> dict[str, Any]:
+    size = cache(size_of) if sizes else None
+    told = [_told(ctx, one, size) for one in known_releases(ctx)]
+    current, before = current_release(ctx.paths), before_this(ctx)
+    return {"root": str(ctx.paths.root), "current": current, "before": before, "releases": told}
+
+
+def _told(ctx: Context, one: Known, size: Callable[[Path], int] | None) -> dict[str, Any]:
     needed = needs(ctx, one)
     places = [ctx.paths.release(one.name), *sorted(needed.prefixes)]
     return {
@@ -93,15 +94,15 @@ def gc(asked: Asked, keep: int, lock_wait: float, *, yes: bool) -> Result:
     ctx = _on_head(asked)
     if not yes:
         plan = unused.plan(ctx, keep, _jobs(ctx))
-        return _result(asked, plan, done=False)
+        return _result(asked, plan, keep, done=False)
     with engine.alone(ctx, asked.command, lock_wait, asked.listen) as inside:
         plan = unused.plan(inside, keep, _jobs(inside))
         unused.remove(inside, plan)
-    return _result(asked, plan, done=True)
+    return _result(asked, plan, keep, done=True)
 
 
-def _result(asked: Asked, plan: unused.Plan, *, done: bool) -> Result:
-    data = {**plain(plan), "bytes": plan.size, "done": done}
+def _result(asked: Asked, plan: unused.Plan, newest: int, *, done: bool) -> Result:
+    data = {**plain(plan), "newest": newest, "bytes": plan.size, "done": done}
     changed = bool(plan.drop or plan.packages) and done
     return Result("gc", "gc", Status.CHANGED if changed else Status.OK, data, run_id=asked.run_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from ..model import Result
@@ -16,7 +17,7 @@ def releases_view(result: Result, _told: bool) -> list[Line]:
     lines = []
     for one in data["releases"]:
         state = _state(data, one)
-        when = f"published {one['published']}" if one["published"] else f"made {one['created'] or 'never whole'}"
+        when = _when(one)
         size = f", {human(one['bytes'])}" if one["bytes"] is not None else ""
         counts = f"{one['modules']} modules, {one['packages']} packages{size}"
         lines.append(Line(f"{when}  {counts}  {state}".rstrip(), "=" if state == "current" else "", one["release"]))
@@ -24,9 +25,14 @@ def releases_view(result: Result, _told: bool) -> list[Line]:
             lines.append(Line(one["trouble"], "!"))
         if one["specs"]:
             lines.append(Line(_some(one["specs"]), indent=7))
-    number = len(data["releases"])
     back = f"; petal-node rollback leads to {data['before']}" if data["before"] else ""
-    return [*lines, Line(f"{number} release{'s' if number != 1 else ''} in {data['root']}{back}", heading=True)]
+    return [*lines, Line(f"{_count(data['releases'], 'release')} in {data['root']}{back}", heading=True)]
+
+
+def _when(one: Any) -> str:
+    if one["published"]:
+        return f"published {one['published']}"
+    return f"made {one['created']}" if one["created"] else "never published"
 
 
 def _state(data: Any, one: Any) -> str:
@@ -48,6 +54,7 @@ def rollback_view(result: Result, _told: bool) -> list[Line]:
     return [
         Line(f"new shells get release {data['release']}, published {data['published']}", "+"),
         Line("shells and jobs that run keep theirs", "="),
+        Line("to prove it from the compute nodes: petal-node check --nodes all", "~"),
         Line(f"back: petal-node rollback {data['left']}", heading=True),
     ]
 
@@ -63,10 +70,15 @@ def gc_view(result: Result, _told: bool) -> list[Line]:
     lines += [Line(f"{human(one['size']):>10}  {one['prefix']}", mark) for one in packages[:SHOWN]]
     lines += [Line(f"and {len(packages) - SHOWN} more packages", mark)] if packages[SHOWN:] else []
     lines += [Line(f"left: {words}", "!") for words in data["left"]]
-    what = f"{len(data['drop'])} releases and {len(packages)} packages, {human(data['bytes'])}"
+    what = f"{_count(data['drop'], 'release')} and {_count(packages, 'package')}, {human(data['bytes'])}"
     if not data["drop"] and not packages:
         return [*lines, Line("nothing to remove", heading=True)]
-    return [*lines, Line(f"removed {what}" if data["done"] else f"{what}.  Do it: petal-node gc --yes", heading=True)]
+    do = f"petal-node gc --keep {data['newest']} --yes"
+    return [*lines, Line(f"removed {what}" if data["done"] else f"{what}.  Do it: {do}", heading=True)]
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 def human(number: int) -> str:

@@ -221,13 +221,22 @@ def kept(tmp_path: Path, number: int, environment: bytes, script: bytes = b"#!/b
 
 
 def test_a_jobs_release_is_in_its_environment_and_its_script(tmp_path: Path) -> None:
-    world = controller(tmp_path, "17|17|alice|RUNNING\n19|18|bob|PENDING\n23|23|eve|COMPLETED\n31|31|carol|RUNNING\n")
+    queue = (
+        "17|17|alice|RUNNING",
+        "19|18|bob|PENDING",
+        "23|23|eve|COMPLETED",
+        "31|31|carol|RUNNING",
+        "42|42|dan|RUNNING",
+    )
+    world = controller(tmp_path, "".join(line + "\n" for line in queue))
+    kept(tmp_path, 42, b"PATH=/bin\0PETAL_RELEASE=/opt/petal/current\0")  # its shells took what was current then
     kept(tmp_path, 17, b"PATH=/bin\0PETAL_RELEASE=/opt/petal/releases/aaaaaaaaaaaa\0HOME=/x\0")
     kept(tmp_path, 18, b"PATH=/bin\0", b"#!/bin/bash -l\nmodule load petal/bbbbbbbbbbbb\n")
     found = {job.number: job for job in jobs(world.system)}
     assert found["17"] == Job("17", "alice", frozenset({"aaaaaaaaaaaa"}), known=True)
     assert found["19"] == Job("19", "bob", frozenset({"bbbbbbbbbbbb"}), known=True)  # a task of an array
     assert found["31"] == Job("31", "carol", frozenset(), known=False)
+    assert not found["42"].known
     assert "23" not in found
 
 

@@ -144,6 +144,52 @@ RESULTS = {
             "spack": "1.1.1", "externals": [{"spec": "slurm@24.05.7 +pmix", "at": "/opt/slurm"}],
         },
     ),
+    "releases": Result(
+        "releases", "releases", Status.OK,
+        {
+            "root": "/opt/petal", "current": "3f9c1a2b4d5e", "before": "aaaabbbbcccc",
+            "releases": [
+                {
+                    "release": "3f9c1a2b4d5e", "published": "2026-11-24T08:14:05Z", "created": "2026-11-24T08:14:04Z",
+                    "complete": True, "trouble": "", "specs": ["samtools@1.19", "gromacs +mpi"], "packages": 34,
+                    "modules": 12, "bytes": 3 << 30,
+                },
+                {
+                    "release": "aaaabbbbcccc", "published": None, "created": "2026-10-01T08:00:00Z", "complete": True,
+                    "trouble": "", "specs": [f"p{number}" for number in range(12)], "packages": 12, "modules": 12,
+                    "bytes": None,
+                },
+                {
+                    "release": "ddddeeeeffff", "published": None, "created": None, "complete": False,
+                    "trouble": "/opt/petal/releases/ddddeeeeffff/manifest.json was written by a newer petal-node",
+                    "specs": [], "packages": 0, "modules": 0, "bytes": 4096,
+                },
+            ],
+        },
+    ),
+    "rollback": Result(
+        "rollback", "rollback", Status.CHANGED,
+        {"release": "aaaabbbbcccc", "left": "3f9c1a2b4d5e", "changed": True, "published": "2026-10-01T08:00:00Z"},
+    ),
+    "rollback-nothing": Result("rollback", "rollback", Status.OK, {"release": "aaaabbbbcccc", "changed": False}),
+    "gc": Result(
+        "gc", "gc", Status.OK,
+        {
+            "keep": {"3f9c1a2b4d5e": "current", "aaaabbbbcccc": "job 17 of alice uses it"},
+            "drop": {"ddddeeeeffff": 5 << 20},
+            "packages": [
+                {"prefix": f"/opt/petal/store/p{number}-1.0-aaaaaaa", "hash": "", "size": 1 << 28}
+                for number in range(12)
+            ],
+            "newest": 1,
+            "left": ["2 packages in /opt/petal/store-0.23: another Spack than the wanted one has installed them"],
+            "bytes": (12 << 28) + (5 << 20), "done": False,
+        },
+    ),
+    "gc-nothing": Result(
+        "gc", "gc", Status.OK,
+        {"keep": {"3f9c1a2b4d5e": "current"}, "drop": {}, "packages": [], "left": [], "bytes": 0, "done": True},
+    ),
     "error": Result.of_error("hook", CONFIG_ERROR),
 }  # fmt: skip
 
