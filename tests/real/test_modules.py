@@ -248,15 +248,17 @@ def test_two_hundred_switches_under_eight_shells_that_load_and_run(world: World,
             else:
                 seen.append(Path(lines[1]).name)
 
+    ctx = world.context
+    releases = [to_roll_back(ctx, name) for name in (first, second)]
     threads = [threading.Thread(target=loop) for _ in range(SHELLS)]
     for thread in threads:
         thread.start()
     try:
         for number in range(SWITCHES):
             known = len(seen) + len(failures)
-            roll_back(world.context, to_roll_back(world.context, (first, second)[number % 2]))
+            roll_back(ctx, releases[number % 2])
             deadline = time.monotonic() + 30
-            while number % 10 == 0 and len(seen) + len(failures) == known and time.monotonic() < deadline:
+            while number % 2 == 0 and len(seen) + len(failures) == known and time.monotonic() < deadline:
                 time.sleep(0.001)  # some shell has ended between
     finally:
         ended.set()
