@@ -132,7 +132,7 @@ def _release_options(verb: Callable[[str, str], argparse.ArgumentParser]) -> Non
     listed.add_argument("--no-sizes", action="store_true", help="do not measure them, which reads every package")
     back = verb("rollback", "give new shells the release from before, or another one")
     back.add_argument(
-        "release", nargs="?", type=_run_id, metavar="ID", help="as `releases` shows it; its beginning will do"
+        "release", nargs="?", type=_release, metavar="ID", help="as `releases` shows it; its beginning will do"
     )
     clean = verb("gc", "say which releases and packages nobody needs, and with --yes remove them")
     clean.add_argument(
@@ -161,6 +161,16 @@ def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _release(text: str) -> str:
+    """The id of a release, or its beginning."""
+    from .shapes import name
+
+    try:
+        return name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no id of a release: petal-node releases lists them") from error
 
 
 def _run_id(text: str) -> str:

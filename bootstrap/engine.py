@@ -164,7 +164,7 @@ class _Held:
             self._cluster.confirm()
         if step.name != "owner":  # which takes a storage over
             self._refuse_what_was_taken_over()
-        self._refuse_what_is_not_wanted()
+            self._refuse_what_is_not_wanted()
         if self._builders is None:
             wait = partial(self._wait_for, step)
             left = builders_ended(path.with_suffix(".builders"), self._before, self._waits.cluster, wait)

@@ -19,6 +19,11 @@ QUERY_SECONDS = 30.0
 LIMIT = 1 << 24
 RELEASE = re.compile(rb"PETAL_RELEASE=([^\0]*)")
 NAMED = re.compile(rb"\b(?:petal|releases)/([0-9a-f]{12})\b")
+# squeue(1), JOB STATE CODES: without --states it leaves suspended jobs out, with "all" it shows these too.
+OVER = frozenset({
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,6 @@ def jobs(system: System) -> tuple[Job, ...]:
         return ()
     place = _state_of(system)
     return tuple(_job(place, *fields) for fields in alive)
-
-
-OVER = frozenset({
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
-    "TIMEOUT",
-})  # fmt: skip
 
 
 def _state_of(system: System) -> Path:

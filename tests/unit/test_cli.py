@@ -22,6 +22,11 @@ def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[
     assert "usage" in capsys.readouterr().err
 
 
+def test_what_is_no_release_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollback", "../x"]) == 2
+    assert "'../x' is no id of a release" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [["hook"], ["hook", "begin"], ["hook", "configured", "--nonsense"]])
 def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
