@@ -98,7 +98,8 @@ def _modules(ctx: Context, target: str, tree: Path, packages: Mapping[str, Packa
     prefixes = database.installed(store_of(ctx)) if locked else {}
     specs = {f"{spec.name}/{spec.version}{end}": spec for spec in locked for end in ("", f"-{spec.hash[:7]}")}
     for path in files_of(tree):
-        name, spec = f"{path.parent.name}/{path.stem}", specs.get(f"{path.parent.name}/{path.stem}")
+        name = f"{path.parent.name}/{path.stem}"
+        spec = specs.get(name)
         package = packages.get(path.parent.name)
         if package is not None and package.version == path.stem:
             prefix = package_prefix(package, ctx.paths, ctx.facts.host)
@@ -106,6 +107,8 @@ def _modules(ctx: Context, target: str, tree: Path, packages: Mapping[str, Packa
         elif spec is not None:
             prefix = prefixes.get(spec.hash, Path())
             yield Module(path, name, spec.version, str(prefix), spec.hash, f"Spack {ctx.config.spack.version}")
+        else:  # the users' Spack
+            yield Module(path, name, path.stem, "", "", "petal-node")
 
 
 def _write_users_spack(ctx: Context, target: str) -> None:

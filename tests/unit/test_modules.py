@@ -117,6 +117,13 @@ def test_a_hidden_module_is_in_no_list(tmp_path: Path) -> None:
     assert (core(world) / "hello" / "1.0.lua").is_file()
 
 
+def test_the_users_spack_can_be_hidden_too(tmp_path: Path) -> None:
+    world = World(tmp_path / "n", config_text=with_spack(tmp_path) + "modules: {hide: [spack]}\n")
+    converge(world)
+    (tree,) = read_index(world.paths, world.release) or ()
+    assert [module.name for module in tree.modules] == ["fftw/3.3.10", "hello/1.0"]
+
+
 def test_a_modulefile_directory_that_vanished(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {paths: [/site/modules]}\n")
     assert failed(world)["code"] == "modules-path"
