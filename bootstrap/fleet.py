@@ -29,6 +29,7 @@ IMMEDIATE_SECONDS = 10
 LOOK_SECONDS = 4.0
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
+LMOD_SECONDS = 180.0  # a timer repeats every 30 s what did not hold
 LINE_BYTES = 1000
 
 
@@ -69,6 +70,26 @@ def _come(ctx: Context, launched: Launched) -> tuple[SlurmNode, ...]:
             ctx.progress(message)
             said = message
         time.sleep(min(POLL_SECONDS, deadline - now))
+
+
+def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
+    """Nodes that came before the release have no Lmod until their timers take the one that it carries.
+
+    Where it carries none, and behind ``LMOD_SECONDS``, nothing is waited for: the proof says what is wrong.
+    """
+    if not ctx.paths.lmod_packs(ctx.wanted_release).is_dir():
+        return
+    deadline, names = time.monotonic() + LMOD_SECONDS, {node.name for node in candidates if node.up}
+    while time.monotonic() < deadline:
+        waiting = [report.node for report in _own_reports(ctx).values() if report.node in names and _lacks_lmod(report)]
+        if not waiting:
+            return
+        ctx.progress(f"waiting for {folded(waiting)} to take Lmod from the release")
+        time.sleep(POLL_SECONDS)
+
+
+def _lacks_lmod(report: NodeReport) -> bool:
+    return any(finding.check == "lmod" and finding.mark is Mark.FAIL for finding in report.findings)
 
 
 def _nodes_or_none(ctx: Context) -> tuple[SlurmNode, ...]:

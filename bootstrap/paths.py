@@ -60,6 +60,10 @@ class Paths:
     def manifest(self, release: str) -> Path:
         return self.release(release) / "manifest.json"
 
+    def lmod_packs(self, release: str) -> Path:
+        """The Lmod that the release has built, packed once for each module tree."""
+        return self.release(release) / "lmod"
+
     # shared storage
 
     @property
@@ -105,6 +109,16 @@ class Paths:
     @property
     def init(self) -> Path:
         return self.home / "init"
+
+    @property
+    def lmods(self) -> Path:
+        """Copies of the stack's own Lmod, for nodes whose image has none."""
+        return self.home / "lmod"
+
+    @property
+    def lmod_in_use(self) -> Path:
+        """The link to the copy that new shells use."""
+        return self.lmods / "in-use"
 
     @property
     def link(self) -> Path:

@@ -16,6 +16,8 @@ from .errors import ConfigError, PetalError, SpackError, StorageError, UsageErro
 from .fetch import SMALL, Source, local_path, read, verify
 from .files import make_dir
 from .handover import hand_over
+from .lmod.carried import SPEC, carries
+from .lmod.found import of_machine
 from .log import LOG
 from .model import Role
 from .observed import NETWORK_KINDS, Facts, Mount
@@ -287,4 +289,17 @@ def _environment(ctx: Context) -> Mapping[str, object]:
     if not ctx.config.builds:
         return {}
     make_dir(ctx.paths.scratch)
-    return environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)
+    environment = environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)
+    specs = environment.get("specs", ())
+    if environments.LOCK in environment or carries([*specs, *ctx.config.specs]) or not _is_to_carry_lmod(ctx):
+        return environment
+    return {**environment, "specs": [*specs, SPEC]}
+
+
+def _is_to_carry_lmod(ctx: Context) -> bool:
+    """The stack builds one for the nodes where the head node's image has none; an image build installs its own."""
+    which = ctx.config.modules.lmod
+    if which != "auto" or ctx.bakes:
+        return which == "stack"
+    lmod = of_machine(ctx.system)
+    return lmod is None or bool(lmod.trouble)

@@ -29,7 +29,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     lmod = tmp_path / "lmod" / "libexec" / "lmod"
     lmod.parent.mkdir(parents=True)
     lmod.touch()
-    monkeypatch.setattr("bootstrap.lmod.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     world = World(tmp_path / "head", live=True, config_text=with_spack(tmp_path), cluster="old")
     world.stack = LIFE.format("old", 1)

@@ -10,6 +10,7 @@ from functools import partial
 
 from ..context import Context
 from ..errors import PetalError
+from ..lmod.found import find
 from ..model import Finding, Mark, NodeReport, Verdict
 from ..release import current_release
 from ..repairs import REPAIRS
@@ -46,6 +47,13 @@ def _old_tree(ctx: Context, _seconds: float) -> Iterator[Finding]:
         yield found
 
 
+def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
+    """Who has one that works can work, though the release carries a newer one."""
+    (step,) = (step for step in REPAIRS if step.name == "lmod")
+    lmod = find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+    yield from _probed(step, Mark.FAIL if lmod is None or lmod.trouble else Mark.WARN, ctx, seconds)
+
+
 CHECKS: tuple[Check, ...] = (
     Check("slurm", 20, services.slurm),
     Check("munge", 10, services.munge),
@@ -65,7 +73,7 @@ CHECKS: tuple[Check, ...] = (
     Check("clock", TOUCH_SECONDS, storage.clock, after=MOUNTED),
     Check("disk", TOUCH_SECONDS, storage.disk, after=MOUNTED),
     _kept("root", after=MOUNTED),
-    _kept("lmod", seconds=20),
+    Check("lmod", 20, _lmod),
     _kept("shell"),
     Check("opt-spack", TOUCH_SECONDS, _old_tree),
     Check("release", TOUCH_SECONDS, release.release, after=WAY_TO_STORAGE),

@@ -14,8 +14,8 @@ from pathlib import Path
 from ..context import Context
 from ..errors import ModulesError
 from ..files import make_dir, remove_tree, write_atomic
-from ..lmod import dotted, find_lmod, lmod_version, trouble_with
-from ..system import PATH, System
+from ..lmod.found import NONE, Lmod, find
+from ..system import PATH
 
 UPDATE = "update_lmod_system_cache_files"
 CACHE, TIMESTAMP = "spiderT.lua", "timestamp"
@@ -41,13 +41,11 @@ def write_cache(ctx: Context, tree: Path) -> None:
     Raises:
         ModulesError: ``modules-lua``, a module file is no Lua; ``modules-cache``, Lmod could not make it.
     """
-    lmod = find_lmod()
-    version = lmod_version(ctx.system, lmod)
-    trouble = trouble_with(lmod, version)
-    if lmod is None or trouble:
-        ctx.note(f"no module cache: {trouble}")
+    lmod = _lmod(ctx)
+    if lmod is None or lmod.trouble:
+        ctx.note(f"no module cache: {lmod.trouble if lmod else NONE}")
         return
-    place = _place(tree) / dotted(version)
+    place = _place(tree) / lmod.version
     part = place.with_name(f".{place.name}.part")
     remove_tree(part)
     make_dir(part)
@@ -60,42 +58,53 @@ def write_cache(ctx: Context, tree: Path) -> None:
         remove_tree(part)
 
 
-def is_missing(system: System, tree: Path) -> bool:
+def is_missing(ctx: Context, tree: Path) -> bool:
     """True where the Lmod of this node has no valid cache of the tree."""
-    lmod = find_lmod()
-    version = lmod_version(system, lmod)
-    if trouble_with(lmod, version):
+    lmod = _lmod(ctx)
+    if lmod is None or lmod.trouble:
         return False
-    cache = _place(tree) / dotted(version) / CACHE
+    cache = _place(tree) / lmod.version / CACHE
     try:
         return cache.stat().st_mtime < cache.with_name(TIMESTAMP).stat().st_mtime
     except FileNotFoundError:
         return True
 
 
+def _lmod(ctx: Context) -> Lmod | None:
+    return find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+
+
 def _place(tree: Path) -> Path:
     return tree.parents[1] / "cache" / tree.name
 
 
-def _spider(ctx: Context, lmod: Path, part: Path, tree: Path) -> None:
-    argv = [str(lmod / "libexec" / UPDATE), "-d", str(part), "-t", str(part / TIMESTAMP), str(tree / "Core")]
-    done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=ENV, ok=None)
+def _spider(ctx: Context, lmod: Lmod, part: Path, tree: Path) -> None:
+    argv = [str(lmod.place / "libexec" / UPDATE), "-d", str(part), "-t", str(part / TIMESTAMP), str(tree / "Core")]
+    lua = _lua(lmod)
+    # Lmod looks into PATH for luac, and cannot read what that of another Lua compiles.
+    env = ENV if lua is None else {**ENV, "PATH": f"{lua.parent}:{PATH}"}
+    done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=env, ok=None)
     if done.returncode:
         raise ModulesError(
             f"Lmod could not make its cache of {tree.name}",
             why=done.tail(),
-            remedy=(f"ls -l {lmod}/libexec", f"df -h {ctx.paths.root}"),
+            remedy=(f"ls -l {lmod.place}/libexec", f"df -h {ctx.paths.root}"),
             code="modules-cache",
         )
 
 
-def _parse(ctx: Context, lmod: Path, tree: Path) -> None:
-    """Each file with the Lua that runs Lmod, which its first line names."""
-    line = (lmod / "libexec" / "lmod").read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-    lua = line.removeprefix("#!").split() if line.startswith("#!") else []
+def _lua(lmod: Lmod) -> Path | None:
+    """The Lua that runs Lmod, which the first line of its program names; None where that is another program."""
+    line = (lmod.place / "libexec" / "lmod").read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    program = Path(next(iter(line.removeprefix("#!").split()), "/"))
+    return program if line.startswith("#!") and program.name.startswith("lua") else None
+
+
+def _parse(ctx: Context, lmod: Lmod, tree: Path) -> None:
+    lua = _lua(lmod)
     files = [str(path) for path in tree.rglob("*.lua")] if lua else []
     for start in range(0, len(files), AT_ONCE):
-        argv = [*lua[:1], "-e", PARSE, "-", *files[start : start + AT_ONCE]]
+        argv = [str(lua), "-e", PARSE, "-", *files[start : start + AT_ONCE]]
         done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=ENV, ok=None)
         if done.returncode:
             raise ModulesError(

@@ -112,6 +112,17 @@ class Spack:
         ]  # fmt: skip
         return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
 
+    def unpack(self, digest: str) -> None:
+        """Installs one package of the lockfile and what it runs with, all of it from the scope's build cache.
+
+        Raises:
+            SpackError: ``spack-install``.
+        """
+        self._run(
+            "-c", "modules:default:enable::[]", "install", "--only-concrete", "--cache-only", f"/{digest}",
+            timeout=PUSH_SECONDS, code="spack-install", what="Spack could not unpack what it had packed",
+        )  # fmt: skip
+
     def write_modules(self) -> None:
         """Writes the environment's lmod modules; files that are there already are left.
 

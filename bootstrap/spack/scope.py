@@ -19,6 +19,7 @@ from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
 TEMPLATES, TEMPLATE = "templates", "modules/petal.lua"
+NO_MODULE = "lmod"  # what reads modules is none
 PULLED = "-pulled-"  # no name in petal.yaml begins so
 LISTS = frozenset({"require", "variants"})  # Spack takes a text for a list of one
 
@@ -28,6 +29,7 @@ class Places:
     """Where Spack works. Stage and caches are on local disk, store and module tree are part of the root.
 
     ``templates``: a directory with the template of its modules; None for Spack's own.
+    ``projection``: where a package lies below the store.
     """
 
     store: Path
@@ -35,6 +37,7 @@ class Places:
     recipes: Path
     scratch: Path
     templates: Path | None = None
+    projection: str = PROJECTION
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _config(places: Places) -> dict[str, Any]:
     return {
         "install_tree": {
             "root": str(places.store),
-            "projections": {"all": PROJECTION},
+            "projections": {"all": places.projection},
         },
         "build_stage:": [str(places.scratch / "stage")],
         "checksum": True,
@@ -182,7 +185,7 @@ def _modules(places: Places, site: Site, family: Family) -> dict[str, Any]:
             "hierarchy:": ["mpi"],
             "hide_implicits": True,
             "hash_length": 0,
-            "exclude:": [*family.hidden(site.compiler), *of_system],
+            "exclude:": [*family.hidden(site.compiler), *of_system, NO_MODULE],
             "all": {
                 "autoload": "run",
                 "environment": {"set": {"{name}_ROOT": "{prefix}"}},

@@ -7,7 +7,8 @@ from .base import Step
 from .cache import BuildCache
 from .converge import Converge
 from .image import Image
-from .lmod import Lmod
+from .lmod import NodeLmod
+from .lmod_pack import LmodPack
 from .modules import ModuleTree
 from .mount import MountStorage
 from .owner import StorageOwner
@@ -33,9 +34,10 @@ STEPS: tuple[Step, ...] = (
     WantedState(),
     Packages(),
     SpackStack(),
+    LmodPack(),
+    NodeLmod(),
     ModuleTree(),
     Release(),
-    Lmod(),
     Shell(),
     BuildCache(),
     Proof(),
@@ -49,9 +51,9 @@ MOUNTING = tuple(step for step in STEPS if step.local or step.name == "mount")
 
 # What a machine image gets for its layout. The hooks of its nodes add the convergence: before them nothing is wanted.
 # What is in CARRIED is the image's in the layout ``ami``: a node that made it anew would have it alone.
-CARRIED = frozenset({"packages", "spack", "modules", "release", "cache", "leftovers", "intact", "damaged"})
+CARRIED = frozenset({"packages", "spack", "lmod-pack", "modules", "release", "cache", "leftovers", "intact", "damaged"})
 IMAGE: dict[str, tuple[Step, ...]] = {
-    "hybrid": (ToolInPlace(), SpackProgram(), Lmod(), Shell()),
+    "hybrid": (ToolInPlace(), SpackProgram(), NodeLmod(), Shell()),
     "ami": tuple(step for step in STEPS if step.name in CARRIED | {"tool", "root", "lmod", "shell"}),
 }
 

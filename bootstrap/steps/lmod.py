@@ -1,18 +1,26 @@
-"""Lmod, which reads the module tree: a node has it from its machine image, and an image build puts it there."""
+"""Lmod, which reads the module tree: a node has it from its machine image, else from the release that carries one."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..context import Context
-from ..errors import LmodError
-from ..lmod import BY_HAND, dotted, find_lmod, install_lmod, lmod_version, trouble_with
-from ..model import Probe, Scope, blocked, change, satisfied
-from .base import EVERYWHERE
+from ..errors import LmodError, PetalError
+from ..lmod.carried import archive_in, copy_of, is_whole, take
+from ..lmod.distribution import BY_HAND, install_lmod
+from ..lmod.found import NONE, Lmod, find, of_machine
+from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..release import current_release
+from .base import EVERYWHERE, TOUCH_SECONDS
+
+IN_THE_STACK = "modules: {lmod: stack} in the configuration: the stack builds one for every node"
 
 
-class Lmod:
-    """A node of a cluster is left as its image is: what one node got at boot, the next one might not get.
+class NodeLmod:
+    """What the image has is taken, and else the stack's; no package of the distribution's is installed on a node.
 
-    ``repair --yes`` puts it there all the same: whoever types that means this node.
+    What one node got so at boot the next one might not get. An image build installs it, and ``repair --yes`` does:
+    whoever types that means this node.
     """
 
     name = "lmod"
@@ -24,27 +32,27 @@ class Lmod:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        lmod = find_lmod()
-        version = lmod_version(ctx.system, lmod)
-        trouble = trouble_with(lmod, version)
-        if not trouble:
-            return satisfied(f"Lmod {dotted(version)} is at {lmod}")
-        if ctx.paths.live and (ctx.bakes or ctx.may_destroy):
-            return change(trouble, "install the distribution's Lmod; environment-modules stays")
-        return blocked(
-            trouble,
-            "build the image with petal-node bootstrap --layout hybrid, or ami: it installs Lmod",
-            "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
-            "or into the image: dnf install Lmod        (EPEL)",
-            BY_HAND,
-            "or on this node alone, until it is replaced: petal-node repair --yes",
-        )
+        which, lmod = ctx.config.modules.lmod, _here(ctx)
+        if lmod is not None and not lmod.trouble and not _is_copy(ctx, lmod):
+            return satisfied(f"Lmod {lmod.version} is at {lmod.place}")
+        archive = _archive(ctx) if which != "node" else None
+        if archive is not None and not _is_taken(ctx, archive, lmod):
+            return change(f"this node uses no {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
+        if lmod is not None and not lmod.trouble:
+            return satisfied(f"Lmod {lmod.version}, which the stack has built, is at {lmod.place}")
+        trouble = lmod.trouble if lmod is not None else NONE
+        return _without(ctx, trouble)
 
     def apply(self, ctx: Context) -> None:
+        archive = _archive(ctx) if ctx.config.modules.lmod != "node" else None
+        if archive is not None:
+            ctx.note(f"unpacking Lmod {archive.name}")
+            take(ctx.paths, archive)
+            return
         ctx.note("installing Lmod")
         install_lmod(ctx.system, ctx.paths.scratch)
-        lmod = find_lmod()
-        trouble = trouble_with(lmod, lmod_version(ctx.system, lmod))
+        lmod = of_machine(ctx.system)
+        trouble = lmod.trouble if lmod is not None else NONE
         if trouble:
             raise LmodError(
                 "the distribution's Lmod was installed and will not do",
@@ -52,3 +60,56 @@ class Lmod:
                 remedy=BY_HAND,
                 code="lmod-too-old",
             )
+
+
+def _here(ctx: Context) -> Lmod | None:
+    return find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+
+
+def _is_copy(ctx: Context, lmod: Lmod) -> bool:
+    return ctx.paths.lmods in lmod.place.parents
+
+
+def _is_taken(ctx: Context, archive: Path, lmod: Lmod | None) -> bool:
+    """Its copy is whole, answers, and is what new shells get."""
+    copy = copy_of(ctx.paths, archive)
+    return lmod is not None and not lmod.trouble and copy in lmod.place.parents and is_whole(copy)
+
+
+def _archive(ctx: Context) -> Path | None:
+    """The Lmod of the wanted release, else of the one that is current; None also where the root cannot be read now."""
+    trees = dict.fromkeys((ctx.tree, *ctx.trees))
+
+    def look() -> Path | None:
+        releases = (name for name in (ctx.release, current_release(ctx.paths)) if name)
+        found = (archive_in(ctx.paths, release, tree) for release in releases for tree in trees)
+        return next((archive for archive in found if archive is not None), None)
+
+    try:
+        return ctx.system.guarded(look, timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
+    except (PetalError, OSError):
+        return None
+
+
+def _without(ctx: Context, trouble: str) -> Probe:
+    which = ctx.config.modules.lmod
+    if which == "stack" and ctx.bakes and ctx.config.layout == "hybrid":
+        return elsewhere("the stack brings Lmod, and this image has no stack")
+    if which != "stack" and ctx.paths.live and (ctx.bakes or ctx.may_destroy):
+        return change(trouble, "install the distribution's Lmod; environment-modules stays")
+    if which != "node" and ctx.config.builds:
+        return blocked(
+            f"{trouble}, and no release carries one yet",
+            "petal-node status    (on the head node: how far that is; the other nodes take it by themselves then)",
+            "petal-node lock      (where a lockfile is the stack: one of a machine with Lmod brings none)",
+            "or build the image with petal-node bootstrap --layout hybrid, or ami: it installs Lmod",
+        )
+    return blocked(
+        trouble,
+        "build the image with petal-node bootstrap --layout hybrid, or ami: it installs Lmod",
+        "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
+        "or into the image: dnf install Lmod        (EPEL)",
+        BY_HAND,
+        *([f"or {IN_THE_STACK}"] if ctx.config.builds else []),
+        "or on this node alone, until it is replaced: petal-node repair --yes",
+    )

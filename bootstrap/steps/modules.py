@@ -71,7 +71,7 @@ def _of_files(ctx: Context, listed: Iterable[Tree]) -> Probe:
     extra = [name for tree in trees for name in unlisted(_directory(ctx, tree), tree)]
     if extra:
         return change(f"Lmod's cache does not know {', '.join(extra[:3])}", "write the cache")
-    without_cache = [tree.name for tree in trees if is_missing(ctx.system, _directory(ctx, tree))]
+    without_cache = [tree.name for tree in trees if is_missing(ctx, _directory(ctx, tree))]
     if without_cache:
         return change("Lmod's cache is missing or old", *(f"write that of {name}" for name in without_cache))
     return satisfied(f"{number} modules in {', '.join(tree.name for tree in trees)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..context import Context
 from ..documents import Proof as Record
 from ..errors import PetalError, ProofError, StateError
-from ..fleet import prove, wait_for_nodes
+from ..fleet import prove, wait_for_lmod, wait_for_nodes
 from ..model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
 from ..mpi.proof import between_nodes
 from ..slurm import find_slurm, nodes
@@ -45,6 +45,7 @@ class Proof:
                 remedy="when nodes are up: petal-node check --nodes all",
                 code="proof-no-nodes",
             )
+        wait_for_lmod(ctx, found)
         reports = prove(ctx, found)
         proof = Record(ctx.wanted_release, timestamp(), reports, between_nodes(ctx, found, reports))
         Shared(ctx.paths).save_proof(proof)

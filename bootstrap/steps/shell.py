@@ -11,16 +11,25 @@ from pathlib import Path
 from .. import templates
 from ..context import Context
 from ..files import make_dir, same_content, write_atomic
-from ..lmod import dotted, find_lmod, lmod_version
+from ..lmod import image
+from ..lmod.found import Lmod, find
 from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..paths import Paths
 from .base import EVERYWHERE
 
-SHELLS = {
-    "sh": "/etc/profile.d/zz-petal.sh",
-    "csh": "/etc/profile.d/zz-petal.csh",
-    "fish": "/etc/fish/conf.d/zz-petal.fish",
-}
+SH = "/etc/profile.d/zz-petal.sh"
+STUBS = {SH: "sh", "/etc/profile.d/zz-petal.csh": "csh", "/etc/fish/conf.d/zz-petal.fish": "fish"}
+# Debian's csh reads these, and not /etc/profile.d; environment-modules stands in the second.
+CSH = ("/etc/csh/cshrc.d", "/etc/csh/login.d")
 LMODRC = "lmodrc.lua"
+# What these shells read that no other file of theirs has sourced: a line is added where the file is there.
+# Debian's zsh reads nothing of /etc/profile.d, Red Hat's at login. Red Hat's bash reads it in /etc/bashrc.
+LINES = {
+    "/etc/bash.bashrc": f"shopt -q login_shell || [ ! -r {SH} ] || . {SH}",
+    "/etc/zsh/zshenv": f"[ ! -r {SH} ] || . {SH}",
+    "/etc/zshenv": f"[[ -o login ]] || [ ! -r {SH} ] || . {SH}",
+}
+MARK = "# petal-node: modules of the cluster's software"
 
 
 class Shell:
@@ -35,43 +44,71 @@ class Shell:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        lmod = find_lmod()
+        lmod = _lmod(ctx)
         if lmod is None:
-            return change("they come with Lmod", "write them") if ctx.bakes else elsewhere("this node has no Lmod")
-        stale = [str(path) for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
+            later = ctx.bakes and ctx.config.modules.lmod != "stack"
+            return change("they come with Lmod", "write them") if later else elsewhere("this node has no Lmod yet")
+        stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
+        stale += [f"add a line to {path}" for path, line in _lines(ctx.paths) if line not in _text(path)]
         if stale:
-            return change(f"{len(stale)} init files are missing or differ", *(f"write {path}" for path in stale))
-        return satisfied(f"init files use {lmod} and {ctx.tree}")
+            return change(f"{len(stale)} init files are missing or differ", *stale)
+        return satisfied(f"init files use {lmod.place} and {ctx.tree}")
 
     def apply(self, ctx: Context) -> None:
-        lmod = find_lmod()
+        lmod = _lmod(ctx)
         assert lmod is not None
         for path, data in _files(ctx, lmod).items():
             make_dir(path.parent)
             write_atomic(path, data)
+        for path, line in _lines(ctx.paths):
+            text = _text(path)
+            if line not in text:
+                end = "" if text.endswith("\n") or not text else "\n"
+                write_atomic(
+                    path.resolve(),
+                    f"{text}{end}{line}".encode(errors="surrogateescape"),
+                    mode=path.stat().st_mode & 0o777,
+                )
 
 
-def _files(ctx: Context, lmod: Path) -> dict[Path, bytes]:
+def _lmod(ctx: Context) -> Lmod | None:
+    return find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+
+
+def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
     """What must stand where: the init files, what tells Lmod of the cache, and the stubs in /etc that source them."""
     lmodrc = ctx.paths.init / LMODRC
     values = {
         "current": str(ctx.paths.current), "tree": ctx.tree, "trees": ctx.trees,
-        "lmod": str(lmod), "lmod_version": dotted(lmod_version(ctx.system, lmod)), "lmodrc": str(lmodrc),
-        "beside": [*ctx.config.modules.paths, str(ctx.paths.pins)],
+        "lmod": str(lmod.place), "lmod_version": lmod.version, "lmodrc": str(lmodrc),
+        "beside": [*ctx.config.modules.paths, str(ctx.paths.pins)], "image": image.directories(ctx.paths),
     }  # fmt: skip
     files = {lmodrc: templates.text(LMODRC).encode()}
-    for shell, stub in SHELLS.items():
-        init = ctx.paths.init / f"petal.{shell}"
-        files[init] = templates.render(f"init.{shell}.j2", values).encode()
-        files[ctx.paths.at(stub)] = _stub(shell, init).encode()
+    for stub, kind in _stubs(ctx.paths).items():
+        init = ctx.paths.init / f"petal.{kind}"
+        files[init] = templates.render(f"init.{kind}.j2", values).encode()
+        files[ctx.paths.at(stub)] = _stub(kind, init).encode()
     return files
 
 
-def _stub(shell: str, init: Path) -> str:
+def _stubs(paths: Paths) -> dict[str, str]:
+    return {**STUBS, **{f"{directory}/zz-petal": "csh" for directory in CSH if paths.at(directory).is_dir()}}
+
+
+def _stub(kind: str, init: Path) -> str:
     path = shlex.quote(str(init))
     lines = {
         "sh": f"if [ -r {path} ]; then . {path}; fi\n",
         "csh": f"if ( -r {path} ) source {path}\n",
         "fish": f"test -r {path}; and source {path}\n",
     }
-    return "# Written by petal-node: modules of the cluster's software.\n" + lines[shell]
+    return f"# Written by petal-node: modules of the cluster's software.\n{lines[kind]}"
+
+
+def _lines(paths: Paths) -> list[tuple[Path, str]]:
+    there = ((paths.at(name), line) for name, line in LINES.items())
+    return [(path, f"{line} {MARK}\n") for path, line in there if path.is_file()]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="surrogateescape")

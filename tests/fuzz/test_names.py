@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import uuid
@@ -104,13 +105,14 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, b
     assume(current)
     values = {
         "current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}", "lmod_version": lmod,
-        "lmodrc": f"/no/{lmod}", "beside": ["/site", f"/no/{beside}"],
+        "lmodrc": f"/no/{lmod}", "beside": ["/site", f"/no/{beside}"], "image": [f"/no/{beside}", f"/image/{beside}"],
     }  # fmt: skip
     text = templates.render("init.sh.j2", values)
-    before = "unset PETAL_RELEASE MODULEPATH; LMOD_CMD=x; typeset() { echo LMOD_CMD; }; "
+    command = shlex.quote(f"/no/{lmod}/libexec/lmod")
+    before = f"unset PETAL_RELEASE MODULEPATH; LMOD_CMD={command}; typeset() {{ echo LMOD_CMD; }}; "
     before += 'printf() { command printf "$@"; }\n'
     said = shell_says(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
-    assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{beside}\n"
+    assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{beside}:/image/{beside}\n"
 
 
 @settings(max_examples=max(60, EXAMPLES // 4))

@@ -7,7 +7,8 @@ set -eu
 
 DEBIAN_PACKAGES="systemd systemd-sysv dbus python3 git gcc g++ gfortran make patch bzip2 xz-utils file
   perl-base tar gzip lmod slurm-wlm munge iproute2 procps dos2unix jq curl ca-certificates openmpi-bin
-  libopenmpi-dev tcsh fish zsh strace unzip squashfs-tools sudo tclsh kmod bsdutils less"
+  libopenmpi-dev tcsh fish zsh strace unzip squashfs-tools sudo tclsh kmod bsdutils less
+  libreadline-dev libncurses-dev tcl-dev pkgconf bc"
 # Rocky 9 has Slurm, munge and Lmod in EPEL; Amazon Linux 2023 has none of them: hooks only.
 RPM_PACKAGES="systemd dbus python3 git gcc gcc-c++ gcc-gfortran make patch bzip2 xz file perl tar gzip iproute
   procps-ng dos2unix jq ca-certificates openmpi-devel tcsh zsh strace unzip squashfs-tools sudo tcl kmod

@@ -14,7 +14,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-VIRTUALS = {"c": "gcc", "cxx": "gcc", "fortran": "gcc", "mpi": "openmpi", "libc": "glibc"}
+VIRTUALS = {"c": "gcc", "cxx": "gcc", "fortran": "gcc", "mpi": "openmpi", "libc": "glibc", "pkgconfig": "pkgconf"}
 KEPT_ALWAYS = frozenset({"gcc-runtime", "compiler-wrapper"})
 BARE = "\ndepends_on = conflicts = patch = resource = requires = lambda *args, **kwargs: None\n"
 DEPENDENCY = re.compile(r'depends_on\(\s*"([a-z0-9-]+)')

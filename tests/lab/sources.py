@@ -1,7 +1,8 @@
 """Real upstream sources without upstream: Debian's .orig tarballs that have the checksum of Spack's recipes.
 
 ``python -m tests.lab.sources [NAME...]`` lays them into a Spack source mirror and prints its place. Each is what
-bookworm's source package of that name holds; the sha256 is that of the recipe in Spack's repository.
+bookworm's source package of that name holds; the sha256 is that of the recipe in Spack's repository, but for Lmod and
+LuaRocks (see ``own_lmod``).
 """
 
 from __future__ import annotations
@@ -54,6 +55,14 @@ SOURCES = {
         "3.8",
         "d/diffutils/diffutils_3.8.orig.tar.xz",
         "a6bdd7d1b31266d11c4f4de6c1b748d4607ab0231af5188fc2533d0ae2438fec",
+    ),
+    "lmod": Source(  # trixie's
+        "8.7.60", "l/lmod/lmod_8.7.60.orig.tar.gz", "16e65e52010c49b33a3eaa141385da95c505e4df6ca3fd3f070162f8ebc4b66c"
+    ),
+    "luarocks": Source(
+        "3.8.0",
+        "l/luarocks/luarocks_3.8.0+dfsg1.orig.tar.xz",
+        "6c691772a341d1873d9bcfb63c91ad0ae213df56a002067f1f9619a8f09e0f77",
     ),
     "libsigsegv": Source(
         "2.14",

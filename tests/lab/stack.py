@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -47,7 +49,9 @@ int main(void) {
 class Shown:
     """What real Spack builds from its real recipe and Debian's tarball, and the program that shows it to a user.
 
-    ``system``: what it is built with and the node's own system has.
+    ``system``: what it is built with and the node's own system has; ``bare``: those of it that are asked for with
+    variants. ``also``: recipes of what else is built, in the versions of ``pins``; ``edit`` changes them in the
+    repository that they are copied to, and ``files`` gives their sources.
     """
 
     name: str
@@ -55,6 +59,11 @@ class Shown:
     run: tuple[str, ...] = ()
     patches: tuple[str, ...] = ()
     system: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
+    edit: Callable[[Path], None] = lambda _: None
+    files: Callable[[], dict[str, bytes]] = dict
 
 
 # One precision and static only: a third of the recipe's default work, and the same recipe.
@@ -189,6 +198,7 @@ def add_spack(
         spec.partition("@")[0]: {"externals": [{"spec": spec, "prefix": "/usr"}], "buildable": False}
         for spec in (f"gmake@{make}", *shown.system)
     }
+    packages |= {pin.partition("@")[0]: {"require": [pin]} for pin in shown.pins}
     environment = {"spack": {"specs": [shown.spec], "packages": packages}}
     uploaded = place.put(f"stacks/{shown.name}/spack.yaml", json.dumps(environment, indent=1).encode())
     check = config["check"]
@@ -199,7 +209,7 @@ def add_spack(
         "spack": {
             "version": "1.1.1",
             **place.put(f"{SPACK}.tar.gz", packed_spack().read_bytes()).origin(),
-            "recipes": place.put("recipes.tar.gz", packed_recipes(shown.name).read_bytes()).origin(),
+            "recipes": place.put("recipes.tar.gz", packed_recipes(shown).read_bytes()).origin(),
             "clingo": [place.put(f"wheels/{path.name}", path.read_bytes()).origin() for path in wheels],
             "mirrors": {"sources": mirror},
         },
@@ -229,15 +239,18 @@ def packed_spack() -> Path:
     return archive
 
 
-def packed_recipes(name: str = FFTW.name) -> Path:
+def packed_recipes(shown: Shown = FFTW) -> Path:
     """The subset of the recipes that a package needs, anew when the code that makes it has changed."""
-    version = f"{name}-{hashlib.sha256(Path(recipes.__file__).read_bytes()).hexdigest()[:12]}"
+    code = Path(recipes.__file__).read_bytes() + inspect.getsource(inspect.getmodule(shown.edit) or recipes).encode()
+    name = "-".join((shown.name, *shown.also))
+    version = f"{name}-{hashlib.sha256(code).hexdigest()[:12]}"
     archive = lab_cache() / f"recipes-{version}.tar.gz"
     if not archive.is_file():
         tree = lab_cache() / f"recipes-{version}"
         if not tree.is_dir():
             part = tree.with_name(f".{tree.name}.{os.getpid()}")
-            recipes.subset(spack_cache() / RECIPES, part, (name,))
+            recipes.subset(spack_cache() / RECIPES, part, (shown.name, *shown.also), shown.bare)
+            shown.edit(part / recipes.PACKAGES.repository)
             part.rename(tree)
         recipes.pack(tree, archive)
     return archive
@@ -272,4 +285,5 @@ def mirror_files(shown: Shown = FFTW) -> dict[str, bytes]:
     tarball = sources.place(sources.mirror(shown.name), source)
     archive = "_source-cache/archive"
     files = {f"{archive}/{source.sha256[:2]}/{tarball.name}": tarball.read_bytes()}
-    return files | {f"{archive}/{digest[:2]}/{digest}": _patch().read_bytes() for digest in shown.patches}
+    patches = {f"{archive}/{digest[:2]}/{digest}": _patch().read_bytes() for digest in shown.patches}
+    return files | patches | shown.files()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.lmod import find_lmod
+from bootstrap.lmod.found import place_on_machine
 from tests.lab import local, stack
 
 
@@ -23,6 +23,6 @@ def test_the_demo_without_containers(
         assert f"== {node}: on_node_configured.sh" in output.out
     again = output.out.split("== every hook once more")[1]
     assert " changed" not in again
-    if find_lmod() is not None:
+    if place_on_machine() is not None:
         assert output.out.count("0 failed, 0 warnings") == 4
         assert output.out.count("run:hello: hello from") == 4

@@ -14,7 +14,7 @@ import pytest
 
 from bootstrap import engine, templates
 from bootstrap.errors import ModulesError
-from bootstrap.lmod import dotted, find_lmod, lmod_version
+from bootstrap.lmod.found import of_machine, place_on_machine
 from bootstrap.model import StepReport
 from bootstrap.modules.cache import invalidate, is_missing, write_cache
 from bootstrap.release import current_release
@@ -33,7 +33,7 @@ def silent(_: StepReport) -> None:
 
 @pytest.fixture(scope="module")
 def lmod() -> Path:
-    found = find_lmod()
+    found = place_on_machine()
     if found is None or not shutil.which("bash"):
         pytest.skip("no Lmod on this machine")
     return found
@@ -47,7 +47,7 @@ class Typed:
         self.tree = tree
         self.lmod = lmod
         self.env = {
-            "PATH": "/usr/bin:/bin", "HOME": str(world.prefix), "LMOD_VERSION": dotted(lmod_version(System(), lmod)),
+            "PATH": "/usr/bin:/bin", "HOME": str(world.prefix), "LMOD_VERSION": of_machine(System()).version,
             "PETAL_RELEASE": str(world.paths.release(release)), "PETAL_TREES": f"none:{tree.name}",
             "MODULEPATH": f"{tree}/Core:{world.paths.pins}", "LMOD_RC": str(world.paths.init / "lmodrc.lua"),
             "LMOD_CACHED_LOADS": "yes",

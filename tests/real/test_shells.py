@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap import templates
-from bootstrap.lmod import find_lmod
+from bootstrap.lmod.found import place_on_machine
 
 NOBODY = 65534
 SHELLS = {
@@ -61,13 +61,14 @@ def login(place: Path, shell: str, user: int) -> list[str]:
 
 def typed(place: Path, shell: str, script: str, user: int) -> str:
     """What a new shell prints; ``{init}`` in the script is the init file."""
-    program, lmod = shutil.which(shell), find_lmod()
+    program, lmod = shutil.which(shell), place_on_machine()
     if program is None or lmod is None:
         pytest.skip(f"{shell if program is None else 'Lmod'} is not on this machine")
     kind, _ = SHELLS[shell]
     values = {
         "current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod),
         "lmod_version": "8.6.19", "lmodrc": str(place / "lmodrc.lua"), "beside": ["/site", str(place / "modulefiles")],
+        "image": ["/ami/b", "/image"],
     }  # fmt: skip
     init = place / f"petal.{kind}"
     init.write_text(templates.render(f"init.{kind}.j2", values))
@@ -97,7 +98,7 @@ def test_the_directories_of_site_and_image_stand_behind_the_releases(place: Path
     given = {"tcsh": "setenv MODULEPATH /ami/a:/ami/b", "fish": "set -gx MODULEPATH /ami/a /ami/b"}
     before = given.get(shell, "export MODULEPATH=/ami/a:/ami/b")
     path = typed(place, shell, f"{before}\n{script}", NOBODY).splitlines()[-1]
-    assert path == f"{first}/modules/os-x86_64_v3/Core:/site:{place}/modulefiles:/ami/a:/ami/b"
+    assert path == f"{first}/modules/os-x86_64_v3/Core:/site:{place}/modulefiles:/ami/a:/ami/b:/image"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -117,4 +118,4 @@ def test_module_is_lmods_where_environment_modules_was_sourced_before(place: Pat
     assert said[0].startswith("tcl")
     assert not [line for line in said[1:] if line.startswith("tcl")]
     if shell == "bash":
-        assert said[-1] == f"{find_lmod()}/init/bash"
+        assert said[-1] == f"{place_on_machine()}/init/bash"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.files import sha256_of
-from bootstrap.lmod import find_lmod
+from bootstrap.lmod.found import place_on_machine
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError
@@ -53,7 +53,7 @@ def spack_tree(version: str) -> Path:
         pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler on this machine, which Spack builds with")
-    if find_lmod() is None:
+    if place_on_machine() is None:
         pytest.skip("no Lmod on this machine, and a release without it is degraded")
     return tree
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.lmod import find_lmod
+from bootstrap.lmod.found import place_on_machine
 from bootstrap.model import Outcome
 from bootstrap.observed import External
 from bootstrap.paths import Paths
@@ -120,7 +120,7 @@ def test_the_images_mpi_is_used_and_its_module_unlocks_what_was_built_with_it(
     assert not list((modules / "Core").glob("osu*"))
     hidden = [path.read_text() for path in (modules / "Core" / "openmpi").glob(".modulerc.lua")]
     assert hidden == [], "the module that unlocks the others is hidden"
-    if lmod := find_lmod():
+    if lmod := place_on_machine():
         env = {"PATH": PATH, "MODULEPATH": str(modules / "Core")}
         load = [str(lmod / "libexec" / "lmod"), "bash", "load", "openmpi", "osu-micro-benchmarks"]
         done = System().run(load, timeout=60, env=env)

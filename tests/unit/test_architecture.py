@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the top of the house to its foundation: a module imports only what stands below it.
 ORDER = (
     "__main__", "cli", "arguments", "report", "views", "verbs", "run", "prepare", "handover", "engine", "checks",
-    "repairs", "steps", "releases", "modules", "mpi", "fleet", "launch", "binding", "spack", "inventory", "tarball",
-    "templates", "batch", "jobs", "slurm", "lmod", "request", "context", "converge", "limits", "environments",
+    "repairs", "steps", "releases", "modules", "mpi", "fleet", "launch", "binding", "spack", "lmod", "inventory",
+    "tarball", "templates", "batch", "jobs", "slurm", "request", "context", "converge", "limits", "environments",
     "lockfile", "facts", "release", "lock", "state", "documents", "owner", "output", "fetch", "aws", "config",
     "clocks", "targets", "instances", "resources", "tool", "system", "processes", "guard", "file_locks", "files",
     "log", "paths", "observed", "model", "shapes", "errors", "__init__",

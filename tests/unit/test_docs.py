@@ -291,7 +291,7 @@ def table_of(page: str, head: str) -> list[list[str]]:
 
 def test_every_step_is_in_the_readme() -> None:
     cells = [cell for _, cell in table_of("README.md", "| node | steps, in order |")]
-    assert {step.name for step in STEPS} <= {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert {step.name for step in STEPS} <= {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
 
 
 def test_what_the_readme_says_of_spack_and_the_output_of_records_is_so() -> None:

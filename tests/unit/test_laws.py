@@ -21,7 +21,7 @@ def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lmod = tmp_path / "lmod" / "libexec" / "lmod"
     lmod.parent.mkdir(parents=True)
     lmod.touch()
-    monkeypatch.setattr("bootstrap.lmod.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
 
 
 @pytest.fixture(params=["under --root", "live", "live with systemd"])

@@ -14,9 +14,9 @@ import pytest
 
 from bootstrap import engine
 from bootstrap.errors import ProcessTimeout
-from bootstrap.lmod import RENAMED
+from bootstrap.lmod.distribution import RENAMED
 from bootstrap.model import Outcome, Role, StepReport, Verdict
-from bootstrap.steps.lmod import Lmod
+from bootstrap.steps.lmod import NodeLmod
 from bootstrap.system import Completed
 from tests.world import FakeSystem, World
 
@@ -97,7 +97,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     def made(manager: str) -> World:
         world = World(tmp_path / "builder", live=True)
         world.system = Machine(world, tmp_path / "lmod", manager)
-        monkeypatch.setattr("bootstrap.lmod.LMOD_PLACES", (str(tmp_path / "lmod"), "/opt/apps/lmod/lmod"))
+        monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"), "/opt/apps/lmod/lmod"))
         return world
 
     return made
@@ -110,7 +110,7 @@ def of(world: World) -> Machine:
 
 def bake(world: World) -> StepReport:
     ctx = replace(world.context, config=replace(world.config, layout="hybrid"), bakes=True)
-    (report,) = engine.converge((Lmod(),), ctx, lambda _: None)
+    (report,) = engine.converge((NodeLmod(),), ctx, lambda _: None)
     return report
 
 
@@ -218,7 +218,7 @@ def test_one_that_is_too_old_is_not_installed(machine: Callable[[str], World]) -
 @pytest.mark.parametrize("role", Role)
 def test_nothing_is_installed_on_a_node_of_a_cluster(machine: Callable[[str], World], role: Role) -> None:
     world = replace(machine("apt-get"), role=role)
-    (report,) = engine.converge((Lmod(),), world.context, lambda _: None)
+    (report,) = engine.converge((NodeLmod(),), world.context, lambda _: None)
     assert report.outcome is Outcome.BLOCKED
     assert report.reason == "this node has no Lmod"
     assert any("--layout" in line for line in report.remedy)
@@ -237,11 +237,11 @@ def test_on_a_node_of_a_cluster_lmod_is_installed_only_by_a_word_of_an_operators
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``repair --yes`` means this node; a bootstrap leaves it as its image is."""
-    monkeypatch.setattr("bootstrap.steps.lmod.find_lmod", lambda: None)
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", ())
     context = World(tmp_path / "node", live=True).context
-    refused = Lmod().probe(context)
+    refused = NodeLmod().probe(context)
     assert (refused.verdict, "petal-node repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    meant = Lmod().probe(replace(context, may_destroy=True))
+    meant = NodeLmod().probe(replace(context, may_destroy=True))
     assert (meant.verdict, meant.changes) == (
         Verdict.CHANGE, ("install the distribution's Lmod; environment-modules stays",)
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bootstrap import engine
-from bootstrap.lmod import find_lmod
+from bootstrap.lmod.found import place_on_machine
 from bootstrap.model import Outcome, StepReport
 from bootstrap.modules.cache import invalidate, is_missing
 from bootstrap.release import current_release, read_index
@@ -129,7 +129,9 @@ def test_a_modulefile_directory_that_vanished(tmp_path: Path) -> None:
     assert failed(world)["code"] == "modules-path"
     world.paths.at("/site/modules").mkdir(parents=True)
     assert converge(world)["modules"].outcome is Outcome.CHANGED
-    assert ":/site/modules:" in (world.paths.init / "petal.sh").read_text().replace("'", "") or find_lmod() is None
+    assert (
+        ":/site/modules:" in (world.paths.init / "petal.sh").read_text().replace("'", "") or place_on_machine() is None
+    )
 
 
 def test_what_somebody_puts_into_a_release_is_found_and_listed(tmp_path: Path) -> None:
@@ -144,17 +146,17 @@ def test_what_somebody_puts_into_a_release_is_found_and_listed(tmp_path: Path) -
 
 
 def test_the_cache_is_void_while_a_tree_is_written(tmp_path: Path) -> None:
-    if find_lmod() is None:
+    if place_on_machine() is None:
         pytest.skip("this machine has no Lmod")
     world = World(tmp_path / "n", config_text=with_package(tmp_path))
     converge(world)
     tree = core(world).parent
-    assert not is_missing(world.system, tree)
+    assert not is_missing(world.context, tree)
     (cache,) = (world.paths.release(world.release) / "cache").glob("*/8.6.19/spiderT.lua")
     os.utime(cache, (1, 1))
-    assert is_missing(world.system, tree)
+    assert is_missing(world.context, tree)
     assert "cache is missing or old" in ModuleTree().probe(world.context).reason
     ModuleTree().apply(world.context)
-    assert not is_missing(world.system, tree)
+    assert not is_missing(world.context, tree)
     invalidate(tree)
     assert cache.with_name("timestamp").stat().st_mtime >= cache.stat().st_mtime

@@ -378,7 +378,7 @@ def lmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "lmod" / "libexec" / "lmod"
     program.parent.mkdir(parents=True)
     program.touch()
-    monkeypatch.setattr("bootstrap.lmod.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
     return program
 
 

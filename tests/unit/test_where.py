@@ -92,7 +92,7 @@ def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A directory is no disk of its own and has no Lmod; nobody waits for a second to pass."""
     (tmp_path / "lmod" / "libexec").mkdir(parents=True)
     (tmp_path / "lmod" / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.LMOD_PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     for module, name in (
         (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"), (batch, "POLL_SECONDS"),

@@ -1,6 +1,6 @@
-"""The node's Lmod: where it is, whether it is new enough, and how a machine that becomes an image gets one.
+"""How a machine that becomes an image gets Lmod: the distribution's package is taken.
 
-The distribution's package is taken. ParallelCluster's images carry Tcl environment-modules, for EFA and Intel MPI, and
+ParallelCluster's images carry Tcl environment-modules, for EFA and Intel MPI, and
 that must stay. Red Hat's packages of both get along (alternatives(8): environment-modules keeps ``modules.sh``).
 Debian's and Ubuntu's declare that they conflict. They share no file, but both set ``module`` up in /etc/profile.d. So
 there the package gets another name and loses what it has there: apt knows what is installed, and ``zz-petal`` sets Lmod
@@ -14,14 +14,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import LmodError, PetalError
-from .files import make_dir, remove_tree
-from .system import Completed, System, base_env
+from ..errors import LmodError, PetalError
+from ..files import make_dir, remove_tree
+from ..system import Completed, System, base_env
+from .found import LOOK_SECONDS, OLDEST, PLACES, dotted, numbers_of
 
-LMOD_PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
-OLDEST_LMOD = (8, 5)
 RENAMED = "petal-lmod"
-LOOK_SECONDS = 20.0
 LISTS_SECONDS = 300.0
 INSTALL_SECONDS = 900.0
 APT = (
@@ -31,41 +29,9 @@ APT = (
 APT_INSTALL = (*APT, "--no-remove", "--no-install-recommends", "install")
 RPM_INSTALL = ("-y", "-q", "install", "Lmod")
 PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "no_proxy"})
-BY_HAND = f"or put an Lmod of {'.'.join(map(str, OLDEST_LMOD))} or later at {LMOD_PLACES[1]}"
+BY_HAND = f"or put an Lmod of {'.'.join(map(str, OLDEST))} or later at {PLACES[1]}"
 # What the package must not say any more, with the lines that continue it (deb-control(5)).
 RELATIONS = re.compile(r"^(?:Conflicts|Breaks|Replaces):.*\n(?:[ \t].*\n)*", re.MULTILINE | re.IGNORECASE)
-
-
-def find_lmod() -> Path | None:
-    """The directory of the node's own Lmod: the one that holds init/ and libexec/."""
-    places = [Path(place) for place in LMOD_PLACES]
-    return next((place for place in places if (place / "libexec" / "lmod").is_file()), None)
-
-
-def lmod_version(system: System, lmod: Path | None) -> tuple[int, ...]:
-    """Lmod's version, ``(8, 6, 19)``; empty where there is none, or it does not say."""
-    if lmod is None:
-        return ()
-    try:
-        done = system.run([str(lmod / "libexec" / "lmod"), "bash", "--version"], timeout=LOOK_SECONDS, ok=None)
-    except PetalError:
-        return ()
-    found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
-    return _numbers(found.group(1)) if found else ()
-
-
-def trouble_with(lmod: Path | None, version: tuple[int, ...]) -> str:
-    """Why the node's Lmod will not do, or an empty string."""
-    if lmod is None:
-        return "this node has no Lmod"
-    if version >= OLDEST_LMOD:
-        return ""
-    return f"Lmod {dotted(version) or 'unknown'} in {lmod} is too old, {dotted(OLDEST_LMOD)} is needed"
-
-
-def dotted(version: tuple[int, ...]) -> str:
-    """``8.6.19``."""
-    return ".".join(map(str, version))
 
 
 def install_lmod(system: System, scratch: Path) -> None:
@@ -134,9 +100,9 @@ def _fetch_deb(system: System, place: Path) -> Path:
         remedy = ("apt-get update; apt-cache policy lmod", "on Ubuntu: add-apt-repository universe", BY_HAND)
         raise LmodError("apt-get could not fetch Lmod", why=why, remedy=remedy, code="lmod-unavailable")
     version = _ask(system, "dpkg-deb", "--field", str(found[0]), "Version")
-    if _numbers(version) < OLDEST_LMOD:
+    if numbers_of(version) < OLDEST:
         raise LmodError(
-            f"the distribution's Lmod is {version}, {dotted(OLDEST_LMOD)} is needed",
+            f"the distribution's Lmod is {version}, {dotted(OLDEST)} is needed",
             remedy=("build the image from Ubuntu 24.04 or Debian 12, or later ones", BY_HAND),
             code="lmod-too-old",
         )
@@ -189,9 +155,3 @@ def _run(system: System, argv: Sequence[str], timeout: float, cwd: Path | None =
             remedy=("see who else installs something: fuser -v /var/lib/dpkg/lock-frontend; ps -ef", BY_HAND),
             code="lmod-install",
         ) from error
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with, without what a distribution puts before or behind: ``8.6.19-1``."""
-    found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
-    return tuple(int(part) for part in found.group(1).split(".")) if found else ()

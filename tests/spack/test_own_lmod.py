@@ -1,0 +1,115 @@
+"""Real Spack of both families moves the stack's own Lmod to the path that it has on every node; what is in it is small.
+
+Lmod itself, built from its real recipe, is in tests/lab/test_own_lmod.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from bootstrap.lmod.found import of_stack
+from bootstrap.model import Outcome
+from bootstrap.paths import Paths
+from bootstrap.system import System
+from tests.spack.conftest import Site
+from tests.spack.test_spack import BOTH, bootstrap, steps
+
+LUA = '''\
+import os
+
+{imports}from spack.package import *
+
+
+class Lua(Package):
+    """A program that says where it was installed, as binaries do that know their prefix."""
+
+    has_code = False
+    version("5.4.4")
+    depends_on("c", type="build")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        with open("main.c", "w") as stream:
+            stream.write("#include <stdio.h>\\n")
+            stream.write('int main(void) {{ puts("Version 8.7.1 of %s"); return 0; }}\\n' % prefix)
+        Executable(os.environ["CC"])("main.c", "-o", join_path(prefix.bin, "lua"))
+        os.symlink(prefix.bin.lua, join_path(prefix.bin, "lua5.4"))
+'''
+LMOD = '''\
+import os
+
+{imports}from spack.package import *
+
+
+class Lmod(Package):
+    """Its shape, and its prefix in texts as Lmod's has it."""
+
+    has_code = False
+    version("8.7.1")
+    depends_on("lua")
+
+    def install(self, spec, prefix):
+        place = join_path(prefix, "lmod", "8.7.1")
+        mkdirp(join_path(place, "libexec"), join_path(place, "init"))
+        os.symlink("8.7.1", join_path(prefix, "lmod", "lmod"))
+        program = join_path(place, "libexec", "lmod")
+        with open(program, "w") as stream:
+            stream.write("#!%s\\n" % spec["lua"].prefix.bin.lua)
+        set_executable(program)
+        program = join_path(place, "libexec", "update_lmod_system_cache_files")
+        with open(program, "w") as stream:
+            stream.write("#!/bin/sh\\ntouch $2/spiderT.lua $4\\n")
+        set_executable(program)
+        with open(join_path(place, "init", "bash"), "w") as stream:
+            stream.write("export LMOD_PKG=%s\\n" % join_path(prefix, "lmod", "lmod"))
+'''
+
+
+def stack_with_lmod(sites: Callable[[str], Site], version: str) -> str:
+    """A configuration whose stack builds it, whatever this machine has."""
+    site = sites(version)
+    site.add("lua", LUA)
+    site.add("lmod", LMOD)
+    return f"{site.config}modules: {{lmod: stack}}\n"
+
+
+@BOTH
+def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str], Site], tmp_path: Path) -> None:
+    prefix, config = tmp_path / "node", stack_with_lmod(sites, version)
+    done = steps(bootstrap(prefix, config))
+    assert done["lmod-pack"].outcome is done["lmod"].outcome is done["shell"].outcome is Outcome.CHANGED, done
+    paths = Paths(prefix)
+    (tree,) = (paths.current / "modules").iterdir()
+    assert not (tree / "Core" / "lmod").exists()
+
+    store = prefix / "shared" / "petal" / "root"
+    store.rename(store.with_name("away"))
+    lmod = of_stack(System(), paths)
+    assert lmod is not None
+    assert (lmod.version, lmod.trouble) == ("8.7.1", "")
+    said = subprocess.run([lmod.place / "libexec" / "lmod"], capture_output=True, text=True, check=True).stdout
+    (lua,) = paths.lmod_in_use.resolve().glob("lua-*")
+    assert said.startswith("Version 8.7.1 of /")  # which Spack fills up with slashes to the old length
+    assert Path(said.split()[-1]).samefile(lua)
+    assert (lua / "bin" / "lua5.4").readlink() == Path("lua")
+    assert (lmod.place / "init" / "bash").read_text() == f"export LMOD_PKG={lmod.place}\n"
+    away = [path for path in lua.parent.rglob("*") if path.is_file() and b"/opt/petal/" in path.read_bytes()]
+    assert away == []
+    store.with_name("away").rename(store)
+
+    again = bootstrap(prefix, config)
+    assert {step.outcome for step in again.steps} <= {Outcome.OK, Outcome.SKIPPED}, again
+
+
+def test_the_next_release_packs_the_same_and_builds_nothing(sites: Callable[[str], Site], tmp_path: Path) -> None:
+    prefix, config = tmp_path / "node", stack_with_lmod(sites, "1.1.1")
+    bootstrap(prefix, config)
+    copy = Paths(prefix).lmod_in_use.resolve()
+    moment = copy.stat().st_mtime_ns
+    done = steps(bootstrap(prefix, config.replace("specs: [probe]", "specs: [probe@1]")))
+    assert (done["lmod-pack"].outcome, done["lmod"].outcome) == (Outcome.CHANGED, Outcome.OK)
+    assert (Paths(prefix).lmod_in_use.resolve(), copy.stat().st_mtime_ns) == (copy, moment)
+    first, second = (archive.name for archive in Paths(prefix).releases.glob("*/lmod/*/*.tar.gz"))
+    assert first == second

@@ -1,0 +1,267 @@
+"""The stack's own Lmod: when the stack builds one, what a node takes, and where the image's modules are looked for.
+
+That it runs on nodes without any is in tests/lab/test_own_lmod.py, that Spack moves it in tests/spack/test_own_lmod.py.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import engine
+from bootstrap.checks.node import check_node
+from bootstrap.context import Context
+from bootstrap.errors import LmodError
+from bootstrap.lmod import carried, found, image
+from bootstrap.model import Mark, Outcome, Role, Verdict
+from bootstrap.paths import Paths
+from bootstrap.prepare import prepare
+from bootstrap.request import Request
+from bootstrap.steps import STEPS
+from bootstrap.steps.lmod import NodeLmod
+from bootstrap.steps.shell import MARK, SH, Shell
+from tests.world import World, with_spack
+
+
+@pytest.fixture
+def no_lmod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose image brought none."""
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", ())
+
+
+@pytest.fixture
+def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose image brought one."""
+    (tmp_path / "image" / "libexec").mkdir(parents=True)
+    (tmp_path / "image" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "image"),))
+
+
+def a_copy(paths: Paths, name: str = "8.7.60-aaaaaaa") -> Path:
+    """A copy as Spack and ``settle`` leave it."""
+    copy = paths.lmods / name
+    place = copy / "lmod-aaaaaaa" / "lmod" / "lmod" / "libexec"
+    place.mkdir(parents=True)
+    (place / "lmod").write_text("#!/lua\n")
+    (place / "lmod").chmod(0o2755)
+    carried.settle(copy)
+    return copy
+
+
+def packed(world: World, tree: str | None = None) -> Path:
+    """The release carries an Lmod, and this node has no copy."""
+    copy = a_copy(world.paths)
+    archive = world.paths.lmod_packs(world.release) / (tree or world.context.tree) / f"{copy.name}.tar.gz"
+    carried.pack(copy, archive, lambda: None)
+    carried.remove_tree(copy)
+    return archive
+
+
+def asked(world: World, text: str) -> Context:
+    path = world.prefix.with_suffix(".yaml")
+    path.write_text(text)
+    return prepare(Request(world.tool, "r", str(path), world.prefix, Role.HEAD), world.system, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("says", "has", "carries"),
+    [
+        ("auto", "", True), ("auto", "8.6.19", False), ("auto", "6.6", True),
+        ("node", "", False), ("stack", "8.6.19", True),
+    ],
+)  # fmt: skip
+def test_when_the_stack_builds_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, has: str, carries: bool
+) -> None:
+    place = tmp_path / "lmod"
+    (place / "libexec").mkdir(parents=True)
+    if has:
+        (place / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(place),))
+    world = World(tmp_path / "node")
+    world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
+    ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
+    assert (ctx.environment.get("specs", []) == [carried.SPEC]) is carries
+    assert ctx.wanted.environment == ctx.environment
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_stack_that_names_it_is_left_as_it_is(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    text = with_spack(tmp_path).replace("specs: [fftw]", 'specs: [fftw, "lmod@8.7.18 +redirect"]')
+    assert asked(world, text).environment.get("specs", []) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_one"),
+    [("lmod", True), ("lmod@8.7:", True), (" lmod+redirect", True), ("py-lmod", False), ("lmod-x", False)],
+)
+def test_which_spec_is_lmod(spec: str, is_one: bool) -> None:
+    assert carried.carries(["fftw", spec]) is is_one
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_without_a_stack_there_is_nothing_to_add_to(tmp_path: Path) -> None:
+    ctx = asked(World(tmp_path / "node"), "stack: none\n")
+    assert ctx.environment == {}
+    assert NodeLmod().probe(ctx).verdict is Verdict.BLOCKED
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    archive = packed(world)
+    step = NodeLmod()
+    before = step.probe(world.context)
+    assert (before.verdict, before.changes) == (Verdict.CHANGE, (f"unpack {archive} into {world.paths.lmods}",))
+    step.apply(world.context)
+    assert step.probe(world.context).reason.startswith("Lmod 8.6.19, which the stack has built, is at ")
+    lmod = found.find(world.system, world.paths)
+    assert lmod is not None
+    assert lmod.place == world.paths.lmods / "8.7.60-aaaaaaa/lmod-aaaaaaa/lmod/lmod"
+    assert (lmod.place / "libexec" / "lmod").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    carried.take(world.paths, packed(world))
+    next_one = replace(world.context, release="another")
+    assert NodeLmod().probe(next_one).verdict is Verdict.SATISFIED
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    carried.take(world.paths, packed(world))
+    newer = a_copy(world.paths, "8.8-bbbbbbb")
+    archive = world.paths.lmod_packs(world.release) / world.context.tree / "8.8-bbbbbbb.tar.gz"
+    next(archive.parent.iterdir()).unlink()
+    carried.pack(newer, archive, lambda: None)
+    carried.remove_tree(newer)
+    (finding,) = (finding for finding in check_node(world.context).findings if finding.check == "lmod")
+    assert (finding.mark, finding.message) == (Mark.WARN, "this node uses no 8.8-bbbbbbb.tar.gz yet")
+    NodeLmod().apply(world.context)
+    assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "8.8-bbbbbbb", "in-use"]
+    assert world.paths.lmod_in_use.readlink() == Path("8.8-bbbbbbb")
+
+
+@pytest.mark.usefixtures("lmod_is_there")
+@pytest.mark.parametrize(("says", "takes"), [("auto", False), ("node", False), ("stack", True)])
+def test_who_has_one_takes_it_only_where_the_configuration_says_so(tmp_path: Path, says: str, takes: bool) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
+    packed(world)
+    assert (NodeLmod().probe(world.context).verdict is Verdict.CHANGE) is takes
+
+
+@pytest.mark.usefixtures("no_lmod")
+@pytest.mark.parametrize("damage", ["cut", "empty", "of something else", "half"])
+def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path, damage: str) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    archive = packed(world)
+    carried.take(world.paths, archive)
+    if damage == "cut":
+        os.truncate(archive, 60)
+    elif damage == "empty":
+        archive.write_bytes(b"")
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(world.paths.lmod_in_use.resolve() / "lmod-aaaaaaa", arcname="8.7.60-aaaaaaa/lmod-aaaaaaa")
+    with pytest.raises(LmodError) as error:
+        carried.take(world.paths, archive)
+    assert error.value.code == "lmod-incomplete"
+    assert error.value.remedy[0].startswith(f"rm {archive};")
+    assert found.of_stack(world.system, world.paths) is not None
+    assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "in-use"]
+
+
+def test_links_of_a_copy_lead_to_itself_and_others_are_refused(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    copy = paths.lmods / "8.7-aaaaaaa"
+    (copy / "lua-b" / "lib").mkdir(parents=True)
+    (copy / "lua-b" / ".spack").mkdir()
+    (copy / "lua-b" / "lib" / "lua.pc").symlink_to(copy / "lua-b" / "lib" / "lua5.4.pc")
+    carried.settle(copy)
+    assert (copy / "lua-b" / "lib" / "lua.pc").readlink() == Path("lua5.4.pc")
+    assert not (copy / "lua-b" / ".spack").exists()
+    (copy / "lua-b" / "lib" / "away").symlink_to("/opt/petal/store/x")
+    with pytest.raises(LmodError) as error:
+        carried.settle(copy)
+    assert error.value.code == "lmod-leads-away"
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
+    """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+    assert done["lmod-pack"].outcome is Outcome.SKIPPED
+    assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
+    assert done["lmod"].reason == "this node has no Lmod, and no release carries one yet"
+    assert done["release"].outcome is Outcome.CHANGED
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("etc/environment-modules/modulespath", "# comment\n/image/a\n/image/b\t# another\n/image/$V/c\n/not/there\n"),
+        ("usr/share/modules/init/.modulespath", "/image/a:/image/b\n"),
+        ("etc/environment-modules/initrc", "#module use /image/x\nmodule use --append {/image/a}\nmodule use /image/b"),
+    ],
+)  # fmt: skip
+def test_the_images_directories_are_those_of_environment_modules(tmp_path: Path, name: str, text: str) -> None:
+    for place in ("image/a", "image/b", "image/x"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(text)
+    assert image.directories(Paths(tmp_path)) == ("/image/a", "/image/b")
+
+
+def test_an_image_without_environment_modules_has_none(tmp_path: Path) -> None:
+    assert image.directories(Paths(tmp_path)) == ()
+
+
+@pytest.fixture
+def shell(tmp_path: Path, lmod_is_there: None) -> Callable[[], list[str]]:
+    """What the step ``shell`` does on a node of Debian's."""
+    world = World(tmp_path / "node")
+    for directory in ("etc/csh/cshrc.d", "etc/csh/login.d", "etc/zsh"):
+        (world.prefix / directory).mkdir(parents=True)
+    (world.prefix / "etc/bash.bashrc").write_bytes(b"# caf\xe9\nwithout an end")
+    (world.prefix / "etc/bash.bashrc").chmod(0o640)
+    (world.prefix / "etc/zsh/zshenv").write_text("")
+
+    def apply() -> list[str]:
+        step, changes = Shell(), Shell().probe(world.context).changes
+        step.apply(world.context)
+        assert step.probe(world.context).verdict is Verdict.SATISFIED
+        return list(changes)
+
+    return apply
+
+
+def test_shells_that_read_no_profile_get_a_line_and_what_they_had_stays(
+    tmp_path: Path, shell: Callable[[], list[str]]
+) -> None:
+    etc = tmp_path / "node" / "etc"
+    assert f"add a line to {etc}/bash.bashrc" in shell()
+    line = f"shopt -q login_shell || [ ! -r {SH} ] || . {SH} {MARK}\n".encode()
+    assert (etc / "bash.bashrc").read_bytes() == b"# caf\xe9\nwithout an end\n" + line
+    assert (etc / "bash.bashrc").stat().st_mode & 0o777 == 0o640
+    assert (etc / "zsh" / "zshenv").read_text() == f"[ ! -r {SH} ] || . {SH} {MARK}\n"
+    assert not (etc / "zshenv").exists()
+    assert {path.name for path in (etc / "csh").rglob("*") if path.is_file()} == {"zz-petal"}
+    assert shell() == []
+
+
+def test_a_line_that_was_lost_comes_back(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
+    shell()
+    bashrc = tmp_path / "node" / "etc" / "bash.bashrc"
+    bashrc.write_text("# a new version of the package\n")
+    assert shell() == [f"add a line to {bashrc}"]
+    assert bashrc.read_text().startswith("# a new version of the package\nshopt ")
