@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import pytest
 
 from bootstrap import engine, templates
 from bootstrap.errors import ModulesError
-from bootstrap.lmod.found import of_machine, place_on_machine
-from bootstrap.model import StepReport
+from bootstrap.lmod.found import find, of_machine, place_on_machine
+from bootstrap.model import Outcome, StepReport
 from bootstrap.modules.cache import invalidate, is_missing, write_cache
 from bootstrap.release import current_release
 from bootstrap.releases.publish import roll_back, to_roll_back
 from bootstrap.steps import STEPS
 from bootstrap.system import System
+from tests.real import lmods
 from tests.world import World, with_package
 
 MODULES = 1000
@@ -31,12 +33,18 @@ def silent(_: StepReport) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def lmod() -> Path:
+@pytest.fixture(scope="module", params=["of this machine", lmods.NEWER])
+def lmod(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The Lmod that the node has: Debian bookworm's is 8.6.19."""
     found = place_on_machine()
     if found is None or not shutil.which("bash"):
         pytest.skip("no Lmod on this machine")
-    return found
+    if request.param == lmods.NEWER:
+        found = lmods.newer(tmp_path_factory.mktemp("lmod"))
+        open_to_all(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bootstrap.lmod.found.PLACES", (str(found),))
+        yield found
 
 
 class Typed:
@@ -107,7 +115,7 @@ def world(tmp_path: Path) -> World:
 
 def test_a_release_has_a_cache_that_lmod_uses_and_that_hides_nothing(world: World, lmod: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
-    assert not is_missing(System(), typed.tree)
+    assert not is_missing(world.context, typed.tree)
     assert "hello/1.0" in typed("module -t avail")
     assert "hello/1.0" in typed("module -t spider")
     assert "ok" in typed('module load hello && [ -n "$HELLO_ROOT" ] && echo ok')
@@ -179,6 +187,21 @@ def test_a_cache_that_cannot_be_made_is_told(world: World, lmod: Path) -> None:
         write_cache(world.context, typed.tree)
     assert (error.value.code, error.value.why) == ("modules-cache", "spider: no room")
     assert "hello/1.0" in typed("module -t avail")  # with the cache from before
+
+
+def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the modules' readers is missing then: the release is there, and status and check say why."""
+    old = lmods.too_old(lmods.newer(tmp_path), tmp_path / "old")
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(old),))
+    world = RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
+    reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
+    assert reports["lmod"].outcome is Outcome.BLOCKED
+    assert reports["lmod"].reason == f"Lmod {lmods.TOO_OLD} in {old} is too old, 8.5 is needed"
+    assert reports["release"].outcome is Outcome.CHANGED
+    assert reports["shell"].outcome is Outcome.BLOCKED
+    found = find(world.system, world.paths)
+    assert found is not None
+    assert found.numbers == (8, 4, 31)
 
 
 def test_a_pin_leads_to_its_release_and_stays_when_modules_are_purged(world: World, lmod: Path, tmp_path: Path) -> None:
