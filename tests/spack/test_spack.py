@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from bootstrap.spack import database
 from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
 from bootstrap.system import System
+from tests.golden import held, trouble_with_lua
 from tests.spack.conftest import VERSIONS, Site, spack_tree
 
 # The formats exclude each other (lib/spack/spack/database.py: _DB_VERSION), which is why a family has its own store.
 DATABASE = {"0.23.0": "7", "1.1.1": "8"}
+GOLDEN = Path(__file__).with_name("golden")
 RUNS = iter(range(1000))
 BOTH = pytest.mark.parametrize("version", VERSIONS)
 
@@ -64,6 +67,14 @@ def poisoned(config_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(home.rglob("*")) == before
 
 
+def normal(text: str, prefix: Path, release: str) -> str:
+    """Without what differs from run to run and from machine to machine."""
+    for value, word in ((str(prefix), "PREFIX"), (prefix.name.rpartition("-")[2], "HASH"), (release, "RELEASE")):
+        text = text.replace(value, word)
+    text = re.sub(r"^-- libsigsegv@.*$", "-- SPEC", text, flags=re.MULTILINE)
+    return re.sub(r"(Target: ).*(\]==\])|(created by spack).*", r"\1\2\3", text)
+
+
 def store_of(prefix: Path, version: str) -> Path:
     return prefix / "opt" / "petal" / FAMILIES[SPACK_VERSIONS[version]].store
 
@@ -87,6 +98,8 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     assert library.resolve().is_file()
     module = paths.current / "modules" / next((paths.current / "modules").iterdir()).name / "Core/libsigsegv/2.14.lua"
     assert str(library.parent.parent) in module.read_text()
+    held(GOLDEN / f"libsigsegv-{version}.lua", normal(module.read_text(), library.parent.parent, first.release))
+    assert trouble_with_lua(module) == ""
 
     second = bootstrap(prefix, config_text)
     assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +14,7 @@ from bootstrap import report, views
 from bootstrap.errors import ConfigError, ExitCode, PetalError
 from bootstrap.model import Finding, Mark, NodeReport, Outcome, Result, RunRecord, Status, StepReport, plain
 from bootstrap.spack.progress import Progress, Running
+from tests.golden import held
 
 GOLDEN = Path(__file__).with_name("golden")
 STEPS = (
@@ -200,10 +200,7 @@ def text_of(result: Result) -> str:
 
 
 def golden(name: str, text: str) -> None:
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    held(GOLDEN / f"{name}.txt", text)
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -1,0 +1,1 @@
+hide_version("openmpi/4.1")
