@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -51,8 +51,15 @@ spack: ## fetches Spack's releases for the tests (needs github.com)
 venv: ## the virtual environment .venv from tests/requirements.txt
 	@.ci/venv
 
-bench: venv ## two dozen small packages, against Spack's own commands (ARGS="--full --loops 1" with all recipes)
+bench: ## bench-install and bench-modules
+	@$(MAKE) bench-install ARGS=
+	@$(MAKE) bench-modules ARGS=
+
+bench-install: venv ## two dozen small packages, against Spack's own commands (ARGS="--full --loops 1" with all recipes)
 	@$(PY) -m tests.lab.bench_install $(ARGS)
+
+bench-modules: venv ## `module` with 1,000 modules, with Lmod's cache and without (root; ARGS="--write")
+	@$(PY) -m tests.lab.bench_modules $(ARGS)
 
 bench-start: dist ## how long `petal-node version` takes, against a bare Python
 	@$(PY) tests/archive/bench_start.py $(ARGS)

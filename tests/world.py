@@ -79,7 +79,7 @@ class FakeSystem(System):
         self.root = True
         self.memory = 4 << 30
 
-    def run(self, argv: Sequence[str], **options: Any) -> Completed:  # type: ignore[override]
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
         self.commands.append(tuple(argv))
         name = Path(argv[0]).name
         answer = self.answers.get(name) or next(

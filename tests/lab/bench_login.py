@@ -1,6 +1,8 @@
 """Prints what a login costs on a node of the lab, with shared storage well and with /shared and /opt/petal hanging.
 
-``make lab`` first, then ``make bench-login``. Medians, timed in the node itself, so the engine costs nothing.
+And what of it is petal-node's: ``bash -lc true`` with its file in /etc/profile.d and without, and beside it what a
+shell costs that sources Spack's setup-env.sh. ``make lab`` first, then ``make bench-login``. Medians, timed in the node
+itself, so the engine costs nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import os
 import sys
 
+from tests.lab import stack
 from tests.lab.cluster import Lab
 from tests.lab.faults import BOTH, has_fuse, laid_over, sh, taken_off
 
@@ -18,12 +21,17 @@ LOGINS = {
     "root: su - root": ("su", "-", "root", "-c", "true"),
     "user: su - ec2-user": ("su", "-", "ec2-user", "-c", "true"),
 }
+PROFILE = "/etc/profile.d/zz-petal.sh"
+LMODS = "/etc/profile.d/lmod.sh"  # of the lab's image; ParallelCluster's have none
+LIMIT = 15.0  # ms that petal-node may add to a login shell
 # Runs in the node; arguments: how often, then the command.
 TIMER = """
 import json, statistics, subprocess, sys, time
 def once():
     started = time.perf_counter()
-    subprocess.run(sys.argv[2:], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60)
+    child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    if child.wait():  # without a limit, for which Python would poll, and be late by up to 50 ms
+        sys.exit(f"{sys.argv[2:]} ended with {child.returncode}")
     return (time.perf_counter() - started) * 1000
 times = [once() for _ in range(int(sys.argv[1]))]
 print(json.dumps([statistics.median(times), max(times)]))
@@ -32,12 +40,54 @@ print(json.dumps([statistics.median(times), max(times)]))
 
 def measure(lab: Lab, node: str, runs: int) -> dict[str, tuple[float, float]]:
     """Median and maximum of each login, in ms."""
-    found = {}
-    for name, command in LOGINS.items():
-        result = lab.exec(node, ("python3", "-c", TIMER, str(runs), *command), timeout=600).check()
-        median, most = json.loads(result.stdout)
-        found[name] = (median, most)
-    return found
+    return {name: once(lab, node, command, runs) for name, command in LOGINS.items()}
+
+
+def added(lab: Lab, node: str, runs: int) -> list[str]:
+    """What petal-node adds to a login shell, Lmod's own start included, and Spack's own file to a shell."""
+    sh(lab, node, f"mv {LMODS} {LMODS}.away")
+    try:
+        lines = _of_petal(lab, node, runs)
+    finally:
+        sh(lab, node, f"mv {LMODS}.away {LMODS}")
+    return [*lines, _of_spack(lab, node, max(3, runs // 4))]
+
+
+def _of_petal(lab: Lab, node: str, runs: int) -> list[str]:
+    lines, away = [], f"mv {PROFILE} {PROFILE}.away"
+    for who, user in (("user", "ec2-user"), ("root", "root")):
+        login = ("runuser", "-u", user, "--", "env", "-i", "HOME=/tmp", "PATH=/usr/bin:/bin", "bash", "-lc", "true")
+        with_it, _ = once(lab, node, login, runs)
+        sh(lab, node, away)
+        try:
+            without, _ = once(lab, node, login, runs)
+        finally:
+            sh(lab, node, f"mv {PROFILE}.away {PROFILE}")
+        more, limit = with_it - without, "" if with_it - without <= LIMIT else ": MISSED"
+        lines.append(f"{who}: bash -lc true        {with_it:.1f} ms, without petal-node {without:.1f} ms: "
+                     f"{more:.1f} ms more (wanted: at most {LIMIT:.0f}){limit}")  # fmt: skip
+    return lines
+
+
+def _of_spack(lab: Lab, node: str, runs: int) -> str:
+    """Spack on the same disk; the first run compiles its Python and is not counted."""
+    reason = stack.no_spack()
+    if reason:
+        return f"Spack's setup-env.sh: {reason}"
+    unpack = ("tar", "-xzf", "-", "-C", "/var/tmp", "--no-same-owner")
+    lab.exec(node, unpack, stdin=stack.packed_spack().read_bytes()).check()
+    script = f". /var/tmp/{stack.SPACK}/share/spack/setup-env.sh"
+    once(lab, node, ("bash", "-c", script), 1)
+    sourced, _ = once(lab, node, ("bash", "-c", script), runs)
+    bare, _ = once(lab, node, ("bash", "-c", "true"), runs)
+    return f"Spack's setup-env.sh: {sourced - bare:.0f} ms more than bash alone"
+
+
+def once(lab: Lab, node: str, command: tuple[str, ...], runs: int) -> tuple[float, float]:
+    """Median and maximum of one command in the node, in ms."""
+    result = lab.exec(node, ("python3", "-c", TIMER, str(runs), *command), timeout=600).check()
+    median, most = json.loads(result.stdout)
+    return median, most
 
 
 def main() -> int:
@@ -59,7 +109,9 @@ def main() -> int:
     for name, (median, most) in well.items():
         cells = [f"{median:.1f} ({most:.1f})", "{:.1f} ({:.1f})".format(*hanging[name])]
         print(f"{name:<24}{cells[0]:>18}{cells[1]:>22}")
-    return 0
+    lines = added(lab, options.node, 2 * options.runs)
+    print("\n".join(lines))
+    return 1 if any("MISSED" in line for line in lines) else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from bootstrap.lmod.found import place_on_machine
+from bootstrap.system import System
 from tests.lab import sources
+from tests.world import World
 
 NEWER, TOO_OLD = "8.7.60", "8.4.31"
 NEEDED = ("make", "bc", "tclsh")  # by its configure and make install
@@ -46,3 +48,18 @@ def too_old(newer: Path, place: Path) -> Path:
     program = place / "libexec" / "lmod"
     program.write_text(program.read_text(encoding="utf-8").replace(str(newer), str(place)), encoding="utf-8")
     return place
+
+
+class RealWorld(World):
+    """A node whose Lmod is this machine's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real = System()
+        fake = self.system.run
+
+        def run(argv: list[str], **options: object):  # type: ignore[no-untyped-def]
+            ours = "lmod" in argv[0] or Path(argv[0]).name.startswith("lua")
+            return (real.run if ours else fake)(argv, **options)  # type: ignore[arg-type]
+
+        self.system.run = run  # type: ignore[assignment,method-assign]

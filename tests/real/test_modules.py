@@ -93,24 +93,9 @@ def release_of(world: World) -> str:
     return world.release
 
 
-class RealWorld(World):
-    """A node whose Lmod is this machine's."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real = System()
-        fake = self.system.run
-
-        def run(argv: list[str], **options: object):  # type: ignore[no-untyped-def]
-            ours = "lmod" in argv[0] or Path(argv[0]).name.startswith("lua")
-            return (real.run if ours else fake)(argv, **options)  # type: ignore[arg-type]
-
-        self.system.run = run  # type: ignore[assignment,method-assign]
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
+    return lmods.RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
 
 
 def test_a_release_has_a_cache_that_lmod_uses_and_that_hides_nothing(world: World, lmod: Path) -> None:
@@ -193,7 +178,7 @@ def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch
     """Nothing but the modules' readers is missing then: the release is there, and status and check say why."""
     old = lmods.too_old(lmods.newer(tmp_path), tmp_path / "old")
     monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(old),))
-    world = RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
+    world = lmods.RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
     reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
     assert reports["lmod"].outcome is Outcome.BLOCKED
     assert reports["lmod"].reason == f"Lmod {lmods.TOO_OLD} in {old} is too old, 8.5 is needed"
@@ -297,7 +282,7 @@ def test_a_login_shell_has_the_defaults_and_the_cache(shell: str, lmod: Path, tm
     if program is None or os.geteuid() != 0:
         pytest.skip(f"{shell} as an ordinary user cannot be started here")
     place = tmp_path / "n"
-    world = RealWorld(place, config_text=with_package(tmp_path) + "modules: {defaults: [hello]}\n")
+    world = lmods.RealWorld(place, config_text=with_package(tmp_path) + "modules: {defaults: [hello]}\n")
     release = release_of(world)
     open_to_all(place)
     kind = {"tcsh": "csh", "fish": "fish"}.get(shell, "sh")

@@ -5,6 +5,7 @@ badfs.py deaf MOUNT            nobody answers, but who asks can be killed: a har
 badfs.py dead MOUNT            requests are taken and never answered: not even SIGKILL helps who asks
 badfs.py squash MOUNT BACKING  shows BACKING, and takes root for user 65534, as an export with root_squash does
 badfs.py nolock MOUNT BACKING  shows BACKING, and has no locks, as Lustre without flock
+badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation; nothing is kept by who asks
 
 It runs in the foreground; its end gives an error to all who wait. The mount point is to be unmounted then.
 """
@@ -19,6 +20,7 @@ import signal
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid, two unused
@@ -198,6 +200,15 @@ class Squash(Tree):
         return super().answer(opcode, node, uid or NOBODY, gid if uid else NOBODY, body)
 
 
+class Slow(Tree):
+    """A server that is 1 ms away."""
+
+    def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:
+        """The answer of a tree, late."""
+        time.sleep(0.001)
+        return super().answer(opcode, node, uid, gid, body)
+
+
 def serve(device: int, tree: Tree | None) -> None:
     """Answer until the mount is gone; without a tree only the greeting is answered."""
     while True:
@@ -228,7 +239,7 @@ def main(kind: str, target: str, backing: str = "") -> None:
     device = mount(kind, target)
     if kind == "deaf":
         signal.pause()
-    trees = {"squash": Squash, "nolock": Tree}
+    trees = {"squash": Squash, "nolock": Tree, "slow": Slow}
     serve(device, trees[kind](backing) if kind in trees else None)
 
 
