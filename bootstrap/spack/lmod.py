@@ -64,6 +64,8 @@ def pack_lmod(ctx: Context, target: str, lmod: Locked) -> None:
             )
         settle(copy)
     pack(copy, archive, ctx.confirm)
+    if archive.parent.name != ctx.tree:  # of a CPU that this node does not have
+        remove_tree(copy)
 
 
 def _move(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""``make bench-install``: a stack of two dozen small packages, by petal-node and by Spack's own commands, in the same run.
+"""``make bench-install``: a stack of two dozen small packages, by petal-node and by Spack's own commands, in one run.
 
 Measured in turn, each time with an empty store and the same warm caches:
 

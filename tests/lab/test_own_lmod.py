@@ -137,6 +137,14 @@ def test_root_by_sudo_has_them_too_and_its_shell_looks_at_nothing_that_is_shared
     assert shared == []
 
 
+def test_no_shell_starts_python_or_spack(cluster: Lab) -> None:
+    login = " ".join((*USER, "bash", "-lc", "true"))
+    root(cluster, "compute-1", f"strace -f -e trace=execve -o /tmp/execs {login}").check()
+    started = root(cluster, "compute-1", "grep -o 'execve(\"[^\"]*' /tmp/execs").check().stdout.splitlines()
+    assert any(line.endswith("/bash") for line in started)
+    assert [line for line in started if "python" in line or "spack" in line] == []
+
+
 def test_sh_without_the_line_has_no_module(cluster: Lab) -> None:
     """The other half of what docs/modules.md says of it."""
     assert cluster.exec("compute-1", (*USER, "dash", "-c", "module load bzip2")).returncode == 127

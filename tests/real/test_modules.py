@@ -116,6 +116,28 @@ def test_a_release_has_a_cache_that_lmod_uses_and_that_hides_nothing(world: Worl
     assert "ok" in typed("module load late && echo ok")
 
 
+def test_only_one_mpi_is_loaded_and_what_needs_it_goes_and_comes_with_it(lmod: Path, tmp_path: Path) -> None:
+    """``family`` and ``depends_on`` of binary packages, which stand in one tree with Spack's."""
+    packages = ", ".join(
+        f"{{name: {name}, version: '{version}', prefix: /opt/{name}}}"
+        for name, version in (("openmpi", "4.1"), ("openmpi", "5.0"), ("mpich", "4.2"))
+    )
+    tool = "{name: tool, version: '1', prefix: /opt/tool, requires: [openmpi/4.1]}"
+    world = lmods.RealWorld(tmp_path / "n", config_text=f"packages: [{packages}, {tool}]\n")
+    for name in ("openmpi", "mpich", "tool"):
+        (world.prefix / "opt" / name / "bin").mkdir(parents=True)
+    typed = Typed(world, lmod, release_of(world))
+    said = typed("module load openmpi/4.1; module load mpich; module -t list")
+    assert said.splitlines()[-1] == "mpich/4.2"
+    assert 'automatically replacing "openmpi/4.1" with "mpich/4.2"' in said
+    assert (
+        typed("module load openmpi/4.1; module swap openmpi/4.1 openmpi/5.0; module -t list").split()[-1]
+        == "openmpi/5.0"
+    )
+    assert set(typed("module load tool; module -t list").split()) == {"openmpi/4.1", "tool/1"}
+    assert "openmpi/4.1" not in typed("module load tool; module unload tool; module -t list")
+
+
 def test_a_directory_of_the_site_is_read_beside_the_cache(world: World, lmod: Path, tmp_path: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
     (tmp_path / "site" / "tool").mkdir(parents=True)

@@ -20,9 +20,10 @@ from bootstrap.errors import LmodError
 from bootstrap.lmod import carried, found, image
 from bootstrap.model import Mark, Outcome, Role, Verdict
 from bootstrap.paths import Paths
-from bootstrap.prepare import prepare
+from bootstrap.prepare import for_lockfile, prepare
 from bootstrap.request import Request
-from bootstrap.steps import STEPS
+from bootstrap.spack.workspace import specs_of
+from bootstrap.steps import STEPS, steps_for
 from bootstrap.steps.lmod import NodeLmod
 from bootstrap.steps.shell import MARK, SH, Shell
 from tests.world import World, with_spack
@@ -265,3 +266,22 @@ def test_a_line_that_was_lost_comes_back(tmp_path: Path, shell: Callable[[], lis
     bashrc.write_text("# a new version of the package\n")
     assert shell() == [f"add a line to {bashrc}"]
     assert bashrc.read_text().startswith("# a new version of the package\nshopt ")
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_an_image_whose_stack_brings_it_gets_none_of_the_distributions(tmp_path: Path) -> None:
+    """In the layout ``hybrid`` there is no stack yet: the nodes' hooks write the init files, behind the release."""
+    world = World(tmp_path / "builder", config_text=with_spack(tmp_path) + "modules: {lmod: stack}\n")
+    ctx = replace(world.context, config=replace(world.config, layout="hybrid"), bakes=True)
+    done = {report.name: report for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
+    assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.SKIPPED, Outcome.SKIPPED)
+    assert done["program"].outcome is Outcome.CHANGED
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_lockfile_that_is_made_on_a_machine_without_lmod_has_it(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    path = tmp_path / "petal.yaml"
+    path.write_text(with_spack(tmp_path))
+    ctx = for_lockfile(Request(world.tool, "r", str(path), world.prefix), world.system, lambda _: None)
+    assert specs_of(ctx) == [carried.SPEC, "fftw"]
