@@ -186,7 +186,7 @@ class ReleaseError(PetalError):
 
 
 class LmodError(PetalError):
-    """An image build cannot give the machine an Lmod; codes start with ``lmod-``."""
+    """A machine cannot be given an Lmod, by its distribution or by the stack; codes start with ``lmod-``."""
 
     code = "lmod-install"
 

@@ -18,6 +18,7 @@ from .clocks import age_of, seconds_of, skew_finding
 from .context import Context
 from .errors import AllocationRefused, PetalError
 from .launch import Launched, launch_where_none_runs
+from .lmod.carried import ENDING
 from .log import LOG
 from .model import Finding, Mark, NodeReport, plain
 from .slurm import OF_SOME_NODES, SlurmNode, folded, natural, nodes, on_nodes
@@ -77,14 +78,17 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
 
     Where it carries none, and behind ``LMOD_SECONDS``, nothing is waited for: the proof says what is wrong.
     """
-    if not ctx.paths.lmod_packs(ctx.wanted_release).is_dir():
+    if not any(ctx.paths.lmod_packs(ctx.wanted_release).glob(f"*/*{ENDING}")):
         return
-    deadline, names = time.monotonic() + LMOD_SECONDS, {node.name for node in candidates if node.up}
+    deadline, names, said = time.monotonic() + LMOD_SECONDS, {node.name for node in candidates if node.up}, ""
     while time.monotonic() < deadline:
         waiting = [report.node for report in _own_reports(ctx).values() if report.node in names and _lacks_lmod(report)]
         if not waiting:
             return
-        ctx.progress(f"waiting for {folded(waiting)} to take Lmod from the release")
+        message = f"waiting for {folded(waiting)} to take Lmod from the release"
+        if message != said:
+            ctx.progress(message)
+            said = message
         time.sleep(POLL_SECONDS)
 
 

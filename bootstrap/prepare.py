@@ -297,9 +297,24 @@ def _environment(ctx: Context) -> Mapping[str, object]:
 
 
 def _is_to_carry_lmod(ctx: Context) -> bool:
-    """The stack builds one for the nodes where the head node's image has none; an image build installs its own."""
+    """The stack builds one for the nodes where the head node's image has none; an image build installs its own.
+
+    Where it has built one it goes on to: nodes may live on that, whatever was installed on the head node since. One
+    that does not answer, on a machine that is busy, is taken for good.
+    """
     which = ctx.config.modules.lmod
     if which != "auto" or ctx.bakes:
         return which == "stack"
     lmod = of_machine(ctx.system)
-    return lmod is None or bool(lmod.trouble)
+    return lmod is None or bool(lmod.numbers and lmod.trouble) or _has_carried_lmod(ctx)
+
+
+def _has_carried_lmod(ctx: Context) -> bool:
+    where = ctx.paths.shared_mount
+    if ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None:
+        return False
+    try:
+        before = ctx.system.guarded(partial(_wanted_on, ctx.paths, ctx.facts), timeout=LOOK_SECONDS, what=str(where))
+    except (PetalError, OSError):
+        return False
+    return before is not None and SPEC in before.environment.get("specs", ())

@@ -21,6 +21,7 @@ from bootstrap.context import Context
 from bootstrap.errors import ProcessFailed
 from bootstrap.files import sha256_of
 from bootstrap.fleet import report_lines
+from bootstrap.lmod.found import places_on_machine
 from bootstrap.model import Finding, Mark, NodeReport, Role, Tool
 from bootstrap.observed import Cluster, External, Facts, Host, Mount, Queue, SharedDir
 from bootstrap.paths import Paths
@@ -223,6 +224,11 @@ def _bind(source: Path, target: Path) -> None:
 
 def _report(node: str, release_id: str) -> NodeReport:
     return NodeReport(node, "compute", timestamp(), release_id, (Finding("storage", Mark.OK, "mounted"),))
+
+
+def lmod_of_this_machine() -> Path | None:
+    """Where this machine's own Lmod lies."""
+    return next(iter(places_on_machine()), None)
 
 
 def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:

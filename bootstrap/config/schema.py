@@ -353,6 +353,8 @@ def _spack_is_whole(data: Mapping[str, Any], stack: str) -> None:
     spack = data.get("spack", Spack())
     seeded = data.get("software", Software()).spack_packages
     if stack == "none" and not spack.specs and not seeded:
+        if data.get("modules", Modules()).lmod == "stack":
+            raise ValidationError("stack needs a Spack stack, which builds it: name one, or use auto", "modules.lmod")
         return
     needed = {"source": spack.program} if spack.carries_recipes else {"source": spack.program, "recipes": spack.recipes}
     missing = [name for name, value in needed.items() if value is None]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import LmodError, PackageError
-from ..files import make_dir, remove_tree, replace_link
+from ..files import first_distrusted, make_dir, remove_tree, replace_link
 from ..paths import Paths
 from ..tarball import unpack
 
@@ -58,6 +59,9 @@ def pack(copy: Path, archive: Path, confirm: Callable[[], None]) -> None:
         os.fsync(stream.fileno())
     confirm()
     part.rename(archive)
+    for other in archive.parent.glob(f"*{ENDING}"):
+        if other != archive:  # of a lockfile that was solved anew
+            other.unlink()
 
 
 def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -67,30 +71,54 @@ def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def take(paths: Paths, archive: Path) -> None:
+def fetch(paths: Paths, archive: Path) -> Path:
+    """Copies an archive to local disk, and returns the copy. May hang: to be called with a deadline.
+
+    Raises:
+        LmodError: ``lmod-untrusted``, others than root could have put it there.
+        OSError: it cannot be read now.
+    """
+    found = first_distrusted(archive, paths.root)
+    if found:
+        what = f"{archive} is not unpacked, since root's shells would run it"
+        raise LmodError(what, why=str(found), remedy=(found.remedy, "petal-node repair"), code="lmod-untrusted")
+    make_dir(paths.scratch)
+    fetched = paths.scratch / archive.name
+    shutil.copyfile(archive, fetched)
+    return fetched
+
+
+def take(paths: Paths, archive: Path, fetched: Path) -> None:
     """Unpacks it here if that was not done, and lets new shells use it. Copies of before stay: shells run them.
 
     A copy that is in use already and is to be taken again has something wrong, and is made anew.
+
+    Args:
+        archive: where the release has it.
+        fetched: the same on local disk.
 
     Raises:
         LmodError: ``lmod-incomplete``, it is damaged.
     """
     copy = copy_of(paths, archive)
     if not is_whole(copy) or paths.lmod_in_use.resolve() == copy.resolve():
-        part = copy.with_name(f".{copy.name}.part")
-        remove_tree(part)
+        part, before = copy.with_name(f".{copy.name}.part"), copy.with_name(f".{copy.name}.before")
+        for left in (part, before):
+            remove_tree(left)
         try:
-            _unpack(archive, part)
-            remove_tree(copy)
+            _unpack(archive, fetched, part)
+            if copy.exists():
+                copy.rename(before)
             part.rename(copy)
         finally:
-            remove_tree(part)
+            for left in (part, before):
+                remove_tree(left)
     replace_link(paths.lmod_in_use, copy.name)
 
 
-def _unpack(archive: Path, part: Path) -> None:
+def _unpack(archive: Path, fetched: Path, part: Path) -> None:
     try:
-        unpack(archive, part)
+        unpack(fetched, part)
         why = "" if is_whole(part) else f"it has no {WHOLE}"
     except PackageError as error:
         why = f"{error}: {error.why}"
@@ -105,7 +133,7 @@ def settle(copy: Path) -> None:
     Raises:
         LmodError: ``lmod-leads-away``, something in it would be looked for elsewhere.
     """
-    for spacks in (copy / ".spack-db", *copy.glob("*/.spack")):
+    for spacks in copy.glob("*/.spack"):
         remove_tree(spacks)
     for directory, names, files in os.walk(copy):
         for name in (*names, *files):

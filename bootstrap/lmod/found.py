@@ -55,22 +55,36 @@ def find(system: System, paths: Paths, which: str = "auto") -> Lmod | None:
 
 
 def of_machine(system: System) -> Lmod | None:
-    """What the machine's image brought, or whoever made it."""
-    place = place_on_machine()
-    return None if place is None else _asked(system, place)
+    """What the machine's image brought, or whoever made it: the first that will do, else the first."""
+    asked: list[Lmod] = []
+    for place in places_on_machine():
+        asked.append(_asked(system, place))
+        if not asked[-1].trouble:
+            return asked[-1]
+    return asked[0] if asked else None
 
 
-def place_on_machine() -> Path | None:
+def places_on_machine() -> tuple[Path, ...]:
     """Where the machine's own lies, whatever its version."""
-    return next((place for place in map(Path, PLACES) if has_lmod(place)), None)
+    return tuple(place for place in map(Path, PLACES) if has_lmod(place))
 
 
 def of_stack(system: System, paths: Paths) -> Lmod | None:
     """The copy of the stack's that this node's shells use."""
-    copy = paths.lmod_in_use
-    if not copy.is_symlink():
-        return None
-    place = next((copy.parent / copy.readlink()).glob("lmod-*/lmod/lmod"), None)
+    link = paths.lmod_in_use
+    return in_copy(system, link.parent / link.readlink()) if link.is_symlink() else None
+
+
+def copies(system: System, paths: Paths) -> tuple[Lmod, ...]:
+    """All copies of the stack's on this node that will do."""
+    places = sorted(path for path in paths.lmods.glob("[0-9]*") if path.is_dir())
+    asked = (in_copy(system, path) for path in places)
+    return tuple(lmod for lmod in asked if lmod is not None and not lmod.trouble)
+
+
+def in_copy(system: System, copy: Path) -> Lmod | None:
+    """The Lmod of one copy of the stack's."""
+    place = next(copy.glob("lmod-*/lmod/lmod"), None)
     return _asked(system, place) if place is not None and has_lmod(place) else None
 
 

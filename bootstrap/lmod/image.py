@@ -23,9 +23,9 @@ USE = re.compile(r"^\s*module\s+use\s+(?:-\S+\s+)*[{\"]?(/[^}\"\n]*)", re.MULTIL
 
 
 def directories(paths: Paths) -> tuple[str, ...]:
-    """Those that are there now, in the image's order."""
-    listed = dict.fromkeys((*_used(paths.at(COMMANDS)), *(word for name in LISTS for word in _listed(paths.at(name)))))
-    return tuple(place for place in listed if "$" not in place and paths.at(place).is_dir())
+    """Those that it names, in its order. Nobody looks at them: one may lie on storage that hangs."""
+    listed = (*_used(paths.at(COMMANDS)), *(word for name in LISTS for word in _listed(paths.at(name))))
+    return tuple(place for place in dict.fromkeys(listed) if "$" not in place)
 
 
 def _used(path: Path) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..context import Context
 from ..errors import ModulesError
 from ..files import make_dir, remove_tree, write_atomic
-from ..lmod.found import NONE, Lmod, find
+from ..lmod.found import NONE, Lmod, copies, find
 from ..system import PATH
 
 UPDATE = "update_lmod_system_cache_files"
@@ -38,6 +38,8 @@ def invalidate(tree: Path) -> None:
 def write_cache(ctx: Context, tree: Path) -> None:
     """Makes the cache of a tree that is whole. Without an Lmod here there is none, and modules work as before.
 
+    Older copies of the stack's Lmod get one too: nodes use them until they start again.
+
     Raises:
         ModulesError: ``modules-lua``, a module file is no Lua; ``modules-cache``, Lmod could not make it.
     """
@@ -45,12 +47,17 @@ def write_cache(ctx: Context, tree: Path) -> None:
     if lmod is None or lmod.trouble:
         ctx.note(f"no module cache: {lmod.trouble if lmod else NONE}")
         return
+    _parse(ctx, lmod, tree)
+    for each in {one.version: one for one in (*copies(ctx.system, ctx.paths), lmod)}.values():
+        _write_one(ctx, each, tree)
+
+
+def _write_one(ctx: Context, lmod: Lmod, tree: Path) -> None:
     place = _place(tree) / lmod.version
     part = place.with_name(f".{place.name}.part")
     remove_tree(part)
     make_dir(part)
     try:
-        _parse(ctx, lmod, tree)
         _spider(ctx, lmod, part, tree)
         remove_tree(place)
         part.rename(place)

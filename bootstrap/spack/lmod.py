@@ -1,7 +1,8 @@
 """The stack's own Lmod, moved by Spack from the store to the path that it has on every node's local disk.
 
-Spack writes its new place into whatever holds the old one, as it does for packages of a build cache. The new path is
-the shorter one, so that this needs no tools.
+Spack writes its new place into whatever holds the old one, as it does for packages of a build cache. That needs no
+tools where nothing becomes longer: neither a package's path, nor the root of the install tree, which stands in binaries
+too (libcrypto names the compiler wrapper that built it). ``/opt/petal-node`` is shorter than ``/opt/petal/store``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from ..context import Context
 from ..errors import LmodError
 from ..files import make_dir, remove_tree
 from ..lmod.carried import PACKAGE, copy_of, is_whole, pack, settle
-from ..lmod.found import has_lmod
+from ..lmod.found import in_copy
+from ..targets import runnable
 from . import database
 from .database import Locked
 from .driver import Spack
 from .parallel import split
-from .scope import write_scope
+from .scope import STACK, write_scope
 from .solve import ready_spack
-from .workspace import lockfile_of, module_tree, site_of
+from .workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, store_of
 
-SHORT = "{name}-{hash:7}"
-LMOD = "lmod-*/lmod/lmod"
+LEFT = (".spack-db", "bin")  # what Spack makes at the root of an install tree
 
 
 def lmod_of(ctx: Context, target: str) -> Locked | None:
@@ -47,6 +48,8 @@ def archive_of(ctx: Context, target: str, lmod: Locked) -> Path:
 def pack_lmod(ctx: Context, target: str, lmod: Locked) -> None:
     """Puts the stack's Lmod for one target into the release, ready to be unpacked by its nodes.
 
+    What is here already from another release is packed again, if it works.
+
     Raises:
         SpackError: ``spack-push``, ``spack-install``.
         LmodError: ``lmod-incomplete``, ``lmod-leads-away``.
@@ -54,49 +57,76 @@ def pack_lmod(ctx: Context, target: str, lmod: Locked) -> None:
     """
     archive = archive_of(ctx, target, lmod)
     copy = copy_of(ctx.paths, archive)
-    if not is_whole(copy):
+    if not is_whole(copy) or _trouble(ctx, target, copy):
         remove_tree(copy)
         _move(ctx, target, lmod, copy)
-        if not any(has_lmod(place) for place in copy.glob(LMOD)):
-            what = f"{lmod.name}@{lmod.version} of Spack's has another shape than petal-node knows"
-            raise LmodError(
-                what, why=f"no {copy}/{LMOD}/libexec/lmod", remedy="please report it", code="lmod-incomplete"
-            )
         settle(copy)
+        trouble = _trouble(ctx, target, copy)
+        if trouble:
+            what = f"{lmod.name}@{lmod.version} does not work where it was moved to"
+            raise LmodError(what, why=trouble, remedy="please report it", code="lmod-incomplete")
     pack(copy, archive, ctx.confirm)
     if archive.parent.name != ctx.tree:  # of a CPU that this node does not have
         remove_tree(copy)
+
+
+def _trouble(ctx: Context, target: str, copy: Path) -> str:
+    """Why a copy will not do; what is for a CPU that this node does not have is not run."""
+    if target not in runnable(ctx.facts.host.target):
+        return ""
+    lmod = in_copy(ctx.system, copy)
+    return f"no Lmod is in {copy}" if lmod is None else lmod.trouble
 
 
 def _move(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:
     spack = ready_spack(ctx, target)
     shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
     packed = spack.places.scratch / "lmod"
-    remove_tree(packed)
+    remains = (packed, *(ctx.paths.home / name for name in LEFT))
+    _remove(remains)
     try:
-        host, needed = ctx.facts.host, _needed(database.locked_specs(spack.lockfile), lmod)
+        host, needed = ctx.facts.host, _needed(database.locked_specs(spack.lockfile), [lmod])
         jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
         spack.push([spec.hash for spec in needed], packed, jobs)
         _beside(ctx, target, spack, packed, copy).unpack(lmod.hash)
     finally:
-        remove_tree(packed)
+        _remove(remains)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        remove_tree(path)
 
 
 def _beside(ctx: Context, target: str, spack: Spack, packed: Path, copy: Path) -> Spack:
     """The same Spack with another install tree, which takes packages from one directory alone."""
     scope = spack.scope.with_name("lmod-scope")
     make_dir(scope)
-    places = replace(spack.places, store=copy, projection=SHORT)
+    below = copy.relative_to(ctx.paths.home)
+    places = replace(spack.places, store=ctx.paths.home, projection=f"{below}/{{name}}-{{hash:7}}")
     write_scope(scope, places, replace(site_of(ctx, target), pulled=packed), spack.program.family)
-    shutil.copytree(spack.scope / "stack", scope / "stack", dirs_exist_ok=True)
+    shutil.copytree(spack.scope / STACK, scope / STACK, dirs_exist_ok=True)
     return replace(spack, places=places, scope=scope)
 
 
-def _needed(specs: Iterable[Locked], top: Locked) -> list[Locked]:
-    """A package and all that it links to or runs with; what the system has stays there."""
+def lacks_lmod_alone(ctx: Context) -> bool:
+    """True where all that somebody asked for is there, and only the Lmod that was added to it is not.
+
+    Raises:
+        SpackError: ``spack-lockfile``, ``spack-database``.
+    """
+    if not adds_lmod(ctx):
+        return False
+    specs = release_specs(ctx)
+    asked = [spec for spec in specs if spec.explicit and spec.name != PACKAGE]
+    return bool(asked) and not database.missing(tuple(_needed(specs, asked)), store_of(ctx))
+
+
+def _needed(specs: Iterable[Locked], tops: Iterable[Locked]) -> list[Locked]:
+    """Packages and all that they link to or run with; what the system has stays there."""
     known = {spec.hash: spec for spec in specs}
     found: dict[str, Locked] = {}
-    left = [top.hash]
+    left = [top.hash for top in tops]
     while left:
         spec = known[left.pop()]
         if spec.hash not in found and not spec.external:

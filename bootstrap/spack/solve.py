@@ -15,6 +15,7 @@ from ..context import Context
 from ..environments import locked, unlocked
 from ..errors import SpackError
 from ..files import remove_tree, write_atomic
+from ..lmod.carried import PACKAGE
 from ..lock import Lock, own_holder
 from ..lockfile import Lockfile, Record, joined
 from ..system import timestamp
@@ -23,7 +24,8 @@ from .driver import Spack
 from .fit import Here, check_fit
 from .program import ensure, is_ready
 from .vet.preflight import check_memory, vet
-from .workspace import open_spack, specs_of
+from .vet.recipes import Repository
+from .workspace import adds_lmod, open_spack, specs_of, without_lmod
 
 LOCK_WAIT = 600.0
 LOOK_SECONDS = 4.0
@@ -42,18 +44,43 @@ def ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spac
     if not is_ready(ctx.config, spack.program, ctx.paths):
         ctx.note(f"Spack {spack.program.version} and its recipes")
     ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    _write_environment(ctx, spack)
+    return spack
+
+
+def _write_environment(ctx: Context, spack: Spack) -> None:
     sections = (key for key in unlocked(ctx.environment) if key != "specs")
     spack.write_environment(specs_of(ctx), {key: ctx.environment[key] for key in sections})
-    return spack
 
 
 def solve(ctx: Context, spack: Spack) -> None:
     """Judges the specs, looks at the memory and concretizes; the result is the driver's lockfile.
 
+    Lmod, which nobody asked for, is left out where the recipes have none or it cannot stand beside the stack.
+
     Raises:
         ConfigError: ``spec-unknown``.
         SpackError: ``spack-memory``, ``spack-no-clingo``, ``spack-concretize``.
     """
+    if not adds_lmod(ctx):
+        _solve(ctx, spack)
+        return
+    try:
+        if PACKAGE in Repository(spack.program.recipes).names:
+            _solve(ctx, spack)
+            return
+        why = "the recipes have none"
+    except SpackError as error:
+        if error.code != "spack-concretize":
+            raise
+        why = f"with it {error.what}: {error.why}"
+    ctx.note(f"the stack does without a Lmod of its own, which the nodes lack: {why}")
+    without = without_lmod(ctx)
+    _write_environment(without, spack)
+    _solve(without, spack)
+
+
+def _solve(ctx: Context, spack: Spack) -> None:
     verdict = vet(ctx, spack.program.recipes)
     verdict.refuse()
     for line in verdict.advice:

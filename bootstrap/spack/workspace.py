@@ -9,6 +9,7 @@ from .. import templates
 from ..context import Context
 from ..errors import SpackError
 from ..files import make_dir, write_atomic
+from ..lmod.carried import SPEC
 from ..release import tree_name
 from ..targets import buildable, compiler_builds
 from . import database
@@ -133,6 +134,17 @@ def lacking(ctx: Context) -> tuple[str, ...]:
         return ()
     absent = database.missing(release_specs(ctx), store_of(ctx))
     return tuple(sorted(f"{spec.name}@{spec.version}" for spec in absent))
+
+
+def adds_lmod(ctx: Context) -> bool:
+    """True where Lmod is in the stack since the nodes have none, and not since anybody asked for it."""
+    return SPEC in ctx.environment.get("specs", ())
+
+
+def without_lmod(ctx: Context) -> Context:
+    """The same without what ``adds_lmod`` speaks of."""
+    specs = [spec for spec in ctx.environment.get("specs", ()) if spec != SPEC]
+    return replace(ctx, environment={**ctx.environment, "specs": specs})
 
 
 def specs_of(ctx: Context) -> list[str]:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from ..context import Context
 from ..errors import LmodError, PetalError
-from ..lmod.carried import archive_in, copy_of, is_whole, take
+from ..lmod.carried import archive_in, copy_of, fetch, is_whole, take
 from ..lmod.distribution import BY_HAND, install_lmod
 from ..lmod.found import NONE, Lmod, find, of_machine
-from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
-from ..release import current_release
+from ..model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
+from ..release import current_release, tree_name
+from ..targets import runnable
 from .base import EVERYWHERE, TOUCH_SECONDS
 
+FETCH_SECONDS = 120.0
 IN_THE_STACK = "modules: {lmod: stack} in the configuration: the stack builds one for every node"
 
 
@@ -27,47 +29,31 @@ class NodeLmod:
     title = "Lmod is here, and new enough"
     roles = EVERYWHERE
     scope = Scope.NODE
-    needs = ()
+    needs = ("root",)
     local = False
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        which, lmod = ctx.config.modules.lmod, _here(ctx)
-        if lmod is not None and not lmod.trouble and not _is_copy(ctx, lmod):
+        lmod = find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+        works = lmod is not None and not lmod.trouble
+        if lmod is not None and works and ctx.paths.lmods not in lmod.place.parents:
             return satisfied(f"Lmod {lmod.version} is at {lmod.place}")
-        archive = _archive(ctx) if which != "node" else None
+        archive = _archive(ctx)
         if archive is not None and not _is_taken(ctx, archive, lmod):
             return change(f"this node uses no {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
-        if lmod is not None and not lmod.trouble:
+        if lmod is not None and works:
             return satisfied(f"Lmod {lmod.version}, which the stack has built, is at {lmod.place}")
-        trouble = lmod.trouble if lmod is not None else NONE
-        return _without(ctx, trouble)
+        return _without(ctx, lmod.trouble if lmod is not None else NONE)
 
     def apply(self, ctx: Context) -> None:
-        archive = _archive(ctx) if ctx.config.modules.lmod != "node" else None
+        archive = _archive(ctx)
         if archive is not None:
-            ctx.note(f"unpacking Lmod {archive.name}")
-            take(ctx.paths, archive)
-            return
-        ctx.note("installing Lmod")
-        install_lmod(ctx.system, ctx.paths.scratch)
-        lmod = of_machine(ctx.system)
-        trouble = lmod.trouble if lmod is not None else NONE
-        if trouble:
-            raise LmodError(
-                "the distribution's Lmod was installed and will not do",
-                why=trouble,
-                remedy=BY_HAND,
-                code="lmod-too-old",
-            )
-
-
-def _here(ctx: Context) -> Lmod | None:
-    return find(ctx.system, ctx.paths, ctx.config.modules.lmod)
-
-
-def _is_copy(ctx: Context, lmod: Lmod) -> bool:
-    return ctx.paths.lmods in lmod.place.parents
+            _take(ctx, archive)
+        elif _may_install(ctx):
+            _install(ctx)
+        else:
+            what, remedy = "the Lmod that the release carries cannot be read now", "petal-node bootstrap"
+            raise LmodError(what, remedy=remedy, code="lmod-unreadable")
 
 
 def _is_taken(ctx: Context, archive: Path, lmod: Lmod | None) -> bool:
@@ -77,8 +63,13 @@ def _is_taken(ctx: Context, archive: Path, lmod: Lmod | None) -> bool:
 
 
 def _archive(ctx: Context) -> Path | None:
-    """The Lmod of the wanted release, else of the one that is current; None also where the root cannot be read now."""
-    trees = dict.fromkeys((ctx.tree, *ctx.trees))
+    """The Lmod of the wanted release, else of the current one, for a target that this CPU runs.
+
+    None also where the root cannot be read now.
+    """
+    if ctx.config.modules.lmod == "node":
+        return None
+    trees = [tree_name(ctx.facts.host, target) for target in runnable(ctx.facts.host.target)]
 
     def look() -> Path | None:
         releases = (name for name in (ctx.release, current_release(ctx.paths)) if name)
@@ -91,18 +82,45 @@ def _archive(ctx: Context) -> Path | None:
         return None
 
 
+def _take(ctx: Context, archive: Path) -> None:
+    ctx.note(f"unpacking Lmod {archive.name}")
+    fetched = ctx.paths.scratch / archive.name
+    try:
+        ctx.system.guarded(lambda: fetch(ctx.paths, archive), timeout=FETCH_SECONDS, what=str(archive))
+        take(ctx.paths, archive, fetched)
+    finally:
+        fetched.unlink(missing_ok=True)
+
+
+def _may_install(ctx: Context) -> bool:
+    """An image build, and whoever repairs a node of a cluster whose stack brings none, or not to this node."""
+    is_builder = ctx.role is Role.HEAD and ctx.config.builds
+    meant = ctx.bakes or (ctx.may_destroy and not is_builder)
+    return ctx.paths.live and meant and ctx.config.modules.lmod != "stack"
+
+
+def _install(ctx: Context) -> None:
+    ctx.note("installing Lmod")
+    install_lmod(ctx.system, ctx.paths.scratch)
+    lmod = of_machine(ctx.system)
+    trouble = lmod.trouble if lmod is not None else NONE
+    if trouble:
+        what = "the distribution's Lmod was installed and will not do"
+        raise LmodError(what, why=trouble, remedy=BY_HAND, code="lmod-too-old")
+
+
 def _without(ctx: Context, trouble: str) -> Probe:
     which = ctx.config.modules.lmod
     if which == "stack" and ctx.bakes and ctx.config.layout == "hybrid":
         return elsewhere("the stack brings Lmod, and this image has no stack")
-    if which != "stack" and ctx.paths.live and (ctx.bakes or ctx.may_destroy):
+    if _may_install(ctx):
         return change(trouble, "install the distribution's Lmod; environment-modules stays")
     if which != "node" and ctx.config.builds:
         return blocked(
-            f"{trouble}, and no release carries one yet",
+            f"{trouble}, and no release carries one yet that this CPU runs",
             "petal-node status    (on the head node: how far that is; the other nodes take it by themselves then)",
             "petal-node lock      (where a lockfile is the stack: one of a machine with Lmod brings none)",
-            "or build the image with petal-node bootstrap --layout hybrid, or ami: it installs Lmod",
+            *(["or build the image with Lmod: docs/layouts.md"] if which == "auto" else []),
         )
     return blocked(
         trouble,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ..context import Context
 from ..errors import SpackError
+from ..lmod.carried import SPEC, carries
+from ..lmod.found import OLDEST, dotted, numbers_of, of_machine
 from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
 from ..spack.database import Locked
 from ..spack.lmod import archive_of, lmod_of, pack_lmod
-from ..spack.workspace import store_of
+from ..spack.workspace import lockfile_of, specs_of, store_of
 from .base import HEAD
 
 
@@ -24,19 +26,16 @@ class LmodPack:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
+        if not _is_asked_for(ctx):
+            return elsewhere("the nodes' own Lmod is used")
+        if not all(lockfile_of(ctx, target).is_file() for target in ctx.targets):
+            return change("the stack is not solved yet", "pack Lmod for the nodes that have none")
         try:
             found = _found(ctx)
+            absent = database.missing(tuple(found.values()), store_of(ctx))
         except SpackError as error:
             return refused(error)
-        if not found:
-            return elsewhere("the stack has no Lmod, and the nodes' own is used")
-        absent = database.missing(tuple(found.values()), store_of(ctx))
-        if absent:
-            return blocked("Lmod itself is not installed", "petal-node status    (install.partial went on without it)")
-        left = [target for target, lmod in found.items() if not archive_of(ctx, target, lmod).is_file()]
-        if left:
-            return change(f"Lmod is not packed yet for {' and '.join(left)}", *(f"pack it for {one}" for one in left))
-        return satisfied(f"Lmod {' and '.join(sorted({lmod.version for lmod in found.values()}))} is packed")
+        return _of_found(ctx, found, is_built=not absent)
 
     def apply(self, ctx: Context) -> None:
         for target, lmod in _found(ctx).items():
@@ -45,8 +44,31 @@ class LmodPack:
                 pack_lmod(ctx, target, lmod)
 
 
+def _of_found(ctx: Context, found: dict[str, Locked], *, is_built: bool) -> Probe:
+    if not found:
+        return elsewhere("the stack has no Lmod")
+    versions = sorted({lmod.version for lmod in found.values()})
+    old = [version for version in versions if numbers_of(version) < OLDEST]
+    if old or not is_built:
+        reason = f"the stack's Lmod {old[0]} is too old, {dotted(OLDEST)} is needed" if old else "Lmod is not built"
+        return blocked(reason, "petal-node status    (whether the stack went on without it)", f"name {SPEC} in it")
+    left = [target for target, lmod in found.items() if not archive_of(ctx, target, lmod).is_file()]
+    if left:
+        return change(f"Lmod is not packed yet for {' and '.join(left)}", *(f"pack it for {one}" for one in left))
+    return satisfied(f"Lmod {' and '.join(versions)} is packed")
+
+
+def _is_asked_for(ctx: Context) -> bool:
+    """A stack that names Lmod itself may do so for its modules, where the head node has one."""
+    specs, which = specs_of(ctx), ctx.config.modules.lmod
+    if not ctx.config.builds or which == "node" or not carries(specs):
+        return False
+    if which == "stack" or SPEC in specs:
+        return True
+    own = of_machine(ctx.system)
+    return own is None or bool(own.trouble)
+
+
 def _found(ctx: Context) -> dict[str, Locked]:
-    if not ctx.config.builds or ctx.config.modules.lmod == "node":
-        return {}
     found = ((target, lmod_of(ctx, target)) for target in ctx.targets)
     return {target: lmod for target, lmod in found if lmod is not None}

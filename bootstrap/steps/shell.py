@@ -12,7 +12,7 @@ from .. import templates
 from ..context import Context
 from ..files import make_dir, same_content, write_atomic
 from ..lmod import image
-from ..lmod.found import Lmod, find
+from ..lmod.found import Lmod, find, places_on_machine
 from ..model import Probe, Scope, change, elsewhere, satisfied
 from ..paths import Paths
 from .base import EVERYWHERE
@@ -49,7 +49,9 @@ class Shell:
             later = ctx.bakes and ctx.config.modules.lmod != "stack"
             return change("they come with Lmod", "write them") if later else elsewhere("this node has no Lmod yet")
         stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
-        stale += [f"add a line to {path}" for path, line in _lines(ctx.paths) if line not in _text(path)]
+        stale += [
+            f"add a line to {path}" for path, line in _lines(ctx.paths) if _with(line, _text(path)) != _text(path)
+        ]
         if stale:
             return change(f"{len(stale)} init files are missing or differ", *stale)
         return satisfied(f"init files use {lmod.place} and {ctx.tree}")
@@ -62,13 +64,9 @@ class Shell:
             write_atomic(path, data)
         for path, line in _lines(ctx.paths):
             text = _text(path)
-            if line not in text:
-                end = "" if text.endswith("\n") or not text else "\n"
-                write_atomic(
-                    path.resolve(),
-                    f"{text}{end}{line}".encode(errors="surrogateescape"),
-                    mode=path.stat().st_mode & 0o777,
-                )
+            if _with(line, text) != text:
+                data, mode = _with(line, text).encode(errors="surrogateescape"), path.stat().st_mode & 0o777
+                write_atomic(path.resolve(), data, mode=mode)
 
 
 def _lmod(ctx: Context) -> Lmod | None:
@@ -82,6 +80,7 @@ def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
         "current": str(ctx.paths.current), "tree": ctx.tree, "trees": ctx.trees,
         "lmod": str(lmod.place), "lmod_version": lmod.version, "lmodrc": str(lmodrc),
         "beside": [*ctx.config.modules.paths, str(ctx.paths.pins)], "image": image.directories(ctx.paths),
+        "others": [str(place) for place in places_on_machine() if place != lmod.place],
     }  # fmt: skip
     files = {lmodrc: templates.text(LMODRC).encode()}
     for stub, kind in _stubs(ctx.paths).items():
@@ -108,6 +107,17 @@ def _stub(kind: str, init: Path) -> str:
 def _lines(paths: Paths) -> list[tuple[Path, str]]:
     there = ((paths.at(name), line) for name, line in LINES.items())
     return [(path, f"{line} {MARK}\n") for path, line in there if path.is_file()]
+
+
+def _with(line: str, text: str) -> str:
+    """A file's text with our line in it, once: at its place where there is one of ours already, else at the end."""
+    lines = text.splitlines(keepends=True)
+    ours = [number for number, other in enumerate(lines) if other.rstrip().endswith(MARK)]
+    if not ours:
+        return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{line}"
+    kept = [other for number, other in enumerate(lines) if number not in ours[1:]]
+    kept[ours[0]] = line
+    return "".join(kept)
 
 
 def _text(path: Path) -> str:

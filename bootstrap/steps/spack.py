@@ -13,11 +13,12 @@ from ..model import Probe, Scope, accepted, change, elsewhere, refused, satisfie
 from ..release import check_queue
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
+from ..spack.lmod import lacks_lmod_alone
 from ..spack.program import is_ready, locate
 from ..spack.solve import fits, stack_lockfile
 from ..spack.stack import build
 from ..spack.vet.preflight import check_memory, vet
-from ..spack.workspace import check_compiler, lockfile_of, release_specs, specs_of, store_of
+from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import cpus_of, runs
 from .base import HEAD
@@ -76,7 +77,12 @@ def _to_install(ctx: Context, damage: str, missing: tuple[database.Locked, ...],
 
 
 def _may_go_on(ctx: Context, error: SpackError) -> bool:
-    """With ``install.partial``, when a package failed and something that was asked for is there all the same."""
+    """With ``install.partial``, when a package failed and something that was asked for is there all the same.
+
+    And where only Lmod could not be built, which nobody has asked for.
+    """
+    if error.code == "spack-install" and lacks_lmod_alone(ctx):
+        return True
     if not ctx.config.install.partial or error.code != "spack-install":
         return False
     roots = [spec for spec in release_specs(ctx) if spec.explicit and not spec.external]
@@ -85,7 +91,7 @@ def _may_go_on(ctx: Context, error: SpackError) -> bool:
 
 def _accepted(ctx: Context, missing: int) -> SpackError | None:
     """What this very run has accepted to go on without; the next run tries again."""
-    raw = read_document(_note_of(ctx)) if ctx.config.install.partial else None
+    raw = read_document(_note_of(ctx)) if ctx.config.install.partial or adds_lmod(ctx) else None
     if raw is None or raw.get("run_id") != ctx.run_id:
         return None
     what = f"the release goes on without {missing} packages"
@@ -147,7 +153,7 @@ def _check_compiler(ctx: Context) -> None:
 def _go_on_or_raise(ctx: Context, error: SpackError) -> None:
     if not _may_go_on(ctx, error):
         raise error
-    LOG.warning("install.partial: %s", error, extra={"step": SpackStack.name})
+    LOG.warning("goes on without: %s", error, extra={"step": SpackStack.name})
     write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
 
 

@@ -106,6 +106,7 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, b
     values = {
         "current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}", "lmod_version": lmod,
         "lmodrc": f"/no/{lmod}", "beside": ["/site", f"/no/{beside}"], "image": [f"/no/{beside}", f"/image/{beside}"],
+        "others": [f"/old/{lmod}"],
     }  # fmt: skip
     text = templates.render("init.sh.j2", values)
     command = shlex.quote(f"/no/{lmod}/libexec/lmod")

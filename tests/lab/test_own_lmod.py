@@ -6,6 +6,7 @@ And every way into a shell that a user has on such a node.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.lab import own_lmod, stack
 from tests.lab.cluster import NODES, Lab, Result
-from tests.lab.demo import publish, wait_for_proof
+from tests.lab.demo import job, publish, wait_for_proof
 from tests.lab.layouts import BUILDER, S3, TCL_MODULES, take_lmod_away
 from tests.lab.test_product import answer, petal
 
@@ -95,6 +96,15 @@ def test_every_node_uses_its_own_copy_and_the_image_is_as_it_was(cluster: Lab) -
         assert there == "installed"
         of_tcl = ". /usr/share/modules/init/sh; module load null; module list"
         assert "Currently Loaded Modulefiles" in cluster.exec(node, ("sh", "-c", f"({of_tcl}) 2>&1")).check().stdout
+
+
+def test_real_spack_has_built_a_real_package_and_a_job_runs_it(cluster: Lab) -> None:
+    """The stack comes from S3: Spack 1.1.1, the real recipe, Debian's tarball of the real source."""
+    check = {"load": ["hello", "openmpi", "bzip2"], "run": ["hello", "mpirun --version", *stack.BZIP2.run]}
+    assert job(cluster, {"check": check}).check().stderr.count("block-sorting file compressor.  Version 1.0.8") == 2
+    shown = typed(cluster, "compute-1", *USER, "bash", "-lc", "module show bzip2")
+    assert re.search(r"/opt/petal/store/linux-debian\d+-x86_64_v3/bzip2-1.0.8-", shown)
+    assert petal(cluster, "head", "plan", "--exit-code").returncode == 0
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -358,24 +357,3 @@ class TestTrouble:
         assert not lab.exec("compute-1", ("test", "-e", "/tmp/executed")).ok
         run = last_run(lab, "compute-1")
         assert (run["status"], run["errors"][0]["code"]) == ("degraded", "archive-checksum")
-
-
-def test_real_spack_builds_a_real_package_and_a_job_runs_it(lab: Lab) -> None:
-    """A new cluster whose stack comes from S3: Spack 1.1.1, the real recipe, Debian's tarball of the real source."""
-    reason = stack.no_spack()
-    if reason:
-        pytest.skip(f"no real Spack: {reason}")
-    lab.fresh()
-    config = stack.lab_config(lab, spack=True, shown=stack.BZIP2)
-    publish(lab, config)
-    booted = lab.boot_all()
-    assert [result.returncode for results in booted.values() for result in results] == [0] * 20
-    lab.wait_idle()
-    wait_for_proof(lab)
-    data = answer(petal(lab, "head", "status", "--json"))["data"]
-    assert data["proof"], json.dumps(data["install"])
-    assert data["proof"]["proved"] == 2, data["proof"]
-    assert job(lab, config).check().stderr.count("block-sorting file compressor.  Version 1.0.8") == 2
-    shown = lab.shell("compute-1", "module load bzip2 && module show bzip2 2>&1").check().stdout
-    assert re.search(r"/opt/petal/store/linux-debian\d+-x86_64_v3/bzip2-1.0.8-", shown)
-    assert petal(lab, "head", "plan", "--exit-code").returncode == 0

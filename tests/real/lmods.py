@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.lmod.found import place_on_machine
 from bootstrap.system import System
 from tests.lab import sources
-from tests.world import World
+from tests.world import World, lmod_of_this_machine
 
 NEWER, TOO_OLD = "8.7.60", "8.4.31"
 NEEDED = ("make", "bc", "tclsh")  # by its configure and make install
@@ -22,7 +21,7 @@ NEEDED = ("make", "bc", "tclsh")  # by its configure and make install
 def newer(place: Path) -> Path:
     """Installs Lmod 8.7.60 from its source below ``place``, with this machine's Lua; skips where that cannot be."""
     absent = [program for program in NEEDED if not shutil.which(program)]
-    if place_on_machine() is None or absent:
+    if lmod_of_this_machine() is None or absent:
         pytest.skip(f"Lmod {NEWER} needs Lmod's Lua and {', '.join(absent or NEEDED)}")
     try:
         archive = sources.place(sources.mirror("lmod"), sources.SOURCES["lmod"])

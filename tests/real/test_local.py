@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.lmod.found import place_on_machine
 from tests.lab import local, stack
+from tests.world import lmod_of_this_machine
 
 
 @pytest.mark.skipif(not (local.DIST / "petal-node").is_file(), reason="dist/ is not built: make dist")
@@ -23,6 +23,6 @@ def test_the_demo_without_containers(
         assert f"== {node}: on_node_configured.sh" in output.out
     again = output.out.split("== every hook once more")[1]
     assert " changed" not in again
-    if place_on_machine() is not None:
+    if lmod_of_this_machine() is not None:
         assert output.out.count("0 failed, 0 warnings") == 4
         assert output.out.count("run:hello: hello from") == 4

@@ -15,7 +15,7 @@ import pytest
 
 from bootstrap import engine, templates
 from bootstrap.errors import ModulesError
-from bootstrap.lmod.found import find, of_machine, place_on_machine
+from bootstrap.lmod.found import find, of_machine
 from bootstrap.model import Outcome, StepReport
 from bootstrap.modules.cache import invalidate, is_missing, write_cache
 from bootstrap.release import current_release
@@ -23,7 +23,7 @@ from bootstrap.releases.publish import roll_back, to_roll_back
 from bootstrap.steps import STEPS
 from bootstrap.system import System
 from tests.real import lmods
-from tests.world import World, with_package
+from tests.world import World, lmod_of_this_machine, with_package
 
 MODULES = 1000
 LIMIT = 300  # path operations below the tree, of each command
@@ -36,7 +36,7 @@ def silent(_: StepReport) -> None:
 @pytest.fixture(scope="module", params=["of this machine", lmods.NEWER])
 def lmod(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The Lmod that the node has: Debian bookworm's is 8.6.19."""
-    found = place_on_machine()
+    found = lmod_of_this_machine()
     if found is None or not shutil.which("bash"):
         pytest.skip("no Lmod on this machine")
     if request.param == lmods.NEWER:

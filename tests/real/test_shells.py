@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap import templates
-from bootstrap.lmod.found import place_on_machine
+from tests.world import lmod_of_this_machine
 
 NOBODY = 65534
 SHELLS = {
@@ -59,16 +60,16 @@ def login(place: Path, shell: str, user: int) -> list[str]:
     return [release, path.split(":", maxsplit=1)[0]]
 
 
-def typed(place: Path, shell: str, script: str, user: int) -> str:
+def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = None) -> str:
     """What a new shell prints; ``{init}`` in the script is the init file."""
-    program, lmod = shutil.which(shell), place_on_machine()
+    program, lmod = shutil.which(shell), lmod or lmod_of_this_machine()
     if program is None or lmod is None:
         pytest.skip(f"{shell if program is None else 'Lmod'} is not on this machine")
     kind, _ = SHELLS[shell]
     values = {
         "current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod),
         "lmod_version": "8.6.19", "lmodrc": str(place / "lmodrc.lua"), "beside": ["/site", str(place / "modulefiles")],
-        "image": ["/ami/b", "/image"],
+        "image": ["/ami/b", "/image"], "others": ["/old/lmod"],
     }  # fmt: skip
     init = place / f"petal.{kind}"
     init.write_text(templates.render(f"init.{kind}.j2", values))
@@ -118,4 +119,47 @@ def test_module_is_lmods_where_environment_modules_was_sourced_before(place: Pat
     assert said[0].startswith("tcl")
     assert not [line for line in said[1:] if line.startswith("tcl")]
     if shell == "bash":
-        assert said[-1] == f"{place_on_machine()}/init/bash"
+        assert said[-1] == f"{lmod_of_this_machine()}/init/bash"
+
+
+# Another Lmod than ours made ``module`` before: its program, and a function that calls it.
+OTHER_LMOD = {
+    "bash": "export LMOD_CMD=CMD; module() {{ echo $LMOD_CMD; }}",
+    "zsh": "export LMOD_CMD=CMD; module() {{ echo $LMOD_CMD; }}",
+    "tcsh": "setenv LMOD_CMD CMD; alias module 'echo $LMOD_CMD'",
+    "fish": "set -gx LMOD_CMD CMD; function module; echo $LMOD_CMD; end",
+}
+
+
+@pytest.mark.parametrize("shell", OTHER_LMOD)
+@pytest.mark.parametrize(("cmd", "stays"), [("/site/lmod/libexec/lmod", True), ("/old/lmod/libexec/lmod", False)])
+def test_an_lmod_of_the_sites_stays_and_one_that_is_too_old_does_not(
+    place: Path, shell: str, cmd: str, stays: bool
+) -> None:
+    publish(place, "r1", "os-x86_64_v3")
+    before = re.sub(r"\bCMD\b", cmd, OTHER_LMOD[shell])
+    said = typed(place, shell, f"{before}\nsource {{init}}\nmodule --version", NOBODY)
+    assert said.startswith(cmd) is stays, said
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_goes_on_where_lmod_is_gone(place: Path, shell: str) -> None:
+    """dash ends at ``.`` of a file that is not there (POSIX, dot)."""
+    publish(place, "r1", "os-x86_64_v3")
+    source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
+    assert typed(place, shell, f"{source}\necho goes on", NOBODY, lmod=place / "gone").splitlines()[-1] == "goes on"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_says_which_lmod_it_has(place: Path, shell: str) -> None:
+    """By that its cache is found, and init/sh of Lmod's does not."""
+    publish(place, "r1", "os-x86_64_v3")
+    source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
+    assert typed(place, shell, f"{source}\necho $LMOD_VERSION", NOBODY).splitlines()[-1] == "8.6.19"
+
+
+def test_a_script_in_zsh_loads_no_completion(place: Path) -> None:
+    """It would write ~/.zcompdump for each job of an array, on the same file system."""
+    publish(place, "r1", "os-x86_64_v3")
+    said = typed(place, "zsh", "source {init}; whence compinit || echo none; module --version", NOBODY)
+    assert said.splitlines()[0] == "none"

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from bootstrap.files import sha256_of
-from bootstrap.lmod.found import place_on_machine
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError
 from tests.lab.recipes import IN_SPACK, PACKAGES, Layout
 from tests.s3 import s3
+from tests.world import lmod_of_this_machine
 
 __all__ = ["s3"]
 
@@ -53,7 +53,7 @@ def spack_tree(version: str) -> Path:
         pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler on this machine, which Spack builds with")
-    if place_on_machine() is None:
+    if lmod_of_this_machine() is None:
         pytest.skip("no Lmod on this machine, and a release without it is degraded")
     return tree
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from bootstrap.lmod.found import place_on_machine
 from bootstrap.model import Outcome
 from bootstrap.observed import External
 from bootstrap.paths import Paths
@@ -30,7 +29,7 @@ from tests import images
 from tests.lab import recipes
 from tests.spack.conftest import spack_tree
 from tests.spack.test_spack import bootstrap
-from tests.world import HOST
+from tests.world import HOST, lmod_of_this_machine
 
 KEPT = ("slurm", "pmix", "libfabric", "openmpi", "intel-oneapi-mpi", "osu-micro-benchmarks")
 # Recipes that those ask for with variants.
@@ -120,7 +119,7 @@ def test_the_images_mpi_is_used_and_its_module_unlocks_what_was_built_with_it(
     assert not list((modules / "Core").glob("osu*"))
     hidden = [path.read_text() for path in (modules / "Core" / "openmpi").glob(".modulerc.lua")]
     assert hidden == [], "the module that unlocks the others is hidden"
-    if lmod := place_on_machine():
+    if lmod := lmod_of_this_machine():
         env = {"PATH": PATH, "MODULEPATH": str(modules / "Core")}
         load = [str(lmod / "libexec" / "lmod"), "bash", "load", "openmpi", "osu-micro-benchmarks"]
         done = System().run(load, timeout=60, env=env)

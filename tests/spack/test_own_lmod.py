@@ -5,12 +5,16 @@ Lmod itself, built from its real recipe, is in tests/lab/test_own_lmod.py.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from bootstrap.lmod.found import of_stack
-from bootstrap.model import Outcome
+from bootstrap.model import Outcome, Status
 from bootstrap.paths import Paths
 from bootstrap.system import System
 from tests.spack.conftest import Site
@@ -23,7 +27,10 @@ import os
 
 
 class Lua(Package):
-    """A program that says where it was installed, as binaries do that know their prefix."""
+    """A program that says where it was installed, and what built it: libcrypto, which curl brings, does that too.
+
+    The wrapper of Spack 1.1 lies in the store, and no copy has it: its path must not become longer.
+    """
 
     has_code = False
     version("5.4.4")
@@ -33,6 +40,7 @@ class Lua(Package):
         mkdirp(prefix.bin)
         with open("main.c", "w") as stream:
             stream.write("#include <stdio.h>\\n")
+            stream.write('const char *built_with = "compiler: %s";\\n' % os.environ["CC"])
             stream.write('int main(void) {{ puts("Version 8.7.1 of %s"); return 0; }}\\n' % prefix)
         Executable(os.environ["CC"])("main.c", "-o", join_path(prefix.bin, "lua"))
         os.symlink(prefix.bin.lua, join_path(prefix.bin, "lua5.4"))
@@ -75,9 +83,16 @@ def stack_with_lmod(sites: Callable[[str], Site], version: str) -> str:
     return f"{site.config}modules: {{lmod: stack}}\n"
 
 
+@pytest.fixture
+def prefix() -> Iterator[Path]:
+    """A node with short paths, as a real one: a first line with a long one would go through Spack's sbang."""
+    with tempfile.TemporaryDirectory(prefix="petal-") as name:
+        yield Path(name, "node")
+
+
 @BOTH
-def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str], Site], tmp_path: Path) -> None:
-    prefix, config = tmp_path / "node", stack_with_lmod(sites, version)
+def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str], Site], prefix: Path) -> None:
+    config = stack_with_lmod(sites, version)
     done = steps(bootstrap(prefix, config))
     assert done["lmod-pack"].outcome is done["lmod"].outcome is done["shell"].outcome is Outcome.CHANGED, done
     paths = Paths(prefix)
@@ -97,14 +112,15 @@ def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str],
     assert (lmod.place / "init" / "bash").read_text() == f"export LMOD_PKG={lmod.place}\n"
     away = [path for path in lua.parent.rglob("*") if path.is_file() and b"/opt/petal/" in path.read_bytes()]
     assert away == []
+    assert {path.name for path in paths.home.iterdir()} == {"init", "lmod"}
     store.with_name("away").rename(store)
 
     again = bootstrap(prefix, config)
     assert {step.outcome for step in again.steps} <= {Outcome.OK, Outcome.SKIPPED}, again
 
 
-def test_the_next_release_packs_the_same_and_builds_nothing(sites: Callable[[str], Site], tmp_path: Path) -> None:
-    prefix, config = tmp_path / "node", stack_with_lmod(sites, "1.1.1")
+def test_the_next_release_packs_the_same_and_builds_nothing(sites: Callable[[str], Site], prefix: Path) -> None:
+    config = stack_with_lmod(sites, "1.1.1")
     bootstrap(prefix, config)
     copy = Paths(prefix).lmod_in_use.resolve()
     moment = copy.stat().st_mtime_ns
@@ -113,3 +129,35 @@ def test_the_next_release_packs_the_same_and_builds_nothing(sites: Callable[[str
     assert (Paths(prefix).lmod_in_use.resolve(), copy.stat().st_mtime_ns) == (copy, moment)
     first, second = (archive.name for archive in Paths(prefix).releases.glob("*/lmod/*/*.tar.gz"))
     assert first == second
+
+
+def cannot_be_built(site: Site) -> None:
+    begin = "def install(self, spec, prefix):\n"
+    site.add("lua", LUA.replace(begin, f"{begin}        raise InstallError('no source')\n"))
+
+
+def cannot_be_solved(site: Site) -> None:
+    site.add("lmod", LMOD.replace('depends_on("lua")', 'depends_on("lua@1")'))
+
+
+def has_no_recipe(site: Site) -> None:
+    shutil.rmtree(site.layout.recipe(site.repository, "lmod").parent)
+
+
+@BOTH
+@pytest.mark.parametrize("fails", [cannot_be_built, cannot_be_solved, has_no_recipe])
+def test_what_comes_of_it_costs_the_stack_nothing(
+    version: str, fails: Callable[[Site], None], sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    """Nobody asked for it by name: all that somebody asked for is built and published."""
+    site = sites(version)
+    site.add("lua", LUA)
+    site.add("lmod", LMOD)
+    fails(site)
+    record = bootstrap(tmp_path / "node", f"{site.config}modules: {{lmod: stack}}\n")
+    done = steps(record)
+    assert record.status is Status.DEGRADED, done
+    assert (done["release"].outcome, done["lmod"].outcome) == (Outcome.CHANGED, Outcome.BLOCKED), done
+    assert done["spack"].outcome in (Outcome.CHANGED, Outcome.OK), done["spack"]
+    tree = next((Paths(tmp_path / "node").current / "modules").iterdir())
+    assert (tree / "Core" / "probe").is_dir()

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from bootstrap.config import SPACK_VERSIONS
-from bootstrap.lmod.found import place_on_machine
 from bootstrap.paths import Paths
 from tests.lab.recipes import IN_SPACK, PACKAGES
 from tests.spack.conftest import VERSIONS, make_site
 from tests.spack.test_spack import bootstrap, store_of
+from tests.world import lmod_of_this_machine
 
 USER = "nobody"
 OPTION = {"bash": "-e", "zsh": "-e", "tcsh": "-f", "fish": "--no-config"}
@@ -43,7 +43,7 @@ class Mine(Package):
 '''
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be a site and its user"),
-    pytest.mark.skipif(place_on_machine() is None, reason="no Lmod on this machine"),
+    pytest.mark.skipif(lmod_of_this_machine() is None, reason="no Lmod on this machine"),
 ]
 
 
@@ -68,7 +68,7 @@ class Cluster:
 
     def types(self, script: str, *, shell: str = "bash", user: str = USER) -> subprocess.CompletedProcess[str]:
         """What somebody types into a new shell after ``module load spack``."""
-        lmod = place_on_machine()
+        lmod = lmod_of_this_machine()
         lines = [f"source {lmod}/init/{'csh' if shell == 'tcsh' else shell}", "module load spack", script]
         env = {
             "HOME": str(self.home), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": user,

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from bootstrap import engine
-from bootstrap.lmod.found import place_on_machine
 from bootstrap.model import Outcome, StepReport
 from bootstrap.modules.cache import invalidate, is_missing
 from bootstrap.release import current_release, read_index
 from bootstrap.steps import STEPS
 from bootstrap.steps.modules import ModuleTree
-from tests.world import World, with_package, with_spack
+from tests.world import World, lmod_of_this_machine, with_package, with_spack
 
 
 def silent(_: StepReport) -> None:
@@ -130,7 +129,8 @@ def test_a_modulefile_directory_that_vanished(tmp_path: Path) -> None:
     world.paths.at("/site/modules").mkdir(parents=True)
     assert converge(world)["modules"].outcome is Outcome.CHANGED
     assert (
-        ":/site/modules:" in (world.paths.init / "petal.sh").read_text().replace("'", "") or place_on_machine() is None
+        ":/site/modules:" in (world.paths.init / "petal.sh").read_text().replace("'", "")
+        or lmod_of_this_machine() is None
     )
 
 
@@ -146,7 +146,7 @@ def test_what_somebody_puts_into_a_release_is_found_and_listed(tmp_path: Path) -
 
 
 def test_the_cache_is_void_while_a_tree_is_written(tmp_path: Path) -> None:
-    if place_on_machine() is None:
+    if lmod_of_this_machine() is None:
         pytest.skip("this machine has no Lmod")
     world = World(tmp_path / "n", config_text=with_package(tmp_path))
     converge(world)

@@ -15,16 +15,19 @@ import pytest
 
 from bootstrap import engine
 from bootstrap.checks.node import check_node
+from bootstrap.config import parse
 from bootstrap.context import Context
-from bootstrap.errors import LmodError
+from bootstrap.errors import ConfigError, LmodError
 from bootstrap.lmod import carried, found, image
 from bootstrap.model import Mark, Outcome, Role, Verdict
 from bootstrap.paths import Paths
 from bootstrap.prepare import for_lockfile, prepare
 from bootstrap.request import Request
 from bootstrap.spack.workspace import specs_of
+from bootstrap.state import Shared
 from bootstrap.steps import STEPS, steps_for
 from bootstrap.steps.lmod import NodeLmod
+from bootstrap.steps.lmod_pack import LmodPack
 from bootstrap.steps.shell import MARK, SH, Shell
 from tests.world import World, with_spack
 
@@ -61,6 +64,11 @@ def packed(world: World, tree: str | None = None) -> Path:
     carried.pack(copy, archive, lambda: None)
     carried.remove_tree(copy)
     return archive
+
+
+def take(world: World, archive: Path) -> None:
+    """As the step does it."""
+    carried.take(world.paths, archive, carried.fetch(world.paths, archive))
 
 
 def asked(world: World, text: str) -> Context:
@@ -131,7 +139,7 @@ def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_lmod")
 def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
-    carried.take(world.paths, packed(world))
+    take(world, packed(world))
     next_one = replace(world.context, release="another")
     assert NodeLmod().probe(next_one).verdict is Verdict.SATISFIED
 
@@ -139,7 +147,7 @@ def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Pa
 @pytest.mark.usefixtures("no_lmod")
 def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
-    carried.take(world.paths, packed(world))
+    take(world, packed(world))
     newer = a_copy(world.paths, "8.8-bbbbbbb")
     archive = world.paths.lmod_packs(world.release) / world.context.tree / "8.8-bbbbbbb.tar.gz"
     next(archive.parent.iterdir()).unlink()
@@ -165,7 +173,7 @@ def test_who_has_one_takes_it_only_where_the_configuration_says_so(tmp_path: Pat
 def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path, damage: str) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     archive = packed(world)
-    carried.take(world.paths, archive)
+    take(world, archive)
     if damage == "cut":
         os.truncate(archive, 60)
     elif damage == "empty":
@@ -174,7 +182,7 @@ def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(world.paths.lmod_in_use.resolve() / "lmod-aaaaaaa", arcname="8.7.60-aaaaaaa/lmod-aaaaaaa")
     with pytest.raises(LmodError) as error:
-        carried.take(world.paths, archive)
+        take(world, archive)
     assert error.value.code == "lmod-incomplete"
     assert error.value.remedy[0].startswith(f"rm {archive};")
     assert found.of_stack(world.system, world.paths) is not None
@@ -203,21 +211,19 @@ def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert done["lmod-pack"].outcome is Outcome.SKIPPED
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
-    assert done["lmod"].reason == "this node has no Lmod, and no release carries one yet"
+    assert done["lmod"].reason == "this node has no Lmod, and no release carries one yet that this CPU runs"
     assert done["release"].outcome is Outcome.CHANGED
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("etc/environment-modules/modulespath", "# comment\n/image/a\n/image/b\t# another\n/image/$V/c\n/not/there\n"),
+        ("etc/environment-modules/modulespath", "# comment\n/image/a\n/image/b\t# another\n/image/$V/c\n"),
         ("usr/share/modules/init/.modulespath", "/image/a:/image/b\n"),
         ("etc/environment-modules/initrc", "#module use /image/x\nmodule use --append {/image/a}\nmodule use /image/b"),
     ],
 )  # fmt: skip
 def test_the_images_directories_are_those_of_environment_modules(tmp_path: Path, name: str, text: str) -> None:
-    for place in ("image/a", "image/b", "image/x"):
-        (tmp_path / place).mkdir(parents=True)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text(text)
     assert image.directories(Paths(tmp_path)) == ("/image/a", "/image/b")
@@ -285,3 +291,107 @@ def test_a_lockfile_that_is_made_on_a_machine_without_lmod_has_it(tmp_path: Path
     path.write_text(with_spack(tmp_path))
     ctx = for_lockfile(Request(world.tool, "r", str(path), world.prefix), world.system, lambda _: None)
     assert specs_of(ctx) == [carried.SPEC, "fftw"]
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_an_archive_that_cannot_be_read_when_it_is_to_be_taken_installs_nothing_else(tmp_path: Path) -> None:
+    """A node's package manager is not what helps against storage that hangs."""
+    world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=with_spack(tmp_path))
+    with pytest.raises(LmodError) as error:
+        NodeLmod().apply(world.context)
+    assert error.value.code == "lmod-unreadable"
+    assert not [argv for argv in world.system.commands if "apt" in argv[0]]
+
+
+@pytest.mark.usefixtures("no_lmod")
+@pytest.mark.parametrize("kind", ["mode", "link", "owner"])
+def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: str) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    archive = packed(world)
+    if kind == "mode":
+        archive.parent.chmod(0o777)
+    elif kind == "link":
+        archive.rename(tmp_path / "elsewhere")
+        archive.symlink_to(tmp_path / "elsewhere")
+    elif os.geteuid() == 0:
+        os.chown(archive, 1000, 1000)
+    else:
+        pytest.skip("only root can give a file away")
+    with pytest.raises(LmodError) as error:
+        NodeLmod().apply(world.context)
+    assert error.value.code == "lmod-untrusted"
+    assert not world.paths.lmod_in_use.is_symlink()
+    assert not list(world.paths.scratch.glob("*.tar.gz"))
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    world.host = replace(world.host, target="neoverse_n1")
+    packed(world, f"{world.host.os}-x86_64_v3")
+    probe = NodeLmod().probe(world.context)
+    assert (probe.verdict, "that this CPU runs" in probe.reason) == (Verdict.BLOCKED, True)
+
+
+def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes whose images have none live on it."""
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", ())
+    world = World(tmp_path / "node")
+    text = with_spack(tmp_path)
+    first = asked(world, text)
+    world.paths.state.mkdir(parents=True)
+    Shared(world.paths).save_wanted(first.wanted)
+    (tmp_path / "image" / "libexec").mkdir(parents=True)
+    (tmp_path / "image" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "image"),))
+    assert asked(world, text).release == first.release
+    assert asked(world, text + "modules: {lmod: node}\n").environment.get("specs", []) == []
+
+
+def test_one_that_does_not_answer_is_taken_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes no other release."""
+    (tmp_path / "image" / "libexec").mkdir(parents=True)
+    (tmp_path / "image" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "image"),))
+    world = World(tmp_path / "node")
+    world.system.answers["lmod"] = lambda _: ""
+    assert asked(world, with_spack(tmp_path)).environment.get("specs", []) == []
+
+
+@pytest.mark.usefixtures("lmod_is_there")
+def test_a_stack_that_names_lmod_for_its_own_ends_packs_none_where_nodes_have_one(tmp_path: Path) -> None:
+    text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw, lmod@8.7.18]")
+    assert LmodPack().probe(World(tmp_path / "node", config_text=text).context).verdict is Verdict.ELSEWHERE
+
+
+def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy of one that is too old is a newer one beside it."""
+    places = [tmp_path / name for name in ("old", "new")]
+    for place in places:
+        (place / "libexec").mkdir(parents=True)
+        (place / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.found.PLACES", tuple(map(str, places)))
+    world = World(tmp_path / "node")
+    world.system.answers["lmod"] = lambda argv: f"Version {'6.6' if 'old' in argv[0] else '8.7.1'}"
+    lmod = found.find(world.system, world.paths)
+    assert lmod is not None
+    assert (lmod.place, lmod.version) == (places[1], "8.7.1")
+    Shell().apply(world.context)
+    assert f"| {places[0]}/libexec/lmod)" in (world.paths.init / "petal.sh").read_text()
+
+
+def test_lmod_of_the_stack_needs_a_stack() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("stack: none\nmodules: {lmod: stack}\n")
+    assert "modules.lmod: stack needs a Spack stack" in error.value.why
+
+
+def test_a_line_of_another_version_is_replaced(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
+    shell()
+    zshenv = tmp_path / "node" / "etc" / "zsh" / "zshenv"
+    line = zshenv.read_text()
+    zshenv.write_text(f"before\nolder words {MARK}\nbehind\nand again {MARK}\n")
+    assert len(shell()) == 1
+    assert zshenv.read_text() == f"before\n{line}behind\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...context import Context
 from ...errors import SpackError
+from ...lmod.carried import PACKAGE, SPEC
 from ..compiler import find_compiler
 from .recipes import Repository
 from .specs import read_spec
@@ -28,7 +29,9 @@ def vet(ctx: Context, recipes: Path) -> Verdict:
     for spec in _carried(ctx):
         for node in read_spec(spec)[:1]:
             elsewhere.setdefault(node.name, []).append(node.version.lstrip("="))
-    return Vetting(Repository(recipes), elsewhere).judge_stack(_asked(ctx))
+    repository = Repository(recipes)
+    asked = (one for one in _asked(ctx) if one.text != SPEC or PACKAGE in repository.names)  # see ``solve``
+    return Vetting(repository, elsewhere).judge_stack(asked)
 
 
 def check_memory(ctx: Context, recipes: Path) -> None:
