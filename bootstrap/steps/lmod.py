@@ -6,15 +6,17 @@ from pathlib import Path
 
 from ..context import Context
 from ..errors import LmodError, PetalError
-from ..lmod.carried import archive_in, copy_of, fetch, is_whole, take
+from ..lmod.carried import archive_in, carries, copy_of, fetch, is_whole, take
 from ..lmod.distribution import BY_HAND, install_lmod
 from ..lmod.found import NONE, Lmod, find, of_machine
 from ..model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
 from ..release import current_release, tree_name
+from ..spack.workspace import specs_of
 from ..targets import runnable
 from .base import EVERYWHERE, TOUCH_SECONDS
 
 FETCH_SECONDS = 120.0
+ALONE = "or on this node alone, until it is replaced: petal-node repair --yes"
 IN_THE_STACK = "modules: {lmod: stack} in the configuration: the stack builds one for every node"
 
 
@@ -94,7 +96,7 @@ def _take(ctx: Context, archive: Path) -> None:
 
 def _may_install(ctx: Context) -> bool:
     """An image build, and whoever repairs a node of a cluster whose stack brings none, or not to this node."""
-    is_builder = ctx.role is Role.HEAD and ctx.config.builds
+    is_builder = ctx.role is Role.HEAD and carries(specs_of(ctx))
     meant = ctx.bakes or (ctx.may_destroy and not is_builder)
     return ctx.paths.live and meant and ctx.config.modules.lmod != "stack"
 
@@ -115,12 +117,13 @@ def _without(ctx: Context, trouble: str) -> Probe:
         return elsewhere("the stack brings Lmod, and this image has no stack")
     if _may_install(ctx):
         return change(trouble, "install the distribution's Lmod; environment-modules stays")
-    if which != "node" and ctx.config.builds:
+    if which != "node" and carries(specs_of(ctx)):
         return blocked(
             f"{trouble}, and no release carries one yet that this CPU runs",
             "petal-node status    (on the head node: how far that is; the other nodes take it by themselves then)",
             "petal-node lock      (where a lockfile is the stack: one of a machine with Lmod brings none)",
             *(["or build the image with Lmod: docs/layouts.md"] if which == "auto" else []),
+            *([ALONE] if which == "auto" and ctx.role is not Role.HEAD else []),
         )
     return blocked(
         trouble,
@@ -128,6 +131,6 @@ def _without(ctx: Context, trouble: str) -> Probe:
         "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
         "or into the image: dnf install Lmod        (EPEL)",
         BY_HAND,
-        *([f"or {IN_THE_STACK}"] if ctx.config.builds else []),
-        "or on this node alone, until it is replaced: petal-node repair --yes",
+        *([f"or {IN_THE_STACK}"] if ctx.config.builds and which != "node" else []),
+        ALONE,
     )

@@ -207,9 +207,9 @@ def test_links_of_a_copy_lead_to_itself_and_others_are_refused(tmp_path: Path) -
 @pytest.mark.usefixtures("no_lmod")
 def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
     """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
-    assert done["lmod-pack"].outcome is Outcome.SKIPPED
+    assert done["lmod-pack"].outcome is Outcome.SKIPPED, done["lmod-pack"]
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
     assert done["lmod"].reason == "this node has no Lmod, and no release carries one yet that this CPU runs"
     assert done["release"].outcome is Outcome.CHANGED
@@ -326,7 +326,7 @@ def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
     world.host = replace(world.host, target="neoverse_n1")
     packed(world, f"{world.host.os}-x86_64_v3")
     probe = NodeLmod().probe(world.context)
@@ -395,3 +395,23 @@ def test_a_line_of_another_version_is_replaced(tmp_path: Path, shell: Callable[[
     zshenv.write_text(f"before\nolder words {MARK}\nbehind\nand again {MARK}\n")
     assert len(shell()) == 1
     assert zshenv.read_text() == f"before\n{line}behind\n"
+
+
+@pytest.mark.usefixtures("no_lmod")
+@pytest.mark.parametrize(("role", "alone"), [(Role.HEAD, False), (Role.COMPUTE, True)])
+def test_who_waits_for_the_stacks_is_told_where_to_look(tmp_path: Path, role: Role, alone: bool) -> None:
+    """The distribution's is no way out on the head node, whose Lmod decides for the cluster."""
+    world = World(
+        tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
+    )
+    probe = NodeLmod().probe(world.context)
+    assert probe.remedy[0].startswith("petal-node status")
+    assert any("repair --yes" in line for line in probe.remedy) is alone
+    assert (NodeLmod().probe(replace(world.context, may_destroy=True)).verdict is Verdict.CHANGE) is alone
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_node_without_any_whose_head_has_one_is_told_of_the_stacks(tmp_path: Path) -> None:
+    probe = NodeLmod().probe(World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path)).context)
+    assert probe.reason == "this node has no Lmod"
+    assert [line for line in probe.remedy if "modules: {lmod: stack}" in line]
