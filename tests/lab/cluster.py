@@ -253,12 +253,12 @@ class Lab:
 
     def put_all(self, bucket: str, objects: Mapping[str, bytes]) -> None:
         """Put many objects in one go."""
-        self.exec("s3", (*S3, "put-all", bucket), stdin=_tar(objects)).check()
+        self.exec("s3", (*S3, "put-all", bucket), stdin=packed(objects)).check()
 
     def unpack(self, node: str, directory: str, files: Mapping[str, bytes]) -> None:
         """Write many files below a directory of a node."""
         script = 'mkdir -p "$1" && tar -xf - -C "$1" --no-same-owner'
-        self.exec(node, ("sh", "-c", script, "unpack", directory), stdin=_tar(files)).check()
+        self.exec(node, ("sh", "-c", script, "unpack", directory), stdin=packed(files)).check()
 
     def delete(self, bucket: str, key: str) -> None:
         """Remove an object from the lab's S3."""
@@ -322,7 +322,7 @@ class Lab:
         until(f"{count} nodes idle", lambda: self.idle() >= count, seconds)
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
+def packed(files: Mapping[str, bytes]) -> bytes:
     """Return files as one tar stream."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

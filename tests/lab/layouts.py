@@ -10,7 +10,7 @@ import tarfile
 from typing import Any
 
 from tests.lab import engine, stack
-from tests.lab.cluster import Lab
+from tests.lab.cluster import Lab, packed
 from tests.lab.demo import DIST, publish
 from tests.lab.engine import LabError, say
 
@@ -29,11 +29,12 @@ for file in *.deb; do
 done >Packages
 tar -c . >&3
 """
-AS_ON_AWS = """
-echo 'deb [trusted=yes] file:/srv/packages ./' >/etc/apt/sources.list && export DEBIAN_FRONTEND=noninteractive
-tcl=$1 && shift
-apt-get -q -y purge "$@" && apt-get -q update && apt-get -q -y --no-install-recommends install "$tcl"
-rm -r /var/lib/apt/lists
+AS_ON_AWS = f"""
+FROM NODE
+COPY packages /srv/packages
+RUN echo 'deb [trusted=yes] file:/srv/packages ./' >/etc/apt/sources.list && export DEBIAN_FRONTEND=noninteractive && \\
+    apt-get -q -y purge {" ".join(LMOD)} && apt-get -q update && \\
+    apt-get -q -y --no-install-recommends install {TCL_MODULES} && rm -r /var/lib/apt/lists
 """
 
 
@@ -44,12 +45,18 @@ def config_of(lab: Lab) -> dict[str, Any]:
     return {**config, "spack": {**config["spack"], "mirrors": {"sources": "/srv/mirror"}}}
 
 
-def take_lmod_away(lab: Lab) -> None:
-    """The builder as ParallelCluster's images are: with environment-modules, and Lmod in a repository only."""
+def image_without_lmod(lab: Lab) -> str:
+    """A node's image as ParallelCluster's are: with environment-modules, and Lmod in a repository only."""
     with tarfile.open(fileobj=io.BytesIO(_repository(lab))) as tar:
-        files = {member.name: _content(tar, member) for member in tar if member.isfile()}
-    lab.unpack(BUILDER, "/srv/packages", files)
-    lab.exec(BUILDER, ("sh", "-ec", AS_ON_AWS, "apt", TCL_MODULES, *LMOD)).check()
+        files = {f"packages/{member.name}": _content(tar, member) for member in tar if member.isfile()}
+    node = engine.node_image(lab.base)
+    files["Dockerfile"] = AS_ON_AWS.replace("NODE", node).encode()
+    image = f"{node.replace('petal-lab-node', 'petal-lab-tcl')}"
+    argv = ["docker", "build", "-q", "--network", "none", "-t", image, "-"]
+    done = subprocess.run(argv, input=packed(files), capture_output=True, check=False)
+    if done.returncode:
+        raise LabError(f"an image without Lmod cannot be made:\n{done.stderr.decode(errors='replace')}")
+    return image
 
 
 def _repository(lab: Lab) -> bytes:

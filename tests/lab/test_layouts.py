@@ -12,7 +12,7 @@ import pytest
 from tests.lab import stack
 from tests.lab.cluster import NODES, Lab, Result
 from tests.lab.demo import publish, wait_for_proof
-from tests.lab.layouts import BUILDER, LMOD, S3, TCL_MODULES, bake, config_of, take_lmod_away
+from tests.lab.layouts import BUILDER, LMOD, S3, TCL_MODULES, bake, config_of, image_without_lmod
 from tests.lab.test_product import answer, petal
 
 PROGRAM = r"""
@@ -53,9 +53,9 @@ def baked(lab: Lab) -> Iterator[Lab]:
     reason = stack.no_spack()
     if reason:
         pytest.skip(f"no real Spack: {reason}")
+    lab.image = image_without_lmod(lab)
     lab.fresh()
     config = config_of(lab)
-    take_lmod_away(lab)
     assert bake(lab, "hybrid", config) == dict.fromkeys(("tool", "program", "lmod", "shell"), "changed")
     assert not lab.exec(BUILDER, ("test", "-e", "/opt/petal")).ok
     outcomes = bake(lab, "ami", config)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from tests.lab import own_lmod, stack
 from tests.lab.cluster import NODES, Lab, Result
 from tests.lab.demo import job, publish, wait_for_proof
-from tests.lab.layouts import BUILDER, S3, TCL_MODULES, take_lmod_away
+from tests.lab.layouts import S3, TCL_MODULES, image_without_lmod
 from tests.lab.test_product import answer, petal
 
 COPY = "/opt/petal-node/lmod/in-use"
@@ -51,9 +50,7 @@ def cluster(lab: Lab) -> Iterator[Lab]:
     reason = own_lmod.missing()
     if reason:
         pytest.skip(f"no real Spack: {reason}")
-    lab.fresh()
-    take_lmod_away(lab)
-    lab.image = lab.bake(BUILDER)
+    lab.image = image_without_lmod(lab)
     try:
         lab.fresh()
         publish(lab, stack.lab_config(lab, spack=True, shown=own_lmod.SHOWN))
@@ -65,7 +62,6 @@ def cluster(lab: Lab) -> Iterator[Lab]:
     finally:
         lab.image = None
         lab.fresh()
-        subprocess.run(["docker", "image", "rm", "-f", f"{lab.name}-baked"], check=True, stdout=subprocess.DEVNULL)
 
 
 def root(lab: Lab, node: str, script: str) -> Result:
