@@ -15,8 +15,9 @@ from pathlib import Path
 from ..context import Context
 from ..errors import LmodError
 from ..files import make_dir, remove_tree
-from ..lmod.carried import PACKAGE, copy_of, is_whole, pack, settle
+from ..lmod.carried import PACKAGE, carries, copy_of, is_whole, pack, settle
 from ..lmod.found import in_copy
+from ..model import Role
 from ..targets import runnable
 from . import database
 from .database import Locked
@@ -24,7 +25,7 @@ from .driver import Spack
 from .parallel import split
 from .scope import STACK, write_scope
 from .solve import ready_spack
-from .workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, store_of
+from .workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, specs_of, store_of
 
 LEFT = (".spack-db", "bin")  # what Spack makes at the root of an install tree
 
@@ -37,6 +38,13 @@ def lmod_of(ctx: Context, target: str) -> Locked | None:
     """
     specs = database.locked_specs(lockfile_of(ctx, target))
     return next((spec for spec in specs if spec.name == PACKAGE and spec.explicit and not spec.external), None)
+
+
+def comes_with_the_stack(ctx: Context) -> bool:
+    """True on a head node whose stack is not solved yet and has Lmod: what it then has is not known before."""
+    if ctx.role is not Role.HEAD or ctx.config.modules.lmod == "node" or not carries(specs_of(ctx)):
+        return False
+    return not all(lockfile_of(ctx, target).is_file() for target in ctx.targets)
 
 
 def archive_of(ctx: Context, target: str, lmod: Locked) -> Path:

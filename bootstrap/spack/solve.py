@@ -74,7 +74,7 @@ def solve(ctx: Context, spack: Spack) -> None:
         if error.code != "spack-concretize":
             raise
         why = f"with it {error.what}: {error.why}"
-    ctx.note(f"the stack does without a Lmod of its own, which the nodes lack: {why}")
+    ctx.note(f"the stack does without an Lmod of its own, which the nodes lack: {why}")
     without = without_lmod(ctx)
     _write_environment(without, spack)
     _solve(without, spack)

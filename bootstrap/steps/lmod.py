@@ -11,6 +11,7 @@ from ..lmod.distribution import BY_HAND, install_lmod
 from ..lmod.found import NONE, Lmod, find, of_machine
 from ..model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
 from ..release import current_release, tree_name
+from ..spack.lmod import comes_with_the_stack
 from ..spack.workspace import specs_of
 from ..targets import runnable
 from .base import EVERYWHERE, TOUCH_SECONDS
@@ -45,7 +46,10 @@ class NodeLmod:
             return change(f"this node uses no {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
         if lmod is not None and works:
             return satisfied(f"Lmod {lmod.version}, which the stack has built, is at {lmod.place}")
-        return _without(ctx, lmod.trouble if lmod is not None else NONE)
+        trouble = lmod.trouble if lmod is not None else NONE
+        if comes_with_the_stack(ctx) and not _may_install(ctx):
+            return change(trouble, "unpack the one that the stack builds")
+        return _without(ctx, trouble)
 
     def apply(self, ctx: Context) -> None:
         archive = _archive(ctx)
@@ -54,7 +58,7 @@ class NodeLmod:
         elif _may_install(ctx):
             _install(ctx)
         else:
-            what, remedy = "the Lmod that the release carries cannot be read now", "petal-node bootstrap"
+            what, remedy = "no release carries an Lmod that can be read now", "petal-node bootstrap"
             raise LmodError(what, remedy=remedy, code="lmod-unreadable")
 
 

@@ -9,8 +9,8 @@ from ..lmod.found import OLDEST, dotted, numbers_of, of_machine
 from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
 from ..spack import database
 from ..spack.database import Locked
-from ..spack.lmod import archive_of, lmod_of, pack_lmod
-from ..spack.workspace import lockfile_of, specs_of, store_of
+from ..spack.lmod import archive_of, comes_with_the_stack, lmod_of, pack_lmod
+from ..spack.workspace import specs_of, store_of
 from .base import HEAD
 
 
@@ -28,7 +28,7 @@ class LmodPack:
     def probe(self, ctx: Context) -> Probe:
         if not _is_asked_for(ctx):
             return elsewhere("the nodes' own Lmod is used")
-        if not all(lockfile_of(ctx, target).is_file() for target in ctx.targets):
+        if comes_with_the_stack(ctx):
             return change("the stack is not solved yet", "pack Lmod for the nodes that have none")
         try:
             found = _found(ctx)

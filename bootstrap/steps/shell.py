@@ -15,6 +15,7 @@ from ..lmod import image
 from ..lmod.found import Lmod, find, places_on_machine
 from ..model import Probe, Scope, change, elsewhere, satisfied
 from ..paths import Paths
+from ..spack.lmod import comes_with_the_stack
 from .base import EVERYWHERE
 
 SH = "/etc/profile.d/zz-petal.sh"
@@ -46,7 +47,7 @@ class Shell:
     def probe(self, ctx: Context) -> Probe:
         lmod = _lmod(ctx)
         if lmod is None:
-            later = ctx.bakes and ctx.config.modules.lmod != "stack"
+            later = comes_with_the_stack(ctx) or (ctx.bakes and ctx.config.modules.lmod != "stack")
             return change("they come with Lmod", "write them") if later else elsewhere("this node has no Lmod yet")
         stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
         stale += [

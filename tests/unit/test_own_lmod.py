@@ -23,7 +23,7 @@ from bootstrap.model import Mark, Outcome, Role, Verdict
 from bootstrap.paths import Paths
 from bootstrap.prepare import for_lockfile, prepare
 from bootstrap.request import Request
-from bootstrap.spack.workspace import specs_of
+from bootstrap.spack.workspace import lockfile_of, specs_of
 from bootstrap.state import Shared
 from bootstrap.steps import STEPS, steps_for
 from bootstrap.steps.lmod import NodeLmod
@@ -326,7 +326,9 @@ def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    world = World(
+        tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
+    )
     world.host = replace(world.host, target="neoverse_n1")
     packed(world, f"{world.host.os}-x86_64_v3")
     probe = NodeLmod().probe(world.context)
@@ -404,6 +406,9 @@ def test_who_waits_for_the_stacks_is_told_where_to_look(tmp_path: Path, role: Ro
     world = World(
         tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
     )
+    for target in world.context.targets:  # the stack is solved
+        lockfile_of(world.context, target).parent.mkdir(parents=True, exist_ok=True)
+        lockfile_of(world.context, target).write_text("{}")
     probe = NodeLmod().probe(world.context)
     assert probe.remedy[0].startswith("petal-node status")
     assert any("repair --yes" in line for line in probe.remedy) is alone
@@ -415,3 +420,21 @@ def test_a_node_without_any_whose_head_has_one_is_told_of_the_stacks(tmp_path: P
     probe = NodeLmod().probe(World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path)).context)
     assert probe.reason == "this node has no Lmod"
     assert [line for line in probe.remedy if "modules: {lmod: stack}" in line]
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_plan_says_what_the_run_will_do(tmp_path: Path) -> None:
+    """Before anything is solved, too."""
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
+    assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "modules", "shell")} == {Outcome.WOULD_CHANGE}
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_stack_that_fails_leaves_a_node_without_and_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    del world.system.answers["spack"]
+    done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+    assert done["spack"].outcome is Outcome.FAILED
+    assert done["lmod"].reason == "no release carries an Lmod that can be read now"
+    assert done["shell"].outcome is Outcome.BLOCKED
