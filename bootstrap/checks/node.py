@@ -50,7 +50,7 @@ def _old_tree(ctx: Context, _seconds: float) -> Iterator[Finding]:
 def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
     """Who has one that works can work, though the release carries a newer one."""
     (step,) = (step for step in REPAIRS if step.name == "lmod")
-    lmod = find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+    lmod = find(ctx)
     yield from _probed(step, Mark.FAIL if lmod is None or lmod.trouble else Mark.WARN, ctx, seconds)
 
 

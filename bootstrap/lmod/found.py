@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from ..errors import PetalError
+from ..context import Context
+from ..errors import LmodError, PetalError
 from ..paths import Paths
 from ..system import System
 
@@ -41,16 +43,13 @@ class Lmod:
         return f"Lmod {self.version or 'unknown'} in {self.place} is too old, {dotted(OLDEST)} is needed"
 
 
-def find(system: System, paths: Paths, which: str = "auto") -> Lmod | None:
-    """The Lmod of this node; None where there is none.
-
-    Args:
-        which: ``modules.lmod`` of the configuration: ``node`` its own alone, ``stack`` the stack's alone, or ``auto``.
-    """
-    own = None if which == "stack" else of_machine(system)
+def find(ctx: Context) -> Lmod | None:
+    """The Lmod of this node as ``modules.lmod`` of the configuration has it; None where there is none."""
+    which = ctx.config.modules.lmod
+    own = None if which == "stack" else of_machine(ctx.system)
     if own is not None and not own.trouble:
         return own
-    carried = None if which == "node" else of_stack(system, paths)
+    carried = None if which == "node" else of_stack(ctx.system, ctx.paths)
     return carried or own
 
 
@@ -105,9 +104,18 @@ def numbers_of(version: str) -> tuple[int, ...]:
 
 
 def _asked(system: System, place: Path) -> Lmod:
+    program = place / "libexec" / "lmod"
     try:
-        done = system.run([str(place / "libexec" / "lmod"), "bash", "--version"], timeout=LOOK_SECONDS, ok=None)
+        return Lmod(place, _answer(system, program, program.stat().st_ctime_ns))
     except PetalError:
         return Lmod(place, ())
+
+
+@lru_cache(maxsize=32)  # steps and checks ask in turn, and each start of Lmod costs a node's start 20 ms
+def _answer(system: System, program: Path, changed: int) -> tuple[int, ...]:  # noqa: ARG001 - part of the key
+    """What it says of its version; asked once in a process, and again where it did not answer or the file changed."""
+    done = system.run([str(program), "bash", "--version"], timeout=LOOK_SECONDS, ok=None)
     found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
-    return Lmod(place, numbers_of(found.group(1)) if found else ())
+    if not found:
+        raise LmodError(f"{program} does not say its version", remedy=f"{program} bash --version", code="lmod-install")
+    return numbers_of(found.group(1))

@@ -43,7 +43,7 @@ def write_cache(ctx: Context, tree: Path) -> None:
     Raises:
         ModulesError: ``modules-lua``, a module file is no Lua; ``modules-cache``, Lmod could not make it.
     """
-    lmod = _lmod(ctx)
+    lmod = find(ctx)
     if lmod is None or lmod.trouble:
         ctx.note(f"no module cache: {lmod.trouble if lmod else NONE}")
         return
@@ -67,7 +67,7 @@ def _write_one(ctx: Context, lmod: Lmod, tree: Path) -> None:
 
 def is_missing(ctx: Context, tree: Path) -> bool:
     """True where the Lmod of this node has no valid cache of the tree."""
-    lmod = _lmod(ctx)
+    lmod = find(ctx)
     if lmod is None or lmod.trouble:
         return False
     cache = _place(tree) / lmod.version / CACHE
@@ -75,10 +75,6 @@ def is_missing(ctx: Context, tree: Path) -> bool:
         return cache.stat().st_mtime < cache.with_name(TIMESTAMP).stat().st_mtime
     except FileNotFoundError:
         return True
-
-
-def _lmod(ctx: Context) -> Lmod | None:
-    return find(ctx.system, ctx.paths, ctx.config.modules.lmod)
 
 
 def _place(tree: Path) -> Path:

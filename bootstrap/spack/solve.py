@@ -15,7 +15,6 @@ from ..context import Context
 from ..environments import locked, unlocked
 from ..errors import SpackError
 from ..files import remove_tree, write_atomic
-from ..lmod.carried import PACKAGE
 from ..lock import Lock, own_holder
 from ..lockfile import Lockfile, Record, joined
 from ..system import timestamp
@@ -23,8 +22,7 @@ from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .fit import Here, check_fit
 from .program import ensure, is_ready
-from .vet.preflight import check_memory, vet
-from .vet.recipes import Repository
+from .vet.preflight import check_memory, vet, with_recipes
 from .workspace import adds_lmod, open_spack, specs_of, without_lmod
 
 LOCK_WAIT = 600.0
@@ -62,22 +60,14 @@ def solve(ctx: Context, spack: Spack) -> None:
         ConfigError: ``spec-unknown``.
         SpackError: ``spack-memory``, ``spack-no-clingo``, ``spack-concretize``.
     """
-    if not adds_lmod(ctx):
-        _solve(ctx, spack)
-        return
+    stack = with_recipes(ctx, spack.program.recipes)
     try:
-        if PACKAGE in Repository(spack.program.recipes).names:
-            _solve(ctx, spack)
-            return
-        why = "the recipes have none"
+        _solve(stack, spack)
     except SpackError as error:
-        if error.code != "spack-concretize":
+        if error.code != "spack-concretize" or not adds_lmod(stack):
             raise
-        why = f"with it {error.what}: {error.why}"
-    ctx.note(f"the stack does without an Lmod of its own, which the nodes lack: {why}")
-    without = without_lmod(ctx)
-    _write_environment(without, spack)
-    _solve(without, spack)
+        ctx.note(f"the stack does without an Lmod of its own, which the nodes lack: with it {error.what}: {error.why}")
+        _solve(without_lmod(stack), spack)
 
 
 def _solve(ctx: Context, spack: Spack) -> None:
@@ -87,6 +77,7 @@ def _solve(ctx: Context, spack: Spack) -> None:
         ctx.note(line)
     check_memory(ctx, spack.program.recipes)
     ctx.note(f"concretizing {', '.join(specs_of(ctx))}")
+    _write_environment(ctx, spack)
     spack.lockfile.unlink(missing_ok=True)
     spack.concretize()
 

@@ -37,7 +37,7 @@ class NodeLmod:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        lmod = find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+        lmod = find(ctx)
         works = lmod is not None and not lmod.trouble
         if lmod is not None and works and ctx.paths.lmods not in lmod.place.parents:
             return satisfied(f"Lmod {lmod.version} is at {lmod.place}")

@@ -45,33 +45,24 @@ class Shell:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        lmod = _lmod(ctx)
+        lmod = find(ctx)
         if lmod is None:
             later = comes_with_the_stack(ctx) or (ctx.bakes and ctx.config.modules.lmod != "stack")
             return change("they come with Lmod", "write them") if later else elsewhere("this node has no Lmod yet")
         stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
-        stale += [
-            f"add a line to {path}" for path, line in _lines(ctx.paths) if _with(line, _text(path)) != _text(path)
-        ]
+        stale += [f"add a line to {path}" for path in _without_line(ctx.paths)]
         if stale:
             return change(f"{len(stale)} init files are missing or differ", *stale)
         return satisfied(f"init files use {lmod.place} and {ctx.tree}")
 
     def apply(self, ctx: Context) -> None:
-        lmod = _lmod(ctx)
+        lmod = find(ctx)
         assert lmod is not None
         for path, data in _files(ctx, lmod).items():
             make_dir(path.parent)
             write_atomic(path, data)
-        for path, line in _lines(ctx.paths):
-            text = _text(path)
-            if _with(line, text) != text:
-                data, mode = _with(line, text).encode(errors="surrogateescape"), path.stat().st_mode & 0o777
-                write_atomic(path.resolve(), data, mode=mode)
-
-
-def _lmod(ctx: Context) -> Lmod | None:
-    return find(ctx.system, ctx.paths, ctx.config.modules.lmod)
+        for path, text in _without_line(ctx.paths).items():
+            write_atomic(path.resolve(), text.encode(errors="surrogateescape"), mode=path.stat().st_mode & 0o777)
 
 
 def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
@@ -105,9 +96,16 @@ def _stub(kind: str, init: Path) -> str:
     return f"# Written by petal-node: modules of the cluster's software.\n{lines[kind]}"
 
 
-def _lines(paths: Paths) -> list[tuple[Path, str]]:
-    there = ((paths.at(name), line) for name, line in LINES.items())
-    return [(path, f"{line} {MARK}\n") for path, line in there if path.is_file()]
+def _without_line(paths: Paths) -> dict[Path, str]:
+    """The files of ``LINES`` that are there and lack theirs, each with what it should be."""
+    found = {}
+    for path, line in ((paths.at(name), line) for name, line in LINES.items()):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            wanted = _with(f"{line} {MARK}\n", text)
+            if wanted != text:
+                found[path] = wanted
+    return found
 
 
 def _with(line: str, text: str) -> str:
@@ -119,7 +117,3 @@ def _with(line: str, text: str) -> str:
     kept = [other for number, other in enumerate(lines) if number not in ours[1:]]
     kept[ours[0]] = line
     return "".join(kept)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="surrogateescape")

@@ -17,7 +17,7 @@ from ..spack.lmod import lacks_lmod_alone
 from ..spack.program import is_ready, locate
 from ..spack.solve import fits, stack_lockfile
 from ..spack.stack import build
-from ..spack.vet.preflight import check_memory, vet
+from ..spack.vet.preflight import check_memory, vet, with_recipes
 from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
 from ..state import read_document, write_document
 from ..targets import cpus_of, runs
@@ -182,7 +182,7 @@ def _to_concretize(ctx: Context) -> Probe:
     try:
         program = locate(ctx.config, ctx.paths)
         if is_ready(ctx.config, program, ctx.paths) and (program.recipes / "repo.yaml").is_file():
-            verdict = vet(ctx, program.recipes)
+            verdict = vet(with_recipes(ctx, program.recipes), program.recipes)
             verdict.refuse()
             advice = verdict.advice
             check_memory(ctx, program.recipes)

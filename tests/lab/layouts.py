@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.lab import engine, stack
 from tests.lab.cluster import Lab, packed
-from tests.lab.demo import DIST, publish
+from tests.lab.demo import DIST, publish, wait_for_proof
 from tests.lab.engine import LabError, say
 
 BUILDER = "head"  # any machine that is no node of a cluster yet
@@ -92,3 +92,12 @@ def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
     argv = ("/tmp/petal-node", "bootstrap", "--layout", layout, "--config", uri, "--json")
     answer = json.loads(lab.exec(BUILDER, argv, env=S3, timeout=300).check().stdout)
     return {step["name"]: step["outcome"] for step in answer["data"]["run"]["steps"]}
+
+
+def bring_up(lab: Lab, config: dict[str, Any]) -> None:
+    """Boots all nodes of a fresh lab with a configuration, and waits until the cluster is proved."""
+    publish(lab, config)
+    booted = lab.boot_all()
+    assert [result.returncode for results in booted.values() for result in results] == [0] * 20
+    lab.wait_idle()
+    wait_for_proof(lab)

@@ -11,8 +11,7 @@ import pytest
 
 from tests.lab import stack
 from tests.lab.cluster import NODES, Lab, Result
-from tests.lab.demo import publish, wait_for_proof
-from tests.lab.layouts import BUILDER, LMOD, S3, TCL_MODULES, bake, config_of, image_without_lmod
+from tests.lab.layouts import BUILDER, LMOD, S3, TCL_MODULES, bake, bring_up, config_of, image_without_lmod
 from tests.lab.test_product import answer, petal
 
 PROGRAM = r"""
@@ -67,11 +66,7 @@ def baked(lab: Lab) -> Iterator[Lab]:
     lab.image = lab.bake(BUILDER)
     try:
         lab.fresh()
-        publish(lab, {**config_of(lab), "layout": "ami"})
-        booted = lab.boot_all()
-        assert [result.returncode for results in booted.values() for result in results] == [0] * 20
-        lab.wait_idle()
-        wait_for_proof(lab)
+        bring_up(lab, {**config_of(lab), "layout": "ami"})
         yield lab
     finally:
         lab.image = None

@@ -13,8 +13,8 @@ import pytest
 
 from tests.lab import own_lmod, stack
 from tests.lab.cluster import NODES, Lab, Result
-from tests.lab.demo import job, publish, wait_for_proof
-from tests.lab.layouts import S3, TCL_MODULES, image_without_lmod
+from tests.lab.demo import job
+from tests.lab.layouts import S3, TCL_MODULES, bring_up, image_without_lmod
 from tests.lab.test_product import answer, petal
 
 COPY = "/opt/petal-node/lmod/in-use"
@@ -53,11 +53,7 @@ def cluster(lab: Lab) -> Iterator[Lab]:
     lab.image = image_without_lmod(lab)
     try:
         lab.fresh()
-        publish(lab, stack.lab_config(lab, spack=True, shown=own_lmod.SHOWN))
-        booted = lab.boot_all()
-        assert {result.returncode for results in booted.values() for result in results} == {0}
-        lab.wait_idle()
-        wait_for_proof(lab)
+        bring_up(lab, stack.lab_config(lab, spack=True, shown=own_lmod.SHOWN))
         yield lab
     finally:
         lab.image = None

@@ -206,7 +206,7 @@ def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch
     assert reports["lmod"].reason == f"Lmod {lmods.TOO_OLD} in {old} is too old, 8.5 is needed"
     assert reports["release"].outcome is Outcome.CHANGED
     assert reports["shell"].outcome is Outcome.BLOCKED
-    found = find(world.system, world.paths)
+    found = find(world.context)
     assert found is not None
     assert found.numbers == (8, 4, 31)
 

@@ -130,7 +130,7 @@ def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
     assert (before.verdict, before.changes) == (Verdict.CHANGE, (f"unpack {archive} into {world.paths.lmods}",))
     step.apply(world.context)
     assert step.probe(world.context).reason.startswith("Lmod 8.6.19, which the stack has built, is at ")
-    lmod = found.find(world.system, world.paths)
+    lmod = found.find(world.context)
     assert lmod is not None
     assert lmod.place == world.paths.lmods / "8.7.60-aaaaaaa/lmod-aaaaaaa/lmod/lmod"
     assert (lmod.place / "libexec" / "lmod").stat().st_mode & 0o7777 == 0o755
@@ -377,7 +377,7 @@ def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("bootstrap.lmod.found.PLACES", tuple(map(str, places)))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda argv: f"Version {'6.6' if 'old' in argv[0] else '8.7.1'}"
-    lmod = found.find(world.system, world.paths)
+    lmod = found.find(world.context)
     assert lmod is not None
     assert (lmod.place, lmod.version) == (places[1], "8.7.1")
     Shell().apply(world.context)

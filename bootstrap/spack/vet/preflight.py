@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ...context import Context
 from ...errors import SpackError
-from ...lmod.carried import PACKAGE, SPEC
+from ...lmod.carried import PACKAGE
 from ..compiler import find_compiler
+from ..workspace import adds_lmod, without_lmod
 from .recipes import Repository
 from .specs import read_spec
 from .vetting import Asked, Verdict, Vetting, expanded
@@ -29,9 +30,12 @@ def vet(ctx: Context, recipes: Path) -> Verdict:
     for spec in _carried(ctx):
         for node in read_spec(spec)[:1]:
             elsewhere.setdefault(node.name, []).append(node.version.lstrip("="))
-    repository = Repository(recipes)
-    asked = (one for one in _asked(ctx) if one.text != SPEC or PACKAGE in repository.names)  # see ``solve``
-    return Vetting(repository, elsewhere).judge_stack(asked)
+    return Vetting(Repository(recipes), elsewhere).judge_stack(_asked(ctx))
+
+
+def with_recipes(ctx: Context, recipes: Path) -> Context:
+    """The same stack, without the Lmod that was added to it where the recipes have none."""
+    return without_lmod(ctx) if adds_lmod(ctx) and PACKAGE not in Repository(recipes).names else ctx
 
 
 def check_memory(ctx: Context, recipes: Path) -> None:
