@@ -15,8 +15,8 @@ from . import __version__
 if TYPE_CHECKING:
     import argparse
 
-    from .model import Result
-    from .verbs.common import Asked
+    from .commands.common import Asked
+    from .core.model import Result
 
 INNER = ("worker", "build-job", "mpi-rank")
 
@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from . import report
-    from .log import close_log, open_log
-    from .processes import mark_run
+    from .host.log import close_log, open_log
+    from .host.processes import mark_run
+    from .report import render as report
 
     progress = report.Progress(silent=arguments.json or arguments.quiet)
     asked = _asked(arguments, progress)
@@ -61,11 +61,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
     from pathlib import Path
 
-    from .model import Role
-    from .report import Progress
-    from .system import System, new_run_id
-    from .tool import own_tool
-    from .verbs.common import Asked
+    from .commands.common import Asked
+    from .core.model import Role
+    from .host.system import System, new_run_id
+    from .host.tool import own_tool
+    from .report.render import Progress
 
     assert isinstance(progress, Progress)
     return Asked(
@@ -89,9 +89,9 @@ def _absolute(config: str | None) -> str | None:
 
 def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
     """Expected errors become results here, and so do bugs: no traceback ever reaches an operator."""
-    from .errors import PetalError, of_os_error
-    from .model import Result, Status
-    from .run import crash
+    from .core.errors import PetalError, of_os_error
+    from .core.model import Result, Status
+    from .engine.run import crash
 
     try:
         verb: Callable[[Asked, argparse.Namespace], Result] = arguments.call
@@ -109,7 +109,7 @@ def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
 
 
 def _hook(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs import hook
+    from .commands import hook
 
     return hook.hook(asked, arguments.event_name, strict=arguments.strict)
 
@@ -126,15 +126,15 @@ def _refused_hook(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _hook_usage(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .arguments import EVENTS
-    from .verbs import hook
+    from .commands import hook
+    from .commands.arguments import EVENTS
 
     event = next((word for word in arguments.words if word in EVENTS), "")
     return hook.refuse(asked, event, " ".join(arguments.words), strict=arguments.strict)
 
 
 def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs import hook
+    from .commands import hook
 
     return hook.worker(asked, arguments.event)
 
@@ -142,44 +142,44 @@ def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
 def _build_job(asked: Asked, arguments: argparse.Namespace) -> Result:
     from pathlib import Path
 
-    from .verbs.build import build
+    from .commands.build import build
 
     return build(asked, Path(arguments.place))
 
 
 def _mpi_rank(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from . import report
-    from .verbs.rank import rank
+    from .commands.rank import rank
+    from .report import render as report
 
     return rank(asked, arguments.loaded, report.tell)
 
 
 def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.bootstrap import bootstrap
+    from .commands.bootstrap import bootstrap
 
     return bootstrap(asked, arguments.lock_wait, accept_storage=arguments.accept_storage, image=arguments.layout)
 
 
 def _lock(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.lock import lock
+    from .commands.lock import lock
 
     return lock(asked, arguments.output)
 
 
 def _converge(asked: Asked, _: argparse.Namespace) -> Result:
-    from .verbs.bootstrap import converge
+    from .commands.bootstrap import converge
 
     return converge(asked)
 
 
 def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.bootstrap import plan
+    from .commands.bootstrap import plan
 
     return plan(asked, exit_code=arguments.exit_code)
 
 
 def _repair(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.repair import plan_repair, repair
+    from .commands.repair import plan_repair, repair
 
     if arguments.dry_run:
         return plan_repair(asked, yes=arguments.yes, deep=arguments.deep)
@@ -187,8 +187,8 @@ def _repair(asked: Asked, arguments: argparse.Namespace) -> Result:
 
 
 def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from . import report
-    from .verbs import check
+    from .commands import check
+    from .report import render as report
 
     if arguments.html:
         report.try_page(arguments.html)
@@ -202,43 +202,43 @@ def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
 
 
 def _status(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.status import status, wait
+    from .commands.status import status, wait
 
     return wait(asked, arguments.timeout) if arguments.wait else status(asked)
 
 
 def _releases(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.releases import releases
+    from .commands.releases import releases
 
     return releases(asked, sizes=not arguments.no_sizes)
 
 
 def _rollback(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.releases import rollback
+    from .commands.releases import rollback
 
     return rollback(asked, arguments.release, arguments.lock_wait)
 
 
 def _gc(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.releases import gc
+    from .commands.releases import gc
 
     return gc(asked, arguments.keep, arguments.lock_wait, yes=arguments.yes)
 
 
 def _log(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .verbs.log import log
+    from .commands.log import log
 
     return log(asked, arguments.run, arguments.level, arguments.lines)
 
 
 def _facts(asked: Asked, _: argparse.Namespace) -> Result:
-    from .verbs.about import facts
+    from .commands.about import facts
 
     return facts(asked)
 
 
 def _version(asked: Asked, _: argparse.Namespace) -> Result:
-    from .verbs.about import version
+    from .commands.about import version
 
     return version(asked)
 
@@ -265,6 +265,6 @@ CALLS: Mapping[str, Callable[[Asked, argparse.Namespace], Result]] = {
 
 
 def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
-    from .arguments import parser
+    from .commands.arguments import parser
 
     return parser(CALLS, inner=inner)

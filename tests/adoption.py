@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.documents import Proof
-from bootstrap.engine import Waits
-from bootstrap.files import remove_tree
-from bootstrap.lock import Holder
-from bootstrap.model import NodeReport, RunRecord, StepReport, plain
-from bootstrap.observed import Mount
-from bootstrap.state import Shared
-from bootstrap.steps import STEPS
+from bootstrap.core.facts import Mount
+from bootstrap.core.model import NodeReport, RunRecord, StepReport, plain
+from bootstrap.engine import converge as engine
+from bootstrap.engine.converge import Waits
+from bootstrap.host.files import remove_tree
+from bootstrap.state.cluster_lock import Holder
+from bootstrap.state.desired import Proof
+from bootstrap.state.store import Shared
+from bootstrap.steps.registry import STEPS
 from tests.world import HOST, World, with_spack
 
 LIFE = "arn:aws:cloudformation:us-east-1:123456789012:stack/{}/0a1b-{}"
@@ -29,7 +29,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     lmod = tmp_path / "lmod" / "libexec" / "lmod"
     lmod.parent.mkdir(parents=True)
     lmod.touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     world = World(tmp_path / "head", live=True, config_text=with_spack(tmp_path), cluster="old")
     world.stack = LIFE.format("old", 1)

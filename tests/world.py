@@ -16,20 +16,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bootstrap import config, release, templates
-from bootstrap.context import Context
-from bootstrap.errors import ProcessFailed
-from bootstrap.files import sha256_of
-from bootstrap.fleet import report_lines
-from bootstrap.lmod.found import places_on_machine
-from bootstrap.model import Finding, Mark, NodeReport, Role, Tool
-from bootstrap.observed import Cluster, External, Facts, Host, Mount, Queue, SharedDir
-from bootstrap.paths import Paths
+from bootstrap.cluster.targets import Choice
+from bootstrap.config import load, model
+from bootstrap.core.errors import ProcessFailed
+from bootstrap.core.facts import Cluster, External, Facts, Host, Mount, Queue, SharedDir
+from bootstrap.core.model import Finding, Mark, NodeReport, Role, Tool
+from bootstrap.core.paths import Paths
+from bootstrap.host.files import sha256_of
+from bootstrap.host.system import Completed, System, timestamp
+from bootstrap.lmod.find import places_on_machine
+from bootstrap.modules import templates
+from bootstrap.prove.fleet import report_lines
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.scope import scope_digest_inputs
-from bootstrap.system import Completed, System, timestamp
-from bootstrap.targets import Choice
+from bootstrap.state import release
+from bootstrap.state.context import Context
 
 T = TypeVar("T")
 PROGRAMS = ("gcc", "g++", "gfortran", "sinfo", "srun")
@@ -268,8 +270,8 @@ class World:
             self.mounts = (Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",)),)
 
     @property
-    def config(self) -> config.Config:
-        return config.parse(self.config_text)
+    def config(self) -> model.Config:
+        return load.parse(self.config_text)
 
     @property
     def paths(self) -> Paths:

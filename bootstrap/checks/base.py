@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..context import Context
-from ..errors import PetalError, as_error
-from ..model import Finding, Mark, Role
-from ..release import Manifest, current_release, read_manifest
+from ..core.errors import PetalError, as_error
+from ..core.model import Finding, Mark, Role
+from ..state.context import Context
+from ..state.release import Manifest, current_release, read_manifest
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})

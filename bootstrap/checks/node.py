@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from ..context import Context
-from ..errors import PetalError
-from ..lmod.found import find
-from ..model import Finding, Mark, NodeReport, Verdict
-from ..release import current_release
-from ..repairs import REPAIRS
-from ..steps import CARRIED, Step
-from ..system import timestamp
-from . import release, services, storage
+from ..core.errors import PetalError
+from ..core.model import Finding, Mark, NodeReport, Verdict
+from ..host.system import timestamp
+from ..lmod.find import find
+from ..repair.registry import REPAIRS
+from ..state.context import Context
+from ..state.release import current_release
+from ..steps.base import Step
+from ..steps.registry import CARRIED
+from . import daemons, release, storage
 from .base import HEAD, TOUCH_SECONDS, WAY_TO_STORAGE, Check
 from .old_tree import judge_old_tree
 from .use import use
@@ -55,8 +56,8 @@ def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("slurm", 20, services.slurm),
-    Check("munge", 10, services.munge),
+    Check("slurm", 20, daemons.slurm),
+    Check("munge", 10, daemons.munge),
     _kept("tool", worst=Mark.WARN),
     _kept("converge"),
     _kept("worker", worst=Mark.WARN),

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..context import Context
-from ..errors import PetalError, SpackError
-from ..facts import DNA
-from ..model import Finding, Mark
+from ..cluster.detect import DNA
+from ..core.errors import PetalError, SpackError
+from ..core.model import Finding, Mark
 from ..spack.database import install_times
 from ..spack.program import version_of
+from ..state.context import Context
 
 TREE = "/opt/spack"
 TOUCH_SECONDS = 5.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..context import Context
-from ..model import Finding
-from ..observed import Host
-from ..release import Manifest, current_release
+from ..cluster.targets import common, level
+from ..core.facts import Host
+from ..core.model import Finding
 from ..spack.recovery import trouble
 from ..spack.workspace import store_of
-from ..targets import common, level
+from ..state.context import Context
+from ..state.release import Manifest, current_release
 from .base import current_manifest, fail, ok, warn
 
 

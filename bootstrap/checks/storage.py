@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from ..clocks import ahead, skew_finding
-from ..context import Context
-from ..model import Finding, Role
-from ..observed import NETWORK_KINDS, Mount
+from ..core.facts import NETWORK_KINDS, Mount
+from ..core.model import Finding, Role
+from ..host.clocks import ahead, skew_finding
+from ..state.context import Context
 from .base import fail, ok, warn
 
 LOOKS = 10

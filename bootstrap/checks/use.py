@@ -12,13 +12,13 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config import Program
-from ..context import Context
-from ..errors import PetalError
-from ..fleet import ordinary_user
-from ..model import Finding
-from ..release import Manifest
-from ..system import PATH
+from ..config.model import Program
+from ..core.errors import PetalError
+from ..core.model import Finding
+from ..host.system import PATH
+from ..prove.fleet import ordinary_user
+from ..state.context import Context
+from ..state.release import Manifest
 from .base import current_manifest, fail, ok, warn
 
 PROGRAM_SECONDS = 60

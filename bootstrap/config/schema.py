@@ -12,8 +12,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, validate, validates_schema
 
-from .. import targets
-from ..errors import did_you_mean
+from ..cluster import targets
+from ..core.errors import did_you_mean
 from . import mirrors, mounts
 from .fields import (
     SECTION,
@@ -29,7 +29,7 @@ from .fields import (
     TextOrSection,
     Whole,
 )
-from .nouns import (
+from .model import (
     BOOTSTRAP,
     LAYOUTS,
     SPACK_VERSIONS,

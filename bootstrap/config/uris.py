@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlsplit
 
-from ..errors import SECRET_NAME
+from ..core.errors import SECRET_NAME
 
 PLACES = re.compile(r"(s3://[^/]+/.|https://[^/]+/.|file:///|/)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")

@@ -14,10 +14,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import LmodError, PetalError
-from ..files import make_dir, remove_tree
-from ..system import Completed, System, base_env
-from .found import LOOK_SECONDS, OLDEST, PLACES, dotted, numbers_of
+from ..core.errors import LmodError, PetalError
+from ..host.files import make_dir, remove_tree
+from ..host.system import Completed, System, base_env
+from .find import LOOK_SECONDS, OLDEST, PLACES, dotted, numbers_of
 
 RENAMED = "petal-lmod"
 LISTS_SECONDS = 300.0

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..paths import Paths
+from ..core.paths import Paths
 
 # modules(1), "Modulepath initial setup": Red Hat's and Amazon's place, Ubuntu's, and that of versions before 4.
 LISTS = (

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import templates
-from ..config import Template
-from ..context import Context
-from ..errors import ModulesError, did_you_mean
-from ..fetch import Source, read
-from ..files import make_dir, remove_tree, replace_link, write_atomic
+from ..config.model import Template
+from ..core.errors import ModulesError, did_you_mean
+from ..host.files import make_dir, remove_tree, replace_link, write_atomic
+from ..remote.fetch import Source, read
+from ..state.context import Context
+from . import templates
 
 RULES = ".modulerc.lua"
 DEFAULT = "default"  # a link of this name in a module's directory wins over every rule (Lmod, 060_locating)

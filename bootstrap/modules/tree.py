@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import templates
-from ..config import Package
-from ..context import Context
-from ..errors import ModulesError
-from ..files import make_dir, sha256_of, write_atomic
-from ..mpi import MPI
-from ..release import ModuleFile, Tree, package_prefix
+from ..config.model import Package
+from ..core.errors import ModulesError
+from ..host.files import make_dir, sha256_of, write_atomic
 from ..spack import database, users
 from ..spack.workspace import lockfile_of, module_tree, open_spack, store_of
-from . import site
+from ..state.context import Context
+from ..state.release import ModuleFile, Tree, package_prefix
+from . import site, templates
+from .exclusive import MPI
 from .site import Module
 
 SEARCH_PATHS = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .. import templates
-from ..context import Context
-from ..errors import ReleaseError, StateError
-from ..files import make_dir, replace_link, write_atomic
-from ..log import LOG
-from ..state import Shared, save_wanted_of, wanted_of
-from .known import Known, before_this, known_releases, needs
+from ..core.errors import ReleaseError, StateError
+from ..host.files import make_dir, replace_link, write_atomic
+from ..host.log import LOG
+from ..modules import templates
+from ..state.context import Context
+from ..state.store import Shared, save_wanted_of, wanted_of
+from .catalog import Known, before_this, known_releases, needs
 
 PIN = "petal"
 NOT_KEPT = "an older petal-node made it, which did not keep its configuration"

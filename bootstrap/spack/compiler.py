@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import SpackError
-from ..system import System
+from ..core.errors import SpackError
+from ..host.system import System
 
 
 @dataclass(frozen=True)

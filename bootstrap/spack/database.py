@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpackError, StateError
-from ..files import read_json
-from ..inventory import Difference, differences
+from ..core.errors import SpackError, StateError
+from ..host.files import read_json
+from ..host.inventory import Difference, differences
 
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")

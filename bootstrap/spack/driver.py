@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ProcessFailed, SpackError
-from ..files import make_dir, write_atomic
-from ..log import LOG
-from ..system import PATH, Completed, System
+from ..core.errors import ProcessFailed, SpackError
+from ..host.files import make_dir, write_atomic
+from ..host.log import LOG
+from ..host.system import PATH, Completed, System
 from .parallel import Parallel
 from .program import Program
 from .scope import NOTHING, STACK, Places, as_yaml, with_lists

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import PetalError
-from ..log import LOG
-from ..observed import External
-from ..paths import Paths
-from ..system import System
+from ..core.errors import PetalError
+from ..core.facts import External
+from ..core.paths import Paths
+from ..host.log import LOG
+from ..host.system import System
 
 LOOK_SECONDS = 4.0  # /opt/slurm and /opt/intel can be on EFS, which may hang
 ASK_SECONDS = 10.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..observed import Host
+from ..core.facts import Host
 from .compiler import Compiler
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..config import Spack
-from ..errors import ConfigError
-from ..lockfile import FORMATS, Lockfile, Node, Record, asked_beside
-from ..observed import External, Host
+from ..config.model import Spack
+from ..core.errors import ConfigError
+from ..core.facts import External, Host
 from .compiler import Compiler
+from .lockfile import FORMATS, Lockfile, Node, Record, asked_beside
 
 Difference = tuple[str, str]
 SHOWN = 12

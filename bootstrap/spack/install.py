@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SpackError
-from ..files import make_dir, remove_tree
-from ..log import LOG
-from ..system import Completed
+from ..core.errors import SpackError
+from ..host.files import make_dir, remove_tree
+from ..host.log import LOG
+from ..host.system import Completed
 from . import database
 from .cache.pull import Pulled
 from .database import Locked

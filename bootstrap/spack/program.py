@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..config import SPACK_VERSIONS, Config, Origin, Spack
-from ..errors import PackageError, SpackError, StateError
-from ..fetch import Source, download, local_path
-from ..files import foreign, make_dir, read_json, write_json
-from ..paths import Paths
-from ..tarball import unpack
-from .beside import give_name, own_place
+from ..config.model import SPACK_VERSIONS, Config, Origin, Spack
+from ..core.errors import PackageError, SpackError, StateError
+from ..core.paths import Paths
+from ..host.atomic import give_name, own_place
+from ..host.files import foreign, make_dir, read_json, write_json
+from ..remote.fetch import Source, download, local_path
+from ..remote.tarball import unpack
 from .families import FAMILIES, Family
 
 RECEIPT = ".petal-origin.json"

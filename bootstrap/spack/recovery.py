@@ -14,9 +14,9 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SpackError
-from ..files import make_dir, remove_tree, write_atomic
-from ..log import LOG
+from ..core.errors import SpackError
+from ..host.files import make_dir, remove_tree, write_atomic
+from ..host.log import LOG
 from . import database
 from .driver import Spack
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import make_dir, write_atomic
-from ..observed import External, Host
+from ..core.facts import External, Host
+from ..host.files import make_dir, write_atomic
 from .compiler import Compiler
 from .database import PROJECTION
 from .externals import as_packages

@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..config import Origin
-from ..context import Context
-from ..environments import locked, unlocked
-from ..errors import SpackError
-from ..files import remove_tree, write_atomic
-from ..lock import Lock, own_holder
-from ..lockfile import Lockfile, Record, joined
-from ..system import timestamp
+from ..config.model import Origin
+from ..core.errors import SpackError
+from ..host.files import remove_tree, write_atomic
+from ..host.system import timestamp
+from ..state.cluster_lock import Lock, own_holder
+from ..state.context import Context
 from .compiler import Compiler, find_compiler
 from .driver import Spack
+from .environments import locked, unlocked
 from .fit import Here, check_fit
+from .lockfile import Lockfile, Record, joined
 from .program import ensure, is_ready
 from .vet.preflight import check_memory, vet, with_recipes
 from .workspace import adds_lmod, open_spack, specs_of, without_lmod

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from ..context import Context
-from ..errors import SpackError
-from ..files import make_dir, remove_tree, write_atomic
-from ..log import LOG
+from ..core.errors import SpackError
+from ..host.files import make_dir, remove_tree, write_atomic
+from ..host.log import LOG
+from ..state.context import Context
 from . import database, recovery
 from .cache.entries import LAYOUTS
 from .cache.pull import Pulled, pull

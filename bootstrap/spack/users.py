@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import SPACK_VERSIONS
-from ..context import Context
-from ..files import make_dir, replace_link, write_atomic
+from ..config.model import SPACK_VERSIONS
+from ..host.files import make_dir, replace_link, write_atomic
+from ..state.context import Context
 from .program import RECEIPT, Program, anywhere
 from .scope import Places, as_yaml, sections, with_lists
 from .workspace import module_tree, site_of, store_of

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .. import templates
-from ..context import Context
-from ..errors import SpackError
-from ..files import make_dir, write_atomic
-from ..lmod.carried import SPEC
-from ..release import tree_name
-from ..targets import buildable, compiler_builds
+from ..cluster.targets import buildable, compiler_builds
+from ..core.errors import SpackError
+from ..host.files import make_dir, write_atomic
+from ..lmod.bundle import SPEC
+from ..modules import templates
+from ..state.context import Context
+from ..state.release import tree_name
 from . import database
 from .compiler import Compiler, find_compiler
 from .driver import Spack

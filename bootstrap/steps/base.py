@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ..context import Context
-from ..file_locks import broken, no_locks
-from ..model import Probe, Role, Scope
+from ..core.model import Probe, Role, Scope
+from ..host.file_locks import broken, no_locks
+from ..state.context import Context
 
 TOUCH_SECONDS = 5.0  # of one look at shared storage, which may hang
 

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import shapes
-from ..config import Mirror
-from ..context import Context
-from ..errors import CacheError, PetalError, SpackError, StateError
-from ..log import LOG
-from ..model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
+from ..config.model import Mirror
+from ..core import decode as shapes
+from ..core.errors import CacheError, PetalError, SpackError, StateError
+from ..core.model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
+from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
 from ..spack.database import Locked
@@ -20,7 +19,8 @@ from ..spack.driver import Spack
 from ..spack.parallel import split
 from ..spack.solve import ready_spack
 from ..spack.workspace import lockfile_of, release_specs, store_of
-from ..state import read_document, shaped, write_document
+from ..state.context import Context
+from ..state.store import read_document, shaped, write_document
 from .base import HEAD
 
 SHOWN = 8

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..context import Context
-from ..converge import SERVICE, TIMER
-from ..files import make_dir, same_content, write_atomic
-from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..host.files import make_dir, same_content, write_atomic
+from ..state.context import Context
 from .base import EVERYWHERE
+from .converge_timer import SERVICE, TIMER
 
 WANTS = "multi-user.target.wants"
 SERVICE_TEXT = """\

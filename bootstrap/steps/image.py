@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import binding
-from ..context import Context
-from ..files import make_dir, remove_tree, write_atomic
-from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..host.files import make_dir, remove_tree, write_atomic
+from ..state.context import Context
+from . import root_mount as binding
 from .base import HEAD
 
 COPY_SECONDS = 7200.0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..context import Context
-from ..errors import LmodError, PetalError
-from ..lmod.carried import archive_in, carries, copy_of, fetch, is_whole, take
+from ..cluster.targets import runnable
+from ..core.errors import LmodError, PetalError
+from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
+from ..lmod.build import comes_with_the_stack
+from ..lmod.bundle import archive_in, carries, copy_of, fetch, is_whole, take
 from ..lmod.distribution import BY_HAND, install_lmod
-from ..lmod.found import NONE, Lmod, find, of_machine
-from ..model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
-from ..release import current_release, tree_name
-from ..spack.lmod import comes_with_the_stack
+from ..lmod.find import NONE, Lmod, find, of_machine
 from ..spack.workspace import specs_of
-from ..targets import runnable
+from ..state.context import Context
+from ..state.release import current_release, tree_name
 from .base import EVERYWHERE, TOUCH_SECONDS
 
 FETCH_SECONDS = 120.0

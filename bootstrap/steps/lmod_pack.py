@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..context import Context
-from ..errors import SpackError
-from ..lmod.carried import SPEC, carries
-from ..lmod.found import OLDEST, dotted, numbers_of, of_machine
-from ..model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.errors import SpackError
+from ..core.model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..lmod.build import archive_of, comes_with_the_stack, lmod_of, pack_lmod
+from ..lmod.bundle import SPEC, carries
+from ..lmod.find import OLDEST, dotted, numbers_of, of_machine
 from ..spack import database
 from ..spack.database import Locked
-from ..spack.lmod import archive_of, comes_with_the_stack, lmod_of, pack_lmod
 from ..spack.workspace import specs_of, store_of
+from ..state.context import Context
 from .base import HEAD
 
 

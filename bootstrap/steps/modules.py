@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..context import Context
-from ..errors import ModulesError, StateError
-from ..files import remove_tree, sha256_of
-from ..log import LOG
-from ..model import Probe, Scope, change, refused, satisfied
-from ..modules.cache import invalidate, is_missing, write_cache
+from ..core.errors import ModulesError, StateError
+from ..core.model import Probe, Scope, change, refused, satisfied
+from ..host.files import remove_tree, sha256_of
+from ..host.log import LOG
+from ..modules.spider import invalidate, is_missing, write_cache
 from ..modules.tree import missing_of_users, unlisted, write_tree
-from ..release import ModuleFile, Tree, current_release, read_index, read_manifest, read_missing, write_index
 from ..spack.workspace import lacking, module_tree
+from ..state.context import Context
+from ..state.release import ModuleFile, Tree, current_release, read_index, read_manifest, read_missing, write_index
 from .base import HEAD
 
 

@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Storage
-from ..context import Context
-from ..errors import PetalError, StorageError, as_error
-from ..files import fstab_has, make_dir, same_content, write_atomic
-from ..model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
-from ..observed import Mount
+from ..config.model import Storage
+from ..core.errors import PetalError, StorageError, as_error
+from ..core.facts import Mount
+from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
+from ..host.files import fstab_has, make_dir, same_content, write_atomic
+from ..state.context import Context
 from .base import EVERYWHERE
 
 HEAD_SECONDS = 60.0

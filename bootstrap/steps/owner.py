@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ..context import Context
-from ..documents import Token
-from ..errors import StateError, StorageError
-from ..log import LOG
-from ..model import Probe, Scope, change, elsewhere, refused, satisfied
-from ..owner import Adoption, Owner, is_of_one_machine
-from ..release import current_in
-from ..state import Seen, Shared, before_of
-from ..system import timestamp
+from ..core.errors import StateError, StorageError
+from ..core.model import Probe, Scope, change, elsewhere, refused, satisfied
+from ..host.log import LOG
+from ..host.system import timestamp
+from ..state.context import Context
+from ..state.desired import Token
+from ..state.owner import Adoption, Owner, is_of_one_machine
+from ..state.release import current_in
+from ..state.store import Seen, Shared, before_of
 from .base import HEAD, try_locks
 
 

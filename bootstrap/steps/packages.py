@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import inventory
-from ..config import Package
-from ..context import Context
-from ..errors import DISK_ERRORS, PackageError, of_os_error
-from ..fetch import Source, download
-from ..files import make_dir, read_json, remove_tree, write_json
-from ..model import Probe, Scope, blocked, change, elsewhere, satisfied
-from ..release import package_prefix
-from ..tarball import unpack
+from ..config.model import Package
+from ..core.errors import DISK_ERRORS, PackageError, of_os_error
+from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..host import inventory
+from ..host.files import make_dir, read_json, remove_tree, write_json
+from ..remote.fetch import Source, download
+from ..remote.tarball import unpack
+from ..state.context import Context
+from ..state.release import package_prefix
 from .base import HEAD
 
 RECEIPT = ".petal/package.json"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..context import Context
-from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Probe, Scope, change, elsewhere, satisfied
 from ..spack.program import ensure, is_ready, locate, version_of
+from ..state.context import Context
 from .base import HEAD
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..context import Context
-from ..documents import Proof as Record
-from ..errors import PetalError, ProofError, StateError
-from ..fleet import prove, wait_for_lmod, wait_for_nodes
-from ..model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
-from ..mpi.proof import between_nodes
-from ..slurm import find_slurm, nodes
-from ..state import Shared
-from ..system import timestamp
+from ..cluster.slurm import find_slurm, nodes
+from ..core.errors import PetalError, ProofError, StateError
+from ..core.model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
+from ..host.system import timestamp
+from ..prove.fleet import prove, wait_for_lmod, wait_for_nodes
+from ..prove.mpi_proof import between_nodes
+from ..state.context import Context
+from ..state.desired import Proof as Record
+from ..state.store import Shared
 from .base import HEAD
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..context import Context
-from ..model import Probe, Scope, change, satisfied
-from ..release import Manifest, current_release, read_index, read_manifest, write_manifest
+from ..core.model import Probe, Scope, change, satisfied
+from ..host.system import timestamp
 from ..releases.publish import has_pin, keep_what_made_it, publish
 from ..spack.workspace import lacking, specs_of
-from ..system import timestamp
+from ..state.context import Context
+from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
 from .base import HEAD
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .. import binding
-from ..context import Context
-from ..errors import PetalError, as_error
-from ..files import foreign, make_dir
-from ..model import Probe, Scope, blocked, change, refused, satisfied
-from ..release import current_release, read_manifest
+from ..core.errors import PetalError, as_error
+from ..core.model import Probe, Scope, blocked, change, refused, satisfied
+from ..host.files import foreign, make_dir
+from ..state.context import Context
+from ..state.release import current_release, read_manifest
+from . import root_mount as binding
 from .base import EVERYWHERE
 
 

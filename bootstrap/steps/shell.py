@@ -8,14 +8,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from .. import templates
-from ..context import Context
-from ..files import make_dir, same_content, write_atomic
+from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.paths import Paths
+from ..host.files import make_dir, same_content, write_atomic
 from ..lmod import image
-from ..lmod.found import Lmod, find, places_on_machine
-from ..model import Probe, Scope, change, elsewhere, satisfied
-from ..paths import Paths
-from ..spack.lmod import comes_with_the_stack
+from ..lmod.build import comes_with_the_stack
+from ..lmod.find import Lmod, find, places_on_machine
+from ..modules import templates
+from ..state.context import Context
 from .base import EVERYWHERE
 
 SH = "/etc/profile.d/zz-petal.sh"

@@ -5,22 +5,22 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from ..context import Context
-from ..errors import ConfigError, FetchError, SpackError
-from ..lockfile import Lockfile
-from ..log import LOG
-from ..model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
-from ..release import check_queue
+from ..cluster.targets import cpus_of, runs
+from ..core.errors import ConfigError, FetchError, SpackError
+from ..core.model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
+from ..host.log import LOG
+from ..lmod.build import lacks_lmod_alone
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
-from ..spack.lmod import lacks_lmod_alone
+from ..spack.lockfile import Lockfile
 from ..spack.program import is_ready, locate
 from ..spack.solve import fits, stack_lockfile
 from ..spack.stack import build
 from ..spack.vet.preflight import check_memory, vet, with_recipes
 from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
-from ..state import read_document, write_document
-from ..targets import cpus_of, runs
+from ..state.context import Context
+from ..state.release import check_queue
+from ..state.store import read_document, write_document
 from .base import HEAD
 
 SHOWN = 8

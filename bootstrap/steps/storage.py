@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..context import Context
-from ..documents import Token
-from ..errors import PetalError, StateError, StorageError, as_error
-from ..file_locks import broken, no_locks, unfit
-from ..files import Distrust, changeable, first_distrusted, make_own_dir
-from ..model import Probe, Role, Scope, change, refused, satisfied
-from ..observed import NETWORK_KINDS, Mount
-from ..owner import is_foreign
-from ..state import Seen, Shared
+from ..core.errors import PetalError, StateError, StorageError, as_error
+from ..core.facts import NETWORK_KINDS, Mount
+from ..core.model import Probe, Role, Scope, change, refused, satisfied
+from ..host.file_locks import broken, no_locks, unfit
+from ..host.files import Distrust, changeable, first_distrusted, make_own_dir
+from ..state.context import Context
+from ..state.desired import Token
+from ..state.owner import is_foreign
+from ..state.store import Seen, Shared
 from .base import EVERYWHERE, TOUCH_SECONDS, tried_file, try_locks
 
 GIB = 1 << 30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 
-from ..context import Context
-from ..files import make_dir, replace_link, sha256_of
-from ..model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..host.files import make_dir, replace_link, sha256_of
+from ..state.context import Context
 from .base import EVERYWHERE
 
 INCOMING = "incoming"

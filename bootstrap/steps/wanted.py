@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 
-from ..context import Context
-from ..errors import StateError
-from ..files import sha256_of
-from ..model import Probe, Scope, change, refused, satisfied
-from ..request import is_pending
-from ..state import Shared
+from ..core.errors import StateError
+from ..core.model import Probe, Scope, change, refused, satisfied
+from ..host.files import sha256_of
+from ..state.context import Context
+from ..state.request import is_pending
+from ..state.store import Shared
 from .base import HEAD
 
 

@@ -9,7 +9,7 @@ import sys
 
 
 def entry() -> None:
-    from bootstrap import resources
+    from bootstrap.core import resources
 
     told: dict[str, object] = {
         "python": list(sys.version_info[:2]),

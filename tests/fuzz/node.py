@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from bootstrap import system
 from bootstrap.cli import main
-from bootstrap.errors import ExitCode
-from bootstrap.log import close_log
+from bootstrap.core.errors import ExitCode
+from bootstrap.host import system
+from bootstrap.host.log import close_log
 from tests.world import LMOD_VERSION, with_package
 
 T = TypeVar("T")

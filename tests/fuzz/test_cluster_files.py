@@ -10,14 +10,15 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap import facts, limits, targets
-from bootstrap.errors import ConfigError
-from bootstrap.fleet import reports_of_lines
-from bootstrap.model import Role
-from bootstrap.observed import Cluster
-from bootstrap.paths import Paths
-from bootstrap.slurm import parse_sinfo
-from bootstrap.system import System, parse_mounts
+from bootstrap.cluster import detect as facts
+from bootstrap.cluster import limits, targets
+from bootstrap.cluster.slurm import parse_sinfo
+from bootstrap.core.errors import ConfigError
+from bootstrap.core.facts import Cluster
+from bootstrap.core.model import Role
+from bootstrap.core.paths import Paths
+from bootstrap.host.system import System, parse_mounts
+from bootstrap.prove.fleet import reports_of_lines
 from tests.fuzz import inputs, node
 from tests.fuzz.conftest import EXAMPLES
 

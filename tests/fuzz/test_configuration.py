@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap import config, environments
-from bootstrap.errors import ConfigError, ExitCode
+from bootstrap.config import load, model
+from bootstrap.core.errors import ConfigError, ExitCode
+from bootstrap.spack import environments
 from tests.fuzz import inputs, node
 from tests.fuzz.conftest import EXAMPLES
 
@@ -38,10 +39,10 @@ FOREIGN = re.compile(
 )
 
 
-def read(data: bytes) -> config.Config | None:
+def read(data: bytes) -> model.Config | None:
     """The configuration, or None where every mistake was told as it should be."""
     try:
-        return config.parse(data, "petal.yaml")
+        return load.parse(data, "petal.yaml")
     except ConfigError as error:
         assert error.exit is ExitCode.CONFIG
         assert error.remedy
@@ -62,7 +63,7 @@ def test_any_bytes_are_a_configuration_or_a_list_of_mistakes(data: bytes) -> Non
 def test_what_is_accepted_comes_back_the_same_from_wanted_json(document: Any) -> None:
     accepted = read(inputs.json_bytes(document))
     if accepted is not None:
-        assert config.from_mapping(json.loads(json.dumps(accepted.to_dict()))) == accepted
+        assert load.from_mapping(json.loads(json.dumps(accepted.to_dict()))) == accepted
 
 
 @given(data=inputs.yaml_files(st.just(STACK)), line=st.sampled_from(inputs.YAML_LINES))

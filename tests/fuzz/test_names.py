@@ -16,14 +16,15 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bootstrap import config, templates
-from bootstrap.binding import TEMPLATE
-from bootstrap.config import Config
-from bootstrap.errors import ConfigError
+from bootstrap.config import load
+from bootstrap.config.model import Config
+from bootstrap.core.errors import ConfigError
+from bootstrap.modules import templates
 from bootstrap.modules.tree import _values
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import Places, Site, write_scope
+from bootstrap.steps.root_mount import TEMPLATE
 from bootstrap.steps.shell import _stub
 from tests.fuzz import inputs
 from tests.fuzz.conftest import EXAMPLES
@@ -174,7 +175,7 @@ PLAIN = {
 def test_a_name_is_refused_with_its_path_or_kept_as_it_is(field: str, text: str) -> None:
     build, read = FIELDS[field]
     try:
-        made = config.from_mapping(build(text))
+        made = load.from_mapping(build(text))
     except ConfigError as error:
         section = re.split(r"[.\[]", field)[0]
         assert all(path.startswith(section) for path, _ in error.problems), error.problems
@@ -197,7 +198,7 @@ def test_a_name_is_refused_with_its_path_or_kept_as_it_is(field: str, text: str)
 @given(field=st.sampled_from([name for name in sorted(FIELDS) if name.startswith("packages")]), text=inputs.texts)
 def test_what_is_accepted_of_a_package_is_literal_in_its_module(field: str, text: str, tmp_path: Path) -> None:
     try:
-        made = config.from_mapping(FIELDS[field][0](text))
+        made = load.from_mapping(FIELDS[field][0](text))
     except ConfigError:
         return
     world = World(tmp_path / "node")
@@ -214,7 +215,7 @@ def test_what_is_accepted_of_a_package_is_literal_in_its_module(field: str, text
 @given(mount=inputs.texts)
 def test_a_mount_cannot_add_a_line_to_the_unit(mount: str) -> None:
     try:
-        made = config.from_mapping({"storage": {"mount": mount}})
+        made = load.from_mapping({"storage": {"mount": mount}})
     except ConfigError:
         return
     unit = TEMPLATE.format(mount=made.storage.mount, backing=f"{made.storage.mount}/petal/root")

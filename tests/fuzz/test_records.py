@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap import lock, release, state
-from bootstrap.errors import PetalError, StateError
-from bootstrap.model import NodeReport, RunRecord
-from bootstrap.paths import Paths
+from bootstrap.core.errors import PetalError, StateError
+from bootstrap.core.model import NodeReport, RunRecord
+from bootstrap.core.paths import Paths
 from bootstrap.spack import database
+from bootstrap.state import cluster_lock as lock
+from bootstrap.state import release
+from bootstrap.state import store as state
 from tests.fuzz import inputs, node
 from tests.fuzz.conftest import EXAMPLES
 from tests.world import LOCKFILE

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap.errors import PackageError
-from bootstrap.tarball import unpack
+from bootstrap.core.errors import PackageError
+from bootstrap.remote.tarball import unpack
 from tests.fuzz import inputs
 from tests.fuzz.node import fingerprint
 

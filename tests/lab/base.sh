@@ -30,7 +30,7 @@ trap cleanup EXIT
 
 echo "lab: making $image ($suite, $mirror): debootstrap, packages, wheels; a minute or two" >&2
 debootstrap --variant=minbase --include=ca-certificates --cache-dir="$cache" "$suite" "$root" "$mirror" \
-    >"$work/debootstrap.log" 2>&1 || { tail -n 20 "$work/debootstrap.log" >&2; exit 1; }
+    >"$work/debootstrap.host.log" 2>&1 || { tail -n 20 "$work/debootstrap.host.log" >&2; exit 1; }
 {
     echo "deb $mirror $suite main"
     echo "deb $mirror $suite-updates main"

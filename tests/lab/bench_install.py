@@ -30,8 +30,8 @@ from typing import Any
 
 import yaml
 
+from bootstrap.host.system import timestamp
 from bootstrap.spack.families import FAMILIES
-from bootstrap.system import timestamp
 from tests.lab import bench_stack, stack
 from tests.lab.engine import LabError, say
 
@@ -176,7 +176,7 @@ def prepare(top: Path, *, full: bool) -> Bench:
 
 
 def _sha256(path: Path) -> str:
-    from bootstrap.files import sha256_of
+    from bootstrap.host.files import sha256_of
 
     return sha256_of(path)
 

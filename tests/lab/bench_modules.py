@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bootstrap import engine
-from bootstrap.lmod.found import Lmod, of_machine
-from bootstrap.modules.cache import write_cache
-from bootstrap.steps import STEPS
-from bootstrap.system import System
+from bootstrap.engine import converge as engine
+from bootstrap.host.system import System
+from bootstrap.lmod.find import Lmod, of_machine
+from bootstrap.modules.spider import write_cache
+from bootstrap.steps.registry import STEPS
 from tests.lab.bench_install import machine
 from tests.lab.engine import HERE
 from tests.real.lmods import RealWorld

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from bootstrap.paths import Paths
-from bootstrap.state import Runs
+from bootstrap.core.paths import Paths
+from bootstrap.state.store import Runs
 
 ROOT = Path(__file__).resolve().parents[2]
 PCLUSTER_PATH = "/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin:/opt/aws/bin"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.system import System
+from bootstrap.host.system import System
 from tests.lab import sources
 from tests.world import World, lmod_of_this_machine
 

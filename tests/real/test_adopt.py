@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.engine import Waits
+from bootstrap.engine.converge import Waits
 from tests.adoption import NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
 from tests.world import World

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from bootstrap.config import Mirror, Origin
-from bootstrap.errors import CacheError, FetchError
-from bootstrap.fetch import exists, upload
-from bootstrap.files import sha256_of
+from bootstrap.config.model import Mirror, Origin
+from bootstrap.core.errors import CacheError, FetchError
+from bootstrap.host.files import sha256_of
+from bootstrap.host.system import System
+from bootstrap.remote.fetch import exists, upload
 from bootstrap.spack.cache.entries import LAYOUTS
 from bootstrap.spack.cache.keys import open_keyring, refuse_open
 from bootstrap.spack.cache.pull import Pulled, pull
 from bootstrap.spack.database import Locked
-from bootstrap.system import System
 from tests.gpg import Key, made_key
 from tests.real.server import Handler, always, answer, made_certificate, serving
 

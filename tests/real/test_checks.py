@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bootstrap.checks import use
-from bootstrap.config import Program
-from bootstrap.model import Mark
-from bootstrap.system import System
+from bootstrap.config.model import Program
+from bootstrap.core.model import Mark
+from bootstrap.host.system import System
 from tests.world import World
 
 MODULE = r"""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.paths import Paths
+from bootstrap.core.paths import Paths
+from bootstrap.host.system import System
 from bootstrap.spack.externals import find_externals
-from bootstrap.system import System
 from tests.lab import stack
 
 PACKAGES = (

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.files import sha256_of
+from bootstrap.host.files import sha256_of
 from tests.real.hooks import until
 from tests.real.nodes import petal, runs
 from tests.real.server import (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.errors import FetchError
-from bootstrap.fetch import Source, _check_redirect, download, read
+from bootstrap.core.errors import FetchError
+from bootstrap.remote.fetch import Source, _check_redirect, download, read
 from tests.real.server import Behaviour, Handler, Server, always, answer, content, cut_off, first, serving, silent
 
 DATA = bytes(range(256)) * 4096

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine, file_locks
-from bootstrap.model import Outcome
-from bootstrap.steps import STEPS
+from bootstrap.core.model import Outcome
+from bootstrap.engine import converge as engine
+from bootstrap.host import file_locks
+from bootstrap.steps.registry import STEPS
 from tests.world import World
 
 BADFS = Path(__file__).parents[1] / "lab" / "node" / "badfs.py"

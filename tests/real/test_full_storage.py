@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.errors import JobError
+from bootstrap.core.errors import JobError
 from bootstrap.spack.job.order import DONE, LOOK_SECONDS, RUNNING, JobDirectory, JobState, Lease
 from tests.disks import mounted
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.files import sha256_of
-from bootstrap.steps import STEPS
+from bootstrap.engine import converge as engine
+from bootstrap.host.files import sha256_of
+from bootstrap.steps.registry import STEPS
 from tests.golden import held, trouble_with_lua
 from tests.world import World, tarball, with_spack
 

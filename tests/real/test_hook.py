@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import psutil
 import pytest
 
-from bootstrap.files import sha256_of
+from bootstrap.host.files import sha256_of
 from tests.real.hooks import until
 from tests.real.nodes import TOP, command, petal, runs
 from tests.real.server import Handler, serving

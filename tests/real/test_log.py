@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import log as module
-from bootstrap.log import LOG, close_log, entries, open_log
+from bootstrap.host import log as module
+from bootstrap.host.log import LOG, close_log, entries, open_log
 
 
 def say(path: Path, run_id: str, text: str) -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine, templates
-from bootstrap.errors import ModulesError
-from bootstrap.lmod.found import find, of_machine
-from bootstrap.model import Outcome, StepReport
-from bootstrap.modules.cache import invalidate, is_missing, write_cache
-from bootstrap.release import current_release
+from bootstrap.core.errors import ModulesError
+from bootstrap.core.model import Outcome, StepReport
+from bootstrap.engine import converge as engine
+from bootstrap.host.system import System
+from bootstrap.lmod.find import find, of_machine
+from bootstrap.modules import templates
+from bootstrap.modules.spider import invalidate, is_missing, write_cache
 from bootstrap.releases.publish import roll_back, to_roll_back
-from bootstrap.steps import STEPS
-from bootstrap.system import System
+from bootstrap.state.release import current_release
+from bootstrap.steps.registry import STEPS
 from tests.real import lmods
 from tests.world import World, lmod_of_this_machine, with_package
 
@@ -43,7 +44,7 @@ def lmod(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         found = lmods.newer(tmp_path_factory.mktemp("lmod"))
         open_to_all(found)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bootstrap.lmod.found.PLACES", (str(found),))
+        patch.setattr("bootstrap.lmod.find.PLACES", (str(found),))
         yield found
 
 
@@ -199,7 +200,7 @@ def test_a_cache_that_cannot_be_made_is_told(world: World, lmod: Path) -> None:
 def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but the modules' readers is missing then: the release is there, and status and check say why."""
     old = lmods.too_old(lmods.newer(tmp_path), tmp_path / "old")
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(old),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(old),))
     world = lmods.RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
     reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
     assert reports["lmod"].outcome is Outcome.BLOCKED

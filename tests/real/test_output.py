@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.errors import FetchError, UsageError
-from bootstrap.fetch import Source, read
-from bootstrap.output import check_output, place_of, put
+from bootstrap.core.errors import FetchError, UsageError
+from bootstrap.remote.fetch import Source, read
+from bootstrap.remote.upload import check_output, place_of, put
 from tests.real.server import always, answer, first, serving
 
 DATA = b'{"_meta": {}}\n' * 1000

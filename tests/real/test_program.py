@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.files import sha256_of
+from bootstrap.host.files import sha256_of
 from bootstrap.spack.program import ensure, is_ready, locate
 from tests.world import World, tarball, with_spack
 

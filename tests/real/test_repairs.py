@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.context import Context
-from bootstrap.model import Outcome, Probe, RunRecord, Status, Verdict
-from bootstrap.processes import RUN_MARK
-from bootstrap.repairs.documents import Documents
-from bootstrap.repairs.room import SpackCache, Stage
-from bootstrap.repairs.store import Damaged, Intact
-from bootstrap.repairs.trust import Modes, Owners
-from bootstrap.repairs.worker import DeadWorker
-from bootstrap.state import Runs, Shared
-from bootstrap.steps import STEPS, Step
-from bootstrap.system import System
+from bootstrap.core.model import Outcome, Probe, RunRecord, Status, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.host.processes import RUN_MARK
+from bootstrap.host.system import System
+from bootstrap.repair.documents import Documents
+from bootstrap.repair.room import SpackCache, Stage
+from bootstrap.repair.store import Damaged, Intact
+from bootstrap.repair.trust import Modes, Owners
+from bootstrap.repair.worker import DeadWorker
+from bootstrap.state.context import Context
+from bootstrap.state.store import Runs, Shared
+from bootstrap.steps.base import Step
+from bootstrap.steps.registry import STEPS
 from tests.world import World, with_package
 
 USER = 12345

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bootstrap.aws import Imds
-from bootstrap.files import sha256_of
+from bootstrap.host.files import sha256_of
+from bootstrap.remote.s3 import Imds
 from bootstrap.spack.job.order import SCRIPT
 from tests.world import tarball
 
@@ -190,7 +190,7 @@ def test_programs_that_we_start_get_our_umask(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(TOP)!r})
 from bootstrap import cli
-from bootstrap.system import System
+from bootstrap.host.system import System
 cli.main = lambda argv: print(System().run([sys.executable, "-c", {program!r}], timeout=20).stdout)
 cli.entry()
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import templates
+from bootstrap.modules import templates
 from tests.world import lmod_of_this_machine
 
 NOBODY = 65534

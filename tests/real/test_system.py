@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
-from bootstrap.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
-from bootstrap.system import System
+from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
+from bootstrap.host.system import System
 from tests.real.hooks import until
 
 SYSTEM = System()
@@ -97,7 +97,7 @@ def test_what_a_run_left_behind_is_found_by_its_mark_and_nothing_else_is_ended()
 
 
 def test_who_ends_a_run_spares_itself_and_what_it_came_from() -> None:
-    script = "import sys; from bootstrap.processes import end_marked; print(end_marked('run-c'))"
+    script = "import sys; from bootstrap.host.processes import end_marked; print(end_marked('run-c'))"
     outer = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {script!r}]).returncode)"
     child = left_behind("run-c")
     done = subprocess.run(
@@ -160,7 +160,7 @@ def test_a_descendant_that_keeps_the_output_open_holds_nobody() -> None:
 def test_a_detached_program_holds_none_of_our_descriptors(tmp_path: Path) -> None:
     """ParallelCluster's executor waits for whoever holds a hook's stderr."""
     script = (
-        "from bootstrap.system import System\nfrom pathlib import Path\n"
+        "from bootstrap.host.system import System\nfrom pathlib import Path\n"
         "class Plain(System):\n    def has_systemd(self): return False\n"
         f"Plain().detach(['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 60'], unit='u', output=Path('{tmp_path}/out'))\n"
     )
@@ -223,7 +223,7 @@ def test_what_is_left_of_a_session_ends_too() -> None:
 def test_a_hung_look_keeps_nobodys_output_open(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     script = (
-        "import os, signal\nfrom bootstrap.system import System\nfrom pathlib import Path\n"
+        "import os, signal\nfrom bootstrap.host.system import System\nfrom pathlib import Path\n"
         "os.kill = lambda *a: None\n"  # a child in the kernel's hands cannot be killed either
         f"try: System().guarded(Path({str(tmp_path / 'fifo')!r}).read_text, timeout=0.2, what='x')\n"
         "except Exception as e: print(e.code)\n"

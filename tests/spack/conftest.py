@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.files import sha256_of
+from bootstrap.host.files import sha256_of
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap import environments
-from bootstrap.config import Config
-from bootstrap.errors import ConfigError
+from bootstrap.config.model import Config
+from bootstrap.core.errors import ConfigError
+from bootstrap.spack import environments
 from bootstrap.spack.vet.recipes import Repository
 from bootstrap.spack.vet.vetting import Vetting, expanded
 from tests.lab import stack as cache

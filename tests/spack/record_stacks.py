@@ -17,8 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bootstrap.errors import PetalError
-from bootstrap.system import timestamp
+from bootstrap.core.errors import PetalError
+from bootstrap.host.system import timestamp
 from tests.lab import stack as cache
 from tests.lab.bench_install import machine
 from tests.lab.engine import LabError, say

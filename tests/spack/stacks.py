@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bootstrap import environments, resources
-from bootstrap.config import Config
-from bootstrap.observed import Host
-from bootstrap.paths import Paths
-from bootstrap.spack import database
+from bootstrap.config.model import Config
+from bootstrap.core import resources
+from bootstrap.core.facts import Host
+from bootstrap.core.paths import Paths
+from bootstrap.host.system import System
+from bootstrap.spack import database, environments
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
-from bootstrap.system import System
 from tests import images
 from tests.lab import stack as cache
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.files import remove_tree
-from bootstrap.model import Outcome, RunRecord
-from bootstrap.paths import Paths
-from bootstrap.release import current_release
+from bootstrap.core.model import Outcome, RunRecord
+from bootstrap.core.paths import Paths
+from bootstrap.host.files import remove_tree
+from bootstrap.state.release import current_release
 from tests.lab.recipes import PACKAGES
 from tests.spack.conftest import RECIPE, Site
 from tests.spack.test_spack import bootstrap, steps, store_of

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap.model import Outcome, RunRecord, Status
-from bootstrap.paths import Paths
+from bootstrap.core.model import Outcome, RunRecord, Status
+from bootstrap.core.paths import Paths
 from bootstrap.spack import database
 from bootstrap.spack.cache.entries import SIGNED
 from tests.gpg import Key, made_key

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap.model import Outcome
-from bootstrap.observed import External
-from bootstrap.paths import Paths
+from bootstrap.core.facts import External
+from bootstrap.core.model import Outcome
+from bootstrap.core.paths import Paths
+from bootstrap.host.system import PATH, System
 from bootstrap.spack import database
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
-from bootstrap.system import PATH, System
 from tests import images
 from tests.lab import recipes
 from tests.spack.conftest import spack_tree

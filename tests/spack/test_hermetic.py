@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.config import SPACK_VERSIONS
+from bootstrap.config.model import SPACK_VERSIONS
 from bootstrap.spack.families import FAMILIES
 from tests.spack.conftest import VERSIONS, Site
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.files import sha256_of
-from bootstrap.model import Outcome, Status
-from bootstrap.paths import Paths
-from bootstrap.release import read_manifest
+from bootstrap.core.model import Outcome, Status
+from bootstrap.core.paths import Paths
+from bootstrap.host.files import sha256_of
 from bootstrap.spack import database
+from bootstrap.state.release import read_manifest
 from tests.lab import bench_stack, recipes
 from tests.spack.test_spack import bootstrap, steps
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.context import Context
-from bootstrap.errors import PetalError
-from bootstrap.model import Role, Status, Tool
-from bootstrap.paths import Paths
-from bootstrap.prepare import Request, prepare
+from bootstrap.core.errors import PetalError
+from bootstrap.core.model import Role, Status, Tool
+from bootstrap.core.paths import Paths
+from bootstrap.engine.prepare import Request, prepare
+from bootstrap.host.system import System
 from bootstrap.spack.job.builder import Builder
 from bootstrap.spack.job.order import DONE, JobDirectory, JobState
 from bootstrap.spack.job.submit import _order
 from bootstrap.spack.stack import _solved
-from bootstrap.system import System
+from bootstrap.state.context import Context
 from tests.disks import mounted
 from tests.spack.conftest import Site
 from tests.spack.test_spack import bootstrap, store_of

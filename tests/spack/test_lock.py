@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.config import SPACK_VERSIONS
-from bootstrap.errors import ExitCode
-from bootstrap.facts import gather
-from bootstrap.lockfile import RECORD
-from bootstrap.model import Outcome, Role, RunRecord, Status
-from bootstrap.paths import Paths
+from bootstrap.cluster.detect import gather
+from bootstrap.config.model import SPACK_VERSIONS
+from bootstrap.core.errors import ExitCode
+from bootstrap.core.model import Outcome, Role, RunRecord, Status
+from bootstrap.core.paths import Paths
+from bootstrap.host.system import System
 from bootstrap.spack import database
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.families import FAMILIES
+from bootstrap.spack.lockfile import RECORD
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
-from bootstrap.system import System
 from tests.spack.conftest import VERSIONS, spack_tree
 from tests.spack.test_spack import bootstrap, steps, store_of
 

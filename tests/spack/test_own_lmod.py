@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.lmod.found import of_stack
-from bootstrap.model import Outcome, Status
-from bootstrap.paths import Paths
-from bootstrap.system import System
+from bootstrap.core.model import Outcome, Status
+from bootstrap.core.paths import Paths
+from bootstrap.host.system import System
+from bootstrap.lmod.find import of_stack
 from tests.spack.conftest import Site
 from tests.spack.test_spack import BOTH, bootstrap, steps
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap.model import Outcome, Status
-from bootstrap.paths import Paths
+from bootstrap.core.model import Outcome, Status
+from bootstrap.core.paths import Paths
 from bootstrap.spack import database, recovery
 from tests.disks import mounted
 from tests.spack.conftest import Site, manifests

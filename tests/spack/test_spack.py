@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.config import SPACK_VERSIONS
-from bootstrap.errors import ExitCode
-from bootstrap.model import Outcome, Role, RunRecord, Status, StepReport, Tool
-from bootstrap.paths import Paths
-from bootstrap.request import Request
-from bootstrap.run import run
+from bootstrap.config.model import SPACK_VERSIONS
+from bootstrap.core.errors import ExitCode
+from bootstrap.core.model import Outcome, Role, RunRecord, Status, StepReport, Tool
+from bootstrap.core.paths import Paths
+from bootstrap.engine.run import run
+from bootstrap.host.system import System
 from bootstrap.spack import database
 from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
-from bootstrap.system import System
+from bootstrap.state.request import Request
 from tests.golden import held, trouble_with_lua
 from tests.spack.conftest import VERSIONS, Site, spack_tree
 
@@ -196,7 +196,7 @@ def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
 def test_something_else_than_spack(
     config_text: str, spack_archive: Path, small_recipes: Path, tmp_path: Path, old: str, new: str, code: str
 ) -> None:
-    from bootstrap.files import sha256_of
+    from bootstrap.host.files import sha256_of
 
     def filled(text: str) -> str:
         return text.format(tree=spack_archive, recipes=small_recipes)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import environments
-from bootstrap.config import parse
-from bootstrap.errors import SpackError
-from bootstrap.model import Role, Tool
-from bootstrap.prepare import prepare
-from bootstrap.request import Request
+from bootstrap.config.load import parse
+from bootstrap.core.errors import SpackError
+from bootstrap.core.model import Role, Tool
+from bootstrap.engine.prepare import prepare
+from bootstrap.host.system import System
+from bootstrap.spack import environments
 from bootstrap.spack.program import ensure
 from bootstrap.spack.vet.recipes import Repository
 from bootstrap.spack.vet.vetting import Vetting, expanded
 from bootstrap.spack.workspace import open_spack
-from bootstrap.system import System
+from bootstrap.state.request import Request
 from tests.lab import stack
 from tests.spack.conftest import Site
 from tests.spack.stacks import CASES, RECIPES, environment, recorded, shipped, solve

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from bootstrap.files import sha256_of
-from bootstrap.model import Outcome, Role, RunRecord, StepReport, Tool
-from bootstrap.paths import Paths
-from bootstrap.release import read_manifest
-from bootstrap.request import Request
-from bootstrap.run import run
-from bootstrap.system import System
-from bootstrap.targets import UNKNOWN_TO_SPACK, own_cpu, runnable
+from bootstrap.cluster.targets import UNKNOWN_TO_SPACK, own_cpu, runnable
+from bootstrap.core.model import Outcome, Role, RunRecord, StepReport, Tool
+from bootstrap.core.paths import Paths
+from bootstrap.engine.run import run
+from bootstrap.host.files import sha256_of
+from bootstrap.host.system import System
+from bootstrap.state.release import read_manifest
+from bootstrap.state.request import Request
 from tests.lab import recipes
 from tests.spack.conftest import VERSIONS, Site, spack_tree
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.config import SPACK_VERSIONS
-from bootstrap.paths import Paths
+from bootstrap.config.model import SPACK_VERSIONS
+from bootstrap.core.paths import Paths
 from tests.lab.recipes import IN_SPACK, PACKAGES
 from tests.spack.conftest import VERSIONS, make_site
 from tests.spack.test_spack import bootstrap, store_of

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.files import sha256_of
-from bootstrap.model import Outcome, StepReport
-from bootstrap.steps import STEPS
+from bootstrap.core.model import Outcome, StepReport
+from bootstrap.engine import converge as engine
+from bootstrap.host.files import sha256_of
+from bootstrap.steps.registry import STEPS
 from tests.world import World, tarball, with_spack
 
 SPACK = "spack-1.1.1/lib/spack/spack/__init__.py"

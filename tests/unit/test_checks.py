@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import checks, clocks
-from bootstrap.checks import services, storage, use
-from bootstrap.config import Program
-from bootstrap.errors import ProcessFailed, ProcessTimeout, StorageError
-from bootstrap.model import Finding, Mark, Role
-from bootstrap.observed import Mount
+from bootstrap.checks import daemons, storage, use
+from bootstrap.checks import node as checks
+from bootstrap.config.model import Program
+from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.core.facts import Mount
+from bootstrap.core.model import Finding, Mark, Role
+from bootstrap.host import clocks
 from tests.world import World
 
 NFS = ("rw", "noatime", "vers=4.2", "hard", "proto=tcp")
@@ -156,7 +157,7 @@ def test_a_munged_that_does_not_answer(node: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_node_without_munge_is_not_asked_for_it(node: World) -> None:
-    assert list(services.munge(node.context, 10)) == []
+    assert list(daemons.munge(node.context, 10)) == []
 
 
 @pytest.mark.usefixtures("monkeypatch")

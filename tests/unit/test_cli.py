@@ -10,10 +10,10 @@ import pytest
 
 from bootstrap import cli
 from bootstrap.cli import _parser, main
-from bootstrap.paths import Paths
-from bootstrap.run import new_record
-from bootstrap.system import System, base_env
-from bootstrap.verbs import hook
+from bootstrap.commands import hook
+from bootstrap.core.paths import Paths
+from bootstrap.engine.run import new_record
+from bootstrap.host.system import System, base_env
 
 
 @pytest.mark.parametrize("argv", [[], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])

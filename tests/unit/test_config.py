@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from bootstrap import config
-from bootstrap.errors import ConfigError, ExitCode, did_you_mean
+from bootstrap.config import load, model
+from bootstrap.core.errors import ConfigError, ExitCode, did_you_mean
 
 SHA = "ab" * 32
 SPACK = f"spack: {{source: /s, recipes: {{source: /r}}, sha256: {SHA}}}"
@@ -23,7 +23,7 @@ packages:
 
 def problems(text: str) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
-        config.parse(text)
+        load.parse(text)
     assert caught.value.exit is ExitCode.CONFIG
     assert caught.value.remedy
     return dict(caught.value.problems) or {"": f"{caught.value.what}: {caught.value.why}"}
@@ -96,8 +96,8 @@ def test_bad_input_is_refused_with_its_path(text: str, path: str, says: str) -> 
 
 
 def test_an_empty_file_is_a_configuration() -> None:
-    assert config.parse("") == config.Config()
-    assert not config.parse("").builds
+    assert load.parse("") == model.Config()
+    assert not load.parse("").builds
 
 
 def test_a_configuration_survives_the_way_through_wanted_json() -> None:
@@ -111,8 +111,8 @@ packages:
   - {{name: b, version: "2", prefix: /opt/amazon/openmpi}}
 check: {{load: [a], run: ["a --version"], mpi: true}}
 """
-    first = config.parse(text)
-    again = config.from_mapping(json.loads(json.dumps(first.to_dict())))
+    first = load.parse(text)
+    again = load.from_mapping(json.loads(json.dumps(first.to_dict())))
     assert again == first
 
 
@@ -151,8 +151,8 @@ def test_a_mirror_that_makes_no_sense(mirror: str, path: str, said: str) -> None
 
 def test_a_mirror_is_of_sources_where_it_is_a_uri_alone_and_of_packages_where_it_says_more() -> None:
     text = "{short: /m, s3: {url: 's3://b/c', signed: false}, both: {url: /c, keys: [{source: /k}]}}"
-    made = config.parse(f"spack: {{mirrors: {text}}}")
+    made = load.parse(f"spack: {{mirrors: {text}}}")
     found = {name: (mirror.sources, mirror.binaries) for name, mirror in made.spack.mirrors.items()}
     assert found == {"short": (True, False), "s3": (False, True), "both": (True, True)}
     assert list(made.spack.caches) == ["s3", "both"]
-    assert config.from_mapping(json.loads(json.dumps(made.to_dict()))) == made
+    assert load.from_mapping(json.loads(json.dumps(made.to_dict()))) == made

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bootstrap import system
-from bootstrap.errors import ProcessFailed, ProcessTimeout
-from bootstrap.system import Completed, System, environment_file, parse_environment
+from bootstrap.core.errors import ProcessFailed, ProcessTimeout
+from bootstrap.host import system
+from bootstrap.host.system import Completed, System, environment_file, parse_environment
 
 
 class OldSystemd(System):

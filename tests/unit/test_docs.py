@@ -12,17 +12,19 @@ import pytest
 import yaml
 from marshmallow import Schema, fields
 
-from bootstrap.checks import CHECKS
+from bootstrap.checks.node import CHECKS
 from bootstrap.cli import _parser
-from bootstrap.config import SPACK_VERSIONS, Config, parse
 from bootstrap.config.fields import Table, TextOrSection
+from bootstrap.config.load import parse
+from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
-from bootstrap.errors import ExitCode
-from bootstrap.model import Finding, Mark, Role
-from bootstrap.state import KEEP_RUNS, KEEP_SECONDS
-from bootstrap.steps import STEPS
-from bootstrap.views import CHECK_MARKS, MARKS
-from tests.unit.test_architecture import ORDER
+from bootstrap.core.errors import ExitCode
+from bootstrap.core.model import Finding, Mark, Role
+from bootstrap.report.checks_view import CHECK_MARKS
+from bootstrap.report.lines import MARKS
+from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
+from bootstrap.steps.registry import STEPS
+from tests.unit.test_architecture import LAYERS
 
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
@@ -109,7 +111,7 @@ def known_checks() -> set[str]:
     found = {name for check in CHECKS for name in (check.name, *check.others)}
     places = {"Finding": 0, "ok": 0, "warn": 0, "fail": 0, "_failed": 1}
     package = TOP / "bootstrap"
-    for file in (*package.glob("checks/*.py"), *package.glob("mpi/*.py"), package / "fleet.py", package / "clocks.py"):
+    for file in (*package.glob("checks/*.py"), *package.glob("prove/*.py"), package / "host" / "clocks.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 place = places.get(node.func.id)
@@ -300,9 +302,13 @@ def test_what_the_readme_says_of_spack_and_the_output_of_records_is_so() -> None
     assert KEEP_SECONDS == 3600
 
 
-def test_the_house_in_contributing_is_that_of_the_architecture_test() -> None:
-    bands = table_of("CONTRIBUTING.md", "| band | modules | what you change here |")
-    assert [module for _, modules, _ in bands for module in re.findall(r"`(\w+)/?`", modules)] == list(ORDER)
+def test_contributing_lists_the_layers_of_the_architecture_test() -> None:
+    rows = table_of("CONTRIBUTING.md", "| layer | package | what you change here |")
+    listed: list[set[str]] = []
+    for layer, package, _ in rows:
+        listed += [set()] if layer else []
+        listed[-1].add(package.strip("`/"))
+    assert listed[::-1] == [packages - {"__main__"} for packages in LAYERS]
 
 
 def test_every_command_of_the_makefile_is_in_contributing_and_no_page_names_another() -> None:

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine, files
-from bootstrap.context import Context
-from bootstrap.errors import LockLost, PetalError
-from bootstrap.lock import Holder, Lock
-from bootstrap.model import (
+from bootstrap.core.errors import LockLost, PetalError
+from bootstrap.core.model import (  # fmt: skip
     Outcome,
     Probe,
     Role,
@@ -26,8 +23,12 @@ from bootstrap.model import (
     elsewhere,
     plain,
     satisfied,
-)  # fmt: skip
-from bootstrap.processes import own_start
+)
+from bootstrap.engine import converge as engine
+from bootstrap.host import files
+from bootstrap.host.processes import own_start
+from bootstrap.state.cluster_lock import Holder, Lock
+from bootstrap.state.context import Context
 from tests.world import World
 
 
@@ -161,7 +162,7 @@ def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_u
 
     class Watching(Toy):
         def apply(self, ctx: Context) -> None:
-            from bootstrap import lock
+            from bootstrap.state import cluster_lock as lock
 
             held[self.name] = {path.name for path in lock._held}
             super().apply(ctx)
@@ -177,7 +178,7 @@ def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_u
 
 
 def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:
-    from bootstrap.steps import STEPS
+    from bootstrap.steps.registry import STEPS
 
     assert all(step.roles == {Role.HEAD} for step in STEPS if step.scope is Scope.CLUSTER)
 

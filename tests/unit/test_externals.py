@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bootstrap.errors import ProcessTimeout, StorageError
-from bootstrap.observed import External
-from bootstrap.release import read_index
+from bootstrap.core.errors import ProcessTimeout, StorageError
+from bootstrap.core.facts import External
 from bootstrap.spack.externals import as_packages, find_externals, left_to_us
 from bootstrap.spack.workspace import module_tree
+from bootstrap.state.release import read_index
 from bootstrap.steps.modules import ModuleTree
 from bootstrap.steps.spack import SpackStack
 from tests import images

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import facts
-from bootstrap.errors import FactsError
-from bootstrap.model import Role
-from bootstrap.observed import Cluster, SharedDir
-from bootstrap.system import parse_mounts
+from bootstrap.cluster import detect as facts
+from bootstrap.core.errors import FactsError
+from bootstrap.core.facts import Cluster, SharedDir
+from bootstrap.core.model import Role
+from bootstrap.host.system import parse_mounts
 from tests.world import World
 
 DNA_COMPUTE = """{"cluster": {"stack_name": "demo", "cluster_name": "demo", "node_type": "ComputeFleet", "region":

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from bootstrap.config import SPACK_VERSIONS, Spack, from_mapping, parse
-from bootstrap.errors import ConfigError, SpackError
-from bootstrap.files import sha256_of
-from bootstrap.release import release_id
+from bootstrap.config.load import from_mapping, parse
+from bootstrap.config.model import SPACK_VERSIONS, Spack
+from bootstrap.core.errors import ConfigError, SpackError
+from bootstrap.host.files import sha256_of
 from bootstrap.spack import program
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import NOTHING, Places, Site, write_scope
+from bootstrap.state.release import release_id
 from tests.world import HOST, World, tarball
 
 COMPILER = Compiler("12.2.0", {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"})

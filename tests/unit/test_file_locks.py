@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine, file_locks
-from bootstrap.model import Outcome, Role
-from bootstrap.steps import STEPS
-from bootstrap.system import parse_mounts
+from bootstrap.core.model import Outcome, Role
+from bootstrap.engine import converge as engine
+from bootstrap.host import file_locks
+from bootstrap.host.system import parse_mounts
+from bootstrap.steps.registry import STEPS
 from tests.world import World
 
 NFS = (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import files, lock
+from bootstrap.host import files
+from bootstrap.state import cluster_lock as lock
 
 REAL = os.open
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import inventory
+from bootstrap.host import inventory
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.model import Outcome, Role, Tool, Verdict
-from bootstrap.steps import STEPS
-from bootstrap.tool import own_tool
+from bootstrap.core.model import Outcome, Role, Tool, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.host.tool import own_tool
+from bootstrap.steps.registry import STEPS
 from tests.world import World, with_spack
 
 NAMES = [step.name for step in STEPS]
@@ -21,7 +21,7 @@ def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lmod = tmp_path / "lmod" / "libexec" / "lmod"
     lmod.parent.mkdir(parents=True)
     lmod.touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
 
 
 @pytest.fixture(params=["under --root", "live", "live with systemd"])

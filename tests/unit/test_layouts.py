@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine
 from bootstrap.checks.old_tree import judge_old_tree
-from bootstrap.errors import UsageError
-from bootstrap.model import Mark, Outcome, Role, Tool
-from bootstrap.prepare import prepare
-from bootstrap.release import current_release
-from bootstrap.request import Request
-from bootstrap.steps import STEPS, steps_for
+from bootstrap.core.errors import UsageError
+from bootstrap.core.model import Mark, Outcome, Role, Tool
+from bootstrap.engine import converge as engine
+from bootstrap.engine.prepare import prepare
+from bootstrap.state.release import current_release
+from bootstrap.state.request import Request
 from bootstrap.steps.image import Image
 from bootstrap.steps.owner import StorageOwner
+from bootstrap.steps.registry import STEPS, steps_for
 from bootstrap.steps.storage import Storage
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, with_spack
@@ -143,7 +143,7 @@ def test_a_node_of_a_cluster_does_not_become_an_image(builder: World, monkeypatc
     dna = builder.prefix / "etc/chef/dna.json"
     dna.parent.mkdir(parents=True)
     dna.write_text(json.dumps({"cluster": {"node_type": "HeadNode"}}))
-    monkeypatch.setattr("bootstrap.paths.Paths.live", property(lambda _: True))
+    monkeypatch.setattr("bootstrap.core.paths.Paths.live", property(lambda _: True))
     request = Request(Tool("0.1.0"), "run-1", prefix=builder.prefix, image="ami")
     with pytest.raises(UsageError, match="head node of a cluster") as caught:
         prepare(request, builder.system, lambda _: None)

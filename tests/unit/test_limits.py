@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.limits import CLUSTER_CONFIG, VERSION, head_limit, hook_budget
-from bootstrap.model import Role
-from bootstrap.paths import Paths
+from bootstrap.cluster.limits import CLUSTER_CONFIG, VERSION, head_limit, hook_budget
+from bootstrap.core.model import Role
+from bootstrap.core.paths import Paths
 
 TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.errors import ProcessTimeout
+from bootstrap.core.errors import ProcessTimeout
+from bootstrap.core.model import Outcome, Role, StepReport, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.host.system import Completed
 from bootstrap.lmod.distribution import RENAMED
-from bootstrap.model import Outcome, Role, StepReport, Verdict
 from bootstrap.steps.lmod import NodeLmod
-from bootstrap.system import Completed
 from tests.world import FakeSystem, World
 
 CONTROL = """\
@@ -97,7 +97,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     def made(manager: str) -> World:
         world = World(tmp_path / "builder", live=True)
         world.system = Machine(world, tmp_path / "lmod", manager)
-        monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"), "/opt/apps/lmod/lmod"))
+        monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"), "/opt/apps/lmod/lmod"))
         return world
 
     return made
@@ -237,7 +237,7 @@ def test_on_a_node_of_a_cluster_lmod_is_installed_only_by_a_word_of_an_operators
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``repair --yes`` means this node; a bootstrap leaves it as its image is."""
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", ())
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
     context = World(tmp_path / "node", live=True).context
     refused = NodeLmod().probe(context)
     assert (refused.verdict, "petal-node repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)

@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine, environments, lockfile
-from bootstrap.config import Origin, Spack, parse
-from bootstrap.context import Context
-from bootstrap.errors import ConfigError, FetchError, PetalError
-from bootstrap.lockfile import RECORD, Lockfile, Record
-from bootstrap.model import Outcome, StepReport, Tool
-from bootstrap.observed import External
+from bootstrap.commands import lock as verb
+from bootstrap.commands.common import Asked
+from bootstrap.config.load import parse
+from bootstrap.config.model import Origin, Spack
+from bootstrap.core.errors import ConfigError, FetchError, PetalError
+from bootstrap.core.facts import External
+from bootstrap.core.model import Outcome, StepReport, Tool
+from bootstrap.engine import converge as engine
+from bootstrap.spack import environments, lockfile
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.fit import Here, check_fit, differences
-from bootstrap.steps import STEPS
-from bootstrap.verbs import lock as verb
-from bootstrap.verbs.common import Asked
+from bootstrap.spack.lockfile import RECORD, Lockfile, Record
+from bootstrap.state.context import Context
+from bootstrap.steps.registry import STEPS
 from tests.world import HOST, World, with_spack
 
 SHA, OTHER = "ab" * 32, "cd" * 32

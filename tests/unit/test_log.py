@@ -10,15 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import log as module
-from bootstrap.arguments import LOG_LEVELS
-from bootstrap.errors import NotRoot, UsageError
-from bootstrap.log import KEEP_LOGS, KEEP_SECONDS, LEVELS, LOG, Entry, close_log, entries, older, open_log, prune_logs
-from bootstrap.model import Tool
-from bootstrap.report import text_of
-from bootstrap.verbs.common import Asked
-from bootstrap.verbs.log import log
-from bootstrap.views import log_view
+from bootstrap.commands.arguments import LOG_LEVELS
+from bootstrap.commands.common import Asked
+from bootstrap.commands.log import log
+from bootstrap.core.errors import NotRoot, UsageError
+from bootstrap.core.model import Tool
+from bootstrap.host import log as module
+from bootstrap.host.log import (
+    KEEP_LOGS,
+    KEEP_SECONDS,
+    LEVELS,
+    LOG,
+    Entry,
+    close_log,
+    entries,
+    older,
+    open_log,
+    prune_logs,
+)
+from bootstrap.report.render import text_of
+from bootstrap.report.runs_view import log_view
 from tests.world import World
 
 
@@ -153,7 +164,7 @@ def test_a_log_that_is_empty_or_roots_is_told(tmp_path: Path, monkeypatch: pytes
     def refuse(_path: Path) -> list[Entry]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("bootstrap.verbs.log.entries", refuse)
+    monkeypatch.setattr("bootstrap.commands.log.entries", refuse)
     with pytest.raises(PermissionError):  # below --root it is not root that is missing
         log(asked, None, "info", 9)
     with pytest.raises(NotRoot) as caught:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.model import Outcome, StepReport
-from bootstrap.modules.cache import invalidate, is_missing
-from bootstrap.release import current_release, read_index
-from bootstrap.steps import STEPS
+from bootstrap.core.model import Outcome, StepReport
+from bootstrap.engine import converge as engine
+from bootstrap.modules.spider import invalidate, is_missing
+from bootstrap.state.release import current_release, read_index
 from bootstrap.steps.modules import ModuleTree
+from bootstrap.steps.registry import STEPS
 from tests.world import World, lmod_of_this_machine, with_package, with_spack
 
 

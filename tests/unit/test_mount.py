@@ -7,24 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import config, engine
-from bootstrap.documents import Token, Wanted
-from bootstrap.errors import ConfigError, ProcessTimeout, StorageError
-from bootstrap.model import Outcome, Role, Tool, Verdict
-from bootstrap.observed import Mount
-from bootstrap.request import Request
-from bootstrap.run import run
-from bootstrap.state import Shared
-from bootstrap.steps import MOUNTING, STEPS
+from bootstrap.config import load, model
+from bootstrap.core.errors import ConfigError, ProcessTimeout, StorageError
+from bootstrap.core.facts import Mount
+from bootstrap.core.model import Outcome, Role, Tool, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.engine.run import run
+from bootstrap.state.desired import Token, Wanted
+from bootstrap.state.request import Request
+from bootstrap.state.store import Shared
 from bootstrap.steps.mount import MountStorage, device_of, unit_name
+from bootstrap.steps.registry import MOUNTING, STEPS
 from tests.world import LivePaths, World
 
 STEP = MountStorage()
 NFS = "storage: {source: 'files:/export/hpc', options: [nconnect=4]}"
 
 
-def storage(text: str) -> config.Storage:
-    return config.parse(f"storage: {{{text}}}").storage
+def storage(text: str) -> model.Storage:
+    return load.parse(f"storage: {{{text}}}").storage
 
 
 @pytest.fixture(params=["systemd", "no systemd"])
@@ -248,11 +249,11 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
     node.mounts = ()
     node.prefix.joinpath("petal.yaml").write_text(NFS + "\ncheck: {run: [args]}\n")
     seen: list[str] = []
-    monkeypatch.setattr("bootstrap.prepare.Paths", LivePaths)
-    monkeypatch.setattr("bootstrap.run.Paths", LivePaths)
-    monkeypatch.setattr("bootstrap.facts.Paths", LivePaths)
+    monkeypatch.setattr("bootstrap.engine.prepare.Paths", LivePaths)
+    monkeypatch.setattr("bootstrap.engine.run.Paths", LivePaths)
+    monkeypatch.setattr("bootstrap.cluster.detect.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
-    monkeypatch.setattr("bootstrap.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
     mount = node.mount
 
     def mount_and_find(source: str, kind: str) -> None:
@@ -278,7 +279,7 @@ def test_only_the_tool_and_its_units_come_before_the_mount() -> None:
 
 def test_options_of_a_mount_in_use_change_its_unit_only(node: World) -> None:
     STEP.apply(node.context)
-    changed = replace(node.context, config=config.parse(NFS.replace("nconnect=4", "nconnect=8")))
+    changed = replace(node.context, config=load.parse(NFS.replace("nconnect=4", "nconnect=8")))
     if not node.system.systemd:
         assert STEP.probe(changed).verdict is Verdict.SATISFIED
         return

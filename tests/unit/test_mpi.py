@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from bootstrap.errors import ProcessTimeout
-from bootstrap.model import Mark
-from bootstrap.mpi import proof, rank
-from bootstrap.mpi.judge import Evidence, judge, told
-from bootstrap.mpi.stages import LINE_BYTES, Stage, line, ranks_of
-from bootstrap.release import Manifest, ModuleFile, Tree, write_manifest
-from bootstrap.slurm import SlurmNode
-from bootstrap.system import Completed
+from bootstrap.cluster.slurm import SlurmNode
+from bootstrap.core.errors import ProcessTimeout
+from bootstrap.core.model import Mark
+from bootstrap.host.system import Completed
+from bootstrap.prove import mpi_proof as proof
+from bootstrap.prove import mpi_rank as rank
+from bootstrap.prove.mpi_judge import Evidence, judge, told
+from bootstrap.prove.mpi_stages import LINE_BYTES, Stage, line, ranks_of
+from bootstrap.state.release import Manifest, ModuleFile, Tree, write_manifest
 from tests.world import World
 
 JOBS = Path(__file__).with_name("mpi_jobs")

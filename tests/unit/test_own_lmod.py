@@ -13,21 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
 from bootstrap.checks.node import check_node
-from bootstrap.config import parse
-from bootstrap.context import Context
-from bootstrap.errors import ConfigError, LmodError
-from bootstrap.lmod import carried, found, image
-from bootstrap.model import Mark, Outcome, Role, Verdict
-from bootstrap.paths import Paths
-from bootstrap.prepare import for_lockfile, prepare
-from bootstrap.request import Request
+from bootstrap.config.load import parse
+from bootstrap.core.errors import ConfigError, LmodError
+from bootstrap.core.model import Mark, Outcome, Role, Verdict
+from bootstrap.core.paths import Paths
+from bootstrap.engine import converge as engine
+from bootstrap.engine.prepare import for_lockfile, prepare
+from bootstrap.lmod import bundle as carried
+from bootstrap.lmod import find as found
+from bootstrap.lmod import image
 from bootstrap.spack.workspace import lockfile_of, specs_of
-from bootstrap.state import Shared
-from bootstrap.steps import STEPS, steps_for
+from bootstrap.state.context import Context
+from bootstrap.state.request import Request
+from bootstrap.state.store import Shared
 from bootstrap.steps.lmod import NodeLmod
 from bootstrap.steps.lmod_pack import LmodPack
+from bootstrap.steps.registry import STEPS, steps_for
 from bootstrap.steps.shell import MARK, SH, Shell
 from tests.world import World, with_spack
 
@@ -35,7 +37,7 @@ from tests.world import World, with_spack
 @pytest.fixture
 def no_lmod(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose image brought none."""
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", ())
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine whose image brought one."""
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "image"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
 
 
 def a_copy(paths: Paths, name: str = "8.7.60-aaaaaaa") -> Path:
@@ -91,7 +93,7 @@ def test_when_the_stack_builds_one(
     (place / "libexec").mkdir(parents=True)
     if has:
         (place / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(place),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(place),))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
     ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
@@ -339,7 +341,7 @@ def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes whose images have none live on it."""
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", ())
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
     world = World(tmp_path / "node")
     text = with_spack(tmp_path)
     first = asked(world, text)
@@ -347,7 +349,7 @@ def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
     Shared(world.paths).save_wanted(first.wanted)
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "image"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
     assert asked(world, text).release == first.release
     assert asked(world, text + "modules: {lmod: node}\n").environment.get("specs", []) == []
 
@@ -356,7 +358,7 @@ def test_one_that_does_not_answer_is_taken_for_good(tmp_path: Path, monkeypatch:
     """A busy machine makes no other release."""
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "image"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda _: ""
     assert asked(world, with_spack(tmp_path)).environment.get("specs", []) == []
@@ -374,7 +376,7 @@ def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytes
     for place in places:
         (place / "libexec").mkdir(parents=True)
         (place / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", tuple(map(str, places)))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", tuple(map(str, places)))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda argv: f"Version {'6.6' if 'old' in argv[0] else '8.7.1'}"
     lmod = found.find(world.context)

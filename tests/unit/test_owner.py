@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.context import Context
-from bootstrap.documents import Wanted
-from bootstrap.engine import Waits
-from bootstrap.errors import ConfigError, PetalError, StorageError
-from bootstrap.facts import parse_dna
-from bootstrap.model import NodeReport, Outcome, Probe, Role, StepReport, Tool, plain
-from bootstrap.observed import Mount
-from bootstrap.owner import Owner
-from bootstrap.prepare import find_wanted, prepare
-from bootstrap.release import current_release
-from bootstrap.request import BOOT, Request
-from bootstrap.run import run
-from bootstrap.state import Seen, Shared, write_document
-from bootstrap.steps import STEPS
+from bootstrap.cluster.detect import parse_dna
+from bootstrap.core.errors import ConfigError, PetalError, StorageError
+from bootstrap.core.facts import Mount
+from bootstrap.core.model import NodeReport, Outcome, Probe, Role, StepReport, Tool, plain
+from bootstrap.engine import converge as engine
+from bootstrap.engine.converge import Waits
+from bootstrap.engine.prepare import find_wanted, prepare
+from bootstrap.engine.run import run
+from bootstrap.state.context import Context
+from bootstrap.state.desired import Wanted
+from bootstrap.state.owner import Owner
+from bootstrap.state.release import current_release
+from bootstrap.state.request import BOOT, Request
+from bootstrap.state.store import Seen, Shared, write_document
+from bootstrap.steps.registry import STEPS
 from bootstrap.steps.root import Root
 from tests.adoption import EBS, LIFE, NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
@@ -240,7 +240,7 @@ def converge_up_to(world: World, name: str) -> None:
 def test_the_record_of_an_adopting_run_does_not_replace_the_former_clusters(
     old: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bootstrap.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
     left = leave_records(old)
     new = reborn(old)
     new.live = False

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap import prepare as prepared
-from bootstrap.config import Program
-from bootstrap.context import Context
-from bootstrap.documents import Wanted
-from bootstrap.errors import ConfigError, StateError
-from bootstrap.model import Role, Tool
-from bootstrap.prepare import prepare
-from bootstrap.request import BOOT, Request, keep_request, settle_request
-from bootstrap.state import KEPT, Shared, write_document
-from bootstrap.steps import STEPS
+from bootstrap.config.model import Program
+from bootstrap.core.errors import ConfigError, StateError
+from bootstrap.core.model import Role, Tool
+from bootstrap.engine import converge as engine
+from bootstrap.engine import prepare as prepared
+from bootstrap.engine.prepare import prepare
+from bootstrap.state.context import Context
+from bootstrap.state.desired import Wanted
+from bootstrap.state.request import BOOT, Request, keep_request, settle_request
+from bootstrap.state.store import KEPT, Shared, write_document
+from bootstrap.steps.registry import STEPS
 from bootstrap.steps.wanted import WantedState
 from tests.world import World
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.files import sha256_of, write_json
+from bootstrap.host.files import sha256_of, write_json
 from bootstrap.spack.program import RECEIPT, ensure, is_ready, locate
 from tests.unit.test_layouts import snapshot
 from tests.world import World, tarball, with_spack

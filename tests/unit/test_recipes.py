@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.errors import ConfigError, ExitCode, SpackError
-from bootstrap.model import Outcome, Status, Verdict
-from bootstrap.run import exit_of
+from bootstrap.core.errors import ConfigError, ExitCode, SpackError
+from bootstrap.core.model import Outcome, Status, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.engine.run import exit_of
 from bootstrap.spack.program import ensure, locate
 from bootstrap.spack.vet.preflight import MEMORY, check_memory
 from bootstrap.spack.vet.recipes import Repository

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.errors import LockLost, ProcessFailed, ReleaseError, StateError
-from bootstrap.jobs import Job, jobs
-from bootstrap.model import Outcome, StepReport
-from bootstrap.release import current_release
-from bootstrap.releases import unused
-from bootstrap.releases.known import before_this, known_releases
+from bootstrap.cluster.jobs import Job, jobs
+from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
+from bootstrap.core.model import Outcome, StepReport
+from bootstrap.engine import converge as engine
+from bootstrap.releases import gc as unused
+from bootstrap.releases.catalog import before_this, known_releases
 from bootstrap.releases.publish import roll_back, to_roll_back
-from bootstrap.state import Shared
-from bootstrap.steps import STEPS
+from bootstrap.state.release import current_release
+from bootstrap.state.store import Shared
+from bootstrap.steps.registry import STEPS
 from tests.world import World, tarball, with_spack
 
 
@@ -36,7 +36,7 @@ def publish(world: World, config_text: str) -> str:
 
 def three(tmp_path: Path) -> tuple[World, list[str]]:
     """A head node that has published three releases, each with one package more."""
-    from bootstrap.files import sha256_of
+    from bootstrap.host.files import sha256_of
 
     world = World(tmp_path / "head")
     lines, made = [], []
@@ -267,7 +267,7 @@ def test_a_damaged_note_keeps_nobody_from_publishing(tmp_path: Path) -> None:
 
 
 def test_plain_data_of_a_plan_is_what_json_shows(tmp_path: Path) -> None:
-    from bootstrap.model import plain
+    from bootstrap.core.model import plain
 
     world, (first, _, third) = three(tmp_path)
     told: Any = plain(unused.plan(world.context, 1, ()))

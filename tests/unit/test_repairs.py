@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine
-from bootstrap.errors import StorageError
-from bootstrap.model import NodeReport, Outcome, Role, Verdict
-from bootstrap.observed import Mount
-from bootstrap.repairs import REPAIRS
-from bootstrap.repairs.mounts import Remount
-from bootstrap.repairs.reports import Reports
-from bootstrap.repairs.services import Services
-from bootstrap.state import Seen, write_document
-from bootstrap.steps import STEPS
+from bootstrap.core.errors import StorageError
+from bootstrap.core.facts import Mount
+from bootstrap.core.model import NodeReport, Outcome, Role, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.repair.mounts import Remount
+from bootstrap.repair.registry import REPAIRS
+from bootstrap.repair.reports import Reports
+from bootstrap.repair.services import Services
+from bootstrap.state.store import Seen, write_document
+from bootstrap.steps.registry import STEPS
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.files import sha256_of
-from bootstrap.model import Outcome, Role, Tool
-from bootstrap.request import BOOT, Request
-from bootstrap.run import run
+from bootstrap.core.model import Outcome, Role, Tool
+from bootstrap.engine.run import run
+from bootstrap.host.files import sha256_of
+from bootstrap.state.request import BOOT, Request
 from tests.world import World
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("bootstrap.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
     return World(tmp_path / "node")
 
 

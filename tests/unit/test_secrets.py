@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.config import problem_of
-from bootstrap.errors import ConfigError, FetchError, redacted
-from bootstrap.log import LOG, close_log, open_log
-from bootstrap.paths import Paths
-from bootstrap.run import crash
+from bootstrap.config.uris import problem_of
+from bootstrap.core.errors import ConfigError, FetchError, redacted
+from bootstrap.core.paths import Paths
+from bootstrap.engine.run import crash
+from bootstrap.host.log import LOG, close_log, open_log
 
 HIDDEN = [
     "https://user:hidden@h/x",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import config, environments
-from bootstrap.errors import ConfigError
+from bootstrap.config import load
+from bootstrap.core.errors import ConfigError
+from bootstrap.spack import environments
 
 SEED = """
 cluster: {name: bio-cluster, region: us-east-1}
@@ -28,15 +29,15 @@ SPACK = "spack: {source: /s, recipes: {source: /r}, specs: [zlib]}\n"
 
 def problems(text: str) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
-        config.parse(text)
+        load.parse(text)
     return dict(caught.value.problems)
 
 
 def test_a_seed_with_a_section_of_where_spack_comes_from() -> None:
-    read = config.parse(SEED + SPACK)
+    read = load.parse(SEED + SPACK)
     assert read.builds
     assert read.specs == ("zlib", "gcc@11.3.0", "samtools@1.17")
-    assert config.from_mapping(json.loads(json.dumps(read.to_dict()))) == read
+    assert load.from_mapping(json.loads(json.dumps(read.to_dict()))) == read
 
 
 def test_a_seed_alone_says_what_to_add() -> None:
@@ -47,7 +48,7 @@ def test_a_seed_alone_says_what_to_add() -> None:
 
 
 def test_a_seed_without_software_needs_no_spack() -> None:
-    assert not config.parse("cluster: {name: a, region: b}\nusers:\ndata:\n").builds
+    assert not load.parse("cluster: {name: a, region: b}\nusers:\ndata:\n").builds
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_a_seed_without_software_needs_no_spack() -> None:
     ],
 )
 def test_its_shared_storage_is_the_mount(text: str, mount: str) -> None:
-    assert config.parse(text).storage.mount == mount
+    assert load.parse(text).storage.mount == mount
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,14 @@ def test_mistakes_in_a_seed_have_their_path_in_the_seed(text: str, path: str, sa
 
 def test_a_seed_that_is_no_yaml_is_told_with_its_line() -> None:
     with pytest.raises(ConfigError) as caught:
-        config.parse("compute:\n  queues:\n    - min_count: 0\n        max_count: 15\n", "rna-seq.yaml")
+        load.parse("compute:\n  queues:\n    - min_count: 0\n        max_count: 15\n", "rna-seq.yaml")
     assert caught.value.code == "config-syntax"
     assert "rna-seq.yaml, line 4" in caught.value.why
 
 
 def test_a_seed_is_a_stack(tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text(SEED)
-    read = config.parse(f"stack: {tmp_path}/seed.yaml\n{SPACK}")
+    read = load.parse(f"stack: {tmp_path}/seed.yaml\n{SPACK}")
     assert environments.load(read, tmp_path, None) == {"specs": ["gcc@11.3.0", "samtools@1.17"]}
 
 
@@ -93,9 +94,9 @@ def test_a_seed_is_a_stack(tmp_path: Path) -> None:
 def test_a_seed_without_software_is_a_stack_only_beside_other_specs(rest: str, tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text("cluster: {name: a, region: b}\ncompute: {head_node: t3.micro}\n" + rest)
     stack = f"stack: {tmp_path}/seed.yaml\n"
-    assert environments.load(config.parse(stack + SPACK), tmp_path, None)["specs"] == []
+    assert environments.load(load.parse(stack + SPACK), tmp_path, None)["specs"] == []
     with pytest.raises(ConfigError) as caught:
-        environments.load(config.parse(stack + SPACK.replace("[zlib]", "[]")), tmp_path, None)
+        environments.load(load.parse(stack + SPACK.replace("[zlib]", "[]")), tmp_path, None)
     assert caught.value.code == "stack-invalid"
     assert "asks for no package" in str(caught.value)
     assert "stack: none" in caught.value.remedy[0]
@@ -104,5 +105,5 @@ def test_a_seed_without_software_is_a_stack_only_beside_other_specs(rest: str, t
 def test_a_cluster_configuration_is_no_seed(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("Region: us-east-1\nHeadNode: {InstanceType: t3.micro}\n")
     with pytest.raises(ConfigError) as caught:
-        environments.load(config.parse(f"stack: {tmp_path}/cluster.yaml\n{SPACK}"), tmp_path, None)
+        environments.load(load.parse(f"stack: {tmp_path}/cluster.yaml\n{SPACK}"), tmp_path, None)
     assert caught.value.code == "stack-invalid"

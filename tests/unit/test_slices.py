@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap.observed import Cluster, Facts, Mount, SharedDir
+from bootstrap.core.facts import Cluster, Facts, Mount, SharedDir
 from bootstrap.spack.database import Locked
 from bootstrap.spack.slices import locked_for, slices
 from tests.world import HOST

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import fleet
-from bootstrap.config import Check
-from bootstrap.errors import AllocationRefused, ProcessFailed
-from bootstrap.model import Finding, Mark, NodeReport
-from bootstrap.slurm import SlurmNode, folded, parse_sinfo
-from bootstrap.state import write_document
-from bootstrap.system import timestamp
+from bootstrap.cluster.slurm import SlurmNode, folded, parse_sinfo
+from bootstrap.config.model import Check
+from bootstrap.core.errors import AllocationRefused, ProcessFailed
+from bootstrap.core.model import Finding, Mark, NodeReport
+from bootstrap.host.system import timestamp
+from bootstrap.prove import fleet
+from bootstrap.state.store import write_document
 from tests.world import World, hosts
 
 GOOD = Finding("storage", Mark.OK, "mounted")

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bootstrap import engine
-from bootstrap.config import Origin, parse
-from bootstrap.errors import ConfigError, FetchError, PackageError, SpackError
+from bootstrap.config.load import parse
+from bootstrap.config.model import Origin
+from bootstrap.core.errors import ConfigError, FetchError, PackageError, SpackError
+from bootstrap.engine import converge as engine
 from bootstrap.spack import program
-from bootstrap.steps import STEPS
+from bootstrap.steps.registry import STEPS
 from tests.world import World, with_spack
 
 SHA = "ab" * 32

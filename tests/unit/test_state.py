@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import documents, files, release, state
-from bootstrap.config import parse
-from bootstrap.errors import StateError
-from bootstrap.model import Outcome, RunRecord, Status, StepReport
-from bootstrap.paths import Paths
+from bootstrap.config.load import parse
+from bootstrap.core.errors import StateError
+from bootstrap.core.model import Outcome, RunRecord, Status, StepReport
+from bootstrap.core.paths import Paths
+from bootstrap.host import files
+from bootstrap.state import desired as documents
+from bootstrap.state import release
+from bootstrap.state import store as state
 from tests.world import HOST, World
 
 RECORD = RunRecord("r1", "hook", "configured", "head", "h", "0.1.0", 1, "b", "2026-01-01T00:00:00Z")

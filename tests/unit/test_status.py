@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bootstrap.model import Result, Status
-from bootstrap.verbs import status as verb
-from bootstrap.verbs.common import Asked
+from bootstrap.commands import status as verb
+from bootstrap.commands.common import Asked
+from bootstrap.core.model import Result, Status
 from tests.world import World
 
 RUN = {"run_id": "r2", "status": "degraded"}

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import engine, prepare, tarball
-from bootstrap.context import Context
-from bootstrap.documents import Proof, Token, Wanted
-from bootstrap.errors import StorageError
-from bootstrap.files import make_own_dir
-from bootstrap.model import Outcome, Role, StepReport, Verdict, plain
-from bootstrap.state import Seen, Shared, write_document
-from bootstrap.steps import STEPS
+from bootstrap.core.errors import StorageError
+from bootstrap.core.model import Outcome, Role, StepReport, Verdict, plain
+from bootstrap.engine import converge as engine
+from bootstrap.engine import prepare
+from bootstrap.host.files import make_own_dir
+from bootstrap.remote import tarball
+from bootstrap.state.context import Context
+from bootstrap.state.desired import Proof, Token, Wanted
+from bootstrap.state.store import Seen, Shared, write_document
 from bootstrap.steps import storage as storage_step
+from bootstrap.steps.registry import STEPS
 from tests.world import World, with_package
 
 

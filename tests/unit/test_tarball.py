@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.errors import PackageError
-from bootstrap.tarball import unpack
+from bootstrap.core.errors import PackageError
+from bootstrap.remote.tarball import unpack
 from tests.world import tarball
 
 

@@ -15,21 +15,25 @@ from unittest.mock import patch
 
 import pytest
 
-from bootstrap import checks, engine, facts, instances, release, targets
+from bootstrap.checks import node as checks
 from bootstrap.checks.release import fits
 from bootstrap.checks.use import modules_to_load
-from bootstrap.config import parse
-from bootstrap.documents import Wanted
-from bootstrap.errors import ConfigError
-from bootstrap.fleet import report_lines, reports_of_lines
-from bootstrap.model import Mark, Outcome, Role, Tool, Verdict
-from bootstrap.observed import Cluster, Facts, Queue
-from bootstrap.prepare import _choice, prepare
-from bootstrap.release import Manifest, ModuleFile, Tree
-from bootstrap.request import Request
-from bootstrap.run import run
-from bootstrap.state import Shared
-from bootstrap.steps import STEPS
+from bootstrap.cluster import detect as facts
+from bootstrap.cluster import instances, targets
+from bootstrap.config.load import parse
+from bootstrap.core.errors import ConfigError
+from bootstrap.core.facts import Cluster, Facts, Queue
+from bootstrap.core.model import Mark, Outcome, Role, Tool, Verdict
+from bootstrap.engine import converge as engine
+from bootstrap.engine.prepare import _choice, prepare
+from bootstrap.engine.run import run
+from bootstrap.prove.fleet import report_lines, reports_of_lines
+from bootstrap.state import release
+from bootstrap.state.desired import Wanted
+from bootstrap.state.release import Manifest, ModuleFile, Tree
+from bootstrap.state.request import Request
+from bootstrap.state.store import Shared
+from bootstrap.steps.registry import STEPS
 from bootstrap.steps.shell import Shell
 from bootstrap.steps.spack import SpackStack
 from tests.world import HOST, World, with_package, with_spack
@@ -378,7 +382,7 @@ def lmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "lmod" / "libexec" / "lmod"
     program.parent.mkdir(parents=True)
     program.touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
     return program
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import resources, templates
-from bootstrap.errors import ModulesError
+from bootstrap.core import resources
+from bootstrap.core.errors import ModulesError
+from bootstrap.modules import templates
 from bootstrap.modules.tree import scan
 
 NASTY = "a\"b'c\\d\ne$(id)`id`!f%g\x7f]]"

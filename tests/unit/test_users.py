@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from bootstrap import engine, templates
-from bootstrap.model import Outcome
-from bootstrap.observed import Queue
+from bootstrap.core.facts import Queue
+from bootstrap.core.model import Outcome
+from bootstrap.engine import converge as engine
+from bootstrap.modules import templates
 from bootstrap.spack import users
-from bootstrap.steps import STEPS
+from bootstrap.steps.registry import STEPS
 from tests.unit.test_laws import lmod_is_there
 from tests.world import World, with_spack
 

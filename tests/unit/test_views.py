@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from bootstrap import report, views
-from bootstrap.errors import ConfigError, ExitCode, PetalError
-from bootstrap.model import Finding, Mark, NodeReport, Outcome, Result, RunRecord, Status, StepReport, plain
+from bootstrap.core.errors import ConfigError, ExitCode, PetalError
+from bootstrap.core.model import Finding, Mark, NodeReport, Outcome, Result, RunRecord, Status, StepReport, plain
+from bootstrap.report import render as report
+from bootstrap.report import views
 from bootstrap.spack.progress import Progress, Running
 from tests.golden import held
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import batch, engine
-from bootstrap.config import parse
-from bootstrap.errors import ConfigError, JobError, ProcessFailed
-from bootstrap.files import sha256_of
-from bootstrap.model import Outcome, RunRecord, StepReport, Tool
-from bootstrap.observed import Queue
-from bootstrap.release import check_queue
-from bootstrap.request import Request
-from bootstrap.run import Recorder, _tee, new_record
-from bootstrap.slurm import parse_partitions
+from bootstrap.cluster import batch
+from bootstrap.cluster.slurm import parse_partitions
+from bootstrap.config.load import parse
+from bootstrap.core.errors import ConfigError, JobError, ProcessFailed
+from bootstrap.core.facts import Queue
+from bootstrap.core.model import Outcome, RunRecord, StepReport, Tool
+from bootstrap.engine import converge as engine
+from bootstrap.engine.run import Recorder, _tee, new_record
+from bootstrap.host.files import sha256_of
+from bootstrap.remote.tarball import unpack
 from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.pull import Pulled
 from bootstrap.spack.database import Locked
@@ -30,10 +30,11 @@ from bootstrap.spack.job import submit as foreman
 from bootstrap.spack.job.builder import Builder
 from bootstrap.spack.job.order import DONE, LEASE_SECONDS, JobDirectory, JobState, Lease, Order
 from bootstrap.spack.program import RECEIPT
-from bootstrap.state import Runs
-from bootstrap.steps import STEPS
+from bootstrap.state.release import check_queue
+from bootstrap.state.request import Request
+from bootstrap.state.store import Runs
+from bootstrap.steps.registry import STEPS
 from bootstrap.steps.spack import SpackStack
-from bootstrap.tarball import unpack
 from tests.world import HOST, World, with_spack
 
 INSTALL = "install: {{where: slurm, queue: {queue}, wait: {wait}}}\n"
@@ -92,7 +93,7 @@ def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A directory is no disk of its own and has no Lmod; nobody waits for a second to pass."""
     (tmp_path / "lmod" / "libexec").mkdir(parents=True)
     (tmp_path / "lmod" / "libexec" / "lmod").touch()
-    monkeypatch.setattr("bootstrap.lmod.found.PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     for module, name in (
         (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"), (batch, "POLL_SECONDS"),

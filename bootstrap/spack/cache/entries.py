@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import CacheError
+from ...core.errors import CacheError
 from ..database import Locked
 
 LIMIT = 1 << 26

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...config import Origin
-from ...errors import CacheError, FetchError, PetalError
-from ...fetch import Source, local_path, read
-from ...files import make_dir, remove_tree, write_atomic
-from ...system import Completed, System
+from ...config.model import Origin
+from ...core.errors import CacheError, FetchError, PetalError
+from ...host.files import make_dir, remove_tree, write_atomic
+from ...host.system import Completed, System
+from ...remote.fetch import Source, local_path, read
 from .entries import SIGNED
 
 GPG_SECONDS = 60.0

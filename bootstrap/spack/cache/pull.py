@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...config import Mirror
-from ...errors import CacheError, FetchError, PetalError
-from ...fetch import Source, download, local_path, read
-from ...files import make_dir, remove_tree, write_atomic
-from ...log import LOG
-from ...system import System
+from ...config.model import Mirror
+from ...core.errors import CacheError, FetchError, PetalError
+from ...host.files import make_dir, remove_tree, write_atomic
+from ...host.log import LOG
+from ...host.system import System
+from ...remote.fetch import Source, download, local_path, read
 from ..database import Locked
 from .entries import LIMIT, Layout, corrupt, parsed, unwrapped
 from .keys import Keyring, open_keyring

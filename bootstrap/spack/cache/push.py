@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...config import Mirror
-from ...errors import CacheError, FetchError
-from ...fetch import exists, upload
-from ...files import remove_tree, sha256_of
+from ...config.model import Mirror
+from ...core.errors import CacheError, FetchError
+from ...host.files import remove_tree, sha256_of
+from ...remote.fetch import exists, upload
 from ..database import Locked
 from ..driver import Spack
 from .entries import LAYOUTS, Layout

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import JobError, PetalError, as_error
-from ...files import make_dir, remove_tree
-from ...log import LOG
-from ...observed import Host
-from ...system import Completed, System
+from ...core.errors import JobError, PetalError, as_error
+from ...core.facts import Host
+from ...host.files import make_dir, remove_tree
+from ...host.log import LOG
+from ...host.system import Completed, System
 from ..cache.entries import LAYOUTS
 from ..cache.pull import Pulled
 from ..compiler import find_compiler

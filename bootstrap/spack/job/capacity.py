@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from ... import batch
-from ...context import Context
-from ...errors import JobError, PetalError
-from ...paths import Paths
-from ...slurm import nodes, partitions
+from ...cluster import batch
+from ...cluster.slurm import nodes, partitions
+from ...core.errors import JobError, PetalError
+from ...core.paths import Paths
+from ...state.context import Context
 from ..driver import INSTALL_SECONDS
 
 POLL_SECONDS = 5.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ... import batch
-from ...context import Context
-from ...errors import JobError, PetalError, StateError
-from ...log import LOG
+from ...cluster import batch
+from ...core.errors import JobError, PetalError, StateError
+from ...host.log import LOG
+from ...state.context import Context
 from ..install import LOG_SECONDS
 from .capacity import not_started
 from .order import DONE, RENEW_SECONDS, RUNNING, JobDirectory, JobState

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import shapes
-from ...errors import JobError, StateError
-from ...files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
-from ...log import LOG
-from ...model import plain
-from ...paths import Paths
-from ...state import shaped
+from ...core import decode as shapes
+from ...core.errors import JobError, StateError
+from ...core.model import plain
+from ...core.paths import Paths
+from ...host.files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
+from ...host.log import LOG
+from ...state.store import shaped
 from ..driver import Spack
 
 # A job that has seen no sign of life of its worker for so long ends by itself. Longer than what NFS may keep of

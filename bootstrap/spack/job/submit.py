@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ... import batch
-from ...context import Context
-from ...errors import JobError, SpackError
-from ...files import make_dir, remove_tree
-from ...log import LOG
-from ...paths import Paths
-from ...system import PATH, System
+from ...cluster import batch
+from ...core.errors import JobError, SpackError
+from ...core.paths import Paths
+from ...host.files import make_dir, remove_tree
+from ...host.log import LOG
+from ...host.system import PATH, System
+from ...state.context import Context
 from ..compiler import find_compiler
 from ..driver import Spack
 from ..install import prune

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...context import Context
-from ...errors import SpackError
-from ...lmod.carried import PACKAGE
+from ...core.errors import SpackError
+from ...lmod.bundle import PACKAGE
+from ...state.context import Context
 from ..compiler import find_compiler
 from ..workspace import adds_lmod, without_lmod
 from .recipes import Repository

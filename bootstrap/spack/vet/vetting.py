@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import ConfigError, did_you_mean
+from ...core.errors import ConfigError, did_you_mean
 from .recipes import NAMESPACE, Recipe, Repository
 from .specs import Node, read_spec
 from .versions import nearest, takes

@@ -1,0 +1,44 @@
+"""Slurm and munge, as this node reaches them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ..core.errors import PetalError
+from ..core.model import Finding, Role
+from ..state.context import Context
+from .base import fail, ok, warn
+
+# munge(7): a credential is made and taken apart by the node's own munged. No word from outside is in it.
+ROUND_TRIP = "set -o pipefail; munge -n | unmunge -n"
+
+
+def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
+    """Whether slurmctld answers this node: compute nodes are asked in a job only, since they may boot before it."""
+    if not _asks_slurm(ctx):
+        return
+    try:
+        done = ctx.system.run(["scontrol", "ping"], timeout=seconds, ok=None)
+    except PetalError as error:
+        yield warn("slurm", "Slurm's commands are not here", str(error))
+        return
+    if done.returncode == 0 and "UP" in done.stdout:
+        yield ok("slurm", "slurmctld answers")
+        return
+    yield fail("slurm", "slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
+
+
+def munge(ctx: Context, seconds: float) -> Iterator[Finding]:
+    """Whether munged makes and takes a credential; without it no command of Slurm works on this node."""
+    if not ctx.paths.live or not (ctx.system.which("munge") and ctx.system.which("unmunge")):
+        return
+    done = ctx.system.run(["bash", "-c", ROUND_TRIP], timeout=seconds, ok=None)
+    if done.returncode == 0:
+        yield ok("munge", "munged makes and takes a credential")
+        return
+    yield fail("munge", "munged does not answer", done.tail(2), "systemctl restart munge", "journalctl -u munge -n 20")
+
+
+def _asks_slurm(ctx: Context) -> bool:
+    return (ctx.paths.live and ctx.role is not Role.COMPUTE) or "SLURM_JOB_ID" in os.environ

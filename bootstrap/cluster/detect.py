@@ -1,0 +1,241 @@
+"""What is observed once at the start of a run: role, cluster, host, mounts. Parsers are pure.
+
+Sources, best first: ``/etc/chef/dna.json``, ``/etc/parallelcluster/cfnconfig``, instance metadata (tags).
+ParallelCluster calls the roles HeadNode, ComputeFleet and LoginNode; the tag on an instance says Compute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError, FactsError
+from ..core.facts import Cluster, Facts, Host, Queue, SharedDir
+from ..core.model import Role
+from ..core.paths import Paths
+from ..host.system import System
+from ..host.yaml_text import read_yaml
+from ..remote.s3 import Imds
+from .targets import own_cpu
+
+ROLES = {
+    "HeadNode": Role.HEAD,
+    "ComputeFleet": Role.COMPUTE,
+    "Compute": Role.COMPUTE,
+    "LoginNode": Role.LOGIN,
+}
+DNA = "/etc/chef/dna.json"
+CFNCONFIG = "/etc/parallelcluster/cfnconfig"
+CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
+SLURM_NAME = "/etc/parallelcluster/slurm_plugin/slurm_nodename"
+SHARED_KEYS = (
+    ("ebs", "ebs_shared_dirs"),
+    ("efs", "efs_shared_dirs"),
+    ("fsx", "fsx_shared_dirs"),
+    ("raid", "raid_shared_dir"),
+)
+LIMIT = 1 << 20
+# What a name of a region, a user or a queue can be; what it cannot be is not known.
+WORD = re.compile(r"[A-Za-z0-9._@\\+:-]{1,255}\Z")
+DIRECTORY = re.compile(r"[A-Za-z0-9._+/-]{1,1000}\Z")
+INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]{1,30}\.[a-z0-9-]{1,30}\Z")
+# Of queues, of resources in one, of types in one: ParallelCluster allows 50; aliases could make them endless.
+MOST = 100
+STACK = re.compile(
+    r"arn:[a-z-]{1,20}:cloudformation:[a-z0-9-]{1,30}:\d{12}:stack/[A-Za-z0-9-]{1,128}/[A-Za-z0-9-]{1,64}\Z"
+)
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
+
+
+def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
+    """All facts of this node.
+
+    Args:
+        role: what ``--role`` says; it wins over everything the node tells.
+    """
+    return Facts(_cluster(paths, role), _host(paths, system), system.mounts())
+
+
+def with_queues(known: Facts, paths: Paths) -> Facts:
+    """The facts with the cluster's queues too. PyYAML needs 0.1 s for every 10 KiB of cluster-config.yaml."""
+    return replace(known, cluster=replace(known.cluster, queues=parse_queues(_text(paths.at(CLUSTER_CONFIG)))))
+
+
+def role_of(facts: Facts) -> Role:
+    """The node's role.
+
+    Raises:
+        FactsError: nothing tells it.
+    """
+    if facts.cluster.role is None:
+        raise FactsError(
+            "This node's role is unknown",
+            why=f"neither {DNA} nor {CFNCONFIG} nor the instance's tags tell it",
+            remedy="give --role head, --role compute or --role login",
+            code="facts-role",
+        )
+    return facts.cluster.role
+
+
+def read_cluster(paths: Paths) -> Cluster:
+    """What the node's own files say, without asking any service."""
+    return merge(parse_dna(_text(paths.at(DNA))), parse_cfnconfig(_text(paths.at(CFNCONFIG))))
+
+
+def _cluster(paths: Paths, override: Role | None) -> Cluster:
+    cluster = read_cluster(paths)
+    if override is not None:
+        return replace(cluster, role=override, sources=("--role", *cluster.sources))
+    if cluster.role is None and paths.live:
+        role = ROLES.get((Imds().get("meta-data/tags/instance/parallelcluster:node-type") or "").strip())
+        return replace(cluster, role=role, sources=(*cluster.sources, "instance tags") if role else cluster.sources)
+    return cluster
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LIMIT).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def parse_dna(text: str) -> Cluster:
+    """The cluster as dna.json tells it (aws-parallelcluster: templates/*_stack.py)."""
+    try:
+        loaded = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        loaded = {}
+    raw = loaded.get("cluster") if isinstance(loaded, dict) else None
+    if not isinstance(raw, dict):
+        return Cluster(role=None)
+    return Cluster(
+        role=ROLES.get(str(raw.get("node_type"))),
+        name=_word(raw, "cluster_name") or _word(raw, "stack_name"),
+        region=_word(raw, "region"),
+        user=_word(raw, "cluster_user"),
+        queue=_word(raw, "scheduler_queue_name"),
+        head_ip=_word(raw, "head_node_private_ip"),
+        shared=tuple(SharedDir(mount, kind) for kind, key in SHARED_KEYS for mount in _dirs(raw.get(key))),
+        sources=(DNA,),
+        stack=_word(raw, "stack_arn", STACK),
+    )
+
+
+def parse_cfnconfig(text: str) -> Cluster:
+    """The cluster as cfnconfig tells it: lines of bash assignments (aws-parallelcluster-cookbook: cfnconfig.erb)."""
+    raw: dict[str, Any] = {}
+    for line in text.splitlines():
+        name, separator, value = line.partition("=")
+        if separator and name.strip().isidentifier():
+            raw[name.strip()] = _unquoted(value.strip())
+    if not raw:
+        return Cluster(role=None)
+    return Cluster(
+        role=ROLES.get(str(raw.get("cfn_node_type"))),
+        name=_word(raw, "stack_name"),
+        region=_word(raw, "cfn_region"),
+        user=_word(raw, "cfn_cluster_user"),
+        queue=_word(raw, "cfn_scheduler_queue_name"),
+        head_ip=_word(raw, "cfn_head_node_private_ip"),
+        shared=tuple(SharedDir(mount, "ebs") for mount in _dirs(raw.get("cfn_ebs_shared_dirs"))),
+        sources=(CFNCONFIG,),
+    )
+
+
+def parse_queues(text: str) -> tuple[Queue, ...]:
+    """The queues of cluster-config.yaml; none where it cannot be read.
+
+    A compute resource names one InstanceType or several Instances, and neither with a capacity reservation
+    (aws-parallelcluster: schemas/cluster_schema.py). What names none counts as ``unknown``, so that nobody forgets it.
+    """
+    try:
+        scheduling = read_yaml(text, CLUSTER_CONFIG, aliases=True).get("Scheduling")
+    except ConfigError:
+        return ()
+    listed = _mappings(scheduling.get("SlurmQueues") if isinstance(scheduling, dict) else None)
+    return tuple(Queue(_word(raw, "Name") or "unknown", _instances(raw)) for raw in listed)
+
+
+def _instances(queue: Mapping[str, Any]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for resource in _mappings(queue.get("ComputeResources")):
+        several = [item.get("InstanceType") for item in _mappings(resource.get("Instances"))]
+        for kind in several or [resource.get("InstanceType")]:
+            found[kind if isinstance(kind, str) and INSTANCE_TYPE.match(kind) else "unknown"] = None
+    return tuple(found)
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value[:MOST] if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def merge(first: Cluster, second: Cluster) -> Cluster:
+    """Both views in one; where both say something, ``first`` is right."""
+    return Cluster(
+        role=first.role or second.role,
+        name=first.name or second.name,
+        region=first.region or second.region,
+        user=first.user or second.user,
+        queue=first.queue or second.queue,
+        head_ip=first.head_ip or second.head_ip,
+        shared=first.shared or second.shared,
+        sources=first.sources + second.sources,
+        stack=first.stack or second.stack,
+    )
+
+
+def _word(raw: Mapping[str, Any], key: str, shape: re.Pattern[str] = WORD) -> str | None:
+    value = raw.get(key)
+    return value if isinstance(value, str) and value != "NONE" and shape.match(value) else None
+
+
+def _dirs(value: Any) -> list[str]:
+    if not isinstance(value, str):
+        return []
+    names = [part.strip().strip("/") for part in value.split(",")]
+    return ["/" + name for name in names if name != "NONE" and DIRECTORY.match(name) and ".." not in name.split("/")]
+
+
+def _unquoted(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return value
+    return words[0] if words else ""
+
+
+def _host(paths: Paths, system: System) -> Host:
+    return Host(
+        name=_name(paths, system),
+        os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
+        glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
+        machine=os.uname().machine,
+        target=own_cpu(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        boot_id=system.boot_id(),
+    )
+
+
+def _name(paths: Paths, system: System) -> str:
+    """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
+    told = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
+    return next((name for name in told if HOST_NAME.match(name)), "") or system.hostname()
+
+
+def parse_os_release(text: str) -> str:
+    """Spack's name of an operating system: id and version without blanks, ``debian12``, ``ubuntu24.04``, ``rocky9``.
+
+    Spack keeps the minor version for Ubuntu alone and drops it elsewhere (its operating_systems/linux_distro.py).
+    """
+    values = {name: _unquoted(value) for name, _, value in (line.partition("=") for line in text.splitlines())}
+    name = re.sub(r"[^a-z0-9]", "", values.get("ID", "linux").lower())
+    version = re.sub(r"[^A-Za-z0-9.]", "", values.get("VERSION_ID", ""))
+    return name + (version if name == "ubuntu" else version.split(".")[0])

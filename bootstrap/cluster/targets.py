@@ -1,0 +1,202 @@
+"""CPU targets by archspec's names, which are Spack's: what to build for, and what a CPU runs. Pure.
+
+``auto`` is what the CPUs of all queues have in common, and as a generic level where there is one: binaries for
+x86_64_v4 run on Intel and AMD alike, and build caches hold them. The head node's own CPU has no say.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.errors import ConfigError, did_you_mean
+from ..core.facts import Queue
+from .instances import family_of
+
+AUTO = "auto"
+# What ``auto`` may come to, best first. Neoverse V2 is no descendant of V1: what both run is N1 (archspec).
+LEVELS = {
+    "x86_64": ("x86_64_v4", "x86_64_v3", "x86_64_v2", "x86_64"),
+    "aarch64": ("neoverse_v2", "neoverse_v1", "neoverse_n1", "cortex_a72", "aarch64"),
+}
+# What an instance type that the table does not have is taken to be.
+FALLBACKS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
+# In archspec 0.2.7, and not in the copy of it that Spack 1.1.1 builds with (compared in tests/spack).
+UNKNOWN_TO_SPACK = frozenset({
+    "alderlake", "ampere1", "ampere1a", "armv9.2a", "arrowlake", "arrowlake_s", "neoverse_v3ae", "olympus", "x60",
+    "zen6",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is built for: targets, the GPUs' compute capabilities, and what an administrator should know of it."""
+
+    targets: tuple[str, ...]
+    cuda: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def fallback(machine: str) -> str:
+    """The target of a machine (``uname -m``) where nothing else is known."""
+    return FALLBACKS.get(machine, machine)
+
+
+def choose(asked: Sequence[str], queues: Sequence[Queue], machine: str) -> Choice:
+    """What to build for.
+
+    Args:
+        asked: ``spack.target``, empty for ``auto``.
+        queues: the cluster's queues with their instance types.
+        machine: the head node's architecture, which every node of a cluster has.
+
+    Raises:
+        ConfigError: ``target-machine``, ``target-mixed``: this head node cannot build for that.
+    """
+    types = [(kind, queue.name) for queue in queues for kind in queue.instances]
+    cuda = {family.cuda for kind, _ in types if (family := family_of(kind)) and family.cuda}
+    cuda_archs = tuple(sorted(cuda, key=int))
+    if asked:
+        _check_machine(asked, machine)
+        return Choice(tuple(asked), cuda_archs)
+    cpus, unknown = _cpus(types, machine)
+    _check_mixture(cpus, machine)
+    target = common(cpus, machine) if cpus else fallback(machine)
+    return Choice((target,), cuda_archs, tuple(_notes(target, types, unknown, machine)))
+
+
+def _cpus(types: Iterable[tuple[str, str]], machine: str) -> tuple[dict[str, str], list[str]]:
+    """The CPU of each instance type, and those types that the table does not have."""
+    cpus, unknown = {}, []
+    for kind, queue in types:
+        family = family_of(kind)
+        cpus[kind] = family.cpu if family else fallback(machine)
+        if family is None:
+            unknown.append(f"{kind} of queue {queue}")
+    return cpus, unknown
+
+
+def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
+    """The CPUs of one queue, as far as the table has its instance types."""
+    families = (family_of(kind) for queue in queues if queue.name == name for kind in queue.instances)
+    return tuple(dict.fromkeys(family.cpu for family in families if family))
+
+
+def _notes(target: str, types: Sequence[Any], unknown: Sequence[str], machine: str) -> Iterable[str]:
+    if unknown:
+        names = ", ".join(dict.fromkeys(unknown))
+        yield f"not in the table of instance types, and taken for {fallback(machine)}: {names}"
+    if not types:
+        yield f"the instance types of the queues are not known here; {target} is what most run"
+
+
+def _check_machine(asked: Sequence[str], machine: str) -> None:
+    wrong = [name for name in asked if machine_of(name) != machine]
+    if wrong:
+        raise ConfigError(
+            f"spack.target {wrong[0]} is a target of {machine_of(wrong[0])}, this head node is {machine}",
+            why="Spack cannot build for another architecture than its own",
+            remedy=f"spack: {{target: auto}} or {{target: {fallback(machine)}}} in the configuration",
+            code="target-machine",
+        )
+
+
+def _check_mixture(cpus: Mapping[str, str], machine: str) -> None:
+    wrong = [kind for kind, cpu in cpus.items() if machine_of(cpu) != machine]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)} cannot run what this head node builds",
+            why=f"it is {machine}, and they are {machine_of(cpus[wrong[0]])}: one store is for one architecture",
+            remedy=(
+                "give all queues instance types of the head node's architecture",
+                f"or leave those queues without it: spack: {{target: {fallback(machine)}}} in the configuration",
+            ),
+            code="target-mixed",
+        )
+
+
+def common(cpus: Mapping[str, str], machine: str) -> str:
+    """The best of the levels that all these CPUs run, by instance type."""
+    return next((level for level in LEVELS[machine] if all(runs(cpu, level) for cpu in cpus.values())), machine)
+
+
+def level(cpu: str) -> str:
+    """The best generic level that a CPU runs: ``x86_64_v4`` for ``icelake``."""
+    return next((name for name in LEVELS.get(machine_of(cpu), ()) if runs(cpu, name)), cpu)
+
+
+def machine_of(target: str) -> str:
+    """The architecture of a target; a name that archspec does not know is its own."""
+    known = _known().get(target)
+    return str(known.family) if known is not None else target
+
+
+def problem_of(target: str) -> str | None:
+    """What is wrong with a name of ``spack.target``, or None."""
+    names = [name for name in _known() if machine_of(name) in LEVELS and name not in UNKNOWN_TO_SPACK]
+    if target in names:
+        return None
+    return f"{target} is no CPU target of Spack{did_you_mean(target, [AUTO, *names])}"
+
+
+def runs(cpu: str, target: str) -> bool:
+    """True when a CPU runs code that was built for ``target``."""
+    known = _known()
+    if cpu not in known or target not in known:
+        return cpu == target
+    return bool(known[cpu] >= known[target])
+
+
+def runnable(cpu: str) -> tuple[str, ...]:
+    """Every target that a CPU runs, its own first; what descends from another stands before that."""
+    known = _known().get(cpu)
+    if known is None:
+        return (cpu,)
+    return tuple(str(item.name) for item in sorted((known, *known.ancestors), key=_rank, reverse=True))
+
+
+def best(cpu: str, targets: Iterable[str]) -> str | None:
+    """The one of ``targets`` that a CPU should take, None where it runs none of them."""
+    offered = frozenset(targets)
+    return next((name for name in runnable(cpu) if name in offered), None)
+
+
+def own_cpu() -> str:
+    """This node's CPU, from /proc/cpuinfo."""
+    import archspec.cpu
+
+    return str(archspec.cpu.host().name)
+
+
+def compiler_builds(target: str, version: str) -> bool:
+    """True when this version of GCC has options for a target."""
+    import archspec.cpu
+
+    known = _known().get(target)
+    number = re.match(r"[0-9.]+", version)
+    if known is None or number is None:
+        return True
+    try:
+        known.optimization_flags("gcc", number.group(0))
+    except archspec.cpu.UnsupportedMicroarchitecture:
+        return False
+    return True
+
+
+def buildable(target: str, version: str) -> str:
+    """The best target that this version of GCC builds for and that every CPU of ``target`` runs."""
+    return next((name for name in runnable(target) if compiler_builds(name, version)), machine_of(target))
+
+
+def _rank(item: Any) -> tuple[int, int, str]:
+    return len(item.ancestors), len(item.features), str(item.name)
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    import archspec.cpu
+
+    return dict(archspec.cpu.TARGETS)

@@ -1,0 +1,93 @@
+"""``check``: can this node use the software? ``check --nodes``: can the compute nodes, asked through Slurm?"""
+
+from __future__ import annotations
+
+from ..checks.node import check_node
+from ..cluster.slurm import SlurmNode, folded, nodes, unfolded
+from ..core.errors import PetalError, UsageError
+from ..core.model import Finding, Mark, NodeReport, Result, Role, Status, plain
+from ..engine.prepare import prepare
+from ..engine.run import save_report
+from ..host.log import LOG
+from ..host.system import timestamp
+from ..prove.fleet import prove, report_lines
+from ..prove.mpi_proof import between_nodes
+from ..state.context import Context
+from ..state.desired import Proof
+from ..state.store import Shared
+from .common import Asked
+
+SAVE_SECONDS = 10.0
+
+
+def check(asked: Asked, *, as_lines: bool = False, short: bool = False) -> Result:
+    """All checks of this node; its report is kept where this process may write.
+
+    Args:
+        as_lines: the answer is for the head node, through srun.
+        short: people get what is wrong only.
+    """
+    ctx = prepare(asked.request(decides=False), asked.system, asked.note)
+    report = check_node(ctx)
+    if asked.system.is_root() and ctx.role is not Role.HEAD:
+        save_report(ctx, report)
+    if as_lines:
+        return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=asked.run_id)
+    view = "short" if short else "check"
+    return Result("check", view, _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
+
+
+def check_nodes(asked: Asked, which: str, queue: str | None = None, *, short: bool = False) -> Result:
+    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names; of one queue where that is given.
+
+    Raises:
+        UsageError: a name is no node of this cluster, or the queue is none.
+    """
+    ctx = prepare(asked.request(decides=False), asked.system, asked.note)
+    chosen = _chosen(ctx, which, queue)
+    reports = prove(ctx, chosen)
+    between = between_nodes(ctx, chosen, reports)
+    if which == "all" and queue is None:
+        off = {node.name for node in chosen if node.powered_down}
+        _keep(asked, ctx, tuple(report for report in reports if report.node not in off), between)
+    data = {"nodes": [report.to_dict() for report in reports], "between": [plain(finding) for finding in between]}
+    view = "short" if short else "matrix"
+    return Result("check", view, _status(reports, between), data, run_id=asked.run_id)
+
+
+def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
+    """A check of all nodes by root on the head node is the proof. Nodes that are powered off are no part of it."""
+    if not (ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports):
+        return
+    shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
+    try:
+        asked.system.guarded(lambda: shared.save_proof(proof), timeout=SAVE_SECONDS, what=str(ctx.paths.shared))
+    except (PetalError, OSError) as error:
+        asked.note(f"the proof is not kept: {error}")
+        LOG.warning("the proof is not kept: %s", error)
+
+
+def _chosen(ctx: Context, which: str, queue: str | None) -> tuple[SlurmNode, ...]:
+    try:
+        known = {node.name: node for node in nodes(ctx.system, queue)}
+        queues = folded(node.partition for node in nodes(ctx.system)) if not known else ""
+        names = tuple(known) if which in ("all", "idle") else unfolded(ctx.system, which)
+    except PetalError as error:
+        what = "Slurm does not answer, so no node can be asked"
+        raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
+    if queue and not known:
+        raise UsageError(f"no such queue: {queue}", why=f"Slurm knows {queues}", remedy="sinfo")
+    strange = [name for name in names if name not in known]
+    if strange or not names:
+        raise UsageError(
+            f"no such node: {', '.join(strange) or 'the list is empty'}",
+            why=f"Slurm knows {folded(known)}",
+            remedy="sinfo -N",
+        )
+    idle_only = which == "idle"
+    return tuple(known[name] for name in names if not idle_only or (known[name].up and known[name].state == "idle"))
+
+
+def _status(reports: tuple[NodeReport, ...] | list[NodeReport], between: tuple[Finding, ...] = ()) -> Status:
+    marks = {finding.mark for findings in (*(report.findings for report in reports), between) for finding in findings}
+    return Status.DEGRADED if marks & {Mark.FAIL, Mark.WARN} or not reports else Status.OK

@@ -1,0 +1,69 @@
+"""``lock``: solves the stack on a machine of the nodes' kind, so that a head node need not."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from ..core.errors import ConfigError, PetalError, as_error
+from ..core.model import Result, Status
+from ..engine.prepare import for_lockfile
+from ..host.files import make_dir, write_atomic
+from ..remote.upload import check_output, place_of, put
+from ..spack.lockfile import Lockfile, parse
+from ..spack.solve import make_lockfile
+from ..state.context import Context
+from .common import Asked, require_root
+
+NAME = "spack.lock"
+
+
+def lock(asked: Asked, output: str) -> Result:
+    """Makes the lockfile and puts it where it was asked for.
+
+    Raises:
+        UsageError: nothing can be put there.
+        ConfigError: the configuration asks for no Spack stack (``lock-nothing``), or for what does not exist.
+        PetalError: it cannot be solved, or not be put there; then it lies on this machine.
+    """
+    require_root(asked)
+    check_output(output)
+    ctx = for_lockfile(asked.request(), asked.system, asked.note)
+    if not ctx.config.builds:
+        remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
+        raise ConfigError("the configuration asks for no Spack stack", remedy=remedy, code="lock-nothing")
+    for note in ctx.choice.notes if ctx.choice else ():
+        asked.note(note)
+    data = make_lockfile(ctx)
+    uri = place_of(output, data, NAME)
+    _put(data, uri, ctx)
+    found = _told(parse(data, uri), ctx.targets)
+    told = {"node": ctx.facts.host.name, "uri": uri, "sha256": hashlib.sha256(data).hexdigest(), **found}
+    return Result("lock", "lock", Status.CHANGED, told, run_id=asked.run_id)
+
+
+def _put(data: bytes, uri: str, ctx: Context) -> None:
+    """What took minutes to solve is not lost where its place turns out to be closed."""
+    try:
+        put(data, uri, ctx.facts.cluster.region)
+    except (PetalError, OSError) as trouble:
+        error = as_error(trouble, ctx.paths.shared_mount)
+        spare = ctx.paths.var / NAME
+        make_dir(spare.parent)
+        write_atomic(spare, data)
+        error.remedy = (*error.remedy, f"the lockfile is kept: ls -l {spare}")
+        raise error from trouble
+
+
+def _told(lock: Lockfile, targets: tuple[str, ...]) -> dict[str, Any]:
+    record = lock.record
+    assert record is not None
+    return {
+        "packages": len(lock.built()),
+        "targets": list(targets),
+        "os": next(iter(lock.nodes.values())).os,
+        "glibc": record.glibc,
+        "compiler": record.compiler,
+        "spack": lock.spack,
+        "externals": [{"spec": spec, "at": place} for spec, place in record.externals],
+    }

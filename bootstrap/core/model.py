@@ -1,0 +1,324 @@
+"""The nouns of petal-node as frozen dataclasses. No input, no output, standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from . import decode as shapes
+from .errors import ExitCode, PetalError
+
+
+class Role(str, Enum):
+    """What a node is for (ParallelCluster: HeadNode, ComputeFleet, LoginNode)."""
+
+    HEAD = "head"
+    COMPUTE = "compute"
+    LOGIN = "login"
+
+
+class Scope(str, Enum):
+    """Whose state a step changes: this node's, or the cluster's (then under the cluster lock)."""
+
+    NODE = "node"
+    CLUSTER = "cluster"
+
+
+class Verdict(str, Enum):
+    """What a probe found."""
+
+    SATISFIED = "satisfied"
+    CHANGE = "change"
+    BLOCKED = "blocked"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The answer to "does it hold?": the verdict, always with a reason."""
+
+    verdict: Verdict
+    reason: str
+    changes: tuple[str, ...] = ()
+    remedy: tuple[str, ...] = ()
+    error: Mapping[str, Any] | None = None
+
+
+def satisfied(reason: str) -> Probe:
+    """It holds already."""
+    return Probe(Verdict.SATISFIED, reason)
+
+
+def accepted(reason: str, error: PetalError) -> Probe:
+    """It does not hold as it should, and the configuration says to go on: the run ends degraded."""
+    return Probe(Verdict.SATISFIED, reason, (), error.remedy, error.to_dict())
+
+
+def change(reason: str, *changes: str) -> Probe:
+    """It does not hold; ``changes`` are the lines that a plan shows."""
+    return Probe(Verdict.CHANGE, reason, changes)
+
+
+def blocked(reason: str, *remedy: str) -> Probe:
+    """It does not hold and apply could not make it so."""
+    return Probe(Verdict.BLOCKED, reason, (), remedy)
+
+
+def refused(error: PetalError) -> Probe:
+    """Blocked by a trouble that has a code of its own."""
+    return Probe(Verdict.BLOCKED, str(error), (), error.remedy, error.to_dict())
+
+
+def elsewhere(reason: str) -> Probe:
+    """It is not for this node, this event or this configuration."""
+    return Probe(Verdict.ELSEWHERE, reason)
+
+
+class Outcome(str, Enum):
+    """What became of a step in a run. Never a boolean."""
+
+    OK = "ok"
+    CHANGED = "changed"
+    WOULD_CHANGE = "would-change"
+    SKIPPED = "skipped"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    RUNNING = "running"
+    WAITING = "waiting"
+
+    @property
+    def goes_on(self) -> bool:
+        """True while the step has not come to its end."""
+        return self in (Outcome.RUNNING, Outcome.WAITING)
+
+    @property
+    def holds(self) -> bool:
+        """True when the steps that need this one may go on."""
+        return self in (Outcome.OK, Outcome.CHANGED, Outcome.SKIPPED)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step of a plan or a run."""
+
+    name: str
+    title: str
+    outcome: Outcome
+    reason: str
+    changes: tuple[str, ...] = ()
+    remedy: tuple[str, ...] = ()
+    seconds: float = 0.0
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def headline(self) -> str:
+        """The reason where there is room for one line."""
+        return self.reason.partition("\n")[0]
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> StepReport:
+        return cls(
+            name=shapes.text(raw["name"]),
+            title=shapes.text(raw.get("title", raw["name"])),
+            outcome=Outcome(raw["outcome"]),
+            reason=shapes.text(raw.get("reason", "")),
+            changes=shapes.items(raw.get("changes", ()), shapes.text),
+            remedy=shapes.items(raw.get("remedy", ()), shapes.text),
+            seconds=shapes.number(raw.get("seconds", 0.0)),
+            error=shapes.maybe(raw.get("error"), shapes.error),
+        )
+
+
+class Status(str, Enum):
+    """How a run, a check or a whole answer stands."""
+
+    OK = "ok"
+    CHANGED = "changed"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+    @property
+    def exit(self) -> ExitCode:
+        codes = {Status.DEGRADED: ExitCode.DEGRADED, Status.FAILED: ExitCode.FAILED}
+        return codes.get(self, ExitCode.OK)
+
+
+class Mark(str, Enum):
+    """How one check ended. ``SKIP`` means that it does not apply here."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says: always a message, and a remedy in runnable lines when it is not well."""
+
+    check: str
+    mark: Mark
+    message: str
+    why: str = ""
+    remedy: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Where docs/checks.md explains this check."""
+        return "docs/checks.md#" + self.check.split(":", 1)[0].replace(".", "-")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Finding:
+        return cls(
+            check=shapes.text(raw["check"]),
+            mark=Mark(raw["mark"]),
+            message=shapes.text(raw["message"]),
+            why=shapes.text(raw.get("why", "")),
+            remedy=shapes.items(raw.get("remedy", ()), shapes.text),
+        )
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run of a verb did on one node. ``finished`` is empty until it has ended.
+
+    Times are UTC in ISO 8601 with a trailing ``Z``. ``budget`` is how many seconds a hook waits for the run,
+    ``settled`` is true once nothing is left that a hook waits for.
+    """
+
+    run_id: str
+    verb: str
+    event: str
+    role: str | None
+    host: str
+    package: str | None
+    pid: int
+    boot_id: str
+    started: str
+    finished: str | None = None
+    status: Status = Status.RUNNING
+    exit: int | None = None
+    release: str | None = None
+    steps: tuple[StepReport, ...] = ()
+    errors: tuple[Mapping[str, Any], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    budget: float | None = None
+    settled: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
+        return cls(
+            run_id=shapes.name(raw["run_id"]),
+            verb=shapes.text(raw["verb"]),
+            event=shapes.text(raw["event"]),
+            role=shapes.maybe(raw["role"], shapes.text),
+            host=shapes.text(raw["host"]),
+            package=shapes.maybe(raw["package"], shapes.text),
+            pid=shapes.whole(raw["pid"]),
+            boot_id=shapes.text(raw["boot_id"]),
+            started=shapes.text(raw["started"]),
+            finished=shapes.maybe(raw.get("finished"), shapes.text),
+            status=Status(raw["status"]),
+            exit=shapes.maybe(raw.get("exit"), shapes.whole),
+            release=shapes.maybe(raw.get("release"), shapes.text),
+            steps=shapes.items(raw.get("steps", ()), StepReport.from_dict),
+            errors=shapes.items(raw.get("errors", ()), shapes.error),
+            findings=shapes.items(raw.get("findings", ()), Finding.from_dict),
+            budget=shapes.maybe(raw.get("budget"), shapes.number),
+            settled=raw.get("settled", False) is True,
+        )
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """All findings of one node, as it wrote them itself."""
+
+    node: str
+    role: str
+    time: str
+    release: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def well(self) -> bool:
+        """It was asked, and nothing failed."""
+        return self.asked and not any(finding.mark is Mark.FAIL for finding in self.findings)
+
+    @property
+    def asked(self) -> bool:
+        """False where all that is known is what Slurm says of the node."""
+        return any(finding.mark in (Mark.OK, Mark.FAIL) for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:
+        """A report as JSON holds it; ``findings`` replaces those in ``raw``."""
+        return cls(
+            node=shapes.text(raw["node"]),
+            role=shapes.text(raw["role"]),
+            time=shapes.text(raw["time"]),
+            release=shapes.maybe(raw.get("release"), shapes.text),
+            findings=shapes.items(raw.get("findings", ()), Finding.from_dict) if findings is None else findings,
+        )
+
+
+@dataclass(frozen=True)
+class Tool:
+    """This petal-node: its version, and the archive that it runs from (None in a checkout)."""
+
+    version: str
+    archive: Path | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb returns: one thing to render, as text or as the JSON envelope.
+
+    ``kind`` names the view in ``report`` that prints ``data`` for people.
+    """
+
+    command: str
+    kind: str
+    status: Status
+    data: Mapping[str, Any] = field(default_factory=dict)
+    errors: tuple[Mapping[str, Any], ...] = ()
+    run_id: str | None = None
+    exit: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.status.exit if self.exit is None else self.exit)
+
+    @classmethod
+    def of_error(cls, command: str, error: PetalError, run_id: str | None = None) -> Result:
+        """The result of a verb that an expected error ended."""
+        status = Status.DEGRADED if error.exit is ExitCode.DEGRADED else Status.FAILED
+        return cls(command, "error", status, {}, (error.to_dict(),), run_id, int(error.exit))
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON can hold it: enums as their values, paths as text, tuples as lists."""
+    made: dict[str, Any] = _plain(asdict(value))
+    return made
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

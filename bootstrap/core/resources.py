@@ -1,0 +1,23 @@
+"""Where the files that ship with the package are: environments and templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["spack_envs", "modulefiles"]
+
+
+def path(kind: Kind) -> Path:
+    """The directory of one kind of resource.
+
+    In an installed wheel it is package data; in the archive's tree and in a checkout it stands beside ``bootstrap/``.
+
+    Raises:
+        FileNotFoundError: the installation is incomplete.
+    """
+    here = Path(__file__).resolve().parents[1]
+    for place in (here / "data" / kind, here.parent / kind):
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(f"{kind}/ is neither in {here / 'data'} nor beside {here}")

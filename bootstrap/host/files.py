@@ -1,0 +1,324 @@
+"""The door to files: writes that are whole or absent, directories that are ours, reads that are trusted.
+
+The mount point of shared storage is 1777 on ParallelCluster, so anybody may have put something there first. What is
+read from below it must belong to root (or to the caller) and must not be writable by others, and no symbolic link
+is followed on the way (open(2), O_NOFOLLOW).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import StateError, StorageError
+
+CHUNK = 1 << 20
+MAX_DEPTH = 50
+# On NFS a file that another node replaces between our open and our read is stale; the next open finds the new one.
+STALE_TRIES = 5
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Writes ``data`` beside ``path``, flushes it to disk and renames it into place.
+
+    Whoever reads ``path`` sees the old content or the new, never a part; a kill leaves at most a hidden temporary file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # of a killed process with our number
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            os.fchmod(stream.fileno(), mode)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, document: Mapping[str, Any], *, mode: int = 0o644) -> None:
+    """A JSON document, atomically, with sorted keys."""
+    write_atomic(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", mode=mode)
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Points the symbolic link ``link`` at ``target`` with one rename (symlink(7), rename(2))."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.rename(link)
+
+
+def make_dir(path: Path, mode: int = 0o755) -> None:
+    """A directory with exactly ``mode``, whatever the umask is; parents get 0755."""
+    if path.is_dir() and not path.is_symlink():
+        return
+    for part in reversed([path, *path.parents]):
+        if not part.exists():
+            part.mkdir(exist_ok=True)
+            part.chmod(mode if part == path else 0o755)
+
+
+def make_own_dir(path: Path, below: Path) -> None:
+    """A directory of root's with 0755 where anybody may have put something first: made or refused, never followed.
+
+    Every component under ``below`` is made by one mkdir(2); what is there already must be a directory that is ours.
+
+    Raises:
+        StateError: ``state-untrusted``.
+        StorageError: ``storage-squashed``, the server takes root for somebody else.
+    """
+    for part in [*reversed(path.parents), path]:
+        if below not in part.parents:
+            continue
+        try:
+            part.mkdir(0o755)
+        except FileExistsError as error:
+            found = _distrust_one(part)
+            if found or not part.is_dir():
+                why = str(found or f"{part} is no directory")
+                raise StateError(
+                    f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="state-untrusted"
+                ) from error
+            continue
+        except PermissionError as error:
+            raise _squashed(below, f"it may not make {part}: {os.strerror(error.errno or 0)}") from error
+        _claim(part, below)
+
+
+def _claim(directory: Path, below: Path) -> None:
+    """Sets the mode of a directory that was made just now, and takes it back where it is not ours after all."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(descriptor).st_uid
+        if owner != os.geteuid():
+            directory.rmdir()
+            raise _squashed(below, f"what it makes there belongs to user {owner}")
+        os.fchmod(descriptor, 0o755)
+    finally:
+        os.close(descriptor)
+
+
+def _squashed(mount: Path, why: str) -> StorageError:
+    return StorageError(
+        f"root is not root on {mount}",
+        why=f"{why}; its server squashes root",
+        remedy=(
+            f"findmnt {mount}",
+            "export it with no_root_squash (FSx for ONTAP: superuser sys; EFS: an access point for user 0, or none)",
+        ),
+        code="storage-squashed",
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(CHUNK), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def same_content(path: Path, data: bytes) -> bool:
+    """True when ``path`` is a regular file that holds exactly ``data``."""
+    try:
+        return path.is_file() and not path.is_symlink() and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Distrust:
+    """What must not be trusted, why, and a command against it."""
+
+    path: Path
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.why}"
+
+
+def distrust(path: Path, below: Path) -> str:
+    """Why ``path`` must not be trusted, or an empty string; see ``first_distrusted``."""
+    return str(first_distrusted(path, below) or "")
+
+
+def first_distrusted(path: Path, below: Path) -> Distrust | None:
+    """The first component on the way to ``path`` that must not be trusted, or None.
+
+    Every component under ``below`` is looked at: it must not be a symbolic link, must belong to root or to the caller,
+    and must not be writable by group or others. ``below`` itself may be 1777 (the mount point).
+    """
+    for part in [*reversed(path.parents), path]:
+        if below in part.parents:
+            found = _distrust_one(part)
+            if found:
+                return found
+    return None
+
+
+def _distrust_one(path: Path) -> Distrust | None:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(info.st_mode):
+        return Distrust(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
+    return changeable(path, info)
+
+
+def changeable(path: Path, info: os.stat_result, *, for_all: bool = False) -> Distrust | None:
+    """Why others than root, or the caller, could change ``path`` or move away what lies in it; None where they cannot.
+
+    Args:
+        info: what stat(2) or lstat(2) says of it.
+        for_all: a directory that all may write to by intent, as a mount point or /tmp: sticky will do.
+    """
+    if info.st_uid not in {0, os.geteuid()}:
+        remedy = f"chown root {path}" if for_all else f"mv {path} {path}.foreign"
+        return Distrust(path, f"belongs to user {info.st_uid}, not to root", remedy)
+    if not info.st_mode & 0o022 or (for_all and info.st_mode & stat.S_ISVTX):
+        return None
+    if for_all:
+        return Distrust(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
+    mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+    return Distrust(path, mode, f"chmod go-w {path}")
+
+
+def foreign(path: Path) -> str:
+    """Why somebody else could change what lies at ``path``, or an empty string; every directory above it counts."""
+    real = path.resolve()
+    for part in [*reversed(real.parents), real]:
+        found = changeable(part, part.lstat(), for_all=part != real)
+        if found:
+            return str(found)
+    return ""
+
+
+def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no such file.
+
+    Raises:
+        StateError: the file is too large, no regular file, or no JSON object.
+    """
+    for left in reversed(range(STALE_TRIES)):
+        try:
+            data = _read_regular(path, limit)
+            break
+        except OSError as error:
+            if error.errno != errno.ESTALE or not left:
+                raise
+    return None if data is None else _json_object(path, data)
+
+
+def _read_regular(path: Path, limit: int) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise
+        if error.errno == errno.ELOOP:
+            raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="state-untrusted") from error
+        raise StateError(f"{path} cannot be read", why=str(error), remedy=f"ls -ld {path}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StateError(f"{path} is not a regular file", remedy=f"mv {path} {path}.bad")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:
+        raise StateError(f"{path} is larger than {limit} bytes", remedy=f"mv {path} {path}.bad")
+    return data
+
+
+def _json_object(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise StateError(f"{path} is not JSON", why=str(error), remedy=f"mv {path} {path}.bad") from error
+    if not isinstance(document, dict):
+        raise StateError(f"{path} holds no JSON object", remedy=f"mv {path} {path}.bad")
+    return document
+
+
+def is_deep(document: Any, limit: int = MAX_DEPTH) -> bool:
+    """True where lists and mappings lie in each other more than ``limit`` times.
+
+    Nothing of ours does, and Python's own recursion limit is near.
+    """
+    if not isinstance(document, (dict, list)):
+        return False
+    inner = document.values() if isinstance(document, dict) else document
+    return limit == 0 or any(is_deep(value, limit - 1) for value in inner)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def fstab_has(fstab: Path, mount: str) -> bool:
+    """True where a line of fstab(5) is for this mount point."""
+    try:
+        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return any(len(entry) > 1 and entry[1] == mount for entry in entries)
+
+
+def size_of(path: Path) -> int:
+    """Bytes that a directory tree takes on its disk; a file of several names counts once, what cannot be read not."""
+    total, seen = 0, set()
+    stack = [path]
+    while stack:
+        try:
+            entries = list(os.scandir(stack.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            info = entry.stat(follow_symlinks=False)
+            if info.st_nlink == 1 or info.st_ino not in seen:
+                seen.add(info.st_ino)
+                total += info.st_blocks * 512
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(Path(entry.path))
+    return total
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a file, link or directory tree; nothing is followed, absence is fine.
+
+    Directories that their owner cannot write (as an unpacked package may have) are opened up first.
+    """
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(info.st_mode):
+        path.unlink()
+        return
+    if not info.st_mode & stat.S_IWUSR:
+        path.chmod(0o700)
+    for entry in list(os.scandir(path)):
+        remove_tree(Path(entry.path))
+    path.rmdir()

@@ -1,0 +1,375 @@
+"""The door to processes: every program has a timeout, a clean environment and a session of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import select
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..core.errors import ProcessFailed, ProcessTimeout
+from ..core.facts import Mount
+from .deadline import guarded
+from .files import write_atomic
+from .log import LOG
+from .processes import end_marked, end_tree, other_runs, run_mark
+
+T = TypeVar("T")
+
+# Custom actions get a PATH without Slurm, and may have neither HOME nor LANG (facts of ParallelCluster's executor).
+PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started. Keys of
+# an AWS account are not among it, since everybody may read a unit's environment.
+PASSED_ON = (
+    "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE", "SSL_CERT_", "PETAL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
+    "NO_PROXY",
+)  # fmt: skip
+# Read by the worker's unit and by the convergence after boot; only root may.
+ENVIRONMENT = Path("/var/lib/petal-node/environment")
+DRAIN_SECONDS = 1.0
+FLUSH_SECONDS = 900.0
+# A worker that is killed is begun again by systemd, a few times; what it left behind ends first (systemd.service(5)).
+UNIT_PROPERTIES = (
+    "KillMode=control-group", "TimeoutStopSec=10s", "Restart=on-abnormal", "RestartSec=2s", "StartLimitIntervalSec=1h",
+    "StartLimitBurst=5",
+)  # fmt: skip
+# A build that runs out of memory costs its package, not the worker. Since systemd 243; Red Hat 8 and Rocky 8 have 239.
+NEWER_PROPERTIES = ("OOMPolicy=continue",)
+# Nobody waits for these; kept, so that their handles do not complain when they are collected.
+_detached: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended. Output is text; bytes that are not UTF-8 are replaced."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines of what it said, stderr first where there is any."""
+        text = self.stderr.strip() or self.stdout.strip()
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class System:
+    """Processes and the kernel's view of this node. Tests put a subclass in its place."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        user: str | None = None,
+        ok: Sequence[int] | None = (0,),
+        on_line: Callable[[str], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
+        given: int | None = None,
+    ) -> Completed:
+        """Runs a program to its end.
+
+        Args:
+            argv: the program and its arguments; never a shell string.
+            timeout: seconds until its whole process group is ended.
+            env: its whole environment; the default is PATH with Slurm, LANG and HOME.
+            cwd: where it runs; the default is ``/``.
+            user: run it as this user, with that user's groups.
+            ok: exit codes that are fine, None for all.
+            on_line: called with each line of its output as it comes (stderr is then part of stdout).
+            on_idle: with ``on_line``: called about once a second while no output comes.
+            given: a descriptor that it keeps open, and whatever it forks.
+
+        Raises:
+            ProcessFailed: it cannot be started, or ended with another code.
+            ProcessTimeout: it was still running after ``timeout`` seconds.
+        """
+        started = time.monotonic()
+        LOG.debug("run %s", " ".join(argv))
+        process = _start(argv, env, cwd, user, merged=on_line is not None, given=given)
+        try:
+            stdout, stderr = _collect(process, started + timeout, on_line, on_idle)
+        except subprocess.TimeoutExpired as error:
+            end_tree(process.pid)
+            process.wait()
+            what = f"{argv[0]} did not end within {timeout:.0f} s and was stopped"
+            raise ProcessTimeout(what, why=" ".join(argv)) from error
+        except BaseException:
+            end_tree(process.pid)
+            process.wait()
+            raise
+        finally:
+            _close_streams(process)
+        if process.returncode < 0:  # what it started does not know that it died
+            end_tree(process.pid)
+        done = Completed(tuple(argv), process.returncode, stdout, stderr, time.monotonic() - started)
+        LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, done.seconds)
+        if ok is not None and done.returncode not in ok:
+            raise ProcessFailed(f"{argv[0]} ended with {done.returncode}", why=done.tail())
+        return done
+
+    def flush(self, path: Path) -> None:
+        """Everything that was written to the file system at ``path`` is on its disk (sync(1), syncfs(2)).
+
+        Raises:
+            ProcessFailed, ProcessTimeout: it is not, as far as anybody knows.
+        """
+        self.run(["sync", "--file-system", str(path)], timeout=FLUSH_SECONDS)
+
+    def which(self, name: str) -> str | None:
+        """The full path of a program on the PATH that ``run`` uses."""
+        return shutil.which(name, path=PATH)
+
+    def detach(self, argv: Sequence[str], *, unit: str | None, output: Path) -> None:
+        """Starts a program that outlives this process and holds none of its descriptors.
+
+        Under systemd it becomes the transient service ``unit``: its builders stay in one cgroup, a hook that ends takes
+        nothing with it, and it is begun again when it is killed. Without ``unit``, elsewhere, and where systemd refuses
+        since it shuts down, it is a new session that writes to ``output``; a service's first words go to the journal.
+        """
+        env = {**base_env(), **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
+        if unit and self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit):
+            return
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                env=env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                start_new_session=True,
+            )
+            _detached.append(process)
+        finally:
+            os.close(descriptor)
+
+    def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str) -> bool:
+        """False where systemd refuses. What is in ``env`` can be a proxy's password, so it goes by no command line."""
+        write_atomic(ENVIRONMENT, environment_file(env).encode(), mode=0o600)
+        own = (f"EnvironmentFile={ENVIRONMENT}", *UNIT_PROPERTIES)
+        for known in ((*own, *NEWER_PROPERTIES), own):
+            properties = [f"--property={text}" for text in known]
+            command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *properties, *argv]
+            try:
+                self.run(command, timeout=30)
+            except ProcessTimeout as error:  # to ask again would take as long; two workers exclude each other by locks
+                LOG.warning("%s", error)
+                return False
+            except ProcessFailed as error:
+                LOG.warning("%s: %s", error, "; ".join(known))
+                continue
+            return True
+        return False
+
+    def end_run(self, run_id: str) -> int:
+        """Ends what is left of a run whose own process is gone, and says how many processes that were."""
+        return end_marked(run_id)
+
+    def other_runs(self, run_id: str) -> frozenset[str]:
+        """The runs of which a process lives here; of other users' only root sees them."""
+        return other_runs(run_id)
+
+    def take_environment(self) -> None:
+        """How the last hook reached S3 (endpoint, proxies) is how this process does, unless it was told otherwise."""
+        try:
+            kept = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
+        except OSError:  # no worker has run here under systemd
+            return
+        for name, value in kept.items():
+            os.environ.setdefault(name, value)
+
+    def has_systemd(self) -> bool:
+        """True when systemd runs this machine (sd_booted(3))."""
+        return Path("/run/systemd/system").is_dir()
+
+    def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:
+        """Calls ``action`` where it may hang; see ``guard.guarded``."""
+        return guarded(action, timeout=timeout, what=what)
+
+    def mounts(self) -> tuple[Mount, ...]:
+        """What is mounted in this mount namespace."""
+        return parse_mounts(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace"))
+
+    def addresses(self, host: str) -> frozenset[str]:
+        """The addresses of a host, none where its name is not known. May take as long as the resolver does."""
+        try:
+            return frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        except OSError:
+            return frozenset()
+
+    def hostname(self) -> str:
+        """The node's name without its domain; on a compute node that is its Slurm name."""
+        return socket.gethostname().split(".", 1)[0]
+
+    def boot_id(self) -> str:
+        """The kernel's id of this boot (random(4))."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+    def uptime(self) -> float:
+        """Seconds since the machine, or the container that plays one, booted: the age of its first process."""
+        import psutil
+
+        return time.time() - float(psutil.Process(1).create_time())
+
+    def clock(self) -> float:
+        """Seconds since the machine booted, as the hook scripts read them too (proc_uptime(5))."""
+        return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+
+    def available_memory(self) -> int:
+        """Bytes that a new process can use: what the kernel calls available (proc_meminfo(5)), and free swap."""
+        import psutil
+
+        return int(psutil.virtual_memory().available) + int(psutil.swap_memory().free)
+
+    def is_root(self) -> bool:
+        """True when this process may change the machine."""
+        return os.geteuid() == 0
+
+
+def base_env(user: str | None = None) -> dict[str, str]:
+    """The environment of a program of ours: Slurm in the PATH, a locale, and the home of whom it runs as."""
+    import pwd
+
+    entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
+    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": entry.pw_dir}
+
+
+def environment_file(env: Mapping[str, str]) -> str:
+    """Variables as systemd reads them from a file (systemd.exec(5), EnvironmentFile)."""
+    lines = []
+    for name, value in sorted(env.items()):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+        lines.append(f'{name}="{quoted}"\n')
+    return "".join(lines)
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """What ``environment_file`` has written; other lines are passed over."""
+    lines = (re.fullmatch(r'(\w+)="((?:[^"\\]|\\.)*)"', line) for line in text.splitlines())
+    return {found.group(1): re.sub(r"\\(.)", r"\1", found.group(2)) for found in lines if found}
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """A UTC time as records hold it: ``2026-11-24T08:14:05Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def new_run_id() -> str:
+    """An id that sorts by time: ``20261124T081405.123Z-1a2b3c``."""
+    now = time.time()
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z-{secrets.token_hex(3)}"
+
+
+def parse_mounts(text: str) -> tuple[Mount, ...]:
+    """The lines of /proc/mounts; blanks in names are octal escapes there (proc_mounts(5))."""
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) >= 4:
+            source, point, kind, options = (_unescape(part) for part in fields[:4])
+            mounts.append(Mount(source, point, kind, tuple(options.split(","))))
+    return tuple(mounts)
+
+
+def _unescape(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def _start(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    user: str | None,
+    *,
+    merged: bool,
+    given: int | None,
+) -> subprocess.Popen[bytes]:
+    identity: dict[str, Any] = {}
+    if user is not None:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        groups = os.getgrouplist(user, entry.pw_gid)
+        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env={**(base_env(user) if env is None else env), **run_mark()},
+            cwd=str(cwd or "/"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=() if given is None else (given,),
+            **identity,
+        )
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or what no locale can encode
+        raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
+
+
+def _close_streams(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _collect(
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    on_line: Callable[[str], None] | None,
+    on_idle: Callable[[], None] | None,
+) -> tuple[str, str]:
+    if on_line is None:
+        stdout, stderr = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        return stdout.decode(errors="replace"), stderr.decode(errors="replace")
+    lines: list[str] = []
+    for line in _lines(process, deadline, on_idle):
+        lines.append(line)
+        on_line(line)
+    process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    return "\n".join(lines), ""
+
+
+def _lines(process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None) -> Any:
+    """The output line by line until its end or the deadline; a descendant that keeps the pipe open holds nobody."""
+    stream = process.stdout
+    assert stream is not None
+    rest = b""
+    end: float | None = None
+    while True:
+        now = time.monotonic()
+        if now >= deadline:
+            raise subprocess.TimeoutExpired(process.args, 0)
+        if end is None and process.poll() is not None:
+            end = now + DRAIN_SECONDS
+        ready, _, _ = select.select([stream], [], [], 0 if end else min(deadline - now, 1.0))
+        if end is not None and (not ready or now > end):
+            break
+        if not ready:
+            if on_idle is not None:
+                on_idle()
+            continue
+        block = os.read(stream.fileno(), 65536)
+        if not block:
+            break
+        *whole, rest = (rest + block).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")

@@ -1,0 +1,142 @@
+"""The job of two ranks on two nodes, as the head node starts it: with ``srun --mpi=pmix``, as an ordinary user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..cluster.slurm import QUERY_SECONDS, SlurmNode
+from ..core.errors import PetalError, StateError
+from ..core.model import Finding, Mark, NodeReport
+from ..host.log import LOG
+from ..host.system import Completed
+from ..modules.exclusive import MPI
+from ..state.context import Context
+from ..state.release import Manifest, current_release, read_manifest
+from .fleet import ordinary_user
+from .mpi_judge import Evidence, judge
+
+IMMEDIATE_SECONDS = 60
+JOB_MINUTES = 3  # a rank gives up after one
+LAST_RANK_SECONDS = 10  # for the others to speak, where one has ended
+LOG_LINES = 60
+# Arguments: the module, then petal-node. Slurm hands a task no PATH here: that is what a login shell makes.
+SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
+
+
+def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[NodeReport]) -> tuple[Finding, ...]:
+    """What no node can find alone, where the configuration asks for it (``check.mpi``).
+
+    Args:
+        nodes: those that were to be asked.
+        reports: what they said; nodes that see no release are left out, since there is nothing to try on them.
+    """
+    if not ctx.config.check.mpi or not nodes:
+        return ()
+    usable = {report.node for report in reports if report.asked and report.release is not None}
+    return prove_release(ctx, [node for node in nodes if node.name in usable])
+
+
+def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ...]:
+    """Every MPI of the published release, on two of the nodes.
+
+    Args:
+        nodes: those that are well and free; two of one queue are taken.
+    """
+    pair = pair_of(nodes)
+    if pair is None:
+        return (Finding("mpi", Mark.SKIP, f"two nodes of one queue are needed, and {len(nodes)} can be used"),)
+    try:
+        current = current_release(ctx.paths)
+        manifest = read_manifest(ctx.paths, current) if current else None
+    except StateError as error:
+        return (Finding("mpi", Mark.FAIL, error.what, error.why, error.remedy),)
+    modules = mpi_modules(manifest, ctx.facts.host.target) if manifest else ()
+    if not modules:
+        return (Finding("mpi", Mark.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
+    names = [node.name for node in pair]
+    return tuple(prove_mpi(ctx, module, names, queue=pair[0].partition) for module in modules)
+
+
+def pair_of(nodes: Sequence[SlurmNode]) -> tuple[SlurmNode, SlurmNode] | None:
+    """The first two nodes of one queue: a job has all its nodes in one."""
+    seen: dict[str, SlurmNode] = {}
+    for node in nodes:
+        if node.partition in seen:
+            return seen[node.partition], node
+        seen[node.partition] = node
+    return None
+
+
+def mpi_modules(manifest: Manifest, cpu: str) -> tuple[str, ...]:
+    """The modules of the release that are an MPI and that a user can load at once.
+
+    Args:
+        cpu: whose module tree; the first one where the CPU has none.
+    """
+    tree = manifest.tree_for(cpu) or (manifest.trees[0] if manifest.trees else None)
+    found = [module for module in tree.modules if module.path.startswith("Core/")] if tree else []
+    return tuple(module.name for module in found if module.name.partition("/")[0] in MPI)
+
+
+def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | None = None) -> Finding:
+    """One job of two tasks, one on each node, that exchange messages through the module's MPI.
+
+    Args:
+        names: the two nodes.
+        queue: a queue that has both; None for Slurm's default one.
+    """
+    ctx.note(f"asking {' and '.join(names)} to talk through {module}")
+    try:
+        done = _run(ctx, module, names, queue)
+        plugins = "" if done.returncode == 0 else _plugins(ctx)
+    except PetalError as error:
+        why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
+        return Finding(f"mpi:{module}", Mark.FAIL, "Slurm: the job gave no answer", why, remedy)
+    LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
+    evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
+    return judge(replace(evidence, slurmd=_slurmd_says(ctx, evidence)))
+
+
+def _run(ctx: Context, module: str, names: Sequence[str], queue: str | None) -> Completed:
+    shell = ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)]
+    command = [
+        "srun", "--mpi=pmix", f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1",
+        f"--nodelist={','.join(names)}", *([f"--partition={queue}"] if queue else []),
+        f"--immediate={IMMEDIATE_SECONDS}", f"--time={JOB_MINUTES}", f"--wait={LAST_RANK_SECONDS}",
+        "--kill-on-bad-exit=0", "--job-name=petal-mpi", "--chdir=/", "--export=HOME,LANG", *shell,
+    ]  # fmt: skip
+    seconds = IMMEDIATE_SECONDS + 60 * JOB_MINUTES + LAST_RANK_SECONDS
+    return ctx.system.run(command, timeout=seconds, user=ordinary_user(ctx), ok=None)
+
+
+def _plugins(ctx: Context) -> str:
+    """What Slurm lists; on stderr where it is older."""
+    done = ctx.system.run(["srun", "--mpi=list"], timeout=QUERY_SECONDS, ok=None)
+    return done.stdout + done.stderr
+
+
+def _slurmd_says(ctx: Context, evidence: Evidence) -> str:
+    """What slurmd wrote where it did not start a task: srun tells none of it. Only root can read that log."""
+    nodes = evidence.not_launched
+    step = re.search(r"StepId=([\d.]+)", evidence.stderr)
+    if not (nodes and step and ctx.system.is_root()):
+        return ""
+    try:
+        shown = ctx.system.run(["scontrol", "show", "config"], timeout=QUERY_SECONDS).stdout
+        path = re.search(r"(?m)^SlurmdLogFile\s*=\s*(/[^\s%]+)$", shown)
+        if path is None:
+            return ""
+        command = [
+            "srun", "--quiet", "--mpi=none", f"--nodelist={nodes[0]}", "--nodes=1", "--ntasks=1",
+            f"--immediate={IMMEDIATE_SECONDS}", "--time=1", "--job-name=petal-mpi", "--chdir=/", "--export=NONE",
+            "/usr/bin/tail", "-n", str(LOG_LINES), path.group(1),
+        ]  # fmt: skip
+        log = ctx.system.run(command, timeout=IMMEDIATE_SECONDS + QUERY_SECONDS).stdout
+    except PetalError as error:
+        LOG.warning("slurmd's log on %s: %s", nodes[0], error)
+        return ""
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if f"StepId={step.group(1)} " in line]
+    return "\n".join(line for line in lines[starts[-1] + 1 :] if "error" in line or "fatal" in line) if starts else ""

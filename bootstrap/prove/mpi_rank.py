@@ -1,0 +1,235 @@
+"""One rank of an MPI job without a compiler: the library that the loaded module brings, called through ctypes.
+
+Before each stage it tells what it is about to do: MPI can hang, abort and crash in any of them. What it tells is read
+by ``judge``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .mpi_stages import BULK_BYTES, Stage, line
+
+DEADLINE_SECONDS = 60.0
+HANGS = 3  # how a rank ends that was stopped by its own deadline
+LIBRARIES = ("libmpi.so*", "libmpich.so*")
+DIRECTORIES = ("lib", "lib64", "lib/release")  # the last is Intel MPI's
+VERSION_BYTES = 16384  # MPICH's MPI_MAX_LIBRARY_VERSION_STRING is 8192
+STATUS_BYTES = 256  # an MPI_Status has 20 to 40
+FUNNELED = 1  # only this thread calls MPI; another watches the clock
+
+
+@dataclass(frozen=True)
+class Handles:
+    """What ``mpi.h`` calls MPI_COMM_WORLD, MPI_INT, MPI_BYTE and MPI_SUM, as an ABI passes them."""
+
+    world: Any
+    int: Any
+    byte: Any
+    sum: Any
+
+
+class RankFailed(Exception):
+    """This rank cannot go on; the text says why."""
+
+
+class Task:
+    """One rank from its start to its end.
+
+    Args:
+        env: its environment, as Slurm and the module made it.
+        node: the name of this node.
+        tell: takes each line, and writes it at once.
+        loaded: how ``module load`` ended.
+        stop: ends this process wherever it is.
+    """
+
+    def __init__(
+        self, env: Mapping[str, str], node: str, tell: Callable[[str], None], loaded: int, *, stop: Callable[[int], Any]
+    ) -> None:
+        self.env = env
+        self.node = node
+        self.tell = tell
+        self.loaded = loaded
+        self.stop = stop
+        self.number = int(env.get("SLURM_PROCID") or 0)
+        self.stage = Stage.START
+
+    def run(self, seconds: float = DEADLINE_SECONDS) -> int:
+        """Goes through all stages.
+
+        Returns:
+            The exit code: 0, or 1 where a stage failed. One that hangs ends the process.
+        """
+        watch = threading.Timer(seconds, self._hangs, [seconds])
+        watch.daemon = True
+        watch.start()
+        try:
+            self._stages()
+        except RankFailed as error:
+            self._say(error=str(error))
+            return 1
+        finally:
+            watch.cancel()
+        return 0
+
+    def _stages(self) -> None:
+        self._begin(Stage.START, **self._surroundings())
+        if self.loaded:
+            raise RankFailed(f"module load ended with {self.loaded}")
+        path = find_library(self.env)
+        self._begin(Stage.LOAD, library=str(path))
+        mpi = Library(path)
+        self._begin(Stage.INIT, version=mpi.version())
+        mpi.init()
+        rank, size = mpi.place()
+        started = time.monotonic()
+        if size > 1:
+            self._begin(Stage.EXCHANGE, mpi_rank=rank, size=size)
+            mpi.exchange(rank, size)
+            self._begin(Stage.BULK, bytes=BULK_BYTES)
+            mpi.bulk(rank, size)
+        self._begin(Stage.FINALIZE, mpi_rank=rank, size=size, seconds=round(time.monotonic() - started, 4))
+        mpi.finalize()
+        self._begin(Stage.DONE)
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What of Slurm and PMIx has come so far."""
+        env = self.env
+        return {
+            "pmix": "PMIX_RANK" in env and "PMIX_NAMESPACE" in env,
+            "pmix_version": env.get("PMIX_VERSION", ""),
+            "slurm_mpi": env.get("SLURM_MPI_TYPE", ""),
+            "mpirun": shutil.which("mpirun", path=env.get("PATH", "")) or "",
+        }
+
+    def _begin(self, stage: Stage, **facts: Any) -> None:
+        self.stage = stage
+        self._say(**facts)
+
+    def _say(self, **facts: Any) -> None:
+        self.tell(line(self.number, self.node, self.stage, facts))
+
+    def _hangs(self, seconds: float) -> None:
+        """Called by the clock while this process is somewhere in MPI, from where nothing else brings it back."""
+        self._say(error=f"no end within {seconds:.0f} s", hangs=True)
+        self.stop(HANGS)
+
+
+def find_library(env: Mapping[str, str]) -> Path:
+    """The MPI library of the loaded module.
+
+    Raises:
+        RankFailed: it brings none; the text names where it was looked for.
+    """
+    places = list(dict.fromkeys(_places(env)))
+    for place in places:
+        for pattern in LIBRARIES:
+            found = sorted(place.glob(pattern), key=lambda path: len(path.name))
+            if found:
+                return found[0]
+    raise RankFailed(f"no libmpi.so in {', '.join(map(str, places)) or 'any place: no mpirun on PATH'}")
+
+
+def _places(env: Mapping[str, str]) -> Iterator[Path]:
+    """Beside ``mpirun`` as PATH names it, then as links lead to it, then where the loader looks."""
+    program = shutil.which("mpirun", path=env.get("PATH", ""))
+    if program:
+        for bin_directory in (Path(program).parent, Path(program).resolve().parent):
+            yield from (bin_directory.parent / name for name in DIRECTORIES)
+    yield from (Path(place) for place in env.get("LD_LIBRARY_PATH", "").split(":") if place.startswith("/"))
+
+
+class Library:
+    """An MPI library in this process, of either ABI: Open MPI's, or the one that MPICH, Intel MPI and MVAPICH share.
+
+    Raises:
+        RankFailed: it cannot be loaded, or lacks a function.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # Open MPI's plugins look there for its symbols
+            self.handles = _handles(self.lib)
+        except (OSError, AttributeError, ValueError) as error:
+            raise RankFailed(str(error)) from error
+
+    def version(self) -> str:
+        """Its name and version, without how it was built; may be asked before MPI_Init."""
+        text, length = ctypes.create_string_buffer(VERSION_BYTES), ctypes.c_int()
+        try:
+            self.lib.MPI_Get_library_version(text, ctypes.byref(length))
+        except AttributeError:  # older than MPI 3
+            return "unknown"
+        first = text.value.decode("ascii", "replace").partition("\n")[0].partition(",")[0]
+        return " ".join(first.split())
+
+    def init(self) -> None:
+        provided = ctypes.c_int()
+        self._call("MPI_Init_thread", None, None, ctypes.c_int(FUNNELED), ctypes.byref(provided))
+
+    def place(self) -> tuple[int, int]:
+        """This rank, and how many there are."""
+        rank, size = ctypes.c_int(), ctypes.c_int()
+        self._call("MPI_Comm_rank", self.handles.world, ctypes.byref(rank))
+        self._call("MPI_Comm_size", self.handles.world, ctypes.byref(size))
+        return rank.value, size.value
+
+    def exchange(self, rank: int, size: int) -> None:
+        """Adds up one number of each rank."""
+        mine, total = ctypes.c_int(rank + 1), ctypes.c_int()
+        handles = self.handles
+        self._call(
+            "MPI_Allreduce", ctypes.byref(mine), ctypes.byref(total), ctypes.c_int(1), handles.int, handles.sum,
+            handles.world,
+        )  # fmt: skip
+        expected = size * (size + 1) // 2
+        if total.value != expected:
+            raise RankFailed(f"the sum over all ranks is {total.value} and should be {expected}")
+
+    def bulk(self, rank: int, size: int) -> None:
+        """Sends a large message to the next rank and takes one from the rank before."""
+        following, before = (rank + 1) % size, (rank - 1) % size
+        gives, takes = (ctypes.create_string_buffer(BULK_BYTES) for _ in range(2))
+        ctypes.memset(gives, 1 + rank % 255, BULK_BYTES)
+        status = ctypes.create_string_buffer(STATUS_BYTES)
+        count, tag, byte = ctypes.c_int(BULK_BYTES), ctypes.c_int(7), self.handles.byte
+        self._call(
+            "MPI_Sendrecv", gives, count, byte, ctypes.c_int(following), tag, takes, count, byte, ctypes.c_int(before),
+            tag, self.handles.world, status,
+        )  # fmt: skip
+        if takes.raw != bytes([1 + before % 255]) * BULK_BYTES:
+            raise RankFailed("the message has other bytes than were sent")
+
+    def finalize(self) -> None:
+        self._call("MPI_Finalize")
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        """Errors end the process in MPI's own way, with its own words, unless the library was told otherwise."""
+        try:
+            code = getattr(self.lib, name)(*arguments)
+        except AttributeError as error:
+            raise RankFailed(str(error)) from error
+        if code:
+            raise RankFailed(f"{name} returned {code}")
+
+
+def _handles(lib: ctypes.CDLL) -> Handles:
+    if hasattr(lib, "ompi_mpi_comm_world"):
+        names = ("ompi_mpi_comm_world", "ompi_mpi_int", "ompi_mpi_byte", "ompi_mpi_op_sum")
+        return Handles(*(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(lib, name))) for name in names))
+    return Handles(*(ctypes.c_int(number) for number in (0x44000000, 0x4C000405, 0x4C00010D, 0x58000003)))
+
+
+def run(tell: Callable[[str], None], loaded: int) -> int:
+    """This process as one rank; see ``Task``."""
+    node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
+    return Task(os.environ, node, tell, loaded, stop=os._exit).run()

@@ -1,0 +1,213 @@
+"""Unpacks a tarball as root without trusting it: what could reach outside is refused by name before anything is kept.
+
+Refused: absolute names and ``..``, links that lead outside, members below a symbolic link of the archive itself,
+devices and pipes, setuid and setgid files. Owners become root, modes lose what others could write. Compressed with
+gzip, bzip2 or xz.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ..core.errors import DISK_ERRORS, PackageError
+from ..host.files import make_dir
+
+MAX_MEMBERS = 2_000_000
+MAX_RATIO = 100_000  # of what is unpacked to what is packed; bzip2 comes to 45,000 with nothing but zeros
+MAX_LINKS = 40  # that Linux follows in one path (path_resolution(7))
+# What tarfile and the decompressors raise for bytes that they do not expect: RecursionError for a chain of headers,
+# MemoryError for a name of a terabyte.
+DAMAGE = (
+    tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError,
+    MemoryError, lzma.LZMAError, zlib.error,
+)  # fmt: skip
+PLAIN_TOP = frozenset({"bin", "sbin", "lib", "lib64", "libexec", "include", "share", "etc", "opt", "man", "doc"})
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpacks ``archive`` into the new directory ``target``; a single directory at the top is left out.
+
+    Raises:
+        PackageError: ``package-unsafe`` with the member's name, ``package-archive`` where it is no readable tarball.
+        OSError: the disk is full, read-only or gone.
+    """
+    make_dir(target)
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            members = list(_bounded(tar, archive))
+            _refuse_without_room(members, archive, target)
+            names = {member.name: _safe_name(member) for member in members}
+            strip = _top_to_strip(members, names)
+            links = {names[member.name] for member in members if member.issym()}
+            for member in members:
+                _refuse_unsafe(member, names[member.name], links)
+            for member in members:
+                _place(tar, member, _stripped(names[member.name], strip), target, strip)
+    except OSError as error:
+        if error.errno is None:  # bz2 says so of bad data
+            raise _damaged(archive, error) from error
+        if error.errno in DISK_ERRORS:
+            raise
+        raise PackageError(
+            f"{archive.name} cannot be unpacked",
+            why=str(error),
+            remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+            code="package-archive",
+        ) from error
+    except DAMAGE as error:
+        raise _damaged(archive, error) from error
+    _refuse_escapes(target, strip or "")
+
+
+def _damaged(archive: Path, error: Exception) -> PackageError:
+    return PackageError(
+        f"{archive.name} is not a whole tarball",
+        why=str(error) or type(error).__name__,
+        remedy="make it anew: tar -czf FILE DIRECTORY; compare its sha256 where it was made and where it lies",
+        code="package-archive",
+    )
+
+
+def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(tar):
+        if number >= MAX_MEMBERS:
+            raise PackageError(
+                f"{archive.name} has more than {MAX_MEMBERS} members",
+                remedy=f"tar -tf {archive} | wc -l",
+                code="package-archive",
+            )
+        yield member
+
+
+def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path) -> None:
+    """Sizes are what the headers say: a few bytes of a sparse file may ask for exabytes, and no disk is to blame."""
+    needed, free = sum(member.size for member in members if member.isreg()), shutil.disk_usage(target).free
+    if needed <= free:
+        return
+    if needed <= archive.stat().st_size * MAX_RATIO:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    raise PackageError(
+        f"{archive.name} does not fit",
+        why=f"its files have {needed} bytes, {free} are free in {target.parent}",
+        remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+        code="package-archive",
+    )
+
+
+def _unsafe(member: str, why: str) -> PackageError:
+    return PackageError(
+        f"the tarball's member {member!r} is refused",
+        why=why,
+        remedy="make the tarball anew without it",
+        code="package-unsafe",
+    )
+
+
+def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
+    name = PurePosixPath(member.name)
+    if "\0" in member.name + member.linkname:
+        raise _unsafe(member.name, "its name holds a NUL")
+    if name.is_absolute():
+        raise _unsafe(member.name, "its name is absolute")
+    if ".." in name.parts:
+        raise _unsafe(member.name, "its name leads upwards")
+    return name
+
+
+def _refuse_unsafe(member: tarfile.TarInfo, name: PurePosixPath, links: set[PurePosixPath]) -> None:
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        raise _unsafe(member.name, "it is a device or a pipe")
+    if member.mode & 0o6000 and not member.issym():
+        raise _unsafe(member.name, "it is setuid or setgid")
+    if any(parent in links for parent in name.parents):
+        raise _unsafe(member.name, "it lies below a symbolic link of the archive")
+    if member.issym() and PurePosixPath(member.linkname).is_absolute():
+        raise _unsafe(member.name, f"it is a link to {member.linkname}, outside of the package")
+    if member.islnk():
+        link = _safe_name_of_link(member)
+        if link in links or any(parent in links for parent in link.parents):
+            raise _unsafe(member.name, f"it is a hard link to {member.linkname}, which a symbolic link leads to")
+
+
+def _safe_name_of_link(member: tarfile.TarInfo) -> PurePosixPath:
+    link = PurePosixPath(member.linkname)
+    if link.is_absolute() or ".." in link.parts:
+        raise _unsafe(member.name, f"it is a hard link to {member.linkname}, outside of the package")
+    return link
+
+
+def _top_to_strip(members: list[tarfile.TarInfo], names: dict[str, PurePosixPath]) -> str | None:
+    """The one directory that holds everything, unless it is a part of a package itself (bin, lib, ...)."""
+    tops = {names[member.name].parts[0] for member in members if names[member.name].parts}
+    if len(tops) != 1:
+        return None
+    (top,) = tops
+    nested = any(len(name.parts) > 1 for name in names.values())
+    return top if nested and top not in PLAIN_TOP else None
+
+
+def _stripped(name: PurePosixPath, strip: str | None) -> PurePosixPath:
+    return PurePosixPath(*name.parts[1:]) if strip is not None else name
+
+
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, name: PurePosixPath, target: Path, strip: str | None) -> None:
+    path = target / name
+    if not name.parts:
+        return
+    make_dir(path.parent)
+    if member.isdir():
+        make_dir(path)
+    elif member.issym():
+        path.unlink(missing_ok=True)
+        path.symlink_to(member.linkname)
+    elif member.islnk():
+        source = target / _stripped(_safe_name_of_link(member), strip)
+        path.unlink(missing_ok=True)
+        os.link(source, path, follow_symlinks=False)
+    else:
+        _write_file(tar, member, path)
+
+
+def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    stream = tar.extractfile(member)
+    if stream is None:
+        raise _unsafe(member.name, "it has no content")
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with stream, os.fdopen(descriptor, "wb") as out:
+        shutil.copyfileobj(stream, out, 1 << 20)
+        os.fchmod(out.fileno(), 0o755 if member.mode & 0o111 else 0o644)
+    moment = min(max(0, int(member.mtime)), 1 << 33)
+    os.utime(path, (moment, moment))
+
+
+def _refuse_escapes(target: Path, top_name: str) -> None:
+    """No link may lead outside: walked on what was made, since chains of links cannot be judged by their text."""
+    for directory, names, files in os.walk(target):
+        for name in names + files:
+            path = Path(directory, name)
+            if path.is_symlink() and not _stays_below(target, path):
+                member = PurePosixPath(top_name) / path.relative_to(target)
+                raise _unsafe(str(member), "it is a link that leads outside of the package, or in a circle")
+
+
+def _stays_below(target: Path, link: Path) -> bool:
+    """True when no step of following ``link`` leaves ``target``, not even to come back under today's name."""
+    here, steps, links = link.parent, list(PurePosixPath(link.readlink()).parts), 1
+    while steps and links <= MAX_LINKS:
+        step = steps.pop(0)
+        if step == "/" or (step == ".." and here == target):
+            return False
+        here = here.parent if step == ".." else here / step
+        if here.is_symlink():
+            links += 1
+            steps = [*PurePosixPath(here.readlink()).parts, *steps]
+            here = here.parent
+    return links <= MAX_LINKS

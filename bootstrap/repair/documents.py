@@ -1,0 +1,82 @@
+"""Documents on shared storage that cannot be read: they are put aside, and what they said is written again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..core.errors import PetalError, StateError, as_error
+from ..core.model import Probe, Scope, change, elsewhere, refused, satisfied
+from ..host.log import LOG
+from ..state.context import Context
+from ..state.desired import Token
+from ..state.release import read_index, read_manifest
+from ..state.store import Seen, Shared
+from ..steps.base import HEAD, TOUCH_SECONDS
+from .ours import is_ours
+
+SHOWN = 4
+
+
+class Documents:
+    """What petal-node keeps there can be read."""
+
+    name = "documents"
+    title = "the records on shared storage can be read"
+    roles = HEAD
+    scope = Scope.NODE
+    needs = ("remount", "mount", "modes", "owners")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        if ctx.paths.live and ctx.mounted is None:
+            return elsewhere(f"{ctx.paths.mount} is not mounted")
+        try:
+            damaged, lost = ctx.system.guarded(
+                lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared)
+            )
+        except (PetalError, OSError) as error:
+            return refused(as_error(error, ctx.paths.shared_mount))
+        if not damaged and not lost:
+            return satisfied("all of them can be read")
+        lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
+        lines += ["write the token that this node remembers"] if lost else []
+        what = f"{damaged[0]} is damaged" if damaged else "the storage token is lost"
+        return change(what + (f", and {len(damaged) - 1} more" if damaged[1:] else ""), *lines)
+
+    def apply(self, ctx: Context) -> None:
+        for path in list(_damaged(ctx)):
+            path.replace(path.with_name(path.name + ".bad"))
+            LOG.warning("%s was damaged and is put aside", path, extra={"step": self.name})
+        if _token_is_lost(ctx):
+            before = Seen.load(ctx.paths)
+            assert before is not None
+            Shared(ctx.paths).save_token(Token(before.token, ctx.facts.host.name, before.replaces))
+
+
+def _damaged(ctx: Context) -> Iterator[Path]:
+    shared, state = Shared(ctx.paths), ctx.paths.state
+    readers: list[tuple[Path, Callable[[], object]]] = [
+        (state / "token.json", shared.token),
+        (state / "wanted.json", shared.wanted),
+        (state / "stack.json", shared.install),
+        (state / "proof.json", shared.proof),
+        (state / "published.json", shared.published),
+        *((path, lambda path=path: shared.report(path.stem)) for path in sorted((state / "nodes").glob("*.json"))),
+    ]
+    if ctx.release is not None:
+        release = ctx.release
+        readers.append((ctx.paths.manifest(release), lambda: read_manifest(ctx.paths, release)))
+        readers.append((ctx.paths.release(release) / "modules.json", lambda: read_index(ctx.paths, release)))
+    for path, read in readers:
+        try:
+            read()
+        except StateError as error:
+            if error.code == "state-corrupt":
+                yield path
+
+
+def _token_is_lost(ctx: Context) -> bool:
+    """The token alone is gone from the storage that this node has used."""
+    return not (ctx.paths.state / "token.json").exists() and is_ours(ctx)

@@ -1,0 +1,67 @@
+"""A run that was killed left a record that says "started" for ever; what it was about is begun again behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..core.errors import PetalError
+from ..core.model import Probe, RunRecord, Scope, change, satisfied
+from ..host.log import LOG
+from ..host.system import timestamp
+from ..state.context import Context
+from ..state.store import KEEP_RUNS, Runs, Shared, as_it_is, is_dead
+from ..steps.base import EVERYWHERE
+
+
+class DeadWorker:
+    """The newest run of this node has ended, or goes on."""
+
+    name = "worker"
+    title = "no run was killed"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ()
+    local = True
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        dead = _dead(ctx)
+        if not dead:
+            return satisfied("the newest run has ended")
+        newest = dead[0]
+        at = next((step.name for step in newest.steps if step.outcome.goes_on), "")
+        verb = f"{newest.verb} {newest.event}".strip()
+        told = f"run {newest.run_id} ({verb}) was killed{f' in the step {at}' if at else ''}"
+        return change(told, "close its record; what it was about is done by the steps below")
+
+    def apply(self, ctx: Context) -> None:
+        for run in _dead(ctx):
+            closed = replace(as_it_is(run, ctx.facts.host.boot_id), finished=timestamp(), exit=1, settled=True)
+            Runs(ctx.paths).save(closed)
+            _close_on_shared(ctx, closed)
+
+
+def _dead(ctx: Context) -> list[RunRecord]:
+    """Dead runs behind which no other has ended: what came later has done their work."""
+    dead = []
+    for run in Runs(ctx.paths).latest(KEEP_RUNS)[0]:
+        if run.finished is not None:
+            break
+        if run.run_id != ctx.run_id and is_dead(run, ctx.facts.host.boot_id):
+            dead.append(run)
+    return dead
+
+
+def _close_on_shared(ctx: Context, closed: RunRecord) -> None:
+    """Where its copy is the head node's install record; storage that is away costs that copy only."""
+
+    def close() -> None:
+        shared = Shared(ctx.paths)
+        install = shared.install()
+        if install is not None and install.run_id == closed.run_id:
+            shared.save_install(closed)
+
+    try:
+        ctx.system.guarded(close, timeout=5.0, what=str(ctx.paths.shared))
+    except (PetalError, OSError) as error:
+        LOG.info("the record on shared storage stays as it is: %s", error)

@@ -1,0 +1,184 @@
+"""The only module that prints: results as text for people or as one JSON envelope, and progress while it lasts.
+
+Text is ASCII, since it also goes to logs that are read with any locale; what names bring in is escaped. Colours only on
+a terminal, and not with NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..core.errors import UsageError
+from ..core.model import Outcome, Result, Status, StepReport
+from ..host.files import write_atomic
+from ..host.system import timestamp
+from . import page
+from .lines import Line, error_lines, step_lines
+from .views import VIEWS
+
+ENVELOPE = 1
+HEARTBEAT_SECONDS = 60.0
+COLOURS = {
+    "ok": "green",
+    "=": "green",
+    "+": "cyan",
+    "~": "cyan",
+    ">": "cyan",
+    "!": "yellow",
+    "warn": "yellow",
+    "x": "red",
+    "FAIL": "red",
+}
+
+
+def envelope(result: Result) -> dict[str, Any]:
+    """The one shape of ``--json``; ``petal`` is its version."""
+    return {
+        "petal": ENVELOPE,
+        "command": result.command,
+        "status": result.status.value,
+        "exit_code": result.exit_code,
+        "run_id": result.run_id,
+        "data": dict(result.data),
+        "errors": [dict(error) for error in result.errors],
+    }
+
+
+def show(result: Result, *, as_json: bool, quiet: bool, steps_told: bool = False) -> None:
+    """Prints a result: the answer on stdout, errors on stderr too.
+
+    Args:
+        quiet: only errors.
+        steps_told: the steps were printed while they ran, so that they are not printed again.
+    """
+    if as_json:
+        _write(sys.stdout, [json.dumps(envelope(result), ensure_ascii=True, sort_keys=True)])
+        return
+    if not quiet:
+        _print(sys.stdout, VIEWS[result.kind](result, steps_told))
+    if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
+        _print(sys.stderr, [line for error in result.errors for line in error_lines(error)])
+
+
+def tell(line: str) -> None:
+    """One line of stdout at once, from a process that may not come to its end."""
+    _write(sys.stdout, [line])
+
+
+def try_page(file: str) -> None:
+    """Refuses a file that no page can be written to, before a minute of checks.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    directory = Path(file).absolute().parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK) or Path(file).is_dir():
+        raise UsageError(f"no page can be written to {file}", why=f"look at {directory}", remedy="--html check.html")
+
+
+def write_page(result: Result, file: str) -> None:
+    """Writes what was checked as a page of HTML."""
+    write_atomic(Path(file).absolute(), page.page(result, timestamp()).encode())
+
+
+def text_of(lines: Iterable[Line]) -> list[str]:
+    """Lines as plain text, as a log gets them."""
+    return [str(line) for line in lines]
+
+
+def _print(stream: TextIO, lines: Iterable[Line]) -> None:
+    if not _wants_colour(stream):
+        _write(stream, text_of(lines))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    for line in lines:
+        plain = str(line)
+        text = Text(_ascii(plain))
+        if line.mark and (colour := COLOURS.get(line.mark)):
+            start = plain.index(line.mark)
+            text.stylize(colour, start, start + len(line.mark))
+        if line.heading:
+            text.stylize("bold")
+        console.print(text)
+
+
+def _write(stream: TextIO, lines: Iterable[str]) -> None:
+    """Never fails for what a name holds, nor because nobody reads any more."""
+    try:
+        stream.writelines(_ascii(line) + "\n" for line in lines)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _ascii(text: str) -> str:
+    """What names and programs bring in can neither break a log's encoding nor speak to a terminal."""
+    shown = "".join(character if character >= " " or character == "\t" else repr(character)[1:-1] for character in text)
+    return shown.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _wants_colour(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+class Progress:
+    """Tells steps as they end. On a terminal a spinner shows what goes on; in a log each step has one line.
+
+    Args:
+        silent: for ``--json`` and ``--quiet``.
+    """
+
+    def __init__(self, *, silent: bool) -> None:
+        self._silent = silent
+        self._status: Any = None
+        self._beat = time.monotonic()
+        self.told = False
+
+    def step(self, report: StepReport) -> None:
+        if self._silent:
+            return
+        self.told = True
+        if report.outcome is Outcome.SKIPPED:  # told at the end, folded by reason
+            return
+        if report.outcome is Outcome.RUNNING:
+            self.note(f"{report.name}: {report.headline}")
+            return
+        self._clear()
+        _print(sys.stdout, step_lines(report))
+
+    def note(self, text: str) -> None:
+        if self._silent:
+            return
+        if _wants_colour(sys.stdout):
+            self._spin(text)
+        elif time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+            self._beat = time.monotonic()
+            _write(sys.stdout, [f"  ..  {text}"])
+
+    def close(self) -> None:
+        """Takes the spinner away."""
+        self._clear()
+
+    def _spin(self, text: str) -> None:
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(highlight=False).status(_ascii(text))
+            self._status.start()
+        self._status.update(_ascii(text)[:100])
+
+    def _clear(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

@@ -1,0 +1,127 @@
+"""The stack's own Spack environment: a folder of ``spack_envs/``, or a URI of a spack.yaml, spack.lock or seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config.model import Config
+from ..core import resources
+from ..core.errors import ConfigError, did_you_mean
+from ..host.files import make_dir, write_atomic
+from ..host.yaml_text import read_yaml
+from ..remote.fetch import SMALL, Source, download, read
+from . import lockfile
+from .lockfile import Lockfile
+
+READ = frozenset({"specs", "packages", "definitions"})
+LOCK = "lock"  # the key that a stack has which is a lockfile: its checksum
+OURS = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
+SEED = frozenset({"software", "cluster", "compute"})  # sections of a petal seed, and of nothing else that is given
+
+
+def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
+    """What of the stack's spack.yaml counts: its specs, packages and definitions; empty for ``stack: none``.
+
+    Of a lockfile it is what that was made from, and ``lock``, its checksum: so it is part of the release's id, and
+    ``locked`` finds it again.
+
+    Raises:
+        ConfigError: ``stack-unknown``, ``stack-invalid``, ``lock-invalid``.
+        FetchError: its URI cannot be read.
+    """
+    if config.stack == "none":
+        return {}
+    found = _found(config, scratch, region)
+    if not found.get("specs") and not config.specs:
+        why, remedy = "its list of specs is empty", "name specs there or in spack.specs, or write stack: none"
+        raise ConfigError(f"the stack {config.stack} asks for no package", why=why, remedy=remedy, code="stack-invalid")
+    return found
+
+
+def _found(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
+    if "/" in config.stack:
+        source = Source(config.stack, config.stack_sha256, region)
+        data = read(source, scratch, limit=lockfile.LIMIT)
+        if lockfile.is_lockfile(data):
+            return _of_lockfile(data, config.stack, scratch)
+        if len(data) > SMALL:
+            raise _invalid(f"{config.stack} is no Spack environment", f"it is larger than {SMALL} bytes")
+        return _checked(data, config.stack)
+    path = resources.path("spack_envs") / config.stack / "spack.yaml"
+    if not path.is_file():
+        known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
+        why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
+        remedy = "correct stack in the configuration"
+        raise ConfigError(f"there is no stack {config.stack!r}", why=why, remedy=remedy, code="stack-unknown")
+    return _checked(path.read_bytes(), str(path))
+
+
+def _of_lockfile(data: bytes, name: str, scratch: Path) -> Mapping[str, Any]:
+    lock = lockfile.parse(data, name)
+    digest = hashlib.sha256(data).hexdigest()
+    write_atomic(_kept(scratch, digest), data)
+    return {**_environment(dict(lock.environment), name), LOCK: digest}
+
+
+def _kept(scratch: Path, digest: str) -> Path:
+    return scratch / f"stack-{digest[:12]}.lock"
+
+
+def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region: str | None) -> Lockfile | None:
+    """The lockfile that is the stack, None where the stack is none; fetched again where this node does not have it.
+
+    Raises:
+        ConfigError: ``lock-invalid``.
+        FetchError: its URI cannot be read, or holds another one now.
+    """
+    digest = environment.get(LOCK)
+    if digest is None:
+        return None
+    kept = _kept(scratch, str(digest))
+    make_dir(scratch)
+    download(Source(config.stack, str(digest), region), kept)
+    return lockfile.parse(kept.read_bytes(), config.stack)
+
+
+def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stack as it was before somebody solved it."""
+    return {key: value for key, value in environment.items() if key != LOCK}
+
+
+def _checked(data: bytes, name: str) -> Mapping[str, Any]:
+    document = read_yaml(data, name)
+    return _environment(document.get("spack", _of_seed(document)), name)
+
+
+def _environment(section: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(section, dict):
+        raise _invalid(f"{name} is no Spack environment", "it has no section spack:")
+    wrong = sorted(repr(key) for key in section if key not in READ | OURS)
+    if wrong:
+        raise _invalid(f"{name} has sections that petal-node does not read", ", ".join(wrong))
+    specs = section.get("specs", [])
+    if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
+        raise _invalid(f"{name} is no Spack environment", "specs must be a list of texts")
+    read = {key: value for key, value in section.items() if key in READ}
+    try:  # wanted.json carries it to the other nodes, so it is what JSON makes of it from the start
+        carried: dict[str, Any] = json.loads(json.dumps(read, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        why = f"YAML reads a value as more than text, number, list or mapping ({error}): put it in quotes"
+        raise _invalid(f"{name} is no Spack environment", why) from error
+    return carried
+
+
+def _of_seed(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A petal seed as an environment: it has a list of specs, if any, and nothing else that Spack reads."""
+    if not SEED & document.keys():
+        return None
+    software = document.get("software")
+    return {"specs": (software.get("spack_packages") or []) if isinstance(software, dict) else []}
+
+
+def _invalid(what: str, why: str) -> ConfigError:
+    return ConfigError(what, why=why, remedy="correct the stack's spack.yaml", code="stack-invalid")

@@ -1,0 +1,128 @@
+"""What stands on shared storage, by shape: what is wanted, whose it is, what was published, what was proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..core import decode as shapes
+from ..core.model import Finding, Mark, NodeReport
+from .owner import Adoption, Owner
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What this cluster should have: a petal-node, a configuration with its stack, a release.
+
+    ``environment`` is the content of the stack's spack.yaml, so that nobody needs its URI again. ``targets`` are the
+    CPU targets and ``cuda`` the GPUs' compute capabilities that the head node has chosen: other nodes choose nothing.
+    """
+
+    version: str
+    sha256: str | None
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    release: str
+    targets: tuple[str, ...] = ()
+    cuda: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Wanted:
+        config, environment = shapes.mapping(raw["config"]), shapes.mapping(raw["environment"])
+        shapes.text(shapes.mapping(config.get("storage", {})).get("mount", "/shared"))
+        shapes.items(environment.get("specs", ()), shapes.text)
+        return cls(
+            version=shapes.name(raw["version"]),
+            sha256=shapes.maybe(raw.get("sha256"), shapes.sha256),
+            config=config,
+            environment=environment,
+            release=shapes.name(raw["release"]),
+            targets=shapes.items(raw.get("targets", ()), shapes.name),
+            cuda=shapes.items(raw.get("cuda", ()), shapes.name),
+        )
+
+
+@dataclass(frozen=True)
+class Published:
+    """One time that a release became the current one."""
+
+    release: str
+    time: str
+    run_id: str
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Published:
+        return cls(shapes.name(raw["release"]), shapes.text(raw["time"]), shapes.text(raw["run_id"]))
+
+    @classmethod
+    def all_of(cls, raw: Mapping[str, Any]) -> tuple[Published, ...]:
+        """Those of ``published.json``."""
+        return shapes.items(raw["published"], cls.from_dict)
+
+
+@dataclass(frozen=True)
+class Token:
+    """Put on shared storage once by the head node: who sees it sees the same storage.
+
+    ``replaces`` names the storages that this one stands for by an administrator's word, newest first; ``owner`` is the
+    cluster that it serves, ``adopted`` what that one took over.
+    """
+
+    token: str
+    host: str
+    replaces: tuple[str, ...] = ()
+    owner: Owner | None = None
+    adopted: Adoption | None = None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Token:
+        replaces = shapes.items(raw.get("replaces", ()), shapes.text)
+        owner, adopted = (shapes.maybe(raw.get(key), shapes.mapping) for key in ("owner", "adopted"))
+        return cls(
+            shapes.text(raw["token"]),
+            shapes.text(raw["host"]),
+            replaces,
+            shapes.maybe(owner, Owner.from_dict),
+            shapes.maybe(adopted, Adoption.from_dict),
+        )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What jobs on compute nodes said of one release; ``between`` is what two of them found together."""
+
+    release: str
+    time: str
+    nodes: tuple[NodeReport, ...]
+    between: tuple[Finding, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Every node that was asked is well, at least one was, and they reach each other."""
+        return 0 < self.asked == self.proved and not self.failed_between
+
+    @property
+    def failed_between(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.between if finding.mark is Mark.FAIL)
+
+    @property
+    def proved(self) -> int:
+        """Nodes that are well with this very release; another one proves nothing."""
+        return sum(node.well and node.release == self.release for node in self.nodes)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
+        nodes = shapes.items(raw["nodes"], NodeReport.from_dict)
+        between = shapes.items(raw.get("between", ()), Finding.from_dict)
+        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes, between)
+
+    @property
+    def asked(self) -> int:
+        return sum(node.asked for node in self.nodes)
+
+    def __str__(self) -> str:
+        left = [node.node for node in self.nodes if not node.asked]
+        more = f", not asked: {', '.join(left[:8])}{' and more' if len(left) > 8 else ''}" if left else ""
+        apart = "".join(f"; {finding.check}: {finding.message}" for finding in self.failed_between[:1])
+        return f"proved on {self.proved} of {self.asked} nodes at {self.time}{more}{apart}"

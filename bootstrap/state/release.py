@@ -1,0 +1,254 @@
+"""What a release is: its id, its manifest, and where its parts lie.
+
+The id is made of what goes *into* a release, so that a re-run knows it in milliseconds and without concretizing: the
+normalized stack, the checksums of Spack and recipes, operating system, glibc and target, our templates and the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..cluster import targets
+from ..cluster.targets import Choice
+from ..config.model import Config, Package
+from ..core import decode as shapes
+from ..core.errors import ConfigError
+from ..core.facts import Host, Queue
+from ..core.model import plain
+from ..core.paths import Paths
+from .store import read_document, shaped, write_document
+
+RELEASE_FORMAT = 2
+INDEX = "modules.json"
+ID_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class ModuleFile:
+    """One module that a release offers.
+
+    ``path`` is relative to the module tree; ``origin`` is package, spack or site; ``sha256`` is that of the file as it
+    was written, empty in releases from before it was kept.
+    """
+
+    name: str
+    path: str
+    origin: str
+    sha256: str = ""
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
+        name, path, origin = (shapes.text(raw[key]) for key in ("name", "path", "origin"))
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path!r} leads out of the module tree")
+        return cls(name, path, origin, shapes.text(raw.get("sha256", "")))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The modules of one CPU target, in ``modules/<name>`` of the release."""
+
+    name: str
+    target: str
+    modules: tuple[ModuleFile, ...]
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Tree:
+        modules = shapes.items(raw["modules"], ModuleFile.from_dict)
+        return cls(shapes.name(raw["name"]), shapes.name(raw["target"]), modules)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete release says of itself; the release is complete when this file is there.
+
+    ``specs`` is empty where nothing was built, and then the trees' targets say nothing of what is in them.
+    ``missing``: packages of the lockfile that it was published without (``install.partial``).
+    """
+
+    release: str
+    created: str
+    os: str
+    glibc: str
+    specs: tuple[str, ...]
+    trees: tuple[Tree, ...]
+    missing: tuple[str, ...] = ()
+
+    def tree_for(self, cpu: str) -> Tree | None:
+        """The best tree for a CPU, None where it runs none of them."""
+        target = targets.best(cpu, (tree.target for tree in self.trees))
+        return next((tree for tree in self.trees if tree.target == target), None)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
+        return cls(
+            release=shapes.name(raw["release"]),
+            created=shapes.text(raw["created"]),
+            os=shapes.text(raw["os"]),
+            glibc=shapes.text(raw["glibc"]),
+            specs=shapes.items(raw["specs"], shapes.text),
+            trees=shapes.items(raw["trees"], Tree.from_dict),
+            missing=shapes.items(raw.get("missing", ()), shapes.text),
+        )
+
+
+def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
+    """The CPU targets of a release: what is named, what the queues have in common, or where nothing is built any CPU.
+
+    Raises:
+        ConfigError: ``target-machine``, ``target-mixed``.
+    """
+    if not config.builds:
+        return Choice((machine,))
+    return targets.choose(config.spack.targets, queues, machine)
+
+
+def check_queue(config: Config, queues: Sequence[Queue]) -> None:
+    """Refuses a queue to build on that the cluster does not have, where its queues are known.
+
+    Raises:
+        ConfigError: ``job-queue``.
+    """
+    wanted, names = config.install.queue, [queue.name for queue in queues]
+    if config.install.where != "slurm" or not config.builds or not names or wanted in names:
+        return
+    raise ConfigError(
+        f"install.queue {wanted} is no queue of this cluster",
+        why=f"it has {', '.join(names)}",
+        remedy=f"install: {{where: slurm, queue: {names[0]}}} in the configuration",
+        code="job-queue",
+    )
+
+
+def tree_name(host: Host, target: str) -> str:
+    """The directory of a release's modules for one system: ``debian12-x86_64_v3``."""
+    return f"{host.os}-{target}"
+
+
+def release_id(
+    config: Config, host: Host, environment: Mapping[str, Any], templates: str, choice: Choice | None = None
+) -> str:
+    """The id of the release that this configuration makes on this system.
+
+    Args:
+        environment: the stack's own environment (the content of its spack.yaml), empty without one.
+        templates: the digest of the module templates.
+        choice: the targets, and what ``choice_of`` says of a cluster without known queues if not given.
+    """
+    choice = choice or choice_of(config, (), host.machine)
+    spack = config.spack
+    parts = {
+        "format": RELEASE_FORMAT,
+        "os": host.os,
+        "glibc": host.glibc,
+        "targets": choice.targets,
+        "templates": templates,
+        "packages": sorted(
+            (plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])
+        ),
+    }
+    said = config.modules
+    if said.defaults or said.hide or said.templates:
+        added = [[template.module, _identity(template.origin)] for template in said.templates]
+        parts["modules"] = {"defaults": said.defaults, "hide": sorted(said.hide), "templates": added}
+    if config.builds:
+        parts["spack"] = {
+            "environment": environment,
+            "specs": sorted(config.specs),
+            "version": spack.version,
+            "program": _identity(spack.program),
+            "recipes": _identity(spack.recipes),
+            "cuda": choice.cuda,
+        }
+    return _short_hash(parts)
+
+
+def package_id(package: Package) -> str:
+    """The hash that ends a binary package's prefix in the store."""
+    return _short_hash({"name": package.name, "version": package.version, "sha256": _identity(package.origin)})[:7]
+
+
+def package_prefix(package: Package, paths: Paths, host: Host) -> Path:
+    """Where a binary package lies: its own prefix, or one in the store under the naming that Spack uses there."""
+    if package.prefix is not None:
+        return paths.at(package.prefix)
+    system = f"linux-{host.os}-{host.machine}"
+    return paths.store / system / f"{package.name}-{package.version}-{package_id(package)}"
+
+
+def _identity(origin: Any) -> Any:
+    return None if origin is None else (origin.sha256 or origin.source)
+
+
+def _short_hash(parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def read_manifest(paths: Paths, release: str) -> Manifest | None:
+    """The manifest of a release, or None while it is not complete.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    path = paths.manifest(release)
+    raw = read_document(path)
+    if raw is None:
+        return None
+    manifest: Manifest = shaped(path, lambda: Manifest.from_dict(raw))
+    return manifest
+
+
+def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
+    """The module trees that were written for a release, or None while they are not whole.
+
+    Raises:
+        StateError: the index is damaged.
+    """
+    path = paths.release(release) / INDEX
+    raw = read_document(path)
+    if raw is None:
+        return None
+    trees: tuple[Tree, ...] = shaped(path, lambda: shapes.items(raw["trees"], Tree.from_dict))
+    return trees
+
+
+def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
+    """The packages that were missing when the modules of a release were written.
+
+    Raises:
+        StateError: the index is damaged.
+    """
+    path = paths.release(release) / INDEX
+    raw = read_document(path) or {}
+    missing: tuple[str, ...] = shaped(path, lambda: shapes.items(raw.get("missing", ()), shapes.text))
+    return missing
+
+
+def write_index(paths: Paths, release: str, trees: Iterable[Tree], missing: Iterable[str] = ()) -> None:
+    """Says that the module trees are whole, and what is in them."""
+    content = {"trees": [plain(tree) for tree in trees], "missing": list(missing)}
+    write_document(paths.release(release) / INDEX, content)
+
+
+def write_manifest(paths: Paths, manifest: Manifest) -> None:
+    """Completes a release: the last thing that is written into it."""
+    write_document(paths.manifest(manifest.release), plain(manifest))
+
+
+def current_release(paths: Paths) -> str | None:
+    """The id that ``current`` points at, or None."""
+    return current_in(paths.root)
+
+
+def current_in(root: Path) -> str | None:
+    """The same in what backs a root, while that is not at its place yet."""
+    try:
+        return (root / "current").readlink().name
+    except OSError:
+        return None

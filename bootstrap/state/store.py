@@ -1,0 +1,320 @@
+"""What petal-node keeps on disk: how its documents are read and written, and the shape of those that all share.
+
+On the node: one record a run. On shared storage: the storage token, ``wanted.json``, the head's install record, the
+proof, and one report a node. What only one concern keeps has its shape there: in ``release``, ``prepare``, ``steps``.
+Every document carries ``format``; a newer one than this version knows is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..core import decode as shapes
+from ..core.errors import StateError, StorageError
+from ..core.model import NodeReport, RunRecord, Status, plain
+from ..core.paths import Paths
+from ..host.files import distrust, is_deep, make_dir, make_own_dir, read_json, write_json
+from ..host.log import LOG
+from ..host.processes import has_process
+from ..host.system import timestamp
+from .desired import Proof, Published, Token, Wanted
+from .owner import Owner
+
+FORMAT = 1
+KEEP_RUNS = 30
+KEEP_PUBLISHED = 200
+KEPT = "request.json"  # what a hook of this node was given
+KEEP_SECONDS = 3600.0
+
+
+def read_document(path: Path) -> dict[str, Any] | None:
+    """A document of ours, or None where there is none.
+
+    Raises:
+        StateError: damaged (``state-corrupt``) or of a newer petal-node (``state-newer``).
+    """
+    document = read_json(path)
+    if document is None:
+        return None
+    number = document.get("format")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise StateError(f"{path} carries no format number", remedy=f"mv {path} {path}.bad")
+    if number > FORMAT:
+        raise StateError(
+            f"{path} was written by a newer petal-node",
+            why=f"its format is {number}, this version knows {FORMAT}",
+            remedy="use the version that wanted.json names, or a newer one",
+            code="state-newer",
+        )
+    if is_deep(document):
+        raise StateError(f"{path} is nested too deeply", remedy=f"mv {path} {path}.bad")
+    return document
+
+
+def write_document(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a document atomically, with the format number."""
+    make_dir(path.parent)
+    write_json(path, {"format": FORMAT, **content})
+
+
+def shaped(path: Path, build: Callable[[], Any]) -> Any:
+    """What ``build`` makes of a document.
+
+    Raises:
+        StateError: the document has another shape than its format says.
+    """
+    try:
+        return build()
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise StateError(
+            f"{path} does not have the shape of its format", why=why, remedy=f"mv {path} {path}.bad"
+        ) from error
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 for one that somebody else has just removed."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def is_dead(run: RunRecord, boot_id: str) -> bool:
+    """True where a record says "started" and its process is gone: it was killed, or the node went down under it."""
+    return run.finished is None and not (run.boot_id == boot_id and has_process(run.pid))
+
+
+def as_it_is(run: RunRecord, boot_id: str) -> RunRecord:
+    """The record of a run on this node, with an error where it ended without a word."""
+    if not is_dead(run, boot_id):
+        return run
+    what = "the run ended without a word: it was killed, or the node went down"
+    error = {"code": "run-killed", "what": what, "why": "", "remedy": ["petal-node repair"]}
+    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error))
+
+
+class Runs:
+    """The records of this node's runs, newest last."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._dir = paths.runs
+
+    def save(self, record: RunRecord) -> None:
+        """Writes the record as it stands now; called at the start, after each step and at the end."""
+        write_document(self._path(record.run_id), record.to_dict())
+
+    def load(self, run_id: str) -> RunRecord | None:
+        path = self._path(run_id)
+        document = read_document(path)
+        return None if document is None else shaped(path, lambda: RunRecord.from_dict(document))
+
+    def latest(self, number: int = 5) -> tuple[tuple[RunRecord, ...], tuple[StateError, ...]]:
+        """The newest records, newest first, and what could not be read."""
+        records: list[RunRecord] = []
+        errors: list[StateError] = []
+        for path in sorted(self._dir.glob("*.json"), reverse=True)[:number]:
+            try:
+                record = self.load(path.stem)
+            except StateError as error:
+                errors.append(error)
+                continue
+            if record is not None:
+                records.append(record)
+        return tuple(records), tuple(errors)
+
+    def prune(self) -> None:
+        """Keeps the newest records of each verb, so that a timer's never push out a hook's, and all that are young.
+
+        A run that goes on writes its record again and again, so a young one may be that of a run that is not done.
+        """
+        seen: Counter[str] = Counter()
+        for path in sorted(self._dir.glob("*.json"), reverse=True):
+            verb = self._verb_of(path)
+            seen[verb] += 1
+            if seen[verb] > KEEP_RUNS and _age(path) > KEEP_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def _verb_of(self, path: Path) -> str:
+        try:
+            return str((read_json(path) or {}).get("verb"))
+        except StateError:
+            return "damaged"
+
+    def _path(self, run_id: str) -> Path:
+        return self._dir / f"{run_id}.json"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The storage that this node has used, in its own memory."""
+
+    mount: str
+    token: str
+    replaces: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mount: str, token: Token) -> Seen:
+        return cls(mount, token.token, token.replaces)
+
+    @classmethod
+    def load(cls, paths: Paths) -> Seen | None:
+        """What was saved; a memory that is damaged is none."""
+        try:
+            raw = read_document(paths.seen_storage)
+            return None if raw is None else shaped(paths.seen_storage, lambda: cls._from_dict(raw))
+        except StateError as error:
+            LOG.warning("%s", error)
+            return None
+
+    @classmethod
+    def _from_dict(cls, raw: Mapping[str, Any]) -> Seen:
+        replaces = shapes.items(raw["replaces"], shapes.text)
+        return cls(shapes.text(raw["mount"]), shapes.text(raw["token"]), replaces)
+
+    def save(self, paths: Paths) -> None:
+        write_document(paths.seen_storage, plain(self))
+
+    def knows(self, mount: str, token: Token | None) -> bool:
+        """True for the same storage, for one that replaces it, and where the configuration names another place."""
+        return mount != self.mount or (
+            token is not None and (token.token == self.token or self.token in token.replaces)
+        )
+
+
+class Shared:
+    """The documents on shared storage. Nothing is read that others could have written."""
+
+    def __init__(self, paths: Paths, *, trusting: bool = False) -> None:
+        """``trusting`` is for the one who finds out what others could have written, and decides nothing by it."""
+        self._paths = paths
+        self._trusting = trusting
+
+    def token(self) -> Token | None:
+        return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
+
+    def is_from_before(self) -> bool:
+        """False where another storage, or another cluster, has come in the place of what this node has used."""
+        before = Seen.load(self._paths)
+        return before is None or before.knows(self._paths.mount, self.token())
+
+    def save_token(self, token: Token) -> None:
+        self._write("token.json", plain(token))
+
+    def wanted(self) -> Wanted | None:
+        return self._read("wanted.json", Wanted.from_dict)  # type: ignore[no-any-return]
+
+    def save_wanted(self, wanted: Wanted) -> None:
+        self._write("wanted.json", plain(wanted))
+
+    def published(self) -> tuple[Published, ...]:
+        """What ``current`` has led to, the newest last."""
+        return self._read("published.json", Published.all_of) or ()
+
+    def note_published(self, release: str, run_id: str) -> None:
+        """Adds to it, where the newest is another one."""
+        before = self.published()
+        if before and before[-1].release == release:
+            return
+        now = Published(release, timestamp(), run_id)
+        self._write("published.json", {"published": [plain(one) for one in (*before, now)[-KEEP_PUBLISHED:]]})
+
+    def install(self) -> RunRecord | None:
+        """The head's record of the newest install, running or ended."""
+        return self._read("stack.json", RunRecord.from_dict)  # type: ignore[no-any-return]
+
+    def install_age(self) -> float | None:
+        """Seconds since the install record was written; None without one."""
+        path = self._paths.state / "stack.json"
+        return _age(path) if path.exists() else None
+
+    def save_install(self, record: RunRecord) -> None:
+        self._write("stack.json", record.to_dict())
+
+    def proof(self) -> Proof | None:
+        return self._read("proof.json", Proof.from_dict)  # type: ignore[no-any-return]
+
+    def save_proof(self, proof: Proof) -> None:
+        self._write("proof.json", plain(proof))
+
+    def save_report(self, report: NodeReport) -> None:
+        self._write(f"nodes/{report.node}.json", report.to_dict())
+
+    def report(self, node: str) -> NodeReport | None:
+        return self._read(f"nodes/{node}.json", NodeReport.from_dict)  # type: ignore[no-any-return]
+
+    def reports(self) -> tuple[NodeReport, ...]:
+        """Every node's own last report, by name; a report that cannot be read is left out."""
+        found = []
+        for path in sorted((self._paths.state / "nodes").glob("*.json")):
+            try:
+                report = self.report(path.stem)
+            except StateError:
+                continue
+            if report is not None:
+                found.append(report)
+        return tuple(found)
+
+    def set_aside(self, owner: Owner) -> None:
+        """Moves what is said of a former cluster to where people can read it, and nothing else does.
+
+        Documents are moved unread: a newer petal-node may have written them. Those of an earlier time are replaced.
+        """
+        state, aside = self._paths.state, before_of(self._paths, owner)
+        for name in ("wanted.json", "stack.json", "proof.json", "published.json", *_names(state / "nodes", "nodes/")):
+            if (state / name).exists():
+                make_own_dir((aside / name).parent, self._paths.shared_mount)
+                (state / name).replace(aside / name)
+
+    def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
+        path = self._paths.state / name
+        reason = "" if self._trusting else distrust(path, self._paths.shared_mount)
+        if reason:
+            raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
+        document = read_document(path)
+        return None if document is None else shaped(path, lambda: build(document))
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Into what the storage step has made, and never onto another file system that has come in its place."""
+        path = self._paths.state / name
+        reason = distrust(path.parent, self._paths.shared_mount)
+        if reason:
+            raise StateError(
+                f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
+            )
+        if not path.parent.is_dir() or not (name == "token.json" or self.is_from_before()):
+            why = "the storage from before is not there"
+            raise StorageError(
+                f"{path} is not written", why=why, remedy=f"findmnt {self._paths.mount}", code="storage-changed"
+            )
+        write_json(path, {"format": FORMAT, **content})
+
+
+def wanted_of(paths: Paths, release: str) -> Wanted | None:
+    """What made a release: its configuration, with which it can be wanted again. None in releases from before that.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    path = paths.release(release) / "wanted.json"
+    document = read_document(path)
+    return None if document is None else shaped(path, lambda: Wanted.from_dict(document))
+
+
+def save_wanted_of(paths: Paths, wanted: Wanted) -> None:
+    """Written into the release before it is published."""
+    write_document(paths.release(wanted.release) / "wanted.json", plain(wanted))
+
+
+def before_of(paths: Paths, owner: Owner) -> Path:
+    """Where the records of the cluster that a storage served before are."""
+    return paths.state / "before" / owner.name
+
+
+def _names(directory: Path, before: str) -> list[str]:
+    return [before + path.name for path in sorted(directory.glob("*.json"))]
