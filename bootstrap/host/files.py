@@ -287,21 +287,24 @@ def fstab_has(fstab: Path, mount: str) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Bytes that a directory tree takes on its disk; a file of several names counts once, what cannot be read not."""
-    total, seen = 0, set()
-    stack = [path]
-    while stack:
+    """Bytes that a file or a directory tree takes on its disk.
+
+    A file with several names counts once. Files that cannot be read, or that vanish during the scan, do not count.
+    """
+    total = 0
+    seen: set[int] = set()
+    names = [os.fspath(path)]
+    while names:
+        name = names.pop()
         try:
-            entries = list(os.scandir(stack.pop()))
+            info = os.lstat(name)
+            if stat.S_ISDIR(info.st_mode):
+                names += [entry.path for entry in os.scandir(name)]
         except OSError:
             continue
-        for entry in entries:
-            info = entry.stat(follow_symlinks=False)
-            if info.st_nlink == 1 or info.st_ino not in seen:
-                seen.add(info.st_ino)
-                total += info.st_blocks * 512
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(Path(entry.path))
+        if info.st_nlink == 1 or info.st_ino not in seen:
+            seen.add(info.st_ino)
+            total += info.st_blocks * 512
     return total
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
-from ..host.files import remove_tree
+from ..host.files import remove_tree, size_of
 from ..state.context import Context
 from ..steps.base import EVERYWHERE
 
@@ -29,7 +28,7 @@ class Stage:
         left = _left(ctx)
         if left and _goes_on(ctx):
             return elsewhere("a run goes on, or only root could see it")
-        size = sum(_size(path) for path in left)
+        size = sum(size_of(path) for path in left)
         if size < WORTH_BYTES:
             return satisfied("builds have left nothing behind")
         told = f"builds that have ended left {size / (1 << 20):.0f} MiB in {ctx.paths.scratch}"
@@ -90,18 +89,3 @@ def _left(ctx: Context) -> list[Path]:
 def _goes_on(ctx: Context) -> bool:
     """True while a process of another run may live here: a worker, a build job, somebody who solves."""
     return not ctx.system.is_root() or bool(ctx.system.other_runs(ctx.run_id))
-
-
-def _size(path: Path) -> int:
-    if not path.is_dir():
-        return _blocks(str(path))
-    names = (os.path.join(top, name) for top, _, files in os.walk(path) for name in files)  # noqa: PTH118
-    return sum(map(_blocks, names))
-
-
-def _blocks(name: str) -> int:
-    """What a file takes; nothing where it has gone meanwhile."""
-    try:
-        return os.lstat(name).st_blocks * 512
-    except FileNotFoundError:
-        return 0

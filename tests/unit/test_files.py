@@ -53,3 +53,21 @@ def test_a_handle_that_stays_stale_is_an_error(document: Path, monkeypatch: pyte
     with pytest.raises(OSError) as caught:
         files.read_json(document)
     assert caught.value.errno == errno.ESTALE
+
+
+def test_a_file_that_vanishes_during_the_scan_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    for name in ("stays", "below/stays", "vanishes"):
+        (tmp_path / "tree" / name).write_bytes(b"x" * 8192)
+    os.link(tmp_path / "tree" / "stays", tmp_path / "tree" / "again")
+    lstat = os.lstat
+
+    def vanishing(name: str) -> os.stat_result:
+        if name.endswith("vanishes"):
+            raise FileNotFoundError(name)
+        return lstat(name)
+
+    monkeypatch.setattr(files.os, "lstat", vanishing)
+    paths = (tmp_path / "tree", tmp_path / "tree/below", tmp_path / "tree/stays", tmp_path / "tree/below/stays")
+    assert files.size_of(tmp_path / "tree") == sum(lstat(path).st_blocks * 512 for path in paths)
+    assert files.size_of(tmp_path / "missing") == 0
