@@ -19,7 +19,6 @@ from ..steps.base import Step
 from ..steps.registry import CARRIED
 from . import daemons, release, storage
 from .base import HEAD, TOUCH_SECONDS, WAY_TO_STORAGE, Check
-from .old_tree import judge_old_tree
 from .use import use
 
 MOUNTED = ("remount", "mount", "storage")
@@ -40,12 +39,6 @@ def _probed(step: Step, worst: Mark, ctx: Context, seconds: float) -> Iterator[F
         remedy = probe.remedy or (("petal-node repair",) if probe.verdict is Verdict.CHANGE else ())
         mark = Mark.OK if probe.verdict is Verdict.SATISFIED else worst
         yield Finding(step.name, mark, probe.reason, remedy=remedy)
-
-
-def _old_tree(ctx: Context, _seconds: float) -> Iterator[Finding]:
-    found = judge_old_tree(ctx)
-    if found is not None:
-        yield found
 
 
 def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
@@ -70,13 +63,11 @@ CHECKS: tuple[Check, ...] = (
     _kept("documents", after=("remount", "mount", "modes", "owners")),
     _kept("storage", after=("remount", "mount")),
     Check("options", TOUCH_SECONDS, storage.options, after=MOUNTED),
-    Check("latency", TOUCH_SECONDS, storage.latency, after=MOUNTED),
-    Check("clock", TOUCH_SECONDS, storage.clock, after=MOUNTED),
     Check("disk", TOUCH_SECONDS, storage.disk, after=MOUNTED),
     _kept("root", after=MOUNTED),
     Check("lmod", 20, _lmod),
     _kept("shell"),
-    Check("opt-spack", TOUCH_SECONDS, _old_tree),
+    Check("opt-spack", TOUCH_SECONDS, storage.opt_spack),
     Check("release", TOUCH_SECONDS, release.release, after=WAY_TO_STORAGE),
     Check("store", 30, release.store, HEAD, after=WAY_TO_STORAGE),
     _kept("wanted", after=WAY_TO_STORAGE),

@@ -1,22 +1,18 @@
-"""How shared storage is mounted, how fast it answers, what time it has, and what is left on it and on local disks."""
+"""How shared storage is mounted, which room is left on it and on local disks, and a Spack tree at /opt/spack."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from ..core.facts import NETWORK_KINDS, Mount
-from ..core.model import Finding, Role
-from ..host.clocks import ahead, skew_finding
+from ..core.model import Finding
+from ..spack.program import version_of
 from ..state.context import Context
 from .base import fail, ok, warn
 
-LOOKS = 10
-SLOW_SECONDS = 0.05  # of opening and reading a small file; EFS takes 1 to 5 ms, EBS over NFS less than 1
 LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
 LOCAL = ("/", "/tmp", "/var")  # noqa: S108 - looked at, not written
@@ -78,57 +74,6 @@ def _told(mount: Mount) -> str:
     return ",".join(option for option in mount.options if option.startswith(telling)) or "no option that matters"
 
 
-def latency(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """How long shared storage takes to open and read a small file."""
-    file = ctx.paths.state / "token.json"
-    took = ctx.system.guarded(lambda: _reading_takes(file), timeout=seconds, what=str(ctx.paths.shared_mount))
-    message = f"a small file of {ctx.paths.mount} is read in {took * 1000:.1f} ms"
-    if took < SLOW_SECONDS:
-        yield ok("latency", message)
-        return
-    why = "a program opens hundreds of files when it starts"
-    yield warn("latency", message, why, f"nfsiostat 1 3 {ctx.paths.mount}", "look at the load of the server")
-
-
-def _reading_takes(file: Path) -> float:
-    """The median of a few; each opens it anew, so NFS asks the server (close-to-open, nfs(5))."""
-    taken = []
-    for _ in range(LOOKS):
-        started = time.monotonic()
-        file.read_bytes()
-        taken.append(time.monotonic() - started)
-    return median(taken)
-
-
-def clock(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Whether this node and the server of shared storage have the same time; needs a file of our own there."""
-    if ctx.role is Role.HEAD or not ctx.system.is_root() or not ctx.paths.live:
-        return
-    directory = ctx.paths.state / "nodes"
-    try:
-        skew = ctx.system.guarded(
-            lambda: _skew_by(directory, ctx.facts.host.name), timeout=seconds, what=str(directory)
-        )
-    except OSError:  # read-only, or root is nobody there: the head node compares when it asks this node
-        return
-    yield skew_finding(skew)
-
-
-def _skew_by(directory: Path, host: str) -> float:
-    """How far this node's clock is ahead of what the server writes into a new file, as near as can be told."""
-    before = time.time()
-    file = directory / f".clock.{host}"  # one that a killed look left is taken again
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, b"now")
-        os.fsync(descriptor)
-        theirs = os.fstat(descriptor).st_mtime
-    finally:
-        os.close(descriptor)
-        file.unlink(missing_ok=True)
-    return ahead(before, time.time(), theirs)
-
-
 @dataclass(frozen=True)
 class Room:
     """What is left of a file system: shares from 0 to 1, and bytes."""
@@ -175,3 +120,11 @@ def _to_free(room: Room) -> tuple[str, ...]:
     if room.inodes < LOW_SHARE:
         return (f"df -i {room.place}", f"du -x --inodes -d 2 {room.place} | sort -n | tail")
     return (f"df -h {room.place}", f"du -xh -d 2 {room.place} | sort -h | tail")
+
+
+def opt_spack(ctx: Context, seconds: float) -> Iterator[Finding]:
+    """Whether a Spack tree is at /opt/spack, where petal's images and many guides have it. It may be a mount."""
+    tree = ctx.paths.at("/opt/spack")
+    version = ctx.system.guarded(lambda: version_of(tree), timeout=seconds, what=str(tree))
+    if version is not None:
+        yield ok("opt-spack", f"Spack {version} is at /opt/spack on this node; petal-node does not use it")

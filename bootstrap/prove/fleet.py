@@ -11,13 +11,12 @@ import pwd
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 from ..cluster.slurm import OF_SOME_NODES, SlurmNode, folded, natural, nodes, on_nodes
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, Mark, NodeReport, plain
-from ..host.clocks import age_of, seconds_of, skew_finding
+from ..host.clocks import age_of
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..lmod.bundle import ENDING
@@ -133,7 +132,6 @@ def _ask(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeRepor
     """One job step; a group that Slurm refuses is asked again without those that are taken by now, then in halves."""
     names = [node.name for node in group]
     argv = [str(ctx.paths.link), "check", "--lines"]
-    sent = time.time()
     try:
         done = on_nodes(
             ctx.system, names, argv, queue=queue, user=ordinary_user(ctx), seconds=JOB_SECONDS,
@@ -145,8 +143,7 @@ def _ask(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeRepor
         return [_no_job(name, error) for name in names]
     LOG.debug("proof job: %s", done.stderr.strip())
     reports = reports_of_lines(done.stdout.splitlines())
-    received = time.time()
-    return [_timed(reports[name], sent, received) if name in reports else _silent(name) for name in names]
+    return [reports[name] if name in reports else _silent(name) for name in names]
 
 
 def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: AllocationRefused) -> list[NodeReport]:
@@ -163,16 +160,6 @@ def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: Allo
         return [_not_asked(rest[0], None, "busy") if busy else _no_job(rest[0].name, refused)]
     half = len(rest) // 2
     return [*_ask(ctx, queue, rest[:half]), *_ask(ctx, queue, rest[half:])]
-
-
-def _timed(report: NodeReport, sent: float, received: float) -> NodeReport:
-    """With a finding where the node's clock cannot be right: it answered between the two times of ours."""
-    theirs = seconds_of(report.time)
-    if theirs is None or any(finding.check == "clock" for finding in report.findings):
-        return report
-    skew = min(0.0, theirs + 1 - sent) or max(0.0, theirs - received)  # its time has no fractions of a second
-    finding = skew_finding(skew)
-    return report if finding.mark is Mark.OK else replace(report, findings=(finding, *report.findings))
 
 
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:

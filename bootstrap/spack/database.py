@@ -111,17 +111,6 @@ def _prefix(store: Path, digest: str, record: Mapping[str, Any]) -> Path:
     return store / _system(spec.get("arch")) / f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
 
 
-def install_times(store: Path) -> tuple[float, ...]:
-    """When each package of a store was installed, in seconds since 1970; externals, which have a record too, were not.
-
-    Raises:
-        SpackError: ``spack-database``.
-    """
-    own = (record for record in records(index_of(store)).values() if "external" not in record.get("spec", {}))
-    times = (record.get("installation_time") for record in own if record.get("installed"))
-    return tuple(float(time) for time in times if isinstance(time, (int, float)))
-
-
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """Those of ``specs`` that are not wholly installed in the store; externals are never missing."""
     found = installed(store)

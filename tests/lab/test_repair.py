@@ -51,26 +51,6 @@ while not waits():
 os.killpg(run.pid, signal.SIGKILL)
 END
 """
-SKEW = r"""
-cat >/root/skew.c <<'END'
-#define _GNU_SOURCE
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t id, struct timespec *at) {
-    int code = syscall(SYS_clock_gettime, id, at);
-    if (id == CLOCK_REALTIME) at->tv_sec += 900;
-    return code;
-}
-time_t time(time_t *at) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (at) *at = now.tv_sec;
-    return now.tv_sec;
-}
-END
-gcc -shared -fPIC -O -o /root/skew.so /root/skew.c
-"""
 
 
 @dataclass(frozen=True)
@@ -210,16 +190,6 @@ FAULTS: dict[str, Fault] = {
         "refused",
         "umount /tmp",
         "df -i",
-    ),
-    "clock 15 minutes ahead": Fault(
-        C,
-        SKEW,
-        "clock",
-        "the clock is 900 s ahead",
-        "refused",
-        "rm /root/skew.*",
-        "chronyc",
-        "env LD_PRELOAD=/root/skew.so petal-node",
     ),
     # the cluster's storage
     "state writable for all": Fault(H, f"chmod 777 {STATE}", "modes", "has mode 0777"),

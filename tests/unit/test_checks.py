@@ -15,7 +15,6 @@ from bootstrap.config.model import Program
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Finding, Mark, Role
-from bootstrap.host import clocks
 from tests.world import World
 
 NFS = ("rw", "noatime", "vers=4.2", "hard", "proto=tcp")
@@ -65,54 +64,6 @@ def test_options_of_the_configuration_that_the_mount_has_not(tmp_path: Path) -> 
     mounted(world, *NFS)
     (finding,) = storage.options(world.context, 5)
     assert (finding.mark, finding.message) == (Mark.WARN, "/shared is mounted without nconnect=4")
-
-
-def test_storage_that_answers_slowly_is_a_warning(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (node.paths.state).mkdir(parents=True)
-    (node.paths.state / "token.json").write_text("{}")
-    assert [finding.mark for finding in storage.latency(node.context, 5)] == [Mark.OK]
-    times = iter(number * 0.3 for number in range(100))
-    monkeypatch.setattr(storage.time, "monotonic", lambda: next(times))
-    (finding,) = storage.latency(node.context, 5)
-    assert (finding.mark, finding.message) == (Mark.WARN, "a small file of /shared is read in 300.0 ms")
-
-
-@pytest.mark.parametrize(
-    ("skew", "mark", "message"),
-    [
-        (0.0, Mark.OK, "within 5 s of the others"),
-        (-4.9, Mark.OK, "within 5 s of the others"),
-        (42.0, Mark.WARN, "the clock is 42 s ahead"),
-        (-299.0, Mark.WARN, "the clock is 299 s behind"),
-        (-3600.0, Mark.FAIL, "the clock is 3600 s behind"),
-    ],
-)
-def test_what_a_difference_of_clocks_means(skew: float, mark: Mark, message: str) -> None:
-    finding = clocks.skew_finding(skew)
-    assert (finding.mark, finding.message) == (mark, message)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "other", "skew"),
-    [(100, 101, 100.5, 0), (100, 101, 90, 10), (100, 101, 111, -10), (100, 100, 100, 0)],
-)
-def test_how_far_a_clock_is_ahead(before: float, after: float, other: float, skew: float) -> None:
-    assert clocks.ahead(before, after, other) == skew
-
-
-def test_a_file_on_the_storage_tells_its_clock_and_leaves_nothing(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (node.paths.state / "nodes").mkdir(parents=True)
-    assert [finding.mark for finding in storage.clock(node.context, 5)] == [Mark.OK]
-    monkeypatch.setattr(storage.time, "time", lambda: 1_000_000_000.0)
-    (finding,) = storage.clock(node.context, 5)
-    assert (finding.mark, "behind" in finding.message) == (Mark.FAIL, True)
-    assert list((node.paths.state / "nodes").iterdir()) == []
-
-
-def test_who_may_not_write_there_leaves_the_clock_to_the_head_node(node: World) -> None:
-    assert list(storage.clock(node.context, 5)) == []  # the directory is not there
-    node.system.root = False
-    assert list(storage.clock(node.context, 5)) == []
 
 
 def statvfs(free: float, inodes: float) -> os.statvfs_result:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.checks.old_tree import judge_old_tree
+from bootstrap.checks.storage import opt_spack
 from bootstrap.core.errors import UsageError
 from bootstrap.core.model import Mark, Outcome, Role, Tool
 from bootstrap.engine import converge as engine
@@ -277,90 +277,11 @@ def test_a_store_that_is_no_copy_is_left_alone(mover: World, whose: str) -> None
 # -- a tree at /opt/spack -------------------------------------------------------------------------------------
 
 
-def old_tree(world: World) -> None:
-    top = world.prefix / "opt" / "spack"
-    (top / "bin").mkdir(parents=True)
-    (top / "bin" / "spack").touch()
-    (top / "lib/spack/spack").mkdir(parents=True)
-    (top / "lib/spack/spack/__init__.py").write_text('__version__ = "0.23.0"\n')
-
-
-def installs(world: World, *times: float) -> None:
-    place = world.prefix / "opt/spack/opt/spack/.spack-db"
-    place.mkdir(parents=True, exist_ok=True)
-    own = {str(number): {"installed": True, "installation_time": time, "spec": {}} for number, time in enumerate(times)}
-    external = {"x": {"installed": True, "installation_time": 1.0, "spec": {"external": {"path": "/usr"}}}}
-    (place / "index.json").write_text(json.dumps({"database": {"installs": {**own, **external}}}))
-
-
-def comes_up(world: World) -> float:
-    """The node is started; a file that is there already has an older change time than this."""
-    dna = world.prefix / "etc/chef/dna.json"
-    dna.parent.mkdir(parents=True, exist_ok=True)
-    program = world.prefix / "opt/spack/bin/spack"
-    before = program.stat().st_ctime if program.exists() else 0.0
-    dna.write_text("{}")
-    while dna.stat().st_ctime <= before:  # the clock of a file system ticks some hundred times a second
-        dna.write_text("{}")
-    return dna.stat().st_ctime
-
-
-def test_no_tree_is_no_finding(builder: World) -> None:
-    assert judge_old_tree(builder.context) is None
-
-
-def test_a_tree_of_the_image_is_on_every_node_of_it(builder: World) -> None:
-    old_tree(builder)
-    installs(builder, 100.0, 200.0)
-    comes_up(builder)
-    finding = judge_old_tree(builder.context)
-    assert finding is not None
-    assert finding.mark is Mark.OK
-    assert finding.message.startswith("Spack 0.23.0 with 2 packages is at /opt/spack, part of the machine image")
-
-
-def test_what_was_installed_into_it_later_is_on_this_node_alone(builder: World) -> None:
-    old_tree(builder)
-    up = comes_up(builder)
-    installs(builder, 100.0, up + 60)
-    finding = judge_old_tree(builder.context)
-    assert finding is not None
-    assert finding.mark is Mark.WARN
-    assert "1 packages were installed later, on this node alone" in finding.why
-
-
-def test_a_tree_that_came_after_the_node_is_on_this_node_alone(builder: World) -> None:
-    up = comes_up(builder)
-    old_tree(builder)
-    while (builder.prefix / "opt/spack/bin/spack").stat().st_ctime <= up:
-        (builder.prefix / "opt/spack/bin/spack").chmod(0o755)
-    installs(builder, up + 60)
-    finding = judge_old_tree(builder.context)
-    assert finding is not None
-    assert finding.mark is Mark.WARN
-    assert "this node alone has it" in finding.why
-
-
-def test_cloud_init_tells_it_where_dna_json_was_written_again(builder: World) -> None:
-    sem = builder.prefix / "var/lib/cloud/instance/sem"
-    sem.mkdir(parents=True)
-    (sem / "config_ssh").touch()
-    up = (sem / "config_ssh").stat().st_ctime
-    old_tree(builder)
-    while (builder.prefix / "opt/spack/bin/spack").stat().st_ctime <= up:
-        (builder.prefix / "opt/spack/bin/spack").chmod(0o755)
-    comes_up(builder)  # an update of the cluster writes dna.json anew
-    finding = judge_old_tree(builder.context)
-    assert finding is not None
-    assert finding.mark is Mark.WARN
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"database": []}', '{"database": {"installs": {"a": 1}}}'])
-def test_a_damaged_database_costs_nothing(builder: World, text: str) -> None:
-    old_tree(builder)
-    installs(builder)
-    (builder.prefix / "opt/spack/opt/spack/.spack-db/index.json").write_text(text)
-    comes_up(builder)
-    finding = judge_old_tree(builder.context)
-    assert finding is not None
-    assert "with 0 packages" in finding.message
+def test_a_spack_tree_at_opt_spack_is_named_with_its_version(builder: World) -> None:
+    assert list(opt_spack(builder.context, 5)) == []
+    source = builder.prefix / "opt/spack/lib/spack/spack/__init__.py"
+    source.parent.mkdir(parents=True)
+    source.write_text('__version__ = "0.23.0"\n')
+    (finding,) = opt_spack(builder.context, 5)
+    assert (finding.check, finding.mark) == ("opt-spack", Mark.OK)
+    assert finding.message.startswith("Spack 0.23.0 is at /opt/spack on this node")

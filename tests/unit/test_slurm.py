@@ -183,14 +183,6 @@ def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -
     assert len(slurm.asked) == 2
 
 
-def test_a_clock_that_is_off_is_found_by_whoever_asked(tmp_path: Path) -> None:
-    world = World(tmp_path / "head", live=True)
-    lines = fleet.report_lines(NodeReport("q1-1", "compute", "2026-11-24T08:00:00Z", "r", (GOOD,)))
-    world.system.answers["srun"] = lambda _: "\n".join(lines)
-    (report,) = fleet.prove(world.context, parse_sinfo("q1-1|idle|q1|none"))
-    assert (report.findings[0].check, report.findings[0].mark) == ("clock", Mark.FAIL)
-
-
 def test_a_busy_node_is_told_with_its_own_last_report_and_its_age(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     context = world.context
