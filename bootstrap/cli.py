@@ -192,10 +192,10 @@ def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
 
     if arguments.html:
         report.try_page(arguments.html)
-    if arguments.nodes or arguments.queue:
-        result = check.check_nodes(asked, arguments.nodes or "all", arguments.queue, short=arguments.short)
+    if arguments.nodes:
+        result = check.check_nodes(asked, arguments.nodes)
     else:
-        result = check.check(asked, as_lines=arguments.lines, short=arguments.short)
+        result = check.check(asked, as_lines=arguments.lines)
     if arguments.html:
         report.write_page(result, arguments.html)
     return result

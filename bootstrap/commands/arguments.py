@@ -104,8 +104,6 @@ def parser(calls: Mapping[str, Call], *, inner: bool) -> argparse.ArgumentParser
     which = verb("check", "can this node, or the compute nodes, use the software?")
     which.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     which.add_argument("--nodes", metavar="all|idle|LIST", help="ask compute nodes through Slurm, as a job of the user")
-    which.add_argument("--queue", metavar="NAME", help="of --nodes, those of this queue; alone: all of it")
-    which.add_argument("--short", action="store_true", help="a line for each trouble, and the total")
     which.add_argument("--html", metavar="FILE", help="the table as a page that needs nothing else, too")
     _repair_options(verb("repair", "mend what the checks find, where that is safe"))
     _release_options(verb)

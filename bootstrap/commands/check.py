@@ -20,12 +20,11 @@ from .common import Asked
 SAVE_SECONDS = 10.0
 
 
-def check(asked: Asked, *, as_lines: bool = False, short: bool = False) -> Result:
+def check(asked: Asked, *, as_lines: bool = False) -> Result:
     """All checks of this node; its report is kept where this process may write.
 
     Args:
         as_lines: the answer is for the head node, through srun.
-        short: people get what is wrong only.
     """
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
     report = check_node(ctx)
@@ -33,26 +32,24 @@ def check(asked: Asked, *, as_lines: bool = False, short: bool = False) -> Resul
         save_report(ctx, report)
     if as_lines:
         return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=asked.run_id)
-    view = "short" if short else "check"
-    return Result("check", view, _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
+    return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
 
 
-def check_nodes(asked: Asked, which: str, queue: str | None = None, *, short: bool = False) -> Result:
-    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names; of one queue where that is given.
+def check_nodes(asked: Asked, which: str) -> Result:
+    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names.
 
     Raises:
-        UsageError: a name is no node of this cluster, or the queue is none.
+        UsageError: a name is no node of this cluster.
     """
     ctx = prepare(asked.request(decides=False), asked.system, asked.note)
-    chosen = _chosen(ctx, which, queue)
+    chosen = _chosen(ctx, which)
     reports = prove(ctx, chosen)
     between = between_nodes(ctx, chosen, reports)
-    if which == "all" and queue is None:
+    if which == "all":
         off = {node.name for node in chosen if node.powered_down}
         _keep(asked, ctx, tuple(report for report in reports if report.node not in off), between)
     data = {"nodes": [report.to_dict() for report in reports], "between": [plain(finding) for finding in between]}
-    view = "short" if short else "matrix"
-    return Result("check", view, _status(reports, between), data, run_id=asked.run_id)
+    return Result("check", "matrix", _status(reports, between), data, run_id=asked.run_id)
 
 
 def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
@@ -67,16 +64,13 @@ def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: 
         LOG.warning("the proof is not kept: %s", error)
 
 
-def _chosen(ctx: Context, which: str, queue: str | None) -> tuple[SlurmNode, ...]:
+def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     try:
-        known = {node.name: node for node in nodes(ctx.system, queue)}
-        queues = folded(node.partition for node in nodes(ctx.system)) if not known else ""
+        known = {node.name: node for node in nodes(ctx.system)}
         names = tuple(known) if which in ("all", "idle") else unfolded(ctx.system, which)
     except PetalError as error:
         what = "Slurm does not answer, so no node can be asked"
         raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
-    if queue and not known:
-        raise UsageError(f"no such queue: {queue}", why=f"Slurm knows {queues}", remedy="sinfo")
     strange = [name for name in names if name not in known]
     if strange or not names:
         raise UsageError(

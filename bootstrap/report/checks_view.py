@@ -1,4 +1,4 @@
-"""What checks found: of one node as a list, of many as a table, or in a line a trouble."""
+"""What checks found: of one node as a list, of many as a table."""
 
 from __future__ import annotations
 
@@ -54,21 +54,6 @@ def matrix_view(result: Result, _told: bool) -> list[Line]:
     between = between_of(result)
     lines += [Line("between the nodes:", indent=0)] if between else []
     lines += [line for finding in between for line in finding_lines(finding)]
-    return [*lines, Line(total_of(reports), heading=True)]
-
-
-def short_view(result: Result, _told: bool) -> list[Line]:
-    """A line for each trouble, and the total."""
-    reports = reports_of(result)
-    lines = [
-        Line(f"{names}: {finding.check}: {finding.message}", CHECK_MARKS[finding.mark], indent=0)
-        for finding, names in troubles(reports)
-    ]
-    lines += [
-        Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.mark], indent=0)
-        for finding in between_of(result)
-        if finding.mark in TROUBLES
-    ]
     return [*lines, Line(total_of(reports), heading=True)]
 
 

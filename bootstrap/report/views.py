@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..core.model import Result
-from .checks_view import CHECK_MARKS, check_view, lines_view, matrix_view, short_view
+from .checks_view import CHECK_MARKS, check_view, lines_view, matrix_view
 from .lines import MARKS, Line, error_lines, step_lines
 from .page import page
 from .releases_view import gc_view, releases_view, rollback_view
@@ -29,7 +29,6 @@ VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "repair-plan": repair_plan_view,
     "check": check_view,
     "matrix": matrix_view,
-    "short": short_view,
     "lines": lines_view,
     "status": status_view,
     "facts": facts_view,

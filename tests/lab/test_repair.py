@@ -397,7 +397,7 @@ def test_a_package_that_cannot_be_built_again_comes_back_and_stays(cluster: Lab)
     said = cluster.shell("head", "module load piece && piece").check().stdout
     assert said.strip() == "1"
     cluster.exec(H, ("petal-node", "bootstrap")).check()
-    assert "damaged" in cluster.exec(H, ("petal-node", "check", "--short")).stdout
+    assert "damaged" in cluster.exec(H, ("petal-node", "check")).stdout
     assert cluster.shell("head", "module load piece && piece").check().stdout == said
     faults.sh(cluster, H, f"cp /root/package.py {recipe}; rm /root/package.py")
     mended = envelope(cluster, H, "petal-node repair --yes --json")

@@ -95,7 +95,6 @@ RESULTS = {
         "repair", "repair-plan", Status.DEGRADED,
         {"node": "n", "role": "head", "steps": [plain(step) for step in STEPS]},
     ),
-    "short": Result("check", "short", Status.DEGRADED, {"nodes": [node.to_dict() for node in (*NODES, *LEFT)]}),
     "matrix-wide": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in WIDE]}),
     "matrix-between": Result(
         "check", "matrix", Status.DEGRADED,
