@@ -10,18 +10,31 @@ from ..core.model import Finding, Role
 from ..state.context import Context
 from .base import fail, ok, warn
 
+UNITS = {Role.HEAD: "slurmctld", Role.COMPUTE: "slurmd"}
+DOWN = ("inactive", "failed")
 # munge(7): a credential is made and taken apart by the node's own munged. No word from outside is in it.
 ROUND_TRIP = "set -o pipefail; munge -n | unmunge -n"
 
 
 def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Whether slurmctld answers this node: compute nodes are asked in a job only, since they may boot before it."""
+    """Whether Slurm's daemon of this node runs, and slurmctld answers.
+
+    On a compute node slurmctld is asked in a job only. A hook may run before the daemons start, so that it is silent
+    about them.
+    """
+    unit = UNITS.get(ctx.role)
+    if unit and ctx.paths.live and not ctx.event and ctx.system.has_systemd():
+        state = _unit_state(ctx, unit, seconds)
+        if state in DOWN:
+            remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
+            yield fail("slurm", f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
+            return
     if not _asks_slurm(ctx):
         return
     try:
         done = ctx.system.run(["scontrol", "ping"], timeout=seconds, ok=None)
     except PetalError as error:
-        yield warn("slurm", "Slurm's commands are not here", str(error))
+        yield warn("slurm", "Slurm's commands are missing on this node", str(error))
         return
     if done.returncode == 0 and "UP" in done.stdout:
         yield ok("slurm", "slurmctld answers")
@@ -29,13 +42,20 @@ def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
     yield fail("slurm", "slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
 
 
+def _unit_state(ctx: Context, unit: str, seconds: float) -> str:
+    """``active``, ``inactive`` and so on (systemctl(1)); empty if the unit is not installed."""
+    shown = ctx.system.run(["systemctl", "show", "--property=LoadState,ActiveState", unit], timeout=seconds, ok=None)
+    values = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+    return values.get("ActiveState", "") if values.get("LoadState") == "loaded" else ""
+
+
 def munge(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Whether munged makes and takes a credential; without it no command of Slurm works on this node."""
+    """Whether munged encodes and decodes a credential; without it no command of Slurm works on this node."""
     if not ctx.paths.live or not (ctx.system.which("munge") and ctx.system.which("unmunge")):
         return
     done = ctx.system.run(["bash", "-c", ROUND_TRIP], timeout=seconds, ok=None)
     if done.returncode == 0:
-        yield ok("munge", "munged makes and takes a credential")
+        yield ok("munge", "munged encodes and decodes a credential")
         return
     yield fail("munge", "munged does not answer", done.tail(2), "systemctl restart munge", "journalctl -u munge -n 20")
 

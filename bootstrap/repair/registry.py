@@ -12,14 +12,13 @@ from .documents import Documents
 from .mounts import Remount
 from .reports import Reports
 from .room import SpackCache, Stage
-from .services import Services
 from .store import Damaged, Intact, Leftovers
 from .trust import Modes, Owners
 from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
 BEFORE: dict[str, tuple[Step, ...]] = {
-    "tool": (Stage(), DeadWorker(), SpackCache(), Services()),
+    "tool": (Stage(), DeadWorker(), SpackCache()),
     "mount": (Remount(),),
     "storage": (Modes(), Owners(), Documents()),
     "spack": (Leftovers(), Intact(), Damaged()),

@@ -124,8 +124,24 @@ FAULTS: dict[str, Fault] = {
     "boot service edited": Fault(
         H, "echo '# x' >>/etc/systemd/system/petal-node-converge.service", "converge", "units are missing or differ"
     ),
-    "munged dead": Fault(C, "systemctl stop munge", "munge", "munged does not answer"),
-    "slurmctld dead": Fault(H, "systemctl stop slurmctld", "slurm", "slurmctld does not answer"),
+    "munged dead": Fault(
+        C,
+        "systemctl stop munge",
+        "munge",
+        "munged does not answer",
+        "refused",
+        "systemctl start munge",
+        "systemctl restart munge",
+    ),
+    "slurmctld dead": Fault(
+        H,
+        "systemctl stop slurmctld",
+        "slurm",
+        "slurmctld does not run on this node",
+        "refused",
+        "systemctl start slurmctld; until /opt/slurm/bin/scontrol ping | grep -q UP; do sleep 0.2; done",
+        "systemctl restart slurmctld",
+    ),
     "a run killed": Fault(C, KILLED, "worker", "was killed in the step shell"),
     "stages of dead builds": Fault(
         H, "d=/var/cache/petal-node/scratch/spack/stage/x; mkdir -p $d; fallocate -l 80M $d/y", "stage", "left 80 MiB"

@@ -111,6 +111,29 @@ def test_a_node_without_munge_is_not_asked_for_it(node: World) -> None:
     assert list(daemons.munge(node.context, 10)) == []
 
 
+@pytest.mark.parametrize(("role", "unit"), [(Role.HEAD, "slurmctld"), (Role.COMPUTE, "slurmd")])
+@pytest.mark.parametrize("state", ["failed", "inactive"])
+def test_a_daemon_of_slurm_that_does_not_run_is_named_with_the_command(
+    tmp_path: Path, role: Role, unit: str, state: str
+) -> None:
+    world = World(tmp_path / "node", role, live=True)
+    world.system.systemd = True
+    world.system.answers["systemctl"] = lambda _: f"LoadState=loaded\nActiveState={state}\n"
+    (finding,) = daemons.slurm(world.context, 20)
+    assert (finding.mark, finding.message) == (Mark.FAIL, f"{unit} does not run on this node")
+    assert finding.remedy[0] == f"systemctl restart {unit}"
+    assert not [command for command in world.system.commands if "restart" in command]
+
+
+def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", Role.COMPUTE, live=True)
+    world.system.systemd = True
+    world.system.answers["systemctl"] = lambda _: "LoadState=not-found\nActiveState=inactive\n"
+    assert list(daemons.slurm(world.context, 20)) == []
+    world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
+    assert list(daemons.slurm(replace(world.context, event="configured"), 20)) == []
+
+
 @pytest.mark.usefixtures("monkeypatch")
 def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted(node, *NFS)

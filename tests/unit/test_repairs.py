@@ -1,4 +1,4 @@
-"""Repairs without a real node: what hides a mount point, services that are down, reports, and their order."""
+"""Repairs without a real node: what hides a mount point, reports, and their order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from bootstrap.engine import converge as engine
 from bootstrap.repair.mounts import Remount
 from bootstrap.repair.registry import REPAIRS
 from bootstrap.repair.reports import Reports
-from bootstrap.repair.services import Services
 from bootstrap.state.store import Seen, write_document
 from bootstrap.steps.registry import STEPS
 from tests.unit.test_laws import lmod_is_there, snapshot
@@ -86,33 +85,6 @@ def test_where_nobody_knows_what_was_there_nothing_is_taken_off(node: World) -> 
     over(node, "/shared")
     node.paths.seen_storage.unlink()
     assert Remount().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
-
-
-@pytest.mark.parametrize(
-    ("role", "units"), [(Role.HEAD, {"munge.service", "slurmctld.service"}), (Role.LOGIN, {"munge.service"})]
-)
-def test_services_that_are_down_are_started_and_others_are_left(tmp_path: Path, role: Role, units: set[str]) -> None:
-    world = World(tmp_path / "node", role, live=True)
-    world.system.systemd = True
-    state = {"munge.service": "failed", "slurmctld.service": "inactive", "slurmd.service": "inactive"}
-
-    def systemctl(argv: Sequence[str]) -> str:
-        if argv[1] == "restart":
-            state[argv[2]] = "active"
-        return f"LoadState=loaded\nActiveState={state[argv[-1]]}\n"
-
-    world.system.answers["systemctl"] = systemctl
-    assert Services().probe(world.context).verdict is Verdict.CHANGE
-    Services().apply(world.context)
-    assert Services().probe(world.context).verdict is Verdict.SATISFIED
-    assert {name for name, now in state.items() if now == "active"} == units
-
-
-def test_a_service_that_is_not_installed_is_no_fault(tmp_path: Path) -> None:
-    world = World(tmp_path / "node", live=True)
-    world.system.systemd = True
-    world.system.answers["systemctl"] = lambda _: "LoadState=not-found\nActiveState=inactive\n"
-    assert Services().probe(world.context).verdict is Verdict.SATISFIED
 
 
 def test_reports_of_login_nodes_and_of_nodes_that_slurm_knows_stay(tmp_path: Path) -> None:
