@@ -1,8 +1,6 @@
-"""Shared storage that ParallelCluster mounted and that is gone, and what was mounted over it or over the root."""
+"""Shared storage that ParallelCluster mounted and that is not mounted any more, and mounts that hide it or the root."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from ..core.errors import PetalError
 from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
@@ -13,16 +11,18 @@ from ..steps.base import EVERYWHERE
 from .ours import token_of
 
 MOUNT_SECONDS = 60.0
-LOOK_SECONDS = 2.0  # where another mount is below, what takes longer is taken for one that hangs
-AUTOMOUNT = "autofs"  # what systemd.automount(5) leaves below a mount, as for FSx for Lustre
-YES = "petal-node repair --yes    (takes it off; programs that use it lose their files)"
+LOOK_SECONDS = 2.0  # a mount that lies above another one and takes longer counts as one that hangs
+AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for example of FSx for Lustre
 
 
 class Remount:
-    """The mount point shows what it showed before."""
+    """Shared storage is mounted if /etc/fstab has it, and no other mount hides it or the root.
+
+    Mounts of other people are named with the command that removes them, and never unmounted.
+    """
 
     name = "remount"
-    title = "nothing is missing from the mount points, or hides them"
+    title = "no other mount hides shared storage or the root"
     roles = EVERYWHERE
     scope = Scope.NODE
     needs = ()
@@ -30,46 +30,42 @@ class Remount:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
+        mount = ctx.paths.mount
         if not ctx.paths.live:
             return elsewhere("nothing is mounted under --root")
         if ctx.mounted is None:
-            return _unmounted(ctx)
-        over = _over(ctx)
-        if not over:
-            return satisfied("nothing hides them")
-        told = f"{over[0]} is hidden by {_kind(ctx, over[0])}"
-        lines = tuple(f"umount {point}" for point in over)
-        return change(told, *lines) if ctx.may_destroy else blocked(told, *(f"findmnt {point}" for point in over), YES)
+            if ctx.config.storage.source is not None or not fstab_has(ctx.paths.at("/etc/fstab"), mount):
+                return elsewhere(f"/etc/fstab has no line for {mount}")
+            return change(f"{mount} is not mounted, and /etc/fstab has it", f"mount {mount}")
+        hidden = _hidden(ctx)
+        if hidden is None:
+            return satisfied(f"no other mount hides {mount} or {ctx.paths.root}")
+        top = [mount for mount in ctx.system.mounts() if mount.point == hidden][-1]
+        return blocked(
+            f"{hidden} is hidden by another mount: {top.kind} from {top.source}",
+            f"findmnt {hidden}",
+            f"umount --lazy {hidden}    (programs that use the upper mount lose their files)",
+        )
 
     def apply(self, ctx: Context) -> None:
         if ctx.mounted is None:
             ctx.system.run(["mount", ctx.paths.mount], timeout=MOUNT_SECONDS)
-            return
-        while over := _over(ctx):
-            # Lazily: what hangs, or is in use, goes when its last user does, and the way is free at once (umount(8)).
-            ctx.system.run(["umount", "--lazy", over[0]], timeout=MOUNT_SECONDS)
 
 
-def _unmounted(ctx: Context) -> Probe:
-    if ctx.config.storage.source is not None or not fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount):
-        return elsewhere("/etc/fstab does not name it")
-    return change(f"{ctx.paths.mount} is not mounted, and /etc/fstab has it", f"mount {ctx.paths.mount}")
-
-
-def _over(ctx: Context) -> list[str]:
-    """Mount points with another mount below the one that is seen, which is not ours."""
+def _hidden(ctx: Context) -> str | None:
+    """The mount point whose uppermost mount is not petal-node's, shared storage first: the root depends on it."""
     points = [mount.point for mount in ctx.system.mounts() if mount.kind != AUTOMOUNT]
     root, storage = str(ctx.paths.root), ctx.paths.mount
-    hidden = [storage] if points.count(storage) > 1 and not _is_ours(ctx) else []
-    # Behind a storage that is not ours nothing can be said of the root: its turn comes when the way is free.
-    return hidden or ([root] if points.count(root) > 1 and not _is_backed(ctx) else [])
+    if points.count(storage) > 1 and not _is_known_storage(ctx):
+        return storage
+    return root if points.count(root) > 1 and not _is_backed(ctx) else None
 
 
-def _is_ours(ctx: Context) -> bool:
-    """The storage that this node has used; one that hangs is not."""
+def _is_known_storage(ctx: Context) -> bool:
+    """True for the storage that this node has used, also if it never used one; False for a mount that hangs."""
     before = Seen.load(ctx.paths)
     if before is None:
-        return True  # nobody knows what was there
+        return True
     try:
         token = ctx.system.guarded(lambda: token_of(ctx), timeout=LOOK_SECONDS, what=ctx.paths.mount)
     except (PetalError, OSError):
@@ -79,16 +75,11 @@ def _is_ours(ctx: Context) -> bool:
 
 def _is_backed(ctx: Context) -> bool:
     backing, root = ctx.paths.shared_root, ctx.paths.root
+
+    def is_same() -> bool:
+        return root.exists() and backing.exists() and root.samefile(backing)
+
     try:
-        return ctx.system.guarded(lambda: _same(root, backing), timeout=LOOK_SECONDS, what=str(root))
+        return ctx.system.guarded(is_same, timeout=LOOK_SECONDS, what=str(root))
     except (PetalError, OSError):
         return False
-
-
-def _same(root: Path, backing: Path) -> bool:
-    return root.exists() and backing.exists() and root.samefile(backing)
-
-
-def _kind(ctx: Context, point: str) -> str:
-    top = [mount for mount in ctx.system.mounts() if mount.point == point][-1]
-    return f"{top.kind} from {top.source}"

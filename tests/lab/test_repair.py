@@ -87,10 +87,20 @@ FAULTS: dict[str, Fault] = {
     "root's unit changed": Fault(
         C, "echo '# x' >>/etc/systemd/system/opt-petal.mount", "root", "a reboot would lose it"
     ),
-    "another file system over the storage": Fault(C, OVER_SHARED, "remount", "/shared is hidden by tmpfs", "yes"),
-    "the same on the head node": Fault(H, OVER_SHARED, "remount", "/shared is hidden by tmpfs", "yes"),
+    "another file system over the storage": Fault(
+        C, OVER_SHARED, "remount", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"
+    ),
+    "the same on the head node": Fault(
+        H, OVER_SHARED, "remount", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"
+    ),
     "another file system over the root": Fault(
-        C, "mount -t tmpfs other /opt/petal", "remount", "/opt/petal is hidden by tmpfs", "yes"
+        C,
+        "mount -t tmpfs other /opt/petal",
+        "remount",
+        "/opt/petal is hidden by",
+        "refused",
+        "umount /opt/petal",
+        "umount --lazy /opt/petal",
     ),
     "the root mounted noexec": Fault(
         C,
@@ -334,16 +344,23 @@ def test_a_fault_is_found_by_its_check_and_mended_or_refused(cluster: Lab, name:
     assert have(cluster, node) == before
 
 
-def test_storage_and_root_that_hang_below_another_mount_are_freed(cluster: Lab) -> None:
-    """The worst that an operator meets: everything that touches shared storage hangs, and repair still answers."""
+def test_mounts_that_hang_over_storage_and_root_are_named_with_the_commands(cluster: Lab) -> None:
+    """Everything that touches shared storage hangs, and check and repair still answer."""
     faults.needs_fuse(cluster, C)
     before = have(cluster, C)
     faults.sh(cluster, C, faults.laid_over("deaf", *faults.BOTH))
     try:
         answer = envelope(cluster, C, "petal-node check --json")
         first = troubles(answer["data"]["report"]["findings"])[0]
-        assert (first["check"], "hidden by fuse.deaf" in first["message"]) == ("remount", True), first
-        mended = envelope(cluster, C, "petal-node repair --yes --json")
+        assert (first["check"], "fuse.deaf" in first["message"]) == ("remount", True), first
+        refused = envelope(cluster, C, "petal-node repair --yes --json")
+        assert (refused["exit_code"], troubles(refused["data"]["run"]["findings"])[0]["check"]) == (3, "remount")
+        for point in ("/shared", "/opt/petal"):
+            named = troubles(envelope(cluster, C, "petal-node check --json")["data"]["report"]["findings"])[0]
+            (command,) = (line.split("    ")[0] for line in named["remedy"] if line.startswith("umount"))
+            assert command == f"umount --lazy {point}"
+            faults.sh(cluster, C, command)
+        mended = envelope(cluster, C, "petal-node repair --json")
         assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
     finally:
         cluster.exec(C, ("sh", "-c", "systemctl stop badfs0 badfs1"))

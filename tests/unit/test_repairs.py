@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,24 +51,26 @@ def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
     assert Remount().probe(node.context).verdict is Verdict.SATISFIED
 
 
-def test_what_hides_the_storage_is_named_and_taken_off_only_by_yes(node: World) -> None:
+def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node: World) -> None:
     over(node, "/shared")
     write_document(node.paths.state / "token.json", {"token": "feed", "host": "head", "replaces": []})
+    for ctx in (node.context, replace(node.context, may_destroy=True)):
+        probe = Remount().probe(ctx)
+        assert (probe.verdict, probe.reason) == (
+            Verdict.BLOCKED,
+            "/shared is hidden by another mount: tmpfs from other",
+        )
+        assert probe.remedy[-1].startswith("umount --lazy /shared ")
+        Remount().apply(ctx)
+    assert not [command for command in node.system.commands if command[0] == "umount"]
+
+
+def test_a_mount_that_hides_the_root_is_named_with_the_command(node: World) -> None:
+    over(node, str(node.paths.root), "nfs4")
+    over(node, str(node.paths.root))
     probe = Remount().probe(node.context)
-    assert (probe.verdict, probe.reason) == (Verdict.BLOCKED, "/shared is hidden by tmpfs from other")
-    assert probe.remedy[-1].startswith("petal-node repair --yes")
-
-    def umount(argv: Sequence[str]) -> str:
-        node.mounts = node.mounts[:-1]
-        write_document(node.paths.state / "token.json", {"token": "cafe", "host": "head", "replaces": []})
-        return " ".join(argv)
-
-    node.system.answers["umount"] = umount
-    yes = replace(node.context, may_destroy=True)
-    assert Remount().probe(yes).changes == ("umount /shared",)
-    Remount().apply(yes)
-    assert [command for command in node.system.commands if command[0] == "umount"] == [("umount", "--lazy", "/shared")]
-    assert Remount().probe(yes).verdict is Verdict.SATISFIED
+    assert probe.verdict is Verdict.BLOCKED
+    assert probe.remedy[-1].startswith(f"umount --lazy {node.paths.root} ")
 
 
 def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +80,10 @@ def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pyte
         raise StorageError(f"{what} did not answer within {timeout:.0f} s", code="storage-hangs")
 
     monkeypatch.setattr(node.system, "guarded", hang)
-    assert Remount().probe(node.context).reason == "/shared is hidden by fuse.deaf from other"
+    assert Remount().probe(node.context).reason == "/shared is hidden by another mount: fuse.deaf from other"
 
 
-def test_where_nobody_knows_what_was_there_nothing_is_taken_off(node: World) -> None:
+def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> None:
     over(node, "/shared")
     node.paths.seen_storage.unlink()
     assert Remount().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
