@@ -29,7 +29,8 @@ from tests.unit.test_architecture import LAYERS
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
 PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", TOP / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-SOURCES = [path for path in sorted((TOP / "bootstrap").rglob("*.py")) if "archive" not in path.parts]
+PACKAGE = TOP / "bootstrap"
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if PACKAGE / "archive" not in path.parents]
 REMOTE = ("http://", "https://", "mailto:")
 # Items of a list have no default of their own; these keys stand for what is absent.
 NO_DEFAULT = "-"
