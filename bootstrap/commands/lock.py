@@ -8,7 +8,8 @@ from typing import Any
 from ..core.errors import ConfigError, PetalError, as_error
 from ..core.model import Result, Status
 from ..engine.prepare import for_lockfile
-from ..host.files import make_dir, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir
 from ..remote.upload import check_output, place_of, put
 from ..spack.lockfile import Lockfile, parse
 from ..spack.solve import make_lockfile

@@ -1,59 +1,212 @@
-"""What is fetched and unpacked gets its name when it is whole, also where two processes fetch the same at once.
+"""Files, directories and links that get their final name complete and on disk, or not at all.
 
-``petal-node lock`` may run beside a head node's worker, and users run Spack from the tree that is there. So every
-process works under a name of its own, the first that is ready gives its work the name, and the others take that.
+The order is always the same: write under a private name in the directory of the target; flush the data; rename(2);
+fsync the directory. After a kill or a power cut the final name leads to the old content or to the complete new content.
+Two processes may write the same target at once: each works under a name of its own.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
+import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from .files import make_dir, remove_tree
+from ..core.errors import FetchError
+from .files import make_dir, remove_tree, sha256_of
 from .processes import has_process
+
+PRIVATE = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)\.(part|old)")
+ABANDONED_SECONDS = 24 * 3600.0  # age at which the private name of a process on another node counts as left behind
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replaces the content of ``path`` by ``data``. Readers see the old content or the new content, never a part."""
+    with _staged(path, mode, None) as (_, stream):
+        stream.write(data)
+
+
+def write_json(path: Path, document: Mapping[str, Any], *, mode: int = 0o644) -> None:
+    """Writes a JSON document with sorted keys, as ``write_atomic``."""
+    write_atomic(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", mode=mode)
 
 
 @contextmanager
-def own_place(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that is this process's alone; what it put there is gone afterwards.
-
-    What processes that were killed left behind is removed, too.
-    """
-    make_dir(path.parent)
-    _remove_left(path)
-    own = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        remove_tree(own)
-        yield own
-    finally:
-        remove_tree(own)
-
-
-def give_name(own: Path, path: Path, is_whole: Callable[[], bool]) -> None:
-    """Gives the directory ``own`` the name ``path``, unless another process was faster.
+def staged_file(path: Path, *, mode: int = 0o644, confirm: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Yields an empty private file to write into; it becomes ``path`` if the block ends without an error.
 
     Args:
-        is_whole: whether what lies at ``path`` is as it should be; else it is replaced.
+        confirm: called when the data is on disk, before the rename; an error that it raises prevents the rename.
+    """
+    make_dir(path.parent)
+    _remove_abandoned(path)
+    with _staged(path, mode, confirm) as (part, _):
+        yield part
+
+
+@contextmanager
+def staged_dir(
+    path: Path,
+    *,
+    confirm: Callable[[], None] | None = None,
+    flush: Callable[[Path], None] | None = None,
+    keep: Callable[[], bool] = lambda: False,
+) -> Iterator[Path]:
+    """Yields a private path to make a directory at; it becomes ``path`` if the block ends without an error.
+
+    An existing directory is moved aside first and removed afterwards. rename(2) cannot replace a directory that is not
+    empty, so ``path`` is missing for a moment; programs that run from the old directory keep their open files.
+
+    Args:
+        confirm: called when the data is on disk, before the rename; an error that it raises prevents the rename.
+        flush: writes the directory to disk; the default is ``flush_filesystem``.
+        keep: True if the directory at ``path`` is good: another process was faster, and its result is used.
+    """
+    make_dir(path.parent)
+    _remove_abandoned(path)
+    part, old = _private(path, "part"), _private(path, "old")
+    try:
+        remove_tree(part)
+        yield part
+        (flush or flush_filesystem)(part)
+        if confirm is not None:
+            confirm()
+        if not keep():
+            _replace_dir(part, path, old, keep)
+            flush_directory(path.parent)
+    finally:
+        remove_tree(part)
+        remove_tree(old)
+
+
+@contextmanager
+def private_dir(path: Path) -> Iterator[Path]:
+    """Yields an empty directory next to ``path`` that only this process uses; it is removed at the end."""
+    make_dir(path.parent)
+    _remove_abandoned(path)
+    part = _private(path, "part")
+    try:
+        remove_tree(part)
+        make_dir(part)
+        yield part
+    finally:
+        remove_tree(part)
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Points the symbolic link ``link`` at ``target`` with one rename (symlink(7), rename(2))."""
+    part = _private(link, "part")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    part.rename(link)
+    flush_directory(link.parent)
+
+
+def install_executable(source: Path, target: Path, sha256: str) -> None:
+    """Copies ``source`` to ``target`` with mode 0755 if the copy has the expected checksum.
 
     Raises:
-        OSError: it could not be renamed.
+        FetchError: ``fetch-checksum``; ``target`` is unchanged.
     """
-    if is_whole():
-        return
-    with own_place(path.with_name(f"{path.name}.damaged")) as aside:
-        if path.exists():
-            path.rename(aside)
-        try:
-            own.rename(path)
-        except OSError:  # ENOTEMPTY: it came in between
-            if not is_whole():
-                raise
+    with staged_file(target, mode=0o755) as part:
+        shutil.copyfile(source, part)
+        actual = sha256_of(part)
+        if actual != sha256:
+            raise FetchError(
+                f"{source} does not have the expected checksum",
+                why=f"its sha256 is {actual}, expected {sha256}",
+                remedy=("on the head node: petal-node bootstrap", f"sha256sum {source}"),
+                code="fetch-checksum",
+            )
 
 
-def _remove_left(path: Path) -> None:
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        number = left.name[len(path.name) + 2 : -len(".part")]
-        if number.isdigit() and not has_process(int(number)):
-            remove_tree(left)
+def flush_filesystem(path: Path) -> None:
+    """Returns when everything that was written to the file system of ``path`` is on disk (syncfs(2)).
+
+    One call is faster than one fsync(2) per file: a tree of Spack has 10,000 files.
+
+    Raises:
+        OSError: data could not be written.
+    """
+    import ctypes
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def flush_directory(path: Path) -> None:
+    """Returns when the names in a directory are on disk: fsync(2) of a file does not include its name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without fsync for directories
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _staged(path: Path, mode: int, confirm: Callable[[], None] | None) -> Iterator[tuple[Path, BinaryIO]]:
+    part = _private(path, "part")
+    part.unlink(missing_ok=True)  # left by a killed process that had the same number
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield part, stream
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        if confirm is not None:
+            confirm()
+        part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    flush_directory(path.parent)
+
+
+def _replace_dir(part: Path, path: Path, old: Path, keep: Callable[[], bool]) -> None:
+    remove_tree(old)
+    if path.exists() or path.is_symlink():
+        path.rename(old)
+    try:
+        part.rename(path)
+    except OSError:  # ENOTEMPTY: another process was faster
+        if keep():
+            return
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+
+
+def _private(path: Path, kind: str) -> Path:
+    """The name that only this process uses for ``path``; shared storage is written by several nodes."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.{kind}")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what killed processes left under their private names for ``path``."""
+    for entry in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        private = PRIVATE.fullmatch(entry.name[len(path.name) + 1 :])
+        if private is None:
+            continue
+        with suppress(FileNotFoundError):  # another process removes it at the same time
+            if private["host"] == os.uname().nodename:
+                abandoned = not has_process(int(private["pid"]))
+            else:
+                abandoned = time.time() - entry.lstat().st_mtime > ABANDONED_SECONDS
+            if abandoned:
+                remove_tree(entry)

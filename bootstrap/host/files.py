@@ -1,4 +1,4 @@
-"""The door to files: writes that are whole or absent, directories that are ours, reads that are trusted.
+"""Directories that belong to root, reads that are trusted, checksums; ``atomic`` has the writes.
 
 The mount point of shared storage is 1777 on ParallelCluster, so anybody may have put something there first. What is
 read from below it must belong to root (or to the caller) and must not be writable by others, and no symbolic link
@@ -13,7 +13,6 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,39 +23,6 @@ CHUNK = 1 << 20
 MAX_DEPTH = 50
 # On NFS a file that another node replaces between our open and our read is stale; the next open finds the new one.
 STALE_TRIES = 5
-
-
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Writes ``data`` beside ``path``, flushes it to disk and renames it into place.
-
-    Whoever reads ``path`` sees the old content or the new, never a part; a kill leaves at most a hidden temporary file.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)  # of a killed process with our number
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, document: Mapping[str, Any], *, mode: int = 0o644) -> None:
-    """A JSON document, atomically, with sorted keys."""
-    write_atomic(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", mode=mode)
-
-
-def replace_link(link: Path, target: str) -> None:
-    """Points the symbolic link ``link`` at ``target`` with one rename (symlink(7), rename(2))."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.rename(link)
 
 
 def make_dir(path: Path, mode: int = 0o755) -> None:

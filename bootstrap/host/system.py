@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from ..core.errors import ProcessFailed, ProcessTimeout
 from ..core.facts import Mount
+from .atomic import write_atomic
 from .deadline import guarded
-from .files import write_atomic
 from .log import LOG
 from .processes import end_marked, end_tree, other_runs, run_mark
 

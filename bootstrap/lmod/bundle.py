@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
-from ..host.files import first_distrusted, make_dir, remove_tree, replace_link
+from ..host.atomic import replace_link
+from ..host.files import first_distrusted, make_dir, remove_tree
 from ..remote.tarball import unpack
 
 SPEC = "lmod@8.5:"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..config.model import Template
 from ..core.errors import ModulesError, did_you_mean
-from ..host.files import make_dir, remove_tree, replace_link, write_atomic
+from ..host.atomic import replace_link, write_atomic
+from ..host.files import make_dir, remove_tree
 from ..remote.fetch import Source, read
 from ..state.context import Context
 from . import templates

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from ..core.errors import ModulesError
-from ..host.files import make_dir, remove_tree, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, remove_tree
 from ..host.system import PATH
 from ..lmod.find import NONE, Lmod, copies, find
 from ..state.context import Context

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..config.model import Package
 from ..core.errors import ModulesError
-from ..host.files import make_dir, sha256_of, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, sha256_of
 from ..spack import database, users
 from ..spack.workspace import lockfile_of, module_tree, open_spack, store_of
 from ..state.context import Context

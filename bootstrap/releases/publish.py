@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..core.errors import ReleaseError, StateError
-from ..host.files import make_dir, replace_link, write_atomic
+from ..host.atomic import replace_link, write_atomic
+from ..host.files import make_dir
 from ..host.log import LOG
 from ..modules import templates
 from ..state.context import Context

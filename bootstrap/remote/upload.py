@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ..core.errors import UsageError
-from ..host.files import write_atomic
+from ..host.atomic import write_atomic
 from .fetch import local_path, put_object
 
 SECONDS = 120.0

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from ..core.errors import UsageError
 from ..core.model import Outcome, Result, Status, StepReport
-from ..host.files import write_atomic
+from ..host.atomic import write_atomic
 from ..host.system import timestamp
 from . import page
 from .lines import Line, error_lines, step_lines

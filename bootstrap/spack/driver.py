@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ProcessFailed, SpackError
-from ..host.files import make_dir, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.system import PATH, Completed, System
 from .parallel import Parallel

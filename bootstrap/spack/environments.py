@@ -11,7 +11,8 @@ from typing import Any
 from ..config.model import Config
 from ..core import resources
 from ..core.errors import ConfigError, did_you_mean
-from ..host.files import make_dir, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir
 from ..host.yaml_text import read_yaml
 from ..remote.fetch import SMALL, Source, download, read
 from . import lockfile

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 from ..config.model import SPACK_VERSIONS, Config, Origin, Spack
 from ..core.errors import PackageError, SpackError, StateError
 from ..core.paths import Paths
-from ..host.atomic import give_name, own_place
-from ..host.files import foreign, make_dir, read_json, write_json
+from ..host.atomic import private_dir, staged_dir, write_json
+from ..host.files import foreign, make_dir, read_json
 from ..remote.fetch import Source, download, local_path
 from ..remote.tarball import unpack
 from .families import FAMILIES, Family
@@ -193,11 +193,12 @@ def _is_whole(origin: Origin, tree: Path) -> bool:
 def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -> None:
     if _is_whole(origin, tree):
         return
-    with own_place(paths.scratch / f"{_key(origin)}.tar") as archive, own_place(tree) as own:
-        download(Source(origin.source, origin.sha256, region, FETCH_SECONDS), archive)
-        _unpack(origin, archive, own)
+    with staged_dir(tree, keep=lambda: _is_whole(origin, tree)) as own:
+        with private_dir(paths.scratch / _key(origin)) as scratch:
+            archive = scratch / "archive"
+            download(Source(origin.source, origin.sha256, region, FETCH_SECONDS), archive)
+            _unpack(origin, archive, own)
         write_json(own / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
-        give_name(own, tree, lambda: _is_whole(origin, tree))
 
 
 def _unpack(origin: Origin, archive: Path, part: Path) -> None:
@@ -268,14 +269,14 @@ def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, re
 
     if is_whole():
         return
-    with own_place(directory) as own:
+    with staged_dir(directory, keep=is_whole) as own:
         make_dir(own)
         for wheel in wheels:
-            with own_place(paths.scratch / f"{_key(wheel)}.whl") as archive:
+            with private_dir(paths.scratch / _key(wheel)) as scratch:
+                archive = scratch / "wheel"
                 download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
                 _unpack_wheel(wheel, archive, own)
         write_json(own / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
-        give_name(own, directory, is_whole)
 
 
 def _unpack_wheel(wheel: Origin, archive: Path, target: Path) -> None:

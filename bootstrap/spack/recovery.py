@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import SpackError
-from ..host.files import make_dir, remove_tree, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, remove_tree
 from ..host.log import LOG
 from . import database
 from .driver import Spack

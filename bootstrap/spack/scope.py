@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.facts import External, Host
-from ..host.files import make_dir, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir
 from .compiler import Compiler
 from .database import PROJECTION
 from .externals import as_packages

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..config.model import Origin
 from ..core.errors import SpackError
-from ..host.files import remove_tree, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import remove_tree
 from ..host.system import timestamp
 from ..state.cluster_lock import Lock, own_holder
 from ..state.context import Context

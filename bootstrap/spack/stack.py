@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from ..core.errors import SpackError
-from ..host.files import make_dir, remove_tree, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, remove_tree
 from ..host.log import LOG
 from ..state.context import Context
 from . import database, recovery

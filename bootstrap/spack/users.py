@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config.model import SPACK_VERSIONS
-from ..host.files import make_dir, replace_link, write_atomic
+from ..host.atomic import replace_link, write_atomic
+from ..host.files import make_dir
 from ..state.context import Context
 from .program import RECEIPT, Program, anywhere
 from .scope import Places, as_yaml, sections, with_lists

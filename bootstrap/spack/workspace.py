@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..cluster.targets import buildable, compiler_builds
 from ..core.errors import SpackError
-from ..host.files import make_dir, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir
 from ..lmod.bundle import SPEC
 from ..modules import templates
 from ..state.context import Context

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from ..core import decode as shapes
 from ..core.errors import DISK_ERRORS, LockLost, LockTimeout, StateError, StorageError
 from ..core.model import plain
+from ..host.atomic import write_json
 from ..host.file_locks import lock_open_file
-from ..host.files import make_dir, read_json, write_json
+from ..host.files import make_dir, read_json
 from ..host.processes import own_start
 from ..host.system import timestamp
 

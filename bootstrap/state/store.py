@@ -18,7 +18,8 @@ from ..core import decode as shapes
 from ..core.errors import StateError, StorageError
 from ..core.model import NodeReport, RunRecord, Status, plain
 from ..core.paths import Paths
-from ..host.files import distrust, is_deep, make_dir, make_own_dir, read_json, write_json
+from ..host.atomic import write_json
+from ..host.files import distrust, is_deep, make_dir, make_own_dir, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
 from ..host.system import timestamp

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
-from ..host.files import make_dir, same_content, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, same_content
 from ..state.context import Context
 from .base import EVERYWHERE
 from .converge_timer import SERVICE, TIMER

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
-from ..host.files import make_dir, remove_tree, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, remove_tree
 from ..state.context import Context
 from . import root_mount as binding
 from .base import HEAD

@@ -14,7 +14,8 @@ from ..config.model import Storage
 from ..core.errors import PetalError, StorageError, as_error
 from ..core.facts import Mount
 from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
-from ..host.files import fstab_has, make_dir, same_content, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import fstab_has, make_dir, same_content
 from ..state.context import Context
 from .base import EVERYWHERE
 

@@ -8,7 +8,8 @@ from ..config.model import Package
 from ..core.errors import DISK_ERRORS, PackageError, of_os_error
 from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
 from ..host import inventory
-from ..host.files import make_dir, read_json, remove_tree, write_json
+from ..host.atomic import write_json
+from ..host.files import make_dir, read_json, remove_tree
 from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..core.errors import PetalError, RootError, as_error
 from ..core.model import Probe, blocked, change, refused, satisfied
-from ..host.files import foreign, make_dir, replace_link, same_content, write_atomic
+from ..host.atomic import replace_link, write_atomic
+from ..host.files import foreign, make_dir, same_content
 from ..state.context import Context
 
 UNIT = "opt-petal.mount"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
 from ..core.paths import Paths
-from ..host.files import make_dir, same_content, write_atomic
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, same_content
 from ..lmod import image
 from ..lmod.build import comes_with_the_stack
 from ..lmod.find import Lmod, find, places_on_machine

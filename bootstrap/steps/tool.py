@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
-from ..host.files import make_dir, replace_link, sha256_of
+from ..host.atomic import replace_link
+from ..host.files import make_dir, sha256_of
 from ..state.context import Context
 from .base import EVERYWHERE
 

@@ -13,7 +13,7 @@ import pytest
 
 from bootstrap.core.errors import LockLost, LockTimeout
 from bootstrap.core.model import plain
-from bootstrap.host.files import write_json
+from bootstrap.host.atomic import write_json
 from bootstrap.state import cluster_lock as lock
 
 TOP = Path(__file__).parents[2]

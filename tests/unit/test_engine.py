@@ -25,7 +25,7 @@ from bootstrap.core.model import (  # fmt: skip
     satisfied,
 )
 from bootstrap.engine import converge as engine
-from bootstrap.host import files
+from bootstrap.host import atomic
 from bootstrap.host.processes import own_start
 from bootstrap.state.cluster_lock import Holder, Lock
 from bootstrap.state.context import Context
@@ -210,7 +210,7 @@ def test_who_takes_the_cluster_lock_ends_what_a_dead_holder_left(
 ) -> None:
     world = World(tmp_path / "node")
     world.paths.locks.mkdir(parents=True)
-    files.write_json(world.paths.locks / "stack.holder", plain(before))
+    atomic.write_json(world.paths.locks / "stack.holder", plain(before))
     run(world.context, Toy("a", [change("x"), change("x"), satisfied("y")], scope=Scope.CLUSTER))
     assert world.system.ended == ended
 

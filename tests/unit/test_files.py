@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.host import files
+from bootstrap.host import atomic, files
 from bootstrap.state import cluster_lock as lock
 
 REAL = os.open
@@ -30,7 +30,7 @@ class Stale:
 @pytest.fixture
 def document(tmp_path: Path) -> Path:
     path = tmp_path / "document.json"
-    files.write_json(path, {"a": 1})
+    atomic.write_json(path, {"a": 1})
     return path
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.host.files import sha256_of, write_json
+from bootstrap.host.atomic import write_json
+from bootstrap.host.files import sha256_of
 from bootstrap.spack.program import RECEIPT, ensure, is_ready, locate
 from tests.unit.test_layouts import snapshot
 from tests.world import World, tarball, with_spack
@@ -71,12 +72,13 @@ def test_a_tree_whose_receipt_is_damaged_is_made_anew(world: World) -> None:
     assert [path.name for path in tree.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_what_killed_processes_left_is_removed_and_nobody_elses_work(world: World, tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_kept(world: World, tmp_path: Path) -> None:
     top, key = world.paths.root / "spack", sha256_of(tmp_path / "spack.tar.gz")[:12]
-    left, others = (top / f".1.1.1-{key}.{number}.part" for number in (NOBODY, os.getppid()))
+    host = os.uname().nodename
+    left, others = (top / f".1.1.1-{key}.{host}-{number}.part" for number in (NOBODY, os.getppid()))
     for path in (left, others):
         (path / "lib").mkdir(parents=True)
-    download = world.paths.scratch / f".{key}.tar.{NOBODY}.part"
+    download = world.paths.scratch / f".{key}.{host}-{NOBODY}.part" / "archive"
     download.parent.mkdir(parents=True)
     download.touch()
     fetch(world)

@@ -13,7 +13,7 @@ from bootstrap.config.load import parse
 from bootstrap.core.errors import StateError
 from bootstrap.core.model import Outcome, RunRecord, Status, StepReport
 from bootstrap.core.paths import Paths
-from bootstrap.host import files
+from bootstrap.host import atomic, files
 from bootstrap.state import desired as documents
 from bootstrap.state import release
 from bootstrap.state import store as state
@@ -121,21 +121,21 @@ def test_an_owner_that_is_not_root_is_distrusted(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
-    files.write_json(path, {"a": 1})
+    atomic.write_json(path, {"a": 1})
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        files.write_json(path, {"a": 2})
+        atomic.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [item.name for item in tmp_path.iterdir()] == ["x.json"]
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "file"])
 def test_what_somebody_planted_at_a_temporary_name_is_not_written_through(kind: str, tmp_path: Path) -> None:
-    victim, planted = tmp_path / "victim", tmp_path / f".x.json.{os.getpid()}"
+    victim, planted = tmp_path / "victim", tmp_path / f".x.json.{os.uname().nodename}-{os.getpid()}.part"
     victim.write_text("mine")
     if kind == "link":
         planted.symlink_to(victim)
@@ -143,7 +143,7 @@ def test_what_somebody_planted_at_a_temporary_name_is_not_written_through(kind: 
         planted.hardlink_to(victim)
     else:
         planted.write_text("theirs")
-    files.write_json(tmp_path / "x.json", {"a": 1})
+    atomic.write_json(tmp_path / "x.json", {"a": 1})
     assert victim.read_text() == "mine"
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["victim", "x.json"]
@@ -151,10 +151,10 @@ def test_what_somebody_planted_at_a_temporary_name_is_not_written_through(kind: 
 
 def test_a_name_that_comes_back_before_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "victim").write_text("mine")
-    (tmp_path / f".x.json.{os.getpid()}").symlink_to(tmp_path / "victim")
+    (tmp_path / f".x.json.{os.uname().nodename}-{os.getpid()}.part").symlink_to(tmp_path / "victim")
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the attacker is faster
     with pytest.raises(FileExistsError):
-        files.write_json(tmp_path / "x.json", {"a": 1})
+        atomic.write_json(tmp_path / "x.json", {"a": 1})
     assert (tmp_path / "victim").read_text() == "mine"
 
 
@@ -178,7 +178,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         files.make_dir(tmp_path / "a" / "b")
-        files.write_json(tmp_path / "a" / "b" / "x", {})
+        atomic.write_json(tmp_path / "a" / "b" / "x", {})
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755

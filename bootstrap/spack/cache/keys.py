@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ...config.model import Origin
 from ...core.errors import CacheError, FetchError, PetalError
-from ...host.files import make_dir, remove_tree, write_atomic
+from ...host.atomic import write_atomic
+from ...host.files import make_dir, remove_tree
 from ...host.system import Completed, System
 from ...remote.fetch import Source, local_path, read
 from .entries import SIGNED

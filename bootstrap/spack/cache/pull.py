@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ...config.model import Mirror
 from ...core.errors import CacheError, FetchError, PetalError
-from ...host.files import make_dir, remove_tree, write_atomic
+from ...host.atomic import write_atomic
+from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
 from ...remote.fetch import Source, download, local_path, read

@@ -25,7 +25,8 @@ from ...core import decode as shapes
 from ...core.errors import JobError, StateError
 from ...core.model import plain
 from ...core.paths import Paths
-from ...host.files import distrust, make_dir, make_own_dir, read_json, remove_tree, write_atomic, write_json
+from ...host.atomic import write_atomic, write_json
+from ...host.files import distrust, make_dir, make_own_dir, read_json, remove_tree
 from ...host.log import LOG
 from ...state.store import shaped
 from ..driver import Spack

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, "/lab/tree")
 
-from bootstrap.host.files import replace_link
+from bootstrap.host.atomic import replace_link
 
 for number in range(int(sys.argv[1])):
     replace_link(Path("/opt/petal/current"), f"releases/{sys.argv[2 + number % 2]}")
