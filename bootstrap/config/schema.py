@@ -48,7 +48,7 @@ from .model import (
 )
 from .rules import CLUSTER, MODULE, NAME, PATH, SHA256, SPEC, VARIABLE, command, one_line, tidy_path, uri
 
-LMODS = ("auto", "node", "stack")
+LMODS = ("auto", "stack")
 SEED_ONLY = ("cluster", "compute", "users", "data")
 SEED = (
     ", which a seed does not have: add them to it as a section spack: {source: URI, sha256: HEX, "
@@ -233,7 +233,7 @@ class TemplateSchema(_Strict):
 
 class ModulesSchema(_Strict):
     makes = Modules
-    lmod = Text(validate=validate.OneOf(LMODS, error="{input} is not known: use auto, node or stack"))
+    lmod = Text(validate=validate.OneOf(LMODS, error="{input} is not known: use auto or stack"))
     defaults = _texts(MODULE)
     hide = _texts(MODULE)
     paths = _texts(PATH, tidy_path)

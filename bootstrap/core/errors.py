@@ -186,9 +186,9 @@ class ReleaseError(PetalError):
 
 
 class LmodError(PetalError):
-    """A machine cannot be given an Lmod, by its distribution or by the stack; codes start with ``lmod-``."""
+    """The release's Lmod cannot be built or unpacked; codes start with ``lmod-``."""
 
-    code = "lmod-install"
+    code = "lmod-incomplete"
 
 
 class ProofError(PetalError):

@@ -301,14 +301,13 @@ def _environment(ctx: Context) -> Mapping[str, object]:
 
 
 def _is_to_carry_lmod(ctx: Context) -> bool:
-    """The stack builds one for the nodes where the head node's image has none; an image build installs its own.
+    """True if the stack must build Lmod: the configuration says so, or the image of this machine has none.
 
-    Where it has built one it goes on to: nodes may live on that, whatever was installed on the head node since. One
-    that does not answer, on a machine that is busy, is taken for good.
+    Once the cluster's release carries Lmod, later releases do too, because nodes may depend on it, whatever was
+    installed on the head node since. An Lmod that does not report a version, on a busy machine, counts as usable.
     """
-    which = ctx.config.modules.lmod
-    if which != "auto" or ctx.bakes:
-        return which == "stack"
+    if ctx.config.modules.lmod == "stack":
+        return True
     lmod = of_machine(ctx.system)
     return lmod is None or bool(lmod.numbers and lmod.trouble) or _has_carried_lmod(ctx)
 

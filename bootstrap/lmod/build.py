@@ -42,9 +42,14 @@ def lmod_of(ctx: Context, target: str) -> Locked | None:
 
 def comes_with_the_stack(ctx: Context) -> bool:
     """True on a head node whose stack is not solved yet and has Lmod: what it then has is not known before."""
-    if ctx.role is not Role.HEAD or ctx.config.modules.lmod == "node" or not carries(specs_of(ctx)):
+    if ctx.role is not Role.HEAD or not carries(specs_of(ctx)):
         return False
     return not all(lockfile_of(ctx, target).is_file() for target in ctx.targets)
+
+
+def is_left_to_nodes(ctx: Context) -> bool:
+    """True for an image without a stack (``hybrid``): its nodes take Lmod from the release when they start."""
+    return ctx.bakes and ctx.config.layout == "hybrid" and carries(specs_of(ctx))
 
 
 def archive_of(ctx: Context, target: str, lmod: Locked) -> Path:

@@ -44,13 +44,11 @@ class Lmod:
 
 
 def find(ctx: Context) -> Lmod | None:
-    """The Lmod of this node as ``modules.lmod`` of the configuration has it; None where there is none."""
-    which = ctx.config.modules.lmod
-    own = None if which == "stack" else of_machine(ctx.system)
+    """The image's Lmod if it is new enough, else the copy of the release's; None if the node has neither."""
+    own = of_machine(ctx.system)
     if own is not None and not own.trouble:
         return own
-    carried = None if which == "node" else of_stack(ctx.system, ctx.paths)
-    return carried or own
+    return of_stack(ctx.system, ctx.paths) or own
 
 
 def of_machine(system: System) -> Lmod | None:
@@ -117,5 +115,5 @@ def _answer(system: System, program: Path, changed: int) -> tuple[int, ...]:  # 
     done = system.run([str(program), "bash", "--version"], timeout=LOOK_SECONDS, ok=None)
     found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
     if not found:
-        raise LmodError(f"{program} does not say its version", remedy=f"{program} bash --version", code="lmod-install")
+        raise LmodError(f"{program} reports no version", remedy=f"{program} bash --version", code="lmod-incomplete")
     return numbers_of(found.group(1))

@@ -6,26 +6,23 @@ from pathlib import Path
 
 from ..cluster.targets import runnable
 from ..core.errors import LmodError, PetalError
-from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, satisfied
-from ..lmod.build import comes_with_the_stack
+from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..lmod.build import comes_with_the_stack, is_left_to_nodes
 from ..lmod.bundle import archive_in, carries, copy_of, fetch, is_whole, take
-from ..lmod.distribution import BY_HAND, install_lmod
-from ..lmod.find import NONE, Lmod, find, of_machine
+from ..lmod.find import NONE, OLDEST, PLACES, Lmod, dotted, find
 from ..spack.workspace import specs_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
 from .base import EVERYWHERE, TOUCH_SECONDS
 
 FETCH_SECONDS = 120.0
-ALONE = "or on this node alone, until it is replaced: petal-node repair --yes"
-IN_THE_STACK = "modules: {lmod: stack} in the configuration: the stack builds one for every node"
+IN_THE_STACK = "modules: {lmod: stack} in the configuration: the stack builds Lmod for every node that has none"
 
 
 class NodeLmod:
-    """What the image has is taken, and else the stack's; no package of the distribution's is installed on a node.
+    """Use the image's Lmod if it is new enough, else unpack the one that the release carries.
 
-    What one node got so at boot the next one might not get. An image build installs it, and ``repair --yes`` does:
-    whoever types that means this node.
+    A distribution package is never installed: a node that starts later might get another version.
     """
 
     name = "lmod"
@@ -43,20 +40,20 @@ class NodeLmod:
             return satisfied(f"Lmod {lmod.version} is at {lmod.place}")
         archive = _archive(ctx)
         if archive is not None and not _is_taken(ctx, archive, lmod):
-            return change(f"this node uses no {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
+            return change(f"this node does not use {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
         if lmod is not None and works:
             return satisfied(f"Lmod {lmod.version}, which the stack has built, is at {lmod.place}")
         trouble = lmod.trouble if lmod is not None else NONE
-        if comes_with_the_stack(ctx) and not _may_install(ctx):
+        if is_left_to_nodes(ctx):
+            return elsewhere("this image has no stack: its nodes take Lmod from the release when they start")
+        if comes_with_the_stack(ctx):
             return change(trouble, "unpack the one that the stack builds")
-        return _without(ctx, trouble)
+        return _blocked(ctx, trouble)
 
     def apply(self, ctx: Context) -> None:
         archive = _archive(ctx)
         if archive is not None:
             _take(ctx, archive)
-        elif _may_install(ctx):
-            _install(ctx)
         else:
             what, remedy = "no release carries an Lmod that can be read now", "petal-node bootstrap"
             raise LmodError(what, remedy=remedy, code="lmod-unreadable")
@@ -73,8 +70,6 @@ def _archive(ctx: Context) -> Path | None:
 
     None also where the root cannot be read now.
     """
-    if ctx.config.modules.lmod == "node":
-        return None
     trees = [tree_name(ctx.facts.host, target) for target in runnable(ctx.facts.host.target)]
 
     def look() -> Path | None:
@@ -98,43 +93,15 @@ def _take(ctx: Context, archive: Path) -> None:
         fetched.unlink(missing_ok=True)
 
 
-def _may_install(ctx: Context) -> bool:
-    """An image build, and whoever repairs a node of a cluster whose stack brings none, or not to this node."""
-    is_builder = ctx.role is Role.HEAD and carries(specs_of(ctx))
-    meant = ctx.bakes or (ctx.may_destroy and not is_builder)
-    return ctx.paths.live and meant and ctx.config.modules.lmod != "stack"
-
-
-def _install(ctx: Context) -> None:
-    ctx.note("installing Lmod")
-    install_lmod(ctx.system, ctx.paths.scratch)
-    lmod = of_machine(ctx.system)
-    trouble = lmod.trouble if lmod is not None else NONE
-    if trouble:
-        what = "the distribution's Lmod was installed and will not do"
-        raise LmodError(what, why=trouble, remedy=BY_HAND, code="lmod-too-old")
-
-
-def _without(ctx: Context, trouble: str) -> Probe:
-    which = ctx.config.modules.lmod
-    if which == "stack" and ctx.bakes and ctx.config.layout == "hybrid":
-        return elsewhere("the stack brings Lmod, and this image has no stack")
-    if _may_install(ctx):
-        return change(trouble, "install the distribution's Lmod; environment-modules stays")
-    if which != "node" and carries(specs_of(ctx)):
-        return blocked(
-            f"{trouble}, and no release carries one yet that this CPU runs",
-            "petal-node status    (on the head node: how far that is; the other nodes take it by themselves then)",
-            "petal-node lock      (where a lockfile is the stack: one of a machine with Lmod brings none)",
-            *(["or build the image with Lmod: docs/layouts.md"] if which == "auto" else []),
-            *([ALONE] if which == "auto" and ctx.role is not Role.HEAD else []),
-        )
-    return blocked(
-        trouble,
-        "build the image with petal-node bootstrap --layout hybrid, or ami: it installs Lmod",
+def _blocked(ctx: Context, problem: str) -> Probe:
+    if carries(specs_of(ctx)):
+        status = "petal-node status    (on the head node: whether Lmod is built; this node unpacks it afterwards)"
+        return blocked(f"{problem}, and no release carries one yet that this CPU runs", status)
+    in_image = (
         "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
         "or into the image: dnf install Lmod        (EPEL)",
-        BY_HAND,
-        *([f"or {IN_THE_STACK}"] if ctx.config.builds and which != "node" else []),
-        ALONE,
+        f"or an Lmod of {dotted(OLDEST)} or later at {PLACES[1]} of the image",
     )
+    if not ctx.config.builds:
+        return blocked(problem, "name a stack in the configuration: it builds Lmod for the nodes", *in_image)
+    return blocked(problem, IN_THE_STACK, *in_image)

@@ -60,10 +60,10 @@ def _of_found(ctx: Context, found: dict[str, Locked], *, is_built: bool) -> Prob
 
 def _is_asked_for(ctx: Context) -> bool:
     """A stack that names Lmod itself may do so for its modules, where the head node has one."""
-    specs, which = specs_of(ctx), ctx.config.modules.lmod
-    if not ctx.config.builds or which == "node" or not carries(specs):
+    specs = specs_of(ctx)
+    if not ctx.config.builds or not carries(specs):
         return False
-    if which == "stack" or SPEC in specs:
+    if ctx.config.modules.lmod == "stack" or SPEC in specs:
         return True
     own = of_machine(ctx.system)
     return own is None or bool(own.trouble)

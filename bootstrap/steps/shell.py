@@ -13,7 +13,7 @@ from ..core.paths import Paths
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, same_content
 from ..lmod import image
-from ..lmod.build import comes_with_the_stack
+from ..lmod.build import comes_with_the_stack, is_left_to_nodes
 from ..lmod.find import Lmod, find, places_on_machine
 from ..modules import templates
 from ..state.context import Context
@@ -48,8 +48,9 @@ class Shell:
     def probe(self, ctx: Context) -> Probe:
         lmod = find(ctx)
         if lmod is None:
-            later = comes_with_the_stack(ctx) or (ctx.bakes and ctx.config.modules.lmod != "stack")
-            return change("they come with Lmod", "write them") if later else elsewhere("this node has no Lmod yet")
+            if comes_with_the_stack(ctx) and not is_left_to_nodes(ctx):
+                return change("they come with Lmod", "write them")
+            return elsewhere("this node has no Lmod yet")
         stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
         stale += [f"add a line to {path}" for path in _without_line(ctx.paths)]
         if stale:

@@ -1,4 +1,4 @@
-"""Machine images in the lab: a stack with real Spack, and the image build that carries it."""
+"""Machine images in the lab: a stack with real Spack and its own Lmod, and the image build that carries it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import json
 import subprocess
 import tarfile
+from dataclasses import replace
 from typing import Any
 
-from tests.lab import engine, stack
+from tests.lab import engine, own_lmod, stack
 from tests.lab.cluster import Lab, packed
 from tests.lab.demo import DIST, publish, wait_for_proof
 from tests.lab.engine import LabError, say
@@ -19,6 +20,8 @@ S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
 # What a machine without Lmod gets with it, and what ParallelCluster's images have in its place.
 LMOD = ("lmod", "lua-filesystem", "lua-json", "lua-posix", "lua-term")
 TCL_MODULES = "environment-modules"
+# The nodes' image has no Lmod, so the stack builds one.
+SHOWN = replace(own_lmod.SHOWN, name=stack.LIBSIGSEGV.name, spec=stack.LIBSIGSEGV.spec, run=())
 # A repository in a directory: the packages and their index (sources.list(5), deb-src-control(5)).
 REPOSITORY = r"""
 mkdir /srv/packages && cd /srv/packages && exec 3>&1 1>&2 && apt-get -q update && apt-get -q download "$@"
@@ -40,8 +43,8 @@ RUN echo 'deb [trusted=yes] file:/srv/packages ./' >/etc/apt/sources.list && exp
 
 def config_of(lab: Lab) -> dict[str, Any]:
     """Binary packages and libsigsegv; the sources lie on the node's own disk, since an image build has no storage."""
-    lab.unpack(BUILDER, "/srv/mirror", stack.mirror_files(stack.LIBSIGSEGV))
-    config = stack.lab_config(lab, spack=True, shown=stack.LIBSIGSEGV)
+    lab.unpack(BUILDER, "/srv/mirror", stack.mirror_files(SHOWN))
+    config = stack.lab_config(lab, spack=True, shown=SHOWN)
     return {**config, "spack": {**config["spack"], "mirrors": {"sources": "/srv/mirror"}}}
 
 

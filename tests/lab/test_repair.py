@@ -170,7 +170,7 @@ FAULTS: dict[str, Fault] = {
         "this node has no Lmod",
         "refused",
         "mv /usr/share/lmod.away /usr/share/lmod",
-        "petal-node bootstrap --layout",
+        "modules: {lmod: stack}",
     ),
     "a profile resets MODULEPATH": Fault(
         C,

@@ -76,11 +76,17 @@ class Lmod(Package):
 
 
 def stack_with_lmod(sites: Callable[[str], Site], version: str) -> str:
-    """A configuration whose stack builds it, whatever this machine has."""
+    """A configuration whose stack builds Lmod."""
     site = sites(version)
     site.add("lua", LUA)
     site.add("lmod", LMOD)
     return f"{site.config}modules: {{lmod: stack}}\n"
+
+
+@pytest.fixture(autouse=True)
+def no_lmod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose image has no Lmod, whatever this one has."""
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
 
 
 @pytest.fixture

@@ -1,247 +1,458 @@
-"""Lmod in an image build: installed by the machine's package manager, or told why not. On a node nothing is installed.
+"""The stack's own Lmod: when the stack builds one, what a node takes, and where the image's modules are looked for.
 
-What apt really does with the package, and a cluster that starts from such an image, is in tests/lab/test_layouts.py.
+That it runs on nodes without any is in tests/lab/test_own_lmod.py, that Spack moves it in tests/spack/test_own_lmod.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bootstrap.core.errors import ProcessTimeout
-from bootstrap.core.model import Outcome, Role, StepReport, Verdict
+from bootstrap.checks.node import check_node
+from bootstrap.config.load import parse
+from bootstrap.core.errors import ConfigError, LmodError
+from bootstrap.core.model import Mark, Outcome, Role, Verdict
+from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
-from bootstrap.host.system import Completed
-from bootstrap.lmod.distribution import RENAMED
+from bootstrap.engine.prepare import for_lockfile, prepare
+from bootstrap.lmod import bundle as carried
+from bootstrap.lmod import find as found
+from bootstrap.lmod import image
+from bootstrap.spack.workspace import lockfile_of, specs_of
+from bootstrap.state.context import Context
+from bootstrap.state.request import Request
+from bootstrap.state.store import Shared
 from bootstrap.steps.lmod import NodeLmod
-from tests.world import FakeSystem, World
-
-CONTROL = """\
-Package: lmod
-Version: 8.6.19-1
-Depends: lua5.3,
- tcl
-Conflicts: environment-modules,
- other
-Description: Lua based environment modules
- More of it.
-"""
-
-
-class Machine(FakeSystem):
-    """A machine with a package manager; what it answers is changed by the tests."""
-
-    def __init__(self, world: World, place: Path, manager: str) -> None:
-        super().__init__(world)
-        self.place, self.manager = place, manager
-        self.version, self.installed_version = "8.6.19-1", "8.6.19"
-        self.tcl_modules = False
-        self.fails: set[str] = set()
-        self.hangs: set[str] = set()
-        self.environments: list[dict[str, str]] = []
-        self.built = ""
-
-    def which(self, name: str) -> str | None:
-        return f"/usr/bin/{name}" if name == self.manager else None
-
-    def run(self, argv: Sequence[str], **options: Any) -> Completed:  # type: ignore[override]
-        self.commands.append(tuple(argv))
-        verb = next((word for word in argv if word in ("update", "download", "install")), argv[0])
-        if verb in self.hangs:
-            raise ProcessTimeout(f"{argv[0]} did not end within {options['timeout']:.0f} s and was stopped")
-        if verb in self.fails:
-            return Completed(tuple(argv), 100, "", f"E: {verb} does not work", 0.0)
-        if verb in ("update", "download", "install"):
-            self.environments.append(dict(options["env"]))
-        return Completed(tuple(argv), 0, self._said(argv, verb, options), "", 0.0)
-
-    def _said(self, argv: Sequence[str], verb: str, options: dict[str, Any]) -> str:
-        if verb == "download":
-            Path(options["cwd"], f"lmod_{self.version}_amd64.deb").write_text("the package")
-        elif verb == "install":
-            self._install()
-        elif verb == "dpkg-query":
-            return "installed" if self.tcl_modules else ""
-        elif "--field" in argv:
-            return self.version + "\n"
-        elif "--raw-extract" in argv:
-            _unpacked(Path(argv[-1]))
-        elif "--build" in argv:
-            self.built = (Path(argv[-2]) / "DEBIAN" / "control").read_text()
-            assert not (Path(argv[-2]) / "etc" / "profile.d").exists()
-            assert (Path(argv[-2]) / "DEBIAN" / "conffiles").read_text() == "/etc/lmod/modulespath\n"
-        elif Path(argv[0]).name == "lmod":
-            return f"Modules based on Lua: Version {self.installed_version}  2022-04-16"
-        return ""
-
-    def _install(self) -> None:
-        (self.place / "libexec").mkdir(parents=True, exist_ok=True)
-        (self.place / "libexec" / "lmod").touch()
-
-
-def _unpacked(tree: Path) -> None:
-    for name in ("DEBIAN", "etc/profile.d"):
-        (tree / name).mkdir(parents=True)
-    (tree / "DEBIAN" / "control").write_text(CONTROL)
-    (tree / "DEBIAN" / "conffiles").write_text("/etc/lmod/modulespath\n/etc/profile.d/lmod.sh\n")
+from bootstrap.steps.lmod_pack import LmodPack
+from bootstrap.steps.registry import STEPS, steps_for
+from bootstrap.steps.shell import MARK, SH, Shell
+from tests.world import World, with_spack
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], World]:
-    """A machine without Lmod that is to become an image."""
-
-    def made(manager: str) -> World:
-        world = World(tmp_path / "builder", live=True)
-        world.system = Machine(world, tmp_path / "lmod", manager)
-        monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"), "/opt/apps/lmod/lmod"))
-        return world
-
-    return made
+def no_lmod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose image brought none."""
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
 
 
-def of(world: World) -> Machine:
-    assert isinstance(world.system, Machine)
-    return world.system
+@pytest.fixture
+def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose image brought one."""
+    (tmp_path / "image" / "libexec").mkdir(parents=True)
+    (tmp_path / "image" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
 
 
-def bake(world: World) -> StepReport:
-    ctx = replace(world.context, config=replace(world.config, layout="hybrid"), bakes=True)
-    (report,) = engine.converge((NodeLmod(),), ctx, lambda _: None)
-    return report
+def a_copy(paths: Paths, name: str = "8.7.60-aaaaaaa") -> Path:
+    """A copy as Spack and ``settle`` leave it."""
+    copy = paths.lmods / name
+    place = copy / "lmod-aaaaaaa" / "lmod" / "lmod" / "libexec"
+    place.mkdir(parents=True)
+    (place / "lmod").write_text("#!/lua\n")
+    (place / "lmod").chmod(0o2755)
+    carried.settle(copy)
+    return copy
 
 
-def failure(world: World) -> str:
-    report = bake(world)
-    assert report.outcome is Outcome.FAILED
-    assert report.error is not None
-    assert report.remedy
-    assert not list(world.paths.scratch.glob("*")), "something is left"
-    return str(report.error["code"])
+def packed(world: World, tree: str | None = None) -> Path:
+    """The release carries an Lmod, and this node has no copy."""
+    copy = a_copy(world.paths)
+    archive = world.paths.lmod_packs(world.release) / (tree or world.context.tree) / f"{copy.name}.tar.gz"
+    carried.pack(copy, archive, lambda: None)
+    carried.remove_tree(copy)
+    return archive
 
 
-def verbs(world: World) -> list[str]:
-    words = ("update", "download", "install", "--raw-extract", "--build")
-    return [word for argv in world.system.commands for word in argv if word in words]
+def take(world: World, archive: Path) -> None:
+    """As the step does it."""
+    carried.take(world.paths, archive, carried.fetch(world.paths, archive))
 
 
-def test_apt_installs_it_and_removes_nothing(machine: Callable[[str], World], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://proxy:3128")
-    world = machine("apt-get")
-    report = bake(world)
-    assert report.outcome is Outcome.CHANGED
-    assert report.reason.startswith("Lmod 8.6.19 is at ")
-    assert verbs(world) == ["update", "download", "install"]
-    install = next(argv for argv in world.system.commands if "install" in argv)
-    assert {"--no-remove", "-y"} <= set(install)
-    assert Path(install[-1]).name == "lmod_8.6.19-1_amd64.deb"
-    for env in of(world).environments:
-        assert (env["DEBIAN_FRONTEND"], env["https_proxy"]) == ("noninteractive", "http://proxy:3128")
-    assert bake(world).outcome is Outcome.OK
-    assert verbs(world) == ["update", "download", "install"]
-
-
-def test_beside_environment_modules_the_package_has_another_name(machine: Callable[[str], World]) -> None:
-    world = machine("apt-get")
-    of(world).tcl_modules = True
-    assert bake(world).outcome is Outcome.CHANGED
-    assert verbs(world) == ["update", "download", "--raw-extract", "--build", "install"]
-    install = next(argv for argv in world.system.commands if "install" in argv)
-    assert Path(install[-1]).name == f"{RENAMED}.deb"
-    assert "--no-remove" in install
-    assert of(world).built == CONTROL.replace("Package: lmod\n", f"Package: {RENAMED}\nConflicts: lmod\n").replace(
-        "Conflicts: environment-modules,\n other\n", ""
-    )
-
-
-@pytest.mark.parametrize("manager", ["dnf", "yum"])
-def test_dnf_and_yum_install_it(machine: Callable[[str], World], manager: str) -> None:
-    world = machine(manager)
-    assert bake(world).outcome is Outcome.CHANGED
-    (install,) = (argv for argv in world.system.commands if "install" in argv)
-    assert install == (manager, "-y", "-q", "install", "Lmod")
-
-
-def test_an_older_one_is_replaced(machine: Callable[[str], World]) -> None:
-    world = machine("apt-get")
-    of(world)._install()
-    of(world).installed_version = "6.6"
-    report = bake(world)
-    assert (report.error or {})["code"] == "lmod-too-old", "the fake's stays as it is"
-    assert "6.6" in report.reason
-    assert "install" in verbs(world)
+def asked(world: World, text: str) -> Context:
+    path = world.prefix.with_suffix(".yaml")
+    path.write_text(text)
+    return prepare(Request(world.tool, "r", str(path), world.prefix, Role.HEAD), world.system, lambda _: None)
 
 
 @pytest.mark.parametrize(
-    ("manager", "fails", "code"),
+    ("says", "has", "carries"),
     [
-        ("", set(), "lmod-no-manager"),
-        ("apt-get", {"update", "download"}, "lmod-unavailable"),
-        ("apt-get", {"download"}, "lmod-unavailable"),
-        ("apt-get", {"install"}, "lmod-install"),
-        ("apt-get", {"dpkg-deb"}, "lmod-install"),
-        ("dnf", {"install"}, "lmod-unavailable"),
+        ("auto", "", True),
+        ("auto", "8.6.19", False),
+        ("auto", "6.6", True),
+        ("stack", "8.6.19", True),
     ],
 )
-def test_where_it_cannot_be_installed_that_is_told(
-    machine: Callable[[str], World], manager: str, fails: set[str], code: str
+def test_when_the_stack_builds_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, has: str, carries: bool
 ) -> None:
-    world = machine(manager)
-    of(world).fails = fails
-    assert failure(world) == code
+    place = tmp_path / "lmod"
+    (place / "libexec").mkdir(parents=True)
+    if has:
+        (place / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(place),))
+    world = World(tmp_path / "node")
+    world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
+    ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
+    assert (ctx.environment.get("specs", []) == [carried.SPEC]) is carries
+    assert ctx.wanted.environment == ctx.environment
 
 
-def test_lists_of_before_will_do(machine: Callable[[str], World]) -> None:
-    """A repository of somebody else that is broken makes apt-get update fail."""
-    world = machine("apt-get")
-    of(world).fails = {"update"}
-    assert bake(world).outcome is Outcome.CHANGED
+@pytest.mark.usefixtures("no_lmod")
+def test_a_stack_that_names_it_is_left_as_it_is(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    text = with_spack(tmp_path).replace("specs: [fftw]", 'specs: [fftw, "lmod@8.7.18 +redirect"]')
+    assert asked(world, text).environment.get("specs", []) == []
 
 
-@pytest.mark.parametrize("verb", ["update", "download", "install"])
-def test_a_package_manager_that_hangs_is_stopped(machine: Callable[[str], World], verb: str) -> None:
-    world = machine("apt-get")
-    of(world).hangs = {verb}
-    assert failure(world) == "lmod-install"
+@pytest.mark.parametrize(
+    ("spec", "is_one"),
+    [("lmod", True), ("lmod@8.7:", True), (" lmod+redirect", True), ("py-lmod", False), ("lmod-x", False)],
+)
+def test_which_spec_is_lmod(spec: str, is_one: bool) -> None:
+    assert carried.carries(["fftw", spec]) is is_one
 
 
-def test_one_that_is_too_old_is_not_installed(machine: Callable[[str], World]) -> None:
-    world = machine("apt-get")
-    of(world).version = "6.6-0.4"  # Ubuntu 22.04
-    assert failure(world) == "lmod-too-old"
-    assert "install" not in verbs(world)
+@pytest.mark.usefixtures("no_lmod")
+def test_without_a_stack_there_is_nothing_to_add_to(tmp_path: Path) -> None:
+    ctx = asked(World(tmp_path / "node"), "stack: none\n")
+    assert ctx.environment == {}
+    assert NodeLmod().probe(ctx).verdict is Verdict.BLOCKED
 
 
+@pytest.mark.usefixtures("no_lmod")
+def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    archive = packed(world)
+    step = NodeLmod()
+    before = step.probe(world.context)
+    assert (before.verdict, before.changes) == (Verdict.CHANGE, (f"unpack {archive} into {world.paths.lmods}",))
+    step.apply(world.context)
+    assert step.probe(world.context).reason.startswith("Lmod 8.6.19, which the stack has built, is at ")
+    lmod = found.find(world.context)
+    assert lmod is not None
+    assert lmod.place == world.paths.lmods / "8.7.60-aaaaaaa/lmod-aaaaaaa/lmod/lmod"
+    assert (lmod.place / "libexec" / "lmod").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    take(world, packed(world))
+    next_one = replace(world.context, release="another")
+    assert NodeLmod().probe(next_one).verdict is Verdict.SATISFIED
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    take(world, packed(world))
+    newer = a_copy(world.paths, "8.8-bbbbbbb")
+    archive = world.paths.lmod_packs(world.release) / world.context.tree / "8.8-bbbbbbb.tar.gz"
+    next(archive.parent.iterdir()).unlink()
+    carried.pack(newer, archive, lambda: None)
+    carried.remove_tree(newer)
+    (finding,) = (finding for finding in check_node(world.context).findings if finding.check == "lmod")
+    assert (finding.mark, finding.message) == (Mark.WARN, "this node does not use 8.8-bbbbbbb.tar.gz yet")
+    NodeLmod().apply(world.context)
+    assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "8.8-bbbbbbb", "in-use"]
+    assert world.paths.lmod_in_use.readlink() == Path("8.8-bbbbbbb")
+
+
+@pytest.mark.usefixtures("lmod_is_there")
+@pytest.mark.parametrize("modules", ["auto", "stack"])
+def test_a_node_whose_image_has_lmod_uses_that(tmp_path: Path, modules: str) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path) + f"modules: {{lmod: {modules}}}\n")
+    packed(world)
+    assert NodeLmod().probe(world.context).verdict is Verdict.SATISFIED
+
+
+@pytest.mark.usefixtures("no_lmod")
 @pytest.mark.parametrize("role", Role)
-def test_nothing_is_installed_on_a_node_of_a_cluster(machine: Callable[[str], World], role: Role) -> None:
-    world = replace(machine("apt-get"), role=role)
-    (report,) = engine.converge((NodeLmod(),), world.context, lambda _: None)
-    assert report.outcome is Outcome.BLOCKED
-    assert report.reason == "this node has no Lmod"
-    assert any("--layout" in line for line in report.remedy)
+def test_no_distribution_package_is_installed(tmp_path: Path, role: Role) -> None:
+    """Neither by a bootstrap nor by ``repair --yes``."""
+    world = World(tmp_path / "node", role, live=True)
+    context = replace(world.context, may_destroy=True)
+    (report,) = engine.converge((NodeLmod(),), context, lambda _: None)
+    assert (report.outcome, report.reason) == (Outcome.BLOCKED, "this node has no Lmod")
+    assert any("image" in line for line in report.remedy)
     assert world.system.commands == []
 
 
-def test_nothing_is_installed_into_this_machine_for_a_tree(tmp_path: Path, machine: Callable[[str], World]) -> None:
-    """An image build under --root acts on a directory, and no package manager does."""
-    machine("apt-get")
-    world = World(tmp_path / "tree")
-    assert bake(world).outcome is Outcome.BLOCKED
-    assert world.system.commands == []
+@pytest.mark.usefixtures("no_lmod")
+@pytest.mark.parametrize("damage", ["cut", "empty", "of something else", "half"])
+def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path, damage: str) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    archive = packed(world)
+    take(world, archive)
+    if damage == "cut":
+        os.truncate(archive, 60)
+    elif damage == "empty":
+        archive.write_bytes(b"")
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(world.paths.lmod_in_use.resolve() / "lmod-aaaaaaa", arcname="8.7.60-aaaaaaa/lmod-aaaaaaa")
+    with pytest.raises(LmodError) as error:
+        take(world, archive)
+    assert error.value.code == "lmod-incomplete"
+    assert error.value.remedy[0].startswith(f"rm {archive};")
+    assert found.of_stack(world.system, world.paths) is not None
+    assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "in-use"]
 
 
-def test_on_a_node_of_a_cluster_lmod_is_installed_only_by_a_word_of_an_operators(
+def test_links_of_a_copy_lead_to_itself_and_others_are_refused(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    copy = paths.lmods / "8.7-aaaaaaa"
+    (copy / "lua-b" / "lib").mkdir(parents=True)
+    (copy / "lua-b" / ".spack").mkdir()
+    (copy / "lua-b" / "lib" / "lua.pc").symlink_to(copy / "lua-b" / "lib" / "lua5.4.pc")
+    carried.settle(copy)
+    assert (copy / "lua-b" / "lib" / "lua.pc").readlink() == Path("lua5.4.pc")
+    assert not (copy / "lua-b" / ".spack").exists()
+    (copy / "lua-b" / "lib" / "away").symlink_to("/opt/petal/store/x")
+    with pytest.raises(LmodError) as error:
+        carried.settle(copy)
+    assert error.value.code == "lmod-leads-away"
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
+    """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+    assert done["lmod-pack"].outcome is Outcome.SKIPPED, done["lmod-pack"]
+    assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
+    assert done["lmod"].reason == "this node has no Lmod, and no release carries one yet that this CPU runs"
+    assert done["release"].outcome is Outcome.CHANGED
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("etc/environment-modules/modulespath", "# comment\n/image/a\n/image/b\t# another\n/image/$V/c\n"),
+        ("usr/share/modules/init/.modulespath", "/image/a:/image/b\n"),
+        ("etc/environment-modules/initrc", "#module use /image/x\nmodule use --append {/image/a}\nmodule use /image/b"),
+    ],
+)  # fmt: skip
+def test_the_images_directories_are_those_of_environment_modules(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(text)
+    assert image.directories(Paths(tmp_path)) == ("/image/a", "/image/b")
+
+
+def test_an_image_without_environment_modules_has_none(tmp_path: Path) -> None:
+    assert image.directories(Paths(tmp_path)) == ()
+
+
+@pytest.fixture
+def shell(tmp_path: Path, lmod_is_there: None) -> Callable[[], list[str]]:
+    """What the step ``shell`` does on a node of Debian's."""
+    world = World(tmp_path / "node")
+    for directory in ("etc/csh/cshrc.d", "etc/csh/login.d", "etc/zsh"):
+        (world.prefix / directory).mkdir(parents=True)
+    (world.prefix / "etc/bash.bashrc").write_bytes(b"# caf\xe9\nwithout an end")
+    (world.prefix / "etc/bash.bashrc").chmod(0o640)
+    (world.prefix / "etc/zsh/zshenv").write_text("")
+
+    def apply() -> list[str]:
+        step, changes = Shell(), Shell().probe(world.context).changes
+        step.apply(world.context)
+        assert step.probe(world.context).verdict is Verdict.SATISFIED
+        return list(changes)
+
+    return apply
+
+
+def test_shells_that_read_no_profile_get_a_line_and_what_they_had_stays(
+    tmp_path: Path, shell: Callable[[], list[str]]
+) -> None:
+    etc = tmp_path / "node" / "etc"
+    assert f"add a line to {etc}/bash.bashrc" in shell()
+    line = f"shopt -q login_shell || [ ! -r {SH} ] || . {SH} {MARK}\n".encode()
+    assert (etc / "bash.bashrc").read_bytes() == b"# caf\xe9\nwithout an end\n" + line
+    assert (etc / "bash.bashrc").stat().st_mode & 0o777 == 0o640
+    assert (etc / "zsh" / "zshenv").read_text() == f"[ ! -r {SH} ] || . {SH} {MARK}\n"
+    assert not (etc / "zshenv").exists()
+    assert {path.name for path in (etc / "csh").rglob("*") if path.is_file()} == {"zz-petal"}
+    assert shell() == []
+
+
+def test_a_line_that_was_lost_comes_back(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
+    shell()
+    bashrc = tmp_path / "node" / "etc" / "bash.bashrc"
+    bashrc.write_text("# a new version of the package\n")
+    assert shell() == [f"add a line to {bashrc}"]
+    assert bashrc.read_text().startswith("# a new version of the package\nshopt ")
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_hybrid_image_without_lmod_leaves_it_to_its_nodes(tmp_path: Path) -> None:
+    """The image has no stack: the nodes unpack Lmod from the release and write the init files when they start."""
+    path = tmp_path / "petal.yaml"
+    path.write_text(with_spack(tmp_path))
+    world = World(tmp_path / "builder", config_text=with_spack(tmp_path))
+    built = prepare(Request(world.tool, "r", str(path), world.prefix, image="hybrid"), world.system, lambda _: None)
+    assert specs_of(built) == [carried.SPEC, "fftw"]
+    world = replace(world, environment=built.environment)
+    ctx = replace(world.context, config=replace(world.config, layout="hybrid"), bakes=True)
+    done = {report.name: report for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
+    assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.SKIPPED, Outcome.SKIPPED)
+    assert done["program"].outcome is Outcome.CHANGED
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_lockfile_that_is_made_on_a_machine_without_lmod_has_it(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    path = tmp_path / "petal.yaml"
+    path.write_text(with_spack(tmp_path))
+    ctx = for_lockfile(Request(world.tool, "r", str(path), world.prefix), world.system, lambda _: None)
+    assert specs_of(ctx) == [carried.SPEC, "fftw"]
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_an_archive_that_cannot_be_read_when_it_is_to_be_taken_installs_nothing_else(tmp_path: Path) -> None:
+    """A node's package manager is not what helps against storage that hangs."""
+    world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=with_spack(tmp_path))
+    with pytest.raises(LmodError) as error:
+        NodeLmod().apply(world.context)
+    assert error.value.code == "lmod-unreadable"
+    assert not [argv for argv in world.system.commands if "apt" in argv[0]]
+
+
+@pytest.mark.usefixtures("no_lmod")
+@pytest.mark.parametrize("kind", ["mode", "link", "owner"])
+def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: str) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path))
+    archive = packed(world)
+    if kind == "mode":
+        archive.parent.chmod(0o777)
+    elif kind == "link":
+        archive.rename(tmp_path / "elsewhere")
+        archive.symlink_to(tmp_path / "elsewhere")
+    elif os.geteuid() == 0:
+        os.chown(archive, 1000, 1000)
+    else:
+        pytest.skip("only root can give a file away")
+    with pytest.raises(LmodError) as error:
+        NodeLmod().apply(world.context)
+    assert error.value.code == "lmod-untrusted"
+    assert not world.paths.lmod_in_use.is_symlink()
+    assert not list(world.paths.scratch.glob("*.tar.gz"))
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
+    world = World(
+        tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
+    )
+    world.host = replace(world.host, target="neoverse_n1")
+    packed(world, f"{world.host.os}-x86_64_v3")
+    probe = NodeLmod().probe(world.context)
+    assert (probe.verdict, "that this CPU runs" in probe.reason) == (Verdict.BLOCKED, True)
+
+
+def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``repair --yes`` means this node; a bootstrap leaves it as its image is."""
+    """Nodes whose images have none live on it."""
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
-    context = World(tmp_path / "node", live=True).context
-    refused = NodeLmod().probe(context)
-    assert (refused.verdict, "petal-node repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    meant = NodeLmod().probe(replace(context, may_destroy=True))
-    assert (meant.verdict, meant.changes) == (
-        Verdict.CHANGE, ("install the distribution's Lmod; environment-modules stays",)
-    )  # fmt: skip
+    world = World(tmp_path / "node")
+    text = with_spack(tmp_path)
+    first = asked(world, text)
+    world.paths.state.mkdir(parents=True)
+    Shared(world.paths).save_wanted(first.wanted)
+    (tmp_path / "image" / "libexec").mkdir(parents=True)
+    (tmp_path / "image" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
+    assert asked(world, text).release == first.release
+
+
+def test_one_that_does_not_answer_is_taken_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes no other release."""
+    (tmp_path / "image" / "libexec").mkdir(parents=True)
+    (tmp_path / "image" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
+    world = World(tmp_path / "node")
+    world.system.answers["lmod"] = lambda _: ""
+    assert asked(world, with_spack(tmp_path)).environment.get("specs", []) == []
+
+
+@pytest.mark.usefixtures("lmod_is_there")
+def test_a_stack_that_names_lmod_for_its_own_ends_packs_none_where_nodes_have_one(tmp_path: Path) -> None:
+    text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw, lmod@8.7.18]")
+    assert LmodPack().probe(World(tmp_path / "node", config_text=text).context).verdict is Verdict.ELSEWHERE
+
+
+def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy of one that is too old is a newer one beside it."""
+    places = [tmp_path / name for name in ("old", "new")]
+    for place in places:
+        (place / "libexec").mkdir(parents=True)
+        (place / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", tuple(map(str, places)))
+    world = World(tmp_path / "node")
+    world.system.answers["lmod"] = lambda argv: f"Version {'6.6' if 'old' in argv[0] else '8.7.1'}"
+    lmod = found.find(world.context)
+    assert lmod is not None
+    assert (lmod.place, lmod.version) == (places[1], "8.7.1")
+    Shell().apply(world.context)
+    assert f"| {places[0]}/libexec/lmod)" in (world.paths.init / "petal.sh").read_text()
+
+
+def test_lmod_of_the_stack_needs_a_stack() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("stack: none\nmodules: {lmod: stack}\n")
+    assert "modules.lmod: stack needs a Spack stack" in error.value.why
+
+
+def test_a_line_of_another_version_is_replaced(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
+    shell()
+    zshenv = tmp_path / "node" / "etc" / "zsh" / "zshenv"
+    line = zshenv.read_text()
+    zshenv.write_text(f"before\nolder words {MARK}\nbehind\nand again {MARK}\n")
+    assert len(shell()) == 1
+    assert zshenv.read_text() == f"before\n{line}behind\n"
+
+
+@pytest.mark.usefixtures("no_lmod")
+@pytest.mark.parametrize("role", [Role.HEAD, Role.COMPUTE])
+def test_a_node_that_waits_for_the_stack_names_the_command_to_follow_it(tmp_path: Path, role: Role) -> None:
+    world = World(
+        tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
+    )
+    for target in world.context.targets:  # the stack is solved
+        lockfile_of(world.context, target).parent.mkdir(parents=True, exist_ok=True)
+        lockfile_of(world.context, target).write_text("{}")
+    probe = NodeLmod().probe(world.context)
+    assert (probe.verdict, len(probe.remedy)) == (Verdict.BLOCKED, 1)
+    assert probe.remedy[0].startswith("petal-node status")
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_node_without_any_whose_head_has_one_is_told_of_the_stacks(tmp_path: Path) -> None:
+    probe = NodeLmod().probe(World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path)).context)
+    assert probe.reason == "this node has no Lmod"
+    assert [line for line in probe.remedy if "modules: {lmod: stack}" in line]
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_plan_says_what_the_run_will_do(tmp_path: Path) -> None:
+    """Before anything is solved, too."""
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
+    assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "modules", "shell")} == {Outcome.WOULD_CHANGE}
+
+
+@pytest.mark.usefixtures("no_lmod")
+def test_a_stack_that_fails_leaves_a_node_without_and_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    del world.system.answers["spack"]
+    done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
+    assert done["spack"].outcome is Outcome.FAILED
+    assert done["lmod"].reason == "no release carries an Lmod that can be read now"
+    assert done["shell"].outcome is Outcome.BLOCKED
