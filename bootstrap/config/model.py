@@ -133,27 +133,18 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Template:
-    """Lua of the site's that is added to modules: those of a name, or one with its version."""
-
-    module: str
-    origin: Origin
-
-
-@dataclass(frozen=True)
 class Modules:
     """What users see of the stack.
 
     ``defaults``: what a login shell has loaded and ``module reset`` goes back to; an entry with a version also makes
     that one the version which its name alone means. ``hide``: what ``module avail`` does not show. ``paths``: the
-    site's own modulefile directories. ``templates``: Lua that the site adds to modules.
+    site's own modulefile directories.
     """
 
     lmod: str = "auto"
     defaults: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    templates: tuple[Template, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -237,7 +228,6 @@ class Config:
         spack = raw["spack"]
         spack |= spack.pop("program") or {}
         raw["packages"] = [_flat(package) for package in raw["packages"]]
-        raw["modules"]["templates"] = [_flat(template) for template in raw["modules"]["templates"]]
         made: dict[str, Any] = _without_nothing(raw)
         return made
 

@@ -44,7 +44,6 @@ from .model import (
     Software,
     Spack,
     Storage,
-    Template,
 )
 from .rules import CLUSTER, MODULE, NAME, PATH, SHA256, SPEC, VARIABLE, command, one_line, tidy_path, uri
 
@@ -216,28 +215,12 @@ class PackageSchema(_Strict):
         return super()._make(data)
 
 
-class TemplateSchema(_Strict):
-    makes = Template
-    module = Text(required=True, validate=MODULE)
-    source = Text(required=True, validate=uri)
-    sha256 = Text(validate=SHA256)
-
-    @validates_schema
-    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
-        _needs_checksum(data)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Any:
-        return super()._make({"module": data["module"], "origin": Origin(data["source"], data.get("sha256"))})
-
-
 class ModulesSchema(_Strict):
     makes = Modules
     lmod = Text(validate=validate.OneOf(LMODS, error="{input} is not known: use auto or stack"))
     defaults = _texts(MODULE)
     hide = _texts(MODULE)
     paths = _texts(PATH, tidy_path)
-    templates = Items(Section(TemplateSchema))
 
     @validates_schema
     def _whole(self, data: Mapping[str, Any], **_: Any) -> None:

@@ -42,7 +42,7 @@ def write_cache(ctx: Context, tree: Path) -> None:
     Older copies of the stack's Lmod get one too: nodes use them until they start again.
 
     Raises:
-        ModulesError: ``modules-lua``, a module file is no Lua; ``modules-cache``, Lmod could not make it.
+        ModulesError: ``modules-lua``, a module file is not valid Lua; ``modules-cache``, Lmod failed.
     """
     lmod = find(ctx)
     if lmod is None or lmod.trouble:
@@ -112,8 +112,8 @@ def _parse(ctx: Context, lmod: Lmod, tree: Path) -> None:
         done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=ENV, ok=None)
         if done.returncode:
             raise ModulesError(
-                f"a module file of {tree.name} is no Lua",
+                f"a module file of {tree.name} is not valid Lua",
                 why=done.tail(),
-                remedy="correct what modules.templates adds to it",
+                remedy="correct or remove that file; petal-node repair writes the modules of the release again",
                 code="modules-lua",
             )

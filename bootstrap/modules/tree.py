@@ -11,13 +11,12 @@ from ..config.model import Package
 from ..core.errors import ModulesError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, sha256_of
-from ..spack import database, users
-from ..spack.workspace import lockfile_of, module_tree, open_spack, store_of
+from ..spack import users
+from ..spack.workspace import module_tree, open_spack
 from ..state.context import Context
 from ..state.release import ModuleFile, Tree, package_prefix
 from . import site, templates
 from .exclusive import MPI
-from .site import Module
 
 SEARCH_PATHS = (
     ("PATH", "bin"),
@@ -38,7 +37,7 @@ def write_tree(ctx: Context, target: str) -> Tree:
 
     Raises:
         SpackError: Spack cannot write its modules.
-        ModulesError: ``modules-clash``, ``modules-template``, ``modules-default``, ``modules-unknown``.
+        ModulesError: ``modules-clash``, ``modules-default``.
     """
     tree = module_tree(ctx, target)
     make_dir(tree / "Core")
@@ -50,7 +49,7 @@ def write_tree(ctx: Context, target: str) -> Tree:
     for package in ours:
         _write_package(ctx, package, tree)
     origins = {f"{package.name}/{package.version}": "package" for package in ours}
-    site.say(ctx, tree, list(_modules(ctx, target, tree, {package.name: package for package in ours})))
+    site.apply_settings(ctx, tree, list(files_of(tree)))
     return Tree(tree.name, target, tuple(scan(tree, {**origins, site.defaults_module(ctx): "site"})))
 
 
@@ -67,7 +66,7 @@ def scan(tree: Path, origins: Mapping[str, str]) -> list[ModuleFile]:
     """
     found = []
     for path in files_of(tree):
-        name = f"{path.parent.name}/{path.stem}"
+        name = site.module_name(path)
         if name not in _hidden(path.parent):
             found.append(ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path)))
     return found
@@ -77,8 +76,7 @@ def unlisted(tree: Path, listed: Tree) -> list[str]:
     """Modules that somebody has put into a tree since it was written."""
     known = {module.path for module in listed.modules}
     new = [path for path in files_of(tree) if str(path.relative_to(tree)) not in known]
-    names = ((f"{path.parent.name}/{path.stem}", path.parent) for path in new)
-    return [name for name, directory in names if name not in _hidden(directory)]
+    return [site.module_name(path) for path in new if site.module_name(path) not in _hidden(path.parent)]
 
 
 def missing_of_users(ctx: Context, target: str) -> list[Path]:
@@ -90,25 +88,6 @@ def missing_of_users(ctx: Context, target: str) -> list[Path]:
 def _hidden(directory: Path) -> set[str]:
     rules = [directory / site.RULES, directory.parent / site.RULES]
     return {name for rule in rules if rule.is_file() for name in HIDDEN.findall(rule.read_text(encoding="utf-8"))}
-
-
-def _modules(ctx: Context, target: str, tree: Path, packages: Mapping[str, Package]) -> Iterator[Module]:
-    """Every module with what is known of its software; Spack's hidden ones have their hash behind the version."""
-    locked = database.locked_specs(lockfile_of(ctx, target)) if ctx.config.builds else ()
-    prefixes = database.installed(store_of(ctx)) if locked else {}
-    specs = {f"{spec.name}/{spec.version}{end}": spec for spec in locked for end in ("", f"-{spec.hash[:7]}")}
-    for path in files_of(tree):
-        name = f"{path.parent.name}/{path.stem}"
-        spec = specs.get(name)
-        package = packages.get(path.parent.name)
-        if package is not None and package.version == path.stem:
-            prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-            yield Module(path, name, package.version, str(prefix), "", _source(package))
-        elif spec is not None:
-            prefix = prefixes.get(spec.hash, Path())
-            yield Module(path, name, spec.version, str(prefix), spec.hash, f"Spack {ctx.config.spack.version}")
-        else:  # the users' Spack
-            yield Module(path, name, path.stem, "", "", "petal-node")
 
 
 def _write_users_spack(ctx: Context, target: str) -> None:
@@ -143,7 +122,7 @@ def _path(package: Package, tree: Path) -> Path:
 def _write_package(ctx: Context, package: Package, tree: Path) -> None:
     path = _path(package, tree)
     text = templates.render("package.lua.j2", _values(ctx, package)).encode()
-    before = site.without_templates(path.read_bytes()) if path.is_file() else None
+    before = path.read_bytes() if path.is_file() else None
     if before == text:
         return
     if before is not None:

@@ -153,9 +153,8 @@ def release_id(
         ),
     }
     said = config.modules
-    if said.defaults or said.hide or said.templates:
-        added = [[template.module, _identity(template.origin)] for template in said.templates]
-        parts["modules"] = {"defaults": said.defaults, "hide": sorted(said.hide), "templates": added}
+    if said.defaults or said.hide:
+        parts["modules"] = {"defaults": said.defaults, "hide": sorted(said.hide)}
     if config.builds:
         parts["spack"] = {
             "environment": environment,

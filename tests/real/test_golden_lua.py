@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).with_name("golden")
 FILES = {
     "package.lua": "Core/hello/1.0.lua",
     "mpi.lua": "Core/openmpi/4.1.lua",
-    "site.lua": "Core/cfd/24.1.lua",
+    "cfd.lua": "Core/cfd/24.1.lua",
     "modulerc.lua": "Core/openmpi/.modulerc.lua",
     "StdEnv.lua": "Core/StdEnv/RELEASE.lua",
     "spack.lua": "Core/spack/1.1.1.lua",
@@ -29,13 +29,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A release with all that can be said about modules."""
     place = tmp_path_factory.mktemp("golden")
     package = tarball(place / "cfd.tar.gz", {"cfd-24.1/bin/cfd": "#!/bin/sh\n", "cfd-24.1/lib/pkgconfig/cfd.pc": ""})
-    (place / "site.lua.j2").write_text('setenv("CFD_LICENSE", {{ (prefix ~ "/license") | lua }})\n')
     cfd = f"name: cfd, version: '24.1', source: {package}, sha256: {sha256_of(package)}, requires: [openmpi]"
     quoted = 'env: {CFD_WORDS: "a \\"b\\" $c\\\\"}'
     mpi = "name: openmpi, version: '4.1', prefix: /opt/amazon/openmpi, summary: Open MPI of the image"
     text = with_spack(place).replace("packages: [", f"packages: [{{{cfd}, {quoted}}}, {{{mpi}}}, ")
     text += "modules:\n  defaults: [hello, openmpi/4.1]\n  hide: [openmpi/4.1]\n"
-    text += f"  templates: [{{module: cfd, source: {place}/site.lua.j2}}]\n"
     world = World(place / "node", config_text=text)
     (world.prefix / "opt/amazon/openmpi/bin").mkdir(parents=True)
     done = engine.converge(STEPS, world.context, lambda _: None)

@@ -173,14 +173,13 @@ def test_with_a_thousand_modules_each_command_looks_at_few_paths(world: World, l
     assert without > LIMIT
 
 
-def test_a_template_that_is_no_lua_stops_the_release(world: World, lmod: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.lua").write_text('setenv("A" "b"\n')
-    world.config_text += f"modules: {{templates: [{{module: hello, source: {tmp_path}/bad.lua}}]}}\n"
-    reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
-    assert reports["modules"].error
-    assert reports["modules"].error["code"] == "modules-lua"
-    assert "hello/1.0.lua" in reports["modules"].error["why"]
-    assert current_release(world.paths) is None
+def test_a_module_file_with_invalid_lua_fails_with_its_name(world: World, lmod: Path) -> None:
+    typed = Typed(world, lmod, release_of(world))
+    (typed.tree / "Core" / "hello" / "2.0.lua").write_text('setenv("A" "b"\n')
+    with pytest.raises(ModulesError) as error:
+        write_cache(world.context, typed.tree)
+    assert error.value.code == "modules-lua"
+    assert "hello/2.0.lua" in error.value.why
 
 
 def test_a_cache_that_cannot_be_made_is_told(world: World, lmod: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a site says of modules, and Lmod's cache of them: told before anything is published, and the same twice."""
+"""``modules:`` of the configuration, and Lmod's cache: mistakes fail before anything is published."""
 
 from __future__ import annotations
 
@@ -38,55 +38,6 @@ def failed(world: World) -> dict[str, Any]:
 def core(world: World) -> Path:
     (tree,) = (world.paths.release(world.release) / "modules").iterdir()
     return tree / "Core"
-
-
-def a_template(tmp_path: Path, text: str, module: str = "hello") -> str:
-    path = tmp_path / "site.lua.j2"
-    path.write_text(text)
-    return f"modules: {{templates: [{{module: {module}, source: {path}}}]}}\n"
-
-
-def test_a_sites_template_is_added_to_its_module_once(tmp_path: Path) -> None:
-    text = 'setenv("LICENSE", {{ (prefix ~ "/" ~ name ~ version ~ release) | lua }})'
-    world = World(tmp_path / "n", config_text=with_package(tmp_path) + a_template(tmp_path, text))
-    converge(world)
-    path = core(world) / "hello" / "1.0.lua"
-    before = path.read_text()
-    (prefix,) = world.paths.store.glob("*/hello-1.0-*")
-    assert before.endswith(f'setenv("LICENSE", "{prefix}/hello1.0{world.release}")\n')
-    ModuleTree().apply(world.context)
-    assert path.read_text() == before
-    assert before.count("LICENSE") == 1
-
-
-def test_spacks_modules_get_it_too_and_are_told_their_prefix(tmp_path: Path) -> None:
-    template = a_template(tmp_path, "-- {{ prefix }} {{ hash }} {{ source }}", "fftw/3.3.10")
-    world = World(tmp_path / "n", config_text=with_spack(tmp_path) + template)
-    converge(world)
-    (prefix,) = world.paths.store.glob("*/fftw-3.3.10-*")
-    assert f"-- {prefix} {'a' * 32} Spack 1.1.1\n" in (core(world) / "fftw" / "3.3.10.lua").read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("{{ nothing }}", "'nothing' is undefined; it may use hash, module, name"),
-        ("{% if %}", "Expected an expression"),
-        ("{{ ''.__class__ }}", "__class__"),
-        ("{{ 1 / 0 }}", "division by zero"),
-    ],
-)
-def test_a_template_that_does_not_render_is_told_before_anything_is_published(
-    tmp_path: Path, text: str, why: str
-) -> None:
-    error = failed(World(tmp_path / "n", config_text=with_package(tmp_path) + a_template(tmp_path, text)))
-    assert error["code"] == "modules-template"
-    assert why in error["why"]
-
-
-def test_a_template_for_a_module_that_is_not_there(tmp_path: Path) -> None:
-    error = failed(World(tmp_path / "n", config_text=with_package(tmp_path) + a_template(tmp_path, "--", "helo")))
-    assert (error["code"], error["why"]) == ("modules-unknown", "did you mean 'hello'?")
 
 
 def test_defaults_are_a_module_and_a_version_that_the_name_means(tmp_path: Path) -> None:

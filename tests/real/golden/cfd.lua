@@ -10,5 +10,3 @@ prepend_path("PKG_CONFIG_PATH", "/opt/petal/store/linux-debian12-x86_64/cfd-24.1
 prepend_path("LD_LIBRARY_PATH", "/opt/petal/store/linux-debian12-x86_64/cfd-24.1-HASH/lib")
 prepend_path("CMAKE_PREFIX_PATH", "/opt/petal/store/linux-debian12-x86_64/cfd-24.1-HASH")
 setenv("CFD_WORDS", "a \"b\" $c\\")
--- petal-node: what the site adds, from /site/site.lua.j2
-setenv("CFD_LICENSE", "/opt/petal/store/linux-debian12-x86_64/cfd-24.1-HASH/license")
