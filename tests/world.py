@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from bootstrap.cluster.targets import Choice
 from bootstrap.config import load, model
-from bootstrap.core.errors import ProcessFailed
+from bootstrap.core.errors import PetalError, ProcessFailed
 from bootstrap.core.facts import Cluster, External, Facts, Host, Mount, Queue, SharedDir
 from bootstrap.core.model import Finding, Mark, NodeReport, Role, Tool
 from bootstrap.core.paths import Paths
@@ -95,7 +95,10 @@ class FakeSystem(System):
             options["on_line"](line)
         return Completed(tuple(argv), 0, text, "", 0.0)
 
-    def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:  # noqa: ARG002
+    def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:  # noqa: ARG002
+        return action()
+
+    def with_deadline(self, action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:  # noqa: ARG002
         return action()
 
     def which(self, name: str) -> str | None:

@@ -74,4 +74,4 @@ def current_manifest(ctx: Context, seconds: float = TOUCH_SECONDS) -> Manifest |
         current = current_release(ctx.paths)
         return None if current is None else read_manifest(ctx.paths, current)
 
-    return ctx.system.guarded(read, timeout=seconds, what=str(ctx.paths.root))
+    return ctx.system.on_storage(read, ctx.paths.root, seconds)

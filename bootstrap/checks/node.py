@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from ..core.errors import PetalError
+from ..core.errors import DeadlineExceeded, PetalError
 from ..core.model import Finding, Mark, NodeReport, Verdict
 from ..host.system import timestamp
 from ..lmod.find import find
@@ -34,7 +34,8 @@ def _kept(name: str, after: tuple[str, ...] = (), seconds: float = 3 * TOUCH_SEC
 def _probed(step: Step, worst: Mark, ctx: Context, seconds: float) -> Iterator[Finding]:
     if step.name in CARRIED and not ctx.config.bound:
         return  # the machine image has it, and nothing of it is changed here
-    probe = ctx.system.guarded(lambda: step.probe(ctx), timeout=seconds, what=f"the check {step.name}")
+    late = DeadlineExceeded(f"the check {step.name} did not finish within {seconds:.0f} s")
+    probe = ctx.system.with_deadline(lambda: step.probe(ctx), seconds, late)
     if probe.verdict is not Verdict.ELSEWHERE:
         remedy = probe.remedy or (("petal-node repair",) if probe.verdict is Verdict.CHANGE else ())
         mark = Mark.OK if probe.verdict is Verdict.SATISFIED else worst
@@ -95,7 +96,7 @@ def check_node(ctx: Context) -> NodeReport:
 def _current(ctx: Context) -> str | None:
     """The release that shells get; None also where storage has begun to hang since it was looked at."""
     try:
-        return ctx.system.guarded(lambda: current_release(ctx.paths), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
+        return ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, TOUCH_SECONDS)
     except (PetalError, OSError):
         return None
 

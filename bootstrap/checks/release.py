@@ -17,7 +17,7 @@ from .base import current_manifest, fail, ok, warn
 
 def release(ctx: Context, seconds: float) -> Iterator[Finding]:
     """Whether ``current`` leads to a complete release, and to the wanted one."""
-    current = ctx.system.guarded(lambda: current_release(ctx.paths), timeout=seconds, what=str(ctx.paths.root))
+    current = ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, seconds)
     if current is None:
         why = "the head node has not finished the install, or it failed"
         yield fail("release", "no release is published yet", why, "on the head node: petal-node status")
@@ -38,7 +38,7 @@ def store(ctx: Context, seconds: float) -> Iterator[Finding]:
     if not ctx.config.builds:
         return
     place = store_of(ctx)
-    damage = ctx.system.guarded(lambda: trouble(place), timeout=seconds, what=str(place))
+    damage = ctx.system.on_storage(lambda: trouble(place), place, seconds)
     if not damage:
         yield ok("store", "Spack's database is there")
         return

@@ -97,7 +97,7 @@ def disk(ctx: Context, seconds: float) -> Iterator[Finding]:
     rooms = [Room.of(path, place) for place in LOCAL if (path := ctx.paths.at(place)).is_dir()]
     shared = ctx.paths.shared_mount
     if ctx.mounted is not None or not ctx.paths.live:
-        rooms.append(ctx.system.guarded(lambda: Room.of(shared, ctx.paths.mount), timeout=seconds, what=str(shared)))
+        rooms.append(ctx.system.on_storage(lambda: Room.of(shared, ctx.paths.mount), shared, seconds))
     distinct = list({room.device: room for room in reversed(rooms)}.values())
     full = [room for room in distinct if room.free == 0 or room.inodes == 0]
     low = [room for room in distinct if (room.share < LOW_SHARE and room.free < LOW_BYTES) or room.inodes < LOW_SHARE]
@@ -125,6 +125,6 @@ def _to_free(room: Room) -> tuple[str, ...]:
 def opt_spack(ctx: Context, seconds: float) -> Iterator[Finding]:
     """Whether a Spack tree is at /opt/spack, where petal's images and many guides have it. It may be a mount."""
     tree = ctx.paths.at("/opt/spack")
-    version = ctx.system.guarded(lambda: version_of(tree), timeout=seconds, what=str(tree))
+    version = ctx.system.on_storage(lambda: version_of(tree), tree, seconds)
     if version is not None:
         yield ok("opt-spack", f"Spack {version} is at /opt/spack on this node; petal-node does not use it")

@@ -58,7 +58,7 @@ def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: 
         return
     shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
     try:
-        asked.system.guarded(lambda: shared.save_proof(proof), timeout=SAVE_SECONDS, what=str(ctx.paths.shared))
+        asked.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, SAVE_SECONDS)
     except (PetalError, OSError) as error:
         asked.note(f"the proof is not kept: {error}")
         LOG.warning("the proof is not kept: %s", error)

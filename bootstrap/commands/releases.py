@@ -34,7 +34,7 @@ def releases(asked: Asked, *, sizes: bool) -> Result:
     ctx = _prepared(asked)
     asked.note("measuring what each release needs" if sizes else "looking at the releases")
     seconds = MEASURE_SECONDS if sizes else LOOK_SECONDS
-    data = ctx.system.guarded(lambda: _listed(ctx, sizes=sizes), timeout=seconds, what=str(ctx.paths.root))
+    data = ctx.system.on_storage(lambda: _listed(ctx, sizes=sizes), ctx.paths.root, seconds)
     return Result("releases", "releases", Status.OK, data, run_id=asked.run_id)
 
 

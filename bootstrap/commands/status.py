@@ -123,7 +123,7 @@ def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalErr
         }
 
     try:
-        return asked.system.guarded(look, timeout=LOOK_SECONDS, what=str(paths.shared))
+        return asked.system.on_storage(look, paths.shared, LOOK_SECONDS)
     except (PetalError, OSError) as error:
         errors.append(as_error(error, paths.shared_mount))
         return dict(NOTHING)

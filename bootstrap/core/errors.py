@@ -216,6 +216,13 @@ class ProcessTimeout(PetalError):
     code = "process-timeout"
 
 
+class DeadlineExceeded(PetalError):
+    """An operation did not finish before its deadline."""
+
+    code = "deadline-exceeded"
+    exit = ExitCode.TRY_AGAIN
+
+
 class LockTimeout(PetalError):
     """Somebody else held the lock until our deadline."""
 
@@ -254,15 +261,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+_DENIED = "id; ls -ld {mount}/petal; an export with root_squash refuses root"
+ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
+# errno -> code, remedy for a path on shared storage, remedy for another path.
 _OS_ERRORS = {
-    errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal"),
-    errno.ENOSPC: ("file-no-space", "df -h {mount} /var /opt; df -i {mount} /var /opt"),
-    errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}"),
-    errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}"),
-    errno.EACCES: ("file-permission", "id; ls -ld {mount}/petal; an export with root_squash refuses root"),
-    errno.EPERM: ("file-permission", "id; ls -ld {mount}/petal; an export with root_squash refuses root"),
-    errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}"),
-    errno.EIO: ("file-io", "dmesg | tail; findmnt {mount}"),
+    errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal", "ls -ld {path} {parent}"),
+    errno.ENOSPC: ("file-no-space", "df -h {mount}; df -i {mount}", "df -h {parent}; df -i {parent}"),
+    errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
+    errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}", "findmnt --target {parent}"),
+    errno.EACCES: (
+        "file-permission",
+        "id; ls -ld {mount}/petal; an export with root_squash refuses root",
+        "id; ls -ld {path}",
+    ),
+    errno.EPERM: (
+        "file-permission",
+        "id; ls -ld {mount}/petal; an export with root_squash refuses root",
+        "id; ls -ld {path}",
+    ),
+    errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}", "findmnt --target {parent}"),
+    errno.EIO: ("file-io", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
 }
 
 
@@ -272,10 +290,19 @@ def as_error(trouble: PetalError | OSError, mount: Path) -> PetalError:
 
 
 def of_os_error(error: OSError, mount: Path) -> FileSystemError:
-    """What an operator can do about a refused file operation; ``mount`` is the shared storage's mount point."""
-    code, remedy = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status"))
-    name = f" {error.filename}" if error.filename else ""
-    why = os.strerror(error.errno) if error.errno else str(error)
+    """A refused file operation as an error, with a remedy for the path that was refused.
+
+    Args:
+        mount: the mount point of shared storage. A path below it, below ``/opt/petal`` (which is backed by it), or an
+            unknown path gets the remedy for the mount.
+    """
+    code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status", ""))
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
+    shared = path is None or any(place in (path, *path.parents) for place in (mount, ROOT))
+    remedy = on_mount if shared or not elsewhere or path is None else elsewhere
     return FileSystemError(
-        f"a file operation failed{name and ':' + name}", why=why, remedy=remedy.format(mount=mount), code=code
+        f"a file operation failed{f': {path}' if path else ''}",
+        why=os.strerror(error.errno) if error.errno else str(error),
+        remedy=remedy.format(mount=mount, path=path, parent=path.parent if path else ""),
+        code=code,
     )

@@ -38,10 +38,10 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) ->
     kept = paths.home / wanted.version / "petal-node"
     if not kept.is_file() or sha256_of(kept) != wanted.sha256:
         source = paths.archives / wanted.sha256
-        if not system.guarded(source.is_file, timeout=LOOK_SECONDS, what=str(source)):
+        if not system.on_storage(source.is_file, source, LOOK_SECONDS):
             LOG.warning("version %s is wanted and not at %s: going on with %s", wanted.version, source, own.version)
             return
-        system.guarded(lambda: _keep(wanted, paths), timeout=COPY_SECONDS, what=str(source))
+        system.on_storage(lambda: _keep(wanted, paths), source, COPY_SECONDS)
     LOG.info("handing over to version %s", wanted.version)
     os.environ[MARK] = wanted.sha256
     os.execv(kept, [str(kept), *sys.argv[1:]])  # noqa: S606 - checked by its checksum just now

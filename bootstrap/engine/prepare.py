@@ -152,7 +152,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[Petal
         if paths.live and known.mount_of(mount) is None:
             continue
         try:
-            found = system.guarded(partial(_wanted_on, paths, known), timeout=LOOK_SECONDS, what=mount)
+            found = system.on_storage(partial(_wanted_on, paths, known), mount, LOOK_SECONDS)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
             troubles.append(as_error(error, paths.shared_mount))
@@ -233,9 +233,7 @@ def _content(uri: str, sha256: str | None, prefix: Path, region: str | None, sys
         scratch = Paths(prefix).scratch
         make_dir(scratch)
         return read(Source(uri, sha256, region, CONFIG_SECONDS), scratch)
-    data = system.guarded(
-        partial(_local_content, uri, path), timeout=LOOK_SECONDS, what=str(path)
-    )  # perhaps on a mount
+    data = system.on_storage(partial(_local_content, uri, path), path, LOOK_SECONDS)  # perhaps on a mount
     if sha256 is not None:
         verify(uri, sha256, hashlib.sha256(data).hexdigest())
     return data
@@ -317,7 +315,7 @@ def _has_carried_lmod(ctx: Context) -> bool:
     if ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None:
         return False
     try:
-        before = ctx.system.guarded(partial(_wanted_on, ctx.paths, ctx.facts), timeout=LOOK_SECONDS, what=str(where))
+        before = ctx.system.on_storage(partial(_wanted_on, ctx.paths, ctx.facts), where, LOOK_SECONDS)
     except (PetalError, OSError):
         return False
     return before is not None and SPEC in before.environment.get("specs", ())

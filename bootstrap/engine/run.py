@@ -245,7 +245,7 @@ def save_report(ctx: Context, report: NodeReport) -> None:
     shared = Shared(ctx.paths)
     try:
         if reaches_storage(report.findings):
-            ctx.system.guarded(lambda: shared.save_report(report), timeout=SAVE_SECONDS, what=str(ctx.paths.shared))
+            ctx.system.on_storage(lambda: shared.save_report(report), ctx.paths.shared, SAVE_SECONDS)
             return
     except (OSError, PetalError) as error:
         LOG.info("the report stays on this node: %s", error)

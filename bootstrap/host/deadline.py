@@ -1,6 +1,7 @@
-"""Shared storage is assumed to hang: what touches it runs in a child that can be left behind.
+"""Calls with a deadline, for actions that may hang in the kernel: a look at shared storage, a name lookup, a long scan.
 
-ParallelCluster's own ``computemgtd`` reads its shared file in the same way.
+The action runs in a child process, because a system call on a dead mount cannot be interrupted and a process that
+waits in one may survive SIGKILL. ParallelCluster's ``computemgtd`` reads its shared file in the same way.
 """
 
 from __future__ import annotations
@@ -9,55 +10,116 @@ import os
 import pickle
 import select
 import signal
+import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
-from ..core.errors import PetalError, StorageError
+from ..core.errors import DeadlineExceeded, PetalError, ProcessFailed, StorageError
 from .log import LOG
 
 T = TypeVar("T")
 
+_HEADER = struct.Struct(">cI")
+_ARM, _DISARM, _RESULT = b"A", b"D", b"R"
+# In a child of `with_deadline`: the descriptor to its parent. Calls inside run in the same child.
+_parent: int | None = None
+# Children that were killed at a deadline and had not ended by then; each later call reaps those that have.
+_abandoned: set[int] = set()
 
-def guarded(action: Callable[[], T], *, timeout: float, what: str) -> T:
-    """Calls ``action`` in a child process and gives up on it after ``timeout`` seconds.
 
-    The child may hang in the kernel on a dead mount; it is killed and not waited for. Its result must be picklable.
+def with_deadline(action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:
+    """Calls ``action`` in a child process and stops waiting for it after ``seconds``.
+
+    The child is killed at the deadline and not waited for. A call inside another call runs in the same child; the
+    earlier deadline of the two ends that child, and the outer call raises the error of that deadline.
+
+    Args:
+        action: its result must be picklable, and it must not rely on changes to this process.
+        seconds: the deadline, counted from now.
+        error: raised at the deadline; the caller knows what was touched and words it.
 
     Raises:
-        StorageError: no answer in time (code ``storage-hangs``).
-        PetalError, OSError: whatever ``action`` raised.
+        DeadlineExceeded: no result in time, if ``error`` is not given.
+        PetalError, OSError: raised by ``action``.
+        ProcessFailed: the child died without a result (``process-failed``).
     """
+    late = error or DeadlineExceeded(f"an operation did not finish within {seconds:.0f} s")
+    if _parent is not None:
+        return _within_child(action, time.monotonic() + seconds, late, _parent)
+    _reap()
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
-        LOG.disabled = True  # its file is closed in here, and another may get the number
-        _let_go_of_streams(sender)
-        _answer(action, sender)
+        _run_child(action, sender)
     os.close(sender)
-    data = None
     try:
-        data = _read_until(receiver, time.monotonic() + timeout)
+        result = _receive(receiver, time.monotonic() + seconds, late)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        _abandoned.add(child)
+        raise
     finally:
         os.close(receiver)
-        if data is None:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, os.WNOHANG)
-    if data is None:
-        remedy = ("check the server of the mount (EBS: the head node), then: petal-node bootstrap",)
-        raise StorageError(f"{what} did not answer within {timeout:.0f} s", remedy=remedy, code="storage-hangs")
     os.waitpid(child, 0)
-    if not data:
-        raise StorageError(f"{what}: the reader died", code="storage-unusable")
-    answer: tuple[bool, Any] = pickle.loads(data)  # noqa: S301 - written by our own child
-    if not answer[0]:
-        raise answer[1]
-    value: T = answer[1]
-    return value
+    if result is None:
+        raise ProcessFailed("the process that ran a guarded operation was killed", remedy="dmesg | tail")
+    succeeded, value = pickle.loads(result)  # noqa: S301 - written by the child of this process
+    if not succeeded:
+        raise value
+    answer: T = value
+    return answer
 
 
-def _let_go_of_streams(sender: int) -> None:
-    """A child that hangs in the kernel must not keep what others wait for: our output, or any other descriptor."""
+def on_storage(action: Callable[[], T], where: Path | str, seconds: float) -> T:
+    """Calls ``action``, which touches the mount or directory ``where``, with a deadline.
+
+    Raises:
+        StorageError: ``storage-hangs``, no answer within ``seconds``.
+        PetalError, OSError: raised by ``action``.
+    """
+    error = StorageError(
+        f"{where} did not answer within {seconds:.0f} s",
+        remedy=("check the server of the mount (EBS: the head node), then: petal-node bootstrap",),
+        code="storage-hangs",
+    )
+    return with_deadline(action, seconds, error)
+
+
+def _reap() -> None:
+    for child in tuple(_abandoned):
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
+            _abandoned.discard(child)
+
+
+def _within_child(action: Callable[[], T], deadline: float, error: PetalError, parent: int) -> T:
+    _send(parent, _ARM, pickle.dumps((deadline, error)))
+    try:
+        return action()
+    finally:
+        _send(parent, _DISARM, b"")
+
+
+def _run_child(action: Callable[[], Any], sender: int) -> None:
+    """Runs ``action``, sends (True, result) or (False, error), and ends the process without any clean-up."""
+    global _parent  # noqa: PLW0603 - this process serves one call only
+    LOG.disabled = True  # its file is closed below, and another file may get the descriptor
+    _release_descriptors(sender)
+    _parent = sender
+    try:
+        try:
+            data = pickle.dumps((True, action()))
+        except (PetalError, OSError) as error:
+            data = pickle.dumps((False, error))
+        _send(sender, _RESULT, data)
+    except BaseException:  # noqa: BLE001 - the parent sees a closed pipe and raises ProcessFailed
+        os._exit(1)
+    os._exit(0)
+
+
+def _release_descriptors(sender: int) -> None:
+    """A child that hangs in the kernel must not keep the output, or any other descriptor, of its parent open."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
@@ -65,27 +127,34 @@ def _let_go_of_streams(sender: int) -> None:
     os.closerange(sender + 1, 1024)
 
 
-def _answer(action: Callable[[], Any], sender: int) -> None:
-    """The child's side of ``guarded``: sends (True, result) or (False, error) and ends without any clean-up."""
-    try:
-        try:
-            data = pickle.dumps((True, action()))
-        except (PetalError, OSError) as error:
-            data = pickle.dumps((False, error))
-        with os.fdopen(sender, "wb") as stream:
-            stream.write(data)
-    except BaseException:  # noqa: BLE001 - the parent sees a closed pipe and says that the reader died
-        os._exit(1)
-    os._exit(0)
+def _send(descriptor: int, kind: bytes, data: bytes) -> None:
+    view = memoryview(_HEADER.pack(kind, len(data)) + data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
-def _read_until(receiver: int, deadline: float) -> bytes | None:
-    data = b""
+def _receive(receiver: int, deadline: float, error: PetalError) -> bytes | None:
+    """The pickled result of the child, None if it died; raises the error of the deadline that passes first."""
+    deadlines = [(deadline, error)]
+    buffer = b""
     while True:
-        ready, _, _ = select.select([receiver], [], [], max(0.0, deadline - time.monotonic()))
+        earliest, late = min(deadlines, key=lambda entry: entry[0])
+        ready, _, _ = select.select([receiver], [], [], max(0.0, earliest - time.monotonic()))
         if not ready:
-            return None
+            raise late
         block = os.read(receiver, 65536)
         if not block:
-            return data
-        data += block
+            return None
+        buffer += block
+        while len(buffer) >= _HEADER.size:
+            kind, size = _HEADER.unpack_from(buffer)
+            end = _HEADER.size + size
+            if len(buffer) < end:
+                break
+            data, buffer = buffer[_HEADER.size : end], buffer[end:]
+            if kind == _RESULT:
+                return data
+            if kind == _ARM:
+                deadlines.append(pickle.loads(data))  # noqa: S301 - written by the child of this process
+            else:
+                deadlines.pop()

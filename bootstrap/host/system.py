@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..core.errors import ProcessFailed, ProcessTimeout
+from ..core.errors import PetalError, ProcessFailed, ProcessTimeout
 from ..core.facts import Mount
 from .atomic import write_atomic
-from .deadline import guarded
+from .deadline import on_storage, with_deadline
 from .log import LOG
 from .processes import end_marked, end_tree, other_runs, run_mark
 
@@ -36,6 +36,7 @@ PASSED_ON = (
 # Read by the worker's unit and by the convergence after boot; only root may.
 ENVIRONMENT = Path("/var/lib/petal-node/environment")
 DRAIN_SECONDS = 1.0
+KILL_SECONDS = 2.0
 FLUSH_SECONDS = 900.0
 # A worker that is killed is begun again by systemd, a few times; what it left behind ends first (systemd.service(5)).
 UNIT_PROPERTIES = (
@@ -62,6 +63,15 @@ class Completed:
         """The last lines of what it said, stderr first where there is any."""
         text = self.stderr.strip() or self.stdout.strip()
         return "\n".join(text.splitlines()[-lines:])
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and what it started; does not wait for a process that SIGKILL does not end (a dead mount)."""
+    end_tree(process.pid)
+    try:
+        process.wait(timeout=KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        LOG.warning("process %d does not end on SIGKILL and is left behind", process.pid)
 
 
 class System:
@@ -103,13 +113,11 @@ class System:
         try:
             stdout, stderr = _collect(process, started + timeout, on_line, on_idle)
         except subprocess.TimeoutExpired as error:
-            end_tree(process.pid)
-            process.wait()
+            _kill(process)
             what = f"{argv[0]} did not end within {timeout:.0f} s and was stopped"
             raise ProcessTimeout(what, why=" ".join(argv)) from error
         except BaseException:
-            end_tree(process.pid)
-            process.wait()
+            _kill(process)
             raise
         finally:
             _close_streams(process)
@@ -197,9 +205,13 @@ class System:
         """True when systemd runs this machine (sd_booted(3))."""
         return Path("/run/systemd/system").is_dir()
 
-    def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:
-        """Calls ``action`` where it may hang; see ``guard.guarded``."""
-        return guarded(action, timeout=timeout, what=what)
+    def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:
+        """Calls ``action`` with a deadline; see ``deadline.on_storage``."""
+        return on_storage(action, where, seconds)
+
+    def with_deadline(self, action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:
+        """Calls ``action`` with a deadline; see ``deadline.with_deadline``."""
+        return with_deadline(action, seconds, error)
 
     def mounts(self) -> tuple[Mount, ...]:
         """What is mounted in this mount namespace."""

@@ -164,7 +164,7 @@ def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: Allo
 
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:
     try:
-        reports = ctx.system.guarded(Shared(ctx.paths).reports, timeout=LOOK_SECONDS, what=str(ctx.paths.shared))
+        reports = ctx.system.on_storage(Shared(ctx.paths).reports, ctx.paths.shared, LOOK_SECONDS)
     except (PetalError, OSError) as error:
         LOG.warning("the nodes' own reports: %s", error)
         return {}

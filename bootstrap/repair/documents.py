@@ -33,8 +33,8 @@ class Documents:
         if ctx.paths.live and ctx.mounted is None:
             return elsewhere(f"{ctx.paths.mount} is not mounted")
         try:
-            damaged, lost = ctx.system.guarded(
-                lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared)
+            damaged, lost = ctx.system.on_storage(
+                lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), ctx.paths.shared, TOUCH_SECONDS
             )
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))

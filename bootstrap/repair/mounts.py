@@ -67,7 +67,7 @@ def _is_known_storage(ctx: Context) -> bool:
     if before is None:
         return True
     try:
-        token = ctx.system.guarded(lambda: token_of(ctx), timeout=LOOK_SECONDS, what=ctx.paths.mount)
+        token = ctx.system.on_storage(lambda: token_of(ctx), ctx.paths.mount, LOOK_SECONDS)
     except (PetalError, OSError):
         return False
     return before.knows(ctx.paths.mount, token)
@@ -80,6 +80,6 @@ def _is_backed(ctx: Context) -> bool:
         return root.exists() and backing.exists() and root.samefile(backing)
 
     try:
-        return ctx.system.guarded(is_same, timeout=LOOK_SECONDS, what=str(root))
+        return ctx.system.on_storage(is_same, root, LOOK_SECONDS)
     except (PetalError, OSError):
         return False

@@ -43,7 +43,7 @@ class Reports:
 def _stale(ctx: Context) -> list[Path]:
     """Of compute nodes only: a login node is none of Slurm's."""
     known = {node.name for node in nodes(ctx.system)}
-    return ctx.system.guarded(lambda: _unknown(ctx, known), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared))
+    return ctx.system.on_storage(lambda: _unknown(ctx, known), ctx.paths.shared, TOUCH_SECONDS)
 
 
 def _unknown(ctx: Context, known: set[str]) -> list[Path]:

@@ -64,7 +64,7 @@ class Leftovers:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         try:
-            left = ctx.system.guarded(lambda: _half_done(ctx), timeout=SECONDS, what=str(ctx.paths.store))
+            left = ctx.system.on_storage(lambda: _half_done(ctx), ctx.paths.store, SECONDS)
         except SpackError:
             return elsewhere("Spack's database cannot be read")  # ``spack`` tells it, and brings it back
         except (PetalError, OSError) as error:
@@ -160,7 +160,7 @@ def _look(ctx: Context, find: Callable[[Context], Iterator[Found]]) -> list[Foun
     """What is damaged, or why that cannot be told."""
     seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
     try:
-        return ctx.system.guarded(lambda: list(find(ctx)), timeout=seconds, what=str(ctx.paths.store))
+        return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
     except (PetalError, OSError) as error:
         return refused(as_error(error, ctx.paths.shared_mount))
 

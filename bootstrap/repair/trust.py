@@ -107,7 +107,7 @@ def _look(ctx: Context) -> list[Loose] | Probe:
     if ctx.paths.live and ctx.mounted is None:
         return elsewhere(f"{ctx.paths.mount} is not mounted")
     try:
-        found = ctx.system.guarded(lambda: _found(ctx), timeout=SECONDS, what=str(ctx.paths.shared))
+        found = ctx.system.on_storage(lambda: _found(ctx), ctx.paths.shared, SECONDS)
     except (PetalError, OSError) as error:
         return refused(as_error(error, ctx.paths.shared_mount))
     return elsewhere("the storage is not the one from before") if found is None else found

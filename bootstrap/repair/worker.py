@@ -62,6 +62,6 @@ def _close_on_shared(ctx: Context, closed: RunRecord) -> None:
             shared.save_install(closed)
 
     try:
-        ctx.system.guarded(close, timeout=5.0, what=str(ctx.paths.shared))
+        ctx.system.on_storage(close, ctx.paths.shared, 5.0)
     except (PetalError, OSError) as error:
         LOG.info("the record on shared storage stays as it is: %s", error)

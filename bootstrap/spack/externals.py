@@ -92,12 +92,12 @@ Look = Callable[[Paths], list[External]]
 def _find(name: str, paths: Paths, system: System) -> list[External]:
     if name == "slurm":
         return _find_slurm(paths, system)
-    return system.guarded(partial(LOOKS[name], paths), timeout=LOOK_SECONDS, what=f"the directory of {name}")
+    return system.on_storage(partial(LOOKS[name], paths), f"the directory of {name}", LOOK_SECONDS)
 
 
 def _find_slurm(paths: Paths, system: System) -> list[External]:
     """Its headers tell the version, else its own answer: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
-    place, version, pmix = system.guarded(partial(_slurm, paths), timeout=LOOK_SECONDS, what="Slurm's directory")
+    place, version, pmix = system.on_storage(partial(_slurm, paths), "Slurm's directory", LOOK_SECONDS)
     if place and not version:
         answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=ASK_SECONDS).stdout
         told = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)

@@ -112,7 +112,7 @@ def fits(ctx: Context, lock: Lockfile) -> None:
     """
 
     def exists(place: str) -> bool:  # perhaps on a mount
-        return ctx.system.guarded(partial(os.path.isdir, place), timeout=LOOK_SECONDS, what=place)
+        return ctx.system.on_storage(partial(os.path.isdir, place), place, LOOK_SECONDS)
 
     here = Here(
         ctx.facts.host, _compiler(ctx), ctx.externals, ctx.targets, ctx.choice.cuda if ctx.choice else (),

@@ -70,6 +70,6 @@ def try_locks(ctx: Context) -> None:
         StorageError: ``storage-no-locks``.
     """
     where = ctx.paths.shared_mount
-    why = ctx.system.guarded(lambda: broken(tried_file(ctx)), timeout=TOUCH_SECONDS, what=str(where))
+    why = ctx.system.on_storage(lambda: broken(tried_file(ctx)), where, TOUCH_SECONDS)
     if why:
         raise no_locks(where, why)

@@ -78,7 +78,7 @@ def _archive(ctx: Context) -> Path | None:
         return next((archive for archive in found if archive is not None), None)
 
     try:
-        return ctx.system.guarded(look, timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
+        return ctx.system.on_storage(look, ctx.paths.root, TOUCH_SECONDS)
     except (PetalError, OSError):
         return None
 
@@ -87,7 +87,7 @@ def _take(ctx: Context, archive: Path) -> None:
     ctx.note(f"unpacking Lmod {archive.name}")
     fetched = ctx.paths.scratch / archive.name
     try:
-        ctx.system.guarded(lambda: fetch(ctx.paths, archive), timeout=FETCH_SECONDS, what=str(archive))
+        ctx.system.on_storage(lambda: fetch(ctx.paths, archive), archive, FETCH_SECONDS)
         take(ctx.paths, archive, fetched)
     finally:
         fetched.unlink(missing_ok=True)

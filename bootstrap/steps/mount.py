@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.model import Storage
-from ..core.errors import PetalError, StorageError, as_error
+from ..core.errors import DeadlineExceeded, PetalError, StorageError, as_error
 from ..core.facts import Mount
 from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
 from ..host.atomic import write_atomic
@@ -144,7 +144,7 @@ def _unmounted(ctx: Context, device: Device) -> Probe:
     helper, remedy = HELPERS[device.kind]
     if ctx.system.which(helper) is None:
         return blocked(f"{device.what} cannot be mounted: this node has no {helper}", remedy)
-    if ctx.system.guarded(lambda: _holds_files(where), timeout=TOUCH_SECONDS, what=str(where)):
+    if ctx.system.on_storage(lambda: _holds_files(where), where, TOUCH_SECONDS):
         return blocked(
             f"{where} holds files that the mount would hide", f"ls -la {where}", f"mv {where} {where}.before"
         )
@@ -173,7 +173,10 @@ def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
     address = next((option[5:] for option in mounted.options if option.startswith("addr=")), None)
     if address is None or mounted.source.rpartition(":")[2].rstrip("/") != path.rstrip("/"):
         return False
-    return address in ctx.system.guarded(lambda: ctx.system.addresses(host), timeout=TOUCH_SECONDS, what=host)
+    late = DeadlineExceeded(
+        f"the name {host} was not resolved within {TOUCH_SECONDS:.0f} s", remedy=f"getent ahosts {host}"
+    )
+    return address in ctx.system.with_deadline(lambda: ctx.system.addresses(host), TOUCH_SECONDS, late)
 
 
 def _keeping(ctx: Context, device: Device) -> tuple[str, ...]:

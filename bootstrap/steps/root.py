@@ -39,9 +39,7 @@ class Root:
 def _probe_image(ctx: Context) -> Probe:
     root = ctx.paths.root
     try:
-        bound = ctx.system.guarded(
-            lambda: binding.is_bound(ctx), timeout=binding.TOUCH_SECONDS, what=str(root)
-        )  # what is bound may hang
+        bound = ctx.system.on_storage(lambda: binding.is_bound(ctx), root, binding.TOUCH_SECONDS)
     except (PetalError, OSError) as trouble:
         return refused(as_error(trouble, root))
     if bound:

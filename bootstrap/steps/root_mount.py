@@ -39,7 +39,7 @@ def probe(ctx: Context) -> Probe:
     """Whether the root is bound to shared storage, and stays so over a reboot; looks for at most 5 s."""
     backing = ctx.paths.shared_root
     try:
-        state = ctx.system.guarded(lambda: _backed(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.root))
+        state = ctx.system.on_storage(lambda: _backed(ctx), ctx.paths.root, TOUCH_SECONDS)
     except (PetalError, OSError) as trouble:
         return refused(as_error(trouble, ctx.paths.root))
     if state == "absent":

@@ -50,7 +50,7 @@ class Storage:
             return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
         before = Seen.load(ctx.paths)  # first: a run beside this one marks the storage, then remembers it
         try:
-            seen = ctx.system.guarded(lambda: _look(ctx), timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
+            seen = ctx.system.on_storage(lambda: _look(ctx), ctx.paths.shared_mount, TOUCH_SECONDS)
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
         bad = (
@@ -65,7 +65,7 @@ class Storage:
         if ctx.paths.live and ctx.mounted is None:
             raise _missing(ctx)
         shared, before = Shared(ctx.paths), Seen.load(ctx.paths)
-        token = ctx.system.guarded(shared.token, timeout=TOUCH_SECONDS, what=str(ctx.paths.shared_mount))
+        token = ctx.system.on_storage(shared.token, ctx.paths.shared_mount, TOUCH_SECONDS)
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
                 make_own_dir(path, ctx.paths.shared_mount)

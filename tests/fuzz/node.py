@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from bootstrap.cli import main
-from bootstrap.core.errors import ExitCode
+from bootstrap.core.errors import ExitCode, PetalError
 from bootstrap.host import system
 from bootstrap.host.log import close_log
 from tests.world import LMOD_VERSION, with_package
@@ -40,7 +40,10 @@ class QuickSystem(system.System):
             return system.Completed(tuple(argv), 0, LMOD_VERSION, "", 0.0)
         return super().run(argv, **options)
 
-    def guarded(self, action: Callable[[], T], *, timeout: float, what: str) -> T:  # noqa: ARG002
+    def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:  # noqa: ARG002
+        return action()
+
+    def with_deadline(self, action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:  # noqa: ARG002
         return action()
 
 

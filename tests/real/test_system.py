@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.core.errors import DeadlineExceeded, ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.host.deadline import _abandoned
 from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
 from bootstrap.host.system import System
 from tests.real.hooks import until
@@ -197,20 +198,43 @@ def test_what_hangs_is_given_up_and_said_so(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     started = time.monotonic()
     with pytest.raises(StorageError) as caught:
-        SYSTEM.guarded((tmp_path / "fifo").read_text, timeout=0.5, what="/shared")
+        SYSTEM.on_storage((tmp_path / "fifo").read_text, "/shared", 0.5)
     assert caught.value.code == "storage-hangs"
     assert time.monotonic() - started < 5
 
 
 def test_what_a_guarded_look_raises_arrives(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        SYSTEM.guarded((tmp_path / "absent").read_text, timeout=5, what="x")
-    assert SYSTEM.guarded(lambda: {"a": (1, 2)}, timeout=5, what="x") == {"a": (1, 2)}
+        SYSTEM.on_storage((tmp_path / "absent").read_text, "x", 5)
+    assert SYSTEM.on_storage(lambda: {"a": (1, 2)}, "x", 5) == {"a": (1, 2)}
 
 
 def test_a_reader_that_is_killed_is_an_error() -> None:
-    with pytest.raises(StorageError, match="the reader died"):
-        SYSTEM.guarded(lambda: os.kill(os.getpid(), signal.SIGKILL), timeout=5, what="x")
+    with pytest.raises(ProcessFailed, match="was killed"):
+        SYSTEM.on_storage(lambda: os.kill(os.getpid(), signal.SIGKILL), "x", 5)
+
+
+def test_a_call_inside_another_call_runs_in_the_same_child_with_the_earlier_deadline(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+
+    def inner() -> tuple[int, int]:
+        return os.getpid(), SYSTEM.on_storage(os.getpid, "/shared", 5)
+
+    assert len(set(SYSTEM.with_deadline(inner, 5))) == 1
+    hang = (tmp_path / "fifo").read_text
+    late = DeadlineExceeded("the outer call is late")
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="/shared did not answer within 0 s"):
+        SYSTEM.with_deadline(lambda: SYSTEM.on_storage(hang, "/shared", 0.3), 30, late)
+    with pytest.raises(DeadlineExceeded, match="the outer call is late"):
+        SYSTEM.with_deadline(lambda: SYSTEM.on_storage(hang, "/shared", 30), 0.3, late)
+    with pytest.raises(DeadlineExceeded, match="the outer call is late"):  # the inner call has ended in time
+        SYSTEM.with_deadline(lambda: (SYSTEM.on_storage(os.getpid, "/shared", 0.2), hang()), 0.5, late)
+    assert time.monotonic() - started < 10
+    left = {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
+    assert not psutil.wait_procs([psutil.Process(pid) for pid in left], timeout=5)[1]
+    SYSTEM.with_deadline(os.getpid, 5)
+    assert not _abandoned
 
 
 def test_what_is_left_of_a_session_ends_too() -> None:
@@ -225,7 +249,7 @@ def test_a_hung_look_keeps_nobodys_output_open(tmp_path: Path) -> None:
     script = (
         "import os, signal\nfrom bootstrap.host.system import System\nfrom pathlib import Path\n"
         "os.kill = lambda *a: None\n"  # a child in the kernel's hands cannot be killed either
-        f"try: System().guarded(Path({str(tmp_path / 'fifo')!r}).read_text, timeout=0.2, what='x')\n"
+        f"try: System().on_storage(Path({str(tmp_path / 'fifo')!r}).read_text, 'x', 0.2)\n"
         "except Exception as e: print(e.code)\n"
     )
     started = time.monotonic()

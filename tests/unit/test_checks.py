@@ -138,12 +138,10 @@ def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path:
 def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted(node, *NFS)
 
-    def hang(action: Callable[[], object], *, timeout: float, what: str) -> object:
-        if what.startswith("the check "):
-            return action()
-        raise StorageError(f"{what} did not answer within {timeout:.0f} s", code="storage-hangs")
+    def hang(_action: Callable[[], object], where: Path, seconds: float) -> object:
+        raise StorageError(f"{where} did not answer within {seconds:.0f} s", code="storage-hangs")
 
-    monkeypatch.setattr(node.system, "guarded", hang)
+    monkeypatch.setattr(node.system, "on_storage", hang)
     report = checks.check_node(node.context)
     assert checks.failed(report.findings) >= {"storage"}
     of_storage = {check.name for check in checks.CHECKS if "storage" in check.after}

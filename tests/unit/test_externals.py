@@ -78,12 +78,12 @@ def test_what_is_damaged_is_left_out(world: World, file: str, text: str) -> None
 def test_a_place_that_hangs_costs_itself_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     images.parallelcluster(world.prefix)
 
-    def guarded(action: Callable[[], Any], *, timeout: float, what: str) -> Any:
-        if "Slurm" in what:
-            raise StorageError(f"{what} did not answer within {timeout:.0f} s")
+    def on_storage(action: Callable[[], Any], where: str, seconds: float) -> Any:
+        if "Slurm" in where:
+            raise StorageError(f"{where} did not answer within {seconds:.0f} s")
         return action()
 
-    monkeypatch.setattr(world.system, "guarded", guarded)
+    monkeypatch.setattr(world.system, "on_storage", on_storage)
     assert found(world) == EVERYTHING[1:]
 
 

@@ -76,10 +76,10 @@ def test_a_mount_that_hides_the_root_is_named_with_the_command(node: World) -> N
 def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     over(node, "/shared", "fuse.deaf")
 
-    def hang(_: Callable[[], Any], *, timeout: float, what: str) -> Any:
-        raise StorageError(f"{what} did not answer within {timeout:.0f} s", code="storage-hangs")
+    def hang(_action: Callable[[], Any], where: str, seconds: float) -> Any:
+        raise StorageError(f"{where} did not answer within {seconds:.0f} s", code="storage-hangs")
 
-    monkeypatch.setattr(node.system, "guarded", hang)
+    monkeypatch.setattr(node.system, "on_storage", hang)
     assert Remount().probe(node.context).reason == "/shared is hidden by another mount: fuse.deaf from other"
 
 
