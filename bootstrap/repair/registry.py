@@ -10,10 +10,10 @@ from ..steps.base import Step
 from ..steps.registry import STEPS
 from .documents import Documents
 from .mounts import Remount
+from .permissions import Modes, Owners
 from .reports import Reports
 from .room import SpackCache, Stage
 from .store import Damaged, Intact, Leftovers
-from .trust import Modes, Owners
 from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node

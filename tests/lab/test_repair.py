@@ -220,7 +220,15 @@ FAULTS: dict[str, Fault] = {
     # the cluster's storage
     "state writable for all": Fault(H, f"chmod 777 {STATE}", "modes", "has mode 0777"),
     "a program writable for all": Fault(H, f"chmod 777 {HELLO}/bin/hello", "owners", "bin/hello has mode 0777", "yes"),
-    "a release given to a user": Fault(H, f"chown -R ec2-user {RELEASE}", "owners", "belongs to user 1000", "yes"),
+    "a release given to a user": Fault(
+        H,
+        f"chown -R ec2-user {RELEASE}",
+        "owners",
+        "belongs to user 1000",
+        "refused",
+        "chown -Rh --from=1000 root:root /shared/petal",
+        "chown -Rh --from=1000 root:root /shared/petal",
+    ),
     "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "the storage token is lost"),
     "token damaged": Fault(H, f"echo x >{STATE}/token.json", "documents", "token.json is damaged"),
     "wanted.json damaged": Fault(

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.core.errors import StateError
 from bootstrap.core.model import Outcome, Probe, RunRecord, Status, Verdict
 from bootstrap.engine import converge as engine
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
+from bootstrap.repair import permissions
 from bootstrap.repair.documents import Documents
+from bootstrap.repair.permissions import Modes, Owners
 from bootstrap.repair.room import SpackCache, Stage
 from bootstrap.repair.store import Damaged, Intact
-from bootstrap.repair.trust import Modes, Owners
 from bootstrap.repair.worker import DeadWorker
 from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
@@ -55,7 +57,7 @@ def test_a_directory_that_others_can_write_to_is_closed(head: World) -> None:
     assert head.paths.state.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_file_that_others_could_have_changed_is_taken_back_only_by_yes(head: World) -> None:
+def test_a_file_that_others_could_have_changed_is_closed_only_with_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     program.chmod(0o777)
     assert Modes().probe(head.context).verdict is Verdict.SATISFIED
@@ -65,39 +67,42 @@ def test_a_file_that_others_could_have_changed_is_taken_back_only_by_yes(head: W
 
 
 @needs_root
-def test_what_belongs_to_a_user_is_taken_back_only_by_yes_and_loses_setuid(head: World) -> None:
+def test_a_file_of_a_user_is_named_with_the_command_and_stays(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     os.chown(program, USER, USER)
-    program.chmod(0o4755)
-    refused = Owners().probe(head.context)
-    assert (refused.verdict, "repair --yes" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    Owners().apply(head.context)
-    assert program.stat().st_uid == USER
-    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
-    assert (program.stat().st_uid, program.stat().st_mode & 0o7777) == (0, 0o755)
+    for ctx in (head.context, yes(head)):
+        probe = Owners().probe(ctx)
+        assert (probe.verdict, f"bin/hello belongs to user {USER}" in probe.reason) == (Verdict.BLOCKED, True)
+        Owners().apply(ctx)
+        assert program.stat().st_uid == USER
+    command = probe.remedy[-1].split("    ")[0]
+    assert command == f"chown -Rh --from={USER} root:root {head.paths.shared}"
+    subprocess.run(command.split(), check=True)
+    assert Owners().probe(head.context).verdict is Verdict.SATISFIED
 
 
 @needs_root
-def test_a_record_of_a_users_is_never_believed(head: World) -> None:
+def test_a_record_of_a_user_is_never_believed(head: World) -> None:
     wanted = head.paths.state / "wanted.json"
-    wanted.write_text('{"format": 1, "evil": true}')
     os.chown(wanted, USER, USER)
-    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
-    assert not wanted.exists()
-    assert "evil" in wanted.with_name("wanted.json.foreign").read_text()
-    assert Shared(head.paths).wanted() is None
+    probe = Owners().probe(yes(head))
+    assert (probe.verdict, probe.remedy[1].split("    ")[0]) == (Verdict.BLOCKED, f"rm {wanted}")
+    with pytest.raises(StateError, match="belongs to user"):
+        Shared(head.paths).wanted()
 
 
 @needs_root
-def test_a_link_of_a_users_is_not_followed(head: World, tmp_path: Path) -> None:
+def test_a_link_of_a_user_is_not_followed(head: World, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("root's")
-    secret.chmod(0o600)
-    link = head.paths.shared_root / "store" / "link"
-    link.symlink_to(secret)
-    os.lchown(link, USER, USER)
-    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
-    assert (link.lstat().st_uid, secret.stat().st_mode & 0o777) == (0, 0o600)
+    secret.chmod(0o666)
+    program = next(head.paths.store.glob("*/hello-*/bin/hello"))
+    program.chmod(0o666)
+    (insecure,) = permissions._scan(head.context) or ()
+    program.unlink()
+    program.symlink_to(secret)
+    permissions._close(insecure)
+    assert secret.stat().st_mode & 0o777 == 0o666
 
 
 def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> None:
@@ -147,12 +152,12 @@ def test_a_damaged_inventory_costs_its_own_package_only(head: World) -> None:
     assert mended(Intact(), head.context).verdict is Verdict.SATISFIED
 
 
-def test_a_socket_and_a_pipe_of_a_users_are_no_obstacle(head: World) -> None:
+def test_a_pipe_that_others_can_write_to_is_closed_without_a_reader(head: World) -> None:
     pipe = head.paths.shared_root / "store" / "pipe"
     os.mkfifo(pipe)
     pipe.chmod(0o666)
     assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
-    assert not pipe.exists()
+    assert pipe.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_package_that_cannot_be_had_again_keeps_what_it_has(head: World, tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Ownership and permissions below <mount>/petal. What other users could have changed is repaired only with --yes.
+
+Files of other users are named with the command that gives them to root, and left as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import PetalError, as_error
+from ..core.model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..host.log import LOG
+from ..state.context import Context
+from ..steps.base import HEAD
+from .ours import is_ours
+
+SECONDS = 120.0
+SHOWN = 3
+WRITABLE = 0o022
+YES = "petal-node repair --yes    (runs chmod go-w; only if you know that nobody else has written to them)"
+UNTOUCHED = "only if you know that nobody else has written to them; otherwise remove them"
+
+
+@dataclass(frozen=True)
+class InsecurePath:
+    """A file or directory that belongs to another user than root, or that others can write to."""
+
+    path: str
+    owner: int
+    mode: int
+
+    @property
+    def is_foreign(self) -> bool:
+        return self.owner not in (0, os.geteuid())
+
+    @property
+    def is_open_directory(self) -> bool:
+        """A directory of root's. Files that others created in it belong to them, and are found as such."""
+        return stat.S_ISDIR(self.mode) and not self.is_foreign
+
+    def __str__(self) -> str:
+        mode = f"has mode {stat.S_IMODE(self.mode):04o}"
+        return f"{self.path} {f'belongs to user {self.owner}' if self.is_foreign else mode}"
+
+
+class Modes:
+    """Only root can create files in the directories of the cluster's software."""
+
+    name = "modes"
+    title = "only root can write to the software's directories"
+    roles = HEAD
+    scope = Scope.NODE
+    needs = ("remount", "mount")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        paths = _insecure_paths(ctx)
+        if isinstance(paths, Probe):
+            return paths
+        directories = [one for one in paths if one.is_open_directory]
+        if not directories:
+            return satisfied(f"only root can write to the directories below {ctx.paths.shared}")
+        return change(_summary(directories), *(f"chmod go-w {one.path}" for one in directories[:SHOWN]))
+
+    def apply(self, ctx: Context) -> None:
+        for one in _scan(ctx) or ():
+            if one.is_open_directory:
+                _close(one)
+
+
+class Owners:
+    """All files of the cluster's software belong to root, and no other user could have changed them."""
+
+    name = "owners"
+    title = "the software's files belong to root, and only root can write to them"
+    roles = HEAD
+    scope = Scope.NODE
+    needs = ("remount", "mount", "modes")
+    local = False
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        paths = _insecure_paths(ctx)
+        if isinstance(paths, Probe):
+            return paths
+        foreign = [one for one in paths if one.is_foreign]
+        writable = [one for one in paths if not one.is_foreign and not one.is_open_directory]
+        if foreign:
+            return blocked(_summary(foreign), *_remedies(ctx, foreign))
+        if not writable:
+            return satisfied(f"only root owns and writes the files below {ctx.paths.shared}")
+        if ctx.may_destroy:
+            return change(_summary(writable), *(f"chmod go-w {one.path}" for one in writable[:SHOWN]))
+        return blocked(_summary(writable), *(f"ls -ld {one.path}" for one in writable[:SHOWN]), YES)
+
+    def apply(self, ctx: Context) -> None:
+        for one in _scan(ctx) or () if ctx.may_destroy else ():
+            if not one.is_foreign and not one.is_open_directory:
+                _close(one)
+
+
+def _insecure_paths(ctx: Context) -> list[InsecurePath] | Probe:
+    """What the scan found, or the verdict if it cannot be done."""
+    if ctx.paths.live and ctx.mounted is None:
+        return elsewhere(f"{ctx.paths.mount} is not mounted")
+    try:
+        found = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SECONDS)
+    except (PetalError, OSError) as error:
+        return refused(as_error(error, ctx.paths.shared_mount))
+    return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if found is None else found
+
+
+def _summary(paths: list[InsecurePath]) -> str:
+    return f"{paths[0]}{f', and {len(paths) - 1} more' if paths[1:] else ''}"
+
+
+def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:
+    """A record in ``state`` decides what root does, so it is removed; the next repair writes it again."""
+    yield f"ls -ld {foreign[0].path}"
+    records = [one for one in foreign if ctx.paths.state in Path(one.path).parents and not stat.S_ISDIR(one.mode)]
+    for one in records[:SHOWN]:
+        yield f"rm {one.path}    (then: petal-node repair)"
+    for owner in sorted({one.owner for one in foreign if one not in records})[:SHOWN]:
+        yield f"chown -Rh --from={owner} root:root {ctx.paths.shared}    ({UNTOUCHED})"
+
+
+def _scan(ctx: Context) -> list[InsecurePath] | None:
+    """All insecure paths, parents first; None if the storage is not the one that this node has used."""
+    top = ctx.paths.shared
+    if not top.is_dir() or not is_ours(ctx):
+        return None
+    found = list(_judge(str(top), os.lstat(top)))
+    directories = [str(top)]
+    while directories:
+        for path, info in _entries(directories.pop()):
+            found += _judge(path, info)
+            if stat.S_ISDIR(info.st_mode):
+                directories.append(path)
+    return found
+
+
+def _entries(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Files that vanish during the scan are skipped: other nodes replace their reports at any time."""
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    yield entry.path, entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+    except FileNotFoundError:
+        return
+
+
+def _judge(path: str, info: os.stat_result) -> Iterator[InsecurePath]:
+    """A link has no mode of its own."""
+    one = InsecurePath(path, info.st_uid, info.st_mode)
+    if one.is_foreign or (not stat.S_ISLNK(info.st_mode) and info.st_mode & WRITABLE):
+        yield one
+
+
+def _close(one: InsecurePath) -> None:
+    """Takes the right to write from others, by a descriptor: a user may have put a link in the place of the file."""
+    try:
+        descriptor = os.open(one.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        info = os.fstat(descriptor)
+        if info.st_uid == one.owner and not stat.S_ISLNK(info.st_mode):
+            Path(f"/proc/self/fd/{descriptor}").chmod(stat.S_IMODE(info.st_mode) & ~WRITABLE)
+        else:
+            LOG.warning("%s was replaced during the repair and stays as it is", one.path)
+    finally:
+        os.close(descriptor)
