@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ..core.errors import PetalError
 from ..core.model import Finding, Role
+from ..host import systemd
 from ..state.context import Context
 from .base import fail, ok, warn
 
@@ -24,7 +25,7 @@ def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
     """
     unit = UNITS.get(ctx.role)
     if unit and ctx.paths.live and not ctx.event and ctx.system.has_systemd():
-        state = _unit_state(ctx, unit, seconds)
+        state = systemd.state(unit, ctx.system, timeout=seconds)
         if state in DOWN:
             remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
             yield fail("slurm", f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
@@ -40,13 +41,6 @@ def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
         yield ok("slurm", "slurmctld answers")
         return
     yield fail("slurm", "slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
-
-
-def _unit_state(ctx: Context, unit: str, seconds: float) -> str:
-    """``active``, ``inactive`` and so on (systemctl(1)); empty if the unit is not installed."""
-    shown = ctx.system.run(["systemctl", "show", "--property=LoadState,ActiveState", unit], timeout=seconds, ok=None)
-    values = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
-    return values.get("ActiveState", "") if values.get("LoadState") == "loaded" else ""
 
 
 def munge(ctx: Context, seconds: float) -> Iterator[Finding]:

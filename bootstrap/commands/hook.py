@@ -19,6 +19,7 @@ from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_e
 from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..engine.prepare import check_place
 from ..engine.run import Recorder, crash, new_record, run
+from ..host import systemd
 from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.processes import has_process
@@ -84,8 +85,9 @@ def _through_worker(asked: Asked, event: str) -> RunRecord:
     spent = _spent(asked)
     make_dir(paths.runs)
     make_dir(paths.log.parent)
-    asked.system.detach(
+    systemd.detach(
         _worker_argv(asked, event),
+        asked.system,
         unit=f"{UNIT}-{asked.run_id.lower()}" if paths.live else None,  # a unit's environment lies outside of --root
         output=paths.log.parent / "petal-node-worker.log",
     )

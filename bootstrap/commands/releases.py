@@ -13,6 +13,7 @@ from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status, plain
 from ..engine import converge as engine
 from ..engine.prepare import prepare
+from ..host import systemd
 from ..host.files import size_of
 from ..releases import gc as unused
 from ..releases.catalog import Known, before_this, known_releases, needs
@@ -132,7 +133,7 @@ def _prepared(asked: Asked) -> Context:
 def _on_head(asked: Asked) -> Context:
     require_root(asked)
     if asked.paths().live:
-        asked.system.take_environment()
+        systemd.take_environment()
     ctx = _prepared(asked)
     if ctx.role is not Role.HEAD:
         what = f"petal-node {asked.command} changes what all nodes share"

@@ -9,6 +9,7 @@ from ..core.model import Outcome, Result, Status, StepReport, plain
 from ..engine import converge as engine
 from ..engine.prepare import prepare
 from ..engine.run import run
+from ..host import systemd
 from ..host.files import same_content
 from ..repair.registry import REPAIRS
 from ..state.request import Request
@@ -32,7 +33,7 @@ def repair(asked: Asked, lock_wait: float, *, yes: bool, deep: bool) -> Result:
     require_root(asked)
     _refuse_another(asked)
     if asked.paths().live:
-        asked.system.take_environment()
+        systemd.take_environment()
     waits = engine.Waits(node=min(NODE_LOCK_SECONDS, lock_wait), cluster=lock_wait)
     request = _request(asked, yes=yes, deep=deep)
 

@@ -13,6 +13,7 @@ from ..core.facts import Cluster
 from ..core.model import Result, Role, RunRecord, Status, plain
 from ..core.paths import Paths
 from ..engine.prepare import find_wanted
+from ..host import systemd
 from ..host.system import timestamp
 from ..state.cluster_lock import holder_of
 from ..state.desired import Proof, Token, Wanted
@@ -64,14 +65,10 @@ def _going_on(asked: Asked, data: Mapping[str, Any]) -> str:
         return f"run {runs[0]['run_id']} goes on"
     if install and install["finished"] is None and (data["install_age"] or 0) < STALE_SECONDS:
         return f"{install['host']} installs (run {install['run_id']})"
-    if asked.paths().live and asked.system.has_systemd() and _timer_runs(asked):
+    timed = asked.paths().live and asked.system.has_systemd()
+    if timed and systemd.state(TIMER.name, asked.system, timeout=TIMER_SECONDS) == "active":
         return "this node is not ready, and its timer tries again"
     return ""
-
-
-def _timer_runs(asked: Asked) -> bool:
-    done = asked.system.run(["systemctl", "is-active", TIMER], timeout=TIMER_SECONDS, ok=None)
-    return done.stdout.strip() == "active"
 
 
 def status(asked: Asked) -> Result:

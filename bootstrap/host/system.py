@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import select
 import shutil
@@ -17,7 +16,6 @@ from typing import Any, TypeVar
 
 from ..core.errors import PetalError, ProcessFailed, ProcessTimeout
 from ..core.facts import Mount
-from .atomic import write_atomic
 from .deadline import on_storage, with_deadline
 from .log import LOG
 from .processes import end_marked, end_tree, other_runs, run_mark
@@ -26,25 +24,9 @@ T = TypeVar("T")
 
 # Custom actions get a PATH without Slurm, and may have neither HOME nor LANG (facts of ParallelCluster's executor).
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What a detached worker keeps of its hook's environment: how to reach S3, and how the tool itself was started. Keys of
-# an AWS account are not among it, since everybody may read a unit's environment.
-PASSED_ON = (
-    "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CA_BUNDLE",
-    "REQUESTS_CA_BUNDLE", "SSL_CERT_", "PETAL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
-    "NO_PROXY",
-)  # fmt: skip
-# Read by the worker's unit and by the convergence after boot; only root may.
-ENVIRONMENT = Path("/var/lib/petal-node/environment")
 DRAIN_SECONDS = 1.0
 KILL_SECONDS = 2.0
 FLUSH_SECONDS = 900.0
-# A worker that is killed is begun again by systemd, a few times; what it left behind ends first (systemd.service(5)).
-UNIT_PROPERTIES = (
-    "KillMode=control-group", "TimeoutStopSec=10s", "Restart=on-abnormal", "RestartSec=2s", "StartLimitIntervalSec=1h",
-    "StartLimitBurst=5",
-)  # fmt: skip
-# A build that runs out of memory costs its package, not the worker. Since systemd 243; Red Hat 8 and Rocky 8 have 239.
-NEWER_PROPERTIES = ("OOMPolicy=continue",)
 # Nobody waits for these; kept, so that their handles do not complain when they are collected.
 _detached: list[subprocess.Popen[bytes]] = []
 
@@ -141,16 +123,8 @@ class System:
         """The full path of a program on the PATH that ``run`` uses."""
         return shutil.which(name, path=PATH)
 
-    def detach(self, argv: Sequence[str], *, unit: str | None, output: Path) -> None:
-        """Starts a program that outlives this process and holds none of its descriptors.
-
-        Under systemd it becomes the transient service ``unit``: its builders stay in one cgroup, a hook that ends takes
-        nothing with it, and it is begun again when it is killed. Without ``unit``, elsewhere, and where systemd refuses
-        since it shuts down, it is a new session that writes to ``output``; a service's first words go to the journal.
-        """
-        env = {**base_env(), **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
-        if unit and self.has_systemd() and self.is_root() and self._as_unit(argv, env, unit):
-            return
+    def new_session(self, argv: Sequence[str], env: Mapping[str, str], output: Path) -> None:
+        """Starts a program in a session of its own, which outlives this process and writes to ``output``."""
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             process = subprocess.Popen(
@@ -166,24 +140,6 @@ class System:
         finally:
             os.close(descriptor)
 
-    def _as_unit(self, argv: Sequence[str], env: Mapping[str, str], unit: str) -> bool:
-        """False where systemd refuses. What is in ``env`` can be a proxy's password, so it goes by no command line."""
-        write_atomic(ENVIRONMENT, environment_file(env).encode(), mode=0o600)
-        own = (f"EnvironmentFile={ENVIRONMENT}", *UNIT_PROPERTIES)
-        for known in ((*own, *NEWER_PROPERTIES), own):
-            properties = [f"--property={text}" for text in known]
-            command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *properties, *argv]
-            try:
-                self.run(command, timeout=30)
-            except ProcessTimeout as error:  # to ask again would take as long; two workers exclude each other by locks
-                LOG.warning("%s", error)
-                return False
-            except ProcessFailed as error:
-                LOG.warning("%s: %s", error, "; ".join(known))
-                continue
-            return True
-        return False
-
     def end_run(self, run_id: str) -> int:
         """Ends what is left of a run whose own process is gone, and says how many processes that were."""
         return end_marked(run_id)
@@ -191,15 +147,6 @@ class System:
     def other_runs(self, run_id: str) -> frozenset[str]:
         """The runs of which a process lives here; of other users' only root sees them."""
         return other_runs(run_id)
-
-    def take_environment(self) -> None:
-        """How the last hook reached S3 (endpoint, proxies) is how this process does, unless it was told otherwise."""
-        try:
-            kept = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
-        except OSError:  # no worker has run here under systemd
-            return
-        for name, value in kept.items():
-            os.environ.setdefault(name, value)
 
     def has_systemd(self) -> bool:
         """True when systemd runs this machine (sd_booted(3))."""
@@ -259,21 +206,6 @@ def base_env(user: str | None = None) -> dict[str, str]:
 
     entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
     return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": entry.pw_dir}
-
-
-def environment_file(env: Mapping[str, str]) -> str:
-    """Variables as systemd reads them from a file (systemd.exec(5), EnvironmentFile)."""
-    lines = []
-    for name, value in sorted(env.items()):
-        quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
-        lines.append(f'{name}="{quoted}"\n')
-    return "".join(lines)
-
-
-def parse_environment(text: str) -> dict[str, str]:
-    """What ``environment_file`` has written; other lines are passed over."""
-    lines = (re.fullmatch(r'(\w+)="((?:[^"\\]|\\.)*)"', line) for line in text.splitlines())
-    return {found.group(1): re.sub(r"\\(.)", r"\1", found.group(2)) for found in lines if found}
 
 
 def timestamp(seconds: float | None = None) -> str:

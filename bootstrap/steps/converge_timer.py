@@ -1,33 +1,67 @@
-"""The timer that repeats the convergence: it runs while a node is not ready, and never on one that is."""
+"""The units that repeat the convergence. The timer runs only while the node is not ready."""
 
 from __future__ import annotations
 
 from ..core.errors import PetalError
 from ..core.model import Mark, RunRecord
 from ..core.paths import Paths
+from ..host import systemd
 from ..host.log import LOG
 from ..host.system import System
+from ..host.systemd import Unit
 
-SERVICE = "petal-node-converge.service"
-TIMER = "petal-node-converge.timer"
+SERVICE = Unit(
+    "petal-node-converge.service",
+    "\n".join(
+        (
+            "[Unit]",
+            "Description=petal-node: converge this node",
+            "Wants=network-online.target",
+            "After=network-online.target remote-fs.target",
+            "StartLimitIntervalSec=1h",
+            "StartLimitBurst=200",
+            "ConditionPathExists=/usr/local/bin/petal-node",
+            "",
+            "[Service]",
+            "Type=simple",
+            f"EnvironmentFile=-{systemd.ENVIRONMENT}",
+            "ExecStart=/usr/local/bin/petal-node converge --quiet",
+            "Nice=5",
+            *systemd.SERVICE,
+            *systemd.NEWER,
+            "",
+            "[Install]",
+            "WantedBy=multi-user.target",
+            "",
+        )
+    ),
+)
+TIMER = Unit(
+    "petal-node-converge.timer",
+    """\
+[Unit]
+Description=petal-node: converge again until this node is ready
+
+[Timer]
+OnActiveSec=10s
+OnUnitInactiveSec=30s
+AccuracySec=1s
+""",
+)
 
 
 def is_ready(record: RunRecord) -> bool:
-    """What this node itself can do is done. A proof that failed or is to come is no reason to repeat it all."""
+    """True if every step of this node holds. A missing or failed proof is no reason to repeat the other steps."""
     others = [step for step in record.steps if step.name != "proof"]
     failed = any(finding.mark is Mark.FAIL for finding in record.findings)
     return bool(others) and all(step.outcome.holds for step in others) and not failed and not record.errors
 
 
 def arrange(record: RunRecord, paths: Paths, system: System) -> None:
-    """Stops the timer where the run ended ready, and starts it where it did not.
-
-    A timer that cannot be set costs the repetition, never the run.
-    """
-    if not paths.live or not system.has_systemd() or not (paths.units / TIMER).is_file():
+    """Stops the timer if the run ended ready, starts it if not; a failure of systemd is only logged."""
+    if not paths.live or not system.has_systemd() or not (paths.units / TIMER.name).is_file():
         return
-    verb = "stop" if is_ready(record) else "start"
     try:
-        system.run(["systemctl", "--no-block", verb, TIMER], timeout=30)
+        systemd.request("stop" if is_ready(record) else "start", TIMER.name, system)
     except PetalError as error:
         LOG.warning("the timer: %s", error)

@@ -14,8 +14,8 @@ from ..config.model import Storage
 from ..core.errors import DeadlineExceeded, PetalError, StorageError, as_error
 from ..core.facts import Mount
 from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
-from ..host.atomic import write_atomic
-from ..host.files import fstab_has, make_dir, same_content
+from ..host import systemd
+from ..host.files import fstab_has, make_dir
 from ..state.context import Context
 from .base import EVERYWHERE
 
@@ -86,8 +86,8 @@ class MountStorage:
     def apply(self, ctx: Context) -> None:
         device = device_of(ctx.config.storage, ctx.facts.cluster.region)
         make_dir(ctx.paths.shared_mount)
-        if ctx.system.has_systemd():
-            _write_unit(ctx, device)
+        if _keeping(ctx, device):
+            systemd.install([_unit(ctx, device)], ctx.paths.units, ctx.system)
         if ctx.mounted is None:
             _mount(ctx, device)
 
@@ -180,47 +180,34 @@ def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
 
 
 def _keeping(ctx: Context, device: Device) -> tuple[str, ...]:
-    """What is to be done so that a reboot keeps the mount; nothing where /etc/fstab or somebody's own unit does it."""
-    unit = ctx.paths.units / unit_name(ctx.paths.mount)
-    if not ctx.system.has_systemd() or fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount) or _is_foreign(unit):
+    """Changes after which a reboot keeps the mount; empty if /etc/fstab or the administrator's own unit keeps it."""
+    unit, folder = _unit(ctx, device), ctx.paths.units
+    kept_by_others = (folder / unit.name).is_file() and not unit.is_ours(folder)
+    if not ctx.system.has_systemd() or fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount) or kept_by_others:
         return ()
-    enabled = ctx.paths.units / "multi-user.target.wants" / unit.name
-    return () if same_content(unit, _unit(ctx, device)) and enabled.is_symlink() else (f"write and enable {unit}",)
-
-
-def _is_foreign(unit: Path) -> bool:
-    return unit.is_file() and not unit.read_bytes().startswith(UNIT.splitlines()[0].encode())
+    return () if unit.is_current(folder) else (f"write and enable {folder / unit.name}",)
 
 
 def _holds_files(where: Path) -> bool:
     return where.is_dir() and any(where.iterdir())
 
 
-def _unit(ctx: Context, device: Device) -> bytes:
+def _unit(ctx: Context, device: Device) -> systemd.Unit:
     """``nofail``: neither boot nor a login waits for the server."""
     options = f"{device.options},nofail"
     text = UNIT.format(what=device.what, where=ctx.paths.mount, kind=device.kind, options=options)
-    return text.encode()
-
-
-def _write_unit(ctx: Context, device: Device) -> None:
-    if not _keeping(ctx, device):
-        return
-    unit = ctx.paths.units / unit_name(ctx.paths.mount)
-    make_dir(unit.parent)
-    write_atomic(unit, _unit(ctx, device))
-    ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
-    ctx.system.run(["systemctl", "--quiet", "enable", unit.name], timeout=60)
+    return systemd.Unit(unit_name(ctx.paths.mount), text)
 
 
 def _mount(ctx: Context, device: Device) -> None:
     where = ctx.paths.mount
-    command = ["mount", "-t", device.kind, "-o", device.options, device.what, where]
-    if ctx.system.has_systemd():
-        command = ["systemctl", "start", unit_name(where)]
     seconds = HEAD_SECONDS if ctx.role is Role.HEAD else OTHER_SECONDS
     try:
-        ctx.system.run(command, timeout=seconds)
+        if ctx.system.has_systemd():
+            systemd.start(unit_name(where), ctx.system, timeout=seconds)
+        else:
+            command = ["mount", "-t", device.kind, "-o", device.options, device.what, where]
+            ctx.system.run(command, timeout=seconds)
     except PetalError as error:
         host = device.what.partition(":")[0].partition("@")[0]
         raise StorageError(

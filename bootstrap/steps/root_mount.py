@@ -11,12 +11,14 @@ from pathlib import Path
 
 from ..core.errors import PetalError, RootError, as_error
 from ..core.model import Probe, blocked, change, refused, satisfied
-from ..host.atomic import replace_link, write_atomic
-from ..host.files import foreign, make_dir, same_content
+from ..host import systemd
+from ..host.atomic import replace_link
+from ..host.files import foreign, make_dir
 from ..state.context import Context
 
-UNIT = "opt-petal.mount"
 TOUCH_SECONDS = 5.0
+UNIT_SECONDS = 90.0
+UNIT = "opt-petal.mount"
 TEMPLATE = """\
 # petal-node: the software root, on every node under the same path.
 [Unit]
@@ -53,7 +55,7 @@ def probe(ctx: Context) -> Probe:
     if state in ("no", "moved"):
         how = "is backed by another place" if state == "moved" else "is not backed yet"
         return change(f"{ctx.paths.root} {how}", f"bind {ctx.paths.root} to {backing}")
-    if _keeps(ctx) and not _is_kept(ctx):
+    if _keeps(ctx) and not _unit(ctx).is_current(ctx.paths.units):
         return change("a reboot would lose it", f"write and enable {ctx.paths.units / UNIT}")
     return satisfied(f"{ctx.paths.root} is {backing}")
 
@@ -77,7 +79,10 @@ def apply(ctx: Context) -> None:
         return
     make_dir(ctx.paths.root)
     if _keeps(ctx):
-        _mount_by_unit(ctx)
+        systemd.install([_unit(ctx)], ctx.paths.units, ctx.system)
+        state = _backed(ctx)
+        if state != "yes":
+            systemd.start(UNIT, ctx.system, timeout=UNIT_SECONDS, again=state == "moved")
     elif _backed(ctx) != "yes":
         ctx.system.run(["mount", "--bind", str(ctx.paths.shared_root), str(ctx.paths.root)], timeout=30)
 
@@ -86,23 +91,8 @@ def _keeps(ctx: Context) -> bool:
     return ctx.paths.live and ctx.system.has_systemd()
 
 
-def _is_kept(ctx: Context) -> bool:
-    enabled = ctx.paths.units / "multi-user.target.wants" / UNIT
-    return same_content(ctx.paths.units / UNIT, _unit(ctx)) and enabled.is_symlink()
-
-
-def _unit(ctx: Context) -> bytes:
-    return TEMPLATE.format(mount=ctx.paths.mount, backing=f"{ctx.paths.mount}/petal/root").encode()
-
-
-def _mount_by_unit(ctx: Context) -> None:
-    make_dir(ctx.paths.units)
-    write_atomic(ctx.paths.units / UNIT, _unit(ctx))
-    ctx.system.run(["systemctl", "daemon-reload"], timeout=60)
-    ctx.system.run(["systemctl", "enable", UNIT], timeout=60)
-    state = _backed(ctx)
-    if state != "yes":
-        ctx.system.run(["systemctl", "restart" if state == "moved" else "start", UNIT], timeout=90)
+def _unit(ctx: Context) -> systemd.Unit:
+    return systemd.Unit(UNIT, TEMPLATE.format(mount=ctx.paths.mount, backing=f"{ctx.paths.mount}/petal/root"))
 
 
 def _backed(ctx: Context) -> str:
@@ -125,9 +115,8 @@ def _is_hidden(ctx: Context) -> bool:
 
 
 def _is_ours(ctx: Context) -> bool:
-    """True when it was we who mounted there: the unit says so, from another ``storage.mount``."""
-    unit = ctx.paths.units / UNIT
-    return unit.is_file() and unit.read_text(encoding="utf-8", errors="replace").startswith(TEMPLATE.splitlines()[0])
+    """True if petal-node mounted it, perhaps from another ``storage.mount``: the unit's first line tells."""
+    return _unit(ctx).is_ours(ctx.paths.units)
 
 
 def is_image(root: Path) -> bool:
@@ -155,7 +144,7 @@ def unbind(ctx: Context) -> None:
         return
     try:
         if _keeps(ctx):
-            ctx.system.run(["systemctl", "disable", "--now", UNIT], timeout=90)
+            systemd.disable(UNIT, ctx.system, timeout=UNIT_SECONDS)
         if root.is_mount():
             ctx.system.run(["umount", str(root)], timeout=60)
     except PetalError as error:

@@ -16,6 +16,7 @@ from bootstrap.core.errors import DeadlineExceeded, ProcessFailed, ProcessTimeou
 from bootstrap.host.deadline import _abandoned
 from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
 from bootstrap.host.system import System
+from bootstrap.host.systemd import detach
 from tests.real.hooks import until
 
 SYSTEM = System()
@@ -161,9 +162,11 @@ def test_a_descendant_that_keeps_the_output_open_holds_nobody() -> None:
 def test_a_detached_program_holds_none_of_our_descriptors(tmp_path: Path) -> None:
     """ParallelCluster's executor waits for whoever holds a hook's stderr."""
     script = (
-        "from bootstrap.host.system import System\nfrom pathlib import Path\n"
+        "from pathlib import Path\nfrom bootstrap.host.system import System\n"
+        "from bootstrap.host.systemd import detach\n"
         "class Plain(System):\n    def has_systemd(self): return False\n"
-        f"Plain().detach(['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 60'], unit='u', output=Path('{tmp_path}/out'))\n"
+        f"program = ['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 60']\n"
+        f"detach(program, Plain(), unit='u', output=Path('{tmp_path}/out'))\n"
     )
     started = time.monotonic()
     done = subprocess.run(
@@ -185,9 +188,8 @@ def test_a_detached_program_gets_no_aws_keys(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3:5000")
-    Plain().detach(
-        ["sh", "-c", f"env > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/env"], unit="u", output=tmp_path / "o"
-    )
+    program = ["sh", "-c", f"env > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/env"]
+    detach(program, Plain(), unit="u", output=tmp_path / "o")
     until((tmp_path / "env").exists)
     text = (tmp_path / "env").read_text()
     assert "AWS_ENDPOINT_URL=http://s3:5000" in text

@@ -115,6 +115,15 @@ def test_libraries_are_used_where_they_belong(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_host_systemd_calls_systemd(path: Path) -> None:
+    """A text for people may name the programs; a word of its own is a command, and so is the path of a program."""
+    texts = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
+    programs = {"systemctl", "systemd-run"}
+    called = {text for text in texts if isinstance(text, str) and text.rsplit("/", 1)[-1] in programs}
+    assert called == (programs if path == PACKAGE / "host" / "systemd.py" else set())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_report_prints(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]

@@ -13,6 +13,7 @@ from bootstrap.cli import _parser, main
 from bootstrap.commands import hook
 from bootstrap.core.paths import Paths
 from bootstrap.engine.run import new_record
+from bootstrap.host import systemd
 from bootstrap.host.system import System, base_env
 
 
@@ -92,7 +93,7 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
 ) -> None:
     """A unit's environment stands in a file outside of --root, and so would the unit."""
     units: list[str | None] = []
-    monkeypatch.setattr(System, "detach", lambda _self, _argv, *, unit, output: units.append(unit))  # noqa: ARG005
+    monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
     monkeypatch.setattr(hook, "_wait", lambda asked, *_: new_record(asked.request("start"), System(), "hook"))
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)

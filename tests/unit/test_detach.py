@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout
-from bootstrap.host import system
-from bootstrap.host.system import Completed, System, environment_file, parse_environment
+from bootstrap.host import system, systemd
+from bootstrap.host.system import Completed, System
+from bootstrap.host.systemd import detach, environment_file, parse_environment
 
 
 class OldSystemd(System):
@@ -37,12 +38,12 @@ class OldSystemd(System):
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "ENVIRONMENT", tmp_path / "environment")
+    monkeypatch.setattr(systemd, "ENVIRONMENT", tmp_path / "environment")
 
 
 def test_an_old_systemd_gets_the_properties_that_it_knows(tmp_path: Path) -> None:
     old = OldSystemd()
-    old.detach(["/opt/petal-node/1/petal-node", "worker"], unit="w", output=tmp_path / "out")
+    detach(["/opt/petal-node/1/petal-node", "worker"], old, unit="w", output=tmp_path / "out")
     first, second = old.commands
     assert [word for word in first if word not in second] == ["--property=OOMPolicy=continue"]
     assert "--property=Restart=on-abnormal" in second
@@ -54,7 +55,7 @@ def test_a_systemd_that_is_silent_is_not_asked_twice(tmp_path: Path, monkeypatch
     silent = OldSystemd(ProcessTimeout("systemd-run did not end"))
     started: list[list[str]] = []
     monkeypatch.setattr(system.subprocess, "Popen", lambda argv, **_: started.append(argv))
-    silent.detach(["worker"], unit="w", output=tmp_path / "out")
+    detach(["worker"], silent, unit="w", output=tmp_path / "out")
     assert len(silent.commands) == 1
     assert started == [["worker"]]
 

@@ -91,9 +91,9 @@ def test_its_deadline_ends_with_75_and_the_state_as_it_is(asked: Asked, monkeypa
 def test_a_node_whose_timer_runs_is_waited_for(tmp_path: Path) -> None:
     world = World(tmp_path / "node", live=True)
     world.system.systemd = True
-    world.system.answers["systemctl"] = lambda _: "active\n"
+    world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=active\n"
     made = Asked("status", world.context.tool, world.system, "r", None, None, world.prefix, None, print, print)
     made.__dict__["paths"] = lambda: world.paths
     assert verb._going_on(made, data()) == "this node is not ready, and its timer tries again"
-    world.system.answers["systemctl"] = lambda _: "inactive\n"
+    world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
     assert verb._going_on(made, data()) == ""
