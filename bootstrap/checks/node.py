@@ -56,7 +56,6 @@ CHECKS: tuple[Check, ...] = (
     _kept("converge"),
     _kept("worker", worst=Mark.WARN),
     _kept("stage", worst=Mark.WARN),
-    _kept("spack-cache", worst=Mark.WARN),
     _kept("remount"),
     _kept("mount", after=("remount",)),
     _kept("modes", after=("remount", "mount"), seconds=120),
@@ -77,7 +76,6 @@ CHECKS: tuple[Check, ...] = (
     _kept("leftovers", after=WAY_TO_STORAGE, seconds=300, worst=Mark.WARN),
     _kept("intact", after=WAY_TO_STORAGE, seconds=300),
     _kept("damaged", after=WAY_TO_STORAGE, seconds=300),
-    _kept("reports", after=WAY_TO_STORAGE, seconds=30, worst=Mark.WARN),
     Check("cpu", TOUCH_SECONDS, release.cpu, after=USABLE),
     Check("modules", 120, use, after=USABLE, others=("load", "libraries", "run")),
 )

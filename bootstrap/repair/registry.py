@@ -11,23 +11,20 @@ from ..steps.registry import STEPS
 from .documents import Documents
 from .mounts import Remount
 from .permissions import Modes, Owners
-from .reports import Reports
-from .room import SpackCache, Stage
+from .scratch import BuildStage
 from .store import Damaged, Intact, Leftovers
 from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
 BEFORE: dict[str, tuple[Step, ...]] = {
-    "tool": (Stage(), DeadWorker(), SpackCache()),
+    "tool": (BuildStage(), DeadWorker()),
     "mount": (Remount(),),
     "storage": (Modes(), Owners(), Documents()),
     "spack": (Leftovers(), Intact(), Damaged()),
 }
-AFTER: tuple[Step, ...] = (Reports(),)
 
-REPAIRS: tuple[Step, ...] = (
-    *(one for step in STEPS if step.name not in NOT_REPAIRS for one in (*BEFORE.get(step.name, ()), step)),
-    *AFTER,
+REPAIRS: tuple[Step, ...] = tuple(
+    one for step in STEPS if step.name not in NOT_REPAIRS for one in (*BEFORE.get(step.name, ()), step)
 )
 
 __all__ = ["REPAIRS"]

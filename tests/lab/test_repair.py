@@ -33,7 +33,6 @@ for file in $(find root/releases/*/modules -type f | sort); do # Spack writes th
     echo "$file $(grep -v '^-- Module file created by spack' $file | sha256sum)"
 done
 """
-GONE = '{"format": 1, "node": "queue9-st-c5-1", "role": "compute", "time": "", "release": null, "findings": []}'
 OVER_SHARED = "mount -t tmpfs -o mode=1777 other /shared"
 KILLED = """
 rm /etc/profile.d/zz-petal.sh
@@ -159,7 +158,7 @@ FAULTS: dict[str, Fault] = {
     "an index of Spack's cut off": Fault(
         H,
         "d=/var/cache/petal-node/scratch/spack/misc; f=$(find $d -name '*.json' | head -n 1); truncate -s 20 $f",
-        "spack-cache",
+        "stage",
         "cannot be read",
         spack=True,
     ),
@@ -240,12 +239,6 @@ FAULTS: dict[str, Fault] = {
     "install record damaged": Fault(H, f"echo '[' >{STATE}/stack.json", "documents", "stack.json is damaged"),
     "a node's report damaged": Fault(
         H, f"echo '{{}}' >{STATE}/nodes/queue1-st-c5-1.json", "documents", "queue1-st-c5-1.json is damaged"
-    ),
-    "report of a node that is gone": Fault(
-        H,
-        f"echo '{GONE}' >{STATE}/nodes/queue9-st-c5-1.json",
-        "reports",
-        "Slurm does not know: queue9-st-c5-1",
     ),
     "archive lost": Fault(H, "rm /shared/petal/archive/*", "wanted", "the archive is not on shared storage"),
     "locks' directory lost": Fault(H, "rm -r /shared/petal/lock", "storage", "is not prepared"),

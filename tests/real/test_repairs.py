@@ -17,7 +17,7 @@ from bootstrap.host.system import System
 from bootstrap.repair import permissions
 from bootstrap.repair.documents import Documents
 from bootstrap.repair.permissions import Modes, Owners
-from bootstrap.repair.room import SpackCache, Stage
+from bootstrap.repair.scratch import BuildStage
 from bootstrap.repair.store import Damaged, Intact
 from bootstrap.repair.worker import DeadWorker
 from bootstrap.state.context import Context
@@ -210,7 +210,7 @@ def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head
     misc.mkdir(parents=True)
     (misc / "good.json").write_text('{"providers": {}}')
     (misc / "cut.json").write_text('{"providers": {"mp')
-    assert mended(SpackCache(), head.context).verdict is Verdict.SATISFIED
+    assert mended(BuildStage(), head.context).verdict is Verdict.SATISFIED
     assert [path.name for path in misc.iterdir()] == ["good.json"]
 
 
@@ -220,11 +220,11 @@ def test_stages_are_removed_only_while_no_run_goes_on(head: World) -> None:
     with (stage / "source").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 80 << 20)
     head.system.other_runs = lambda _: frozenset({"a-build-job"})  # type: ignore[method-assign]
-    assert Stage().probe(head.context).verdict is Verdict.ELSEWHERE
-    Stage().apply(head.context)
+    assert BuildStage().probe(head.context).verdict is Verdict.ELSEWHERE
+    BuildStage().apply(head.context)
     assert stage.is_dir()
     head.system.other_runs = lambda _: frozenset()  # type: ignore[method-assign]
-    assert mended(Stage(), head.context).verdict is Verdict.SATISFIED
+    assert mended(BuildStage(), head.context).verdict is Verdict.SATISFIED
     assert not stage.exists()
 
 

@@ -1,4 +1,4 @@
-"""Repairs without a real node: what hides a mount point, reports, and their order."""
+"""Repairs without a real node: what hides a mount point, and their order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import pytest
 
 from bootstrap.core.errors import StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import NodeReport, Outcome, Role, Verdict
+from bootstrap.core.model import Outcome, Role, Verdict
 from bootstrap.engine import converge as engine
 from bootstrap.repair.mounts import Remount
 from bootstrap.repair.registry import REPAIRS
-from bootstrap.repair.reports import Reports
 from bootstrap.state.store import Seen, write_document
 from bootstrap.steps.registry import STEPS
 from tests.unit.test_laws import lmod_is_there, snapshot
@@ -87,16 +86,6 @@ def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> 
     over(node, "/shared")
     node.paths.seen_storage.unlink()
     assert Remount().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
-
-
-def test_reports_of_login_nodes_and_of_nodes_that_slurm_knows_stay(tmp_path: Path) -> None:
-    world = World(tmp_path / "head", live=True)
-    for name, role in (("q1-st-c5-1", "compute"), ("gone-st-c5-1", "compute"), ("ip-10-0-0-20", "login")):
-        report = NodeReport(name, role, "2026-11-24T08:20:00Z", None, ())
-        write_document(world.paths.state / "nodes" / f"{name}.json", report.to_dict())
-    assert Reports().probe(world.context).reason.endswith("Slurm does not know: gone-st-c5-1")
-    Reports().apply(world.context)
-    assert sorted(path.stem for path in (world.paths.state / "nodes").iterdir()) == ["ip-10-0-0-20", "q1-st-c5-1"]
 
 
 # -------------------------------------------------------------------------------------------------------------- laws

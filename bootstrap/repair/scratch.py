@@ -1,0 +1,70 @@
+"""Files that ended builds left on this node's own disk: Spack's stages, partial downloads, unreadable indexes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..host.files import remove_tree, size_of
+from ..state.context import Context
+from ..steps.base import EVERYWHERE
+
+WORTH_BYTES = 64 << 20
+
+
+class BuildStage:
+    """No ended build left files behind. Every Spack command fails on an index that was cut off (run with 1.1)."""
+
+    name = "stage"
+    title = "ended builds left nothing on this node's disk"
+    roles = EVERYWHERE
+    scope = Scope.NODE
+    needs = ()
+    local = True
+    background = False
+
+    def probe(self, ctx: Context) -> Probe:
+        indexes, stages = _unreadable_indexes(ctx), _stages(ctx)
+        size = sum(size_of(path) for path in stages)
+        if not indexes and size < WORTH_BYTES:
+            return satisfied(f"ended builds left nothing in {ctx.paths.scratch}")
+        if _is_building(ctx):
+            return elsewhere("another run is in progress, or only root can see whether one is")
+        lines = [f"remove {path}" for path in (*indexes, *(stages if size >= WORTH_BYTES else ()))]
+        if indexes:
+            return change(f"Spack's index {indexes[0]} cannot be read: its write was cut off", *lines)
+        return change(f"ended builds left {size / (1 << 20):.0f} MiB in {ctx.paths.scratch}", *lines)
+
+    def apply(self, ctx: Context) -> None:
+        if _is_building(ctx):
+            return
+        for path in (*_unreadable_indexes(ctx), *_stages(ctx)):
+            remove_tree(path)
+
+
+def _stages(ctx: Context) -> list[Path]:
+    """Spack's stages (config:build_stage), and downloads that were cut off."""
+    scratch = ctx.paths.scratch
+    paths = (scratch / "spack" / "stage", *scratch.glob("*.tar"), *scratch.glob("*.part"))
+    return [path for path in paths if path.exists()]
+
+
+def _unreadable_indexes(ctx: Context) -> list[Path]:
+    """Spack's indexes (config:misc_cache), which Spack makes again if they are missing."""
+    return [path for path in sorted((ctx.paths.scratch / "spack" / "misc").rglob("*.json")) if not _is_json(path)]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return True  # Spack has replaced it
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_building(ctx: Context) -> bool:
+    """True if another run may use these files: a worker, a build job, a solve. Only root sees all processes."""
+    return not ctx.system.is_root() or bool(ctx.system.other_runs(ctx.run_id))
