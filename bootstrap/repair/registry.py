@@ -12,7 +12,7 @@ from .documents import Documents
 from .mounts import Remount
 from .permissions import Modes, Owners
 from .scratch import BuildStage
-from .store import Damaged, Intact, Leftovers
+from .store import ChangedFiles, Leftovers, MissingFiles
 from .worker import DeadWorker
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
@@ -20,7 +20,7 @@ BEFORE: dict[str, tuple[Step, ...]] = {
     "tool": (BuildStage(), DeadWorker()),
     "mount": (Remount(),),
     "storage": (Modes(), Owners(), Documents()),
-    "spack": (Leftovers(), Intact(), Damaged()),
+    "spack": (Leftovers(), MissingFiles(), ChangedFiles()),
 }
 
 REPAIRS: tuple[Step, ...] = tuple(

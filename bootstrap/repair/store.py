@@ -1,4 +1,4 @@
-"""Packages that are not as they were installed, and what installs have left half done."""
+"""Packages that differ from what was installed, and partial installs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
 from ..spack import database, recovery
-from ..spack.stack import build
 from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
@@ -23,37 +22,34 @@ from ..steps.packages import FILES, install
 SECONDS = 300.0
 DEEP_SECONDS = 7200.0  # 50 GiB from a busy disk
 SHOWN = 5
-ASIDE = "damaged"
-METADATA, HIDDEN = ".spack", ".spack-aside"
 LIMIT = 1 << 28
-YES = (
-    "petal-node repair --yes    (installs it again: what was changed in it is lost, and nobody has it while it builds)"
-)
+YES = "petal-node repair --yes    (installs it again: changes are lost; a Spack package is missing until that succeeds)"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A package, and what of it is not as it was."""
+class DamagedPackage:
+    """A package with the differences from its inventory. ``tarball`` is false for a package of Spack's."""
 
     name: str
     prefix: Path
-    found: tuple[Difference, ...]
+    differences: tuple[Difference, ...]
+    tarball: bool
 
     @property
-    def was_edited(self) -> bool:
-        """Somebody may have meant it."""
-        return not all(one.lost for one in self.found)
+    def was_changed(self) -> bool:
+        """True if a file has other contents, which may be meant; False if files are only missing or empty."""
+        return not all(one.lost for one in self.differences)
 
     def __str__(self) -> str:
-        more = f", and {len(self.found) - 1} more" if self.found[1:] else ""
-        return f"{self.name}: {self.found[0]}{more}"
+        more = f", and {len(self.differences) - 1} more files" if self.differences[1:] else ""
+        return f"{self.name}: {self.differences[0]}{more}"
 
 
 class Leftovers:
-    """No package lies in the store whose install was begun and not finished."""
+    """The store has no package whose install began and did not finish."""
 
     name = "leftovers"
-    title = "no install left a package half done"
+    title = "the store has no partial installs"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = ("root", "owner")
@@ -62,48 +58,42 @@ class Leftovers:
 
     def probe(self, ctx: Context) -> Probe:
         if not ctx.config.builds:
-            return elsewhere("the configuration asks for no Spack stack")
+            return elsewhere("the configuration has no Spack stack")
         try:
-            left = ctx.system.on_storage(lambda: _half_done(ctx), ctx.paths.store, SECONDS)
+            partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SECONDS)
         except SpackError:
-            return elsewhere("Spack's database cannot be read")  # ``spack`` tells it, and brings it back
+            return elsewhere("Spack's database cannot be read")  # ``spack`` reports it, and restores it
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
-        if not left:
-            return satisfied("no install left a package half done")
-        names = ", ".join(path.name for path in left[:SHOWN]) + (
-            f" and {len(left) - SHOWN} more" if left[SHOWN:] else ""
-        )
-        return change(f"{len(left)} packages are half done: {names}", *(f"remove {path}" for path in left[:SHOWN]))
+        if not partial:
+            return satisfied("the store has no partial installs")
+        names = ", ".join(path.name for path in partial[:SHOWN])
+        more = f" and {len(partial) - SHOWN} more" if partial[SHOWN:] else ""
+        reason = f"{len(partial)} interrupted installs left files in the store: {names}{more}"
+        return change(reason, *(f"remove {path}" for path in partial[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
-        for path in _half_done(ctx):
-            if path.name.endswith(f".{ASIDE}"):
-                _bring_back_or_remove(path)
-                continue
+        for path in _partial_installs(ctx):
             LOG.warning("removing %s", path, extra={"step": self.name})
             remove_tree(path)
 
 
-def _half_done(ctx: Context) -> list[Path]:
-    """Nothing is half done where nothing is recorded: without its database a whole store would look so."""
+def _partial_installs(ctx: Context) -> list[Path]:
+    """Empty without a readable database, because then the whole store would look partial, and during an install."""
     store = store_of(ctx)
-    if recovery.trouble(store) or _is_building(ctx):
+    if recovery.trouble(store):
         return []
-    return sorted([*recovery.look(store).partial, *recovery.left(store), *store.glob(f"[!.]*/.*.{ASIDE}")])
+    running = Shared(ctx.paths).install()
+    if running is not None and running.finished is None and running.run_id != ctx.run_id:
+        return []
+    return sorted([*recovery.look(store).partial, *recovery.left(store)])
 
 
-def _is_building(ctx: Context) -> bool:
-    """A check looks without the lock, while an install may go on."""
-    install = Shared(ctx.paths).install()
-    return install is not None and install.finished is None and install.run_id != ctx.run_id
-
-
-class Intact:
-    """No file of a binary package is lost. Its tarball is here in a moment, so nobody is asked."""
+class MissingFiles:
+    """Binary packages have all their files. A repair needs no ``--yes``: unpacking the tarball again loses nothing."""
 
     name = "intact"
-    title = "no file of a binary package is lost"
+    title = "binary packages have all their files"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = ("root", "owner")
@@ -111,26 +101,27 @@ class Intact:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        damaged = _look(ctx, _binary)
+        damaged = _find(ctx, _damaged_tarballs)
         if isinstance(damaged, Probe):
             return damaged
-        lost = [one for one in damaged if not one.was_edited]
-        if lost:
-            return change(_told(lost), *(f"unpack {one.name} again" for one in lost[:SHOWN]))
-        return satisfied("no file of a binary package is lost")
+        incomplete = [package for package in damaged if not package.was_changed]
+        if not incomplete:
+            return satisfied("binary packages have all their files")
+        return change(_summary(incomplete), *(f"unpack {package.name} again" for package in incomplete[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
-        _unpack_again(ctx, {one.prefix for one in _binary(ctx) if not one.was_edited})
+        _unpack_again(ctx, {package.prefix for package in _damaged_tarballs(ctx) if not package.was_changed})
 
 
-class Damaged:
-    """No file of a package was changed, and none of a Spack package is lost.
+class ChangedFiles:
+    """No file of a package was changed, and no file of a Spack package is missing.
 
-    To install such a package again overwrites what somebody may have meant, or takes it away for as long as it builds.
+    The changes may be meant, so that a package is installed again only with ``--yes``. A Spack package is removed; the
+    step ``spack``, which follows, installs it like any other missing one.
     """
 
     name = "damaged"
-    title = "the packages are as they were installed"
+    title = "no file of a package was changed"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = ("root", "owner")
@@ -138,26 +129,27 @@ class Damaged:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        damaged = _look(ctx, _doubtful)
+        damaged = _find(ctx, _changed_packages)
         if isinstance(damaged, Probe):
             return damaged
         if not damaged:
-            return satisfied("the packages are as they were installed")
+            return satisfied("all packages are as they were installed")
         if ctx.may_destroy:
-            return change(_told(damaged), *(f"install {one.name} again" for one in damaged[:SHOWN]))
-        return blocked(_told(damaged), *(f"ls -l {one.found[0].path}" for one in damaged[:SHOWN]), YES)
+            return change(_summary(damaged), *(f"install {package.name} again" for package in damaged[:SHOWN]))
+        return blocked(_summary(damaged), *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        if not ctx.may_destroy:
-            return
-        prefixes = {one.prefix for one in _doubtful(ctx)}
-        _unpack_again(ctx, prefixes)
-        of_spack = [prefix for prefix in prefixes if (prefix / database.MANIFEST).exists()]
-        _build_again(ctx, of_spack)
+        damaged = list(_changed_packages(ctx)) if ctx.may_destroy else []
+        _unpack_again(ctx, {package.prefix for package in damaged if package.tarball})
+        for prefix in (package.prefix for package in damaged if not package.tarball):
+            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``recovery.left`` finds it after a kill
+            ctx.confirm()
+            prefix.rename(garbage)
+            remove_tree(garbage)
 
 
-def _look(ctx: Context, find: Callable[[Context], Iterator[Found]]) -> list[Found] | Probe:
-    """What is damaged, or why that cannot be told."""
+def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Probe:
+    """The damaged packages, or the verdict if the store cannot be read."""
     seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
     try:
         return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
@@ -165,7 +157,7 @@ def _look(ctx: Context, find: Callable[[Context], Iterator[Found]]) -> list[Foun
         return refused(as_error(error, ctx.paths.shared_mount))
 
 
-def _told(damaged: list[Found]) -> str:
+def _summary(damaged: list[DamagedPackage]) -> str:
     return f"{damaged[0]}{f'; and {len(damaged) - 1} more packages' if damaged[1:] else ''}"
 
 
@@ -176,29 +168,11 @@ def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
             install(ctx, package)
 
 
-def _doubtful(ctx: Context) -> Iterator[Found]:
-    """What this release has and nobody else's: older releases hold packages that nothing here can build again."""
-    yield from (one for one in _binary(ctx) if one.was_edited)
-    if ctx.config.builds and not recovery.trouble(store_of(ctx)):
-        yield from _of_spack(ctx)
-
-
-def _binary(ctx: Context) -> Iterator[Found]:
-    """One that an earlier petal-node unpacked has no inventory, and is what its receipt says."""
-    for package in ctx.config.packages:
-        prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-        if package.origin is None:
-            continue
-        try:
-            entries = read_json(prefix / FILES, limit=LIMIT) or {}
-            found = tuple(differences(entries, contents=True, every_byte=ctx.every_byte))
-        except StateError:
-            found = (Difference(str(prefix / FILES), "cannot be read", lost=True),)
-        if found:
-            yield Found(f"{package.name} {package.version}", prefix, found)
-
-
-def _of_spack(ctx: Context) -> Iterator[Found]:
+def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
+    """Of this release only: nothing could install those of older releases again."""
+    yield from (package for package in _damaged_tarballs(ctx) if package.was_changed)
+    if not ctx.config.builds or recovery.trouble(store_of(ctx)):
+        return
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):
         prefix = installed.get(spec.hash)
@@ -209,47 +183,16 @@ def _of_spack(ctx: Context) -> Iterator[Found]:
         except StateError:
             found = (Difference(str(prefix / database.MANIFEST), "cannot be read", lost=True),)
         if found:
-            yield Found(f"{spec.name}@{spec.version}", prefix, found)
+            yield DamagedPackage(f"{spec.name}@{spec.version}", prefix, found, tarball=False)
 
 
-def _build_again(ctx: Context, prefixes: list[Path]) -> None:
-    """Each prefix is moved aside first, and comes back where the new one does not come to its end."""
-    aside = {prefix: _aside(prefix) for prefix in prefixes}
-    if not aside:
-        return
-    try:
-        for prefix, place in aside.items():
-            remove_tree(place)
-            prefix.rename(place)
-            (place / METADATA).rename(place / HIDDEN)  # by which a reindex would call it installed there
-        build(ctx, _raise)
-    finally:
-        for place in aside.values():
-            _bring_back_or_remove(place)
-
-
-def _bring_back_or_remove(aside: Path) -> None:
-    """What is damaged is better than nothing; it is marked, since Spack's database does not know it any more."""
-    prefix = _original(aside)
-    if not aside.is_dir():
-        return
-    if database.is_whole(prefix):
-        remove_tree(aside)
-        return
-    remove_tree(prefix)
-    if (aside / HIDDEN).is_dir():
-        (aside / HIDDEN).rename(aside / METADATA)
-    aside.rename(prefix)
-    (prefix / database.KEPT).write_text("it was damaged, and could not be installed again\n", encoding="utf-8")
-
-
-def _aside(prefix: Path) -> Path:
-    return prefix.with_name(f".{prefix.name}.{ASIDE}")
-
-
-def _raise(error: SpackError) -> None:
-    raise error
-
-
-def _original(aside: Path) -> Path:
-    return aside.with_name(aside.name[1 : -len(f".{ASIDE}")])
+def _damaged_tarballs(ctx: Context) -> Iterator[DamagedPackage]:
+    for package in (package for package in ctx.config.packages if package.origin is not None):
+        prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+        try:
+            entries = read_json(prefix / FILES, limit=LIMIT) or {}
+            found = tuple(differences(entries, contents=True, every_byte=ctx.every_byte))
+        except StateError:
+            found = (Difference(str(prefix / FILES), "cannot be read", lost=True),)
+        if found:
+            yield DamagedPackage(f"{package.name} {package.version}", prefix, found, tarball=True)

@@ -18,8 +18,6 @@ from ..host.inventory import Difference, differences
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
 MANIFEST = Path(".spack", "install_manifest.json")
-# In a package that is damaged, could not be installed again, and is better than none.
-KEPT = Path(".spack", "petal-kept")
 # Where a package lies in a store (config:install_tree:projections), and ``_prefix`` again.
 PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
 

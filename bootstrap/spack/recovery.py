@@ -58,11 +58,7 @@ def look(store: Path) -> Condition:
     found = frozenset(_prefixes(store))
     recorded = frozenset(prefix for prefix in database.installed(store).values() if store in prefix.parents)
     ended = (prefix for prefix in found if database.is_whole(prefix))
-    whole = frozenset(
-        prefix
-        for prefix in ended
-        if prefix in recorded or (prefix / database.KEPT).exists() or database.is_sound(prefix)
-    )
+    whole = frozenset(prefix for prefix in ended if prefix in recorded or database.is_sound(prefix))
     return Condition(found - whole, whole, recorded)
 
 

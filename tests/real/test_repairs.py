@@ -18,7 +18,7 @@ from bootstrap.repair import permissions
 from bootstrap.repair.documents import Documents
 from bootstrap.repair.permissions import Modes, Owners
 from bootstrap.repair.scratch import BuildStage
-from bootstrap.repair.store import Damaged, Intact
+from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.repair.worker import DeadWorker
 from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
@@ -135,21 +135,21 @@ def test_a_lost_file_is_installed_again_and_an_edited_one_only_by_yes(head: Worl
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     text = program.read_text()
     program.unlink()
-    assert mended(Intact(), head.context).verdict is Verdict.SATISFIED
+    assert mended(MissingFiles(), head.context).verdict is Verdict.SATISFIED
     assert program.read_text() == text
     program.write_text(text + "# a site's own line\n")
-    refused = Damaged().probe(head.context)
-    assert (refused.verdict, "what was changed in it is lost" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    assert Intact().probe(head.context).verdict is Verdict.SATISFIED
-    assert mended(Damaged(), yes(head)).verdict is Verdict.SATISFIED
+    refused = ChangedFiles().probe(head.context)
+    assert (refused.verdict, "changes are lost" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
+    assert MissingFiles().probe(head.context).verdict is Verdict.SATISFIED
+    assert mended(ChangedFiles(), yes(head)).verdict is Verdict.SATISFIED
     assert program.read_text() == text
 
 
 def test_a_damaged_inventory_costs_its_own_package_only(head: World) -> None:
     inventory = next(head.paths.store.glob("*/hello-*/.petal/files.json"))
     inventory.write_text("{")
-    assert "files.json cannot be read" in Intact().probe(head.context).reason
-    assert mended(Intact(), head.context).verdict is Verdict.SATISFIED
+    assert "files.json cannot be read" in MissingFiles().probe(head.context).reason
+    assert mended(MissingFiles(), head.context).verdict is Verdict.SATISFIED
 
 
 def test_a_pipe_that_others_can_write_to_is_closed_without_a_reader(head: World) -> None:
@@ -165,7 +165,7 @@ def test_a_package_that_cannot_be_had_again_keeps_what_it_has(head: World, tmp_p
     (prefix / "bin" / "hello").unlink()
     (tmp_path / "hello.tar.gz").unlink()
     with pytest.raises(Exception, match="hello"):
-        Intact().apply(head.context)
+        MissingFiles().apply(head.context)
     assert (prefix / ".petal" / "package.json").is_file()
 
 
