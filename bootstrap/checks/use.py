@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config.model import Program
+from ..config.model import CheckCommand
 from ..core.errors import PetalError
 from ..core.model import Finding
 from ..host.system import PATH
@@ -159,7 +159,7 @@ def of_libraries(answers: list[tuple[str, Answer]], asked: int | None = None) ->
     return ok("libraries", f"the {looked} programs of {len(answers)} modules find theirs")
 
 
-def _of_run(program: Program, answer: Answer, together: str) -> Finding:
+def _of_run(program: CheckCommand, answer: Answer, together: str) -> Finding:
     check = f"run:{program.command}"
     if answer.code == program.exit:
         return ok(check, _first(answer.text) or f"ended with {answer.code}")
@@ -169,7 +169,7 @@ def _of_run(program: Program, answer: Answer, together: str) -> Finding:
 
 
 def _in_shell(
-    ctx: Context, modules: tuple[str, ...], programs: tuple[Program, ...], seconds: float
+    ctx: Context, modules: tuple[str, ...], programs: tuple[CheckCommand, ...], seconds: float
 ) -> Iterator[Answer]:
     """The answers in order; a shell that died, or was ended at the deadline, answers for the rest with its words."""
     user = ordinary_user(ctx)

@@ -1,4 +1,4 @@
-"""petal.yaml -> a frozen ``Config``, or every mistake in it at once, each with its path."""
+"""Reads petal.yaml: returns a frozen ``Config``, or reports every mistake at once, each with its path."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from ..core.errors import ConfigError
 from ..host.yaml_text import REMEDY, read_yaml
 from .model import Config
 
+# The messages of marshmallow's fields, in terms of a YAML file.
+_MESSAGES = {
+    "Missing data for required field.": "is required",
+    "Field may not be null.": "has no value: give it one, or remove the key",
+    "Not a valid string.": 'must be a string: quote it, "24.10"',
+    "Not a valid integer.": "must be an integer without quotes",
+    "Not a valid boolean.": "must be true or false, without quotes",
+    "Not a valid list.": "must be a list: [a, b], or one item per line after a dash",
+    "Not a valid mapping type.": "must be a section: indented keys with values",
+    "Invalid input type.": "must be a section: indented keys with values",
+}
+
 
 def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
     """Reads a configuration.
 
     Args:
-        data: the file's content, YAML or JSON.
-        name: what messages call the file.
+        data: the content of the file, YAML or JSON.
+        name: the name of the file in error messages.
 
     Raises:
         ConfigError: with every mistake in ``problems``, exit code 78.
@@ -24,7 +36,7 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
 
 
 def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
-    """Checks a configuration that has been read already (``wanted.json`` carries one).
+    """Checks a configuration that is parsed already, such as the one in the desired state.
 
     Raises:
         ConfigError: as ``parse``.
@@ -37,25 +49,28 @@ def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
         config: Config = ConfigSchema().load(dict(raw))
     except ValidationError as error:
         problems = sorted(_flatten(error.messages, raw, ""))
-        raise ConfigError(f"{name} has {_count(len(problems))}", problems, remedy=REMEDY) from error
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        raise ConfigError(f"{name} has {count}", problems, remedy=REMEDY) from error
     return config
 
 
-def _count(number: int) -> str:
-    return "1 mistake" if number == 1 else f"{number} mistakes"
-
-
 def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
-    """Marshmallow's nested messages as (path, message) pairs; ``raw`` is what stands at ``path`` in the file."""
+    """Marshmallow's nested messages as (path, message) pairs.
+
+    Args:
+        raw: the value at ``path`` in the file. If it is a single value that stands for a section or a list
+            (``check.run: [a]``, ``spack.target: zen4``), the path ends there.
+    """
     if isinstance(messages, list):
-        return [(path, str(message)) for message in messages]
+        return [(path, _MESSAGES.get(message, str(message))) for message in messages]
     problems = []
     for key, inner in messages.items():
         if key == "_schema":
             problems += _flatten(inner, raw, path or "(file)")
         elif isinstance(raw, list):
             problems += _flatten(inner, raw[key], f"{path}[{key}]")
+        elif isinstance(raw, dict):
+            problems += _flatten(inner, raw.get(key), f"{path}.{key}".lstrip(".") or repr(key))
         else:
-            below = raw.get(key) if isinstance(raw, dict) else None
-            problems += _flatten(inner, below, f"{path}.{key}".lstrip(".") or repr(key))
+            problems += _flatten(inner, raw, path)
     return problems

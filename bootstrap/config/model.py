@@ -1,4 +1,4 @@
-"""What a configuration says, as frozen dataclasses. The defaults are those of an empty file."""
+"""A configuration as frozen dataclasses. The defaults are those of an empty file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 
 from ..core.model import plain
 
-# The versions that have been run, each with its family: what differs between families is in spack/families.py.
+# The supported versions, each with its family. spack/families.py contains the differences between families.
 SPACK_VERSIONS = {"0.23.0": "0.23", "1.1.1": "1.1"}
-CARRY_RECIPES = frozenset({"0.23"})
+FAMILIES_WITH_RECIPES = frozenset({"0.23"})
 # What backs /opt/petal. Those of IMAGES need a machine image that was built with ``bootstrap --layout``.
 IMAGES = ("hybrid", "ami")
-# Spack fetches clingo itself, from the sources that its own release names.
-BOOTSTRAP = "bootstrap"
 LAYOUTS = ("shared", *IMAGES)
+BOOTSTRAP = "bootstrap"  # the value of spack.clingo that lets Spack fetch clingo
 
 
 @dataclass(frozen=True)
-class Storage:
-    """Shared storage: where it is mounted on every node; with ``source`` petal-node itself mounts it.
+class StorageConfig:
+    """Shared storage and its mount point on every node.
 
-    ``source``: the id of an EFS file system, HOST:/EXPORT, or HOST@tcp:/NAME of type lustre. It tells the type.
-    ``adopt``: clusters that are gone, whose storage this one may take over where nothing else shows that.
+    ``source``: petal-node mounts it: the id of an EFS file system, HOST:/EXPORT, or HOST@tcp:/NAME for Lustre.
+    ``adopt``: names of deleted clusters whose storage this cluster may take over.
     """
 
     mount: str = "/shared"
@@ -34,14 +33,14 @@ class Storage:
     adopt: tuple[str, ...] = ()
 
     @property
-    def kind(self) -> str:
-        """The type for mount(8)."""
+    def mount_type(self) -> str:
+        """The type for mount(8), which follows from ``source``."""
         return "lustre" if re.search(r"@(tcp|o2ib)\d*:/", self.source or "") else "nfs4"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where something comes from, and the checksum that it must have."""
+    """A URI, and the checksum of its content."""
 
     source: str
     sha256: str | None = None
@@ -49,10 +48,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Mirror:
-    """A place with sources, with packages that were built before (a build cache), or with both.
+    """A mirror of sources, a build cache of packages (``binaries``), or both.
 
-    ``signed``: only packages that one of ``keys`` has signed are taken; ``push``: what is built here goes there,
-    signed with ``signing_key``.
+    ``signed``: accept only packages signed by one of ``keys``. ``push``: upload packages built here, signed with
+    ``signing_key``.
     """
 
     url: str
@@ -65,63 +64,61 @@ class Mirror:
 
 
 @dataclass(frozen=True)
-class Spack:
-    """Spack itself, its recipes, and what it shall build on top of the stack's own specs.
+class SpackConfig:
+    """Spack, its recipes, and what it builds in addition to the stack.
 
-    ``clingo``: wheels of it, or ``bootstrap``.
+    ``clingo``: wheels, or ``bootstrap``. ``target``: targets, or ``auto`` alone.
     """
 
     version: str = "1.1.1"
-    program: Origin | None = None
+    origin: Origin | None = None
     recipes: Origin | None = None
     clingo: tuple[Origin, ...] | str = ()
     specs: tuple[str, ...] = ()
-    target: str | tuple[str, ...] = "auto"
+    target: tuple[str, ...] = ("auto",)
     mirrors: Mapping[str, Mirror] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
-        """What this version shares with others."""
+        """The family of the version: ``0.23`` or ``1.1``."""
         return SPACK_VERSIONS[self.version]
 
     @property
-    def carries_recipes(self) -> bool:
-        """True where the recipes are part of Spack's own tree."""
-        return self.family in CARRY_RECIPES
+    def includes_recipes(self) -> bool:
+        """True if the recipes are part of Spack's own tree."""
+        return self.family in FAMILIES_WITH_RECIPES
 
     @property
     def wheels(self) -> tuple[Origin, ...]:
-        """The wheels of clingo; none where Spack fetches it, or Python has it."""
+        """The wheels of clingo; empty if Spack fetches clingo or Python has it."""
         return () if isinstance(self.clingo, str) else self.clingo
 
     @property
     def bootstraps(self) -> bool:
-        """True where Spack may fetch clingo itself."""
+        """True if Spack may fetch clingo itself."""
         return self.clingo == BOOTSTRAP
 
     @property
     def caches(self) -> dict[str, Mirror]:
-        """The mirrors that packages are taken from, in the order of the file."""
+        """The mirrors of packages, in the order of the file."""
         return {name: mirror for name, mirror in self.mirrors.items() if mirror.binaries}
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The targets that are named; none where the cluster's queues decide."""
-        if self.target == "auto":
-            return ()
-        return (self.target,) if isinstance(self.target, str) else self.target
+        """The targets by name; empty if the queues of the cluster decide."""
+        return () if self.target == ("auto",) else self.target
 
 
 @dataclass(frozen=True)
-class Software:
-    """What a petal seed asks for: specs as in ``spack.specs``."""
+class SeedSoftware:
+    """The ``software`` of a petal seed: specs as in ``spack.specs``."""
 
     spack_packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Package:
-    """Software that Spack does not build: a tarball (``source``), or a prefix that the image carries."""
+class PackageConfig:
+    """Software that Spack does not build: a tarball (``origin``), or a ``prefix`` in the machine image."""
 
     name: str
     version: str
@@ -133,12 +130,12 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Modules:
-    """What users see of the stack.
+class ModulesConfig:
+    """The modules that users see.
 
-    ``defaults``: what a login shell has loaded and ``module reset`` goes back to; an entry with a version also makes
-    that one the version which its name alone means. ``hide``: what ``module avail`` does not show. ``paths``: the
-    site's own modulefile directories.
+    ``defaults``: modules that a login shell and ``module reset`` load; an entry with a version also becomes the default
+    version of its name. ``hide``: modules that ``module avail`` does not list. ``paths``: the site's own modulefile
+    directories.
     """
 
     lmod: str = "auto"
@@ -148,12 +145,12 @@ class Modules:
 
 
 @dataclass(frozen=True)
-class Install:
+class InstallConfig:
     """How the stack is installed.
 
-    ``where``: the head node builds, or a Slurm job on ``queue``, which may take ``wait`` seconds to begin; ``budget``:
-    seconds that a hook waits for the worker; ``jobs``: cores to build with, 0 for all; ``partial``: publish what could
-    be built where something failed.
+    ``where``: on the head node, or in a Slurm job on ``queue`` that must start within ``wait`` seconds. ``budget``:
+    seconds that a hook waits for the worker. ``jobs``: cores, 0 for all. ``partial``: publish the release even if
+    packages failed to build.
     """
 
     where: str = "head"
@@ -165,23 +162,23 @@ class Install:
 
 
 @dataclass(frozen=True)
-class Program:
-    """A program with its arguments, and the exit code that means that it runs."""
+class CheckCommand:
+    """A program with its arguments, and the exit code that is expected."""
 
     command: str
     exit: int = 0
 
 
 @dataclass(frozen=True)
-class Check:
-    """What is proved on each node: modules that load and programs that run (empty: what the release offers).
+class CheckConfig:
+    """What is proved on compute nodes.
 
-    ``mpi``: and that two nodes talk to each other through each MPI of the release. ``launch``: a node is started in
-    each queue where none runs.
+    ``load``: modules that must load, empty for all. ``run``: programs that must run. ``mpi``: two nodes communicate
+    through each MPI of the release. ``launch``: start a node in each queue without one. ``wait``: seconds.
     """
 
     load: tuple[str, ...] = ()
-    run: tuple[Program, ...] = ()
+    run: tuple[CheckCommand, ...] = ()
     mpi: bool = False
     launch: bool = False
     wait: int = 1800
@@ -189,58 +186,51 @@ class Check:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration. The defaults are those of an empty file."""
+    """The whole configuration."""
 
     stack: str = "none"
     stack_sha256: str | None = None
     layout: str = "shared"
-    storage: Storage = Storage()
-    spack: Spack = Spack()
-    packages: tuple[Package, ...] = ()
-    modules: Modules = Modules()
-    install: Install = Install()
-    check: Check = Check()
-    software: Software = Software()
+    storage: StorageConfig = StorageConfig()
+    spack: SpackConfig = SpackConfig()
+    packages: tuple[PackageConfig, ...] = ()
+    modules: ModulesConfig = ModulesConfig()
+    install: InstallConfig = InstallConfig()
+    check: CheckConfig = CheckConfig()
+    software: SeedSoftware = SeedSoftware()
 
     @property
     def specs(self) -> tuple[str, ...]:
-        """What shall be built on top of the stack's own specs."""
+        """The specs in addition to those of the stack."""
         return (*self.spack.specs, *self.software.spack_packages)
 
     @property
     def bound(self) -> bool:
-        """True where /opt/petal is a bind mount of a directory on shared storage."""
+        """True if /opt/petal is a bind mount of a directory on shared storage."""
         return self.layout != "ami"
 
     @property
     def carries_spack(self) -> bool:
-        """True where Spack and clingo lie on the node's own disk, baked into the image."""
+        """True if Spack and clingo are part of the machine image."""
         return self.layout in IMAGES
 
     @property
     def builds(self) -> bool:
-        """True when Spack has anything to do."""
+        """True if Spack is needed."""
         return self.stack != "none" or bool(self.specs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as one file would hold it: what ``parse`` turns into an equal Config again."""
+        """The configuration as a file contains it. ``load.from_mapping`` returns an equal ``Config``."""
         raw = plain(self)
-        spack = raw["spack"]
-        spack |= spack.pop("program") or {}
-        raw["packages"] = [_flat(package) for package in raw["packages"]]
-        made: dict[str, Any] = _without_nothing(raw)
+        for section in (raw["spack"], *raw["packages"]):
+            section.update(section.pop("origin") or {})
+        made: dict[str, Any] = _without_none(raw)
         return made
 
 
-def _flat(section: dict[str, Any]) -> dict[str, Any]:
-    """With its origin's keys beside its own, as the file has them."""
-    origin = section.pop("origin") or {}
-    return {**section, **origin}
-
-
-def _without_nothing(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nothing(item) for key, item in value.items() if item is not None}
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nothing(item) for item in value]
+        return [_without_none(item) for item in value]
     return value

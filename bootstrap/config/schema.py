@@ -1,345 +1,381 @@
-"""The rules of petal.yaml as marshmallow schemas (ParallelCluster checks its own file with the same library).
+"""The keys of petal.yaml as marshmallow schemas, the library that ParallelCluster checks its own file with.
 
-marshmallow finds all mistakes in one pass and gives each its path. What reaches Lua, shell or a file name is limited
-here to characters that mean nothing there.
+marshmallow finds all mistakes in one pass, each with its path; ``load.py`` puts its messages into other words.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, post_load, validate, validates_schema
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from ..cluster import targets
 from ..core.errors import did_you_mean
-from . import mirrors, mounts
-from .fields import (
-    SECTION,
-    UNKNOWN,
-    Anything,
-    Items,
-    ItemsOr,
-    OneOrMore,
-    Section,
-    Switch,
-    Table,
-    Text,
-    TextOrSection,
-    Whole,
-)
+from . import values
 from .model import (
     BOOTSTRAP,
     LAYOUTS,
     SPACK_VERSIONS,
-    Check,
+    CheckCommand,
+    CheckConfig,
     Config,
-    Install,
+    InstallConfig,
     Mirror,
-    Modules,
+    ModulesConfig,
     Origin,
-    Package,
-    Program,
-    Software,
-    Spack,
-    Storage,
+    PackageConfig,
+    SeedSoftware,
+    SpackConfig,
+    StorageConfig,
 )
-from .rules import CLUSTER, MODULE, NAME, PATH, SHA256, SPEC, VARIABLE, command, one_line, tidy_path, uri
 
-LMODS = ("auto", "stack")
+NO_S3_SOURCES = "Spack needs boto3 for sources in s3://, which nodes lack: use https://BUCKET.s3... or a directory"
+
 SEED_ONLY = ("cluster", "compute", "users", "data")
-SEED = (
-    ", which a seed does not have: add them to it as a section spack: {source: URI, sha256: HEX, "
-    "recipes: {source: URI, sha256: HEX}}, or name the seed as stack in a petal.yaml that has them"
-)
 
 
-class _Strict(Schema):
-    """A section: unknown keys are mistakes, and named with the nearest key that exists."""
+def _string(*checks: values.ValueCheck, **options: Any) -> fields.String:
+    """A string without conversion: YAML reads 24.10 as the number 24.1, so a number is a mistake."""
+
+    def validator(check: values.ValueCheck) -> Any:
+        def run(text: str) -> None:
+            problem = check(text)
+            if problem:
+                raise ValidationError(problem)
+
+        return run
+
+    return fields.String(validate=[validator(check) for check in checks], **options)
+
+
+def _strings(check: values.ValueCheck) -> fields.List:
+    return fields.List(_string(check))
+
+
+def _choice(*choices: str) -> fields.String:
+    message = f"{{input}} is not supported: use {', '.join(choices[:-1])} or {choices[-1]}"
+    return fields.String(validate=validate.OneOf(choices, error=message))
+
+
+def _integer(low: int, high: int, unit: str = "") -> fields.Integer:
+    return fields.Integer(strict=True, validate=validate.Range(low, high, error=f"must be {low} to {high}{unit}"))
+
+
+class _Boolean(fields.Boolean):
+    """``true`` or ``false``; marshmallow also accepts 1 and "yes"."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> Any:  # noqa: ARG002
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
+class _Wheels(fields.List):
+    """A list, or the word ``bootstrap``."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
+        return value if value == BOOTSTRAP else super()._deserialize(value, attr, data, **options)
+
+
+class _Table(fields.Dict):
+    """User-defined names with values. The path of a mistake ends with the name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
+        try:
+            return super()._deserialize(value, attr, data, **options)  # type: ignore[no-untyped-call]
+        except ValidationError as error:
+            if not isinstance(error.messages, dict):
+                raise
+            # marshmallow puts the mistakes of a name and of its value one level deeper, below "key" and "value".
+            flat = {name: messages.get("key") or messages["value"] for name, messages in error.messages.items()}
+            raise ValidationError(flat) from error
+
+
+class _Section(Schema):
+    """A section. An unknown key is a mistake, reported with the nearest key that exists."""
 
     class Meta:
         unknown = RAISE
 
-    error_messages = {"type": SECTION, "unknown": UNKNOWN}  # noqa: RUF012 - as marshmallow declares it
     makes: Any = None
 
     def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:  # noqa: ARG002 - marshmallow's
-        messages = error.messages
-        if isinstance(messages, dict):
-            known = [field.data_key or name for name, field in self.fields.items()]
-            for key, said in messages.items():
-                if said == [UNKNOWN]:
-                    messages[key] = [UNKNOWN + did_you_mean(key, known)]
+        if isinstance(error.messages, dict):
+            keys = [field.data_key or name for name, field in self.fields.items()]
+            for key, messages in error.messages.items():
+                if messages == ["Unknown field."]:
+                    error.messages[key] = [f"unknown key{did_you_mean(key, keys)}"]
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
-        for key, value in data.items():
-            if isinstance(value, list):
-                data[key] = tuple(value)
-        return self.makes(**data)
+        return self.makes(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
-def _texts(*checks: Any) -> Items:
-    return Items(Text(validate=list(checks)))
+def _check_checksum(data: Mapping[str, Any], source: str = "source", checksum: str = "sha256") -> None:
+    if values.is_remote(data.get(source) or "/") and not data.get(checksum):
+        raise ValidationError("is required for a download: sha256sum FILE", checksum)
 
 
-class StorageSchema(_Strict):
-    makes = Storage
-    mount = Text(validate=[PATH, tidy_path])
-    source = Text(validate=mounts.SOURCE)
-    type = Text(validate=validate.OneOf(["nfs4", "lustre"], error="type {input} is not known: use nfs4 or lustre"))
-    options = _texts(mounts.option)
-    adopt = _texts(CLUSTER)
-
-    @validates_schema
-    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
-        if data.get("source") is None and (data.get("type") or data.get("options")):
-            raise ValidationError("is needed: type and options say how petal-node mounts it", "source")
-        kind = Storage(source=data.get("source")).kind
-        if data.get("type", kind) != kind:
-            raise ValidationError(f"the source is one of type {kind}", "type")
-
-
-class OriginSchema(_Strict):
+class OriginSchema(_Section):
     makes = Origin
-    source = Text(required=True, validate=uri)
-    sha256 = Text(validate=SHA256)
+    source = _string(values.uri_problem, required=True)
+    sha256 = _string(values.sha256_problem)
 
     @validates_schema
-    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
-        _needs_checksum(data)
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
+        _check_checksum(data)
 
 
-def _needs_checksum(data: Mapping[str, Any], key: str = "sha256") -> None:
-    source = str(data.get("source") or "/")
-    if not source.startswith("/") and not source.startswith("file:") and not data.get("sha256"):
-        raise ValidationError("is needed for what comes over the network: sha256sum FILE", key)
+class _WithOrigin(_Section):
+    """A section that contains the keys of an ``Origin``."""
 
-
-def _target(text: str) -> None:
-    problem = None if text == "auto" else targets.problem_of(text)
-    if problem:
-        raise ValidationError(problem)
-
-
-def _targets_fit(names: Any) -> None:
-    """A list is for one architecture, and no name stands in it twice or beside ``auto``."""
-    if not isinstance(names, list):
-        return
-    if "auto" in names:
-        raise ValidationError("auto stands alone: name every target, or write target: auto", "target")
-    if len(set(names)) < len(names):
-        raise ValidationError("a target is listed twice", "target")
-    if len({targets.machine_of(name) for name in names}) > 1:
-        raise ValidationError("all targets must be of one architecture: the head node builds for its own", "target")
-
-
-class MirrorSchema(_Strict):
-    makes = Mirror
-    url = Text(required=True, validate=uri)
-    sources = Switch()
-    binaries = Switch()
-    signed = Switch()
-    push = Switch()
-    keys = Items(Section(OriginSchema))
-    signing_key = Section(OriginSchema)
-
-    @validates_schema
-    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
-        mirrors.check(data)
+    source = _string(values.uri_problem)
+    sha256 = _string(values.sha256_problem)
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
-        data.setdefault("sources", not data["url"].startswith("s3://"))
-        return super()._make(data)
+        source, sha256 = data.pop("source", None), data.pop("sha256", None)
+        return super()._make({**data, "origin": Origin(source, sha256) if source else None})
 
 
-class SpackSchema(_Strict):
-    makes = Spack
-    version = Text(
+class StorageSchema(_Section):
+    makes = StorageConfig
+    mount = _string(values.path_problem)
+    source = _string(values.mount_source_problem)
+    type = _choice("nfs4", "lustre")
+    options = _strings(values.mount_option_problem)
+    adopt = _strings(values.cluster_problem)
+
+    @validates_schema
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
+        if data.get("source") is None and (data.get("type") or data.get("options")):
+            raise ValidationError("is required with type or options, which describe how petal-node mounts it", "source")
+        mount_type = StorageConfig(source=data.get("source")).mount_type
+        if data.get("type", mount_type) != mount_type:
+            raise ValidationError(f"must be {mount_type}, the type of this source", "type")
+
+
+class MirrorSchema(_Section):
+    makes = Mirror
+    url = _string(values.uri_problem, required=True)
+    sources = _Boolean()
+    binaries = _Boolean()
+    signed = _Boolean()
+    push = _Boolean()
+    keys = fields.List(fields.Nested(OriginSchema))
+    signing_key = fields.Nested(OriginSchema)
+
+    @pre_load
+    def _expand(self, data: Any, **_: Any) -> Any:
+        return {"url": data, "binaries": False} if isinstance(data, str) else data
+
+    @validates_schema
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
+        url, keys, secret_key, push = data["url"], data.get("keys"), data.get("signing_key"), data.get("push", False)
+        s3, signed, binaries = url.startswith("s3://"), data.get("signed", True), data.get("binaries", True)
+        rules = (
+            (s3 and data.get("sources"), "sources", NO_S3_SOURCES),
+            (s3 and not binaries, "url", f"{NO_S3_SOURCES}. For built packages write {{url: ..., keys: [...]}}"),
+            (data.get("sources") is False and not binaries, "binaries", "must be true if sources is false"),
+            (push and not binaries, "push", "requires binaries: true"),
+            (
+                binaries and signed and not keys,
+                "keys",
+                "is required, except with signed: false",
+            ),
+            (not signed and (keys or secret_key), "signed", "contradicts keys and signing_key, which would be unused"),
+            (push and url.startswith("https://"), "push", "requires s3:// or a directory: https:// is read-only"),
+            (push and signed and not secret_key, "signing_key", "is required to push signed packages"),
+        )
+        for mistake, key, message in rules:
+            if mistake:
+                raise ValidationError(message, key)
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        return super()._make({"sources": not data["url"].startswith("s3://"), **data})
+
+
+class SpackSchema(_WithOrigin):
+    makes = SpackConfig
+    version = fields.String(
         validate=validate.OneOf(
             tuple(SPACK_VERSIONS),
-            error=f"Spack {{input}} has not been run with petal-node: use {' or '.join(SPACK_VERSIONS)}",
+            error=f"Spack {{input}} is not supported by this petal-node: use {' or '.join(SPACK_VERSIONS)}",
         )
     )
-    source = Text(validate=uri)
-    sha256 = Text(validate=SHA256)
-    recipes = Section(OriginSchema)
-    clingo = ItemsOr(Section(OriginSchema), BOOTSTRAP)
-    specs = _texts(SPEC)
-    target = OneOrMore(Text(validate=[NAME, _target]))
-    mirrors = Table(keys=Text(validate=NAME), values=TextOrSection(Section(MirrorSchema), mirrors.of_sources))
+    recipes = fields.Nested(OriginSchema)
+    clingo = _Wheels(
+        fields.Nested(OriginSchema),
+        error_messages={"invalid": f"must be a list of wheels, or the word {BOOTSTRAP}"},
+    )
+    specs = _strings(values.spec_problem)
+    target = fields.List(
+        _string(values.target_problem), validate=validate.Length(min=1, error="must contain at least one target")
+    )
+    mirrors = _Table(keys=_string(values.name_problem), values=fields.Nested(MirrorSchema))
+
+    @pre_load
+    def _expand(self, data: Any, **_: Any) -> Any:
+        if isinstance(data, dict) and not isinstance(data.get("target", []), (list, type(None))):
+            return {**data, "target": [data["target"]]}
+        return data
 
     @validates_schema
-    def _checked(self, data: Mapping[str, Any], **_: Any) -> None:
-        _needs_checksum(data)
-        _targets_fit(data.get("target"))
-        spack = Spack(data.get("version", Spack.version))
-        if spack.carries_recipes and data.get("recipes"):
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
+        _check_checksum(data)
+        names = data.get("target", ())
+        if "auto" in names and len(names) > 1:
+            raise ValidationError("auto cannot be combined with other targets", "target")
+        if len(set(names)) < len(names):
+            raise ValidationError("lists a target twice", "target")
+        if len({targets.machine_of(name) for name in names}) > 1:
+            raise ValidationError("must list targets of one architecture, that of the head node", "target")
+        spack = SpackConfig(data.get("version", SpackConfig.version))
+        if spack.includes_recipes and data.get("recipes"):
             # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.
-            raise ValidationError(f"Spack {spack.version} carries its recipes: drop this key", "recipes")
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Any:
-        source, sha256 = data.pop("source", None), data.pop("sha256", None)
-        data["program"] = Origin(source, sha256) if source else None
-        return super()._make(data)
+            raise ValidationError(f"must be removed: Spack {spack.version} includes its recipes", "recipes")
 
 
-class PackageSchema(_Strict):
-    makes = Package
-    name = Text(required=True, validate=NAME)
-    version = Text(required=True, validate=NAME)
-    prefix = Text(validate=[PATH, tidy_path])
-    source = Text(validate=uri)
-    sha256 = Text(validate=SHA256)
-    env = Table(keys=Text(), values=Text(validate=one_line))
-    requires = _texts(MODULE)
-    summary = Text(validate=[one_line, validate.Length(max=200, error="must have at most 200 characters")])
+class PackageSchema(_WithOrigin):
+    makes = PackageConfig
+    name = _string(values.name_problem, required=True)
+    version = _string(values.name_problem, required=True)
+    prefix = _string(values.path_problem)
+    env = _Table(keys=_string(values.variable_problem), values=_string(values.line_problem))
+    requires = _strings(values.module_problem)
+    summary = _string(values.summary_problem)
 
     @validates_schema
-    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
         if bool(data.get("source")) == bool(data.get("prefix")):
-            raise ValidationError("needs either source (a tarball) or prefix (a directory that is there), not both")
+            raise ValidationError("needs either source (a tarball) or prefix (an existing directory)")
         if data.get("source") and not data.get("sha256"):
-            raise ValidationError("is needed for every tarball: sha256sum FILE", "sha256")
-        wrong = [name for name in data.get("env", {}) if not VARIABLE.match(name)]
-        if wrong:
-            raise ValidationError(f"{wrong[0]!r} is no name of an environment variable", "env")
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Any:
-        source, sha256 = data.pop("source", None), data.pop("sha256", None)
-        data["origin"] = Origin(source, sha256) if source else None
-        return super()._make(data)
+            raise ValidationError("is required for a tarball: sha256sum FILE", "sha256")
 
 
-class ModulesSchema(_Strict):
-    makes = Modules
-    lmod = Text(validate=validate.OneOf(LMODS, error="{input} is not known: use auto or stack"))
-    defaults = _texts(MODULE)
-    hide = _texts(MODULE)
-    paths = _texts(PATH, tidy_path)
+class ModulesSchema(_Section):
+    makes = ModulesConfig
+    lmod = _choice("auto", "node", "stack")
+    defaults = _strings(values.module_problem)
+    hide = _strings(values.module_problem)
+    paths = _strings(values.path_problem)
 
     @validates_schema
-    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
         names = [entry.partition("/")[0] for entry in data.get("defaults", ())]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
-            raise ValidationError(f"{twice} stands there twice: a shell has one version of it", "defaults")
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated:
+            raise ValidationError(f"lists {repeated} twice, and a shell can load one version", "defaults")
 
 
-class InstallSchema(_Strict):
-    makes = Install
-    where = Text(validate=validate.OneOf(["head", "slurm"], error="{input} is not known: use head or slurm"))
-    queue = Text(validate=NAME)
-    wait = Whole(validate=validate.Range(0, 604800, error="must be 0 to 604800 seconds"))
-    budget = Whole(validate=validate.Range(0, 3600, error="must be 0 to 3600 seconds"))
-    jobs = Whole(validate=validate.Range(0, 1024, error="must be 0 (all cores) to 1024"))
-    parts = Switch(data_key="partial", attribute="partial")  # a Schema has a method partial
+class InstallSchema(_Section):
+    makes = InstallConfig
+    where = _choice("head", "slurm")
+    queue = _string(values.name_problem)
+    wait = _integer(0, 604800, " seconds")
+    budget = _integer(0, 3600, " seconds")
+    jobs = _integer(0, 1024, " (0: all cores)")
+    partial_ = _Boolean(data_key="partial", attribute="partial")  # Schema has an attribute partial
 
     @validates_schema
-    def _has_queue(self, data: Mapping[str, Any], **_: Any) -> None:
+    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
         if data.get("where") == "slurm" and not data.get("queue"):
-            raise ValidationError("is needed: the Slurm queue whose nodes build", "queue")
+            raise ValidationError("is required with where: slurm: the Slurm queue whose nodes build", "queue")
 
 
-class ProgramSchema(_Strict):
-    makes = Program
-    command = Text(required=True, validate=[command, validate.Length(max=1000, error="must have 1 to 1000 characters")])
-    exit = Whole(validate=validate.Range(0, 255, error="must be 0 to 255"))
+class CheckCommandSchema(_Section):
+    makes = CheckCommand
+    command = _string(values.command_problem, required=True)
+    exit = _integer(0, 255)
+
+    @pre_load
+    def _expand(self, data: Any, **_: Any) -> Any:
+        return {"command": data} if isinstance(data, str) else data
 
 
-class CheckSchema(_Strict):
-    makes = Check
-    modules = Items(Text(validate=MODULE), data_key="load", attribute="load")
-    run = Items(TextOrSection(Section(ProgramSchema), lambda command: {"command": command}))
-    mpi = Switch()
-    launch = Switch()
-    wait = Whole(validate=validate.Range(0, 86400, error="must be 0 to 86400 seconds"))
+class CheckSchema(_Section):
+    makes = CheckConfig
+    load_ = fields.List(_string(values.module_problem), data_key="load", attribute="load")  # Schema has a method load
+    run = fields.List(fields.Nested(CheckCommandSchema))
+    mpi = _Boolean()
+    launch = _Boolean()
+    wait = _integer(0, 86400, " seconds")
 
 
-class SoftwareSchema(_Strict):
-    makes = Software
-    spack_packages = _texts(SPEC)
+class SeedSoftwareSchema(_Section):
+    makes = SeedSoftware
+    spack_packages = _strings(values.spec_problem)
 
 
-class SharedStorageSchema(Schema):
-    """An entry of a seed's ``shared_storage``, of which only the mount point is of interest here."""
+class SeedStorageSchema(Schema):
+    """An entry of a seed's ``shared_storage``. Only the mount point is used."""
 
     class Meta:
         unknown = EXCLUDE
 
-    mount_dir = Text(required=True, validate=[PATH, tidy_path])
+    mount_dir = _string(values.path_problem, required=True)
 
 
-class ConfigSchema(_Strict):
+class ConfigSchema(_Section):
     makes = Config
-    stack = Text(validate=[one_line, validate.Length(min=1, error="must not be empty")])
-    stack_sha256 = Text(validate=SHA256)
-    layout = Text(validate=validate.OneOf(LAYOUTS, error=f"layout {{input}} is not known: use {' or '.join(LAYOUTS)}"))
-    storage = Section(StorageSchema)
-    spack = Section(SpackSchema)
-    packages = Items(Section(PackageSchema))
-    modules = Section(ModulesSchema)
-    install = Section(InstallSchema)
-    check = Section(CheckSchema)
-    # A petal seed (github.com/scttfrdmn/pctl) is a configuration as it is: these are its keys.
-    software = Section(SoftwareSchema)
-    shared_storage = Items(Section(SharedStorageSchema))
-    cluster = compute = users = data = Anything()
+    stack = _string(values.line_problem)
+    stack_sha256 = _string(values.sha256_problem)
+    layout = _choice(*LAYOUTS)
+    storage = fields.Nested(StorageSchema)
+    spack = fields.Nested(SpackSchema)
+    packages = fields.List(fields.Nested(PackageSchema))
+    modules = fields.Nested(ModulesSchema)
+    install = fields.Nested(InstallSchema)
+    check = fields.Nested(CheckSchema)
+    # A petal seed (github.com/scttfrdmn/pctl) is a valid configuration: these are its keys.
+    software = fields.Nested(SeedSoftwareSchema)
+    shared_storage = fields.List(fields.Nested(SeedStorageSchema))
+    cluster = fields.Raw(allow_none=True)
+    compute = fields.Raw(allow_none=True)
+    users = fields.Raw(allow_none=True)
+    data = fields.Raw(allow_none=True)
 
     @validates_schema
-    def _whole(self, data: Mapping[str, Any], **_: Any) -> None:
-        _one_mount(data)
-        _no_twins(data.get("packages", ()))
-        stack = str(data.get("stack", "none"))
+    def _check_storage(self, data: Mapping[str, Any], **_: Any) -> None:
+        mounts = [entry["mount_dir"] for entry in data.get("shared_storage", ())]
+        if len(mounts) > 1 and "storage" not in data:
+            raise ValidationError(f"is required: which of {', '.join(mounts)} holds the software?", "storage.mount")
+
+    @validates_schema
+    def _check_packages(self, data: Mapping[str, Any], **_: Any) -> None:
+        names = [f"{package.name}/{package.version}" for package in data.get("packages", ())]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated:
+            raise ValidationError(f"lists {repeated} twice", "packages")
+
+    @validates_schema
+    def _check_stack(self, data: Mapping[str, Any], **_: Any) -> None:
+        stack, spack = data.get("stack", "none"), data.get("spack", SpackConfig())
+        problem = values.uri_problem(stack) if "/" in stack else values.environment_problem(stack)
+        if problem:
+            raise ValidationError(problem, "stack")
         if "/" in stack:
-            try:
-                uri(stack)
-            except ValidationError as error:
-                raise ValidationError(error.messages, "stack") from error
-            _needs_checksum({"source": stack, "sha256": data.get("stack_sha256")}, "stack_sha256")
-        elif not re.match(r"^[a-z0-9][a-z0-9-]*\Z", stack):
-            raise ValidationError(
-                "must be the name of an environment, a URI of a spack.yaml or spack.lock, or none", "stack"
+            _check_checksum(data, "stack", "stack_sha256")
+        is_seed = bool(data.get("software", SeedSoftware()).spack_packages)
+        if stack == "none" and not spack.specs and not is_seed:
+            if data.get("modules", ModulesConfig()).lmod == "stack":
+                raise ValidationError("stack requires a Spack stack that contains Lmod", "modules.lmod")
+            return
+        missing = [] if spack.origin else ["spack.source"]
+        if not spack.recipes and not spack.includes_recipes:
+            missing.append("spack.recipes")
+        if missing:
+            hint = (
+                ". A seed does not contain them: add a section spack: {source: URI, sha256: HEX, "
+                "recipes: {source: URI, sha256: HEX}}, or write a petal.yaml with them that names the seed as stack"
             )
-        _spack_is_whole(data, stack)
+            raise ValidationError(f"a stack requires {' and '.join(missing)}{hint if is_seed else ''}", "spack")
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
-        for key in SEED_ONLY:
-            data.pop(key, None)
         mounts = data.pop("shared_storage", [])
         if mounts and "storage" not in data:
-            data["storage"] = Storage(mounts[0]["mount_dir"])
-        return super()._make(data)
-
-
-def _one_mount(data: Mapping[str, Any]) -> None:
-    mounts = [entry["mount_dir"] for entry in data.get("shared_storage", ())]
-    if len(mounts) > 1 and "storage" not in data:
-        raise ValidationError(f"is needed: which of {', '.join(mounts)} holds the software?", "storage.mount")
-
-
-def _no_twins(packages: Any) -> None:
-    seen: set[tuple[str, str]] = set()
-    for package in packages:
-        key = (package.name, package.version)
-        if key in seen:
-            raise ValidationError(f"{package.name}/{package.version} is listed twice", "packages")
-        seen.add(key)
-
-
-def _spack_is_whole(data: Mapping[str, Any], stack: str) -> None:
-    spack = data.get("spack", Spack())
-    seeded = data.get("software", Software()).spack_packages
-    if stack == "none" and not spack.specs and not seeded:
-        if data.get("modules", Modules()).lmod == "stack":
-            raise ValidationError("stack needs a Spack stack, which builds it: name one, or use auto", "modules.lmod")
-        return
-    needed = {"source": spack.program} if spack.carries_recipes else {"source": spack.program, "recipes": spack.recipes}
-    missing = [name for name, value in needed.items() if value is None]
-    if missing:
-        raise ValidationError(f"a stack needs spack.{' and spack.'.join(missing)}{SEED if seeded else ''}", "spack")
+            data["storage"] = StorageConfig(mounts[0]["mount_dir"])
+        return super()._make({key: value for key, value in data.items() if key not in SEED_ONLY})

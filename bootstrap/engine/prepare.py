@@ -12,7 +12,7 @@ from ..cluster import detect as facts
 from ..cluster.targets import Choice
 from ..config.load import from_mapping, parse
 from ..config.model import Config
-from ..config.uris import problem_of
+from ..config.values import uri_problem
 from ..core.errors import ConfigError, PetalError, SpackError, StorageError, UsageError, as_error
 from ..core.facts import NETWORK_KINDS, Facts, Mount
 from ..core.model import Role
@@ -220,7 +220,7 @@ def check_place(uri: str) -> None:
     Raises:
         ConfigError: ``config-missing``.
     """
-    problem = problem_of(uri if ":/" in uri else f"/{uri}")
+    problem = uri_problem(uri if ":/" in uri else f"/{uri}")
     if problem:
         what = f"{uri} is no place for a configuration"
         raise ConfigError(what, why=f"it {problem}", remedy="correct --config", code="config-missing")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config.model import Package
+from ..config.model import PackageConfig
 from ..core.errors import ModulesError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, sha256_of
@@ -109,17 +109,17 @@ def _is_ours(path: Path) -> bool:
     return path.read_text(encoding="utf-8").startswith(USERS_MARK)
 
 
-def _is_spacks(ctx: Context, package: Package, tree: Path) -> bool:
+def _is_spacks(ctx: Context, package: PackageConfig, tree: Path) -> bool:
     """True where Spack has written the module of the same prefix: that of an MPI leads to what was built with it."""
     prefix = package_prefix(package, ctx.paths, ctx.facts.host)
     return any(one.prefix == prefix for one in ctx.externals) and _path(package, tree).is_file()
 
 
-def _path(package: Package, tree: Path) -> Path:
+def _path(package: PackageConfig, tree: Path) -> Path:
     return tree / "Core" / package.name / f"{package.version}.lua"
 
 
-def _write_package(ctx: Context, package: Package, tree: Path) -> None:
+def _write_package(ctx: Context, package: PackageConfig, tree: Path) -> None:
     path = _path(package, tree)
     text = templates.render("package.lua.j2", _values(ctx, package)).encode()
     before = path.read_bytes() if path.is_file() else None
@@ -136,11 +136,11 @@ def _write_package(ctx: Context, package: Package, tree: Path) -> None:
     write_atomic(path, text)
 
 
-def _source(package: Package) -> str:
+def _source(package: PackageConfig) -> str:
     return package.origin.source if package.origin else "the machine image"
 
 
-def _values(ctx: Context, package: Package) -> dict[str, Any]:
+def _values(ctx: Context, package: PackageConfig) -> dict[str, Any]:
     prefix = package_prefix(package, ctx.paths, ctx.facts.host)
     paths = [(variable, str(prefix / part)) for variable, part in SEARCH_PATHS if (prefix / part).is_dir()]
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..config.model import Spack
+from ..config.model import SpackConfig
 from ..core.errors import ConfigError
 from ..core.facts import External, Host
 from .compiler import Compiler
@@ -36,7 +36,7 @@ class Here:
     externals: tuple[External, ...]
     targets: tuple[str, ...]
     cuda: tuple[str, ...]
-    spack: Spack
+    spack: SpackConfig
     specs: tuple[str, ...]
     exists: Callable[[str], bool]
 
@@ -86,13 +86,13 @@ def _differ(thing: str, wanted: str, found: str) -> Difference:
     return thing, f"the lockfile is for {wanted}, here it is {found}"
 
 
-def _spack(lock: Lockfile, spack: Spack) -> Iterator[Difference]:
+def _spack(lock: Lockfile, spack: SpackConfig) -> Iterator[Difference]:
     """The version; where both sides have checksums of Spack and of the recipes, those too."""
     if lock.spack is not None and lock.spack != spack.version:
         yield _differ("spack", f"Spack {lock.spack}", f"spack.version {spack.version}")
     elif lock.format != FORMATS[spack.family]:
         yield _differ("spack", f"lockfile format {lock.format}", f"Spack {spack.version} with {FORMATS[spack.family]}")
-    origins = {"spack.source": spack.program, "spack.recipes": spack.recipes}
+    origins = {"spack.source": spack.origin, "spack.recipes": spack.recipes}
     for thing, origin in origins.items():
         wanted = lock.record.sources.get(thing) if lock.record else None
         if wanted and origin and origin.sha256 and origin.sha256 != wanted:

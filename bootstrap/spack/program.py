@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..config.model import SPACK_VERSIONS, Config, Origin, Spack
+from ..config.model import SPACK_VERSIONS, Config, Origin, SpackConfig
 from ..core.errors import PackageError, SpackError, StateError
 from ..core.paths import Paths
 from ..host.atomic import private_dir, staged_dir, write_json
@@ -82,7 +82,7 @@ def _below(config: Config, top: Path) -> Program:
     return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo, config.spack.bootstraps)
 
 
-def _check_python(spack: Spack, python: tuple[int, int] = sys.version_info[:2]) -> None:
+def _check_python(spack: SpackConfig, python: tuple[int, int] = sys.version_info[:2]) -> None:
     newest = FAMILIES[spack.family].newest_python
     if python > newest:
         others = [version for version, name in SPACK_VERSIONS.items() if FAMILIES[name].newest_python >= python]
@@ -107,12 +107,12 @@ def _trees(config: Config, top: Path) -> list[tuple[Origin, Path]]:
     Another checksum has another place, since users run from the tree that is there. A tree whose name is the version
     alone was made before names had a checksum, and is used where its receipt says that it is this one.
     """
-    program, recipes = config.spack.program, config.spack.recipes
+    program, recipes = config.spack.origin, config.spack.recipes
     assert program is not None
     plain = top / config.spack.version
     named = plain if _is_whole(program, plain) else plain.with_name(f"{plain.name}-{_key(program)}")
     trees = [(program, _place(program, named))]
-    if not config.spack.carries_recipes:
+    if not config.spack.includes_recipes:
         assert recipes is not None
         trees.append((recipes, _place(recipes, top / f"recipes-{_key(recipes)}")))
     return trees

@@ -157,7 +157,7 @@ def _solved(ctx: Context, target: str, place: Path) -> Mapping[str, Any]:
 
 def _record(ctx: Context) -> Record:
     compiler, spack = find_compiler(ctx.system), ctx.config.spack
-    origins: dict[str, Origin | None] = {"spack.source": spack.program, "spack.recipes": spack.recipes}
+    origins: dict[str, Origin | None] = {"spack.source": spack.origin, "spack.recipes": spack.recipes}
     return Record(
         created=timestamp(),
         glibc=ctx.facts.host.glibc,

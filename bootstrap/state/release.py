@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cluster import targets
 from ..cluster.targets import Choice
-from ..config.model import Config, Package
+from ..config.model import Config, PackageConfig
 from ..core import decode as shapes
 from ..core.errors import ConfigError
 from ..core.facts import Host, Queue
@@ -160,19 +160,19 @@ def release_id(
             "environment": environment,
             "specs": sorted(config.specs),
             "version": spack.version,
-            "program": _identity(spack.program),
+            "source": _identity(spack.origin),
             "recipes": _identity(spack.recipes),
             "cuda": choice.cuda,
         }
     return _short_hash(parts)
 
 
-def package_id(package: Package) -> str:
+def package_id(package: PackageConfig) -> str:
     """The hash that ends a binary package's prefix in the store."""
     return _short_hash({"name": package.name, "version": package.version, "sha256": _identity(package.origin)})[:7]
 
 
-def package_prefix(package: Package, paths: Paths, host: Host) -> Path:
+def package_prefix(package: PackageConfig, paths: Paths, host: Host) -> Path:
     """Where a binary package lies: its own prefix, or one in the store under the naming that Spack uses there."""
     if package.prefix is not None:
         return paths.at(package.prefix)

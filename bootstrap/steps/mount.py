@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.model import Storage
+from ..config.model import StorageConfig
 from ..core.errors import DeadlineExceeded, PetalError, StorageError, as_error
 from ..core.facts import Mount
 from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
@@ -92,14 +92,14 @@ class MountStorage:
             _mount(ctx, device)
 
 
-def device_of(storage: Storage, region: str | None) -> Device:
+def device_of(storage: StorageConfig, region: str | None) -> Device:
     """Source, type and options for mount(8).
 
     Raises:
         StorageError: ``storage-no-region``, the name of an EFS file system needs the region.
     """
     source = str(storage.source)
-    if storage.kind == "lustre":
+    if storage.mount_type == "lustre":
         return Device(source, "lustre", _merged(LUSTRE, storage.options))
     if ":" in source:
         return Device(source, "nfs4", _merged(NFS, storage.options))

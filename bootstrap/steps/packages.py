@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..config.model import Package
+from ..config.model import PackageConfig
 from ..core.errors import DISK_ERRORS, PackageError, of_os_error
 from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
 from ..host import inventory
@@ -52,11 +52,11 @@ class Packages:
                 install(ctx, package)
 
 
-def _prefix(ctx: Context, package: Package) -> Path:
+def _prefix(ctx: Context, package: PackageConfig) -> Path:
     return package_prefix(package, ctx.paths, ctx.facts.host)
 
 
-def _is_whole(ctx: Context, package: Package) -> bool:
+def _is_whole(ctx: Context, package: PackageConfig) -> bool:
     """A tarball's prefix gets its name by one rename when all of it is there, and its receipt before that."""
     prefix = _prefix(ctx, package)
     if package.origin is None:
@@ -65,7 +65,7 @@ def _is_whole(ctx: Context, package: Package) -> bool:
     return receipt is not None and receipt.get("sha256") == package.origin.sha256
 
 
-def install(ctx: Context, package: Package) -> None:
+def install(ctx: Context, package: PackageConfig) -> None:
     """Unpacks a tarball into its prefix; what is there already is replaced when all of it has come.
 
     Raises:

@@ -158,7 +158,7 @@ FIELDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[Config], str]
         lambda made: made.packages[0].origin.source if made.packages[0].origin else "",
     ),
     "storage.mount": (lambda text: {"storage": {"mount": text}}, lambda made: made.storage.mount),
-    "spack.target": (lambda text: {"spack": {"target": text}}, lambda made: made.spack.target),
+    "spack.target": (lambda text: {"spack": {"target": text}}, lambda made: made.spack.target[0]),
     "spack.mirrors": (lambda text: {"spack": {"mirrors": {text: "/m"}}}, lambda made: next(iter(made.spack.mirrors))),
     "spack.mirrors.m": (lambda text: {"spack": {"mirrors": {"m": text}}}, lambda made: made.spack.mirrors["m"].url),
     "check.load[0]": (lambda text: {"check": {"load": [text]}}, lambda made: made.check.load[0]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.checks import use
-from bootstrap.config.model import Program
+from bootstrap.config.model import CheckCommand
 from bootstrap.core.model import Mark
 from bootstrap.host.system import System
 from tests.world import World
@@ -47,7 +47,12 @@ def world(tmp_path: Path) -> World:
 
 
 def test_modules_libraries_and_programs(world: World) -> None:
-    programs = (Program("good-tool"), Program("script", 3), Program("script"), Program("no-such-program"))
+    programs = (
+        CheckCommand("good-tool"),
+        CheckCommand("script", 3),
+        CheckCommand("script"),
+        CheckCommand("no-such-program"),
+    )
     answers = use._in_shell(world.context, ("good", "lacking"), programs, 60)
     shell, load, load_lacking, *runs, libraries, lacking = (next(answers) for _ in range(9))
     assert use._of_shell(world.context, shell).mark is Mark.OK

@@ -11,7 +11,7 @@ import pytest
 
 from bootstrap.checks import daemons, storage, use
 from bootstrap.checks import node as checks
-from bootstrap.config.model import Program
+from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Finding, Mark, Role
@@ -214,5 +214,7 @@ def test_programs_that_find_their_libraries_are_counted() -> None:
     ("code", "wanted", "mark"), [(0, 0, Mark.OK), (3, 3, Mark.OK), (0, 3, Mark.FAIL), (1, 0, Mark.FAIL)]
 )
 def test_a_program_may_have_another_exit_code_that_is_right(code: int, wanted: int, mark: Mark) -> None:
-    finding = use._of_run(Program("solver --help", wanted), use.Answer(code, "usage: solver"), "module load solver")
+    finding = use._of_run(
+        CheckCommand("solver --help", wanted), use.Answer(code, "usage: solver"), "module load solver"
+    )
     assert finding.mark is mark

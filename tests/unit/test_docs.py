@@ -14,7 +14,6 @@ from marshmallow import Schema, fields
 
 from bootstrap.checks.node import CHECKS
 from bootstrap.cli import _parser
-from bootstrap.config.fields import Table, TextOrSection
 from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
@@ -160,9 +159,8 @@ def keys_of(schema: Schema, before: str = "") -> Iterator[str]:
         yield key
         many = isinstance(field, fields.List)
         inner = field.inner if isinstance(field, fields.List) else field
-        if isinstance(field, Table) and isinstance(field.value_field, TextOrSection):
-            inner, key = field.value_field.section, f"{key}.NAME"
-        inner = inner.section if many and isinstance(inner, TextOrSection) else inner
+        if isinstance(field, fields.Dict) and isinstance(field.value_field, fields.Nested):
+            inner, key = field.value_field, f"{key}.NAME"
         if isinstance(inner, fields.Nested):
             yield from keys_of(inner.schema, f"{key}[]." if many else f"{key}.")
 

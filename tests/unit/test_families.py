@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bootstrap.config.load import from_mapping, parse
-from bootstrap.config.model import SPACK_VERSIONS, Spack
+from bootstrap.config.model import SPACK_VERSIONS, SpackConfig
 from bootstrap.core.errors import ConfigError, SpackError
 from bootstrap.host.files import sha256_of
 from bootstrap.spack import program
@@ -98,7 +98,7 @@ def test_recipes_are_required_where_spack_carries_none_and_a_mistake_where_it_do
     assert config.spack.recipes is None
     assert from_mapping(config.to_dict()) == config
     said = mistakes("spack: {version: 0.23.0, source: /s, recipes: {source: /r}, specs: [zlib]}")
-    assert "carries its recipes" in said["spack.recipes"]
+    assert "includes its recipes" in said["spack.recipes"]
 
 
 def test_another_version_is_another_release() -> None:
@@ -141,7 +141,7 @@ def test_a_python_that_is_too_new_for_a_spack_is_told_before_it_runs(
     version: str, python: tuple[int, int], remedy: tuple[str, ...]
 ) -> None:
     with pytest.raises(SpackError) as caught:
-        program._check_python(Spack(version), python)
+        program._check_python(SpackConfig(version), python)
     assert caught.value.code == "spack-python"
     assert caught.value.remedy == remedy
-    program._check_python(Spack(version), (python[0], python[1] - 1))
+    program._check_python(SpackConfig(version), (python[0], python[1] - 1))

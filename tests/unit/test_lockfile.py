@@ -14,7 +14,7 @@ import pytest
 from bootstrap.commands import lock as verb
 from bootstrap.commands.common import Asked
 from bootstrap.config.load import parse
-from bootstrap.config.model import Origin, Spack
+from bootstrap.config.model import Origin, SpackConfig
 from bootstrap.core.errors import ConfigError, FetchError, PetalError
 from bootstrap.core.facts import External
 from bootstrap.core.model import Outcome, StepReport, Tool
@@ -32,7 +32,7 @@ SLURM = External("slurm", "slurm@23.11.10 +pmix", "/opt/slurm", Path("/opt/slurm
 MPI = External("openmpi", "openmpi@4.1.7 fabrics=ofi", "/opt/amazon/openmpi", Path("/opt/amazon/openmpi"))
 GCC = Compiler("12.2.0", {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"})
 HERE = Here(
-    HOST, GCC, (SLURM, MPI), ("x86_64_v3",), (), Spack("1.1.1", Origin("/s", SHA), Origin("/r", SHA)), (),
+    HOST, GCC, (SLURM, MPI), ("x86_64_v3",), (), SpackConfig("1.1.1", Origin("/s", SHA), Origin("/r", SHA)), (),
     lambda path: path == "/usr",
 )  # fmt: skip
 
@@ -87,7 +87,7 @@ CHANGES: dict[str, tuple[Here, str, str]] = {
     "glibc": (replace(HERE, host=replace(HOST, glibc="2.34")), "2.36", "2.34"),
     "compiler": (replace(HERE, compiler=replace(GCC, version="11.4.0")), "gcc@12.2.0", "gcc@11.4.0"),
     "target": (replace(HERE, targets=("x86_64_v4",)), "x86_64_v3", "x86_64_v4"),
-    "spack": (replace(HERE, spack=Spack("0.23.0")), "1.1.1", "0.23.0"),
+    "spack": (replace(HERE, spack=SpackConfig("0.23.0")), "1.1.1", "0.23.0"),
     "slurm": (replace(HERE, externals=(MPI,)), "slurm@23.11.10", "is not"),
 }
 
@@ -158,7 +158,7 @@ def test_the_compiler_of_0_23_is_read_where_it_stands() -> None:
 def test_checksums_are_compared_where_both_have_one(thing: str) -> None:
     other = replace(RECORDED, sources={**RECORDED.sources, thing: OTHER})
     assert [path for path, _ in differences(lock(record=other), HERE)] == [thing]
-    unknown = replace(HERE, spack=Spack("1.1.1", Origin("/s"), Origin("/r")))
+    unknown = replace(HERE, spack=SpackConfig("1.1.1", Origin("/s"), Origin("/r")))
     assert list(differences(lock(record=other), unknown)) == []
 
 

@@ -24,7 +24,7 @@ STEP = MountStorage()
 NFS = "storage: {source: 'files:/export/hpc', options: [nconnect=4]}"
 
 
-def storage(text: str) -> model.Storage:
+def storage(text: str) -> model.StorageConfig:
     return load.parse(f"storage: {{{text}}}").storage
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.config.model import Program
+from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ConfigError, StateError
 from bootstrap.core.model import Role, Tool
 from bootstrap.engine import converge as engine
@@ -71,15 +71,15 @@ ARGS = "check: {run: [args]}"
 )
 def test_args_or_wanted_json(world: World, event: str, role: Role, counts: str) -> None:
     want(world)
-    assert ask(world, ARGS, event=event, role=role).config.check.run == (Program(counts),)
+    assert ask(world, ARGS, event=event, role=role).config.check.run == (CheckCommand(counts),)
 
 
 def test_the_heads_first_hook_decides_and_its_repetition_obeys(world: World) -> None:
     want(world)
-    assert ask(world, ARGS, event="start").config.check.run == (Program("args"),)
-    assert ask(world, ARGS, event="configured").config.check.run == (Program("args"),)
-    assert ask(world, ARGS, event="configured").config.check.run == (Program("wanted"),)
-    assert ask(world, ARGS, event="updated").config.check.run == (Program("args"),)
+    assert ask(world, ARGS, event="start").config.check.run == (CheckCommand("args"),)
+    assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("args"),)
+    assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("wanted"),)
+    assert ask(world, ARGS, event="updated").config.check.run == (CheckCommand("args"),)
 
 
 def test_the_heads_first_hook_run_again_while_storage_is_away_takes_nothing_back(world: World) -> None:
@@ -88,7 +88,7 @@ def test_the_heads_first_hook_run_again_while_storage_is_away_takes_nothing_back
     away = world.paths.shared_mount.rename(world.prefix / "away")
     ask(world, ARGS, event="configured", killed=True)
     away.rename(world.paths.shared_mount)
-    assert ask(world, None, event=BOOT).config.check.run == (Program("wanted"),)
+    assert ask(world, None, event=BOOT).config.check.run == (CheckCommand("wanted"),)
 
 
 def test_a_check_takes_the_release_that_is_wanted_and_a_run_makes_its_own(world: World) -> None:
@@ -114,7 +114,7 @@ def test_a_damaged_wanted_json_is_named_where_nothing_else_is_known(world: World
 def test_before_anything_is_wanted_a_boot_goes_by_what_the_hook_was_given(world: World) -> None:
     ask(world, ARGS, event="start", role=Role.LOGIN)
     world.prefix.with_suffix(".yaml").unlink()
-    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (Program("args"),)
+    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
 def test_a_hook_that_cannot_read_its_configuration_keeps_the_one_of_before(world: World) -> None:
@@ -123,7 +123,7 @@ def test_a_hook_that_cannot_read_its_configuration_keeps_the_one_of_before(world
     path.unlink()
     request = Request(Tool("0.1.0"), "r", str(path), world.prefix, Role.LOGIN, "start")
     keep_request(request)
-    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (Program("args"),)
+    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
 def test_a_check_never_asks_the_network_for_a_configuration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

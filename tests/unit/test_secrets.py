@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.config.uris import problem_of
+from bootstrap.config.values import uri_problem
 from bootstrap.core.errors import ConfigError, FetchError, redacted
 from bootstrap.core.paths import Paths
 from bootstrap.engine.run import crash
@@ -50,14 +50,14 @@ def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
 
 @pytest.mark.parametrize("uri", [text for text in HIDDEN if text.startswith("https://")])
 def test_a_uri_with_a_secret_is_no_place(uri: str) -> None:
-    assert "password or a signature" in problem_of(uri)
+    assert "password or a signature" in str(uri_problem(uri))
 
 
 @pytest.mark.parametrize(
     "uri", ["https://h/a@b/x", "https://h/x?versionId=3", "s3://bucket/a?token=1", "/a@b", "file:///x"]
 )
 def test_a_uri_without_one_is(uri: str) -> None:
-    assert problem_of(uri) == ""
+    assert uri_problem(uri) is None
 
 
 @pytest.mark.parametrize("text", HIDDEN)

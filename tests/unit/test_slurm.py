@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.cluster.slurm import SlurmNode, folded, parse_sinfo
-from bootstrap.config.model import Check
+from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import AllocationRefused, ProcessFailed
 from bootstrap.core.model import Finding, Mark, NodeReport
 from bootstrap.host.system import timestamp
@@ -210,7 +210,7 @@ def test_waiting_ends_at_its_deadline_with_nobody(tmp_path: Path, monkeypatch: p
     world.system.answers["sinfo"] = lambda _: "a|down*|q|none\n"
     monkeypatch.setattr(fleet, "POLL_SECONDS", 0)
     assert fleet.wait_for_nodes(world.context) == ()
-    assert Check().wait > 0
+    assert CheckConfig().wait > 0
 
 
 # ----------------------------------------------------------------------------------------------------- check.launch

@@ -41,7 +41,7 @@ def mistakes(document: dict[str, Any]) -> dict[str, str]:
     ],
 )
 def test_what_comes_over_the_network_needs_a_checksum(build: Any, path: str, uri: str) -> None:
-    assert "needed" in mistakes(build(uri))[path]
+    assert "required" in mistakes(build(uri))[path]
 
 
 def test_a_package_needs_one_wherever_it_lies() -> None:
@@ -53,7 +53,7 @@ def test_nothing_is_cloned(uri: str) -> None:
     assert "spack.source" in mistakes({"spack": {**SPACK, "source": uri}})
 
 
-@pytest.mark.parametrize("part", ["program", "recipes"])
+@pytest.mark.parametrize("part", ["origin", "recipes"])
 def test_another_tarball_than_the_checksum_names_is_not_unpacked(part: str, tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     origin = getattr(world.config.spack, part)
