@@ -1,6 +1,6 @@
-"""The command line: arguments -> a verb -> its Result -> the exit code. No logic, and no printing but through report.
+"""The command line: arguments -> ``Options`` -> a verb -> its ``Result`` -> the exit code.
 
-Everything that a verb needs is imported when it is called: ``version`` answers in the time that Python needs to start.
+Everything that a verb needs is imported when it is called: ``version`` takes little longer than a bare Python.
 """
 
 from __future__ import annotations
@@ -8,21 +8,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import __version__
 
 if TYPE_CHECKING:
     import argparse
 
-    from .commands.common import Asked
+    from .commands.common import Services
     from .core.model import Result
+    from .core.options import Options
 
-INNER = ("worker", "build-job", "mpi-rank")
+EVENTS = ("start", "configured", "updated")
+LAYOUTS = ("hybrid", "ami")  # those that need a machine image
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
+EXIT_CODES = """\
+Options may stand before or after the verb. `petal-node VERB --help` describes a verb.
+
+Exit codes: 0 success, 1 a step failed, 2 wrong usage, 3 degraded or findings,
+69 no usable Python, 70 a bug, 75 try again, 77 not root, 78 configuration error,
+130 interrupted, 143 terminated."""
 
 
 def entry() -> None:
-    """The program ``petal-node``. Modes are ours, and Spack's and tar's too, not those of whoever's umask it was."""
+    """The program ``petal-node``. The caller's umask applies neither to us nor to Spack and tar."""
     os.umask(0o022)
     sys.exit(main(sys.argv[1:]))
 
@@ -33,238 +43,350 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"petal-node {__version__}\n")
         return 0
     try:
-        return _run(_parser(inner=bool(argv) and argv[0] in INNER).parse_args(argv))
-    except SystemExit as ended:  # argparse has said what is wrong
+        options = parse(argv or ["--help"])
+    except SystemExit as ended:  # argparse has printed the help or the mistake
         code = ended.code if isinstance(ended.code, int) else 2
-        return _run(_refused_hook(argv)) if code and list(argv[:1]) == ["hook"] else code
+        if code == 0 or argv[0] != "hook":
+            return code
+        options = _refused_hook(argv)
+    return _run(options)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(options: Options) -> int:
+    from .commands.common import Services
     from .host.log import close_log, open_log
     from .host.processes import mark_run
+    from .host.system import System, new_run_id
+    from .host.tool import own_tool
     from .report import render as report
 
-    progress = report.Progress(silent=arguments.json or arguments.quiet)
-    asked = _asked(arguments, progress)
-    mark_run(asked.run_id)
-    if asked.system.is_root() or not asked.paths().live:
-        open_log(asked.paths().log, asked.run_id)
+    progress = report.Progress(silent=options.json or options.quiet)
+    tool, system = own_tool(__version__, os.environ.get("PETAL_ARCHIVE")), System()
+    services = Services(tool, system, options.run_id or new_run_id(), progress.step, progress.note)
+    mark_run(services.run_id)
+    if system.is_root() or not options.paths.live:
+        open_log(options.paths.log, services.run_id)
     try:
-        result = _guarded(asked, arguments)
+        result = _guarded(options, services)
     finally:
         progress.close()
-    report.show(result, as_json=arguments.json, quiet=arguments.quiet, steps_told=progress.told)
+    report.show(result, as_json=options.json, quiet=options.quiet, steps_told=progress.told)
     close_log()
     return result.exit_code
 
 
-def _asked(arguments: argparse.Namespace, progress: object) -> Asked:
-    from pathlib import Path
+def _guarded(options: Options, services: Services) -> Result:
+    """Runs the verb. Expected errors and bugs become results: an operator never sees a traceback."""
+    from importlib import import_module
 
-    from .commands.common import Asked
-    from .core.model import Role
-    from .host.system import System, new_run_id
-    from .host.tool import own_tool
-    from .report.render import Progress
-
-    assert isinstance(progress, Progress)
-    return Asked(
-        command=arguments.verb,
-        tool=own_tool(__version__, os.environ.get("PETAL_ARCHIVE")),
-        system=System(),
-        run_id=getattr(arguments, "run_id", None) or new_run_id(),
-        config=_absolute(arguments.config),
-        config_sha256=arguments.config_sha256,
-        prefix=Path(arguments.root).resolve(),
-        role=Role(arguments.role) if arguments.role else None,
-        listen=progress.step,
-        note=progress.note,
-    )
-
-
-def _absolute(config: str | None) -> str | None:
-    """A relative path as this directory means it: the worker runs elsewhere."""
-    return config if config is None or ":" in config else os.path.abspath(config)  # noqa: PTH100 - keeps links
-
-
-def _guarded(asked: Asked, arguments: argparse.Namespace) -> Result:
-    """Expected errors become results here, and so do bugs: no traceback ever reaches an operator."""
     from .core.errors import PetalError, of_os_error
     from .core.model import Result, Status
     from .engine.run import crash
 
+    run_id = services.run_id
     try:
-        verb: Callable[[Asked, argparse.Namespace], Result] = arguments.call
-        return verb(asked, arguments)
+        module, _, name = VERBS[options.command].function.partition(".")
+        function = getattr(import_module(f".commands.{module}", __package__), name)
+        result: Result = function(options, services)
     except PetalError as error:
-        return Result.of_error(asked.command, error, asked.run_id)
+        return Result.of_error(options.command, error, run_id)
     except OSError as error:
-        return Result.of_error(asked.command, of_os_error(error, asked.paths().shared_mount), asked.run_id)
+        return Result.of_error(options.command, of_os_error(error, options.paths.shared_mount), run_id)
     except KeyboardInterrupt:
         interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
-        return Result(asked.command, "error", Status.FAILED, {}, (interrupted,), asked.run_id, 130)
-    except Exception as error:  # noqa: BLE001 - the last door before the operator
-        bug = crash(error, asked.paths(), asked.run_id)
-        return Result(asked.command, "error", Status.FAILED, {}, (bug,), asked.run_id, 70)
-
-
-def _hook(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands import hook
-
-    return hook.hook(asked, arguments.event_name, strict=arguments.strict)
-
-
-def _refused_hook(argv: Sequence[str]) -> argparse.Namespace:
-    """A hook whose arguments nobody understands: stderr is thrown away on a node, a record is not."""
-    import argparse
-
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    known.add_argument("--root", nargs="?", default="/", const="/")
-    known.set_defaults(config=None, config_sha256=None, role=None, json=False, quiet=False)
-    known.set_defaults(verb="hook", call=_hook_usage, words=list(argv[1:]), strict="--strict" in argv)
-    return known.parse_known_args(argv)[0]
-
-
-def _hook_usage(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands import hook
-    from .commands.arguments import EVENTS
-
-    event = next((word for word in arguments.words if word in EVENTS), "")
-    return hook.refuse(asked, event, " ".join(arguments.words), strict=arguments.strict)
-
-
-def _worker(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands import hook
-
-    return hook.worker(asked, arguments.event)
-
-
-def _build_job(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from pathlib import Path
-
-    from .commands.build import build
-
-    return build(asked, Path(arguments.place))
-
-
-def _mpi_rank(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.rank import rank
-    from .report import render as report
-
-    return rank(asked, arguments.loaded, report.tell)
-
-
-def _bootstrap(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.bootstrap import bootstrap
-
-    return bootstrap(asked, arguments.lock_wait, accept_storage=arguments.accept_storage, image=arguments.layout)
-
-
-def _lock(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.lock import lock
-
-    return lock(asked, arguments.output)
-
-
-def _converge(asked: Asked, _: argparse.Namespace) -> Result:
-    from .commands.bootstrap import converge
-
-    return converge(asked)
-
-
-def _plan(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.bootstrap import plan
-
-    return plan(asked, exit_code=arguments.exit_code)
-
-
-def _repair(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.repair import plan_repair, repair
-
-    if arguments.dry_run:
-        return plan_repair(asked, yes=arguments.yes, deep=arguments.deep)
-    return repair(asked, arguments.lock_wait, yes=arguments.yes, deep=arguments.deep)
-
-
-def _check(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands import check
-    from .report import render as report
-
-    if arguments.html:
-        report.try_page(arguments.html)
-    if arguments.nodes:
-        result = check.check_nodes(asked, arguments.nodes)
-    else:
-        result = check.check(asked, as_lines=arguments.lines)
-    if arguments.html:
-        report.write_page(result, arguments.html)
+        return Result(options.command, "error", Status.FAILED, {}, (interrupted,), run_id, 130)
+    except Exception as error:  # noqa: BLE001 - nothing above this catches it
+        bug = crash(error, options.paths, run_id)
+        return Result(options.command, "error", Status.FAILED, {}, (bug,), run_id, 70)
     return result
 
 
-def _status(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.status import status, wait
-
-    return wait(asked, arguments.timeout) if arguments.wait else status(asked)
+# ------------------------------------------------------------------------------------------------- the argument tree
 
 
-def _releases(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.releases import releases
+def parse(argv: Sequence[str]) -> Options:
+    """The options of a command line.
 
-    return releases(asked, sizes=not arguments.no_sizes)
+    Raises:
+        SystemExit: the arguments are wrong, or ask for help; argparse has printed it.
+    """
+    from argparse import REMAINDER, SUPPRESS
 
+    top = _parser("", f"{DESCRIPTION}\n\nVerbs:\n{_verbs()}", EXIT_CODES)
+    top.usage = "petal-node [options] VERB [options]"
+    top.add_argument("command", metavar="VERB", help=SUPPRESS)
+    top.add_argument("rest", nargs=REMAINDER, help=SUPPRESS)
+    typed = top.parse_args(argv)
+    rest = vars(typed).pop("rest")
+    verb = VERBS.get(typed.command)
+    if verb is None:
+        from .core.errors import did_you_mean
 
-def _rollback(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.releases import rollback
-
-    return rollback(asked, arguments.release, arguments.lock_wait)
-
-
-def _gc(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.releases import gc
-
-    return gc(asked, arguments.keep, arguments.lock_wait, yes=arguments.yes)
-
-
-def _log(asked: Asked, arguments: argparse.Namespace) -> Result:
-    from .commands.log import log
-
-    return log(asked, arguments.run, arguments.level, arguments.lines)
-
-
-def _facts(asked: Asked, _: argparse.Namespace) -> Result:
-    from .commands.about import facts
-
-    return facts(asked)
+        shown = [name for name, verb in VERBS.items() if verb.help]
+        top.error(f"unknown verb {typed.command!r}{did_you_mean(typed.command, shown)} (verbs: {', '.join(shown)})")
+    parser = _parser(f" {typed.command}", verb.description or verb.help, takes_config=verb.takes_config)
+    verb.add_options(parser)
+    return _options(vars(parser.parse_args(rest, typed)))
 
 
-def _version(asked: Asked, _: argparse.Namespace) -> Result:
-    from .commands.about import version
+def _options(typed: dict[str, Any]) -> Options:
+    """What argparse has read, with the types that the verbs use."""
+    from pathlib import Path
 
-    return version(asked)
+    from .core.model import Role
+    from .core.options import Options
+
+    if typed.get("config"):
+        typed["config"] = _absolute(typed["config"])
+    if "role" in typed:
+        typed["role"] = Role(typed["role"])
+    for name in {"root", "html", "directory"} & set(typed):
+        typed[name] = Path(typed[name]).resolve()
+    return Options(**typed)
 
 
-CALLS: Mapping[str, Callable[[Asked, argparse.Namespace], Result]] = {
-    "hook": _hook,
-    "worker": _worker,
-    "build-job": _build_job,
-    "mpi-rank": _mpi_rank,
-    "bootstrap": _bootstrap,
-    "plan": _plan,
-    "lock": _lock,
-    "converge": _converge,
-    "status": _status,
-    "check": _check,
-    "repair": _repair,
-    "releases": _releases,
-    "rollback": _rollback,
-    "gc": _gc,
-    "log": _log,
-    "facts": _facts,
-    "version": _version,
+def _absolute(config: str) -> str:
+    """A path from ``/``, because a hook's worker runs in another directory; a URI as it is."""
+    return config if ":" in config else os.path.abspath(config)  # noqa: PTH100 - keeps links
+
+
+def _refused_hook(argv: Sequence[str]) -> Options:
+    """A hook with wrong arguments. It is recorded, because ParallelCluster throws a hook's stderr away."""
+    import argparse
+    from pathlib import Path
+
+    from .core.options import Options
+
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--root", nargs="?", default="/", const="/")
+    root = Path(known.parse_known_args(argv)[0].root).resolve()
+    event = next((word for word in argv if word in EVENTS), "")
+    return Options("hook", root=root, event=event, words=tuple(argv), strict="--strict" in argv)
+
+
+def _parser(verb: str, description: str, epilog: str = "", *, takes_config: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options that every verb takes. What is not typed is not set: ``Options`` has the defaults."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="petal-node" + verb,
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,  # --accept-stor must not count as --accept-storage
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument_group("options of every verb").add_argument
+    config = "petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)"
+    checksum = "refuse --config if its SHA-256 differs"
+    add("--config", metavar="URI", help=config if takes_config else argparse.SUPPRESS)
+    add("--config-sha256", type=_sha256, metavar="HEX", help=checksum if takes_config else argparse.SUPPRESS)
+    add("--role", choices=["head", "compute", "login"], help="the role of this node (default: detected)")
+    add("--root", metavar="DIR", help="act on the tree below DIR instead of / (image builds, tests)")
+    add("--json", action="store_true", help="print one JSON object")
+    add("-q", "--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _verbs() -> str:
+    return "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items() if verb.help)
+
+
+def _flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    parser.add_argument(name, action="store_true", help=text)
+
+
+def _seconds(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
+    text += " (default: %(default).0f)"
+    parser.add_argument(name, type=float, default=default, metavar="SECONDS", help=text)
+
+
+def _hook_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("event", choices=EVENTS, metavar="start|configured|updated", help="the event of the node")
+    _flag(parser, "--strict", "exit with the verb's own code instead of 0")
+    # The hook scripts pass all Args on, and have used these two already.
+    parser.add_argument("--package", metavar="URI", help="read by the hook script: where the archive is")
+    parser.add_argument("--sha256", metavar="HEX", help="read by the hook script: the checksum of the archive")
+
+
+def _worker_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--event", choices=EVENTS, required=True)
+    parser.add_argument("--run-id", type=_name, required=True)
+
+
+def _build_job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run-id", type=_name, required=True)
+    parser.add_argument("directory", metavar="DIR")
+
+
+def _mpi_rank_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--loaded", type=int)
+
+
+def _bootstrap_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import LOCK_WAIT
+
+    _seconds(parser, "--lock-wait", LOCK_WAIT, "how long to wait for another installer")
+    _flag(
+        parser,
+        "--accept-storage",
+        "accept a changed shared file system, or one last used by a deleted cluster "
+        "(run on the head node; applies to all nodes)",
+    )
+    text = "make this machine an image for the nodes of a cluster with this layout"
+    parser.add_argument("--layout", choices=LAYOUTS, help=text)
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--exit-code", "exit 3 if there is something to change")
+
+
+def _lock_options(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "destination: path, file:// or s3:// URI. If it is a directory, the file name contains the checksum "
+        "(default: spack.lock)"
+    )
+    parser.add_argument("--output", metavar="URI", help=text)
+
+
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import STATUS_WAIT
+
+    _flag(parser, "--verbose", "also show the facts about this node and the software of its image")
+    _flag(parser, "--wait", "wait until the node is ready (exit 0) or stays degraded (exit 3)")
+    _seconds(parser, "--timeout", STATUS_WAIT, "how long --wait waits; then exit 75")
+
+
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    import argparse
+
+    parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
+    text = "check compute nodes in a Slurm job that runs as the cluster's user"
+    parser.add_argument("--nodes", metavar="all|idle|LIST", help=text)
+    parser.add_argument("--html", metavar="FILE", help="also write a self-contained HTML report")
+
+
+def _repair_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import SHORT_LOCK_WAIT
+
+    _flag(parser, "--dry-run", "show what would be repaired; exit 3 if there is anything")
+    _flag(parser, "--yes", "also apply destructive repairs")
+    _flag(parser, "--deep", "compare every byte of the packages, not only changed files")
+    _seconds(parser, "--lock-wait", SHORT_LOCK_WAIT, "how long to wait for an installer")
+
+
+def _releases_options(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--no-sizes", "do not measure the sizes, which reads every package")
+
+
+def _rollback_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import SHORT_LOCK_WAIT
+
+    text = "a release of `petal-node releases`, or the beginning of its id (default: the previous one)"
+    parser.add_argument("release", nargs="?", type=_release, metavar="ID", help=text)
+    _seconds(parser, "--lock-wait", SHORT_LOCK_WAIT, "how long to wait for an installer")
+
+
+def _gc_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import KEEP, SHORT_LOCK_WAIT
+
+    text = "how many of the newest releases to keep (default: %(default)s)"
+    parser.add_argument("--keep", type=_positive, default=KEEP, metavar="N", help=text)
+    _flag(parser, "--yes", "remove them")
+    _seconds(parser, "--lock-wait", SHORT_LOCK_WAIT, "how long to wait for an installer")
+
+
+def _log_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import LOG_LINES
+
+    parser.add_argument("--run", metavar="ID", help="show one whole run; the beginning of its id is enough")
+    text = "the lowest level to show (default: info)"
+    parser.add_argument("--level", choices=LOG_LEVELS, help=text)
+    text = "how many of the newest lines to show (default: %(default)s)"
+    parser.add_argument("-n", "--lines", dest="number", type=_positive, default=LOG_LINES, metavar="N", help=text)
+
+
+def _no_options(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+# Types of arguments: argparse prints the message of ArgumentTypeError, and "invalid NAME value" for a ValueError.
+
+
+def _positive(text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not (text.isdecimal() and int(text)):
+        raise ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _release(text: str) -> str:
+    from argparse import ArgumentTypeError
+
+    try:
+        return _name(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a release id: petal-node releases lists them") from error
+
+
+def _name(text: str) -> str:
+    from .core.decode import name
+
+    return name(text)
+
+
+def _sha256(text: str) -> str:
+    from .core.decode import sha256
+
+    return sha256(text.lower())
+
+
+class Verb(NamedTuple):
+    """One verb.
+
+    Args:
+        function: module and function below ``commands/``.
+        help: one line of ``petal-node --help``; empty for verbs that only programs run.
+        add_options: adds the verb's own options.
+        description: replaces ``help`` in the verb's own help.
+        takes_config: False for verbs that refuse ``--config``, because they work on what is installed.
+    """
+
+    function: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None] = _no_options
+    description: str = ""
+    takes_config: bool = True
+
+
+LOCK = """\
+Solve the Spack stack of --config for this operating system, glibc and compiler and for the
+configured targets, and install nothing. Run it on the head node or on another machine with
+the same image. It needs gcc, g++ and memory for Spack's solver, no cluster and no shared
+storage. It prints the lines to add to petal.yaml; head nodes then install without clingo and
+with little memory. The lockfile is Spack's spack.lock with one more key, which records the
+system that it was made for."""
+
+VERBS: Mapping[str, Verb] = {
+    "bootstrap": Verb("bootstrap.bootstrap", "make this node match the configuration", _bootstrap_options),
+    "plan": Verb("bootstrap.plan", "show what bootstrap would do; change nothing", _plan_options),
+    "status": Verb("status.status", "show the state of this node and of its cluster", _status_options),
+    "check": Verb("check.check", "check that this node, or compute nodes, can use the software", _check_options),
+    "repair": Verb(
+        "repair.repair", "repair what the checks find, if that is safe", _repair_options, takes_config=False
+    ),
+    "releases": Verb("releases.releases", "list the published releases", _releases_options, takes_config=False),
+    "rollback": Verb(
+        "releases.rollback", "make the previous or another release current", _rollback_options, takes_config=False
+    ),
+    "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", _gc_options, takes_config=False),
+    "lock": Verb("lock.lock", "solve the Spack stack and write its lockfile", _lock_options, LOCK),
+    "log": Verb("log.log", "show the log of this node, by run", _log_options),
+    "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", _hook_options),
+    "version": Verb("about.version", "print the version"),
+    "converge": Verb("bootstrap.converge", "", takes_config=False),
+    "worker": Verb("hook.worker", "", _worker_options),
+    "build-job": Verb("build.build", "", _build_job_options),
+    "mpi-rank": Verb("rank.rank", "", _mpi_rank_options),
 }
-
-
-def _parser(*, inner: bool = True) -> argparse.ArgumentParser:
-    from .commands.arguments import parser
-
-    return parser(CALLS, inner=inner)

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..core.errors import ExitCode, UsageError
 from ..core.model import Result, Status, plain
+from ..core.options import Options
 from ..engine import converge as engine
 from ..engine.prepare import prepare
 from ..engine.run import exit_of, run
 from ..state.request import BOOT
 from ..steps.registry import STEPS
-from .common import Asked, require_root, result_of_run
+from .common import Services, request_of, require_root, result_of_run
 
 
-def bootstrap(asked: Asked, lock_wait: float, *, accept_storage: bool, image: str | None) -> Result:
-    """Converges this node in the foreground. With ``image``, a layout, it becomes a machine image for that."""
-    require_root(asked)
-    waits = engine.Waits(node=min(120.0, lock_wait), cluster=lock_wait)
-    request = replace(asked.request(), accept_storage=accept_storage, image=image)
-    record = run(request, asked.system, asked.command, asked.listen, asked.note, waits, background=False)
-    return result_of_run(asked.command, record)
+def bootstrap(options: Options, services: Services) -> Result:
+    """Converges this node in the foreground. With ``--layout`` it becomes a machine image for that layout."""
+    require_root(options, services)
+    waits = engine.Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
+    request = request_of(options, services)
+    record = run(request, services.system, options.command, services.listen, services.note, waits, background=False)
+    return result_of_run(options.command, record)
 
 
-def converge(asked: Asked) -> Result:
+def converge(options: Options, services: Services) -> Result:
     """What the service at boot runs: this node becomes what the cluster wants; the timer tries again if it cannot.
 
     Raises:
         UsageError: with ``--config``, which would not count.
     """
-    require_root(asked)
-    if asked.config is not None:
-        why, remedy = "it makes this node what the cluster wants", f"petal-node bootstrap --config {asked.config}"
+    require_root(options, services)
+    if options.config is not None:
+        why, remedy = "it makes this node what the cluster wants", f"petal-node bootstrap --config {options.config}"
         raise UsageError("converge takes no --config", why=why, remedy=remedy)
-    record = run(asked.request(BOOT), asked.system, asked.command, asked.listen, asked.note)
-    return result_of_run(asked.command, record)
+    request = request_of(options, services, event=BOOT)
+    record = run(request, services.system, options.command, services.listen, services.note)
+    return result_of_run(options.command, record)
 
 
-def plan(asked: Asked, *, exit_code: bool) -> Result:
-    """What ``bootstrap`` would do now. With ``exit_code`` pending changes end with 3."""
-    ctx = prepare(asked.request(), asked.system, asked.note)
+def plan(options: Options, services: Services) -> Result:
+    """What ``bootstrap`` would do now. With ``--exit-code`` pending changes end with 3."""
+    ctx = prepare(request_of(options, services), services.system, services.note)
     steps = engine.plan(STEPS, ctx)
     status = engine.status_of(steps)
     pending = status is Status.CHANGED
@@ -51,6 +51,6 @@ def plan(asked: Asked, *, exit_code: bool) -> Result:
         "config": ctx.config.to_dict(),
         "steps": [plain(step) for step in steps],
     }
-    code = 3 if exit_code and pending else None
+    code = 3 if options.exit_code and pending else None
     wrong = exit_of(steps, status) == ExitCode.CONFIG
-    return Result("plan", "plan", status, data, run_id=asked.run_id, exit=int(ExitCode.CONFIG) if wrong else code)
+    return Result("plan", "plan", status, data, run_id=services.run_id, exit=int(ExitCode.CONFIG) if wrong else code)

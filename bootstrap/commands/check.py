@@ -6,61 +6,68 @@ from ..checks.node import check_node
 from ..cluster.slurm import SlurmNode, folded, nodes, unfolded
 from ..core.errors import PetalError, UsageError
 from ..core.model import Finding, Mark, NodeReport, Result, Role, Status, plain
+from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.run import save_report
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..prove.fleet import prove, report_lines
 from ..prove.mpi_proof import between_nodes
+from ..report.render import try_page, write_page
 from ..state.context import Context
 from ..state.desired import Proof
 from ..state.store import Shared
-from .common import Asked
+from .common import Services, request_of
 
 SAVE_SECONDS = 10.0
 
 
-def check(asked: Asked, *, as_lines: bool = False) -> Result:
-    """All checks of this node; its report is kept where this process may write.
+def check(options: Options, services: Services) -> Result:
+    """The checks of this node, or of the nodes that ``--nodes`` names."""
+    if options.html:
+        try_page(options.html)
+    result = _check_nodes(options, services, options.nodes) if options.nodes else _check_this_node(options, services)
+    if options.html:
+        write_page(result, options.html)
+    return result
 
-    Args:
-        as_lines: the answer is for the head node, through srun.
-    """
-    ctx = prepare(asked.request(decides=False), asked.system, asked.note)
+
+def _check_this_node(options: Options, services: Services) -> Result:
+    ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
     report = check_node(ctx)
-    if asked.system.is_root() and ctx.role is not Role.HEAD:
+    if services.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
-    if as_lines:
-        return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=asked.run_id)
-    return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=asked.run_id)
+    if options.lines:  # for the head node, through srun
+        return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=services.run_id)
+    return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=services.run_id)
 
 
-def check_nodes(asked: Asked, which: str) -> Result:
+def _check_nodes(options: Options, services: Services, which: str) -> Result:
     """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names.
 
     Raises:
         UsageError: a name is no node of this cluster.
     """
-    ctx = prepare(asked.request(decides=False), asked.system, asked.note)
+    ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
     chosen = _chosen(ctx, which)
     reports = prove(ctx, chosen)
     between = between_nodes(ctx, chosen, reports)
     if which == "all":
         off = {node.name for node in chosen if node.powered_down}
-        _keep(asked, ctx, tuple(report for report in reports if report.node not in off), between)
+        _keep(services, ctx, tuple(report for report in reports if report.node not in off), between)
     data = {"nodes": [report.to_dict() for report in reports], "between": [plain(finding) for finding in between]}
-    return Result("check", "matrix", _status(reports, between), data, run_id=asked.run_id)
+    return Result("check", "matrix", _status(reports, between), data, run_id=services.run_id)
 
 
-def _keep(asked: Asked, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
+def _keep(services: Services, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
     """A check of all nodes by root on the head node is the proof. Nodes that are powered off are no part of it."""
-    if not (ctx.role is Role.HEAD and asked.system.is_root() and ctx.release and reports):
+    if not (ctx.role is Role.HEAD and services.system.is_root() and ctx.release and reports):
         return
     shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
     try:
-        asked.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, SAVE_SECONDS)
+        services.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, SAVE_SECONDS)
     except (PetalError, OSError) as error:
-        asked.note(f"the proof is not kept: {error}")
+        services.note(f"the proof is not kept: {error}")
         LOG.warning("the proof is not kept: %s", error)
 
 

@@ -1,54 +1,70 @@
-"""What all verbs are given, and the requests and views that several of them need."""
+"""The services that every verb gets besides its options, and the requests that several verbs make."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import NotRoot
-from ..core.model import Result, Role, RunRecord, StepReport, Tool, plain
-from ..core.paths import Paths
+from ..core.model import Result, RunRecord, StepReport, Tool, plain
+from ..core.options import Options
 from ..host.system import System
 from ..state.request import Request
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options that every verb takes, and the two channels for progress."""
+class Services:
+    """What a verb works with.
 
-    command: str
+    Args:
+        tool: this petal-node.
+        system: the machine.
+        run_id: the id of this run.
+        listen: called with each step when it starts, waits and ends.
+        note: called with each line of progress.
+    """
+
     tool: Tool
     system: System
     run_id: str
-    config: str | None
-    config_sha256: str | None
-    prefix: Path
-    role: Role | None
     listen: Callable[[StepReport], None]
     note: Callable[[str], None]
 
-    def request(self, event: str = "", *, decides: bool = True) -> Request:
-        return Request(
-            self.tool, self.run_id, self.config, self.prefix, self.role, event, decides,
-            config_sha256=self.config_sha256,
-        )  # fmt: skip
 
-    def paths(self) -> Paths:
-        return Paths(self.prefix)
+def request_of(options: Options, services: Services, *, event: str = "", decides: bool = True) -> Request:
+    """The options as the engine takes them.
+
+    Args:
+        event: of a verb without ``--event``.
+        decides: the run sets what the cluster should have; False for verbs that only look.
+    """
+    return Request(
+        services.tool,
+        services.run_id,
+        options.config,
+        options.root,
+        options.role,
+        event or options.event,
+        decides,
+        accept_storage=options.accept_storage,
+        config_sha256=options.config_sha256,
+        image=options.layout,
+        may_destroy=options.yes,
+        every_byte=options.deep,
+    )
 
 
-def require_root(asked: Asked) -> None:
-    """Verbs that change the machine need root; under ``--root DIR`` the owner of DIR will do.
+def require_root(options: Options, services: Services) -> None:
+    """Verbs that change the machine need root. With ``--root DIR`` any user who may write to DIR can run them.
 
     Raises:
         NotRoot: with the command to type.
     """
-    if asked.paths().live and not asked.system.is_root():
+    if options.paths.live and not services.system.is_root():
         raise NotRoot(
-            f"petal-node {asked.command} changes this machine and needs root",
-            remedy=f"sudo petal-node {asked.command}",
+            f"petal-node {options.command} changes this machine and needs root",
+            remedy=f"sudo petal-node {options.command}",
         )
 
 

@@ -17,6 +17,7 @@ from ..cluster.detect import read_cluster
 from ..cluster.limits import OTHER_SECONDS
 from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error
 from ..core.model import Outcome, Result, Role, RunRecord, Status
+from ..core.options import Options
 from ..engine.prepare import check_place
 from ..engine.run import Recorder, crash, new_record, run
 from ..host import systemd
@@ -26,7 +27,7 @@ from ..host.processes import has_process
 from ..host.system import timestamp
 from ..state.store import Runs
 from ..steps.registry import STEPS
-from .common import Asked, require_root, result_of_run
+from .common import Services, request_of, require_root, result_of_run
 
 UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0
@@ -40,31 +41,33 @@ WORKER_SAID = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-
 FROM_CHECKOUT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli import entry; entry()"
 
 
-def hook(asked: Asked, event: str, *, strict: bool) -> Result:
+def hook(options: Options, services: Services) -> Result:
     """Runs one event of this node's life."""
+    if options.words or not options.event:
+        return _refuse(options, services)
     try:
-        require_root(asked)
-        record = _through_worker(asked, event)
+        require_root(options, services)
+        record = _through_worker(options, services)
         result = result_of_run("hook", record)
     except PetalError as error:
-        result = _recorded(asked, event, error)
+        result = _recorded(options, services, error)
     except OSError as error:
-        result = _recorded(asked, event, of_os_error(error, asked.paths().shared_mount))
+        result = _recorded(options, services, of_os_error(error, options.paths.shared_mount))
     except Exception as error:  # noqa: BLE001 - promise 1 also holds for bugs
-        bug = crash(error, asked.paths(), asked.run_id)
-        result = Result("hook", "error", Status.DEGRADED, {}, (bug,), asked.run_id, int(ExitCode.BUG))
-    return _ended(result, strict=strict)
+        bug = crash(error, options.paths, services.run_id)
+        result = Result("hook", "error", Status.DEGRADED, {}, (bug,), services.run_id, int(ExitCode.BUG))
+    return _ended(result, strict=options.strict)
 
 
-def refuse(asked: Asked, event: str, words: str, *, strict: bool) -> Result:
+def _refuse(options: Options, services: Services) -> Result:
     """Records a hook whose arguments do not make sense, and does nothing."""
     error = UsageError(
         "the hook's arguments are not understood",
-        why=words,
+        why=" ".join(options.words),
         remedy=("petal-node hook --help", "correct Args in the cluster configuration"),
         code="hook-usage",
     )
-    return _ended(_recorded(asked, event, error), strict=strict)
+    return _ended(_recorded(options, services, error), strict=options.strict)
 
 
 def _ended(result: Result, *, strict: bool) -> Result:
@@ -72,52 +75,52 @@ def _ended(result: Result, *, strict: bool) -> Result:
     return replace(result, exit=code if strict else int(ExitCode.OK), data={**result.data, "verb_exit": code})
 
 
-def worker(asked: Asked, event: str) -> Result:
+def worker(options: Options, services: Services) -> Result:
     """The detached half: does the work and keeps the record that the hook reads."""
-    record = run(asked.request(event), asked.system, "hook", asked.listen, asked.note)
+    record = run(request_of(options, services), services.system, "hook", services.listen, services.note)
     return result_of_run("hook", record)
 
 
-def _through_worker(asked: Asked, event: str) -> RunRecord:
-    if asked.config is not None:
-        check_place(asked.config)  # before it stands in the arguments of a process that everybody can list
-    paths = asked.paths()
-    spent = _spent(asked)
+def _through_worker(options: Options, services: Services) -> RunRecord:
+    if options.config is not None:
+        check_place(options.config)  # before it stands in the arguments of a process that everybody can list
+    paths = options.paths
+    spent = _spent(services)
     make_dir(paths.runs)
     make_dir(paths.log.parent)
     systemd.detach(
-        _worker_argv(asked, event),
-        asked.system,
-        unit=f"{UNIT}-{asked.run_id.lower()}" if paths.live else None,  # a unit's environment lies outside of --root
+        _worker_argv(options, services),
+        services.system,
+        unit=f"{UNIT}-{services.run_id.lower()}" if paths.live else None,  # a unit's environment lies outside of --root
         output=paths.log.parent / "petal-node-worker.log",
     )
-    return _wait(asked, Runs(paths), spent)
+    return _wait(options, services, Runs(paths), spent)
 
 
-def _spent(asked: Asked) -> float:
+def _spent(services: Services) -> float:
     """Seconds that the hook script used up before it came to us; it says when it started, by the machine's clock."""
     try:
-        spent = asked.system.clock() - float(os.environ.pop(STARTED, ""))
+        spent = services.system.clock() - float(os.environ.pop(STARTED, ""))
     except ValueError:
         return 0.0
     return max(0.0, spent)
 
 
-def _worker_argv(asked: Asked, event: str) -> list[str]:
-    argv = [*_own_command(asked), "worker", "--event", event, "--run-id", asked.run_id, "--quiet"]
-    options = (
-        ("--config", asked.config),
-        ("--config-sha256", asked.config_sha256),
-        ("--role", asked.role and asked.role.value),
+def _worker_argv(options: Options, services: Services) -> list[str]:
+    argv = [*_own_command(services), "worker", "--event", options.event, "--run-id", services.run_id, "--quiet"]
+    passed_on = (
+        ("--config", options.config),
+        ("--config-sha256", options.config_sha256),
+        ("--role", options.role and options.role.value),
     )
-    for option, value in options:
+    for option, value in passed_on:
         argv += [option, str(value)] if value else []
-    return [*argv, "--root", str(asked.prefix)] if not asked.paths().live else argv
+    return [*argv, "--root", str(options.root)] if not options.paths.live else argv
 
 
-def _own_command(asked: Asked) -> list[str]:
-    if asked.tool.archive is not None:
-        return [str(asked.tool.archive)]
+def _own_command(services: Services) -> list[str]:
+    if services.tool.archive is not None:
+        return [str(services.tool.archive)]
     top = str(Path(__file__).resolve().parents[2])
     return [
         sys.executable,
@@ -127,7 +130,7 @@ def _own_command(asked: Asked) -> list[str]:
     ]
 
 
-def _wait(asked: Asked, runs: Runs, spent: float) -> RunRecord:
+def _wait(options: Options, services: Services, runs: Runs, spent: float) -> RunRecord:
     """Until the worker has nothing left that a hook waits for, or the budget is spent; the worker goes on then.
 
     Args:
@@ -136,17 +139,17 @@ def _wait(asked: Asked, runs: Runs, spent: float) -> RunRecord:
     Raises:
         WaitTimeout: the worker did not even write its record, or was killed and systemd did not begin it again.
     """
-    unknown = UNKNOWN_BUDGET if _may_be_head(asked) else OTHER_SECONDS
+    unknown = UNKNOWN_BUDGET if _may_be_head(options) else OTHER_SECONDS
     started = time.monotonic() - spent
     beat = time.monotonic()
     told: set[str] = set()
     lost: float | None = None
     while True:
-        record = runs.load(asked.run_id)
+        record = runs.load(services.run_id)
         if record is not None:
-            _tell(asked, record, told)
+            _tell(services, record, told)
             if record.settled:
-                _tell_what_goes_on(asked, record)
+                _tell_what_goes_on(services, record)
                 return _as_settled(record)
         now = time.monotonic()
         budget = unknown if record is None or record.budget is None else record.budget
@@ -157,13 +160,13 @@ def _wait(asked: Asked, runs: Runs, spent: float) -> RunRecord:
             raise _worker_lost()
         if now - beat > HEARTBEAT_SECONDS:
             beat = now
-            asked.note(f"{_going_on(record)} ({now - started:.0f} s of {budget:.0f} s)")
+            services.note(f"{_going_on(record)} ({now - started:.0f} s of {budget:.0f} s)")
         time.sleep(POLL_SECONDS)
 
 
-def _may_be_head(asked: Asked) -> bool:
+def _may_be_head(options: Options) -> bool:
     """What the node's own files say, before the worker has found out: others never wait long."""
-    role = asked.role or read_cluster(asked.paths()).role
+    role = options.role or read_cluster(options.paths).role
     return role in (None, Role.HEAD)
 
 
@@ -172,19 +175,19 @@ def _going_on(record: RunRecord | None) -> str:
     return f"{running[-1].name}: {running[-1].headline}" if running else "starting"
 
 
-def _tell(asked: Asked, record: RunRecord, told: set[str]) -> None:
+def _tell(services: Services, record: RunRecord, told: set[str]) -> None:
     for step in record.steps:
         event = f"{step.name} waits" if step.outcome is Outcome.WAITING else step.name
         if step.outcome is not Outcome.RUNNING and event not in told:
             told.add(event)
-            asked.listen(step)
+            services.listen(step)
 
 
-def _tell_what_goes_on(asked: Asked, record: RunRecord) -> None:
+def _tell_what_goes_on(services: Services, record: RunRecord) -> None:
     """What nobody waits for and users miss while it lasts; the proof is none of it."""
     for step in record.steps:
         if step.outcome is Outcome.RUNNING and step.name not in BACKGROUND and record.finished is None:
-            asked.listen(replace(step, outcome=Outcome.WAITING))
+            services.listen(replace(step, outcome=Outcome.WAITING))
 
 
 def _as_settled(record: RunRecord) -> RunRecord:
@@ -217,10 +220,10 @@ def _worker_lost() -> WaitTimeout:
     )
 
 
-def _recorded(asked: Asked, event: str, error: PetalError) -> Result:
+def _recorded(options: Options, services: Services, error: PetalError) -> Result:
     """The hook's own failure, in a record as every run has one."""
     LOG.error("%s", error)
-    recorder = Recorder(asked.paths(), new_record(asked.request(event), asked.system, "hook"))
+    recorder = Recorder(options.paths, new_record(request_of(options, services), services.system, "hook"))
     try:
         recorder.update(
             finished=timestamp(),
@@ -231,4 +234,4 @@ def _recorded(asked: Asked, event: str, error: PetalError) -> Result:
         )
     except OSError as trouble:
         LOG.error("the record cannot be written: %s", trouble)
-    return Result("hook", "error", Status.DEGRADED, {}, (error.to_dict(),), asked.run_id, int(error.exit))
+    return Result("hook", "error", Status.DEGRADED, {}, (error.to_dict(),), services.run_id, int(error.exit))

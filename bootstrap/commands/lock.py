@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, PetalError, as_error
 from ..core.model import Result, Status
+from ..core.options import Options
 from ..engine.prepare import for_lockfile
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
@@ -14,12 +15,12 @@ from ..remote.upload import check_output, place_of, put
 from ..spack.lockfile import Lockfile, parse
 from ..spack.solve import make_lockfile
 from ..state.context import Context
-from .common import Asked, require_root
+from .common import Services, request_of, require_root
 
 NAME = "spack.lock"
 
 
-def lock(asked: Asked, output: str) -> Result:
+def lock(options: Options, services: Services) -> Result:
     """Makes the lockfile and puts it where it was asked for.
 
     Raises:
@@ -27,20 +28,20 @@ def lock(asked: Asked, output: str) -> Result:
         ConfigError: the configuration asks for no Spack stack (``lock-nothing``), or for what does not exist.
         PetalError: it cannot be solved, or not be put there; then it lies on this machine.
     """
-    require_root(asked)
-    check_output(output)
-    ctx = for_lockfile(asked.request(), asked.system, asked.note)
+    require_root(options, services)
+    check_output(options.output)
+    ctx = for_lockfile(request_of(options, services), services.system, services.note)
     if not ctx.config.builds:
         remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
         raise ConfigError("the configuration asks for no Spack stack", remedy=remedy, code="lock-nothing")
     for note in ctx.choice.notes if ctx.choice else ():
-        asked.note(note)
+        services.note(note)
     data = make_lockfile(ctx)
-    uri = place_of(output, data, NAME)
+    uri = place_of(options.output, data, NAME)
     _put(data, uri, ctx)
     found = _told(parse(data, uri), ctx.targets)
     told = {"node": ctx.facts.host.name, "uri": uri, "sha256": hashlib.sha256(data).hexdigest(), **found}
-    return Result("lock", "lock", Status.CHANGED, told, run_id=asked.run_id)
+    return Result("lock", "lock", Status.CHANGED, told, run_id=services.run_id)
 
 
 def _put(data: bytes, uri: str, ctx: Context) -> None:

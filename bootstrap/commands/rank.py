@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..core.model import Result, Status
+from ..core.options import Options
 from ..prove.mpi_rank import run
-from .common import Asked
+from ..report.render import tell
+from .common import Services
 
 
-def rank(asked: Asked, loaded: int, tell: Callable[[str], None]) -> Result:
-    """Goes through the stages of a rank.
-
-    Args:
-        loaded: how ``module load`` ended.
-        tell: prints a line at once, since MPI may not come back from a stage.
-    """
-    code = run(tell, loaded)
-    return Result(asked.command, "lines", Status.FAILED if code else Status.OK, {"lines": []}, exit=code)
+def rank(options: Options, _: Services) -> Result:
+    """Runs the stages of a rank; each line is printed at once, because a stage may hang in MPI."""
+    code = run(tell, options.loaded)
+    return Result(options.command, "lines", Status.FAILED if code else Status.OK, {"lines": []}, exit=code)

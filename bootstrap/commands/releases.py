@@ -11,6 +11,7 @@ from ..cluster.jobs import Job, jobs
 from ..cluster.slurm import find_slurm
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status, plain
+from ..core.options import Options
 from ..engine import converge as engine
 from ..engine.prepare import prepare
 from ..host import systemd
@@ -20,23 +21,20 @@ from ..releases.catalog import Known, before_this, known_releases, needs
 from ..releases.publish import roll_back, to_roll_back
 from ..state.context import Context
 from ..state.release import current_release
-from .common import Asked, require_root
+from .common import Services, request_of, require_root
 
 LOOK_SECONDS = 20.0
 MEASURE_SECONDS = 1800.0  # millions of files on EFS
 
 
-def releases(asked: Asked, *, sizes: bool) -> Result:
-    """What stands below /opt/petal, the newest first. On every node, for every user.
-
-    Args:
-        sizes: also how much each takes, which reads all of it.
-    """
-    ctx = _prepared(asked)
-    asked.note("measuring what each release needs" if sizes else "looking at the releases")
+def releases(options: Options, services: Services) -> Result:
+    """What stands below /opt/petal, the newest first. On every node, for every user."""
+    sizes = not options.no_sizes
+    ctx = _prepared(options, services)
+    services.note("measuring what each release needs" if sizes else "looking at the releases")
     seconds = MEASURE_SECONDS if sizes else LOOK_SECONDS
     data = ctx.system.on_storage(lambda: _listed(ctx, sizes=sizes), ctx.paths.root, seconds)
-    return Result("releases", "releases", Status.OK, data, run_id=asked.run_id)
+    return Result("releases", "releases", Status.OK, data, run_id=services.run_id)
 
 
 def _listed(ctx: Context, *, sizes: bool) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def _told(ctx: Context, one: Known, size: Callable[[Path], int] | None) -> dict[
     }
 
 
-def rollback(asked: Asked, release: str | None, lock_wait: float) -> Result:
+def rollback(options: Options, services: Services) -> Result:
     """New shells get a release that was published before, and the cluster wants it from now on.
 
     Raises:
@@ -70,42 +68,39 @@ def rollback(asked: Asked, release: str | None, lock_wait: float) -> Result:
         ReleaseError: there is none, or it is not whole.
         LockTimeout: an install goes on.
     """
-    ctx = _on_head(asked)
-    with engine.alone(ctx, asked.command, lock_wait, asked.listen) as inside:
-        to = to_roll_back(inside, release)
+    ctx = _on_head(options, services)
+    with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
+        to = to_roll_back(inside, options.release)
         left = current_release(inside.paths)
         if to.name != left:
             roll_back(inside, to)
     changed = to.name != left
     data = {"release": to.name, "left": left, "changed": changed, "published": to.time}
-    return Result("rollback", "rollback", Status.CHANGED if changed else Status.OK, data, run_id=asked.run_id)
+    return Result("rollback", "rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 
-def gc(asked: Asked, keep: int, lock_wait: float, *, yes: bool) -> Result:
-    """Says what nobody needs any more, and with ``yes`` removes it.
-
-    Args:
-        keep: how many of the newest releases stay.
+def gc(options: Options, services: Services) -> Result:
+    """Says what nobody needs any more, and with ``--yes`` removes it.
 
     Raises:
         UsageError: this is not the head node.
         ReleaseError: nobody can say what is needed (``release-no-current``, ``release-jobs``).
         LockTimeout: an install goes on.
     """
-    ctx = _on_head(asked)
-    if not yes:
-        plan = unused.plan(ctx, keep, _jobs(ctx))
-        return _result(asked, plan, keep, done=False)
-    with engine.alone(ctx, asked.command, lock_wait, asked.listen) as inside:
-        plan = unused.plan(inside, keep, _jobs(inside))
+    ctx = _on_head(options, services)
+    if not options.yes:
+        plan = unused.plan(ctx, options.keep, _jobs(ctx))
+        return _result(options, services, plan, done=False)
+    with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
+        plan = unused.plan(inside, options.keep, _jobs(inside))
         unused.remove(inside, plan)
-    return _result(asked, plan, keep, done=True)
+    return _result(options, services, plan, done=True)
 
 
-def _result(asked: Asked, plan: unused.Plan, newest: int, *, done: bool) -> Result:
-    data = {**plain(plan), "newest": newest, "bytes": plan.size, "done": done}
+def _result(options: Options, services: Services, plan: unused.Plan, *, done: bool) -> Result:
+    data = {**plain(plan), "newest": options.keep, "bytes": plan.size, "done": done}
     changed = bool(plan.drop or plan.packages) and done
-    return Result("gc", "gc", Status.CHANGED if changed else Status.OK, data, run_id=asked.run_id)
+    return Result("gc", "gc", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 
 def _jobs(ctx: Context) -> tuple[Job, ...]:
@@ -123,19 +118,19 @@ def _jobs(ctx: Context) -> tuple[Job, ...]:
         ) from error
 
 
-def _prepared(asked: Asked) -> Context:
-    if asked.config is not None:
-        what = f"petal-node {asked.command} takes no --config"
-        raise UsageError(what, why="it is about what stands here", remedy=f"petal-node {asked.command}")
-    return prepare(asked.request(decides=False), asked.system, asked.note)
+def _prepared(options: Options, services: Services) -> Context:
+    if options.config is not None:
+        what = f"petal-node {options.command} takes no --config"
+        raise UsageError(what, why="it is about what stands here", remedy=f"petal-node {options.command}")
+    return prepare(request_of(options, services, decides=False), services.system, services.note)
 
 
-def _on_head(asked: Asked) -> Context:
-    require_root(asked)
-    if asked.paths().live:
+def _on_head(options: Options, services: Services) -> Context:
+    require_root(options, services)
+    if options.paths.live:
         systemd.take_environment()
-    ctx = _prepared(asked)
+    ctx = _prepared(options, services)
     if ctx.role is not Role.HEAD:
-        what = f"petal-node {asked.command} changes what all nodes share"
+        what = f"petal-node {options.command} changes what all nodes share"
         raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="type it on the head node")
     return ctx

@@ -11,6 +11,7 @@ from ..cluster import detect as facts
 from ..core.errors import PetalError, WaitTimeout, as_error
 from ..core.facts import Cluster
 from ..core.model import Result, Role, RunRecord, Status, plain
+from ..core.options import Options
 from ..core.paths import Paths
 from ..engine.prepare import find_wanted
 from ..host import systemd
@@ -21,7 +22,7 @@ from ..state.owner import is_foreign
 from ..state.release import current_release
 from ..state.store import Runs, Shared, as_it_is
 from ..steps.converge_timer import TIMER
-from .common import Asked
+from .common import Services
 
 LOOK_SECONDS = 4.0
 POLL_SECONDS = 1.0
@@ -33,30 +34,31 @@ NOTHING: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def wait(asked: Asked, timeout: float) -> Result:
-    """``status --wait``: the answer as soon as the node is ready, or nobody is at it any more.
+def status(options: Options, services: Services) -> Result:
+    """Where this node and its cluster stand; with ``--wait`` when the node is ready or no run changes it any more."""
+    return _wait(options, services) if options.wait else look(options, services)
 
-    Args:
-        timeout: seconds; ends with 75 behind them.
-    """
-    deadline = time.monotonic() + timeout
+
+def _wait(options: Options, services: Services) -> Result:
+    """Polls until the deadline of ``--timeout``, after which the result exits 75."""
+    deadline = time.monotonic() + options.timeout
     said = ""
     while True:
-        answer = status(asked)
-        going = _going_on(asked, answer.data)
+        answer = look(options, services)
+        going = _going_on(options.paths, services, answer.data)
         if answer.status is Status.OK or not going:
             return answer
         if time.monotonic() >= deadline:
-            what = f"not ready within {timeout:.0f} s: {going}"
+            what = f"not ready within {options.timeout:.0f} s: {going}"
             late = WaitTimeout(what, remedy="petal-node status")
             return replace(answer, errors=(*answer.errors, late.to_dict()), exit=int(late.exit))
         if going != said:
-            asked.note(f"waiting: {going}")
+            services.note(f"waiting: {going}")
             said = going
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
-def _going_on(asked: Asked, data: Mapping[str, Any]) -> str:
+def _going_on(paths: Paths, services: Services, data: Mapping[str, Any]) -> str:
     """Who is at it, or an empty string: then what is not well stays so until somebody does something."""
     runs, install = data["runs"], data["install"]
     if not runs:
@@ -65,33 +67,33 @@ def _going_on(asked: Asked, data: Mapping[str, Any]) -> str:
         return f"run {runs[0]['run_id']} goes on"
     if install and install["finished"] is None and (data["install_age"] or 0) < STALE_SECONDS:
         return f"{install['host']} installs (run {install['run_id']})"
-    timed = asked.paths().live and asked.system.has_systemd()
-    if timed and systemd.state(TIMER.name, asked.system, timeout=TIMER_SECONDS) == "active":
+    timed = paths.live and services.system.has_systemd()
+    if timed and systemd.state(TIMER.name, services.system, timeout=TIMER_SECONDS) == "active":
         return "this node is not ready, and its timer tries again"
     return ""
 
 
-def status(asked: Asked) -> Result:
+def look(options: Options, services: Services) -> Result:
     """The node's role and last runs, what is wanted and current, the head's install, and the proof."""
-    known = facts.gather(asked.paths(), asked.system, asked.role)
+    known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
-    wanted = find_wanted(asked.prefix, known, asked.system, errors)
-    paths = Paths(asked.prefix, _mount(wanted))
+    wanted = find_wanted(options.root, known, services.system, errors)
+    paths = Paths(options.root, _mount(wanted))
     recorded, unreadable = Runs(paths).latest()
     runs = tuple(as_it_is(run, known.host.boot_id) for run in recorded)
     errors += unreadable
-    cluster = _cluster(asked, paths, known.cluster, errors)
+    cluster = _cluster(services, paths, known.cluster, errors)
     data: dict[str, Any] = {
         "node": known.host.name,
         "role": known.cluster.role.value if known.cluster.role else None,
         "now": timestamp(),
-        "package": asked.tool.version,
+        "package": services.tool.version,
         "wanted": plain(wanted) if wanted else None,
         "runs": [plain(run) for run in runs],
         **cluster,
     }
     state = Status.DEGRADED if errors else _overall(data, runs, known.cluster.role)
-    return Result("status", "status", state, data, tuple(error.to_dict() for error in errors), asked.run_id)
+    return Result("status", "status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
 def _mount(wanted: Wanted | None) -> str:
@@ -99,7 +101,7 @@ def _mount(wanted: Wanted | None) -> str:
     return str(storage.get("mount", "/shared"))
 
 
-def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalError]) -> dict[str, Any]:
+def _cluster(services: Services, paths: Paths, cluster: Cluster, errors: list[PetalError]) -> dict[str, Any]:
     """What stands on shared storage, read in one guarded look; of another cluster's records none is ours."""
 
     def look() -> dict[str, Any]:
@@ -120,7 +122,7 @@ def _cluster(asked: Asked, paths: Paths, cluster: Cluster, errors: list[PetalErr
         }
 
     try:
-        return asked.system.on_storage(look, paths.shared, LOOK_SECONDS)
+        return services.system.on_storage(look, paths.shared, LOOK_SECONDS)
     except (PetalError, OSError) as error:
         errors.append(as_error(error, paths.shared_mount))
         return dict(NOTHING)

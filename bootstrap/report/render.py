@@ -71,20 +71,20 @@ def tell(line: str) -> None:
     _write(sys.stdout, [line])
 
 
-def try_page(file: str) -> None:
+def try_page(file: Path) -> None:
     """Refuses a file that no page can be written to, before a minute of checks.
 
     Raises:
         UsageError: with the reason.
     """
-    directory = Path(file).absolute().parent
-    if not directory.is_dir() or not os.access(directory, os.W_OK) or Path(file).is_dir():
+    directory = file.parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK) or file.is_dir():
         raise UsageError(f"no page can be written to {file}", why=f"look at {directory}", remedy="--html check.html")
 
 
-def write_page(result: Result, file: str) -> None:
+def write_page(result: Result, file: Path) -> None:
     """Writes what was checked as a page of HTML."""
-    write_atomic(Path(file).absolute(), page.page(result, timestamp()).encode())
+    write_atomic(file, page.page(result, timestamp()).encode())
 
 
 def text_of(lines: Iterable[Line]) -> list[str]:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import pwd
 from pathlib import Path
 
 import pytest
 
-from bootstrap import cli
-from bootstrap.cli import _parser, main
+from bootstrap.cli import VERBS, main, parse
 from bootstrap.commands import hook
+from bootstrap.commands.common import request_of
+from bootstrap.core.model import Role
 from bootstrap.core.paths import Paths
 from bootstrap.engine.run import new_record
 from bootstrap.host import systemd
 from bootstrap.host.system import System, base_env
 
 
-@pytest.mark.parametrize("argv", [[], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])
+@pytest.mark.parametrize("argv", [["--json"], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])
 def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert "usage" in capsys.readouterr().err
 
 
-def test_what_is_no_release_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_release_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rollback", "../x"]) == 2
-    assert "'../x' is no id of a release" in capsys.readouterr().err
+    assert "'../x' is not a release id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["hook"], ["hook", "begin"], ["hook", "configured", "--nonsense"]])
@@ -45,7 +48,7 @@ def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.Capture
 )
 def test_what_other_versions_call_stays(argv: list[str]) -> None:
     """A node hands over to the wanted version with the command line that it has itself."""
-    assert _parser().parse_args(argv).verb == argv[0]
+    assert parse(argv).command == argv[0]
 
 
 @pytest.mark.parametrize(
@@ -60,18 +63,38 @@ def test_what_other_versions_call_stays(argv: list[str]) -> None:
 def test_options_stand_before_the_verb_or_behind_it(
     argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    parsed = _parser().parse_args([word.format(tmp_path) for word in argv])
-    assert (parsed.verb, parsed.json, parsed.root, parsed.role) == ("status", True, str(tmp_path), "head")
+    parsed = parse([word.format(tmp_path) for word in argv])
+    assert (parsed.command, parsed.json, parsed.root, parsed.role) == ("status", True, tmp_path, Role.HEAD)
     assert (parsed.quiet, parsed.config, parsed.config_sha256) == (False, None, None)
 
 
-def test_an_unknown_verb_is_told_the_verbs_that_one_types(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["stauts"])
-    told = capsys.readouterr().err
-    assert "status" in told
-    assert "worker" not in told
-    main(["--help"])
-    assert "worker" not in capsys.readouterr().out
+def test_an_unknown_verb_gets_a_suggestion_and_the_public_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stauts"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown verb 'stauts', did you mean 'status'?" in error
+    assert "rollback" in error
+    assert not {"worker", "converge"} & set(error.replace(",", " ").split())
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"]])
+def test_help_lists_the_public_verbs(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name:<10} {verb.help}\n" in text for name, verb in VERBS.items() if verb.help)
+    assert "worker" not in text
+    assert "converge" not in text
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_a_function_and_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, _, function = VERBS[name].function.partition(".")
+    call = getattr(importlib.import_module(f"bootstrap.commands.{module}"), function)
+    assert [each.annotation for each in inspect.signature(call).parameters.values()] == ["Options", "Services"]
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: petal-node {name}" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert ("--config URI" in text) == VERBS[name].takes_config
 
 
 @pytest.mark.parametrize("run_id", ["../../x", "/x", "", "a b", "x" * 300])
@@ -84,7 +107,7 @@ def test_a_run_id_that_is_no_file_name_is_refused(run_id: str, capsys: pytest.Ca
 def test_a_checksum_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", "/x", "--config-sha256", text]) == 2
     assert "--config-sha256" in capsys.readouterr().err
-    assert _parser().parse_args(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
+    assert parse(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -94,7 +117,9 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     """A unit's environment stands in a file outside of --root, and so would the unit."""
     units: list[str | None] = []
     monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
-    monkeypatch.setattr(hook, "_wait", lambda asked, *_: new_record(asked.request("start"), System(), "hook"))
+    monkeypatch.setattr(
+        hook, "_wait", lambda options, services, *_: new_record(request_of(options, services), System(), "hook")
+    )
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)
     assert main(["hook", "start", "--root", str(tmp_path), "-q"]) == 0
@@ -117,9 +142,9 @@ def test_converge_names_the_verb_that_takes_a_configuration(tmp_path: Path, caps
 
 def test_a_relative_configuration_means_this_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.chdir(str(tmp_path))
-    assert cli._absolute("petal.yaml") == f"{tmp_path}/petal.yaml"
-    assert cli._absolute("s3://b/petal.yaml") == "s3://b/petal.yaml"
-    assert cli._absolute(None) is None
+    assert parse(["plan", "--config", "petal.yaml"]).config == f"{tmp_path}/petal.yaml"
+    assert parse(["plan", "--config", "s3://b/petal.yaml"]).config == "s3://b/petal.yaml"
+    assert parse(["plan"]).config is None
 
 
 def test_programs_get_the_home_of_whom_they_run_as(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import yaml
 from marshmallow import Schema, fields
 
 from bootstrap.checks.node import CHECKS
-from bootstrap.cli import _parser
+from bootstrap.cli import VERBS
 from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
@@ -274,8 +274,7 @@ def test_exit_codes_marks_and_verbs_are_told() -> None:
     cells = first_cells(output)
     assert set(MARKS.values()) <= set(cells)
     assert all(f"`{mark}`" in output for mark in CHECK_MARKS.values())
-    listed = next(action for action in _parser()._actions if action.dest == "verb")
-    verbs = [choice.dest for choice in listed._choices_actions]  # type: ignore[attr-defined]
+    verbs = [name for name, verb in VERBS.items() if verb.help]
     readme = (TOP / "README.md").read_text(encoding="utf-8")
     assert verbs
     for verb in verbs:

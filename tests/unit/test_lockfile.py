@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from bootstrap.commands import lock as verb
-from bootstrap.commands.common import Asked
+from bootstrap.commands.common import Services
 from bootstrap.config.load import parse
 from bootstrap.config.model import Origin, SpackConfig
 from bootstrap.core.errors import ConfigError, FetchError, PetalError
 from bootstrap.core.facts import External
-from bootstrap.core.model import Outcome, StepReport, Tool
+from bootstrap.core.model import Outcome, Result, StepReport, Tool
+from bootstrap.core.options import Options
+from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
 from bootstrap.spack import environments, lockfile
 from bootstrap.spack.compiler import Compiler
@@ -328,7 +330,7 @@ def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: P
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> Callable[[str], Asked]:
+def builder(tmp_path: Path) -> Callable[[str, Path], Result]:
     """A machine of the nodes' kind on which somebody types ``petal-node lock``; Spack is played."""
     world = World(tmp_path / "builder")
     (world.prefix / "shared").rmdir()
@@ -340,43 +342,45 @@ def builder(tmp_path: Path) -> Callable[[str], Asked]:
 
     world.system.answers["spack"] = solve
 
-    def typed(config: str) -> Asked:
+    def solve_stack(config: str, output: Path) -> Result:
         path = tmp_path / "petal.yaml"
         path.write_text(config)
-        nothing: Any = lambda _: None  # noqa: E731
-        return Asked("lock", Tool("0.1.0"), world.system, "r", str(path), None, world.prefix, None, nothing, nothing)
+        options = Options("lock", config=str(path), root=world.prefix, output=str(output))
+        return verb.lock(options, Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None))
 
-    return typed
+    return solve_stack
 
 
-def test_what_is_solved_is_kept_where_its_place_is_closed(builder: Callable[[str], Asked], tmp_path: Path) -> None:
+def test_what_is_solved_is_kept_where_its_place_is_closed(
+    builder: Callable[[str, Path], Result], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
-    asked = builder(with_spack(tmp_path))
     with pytest.raises(PetalError) as caught:
-        verb.lock(asked, str(tmp_path / "file" / "spack.lock"))
-    kept = asked.paths().var / "spack.lock"
+        builder(with_spack(tmp_path), tmp_path / "file" / "spack.lock")
+    kept = Paths(tmp_path / "builder").var / "spack.lock"
     assert str(kept) in caught.value.remedy[-1]
     assert lockfile.parse(kept.read_bytes(), "x").record is not None
 
 
-def test_the_verb_says_what_to_write_and_leaves_nothing_behind(builder: Callable[[str], Asked], tmp_path: Path) -> None:
-    asked = builder(with_spack(tmp_path))
-    told = verb.lock(asked, str(tmp_path / "spack.lock")).data
+def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
+    builder: Callable[[str, Path], Result], tmp_path: Path
+) -> None:
+    told = builder(with_spack(tmp_path), tmp_path / "spack.lock").data
     data = (tmp_path / "spack.lock").read_bytes()
     assert told["sha256"] == hashlib.sha256(data).hexdigest()
     made = lockfile.parse(data, "x")
     assert made.record is not None
     assert made.record.environment == {"specs": ["fftw"]}
     assert made.record.compiler == "gcc@12.2.0"
-    paths = asked.paths()
+    paths = Paths(tmp_path / "builder")
     assert not (paths.scratch / "lock").exists()
     assert not paths.root.exists()
     assert not paths.shared_mount.exists()
 
 
-def test_there_must_be_something_to_solve(builder: Callable[[str], Asked]) -> None:
+def test_there_must_be_something_to_solve(builder: Callable[[str, Path], Result]) -> None:
     with pytest.raises(ConfigError) as caught:
-        verb.lock(builder("stack: none"), "x")
+        builder("stack: none", Path("x"))
     assert caught.value.code == "lock-nothing"
 
 

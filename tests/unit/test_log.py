@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bootstrap.commands.arguments import LOG_LEVELS
-from bootstrap.commands.common import Asked
+from bootstrap.cli import LOG_LEVELS
+from bootstrap.commands.common import Services
 from bootstrap.commands.log import log
 from bootstrap.core.errors import NotRoot, UsageError
-from bootstrap.core.model import Tool
+from bootstrap.core.model import Result, Tool
+from bootstrap.core.options import Options
+from bootstrap.core.paths import Paths
 from bootstrap.host import log as module
 from bootstrap.host.log import (
     KEEP_LOGS,
@@ -39,11 +41,11 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "var/log/petal-node.log"
 
 
-def typed(prefix: Path) -> Asked:
+def show(root: Path, **options: Any) -> Result:
     def nothing(_: object) -> None:
         return None
 
-    return Asked("log", Tool("0.1.0"), World(prefix).system, "r", None, None, prefix, None, nothing, nothing)
+    return log(Options("log", root=root, **options), Services(Tool("0.1.0"), World(root).system, "r", nothing, nothing))
 
 
 def say(path: Path, run_id: str, *texts: str) -> None:
@@ -112,22 +114,22 @@ def test_a_log_that_cannot_be_put_aside_goes_on(path: Path) -> None:
 
 
 def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None:
-    asked = typed(tmp_path)
-    target = asked.paths().log
+    paths = Paths(tmp_path)
+    target = paths.log
     say(target, "20261128T100000.000Z-aaaaaa", "first", "second")
     say(target, "20261128T110000.000Z-bbbbbb", "third")
-    asked.paths().logs.mkdir(parents=True)
-    asked.paths().spack_log("20261128T100000.000Z-aaaaaa").write_text("said")
+    paths.logs.mkdir(parents=True)
+    paths.spack_log("20261128T100000.000Z-aaaaaa").write_text("said")
 
     def shown(run: str | None, level: str, number: int) -> list[str]:
-        return [entry["message"] for entry in log(asked, run, level, number).data["entries"]]
+        return [entry["message"] for entry in show(tmp_path, run=run, level=level, number=number).data["entries"]]
 
     assert shown(None, "info", 2) == ["second", "third"]
     assert shown("20261128T1000", "info", 1) == ["first", "second"]
     assert shown(None, "warning", 9) == []
     with pytest.raises(UsageError, match="no run 2025 is in the log"):
-        log(asked, "2025", "info", 9)
-    lines = text_of(log_view(log(asked, None, "info", 9), False))
+        show(tmp_path, run="2025")
+    lines = text_of(log_view(show(tmp_path), False))
     assert lines[0].startswith("run 20261128T100000.000Z-aaaaaa, 2")
     assert lines[1].endswith(" first")
     assert " spack " in lines[1]
@@ -135,7 +137,6 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
 
 
 def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path) -> None:
-    asked = typed(tmp_path)
     line = {
         "time": "2026-11-28T10:00:00Z",
         "level": "error",
@@ -143,11 +144,12 @@ def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path
         "step": None,
         "message": "no archive\nhere",
     }
-    asked.paths().log.parent.mkdir(parents=True)
-    asked.paths().log.write_text(
+    target = Paths(tmp_path).log
+    target.parent.mkdir(parents=True)
+    target.write_text(
         json.dumps({**line, "event": "start", "code": "archive-missing", "why": "404", "remedy": "upload it"}) + "\n"
     )
-    assert text_of(log_view(log(asked, None, "info", 9), False)) == [
+    assert text_of(log_view(show(tmp_path), False)) == [
         "run r, 2026-11-28 UTC",
         "  x    -          10:00:00 no archive [archive-missing]",
         "                  here",
@@ -157,16 +159,15 @@ def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path
 
 
 def test_a_log_that_is_empty_or_roots_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = typed(tmp_path)
-    (line,) = text_of(log_view(log(asked, None, "info", 9), False))
-    assert line == f"nothing is in {asked.paths().log}"
+    (line,) = text_of(log_view(show(tmp_path), False))
+    assert line == f"nothing is in {Paths(tmp_path).log}"
 
     def refuse(_path: Path) -> list[Entry]:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("bootstrap.commands.log.entries", refuse)
     with pytest.raises(PermissionError):  # below --root it is not root that is missing
-        log(asked, None, "info", 9)
+        show(tmp_path)
     with pytest.raises(NotRoot) as caught:
-        log(replace(asked, prefix=Path("/")), None, "info", 9)
+        show(Path("/"))
     assert caught.value.remedy == ("sudo petal-node log",)

@@ -1,0 +1,78 @@
+"""What was typed on the command line. Made once, in ``cli``, and never copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .model import Role
+from .paths import Paths
+
+LOCK_WAIT = 7200.0  # seconds that bootstrap waits for another installer
+SHORT_LOCK_WAIT = 60.0  # repair, rollback and gc
+STATUS_WAIT = 3600.0  # seconds of ``status --wait``
+LOG_LINES = 50
+KEEP = 3  # releases that gc keeps
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of all verbs; a verb reads its own. Waits are in seconds.
+
+    Args:
+        config: a path or URI, None for the cluster's configuration.
+        config_sha256: the checksum that ``config`` must have, None to accept any content.
+        root: the tree to act on, ``/`` on a node.
+        role: overrides the role that the node's own files name.
+        run_id: the id that a hook gave its worker; empty to make a new one.
+        event: ``start``, ``configured`` or ``updated`` of ``hook`` and ``worker``.
+        words: the arguments of a ``hook`` that could not be parsed.
+        layout: the layout of the machine image that ``bootstrap`` makes, None on a node.
+        yes: ``repair`` and ``gc`` may remove things.
+        deep: ``repair`` compares every byte of the packages.
+        nodes: ``all``, ``idle`` or a list of node names, None to check this node.
+        lines: ``check`` answers a proof job.
+        release: id of a release or its beginning.
+        run: id of a run or its beginning.
+        directory: where the order of a build job is.
+        loaded: exit code of ``module load`` before an MPI rank.
+    """
+
+    command: str
+    config: str | None = None
+    config_sha256: str | None = None
+    root: Path = Path("/")
+    role: Role | None = None
+    json: bool = False
+    quiet: bool = False
+    run_id: str = ""
+    event: str = ""
+    words: tuple[str, ...] = ()
+    strict: bool = False
+    lock_wait: float = LOCK_WAIT
+    accept_storage: bool = False
+    layout: str | None = None
+    exit_code: bool = False
+    output: str = "spack.lock"
+    verbose: bool = False
+    wait: bool = False
+    timeout: float = STATUS_WAIT
+    nodes: str | None = None
+    html: Path | None = None
+    lines: bool = False
+    dry_run: bool = False
+    yes: bool = False
+    deep: bool = False
+    no_sizes: bool = False
+    release: str | None = None
+    keep: int = KEEP
+    run: str | None = None
+    level: str = "info"
+    number: int = LOG_LINES
+    directory: Path = Path()
+    loaded: int = 0
+
+    @property
+    def paths(self) -> Paths:
+        """The paths below ``root``, with shared storage at its default mount point."""
+        return Paths(self.root)
