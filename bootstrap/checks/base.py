@@ -12,7 +12,7 @@ from ..state.release import Manifest, current_release, read_manifest
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})
-WAY_TO_STORAGE = ("remount", "mount", "storage", "root")
+WAY_TO_STORAGE = ("hidden-mounts", "mount", "storage", "root")
 TOUCH_SECONDS = 5.0  # of one look at shared storage, which may hang
 
 Look = Callable[[Context, float], Iterable[Finding]]

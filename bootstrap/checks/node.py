@@ -21,7 +21,7 @@ from . import daemons, release, storage
 from .base import HEAD, TOUCH_SECONDS, WAY_TO_STORAGE, Check
 from .use import use
 
-MOUNTED = ("remount", "mount", "storage")
+MOUNTED = ("hidden-mounts", "mount", "storage")
 USABLE = (*WAY_TO_STORAGE, "release")
 
 
@@ -54,14 +54,14 @@ CHECKS: tuple[Check, ...] = (
     Check("munge", 10, daemons.munge),
     _kept("tool", worst=Mark.WARN),
     _kept("converge"),
-    _kept("worker", worst=Mark.WARN),
-    _kept("stage", worst=Mark.WARN),
-    _kept("remount"),
-    _kept("mount", after=("remount",)),
-    _kept("modes", after=("remount", "mount"), seconds=120),
-    _kept("owners", after=("remount", "mount"), seconds=120),
-    _kept("documents", after=("remount", "mount", "modes", "owners")),
-    _kept("storage", after=("remount", "mount")),
+    _kept("killed-run", worst=Mark.WARN),
+    _kept("build-stage", worst=Mark.WARN),
+    _kept("hidden-mounts"),
+    _kept("mount", after=("hidden-mounts",)),
+    _kept("permissions", after=("hidden-mounts", "mount"), seconds=120),
+    _kept("ownership", after=("hidden-mounts", "mount"), seconds=120),
+    _kept("documents", after=("hidden-mounts", "mount", "permissions", "ownership")),
+    _kept("storage", after=("hidden-mounts", "mount")),
     Check("options", TOUCH_SECONDS, storage.options, after=MOUNTED),
     Check("disk", TOUCH_SECONDS, storage.disk, after=MOUNTED),
     _kept("root", after=MOUNTED),
@@ -73,9 +73,9 @@ CHECKS: tuple[Check, ...] = (
     _kept("wanted", after=WAY_TO_STORAGE),
     _kept("packages", after=WAY_TO_STORAGE, seconds=30),
     _kept("spack", after=WAY_TO_STORAGE, seconds=30),
-    _kept("leftovers", after=WAY_TO_STORAGE, seconds=300, worst=Mark.WARN),
-    _kept("intact", after=WAY_TO_STORAGE, seconds=300),
-    _kept("damaged", after=WAY_TO_STORAGE, seconds=300),
+    _kept("partial-installs", after=WAY_TO_STORAGE, seconds=300, worst=Mark.WARN),
+    _kept("package-files-missing", after=WAY_TO_STORAGE, seconds=300),
+    _kept("package-files-changed", after=WAY_TO_STORAGE, seconds=300),
     Check("cpu", TOUCH_SECONDS, release.cpu, after=USABLE),
     Check("modules", 120, use, after=USABLE, others=("load", "libraries", "run")),
 )

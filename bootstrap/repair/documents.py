@@ -1,4 +1,4 @@
-"""Documents on shared storage that cannot be read: they are put aside, and what they said is written again."""
+"""Records on shared storage that cannot be read: they are renamed to ``.bad``, and the steps below write them again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SHOWN = 4
 
 
 class Documents:
-    """What petal-node keeps there can be read."""
+    """The records in <mount>/petal/state and the manifest of the wanted release can be read."""
 
     name = "documents"
     title = "the records on shared storage can be read"
     roles = HEAD
     scope = Scope.NODE
-    needs = ("remount", "mount", "modes", "owners")
+    needs = ("hidden-mounts", "mount", "permissions", "ownership")
     local = False
     background = False
 
@@ -39,16 +39,18 @@ class Documents:
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
         if not damaged and not lost:
-            return satisfied("all of them can be read")
+            return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
-        lines += ["write the token that this node remembers"] if lost else []
-        what = f"{damaged[0]} is damaged" if damaged else "the storage token is lost"
+        lines += ["write the storage token that this node remembers"] if lost else []
+        what = (
+            f"{damaged[0]} is damaged" if damaged else f"the storage token {ctx.paths.state / 'token.json'} is missing"
+        )
         return change(what + (f", and {len(damaged) - 1} more" if damaged[1:] else ""), *lines)
 
     def apply(self, ctx: Context) -> None:
         for path in list(_damaged(ctx)):
             path.replace(path.with_name(path.name + ".bad"))
-            LOG.warning("%s was damaged and is put aside", path, extra={"step": self.name})
+            LOG.warning("%s is damaged and was renamed to .bad", path, extra={"step": self.name})
         if _token_is_lost(ctx):
             before = Seen.load(ctx.paths)
             assert before is not None
@@ -78,5 +80,5 @@ def _damaged(ctx: Context) -> Iterator[Path]:
 
 
 def _token_is_lost(ctx: Context) -> bool:
-    """The token alone is gone from the storage that this node has used."""
+    """True if only the token is missing from the storage that this node has used."""
     return not (ctx.paths.state / "token.json").exists() and is_ours(ctx)

@@ -47,14 +47,14 @@ class InsecurePath:
         return f"{self.path} {f'belongs to user {self.owner}' if self.is_foreign else mode}"
 
 
-class Modes:
+class Permissions:
     """Only root can create files in the directories of the cluster's software."""
 
-    name = "modes"
+    name = "permissions"
     title = "only root can write to the software's directories"
     roles = HEAD
     scope = Scope.NODE
-    needs = ("remount", "mount")
+    needs = ("hidden-mounts", "mount")
     local = False
     background = False
 
@@ -73,14 +73,14 @@ class Modes:
                 _close(one)
 
 
-class Owners:
+class Ownership:
     """All files of the cluster's software belong to root, and no other user could have changed them."""
 
-    name = "owners"
+    name = "ownership"
     title = "the software's files belong to root, and only root can write to them"
     roles = HEAD
     scope = Scope.NODE
-    needs = ("remount", "mount", "modes")
+    needs = ("hidden-mounts", "mount", "permissions")
     local = False
     background = False
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from ..steps.base import Step
 from ..steps.registry import STEPS
 from .documents import Documents
-from .mounts import Remount
-from .permissions import Modes, Owners
+from .hidden_mounts import HiddenMounts
+from .killed_run import KilledRun
+from .permissions import Ownership, Permissions
 from .scratch import BuildStage
-from .store import ChangedFiles, Leftovers, MissingFiles
-from .worker import DeadWorker
+from .store import ChangedFiles, MissingFiles, PartialInstalls
 
 NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
 BEFORE: dict[str, tuple[Step, ...]] = {
-    "tool": (BuildStage(), DeadWorker()),
-    "mount": (Remount(),),
-    "storage": (Modes(), Owners(), Documents()),
-    "spack": (Leftovers(), MissingFiles(), ChangedFiles()),
+    "tool": (BuildStage(), KilledRun()),
+    "mount": (HiddenMounts(),),
+    "storage": (Permissions(), Ownership(), Documents()),
+    "spack": (PartialInstalls(), MissingFiles(), ChangedFiles()),
 }
 
 REPAIRS: tuple[Step, ...] = tuple(

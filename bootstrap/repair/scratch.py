@@ -16,7 +16,7 @@ WORTH_BYTES = 64 << 20
 class BuildStage:
     """No ended build left files behind. Every Spack command fails on an index that was cut off (run with 1.1)."""
 
-    name = "stage"
+    name = "build-stage"
     title = "ended builds left nothing on this node's disk"
     roles = EVERYWHERE
     scope = Scope.NODE

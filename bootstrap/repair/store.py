@@ -45,10 +45,10 @@ class DamagedPackage:
         return f"{self.name}: {self.differences[0]}{more}"
 
 
-class Leftovers:
+class PartialInstalls:
     """The store has no package whose install began and did not finish."""
 
-    name = "leftovers"
+    name = "partial-installs"
     title = "the store has no partial installs"
     roles = HEAD
     scope = Scope.CLUSTER
@@ -92,7 +92,7 @@ def _partial_installs(ctx: Context) -> list[Path]:
 class MissingFiles:
     """Binary packages have all their files. A repair needs no ``--yes``: unpacking the tarball again loses nothing."""
 
-    name = "intact"
+    name = "package-files-missing"
     title = "binary packages have all their files"
     roles = HEAD
     scope = Scope.CLUSTER
@@ -120,7 +120,7 @@ class ChangedFiles:
     step ``spack``, which follows, installs it like any other missing one.
     """
 
-    name = "damaged"
+    name = "package-files-changed"
     title = "no file of a package was changed"
     roles = HEAD
     scope = Scope.CLUSTER

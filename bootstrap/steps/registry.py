@@ -51,7 +51,19 @@ MOUNTING = tuple(step for step in STEPS if step.local or step.name == "mount")
 
 # What a machine image gets for its layout. The hooks of its nodes add the convergence: before them nothing is wanted.
 # What is in CARRIED is the image's in the layout ``ami``: a node that made it anew would have it alone.
-CARRIED = frozenset({"packages", "spack", "lmod-pack", "modules", "release", "cache", "leftovers", "intact", "damaged"})
+CARRIED = frozenset(
+    {
+        "packages",
+        "spack",
+        "lmod-pack",
+        "modules",
+        "release",
+        "cache",
+        "partial-installs",
+        "package-files-missing",
+        "package-files-changed",
+    }
+)
 IMAGE: dict[str, tuple[Step, ...]] = {
     "hybrid": (ToolInPlace(), SpackProgram(), NodeLmod(), Shell()),
     "ami": tuple(step for step in STEPS if step.name in CARRIED | {"tool", "root", "lmod", "shell"}),

@@ -79,7 +79,10 @@ C, H = "compute-1", "head"
 FAULTS: dict[str, Fault] = {
     # mounts
     "storage unmounted": Fault(
-        C, "systemctl stop opt-petal.mount; umount /shared", "remount", "/shared is not mounted, and /etc/fstab has it"
+        C,
+        "systemctl stop opt-petal.mount; umount /shared",
+        "hidden-mounts",
+        "/shared is not mounted, and /etc/fstab has it",
     ),
     "root unbound": Fault(C, "systemctl stop opt-petal.mount", "root", "/opt/petal is not backed yet"),
     "root not kept": Fault(C, "systemctl -q disable opt-petal.mount", "root", "a reboot would lose it"),
@@ -87,15 +90,15 @@ FAULTS: dict[str, Fault] = {
         C, "echo '# x' >>/etc/systemd/system/opt-petal.mount", "root", "a reboot would lose it"
     ),
     "another file system over the storage": Fault(
-        C, OVER_SHARED, "remount", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"
+        C, OVER_SHARED, "hidden-mounts", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"
     ),
     "the same on the head node": Fault(
-        H, OVER_SHARED, "remount", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"
+        H, OVER_SHARED, "hidden-mounts", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"
     ),
     "another file system over the root": Fault(
         C,
         "mount -t tmpfs other /opt/petal",
-        "remount",
+        "hidden-mounts",
         "/opt/petal is hidden by",
         "refused",
         "umount /opt/petal",
@@ -151,14 +154,17 @@ FAULTS: dict[str, Fault] = {
         "systemctl start slurmctld; until /opt/slurm/bin/scontrol ping | grep -q UP; do sleep 0.2; done",
         "systemctl restart slurmctld",
     ),
-    "a run killed": Fault(C, KILLED, "worker", "was killed in the step shell"),
+    "a run killed": Fault(C, KILLED, "killed-run", "was killed in the step shell"),
     "stages of dead builds": Fault(
-        H, "d=/var/cache/petal-node/scratch/spack/stage/x; mkdir -p $d; fallocate -l 80M $d/y", "stage", "left 80 MiB"
+        H,
+        "d=/var/cache/petal-node/scratch/spack/stage/x; mkdir -p $d; fallocate -l 80M $d/y",
+        "build-stage",
+        "left 80 MiB",
     ),
     "an index of Spack's cut off": Fault(
         H,
         "d=/var/cache/petal-node/scratch/spack/misc; f=$(find $d -name '*.json' | head -n 1); truncate -s 20 $f",
-        "stage",
+        "build-stage",
         "cannot be read",
         spack=True,
     ),
@@ -217,18 +223,20 @@ FAULTS: dict[str, Fault] = {
         "df -i",
     ),
     # the cluster's storage
-    "state writable for all": Fault(H, f"chmod 777 {STATE}", "modes", "has mode 0777"),
-    "a program writable for all": Fault(H, f"chmod 777 {HELLO}/bin/hello", "owners", "bin/hello has mode 0777", "yes"),
+    "state writable for all": Fault(H, f"chmod 777 {STATE}", "permissions", "has mode 0777"),
+    "a program writable for all": Fault(
+        H, f"chmod 777 {HELLO}/bin/hello", "ownership", "bin/hello has mode 0777", "yes"
+    ),
     "a release given to a user": Fault(
         H,
         f"chown -R ec2-user {RELEASE}",
-        "owners",
+        "ownership",
         "belongs to user 1000",
         "refused",
         "chown -Rh --from=1000 root:root /shared/petal",
         "chown -Rh --from=1000 root:root /shared/petal",
     ),
-    "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "the storage token is lost"),
+    "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "token.json is missing"),
     "token damaged": Fault(H, f"echo x >{STATE}/token.json", "documents", "token.json is damaged"),
     "wanted.json damaged": Fault(
         H,
@@ -253,8 +261,8 @@ FAULTS: dict[str, Fault] = {
     "a module file damaged": Fault(H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "load:hello", "ended with 1", "yes"),
     "a module file empty": Fault(H, f"truncate -s 0 $(echo {CORE}/hello/*.lua)", "run:hello", "ended with 127"),
     # packages
-    "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "intact", "bin/hello is missing"),
-    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "damaged", "hello 1.0: /", "yes"),
+    "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "package-files-missing", "bin/hello is missing"),
+    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files-changed", "hello 1.0: /", "yes"),
     "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "are missing"),
     "Spack's database lost": Fault(
         H, "rm /opt/petal/store/.spack-db/index.json", "store", "is missing, though", spack=True
@@ -265,14 +273,16 @@ FAULTS: dict[str, Fault] = {
     "an install that was cut off": Fault(
         H,
         f"p={PIECE}; mkdir -p $p-half/.spack $p-half/bin",
-        "leftovers",
+        "partial-installs",
         "1 interrupted installs left files in the store: piece",
         spack=True,
     ),
     "a file of a Spack package lost": Fault(
-        H, f"rm {PIECE}/share/7", "damaged", "share/7 is missing", "yes", spack=True
+        H, f"rm {PIECE}/share/7", "package-files-changed", "share/7 is missing", "yes", spack=True
     ),
-    "a Spack package edited": Fault(H, f"echo >>{PIECE}/bin/piece", "damaged", "piece@1: /", "yes", spack=True),
+    "a Spack package edited": Fault(
+        H, f"echo >>{PIECE}/bin/piece", "package-files-changed", "piece@1: /", "yes", spack=True
+    ),
     "a Spack package lost": Fault(H, f"rm -r {PIECE}", "spack", "1 of 2 packages are missing", spack=True),
 }
 
@@ -357,9 +367,9 @@ def test_mounts_that_hang_over_storage_and_root_are_named_with_the_commands(clus
     try:
         answer = envelope(cluster, C, "petal-node check --json")
         first = troubles(answer["data"]["report"]["findings"])[0]
-        assert (first["check"], "fuse.deaf" in first["message"]) == ("remount", True), first
+        assert (first["check"], "fuse.deaf" in first["message"]) == ("hidden-mounts", True), first
         refused = envelope(cluster, C, "petal-node repair --yes --json")
-        assert (refused["exit_code"], troubles(refused["data"]["run"]["findings"])[0]["check"]) == (3, "remount")
+        assert (refused["exit_code"], troubles(refused["data"]["run"]["findings"])[0]["check"]) == (3, "hidden-mounts")
         for point in ("/shared", "/opt/petal"):
             named = troubles(envelope(cluster, C, "petal-node check --json")["data"]["report"]["findings"])[0]
             (command,) = (line.split("    ")[0] for line in named["remedy"] if line.startswith("umount"))
@@ -392,7 +402,7 @@ def test_a_disk_that_is_full_of_dead_builds_is_made_room_on(cluster: Lab) -> Non
     try:
         mended = envelope(cluster, C, "petal-node repair --json")
         assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
-        assert {step["name"]: step["outcome"] for step in mended["data"]["run"]["steps"]}["stage"] == "changed"
+        assert {step["name"]: step["outcome"] for step in mended["data"]["run"]["steps"]}["build-stage"] == "changed"
         kept = json.loads(cluster.exec(C, ("petal-node", "status", "--json")).stdout)["data"]["runs"]
         assert mended["run_id"] in [run["run_id"] for run in kept]  # one of a fast clock may stand before it
     finally:
@@ -431,7 +441,11 @@ def test_a_package_that_cannot_be_built_again_is_missing_until_it_can(cluster: L
     try:
         failed = envelope(cluster, H, "petal-node repair --yes --json")
         outcomes = {step["name"]: step["outcome"] for step in failed["data"]["run"]["steps"]}
-        assert (failed["exit_code"], outcomes["damaged"], outcomes["spack"]) == (1, "changed", "failed"), outcomes
+        assert (failed["exit_code"], outcomes["package-files-changed"], outcomes["spack"]) == (
+            1,
+            "changed",
+            "failed",
+        ), outcomes
         (missing,) = (one for one in failed["data"]["run"]["findings"] if one["check"] == "spack")
         assert missing["mark"] == "fail"
     finally:

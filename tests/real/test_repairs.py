@@ -16,10 +16,10 @@ from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions
 from bootstrap.repair.documents import Documents
-from bootstrap.repair.permissions import Modes, Owners
+from bootstrap.repair.killed_run import KilledRun
+from bootstrap.repair.permissions import Ownership, Permissions
 from bootstrap.repair.scratch import BuildStage
 from bootstrap.repair.store import ChangedFiles, MissingFiles
-from bootstrap.repair.worker import DeadWorker
 from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
 from bootstrap.steps.base import Step
@@ -52,17 +52,17 @@ def yes(world: World) -> Context:
 
 def test_a_directory_that_others_can_write_to_is_closed(head: World) -> None:
     head.paths.state.chmod(0o777)
-    assert Modes().probe(head.context).reason.startswith(f"{head.paths.state} has mode 0777")
-    assert mended(Modes(), head.context).verdict is Verdict.SATISFIED
+    assert Permissions().probe(head.context).reason.startswith(f"{head.paths.state} has mode 0777")
+    assert mended(Permissions(), head.context).verdict is Verdict.SATISFIED
     assert head.paths.state.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_file_that_others_could_have_changed_is_closed_only_with_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     program.chmod(0o777)
-    assert Modes().probe(head.context).verdict is Verdict.SATISFIED
-    assert Owners().probe(head.context).verdict is Verdict.BLOCKED
-    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
+    assert Permissions().probe(head.context).verdict is Verdict.SATISFIED
+    assert Ownership().probe(head.context).verdict is Verdict.BLOCKED
+    assert mended(Ownership(), yes(head)).verdict is Verdict.SATISFIED
     assert program.stat().st_mode & 0o777 == 0o755
 
 
@@ -71,21 +71,21 @@ def test_a_file_of_a_user_is_named_with_the_command_and_stays(head: World) -> No
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     os.chown(program, USER, USER)
     for ctx in (head.context, yes(head)):
-        probe = Owners().probe(ctx)
+        probe = Ownership().probe(ctx)
         assert (probe.verdict, f"bin/hello belongs to user {USER}" in probe.reason) == (Verdict.BLOCKED, True)
-        Owners().apply(ctx)
+        Ownership().apply(ctx)
         assert program.stat().st_uid == USER
     command = probe.remedy[-1].split("    ")[0]
     assert command == f"chown -Rh --from={USER} root:root {head.paths.shared}"
     subprocess.run(command.split(), check=True)
-    assert Owners().probe(head.context).verdict is Verdict.SATISFIED
+    assert Ownership().probe(head.context).verdict is Verdict.SATISFIED
 
 
 @needs_root
 def test_a_record_of_a_user_is_never_believed(head: World) -> None:
     wanted = head.paths.state / "wanted.json"
     os.chown(wanted, USER, USER)
-    probe = Owners().probe(yes(head))
+    probe = Ownership().probe(yes(head))
     assert (probe.verdict, probe.remedy[1].split("    ")[0]) == (Verdict.BLOCKED, f"rm {wanted}")
     with pytest.raises(StateError, match="belongs to user"):
         Shared(head.paths).wanted()
@@ -109,8 +109,8 @@ def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> 
     token = head.paths.state / "token.json"
     token.write_text(token.read_text().replace('"token": "', '"token": "feed'))
     head.paths.state.chmod(0o777)
-    assert Modes().probe(head.context).verdict is Verdict.ELSEWHERE
-    Modes().apply(head.context)
+    assert Permissions().probe(head.context).verdict is Verdict.ELSEWHERE
+    Permissions().apply(head.context)
     assert head.paths.state.stat().st_mode & 0o777 == 0o777
 
 
@@ -156,7 +156,7 @@ def test_a_pipe_that_others_can_write_to_is_closed_without_a_reader(head: World)
     pipe = head.paths.shared_root / "store" / "pipe"
     os.mkfifo(pipe)
     pipe.chmod(0o666)
-    assert mended(Owners(), yes(head)).verdict is Verdict.SATISFIED
+    assert mended(Ownership(), yes(head)).verdict is Verdict.SATISFIED
     assert pipe.stat().st_mode & 0o777 == 0o644
 
 
@@ -190,8 +190,8 @@ def dead_pid() -> int:
 
 def test_the_record_of_a_killed_run_is_closed(head: World, dead_pid: int) -> None:
     Runs(head.paths).save(record(head, 1, dead_pid, finished=False))
-    assert "was killed" in DeadWorker().probe(head.context).reason
-    assert mended(DeadWorker(), head.context).verdict is Verdict.SATISFIED
+    assert "was killed" in KilledRun().probe(head.context).reason
+    assert mended(KilledRun(), head.context).verdict is Verdict.SATISFIED
     closed = Runs(head.paths).load("20261124T081401.000Z-aaaaaa")
     assert closed is not None
     assert (closed.exit, closed.errors[-1]["code"]) == (1, "run-killed")
@@ -199,10 +199,10 @@ def test_the_record_of_a_killed_run_is_closed(head: World, dead_pid: int) -> Non
 
 def test_a_run_that_lives_or_was_followed_by_another_is_no_fault(head: World, dead_pid: int) -> None:
     Runs(head.paths).save(record(head, 1, os.getpid(), finished=False))
-    assert DeadWorker().probe(head.context).verdict is Verdict.SATISFIED
+    assert KilledRun().probe(head.context).verdict is Verdict.SATISFIED
     Runs(head.paths).save(record(head, 2, dead_pid, finished=False))
     Runs(head.paths).save(record(head, 3, dead_pid, finished=True))
-    assert DeadWorker().probe(head.context).verdict is Verdict.SATISFIED
+    assert KilledRun().probe(head.context).verdict is Verdict.SATISFIED
 
 
 def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head: World) -> None:

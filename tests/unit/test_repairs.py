@@ -13,7 +13,7 @@ from bootstrap.core.errors import StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Outcome, Role, Verdict
 from bootstrap.engine import converge as engine
-from bootstrap.repair.mounts import Remount
+from bootstrap.repair.hidden_mounts import HiddenMounts
 from bootstrap.repair.registry import REPAIRS
 from bootstrap.state.store import Seen, write_document
 from bootstrap.steps.registry import STEPS
@@ -39,35 +39,35 @@ def over(world: World, point: str, kind: str = "tmpfs") -> None:
 
 def test_a_storage_that_only_fstab_has_is_mounted_and_nothing_else_is(node: World) -> None:
     node.mounts = ()
-    assert Remount().probe(node.context).verdict is Verdict.ELSEWHERE
+    assert HiddenMounts().probe(node.context).verdict is Verdict.ELSEWHERE
     node.paths.at("/etc").mkdir(exist_ok=True)
     node.paths.at("/etc/fstab").write_text("# /shared\n10.0.0.10:/shared /shared nfs4 hard 0 0\n")
-    assert Remount().probe(node.context).changes == ("mount /shared",)
+    assert HiddenMounts().probe(node.context).changes == ("mount /shared",)
 
 
 def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
     node.mounts = (*node.mounts, *node.mounts)
-    assert Remount().probe(node.context).verdict is Verdict.SATISFIED
+    assert HiddenMounts().probe(node.context).verdict is Verdict.SATISFIED
 
 
 def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node: World) -> None:
     over(node, "/shared")
     write_document(node.paths.state / "token.json", {"token": "feed", "host": "head", "replaces": []})
     for ctx in (node.context, replace(node.context, may_destroy=True)):
-        probe = Remount().probe(ctx)
+        probe = HiddenMounts().probe(ctx)
         assert (probe.verdict, probe.reason) == (
             Verdict.BLOCKED,
             "/shared is hidden by another mount: tmpfs from other",
         )
         assert probe.remedy[-1].startswith("umount --lazy /shared ")
-        Remount().apply(ctx)
+        HiddenMounts().apply(ctx)
     assert not [command for command in node.system.commands if command[0] == "umount"]
 
 
 def test_a_mount_that_hides_the_root_is_named_with_the_command(node: World) -> None:
     over(node, str(node.paths.root), "nfs4")
     over(node, str(node.paths.root))
-    probe = Remount().probe(node.context)
+    probe = HiddenMounts().probe(node.context)
     assert probe.verdict is Verdict.BLOCKED
     assert probe.remedy[-1].startswith(f"umount --lazy {node.paths.root} ")
 
@@ -79,13 +79,13 @@ def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pyte
         raise StorageError(f"{where} did not answer within {seconds:.0f} s", code="storage-hangs")
 
     monkeypatch.setattr(node.system, "on_storage", hang)
-    assert Remount().probe(node.context).reason == "/shared is hidden by another mount: fuse.deaf from other"
+    assert HiddenMounts().probe(node.context).reason == "/shared is hidden by another mount: fuse.deaf from other"
 
 
 def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> None:
     over(node, "/shared")
     node.paths.seen_storage.unlink()
-    assert Remount().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
+    assert HiddenMounts().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
 
 
 # -------------------------------------------------------------------------------------------------------------- laws

@@ -1,4 +1,4 @@
-"""A run that was killed left a record that says "started" for ever; what it was about is begun again behind it."""
+"""A killed run leaves a record that says "started" for ever. Its work is done by the steps of the repair."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..state.store import KEEP_RUNS, Runs, Shared, as_it_is, is_dead
 from ..steps.base import EVERYWHERE
 
 
-class DeadWorker:
-    """The newest run of this node has ended, or goes on."""
+class KilledRun:
+    """The newest run of this node has ended, or its process lives."""
 
-    name = "worker"
+    name = "killed-run"
     title = "no run was killed"
     roles = EVERYWHERE
     scope = Scope.NODE
@@ -27,12 +27,11 @@ class DeadWorker:
     def probe(self, ctx: Context) -> Probe:
         dead = _dead(ctx)
         if not dead:
-            return satisfied("the newest run has ended")
+            return satisfied("the newest run of this node has ended, or is in progress")
         newest = dead[0]
-        at = next((step.name for step in newest.steps if step.outcome.goes_on), "")
-        verb = f"{newest.verb} {newest.event}".strip()
-        told = f"run {newest.run_id} ({verb}) was killed{f' in the step {at}' if at else ''}"
-        return change(told, "close its record; what it was about is done by the steps below")
+        step = next((f" in the step {step.name}" for step in newest.steps if step.outcome.goes_on), "")
+        reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed{step}"
+        return change(reason, "close its record; the steps below do its work")
 
     def apply(self, ctx: Context) -> None:
         for run in _dead(ctx):
@@ -42,7 +41,7 @@ class DeadWorker:
 
 
 def _dead(ctx: Context) -> list[RunRecord]:
-    """Dead runs behind which no other has ended: what came later has done their work."""
+    """Killed runs after which no other run has ended: a later one has done their work."""
     dead = []
     for run in Runs(ctx.paths).latest(KEEP_RUNS)[0]:
         if run.finished is not None:
@@ -53,7 +52,7 @@ def _dead(ctx: Context) -> list[RunRecord]:
 
 
 def _close_on_shared(ctx: Context, closed: RunRecord) -> None:
-    """Where its copy is the head node's install record; storage that is away costs that copy only."""
+    """Closes the head node's install record too. Without shared storage that copy stays as it is."""
 
     def close() -> None:
         shared = Shared(ctx.paths)

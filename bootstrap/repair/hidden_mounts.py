@@ -15,13 +15,13 @@ LOOK_SECONDS = 2.0  # a mount that lies above another one and takes longer count
 AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for example of FSx for Lustre
 
 
-class Remount:
+class HiddenMounts:
     """Shared storage is mounted if /etc/fstab has it, and no other mount hides it or the root.
 
     Mounts of other people are named with the command that removes them, and never unmounted.
     """
 
-    name = "remount"
+    name = "hidden-mounts"
     title = "no other mount hides shared storage or the root"
     roles = EVERYWHERE
     scope = Scope.NODE
