@@ -74,7 +74,6 @@ class FakeSystem(System):
             "sinfo": lambda _: "q1-st-c5-1|idle|q1*|none\nq1-st-c5-2|idle|q1*|none\n",
             "srun": self._srun,
             "spack": self._spack,
-            "sync": lambda _: "",
             "python": lambda _: "",
         }
         self.ended: list[str] = []

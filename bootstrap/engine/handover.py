@@ -8,13 +8,12 @@ The command line goes on as it is: ``worker --event E --run-id ID`` and ``conver
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 
-from ..core.errors import FetchError
 from ..core.model import Tool
 from ..core.paths import Paths
-from ..host.files import make_dir, sha256_of
+from ..host.atomic import install_executable
+from ..host.files import sha256_of
 from ..host.log import LOG
 from ..host.system import System
 from ..state.desired import Wanted
@@ -28,7 +27,7 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) ->
     """Replaces this process by the wanted petal-node; returns where this one is wanted already or none can be had.
 
     Raises:
-        FetchError: ``fetch-checksum``, the archive on shared storage is not what wanted.json says.
+        FetchError: ``fetch-checksum``, the archive on shared storage does not have the checksum in wanted.json.
     """
     if wanted is None or not wanted.sha256 or own.sha256 is None or wanted.sha256 == own.sha256:
         return
@@ -41,28 +40,8 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) ->
         if not system.on_storage(source.is_file, source, LOOK_SECONDS):
             LOG.warning("version %s is wanted and not at %s: going on with %s", wanted.version, source, own.version)
             return
-        system.on_storage(lambda: _keep(wanted, paths), source, COPY_SECONDS)
+        sha256 = wanted.sha256
+        system.on_storage(lambda: install_executable(source, kept, sha256), source, COPY_SECONDS)
     LOG.info("handing over to version %s", wanted.version)
     os.environ[MARK] = wanted.sha256
     os.execv(kept, [str(kept), *sys.argv[1:]])  # noqa: S606 - checked by its checksum just now
-
-
-def _keep(wanted: Wanted, paths: Paths) -> None:
-    assert wanted.sha256 is not None
-    kept = paths.home / wanted.version / "petal-node"
-    make_dir(kept.parent)
-    part = kept.with_name(f".{kept.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(paths.archives / wanted.sha256, part)
-        found = sha256_of(part)
-        if found != wanted.sha256:
-            raise FetchError(
-                f"{paths.archives / wanted.sha256} is not the archive that wanted.json names",
-                why=f"its sha256 is {found}",
-                remedy="on the head node: petal-node bootstrap",
-                code="fetch-checksum",
-            )
-        part.chmod(0o755)
-        part.rename(kept)
-    finally:
-        part.unlink(missing_ok=True)

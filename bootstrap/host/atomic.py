@@ -24,6 +24,7 @@ from .files import make_dir, remove_tree, sha256_of
 from .processes import has_process
 
 PRIVATE = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)\.(part|old)")
+REPLACED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # rename(2): the target must be moved aside first
 ABANDONED_SECONDS = 24 * 3600.0  # age at which the private name of a process on another node counts as left behind
 
 
@@ -61,8 +62,8 @@ def staged_dir(
 ) -> Iterator[Path]:
     """Yields a private path to make a directory at; it becomes ``path`` if the block ends without an error.
 
-    An existing directory is moved aside first and removed afterwards. rename(2) cannot replace a directory that is not
-    empty, so ``path`` is missing for a moment; programs that run from the old directory keep their open files.
+    rename(2) replaces an empty directory. Another one is moved aside first, so ``path`` is missing for a moment, and
+    removed afterwards; programs that run from it keep their open files.
 
     Args:
         confirm: called when the data is on disk, before the rename; an error that it raises prevents the rename.
@@ -80,7 +81,7 @@ def staged_dir(
             confirm()
         if not keep():
             _replace_dir(part, path, old, keep)
-            flush_directory(path.parent)
+        flush_directory(path.parent)
     finally:
         remove_tree(part)
         remove_tree(old)
@@ -179,15 +180,23 @@ def _staged(path: Path, mode: int, confirm: Callable[[], None] | None) -> Iterat
 
 
 def _replace_dir(part: Path, path: Path, old: Path, keep: Callable[[], bool]) -> None:
-    remove_tree(old)
-    if path.exists() or path.is_symlink():
-        path.rename(old)
     try:
         part.rename(path)
-    except OSError:  # ENOTEMPTY: another process was faster
+    except OSError as error:
+        if error.errno not in REPLACED:
+            raise
+    else:
+        return
+    if keep():  # another process was faster
+        return
+    remove_tree(old)
+    path.rename(old)
+    try:
+        part.rename(path)
+    except OSError:
         if keep():
             return
-        if old.exists() and not path.exists():
+        if not path.exists():
             old.rename(path)
         raise
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from ..core.errors import PetalError, ProcessFailed, ProcessTimeout
 from ..core.facts import Mount
+from .atomic import flush_filesystem
 from .deadline import on_storage, with_deadline
 from .log import LOG
 from .processes import end_marked, end_tree, other_runs, run_mark
@@ -112,12 +113,13 @@ class System:
         return done
 
     def flush(self, path: Path) -> None:
-        """Everything that was written to the file system at ``path`` is on its disk (sync(1), syncfs(2)).
+        """Writes the file system of ``path`` to disk, with a deadline because shared storage may hang.
 
         Raises:
-            ProcessFailed, ProcessTimeout: it is not, as far as anybody knows.
+            StorageError: ``storage-hangs``, the deadline passed.
+            OSError: data could not be written.
         """
-        self.run(["sync", "--file-system", str(path)], timeout=FLUSH_SECONDS)
+        self.on_storage(lambda: flush_filesystem(path), path, FLUSH_SECONDS)
 
     def which(self, name: str) -> str | None:
         """The full path of a program on the PATH that ``run`` uses."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
-from ..host.atomic import replace_link
+from ..host.atomic import replace_link, staged_dir, staged_file
 from ..host.files import first_distrusted, make_dir, remove_tree
 from ..remote.tarball import unpack
 
@@ -52,14 +52,8 @@ def pack(copy: Path, archive: Path, confirm: Callable[[], None]) -> None:
     Raises:
         LockLost: what ``confirm`` raises.
     """
-    make_dir(archive.parent)
-    part = archive.with_name(f".{archive.name}.part")
-    with tarfile.open(part, "w:gz", compresslevel=6) as tar:
+    with staged_file(archive, confirm=confirm) as part, tarfile.open(part, "w:gz", compresslevel=6) as tar:
         tar.add(copy, arcname=copy.name, filter=_of_root)
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    confirm()
-    part.rename(archive)
     for other in archive.parent.glob(f"*{ENDING}"):
         if other != archive:  # of a lockfile that was solved anew
             other.unlink()
@@ -103,17 +97,8 @@ def take(paths: Paths, archive: Path, fetched: Path) -> None:
     """
     copy = copy_of(paths, archive)
     if not is_whole(copy) or paths.lmod_in_use.resolve() == copy.resolve():
-        part, before = copy.with_name(f".{copy.name}.part"), copy.with_name(f".{copy.name}.before")
-        for left in (part, before):
-            remove_tree(left)
-        try:
+        with staged_dir(copy) as part:
             _unpack(archive, fetched, part)
-            if copy.exists():
-                copy.rename(before)
-            part.rename(copy)
-        finally:
-            for left in (part, before):
-                remove_tree(left)
     replace_link(paths.lmod_in_use, copy.name)
 
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from ..core.errors import ModulesError
-from ..host.atomic import write_atomic
-from ..host.files import make_dir, remove_tree
+from ..host.atomic import staged_dir, write_atomic
+from ..host.files import make_dir
 from ..host.system import PATH
 from ..lmod.find import NONE, Lmod, copies, find
 from ..state.context import Context
@@ -55,15 +55,9 @@ def write_cache(ctx: Context, tree: Path) -> None:
 
 def _write_one(ctx: Context, lmod: Lmod, tree: Path) -> None:
     place = _place(tree) / lmod.version
-    part = place.with_name(f".{place.name}.part")
-    remove_tree(part)
-    make_dir(part)
-    try:
+    with staged_dir(place) as part:
+        make_dir(part)
         _spider(ctx, lmod, part, tree)
-        remove_tree(place)
-        part.rename(place)
-    finally:
-        remove_tree(part)
 
 
 def is_missing(ctx: Context, tree: Path) -> bool:

@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..core.errors import FetchError
-from ..host.files import CHUNK, make_dir, sha256_of
+from ..host.atomic import staged_file
+from ..host.files import CHUNK, sha256_of
 from ..host.log import LOG
 from . import s3 as aws
 
@@ -57,15 +58,10 @@ def download(source: Source, target: Path) -> None:
     """
     if source.sha256 and target.is_file() and sha256_of(target) == source.sha256:
         return
-    make_dir(target.parent)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with staged_file(target) as part:
         _transfer(source, part)
         if source.sha256 is not None:
             verify(source.uri, source.sha256, sha256_of(part))
-        part.rename(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
@@ -151,16 +147,12 @@ def put_object(source: Path | bytes, uri: str, *, sha256: str, region: str | Non
 
 
 def _copy_to(path: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        make_dir(target.parent)
-        shutil.copyfile(path, part)
-        part.rename(target)
+        with staged_file(target) as part:
+            shutil.copyfile(path, part)
     except OSError as error:
         why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
         raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code="fetch-forbidden") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def local_path(uri: str) -> Path | None:
@@ -289,7 +281,7 @@ def _once(source: Source, part: Path, region: str, left: float) -> None:
     deadline = time.monotonic() + left
     is_s3 = source.uri.startswith("s3://")
     url, auth = _url(source.uri, region), _auth(source.uri, region)
-    have = part.stat().st_size if part.exists() else 0
+    have = part.stat().st_size
     with requests.get(
         url,
         auth=auth,

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
-from ..host.atomic import write_atomic
-from ..host.files import make_dir, remove_tree
+from ..host.atomic import staged_dir, write_atomic
 from ..state.context import Context
 from . import root_mount as binding
 from .base import HEAD
@@ -79,17 +78,9 @@ def _parts(ctx: Context) -> Iterator[str]:
 
 
 def _copy(ctx: Context, source: Path, target: Path) -> None:
-    """A copy that is on the disk before it has its name: a snapshot, like a power cut, has nothing else."""
     ctx.note(f"copying {source}")
-    part = target.with_name(f".{target.name}.part")
-    remove_tree(part)
-    make_dir(part.parent)
-    ctx.system.run(["cp", "-a", str(source), str(part)], timeout=COPY_SECONDS)
-    ctx.system.flush(part)
-    ctx.confirm()
-    if _is_filled(target):
-        remove_tree(target)
-    part.rename(target)
+    with staged_dir(target, confirm=ctx.confirm, flush=ctx.system.flush) as part:
+        ctx.system.run(["cp", "-a", str(source), str(part)], timeout=COPY_SECONDS)
 
 
 def _is_filled(directory: Path) -> bool:

@@ -8,8 +8,8 @@ from ..config.model import PackageConfig
 from ..core.errors import DISK_ERRORS, PackageError, of_os_error
 from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
 from ..host import inventory
-from ..host.atomic import write_json
-from ..host.files import make_dir, read_json, remove_tree
+from ..host.atomic import private_dir, staged_dir, write_json
+from ..host.files import make_dir, read_json
 from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context
@@ -74,36 +74,19 @@ def install(ctx: Context, package: PackageConfig) -> None:
     """
     assert package.origin is not None
     prefix = _prefix(ctx, package)
-    part = prefix.with_name(f".{prefix.name}.part")
-    make_dir(ctx.paths.scratch)
-    archive = ctx.paths.scratch / f"{package.origin.sha256}.tar"
     source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH_SECONDS)
     try:
-        download(source, archive)
-        remove_tree(part)
-        make_dir(part.parent)
-        unpack(archive, part)
-        make_dir(part / ".petal")
-        receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
-        write_json(part / FILES, inventory.take(part, prefix))
-        write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
-        ctx.confirm()
-        _take_place(part, prefix)
+        with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
+            with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:
+                archive = scratch / f"{package.name}-{package.version}.tar"
+                download(source, archive)
+                unpack(archive, part)
+            make_dir(part / ".petal")
+            receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
+            write_json(part / FILES, inventory.take(part, prefix))
+            write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
     except OSError as error:
         known = of_os_error(error, ctx.paths.shared_mount)
         code = known.code if error.errno in DISK_ERRORS else ""
         what = f"{package.name} {package.version} cannot be installed"
         raise PackageError(what, why=known.why, remedy=known.remedy, code=code) from error
-    finally:
-        archive.unlink(missing_ok=True)
-        remove_tree(part)
-
-
-def _take_place(part: Path, prefix: Path) -> None:
-    """For a moment nothing is there; programs that run keep their files."""
-    before = prefix.with_name(f".{prefix.name}.before")
-    remove_tree(before)
-    if prefix.exists():
-        prefix.rename(before)
-    part.rename(prefix)
-    remove_tree(before)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-
 from ..core.model import Probe, Scope, change, elsewhere, satisfied
-from ..host.atomic import replace_link
+from ..host.atomic import install_executable, replace_link
 from ..host.files import make_dir, sha256_of
 from ..state.context import Context
 from .base import EVERYWHERE
@@ -38,12 +36,8 @@ class ToolInPlace:
         archive = ctx.tool.archive
         assert archive is not None
         kept = ctx.kept_archive
-        make_dir(kept.parent)
         if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
-            part = kept.with_name(f".{kept.name}.{ctx.run_id}")
-            shutil.copyfile(archive, part)
-            part.chmod(0o755)
-            part.rename(kept)
+            install_executable(archive, kept, str(ctx.tool.sha256))
         make_dir(ctx.paths.link.parent)
         replace_link(ctx.paths.link, str(kept))
         if archive.parent == ctx.paths.home / INCOMING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from ..core.errors import StateError
 from ..core.model import Probe, Scope, change, refused, satisfied
+from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..state.context import Context
 from ..state.request import is_pending
@@ -41,11 +40,8 @@ class WantedState:
 
     def apply(self, ctx: Context) -> None:
         if not _archive_is_there(ctx):
-            target = ctx.paths.archives / str(ctx.tool.sha256)
-            part = target.with_name(f".{target.name}.{ctx.run_id}")
-            shutil.copyfile(ctx.kept_archive, part)
-            part.chmod(0o755)
-            part.rename(target)
+            sha256 = str(ctx.tool.sha256)
+            install_executable(ctx.kept_archive, ctx.paths.archives / sha256, sha256)
         ctx.confirm()
         _refuse_what_is_settled(ctx)
         Shared(ctx.paths).save_wanted(ctx.wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from bootstrap.core.errors import UsageError
 from bootstrap.core.model import Mark, Outcome, Role, Tool
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare
+from bootstrap.host import system
 from bootstrap.state.release import current_release
 from bootstrap.state.request import Request
 from bootstrap.steps.image import Image
@@ -210,7 +212,7 @@ def killed_at(world: World, moment: int) -> Iterator[None]:
         for name in ("rename", "unlink", "rmdir"):
             patched.setattr(Path, name, ticking(getattr(Path, name)))
         patched.setitem(world.system.answers, "cp", half)
-        patched.setitem(world.system.answers, "sync", ticking(lambda _: ""))
+        patched.setattr(system, "flush_filesystem", ticking(lambda _: None))
         yield
 
 
@@ -238,23 +240,25 @@ def test_a_copy_is_resumed_wherever_it_was_killed(mover: World) -> None:
     assert snapshot(mover.paths.root) == carried
 
 
-def test_what_is_copied_is_on_the_disk_before_the_release_has_its_manifest(mover: World) -> None:
+def test_what_is_copied_is_on_the_disk_before_the_release_has_its_manifest(
+    mover: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A snapshot of the storage has a release with its manifest, and all of it, or has none."""
     shared = mover.paths.shared_root
     manifest, seen = shared / "releases" / mover.release / "manifest.json", []
 
-    def sync(argv: Sequence[str]) -> str:
-        seen.append((Path(argv[-1]).name, {path.name for path in shared.glob("store*") if any(path.iterdir())}))
+    def flush(path: Path) -> None:
+        name = path.name.partition(f".{os.uname().nodename}-")[0]
+        seen.append((name, {path.name for path in shared.glob("store*") if any(path.iterdir())}))
         assert not manifest.exists()
-        return ""
 
-    mover.system.answers["sync"] = sync
+    monkeypatch.setattr(system, "flush_filesystem", flush)
     move(mover)
     assert manifest.is_file()
     assert seen == [
-        (".store.part", set()),
-        (".store-0.23.part", {"store"}),
-        (f".{mover.release}.part", {"store", "store-0.23"}),
+        (".store", set()),
+        (".store-0.23", {"store"}),
+        (f".{mover.release}", {"store", "store-0.23"}),
     ]
 
 

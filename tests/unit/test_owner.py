@@ -19,6 +19,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.converge import Waits
 from bootstrap.engine.prepare import find_wanted, prepare
 from bootstrap.engine.run import run
+from bootstrap.host import system
 from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
 from bootstrap.state.owner import Owner
@@ -302,13 +303,12 @@ def test_a_damaged_owner_is_told_and_nothing_is_taken_over(old: World, owner: An
     assert snapshot(new.paths.shared_mount) == before
 
 
-def test_what_a_manifest_calls_complete_is_on_the_disk_before(tmp_path: Path) -> None:
+def test_what_a_manifest_calls_complete_is_on_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot shows a disk as a power cut would."""
     world = World(tmp_path / "head")
-    seen: list[bool] = []
+    flushes: list[tuple[Path, bool]] = []
     manifest = world.paths.releases / world.release / "manifest.json"
-    world.system.answers["sync"] = lambda argv: str(seen.append(manifest.exists()) or argv)
+    monkeypatch.setattr(system, "flush_filesystem", lambda path: flushes.append((path, manifest.exists())))
     converge(world)
-    flushes = [command for command in world.system.commands if command[0] == "sync"]
-    assert flushes == [("sync", "--file-system", str(world.paths.root))]
-    assert (seen, manifest.exists()) == ([False], True)
+    assert flushes == [(world.paths.root, False)]
+    assert manifest.exists()
