@@ -139,7 +139,7 @@ def problem_of(target: str) -> str | None:
     names = [name for name in _known() if machine_of(name) in LEVELS and name not in UNKNOWN_TO_SPACK]
     if target in names:
         return None
-    return f"{target} is no CPU target of Spack{did_you_mean(target, [AUTO, *names])}"
+    return f"{target} is not a CPU target of Spack{did_you_mean(target, [AUTO, *names])}"
 
 
 def runs(cpu: str, target: str) -> bool:

@@ -13,7 +13,7 @@ from .model import Config
 _MESSAGES = {
     "Missing data for required field.": "is required",
     "Field may not be null.": "has no value: give it one, or remove the key",
-    "Not a valid string.": 'must be a string: quote it, "24.10"',
+    "Not a valid string.": 'must be a string; quote a number: "24.10"',
     "Not a valid integer.": "must be an integer without quotes",
     "Not a valid boolean.": "must be true or false, without quotes",
     "Not a valid list.": "must be a list: [a, b], or one item per line after a dash",

@@ -257,7 +257,7 @@ class PackageSchema(_WithOrigin):
 
 class ModulesSchema(_Section):
     makes = ModulesConfig
-    lmod = _choice("auto", "node", "stack")
+    lmod = _choice("auto", "stack")
     defaults = _strings(values.module_problem)
     hide = _strings(values.module_problem)
     paths = _strings(values.path_problem)

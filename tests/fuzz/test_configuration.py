@@ -1,4 +1,4 @@
-"""petal.yaml: whatever it holds, a configuration or every mistake in it, and through the whole command line too."""
+"""Any bytes as petal.yaml give a configuration or a list of mistakes, also through the whole command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FOREIGN = re.compile(
 
 
 def read(data: bytes) -> model.Config | None:
-    """The configuration, or None where every mistake was told as it should be."""
+    """The configuration, or None if its mistakes were reported correctly."""
     try:
         return load.parse(data, "petal.yaml")
     except ConfigError as error:
@@ -60,7 +60,7 @@ def test_any_bytes_are_a_configuration_or_a_list_of_mistakes(data: bytes) -> Non
 
 
 @given(document=inputs.mutated(configurations))
-def test_what_is_accepted_comes_back_the_same_from_wanted_json(document: Any) -> None:
+def test_an_accepted_configuration_round_trips_through_json(document: Any) -> None:
     accepted = read(inputs.json_bytes(document))
     if accepted is not None:
         assert load.from_mapping(json.loads(json.dumps(accepted.to_dict()))) == accepted
@@ -96,7 +96,7 @@ def test_the_command_line_answers_for_any_configuration(data: bytes, verb: str, 
     "name", ["", ".", "no/such", "x:y", "s3:", "s3://", "https://", "http://h/x", "ftp://h/x", "file:x", "\n"]
 )
 @pytest.mark.parametrize("verb", ["plan", "bootstrap"])
-def test_a_configuration_that_is_no_place_is_told(name: str, verb: str, tmp_path: Path) -> None:
+def test_an_invalid_uri_of_a_configuration_is_reported(name: str, verb: str, tmp_path: Path) -> None:
     with node.empty(tmp_path) as prefix:
         answer = node.obeys([verb, "--config", name, "--role", "head"], prefix)
         assert answer["exit_code"] in (1, 78)

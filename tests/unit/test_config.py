@@ -1,4 +1,4 @@
-"""petal.yaml: every mistake at once with its path, nothing that could reach Lua or a shell, and no surprise in YAML."""
+"""petal.yaml: every mistake at once with its path; no value can reach Lua or a shell as code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def problems(text: str) -> dict[str, str]:
     return dict(caught.value.problems) or {"": f"{caught.value.what}: {caught.value.why}"}
 
 
-def test_every_mistake_is_told_at_once_with_its_path() -> None:
+def test_every_mistake_is_reported_at_once_with_its_path() -> None:
     found = problems(FIVE)
     assert set(found) == {
         "layout", "storge", "install.budget", "packages[0].name", "packages[1].source", "packages[1].sha256",
@@ -120,7 +120,7 @@ def test_an_empty_file_is_a_configuration() -> None:
     assert not load.parse("").builds
 
 
-def test_a_configuration_survives_the_way_through_wanted_json() -> None:
+def test_a_configuration_round_trips_through_json() -> None:
     text = f"""
 stack: s3://b/spack.yaml
 stack_sha256: {SHA}
@@ -136,7 +136,48 @@ check: {{load: [a], run: ["a --version"], mpi: true}}
     assert again == first
 
 
-def test_names_that_are_near_are_named() -> None:
+def test_messages_describe_the_mistake_and_the_fix() -> None:
+    text = """
+stack: {name: starter}
+stack_sha256: 12ab
+layout: [shared]
+storage: {mount: /shared, type: nfs, options: [soft, "a b"]}
+spack:
+  version: 1.1
+  source: git@github.com:spack/spack
+  clingo: wheels
+  target: x86_64_v9
+  mirrors: {site: https://user:secret@host/mirror}
+packages: [{version: 1.0}]
+install: {budget: 5m, where: cloud}
+check: {run: [make | tail], wait: -1, mpi: 1}
+users: anything
+"""
+    assert problems(text) == {
+        "stack": 'must be a string; quote a number: "24.10"',
+        "stack_sha256": "must be a SHA-256 checksum: 64 hexadecimal digits in lower case",
+        "layout": 'must be a string; quote a number: "24.10"',
+        "storage.type": "nfs is not supported: use nfs4 or lustre",
+        "storage.options[0]": "soft is refused: an interrupted read or write would look complete",
+        "storage.options[1]": "must be one option of mount(8), such as noatime or nconnect=4",
+        "spack.version": 'must be a string; quote a number: "24.10"',
+        "spack.source": "must be s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or an absolute path",
+        "spack.clingo": "must be a list of wheels, or the word bootstrap",
+        "spack.target": "x86_64_v9 is not a CPU target of Spack, did you mean 'x86_64_v4'?",
+        "spack.mirrors.site": "contains a password or a signature, which records would show: "
+        "use s3:// and the role of the node",
+        "packages[0].name": "is required",
+        "packages[0].version": 'must be a string; quote a number: "24.10"',
+        "install.budget": "must be an integer without quotes",
+        "install.where": "cloud is not supported: use head or slurm",
+        "check.run[0]": "must be one program and its arguments, because no shell reads it: "
+        "| & ; < > $ and ` are not allowed",
+        "check.wait": "must be 0 to 86400 seconds",
+        "check.mpi": "must be true or false, without quotes",
+    }
+
+
+def test_the_nearest_name_is_suggested() -> None:
     assert did_you_mean("storge", ["storage", "spack"]) == ", did you mean 'storage'?"
     assert did_you_mean("xyz", ["storage"]) == ""
 
@@ -167,13 +208,13 @@ CACHED = "spack: {{mirrors: {{site: {}}}}}"
         ("{url: /c, signd: false}", "spack.mirrors.site.signd", "did you mean 'signed'"),
     ],
 )
-def test_a_mirror_that_makes_no_sense(mirror: str, path: str, said: str) -> None:
+def test_contradicting_keys_of_a_mirror_are_refused(mirror: str, path: str, said: str) -> None:
     found = problems(CACHED.format(mirror))
     assert set(found) == {path}
     assert said in found[path]
 
 
-def test_a_mirror_is_of_sources_where_it_is_a_uri_alone_and_of_packages_where_it_says_more() -> None:
+def test_a_uri_is_a_mirror_of_sources_and_a_section_a_build_cache() -> None:
     text = "{short: /m, s3: {url: 's3://b/c', signed: false}, both: {url: /c, keys: [{source: /k}]}}"
     made = load.parse(f"spack: {{mirrors: {text}}}")
     found = {name: (mirror.sources, mirror.binaries) for name, mirror in made.spack.mirrors.items()}

@@ -1,4 +1,4 @@
-"""petal seeds are configurations as they are, and stacks."""
+"""petal seeds are valid configurations and stacks."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def problems(text: str) -> dict[str, str]:
     return dict(caught.value.problems)
 
 
-def test_a_seed_with_a_section_of_where_spack_comes_from() -> None:
+def test_a_seed_with_a_section_spack_is_a_configuration() -> None:
     read = load.parse(SEED + SPACK)
     assert read.builds
     assert read.specs == ("zlib", "gcc@11.3.0", "samtools@1.17")
     assert load.from_mapping(json.loads(json.dumps(read.to_dict()))) == read
 
 
-def test_a_seed_alone_says_what_to_add() -> None:
+def test_a_seed_without_a_section_spack_gets_a_hint() -> None:
     said = problems(SEED)["spack"]
     assert "spack.source and spack.recipes" in said
     assert "spack: {source: URI" in said
@@ -59,7 +59,7 @@ def test_a_seed_without_software_needs_no_spack() -> None:
         ("shared_storage: []", "/shared"),
     ],
 )
-def test_its_shared_storage_is_the_mount(text: str, mount: str) -> None:
+def test_shared_storage_of_a_seed_sets_the_mount_point(text: str, mount: str) -> None:
     assert load.parse(text).storage.mount == mount
 
 
@@ -73,25 +73,25 @@ def test_its_shared_storage_is_the_mount(text: str, mount: str) -> None:
         ("software: {spack_package: [a]}", "software.spack_package", "did you mean 'spack_packages'?"),
     ],
 )
-def test_mistakes_in_a_seed_have_their_path_in_the_seed(text: str, path: str, says: str) -> None:
+def test_mistakes_in_a_seed_have_their_path(text: str, path: str, says: str) -> None:
     assert says in problems(text)[path]
 
 
-def test_a_seed_that_is_no_yaml_is_told_with_its_line() -> None:
+def test_invalid_yaml_is_reported_with_file_and_line() -> None:
     with pytest.raises(ConfigError) as caught:
         load.parse("compute:\n  queues:\n    - min_count: 0\n        max_count: 15\n", "rna-seq.yaml")
     assert caught.value.code == "config-syntax"
     assert "rna-seq.yaml, line 4" in caught.value.why
 
 
-def test_a_seed_is_a_stack(tmp_path: Path) -> None:
+def test_a_seed_can_be_the_stack(tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text(SEED)
     read = load.parse(f"stack: {tmp_path}/seed.yaml\n{SPACK}")
     assert environments.load(read, tmp_path, None) == {"specs": ["gcc@11.3.0", "samtools@1.17"]}
 
 
 @pytest.mark.parametrize("rest", ["", "software:\n", "software: {spack_packages: []}\n", "users:\ndata:\n"])
-def test_a_seed_without_software_is_a_stack_only_beside_other_specs(rest: str, tmp_path: Path) -> None:
+def test_a_seed_without_software_needs_other_specs(rest: str, tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text("cluster: {name: a, region: b}\ncompute: {head_node: t3.micro}\n" + rest)
     stack = f"stack: {tmp_path}/seed.yaml\n"
     assert environments.load(load.parse(stack + SPACK), tmp_path, None)["specs"] == []
@@ -102,7 +102,7 @@ def test_a_seed_without_software_is_a_stack_only_beside_other_specs(rest: str, t
     assert "stack: none" in caught.value.remedy[0]
 
 
-def test_a_cluster_configuration_is_no_seed(tmp_path: Path) -> None:
+def test_a_cluster_configuration_is_refused_as_a_stack(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("Region: us-east-1\nHeadNode: {InstanceType: t3.micro}\n")
     with pytest.raises(ConfigError) as caught:
         environments.load(load.parse(f"stack: {tmp_path}/cluster.yaml\n{SPACK}"), tmp_path, None)

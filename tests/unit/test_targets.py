@@ -191,9 +191,9 @@ def test_where_nothing_is_built_any_cpu_will_do_and_queues_do_not_matter() -> No
     ("value", "said"),
     [
         ("x86_64_v33", "did you mean 'x86_64_v3'"),
-        ("graniterapids", "no CPU target"),
-        ("zen6", "no CPU target"),
-        ("power9le", "no CPU target"),
+        ("graniterapids", "not a CPU target"),
+        ("zen6", "not a CPU target"),
+        ("power9le", "not a CPU target"),
         ("[]", "at least one target"),
         ("[x86_64_v3, zen44]", "did you mean 'zen4'"),
         ("[auto, zen4]", "auto cannot be combined"),
