@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ..cluster.slurm import ping
 from ..core.errors import PetalError
 from ..core.model import Finding, Role
 from ..host import systemd
@@ -33,7 +34,7 @@ def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
     if not _asks_slurm(ctx):
         return
     try:
-        done = ctx.system.run(["scontrol", "ping"], timeout=seconds, ok=None)
+        done = ping(ctx.system, seconds)
     except PetalError as error:
         yield warn("slurm", "Slurm's commands are missing on this node", str(error))
         return

@@ -1,28 +1,40 @@
-"""What Slurm says and does for us: the nodes' states, and one command on several nodes at once."""
+"""The one place that calls Slurm: nodes, queues and jobs as its commands report them, and the jobs that are submitted.
+
+Only this module builds command lines of sinfo, squeue, scontrol, srun, sbatch and scancel.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..core.errors import AllocationRefused, ProcessFailed
-from ..host.system import Completed, System
+from ..core.errors import AllocationRefused, JobError, PetalError, ProcessFailed
+from ..host.log import LOG
+from ..host.system import Completed, System, base_env
+from .hostlist import folded
 
 QUERY_SECONDS = 30.0
-# sinfo(1), NODE STATE CODES: a suffix tells what the base state hides.
+POLL_SECONDS = 1.0
+# sinfo(1), NODE STATE CODES: a suffix says more than the base state.
 FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
 UP = FREE | {"allocated", "alloc", "completing", "comp", "reserved", "resv"}
 DOWN = frozenset({"down", "error", "fail", "failing"})
 JOINING_SUFFIXES = "#*"
-POWERED_DOWN_SUFFIXES = "~%!"  # off, on its way there, and about to be
+POWERED_DOWN_SUFFIXES = "~%!"  # powered down, powering down, about to be powered down
 REBOOT_SUFFIXES = "@^"
-# srun(1) without an allocation (src/srun/libsrun/allocate.c); what it says else comes from a step that began.
+STATIC = "-st-"  # in the name of a static node, which ParallelCluster starts and keeps
+# squeue(1), JOB STATE CODES: a job in one of these states has ended. The processes of a COMPLETING job may still run.
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED", "REVOKED"})
+ENDED |= {"OUT_OF_MEMORY", "BOOT_FAIL", "NODE_FAIL"}
+STARTED = frozenset({"RUNNING", "COMPLETING"})
+OWNER = "root"  # of all jobs that are submitted here
+# srun(1) without an allocation (src/srun/libsrun/allocate.c); any other message comes from a step that began.
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
-# Of these a smaller group may be free; whatever else Slurm says is said of every node.
-OF_SOME_NODES = ("busy", "Immediate execution impossible", "configuration is not available", "not available")
-JOB_MEMORY = "200M"  # of a node: without it a job wants all, where memory is scheduled
-STATIC = "-st-"  # in the name of a node that ParallelCluster starts by itself and keeps
+# Refusals after which some of the nodes may still be free. Any other refusal concerns all nodes of the request.
+SOME_NODES_REFUSED = ("busy", "Immediate execution impossible", "configuration is not available", "not available")
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class SlurmNode:
 
     @property
     def up(self) -> bool:
-        """It runs jobs: also one that is busy, or planned for a job (suffix ``-``)."""
+        """The node runs jobs. Nodes that are busy or planned for a job (suffix ``-``) count."""
         return self.state in UP and self.suffix in ("", "-")
 
     @property
@@ -47,7 +59,7 @@ class SlurmNode:
 
     @property
     def joining(self) -> bool:
-        """It is on its way: powering up, known to Slurm and not heard of yet, or static and not started yet."""
+        """The node is powering up, has not answered slurmctld yet, or is static and not started yet."""
         on_its_way = any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "unk")
         return on_its_way or (self.powered_down and STATIC in self.name)
 
@@ -57,11 +69,7 @@ class SlurmNode:
 
     @property
     def condition(self) -> str:
-        """In one word why a job can or cannot start there now, with Slurm's own state behind it."""
-        return f"{self._word} ({self.state}{self.suffix})"
-
-    @property
-    def _word(self) -> str:
+        """One word for why a job can or cannot start there now, followed by Slurm's own state."""
         words = (
             ("powered off", self.powered_down),
             ("rebooting", any(mark in REBOOT_SUFFIXES for mark in self.suffix)),
@@ -71,7 +79,17 @@ class SlurmNode:
             ("free", self.free),
             ("busy", self.up),
         )
-        return next((word for word, fits in words if fits), "down")
+        word = next((word for word, fits in words if fits), "down")
+        return f"{word} ({self.state}{self.suffix})"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A queue: ``state`` is up, down, drain or inact; ``minutes`` is its time limit, None without one."""
+
+    name: str
+    state: str
+    minutes: int | None
 
 
 def find_slurm(system: System) -> str | None:
@@ -80,23 +98,29 @@ def find_slurm(system: System) -> str | None:
 
 
 def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
-    """Every node once, with its first partition; or those of one queue.
+    """Every node once, with its first partition; or the nodes of one queue.
 
     Raises:
         ProcessFailed, ProcessTimeout: slurmctld does not answer.
     """
-    only = [f"--partition={queue}"] if queue else []
-    done = system.run(["sinfo", "--noheader", "--Node", *only, "--format=%N|%T|%P|%E"], timeout=QUERY_SECONDS)
+    of_queue = [f"--partition={queue}"] if queue else []
+    done = system.run(["sinfo", "--noheader", "--Node", *of_queue, "--format=%N|%T|%P|%E"], timeout=QUERY_SECONDS)
     return parse_sinfo(done.stdout)
 
 
-@dataclass(frozen=True)
-class Partition:
-    """A queue as Slurm has it: ``state`` is up, down, drain or inact; ``minutes`` its time limit, None without one."""
-
-    name: str
-    state: str
-    minutes: int | None
+def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
+    """Lines of ``sinfo -h -N -o '%N|%T|%P|%E'``."""
+    by_name: dict[str, SlurmNode] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|", 3)
+        if len(fields) != 4 or fields[0] in by_name:
+            continue
+        name, full, partition, reason = fields
+        state = full.rstrip("*~#!%$@^-+")
+        by_name[name] = SlurmNode(
+            name, state.lower(), full[len(state) :], partition.rstrip("*"), reason if reason != "none" else ""
+        )
+    return tuple(by_name.values())
 
 
 def partitions(system: System) -> tuple[Partition, ...]:
@@ -110,17 +134,17 @@ def partitions(system: System) -> tuple[Partition, ...]:
 
 
 def parse_partitions(text: str) -> tuple[Partition, ...]:
-    """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one for each state of its nodes."""
-    found = {}
+    """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one line for each state of its nodes."""
+    by_name = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
         if len(fields) == 3:
-            found[fields[0]] = Partition(fields[0], fields[1].lower(), _minutes(fields[2]))
-    return tuple(found.values())
+            by_name[fields[0]] = Partition(fields[0], fields[1].lower(), _minutes(fields[2]))
+    return tuple(by_name.values())
 
 
 def _minutes(limit: str) -> int | None:
-    """``[days-]hours:minutes:seconds`` or ``minutes:seconds``, cut down to whole minutes; None for ``infinite``."""
+    """``[days-]hours:minutes:seconds`` or ``minutes:seconds`` in whole minutes, rounded down; None for ``infinite``."""
     days, _, clock = limit.rpartition("-")
     numbers = [int(part) for part in clock.split(":") if part.isdigit()]
     if not numbers:
@@ -129,94 +153,224 @@ def _minutes(limit: str) -> int | None:
     return (int(days or 0) * 24 + hours) * 60 + minutes
 
 
-def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
-    """Lines of ``sinfo -h -N -o '%N|%T|%P|%E'``."""
-    found: dict[str, SlurmNode] = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|", 3)
-        if len(fields) != 4 or fields[0] in found:
-            continue
-        name, full, partition, reason = fields
-        state = full.rstrip("*~#!%$@^-+")
-        found[name] = SlurmNode(
-            name, state.lower(), full[len(state) :], partition.rstrip("*"), reason if reason != "none" else ""
-        )
-    return tuple(found.values())
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts q1-2 before q1-10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part) if part.isdigit() else -1, part) for part in parts]
-
-
-def folded(names: Iterable[str]) -> str:
-    """Many names as Slurm writes them: ``q1-st-c5-[1-3,7],login`` (the hostlist of scontrol(1))."""
-    groups: dict[str, list[int]] = {}
-    order: dict[str, None] = {}
-    for name in sorted(dict.fromkeys(names), key=natural):
-        match = re.fullmatch(r"(.*?)(0|[1-9]\d*)", name)
-        key = match.group(1) if match else name
-        order[key if match else name] = None
-        if match:
-            groups.setdefault(key, []).append(int(match.group(2)))
-    return ",".join(f"{key}{_ranges(groups[key])}" if key in groups else key for key in order)
-
-
-def _ranges(numbers: list[int]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    text = ",".join("-".join(map(str, run)) for run in runs)
-    return text if len(numbers) == 1 else f"[{text}]"
-
-
 def unfolded(system: System, text: str) -> tuple[str, ...]:
-    """The names of a hostlist, as Slurm reads it.
+    """The names of a hostlist.
 
     Raises:
-        ProcessFailed, ProcessTimeout: it is none, or Slurm is not here.
+        ProcessFailed, ProcessTimeout: Slurm is missing, or ``text`` is not a hostlist.
     """
     if "[" not in text:
         return tuple(name for name in text.split(",") if name)
     return tuple(system.run(["scontrol", "show", "hostnames", text], timeout=QUERY_SECONDS).stdout.split())
 
 
-def on_nodes(
-    system: System,
-    names: Sequence[str],
-    argv: Sequence[str],
-    *,
-    queue: str,
-    user: str | None,
-    seconds: int,
-    immediate: int,
-) -> Completed:
-    """Runs one task of ``argv`` on each of the nodes, in one job.
+def ping(system: System, seconds: float) -> Completed:
+    """``scontrol ping``: exits 0 and prints UP if slurmctld answers.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: scontrol is missing or hangs.
+    """
+    return system.run(["scontrol", "ping"], timeout=seconds, ok=None)
+
+
+def setting(system: System, name: str) -> str | None:
+    """A value of slurm.conf as slurmctld uses it; None if it is not set.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: slurmctld does not answer.
+    """
+    shown = system.run(["scontrol", "show", "config"], timeout=QUERY_SECONDS).stdout
+    match = re.search(rf"(?m)^{re.escape(name)}\s*=\s*(\S.*?)\s*$", shown)
+    return match.group(1) if match else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as squeue shows it.
 
     Args:
-        queue: the partition that all of them are in.
+        submitted: seconds since the epoch.
+        nodes: a hostlist, empty while the job is pending.
+        reason: why it is pending or has ended.
+    """
+
+    id: str
+    user: str
+    submitted: float
+    state: str
+    nodes: str
+    reason: str
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def gone(self) -> bool:
+        """No process of the job is alive. Processes on a node that Slurm has lost may be."""
+        return self.ended and self.state != "NODE_FAIL"
+
+    @property
+    def started(self) -> bool:
+        return self.state in STARTED
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason not in ("", "None") else ""
+        return f"job {self.id} is {self.state}{why}"
+
+
+def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
+    """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: slurmctld does not answer, or does not say when a job was submitted.
+    """
+    selection = [f"--user={OWNER}", f"--name={name}"] if name else []
+    command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%N|%r"]
+    env = {**base_env(), "SLURM_TIME_FORMAT": "%s"}  # squeue(1); the default is local time without its zone
+    return parse_squeue(system.run(command, timeout=QUERY_SECONDS, env=env).stdout)
+
+
+def parse_squeue(text: str) -> tuple[Job, ...]:
+    """Lines of ``squeue -h -o '%i|%u|%V|%T|%N|%r'`` with times in seconds.
+
+    Raises:
+        ProcessFailed: a submission time is not a number.
+    """
+    lines = [line.strip().split("|", 5) for line in text.splitlines()]
+    try:
+        return tuple(
+            Job(number, user, float(submitted), state, where, reason)
+            for number, user, submitted, state, where, reason in (fields for fields in lines if len(fields) == 6)
+        )
+    except ValueError as error:
+        raise ProcessFailed("squeue does not say when a job was submitted", why=str(error)) from error
+
+
+def submit(
+    system: System, script: Path | None, *, name: str, queue: str, minutes: int, output: Path, options: Sequence[str]
+) -> str:
+    """Submits a job on one node of a queue. Slurm never runs the job a second time.
+
+    Args:
+        script: the program; None for a job that does nothing.
+        minutes: the job's time limit.
+        output: a file for the output of the job.
+        options: more options of sbatch(1).
+
+    Returns:
+        The job's id.
+
+    Raises:
+        JobError: ``job-refused``.
+        ProcessTimeout: slurmctld does not answer.
+    """
+    command = ["sbatch", "--parsable", f"--partition={queue}", f"--job-name={name}", "--nodes=1", "--ntasks=1"]
+    command += [f"--time={minutes}", "--no-requeue", "--chdir=/", "--export=NIL", f"--output={output}", *options]
+    command += [str(script) if script else "--wrap=true"]
+    try:
+        done = system.run(command, timeout=QUERY_SECONDS)
+    except ProcessFailed as error:
+        raise JobError(
+            f"Slurm refused the job {name} on queue {queue}",
+            why=error.why,
+            remedy=f"scontrol show partition {queue}",
+            code="job-refused",
+        ) from error
+    return done.stdout.strip().partition(";")[0]
+
+
+def cancel(system: System, name: str) -> None:
+    """Cancels root's jobs of that name.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: slurmctld does not answer.
+    """
+    system.run(["scancel", f"--user={OWNER}", f"--name={name}"], timeout=QUERY_SECONDS)
+
+
+def wait_until_gone(system: System, name: str, seconds: float, *, cancelling: bool) -> bool:
+    """Waits until no process of root's jobs of that name can be alive.
+
+    Args:
+        cancelling: cancel the jobs, again and again until they are gone.
+
+    Returns:
+        False if that was not seen within ``seconds``: Slurm or the job's node does not answer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if all(job.gone for job in jobs(system, name)):
+                return True
+            if cancelling:
+                cancel(system, name)
+        except PetalError as error:
+            LOG.warning("waiting for the end of job %s: %s", name, error)
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+
+
+def srun(
+    system: System,
+    argv: Sequence[str],
+    *,
+    name: str,
+    nodes: Sequence[str],
+    queue: str | None,
+    minutes: int,
+    immediate: int,
+    mpi: str = "none",
+    export: str = "NONE",
+    options: Sequence[str] = (),
+    user: str | None = None,
+    timeout: float,
+) -> Completed:
+    """Runs one task of ``argv`` on each of the nodes, in a job of its own.
+
+    Args:
+        queue: a partition of all of the nodes; None for Slurm's default.
+        minutes: the job's time limit.
+        immediate: seconds that the job may wait for the nodes.
+        export: the variables that the tasks inherit, as for ``--export``.
+        options: more options of srun(1).
         user: an ordinary user of the cluster; None runs the job as the caller.
-        seconds: the job's time limit.
-        immediate: how long it may wait for the nodes to be free.
+        timeout: seconds until srun is stopped.
+
+    Returns:
+        How srun ended, whatever its exit code.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: srun is missing, or did not end in time.
+    """
+    command = ["srun", f"--mpi={mpi}", f"--job-name={name}", *([f"--partition={queue}"] if queue else [])]
+    command += [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--nodelist={folded(nodes)}"]
+    command += [f"--time={minutes}", f"--immediate={immediate}", f"--export={export}", "--chdir=/"]
+    command += [*options, *argv]
+    return system.run(command, timeout=timeout, user=user, ok=None)
+
+
+def require_step(done: Completed, nodes: Sequence[str]) -> None:
+    """Raises if srun failed and no task printed anything.
 
     Raises:
         AllocationRefused: Slurm gave no allocation, or not in time.
-        ProcessFailed, ProcessTimeout: it gave one, and nothing came of it.
+        ProcessFailed: the step began, and failed.
     """
-    minutes = max(1, -(-seconds // 60))
-    command = [
-        "srun", "--quiet", f"--partition={queue}", f"--nodes={len(names)}", f"--nodelist={folded(names)}",
-        "--ntasks-per-node=1", f"--mem={JOB_MEMORY}", f"--immediate={immediate}", f"--time={minutes}",
-        "--job-name=petal-proof", "--chdir=/", "--export=NONE", "--no-kill", "--mpi=none", *argv,
-    ]  # fmt: skip
-    done = system.run(command, timeout=seconds + immediate + 10, user=user, ok=None)
-    if done.returncode != 0 and not done.stdout.strip():
-        if any(words in done.stderr for words in REFUSED):
-            what = f"Slurm gave no allocation on {folded(names)}"
-            raise AllocationRefused(what, why=done.tail(2), remedy=f"sinfo -N -n {folded(names)}")
-        raise ProcessFailed(f"srun ended with {done.returncode}", why=done.tail(4))
-    return done
+    if done.returncode == 0 or done.stdout.strip():
+        return
+    if any(words in done.stderr for words in REFUSED):
+        what = f"Slurm gave no allocation on {folded(nodes)}"
+        raise AllocationRefused(what, why=done.tail(2), remedy=f"sinfo -N -n {folded(nodes)}")
+    raise ProcessFailed(f"srun ended with {done.returncode}", why=done.tail(4))
+
+
+def mpi_plugins(system: System) -> str:
+    """The output of ``srun --mpi=list``; older versions of Slurm print it to stderr.
+
+    Raises:
+        ProcessFailed, ProcessTimeout: srun is missing or hangs.
+    """
+    done = system.run(["srun", "--mpi=list"], timeout=QUERY_SECONDS, ok=None)
+    return done.stdout + done.stderr

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..checks.node import check_node
-from ..cluster.slurm import SlurmNode, folded, nodes, unfolded
+from ..cluster.hostlist import folded
+from ..cluster.slurm import SlurmNode, nodes, unfolded
 from ..core.errors import PetalError, UsageError
 from ..core.model import Finding, Mark, NodeReport, Result, Role, Status, plain
 from ..core.options import Options

@@ -1,4 +1,4 @@
-"""``releases``, ``rollback``, ``gc``: what was published, the way back, and what nobody needs any more."""
+"""``releases``, ``rollback``, ``gc``: list releases, publish an earlier one again, remove those that are not needed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..cluster.jobs import Job, jobs
-from ..cluster.slurm import find_slurm
+from ..cluster.slurm import Job, find_slurm
+from ..cluster.slurm import jobs as squeue
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status, plain
 from ..core.options import Options
@@ -16,9 +16,9 @@ from ..engine import converge as engine
 from ..engine.prepare import prepare
 from ..host import systemd
 from ..host.files import size_of
-from ..releases import gc as unused
-from ..releases.catalog import Known, before_this, known_releases, needs
-from ..releases.publish import roll_back, to_roll_back
+from ..releases import gc as collector
+from ..releases.catalog import ReleaseInfo, all_releases, needs, previous_release
+from ..releases.publish import roll_back, rollback_target
 from ..state.context import Context
 from ..state.release import current_release
 from .common import Services, request_of, require_root
@@ -28,7 +28,7 @@ MEASURE_SECONDS = 1800.0  # millions of files on EFS
 
 
 def releases(options: Options, services: Services) -> Result:
-    """What stands below /opt/petal, the newest first. On every node, for every user."""
+    """The releases below /opt/petal, the newest first; on every node, for every user."""
     sizes = not options.no_sizes
     ctx = _prepared(options, services)
     services.note("measuring what each release needs" if sizes else "looking at the releases")
@@ -39,83 +39,83 @@ def releases(options: Options, services: Services) -> Result:
 
 def _listed(ctx: Context, *, sizes: bool) -> dict[str, Any]:
     size = cache(size_of) if sizes else None
-    told = [_told(ctx, one, size) for one in known_releases(ctx)]
-    current, before = current_release(ctx.paths), before_this(ctx)
-    return {"root": str(ctx.paths.root), "current": current, "before": before, "releases": told}
+    listed = [_listed_release(ctx, release, size) for release in all_releases(ctx)]
+    current, before = current_release(ctx.paths), previous_release(ctx)
+    return {"root": str(ctx.paths.root), "current": current, "before": before, "releases": listed}
 
 
-def _told(ctx: Context, one: Known, size: Callable[[Path], int] | None) -> dict[str, Any]:
-    needed = needs(ctx, one)
-    places = [ctx.paths.release(one.name), *sorted(needed.prefixes)]
+def _listed_release(ctx: Context, release: ReleaseInfo, size: Callable[[Path], int] | None) -> dict[str, Any]:
+    prefixes, manifest = needs(ctx, release).prefixes, release.manifest
+    directories = [ctx.paths.release(release.name), *sorted(prefixes)]
     return {
-        "release": one.name,
-        "published": one.published,
-        "created": one.manifest.created if one.manifest else None,
-        "complete": one.manifest is not None,
-        "trouble": one.trouble,
-        "specs": list(one.manifest.specs) if one.manifest else [],
-        "packages": len(needed.prefixes),
-        "modules": sum(len(tree.modules) for tree in one.manifest.trees) if one.manifest else 0,
-        "bytes": sum(size(place) for place in places) if size else None,
+        "release": release.name,
+        "published": release.published,
+        "created": manifest.created if manifest else None,
+        "complete": manifest is not None,
+        "problem": release.problem,
+        "specs": list(manifest.specs) if manifest else [],
+        "packages": len(prefixes),
+        "modules": sum(len(tree.modules) for tree in manifest.trees) if manifest else 0,
+        "bytes": sum(size(directory) for directory in directories) if size else None,
     }
 
 
 def rollback(options: Options, services: Services) -> Result:
-    """New shells get a release that was published before, and the cluster wants it from now on.
+    """Publishes an earlier release again and makes it the desired one.
 
     Raises:
         UsageError: this is not the head node.
-        ReleaseError: there is none, or it is not whole.
+        ReleaseError: the release is unknown or incomplete.
         LockTimeout: an install goes on.
     """
     ctx = _on_head(options, services)
     with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
-        to = to_roll_back(inside, options.release)
-        left = current_release(inside.paths)
-        if to.name != left:
-            roll_back(inside, to)
-    changed = to.name != left
-    data = {"release": to.name, "left": left, "changed": changed, "published": to.time}
+        target = rollback_target(inside, options.release)
+        former = current_release(inside.paths)
+        if target.name != former:
+            roll_back(inside, target)
+    changed = target.name != former
+    data = {"release": target.name, "left": former, "changed": changed, "published": target.time}
     return Result("rollback", "rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 
 def gc(options: Options, services: Services) -> Result:
-    """Says what nobody needs any more, and with ``--yes`` removes it.
+    """Lists the releases and packages that are not needed any more, and removes them with ``--yes``.
 
     Raises:
         UsageError: this is not the head node.
-        ReleaseError: nobody can say what is needed (``release-no-current``, ``release-jobs``).
+        ReleaseError: ``release-no-current``.
         LockTimeout: an install goes on.
     """
     ctx = _on_head(options, services)
     if not options.yes:
-        plan = unused.plan(ctx, options.keep, _jobs(ctx))
-        return _result(options, services, plan, done=False)
-    with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
-        plan = unused.plan(inside, options.keep, _jobs(inside))
-        unused.remove(inside, plan)
-    return _result(options, services, plan, done=True)
+        jobs, errors = _jobs(ctx)
+        plan = collector.plan(ctx, options.keep, jobs)
+    else:
+        with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
+            jobs, errors = _jobs(inside)
+            plan = collector.plan(inside, options.keep, jobs)
+            collector.remove(inside, plan)
+    data = {**plain(plan), "newest": options.keep, "bytes": plan.size, "done": options.yes}
+    status = Status.CHANGED if options.yes and (plan.drop or plan.packages) else Status.OK
+    status = Status.DEGRADED if errors else status
+    return Result("gc", "gc", status, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
-def _result(options: Options, services: Services, plan: unused.Plan, *, done: bool) -> Result:
-    data = {**plain(plan), "newest": options.keep, "bytes": plan.size, "done": done}
-    changed = bool(plan.drop or plan.packages) and done
-    return Result("gc", "gc", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
-
-
-def _jobs(ctx: Context) -> tuple[Job, ...]:
-    """Those of the cluster; a tree below --root has none."""
+def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...]]:
+    """The jobs of the cluster; None and the reason if Slurm cannot be asked. A tree below --root has no jobs."""
     if not ctx.paths.live or find_slurm(ctx.system) is None:
-        return ()
+        return (), ()
     try:
-        return jobs(ctx.system)
-    except (PetalError, OSError) as error:
-        raise ReleaseError(
-            "Slurm does not say which jobs run, so nobody knows which releases they use",
+        return squeue(ctx.system), ()
+    except PetalError as error:
+        silent = ReleaseError(
+            "Slurm does not say which jobs it has, so every release stays that was current before",
             why=str(error),
-            remedy=("scontrol ping", "systemctl start slurmctld"),
+            remedy=("scontrol ping", "systemctl start slurmctld", "petal-node gc"),
             code="release-jobs",
-        ) from error
+        )
+        return None, (silent,)
 
 
 def _prepared(options: Options, services: Services) -> Context:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..cluster.slurm import OF_SOME_NODES, SlurmNode, folded, natural, nodes, on_nodes
+from ..cluster.hostlist import folded, natural
+from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, srun
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, Mark, NodeReport, plain
 from ..host.clocks import age_of
@@ -24,8 +25,10 @@ from ..state.context import Context
 from ..state.store import Shared
 from .launch import Launched, launch_where_none_runs
 
-JOB_SECONDS = 240
+JOB_MINUTES = 4
+JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
 IMMEDIATE_SECONDS = 10
+END_SECONDS = 10  # for srun after the time limit of its job
 LOOK_SECONDS = 4.0
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
@@ -133,10 +136,19 @@ def _ask(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeRepor
     names = [node.name for node in group]
     argv = [str(ctx.paths.link), "check", "--lines"]
     try:
-        done = on_nodes(
-            ctx.system, names, argv, queue=queue, user=ordinary_user(ctx), seconds=JOB_SECONDS,
+        done = srun(
+            ctx.system,
+            argv,
+            name="petal-proof",
+            nodes=names,
+            queue=queue,
+            minutes=JOB_MINUTES,
             immediate=IMMEDIATE_SECONDS,
-        )  # fmt: skip
+            options=("--quiet", "--no-kill", f"--mem={JOB_MEMORY}"),
+            user=ordinary_user(ctx),
+            timeout=60 * JOB_MINUTES + IMMEDIATE_SECONDS + END_SECONDS,
+        )
+        require_step(done, names)
     except AllocationRefused as refused:
         return _regroup(ctx, queue, group, refused)
     except PetalError as error:
@@ -153,7 +165,7 @@ def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: Allo
     told = [_not_asked(node, None) for node in taken]
     if taken:
         return [*told, *(_ask(ctx, queue, rest) if rest else [])]
-    if not any(words in refused.why for words in OF_SOME_NODES):
+    if not any(words in refused.why for words in SOME_NODES_REFUSED):
         return [_no_job(node.name, refused) for node in rest]
     if len(rest) == 1:
         busy = rest[0].state != "idle"  # others run there, and leave too little for a job

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..cluster.batch import USER, look
-from ..cluster.slurm import QUERY_SECONDS, SlurmNode, folded
+from ..cluster.hostlist import folded
+from ..cluster.slurm import SlurmNode, cancel, jobs, submit
 from ..core.errors import PetalError
 from ..host.log import LOG
 from ..state.context import Context
@@ -32,7 +33,7 @@ class Launched:
         if not without or any(node.joining for node in nodes if node.partition in without):
             return tuple(without)
         try:
-            waits = any(not job.ended for job in look(ctx.system, self.name))
+            waits = any(not job.ended for job in jobs(ctx.system, self.name))
         except PetalError as error:
             LOG.warning("slurm: %s", error)
             waits = True
@@ -43,7 +44,7 @@ class Launched:
         if not self.queues:
             return
         try:
-            ctx.system.run(["scancel", f"--user={USER}", f"--name={self.name}"], timeout=QUERY_SECONDS)
+            cancel(ctx.system, self.name)
         except PetalError as error:
             LOG.warning("the jobs %s may still wait: %s", self.name, error)
 
@@ -62,12 +63,8 @@ def launch_where_none_runs(ctx: Context, known: Iterable[SlurmNode]) -> Launched
 
 
 def _ask(ctx: Context, queue: str, name: str) -> bool:
-    command = [
-        "sbatch", "--parsable", f"--partition={queue}", f"--job-name={name}", "--nodes=1", "--ntasks=1",
-        f"--time={MINUTES}", "--no-requeue", "--chdir=/", "--export=NIL", "--output=/dev/null", "--wrap=true",
-    ]  # fmt: skip
     try:
-        ctx.system.run(command, timeout=QUERY_SECONDS)
+        submit(ctx.system, None, name=name, queue=queue, minutes=MINUTES, output=Path("/dev/null"), options=())
     except PetalError as error:
         LOG.warning("no node of queue %s can be started: %s", queue, error)
         ctx.note(f"no node of queue {queue} can be started: {error}")

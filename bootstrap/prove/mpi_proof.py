@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..cluster.slurm import QUERY_SECONDS, SlurmNode
+from ..cluster.slurm import QUERY_SECONDS, SlurmNode, mpi_plugins, require_step, setting, srun
 from ..core.errors import PetalError, StateError
 from ..core.model import Finding, Mark, NodeReport
 from ..host.log import LOG
@@ -90,53 +90,57 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | N
     ctx.note(f"asking {' and '.join(names)} to talk through {module}")
     try:
         done = _run(ctx, module, names, queue)
-        plugins = "" if done.returncode == 0 else _plugins(ctx)
+        plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except PetalError as error:
         why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
         return Finding(f"mpi:{module}", Mark.FAIL, "Slurm: the job gave no answer", why, remedy)
     LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
     evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
-    return judge(replace(evidence, slurmd=_slurmd_says(ctx, evidence)))
+    return judge(replace(evidence, slurmd=_slurmd_says(ctx, evidence, queue)))
 
 
 def _run(ctx: Context, module: str, names: Sequence[str], queue: str | None) -> Completed:
-    shell = ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)]
-    command = [
-        "srun", "--mpi=pmix", f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1",
-        f"--nodelist={','.join(names)}", *([f"--partition={queue}"] if queue else []),
-        f"--immediate={IMMEDIATE_SECONDS}", f"--time={JOB_MINUTES}", f"--wait={LAST_RANK_SECONDS}",
-        "--kill-on-bad-exit=0", "--job-name=petal-mpi", "--chdir=/", "--export=HOME,LANG", *shell,
-    ]  # fmt: skip
-    seconds = IMMEDIATE_SECONDS + 60 * JOB_MINUTES + LAST_RANK_SECONDS
-    return ctx.system.run(command, timeout=seconds, user=ordinary_user(ctx), ok=None)
+    return srun(
+        ctx.system,
+        ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
+        name="petal-mpi",
+        nodes=names,
+        queue=queue,
+        minutes=JOB_MINUTES,
+        immediate=IMMEDIATE_SECONDS,
+        mpi="pmix",
+        export="HOME,LANG",
+        options=(f"--wait={LAST_RANK_SECONDS}", "--kill-on-bad-exit=0"),
+        user=ordinary_user(ctx),
+        timeout=IMMEDIATE_SECONDS + 60 * JOB_MINUTES + LAST_RANK_SECONDS,
+    )
 
 
-def _plugins(ctx: Context) -> str:
-    """What Slurm lists; on stderr where it is older."""
-    done = ctx.system.run(["srun", "--mpi=list"], timeout=QUERY_SECONDS, ok=None)
-    return done.stdout + done.stderr
-
-
-def _slurmd_says(ctx: Context, evidence: Evidence) -> str:
+def _slurmd_says(ctx: Context, evidence: Evidence, queue: str | None) -> str:
     """What slurmd wrote where it did not start a task: srun tells none of it. Only root can read that log."""
     nodes = evidence.not_launched
     step = re.search(r"StepId=([\d.]+)", evidence.stderr)
     if not (nodes and step and ctx.system.is_root()):
         return ""
     try:
-        shown = ctx.system.run(["scontrol", "show", "config"], timeout=QUERY_SECONDS).stdout
-        path = re.search(r"(?m)^SlurmdLogFile\s*=\s*(/[^\s%]+)$", shown)
-        if path is None:
+        path = setting(ctx.system, "SlurmdLogFile")
+        if path is None or not re.fullmatch(r"/[^\s%]+", path):  # %h and %n are the node's own names (slurm.conf(5))
             return ""
-        command = [
-            "srun", "--quiet", "--mpi=none", f"--nodelist={nodes[0]}", "--nodes=1", "--ntasks=1",
-            f"--immediate={IMMEDIATE_SECONDS}", "--time=1", "--job-name=petal-mpi", "--chdir=/", "--export=NONE",
-            "/usr/bin/tail", "-n", str(LOG_LINES), path.group(1),
-        ]  # fmt: skip
-        log = ctx.system.run(command, timeout=IMMEDIATE_SECONDS + QUERY_SECONDS).stdout
+        done = srun(
+            ctx.system,
+            ["/usr/bin/tail", "-n", str(LOG_LINES), path],
+            name="petal-mpi",
+            nodes=nodes[:1],
+            queue=queue,
+            minutes=1,
+            immediate=IMMEDIATE_SECONDS,
+            options=("--quiet",),
+            timeout=IMMEDIATE_SECONDS + QUERY_SECONDS,
+        )
+        require_step(done, nodes[:1])
     except PetalError as error:
         LOG.warning("slurmd's log on %s: %s", nodes[0], error)
         return ""
-    lines = log.splitlines()
+    lines = done.stdout.splitlines()
     starts = [number for number, line in enumerate(lines) if f"StepId={step.group(1)} " in line]
     return "\n".join(line for line in lines[starts[-1] + 1 :] if "error" in line or "fatal" in line) if starts else ""

@@ -1,4 +1,4 @@
-"""What releases there are, when each was published, and what each of them needs."""
+"""The releases below ``releases/``: when each was current, and which packages each needs."""
 
 from __future__ import annotations
 
@@ -19,63 +19,71 @@ LOCKFILES = "spack*.lock"
 
 
 @dataclass(frozen=True)
-class Known:
+class ReleaseInfo:
     """One directory of ``releases/``.
 
     Args:
-        manifest: None while it is not complete, or where that cannot be read.
-        wanted: what made it; None in releases of an older petal-node.
-        trouble: what of it cannot be read, and why.
-        published: when it became the current one, the last time; None where nobody noted it.
+        manifest: None if the release is incomplete, or if the manifest cannot be read.
+        wanted: the desired state that made the release; None if the release does not hold it.
+        problem: why a document of the release cannot be read, or an empty string.
+        published: when the release last became current; None if that is not recorded.
     """
 
     name: str
     manifest: Manifest | None
     wanted: Wanted | None
-    trouble: str
+    problem: str
     published: str | None
 
     @property
     def time(self) -> str:
-        """When it was published the last time, else when it was made."""
+        """When the release last became current, else when it was made."""
         return self.published or (self.manifest.created if self.manifest else "")
 
 
-def known_releases(ctx: Context) -> tuple[Known, ...]:
-    """All of them: the last published first, then those of which nobody noted that, by the time they were made."""
-    notes = published(ctx)
-    times = {one.release: one.time for one in notes}
-    order = {one.release: number for number, one in enumerate(notes)}
-    directories = (path for path in ctx.paths.releases.glob("*") if path.is_dir() and not path.name.startswith("."))
-    found = [Known(path.name, *_read(ctx, path.name), times.get(path.name)) for path in directories]
-    return tuple(sorted(found, key=lambda one: (order.get(one.name, -1), one.time, one.name), reverse=True))
+def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
+    """All releases: first those that were current, the last one first; then the others, the newest first.
+
+    Raises:
+        StateError: the record of published releases cannot be read.
+    """
+    times = {entry.release: entry.time for entry in history(ctx)}
+    order = {entry.release: number for number, entry in enumerate(history(ctx))}
+    releases = []
+    for path in ctx.paths.releases.glob("*"):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        manifest, wanted, problem = None, None, ""
+        try:
+            manifest, wanted = read_manifest(ctx.paths, path.name), wanted_of(ctx.paths, path.name)
+        except StateError as error:
+            problem = str(error)
+        releases.append(ReleaseInfo(path.name, manifest, wanted, problem, times.get(path.name)))
+    return tuple(sorted(releases, key=lambda info: (order.get(info.name, -1), info.time, info.name), reverse=True))
 
 
-def published(ctx: Context) -> tuple[Published, ...]:
-    """What ``current`` has led to, the newest last; a machine image has no such record."""
+def history(ctx: Context) -> tuple[Published, ...]:
+    """The releases that ``current`` has pointed to, the last one last. A machine image has no history.
+
+    Raises:
+        StateError: the record cannot be read.
+    """
     return Shared(ctx.paths).published() if ctx.config.bound and not ctx.bakes else ()
 
 
-def _read(ctx: Context, release: str) -> tuple[Manifest | None, Wanted | None, str]:
-    try:
-        return read_manifest(ctx.paths, release), wanted_of(ctx.paths, release), ""
-    except StateError as error:
-        return None, None, str(error)
-
-
-def before_this(ctx: Context) -> str | None:
-    """The release that was current before the one that is; None where none is noted that is still there."""
+def previous_release(ctx: Context) -> str | None:
+    """The release that was current before the present one; None if no complete release is recorded."""
     current = current_release(ctx.paths)
-    names = [one.release for one in published(ctx)]
+    names = [entry.release for entry in history(ctx)]
     if current in names:
         names = names[: len(names) - 1 - names[::-1].index(current)]
-    there = {one.name for one in known_releases(ctx) if one.manifest is not None}
-    return next((name for name in reversed(names) if name != current and name in there), None)
+    complete = {info.name for info in all_releases(ctx) if info.manifest is not None}
+    return next((name for name in reversed(names) if name != current and name in complete), None)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What lies in the stores for one release: of Spack by hash, and the prefixes of tarballs."""
+    """The packages of one release: Spack's prefixes by hash, and the prefixes of binary packages."""
 
     spack: dict[str, Path]
     tarballs: frozenset[Path]
@@ -85,25 +93,20 @@ class Needs:
         return self.tarballs | frozenset(self.spack.values())
 
 
-def needs(ctx: Context, one: Known) -> Needs:
-    """What a release needs; what Spack does not have any more has an empty path.
+def needs(ctx: Context, release: ReleaseInfo) -> Needs:
+    """The packages that a release needs. A package that Spack's database lacks has the path ``name-version``.
 
     Raises:
         SpackError: a lockfile or a database cannot be read.
     """
-    stores = installed(ctx)
-    lockfiles = sorted(ctx.paths.release(one.name).glob(LOCKFILES))
+    installed = {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
+    lockfiles = sorted(ctx.paths.release(release.name).glob(LOCKFILES))
     specs = (spec for lockfile in lockfiles for spec in database.locked_specs(lockfile) if not spec.external)
-    packages = from_mapping(one.wanted.config, one.name).packages if one.wanted else ()
+    packages = from_mapping(release.wanted.config, release.name).packages if release.wanted else ()
     return Needs(
-        {spec.hash: stores.get(spec.hash, Path(f"{spec.name}-{spec.version}")) for spec in specs},
+        {spec.hash: installed.get(spec.hash, Path(f"{spec.name}-{spec.version}")) for spec in specs},
         frozenset(package_prefix(each, ctx.paths, ctx.facts.host) for each in packages if each.origin),
     )
-
-
-def installed(ctx: Context) -> dict[str, Path]:
-    """Hash and prefix of everything that Spack has installed, of both families."""
-    return {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
 
 
 def stores(ctx: Context) -> Iterator[Path]:

@@ -1,6 +1,7 @@
-"""What nobody needs any more: which releases may go, and which packages only they need.
+"""Garbage collection: which releases can be removed, and which packages only they need.
 
-Never what is current or wanted, what one of the newest releases has, or what a job that is not over uses.
+A release stays if it is current or desired, if it is one of the newest, or if it was current after the oldest job in
+squeue was submitted: a job has the environment of the shell that submitted it, and that shell took the current release.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cluster.jobs import Job
+from ..cluster.slurm import Job
 from ..core.errors import ReleaseError
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
+from ..host.system import timestamp
 from ..spack import database
 from ..spack.workspace import open_spack, store_of
 from ..state.context import Context
+from ..state.desired import Published
 from ..state.release import current_release
 from ..state.store import Shared
-from .catalog import Known, known_releases, needs, stores
+from .catalog import ReleaseInfo, all_releases, history, needs, stores
 from .publish import PIN
 
 RECEIPT = Path(".petal", "package.json")
@@ -26,8 +29,8 @@ GONE = ".gone"
 
 
 @dataclass(frozen=True)
-class Unused:
-    """One package that no release needs which stays; ``hash`` is Spack's, empty for a tarball."""
+class UnusedPackage:
+    """A package that no remaining release needs; ``hash`` is Spack's, empty for a binary package."""
 
     prefix: Path
     hash: str
@@ -40,14 +43,14 @@ class Plan:
 
     Args:
         keep: each release that stays, with the reason.
-        drop: those that go, with the size of their own directory in bytes.
-        packages: what goes from the stores with them.
-        left: in words, what could go and does not, with the reason.
+        drop: each release that is removed, with the size of its own directory in bytes.
+        packages: the packages that are removed from the stores.
+        left: sentences about packages that are not needed and stay, with the reason.
     """
 
     keep: Mapping[str, str]
     drop: Mapping[str, int]
-    packages: tuple[Unused, ...]
+    packages: tuple[UnusedPackage, ...]
     left: tuple[str, ...]
 
     @property
@@ -56,81 +59,102 @@ class Plan:
         return sum(self.drop.values()) + sum(package.size for package in self.packages)
 
 
-def plan(ctx: Context, number: int, jobs: Sequence[Job]) -> Plan:
-    """What may go.
+def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Plan:
+    """Which releases and packages can be removed.
 
     Args:
-        number: how many of the newest complete releases stay.
-        jobs: those that are not over.
+        newest: how many of the newest complete releases stay.
+        jobs: the jobs in squeue; None if Slurm cannot be asked, then every release stays that may have been current.
 
     Raises:
-        ReleaseError: ``release-no-current``: nobody knows what is needed.
-        SpackError, StateError: what the releases need cannot be read.
+        ReleaseError: ``release-no-current``.
+        SpackError, StateError: the documents of a release, or the record of published ones, cannot be read.
     """
-    known = known_releases(ctx)
-    keep = _reasons(ctx, known, number, jobs)
-    stay, go = [one for one in known if one.name in keep], [one for one in known if one.name not in keep]
-    packages, left = _unused(ctx, stay)
-    return Plan(keep, {one.name: size_of(ctx.paths.release(one.name)) for one in go}, packages, left)
+    releases = all_releases(ctx)
+    keep = _reasons(ctx, releases, newest, jobs)
+    kept = [release for release in releases if release.name in keep]
+    drop = {release.name: size_of(ctx.paths.release(release.name)) for release in releases if release.name not in keep}
+    packages, left = _unused_packages(ctx, kept)
+    return Plan(keep, drop, packages, left)
 
 
-def _reasons(ctx: Context, known: Sequence[Known], number: int, jobs: Sequence[Job]) -> dict[str, str]:
-    """Why a release stays. The first reason is told; the newest are told last, since the number is a choice."""
+def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: Sequence[Job] | None) -> dict[str, str]:
+    """Why each kept release stays. If several reasons apply, the first one; the number ``newest`` is the last."""
     current = current_release(ctx.paths)
     if current is None:
-        what = "no release is current, so nobody can say what is needed"
+        what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-no-current")
     wanted = Shared(ctx.paths).wanted() if ctx.config.bound and not ctx.bakes else None
     reasons = {current: "current"}
     if wanted is not None:
         reasons.setdefault(wanted.release, "wanted")
-    for job in jobs:
-        for one in known:
-            if not job.known or one.name in job.releases:
-                reasons.setdefault(one.name, f"{job} {'uses it' if job.known else 'may use it'}")
-    for one in known:
-        if one.trouble:
-            reasons.setdefault(one.name, one.trouble)
-    complete = [one for one in known if one.manifest is not None]
-    for one in complete[:number]:
-        reasons.setdefault(one.name, f"one of the newest {number}")
-    return {one.name: reasons[one.name] for one in known if one.name in reasons}
+    oldest = min((job for job in jobs or () if not job.ended), key=lambda job: job.submitted, default=None)
+    used: set[str] | None = set()
+    why = "was current before, and Slurm does not say whether a job uses it"
+    if jobs is None:
+        used = None
+    elif oldest is not None:
+        used = current_since(history(ctx), oldest.submitted)
+        why = f"was current after job {oldest.id} of {oldest.user} was submitted"
+        why += "" if used is not None else ", as far as is recorded"
+    complete = [release for release in releases if release.manifest is not None]
+    for release in releases:
+        may_have_been_current = release.published is not None or release in complete
+        if release.name in used if used is not None else may_have_been_current:
+            reasons.setdefault(release.name, why)
+        if release.problem:
+            reasons.setdefault(release.name, release.problem)
+    for release in complete[:newest]:
+        reasons.setdefault(release.name, f"one of the newest {newest}")
+    return {release.name: reasons[release.name] for release in releases if release.name in reasons}
 
 
-def _unused(ctx: Context, stay: Sequence[Known]) -> tuple[tuple[Unused, ...], tuple[str, ...]]:
-    needed = [needs(ctx, one) for one in stay]
+def current_since(entries: Sequence[Published], seconds: float) -> set[str] | None:
+    """The releases that were current at a time or later; None if the record begins after that time.
+
+    Args:
+        entries: the record of published releases, the last one last.
+        seconds: since the epoch.
+    """
+    time = timestamp(seconds)
+    before = [entry.release for entry in entries if entry.time < time]
+    return {before[-1], *(entry.release for entry in entries if entry.time >= time)} if before else None
+
+
+def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[UnusedPackage, ...], tuple[str, ...]]:
+    """The packages that no kept release needs; and sentences about those that are not removed."""
+    needed = [needs(ctx, release) for release in kept]
     hashes = {digest for each in needed for digest in each.spack}
     prefixes = {prefix for each in needed for prefix in each.prefixes}
-    mine = store_of(ctx) if ctx.config.builds else None
-    found, left = [], []
+    own_store = store_of(ctx) if ctx.config.builds else None
+    unused, left = [], []
     for store in stores(ctx):
-        free = [(digest, prefix) for digest, prefix in database.installed(store).items() if digest not in hashes]
-        free = [(digest, prefix) for digest, prefix in free if prefix.is_relative_to(store)]  # no externals
-        if store == mine:
-            found += [Unused(prefix, digest, size_of(prefix)) for digest, prefix in free]
+        free = [
+            (digest, prefix)
+            for digest, prefix in database.installed(store).items()
+            if digest not in hashes and prefix.is_relative_to(store)  # externals are elsewhere
+        ]
+        if store == own_store:
+            unused += [UnusedPackage(prefix, digest, size_of(prefix)) for digest, prefix in free]
         elif free:
-            left.append(f"{len(free)} packages in {store}: another Spack than the wanted one has installed them")
-    unknown = [one.name for one in stay if one.wanted is None]
-    tarballs = [path for path in _tarballs(ctx) if path not in prefixes]
-    if unknown and tarballs:
-        left.append(f"{len(tarballs)} tarballs: {', '.join(unknown)} of an older petal-node may need them")
+            left.append(f"{len(free)} packages in {store}: another Spack than the configured one has installed them")
+    unknown = [release.name for release in kept if release.wanted is None]
+    binaries = [path.parents[1] for path in sorted(ctx.paths.store.glob(f"*/[!.]*/{RECEIPT}"))]
+    binaries = [path for path in binaries if path not in prefixes]
+    if unknown and binaries:
+        left.append(f"{len(binaries)} binary packages: {', '.join(unknown)} may need them, without a configuration")
     else:
-        found += [Unused(path, "", size_of(path)) for path in tarballs]
-    return tuple(sorted(found, key=lambda one: str(one.prefix))), tuple(left)
-
-
-def _tarballs(ctx: Context) -> list[Path]:
-    """The binary packages that lie in the store."""
-    return [path.parents[1] for path in sorted(ctx.paths.store.glob(f"*/[!.]*/{RECEIPT}"))]
+        unused += [UnusedPackage(path, "", size_of(path)) for path in binaries]
+    return tuple(sorted(unused, key=lambda package: str(package.prefix))), tuple(left)
 
 
 def remove(ctx: Context, plan: Plan) -> None:
-    """Does what a plan says. Each step can be ended at any time; what is left then goes with the next ``gc``.
+    """Carries out a plan. If it is killed, the next ``gc`` removes the rest.
 
-    A release loses its name first, so that nobody finds half of one, and its packages go after it.
+    A release is renamed first, so that a half-removed one is never in use; its packages are removed after it.
 
     Raises:
-        LockLost: somebody else may be installing.
+        LockLost: another process may be installing.
         SpackError: ``spack-uninstall``.
     """
     for release in plan.drop:

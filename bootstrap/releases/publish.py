@@ -1,4 +1,4 @@
-"""Publishes a release, and the way back to one that was published before: one rename each."""
+"""Publishes a release, or an earlier one again: ``current`` is switched by one rename."""
 
 from __future__ import annotations
 
@@ -8,40 +8,51 @@ from ..core.errors import ReleaseError, StateError
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir
 from ..host.log import LOG
+from ..host.system import timestamp
 from ..modules import templates
 from ..state.context import Context
+from ..state.release import current_release
 from ..state.store import Shared, save_wanted_of, wanted_of
-from .catalog import Known, before_this, known_releases, needs
+from .catalog import ReleaseInfo, all_releases, needs, previous_release
 
 PIN = "petal"
-NOT_KEPT = "an older petal-node made it, which did not keep its configuration"
-NOT_COMPLETE = "it has no manifest: it was never complete"
 
 
-def keep_what_made_it(ctx: Context) -> None:
-    """Kept in the release before it is published, so that it can be wanted again."""
+def save_desired_state(ctx: Context) -> None:
+    """Saves the desired state in the release before it is published, so that a rollback can restore it."""
     if wanted_of(ctx.paths, ctx.wanted_release) != ctx.wanted:
         save_wanted_of(ctx.paths, ctx.wanted)
 
 
 def publish(ctx: Context, release: str) -> None:
-    """New shells get it from now on. The module that pins to it is there before, the note of it comes behind.
+    """New shells get the release from now on. The module that pins a job to it is written first.
 
     Raises:
-        LockLost: somebody else may be publishing.
+        LockLost: another process may be publishing.
     """
     write_pin(ctx, release)
+    _record_current(ctx)
     ctx.confirm()
     replace_link(ctx.paths.current, f"releases/{release}")
-    if ctx.config.bound and not ctx.bakes:
-        try:
-            Shared(ctx.paths).note_published(release, ctx.run_id)
-        except StateError as error:  # it is published all the same; ``repair`` puts a damaged note aside
-            LOG.warning("%s", error)
+    _record_current(ctx)
+
+
+def _record_current(ctx: Context) -> None:
+    """Records which release is current and since when, by the link's own time; ``gc`` needs that.
+
+    It is called before the link is switched too, because a run that was killed after its switch recorded nothing.
+    """
+    release = current_release(ctx.paths)
+    if release is None or not ctx.config.bound or ctx.bakes:
+        return
+    try:
+        Shared(ctx.paths).note_published(release, ctx.run_id, timestamp(ctx.paths.current.lstat().st_mtime))
+    except StateError as error:  # a damaged record does not prevent publishing; ``repair`` puts it aside
+        LOG.warning("%s", error)
 
 
 def has_pin(ctx: Context, release: str) -> bool:
-    """Whether jobs can be pinned to it: ``module load petal/<release>``."""
+    """True if jobs can be pinned to the release with ``module load petal/<release>``."""
     return (ctx.paths.pins / PIN / f"{release}.lua").is_file()
 
 
@@ -53,64 +64,61 @@ def write_pin(ctx: Context, release: str) -> None:
     write_atomic(ctx.paths.pins / PIN / f"{release}.lua", text.encode())
 
 
-def to_roll_back(ctx: Context, asked: str | None) -> Known:
-    """The release that a rollback leads to.
+def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:
+    """The release that a rollback publishes.
 
     Args:
-        asked: an id, or the beginning of one; None for the one that was current before.
+        prefix: a release id, or the beginning of one; None for the release that was current before.
 
     Raises:
         ReleaseError: ``release-unknown``, ``release-incomplete``.
     """
-    known = known_releases(ctx)
-    name = asked or before_this(ctx)
-    if name is None:
+    releases = all_releases(ctx)
+    prefix = prefix or previous_release(ctx)
+    if prefix is None:
         what = "no other release was published here before"
         raise ReleaseError(what, remedy="petal-node releases", code="release-unknown")
-    chosen = [one for one in known if one.name.startswith(name)]
-    if len(chosen) != 1:
-        why = f"it could be {', '.join(one.name for one in chosen)}" if chosen else _which(known)
-        raise ReleaseError(f"no release is {name}", why=why, remedy="petal-node releases", code="release-unknown")
-    trouble = _trouble(ctx, chosen[0])
-    if trouble:
+    matches = [release for release in releases if release.name.startswith(prefix)]
+    if len(matches) != 1:
+        names = ", ".join(release.name for release in matches or releases)
+        why = f"it could be {names}" if matches else f"the releases are {names or 'none'}"
+        raise ReleaseError(f"unknown release {prefix}", why=why, remedy="petal-node releases", code="release-unknown")
+    problem = _rollback_problem(ctx, matches[0])
+    if problem:
         raise ReleaseError(
-            f"release {chosen[0].name} cannot be published",
-            why=trouble,
+            f"release {matches[0].name} cannot be published",
+            why=problem,
             remedy="petal-node bootstrap --config FILE    (with the configuration that made it)",
             code="release-incomplete",
         )
-    return chosen[0]
+    return matches[0]
 
 
-def _which(known: tuple[Known, ...]) -> str:
-    return "there are " + ", ".join(one.name for one in known) if known else "there is none"
-
-
-def _trouble(ctx: Context, one: Known) -> str:
-    """Why it cannot be current, or an empty string; what it was published without does not count."""
-    if one.trouble:
-        return one.trouble
-    if one.manifest is None:
-        return NOT_COMPLETE
-    if one.wanted is None:
-        return NOT_KEPT
-    without = {spec.replace("@", "-") for spec in one.manifest.missing}
-    gone = sorted(
-        prefix.name for prefix in needs(ctx, one).prefixes if not prefix.is_dir() and prefix.name not in without
+def _rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
+    """Why a release cannot be current, or an empty string. Packages that it was published without do not count."""
+    if release.problem:
+        return release.problem
+    if release.manifest is None:
+        return "it is incomplete: manifest.json is missing"
+    if release.wanted is None:
+        return "it does not hold the configuration that made it: wanted.json is missing"
+    without = {spec.replace("@", "-") for spec in release.manifest.missing}
+    missing = sorted(
+        prefix.name for prefix in needs(ctx, release).prefixes if not prefix.is_dir() and prefix.name not in without
     )
-    return f"{len(gone)} of its packages are gone: {', '.join(gone[:3])}" if gone else ""
+    return f"{len(missing)} of its packages are missing: {', '.join(missing[:3])}" if missing else ""
 
 
-def roll_back(ctx: Context, to: Known) -> None:
-    """Wants it, with its own configuration, and publishes it. After a kill between the two a convergence publishes.
+def roll_back(ctx: Context, release: ReleaseInfo) -> None:
+    """Makes a release the desired one, with its own configuration, and publishes it.
 
-    The petal-node that runs stays the wanted one: it serves what an older one has made.
+    After a kill between the two the next convergence publishes it. The running petal-node stays the desired one.
 
     Raises:
-        LockLost: somebody else may be publishing.
+        LockLost: another process may be publishing.
     """
-    assert to.wanted is not None
-    wanted = replace(to.wanted, version=ctx.tool.version, sha256=ctx.tool.sha256)
+    assert release.wanted is not None
+    wanted = replace(release.wanted, version=ctx.tool.version, sha256=ctx.tool.sha256)
     ctx.confirm()
     Shared(ctx.paths).save_wanted(wanted)
-    publish(ctx, to.name)
+    publish(ctx, release.name)

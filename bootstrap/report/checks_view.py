@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..cluster.slurm import folded
+from ..cluster.hostlist import folded
 from ..core.model import Finding, Mark, NodeReport, Result
 from .lines import Line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ..cluster.slurm import folded
+from ..cluster.hostlist import folded
 from ..core.model import Finding, Mark, NodeReport, Result
 from .checks_view import CHECK_MARKS, between_of, columns_of, reports_of, total_of, troubles
 

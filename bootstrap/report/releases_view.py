@@ -21,8 +21,8 @@ def releases_view(result: Result, _told: bool) -> list[Line]:
         size = f", {human(one['bytes'])}" if one["bytes"] is not None else ""
         counts = f"{one['modules']} modules, {one['packages']} packages{size}"
         lines.append(Line(f"{when}  {counts}  {state}".rstrip(), "=" if state == "current" else "", one["release"]))
-        if one["trouble"]:
-            lines.append(Line(one["trouble"], "!"))
+        if one["problem"]:
+            lines.append(Line(one["problem"], "!"))
         if one["specs"]:
             lines.append(Line(_some(one["specs"]), indent=7))
     back = f"; petal-node rollback leads to {data['before']}" if data["before"] else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..cluster.slurm import folded
+from ..cluster.hostlist import folded
 from ..core.model import Mark, NodeReport, Outcome, Result
 from ..host.clocks import age_of, seconds_of
 from .lines import Line, error_lines, step_lines, steps_of, summary

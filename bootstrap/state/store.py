@@ -22,7 +22,6 @@ from ..host.atomic import write_json
 from ..host.files import distrust, is_deep, make_dir, make_own_dir, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
-from ..host.system import timestamp
 from .desired import Proof, Published, Token, Wanted
 from .owner import Owner
 
@@ -217,12 +216,12 @@ class Shared:
         """What ``current`` has led to, the newest last."""
         return self._read("published.json", Published.all_of) or ()
 
-    def note_published(self, release: str, run_id: str) -> None:
-        """Adds to it, where the newest is another one."""
+    def note_published(self, release: str, run_id: str, time: str) -> None:
+        """Records that a release became current, unless it is the last one recorded."""
         before = self.published()
         if before and before[-1].release == release:
             return
-        now = Published(release, timestamp(), run_id)
+        now = Published(release, time, run_id)
         self._write("published.json", {"published": [plain(one) for one in (*before, now)[-KEEP_PUBLISHED:]]})
 
     def install(self) -> RunRecord | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.model import Probe, Scope, change, satisfied
 from ..host.system import timestamp
-from ..releases.publish import has_pin, keep_what_made_it, publish
+from ..releases.publish import has_pin, publish, save_desired_state
 from ..spack.workspace import lacking, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
@@ -44,7 +44,7 @@ class Release:
             # What the manifest calls complete is on the disk before it is: a snapshot has nothing else.
             ctx.system.flush(ctx.paths.root)
             write_manifest(ctx.paths, _manifest(ctx))
-        keep_what_made_it(ctx)
+        save_desired_state(ctx)
         publish(ctx, ctx.wanted_release)
 
 

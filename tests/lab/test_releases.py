@@ -69,7 +69,8 @@ def test_a_job_keeps_its_release_and_gc_leaves_it_there(cluster: Lab, two: tuple
     until("the job runs", lambda: "RUNNING" in cluster.shell("head", f"squeue -h -j {number} -o %T").stdout, 60)
     told(cluster, "rollback", second)
     plan = told(cluster, "gc", "--keep", "1")
-    assert plan["keep"] == {second: "current", first: f"job {number} of ec2-user uses it"}
+    why = f"was current after job {number} of ec2-user was submitted"
+    assert plan["keep"] == {second: "current", first: why}
     assert plan["drop"] == {}
     cluster.shell("head", "touch /shared/go").check()
     until("the job is over", lambda: not cluster.shell("head", f"squeue -h -j {number}").stdout.strip(), 60)
@@ -88,16 +89,27 @@ def test_a_job_is_pinned_by_a_module(cluster: Lab, two: tuple[str, str]) -> None
     assert "hello/1.0" in said.stderr
 
 
-def test_what_nobody_knows_the_environment_of_keeps_everything(cluster: Lab, two: tuple[str, str]) -> None:
+def test_a_job_that_is_younger_than_the_current_release_keeps_no_other(cluster: Lab, two: tuple[str, str]) -> None:
+    first, second = two
     cluster.exec(
         "head", ("systemd-run", "--quiet", "--unit=held", "--uid=ec2-user", "/opt/slurm/bin/srun", "sleep", "300")
     )
     until("the step runs", lambda: "RUNNING" in cluster.shell("head", "squeue -h -o %T").stdout, 60)
-    plan = told(cluster, "gc", "--keep", "1")
-    assert plan["drop"] == {}
-    assert "may use it" in " ".join(plan["keep"].values())
+    assert told(cluster, "status")["current"] == second
+    assert list(told(cluster, "gc", "--keep", "1")["drop"]) == [first]
     cluster.exec("head", ("/opt/slurm/bin/scancel", "--user=ec2-user")).check()
     until("no job is left", lambda: not cluster.shell("head", "squeue -h").stdout.strip(), 60)
+
+
+def test_without_an_answer_of_slurm_no_release_is_removed(cluster: Lab, two: tuple[str, str]) -> None:
+    first, second = two
+    cluster.exec("head", ("systemctl", "stop", "slurmctld")).check()
+    try:
+        plan = told(cluster, "gc", "--keep", "1", "--yes", code=3)
+    finally:
+        cluster.exec("head", ("systemctl", "start", "slurmctld")).check()
+    assert (set(plan["keep"]), plan["drop"]) == ({first, second}, {})
+    until("Slurm answers", lambda: cluster.shell("head", "squeue -h").returncode == 0, 60)
 
 
 def test_gc_says_first_and_removes_what_nobody_needs(cluster: Lab, two: tuple[str, str]) -> None:

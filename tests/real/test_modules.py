@@ -20,7 +20,7 @@ from bootstrap.host.system import System
 from bootstrap.lmod.find import find, of_machine
 from bootstrap.modules import templates
 from bootstrap.modules.spider import invalidate, is_missing, write_cache
-from bootstrap.releases.publish import roll_back, to_roll_back
+from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.state.release import current_release
 from bootstrap.steps.registry import STEPS
 from tests.real import lmods
@@ -234,7 +234,7 @@ def test_after_a_rollback_new_shells_get_it_and_old_ones_keep_theirs(world: Worl
     world.config_text = with_package(tmp_path).replace("name: hello", "name: other")
     second = release_of(world)
     old = Typed(world, lmod, second)
-    roll_back(world.context, to_roll_back(world.context, None))
+    roll_back(world.context, rollback_target(world.context, None))
     assert current_release(world.paths) == first
     assert "hello/1.0" in Typed(world, lmod, first)("module -t avail")
     assert "ok" in old("module load other && echo ok")
@@ -279,7 +279,7 @@ def test_two_hundred_switches_under_eight_shells_that_load_and_run(world: World,
                 seen.append(Path(lines[1]).name)
 
     ctx = world.context
-    releases = [to_roll_back(ctx, name) for name in (first, second)]
+    releases = [rollback_target(ctx, name) for name in (first, second)]
     threads = [threading.Thread(target=loop) for _ in range(SHELLS)]
     for thread in threads:
         thread.start()

@@ -172,6 +172,18 @@ def test_no_shell_string_anywhere(path: Path) -> None:
         assert not (isinstance(call.func, ast.Attribute) and call.func.attr in ("getoutput", "getstatusoutput"))
 
 
+SLURM = {"sinfo", "squeue", "scontrol", "srun", "sbatch", "salloc", "scancel", "sacct", "sacctmgr", "sstat"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_slurm_module_calls_slurm(path: Path) -> None:
+    """No other list or tuple begins with the name of one of Slurm's commands."""
+    lists = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, (ast.List, ast.Tuple)))
+    first = [node.elts[0] for node in lists if node.elts]
+    commands = [node.value for node in first if isinstance(node, ast.Constant) and node.value in SLURM]
+    assert not commands or path == PACKAGE / "cluster" / "slurm.py"
+
+
 def words_after_c(path: Path) -> Iterator[ast.expr]:
     """What stands behind ``-c``, ``-lc`` or ``-ec`` in any list or tuple."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap.cluster.jobs import Job, jobs
+from bootstrap.cluster.slurm import Job, jobs
+from bootstrap.commands.releases import _jobs
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
-from bootstrap.releases import gc as unused
-from bootstrap.releases.catalog import before_this, known_releases
-from bootstrap.releases.publish import roll_back, to_roll_back
+from bootstrap.host.atomic import replace_link
+from bootstrap.host.system import timestamp
+from bootstrap.releases import gc as collector
+from bootstrap.releases.catalog import all_releases, previous_release
+from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.state.release import current_release
 from bootstrap.state.store import Shared
 from bootstrap.steps.registry import STEPS
@@ -49,17 +53,17 @@ def three(tmp_path: Path) -> tuple[World, list[str]]:
 
 def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
-    assert [one.name for one in known_releases(world.context)] == [third, second, first]
-    assert before_this(world.context) == second
-    roll_back(world.context, to_roll_back(world.context, None))
+    assert [one.name for one in all_releases(world.context)] == [third, second, first]
+    assert previous_release(world.context) == second
+    roll_back(world.context, rollback_target(world.context, None))
     assert current_release(world.paths) == second
     wanted = Shared(world.paths).wanted()
     assert wanted is not None
     assert wanted.release == second
     assert [package["version"] for package in wanted.config["packages"]] == ["1", "2"]
     # once more leads forth again, as `cd -` does
-    assert before_this(world.context) == third
-    roll_back(world.context, to_roll_back(world.context, first[:8]))
+    assert previous_release(world.context) == third
+    roll_back(world.context, rollback_target(world.context, first[:8]))
     assert current_release(world.paths) == first
     assert [one.release for one in Shared(world.paths).published()] == [first, second, third, second, first]
 
@@ -67,26 +71,26 @@ def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> Non
 def test_what_cannot_be_published_again_is_told(tmp_path: Path) -> None:
     world, (first, second, _) = three(tmp_path)
     with pytest.raises(ReleaseError) as unknown:
-        to_roll_back(world.context, "feed")
+        rollback_target(world.context, "feed")
     assert unknown.value.code == "release-unknown"
     (world.paths.release(first) / "wanted.json").unlink()
     with pytest.raises(ReleaseError, match="cannot be published") as kept:
-        to_roll_back(world.context, first)
-    assert "did not keep its configuration" in kept.value.why
+        rollback_target(world.context, first)
+    assert "does not hold the configuration" in kept.value.why
     (prefix,) = world.paths.store.glob("*/p-2-*")
     prefix.rename(prefix.with_name("away"))
     with pytest.raises(ReleaseError) as gone:
-        to_roll_back(world.context, second)
-    assert "1 of its packages are gone: p-2-" in gone.value.why
+        rollback_target(world.context, second)
+    assert "1 of its packages are missing: p-2-" in gone.value.why
     world.paths.manifest(second).unlink()
     with pytest.raises(ReleaseError) as half:
-        to_roll_back(world.context, second)
-    assert "never complete" in half.value.why
+        rollback_target(world.context, second)
+    assert "it is incomplete" in half.value.why
 
 
 def test_a_rollback_that_is_killed_in_the_middle_is_ended_by_the_next_convergence(tmp_path: Path) -> None:
     world, (_, second, third) = three(tmp_path)
-    to = to_roll_back(world.context, None)
+    to = rollback_target(world.context, None)
 
     def dies() -> None:
         calls.append(1)
@@ -106,7 +110,7 @@ def test_a_rollback_that_is_killed_in_the_middle_is_ended_by_the_next_convergenc
 
 def test_a_run_that_waited_while_somebody_rolled_back_publishes_nothing(tmp_path: Path) -> None:
     world, (_, second, third) = three(tmp_path)
-    roll_back(world.context, to_roll_back(world.context, None))
+    roll_back(world.context, rollback_target(world.context, None))
     world.paths.release(third).joinpath("manifest.json").unlink()  # so that there is something to do
     reports = engine.converge(STEPS, replace(world.context, decides=False), silent)
     failed = [report for report in reports if report.outcome is Outcome.FAILED]
@@ -118,52 +122,110 @@ def test_a_run_that_waited_while_somebody_rolled_back_publishes_nothing(tmp_path
 # ------------------------------------------------------------------------------------------------------------ gc
 
 
-def names(packages: Sequence[unused.Unused]) -> list[str]:
+def names(packages: Sequence[collector.UnusedPackage]) -> list[str]:
     return [package.prefix.name.rpartition("-")[0] for package in packages]
 
 
 def test_gc_keeps_what_is_needed_and_takes_what_is_not(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
-    plan = unused.plan(world.context, 1, ())
+    plan = collector.plan(world.context, 1, ())
     assert plan.keep == {third: "current"}
     assert set(plan.drop) == {first, second}
     assert names(plan.packages) == ["p-1"]  # p-2 is the third's too
     assert plan.size > 0
-    unused.remove(world.context, plan)
-    assert [one.name for one in known_releases(world.context)] == [third]
+    collector.remove(world.context, plan)
+    assert [one.name for one in all_releases(world.context)] == [third]
     assert sorted(path.name[:3] for path in world.paths.store.glob("*/[!.]*")) == ["p-2", "p-3"]
     assert [path.stem for path in (world.paths.pins / "petal").iterdir()] == [third]
-    again = unused.plan(world.context, 1, ())
+    again = collector.plan(world.context, 1, ())
     assert (again.drop, again.packages) == ({}, ())
 
 
-def test_gc_keeps_the_newest_what_is_wanted_and_what_jobs_use(tmp_path: Path) -> None:
+def job(submitted: float, state: str = "RUNNING") -> Job:
+    return Job("7", "alice", submitted, state, "", "None")
+
+
+def publish_times(world: World, *times: float) -> None:
+    """Sets when each entry of the record was made."""
+    path = world.paths.state / "published.json"
+    document = json.loads(path.read_text())
+    for entry, time in zip(document["published"], times):
+        entry["time"] = timestamp(time)
+    path.write_text(json.dumps(document))
+
+
+def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
-    assert unused.plan(world.context, 3, ()).drop == {}
-    roll_back(world.context, to_roll_back(world.context, second))
-    assert unused.plan(world.context, 1, ()).keep == {second: "current"}
-    job = Job("7", "alice", frozenset({first}), known=True)
-    assert unused.plan(world.context, 1, (job,)).keep == {second: "current", first: "job 7 of alice uses it"}
-    unknown = Job("8", "bob", frozenset(), known=False)
-    keep = unused.plan(world.context, 1, (unknown,)).keep
-    assert set(keep) == {first, second, third}
-    assert keep[third] == "job 8 of bob may use it"
+    assert collector.plan(world.context, 3, ()).drop == {}
+    roll_back(world.context, rollback_target(world.context, second))
+    assert collector.plan(world.context, 1, ()).keep == {second: "current"}
+    wanted = Shared(world.paths).wanted()
+    assert wanted is not None
+    Shared(world.paths).save_wanted(replace(wanted, release=third))  # a rollback that was killed
+    assert collector.plan(world.context, 1, ()).keep == {second: "current", third: "wanted"}
+    assert first in collector.plan(world.context, 1, ()).drop
+
+
+def test_gc_keeps_what_was_current_after_the_oldest_job_was_submitted(tmp_path: Path) -> None:
+    world, (first, second, third) = three(tmp_path)
+    publish_times(world, 1000, 2000, 3000)
+    why = "was current after job 7 of alice was submitted"
+
+    def keep(*jobs: Job) -> dict[str, str]:
+        return dict(collector.plan(world.context, 1, jobs).keep)
+
+    assert keep(job(3500)) == {third: "current"}
+    assert keep(job(2500)) == keep(job(3500), job(2500)) == {third: "current", second: why}
+    assert keep(job(2000)) == {third: "current", second: why, first: why}  # in the second of the switch: either
+    assert keep(job(1500, "SUSPENDED")) == {third: "current", second: why, first: why}
+    assert keep(job(1500, "COMPLETED"), job(1500, "TIMEOUT")) == {third: "current"}
+    assert set(keep(job(500))) == {first, second, third}  # before the record begins
+    assert keep(job(500))[first] == f"{why}, as far as is recorded"
+
+
+def test_gc_removes_nothing_that_was_current_if_slurm_cannot_be_asked(tmp_path: Path) -> None:
+    world, (first, second, third) = three(tmp_path)
+    world.paths.manifest(first).unlink()
+    (world.paths.releases / "feedfeedfeed").mkdir()  # never complete, never current
+    plan = collector.plan(world.context, 1, None)
+    assert set(plan.keep) == {first, second, third}
+    assert "Slurm does not say" in plan.keep[second]
+    assert list(plan.drop) == ["feedfeedfeed"]
+
+
+def test_a_lost_record_of_published_releases_keeps_them_while_there_are_jobs(tmp_path: Path) -> None:
+    world, (first, second, third) = three(tmp_path)
+    (world.paths.state / "published.json").unlink()
+    assert set(collector.plan(world.context, 1, (job(9e9),)).keep) == {first, second, third}
+    assert set(collector.plan(world.context, 1, ()).keep) == {third}
+
+
+def test_a_switch_that_a_killed_run_did_not_record_is_recorded_before_the_next_one(tmp_path: Path) -> None:
+    world, (first, second, third) = three(tmp_path)
+    publish_times(world, 1000, 2000, 3000)
+    replace_link(world.paths.current, f"releases/{first}")
+    os.utime(world.paths.current, (4000, 4000), follow_symlinks=False)
+    roll_back(world.context, rollback_target(world.context, second))
+    entries = Shared(world.paths).published()
+    assert [entry.release for entry in entries] == [first, second, third, first, second]
+    assert entries[3].time == timestamp(4000)
+    assert collector.current_since(entries, 4500) == {first, second}
 
 
 def test_gc_leaves_tarballs_that_an_older_release_may_need(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     (world.paths.release(second) / "wanted.json").unlink()
-    plan = unused.plan(world.context, 2, ())
+    plan = collector.plan(world.context, 2, ())
     assert set(plan.keep) == {second, third}
     assert plan.packages == ()
-    assert "tarballs" in plan.left[0]
+    assert "binary packages" in plan.left[0]
     assert first in plan.drop
 
 
 def test_gc_keeps_what_it_cannot_read(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     world.paths.manifest(first).write_text('{"format": 99}')
-    plan = unused.plan(world.context, 1, ())
+    plan = collector.plan(world.context, 1, ())
     assert "newer petal-node" in plan.keep[first]
     assert (set(plan.drop), plan.packages) == ({second}, ())
     assert third in plan.keep
@@ -172,8 +234,8 @@ def test_gc_keeps_what_it_cannot_read(tmp_path: Path) -> None:
 def test_gc_goes_on_after_a_kill(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     world.paths.release(first).rename(world.paths.releases / f".{first}.gone")
-    plan = unused.plan(world.context, 1, ())
-    unused.remove(world.context, plan)
+    plan = collector.plan(world.context, 1, ())
+    collector.remove(world.context, plan)
     assert sorted(path.name for path in world.paths.releases.iterdir()) == [third]
     assert second in plan.drop
 
@@ -183,9 +245,9 @@ def test_gc_removes_spacks_packages_by_spack(tmp_path: Path) -> None:
     first = publish(world, with_spack(tmp_path))
     lockfile = next(world.paths.release(first).glob("spack*.lock"))
     lockfile.write_text(json.dumps({"roots": [], "concrete_specs": {}}))
-    plan = unused.plan(world.context, 1, ())
+    plan = collector.plan(world.context, 1, ())
     assert [package.hash for package in plan.packages] == ["a" * 32]
-    unused.remove(world.context, plan)
+    collector.remove(world.context, plan)
     (command,) = [command for command in world.system.commands if "uninstall" in command]
     assert command[-1] == "/" + "a" * 32
     assert "modules:default:enable::[]" in command
@@ -197,70 +259,56 @@ def test_without_a_current_release_nothing_is_unused(tmp_path: Path) -> None:
     world, _ = three(tmp_path)
     world.paths.current.unlink()
     with pytest.raises(ReleaseError) as error:
-        unused.plan(world.context, 1, ())
+        collector.plan(world.context, 1, ())
     assert error.value.code == "release-no-current"
 
 
 # ----------------------------------------------------------------------------------------------------------- jobs
 
 
-def controller(tmp_path: Path, queue: str) -> World:
+def test_jobs_of_all_users_are_read_with_the_time_of_their_submission(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    world.system.answers["squeue"] = lambda _: queue
-    world.system.answers["scontrol"] = lambda _: (
-        f"SlurmUser = slurm(64030)\nStateSaveLocation       = {tmp_path}/state\n"
-    )
-    return world
+    lines = ["17|alice|1764500000|RUNNING|q1-[1-2]|None", "18_[1-9]|bob|1764400000|PENDING||Resources | x", "noise"]
+    world.system.answers["squeue"] = lambda _: "\n".join(lines)
+    first, second = jobs(world.system)
+    assert (first.id, first.user, first.submitted, first.nodes) == ("17", "alice", 1764500000.0, "q1-[1-2]")
+    assert (second.ended, str(second)) == (False, "job 18_[1-9] is PENDING (Resources | x)")
+    (command,) = world.system.commands
+    assert {"--all", "--states=all"} <= set(command)
 
 
-def kept(tmp_path: Path, number: int, environment: bytes, script: bytes = b"#!/bin/bash\n") -> None:
-    place = tmp_path / "state" / f"hash.{number % 10}" / f"job.{number}"
-    place.mkdir(parents=True)
-    (place / "environment").write_bytes(b"\x03\x00\x00\x00" + environment)
-    (place / "script").write_bytes(script)
-
-
-def test_a_jobs_release_is_in_its_environment_and_its_script(tmp_path: Path) -> None:
-    queue = (
-        "17|17|alice|RUNNING",
-        "19|18|bob|PENDING",
-        "23|23|eve|COMPLETED",
-        "31|31|carol|RUNNING",
-        "42|42|dan|RUNNING",
-    )
-    world = controller(tmp_path, "".join(line + "\n" for line in queue))
-    kept(tmp_path, 42, b"PATH=/bin\0PETAL_RELEASE=/opt/petal/current\0")  # its shells took what was current then
-    kept(tmp_path, 17, b"PATH=/bin\0PETAL_RELEASE=/opt/petal/releases/aaaaaaaaaaaa\0HOME=/x\0")
-    kept(tmp_path, 18, b"PATH=/bin\0", b"#!/bin/bash -l\nmodule load petal/bbbbbbbbbbbb\n")
-    found = {job.number: job for job in jobs(world.system)}
-    assert found["17"] == Job("17", "alice", frozenset({"aaaaaaaaaaaa"}), known=True)
-    assert found["19"] == Job("19", "bob", frozenset({"bbbbbbbbbbbb"}), known=True)  # a task of an array
-    assert found["31"] == Job("31", "carol", frozenset(), known=False)
-    assert not found["42"].known
-    assert "23" not in found
-
-
-def test_no_jobs_need_no_look(tmp_path: Path) -> None:
-    assert jobs(controller(tmp_path, "").system) == ()
-
-
-def test_a_controller_that_does_not_say_where_its_state_is(tmp_path: Path) -> None:
-    world = controller(tmp_path, "17|17|alice|RUNNING\n")
-    world.system.answers["scontrol"] = lambda _: "SlurmUser = slurm\n"
-    with pytest.raises(ProcessFailed):
+def test_a_job_without_a_time_of_submission_is_an_error(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    world.system.answers["squeue"] = lambda _: "17|alice|N/A|RUNNING||None\n"
+    with pytest.raises(ProcessFailed, match="when a job was submitted"):
         jobs(world.system)
+
+
+def test_gc_names_the_remedy_if_slurm_does_not_answer(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+
+    def silent_controller(_: Sequence[str]) -> str:
+        raise ProcessFailed("squeue ended with 1", why="Unable to contact slurm controller")
+
+    world.system.answers["squeue"] = silent_controller
+    unknown, (error,) = _jobs(world.context)
+    assert unknown is None
+    assert (error.code, error.remedy[0]) == ("release-jobs", "scontrol ping")
+    assert "Unable to contact slurm controller" in error.why
+    world.live = False
+    assert _jobs(world.context) == ((), ())
 
 
 def test_a_published_json_of_another_shape_is_refused(tmp_path: Path) -> None:
     world, _ = three(tmp_path)
     (world.paths.state / "published.json").write_text('{"format": 1, "published": [{"release": "../x"}]}')
     with pytest.raises(StateError):
-        known_releases(world.context)
+        all_releases(world.context)
 
 
 def test_a_damaged_note_keeps_nobody_from_publishing(tmp_path: Path) -> None:
     world, (first, _, _) = three(tmp_path)
-    to = to_roll_back(world.context, first)
+    to = rollback_target(world.context, first)
     (world.paths.state / "published.json").write_text("{")
     roll_back(world.context, to)
     assert current_release(world.paths) == first
@@ -270,7 +318,7 @@ def test_plain_data_of_a_plan_is_what_json_shows(tmp_path: Path) -> None:
     from bootstrap.core.model import plain
 
     world, (first, _, third) = three(tmp_path)
-    told: Any = plain(unused.plan(world.context, 1, ()))
+    told: Any = plain(collector.plan(world.context, 1, ()))
     assert told["keep"] == {third: "current"}
     assert set(told["packages"][0]) == {"prefix", "hash", "size"}
     assert first in told["drop"]

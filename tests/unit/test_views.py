@@ -151,17 +151,17 @@ RESULTS = {
             "releases": [
                 {
                     "release": "3f9c1a2b4d5e", "published": "2026-11-24T08:14:05Z", "created": "2026-11-24T08:14:04Z",
-                    "complete": True, "trouble": "", "specs": ["samtools@1.19", "gromacs +mpi"], "packages": 34,
+                    "complete": True, "problem": "", "specs": ["samtools@1.19", "gromacs +mpi"], "packages": 34,
                     "modules": 12, "bytes": 3 << 30,
                 },
                 {
                     "release": "aaaabbbbcccc", "published": None, "created": "2026-10-01T08:00:00Z", "complete": True,
-                    "trouble": "", "specs": [f"p{number}" for number in range(12)], "packages": 12, "modules": 12,
+                    "problem": "", "specs": [f"p{number}" for number in range(12)], "packages": 12, "modules": 12,
                     "bytes": None,
                 },
                 {
                     "release": "ddddeeeeffff", "published": None, "created": None, "complete": False,
-                    "trouble": "/opt/petal/releases/ddddeeeeffff/manifest.json was written by a newer petal-node",
+                    "problem": "/opt/petal/releases/ddddeeeeffff/manifest.json was written by a newer petal-node",
                     "specs": [], "packages": 0, "modules": 0, "bytes": 4096,
                 },
             ],

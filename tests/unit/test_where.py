@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.cluster import batch
-from bootstrap.cluster.slurm import parse_partitions
+from bootstrap.cluster import slurm as slurm_commands
+from bootstrap.cluster.slurm import ENDED, parse_partitions, parse_squeue
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, JobError, ProcessFailed
 from bootstrap.core.facts import Queue
@@ -69,13 +69,13 @@ class Slurm:
         job = self.jobs.get(name)
         if job is None:
             return ""
-        if job[0] not in batch.ENDED:
+        if job[0] not in ENDED:
             job[0] = self.node(Path(job[1]).parent)
-        return f"12|{job[0]}|None|q1-st-c5-1\n"
+        return f"12|root|0|{job[0]}|q1-st-c5-1|None\n"
 
     def _scancel(self, argv: Sequence[str]) -> str:
         name = next(word for word in argv if word.startswith("--name=")).partition("=")[2]
-        if name in self.jobs and self.jobs[name][0] not in batch.ENDED:
+        if name in self.jobs and self.jobs[name][0] not in ENDED:
             self.jobs[name][0] = "CANCELLED"
         return ""
 
@@ -96,7 +96,8 @@ def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     for module, name in (
-        (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"), (batch, "POLL_SECONDS"),
+        (follower, "FOLLOW_SECONDS"), (follower, "ASK_SECONDS"), (follower, "LATE_SECONDS"),
+        (slurm_commands, "POLL_SECONDS"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, 0.01)
 
@@ -402,7 +403,7 @@ def test_time_limits_of_queues(limit: str, minutes: int | None) -> None:
 
 
 def test_squeue() -> None:
-    first, second = batch.parse_squeue("7|PENDING|Resources|\nnoise\n8|NODE_FAIL|None|q1-st-c5-1\n")
+    first, second = parse_squeue("7|root|0|PENDING||Resources\nnoise\n8|root|0|NODE_FAIL|q1-st-c5-1|None\n")
     assert (first.ended, str(first)) == (False, "job 7 is PENDING (Resources)")
     assert (second.ended, second.gone, second.nodes) == (True, False, "q1-st-c5-1")
 
@@ -445,7 +446,7 @@ def test_a_job_is_told_from_an_earlier_one_of_its_name(tmp_path: Path) -> None:
     world = head(tmp_path)
     slurm = Slurm(world, in_time(builds(world), *["CONFIGURING"] * 5))
     answer = world.system.answers["squeue"]
-    world.system.answers["squeue"] = lambda argv: answer(argv) + "11|FAILED|None|q1-st-c5-1\n"
+    world.system.answers["squeue"] = lambda argv: answer(argv) + "11|root|0|FAILED|q1-st-c5-1|None\n"
     assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
     assert [job[0] for job in slurm.jobs.values()] == ["COMPLETED"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from ...cluster import batch
 from ...cluster.slurm import nodes, partitions
 from ...core.errors import JobError, PetalError
 from ...core.paths import Paths
@@ -49,7 +48,7 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
         raise JobError(
             f"Slurm has no queue {queue}",
             why=f"it has {', '.join(sorted(known)) or 'none'}",
-            remedy=batch.elsewhere(queue),
+            remedy=elsewhere(queue),
             code="job-queue",
         )
     if known[queue].state != "up":
@@ -71,6 +70,11 @@ def not_started(ctx: Context, queue: str, why: str) -> JobError:
     return JobError(
         f"no job could run on queue {queue} within {ctx.config.install.wait} s",
         why=why,
-        remedy=(f"sinfo -p {queue} -R; squeue -p {queue}", *batch.elsewhere(queue), "petal-node bootstrap"),
+        remedy=(f"sinfo -p {queue} -R; squeue -p {queue}", *elsewhere(queue), "petal-node bootstrap"),
         code="job-not-started",
     )
+
+
+def elsewhere(queue: str) -> tuple[str, ...]:
+    """What to change if a queue does not build."""
+    return (f"another install.queue than {queue}, or install: {{where: head}}, in the configuration",)

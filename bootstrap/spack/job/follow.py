@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ...cluster import batch
+from ...cluster import slurm
 from ...core.errors import JobError, PetalError, StateError
 from ...host.log import LOG
 from ...state.context import Context
 from ..install import LOG_SECONDS
-from .capacity import not_started
+from .capacity import elsewhere, not_started
 from .order import DONE, RENEW_SECONDS, RUNNING, JobDirectory, JobState
 
 ENDING_SECONDS = 15.0  # of a job that has said how it ended
@@ -47,7 +47,7 @@ class Follower:
         self._beat = self._heard = 0
         self._renewed = self._asked = self._logged = float("-inf")
         self._said = self._number = ""
-        self._job: batch.Job | None = None
+        self._job: slurm.Job | None = None
         self._ended: float | None = None
 
     def run(self) -> JobState:
@@ -57,13 +57,14 @@ class Follower:
             JobError: ``job-refused``, ``job-not-started``, ``job-ended``.
         """
         directory, name = self._directory, self._directory.name
-        self._number = batch.submit(
+        self._number = slurm.submit(
             self._ctx.system,
             directory.script,
             name=name,
             queue=self._queue,
             minutes=self._minutes,
             output=directory.output,
+            options=("--exclusive", "--mem=0", "--open-mode=append"),
         )
         LOG.info("job %s on queue %s builds", self._number, self._queue, extra={"step": "spack"})
         while True:
@@ -72,7 +73,7 @@ class Follower:
             state = self._state()
             self._hear(state)
             if state.stage == DONE:
-                batch.end(self._ctx.system, name, ENDING_SECONDS, cancel=False)
+                slurm.wait_until_gone(self._ctx.system, name, ENDING_SECONDS, cancelling=False)
                 return state
             self._look(now)
             self._tell(now, state)
@@ -106,7 +107,7 @@ class Follower:
             return
         self._asked = now
         try:
-            jobs = batch.look(self._ctx.system, self._directory.name)
+            jobs = slurm.jobs(self._ctx.system, self._directory.name)
         except PetalError as error:
             LOG.warning("squeue: %s", error)
             return
@@ -150,5 +151,5 @@ class Follower:
         return JobError(
             f"the build job on queue {queue} ended before it was done",
             why=str(self._job or "Slurm knows it no more"),
-            remedy=(f"less {output}", "petal-node bootstrap    (what is built stays)", *batch.elsewhere(queue)),
+            remedy=(f"less {output}", "petal-node bootstrap    (what is built stays)", *elsewhere(queue)),
         )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...cluster import batch
+from ...cluster import slurm
 from ...core.errors import JobError, SpackError
 from ...core.paths import Paths
 from ...host.files import make_dir, remove_tree
@@ -102,7 +102,7 @@ def end_job(system: System, directory: JobDirectory, patience: float) -> None:
         remove_tree(directory.place)
         return
     directory.revoke()
-    gone = batch.end(system, directory.name, patience)
+    gone = slurm.wait_until_gone(system, directory.name, patience, cancelling=True)
     if gone or patience >= GONE_SECONDS:
         if not gone:
             LOG.warning("%s was not seen to end; its lease is over", directory.name)
