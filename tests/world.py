@@ -80,6 +80,7 @@ class FakeSystem(System):
         self.systemd = False
         self.root = True
         self.memory = 4 << 30
+        self.checked_specs: dict[str, Any] = {"problems": [], "advice": []}
 
     def run(self, argv: Sequence[str], **options: Any) -> Completed:
         self.commands.append(tuple(argv))
@@ -168,8 +169,10 @@ class FakeSystem(System):
             _fake_uninstall(self.world.paths.store, [word[1:] for word in argv if re.fullmatch("/[a-z0-9]{32}", word)])
             return ""
         environment = Path(argv[argv.index("-e") + 1])
-        verb = next(word for word in argv if word in ("concretize", "install", "module", "reindex"))
-        if verb == "concretize":
+        verb = next(word for word in argv if word in ("concretize", "install", "module", "reindex", "python"))
+        if verb == "python":
+            Path(argv[-1]).write_text(json.dumps(self.checked_specs))
+        elif verb == "concretize":
             (environment / "spack.lock").write_text(json.dumps(LOCKFILE))
         elif verb == "install":
             _fake_install(self.world.paths.store)

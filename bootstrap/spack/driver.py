@@ -12,19 +12,21 @@ from typing import Any
 
 from ..core.errors import ProcessFailed, SpackError
 from ..host.atomic import write_atomic
-from ..host.files import make_dir
+from ..host.files import make_dir, read_json
 from ..host.log import LOG
 from ..host.system import PATH, Completed, System
 from .parallel import Parallel
 from .program import Program
 from .scope import NOTHING, STACK, Places, as_yaml, with_lists
 
+SCRIPT = Path(__file__).with_name("validate_script.py")
+CHECK_SECONDS = 600.0  # 1 s with warm caches; the first time Spack reads every recipe, perhaps from NFS
 CONCRETIZE_SECONDS = 1800.0
 INSTALL_SECONDS = 86400.0
 MODULES_SECONDS = 1800.0
 NO_CLINGO = (
     "list its wheels for this Python under spack.clingo, each with source and sha256",
-    "or name a lockfile as stack, which needs none: petal-node lock --help",
+    "or name a lockfile as stack, which needs none: petal-node lockfile --help",
 )
 PUSH_SECONDS = 14400.0
 SHOWN = re.compile(r"^==> Error")
@@ -88,6 +90,21 @@ class Spack:
                 raise
             what = "Spack could not fetch clingo, which it solves with"
             raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
+
+    def check_specs(self) -> dict[str, Any]:
+        """Checks the environment's specs against the recipes, without solving: see ``validate_script``.
+
+        Returns:
+            ``problems``, pairs of the index of a spec and a message, and ``advice``, messages.
+
+        Raises:
+            SpackError: ``spack-validate``, Spack cannot read the environment.
+        """
+        answer = self.environment / "specs.json"
+        answer.unlink(missing_ok=True)
+        what = "Spack could not check the specs"
+        self._run("python", str(SCRIPT), str(answer), timeout=CHECK_SECONDS, code="spack-validate", what=what)
+        return read_json(answer) or {}
 
     def install(
         self,

@@ -22,8 +22,8 @@ from .driver import Spack
 from .environments import locked, unlocked
 from .fit import Here, check_fit
 from .lockfile import Lockfile, Record, joined
-from .program import ensure, is_ready
-from .vet.preflight import check_memory, vet, with_recipes
+from .program import ensure, is_ready, locate
+from .validate import check_memory, check_specs, with_recipes
 from .workspace import adds_lmod, open_spack, specs_of, without_lmod
 
 LOCK_WAIT = 600.0
@@ -52,8 +52,33 @@ def _write_environment(ctx: Context, spack: Spack) -> None:
     spack.write_environment(specs_of(ctx), {key: ctx.environment[key] for key in sections})
 
 
+def preview(ctx: Context) -> tuple[str, ...]:
+    """Checks specs and memory without a solve, if Spack and its recipes are on this node already.
+
+    Returns:
+        Advice, as ``check_specs``; empty if Spack has to be fetched first.
+
+    Raises:
+        ConfigError: ``spec-unknown``.
+        SpackError: as ``locate``, ``open_spack`` and ``check_memory``.
+    """
+    program = locate(ctx.config, ctx.paths)
+    if not is_ready(ctx.config, program, ctx.paths):
+        return ()
+    stack = with_recipes(ctx, program.recipes)
+    place = ctx.paths.scratch / "preview"
+    try:
+        spack = open_spack(stack, stack.targets[0], apart=place)
+        _write_environment(stack, spack)
+        advice = check_specs(stack, spack)
+    finally:
+        remove_tree(place)
+    check_memory(stack, program.recipes)
+    return advice
+
+
 def solve(ctx: Context, spack: Spack) -> None:
-    """Judges the specs, looks at the memory and concretizes; the result is the driver's lockfile.
+    """Checks the specs and the memory, and concretizes; the result is the driver's lockfile.
 
     Lmod, which nobody asked for, is left out where the recipes have none or it cannot stand beside the stack.
 
@@ -72,13 +97,11 @@ def solve(ctx: Context, spack: Spack) -> None:
 
 
 def _solve(ctx: Context, spack: Spack) -> None:
-    verdict = vet(ctx, spack.program.recipes)
-    verdict.refuse()
-    for line in verdict.advice:
+    _write_environment(ctx, spack)
+    for line in check_specs(ctx, spack):
         ctx.note(line)
     check_memory(ctx, spack.program.recipes)
     ctx.note(f"concretizing {', '.join(specs_of(ctx))}")
-    _write_environment(ctx, spack)
     spack.lockfile.unlink(missing_ok=True)
     spack.concretize()
 
@@ -140,7 +163,7 @@ def make_lockfile(ctx: Context) -> bytes:
     """
     # As on a node: what is found below --root lies there without it.
     ctx = replace(ctx, externals=tuple(replace(one, prefix=Path(one.place)) for one in ctx.externals))
-    place = ctx.paths.scratch / "lock"
+    place = ctx.paths.scratch / "lockfile"
     with _alone(ctx):
         remove_tree(place)
         documents = [_solved(ctx, target, place) for target in ctx.targets]

@@ -13,10 +13,8 @@ from ..lmod.build import lacks_lmod_alone
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
 from ..spack.lockfile import Lockfile
-from ..spack.program import is_ready, locate
-from ..spack.solve import fits, stack_lockfile
+from ..spack.solve import fits, preview, stack_lockfile
 from ..spack.stack import build
-from ..spack.vet.preflight import check_memory, vet, with_recipes
 from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
 from ..state.context import Context
 from ..state.release import check_queue
@@ -177,17 +175,12 @@ def _unsolved(ctx: Context) -> Probe:
 
 
 def _to_concretize(ctx: Context) -> Probe:
-    """What is wrong with the specs is known without Spack, wherever the recipes lie here already."""
+    """If Spack is on this node, unknown names in the specs are found now; a check never starts Spack."""
     advice: tuple[str, ...] = ()
     try:
-        program = locate(ctx.config, ctx.paths)
-        if is_ready(ctx.config, program, ctx.paths) and (program.recipes / "repo.yaml").is_file():
-            verdict = vet(with_recipes(ctx, program.recipes), program.recipes)
-            verdict.refuse()
-            advice = verdict.advice
-            check_memory(ctx, program.recipes)
+        advice = preview(ctx) if ctx.decides else ()
     except ConfigError as error:
         return refused(error)
     except SpackError as error:
-        advice = (*advice, f"and fail: {error}")
+        advice = (f"and fail: {error}",)
     return change(f"it is not concretized yet for {_targets(ctx)}{_by(ctx)}", *_wanted(ctx), *_used(ctx), *advice)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,11 +18,9 @@ from pathlib import Path
 from bootstrap.config.model import Config
 from bootstrap.core.errors import ConfigError
 from bootstrap.spack import environments
-from bootstrap.spack.vet.recipes import Repository
-from bootstrap.spack.vet.vetting import Vetting, expanded
 from tests.lab import stack as cache
 from tests.lab.engine import say
-from tests.spack.stacks import RECIPES
+from tests.spack.stacks import RECIPES, checked
 
 PAGE = Path(__file__).parents[2] / "docs" / "seeds.md"
 BEGIN, END = "<!-- judged -->", "<!-- end of judged -->"
@@ -39,7 +38,7 @@ class Judged:
     refused: str = ""
 
 
-def judge(path: Path, top: Path, vetting: Vetting) -> Judged:
+def judge(path: Path, top: Path, place: Path) -> Judged:
     """One file, loaded and judged."""
     name = str(path.relative_to(top))
     try:
@@ -47,9 +46,9 @@ def judge(path: Path, top: Path, vetting: Vetting) -> Judged:
     except ConfigError as error:
         told = f"{error}".replace(str(path), path.name)
         return Judged(name, refused=re.sub(r"\s+", " ", told))
-    verdict = vetting.judge_stack(expanded("specs", specs))
-    wrong = tuple((specs[int(place[6:-1])], said) for place, said in verdict.mistakes)
-    return Judged(name, len(specs), wrong, verdict.advice)
+    answer = checked("starter", place, cache.lab_cache() / "stacks", specs) if specs else {"problems": [], "advice": []}
+    wrong = tuple((specs[index], message) for index, message in answer["problems"])
+    return Judged(name, len(specs), wrong, tuple(answer["advice"]))
 
 
 def tables(judged: Iterable[Judged]) -> list[str]:
@@ -77,8 +76,8 @@ def main() -> int:
     if not recipes.is_dir() or not paths:
         say(f"{recipes} is not there (make spack fetches it)" if paths else f"no seeds are below {top}")
         return 1
-    vetting = Vetting(Repository(recipes))
-    judged = [judge(path, top, vetting) for path in paths]
+    with tempfile.TemporaryDirectory() as place:
+        judged = [judge(path, top, Path(place)) for path in paths]
     head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN, 1)
     body = "\n".join(["", *tables(judged), ""])
     PAGE.write_text(f"{head}{BEGIN}{body}{END}{rest.split(END, 1)[1]}", encoding="utf-8")

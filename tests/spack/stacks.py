@@ -127,6 +127,14 @@ def solve(
     )
 
 
+def checked(name: str, place: Path, scratch: Path, specs: Sequence[str] = ()) -> dict[str, Any]:
+    """What real Spack with all recipes reports of a stack's specs, or of other specs, on an image."""
+    spack = _spack(name, CASES[0], place, (), scratch, frozenset())
+    if specs:
+        spack.write_environment(specs, {})
+    return spack.check_specs()
+
+
 def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path, only: frozenset[str]) -> Spack:
     system, asked = System(), environment(name)
     recipes = cache.spack_cache() / cache.RECIPES / RECIPES

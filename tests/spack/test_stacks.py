@@ -15,13 +15,11 @@ from bootstrap.engine.prepare import prepare
 from bootstrap.host.system import System
 from bootstrap.spack import environments
 from bootstrap.spack.program import ensure
-from bootstrap.spack.vet.recipes import Repository
-from bootstrap.spack.vet.vetting import Vetting, expanded
 from bootstrap.spack.workspace import open_spack
 from bootstrap.state.request import Request
 from tests.lab import stack
 from tests.spack.conftest import Site
-from tests.spack.stacks import CASES, RECIPES, environment, recorded, shipped, solve
+from tests.spack.stacks import CASES, checked, recorded, shipped, solve
 
 SEED = """
 cluster: {name: chem, region: us-east-1}
@@ -32,15 +30,10 @@ users: [{name: user1, uid: 5001, gid: 5001}]
 """
 
 
-@pytest.fixture(scope="module")
-def vetting(full_recipes: Path) -> Vetting:
-    return Vetting(Repository(full_recipes / RECIPES))
-
-
+@pytest.mark.usefixtures("full_recipes")
 @pytest.mark.parametrize("name", shipped())
-def test_every_spec_of_a_stack_is_right(name: str, vetting: Vetting) -> None:
-    verdict = vetting.judge_stack(expanded(name, environment(name)["specs"]))
-    assert (verdict.mistakes, verdict.advice) == ((), ())
+def test_every_spec_of_a_stack_is_right(name: str, tmp_path: Path) -> None:
+    assert checked(name, tmp_path, stack.lab_cache() / "stacks") == {"problems": [], "advice": []}
 
 
 def test_some_of_the_starter_is_solved_with_all_recipes_as_the_record_says(
@@ -56,18 +49,20 @@ def test_some_of_the_starter_is_solved_with_all_recipes_as_the_record_says(
     assert "openmpi@5.0.6" in solved.externals
 
 
-def test_a_seed_is_a_stack_and_what_spack_lacks_comes_with_a_suggestion(vetting: Vetting, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("full_recipes")
+def test_a_seed_is_a_stack_and_what_spack_lacks_comes_with_a_suggestion(tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text(SEED)
     read = parse(f"stack: {tmp_path}/seed.yaml\nspack: {{source: /s, recipes: {{source: /r}}}}\n")
-    verdict = vetting.judge_stack(expanded("seed", environments.load(read, tmp_path, None)["specs"]))
-    assert verdict.mistakes == (
-        ("seed[1]", "git has no version 2.40.0 (near it: git@2.40.4, git@2.48.1)"),
-        ("seed[2]", "there is no package pnetcdf, did you mean 'parallel-netcdf'?"),
-        ("seed[3]", "there is no package bonnie++, did you mean 'bonniepp'?"),
-        ("seed[5]", "gcc@13.4.0 cannot stand beside gcc@12.5.0 in one stack"),
-    )
-    (advice,) = verdict.advice
-    assert advice.startswith("scalapack is what netlib-scalapack, ")
+    specs = environments.load(read, tmp_path, None)["specs"]
+    answer = checked("starter", tmp_path, stack.lab_cache() / "stacks", specs)
+    assert answer["problems"] == [
+        [1, "git has no version 2.40.0 (near it: git@2.40.4, git@2.48.1)"],
+        [2, "there is no package pnetcdf, did you mean 'parallel-netcdf'?"],
+        [3, "there is no package bonnie++, did you mean 'bonniepp'?"],
+        [5, "gcc@13.4.0 and gcc@12.5.0 exclude each other in one stack (concretizer: unify: true)"],
+    ]
+    (advice,) = answer["advice"]
+    assert advice.startswith("scalapack is provided by ")
 
 
 def test_two_versions_of_a_package_are_no_stack_for_spack_either(sites: Callable[[str], Site], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.commands import lock as verb
+from bootstrap.commands import lockfile as verb
 from bootstrap.commands.common import Services
 from bootstrap.config.load import parse
 from bootstrap.config.model import Origin, SpackConfig
@@ -192,7 +192,7 @@ def test_the_error_names_everything_and_a_way_out() -> None:
     assert (error.code, error.exit) == ("lock-unfit", 78)
     assert [path for path, _ in error.problems] == ["os", "glibc"]
     assert "s3://b/spack.lock" in error.what
-    assert any(line.startswith("petal-node lock") for line in error.remedy)
+    assert any(line.startswith("petal-node lockfile") for line in error.remedy)
     with pytest.raises(ConfigError) as caught:
         check_fit(lock(), CHANGES["target"][0], "x")
     assert any("target: x86_64_v3" in line for line in caught.value.remedy)
@@ -331,11 +331,13 @@ def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: P
 
 @pytest.fixture
 def builder(tmp_path: Path) -> Callable[[str, Path], Result]:
-    """A machine of the nodes' kind on which somebody types ``petal-node lock``; Spack is played."""
+    """A machine of the nodes' kind on which somebody types ``petal-node lockfile``; Spack is played."""
     world = World(tmp_path / "builder")
     (world.prefix / "shared").rmdir()
 
     def solve(argv: Any) -> str:
+        if "python" in argv:
+            return world.system._spack(argv)
         environment = Path(argv[argv.index("-e") + 1])
         (environment / "spack.lock").write_text(json.dumps(document(record=None)))
         return ""
@@ -345,8 +347,8 @@ def builder(tmp_path: Path) -> Callable[[str, Path], Result]:
     def solve_stack(config: str, output: Path) -> Result:
         path = tmp_path / "petal.yaml"
         path.write_text(config)
-        options = Options("lock", config=str(path), root=world.prefix, output=str(output))
-        return verb.lock(options, Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None))
+        options = Options("lockfile", config=str(path), root=world.prefix, output=str(output))
+        return verb.write_lockfile(options, Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None))
 
     return solve_stack
 
@@ -373,7 +375,7 @@ def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
     assert made.record.environment == {"specs": ["fftw"]}
     assert made.record.compiler == "gcc@12.2.0"
     paths = Paths(tmp_path / "builder")
-    assert not (paths.scratch / "lock").exists()
+    assert not (paths.scratch / "lockfile").exists()
     assert not paths.root.exists()
     assert not paths.shared_mount.exists()
 
