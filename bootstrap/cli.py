@@ -241,7 +241,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--exit-code", "exit 3 if there is something to change")
 
 
-def _lock_options(parser: argparse.ArgumentParser) -> None:
+def _lockfile_options(parser: argparse.ArgumentParser) -> None:
     text = (
         "destination: path, file:// or s3:// URI. If it is a directory, the file name contains the checksum "
         "(default: spack.lock)"
@@ -360,7 +360,7 @@ class Verb(NamedTuple):
     takes_config: bool = True
 
 
-LOCK = """\
+LOCKFILE = """\
 Solve the Spack stack of --config for this operating system, glibc and compiler and for the
 configured targets, and install nothing. Run it on the head node or on another machine with
 the same image. It needs gcc, g++ and memory for Spack's solver, no cluster and no shared
@@ -381,7 +381,9 @@ VERBS: Mapping[str, Verb] = {
         "releases.rollback", "make the previous or another release current", _rollback_options, takes_config=False
     ),
     "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", _gc_options, takes_config=False),
-    "lock": Verb("lock.lock", "solve the Spack stack and write its lockfile", _lock_options, LOCK),
+    "lockfile": Verb(
+        "lockfile.write_lockfile", "solve the Spack stack and write its lockfile", _lockfile_options, LOCKFILE
+    ),
     "log": Verb("log.log", "show the log of this node, by run", _log_options),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", _hook_options),
     "version": Verb("about.version", "print the version"),

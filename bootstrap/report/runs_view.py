@@ -102,12 +102,13 @@ def _flat(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def lock_view(result: Result, _told: bool) -> list[Line]:
+def lockfile_view(result: Result, _told: bool) -> list[Line]:
     """A lockfile that was made: where it is, what it is for, and what to write."""
     data = result.data
     return [
         Line(
-            f"petal-node lock on {data['node']}: {data['packages']} packages for {_flat(data['targets'])}", heading=True
+            f"petal-node lockfile on {data['node']}: {data['packages']} packages for {_flat(data['targets'])}",
+            heading=True,
         ),
         Line(f"fits      {data['os']}, glibc {data['glibc']}, {data['compiler']}, Spack {data['spack']}"),
         *(Line(f"with      {found['spec']} at {found['at']}") for found in data["externals"]),

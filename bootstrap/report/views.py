@@ -12,7 +12,7 @@ from .releases_view import gc_view, releases_view, rollback_view
 from .runs_view import (
     error_view,
     facts_view,
-    lock_view,
+    lockfile_view,
     log_view,
     plan_view,
     repair_plan_view,
@@ -32,7 +32,7 @@ VIEWS: dict[str, Callable[[Result, bool], list[Line]]] = {
     "lines": lines_view,
     "status": status_view,
     "facts": facts_view,
-    "lock": lock_view,
+    "lockfile": lockfile_view,
     "log": log_view,
     "releases": releases_view,
     "rollback": rollback_view,

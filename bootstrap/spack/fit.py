@@ -54,7 +54,7 @@ def check_fit(lock: Lockfile, here: Here, name: str) -> None:
             f"the lockfile {name} does not fit {here.host.name}",
             shown,
             remedy=(
-                "petal-node lock --config FILE --output URI    (here: solves the same stack for this node)",
+                "petal-node lockfile --config FILE --output URI    (on this node: solves the same stack for it)",
                 *(
                     [f"or build for what it is for: spack: {{target: {lock.targets[0]}}}"]
                     if _only_target(found)

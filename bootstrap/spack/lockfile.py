@@ -1,7 +1,7 @@
 """A spack.lock as a stack: what Spack solved, and beside it what it was solved for. Pure.
 
-It is Spack's own format (lib/spack/spack/environment/environment.py), which Spack goes on reading: ``petal-node lock``
-adds one key at its top, RECORD, that Spack passes over. Several targets stand in one file, each with roots of its own.
+The format is Spack's own (lib/spack/spack/environment/environment.py). ``petal-node lockfile`` adds one key at the top,
+RECORD, which Spack ignores. Several targets stand in one file, each with roots of its own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _values(value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Record:
-    """What ``petal-node lock`` knows and Spack does not write down.
+    """What ``petal-node lockfile`` knows and Spack does not write down.
 
     Args:
         glibc: of the node that it was made on.
@@ -187,7 +187,7 @@ def parse(data: bytes, name: str) -> Lockfile:
         _check_whole(found)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        remedy = "petal-node lock --config FILE --output spack.lock    (makes a new one)"
+        remedy = "petal-node lockfile --config FILE --output spack.lock    (makes a new one)"
         raise ConfigError(f"{name} is no whole Spack lockfile", why=why, remedy=remedy, code="lock-invalid") from error
     return found
 

@@ -136,8 +136,8 @@ RESULTS = {
             "reports": [], "runs": [],
         },
     ),
-    "lock": Result(
-        "lock", "lock", Status.CHANGED,
+    "lockfile": Result(
+        "lockfile", "lockfile", Status.CHANGED,
         {
             "node": "builder", "uri": "s3://BUCKET/locks/spack-0f343b0931.lock", "sha256": "0f" * 32, "packages": 34,
             "targets": ["x86_64_v4", "x86_64_v3"], "os": "debian12", "glibc": "2.36", "compiler": "gcc@12.2.0",

@@ -34,14 +34,14 @@ TINY = 64 << 20  # bytes that are free
 
 @pytest.fixture
 def solve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[Path, dict[str, Any]]]:
-    """``petal-node lock`` as it is typed, on a machine that has nothing of a cluster."""
+    """``petal-node lockfile`` as it is typed, on a machine that has nothing of a cluster."""
 
     def run(config: str, *more: str) -> tuple[Path, dict[str, Any]]:
         path, builder = tmp_path / "builder.yaml", tmp_path / "builder"
         path.write_text(config)
         target = tmp_path / "locks"
         target.mkdir(exist_ok=True)
-        words = ["lock", "--config", str(path), "--root", str(builder), "--output", str(target), "--json", *more]
+        words = ["lockfile", "--config", str(path), "--root", str(builder), "--output", str(target), "--json", *more]
         assert main(words) == 0, capsys.readouterr()
         answer = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert not (builder / "opt/petal").exists(), "it writes into the root"
@@ -107,7 +107,7 @@ def _another_node_refuses_it(config: str, lock: Path, prefix: Path) -> None:
     assert error is not None
     assert error["code"] == "lock-unfit"
     assert {problem["path"] for problem in error["problems"]} == {"os", "compiler", "target"}
-    assert any(line.startswith("petal-node lock") for line in error["remedy"])
+    assert any(line.startswith("petal-node lockfile") for line in error["remedy"])
     assert not Paths(prefix).current.exists()
     assert not list(Paths(prefix).log.parent.rglob("spack-*.log")), "Spack was asked"
 
@@ -162,7 +162,7 @@ def test_spack_takes_clingo_from_the_sources_that_are_named_and_no_others(versio
 
 
 def _it_is_solved_again_and_nothing_is_forgotten(config: str, first: Path, solve: Any) -> None:
-    """With the lockfile as stack, ``petal-node lock`` goes by what it was made from, the stack's packages too."""
+    """With the lockfile as stack, ``petal-node lockfile`` goes by what it was made from, the stack's packages too."""
     clingo = next(line for line in config.splitlines() if "clingo:" in line)
     targets = next(line for line in config.splitlines() if "target:" in line)
     second, _ = solve("\n".join([with_lock(config, first), clingo, targets]) + "\n")

@@ -1,4 +1,4 @@
-"""``lock``: solves the stack on a machine of the nodes' kind, so that a head node need not."""
+"""``lockfile``: solves the stack on a machine with the nodes' image, so that head nodes need not solve it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .common import Services, request_of, require_root
 NAME = "spack.lock"
 
 
-def lock(options: Options, services: Services) -> Result:
-    """Makes the lockfile and puts it where it was asked for.
+def write_lockfile(options: Options, services: Services) -> Result:
+    """Makes the lockfile and writes it to ``--output``.
 
     Raises:
         UsageError: nothing can be put there.
@@ -41,7 +41,7 @@ def lock(options: Options, services: Services) -> Result:
     _put(data, uri, ctx)
     found = _told(parse(data, uri), ctx.targets)
     told = {"node": ctx.facts.host.name, "uri": uri, "sha256": hashlib.sha256(data).hexdigest(), **found}
-    return Result("lock", "lock", Status.CHANGED, told, run_id=services.run_id)
+    return Result("lockfile", "lockfile", Status.CHANGED, told, run_id=services.run_id)
 
 
 def _put(data: bytes, uri: str, ctx: Context) -> None:
