@@ -24,7 +24,7 @@ from bootstrap.core.model import Finding, Mark, NodeReport, Role, Tool
 from bootstrap.core.paths import Paths
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System, timestamp
-from bootstrap.lmod.find import places_on_machine
+from bootstrap.lmod.find import image_places
 from bootstrap.modules import templates
 from bootstrap.prove.fleet import report_lines
 from bootstrap.spack.compiler import find_compiler
@@ -235,7 +235,7 @@ def _report(node: str, release_id: str) -> NodeReport:
 
 def lmod_of_this_machine() -> Path | None:
     """Where this machine's own Lmod lies."""
-    return next(iter(places_on_machine()), None)
+    return next(iter(image_places()), None)
 
 
 def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:

@@ -11,7 +11,7 @@ from functools import partial
 from ..core.errors import DeadlineExceeded, PetalError
 from ..core.model import Finding, Mark, NodeReport, Verdict
 from ..host.system import timestamp
-from ..lmod.find import find
+from ..lmod.find import find_lmod
 from ..repair.registry import REPAIRS
 from ..state.context import Context
 from ..state.release import current_release
@@ -45,8 +45,8 @@ def _probed(step: Step, worst: Mark, ctx: Context, seconds: float) -> Iterator[F
 def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
     """Who has one that works can work, though the release carries a newer one."""
     (step,) = (step for step in REPAIRS if step.name == "lmod")
-    lmod = find(ctx)
-    yield from _probed(step, Mark.FAIL if lmod is None or lmod.trouble else Mark.WARN, ctx, seconds)
+    lmod = find_lmod(ctx)
+    yield from _probed(step, Mark.FAIL if lmod is None or lmod.problem else Mark.WARN, ctx, seconds)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -20,8 +20,8 @@ from ..core.paths import Paths
 from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.system import System
-from ..lmod.bundle import SPEC, carries
-from ..lmod.find import of_machine
+from ..lmod.bundle import SPEC, names_lmod
+from ..lmod.find import image_lmod
 from ..modules import templates
 from ..remote.fetch import SMALL, Source, local_path, read, verify
 from ..spack import environments
@@ -293,7 +293,7 @@ def _environment(ctx: Context) -> Mapping[str, object]:
     make_dir(ctx.paths.scratch)
     environment = environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)
     specs = environment.get("specs", ())
-    if environments.LOCK in environment or carries([*specs, *ctx.config.specs]) or not _is_to_carry_lmod(ctx):
+    if environments.LOCK in environment or names_lmod([*specs, *ctx.config.specs]) or not _is_to_carry_lmod(ctx):
         return environment
     return {**environment, "specs": [*specs, SPEC]}
 
@@ -306,8 +306,8 @@ def _is_to_carry_lmod(ctx: Context) -> bool:
     """
     if ctx.config.modules.lmod == "stack":
         return True
-    lmod = of_machine(ctx.system)
-    return lmod is None or bool(lmod.numbers and lmod.trouble) or _has_carried_lmod(ctx)
+    lmod = image_lmod(ctx.system)
+    return lmod is None or bool(lmod.numbers and lmod.problem) or _has_carried_lmod(ctx)
 
 
 def _has_carried_lmod(ctx: Context) -> bool:

@@ -1,8 +1,8 @@
-"""The stack's own Lmod, moved by Spack from the store to the path that it has on every node's local disk.
+"""The stack's Lmod, moved by Spack from the store to the path that it has on the local disk of every node.
 
-Spack writes its new place into whatever holds the old one, as it does for packages of a build cache. That needs no
-tools where nothing becomes longer: neither a package's path, nor the root of the install tree, which stands in binaries
-too (libcrypto names the compiler wrapper that built it). ``/opt/petal-node`` is shorter than ``/opt/petal/store``.
+Spack replaces its old path in all files, as it does for packages from a build cache. That needs no tools as long as no
+path becomes longer: neither that of a package, nor that of the install tree, which binaries contain too (libcrypto
+names the compiler wrapper that built it). ``/opt/petal-node`` is shorter than ``/opt/petal/store``.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from ..core.model import Role
 from ..host.files import make_dir, remove_tree
 from ..spack import database
 from ..spack.database import Locked
-from ..spack.driver import Spack
 from ..spack.parallel import split
 from ..spack.scope import STACK, write_scope
 from ..spack.solve import ready_spack
 from ..spack.workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, specs_of, store_of
 from ..state.context import Context
-from .bundle import PACKAGE, carries, copy_of, is_whole, pack, settle
-from .find import in_copy
-
-LEFT = (".spack-db", "bin")  # what Spack makes at the root of an install tree
+from .bundle import PACKAGE, SUFFIX, build, install_dir, is_complete, names_lmod, relativize
+from .find import lmod_in
 
 
-def lmod_of(ctx: Context, target: str) -> Locked | None:
-    """The Lmod that the stack has for a target; None where it has none.
+def stack_lmod(ctx: Context, target: str) -> Locked | None:
+    """The Lmod in the stack's lockfile for a CPU target, None if the stack has none.
 
     Raises:
         SpackError: ``spack-lockfile``.
@@ -40,90 +37,86 @@ def lmod_of(ctx: Context, target: str) -> Locked | None:
     return next((spec for spec in specs if spec.name == PACKAGE and spec.explicit and not spec.external), None)
 
 
-def comes_with_the_stack(ctx: Context) -> bool:
-    """True on a head node whose stack is not solved yet and has Lmod: what it then has is not known before."""
-    if ctx.role is not Role.HEAD or not carries(specs_of(ctx)):
+def is_pending(ctx: Context) -> bool:
+    """True on a head node whose stack has Lmod and is not concretized yet, so its version is unknown."""
+    if ctx.role is not Role.HEAD or not names_lmod(specs_of(ctx)) or is_left_to_nodes(ctx):
         return False
     return not all(lockfile_of(ctx, target).is_file() for target in ctx.targets)
 
 
 def is_left_to_nodes(ctx: Context) -> bool:
-    """True for an image without a stack (``hybrid``): its nodes take Lmod from the release when they start."""
-    return ctx.bakes and ctx.config.layout == "hybrid" and carries(specs_of(ctx))
+    """True for an image without a stack (``hybrid``): its nodes unpack the release's Lmod when they start."""
+    return ctx.bakes and ctx.config.layout == "hybrid" and names_lmod(specs_of(ctx))
 
 
-def archive_of(ctx: Context, target: str, lmod: Locked) -> Path:
-    """Where the release has it packed."""
-    name = f"{lmod.version}-{lmod.hash[:7]}.tar.gz"
+def bundle_path(ctx: Context, target: str, lmod: Locked) -> Path:
+    """The path of the archive in the release."""
+    name = f"{lmod.version}-{lmod.hash[:7]}{SUFFIX}"
     return ctx.paths.lmod_packs(ctx.wanted_release) / module_tree(ctx, target).name / name
 
 
-def pack_lmod(ctx: Context, target: str, lmod: Locked) -> None:
-    """Puts the stack's Lmod for one target into the release, ready to be unpacked by its nodes.
+def build_bundle(ctx: Context, target: str, lmod: Locked) -> None:
+    """Packs the stack's Lmod for one CPU target into the release.
 
-    What is here already from another release is packed again, if it works.
+    A copy that this node has from an earlier release is packed as it is, if it works.
 
     Raises:
         SpackError: ``spack-push``, ``spack-install``.
         LmodError: ``lmod-incomplete``, ``lmod-leads-away``.
-        LockLost: somebody else may be doing the same.
+        LockLost: another process may be doing the same.
     """
-    archive = archive_of(ctx, target, lmod)
-    copy = copy_of(ctx.paths, archive)
-    if not is_whole(copy) or _trouble(ctx, target, copy):
+    bundle = bundle_path(ctx, target, lmod)
+    copy = install_dir(ctx.paths, bundle)
+    if not is_complete(copy) or _problem(ctx, target, copy):
         remove_tree(copy)
-        _move(ctx, target, lmod, copy)
-        settle(copy)
-        trouble = _trouble(ctx, target, copy)
-        if trouble:
-            what = f"{lmod.name}@{lmod.version} does not work where it was moved to"
-            raise LmodError(what, why=trouble, remedy="please report it", code="lmod-incomplete")
-    pack(copy, archive, ctx.confirm)
-    if archive.parent.name != ctx.tree:  # of a CPU that this node does not have
+        _install_copy(ctx, target, lmod, copy)
+        relativize(copy)
+        problem = _problem(ctx, target, copy)
+        if problem:
+            what = f"{lmod.name}@{lmod.version} does not work at {copy}"
+            raise LmodError(what, why=problem, remedy="please report it", code="lmod-incomplete")
+    build(copy, bundle, ctx.confirm)
+    if bundle.parent.name != ctx.tree:  # for another CPU than this node's
         remove_tree(copy)
 
 
-def _trouble(ctx: Context, target: str, copy: Path) -> str:
-    """Why a copy will not do; what is for a CPU that this node does not have is not run."""
+def _problem(ctx: Context, target: str, copy: Path) -> str:
+    """Why a copy cannot be used, or an empty string. A copy for another CPU is not run."""
     if target not in runnable(ctx.facts.host.target):
         return ""
-    lmod = in_copy(ctx.system, copy)
-    return f"no Lmod is in {copy}" if lmod is None else lmod.trouble
+    lmod = lmod_in(ctx.system, copy)
+    return f"{copy} contains no Lmod" if lmod is None else lmod.problem
 
 
-def _move(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:
+def _install_copy(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:
+    """Installs Lmod and its dependencies at ``copy``: pushes them into a build cache, and installs them from there.
+
+    The second install tree is ``/opt/petal-node``, so Spack's database and ``bin`` in it are removed before and after.
+    """
     spack = ready_spack(ctx, target)
     shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
-    packed = spack.places.scratch / "lmod"
-    remains = (packed, *(ctx.paths.home / name for name in LEFT))
-    _remove(remains)
-    try:
-        host, needed = ctx.facts.host, _needed(database.locked_specs(spack.lockfile), [lmod])
-        jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
-        spack.push([spec.hash for spec in needed], packed, jobs)
-        _beside(ctx, target, spack, packed, copy).unpack(lmod.hash)
-    finally:
-        _remove(remains)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
+    cache = spack.places.scratch / "lmod"
+    temporary = (cache, ctx.paths.home / ".spack-db", ctx.paths.home / "bin")
+    for path in temporary:
         remove_tree(path)
+    try:
+        host, needed = ctx.facts.host, _with_dependencies(database.locked_specs(spack.lockfile), [lmod])
+        jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
+        spack.push([spec.hash for spec in needed], cache, jobs)
+        scope = spack.scope.with_name("lmod-scope")
+        make_dir(scope)
+        projection = f"{copy.relative_to(ctx.paths.home)}/{{name}}-{{hash:7}}"
+        places = replace(spack.places, store=ctx.paths.home, projection=projection)
+        write_scope(scope, places, replace(site_of(ctx, target), pulled=cache), spack.program.family)
+        shutil.copytree(spack.scope / STACK, scope / STACK, dirs_exist_ok=True)
+        replace(spack, places=places, scope=scope).unpack(lmod.hash)
+    finally:
+        for path in temporary:
+            remove_tree(path)
 
 
-def _beside(ctx: Context, target: str, spack: Spack, packed: Path, copy: Path) -> Spack:
-    """The same Spack with another install tree, which takes packages from one directory alone."""
-    scope = spack.scope.with_name("lmod-scope")
-    make_dir(scope)
-    below = copy.relative_to(ctx.paths.home)
-    places = replace(spack.places, store=ctx.paths.home, projection=f"{below}/{{name}}-{{hash:7}}")
-    write_scope(scope, places, replace(site_of(ctx, target), pulled=packed), spack.program.family)
-    shutil.copytree(spack.scope / STACK, scope / STACK, dirs_exist_ok=True)
-    return replace(spack, places=places, scope=scope)
-
-
-def lacks_lmod_alone(ctx: Context) -> bool:
-    """True where all that somebody asked for is there, and only the Lmod that was added to it is not.
+def lacks_only_lmod(ctx: Context) -> bool:
+    """True if everything that the user asked for is installed, and only the Lmod that was added is missing.
 
     Raises:
         SpackError: ``spack-lockfile``, ``spack-database``.
@@ -131,18 +124,18 @@ def lacks_lmod_alone(ctx: Context) -> bool:
     if not adds_lmod(ctx):
         return False
     specs = release_specs(ctx)
-    asked = [spec for spec in specs if spec.explicit and spec.name != PACKAGE]
-    return bool(asked) and not database.missing(tuple(_needed(specs, asked)), store_of(ctx))
+    requested = [spec for spec in specs if spec.explicit and spec.name != PACKAGE]
+    return bool(requested) and not database.missing(tuple(_with_dependencies(specs, requested)), store_of(ctx))
 
 
-def _needed(specs: Iterable[Locked], tops: Iterable[Locked]) -> list[Locked]:
-    """Packages and all that they link to or run with; what the system has stays there."""
-    known = {spec.hash: spec for spec in specs}
-    found: dict[str, Locked] = {}
-    left = [top.hash for top in tops]
-    while left:
-        spec = known[left.pop()]
-        if spec.hash not in found and not spec.external:
-            found[spec.hash] = spec
-            left += spec.keeps
-    return list(found.values())
+def _with_dependencies(specs: Iterable[Locked], roots: Iterable[Locked]) -> list[Locked]:
+    """Packages with all that they link to or run with, without externals, which stay where the system has them."""
+    by_hash = {spec.hash: spec for spec in specs}
+    needed: dict[str, Locked] = {}
+    pending = [root.hash for root in roots]
+    while pending:
+        spec = by_hash[pending.pop()]
+        if spec.hash not in needed and not spec.external:
+            needed[spec.hash] = spec
+            pending += spec.keeps
+    return list(needed.values())

@@ -1,6 +1,6 @@
-"""The stack's own Lmod on its way to a node: packed in the release, unpacked on local disk, then taken by one rename.
+"""The release's Lmod on its way to a node: an archive in the release, unpacked on local disk, activated by one rename.
 
-Shells run it at each login, root's among them: nothing of it may lie on shared storage or lead there.
+All shells run it at login, root's too: nothing in it may be on shared storage or point there.
 """
 
 from __future__ import annotations
@@ -20,118 +20,116 @@ from ..remote.tarball import unpack
 
 SPEC = "lmod@8.5:"
 PACKAGE = "lmod"
-WHOLE = ".whole"  # in a copy that lacks nothing, written last
-ENDING = ".tar.gz"
-NAME = re.compile(rf"\s*{PACKAGE}(?![\w-])")
+COMPLETE = ".complete"  # the last file that is written into a copy
+SUFFIX = ".tar.gz"
+IS_LMOD = re.compile(rf"\s*{PACKAGE}(?![\w-])")
 
 
-def carries(specs: Iterable[str]) -> bool:
-    """True where Lmod is among the specs already."""
-    return any(NAME.match(spec) for spec in specs)
+def names_lmod(specs: Iterable[str]) -> bool:
+    """True if one of the specs is Lmod."""
+    return any(IS_LMOD.match(spec) for spec in specs)
 
 
-def archive_in(paths: Paths, release: str, tree: str) -> Path | None:
-    """The Lmod that a release has packed for the nodes that take one of its module trees; None where it has none."""
-    found = sorted((paths.lmod_packs(release) / tree).glob(f"*{ENDING}"))
-    return found[0] if found else None
+def bundle_in(paths: Paths, release: str, tree: str) -> Path | None:
+    """The archive of a release for the nodes that use one of its module trees, None if the release has none."""
+    return min((paths.lmod_packs(release) / tree).glob(f"*{SUFFIX}"), default=None)
 
 
-def copy_of(paths: Paths, archive: Path) -> Path:
-    """Where an archive's content lies on a node: the path that is written into its files."""
-    return paths.lmods / archive.name[: -len(ENDING)]
+def install_dir(paths: Paths, bundle: Path) -> Path:
+    """The directory on a node for an archive's content; the files contain this path."""
+    return paths.lmods / bundle.name[: -len(SUFFIX)]
 
 
-def is_whole(copy: Path) -> bool:
-    """True where nothing was interrupted that made it."""
-    return (copy / WHOLE).is_file()
+def is_complete(copy: Path) -> bool:
+    """True unless the making of the copy was interrupted."""
+    return (copy / COMPLETE).is_file()
 
 
-def pack(copy: Path, archive: Path, confirm: Callable[[], None]) -> None:
-    """Packs a copy that is whole; the archive gets its name when all of it is on the disk.
+def build(copy: Path, bundle: Path, confirm: Callable[[], None]) -> None:
+    """Packs a complete copy into the release; the archive gets its name after it has reached the disk.
 
-    Raises:
-        LockLost: what ``confirm`` raises.
+    Args:
+        confirm: called before the rename; raises LockLost if this process has lost the cluster lock.
     """
-    with staged_file(archive, confirm=confirm) as part, tarfile.open(part, "w:gz", compresslevel=6) as tar:
-        tar.add(copy, arcname=copy.name, filter=_of_root)
-    for other in archive.parent.glob(f"*{ENDING}"):
-        if other != archive:  # of a lockfile that was solved anew
+    with staged_file(bundle, confirm=confirm) as part, tarfile.open(part, "w:gz", compresslevel=6) as tar:
+        tar.add(copy, arcname=copy.name, filter=_owned_by_root)
+    for other in bundle.parent.glob(f"*{SUFFIX}"):
+        if other != bundle:  # of an earlier lockfile of this release
             other.unlink()
 
 
-def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Spack's sbang is setgid where the store's directory is."""
+def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid, member.gid, member.uname, member.gname = 0, 0, "root", "root"
-    member.mode &= 0o755
+    member.mode &= 0o755  # Spack's sbang is setgid if the store's directory is
     return member
 
 
-def fetch(paths: Paths, archive: Path) -> Path:
-    """Copies an archive to local disk, and returns the copy. May hang: to be called with a deadline.
+def fetch(paths: Paths, bundle: Path) -> Path:
+    """Copies an archive to local disk and returns the copy. May hang, so call it with a deadline.
 
     Raises:
-        LmodError: ``lmod-untrusted``, others than root could have put it there.
+        LmodError: ``lmod-untrusted``, users other than root could have changed it.
         OSError: it cannot be read now.
     """
-    found = first_distrusted(archive, paths.root)
-    if found:
-        what = f"{archive} is not unpacked, since root's shells would run it"
-        raise LmodError(what, why=str(found), remedy=(found.remedy, "petal-node repair"), code="lmod-untrusted")
+    distrusted = first_distrusted(bundle, paths.root)
+    if distrusted:
+        raise LmodError(
+            f"{bundle} is not unpacked, because root's shells would run its content",
+            why=str(distrusted),
+            remedy=(distrusted.remedy, "petal-node repair"),
+            code="lmod-untrusted",
+        )
     make_dir(paths.scratch)
-    fetched = paths.scratch / archive.name
-    shutil.copyfile(archive, fetched)
+    fetched = paths.scratch / bundle.name
+    shutil.copyfile(bundle, fetched)
     return fetched
 
 
-def take(paths: Paths, archive: Path, fetched: Path) -> None:
-    """Unpacks it here if that was not done, and lets new shells use it. Copies of before stay: shells run them.
+def install(paths: Paths, bundle: Path, fetched: Path) -> None:
+    """Unpacks an archive, unless that was done before, and makes new shells use it. Earlier copies stay in use.
 
-    A copy that is in use already and is to be taken again has something wrong, and is made anew.
+    If shells use this copy already, the caller found it damaged, so it is unpacked again.
 
     Args:
-        archive: where the release has it.
-        fetched: the same on local disk.
+        bundle: the archive in the release.
+        fetched: its copy on local disk.
 
     Raises:
-        LmodError: ``lmod-incomplete``, it is damaged.
+        LmodError: ``lmod-incomplete``, the archive is damaged.
     """
-    copy = copy_of(paths, archive)
-    if not is_whole(copy) or paths.lmod_in_use.resolve() == copy.resolve():
+    copy = install_dir(paths, bundle)
+    if not is_complete(copy) or paths.lmod_in_use.resolve() == copy.resolve():
         with staged_dir(copy) as part:
-            _unpack(archive, fetched, part)
+            _unpack(bundle, fetched, part)
     replace_link(paths.lmod_in_use, copy.name)
 
 
-def _unpack(archive: Path, fetched: Path, part: Path) -> None:
+def _unpack(bundle: Path, fetched: Path, part: Path) -> None:
     try:
         unpack(fetched, part)
-        why = "" if is_whole(part) else f"it has no {WHOLE}"
+        why = "" if is_complete(part) else f"it does not contain {COMPLETE}"
     except PackageError as error:
         why = f"{error}: {error.why}"
     if why:
-        remedy = f"rm {archive}; then on the head node: petal-node bootstrap"
-        raise LmodError(f"{archive} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
+        remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
+        raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
 
 
-def settle(copy: Path) -> None:
-    """Makes of an install tree of Spack's a copy: what only Spack reads goes, and links within it become relative.
+def relativize(copy: Path) -> None:
+    """Turns an install tree of Spack's into a complete copy: no files for Spack alone, no absolute links.
 
     Raises:
-        LmodError: ``lmod-leads-away``, something in it would be looked for elsewhere.
+        LmodError: ``lmod-leads-away``, a link points out of the copy.
     """
-    for spacks in copy.glob("*/.spack"):
-        remove_tree(spacks)
+    for metadata in copy.glob("*/.spack"):
+        remove_tree(metadata)
     for directory, names, files in os.walk(copy):
-        for name in (*names, *files):
-            path = Path(directory, name)
-            if path.is_symlink() and path.readlink().is_absolute():
-                _relink(path, copy)
-    (copy / WHOLE).write_text("", encoding="utf-8")
-
-
-def _relink(link: Path, copy: Path) -> None:
-    target = link.readlink()
-    if copy not in target.parents:
-        raise LmodError(f"{link} leads to {target}", remedy="please report it", code="lmod-leads-away")
-    link.unlink()
-    link.symlink_to(os.path.relpath(target, link.parent))
+        for link in (Path(directory, name) for name in (*names, *files)):
+            if not link.is_symlink() or not link.readlink().is_absolute():
+                continue
+            target = link.readlink()
+            if copy not in target.parents:
+                raise LmodError(f"{link} points to {target}", remedy="please report it", code="lmod-leads-away")
+            link.unlink()
+            link.symlink_to(os.path.relpath(target, directory))
+    (copy / COMPLETE).write_text("", encoding="utf-8")

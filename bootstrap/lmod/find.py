@@ -1,4 +1,4 @@
-"""Which Lmod the shells of a node get: the machine's own where it is new enough, else the stack's on local disk."""
+"""Which Lmod the shells of a node use: the machine image's if it is new enough, else the release's on local disk."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ from ..state.context import Context
 
 PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
 OLDEST = (8, 5)
-LOOK_SECONDS = 20.0
+VERSION_SECONDS = 20.0
 NONE = "this node has no Lmod"
+# Where Tcl environment-modules lists its directories (modules(1), "Modulepath initial setup"): Red Hat's and Amazon's
+# file, Ubuntu's, and that of versions before 4. The commands in ``initrc`` take precedence over the lists.
+TCL_COMMANDS = "/etc/environment-modules/initrc"
+TCL_LISTS = (
+    "/etc/environment-modules/modulespath",
+    "/usr/share/modules/init/.modulespath",
+    "/usr/share/Modules/init/.modulespath",
+)
+TCL_USE = re.compile(r"^\s*module\s+use\s+(?:-\S+\s+)*[{\"]?(/[^}\"\n]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Lmod:
-    """An Lmod.
+    """An installed Lmod.
 
     Args:
-        place: the directory that holds init/ and libexec/.
-        numbers: its version, ``(8, 6, 19)``; empty where it does not say.
+        place: the directory that has init/ and libexec/.
+        numbers: its version, ``(8, 6, 19)``; empty if Lmod did not report one.
     """
 
     place: Path
@@ -36,58 +45,59 @@ class Lmod:
         return dotted(self.numbers)
 
     @property
-    def trouble(self) -> str:
-        """Why it will not do, or an empty string."""
+    def problem(self) -> str:
+        """Why shells cannot use it, or an empty string."""
         if self.numbers >= OLDEST:
             return ""
         return f"Lmod {self.version or 'unknown'} in {self.place} is too old, {dotted(OLDEST)} is needed"
 
 
-def find(ctx: Context) -> Lmod | None:
-    """The image's Lmod if it is new enough, else the copy of the release's; None if the node has neither."""
-    own = of_machine(ctx.system)
-    if own is not None and not own.trouble:
-        return own
-    return of_stack(ctx.system, ctx.paths) or own
+def find_lmod(ctx: Context) -> Lmod | None:
+    """The Lmod that this node's shells use.
+
+    Returns:
+        The image's if it is new enough, else the release's; without that the image's, which has a ``problem``; None
+        if the node has no Lmod.
+    """
+    lmod = image_lmod(ctx.system)
+    if lmod is not None and not lmod.problem:
+        return lmod
+    return unpacked_lmod(ctx.system, ctx.paths) or lmod
 
 
-def of_machine(system: System) -> Lmod | None:
-    """What the machine's image brought, or whoever made it: the first that will do, else the first."""
-    asked: list[Lmod] = []
-    for place in places_on_machine():
-        asked.append(_asked(system, place))
-        if not asked[-1].trouble:
-            return asked[-1]
-    return asked[0] if asked else None
+def image_lmod(system: System) -> Lmod | None:
+    """The Lmod of the machine image: the first that shells can use, else the first."""
+    first = None
+    for place in image_places():
+        lmod = _read_version(system, place)
+        if not lmod.problem:
+            return lmod
+        first = first or lmod
+    return first
 
 
-def places_on_machine() -> tuple[Path, ...]:
-    """Where the machine's own lies, whatever its version."""
-    return tuple(place for place in map(Path, PLACES) if has_lmod(place))
+def image_places() -> tuple[Path, ...]:
+    """The directories of the image that hold an Lmod of any version."""
+    return tuple(place for place in map(Path, PLACES) if _has_lmod(place))
 
 
-def of_stack(system: System, paths: Paths) -> Lmod | None:
-    """The copy of the stack's that this node's shells use."""
+def unpacked_lmod(system: System, paths: Paths) -> Lmod | None:
+    """The copy of the release's Lmod that this node's shells use."""
     link = paths.lmod_in_use
-    return in_copy(system, link.parent / link.readlink()) if link.is_symlink() else None
+    return lmod_in(system, link.parent / link.readlink()) if link.is_symlink() else None
 
 
-def copies(system: System, paths: Paths) -> tuple[Lmod, ...]:
-    """All copies of the stack's on this node that will do."""
-    places = sorted(path for path in paths.lmods.glob("[0-9]*") if path.is_dir())
-    asked = (in_copy(system, path) for path in places)
-    return tuple(lmod for lmod in asked if lmod is not None and not lmod.trouble)
+def usable_copies(system: System, paths: Paths) -> tuple[Lmod, ...]:
+    """All copies on this node of the Lmods of this and of earlier releases that shells can use."""
+    copies = sorted(path for path in paths.lmods.glob("[0-9]*") if path.is_dir())
+    found = (lmod_in(system, copy) for copy in copies)
+    return tuple(lmod for lmod in found if lmod is not None and not lmod.problem)
 
 
-def in_copy(system: System, copy: Path) -> Lmod | None:
-    """The Lmod of one copy of the stack's."""
+def lmod_in(system: System, copy: Path) -> Lmod | None:
+    """The Lmod in one copy, None if the copy has none."""
     place = next(copy.glob("lmod-*/lmod/lmod"), None)
-    return _asked(system, place) if place is not None and has_lmod(place) else None
-
-
-def has_lmod(place: Path) -> bool:
-    """True where a directory is one of Lmod."""
-    return (place / "libexec" / "lmod").is_file()
+    return _read_version(system, place) if place is not None and _has_lmod(place) else None
 
 
 def dotted(numbers: tuple[int, ...]) -> str:
@@ -96,23 +106,48 @@ def dotted(numbers: tuple[int, ...]) -> str:
 
 
 def numbers_of(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with, without what a distribution puts before or behind: ``8.6.19-1``."""
-    found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
-    return tuple(int(part) for part in found.group(1).split(".")) if found else ()
+    """The numbers at the start of a version: ``(8, 6, 19)`` for ``8.6.19-1``."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
-def _asked(system: System, place: Path) -> Lmod:
+def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
+    """The directories that the image's Tcl environment-modules searches: openmpi, libfabric-aws, intelmpi, armpl.
+
+    Bash gets them from the init file of environment-modules. Fish, csh, zsh and dash do not on every distribution, and
+    Lmod must find these modules in each shell. The directories are not accessed, because one may be on storage that
+    hangs.
+    """
+    listed = [path for used in TCL_USE.findall(_text(paths.at(TCL_COMMANDS))) for path in used.split()]
+    for name in TCL_LISTS:
+        for line in _text(paths.at(name)).splitlines():
+            listed += [path for path in line.partition("#")[0].strip().split(":") if path.startswith("/")]
+    return tuple(path for path in dict.fromkeys(listed) if "$" not in path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _has_lmod(place: Path) -> bool:
+    return (place / "libexec" / "lmod").is_file()
+
+
+def _read_version(system: System, place: Path) -> Lmod:
     program = place / "libexec" / "lmod"
     try:
-        return Lmod(place, _answer(system, program, program.stat().st_ctime_ns))
+        return Lmod(place, _version(system, program, program.stat().st_ctime_ns))
     except PetalError:
         return Lmod(place, ())
 
 
-@lru_cache(maxsize=32)  # steps and checks ask in turn, and each start of Lmod costs a node's start 20 ms
-def _answer(system: System, program: Path, changed: int) -> tuple[int, ...]:  # noqa: ARG001 - part of the key
-    """What it says of its version; asked once in a process, and again where it did not answer or the file changed."""
-    done = system.run([str(program), "bash", "--version"], timeout=LOOK_SECONDS, ok=None)
+@lru_cache(maxsize=32)  # several steps and checks need it, and each start of Lmod costs a node's start 20 ms
+def _version(system: System, program: Path, changed: int) -> tuple[int, ...]:  # noqa: ARG001 - part of the key
+    """Raises instead of returning an empty version, so that the cache does not keep it."""
+    done = system.run([str(program), "bash", "--version"], timeout=VERSION_SECONDS, ok=None)
     found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
     if not found:
         raise LmodError(f"{program} reports no version", remedy=f"{program} bash --version", code="lmod-incomplete")

@@ -15,7 +15,7 @@ from ..core.errors import ModulesError
 from ..host.atomic import staged_dir, write_atomic
 from ..host.files import make_dir
 from ..host.system import PATH
-from ..lmod.find import NONE, Lmod, copies, find
+from ..lmod.find import NONE, Lmod, find_lmod, usable_copies
 from ..state.context import Context
 
 UPDATE = "update_lmod_system_cache_files"
@@ -44,12 +44,12 @@ def write_cache(ctx: Context, tree: Path) -> None:
     Raises:
         ModulesError: ``modules-lua``, a module file is not valid Lua; ``modules-cache``, Lmod failed.
     """
-    lmod = find(ctx)
-    if lmod is None or lmod.trouble:
-        ctx.note(f"no module cache: {lmod.trouble if lmod else NONE}")
+    lmod = find_lmod(ctx)
+    if lmod is None or lmod.problem:
+        ctx.note(f"no module cache: {lmod.problem if lmod else NONE}")
         return
     _parse(ctx, lmod, tree)
-    for each in {one.version: one for one in (*copies(ctx.system, ctx.paths), lmod)}.values():
+    for each in {one.version: one for one in (*usable_copies(ctx.system, ctx.paths), lmod)}.values():
         _write_one(ctx, each, tree)
 
 
@@ -62,8 +62,8 @@ def _write_one(ctx: Context, lmod: Lmod, tree: Path) -> None:
 
 def is_missing(ctx: Context, tree: Path) -> bool:
     """True where the Lmod of this node has no valid cache of the tree."""
-    lmod = find(ctx)
-    if lmod is None or lmod.trouble:
+    lmod = find_lmod(ctx)
+    if lmod is None or lmod.problem:
         return False
     cache = _place(tree) / lmod.version / CACHE
     try:

@@ -20,7 +20,7 @@ from ..core.model import Finding, Mark, NodeReport, plain
 from ..host.clocks import age_of
 from ..host.log import LOG
 from ..host.system import timestamp
-from ..lmod.bundle import ENDING
+from ..lmod.bundle import SUFFIX
 from ..state.context import Context
 from ..state.store import Shared
 from .launch import Launched, launch_where_none_runs
@@ -80,7 +80,7 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
 
     Where it carries none, and behind ``LMOD_SECONDS``, nothing is waited for: the proof says what is wrong.
     """
-    if not any(ctx.paths.lmod_packs(ctx.wanted_release).glob(f"*/*{ENDING}")):
+    if not any(ctx.paths.lmod_packs(ctx.wanted_release).glob(f"*/*{SUFFIX}")):
         return
     deadline, names, said = time.monotonic() + LMOD_SECONDS, {node.name for node in candidates if node.up}, ""
     while time.monotonic() < deadline:

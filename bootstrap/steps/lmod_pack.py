@@ -1,12 +1,12 @@
-"""An Lmod that the stack has built is in the release, packed for the nodes whose image has none."""
+"""The release carries the Lmod that the stack has built, packed for the nodes whose image has none."""
 
 from __future__ import annotations
 
 from ..core.errors import SpackError
 from ..core.model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
-from ..lmod.build import archive_of, comes_with_the_stack, lmod_of, pack_lmod
-from ..lmod.bundle import SPEC, carries
-from ..lmod.find import OLDEST, dotted, numbers_of, of_machine
+from ..lmod.build import build_bundle, bundle_path, is_pending, stack_lmod
+from ..lmod.bundle import SPEC, names_lmod
+from ..lmod.find import OLDEST, dotted, image_lmod, numbers_of
 from ..spack import database
 from ..spack.database import Locked
 from ..spack.workspace import specs_of, store_of
@@ -15,7 +15,7 @@ from .base import HEAD
 
 
 class LmodPack:
-    """``modules.lmod: auto`` adds Lmod to the stack where the head node has none, ``stack`` does so anywhere."""
+    """Packs Lmod if it was added to the stack, or the configuration or the head node's image asks for it."""
 
     name = "lmod-pack"
     title = "the release carries Lmod"
@@ -26,49 +26,51 @@ class LmodPack:
     background = False
 
     def probe(self, ctx: Context) -> Probe:
-        if not _is_asked_for(ctx):
+        if not _is_needed(ctx):
             return elsewhere("the nodes' own Lmod is used")
-        if comes_with_the_stack(ctx):
-            return change("the stack is not solved yet", "pack Lmod for the nodes that have none")
+        if is_pending(ctx):
+            return change("the stack is not concretized yet", "pack Lmod for the nodes that have none")
         try:
-            found = _found(ctx)
-            absent = database.missing(tuple(found.values()), store_of(ctx))
+            lmods = _stack_lmods(ctx)
+            missing = database.missing(tuple(lmods.values()), store_of(ctx))
         except SpackError as error:
             return refused(error)
-        return _of_found(ctx, found, is_built=not absent)
+        return _compare(ctx, lmods, is_built=not missing) if lmods else elsewhere("the stack has no Lmod")
 
     def apply(self, ctx: Context) -> None:
-        for target, lmod in _found(ctx).items():
-            if not archive_of(ctx, target, lmod).is_file():
+        for target, lmod in _stack_lmods(ctx).items():
+            if not bundle_path(ctx, target, lmod).is_file():
                 ctx.note(f"packing Lmod {lmod.version} for {target}")
-                pack_lmod(ctx, target, lmod)
+                build_bundle(ctx, target, lmod)
 
 
-def _of_found(ctx: Context, found: dict[str, Locked], *, is_built: bool) -> Probe:
-    if not found:
-        return elsewhere("the stack has no Lmod")
-    versions = sorted({lmod.version for lmod in found.values()})
+def _compare(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) -> Probe:
+    versions = sorted({lmod.version for lmod in lmods.values()})
     old = [version for version in versions if numbers_of(version) < OLDEST]
     if old or not is_built:
-        reason = f"the stack's Lmod {old[0]} is too old, {dotted(OLDEST)} is needed" if old else "Lmod is not built"
-        return blocked(reason, "petal-node status    (whether the stack went on without it)", f"name {SPEC} in it")
-    left = [target for target, lmod in found.items() if not archive_of(ctx, target, lmod).is_file()]
-    if left:
-        return change(f"Lmod is not packed yet for {' and '.join(left)}", *(f"pack it for {one}" for one in left))
+        problem = f"the stack's Lmod {old[0]} is too old, {dotted(OLDEST)} is needed" if old else "Lmod is not built"
+        return blocked(
+            problem, "petal-node status    (whether the stack went on without it)", f"add {SPEC} to the stack"
+        )
+    unpacked = [target for target, lmod in lmods.items() if not bundle_path(ctx, target, lmod).is_file()]
+    if unpacked:
+        lines = [f"pack it for {target}" for target in unpacked]
+        return change(f"Lmod is not packed yet for {' and '.join(unpacked)}", *lines)
     return satisfied(f"Lmod {' and '.join(versions)} is packed")
 
 
-def _is_asked_for(ctx: Context) -> bool:
-    """A stack that names Lmod itself may do so for its modules, where the head node has one."""
+def _is_needed(ctx: Context) -> bool:
+    """A stack may contain Lmod for users alone: then the nodes have their own."""
     specs = specs_of(ctx)
-    if not ctx.config.builds or not carries(specs):
+    if not ctx.config.builds or not names_lmod(specs):
         return False
     if ctx.config.modules.lmod == "stack" or SPEC in specs:
         return True
-    own = of_machine(ctx.system)
-    return own is None or bool(own.trouble)
+    lmod = image_lmod(ctx.system)
+    return lmod is None or bool(lmod.problem)
 
 
-def _found(ctx: Context) -> dict[str, Locked]:
-    found = ((target, lmod_of(ctx, target)) for target in ctx.targets)
-    return {target: lmod for target, lmod in found if lmod is not None}
+def _stack_lmods(ctx: Context) -> dict[str, Locked]:
+    """The stack's Lmod for each CPU target."""
+    lmods = ((target, stack_lmod(ctx, target)) for target in ctx.targets)
+    return {target: lmod for target, lmod in lmods if lmod is not None}

@@ -9,7 +9,7 @@ from ..cluster.targets import cpus_of, runs
 from ..core.errors import ConfigError, FetchError, SpackError
 from ..core.model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
 from ..host.log import LOG
-from ..lmod.build import lacks_lmod_alone
+from ..lmod.build import lacks_only_lmod
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
 from ..spack.lockfile import Lockfile
@@ -79,7 +79,7 @@ def _may_go_on(ctx: Context, error: SpackError) -> bool:
 
     And where only Lmod could not be built, which nobody has asked for.
     """
-    if error.code == "spack-install" and lacks_lmod_alone(ctx):
+    if error.code == "spack-install" and lacks_only_lmod(ctx):
         return True
     if not ctx.config.install.partial or error.code != "spack-install":
         return False

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bootstrap.engine import converge as engine
 from bootstrap.host.system import System
-from bootstrap.lmod.find import Lmod, of_machine
+from bootstrap.lmod.find import Lmod, image_lmod
 from bootstrap.modules.spider import write_cache
 from bootstrap.steps.registry import STEPS
 from tests.lab.bench_install import machine
@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=9, help="of each command, but one where that takes half a minute")
     parser.add_argument("--write", action="store_true", help="write the result into docs/modules.md")
     asked = parser.parse_args()
-    lmod = of_machine(System())
+    lmod = image_lmod(System())
     if lmod is None or os.geteuid() != 0:
         print("bench-modules: needs an Lmod on this machine, and root", file=sys.stderr)
         return 1

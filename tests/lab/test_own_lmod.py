@@ -180,7 +180,7 @@ def test_a_job_needs_no_spack_and_writes_nothing(cluster: Lab, user: str) -> Non
 def test_a_copy_that_is_gone_or_half_comes_back(cluster: Lab) -> None:
     broken = {
         "gone": f"rm -r $(readlink -f {COPY})",
-        "half": f"rm -r {COPY}/.whole {COPY}/lua-*/lib",
+        "half": f"rm -r {COPY}/.complete {COPY}/lua-*/lib",
         "without its link": f"rm {COPY}",
         "dead": f"chmod -x {COPY}/lmod-*/lmod/lmod/libexec/lmod",
     }

@@ -17,7 +17,7 @@ from bootstrap.core.errors import ModulesError
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
 from bootstrap.host.system import System
-from bootstrap.lmod.find import find, of_machine
+from bootstrap.lmod.find import find_lmod, image_lmod
 from bootstrap.modules import templates
 from bootstrap.modules.spider import invalidate, is_missing, write_cache
 from bootstrap.releases.publish import roll_back, rollback_target
@@ -56,7 +56,7 @@ class Typed:
         self.tree = tree
         self.lmod = lmod
         self.env = {
-            "PATH": "/usr/bin:/bin", "HOME": str(world.prefix), "LMOD_VERSION": of_machine(System()).version,
+            "PATH": "/usr/bin:/bin", "HOME": str(world.prefix), "LMOD_VERSION": image_lmod(System()).version,
             "PETAL_RELEASE": str(world.paths.release(release)), "PETAL_TREES": f"none:{tree.name}",
             "MODULEPATH": f"{tree}/Core:{world.paths.pins}", "LMOD_RC": str(world.paths.init / "lmodrc.lua"),
             "LMOD_CACHED_LOADS": "yes",
@@ -206,7 +206,7 @@ def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch
     assert reports["lmod"].reason == f"Lmod {lmods.TOO_OLD} in {old} is too old, 8.5 is needed"
     assert reports["release"].outcome is Outcome.CHANGED
     assert reports["shell"].outcome is Outcome.BLOCKED
-    found = find(world.context)
+    found = find_lmod(world.context)
     assert found is not None
     assert found.numbers == (8, 4, 31)
 

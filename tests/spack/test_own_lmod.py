@@ -16,7 +16,7 @@ import pytest
 from bootstrap.core.model import Outcome, Status
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import System
-from bootstrap.lmod.find import of_stack
+from bootstrap.lmod.find import unpacked_lmod
 from tests.spack.conftest import Site
 from tests.spack.test_spack import BOTH, bootstrap, steps
 
@@ -107,9 +107,9 @@ def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str],
 
     store = prefix / "shared" / "petal" / "root"
     store.rename(store.with_name("away"))
-    lmod = of_stack(System(), paths)
+    lmod = unpacked_lmod(System(), paths)
     assert lmod is not None
-    assert (lmod.version, lmod.trouble) == ("8.7.1", "")
+    assert (lmod.version, lmod.problem) == ("8.7.1", "")
     said = subprocess.run([lmod.place / "libexec" / "lmod"], capture_output=True, text=True, check=True).stdout
     (lua,) = paths.lmod_in_use.resolve().glob("lua-*")
     assert said.startswith("Version 8.7.1 of /")  # which Spack fills up with slashes to the old length

@@ -20,9 +20,8 @@ from bootstrap.core.model import Mark, Outcome, Role, Verdict
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import for_lockfile, prepare
-from bootstrap.lmod import bundle as carried
-from bootstrap.lmod import find as found
-from bootstrap.lmod import image
+from bootstrap.host.files import remove_tree
+from bootstrap.lmod import bundle, find
 from bootstrap.spack.workspace import lockfile_of, specs_of
 from bootstrap.state.context import Context
 from bootstrap.state.request import Request
@@ -49,13 +48,13 @@ def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def a_copy(paths: Paths, name: str = "8.7.60-aaaaaaa") -> Path:
-    """A copy as Spack and ``settle`` leave it."""
+    """A copy as Spack and ``relativize`` leave it."""
     copy = paths.lmods / name
     place = copy / "lmod-aaaaaaa" / "lmod" / "lmod" / "libexec"
     place.mkdir(parents=True)
     (place / "lmod").write_text("#!/lua\n")
     (place / "lmod").chmod(0o2755)
-    carried.settle(copy)
+    bundle.relativize(copy)
     return copy
 
 
@@ -63,14 +62,14 @@ def packed(world: World, tree: str | None = None) -> Path:
     """The release carries an Lmod, and this node has no copy."""
     copy = a_copy(world.paths)
     archive = world.paths.lmod_packs(world.release) / (tree or world.context.tree) / f"{copy.name}.tar.gz"
-    carried.pack(copy, archive, lambda: None)
-    carried.remove_tree(copy)
+    bundle.build(copy, archive, lambda: None)
+    remove_tree(copy)
     return archive
 
 
 def take(world: World, archive: Path) -> None:
     """As the step does it."""
-    carried.take(world.paths, archive, carried.fetch(world.paths, archive))
+    bundle.install(world.paths, archive, bundle.fetch(world.paths, archive))
 
 
 def asked(world: World, text: str) -> Context:
@@ -99,7 +98,7 @@ def test_when_the_stack_builds_one(
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
     ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
-    assert (ctx.environment.get("specs", []) == [carried.SPEC]) is carries
+    assert (ctx.environment.get("specs", []) == [bundle.SPEC]) is carries
     assert ctx.wanted.environment == ctx.environment
 
 
@@ -115,7 +114,7 @@ def test_a_stack_that_names_it_is_left_as_it_is(tmp_path: Path) -> None:
     [("lmod", True), ("lmod@8.7:", True), (" lmod+redirect", True), ("py-lmod", False), ("lmod-x", False)],
 )
 def test_which_spec_is_lmod(spec: str, is_one: bool) -> None:
-    assert carried.carries(["fftw", spec]) is is_one
+    assert bundle.names_lmod(["fftw", spec]) is is_one
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -133,8 +132,8 @@ def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
     before = step.probe(world.context)
     assert (before.verdict, before.changes) == (Verdict.CHANGE, (f"unpack {archive} into {world.paths.lmods}",))
     step.apply(world.context)
-    assert step.probe(world.context).reason.startswith("Lmod 8.6.19, which the stack has built, is at ")
-    lmod = found.find(world.context)
+    assert step.probe(world.context).reason.startswith("Lmod 8.6.19, built by the stack, is at ")
+    lmod = find.find_lmod(world.context)
     assert lmod is not None
     assert lmod.place == world.paths.lmods / "8.7.60-aaaaaaa/lmod-aaaaaaa/lmod/lmod"
     assert (lmod.place / "libexec" / "lmod").stat().st_mode & 0o7777 == 0o755
@@ -155,8 +154,8 @@ def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays
     newer = a_copy(world.paths, "8.8-bbbbbbb")
     archive = world.paths.lmod_packs(world.release) / world.context.tree / "8.8-bbbbbbb.tar.gz"
     next(archive.parent.iterdir()).unlink()
-    carried.pack(newer, archive, lambda: None)
-    carried.remove_tree(newer)
+    bundle.build(newer, archive, lambda: None)
+    remove_tree(newer)
     (finding,) = (finding for finding in check_node(world.context).findings if finding.check == "lmod")
     assert (finding.mark, finding.message) == (Mark.WARN, "this node does not use 8.8-bbbbbbb.tar.gz yet")
     NodeLmod().apply(world.context)
@@ -201,7 +200,7 @@ def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path
         take(world, archive)
     assert error.value.code == "lmod-incomplete"
     assert error.value.remedy[0].startswith(f"rm {archive};")
-    assert found.of_stack(world.system, world.paths) is not None
+    assert find.unpacked_lmod(world.system, world.paths) is not None
     assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "in-use"]
 
 
@@ -211,19 +210,19 @@ def test_links_of_a_copy_lead_to_itself_and_others_are_refused(tmp_path: Path) -
     (copy / "lua-b" / "lib").mkdir(parents=True)
     (copy / "lua-b" / ".spack").mkdir()
     (copy / "lua-b" / "lib" / "lua.pc").symlink_to(copy / "lua-b" / "lib" / "lua5.4.pc")
-    carried.settle(copy)
+    bundle.relativize(copy)
     assert (copy / "lua-b" / "lib" / "lua.pc").readlink() == Path("lua5.4.pc")
     assert not (copy / "lua-b" / ".spack").exists()
     (copy / "lua-b" / "lib" / "away").symlink_to("/opt/petal/store/x")
     with pytest.raises(LmodError) as error:
-        carried.settle(copy)
+        bundle.relativize(copy)
     assert error.value.code == "lmod-leads-away"
 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
     """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert done["lmod-pack"].outcome is Outcome.SKIPPED, done["lmod-pack"]
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
@@ -242,11 +241,11 @@ def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
 def test_the_images_directories_are_those_of_environment_modules(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text(text)
-    assert image.directories(Paths(tmp_path)) == ("/image/a", "/image/b")
+    assert find.tcl_modulepath(Paths(tmp_path)) == ("/image/a", "/image/b")
 
 
 def test_an_image_without_environment_modules_has_none(tmp_path: Path) -> None:
-    assert image.directories(Paths(tmp_path)) == ()
+    assert find.tcl_modulepath(Paths(tmp_path)) == ()
 
 
 @pytest.fixture
@@ -297,7 +296,7 @@ def test_a_hybrid_image_without_lmod_leaves_it_to_its_nodes(tmp_path: Path) -> N
     path.write_text(with_spack(tmp_path))
     world = World(tmp_path / "builder", config_text=with_spack(tmp_path))
     built = prepare(Request(world.tool, "r", str(path), world.prefix, image="hybrid"), world.system, lambda _: None)
-    assert specs_of(built) == [carried.SPEC, "fftw"]
+    assert specs_of(built) == [bundle.SPEC, "fftw"]
     world = replace(world, environment=built.environment)
     ctx = replace(world.context, config=replace(world.config, layout="hybrid"), bakes=True)
     done = {report.name: report for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
@@ -311,7 +310,7 @@ def test_a_lockfile_that_is_made_on_a_machine_without_lmod_has_it(tmp_path: Path
     path = tmp_path / "petal.yaml"
     path.write_text(with_spack(tmp_path))
     ctx = for_lockfile(Request(world.tool, "r", str(path), world.prefix), world.system, lambda _: None)
-    assert specs_of(ctx) == [carried.SPEC, "fftw"]
+    assert specs_of(ctx) == [bundle.SPEC, "fftw"]
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -348,7 +347,7 @@ def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
     world = World(
-        tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
+        tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]}
     )
     world.host = replace(world.host, target="neoverse_n1")
     packed(world, f"{world.host.os}-x86_64_v3")
@@ -397,7 +396,7 @@ def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", tuple(map(str, places)))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda argv: f"Version {'6.6' if 'old' in argv[0] else '8.7.1'}"
-    lmod = found.find(world.context)
+    lmod = find.find_lmod(world.context)
     assert lmod is not None
     assert (lmod.place, lmod.version) == (places[1], "8.7.1")
     Shell().apply(world.context)
@@ -423,7 +422,7 @@ def test_a_line_of_another_version_is_replaced(tmp_path: Path, shell: Callable[[
 @pytest.mark.parametrize("role", [Role.HEAD, Role.COMPUTE])
 def test_a_node_that_waits_for_the_stack_names_the_command_to_follow_it(tmp_path: Path, role: Role) -> None:
     world = World(
-        tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]}
+        tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]}
     )
     for target in world.context.targets:  # the stack is solved
         lockfile_of(world.context, target).parent.mkdir(parents=True, exist_ok=True)
@@ -443,14 +442,14 @@ def test_a_node_without_any_whose_head_has_one_is_told_of_the_stacks(tmp_path: P
 @pytest.mark.usefixtures("no_lmod")
 def test_a_plan_says_what_the_run_will_do(tmp_path: Path) -> None:
     """Before anything is solved, too."""
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
     assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "modules", "shell")} == {Outcome.WOULD_CHANGE}
 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_stack_that_fails_leaves_a_node_without_and_says_so(tmp_path: Path) -> None:
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [carried.SPEC]})
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     del world.system.answers["spack"]
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert done["spack"].outcome is Outcome.FAILED
