@@ -361,7 +361,7 @@ class ConfigSchema(_Section):
         is_seed = bool(data.get("software", SeedSoftware()).spack_packages)
         if stack == "none" and not spack.specs and not is_seed:
             if data.get("modules", ModulesConfig()).lmod == "stack":
-                raise ValidationError("stack requires a Spack stack that contains Lmod", "modules.lmod")
+                raise ValidationError("stack requires a Spack stack to build Lmod with", "modules.lmod")
             return
         missing = [] if spack.origin else ["spack.source"]
         if not spack.recipes and not spack.includes_recipes:

@@ -406,7 +406,7 @@ def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytes
 def test_lmod_of_the_stack_needs_a_stack() -> None:
     with pytest.raises(ConfigError) as error:
         parse("stack: none\nmodules: {lmod: stack}\n")
-    assert "modules.lmod: stack needs a Spack stack" in error.value.why
+    assert "modules.lmod: stack requires a Spack stack" in error.value.why
 
 
 def test_a_line_of_another_version_is_replaced(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
