@@ -223,15 +223,11 @@ def zipped(start: bytes, members: Mapping[str, bytes]) -> bytes:
 
 
 def hook(actions: Path, event: str) -> bytes:
-    """One hook as a single file: the common code stands where the checkout's script sources it."""
-    script = (actions / f"on_node_{event}.sh").read_text(encoding="ascii")
-    parts = (actions / name for name in ("fetch.sh", "common.sh"))
-    common = "\n".join(part.read_text(encoding="ascii").split("\n", 1)[1] for part in parts)
-    begin, end = "# >>> fetch.sh\n", "# <<< fetch.sh\n"
-    if script.count(begin) != 1 or script.count(end) != 1:
-        raise BuildError(f"on_node_{event}.sh lacks the marks {begin.strip()!r} and {end.strip()!r}")
-    before, rest = script.split(begin)
-    return (before + common + rest.split(end)[1]).encode("ascii")
+    """The hook script of one event."""
+    script = (actions / "on_node.sh").read_text(encoding="ascii")
+    if script.count("@EVENT@") != 1:
+        raise BuildError("actions/on_node.sh must contain @EVENT@ once")
+    return script.replace("@EVENT@", event).encode("ascii")
 
 
 def manifest(files: Mapping[str, bytes], members: Mapping[str, bytes], content: str) -> bytes:

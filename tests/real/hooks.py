@@ -6,9 +6,8 @@ The environment is what ParallelCluster gives: a PATH, no HOME, no LANG.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from bootstrap.core.paths import Paths
-from bootstrap.state.store import Runs
+from bootstrap.host.log import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 PCLUSTER_PATH = "/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin:/opt/aws/bin"
@@ -98,12 +96,9 @@ class Hook:
         path.write_text(text)
         return path
 
-    def records(self) -> list[dict]:
-        return [json.loads(path.read_bytes()) for path in (self.prefix / "var/lib/petal-node/runs").glob("*")]
-
-    def log(self) -> list[dict]:
+    def log(self) -> list[str]:
         path = self.prefix / "var/log/petal-node.log"
-        return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
+        return path.read_text("ascii").splitlines() if path.exists() else []
 
     def left_over(self) -> list[str]:
         incoming = self.home / "incoming"
@@ -122,38 +117,28 @@ def ran_the_archive(hook: Hook, ran: Ran) -> None:
     assert ran.code == 0, ran
     assert "argument [hook]\nargument [configured]\n" in ran.out
     assert ran.err == ""
-    assert hook.records() == []
+    assert hook.log() == []
 
 
-def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> dict:
-    """Checks all that a failure must leave, and gives the error of the record."""
+def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> str:
+    """Checks all that a failure must leave, and returns the line that it wrote."""
     assert ran.code == exit_code, ran
     assert "argument [hook]" not in ran.out or code == "archive-failed"
-    told = ran.err.splitlines()
-    if told and "Killed" in told[0]:  # the shell's own word on a killed child
-        ran.err = ran.err.split("\n", 1)[1]
-        told = told[1:]
-    assert len(told) == 3
-    assert [line.split(":")[0] for line in told] == ["petal-node configured", "why", "remedy"]
-    assert ran.out.endswith(ran.err)
-    (record,) = hook.records()
-    (error,) = record["errors"]
-    assert error["code"] == code
-    assert error["what"] in told[0]
-    assert error["why"] in told[1]
-    assert told[2] == "remedy: " + error["remedy"][0]
-    assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{6}", record["run_id"])
-    assert abs(datetime.now(timezone.utc) - moment(record["finished"])) < timedelta(seconds=60)
-    assert moment(record["started"]) <= moment(record["finished"])
-    assert record["host"] == os.uname().nodename
-    assert record["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert {key: record[key] for key in ("format", "verb", "event", "role", "package", "release", "steps")} == {
-        "format": 1, "verb": "hook", "event": "configured", "role": None, "package": None, "release": None, "steps": [],
-    }  # fmt: skip
-    assert (record["status"], record["exit"]) == ("degraded", 1)
-    assert Runs(Paths(hook.prefix)).load(record["run_id"]).errors == (error,)  # the tool can read it
-    assert [(line["level"], line["code"], line["run_id"]) for line in hook.log()] == [("error", code, record["run_id"])]
-    return error
+    written = ran.err.splitlines()
+    if written and "Killed" in written[0]:  # the shell reports a killed child
+        written = written[1:]
+    (line,) = written
+    assert ran.out.endswith(line + "\n")
+    match = re.fullmatch(r"petal-node configured: .+ \[([a-z-]+)\]: .+\. Remedy: .+", line)
+    assert match, line
+    assert match[1] == code, line
+    (logged,) = hook.log()
+    time_of, _, text = logged.partition(" ")
+    assert text == line
+    assert abs(datetime.now(timezone.utc) - moment(time_of)) < timedelta(seconds=60)
+    assert stat.S_IMODE((hook.prefix / "var/log/petal-node.log").stat().st_mode) == 0o640
+    assert [entry.message for entry in entries(hook.prefix / "var/log/petal-node.log")] == [logged]  # the tool shows it
+    return line
 
 
 def moment(text: str) -> datetime:

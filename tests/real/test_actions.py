@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -32,28 +30,18 @@ def test_arguments_with_equals_signs_and_capital_letters(hook):
 
 
 @pytest.mark.parametrize("event", build.EVENTS)
-def test_every_event_in_the_single_file_and_in_the_checkout(hook, event):
+def test_every_event_has_a_script(hook, event):
     hook.script.write_bytes(build.hook(ROOT / "actions", event))
-    for script in (hook.script, ROOT / f"actions/on_node_{event}.sh"):
-        hook.script = script
-        assert f"argument [hook]\nargument [{event}]\n" in hook.fetch(hook.archive.as_uri()).out
+    assert f"argument [hook]\nargument [{event}]\n" in hook.fetch(hook.archive.as_uri()).out
 
 
-def test_a_source_file_that_was_uploaded_says_what_to_upload(hook, tmp_path):
-    shutil.copy(ROOT / "actions/on_node_start.sh", hook.script)
-    ran = hook.run("--package", "s3://b/k")
-    assert (ran.code, ran.err) == (0, "")
-    assert "upload dist/on_node_start.sh instead" in ran.out
-    assert hook.run("--strict").code == 1
-
-
-def test_a_common_file_that_anybody_could_have_written_is_not_sourced(hook, tmp_path):
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o1777)
-    hook.script = Path(shutil.copy(ROOT / "actions/on_node_start.sh", shared / "tmp123"))
-    (shared / "fetch.sh").write_text("echo STOLEN\n")
-    assert "STOLEN" not in hook.run().out
+def test_the_source_file_names_the_files_to_upload_and_does_nothing(hook):
+    hook.script = ROOT / "actions/on_node.sh"
+    ran = hook.fetch(hook.archive.as_uri())
+    assert ran.code == 0
+    assert "make dist, and upload dist/on_node_configured.sh" in ran.err
+    assert hook.left_over() == []
+    assert hook.fetch(hook.archive.as_uri(), "--strict").code == 1
 
 
 def test_closed_stdin_foreign_directory_deleted_script(hook, tmp_path):
@@ -71,14 +59,14 @@ def test_closed_stdin_foreign_directory_deleted_script(hook, tmp_path):
 # wrong use
 
 
-SECRET = "it holds a password or a signature, and everybody can list the arguments of a process"
+SECRET = "it contains a password or a signature, and every user can list the arguments of a process"
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "--package is not given"),
-        (["--package", "s3://b/k"], "--sha256 is not given"),
+        ([], "--package is missing"),
+        (["--package", "s3://b/k"], "--sha256 is missing"),
         (["--package"], "--package has no value"),
         (["--package", "s3://b/k", "--sha256", "123"], "it must be 64 hexadecimal digits"),
         (["--package", "s3://b/k", "--sha256", "g" * 64], "it must be 64 hexadecimal digits"),
@@ -91,7 +79,7 @@ SECRET = "it holds a password or a signature, and everybody can list the argumen
     ],
 )
 def test_wrong_arguments(hook, arguments, why):
-    assert failed(hook, hook.run(*arguments), "hook-usage")["why"] == why
+    assert f": {why}. Remedy: " in failed(hook, hook.run(*arguments), "hook-usage")
     kept = [path for path in hook.prefix.rglob("*") if path.is_file() and b"hidden" in path.read_bytes()]
     assert kept == [], "a secret was written"
 
@@ -116,7 +104,7 @@ def test_strict_hands_the_code_on(hook, ends, code):
     hook.env["ARCHIVE_ENDS"] = ends
     ran = hook.fetch(hook.archive.as_uri(), "--strict")
     assert ran.code == code
-    assert len(hook.records()) == (ends in ("69", "126", "KILL"))  # of the others the tool writes its own
+    assert len(hook.log()) == (ends in ("69", "126", "KILL"))  # the tool logs its own failures
 
 
 def test_a_disk_that_cannot_be_written_costs_the_stack_and_not_the_node(hook, tmp_path):
@@ -125,7 +113,7 @@ def test_a_disk_that_cannot_be_written_costs_the_stack_and_not_the_node(hook, tm
     ran = hook.fetch(hook.archive.as_uri())
     assert ran.code == 0
     assert "cannot be kept under" in ran.err
-    assert len(ran.err.splitlines()) == 3
+    assert len(ran.err.splitlines()) == 1
 
 
 def test_a_terminated_hook_leaves_no_part(hook, tmp_path):

@@ -8,13 +8,11 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.real.hooks import ARCHIVE, ROOT, Hook, failed, fake_aws, ran_the_archive, until
+from tests.real.hooks import ARCHIVE, Hook, failed, fake_aws, ran_the_archive
 
 DNA = '{"cluster": {"node_type": "%s", "region": "us-east-1"}}'
 SLEEPS = """case $* in *shared/petal*) echo $$ >>%s; exec sleep 300 ;; *) exec %s "$@" ;; esac
@@ -47,10 +45,7 @@ def test_hooks_of_other_nodes_end_within_10_s_whatever_hangs(hook, tmp_path, pla
 
 def test_a_head_node_has_a_minute(hook, tmp_path):
     """It gets its archive long after another node would have given up."""
-    began = tmp_path / "began"
-    body = f"[ -e {began} ] || date +%s >{began}\n"
-    body += f'[ $(($(date +%s) - $(cat {began}))) -ge 9 ] || {{ echo "Connection reset" >&2; exit 1; }}\n'
-    fake_aws(hook, tmp_path, body + f'cp {hook.archive} "$target"')
+    fake_aws(hook, tmp_path, f'sleep 9; cp {hook.archive} "$target"')
     hook.write("etc/chef/dna.json", DNA % "HeadNode")
     hook.env["PETAL_FETCH_SECONDS"] = ""
     ran = hook.fetch("s3://bucket/key")
@@ -67,104 +62,105 @@ def test_the_tool_is_told_when_the_hook_began(hook):
 
 
 @pytest.fixture
-def unit(hook, tmp_path):
-    """systemd runs here, and this file holds how the unit would be started."""
+def unit(hook):
+    """systemd runs here; this file records how it was called."""
     (hook.prefix / "run/systemd/system").mkdir(parents=True)
-    hook.stand_in("systemctl", "exit 5\n")
-    hook.stand_in("systemd-run", f'echo "$*" >{tmp_path}/unit\n')
+    hook.stand_in("systemctl", f'echo "$*" >>{hook.prefix}/systemctl\n')
     hook.env["PETAL_FETCH_SECONDS"] = "1"
-    return tmp_path / "unit"
+    return hook.prefix / "etc/systemd/system/petal-node-hook.service"
 
 
-@contextmanager
-def started(hook: Hook, unit: Path) -> Iterator[subprocess.Popen]:
-    """Does what systemd does with the unit."""
-    command = unit.read_text().split()
-    assert command[:3] == ["--quiet", "--collect", "--no-block"]
-    assert re.fullmatch(r"--unit=petal-node-fetch-[\w.-]+", command[3])
-    argv = [hook.shell, *command[5:]]
-    process = subprocess.Popen(argv, env={"PATH": "/bin"}, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def told_later(hook: Hook) -> str:
-    log = hook.prefix / "var/log/petal-node-worker.log"
-    return log.read_text("ascii") if log.exists() else ""
+def start(hook: Hook, unit: Path) -> subprocess.CompletedProcess[str]:
+    """Starts the unit as systemd does."""
+    (command,) = re.findall("ExecStart=(.*)", unit.read_text())
+    argv = [hook.shell, *command.split()[1:]]
+    return subprocess.run(
+        argv,
+        env={"PATH": "/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("answer", ["Could not connect", "(403) Forbidden", "(404) Not Found"])
-def test_a_unit_goes_on_where_the_hook_gave_up(hook, tmp_path, unit, answer):
-    """The deleted script, the environment, every argument; and no answer is the last one for it."""
+def test_a_unit_runs_the_hook_again_until_the_archive_can_be_fetched(hook, tmp_path, unit, answer):
+    """It has the deleted script, the environment and every argument, and no answer is final for it."""
     ready = tmp_path / "ready"
     fake_aws(hook, tmp_path, f'[ -e {ready} ] || {{ echo "{answer}" >&2; exit 1; }}\ncp {hook.archive} "$target"')
     hook.env["AWS_ENDPOINT_URL"] = "http://it's here:5000"
     ran = hook.fetch("s3://bucket/key", "a'b", "$(x)", "")
     assert ran.code == 0
-    assert "goes on trying for 60 minutes" in ran.out
+    assert "journalctl -u petal-node-hook.service" in ran.out
+    assert (hook.prefix / "systemctl").read_text().endswith("--no-block restart petal-node-hook.service\n")
+    assert (unit.parent / "multi-user.target.wants/petal-node-hook.service").resolve() == unit  # a reboot starts it too
     hook.script.unlink()
-    with started(hook, unit) as later:
-        until(lambda: "trying again" in told_later(hook))
-        ready.touch()
-        assert later.wait(30) == 0
-    told = told_later(hook)
-    assert re.findall(r"argument \[(.*)\]", told)[2:] == [
-        *hook.arguments("s3://bucket/key", "a'b", "$(x)", ""), "--root", str(hook.prefix),
-    ]  # fmt: skip
-    assert "started [unset]" in told
+    again = start(hook, unit)
+    assert again.returncode == 75  # on-failure: systemd starts it again
+    assert answer in again.stdout
+    assert len(hook.log()) == 1
+    ready.touch()
+    done = start(hook, unit)
+    assert done.returncode == 0, done
+    assert re.findall(r"argument \[(.*)\]", done.stdout)[2:] == [
+        *hook.arguments("s3://bucket/key", "a'b", "$(x)", ""),
+        "--root",
+        str(hook.prefix),
+    ]
+    assert "started [unset]" in done.stdout
     assert "--endpoint-url http://it's here:5000" in (tmp_path / "aws.log").read_text()
     assert hook.left_over() == [hook.sha256]
+    assert [path for path in unit.parent.rglob("*") if not path.is_dir()] == []
+
+
+def test_the_unit_is_bounded_and_survives_what_it_should(unit, hook, tmp_path):
+    """Names of keys and sections, as systemd.unit(5) and systemd.service(5) have them."""
+    assert hook.fetch(f"file://{tmp_path}/none").code == 0
+    text = unit.read_text()
+    sections = {part.partition("]")[0]: part.split()[1:] for part in text.split("[")[1:]}
+    assert {"StartLimitIntervalSec=1d", "StartLimitBurst=120"} < set(sections["Unit"])
+    assert {"Restart=on-failure", "RestartSec=30s", "TimeoutStopSec=10s"} < set(sections["Service"])
+    assert sections["Install"] == ["WantedBy=multi-user.target"]
+    analyze = shutil.which("systemd-analyze")
+    if analyze:
+        done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+        assert [line for line in done.stderr.splitlines() if unit.name in line] == []
 
 
 def test_the_unit_keeps_no_key_on_the_disk(hook, tmp_path, unit):
     fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
     hook.env |= {"AWS_SECRET_ACCESS_KEY": "s3cret", "AWS_SESSION_TOKEN": "t0ken", "AWS_REGION": "eu-west-1"}
     assert hook.fetch("s3://bucket/key").code == 0
-    (start,) = (hook.home / "incoming").glob("*/start.sh")
-    kept = start.read_text()
-    assert "eu-west-1" in kept
-    assert "s3cret" not in kept
-    assert "t0ken" not in kept
+    kept = hook.home / "incoming/retry"
+    text = (kept / "start.sh").read_text()
+    assert "eu-west-1" in text
+    assert "s3cret" not in text
+    assert "t0ken" not in text
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in [kept, *kept.iterdir()])
 
 
 def test_the_unit_also_finds_what_the_head_node_puts_on_shared_storage(hook, tmp_path, unit):
     fake_aws(hook, tmp_path, 'echo "(403) Forbidden" >&2; exit 1')
     assert hook.fetch("s3://bucket/key").code == 0
-    with started(hook, unit) as later:
-        until(lambda: "trying again" in told_later(hook))
-        hook.write(f"shared/petal/archive/{hook.sha256}", ARCHIVE)
-        assert later.wait(30) == 0
-    assert "argument [configured]" in told_later(hook)
+    hook.write(f"shared/petal/archive/{hook.sha256}", ARCHIVE)
+    done = start(hook, unit)
+    assert done.returncode == 0
+    assert "argument [configured]" in done.stdout
 
 
-def test_the_unit_looks_away_from_a_mount_that_hangs_until_it_answers(hook, tmp_path, unit):
-    pids = tmp_path / "pids"
-    hook.stand_in("timeout", SLEEPS % (pids, shutil.which("timeout")))
-    fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
-    assert hook.fetch("s3://bucket/key").code == 0
-    before = len(pids.read_text().split())
-    with started(hook, unit):
-        until(lambda: told_later(hook).count("trying again") >= 3)
-    hung = pids.read_text().split()
-    for pid in hung:
-        with suppress(ProcessLookupError):  # those of the unit's session are gone already
-            os.kill(int(pid), signal.SIGKILL)
-    assert len(hung) == before + 1
+def test_a_later_hook_that_has_the_archive_removes_the_unit(hook, tmp_path, unit):
+    assert hook.fetch(f"file://{tmp_path}/none").code == 0
+    ran_out = hook.fetch(hook.archive.as_uri()).out
+    assert "argument [configured]" in ran_out
+    assert not unit.exists()
+    assert hook.left_over() == [hook.sha256]
+    assert (hook.prefix / "systemctl").read_text().endswith("--no-block stop petal-node-hook.service\n")
 
 
-def test_a_strict_hook_leaves_nothing_behind_it(hook, tmp_path, unit):
+def test_a_strict_hook_leaves_no_unit(hook, tmp_path, unit):
     fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
     failed(hook, hook.fetch("s3://bucket/key", "--strict"), "archive-unreachable", exit_code=1)
     assert not unit.exists()
-
-
-def test_a_checkout_s_script_is_kept_whole(hook, tmp_path, unit):
-    hook.script = ROOT / "actions/on_node_configured.sh"
-    assert hook.fetch(f"file://{tmp_path}/none").code == 0
-    (kept,) = (hook.home / "incoming").iterdir()
-    assert sorted(path.name for path in kept.iterdir()) == ["common.sh", "fetch.sh", "hook.sh", "start.sh"]
-    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in [kept, *kept.iterdir()])

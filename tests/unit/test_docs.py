@@ -12,6 +12,7 @@ import pytest
 import yaml
 from marshmallow import Schema, fields
 
+from bootstrap.archive import build
 from bootstrap.checks.node import CHECKS
 from bootstrap.cli import VERBS
 from bootstrap.config.load import parse
@@ -75,7 +76,7 @@ def codes_of(tree: ast.AST) -> Iterator[str]:
 def known_codes() -> set[str]:
     python = {code for path in SOURCES for code in codes_of(ast.parse(path.read_text(encoding="utf-8"))) if code}
     scripts = "".join(path.read_text(encoding="utf-8") for path in (TOP / "actions").glob("*.sh"))
-    return python | set(re.findall(r"\b(?:fail|failure|record) ([a-z]+-[a-z]+)\b", scripts))
+    return python | set(re.findall(r"\b(?:fail |record |code=)([a-z]+-[a-z]+)\b", scripts))
 
 
 def test_the_codes_are_found() -> None:
@@ -224,7 +225,7 @@ def test_the_cluster_configuration_in_the_readme_gives_every_role_its_hooks() ->
         for event in ("OnNodeStart", "OnNodeConfigured"):
             action = section["CustomActions"][event]
             assert action["Args"][::2] == ["--package", "--sha256", "--config"]
-            assert (TOP / "actions" / Path(action["Script"]).name).is_file()
+            assert Path(action["Script"]).name in [f"on_node_{event}.sh" for event in build.EVENTS]
     assert "OnNodeUpdated" not in cluster["Scheduling"]["SlurmQueues"][0]["CustomActions"]
 
 

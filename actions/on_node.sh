@@ -1,0 +1,333 @@
+#!/bin/sh
+# The custom actions of ParallelCluster: find the archive of petal-node, verify its checksum, run `petal-node hook EVENT`.
+# `make dist` makes dist/on_node_start.sh, on_node_configured.sh and on_node_updated.sh of this file.
+#
+#   on_node_EVENT.sh --package URI --sha256 HEX --config URI [--strict] [any option of `petal-node hook`]
+#
+# It looks for the archive on this node (/opt/petal-node), on shared storage (<mount>/petal/archive/<sha256>) and at
+# --package (s3:// by the AWS CLI, https:// by curl, file://). No byte is executed before the checksum of a copy that only
+# root can write was verified.
+#
+# The exit code is 0 whatever fails, because a failed custom action terminates the node. --strict returns the code of the
+# tool, or 1. A failure is one line on stdout, on stderr and in /var/log/petal-node.log. If the archive could not be
+# fetched, petal-node-hook.service runs the hook with the same arguments again until it can.
+#
+#   PETAL_FETCH_SECONDS  time for shared storage and the network (default: 60; 6 on compute and login nodes, whose hooks
+#                        end within 10 s)
+#   AWS_ENDPOINT_URL     another S3
+#   PETAL_PREFIX         for tests and image builds: prefix of every path; the tool gets it as --root
+#
+# POSIX sh. ASCII only: ParallelCluster decodes stderr as UTF-8, and a byte that is not UTF-8 fails the node.
+
+event=@EVENT@
+MAX_BLOCKS=131072 # 64 MiB; an archive has 2. Limits what a server or a file on shared storage can write to the disk.
+SECRETS='signature|token|credential|passw|secret|access.?key|api.?key' # parts of the names of parameters of a URL
+
+main() {
+    prepare
+    parse_arguments "$@"
+    check_arguments
+    words=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
+    find_archive
+    remove_unit
+    run_archive "$@"
+}
+
+prepare() {
+    exec </dev/null
+    umask 022
+    PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin
+    export PATH
+    prefix=${PETAL_PREFIX-} prefix=${prefix%/}
+    home=$prefix/opt/petal-node
+    incoming=$home/incoming
+    retry=$incoming/retry
+    unit=$prefix/etc/systemd/system/petal-node-hook.service
+    package='' sha256='' strict='' role='' child=''
+    retrying=${PETAL_HOOK_RETRY-}
+    unset PETAL_HOOK_RETRY PETAL_HOOK_STARTED
+    if [ -z "$retrying" ]; then
+        read -r PETAL_HOOK_STARTED _ </proc/uptime # the tool subtracts the time of this script from its own limit
+        export PETAL_HOOK_STARTED
+    fi
+    part=$incoming/.part.$$
+    trap clean_up EXIT
+    trap 'exit 143' TERM INT HUP
+}
+
+# shellcheck disable=SC2329  # called by the trap
+clean_up() {
+    [ -z "$child" ] || kill "$child" 2>/dev/null
+    rm -f "$part" "$part".*
+}
+
+# --------------------------------------------------------------------------------------------------- arguments
+
+# Reads the arguments that this script needs; the tool gets all of them.
+parse_arguments() {
+    option=''
+    for word; do
+        case $option in --package) package=$word ;; --sha256) sha256=$word ;; --role) role=$word ;; esac
+        case $word in --package=*) package=${word#*=} ;; --sha256=*) sha256=${word#*=} ;; --role=*) role=${word#*=} ;; --strict) strict=yes ;; esac
+        option=$word
+    done
+}
+
+check_arguments() {
+    usage='correct Args in the cluster configuration: --package URI --sha256 HEX --config URI [--strict]' why=''
+    [ -n "$sha256" ] || why='--sha256 is missing'
+    [ -n "$package" ] || why='--package is missing'
+    case $option in --package | --sha256 | --role) why="$option has no value" ;; esac
+    case $event in @*) why='this is a source file' usage='run make dist, and upload dist/on_node_configured.sh' ;; esac
+    [ -z "$why" ] || fail hook-usage "the arguments cannot be used" "$why" "$usage"
+    sha256=$(printf '%s' "$sha256" | tr 'A-F' 'a-f')
+    case $sha256 in *[!0-9a-f]*) sha256=bad ;; esac
+    [ ${#sha256} -eq 64 ] || fail hook-usage "--sha256 is not a SHA-256" "it must be 64 hexadecimal digits" \
+        "copy it from petal-node.sha256, in the directory of the archive"
+    ! printf '%s' "$package" | grep -Eqi "://[^/]*@|https://.*[?&]([^=&]*($SECRETS)[^=&]*|sig|auth[^=&]*)=" || fail hook-usage \
+        "--package cannot be used" "it contains a password or a signature, and every user can list the arguments of a process" \
+        "use s3://, and give the role of this node the right to read it"
+    case $package in
+    s3://?*/?* | https://?*/?* | file:///?*) ;;
+    *) fail hook-usage "--package cannot be used: $package" "only s3://, https:// and file:// are accepted" "$usage" ;;
+    esac
+}
+
+# ------------------------------------------------------------------------------------------------- the archive
+
+# Sets $archive to a verified file, or ends.
+find_archive() {
+    kept_archive "$home"/*/petal-node && return
+    make_incoming
+    kept_archive "$incoming/$sha256" && return
+    set_deadline
+    archive=$incoming/$sha256
+    rm -rf "$archive"
+    from_storage || from_package
+    { chmod 0755 "$part" && mv -f "$part" "$archive"; } || fail_local
+}
+
+# True if one of these files has the checksum; it is then in $archive.
+kept_archive() {
+    for archive; do
+        [ -f "$archive" ] && [ ! -L "$archive" ] && has_checksum "$archive" && return
+    done
+    return 1
+}
+
+has_checksum() {
+    echo "$sha256  $1" | sha256sum -c --status - 2>/dev/null
+}
+
+# Only root can read or write the directory for what is fetched.
+make_incoming() {
+    (umask 022 && mkdir -p "$home" && umask 077 && mkdir -p "$incoming") 2>/dev/null || fail_local
+    { [ ! -L "$home" ] && [ ! -L "$incoming" ] && [ "$(stat -c %u "$incoming")" = "$(id -u)" ] && chmod 0700 "$incoming"; } || fail_local
+    find "$incoming" -maxdepth 1 -name '.part.*' -mmin +60 -exec rm -f {} + # of killed hooks
+}
+
+# Until when the archive is looked for. The hook of a compute or login node ends within 10 s, with the tool.
+set_deadline() {
+    facts="$prefix/etc/chef/dna.json $prefix/etc/parallelcluster/cfnconfig"
+    budget=60
+    # shellcheck disable=SC2086  # two files
+    ! grep -Eqs '^cfn_node_type="?(ComputeFleet|LoginNode)|"node_type"[[:space:]]*:[[:space:]]*"(ComputeFleet|LoginNode)"' $facts || budget=6
+    case $role in head) budget=60 ;; compute | login) budget=6 ;; esac
+    case ${PETAL_FETCH_SECONDS-} in '' | *[!0-9]*) ;; *) budget=$PETAL_FETCH_SECONDS ;; esac
+    patience=$((budget / 20 + 1)) # for the first answer of a mount
+    [ -z "$retrying" ] || budget=60
+    clock
+    deadline=$((now + budget))
+}
+
+# Seconds since boot, in $now: nobody sets this clock.
+clock() {
+    read -r now _ </proc/uptime
+    now=${now%.*}
+}
+
+# Runs a command for at most $1 seconds. A process in a dead mount cannot be killed: it is left alone 2 s later.
+limited() {
+    clock
+    seconds=$((deadline - now < $1 ? deadline - now : $1))
+    [ $seconds -gt 0 ] || return 124
+    end=$((now + seconds + 2))
+    shift
+    (ulimit -f $MAX_BLOCKS && exec timeout -k 1 "$seconds" "$@") &
+    child=$!
+    while kill -0 "$child" 2>/dev/null; do
+        clock
+        [ "$now" -lt $end ] || { child='' && return 124; }
+        sleep 0.05
+    done
+    code=0
+    wait "$child" || code=$?
+    child=''
+    return $code
+}
+
+# Copies the archive from the first mount that has it: /shared, or a network file system that is not ParallelCluster's own.
+# If a mount hangs, the others are not tried.
+from_storage() {
+    {
+        echo /shared
+        awk '$3 ~ /^(nfs4?|lustre|cifs|smb3|ceph|beegfs.*|gpfs|wekafs|fuse\..*)$/ && $2 !~ /^\/(shared$|home$|home\/|opt\/)/ { print $2 }' \
+            "$prefix/proc/mounts" 2>/dev/null
+    } | {
+        while IFS= read -r mount; do
+            source=$prefix$(printf '%b' "$mount")/petal/archive/$sha256 answer=0 # /proc/mounts has \040 for a blank
+            limited $patience test -f "$source" >/dev/null 2>&1 || answer=$?
+            case $answer in 0) ;; 1) continue ;; *) break ;; esac
+            limited $((patience * 6)) cat -- "$source" >"$part" 2>/dev/null || continue
+            has_checksum "$part" && exit 0
+            note "ignored $source: wrong checksum"
+        done
+        exit 1
+    }
+}
+
+from_package() {
+    : >"$part.error" || fail_local
+    outcome=0
+    case $package in
+    file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
+    s3://*) from_s3 || outcome=$? ;;
+    https://*) from_https || outcome=$? ;;
+    esac
+    if [ $outcome -ne 0 ]; then
+        fail_fetch
+    elif ! has_checksum "$part"; then
+        actual=$(sha256sum <"$part")
+        keep_trying
+        fail archive-checksum "$package has another checksum and was not executed" "wanted $sha256, got ${actual%% *}" \
+            "upload the right file, or correct --sha256"
+    fi
+}
+
+# The client retries by itself (AWS_MAX_ATTEMPTS). Without credentials the object may still be public.
+from_s3() {
+    # shellcheck disable=SC2086  # two files
+    region=$(sed -n 's/.*"region"[[:space:]]*:[[:space:]]*"\([a-z0-9-]*\)".*/\1/p; s/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' $facts 2>/dev/null | head -n 1)
+    aws_cp && return || result=$?
+    grep -q 'locate credentials' "$part.error" && aws_cp --no-sign-request || return "$result"
+}
+
+aws_cp() {
+    limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=6 aws s3 cp --only-show-errors --cli-connect-timeout 5 \
+        --cli-read-timeout 20 ${region:+--region "$region"} ${AWS_ENDPOINT_URL:+--endpoint-url "$AWS_ENDPOINT_URL"} \
+        "$@" "$package" "$part" >/dev/null 2>>"$part.error"
+}
+
+from_https() {
+    limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
+        --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" >/dev/null 2>"$part.error"
+}
+
+# ---------------------------------------------------------------------------------------------------- failures
+
+fail_fetch() {
+    reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-300)
+    case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
+    case $reason in
+    *\(404\)* | *' 404'* | *' 410'* | *NoSuchKey* | *NoSuchBucket* | *'No such file'*)
+        code=archive-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package"
+        ;;
+    *[Cc]redentials* | *\(403\)* | *' 401'* | *' 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
+        code=archive-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
+        ;;
+    *) code=archive-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
+    esac
+    keep_trying
+    fail "$code" "$package could not be fetched" "${reason:-code $outcome}" "$remedy"
+}
+
+fail_local() {
+    fail archive-local "the archive cannot be kept under $home" "root cannot write to it, it is a link, or the disk is full" \
+        "ls -ld $home $incoming; df -h $home"
+}
+
+# Lets systemd run this hook again: now, and after a reboot. ParallelCluster deletes its own copy of this script.
+keep_trying() {
+    [ -z "$strict$retrying" ] && [ -d "$prefix/run/systemd/system" ] || return 0
+    (
+        umask 077
+        mkdir -p "$retry" && cp "$0" "$retry/hook.sh" || exit 1
+        unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN # no key on a disk; the role of the node has its own
+        {
+            export -p
+            echo "PETAL_HOOK_RETRY=yes; export PETAL_HOOK_RETRY"
+            echo "exec /bin/sh $retry/hook.sh$words"
+        } >"$retry/start.sh" || exit 1
+        umask 022
+        mkdir -p "${unit%/*}/multi-user.target.wants" && ln -sf "../${unit##*/}" "${unit%/*}/multi-user.target.wants/" || exit 1
+        cat >"$unit" <<UNIT || exit 1
+[Unit]
+Description=petal-node: the hook again, until its archive can be fetched
+Wants=network-online.target
+After=network-online.target remote-fs.target
+StartLimitIntervalSec=1d
+StartLimitBurst=120
+
+[Service]
+ExecStart=/bin/sh $retry/start.sh
+Restart=on-failure
+RestartSec=30s
+TimeoutStopSec=10s
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+        timeout 2 systemctl reset-failed "${unit##*/}" || : # an earlier one may have used up its starts
+        timeout 2 systemctl --no-block restart "${unit##*/}"
+    ) >/dev/null 2>&1 || return 0
+    note "${unit##*/} tries again every 30 s, 120 times: journalctl -u ${unit##*/}"
+}
+
+remove_unit() {
+    [ -e "$unit" ] || return 0
+    rm -rf "$unit" "${unit%/*}/multi-user.target.wants/${unit##*/}" "$retry"
+    [ -n "$retrying" ] || timeout 2 systemctl --no-block stop "${unit##*/}" >/dev/null 2>&1 || :
+}
+
+note() {
+    printf 'petal-node %s: %s\n' "$event" "$1" | LC_ALL=C tr -c '\040-\176\n' '?'
+}
+
+# Writes one line and ends. $1 = code, $2 = what failed, $3 = why, $4 = remedy.
+fail() {
+    record "$@"
+    [ -z "$retrying" ] || exit 75 # systemd starts the unit again
+    [ -n "$strict" ] || exit 0
+    exit 1
+}
+
+record() {
+    line=$(note "$(printf '%s [%s]: %s. Remedy: %s' "$2" "$1" "$3" "$4" | tr '\n\r\t' '   ')")
+    printf '%s\n' "$line"
+    printf '%s\n' "$line" >&2
+    [ -z "$retrying" ] || return 0
+    (umask 027 && mkdir -p "$prefix/var/log" && printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$line" >>"$prefix/var/log/petal-node.log") 2>/dev/null
+    return 0
+}
+
+# ----------------------------------------------------------------------------------------------------- the run
+
+# Runs the tool as a child, because this script decides the exit code.
+run_archive() {
+    code=0
+    "$archive" hook "$event" "$@" ${prefix:+--root "$prefix"} || code=$?
+    if [ $code -ge 126 ] && [ ! -e "$archive" ] && kept_archive "$home"/*/petal-node; then # another hook installed it now
+        code=0
+        "$archive" hook "$event" "$@" ${prefix:+--root "$prefix"} || code=$?
+    fi
+    if [ $code -eq 69 ] || [ $code -ge 126 ] || { [ $code -ne 0 ] && [ -z "$strict" ]; }; then # the tool could not record it
+        reason="it ended with code $code" remedy="run $archive hook $event, and read /var/log/petal-node.log"
+        [ $code -ne 69 ] || reason="no Python >= 3.9, or it could not be unpacked (its message is above)"
+        record archive-failed "petal-node hook $event did not finish" "$reason" "$remedy"
+    fi
+    [ -n "$strict" ] || exit 0
+    [ $code -lt 126 ] || exit 1
+    exit $code
+}
+
+main "$@"
