@@ -50,8 +50,8 @@ def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("slurm", 20, daemons.slurm),
     Check("munge", 10, daemons.munge),
+    Check("slurm", 20, daemons.slurm, after=("munge",)),
     _kept("tool", worst=Mark.WARN),
     _kept("converge"),
     _kept("killed-run", worst=Mark.WARN),

@@ -6,6 +6,7 @@ What is not part of the fault is the same before and after, and on a healthy nod
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +143,7 @@ FAULTS: dict[str, Fault] = {
         "munge",
         "munged does not answer",
         "refused",
-        "systemctl start munge",
+        "systemctl start munge slurmd",
         "systemctl restart munge",
     ),
     "slurmctld dead": Fault(
@@ -287,9 +288,8 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster(lab: Lab) -> Lab:
-    """A head node with Spack's packages, where Spack is here, and a compute node."""
+def boot(lab: Lab) -> None:
+    """A new head node, with Spack's packages if Spack is in the cache, and a new compute node."""
     lab.fresh()
     bucket = stack.Bucket(lab)
     config = stack.lab_config(lab, spack=False)
@@ -308,7 +308,21 @@ def cluster(lab: Lab) -> Lab:
             result.check()
         engine.until(f"{node} is ready", lambda node=node: faults.is_ready(lab, node), 300)  # type: ignore[misc]
         engine.until(f"{node} has no timer", lambda node=node: not faults.has_timer(lab, node), 60)  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def booted(lab: Lab) -> Lab:
+    boot(lab)
     return lab
+
+
+@pytest.fixture
+def cluster(booted: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A healthy cluster. A test that fails may leave its fault, so that the next test gets a new cluster."""
+    failures = request.session.testsfailed
+    yield booted
+    if request.session.testsfailed > failures:
+        boot(booted)
 
 
 def have(lab: Lab, node: str) -> str:
