@@ -19,7 +19,6 @@ from bootstrap.state.store import Shared
 from bootstrap.steps.registry import STEPS
 from tests.world import HOST, World, with_spack
 
-LIFE = "arn:aws:cloudformation:us-east-1:123456789012:stack/{}/0a1b-{}"
 NFS = Mount("fs-1.efs.us-east-1.amazonaws.com:/", "/shared", "nfs4", ("rw",))
 EBS = Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",))
 
@@ -32,7 +31,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     world = World(tmp_path / "head", live=True, config_text=with_spack(tmp_path), cluster="old")
-    world.stack = LIFE.format("old", 1)
     assert all(step.error is None for step in converge(world).values())
     return world
 
@@ -42,13 +40,13 @@ def converge(world: World, waits: Waits | None = None, *, accept: bool = False) 
     return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None, waits)}
 
 
-def reborn(old: World, cluster: str = "demo", stack: str | None = None, mount: Mount = EBS) -> World:
+def reborn(old: World, cluster: str = "demo", mount: Mount = EBS) -> World:
     """A head node that never ran: of the former one only shared storage is left."""
     for path in old.prefix.iterdir():
         if path.name != "shared":
             remove_tree(path)
     host = replace(HOST, name="ip-10-9-9-9", boot_id="boot-9")
-    made = World(old.prefix, config_text=old.config_text, live=old.live, host=host, cluster=cluster, stack=stack)
+    made = World(old.prefix, config_text=old.config_text, live=old.live, host=host, cluster=cluster)
     made.mounts = (mount,)
     return made
 

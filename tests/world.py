@@ -265,7 +265,6 @@ class World:
     environment: Mapping[str, Any] = field(default_factory=dict)
     queues: tuple[Queue, ...] = (Queue("q1", ("c6a.large",)),)
     cluster: str = "demo"
-    stack: str | None = None
 
     def __post_init__(self) -> None:
         self.system = FakeSystem(self)
@@ -300,9 +299,7 @@ class World:
     @property
     def context(self) -> Context:
         shared = (SharedDir("/shared", "ebs"),)
-        cluster = Cluster(
-            self.role, self.cluster, region="us-east-1", shared=shared, queues=self.queues, stack=self.stack
-        )
+        cluster = Cluster(self.role, self.cluster, region="us-east-1", shared=shared, queues=self.queues)
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
@@ -318,7 +315,7 @@ class World:
         """Another node of the same cluster: its own prefix, the same shared directory."""
         other = World(
             self.prefix.with_name(name), role, self.live, self.config_text, replace(self.host, name=name),
-            environment=self.environment, queues=self.queues, cluster=self.cluster, stack=self.stack,
+            environment=self.environment, queues=self.queues, cluster=self.cluster,
         )  # fmt: skip
         shared = other.prefix / "shared"
         if not shared.is_symlink():

@@ -47,9 +47,6 @@ DIRECTORY = re.compile(r"[A-Za-z0-9._+/-]{1,1000}\Z")
 INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]{1,30}\.[a-z0-9-]{1,30}\Z")
 # Of queues, of resources in one, of types in one: ParallelCluster allows 50; aliases could make them endless.
 MOST = 100
-STACK = re.compile(
-    r"arn:[a-z-]{1,20}:cloudformation:[a-z0-9-]{1,30}:\d{12}:stack/[A-Za-z0-9-]{1,128}/[A-Za-z0-9-]{1,64}\Z"
-)
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
 
@@ -124,7 +121,6 @@ def parse_dna(text: str) -> Cluster:
         head_ip=_word(raw, "head_node_private_ip"),
         shared=tuple(SharedDir(mount, kind) for kind, key in SHARED_KEYS for mount in _dirs(raw.get(key))),
         sources=(DNA,),
-        stack=_word(raw, "stack_arn", STACK),
     )
 
 
@@ -187,7 +183,6 @@ def merge(first: Cluster, second: Cluster) -> Cluster:
         head_ip=first.head_ip or second.head_ip,
         shared=first.shared or second.shared,
         sources=first.sources + second.sources,
-        stack=first.stack or second.stack,
     )
 
 

@@ -129,11 +129,8 @@ def _cluster(services: Services, paths: Paths, cluster: Cluster, errors: list[Pe
 
 
 def _storage(token: Token | None) -> dict[str, Any] | None:
-    """Whose the storage is, and what was taken over with it."""
-    if token is None or token.owner is None:
-        return None
-    adopted = {**plain(token.adopted), "summary": str(token.adopted)} if token.adopted else None
-    return {"owner": plain(token.owner), "adopted": adopted}
+    """The cluster that the storage serves."""
+    return None if token is None or token.owner is None else {"owner": plain(token.owner)}
 
 
 def _proof(proof: Proof | None) -> dict[str, Any] | None:

@@ -23,14 +23,12 @@ class StorageConfig:
     """Shared storage and its mount point on every node.
 
     ``source``: petal-node mounts it: the id of an EFS file system, HOST:/EXPORT, or HOST@tcp:/NAME for Lustre.
-    ``adopt``: names of deleted clusters whose storage this cluster may take over.
     """
 
     mount: str = "/shared"
     source: str | None = None
     type: str | None = None
     options: tuple[str, ...] = ()
-    adopt: tuple[str, ...] = ()
 
     @property
     def mount_type(self) -> str:

@@ -145,7 +145,6 @@ class StorageSchema(_Section):
     source = _string(values.mount_source_problem)
     type = _choice("nfs4", "lustre")
     options = _strings(values.mount_option_problem)
-    adopt = _strings(values.cluster_problem)
 
     @validates_schema
     def _check(self, data: Mapping[str, Any], **_: Any) -> None:

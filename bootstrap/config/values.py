@@ -41,7 +41,6 @@ module_problem = matching(
     r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*",
     "must be a module name such as openmpi or openmpi/4.1.7",
 )
-cluster_problem = matching(r"[A-Za-z][A-Za-z0-9-]{0,59}", "must be the name of a cluster")
 environment_problem = matching(
     r"[a-z0-9][a-z0-9-]*", "must be the name of an environment, a URI of a spack.yaml or spack.lock, or none"
 )

@@ -37,7 +37,6 @@ class Queue:
 class Cluster:
     """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts.
 
-    ``stack`` is an ARN of CloudFormation: on the head node that of the cluster, on others that of a nested stack.
     ``queues`` are looked up where they matter (``facts.with_queues``): the head node alone decides by them.
     """
 
@@ -50,7 +49,6 @@ class Cluster:
     shared: tuple[SharedDir, ...] = ()
     sources: tuple[str, ...] = ()
     queues: tuple[Queue, ...] = ()
-    stack: str | None = None
 
 
 @dataclass(frozen=True)

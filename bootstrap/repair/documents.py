@@ -10,6 +10,7 @@ from ..core.model import Probe, Scope, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
+from ..state.owner import Owner
 from ..state.release import read_index, read_manifest
 from ..state.store import Seen, Shared
 from ..steps.base import HEAD, TOUCH_SECONDS
@@ -54,7 +55,7 @@ class Documents:
         if _token_is_lost(ctx):
             before = Seen.load(ctx.paths)
             assert before is not None
-            Shared(ctx.paths).save_token(Token(before.token, ctx.facts.host.name, before.replaces))
+            Shared(ctx.paths).save_token(Token(before.token, ctx.facts.host.name, Owner.of(ctx.facts.cluster)))
 
 
 def _damaged(ctx: Context) -> Iterator[Path]:

@@ -24,7 +24,6 @@ def status_view(result: Result, _told: bool) -> list[Line]:
         Line(f"stack     {_stack(config)}, layout {config.get('layout', 'unknown')}"),
         Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
         Line(f"package   this is {data.get('package', 'unknown')}, wanted {wanted.get('version', 'unknown')}"),
-        *_storage_lines(data.get("storage") or {}),
         Line(f"install   {_run_line(data['install'], now) if data['install'] else 'none is known'}"),
         *_now_lines(data["install"] or {}),
     ]
@@ -57,12 +56,6 @@ def _number(config: Mapping[str, Any], section: str, key: str) -> int:
     found = config.get(section)
     items = found.get(key) if isinstance(found, Mapping) else None
     return len(items) if isinstance(items, list) else 0
-
-
-def _storage_lines(storage: Mapping[str, Any]) -> list[Line]:
-    """Only where there is something to tell: most storages have served one cluster."""
-    adopted = storage.get("adopted")
-    return [Line(f"storage   adopted at {adopted['time']}: {adopted['summary']}")] if adopted else []
 
 
 def _proof_lines(proof: Mapping[str, Any] | None, now: float | None) -> list[Line]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core import decode as shapes
 from ..core.model import Finding, Mark, NodeReport
-from .owner import Adoption, Owner
+from .owner import Owner
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Token:
-    """Put on shared storage once by the head node: who sees it sees the same storage.
+    """Written to shared storage once by the head node, so that other nodes recognize it.
 
-    ``replaces`` names the storages that this one stands for by an administrator's word, newest first; ``owner`` is the
-    cluster that it serves, ``adopted`` what that one took over.
+    ``host`` is the head node that wrote it, ``owner`` the cluster that the storage serves.
     """
 
     token: str
     host: str
-    replaces: tuple[str, ...] = ()
     owner: Owner | None = None
-    adopted: Adoption | None = None
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Token:
-        replaces = shapes.items(raw.get("replaces", ()), shapes.text)
-        owner, adopted = (shapes.maybe(raw.get(key), shapes.mapping) for key in ("owner", "adopted"))
-        return cls(
-            shapes.text(raw["token"]),
-            shapes.text(raw["host"]),
-            replaces,
-            shapes.maybe(owner, Owner.from_dict),
-            shapes.maybe(adopted, Adoption.from_dict),
-        )
+        owner = shapes.maybe(shapes.maybe(raw.get("owner"), shapes.mapping), Owner.from_dict)
+        return cls(shapes.text(raw["token"]), shapes.text(raw["host"]), owner)
 
 
 @dataclass(frozen=True)

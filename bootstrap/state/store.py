@@ -16,10 +16,10 @@ from typing import Any
 
 from ..core import decode as shapes
 from ..core.errors import StateError, StorageError
-from ..core.model import NodeReport, RunRecord, Status, plain
+from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
 from ..host.atomic import write_json
-from ..host.files import distrust, is_deep, make_dir, make_own_dir, read_json
+from ..host.files import distrust, is_deep, make_dir, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
 from .desired import Proof, Published, Token, Wanted
@@ -152,19 +152,23 @@ class Runs:
 
 @dataclass(frozen=True)
 class Seen:
-    """The storage that this node has used, in its own memory."""
+    """The storage that this node has used, in its own memory.
+
+    ``cluster`` is the cluster whose head node decides which storage is used; None on the head node itself, which takes
+    another storage only with ``--accept-storage``.
+    """
 
     mount: str
     token: str
-    replaces: tuple[str, ...]
+    cluster: Owner | None = None
 
     @classmethod
-    def of(cls, mount: str, token: Token) -> Seen:
-        return cls(mount, token.token, token.replaces)
+    def of(cls, mount: str, token: Token, role: Role) -> Seen:
+        return cls(mount, token.token, None if role is Role.HEAD else token.owner)
 
     @classmethod
     def load(cls, paths: Paths) -> Seen | None:
-        """What was saved; a memory that is damaged is none."""
+        """The saved storage; None without one, and if the file is damaged."""
         try:
             raw = read_document(paths.seen_storage)
             return None if raw is None else shaped(paths.seen_storage, lambda: cls._from_dict(raw))
@@ -174,16 +178,18 @@ class Seen:
 
     @classmethod
     def _from_dict(cls, raw: Mapping[str, Any]) -> Seen:
-        replaces = shapes.items(raw["replaces"], shapes.text)
-        return cls(shapes.text(raw["mount"]), shapes.text(raw["token"]), replaces)
+        cluster = shapes.maybe(shapes.maybe(raw.get("cluster"), shapes.mapping), Owner.from_dict)
+        return cls(shapes.text(raw["mount"]), shapes.text(raw["token"]), cluster)
 
     def save(self, paths: Paths) -> None:
         write_document(paths.seen_storage, plain(self))
 
     def knows(self, mount: str, token: Token | None) -> bool:
-        """True for the same storage, for one that replaces it, and where the configuration names another place."""
-        return mount != self.mount or (
-            token is not None and (token.token == self.token or self.token in token.replaces)
+        """True for the same storage, for another one of this node's cluster, and for another mount point."""
+        if mount != self.mount:
+            return True
+        return token is not None and (
+            token.token == self.token or (self.cluster is not None and token.owner == self.cluster)
         )
 
 
@@ -260,16 +266,12 @@ class Shared:
                 found.append(report)
         return tuple(found)
 
-    def set_aside(self, owner: Owner) -> None:
-        """Moves what is said of a former cluster to where people can read it, and nothing else does.
-
-        Documents are moved unread: a newer petal-node may have written them. Those of an earlier time are replaced.
-        """
-        state, aside = self._paths.state, before_of(self._paths, owner)
-        for name in ("wanted.json", "stack.json", "proof.json", "published.json", *_names(state / "nodes", "nodes/")):
-            if (state / name).exists():
-                make_own_dir((aside / name).parent, self._paths.shared_mount)
-                (state / name).replace(aside / name)
+    def remove_records(self) -> None:
+        """Removes the records of a former cluster; unread, because a newer petal-node may have written them."""
+        state = self._paths.state
+        names = ("wanted.json", "stack.json", "proof.json", "published.json")
+        for path in (*(state / name for name in names), *(state / "nodes").glob("*.json")):
+            path.unlink(missing_ok=True)
 
     def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
         path = self._paths.state / name
@@ -309,12 +311,3 @@ def wanted_of(paths: Paths, release: str) -> Wanted | None:
 def save_wanted_of(paths: Paths, wanted: Wanted) -> None:
     """Written into the release before it is published."""
     write_document(paths.release(wanted.release) / "wanted.json", plain(wanted))
-
-
-def before_of(paths: Paths, owner: Owner) -> Path:
-    """Where the records of the cluster that a storage served before are."""
-    return paths.state / "before" / owner.name
-
-
-def _names(directory: Path, before: str) -> list[str]:
-    return [before + path.name for path in sorted(directory.glob("*.json"))]

@@ -1,7 +1,7 @@
-"""Shared storage serves this cluster: what another one, or an earlier life of this one, has left there is taken over.
+"""Shared storage serves this cluster. A storage of another cluster is taken over only with ``--accept-storage``.
 
-Store and releases stay as they are, and the probes of the other steps say what of them counts. What was said of the
-former cluster's nodes is set aside, and the storage gets a new token: whoever knew it by the old one stays away.
+Store and releases stay, and the probes of the other steps find which of them count. The records of the former cluster
+are removed, and the storage gets a new token, so that nodes that know the old one write nothing there.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from dataclasses import replace
 from ..core.errors import StateError, StorageError
 from ..core.model import Probe, Scope, change, elsewhere, refused, satisfied
 from ..host.log import LOG
-from ..host.system import timestamp
 from ..state.context import Context
 from ..state.desired import Token
-from ..state.owner import Adoption, Owner, is_of_one_machine
+from ..state.owner import Owner, is_foreign
 from ..state.release import current_in
-from ..state.store import Seen, Shared, before_of
+from ..state.store import Seen, Shared
 from .base import HEAD, try_locks
 
 
 class StorageOwner:
-    """The head node's name is on the storage."""
+    """The name of this cluster is on the storage."""
 
     name = "owner"
     title = "shared storage serves this cluster"
@@ -41,68 +40,47 @@ class StorageOwner:
         except StateError as error:
             return refused(error)
         if token is None or token.owner is None:
-            return change("no cluster's name is on it yet", f"write {own}")
-        return _judge(ctx, own, token, token.owner)
+            return change("shared storage names no cluster yet", f"write {own}")
+        if not is_foreign(token.owner, ctx.facts.cluster):
+            return satisfied(f"shared storage serves {own}")
+        if not ctx.accept_storage:
+            return refused(_serves_another(ctx, token.owner))
+        lines = (f"take over {_release(ctx)}", f"remove the records of cluster {token.owner} in {ctx.paths.state}")
+        return change(f"shared storage serves cluster {token.owner}", *lines)
 
     def apply(self, ctx: Context) -> None:
-        own, token = Owner.of(ctx.facts.cluster), Shared(ctx.paths).token()
+        own, shared = Owner.of(ctx.facts.cluster), Shared(ctx.paths)
+        token = shared.token()
         assert own is not None
         assert token is not None
         if token.owner is None:
             ctx.confirm()
-            Shared(ctx.paths).save_token(replace(token, owner=own))
-        else:
-            try_locks(ctx)
-            _adopt(ctx, own, token, token.owner)
+            shared.save_token(replace(token, owner=own))
+            return
+        try_locks(ctx)
+        # The token comes last: until it is written, a run after a kill finds another cluster's storage.
+        ctx.confirm()
+        shared.remove_records()
+        taken = Token(os.urandom(16).hex(), ctx.facts.host.name, own)
+        shared.save_token(taken)
+        Seen.of(ctx.paths.mount, taken, ctx.role).save(ctx.paths)
+        message = f"took over {_release(ctx)} of cluster {token.owner}"
+        ctx.note(message)
+        LOG.info("%s", message, extra={"step": self.name})
 
 
-def _judge(ctx: Context, own: Owner, token: Token, owner: Owner) -> Probe:
-    if own.is_same(owner):
-        return satisfied(f"it serves {own}" + (f"; adopted: {token.adopted}" if token.adopted else ""))
-    if _may_be_alive(ctx, own, owner):
-        return refused(_in_use(ctx, owner))
-    found = Adoption(owner, current_in(ctx.paths.shared_root), "")
-    aside = before_of(ctx.paths, owner)
-    return change(f"it serves cluster {owner}", f"adopt {found}", f"move its records to {aside}")
+def _release(ctx: Context) -> str:
+    release = current_in(ctx.paths.shared_root)
+    return f"release {release}" if release else "a storage without a release"
 
 
-def _may_be_alive(ctx: Context, own: Owner, other: Owner) -> bool:
-    """False where the other cluster cannot be at this storage, or an administrator has said that it is gone."""
-    told = ctx.accept_storage or other.name in ctx.config.storage.adopt
-    return not (told or own.is_namesake(other) or is_of_one_machine(ctx.mounted if ctx.paths.live else None))
-
-
-def _in_use(ctx: Context, other: Owner) -> StorageError:
-    where = ctx.paths.shared_mount
+def _serves_another(ctx: Context, other: Owner) -> StorageError:
     return StorageError(
-        f"{where} serves cluster {other}",
-        why="other machines can mount it too, so that cluster may be alive, and one storage serves one cluster",
+        f"{ctx.paths.shared_mount} serves cluster {other}",
+        why="one storage serves one cluster, and that cluster may still be in use",
         remedy=(
             "name another file system, or another directory of it, in the configuration: storage.mount",
-            f"or, where that cluster is gone: storage: {{adopt: [{other.name}]}}",
-            "or, once: petal-node bootstrap --accept-storage",
+            "if that cluster is deleted: petal-node bootstrap --accept-storage",
         ),
         code="storage-other-cluster",
     )
-
-
-def _adopt(ctx: Context, own: Owner, token: Token, other: Owner) -> None:
-    """The token comes last: until it is written, a run that follows a killed one finds the storage as it was."""
-    shared = Shared(ctx.paths)
-    found = Adoption(other, current_in(ctx.paths.shared_root), timestamp())
-    shared.set_aside(other)
-    ctx.confirm()
-    before = _followed(ctx, own, token, other)
-    marked = Token(os.urandom(16).hex(), ctx.facts.host.name, before, own, found)
-    shared.save_token(marked)
-    Seen.of(ctx.paths.mount, marked).save(ctx.paths)
-    ctx.note(f"adopted: {found}")
-    LOG.info("adopted: %s", found, extra={"step": StorageOwner.name})
-
-
-def _followed(ctx: Context, own: Owner, token: Token, other: Owner) -> tuple[str, ...]:
-    """The tokens whose users follow to the new one: this cluster's own nodes, never those of another cluster."""
-    seen = Seen.load(ctx.paths)
-    mine = (seen.token, *seen.replaces) if seen is not None and seen.mount == ctx.paths.mount else ()
-    earlier = (token.token, *token.replaces) if own.is_namesake(other) else ()
-    return tuple(dict.fromkeys((*mine, *earlier)))

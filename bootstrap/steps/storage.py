@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import PetalError, StateError, StorageError, as_error
@@ -13,7 +13,7 @@ from ..host.file_locks import broken, no_locks, unfit
 from ..host.files import Distrust, changeable, first_distrusted, make_own_dir
 from ..state.context import Context
 from ..state.desired import Token
-from ..state.owner import is_foreign
+from ..state.owner import Owner, is_foreign
 from ..state.store import Seen, Shared
 from .base import EVERYWHERE, TOUCH_SECONDS, tried_file, try_locks
 
@@ -64,7 +64,7 @@ class Storage:
     def apply(self, ctx: Context) -> None:
         if ctx.paths.live and ctx.mounted is None:
             raise _missing(ctx)
-        shared, before = Shared(ctx.paths), Seen.load(ctx.paths)
+        shared = Shared(ctx.paths)
         token = ctx.system.on_storage(shared.token, ctx.paths.shared_mount, TOUCH_SECONDS)
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
@@ -73,20 +73,11 @@ class Storage:
             return
         if ctx.role is Role.HEAD:
             try_locks(ctx)
-            marked = _marked(ctx, token, before)
-            if marked != token:
-                shared.save_token(marked)
-            token = marked
+            if token is None:
+                token = Token(os.urandom(16).hex(), ctx.facts.host.name, Owner.of(ctx.facts.cluster))
+                shared.save_token(token)
         if token is not None:
-            Seen.of(ctx.paths.mount, token).save(ctx.paths)
-
-
-def _marked(ctx: Context, token: Token | None, before: Seen | None) -> Token:
-    """The token that the head node leaves: it names those that it stands for, and other nodes follow that."""
-    token = token or Token(os.urandom(16).hex(), ctx.facts.host.name)
-    if before is None or before.knows(ctx.paths.mount, token):
-        return token
-    return replace(token, replaces=tuple(dict.fromkeys((*token.replaces, before.token, *before.replaces))))
+            Seen.of(ctx.paths.mount, token, ctx.role).save(ctx.paths)
 
 
 def _is_foreign(ctx: Context, token: Token | None) -> bool:
@@ -224,7 +215,7 @@ def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -
     token = f"token {seen.token.token[:8]}"
     if _is_foreign(ctx, seen.token):
         return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token} of cluster {seen.token.owner}")
-    if before != Seen.of(ctx.paths.mount, seen.token):
+    if before != Seen.of(ctx.paths.mount, seen.token, ctx.role):
         return change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
     if ctx.role is Role.HEAD:
         return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token}")

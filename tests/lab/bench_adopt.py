@@ -2,7 +2,7 @@
 
 Real Spack installs 200 small packages, 40 files each, into a store on a file system of its own, an ext4 image that is
 mounted by loop, as an EBS volume would be. Then, time and again, everything of the head node but that storage is thrown
-away, a head node of another cluster takes its place, and its OnNodeConfigured runs: ``petal-node hook configured`` from
+away, a new head node of the cluster takes its place, and its OnNodeConfigured runs: ``petal-node hook configured`` from
 the archive. What is measured is that command from its start to its end, and the seconds of CPU of all that it started,
 its worker included: other work on the machine makes the first longer and hardly the second.
 
@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,6 @@ class Head:
 
     top: Path
     config: Path
-    lives: int = field(default=0)
 
     @property
     def prefix(self) -> Path:
@@ -148,12 +147,11 @@ class Head:
         self.mount()
 
     def is_replaced(self) -> None:
-        """Another instance of another cluster; the storage is all that it has of the one before."""
+        """A new instance as the cluster's head node; the storage is all that it has of the one before."""
         for path in self.prefix.iterdir():
             if path != self.shared:
                 shutil.rmtree(path)
-        self.lives += 1
-        cluster = {"stack_name": f"life-{self.lives}", "region": "us-east-1", "node_type": "HeadNode"}
+        cluster = {"stack_name": "demo", "region": "us-east-1", "node_type": "HeadNode"}
         dna = self.prefix / "etc" / "chef" / "dna.json"
         dna.parent.mkdir(parents=True)
         dna.write_text(json.dumps({"cluster": {**cluster, "ebs_shared_dirs": "/shared"}}), encoding="utf-8")
@@ -235,10 +233,7 @@ def measure(made: Head, rounds: int) -> dict[str, list[Adoption]]:
             made.forget()
         took = made.hook(600)
         outcomes = {step["name"]: step["outcome"] for step in took.record["steps"]}
-        if took.record["release"] != first.record["release"] or (outcomes["owner"], outcomes["spack"]) != (
-            "changed",
-            "ok",
-        ):
+        if took.record["release"] != first.record["release"] or (outcomes["owner"], outcomes["spack"]) != ("ok", "ok"):
             raise LabError(f"it was not adopted: {outcomes}")
         found[kind].append(took)
         print(f"{kind}: {took.wall:.2f} s, CPU {took.cpu:.2f} s", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,9 +57,7 @@ def ask_status(world: World, capsys: pytest.CaptureFixture[str]) -> tuple[dict[s
     return answer, told.out + told.err
 
 
-def test_status_tells_what_was_adopted_and_shows_no_other_clusters_records(
-    old: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_shows_no_records_of_another_cluster(old: World, capsys: pytest.CaptureFixture[str]) -> None:
     leave_records(old)
     new = reborn(old)
     write_dna(new)
@@ -70,7 +67,6 @@ def test_status_tells_what_was_adopted_and_shows_no_other_clusters_records(
     assert answer["data"]["storage"]["owner"]["name"] == "old"
     assert (answer["data"]["reports"], answer["data"]["install"], answer["data"]["proof"]) == ([], None, None)
     assert "serves cluster old in us-east-1" in text
-    converge(new)
-    answer, text = ask_status(new, capsys)
+    converge(new, accept=True)
+    answer, _ = ask_status(new, capsys)
     assert (answer["data"]["storage"]["owner"]["name"], answer["data"]["reports"]) == ("demo", [])
-    assert re.search(rf"storage   adopted at \S+Z: release {new.release} of cluster old in us-east-1\n", text)

@@ -1,11 +1,10 @@
-"""A storage that comes from another cluster, or from an earlier life of this one: taken over, or left alone."""
+"""A storage that comes from another cluster: taken over with --accept-storage, or left alone."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from bootstrap.engine.run import run
 from bootstrap.host import system
 from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
-from bootstrap.state.owner import Owner
+from bootstrap.state.owner import Owner, is_foreign
 from bootstrap.state.release import current_release
 from bootstrap.state.request import BOOT, Request
 from bootstrap.state.store import Seen, Shared, write_document
 from bootstrap.steps.registry import STEPS
 from bootstrap.steps.root import Root
-from tests.adoption import EBS, LIFE, NFS, converge, installed, leave_records, reborn, write_dna
+from tests.adoption import EBS, NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
 from tests.world import World
 
@@ -49,14 +48,17 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     release, old_token = current_release(old.paths), Shared(old.paths).token()
     assert old_token is not None
     new = reborn(old)
-    found = converge(new, Waits(cluster=0))
-    assert found["owner"].outcome is Outcome.CHANGED
-    assert f"adopted: release {release} of cluster old in us-east-1" in found["owner"].reason
+    found = converge(new, Waits(cluster=0), accept=True)
+    assert (found["owner"].outcome, found["owner"].reason) == (
+        Outcome.CHANGED,
+        "shared storage serves demo in us-east-1",
+    )
+    assert found["owner"].changes[0] == f"take over release {release}"
     assert {found[name].outcome for name in INSTALL} == {Outcome.OK}
     assert not [command for command in new.system.commands if command[0].endswith("spack")]
     assert current_release(new.paths) == release == new.release
-    aside = new.paths.state / "before" / "old"
-    assert {name: (aside / name).read_bytes() for name in left} == left
+    state = new.paths.state
+    assert not [name for name, data in left.items() if (state / name).exists() and (state / name).read_bytes() == data]
     assert Shared(new.paths).reports() == ()
     wanted = Shared(new.paths).wanted()
     assert wanted is not None
@@ -64,7 +66,7 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     token = Shared(new.paths).token()
     assert token is not None
     assert token.token != old_token.token
-    assert Seen.load(new.paths) == Seen("/shared", token.token, ())
+    assert Seen.load(new.paths) == Seen("/shared", token.token)
     before = snapshot(new.prefix)
     assert {step.outcome for step in converge(new).values()} <= {Outcome.OK, Outcome.SKIPPED}
     assert snapshot(new.prefix) == before
@@ -74,7 +76,7 @@ def test_another_release_is_made_beside_the_old_one(old: World) -> None:
     release = current_release(old.paths)
     new = reborn(old)
     new.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
-    found = converge(new)
+    found = converge(new, accept=True)
     assert found["release"].outcome is Outcome.CHANGED
     assert current_release(new.paths) == new.release != release
     assert (new.paths.releases / str(release) / "manifest.json").is_file()
@@ -85,7 +87,7 @@ def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None
     release = current_release(old.paths)
     shutil.rmtree(next(old.paths.store.glob("linux-*/fftw-*")))
     (old.paths.archives / ".feed.r-1").write_text("half")
-    found = converge(reborn(old))
+    found = converge(reborn(old), accept=True)
     assert found["spack"].outcome is Outcome.CHANGED
     assert found["release"].outcome is Outcome.OK
     assert current_release(old.paths) == release
@@ -114,36 +116,37 @@ def test_nodes_that_boot_before_their_head_node_wait_for_it(old: World) -> None:
     assert "old in us-east-1" in found["storage"].reason
     assert found["root"].outcome is Outcome.BLOCKED
     assert snapshot(new.paths.shared_mount) == before
-    converge(new)
+    converge(new, accept=True)
     assert converge(login)["root"].outcome is Outcome.CHANGED
 
 
-def test_a_network_storage_of_another_cluster_is_left_alone(old: World) -> None:
-    new = reborn(old, mount=NFS)
+@pytest.mark.parametrize("mount", [NFS, EBS], ids=["network", "disk"])
+def test_a_storage_of_another_cluster_is_left_alone(old: World, mount: Mount) -> None:
+    new = reborn(old, mount=mount)
     before = snapshot(new.paths.shared_mount)
     found = converge(new)
     assert (found["owner"].outcome, code(found["owner"])) == (Outcome.BLOCKED, "storage-other-cluster")
-    assert "storage: {adopt: [old]}" in found["owner"].remedy[1]
+    assert "petal-node bootstrap --accept-storage" in found["owner"].remedy[1]
     assert {found[name].outcome for name in ("root", "wanted", *INSTALL)} == {Outcome.BLOCKED}
     assert snapshot(new.paths.shared_mount) == before
-
-
-@pytest.mark.parametrize("how", ["the configuration", "--accept-storage", "another life", "a disk", "memory"])
-def test_a_storage_whose_cluster_is_gone_is_adopted(old: World, how: str) -> None:
-    mount = {"a disk": EBS, "memory": Mount("tmpfs", "/shared", "tmpfs", ())}.get(how, NFS)
-    life = how == "another life"
-    new = reborn(old, "old" if life else "demo", LIFE.format("old", 2) if life else None, mount)
-    if how == "the configuration":
-        new.config_text += "storage: {adopt: [older, old]}\n"
-    found = converge(new, accept=how == "--accept-storage")
-    assert found["owner"].outcome is Outcome.CHANGED
-    assert found["spack"].outcome is Outcome.OK
+    assert converge(new, accept=True)["owner"].outcome is Outcome.CHANGED
     assert converge(new)["owner"].outcome is Outcome.OK
 
 
+def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
+    token = Shared(old.paths).token()
+    login = old.as_node("login", Role.LOGIN)
+    assert converge(login)["root"].outcome is Outcome.CHANGED
+    new = reborn(old, "old", NFS)
+    found = converge(new)
+    assert (found["owner"].outcome, found["spack"].outcome) == (Outcome.OK, Outcome.OK)
+    assert Shared(new.paths).token() == token
+    assert converge(login)["storage"].outcome is Outcome.OK
+
+
 def beside(old: World, tmp_path: Path) -> World:
-    """The head node of another cluster that has the same EFS mounted, and was told to take it."""
-    new = World(tmp_path / "new", live=True, config_text=old.config_text + "storage: {adopt: [old]}\n")
+    """The head node of another cluster that has the same EFS mounted."""
+    new = World(tmp_path / "new", live=True, config_text=old.config_text)
     new.mounts = (NFS,)
     (new.prefix / "shared").rmdir()
     (new.prefix / "shared").symlink_to(old.prefix / "shared")
@@ -151,12 +154,12 @@ def beside(old: World, tmp_path: Path) -> World:
 
 
 def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_path: Path) -> None:
-    """Both heads and a node of the old cluster have the same EFS mounted; the new one was told to take it."""
+    """Both heads and a node of the old cluster have the same EFS mounted; the new one accepts it."""
     old.mounts = (NFS,)
     node = old.as_node("q1-st-c5-1", Role.COMPUTE)
     assert converge(node)["root"].outcome is Outcome.CHANGED
     new = beside(old, tmp_path)
-    assert converge(new)["owner"].outcome is Outcome.CHANGED
+    assert converge(new, accept=True)["owner"].outcome is Outcome.CHANGED
     before = snapshot(old.paths.shared_mount)
     for world in (old, node):
         found = converge(world)
@@ -180,7 +183,7 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
     def taken_over(root: Root, ctx: Context) -> Probe:
         """After its own look at the storage, and before the old cluster's head node has the lock."""
         monkeypatch.setattr(Root, "probe", probe)
-        found.update({name: step.outcome for name, step in converge(new).items()})
+        found.update({name: step.outcome for name, step in converge(new, accept=True).items()})
         found["before"] = snapshot(old.paths.shared_mount)
         return probe(root, ctx)
 
@@ -194,22 +197,12 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
     assert after == found["before"]
 
 
-def test_nodes_of_an_earlier_life_follow(old: World) -> None:
-    """A login node that booted before the new head node's hook takes the cluster of its name for its own."""
-    login = replace(old.as_node("login", Role.LOGIN), stack=LIFE.format("nested", 7))
-    assert converge(login)["root"].outcome is Outcome.CHANGED
-    new = reborn(old, "old", LIFE.format("old", 2))
-    assert converge(new)["owner"].outcome is Outcome.CHANGED
-    assert converge(login)["storage"].outcome is Outcome.CHANGED
-    assert converge(login)["storage"].outcome is Outcome.OK
-
-
-@pytest.mark.parametrize("last", ["set_aside", "save_token", "Seen"])
+@pytest.mark.parametrize("last", ["remove_records", "save_token", "Seen"])
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 def test_an_adoption_that_was_killed_is_done_again(
     old: World, monkeypatch: pytest.MonkeyPatch, last: str, *, done: bool
 ) -> None:
-    left = leave_records(old)
+    leave_records(old)
     new = reborn(old)
     owner, name = (Seen, "save") if last == "Seen" else (Shared, last)
     real: Callable[..., Any] = getattr(owner, name)
@@ -223,14 +216,13 @@ def test_an_adoption_that_was_killed_is_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, killed)
         with pytest.raises(KeyboardInterrupt):
-            converge(new)
-    found = converge(new)
+            converge(new, accept=True)
+    found = converge(new, accept=True)
     assert {found[name].outcome for name in ("owner", "spack", "release")} <= {Outcome.OK, Outcome.CHANGED}
-    aside = new.paths.state / "before" / "old"
-    assert {name: (aside / name).read_bytes() for name in left} == left
+    assert Shared(new.paths).reports() == ()
     token = Shared(new.paths).token()
     assert token is not None
-    assert (token.owner, token.adopted and token.adopted.owner.name) == (Owner("demo", "us-east-1"), "old")
+    assert token.owner == Owner("demo", "us-east-1")
 
 
 def converge_up_to(world: World, name: str) -> None:
@@ -238,57 +230,49 @@ def converge_up_to(world: World, name: str) -> None:
     engine.converge(STEPS[: names.index(name)], world.context, lambda _: None)
 
 
-def test_the_record_of_an_adopting_run_does_not_replace_the_former_clusters(
+def test_the_record_of_an_adopting_run_replaces_the_former_clusters(
     old: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
-    left = leave_records(old)
+    leave_records(old)
     new = reborn(old)
     new.live = False
     write_dna(new)
     config = new.prefix / "petal.yaml"
     config.write_text(new.config_text)
     notes: list[str] = []
-    request = Request(new.tool, "run-a", str(config), new.prefix, Role.HEAD)
+    request = Request(new.tool, "run-a", str(config), new.prefix, Role.HEAD, accept_storage=True)
     record = run(request, new.system, "bootstrap", lambda _: None, notes.append)
     assert {step.name: step.outcome for step in record.steps}["release"] is not Outcome.BLOCKED, record
-    assert any(note.startswith("adopted: release") for note in notes)
-    assert (new.paths.state / "before" / "old" / "stack.json").read_bytes() == left["stack.json"]
+    assert any(note.startswith("took over release") for note in notes)
     own = Shared(new.paths).install()
     assert own is not None
     assert own.run_id == "run-a"
 
 
-DNA = {"stack_name": "demo", "region": "us-east-1", "stack_arn": LIFE.format("demo", 1)}
+DNA = {"stack_name": "demo", "region": "us-east-1"}
 
 
 @pytest.mark.parametrize(
-    ("more", "life"),
-    [
-        ({"node_type": "HeadNode"}, "0a1b-1"),
-        ({"node_type": "ComputeFleet", "cluster_name": "demo", "stack_arn": LIFE.format("demo-Queues-1X", 9)}, ""),
-    ],
+    "more",
+    [{"node_type": "HeadNode"}, {"node_type": "ComputeFleet", "cluster_name": "demo", "stack_name": "demo-Q-1X"}],
 )
-def test_every_node_knows_its_cluster_by_the_same_name(more: dict[str, str], life: str) -> None:
-    cluster = parse_dna(json.dumps({"cluster": {**DNA, **more}}))
-    assert Owner.of(cluster) == Owner("demo", "us-east-1", "123456789012", life)
+def test_every_node_knows_its_cluster_by_the_same_name(more: dict[str, str]) -> None:
+    assert Owner.of(parse_dna(json.dumps({"cluster": {**DNA, **more}}))) == Owner("demo", "us-east-1")
 
 
 @pytest.mark.parametrize(
-    ("other", "namesake", "same"),
+    ("owner", "foreign"),
     [
-        (Owner("demo", "us-east-1", "1", "a"), True, True),
-        (Owner("demo", "us-east-1", "1", "b"), True, False),
-        (Owner("demo", "us-east-1"), True, True),
-        (Owner("demo", "us-east-1", "2", "a"), False, False),
-        (Owner("demo", "eu-west-1", "1", "a"), False, False),
-        (Owner("demo2", "us-east-1", "1", "a"), False, False),
+        (Owner("demo", "us-east-1"), False),
+        (Owner("demo"), False),
+        (None, False),
+        (Owner("demo", "eu-west-1"), True),
+        (Owner("demo2", "us-east-1"), True),
     ],
 )
-def test_who_is_who(other: Owner, *, namesake: bool, same: bool) -> None:
-    own = Owner("demo", "us-east-1", "1", "a")
-    assert (own.is_namesake(other), own.is_same(other)) == (namesake, same)
-    assert (other.is_namesake(own), other.is_same(own)) == (namesake, same)
+def test_a_storage_is_foreign_by_name_or_region(owner: Owner | None, *, foreign: bool) -> None:
+    assert is_foreign(owner, parse_dna(json.dumps({"cluster": DNA}))) is foreign
 
 
 @pytest.mark.parametrize("owner", [{"name": "../x"}, {"name": 1}, {}, "demo", {"name": "demo", "region": 1}])

@@ -26,9 +26,9 @@ __all__ = ["lmod_is_there"]
 @pytest.fixture
 def node(tmp_path: Path) -> World:
     world = World(tmp_path / "node", Role.COMPUTE, live=True)
-    Seen(world.paths.mount, "cafe", ()).save(world.paths)
+    Seen(world.paths.mount, "cafe").save(world.paths)
     world.paths.state.mkdir(parents=True)
-    write_document(world.paths.state / "token.json", {"token": "cafe", "host": "head", "replaces": []})
+    write_document(world.paths.state / "token.json", {"token": "cafe", "host": "head"})
     world.mounts = (Mount("10.0.0.10:/shared", world.paths.mount, "nfs4", ("rw",)),)
     return world
 
@@ -52,7 +52,7 @@ def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
 
 def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node: World) -> None:
     over(node, "/shared")
-    write_document(node.paths.state / "token.json", {"token": "feed", "host": "head", "replaces": []})
+    write_document(node.paths.state / "token.json", {"token": "feed", "host": "head"})
     for ctx in (node.context, replace(node.context, may_destroy=True)):
         probe = HiddenMounts().probe(ctx)
         assert (probe.verdict, probe.reason) == (

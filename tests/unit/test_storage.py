@@ -17,6 +17,7 @@ from bootstrap.host.files import make_own_dir
 from bootstrap.remote import tarball
 from bootstrap.state.context import Context
 from bootstrap.state.desired import Proof, Token, Wanted
+from bootstrap.state.owner import Owner
 from bootstrap.state.store import Seen, Shared, write_document
 from bootstrap.steps import storage as storage_step
 from bootstrap.steps.registry import STEPS
@@ -104,19 +105,23 @@ def test_other_nodes_follow_what_the_head_node_accepted_also_over_two_changes(he
         assert storage(head).outcome is Outcome.OK
     token = Shared(head.paths).token()
     assert token is not None
-    assert len(token.replaces) == 2
     assert storage(compute).outcome is Outcome.CHANGED
-    assert Seen.load(compute.paths) == Seen("/shared", token.token, token.replaces)
+    assert Seen.load(compute.paths) == Seen("/shared", token.token, Owner("demo", "us-east-1"))
+
+
+def test_the_head_node_itself_follows_no_other_storage_of_its_cluster(head: World) -> None:
+    storage(head)
+    other_storage(head, Token("feed" * 8, "another-head", Owner("demo", "us-east-1")))
+    assert code(storage(head)) == "storage-changed"
 
 
 def test_a_storage_that_is_accepted_keeps_its_own_token(head: World) -> None:
-    """A copy of another cluster's, for example: those who know it by that token go on knowing it."""
+    """A copy of the cluster's own, for example: nodes that know it by that token still know it."""
     storage(head)
-    before = Seen.load(head.paths)
-    assert before is not None
-    other_storage(head, Token("feed" * 8, "another-head", ("beef",)))
+    token = Token("feed" * 8, "another-head", Owner("demo", "us-east-1"))
+    other_storage(head, token)
     assert storage(head, accept=True).outcome is Outcome.CHANGED
-    assert Shared(head.paths).token() == Token("feed" * 8, "another-head", ("beef", before.token))
+    assert Shared(head.paths).token() == token
 
 
 def test_a_node_may_accept_for_itself(head: World, compute: World) -> None:
