@@ -1,8 +1,8 @@
-"""``hook EVENT``: what the custom actions call. It starts a worker that outlives it, and waits a bounded time.
+"""``hook EVENT``: the verb that custom actions call. It starts a detached worker and waits for it for a bounded time.
 
-Promise 1: a hook returns long before any ParallelCluster limit and ends with 0, whatever happens; ``--strict`` turns
-that off. The record keeps the verb's own code. The worker is this program again, detached: nothing of it holds the
-hook's stdout or stderr (ParallelCluster's executor waits for whoever does).
+A hook returns long before any limit of ParallelCluster and exits 0 whatever fails; with ``--strict`` it exits with the
+code of the run, which the record has in any case. The worker is the same program; it holds neither stdout nor stderr of
+the hook, because ParallelCluster's executor waits until every process has closed them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ..steps.registry import STEPS
 from .common import Services, request_of, require_root, result_of_run
 
 UNIT = "petal-node-worker"
-UNKNOWN_BUDGET = 120.0
-STARTED = "PETAL_HOOK_STARTED"
+UNKNOWN_BUDGET = 120.0  # of a head node whose worker has not written its record yet
+STARTED = "PETAL_HOOK_STARTED"  # seconds since boot at which the hook script started
 POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
 BACKGROUND = frozenset(step.name for step in STEPS if step.background)
-BEGIN_AGAIN_SECONDS = 10.0
-WORKER_SAID = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
+RESTART_SECONDS = 10.0  # systemd starts a killed worker again within this time
+WORKER_LOGS = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
 # The worker of a checkout; its first argument is the checkout.
 FROM_CHECKOUT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli import entry; entry()"
 
@@ -60,9 +60,9 @@ def hook(options: Options, services: Services) -> Result:
 
 
 def _refuse(options: Options, services: Services) -> Result:
-    """Records a hook whose arguments do not make sense, and does nothing."""
+    """Records that the arguments are wrong, and does nothing else."""
     error = UsageError(
-        "the hook's arguments are not understood",
+        "the arguments of the hook cannot be used",
         why=" ".join(options.words),
         remedy=("petal-node hook --help", "correct Args in the cluster configuration"),
         code="hook-usage",
@@ -76,152 +76,121 @@ def _ended(result: Result, *, strict: bool) -> Result:
 
 
 def worker(options: Options, services: Services) -> Result:
-    """The detached half: does the work and keeps the record that the hook reads."""
+    """The detached process: does the work and writes the record that the hook reads."""
     record = run(request_of(options, services), services.system, "hook", services.listen, services.note)
     return result_of_run("hook", record)
 
 
 def _through_worker(options: Options, services: Services) -> RunRecord:
+    """Starts the worker and waits for it. The time that the hook script used counts too."""
     if options.config is not None:
-        check_place(options.config)  # before it stands in the arguments of a process that everybody can list
+        check_place(options.config)  # refuses a URI with a secret: every user can list the arguments of a process
     paths = options.paths
-    spent = _spent(services)
+    try:
+        spent = max(0.0, services.system.clock() - float(os.environ.pop(STARTED, "")))
+    except ValueError:
+        spent = 0.0
     make_dir(paths.runs)
     make_dir(paths.log.parent)
     systemd.detach(
         _worker_argv(options, services),
         services.system,
-        unit=f"{UNIT}-{services.run_id.lower()}" if paths.live else None,  # a unit's environment lies outside of --root
+        unit=f"{UNIT}-{services.run_id.lower()}" if paths.live else None,  # its environment file is outside of --root
         output=paths.log.parent / "petal-node-worker.log",
     )
     return _wait(options, services, Runs(paths), spent)
 
 
-def _spent(services: Services) -> float:
-    """Seconds that the hook script used up before it came to us; it says when it started, by the machine's clock."""
-    try:
-        spent = services.system.clock() - float(os.environ.pop(STARTED, ""))
-    except ValueError:
-        return 0.0
-    return max(0.0, spent)
-
-
 def _worker_argv(options: Options, services: Services) -> list[str]:
-    argv = [*_own_command(services), "worker", "--event", options.event, "--run-id", services.run_id, "--quiet"]
-    passed_on = (
-        ("--config", options.config),
-        ("--config-sha256", options.config_sha256),
-        ("--role", options.role and options.role.value),
-    )
-    for option, value in passed_on:
-        argv += [option, str(value)] if value else []
-    return [*argv, "--root", str(options.root)] if not options.paths.live else argv
-
-
-def _own_command(services: Services) -> list[str]:
     if services.tool.archive is not None:
-        return [str(services.tool.archive)]
-    top = str(Path(__file__).resolve().parents[2])
-    return [
-        sys.executable,
-        "-c",
-        FROM_CHECKOUT,
-        top,
-    ]
+        program = [str(services.tool.archive)]
+    else:
+        program = [sys.executable, "-c", FROM_CHECKOUT, str(Path(__file__).resolve().parents[2])]
+    passed_on = {
+        "--event": options.event,
+        "--run-id": services.run_id,
+        "--config": options.config,
+        "--config-sha256": options.config_sha256,
+        "--role": options.role and options.role.value,
+        "--root": None if options.paths.live else options.root,
+    }
+    arguments = [word for option, value in passed_on.items() if value for word in (option, str(value))]
+    return [*program, "worker", *arguments, "--quiet"]
 
 
 def _wait(options: Options, services: Services, runs: Runs, spent: float) -> RunRecord:
-    """Until the worker has nothing left that a hook waits for, or the budget is spent; the worker goes on then.
+    """Returns when every step that a hook waits for has ended, or the budget is used up and the worker continues alone.
 
     Args:
-        spent: seconds of the budget that are gone already.
+        spent: seconds of the budget that were used before.
 
     Raises:
-        WaitTimeout: the worker did not even write its record, or was killed and systemd did not begin it again.
+        WaitTimeout: the worker wrote no record, or was killed and systemd did not start it again.
     """
-    unknown = UNKNOWN_BUDGET if _may_be_head(options) else OTHER_SECONDS
+    role = options.role or read_cluster(options.paths).role
+    unknown = UNKNOWN_BUDGET if role in (None, Role.HEAD) else OTHER_SECONDS
     started = time.monotonic() - spent
-    beat = time.monotonic()
-    told: set[str] = set()
+    heartbeat = time.monotonic()
+    listed: set[str] = set()
     lost: float | None = None
     while True:
         record = runs.load(services.run_id)
         if record is not None:
-            _tell(services, record, told)
+            _list_steps(services, record, listed)
             if record.settled:
-                _tell_what_goes_on(services, record)
+                _list_running(services, record)
                 return _as_settled(record)
         now = time.monotonic()
         budget = unknown if record is None or record.budget is None else record.budget
         if now - started > budget:
-            return _still_running(record, budget)
+            if record is not None:
+                return replace(record, status=Status.RUNNING, exit=0)
+            why = f"it wrote no record within {budget:.0f} s"
+            raise WaitTimeout("the worker did not start", why=why, remedy=WORKER_LOGS, code="worker-missing")
         lost = None if record is None or has_process(record.pid) else lost or now
-        if lost is not None and now - lost > BEGIN_AGAIN_SECONDS:
-            raise _worker_lost()
-        if now - beat > HEARTBEAT_SECONDS:
-            beat = now
-            services.note(f"{_going_on(record)} ({now - started:.0f} s of {budget:.0f} s)")
+        if lost is not None and now - lost > RESTART_SECONDS:
+            remedy = ("petal-node bootstrap", *WORKER_LOGS)
+            why = f"its process ended, and systemd did not start it again within {RESTART_SECONDS:.0f} s"
+            raise WaitTimeout("the worker was killed", why=why, remedy=remedy, code="worker-killed")
+        if now - heartbeat > HEARTBEAT_SECONDS:
+            heartbeat = now
+            services.note(f"{_current_step(record)} ({now - started:.0f} s of {budget:.0f} s)")
         time.sleep(POLL_SECONDS)
 
 
-def _may_be_head(options: Options) -> bool:
-    """What the node's own files say, before the worker has found out: others never wait long."""
-    role = options.role or read_cluster(options.paths).role
-    return role in (None, Role.HEAD)
-
-
-def _going_on(record: RunRecord | None) -> str:
+def _current_step(record: RunRecord | None) -> str:
     running = [step for step in record.steps if step.outcome.goes_on] if record else []
     return f"{running[-1].name}: {running[-1].headline}" if running else "starting"
 
 
-def _tell(services: Services, record: RunRecord, told: set[str]) -> None:
+def _list_steps(services: Services, record: RunRecord, listed: set[str]) -> None:
+    """Shows each step that has ended or waits, once."""
     for step in record.steps:
         event = f"{step.name} waits" if step.outcome is Outcome.WAITING else step.name
-        if step.outcome is not Outcome.RUNNING and event not in told:
-            told.add(event)
+        if step.outcome is not Outcome.RUNNING and event not in listed:
+            listed.add(event)
             services.listen(step)
 
 
-def _tell_what_goes_on(services: Services, record: RunRecord) -> None:
-    """What nobody waits for and users miss while it lasts; the proof is none of it."""
+def _list_running(services: Services, record: RunRecord) -> None:
+    """Shows the steps that continue after the hook and that users wait for; the proof is not one of them."""
     for step in record.steps:
         if step.outcome is Outcome.RUNNING and step.name not in BACKGROUND and record.finished is None:
             services.listen(replace(step, outcome=Outcome.WAITING))
 
 
 def _as_settled(record: RunRecord) -> RunRecord:
-    """What a hook answers for: the background steps that go on behind it do not count."""
+    """The record with the result of the hook: background steps that still run do not count."""
     if record.finished is not None:
         return record
     changed = any(step.outcome is Outcome.CHANGED for step in record.steps)
-    troubled = any(step.error or not step.outcome.holds for step in record.steps if not step.outcome.goes_on)
-    status = Status.DEGRADED if troubled else Status.CHANGED if changed else Status.OK
+    failed = any(step.error or not step.outcome.holds for step in record.steps if not step.outcome.goes_on)
+    status = Status.DEGRADED if failed else Status.CHANGED if changed else Status.OK
     return replace(record, status=status, exit=int(status.exit))
 
 
-def _still_running(record: RunRecord | None, budget: float) -> RunRecord:
-    if record is None:
-        raise WaitTimeout(
-            "the worker did not start",
-            why=f"it wrote no record within {budget:.0f} s",
-            remedy=WORKER_SAID,
-            code="worker-missing",
-        )
-    return replace(record, status=Status.RUNNING, exit=0)
-
-
-def _worker_lost() -> WaitTimeout:
-    return WaitTimeout(
-        "the worker was killed",
-        why="its process is gone, and none followed",
-        remedy=("petal-node bootstrap", *WORKER_SAID),
-        code="worker-killed",
-    )
-
-
 def _recorded(options: Options, services: Services, error: PetalError) -> Result:
-    """The hook's own failure, in a record as every run has one."""
+    """Writes the record of a hook that failed before its worker started."""
     LOG.error("%s", error)
     recorder = Recorder(options.paths, new_record(request_of(options, services), services.system, "hook"))
     try:
@@ -232,6 +201,6 @@ def _recorded(options: Options, services: Services, error: PetalError) -> Result
             errors=(error.to_dict(),),
             settled=True,
         )
-    except OSError as trouble:
-        LOG.error("the record cannot be written: %s", trouble)
+    except OSError as write_error:
+        LOG.error("the record cannot be written: %s", write_error)
     return Result("hook", "error", Status.DEGRADED, {}, (error.to_dict(),), services.run_id, int(error.exit))

@@ -1,8 +1,8 @@
-"""Another version of petal-node goes on with this run, where the cluster wants another one than the one that runs.
+"""Replaces this process by the version of petal-node that the cluster wants, if that is another version.
 
-Args of head and login hooks cannot be changed by an update, so they only pin the first version; after that
-``wanted.json`` says which one counts. Its archive is taken from shared storage, copied and checked before it runs.
-The command line goes on as it is: ``worker --event E --run-id ID`` and ``converge`` are an interface between versions.
+Args of head and login hooks cannot be changed by a cluster update, so they only pin the first version; ``wanted.json``
+names the version that counts afterwards. Its archive is copied from shared storage and verified before it runs. It gets
+the same arguments: ``worker --event E --run-id ID`` and ``converge`` are an interface between versions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COPY_SECONDS = 30.0
 
 
 def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) -> None:
-    """Replaces this process by the wanted petal-node; returns where this one is wanted already or none can be had.
+    """Executes the wanted version; returns if this process already is that version, or its archive is missing.
 
     Raises:
         FetchError: ``fetch-checksum``, the archive on shared storage does not have the checksum in wanted.json.
@@ -32,16 +32,21 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) ->
     if wanted is None or not wanted.sha256 or own.sha256 is None or wanted.sha256 == own.sha256:
         return
     if os.environ.get(MARK) == wanted.sha256:
-        LOG.warning("version %s was wanted and handed over to, and is not what runs", wanted.version)
+        LOG.warning("version %s is wanted, but its archive runs another one", wanted.version)
         return
-    kept = paths.home / wanted.version / "petal-node"
-    if not kept.is_file() or sha256_of(kept) != wanted.sha256:
+    archive = paths.home / wanted.version / "petal-node"
+    if not archive.is_file() or sha256_of(archive) != wanted.sha256:
         source = paths.archives / wanted.sha256
         if not system.on_storage(source.is_file, source, LOOK_SECONDS):
-            LOG.warning("version %s is wanted and not at %s: going on with %s", wanted.version, source, own.version)
+            LOG.warning(
+                "version %s is wanted, %s is missing: continuing with %s",
+                wanted.version,
+                source,
+                own.version,
+            )
             return
         sha256 = wanted.sha256
-        system.on_storage(lambda: install_executable(source, kept, sha256), source, COPY_SECONDS)
-    LOG.info("handing over to version %s", wanted.version)
+        system.on_storage(lambda: install_executable(source, archive, sha256), source, COPY_SECONDS)
+    LOG.info("executing version %s", wanted.version)
     os.environ[MARK] = wanted.sha256
-    os.execv(kept, [str(kept), *sys.argv[1:]])  # noqa: S606 - checked by its checksum just now
+    os.execv(archive, [str(archive), *sys.argv[1:]])  # noqa: S606 - its checksum was verified
