@@ -63,7 +63,7 @@ def _told(lock: Lockfile, targets: tuple[str, ...]) -> dict[str, Any]:
     return {
         "packages": len(lock.built()),
         "targets": list(targets),
-        "os": next(iter(lock.nodes.values())).os,
+        "os": next(iter(lock.specs.values())).os,
         "glibc": record.glibc,
         "compiler": record.compiler,
         "spack": lock.spack,

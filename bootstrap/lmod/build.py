@@ -17,7 +17,7 @@ from ..core.errors import LmodError
 from ..core.model import Role
 from ..host.files import make_dir, remove_tree
 from ..spack import database
-from ..spack.database import Locked
+from ..spack.lockfile import Locked, locked_specs
 from ..spack.parallel import split
 from ..spack.scope import STACK, write_scope
 from ..spack.solve import ready_spack
@@ -33,7 +33,7 @@ def stack_lmod(ctx: Context, target: str) -> Locked | None:
     Raises:
         SpackError: ``spack-lockfile``.
     """
-    specs = database.locked_specs(lockfile_of(ctx, target))
+    specs = locked_specs(lockfile_of(ctx, target))
     return next((spec for spec in specs if spec.name == PACKAGE and spec.explicit and not spec.external), None)
 
 
@@ -100,7 +100,7 @@ def _install_copy(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:
     for path in temporary:
         remove_tree(path)
     try:
-        host, needed = ctx.facts.host, _with_dependencies(database.locked_specs(spack.lockfile), [lmod])
+        host, needed = ctx.facts.host, _with_dependencies(locked_specs(spack.lockfile), [lmod])
         jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
         spack.push([spec.hash for spec in needed], cache, jobs)
         scope = spack.scope.with_name("lmod-scope")

@@ -10,6 +10,7 @@ from ..config.load import from_mapping
 from ..core.errors import StateError
 from ..spack import database
 from ..spack.families import FAMILIES
+from ..spack.lockfile import locked_specs
 from ..state.context import Context
 from ..state.desired import Published, Wanted
 from ..state.release import Manifest, current_release, package_prefix, read_manifest
@@ -101,7 +102,7 @@ def needs(ctx: Context, release: ReleaseInfo) -> Needs:
     """
     installed = {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
     lockfiles = sorted(ctx.paths.release(release.name).glob(LOCKFILES))
-    specs = (spec for lockfile in lockfiles for spec in database.locked_specs(lockfile) if not spec.external)
+    specs = (spec for lockfile in lockfiles for spec in locked_specs(lockfile) if not spec.external)
     packages = from_mapping(release.wanted.config, release.name).packages if release.wanted else ()
     return Needs(
         {spec.hash: installed.get(spec.hash, Path(f"{spec.name}-{spec.version}")) for spec in specs},

@@ -1,4 +1,4 @@
-"""Reads what Spack keeps: the lockfile of an environment and the database of a store. Pure, and without Spack.
+"""Reads the database of a store, without Spack.
 
 A spec counts as installed when the database says so *and* ``.spack/install_manifest.json`` is there: Spack writes
 ``.spack/spec.json`` first and the manifest last (lib/spack/spack/installer.py).
@@ -7,88 +7,19 @@ A spec counts as installed when the database says so *and* ``.spack/install_mani
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import SpackError, StateError
 from ..host.files import read_json
 from ..host.inventory import Difference, differences
+from .lockfile import Locked, system_of
 
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
 MANIFEST = Path(".spack", "install_manifest.json")
 # Where a package lies in a store (config:install_tree:projections), and ``_prefix`` again.
 PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
-
-
-@dataclass(frozen=True)
-class Locked:
-    """One concrete spec of a lockfile.
-
-    Args:
-        needs: the hashes of its direct dependencies.
-        keeps: those of them that it needs after it was built, too: to link or to run.
-        system: ``linux-debian12-x86_64_v3``.
-        compiler: ``gcc-12.2.0``, and empty where Spack (1.1) has no such attribute.
-    """
-
-    name: str
-    version: str
-    hash: str
-    explicit: bool
-    external: bool
-    needs: tuple[str, ...] = ()
-    keeps: tuple[str, ...] = ()
-    system: str = ""
-    compiler: str = ""
-
-
-def locked_specs(lockfile: Path) -> tuple[Locked, ...]:
-    """The concrete specs of a spack.lock; empty where there is none.
-
-    Raises:
-        SpackError: ``spack-lockfile``, it is no lockfile.
-    """
-    document = _read(lockfile, "spack-lockfile")
-    if document is None:
-        return ()
-    try:
-        roots = {root["hash"] for root in document["roots"]}
-        return tuple(_locked(digest, node, roots) for digest, node in document["concrete_specs"].items())
-    except (KeyError, TypeError, AttributeError) as error:
-        why, remedy = f"{type(error).__name__}: {error}", f"mv {lockfile} {lockfile}.bad    (the stack is solved again)"
-        raise SpackError(
-            f"{lockfile} is not a Spack lockfile", why=why, remedy=remedy, code="spack-lockfile"
-        ) from error
-
-
-def _locked(digest: str, node: Mapping[str, Any], roots: set[str]) -> Locked:
-    external = node.get("external")
-    edges = [(str(edge["hash"]), _is_kept(edge)) for edge in node.get("dependencies", ())]
-    needs, keeps = tuple(other for other, _ in edges), tuple(other for other, is_kept in edges if is_kept)
-    return Locked(
-        str(node["name"]), str(node["version"]), digest, digest in roots, external is not None, needs, keeps,
-        _system(node.get("arch")), _compiler(node.get("compiler")),
-    )  # fmt: skip
-
-
-def _is_kept(edge: Mapping[str, Any]) -> bool:
-    types = edge.get("parameters", {}).get("deptypes")
-    return types is None or bool({"link", "run"} & set(types))
-
-
-def _system(arch: Any) -> str:
-    if not isinstance(arch, dict):
-        return ""
-    target = arch.get("target")
-    return (
-        f"{arch.get('platform')}-{arch.get('platform_os')}-{target.get('name') if isinstance(target, dict) else target}"
-    )
-
-
-def _compiler(compiler: Any) -> str:
-    return f"{compiler.get('name')}-{compiler.get('version')}" if isinstance(compiler, dict) else ""
 
 
 def installed(store: Path) -> dict[str, Path]:
@@ -106,7 +37,7 @@ def _prefix(store: Path, digest: str, record: Mapping[str, Any]) -> Path:
     if record.get("path"):
         return Path(record["path"])
     spec = record.get("spec", {})
-    return store / _system(spec.get("arch")) / f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
+    return store / system_of(spec.get("arch")) / f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
 
 
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:

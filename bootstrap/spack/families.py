@@ -26,6 +26,7 @@ class Family(ABC):
         store: the install tree below the root. 0.23 cannot read a database of 1.1 (version 8), and 1.1 reads one of
             0.23 (version 7) only after a migration that takes it away from 0.23: each family has its own.
         sections: Spack's sections of configuration that reach a build, with what an empty one looks like.
+        lockfile_format: the version of spack.lock that it writes, and the newest that it reads.
         newest_python: the newest Python that this Spack runs with.
         parallel: ``spack install`` takes ``-p N``, packages at once.
         bootstraps_from: those sources of clingo in Spack's defaults that are binaries, whose checksums its tree holds.
@@ -36,6 +37,7 @@ class Family(ABC):
     defaults: tuple[PurePosixPath, ...]
     store: str
     sections: Mapping[str, Any]
+    lockfile_format: int
     newest_python: tuple[int, int]
     parallel: bool
     bootstraps_from: tuple[str, ...]
@@ -77,6 +79,7 @@ class V023(Family):
     defaults = (PurePosixPath("etc/spack/defaults"), PurePosixPath("etc/spack/defaults/linux"))
     store = "store-0.23"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": []}
+    lockfile_format = 5
     newest_python = (3, 13)
     parallel = False
     bootstraps_from = ("github-actions-v0.6", "github-actions-v0.5")
@@ -110,6 +113,7 @@ class V11(Family):
     defaults = (PurePosixPath("etc/spack/defaults/base"), PurePosixPath("etc/spack/defaults/linux"))
     store = "store"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": {}, "toolchains": {}}
+    lockfile_format = 6
     newest_python = (3, 14)
     parallel = True
     bootstraps_from = ("github-actions-v2", "github-actions-v0.6")

@@ -1,34 +1,34 @@
-"""Whether a lockfile is for this node: every thing that differs, what the lockfile has and what is here.
+"""Whether a lockfile is for this node.
 
-Spack itself installs from any lockfile and checks nothing of this (run with 1.1.1): binaries that do not start, or
-a compiler that is not there, would be the first to say so.
+Spack itself installs from any lockfile and checks nothing of this (run with 1.1.1): the first sign of a mismatch would
+be a binary that does not start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..config.model import SpackConfig
 from ..core.errors import ConfigError
 from ..core.facts import External, Host
 from .compiler import Compiler
-from .lockfile import FORMATS, Lockfile, Node, Record, asked_beside
+from .families import FAMILIES
+from .lockfile import Lockfile
 
 Difference = tuple[str, str]
 SHOWN = 12
-# Written down of Spack's own in every lockfile; the compiler has a rule of its own.
-SYSTEMS = frozenset({"gcc", "glibc"})
+# Spack writes these externals into every lockfile; each has a rule of its own.
+SYSTEM = frozenset({"gcc", "glibc"})
 
 
 @dataclass(frozen=True)
-class Here:
+class NodeProfile:
     """What a lockfile has to fit.
 
     Args:
-        compiler: None where there is none; that has an error of its own.
-        specs: what the configuration asks for beside the stack.
-        exists: whether a directory of the node is there.
+        compiler: None if the node has none; that has an error of its own.
+        specs: the specs of the configuration, in addition to the stack.
     """
 
     host: Host
@@ -38,48 +38,55 @@ class Here:
     cuda: tuple[str, ...]
     spack: SpackConfig
     specs: tuple[str, ...]
-    exists: Callable[[str], bool]
 
 
-def check_fit(lock: Lockfile, here: Here, name: str) -> None:
+def check_fit(lock: Lockfile, node: NodeProfile, name: str) -> None:
     """Refuses a lockfile that was made for something else.
 
     Raises:
         ConfigError: ``lock-unfit``, with everything that differs.
     """
-    found = tuple(differences(lock, here))
-    if found:
-        shown = found[:SHOWN] + ((("...", f"and {len(found) - SHOWN} more"),) if found[SHOWN:] else ())
-        raise ConfigError(
-            f"the lockfile {name} does not fit {here.host.name}",
-            shown,
-            remedy=(
-                "petal-node lockfile --config FILE --output URI    (on this node: solves the same stack for it)",
-                *(
-                    [f"or build for what it is for: spack: {{target: {lock.targets[0]}}}"]
-                    if _only_target(found)
-                    else ()
-                ),
-                "or name a spack.yaml as stack in the configuration, which is solved on the head node",
-            ),
-            code="lock-unfit",
-        )
+    found = tuple(differences(lock, node))
+    if not found:
+        return
+    shown = found[:SHOWN] + ((("...", f"and {len(found) - SHOWN} more"),) if found[SHOWN:] else ())
+    only_target = {thing for thing, _ in found} == {"target"}
+    raise ConfigError(
+        f"the lockfile {name} does not fit {node.host.name}",
+        shown,
+        remedy=(
+            "petal-node lockfile --config FILE --output URI    (on this node: solves the same stack for it)",
+            *([f"or build for the lockfile's target: spack: {{target: {lock.targets[0]}}}"] if only_target else ()),
+            "or name a spack.yaml as stack in the configuration, which is solved on the head node",
+        ),
+        code="lock-unfit",
+    )
 
 
-def _only_target(found: Iterable[Difference]) -> bool:
-    return {thing for thing, _ in found} == {"target"}
-
-
-def differences(lock: Lockfile, here: Here) -> Iterator[Difference]:
+def differences(lock: Lockfile, node: NodeProfile) -> Iterator[Difference]:
     """Each thing that does not fit, in the order of causes, as ``(thing, lockfile and node)``."""
-    yield from _spack(lock, here.spack)
-    yield from _system(lock, here.host)
-    if here.compiler is not None:
-        yield from _compiler(lock, here.compiler)
-    yield from _targets(lock, here)
-    yield from _externals(lock, here)
-    for spec in asked_beside((*lock.specs, *map(str, lock.environment.get("specs", ()))), here.specs):
-        yield "spec", f"the configuration asks for {spec}, and the lockfile was made without it"
+    yield from _spack(lock, node.spack)
+    record, host = lock.record, node.host
+    for os in sorted({spec.os for spec in lock.specs.values()} - {host.os}):
+        yield _differ("os", os, host.os)
+    libraries = {spec.version for spec in lock.externals() if spec.name == "glibc"}
+    libraries |= {record.glibc} if record else set()
+    for glibc in sorted(libraries - {host.glibc}):
+        yield _differ("glibc", f"glibc {glibc}", f"glibc {host.glibc}")
+    if node.compiler is not None:
+        yield from _compiler(lock, node.compiler)
+    for target in node.targets:
+        if target not in lock.targets:
+            yield _differ("target", " and ".join(lock.targets), target)
+    used = {arch for spec in lock.built() for arch in spec.cuda}
+    absent = sorted(set(node.cuda) - used, key=int)
+    if used and absent:
+        yield _differ("cuda_arch", ",".join(sorted(used)), f"GPUs of {','.join(absent)} too")
+    yield from _externals(lock, node)
+    known = {"".join(str(spec).split()) for spec in lock.environment.get("specs", ())}
+    for text in node.specs:
+        if "".join(text.split()) not in known:
+            yield "spec", f"the configuration asks for {text}, and the lockfile was made without it"
 
 
 def _differ(thing: str, wanted: str, found: str) -> Difference:
@@ -87,101 +94,38 @@ def _differ(thing: str, wanted: str, found: str) -> Difference:
 
 
 def _spack(lock: Lockfile, spack: SpackConfig) -> Iterator[Difference]:
-    """The version; where both sides have checksums of Spack and of the recipes, those too."""
+    """The version; if both sides have checksums of Spack and of the recipes, those too."""
+    newest = FAMILIES[spack.family].lockfile_format
     if lock.spack is not None and lock.spack != spack.version:
         yield _differ("spack", f"Spack {lock.spack}", f"spack.version {spack.version}")
-    elif lock.format != FORMATS[spack.family]:
-        yield _differ("spack", f"lockfile format {lock.format}", f"Spack {spack.version} with {FORMATS[spack.family]}")
-    origins = {"spack.source": spack.origin, "spack.recipes": spack.recipes}
-    for thing, origin in origins.items():
+    elif lock.format != newest:
+        yield _differ("spack", f"lockfile format {lock.format}", f"Spack {spack.version} with {newest}")
+    for thing, origin in {"spack.source": spack.origin, "spack.recipes": spack.recipes}.items():
         wanted = lock.record.sources.get(thing) if lock.record else None
         if wanted and origin and origin.sha256 and origin.sha256 != wanted:
             yield _differ(thing, f"sha256 {wanted[:12]}...", f"sha256 {origin.sha256[:12]}...")
 
 
-def _system(lock: Lockfile, host: Host) -> Iterator[Difference]:
-    for os in sorted({node.os for node in lock.nodes.values()} - {host.os}):
-        yield _differ("os", os, host.os)
-    libraries = {node.version for node in lock.externals() if node.name == "glibc"}
-    if lock.record:
-        libraries.add(lock.record.glibc)
-    for glibc in sorted(libraries - {host.glibc}):
-        yield _differ("glibc", f"glibc {glibc}", f"glibc {host.glibc}")
-
-
 def _compiler(lock: Lockfile, compiler: Compiler) -> Iterator[Difference]:
-    """Its version, and that each driver lies where the lockfile says: Spack calls it by that path."""
-    wanted = {f"gcc@{node.version}" for node in _gccs(lock)}
-    wanted |= {node.compiler for node in lock.built() if node.compiler}
+    wanted = {f"gcc@{spec.version}" for spec in lock.externals() if spec.name == "gcc"}
+    wanted |= {spec.compiler.replace("-", "@", 1) for spec in lock.built() if spec.compiler}
     if lock.record:
         wanted.add(lock.record.compiler)
     for spec in sorted(wanted - {compiler.spec}):
         yield _differ("compiler", spec, compiler.spec)
-    languages = {name: path for node in _gccs(lock) for name, path in node.compilers.items()}
-    recorded = dict.fromkeys(lock.record.languages, "") if lock.record else {}
-    for language, path in {**recorded, **languages}.items():
-        yield from _driver(language, path, compiler)
+    for language in lock.record.languages if lock.record else ():
+        if language not in compiler.drivers:
+            yield "compiler", f"the lockfile needs a compiler for {language}, and this node has none"
 
 
-def _gccs(lock: Lockfile) -> list[Node]:
-    return [node for node in lock.externals() if node.name == "gcc"]
-
-
-def _driver(language: str, path: str, compiler: Compiler) -> Iterator[Difference]:
-    has = compiler.drivers.get(language)
-    if has is None:
-        yield "compiler", f"the lockfile needs a compiler for {language}, and there is none here"
-    elif path and path != has:
-        yield _differ("compiler", f"{path} for {language}", has)
-
-
-def _targets(lock: Lockfile, here: Here) -> Iterator[Difference]:
-    for target in here.targets:
-        if target not in lock.targets:
-            yield "target", f"the lockfile is for {' and '.join(lock.targets)}, this cluster builds for {target}"
-    used = {arch for node in lock.built() for arch in node.cuda}
-    absent = sorted(set(here.cuda) - used, key=int)
-    if used and absent:
-        yield _differ("cuda_arch", ",".join(sorted(used)), f"GPUs of {','.join(absent)} too")
-
-
-def _externals(lock: Lockfile, here: Here) -> Iterator[Difference]:
-    """All that is not built must be here as it was there; and what the node carries for good must not be built."""
-    recorded = _recorded(lock.record)
-    for node in lock.externals():
-        if node.name not in SYSTEMS:
-            yield from _external(node, recorded.get(node.name, ()), here)
-    if lock.record:
-        built = {node.name for node in lock.built()}
-        for external in here.externals:
-            if not external.buildable and external.name in built:
-                yield external.name, f"the lockfile builds it, here {external.spec} is at {external.place}"
-
-
-def _recorded(record: Record | None) -> Mapping[str, tuple[str, ...]]:
-    """What petal-node found when the lockfile was made, by package."""
-    found: dict[str, tuple[str, ...]] = {}
-    for spec, _ in record.externals if record else ():
-        name = spec.partition("@")[0]
-        found[name] = (*found.get(name, ()), spec)
-    return found
-
-
-def _external(node: Node, recorded: tuple[str, ...], here: Here) -> Iterator[Difference]:
-    mine = [external for external in here.externals if external.name == node.name]
-    theirs = [spec for spec in recorded if _version(spec) == node.version]
-    wanted = f"{theirs[0] if theirs else f'{node.name}@{node.version}'} at {node.external}"
-    if not mine and not recorded:  # the stack's own: Spack takes its word for it, and so do we
-        if not here.exists(node.external or ""):
-            yield node.name, f"the lockfile uses {wanted}, which is not here"
-        return
-    for external in mine:
-        same = external.spec == theirs[0] if theirs else _version(external.spec) == node.version
-        if same and str(external.prefix) == node.external:
-            return
-    found = " and ".join(f"{external.spec} at {external.prefix}" for external in mine)
-    yield node.name, f"the lockfile uses {wanted}, here {f'it is {found}' if found else 'it is not'}"
-
-
-def _version(spec: str) -> str:
-    return spec.partition("@")[2].partition(" ")[0]
+def _externals(lock: Lockfile, node: NodeProfile) -> Iterator[Difference]:
+    """Those of the image must have the same version; those that the stack declares itself are not compared."""
+    versions: dict[str, set[str]] = {}
+    for text, _ in lock.record.externals if lock.record else ():
+        versions[text.partition("@")[0]] = set()
+    for external in node.externals:
+        versions.setdefault(external.name, set()).add(external.spec.partition("@")[2].partition(" ")[0])
+    for spec in lock.externals():
+        if spec.name not in SYSTEM and spec.version not in versions.get(spec.name, {spec.version}):
+            here = " and ".join(sorted(versions[spec.name])) or "missing"
+            yield spec.name, f"the lockfile uses {spec.name}@{spec.version}, here it is {here}"

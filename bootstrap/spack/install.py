@@ -16,8 +16,8 @@ from ..host.log import LOG
 from ..host.system import Completed
 from . import database
 from .cache.pull import Pulled
-from .database import Locked
 from .driver import Spack, failure
+from .lockfile import Locked, locked_specs
 from .parallel import Parallel
 from .progress import Watch
 from .slices import locked_for, slices
@@ -102,7 +102,7 @@ def install_missing(
         SpackError: ``spack-install``, with each package that failed, and those that were not tried for that reason.
     """
     store = spack.places.store
-    specs = tuple(spec for spec in database.locked_specs(spack.lockfile) if not spec.external)
+    specs = tuple(spec for spec in locked_specs(spack.lockfile) if not spec.external)
     lacking = {spec.hash for spec in database.missing(specs, store)}
     present = [spec.hash for spec in specs if spec.hash not in lacking]
     cached = database.from_cache(specs, store)
@@ -157,7 +157,7 @@ def withdrawn(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[st
         error: what the install ended with.
         say: gets what is to be built instead, and why.
     """
-    specs = database.locked_specs(spack.lockfile)
+    specs = locked_specs(spack.lockfile)
     bad = pulled.withdraw(database.missing(specs, spack.places.store)) if error.code == "spack-install" else ()
     if bad:
         say(f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
@@ -166,7 +166,7 @@ def withdrawn(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[st
 
 def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) -> Completed:
     """One install, or one for each slice; what needs a package that failed in an earlier slice is not tried."""
-    specs, store = database.locked_specs(spack.lockfile), spack.places.store
+    specs, store = locked_specs(spack.lockfile), spack.places.store
     chosen = _chosen(specs, store)
     if limit is None or len(specs) <= limit or not chosen:
         return spack.install(parallel, teller.line, teller.idle)

@@ -1,59 +1,114 @@
-"""A spack.lock as a stack: what Spack solved, and beside it what it was solved for. Pure.
+"""The one parser of spack.lock: the lockfile of a release, and a lockfile that is itself the stack.
 
 The format is Spack's own (lib/spack/spack/environment/environment.py). ``petal-node lockfile`` adds one key at the top,
-RECORD, which Spack ignores. Several targets stand in one file, each with roots of its own.
+RECORD, which Spack ignores. Several targets stand in one file, each with its own roots.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..core import decode as shapes
-from ..core.errors import ConfigError
+from ..core import decode
+from ..core.errors import ConfigError, SpackError, StateError
+from ..host.files import read_json
 
 RECORD = "petal-node"
 RECORD_FORMAT = 1
-LIMIT = 1 << 26  # bytes; a node of the graph takes 2 KB
-# The newest format that a family of Spack reads is the one that it writes.
-FORMATS = {"0.23": 5, "1.1": 6}
+LIMIT = 1 << 26  # bytes of a stack's lockfile; a node of the graph takes 2 KB
+READ_LIMIT = 1 << 28
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
-class Node:
-    """One concrete spec. ``external``: its prefix where it is no package of the store, else None."""
+class Locked:
+    """One concrete spec of a lockfile.
+
+    Args:
+        explicit: it is a root, so it was asked for by name.
+        external: it is on the node already, and no package of the store.
+        needs: the hashes of its direct dependencies.
+        keeps: those of them that it needs after it was built, too: to link or to run.
+        system: ``linux-debian12-x86_64_v3``.
+        compiler: ``gcc-12.2.0``; empty for Spack 1.x, which has no such attribute.
+        cuda: the GPU architectures that it is built for.
+    """
 
     name: str
     version: str
-    os: str
-    target: str
-    external: str | None
-    compilers: Mapping[str, str]
-    compiler: str | None
-    cuda: tuple[str, ...]
+    hash: str
+    explicit: bool
+    external: bool
+    needs: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    system: str = ""
+    compiler: str = ""
+    cuda: tuple[str, ...] = ()
+
+    @property
+    def os(self) -> str:
+        return self.system.split("-")[1] if self.system else ""
+
+    @property
+    def target(self) -> str:
+        return self.system.split("-", 2)[2] if self.system else ""
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Node:
-        arch, external = raw["arch"], raw.get("external") or {}
-        target = arch["target"]
-        compiler = raw.get("compiler")
+    def from_dict(cls, digest: str, raw: Mapping[str, Any], roots: set[str]) -> Locked:
+        """Reads a node of ``concrete_specs``, in the formats of Spack 0.23 and 1.x."""
+        edges = raw.get("dependencies", ())
+        kept = (edge for edge in edges if {"link", "run"} & set(edge.get("parameters", {}).get("deptypes", ["run"])))
+        system = system_of(raw.get("arch"))
+        compiler, cuda = raw.get("compiler"), (raw.get("parameters") or {}).get("cuda_arch")
         return cls(
-            name=shapes.text(raw["name"]),
-            version=shapes.text(raw["version"]),
-            os=shapes.text(arch["platform_os"]),
-            target=shapes.name(target["name"] if isinstance(target, dict) else target),
-            external=shapes.text(external.get("path") or "") if external else None,
-            compilers=dict(shapes.mapping((external.get("extra_attributes") or {}).get("compilers") or {})),
-            compiler=f"{compiler['name']}@{compiler['version']}" if compiler else None,
-            cuda=_values(shapes.mapping(raw.get("parameters") or {}).get("cuda_arch")),
+            name=decode.text(raw["name"]),
+            version=decode.text(raw["version"]),
+            hash=digest,
+            explicit=digest in roots,
+            external=raw.get("external") is not None,
+            needs=tuple(str(edge["hash"]) for edge in edges),
+            keeps=tuple(str(edge["hash"]) for edge in kept),
+            system=decode.name(system) if system else "",
+            compiler=f"{compiler['name']}-{compiler['version']}" if compiler else "",
+            cuda=tuple(str(item) for item in (cuda if isinstance(cuda, list) else [cuda]) if item not in _NO_CUDA),
         )
 
 
-def _values(value: Any) -> tuple[str, ...]:
-    listed = value if isinstance(value, list) else [value]
-    return tuple(str(item) for item in listed if item not in (None, "none", "None"))
+_NO_CUDA = (None, "none", "None")
+
+
+def system_of(arch: Any) -> str:
+    """``linux-debian12-x86_64_v3``, a directory of the store; empty without ``arch``."""
+    if not isinstance(arch, dict):
+        return ""
+    target = arch.get("target")
+    target = target.get("name") if isinstance(target, dict) else target
+    return f"{arch.get('platform')}-{arch.get('platform_os')}-{target}"
+
+
+def locked_specs(path: Path) -> tuple[Locked, ...]:
+    """The concrete specs of a spack.lock; empty if there is no such file.
+
+    Raises:
+        SpackError: ``spack-lockfile``, it is not a lockfile.
+    """
+    try:
+        document = read_json(path, limit=READ_LIMIT)
+    except StateError as error:
+        raise SpackError(error.what, why=error.why, remedy=error.remedy, code="spack-lockfile") from error
+    try:
+        return tuple(_specs(document).values()) if document is not None else ()
+    except MALFORMED as error:
+        why, remedy = f"{type(error).__name__}: {error}", f"mv {path} {path}.bad    (the stack is solved again)"
+        raise SpackError(f"{path} is not a Spack lockfile", why=why, remedy=remedy, code="spack-lockfile") from error
+
+
+def _specs(document: Mapping[str, Any]) -> dict[str, Locked]:
+    roots = {str(root["hash"]) for root in document["roots"]}
+    return {str(digest): Locked.from_dict(digest, raw, roots) for digest, raw in document["concrete_specs"].items()}
 
 
 @dataclass(frozen=True)
@@ -63,10 +118,10 @@ class Record:
     Args:
         glibc: of the node that it was made on.
         compiler: the system's compiler, and the languages that it had.
-        externals: spec and place of all that Spack was told of.
+        externals: spec and place of every external that Spack was given.
         cuda: the GPUs' compute capabilities that were preferred.
-        sources: the checksums of Spack and of its recipes, as far as there are any.
-        environment: the stack as it was asked for; an install from the lockfile still goes by its ``packages``.
+        sources: the checksums of Spack and of its recipes, if known.
+        environment: the stack that was solved; an install from the lockfile still uses its ``packages``.
     """
 
     created: str
@@ -83,43 +138,32 @@ class Record:
         if raw["format"] != RECORD_FORMAT:
             raise ValueError(f"its {RECORD} format is {raw['format']}, and this petal-node reads {RECORD_FORMAT}")
         return cls(
-            **{name: shapes.text(raw[name]) for name in ("created", "glibc", "compiler")},
-            languages=shapes.items(raw["languages"], shapes.text),
-            externals=shapes.items(raw["externals"], lambda pair: (shapes.text(pair["spec"]), shapes.text(pair["at"]))),
-            cuda=shapes.items(raw["cuda"], shapes.text),
-            sources={name: shapes.sha256(value) for name, value in shapes.mapping(raw["sources"]).items()},
-            environment=shapes.mapping(raw["environment"]),
+            **{name: decode.text(raw[name]) for name in ("created", "glibc", "compiler")},
+            languages=decode.items(raw["languages"], decode.text),
+            externals=decode.items(raw["externals"], lambda pair: (decode.text(pair["spec"]), decode.text(pair["at"]))),
+            cuda=decode.items(raw["cuda"], decode.text),
+            sources={name: decode.sha256(value) for name, value in decode.mapping(raw["sources"]).items()},
+            environment=decode.mapping(raw["environment"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the file."""
-        return {
-            "format": RECORD_FORMAT,
-            "created": self.created,
-            "glibc": self.glibc,
-            "compiler": self.compiler,
-            "languages": list(self.languages),
-            "externals": [{"spec": spec, "at": place} for spec, place in self.externals],
-            "cuda": list(self.cuda),
-            "sources": dict(self.sources),
-            "environment": dict(self.environment),
-        }
+        externals = [{"spec": spec, "at": place} for spec, place in self.externals]
+        return {"format": RECORD_FORMAT, **vars(self), "externals": externals}
 
 
 @dataclass(frozen=True)
 class Lockfile:
-    """A whole lockfile: Spack's document, its nodes by hash, and our record where it has one."""
+    """A whole lockfile: Spack's document, its specs by hash, and petal-node's record if there is one."""
 
     document: Mapping[str, Any]
-    nodes: Mapping[str, Node]
+    specs: Mapping[str, Locked]
     record: Record | None
-    roots: tuple[tuple[str, str], ...] = field(default=())
 
     @property
     def spack(self) -> str | None:
-        """The version of the Spack that wrote it; old ones did not say."""
-        said = self.document.get("spack")
-        version = said.get("version") if isinstance(said, Mapping) else None
+        """The version of the Spack that wrote it; old ones did not record it."""
+        section = self.document.get("spack")
+        version = section.get("version") if isinstance(section, Mapping) else None
         return str(version) if version else None
 
     @property
@@ -130,79 +174,79 @@ class Lockfile:
     @property
     def targets(self) -> tuple[str, ...]:
         """The CPU targets of its roots."""
-        return tuple(dict.fromkeys(self.nodes[digest].target for digest, _ in self.roots))
-
-    @property
-    def specs(self) -> tuple[str, ...]:
-        """What was asked for, as Spack writes it."""
-        return tuple(dict.fromkeys(spec for _, spec in self.roots))
+        return tuple(dict.fromkeys(self.specs[root["hash"]].target for root in self.document["roots"]))
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        """What a spack.yaml of this stack would say."""
-        return self.record.environment if self.record else {"specs": list(self.specs)}
+        """What a spack.yaml of this stack would contain."""
+        specs = dict.fromkeys(decode.text(root["spec"]) for root in self.document["roots"])
+        return self.record.environment if self.record else {"specs": list(specs)}
 
-    def built(self) -> tuple[Node, ...]:
-        """What is a package of the store."""
-        return tuple(node for node in self.nodes.values() if node.external is None)
+    def built(self) -> tuple[Locked, ...]:
+        """The packages of the store."""
+        return tuple(spec for spec in self.specs.values() if not spec.external)
 
-    def externals(self) -> tuple[Node, ...]:
-        """What lies on the node."""
-        return tuple(node for node in self.nodes.values() if node.external is not None)
+    def externals(self) -> tuple[Locked, ...]:
+        """The specs that are on the node already."""
+        return tuple(spec for spec in self.specs.values() if spec.external)
 
     def part(self, target: str) -> dict[str, Any]:
-        """What Spack is given for one target: its roots, and all that they need."""
-        roots = [root for root in self.document["roots"] if self.nodes[root["hash"]].target == target]
+        """The lockfile of one target: its roots, and all that they need."""
+        roots = [root for root in self.document["roots"] if self.specs[root["hash"]].target == target]
         specs = self.document["concrete_specs"]
-        wanted, rest = {}, [root["hash"] for root in roots]
+        wanted: set[str] = set()
+        rest = [root["hash"] for root in roots]
         while rest:
             digest = rest.pop()
             if digest not in wanted:
-                wanted[digest] = specs[digest]
+                wanted.add(digest)
                 rest += _needs(specs[digest])
-        kept = {digest: node for digest, node in specs.items() if digest in wanted}
-        return {**_spacks_own(self.document), "roots": roots, "concrete_specs": kept}
+        kept = {digest: raw for digest, raw in specs.items() if digest in wanted}
+        return {**_header(self.document), "roots": roots, "concrete_specs": kept}
 
 
 def is_lockfile(data: bytes) -> bool:
-    """True for what says of itself that it is a spack.lock."""
+    """True if the file declares itself a spack.lock."""
     return data[:1] == b"{" and b'"spack-lockfile"' in data[:1000]
 
 
 def parse(data: bytes, name: str) -> Lockfile:
-    """Reads a lockfile.
+    """Reads a lockfile that is a stack, and checks that nothing is missing in it.
 
     Args:
-        name: where it is from, for the error.
+        name: its source, for the error.
 
     Raises:
         ConfigError: ``lock-invalid``.
     """
     try:
         document = json.loads(data)
-        nodes = {str(digest): Node.from_dict(raw) for digest, raw in document["concrete_specs"].items()}
-        roots = tuple((shapes.text(root["hash"]), shapes.text(root["spec"])) for root in document["roots"])
         record = Record.from_dict(document[RECORD]) if RECORD in document else None
-        found = Lockfile(document, nodes, record, roots)
-        _check_whole(found)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        lock = Lockfile(document, _specs(document), record)
+        _check_whole(lock)
+    except MALFORMED as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         remedy = "petal-node lockfile --config FILE --output spack.lock    (makes a new one)"
-        raise ConfigError(f"{name} is no whole Spack lockfile", why=why, remedy=remedy, code="lock-invalid") from error
-    return found
+        what = f"{name} is not a whole Spack lockfile"
+        raise ConfigError(what, why=why, remedy=remedy, code="lock-invalid") from error
+    return lock
 
 
 def _check_whole(lock: Lockfile) -> None:
-    """Every spec that another one needs is there."""
+    """Raises ValueError, or what Python raises for a missing key."""
+    roots = [(decode.text(root["hash"]), decode.text(root["spec"])) for root in lock.document["roots"]]
     int(lock.document["_meta"]["lockfile-version"])
-    if not lock.roots:
+    if not roots:
         raise ValueError("it has no roots: nothing was asked for")
     if lock.document.get("include_concrete"):
-        raise ValueError("it includes other environments, whose lockfiles are not here")
+        raise ValueError("it includes other environments, whose lockfiles are missing")
+    without = [spec.name for spec in lock.specs.values() if not spec.system]
+    if without:
+        raise ValueError(f"{without[0]} has no architecture")
     named = {digest for raw in lock.document["concrete_specs"].values() for digest in _needs(raw)}
-    absent = sorted((named | {digest for digest, _ in lock.roots}) - set(lock.nodes))
+    absent = sorted((named | {digest for digest, _ in roots}) - set(lock.specs))
     if absent:
-        raise ValueError(f"it names {absent[0]} and does not have it")
+        raise ValueError(f"it refers to {absent[0]}, which is missing")
 
 
 def _needs(raw: Mapping[str, Any]) -> list[str]:
@@ -212,15 +256,11 @@ def _needs(raw: Mapping[str, Any]) -> list[str]:
 
 
 def joined(documents: Sequence[Mapping[str, Any]], record: Record) -> bytes:
-    """The lockfiles of several targets as one, with our record.
-
-    Args:
-        documents: what Spack wrote for each target; of the same Spack, so of the same format.
-    """
+    """The lockfiles of several targets, written by the same Spack, as one with petal-node's record."""
     roots = {(root["hash"], root["spec"]): root for document in documents for root in document["roots"]}
     specs = {digest: raw for document in documents for digest, raw in document["concrete_specs"].items()}
     whole = {
-        **_spacks_own(documents[0]),
+        **_header(documents[0]),
         RECORD: record.to_dict(),
         "roots": list(roots.values()),
         "concrete_specs": specs,
@@ -228,11 +268,5 @@ def joined(documents: Sequence[Mapping[str, Any]], record: Record) -> bytes:
     return json.dumps(whole, indent=1).encode() + b"\n"
 
 
-def _spacks_own(document: Mapping[str, Any]) -> dict[str, Any]:
+def _header(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in ("_meta", "spack") if key in document}
-
-
-def asked_beside(lock_specs: Iterable[str], specs: Iterable[str]) -> list[str]:
-    """Those of ``specs`` that the lockfile was not made for; blanks between the parts of a spec mean nothing."""
-    known = {"".join(spec.split()) for spec in lock_specs}
-    return [spec for spec in specs if "".join(spec.split()) not in known]

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .database import Locked
+from .lockfile import Locked
 
 INSTALLING = re.compile(r"^==> Installing (\S+)")
 PHASE = re.compile(r"^==> (?:\d+: )?(\S+): Executing phase: '(\w+)'")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from .database import Locked
+from .lockfile import Locked
 
 EFS_LOCKS = 512
 MARGIN = 112  # for Spack's other readers, and for locks of a client that died and whose lease still runs

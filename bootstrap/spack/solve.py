@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,13 @@ from ..state.context import Context
 from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .environments import locked, unlocked
-from .fit import Here, check_fit
+from .fit import NodeProfile, check_fit
 from .lockfile import Lockfile, Record, joined
 from .program import ensure, is_ready, locate
 from .validate import check_memory, check_specs, with_recipes
 from .workspace import adds_lmod, open_spack, specs_of, without_lmod
 
 LOCK_WAIT = 600.0
-LOOK_SECONDS = 4.0
 
 
 def ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
@@ -133,15 +130,16 @@ def fits(ctx: Context, lock: Lockfile) -> None:
     Raises:
         ConfigError: ``lock-unfit``.
     """
-
-    def exists(place: str) -> bool:  # perhaps on a mount
-        return ctx.system.on_storage(partial(os.path.isdir, place), place, LOOK_SECONDS)
-
-    here = Here(
-        ctx.facts.host, _compiler(ctx), ctx.externals, ctx.targets, ctx.choice.cuda if ctx.choice else (),
-        ctx.config.spack, ctx.config.specs, exists,
-    )  # fmt: skip
-    check_fit(lock, here, ctx.config.stack)
+    profile = NodeProfile(
+        ctx.facts.host,
+        _compiler(ctx),
+        ctx.externals,
+        ctx.targets,
+        ctx.choice.cuda if ctx.choice else (),
+        ctx.config.spack,
+        ctx.config.specs,
+    )
+    check_fit(lock, profile, ctx.config.stack)
 
 
 def _compiler(ctx: Context) -> Compiler | None:

@@ -18,6 +18,7 @@ from .cache.pull import Pulled, pull
 from .driver import Spack
 from .install import install_missing, install_or_build, withdrawn
 from .job.submit import build_in_job, job_directory
+from .lockfile import Locked, locked_specs
 from .parallel import Parallel, split
 from .slices import EFS_LOCKS, MARGIN
 from .solve import ready_spack, solve, stack_lockfile, take
@@ -104,7 +105,7 @@ def _solved(ctx: Context, target: str) -> Spack:
 
 def _mend(spack: Spack) -> None:
     """Nothing of an earlier install's end stands in the way of the next one."""
-    recovery.recover(spack, {spec.hash for spec in database.locked_specs(spack.lockfile) if spec.explicit})
+    recovery.recover(spack, {spec.hash for spec in locked_specs(spack.lockfile) if spec.explicit})
     recovery.keep_copy(spack.places.store)
 
 
@@ -136,8 +137,8 @@ def _parallel(ctx: Context, spack: Spack) -> Parallel:
     return split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
 
 
-def _missing(ctx: Context, *spacks: Spack) -> tuple[database.Locked, ...]:
-    locked = {spec.hash: spec for spack in spacks for spec in database.locked_specs(spack.lockfile)}
+def _missing(ctx: Context, *spacks: Spack) -> tuple[Locked, ...]:
+    locked = {spec.hash: spec for spack in spacks for spec in locked_specs(spack.lockfile)}
     return database.missing(tuple(locked.values()), store_of(ctx))
 
 

@@ -18,6 +18,7 @@ from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .families import FAMILIES
 from .job.order import JobDirectory
+from .lockfile import Locked, locked_specs
 from .program import locate
 from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
 
@@ -115,13 +116,13 @@ def _cuda(ctx: Context) -> tuple[str, ...]:
     return ctx.choice.cuda
 
 
-def release_specs(ctx: Context) -> tuple[database.Locked, ...]:
+def release_specs(ctx: Context) -> tuple[Locked, ...]:
     """What this run's release is made of, for all of its targets.
 
     Raises:
         SpackError: ``spack-lockfile``.
     """
-    locked = (database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
+    locked = (locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
     return tuple({spec.hash: spec for each in locked for spec in each}.values())
 
 

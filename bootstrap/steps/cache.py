@@ -14,8 +14,8 @@ from ..core.model import Probe, Scope, accepted, change, elsewhere, refused, sat
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
-from ..spack.database import Locked
 from ..spack.driver import Spack
+from ..spack.lockfile import Locked, locked_specs
 from ..spack.parallel import split
 from ..spack.solve import ready_spack
 from ..spack.workspace import lockfile_of, release_specs, store_of
@@ -57,7 +57,7 @@ class BuildCache:
         for name, mirror in _mirrors(ctx).items():
             try:
                 for target in ctx.targets:
-                    here = (spec for spec in database.locked_specs(lockfile_of(ctx, target)) if spec.hash in built)
+                    here = (spec for spec in locked_specs(lockfile_of(ctx, target)) if spec.hash in built)
                     _push(ctx, name, mirror, target, record.left(mirror, here))
                 record.settle(mirror, built.values())
             except PetalError as error:

@@ -8,7 +8,7 @@ from ..lmod.build import build_bundle, bundle_path, is_pending, stack_lmod
 from ..lmod.bundle import SPEC, names_lmod
 from ..lmod.find import OLDEST, dotted, image_lmod, numbers_of
 from ..spack import database
-from ..spack.database import Locked
+from ..spack.lockfile import Locked
 from ..spack.workspace import specs_of, store_of
 from ..state.context import Context
 from .base import HEAD

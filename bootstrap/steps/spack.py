@@ -12,7 +12,7 @@ from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
-from ..spack.lockfile import Lockfile
+from ..spack.lockfile import Locked, Lockfile, locked_specs
 from ..spack.solve import fits, preview, stack_lockfile
 from ..spack.stack import build
 from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
@@ -39,7 +39,7 @@ class SpackStack:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         try:
-            locked = all(database.locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
+            locked = all(locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
             specs = release_specs(ctx)
             damage = recovery.trouble(store_of(ctx))
             missing = specs if damage else database.missing(specs, store_of(ctx))
@@ -66,7 +66,7 @@ class SpackStack:
         build(ctx, partial(_go_on_or_raise, ctx))
 
 
-def _to_install(ctx: Context, damage: str, missing: tuple[database.Locked, ...], total: int) -> Probe:
+def _to_install(ctx: Context, damage: str, missing: tuple[Locked, ...], total: int) -> Probe:
     if damage:
         return change(damage, "restore it from its newest copy, or make it anew from whole packages")
     names = [f"install {spec.name}@{spec.version}" for spec in missing]

@@ -15,6 +15,7 @@ from bootstrap.core.errors import PetalError, StateError
 from bootstrap.core.model import NodeReport, RunRecord
 from bootstrap.core.paths import Paths
 from bootstrap.spack import database
+from bootstrap.spack.lockfile import Locked, locked_specs
 from bootstrap.state import cluster_lock as lock
 from bootstrap.state import release
 from bootstrap.state import store as state
@@ -196,7 +197,7 @@ def test_a_lockfile_is_read_or_refused(data: bytes, tmp_path: Path) -> None:
     with node.empty(tmp_path) as prefix:
         (prefix / "spack.lock").write_bytes(data)
         try:
-            specs = database.locked_specs(prefix / "spack.lock")
+            specs = locked_specs(prefix / "spack.lock")
             database.missing(specs, prefix)
         except PetalError as error:
             assert error.code == "spack-lockfile"
@@ -208,7 +209,7 @@ def test_a_database_is_read_or_refused(data: bytes, tmp_path: Path) -> None:
     with node.empty(tmp_path) as prefix:
         (prefix / ".spack-db").mkdir()
         (prefix / ".spack-db" / "index.json").write_bytes(data)
-        wanted = database.Locked("zlib", "1.3", "a" * 32, True, False)
+        wanted = Locked("zlib", "1.3", "a" * 32, True, False)
         try:
             assert database.missing((wanted,), prefix) == (wanted,)
         except PetalError as error:

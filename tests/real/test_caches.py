@@ -22,7 +22,7 @@ from bootstrap.remote.fetch import exists, upload
 from bootstrap.spack.cache.entries import LAYOUTS
 from bootstrap.spack.cache.keys import open_keyring, refuse_open
 from bootstrap.spack.cache.pull import Pulled, pull
-from bootstrap.spack.database import Locked
+from bootstrap.spack.lockfile import Locked
 from tests.gpg import Key, made_key
 from tests.real.server import Handler, always, answer, made_certificate, serving
 

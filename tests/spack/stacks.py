@@ -21,10 +21,11 @@ from bootstrap.core import resources
 from bootstrap.core.facts import Host
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import System
-from bootstrap.spack import database, environments
+from bootstrap.spack import environments
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
 from tests import images
@@ -117,7 +118,7 @@ def solve(
     spack.concretize()
     seconds = time.monotonic() - started
     mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-    locked = database.locked_specs(spack.lockfile)
+    locked = locked_specs(spack.lockfile)
     return Solved(
         roots={spec.name: spec.version for spec in locked if spec.explicit},
         built=sum(not spec.external for spec in locked),

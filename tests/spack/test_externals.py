@@ -19,10 +19,10 @@ from bootstrap.core.facts import External
 from bootstrap.core.model import Outcome
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import PATH, System
-from bootstrap.spack import database
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
 from tests import images
@@ -180,7 +180,7 @@ def test_a_run_uses_an_external_publishes_its_module_and_finds_it_again(config_t
     first = bootstrap(prefix, config)
     assert first.status.value == "changed", first
     assert first.release is not None
-    locked = {spec.name: spec for spec in database.locked_specs(Paths(prefix).release(first.release) / "spack.lock")}
+    locked = {spec.name: spec for spec in locked_specs(Paths(prefix).release(first.release) / "spack.lock")}
     assert (locked["openmpi"].version, locked["openmpi"].external) == ("5.0.6", True)
     core = next((Paths(prefix).current / "modules").iterdir()) / "Core"
     assert f"{prefix}/opt/amazon/openmpi5/bin" in (core / "openmpi" / "5.0.6.lua").read_text()

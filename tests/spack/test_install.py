@@ -11,6 +11,7 @@ from bootstrap.core.model import Outcome, Status
 from bootstrap.core.paths import Paths
 from bootstrap.host.files import sha256_of
 from bootstrap.spack import database
+from bootstrap.spack.lockfile import locked_specs
 from bootstrap.state.release import read_manifest
 from tests.lab import bench_stack, recipes
 from tests.spack.test_spack import bootstrap, steps
@@ -56,7 +57,7 @@ def test_what_fails_stops_only_what_needs_it_and_the_next_run_finishes(
     record = bootstrap(prefix, stack_config)
     paths, found = Paths(prefix), steps(record)
     assert record.release is not None
-    locked = database.locked_specs(paths.release(record.release) / "spack.lock")
+    locked = locked_specs(paths.release(record.release) / "spack.lock")
     assert sorted(spec.name for spec in database.missing(locked, paths.store)) == sorted(LOST)
     error = found["spack"].error
     assert error is not None

@@ -18,11 +18,10 @@ from bootstrap.core.errors import ExitCode
 from bootstrap.core.model import Outcome, Role, RunRecord, Status
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import System
-from bootstrap.spack import database
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.families import FAMILIES
-from bootstrap.spack.lockfile import RECORD
+from bootstrap.spack.lockfile import RECORD, locked_specs
 from bootstrap.spack.program import Program
 from bootstrap.spack.scope import Places, Site, write_scope
 from tests.spack.conftest import VERSIONS, spack_tree
@@ -81,7 +80,7 @@ def test_what_one_node_solves_another_installs_without_clingo_and_memory(
     assert any("libsigsegv" in path.name for path in cache.rglob("*.json"))
     assert record.release is not None
     paths = Paths(prefix)
-    installed = database.locked_specs(paths.release(record.release) / "spack.lock")
+    installed = locked_specs(paths.release(record.release) / "spack.lock")
     assert {spec.hash for spec in installed} == set(json.loads(lock.read_text())["concrete_specs"])
     assert next(store_of(prefix, version).glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so")).exists()
     assert list((paths.current / "modules").glob("*/Core/libsigsegv/2.14.lua"))

@@ -18,6 +18,7 @@ from bootstrap.host.system import System
 from bootstrap.spack import database
 from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
+from bootstrap.spack.lockfile import locked_specs
 from bootstrap.state.request import Request
 from tests.golden import held, trouble_with_lua
 from tests.spack.conftest import VERSIONS, Site, spack_tree
@@ -88,7 +89,7 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
 
     paths = Paths(prefix)
     assert first.release is not None
-    locked = database.locked_specs(paths.release(first.release) / "spack.lock")
+    locked = locked_specs(paths.release(first.release) / "spack.lock")
     assert [spec.name for spec in locked if spec.explicit] == ["libsigsegv"]
     store = store_of(prefix, version)
     index = json.loads((store / ".spack-db" / "index.json").read_text())

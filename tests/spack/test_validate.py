@@ -22,7 +22,7 @@ RECIPES_OF = {"1.2.0": "spack-packages-2026.06.0", "1.1.1": stack.RECIPES}
 # Each entry, and the beginning of every message that is expected for it.
 MISTAKES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ("git@2.40.0", ("git has no version 2.40.0 (near it: git@",)),
-    ("git@=2.40.1", ("git has no version 2.40.1 (near it: git@",)),
+    ("git@=2.40.99", ("git has no version 2.40.99 (near it: git@",)),
     ("multiqc", ("there is no package multiqc, did you mean 'py-multiqc'?",)),
     ("bzpi2", ("there is no package bzpi2, did you mean 'bzip2'",)),
     ("bonnie++@2.00a", ("there is no package bonnie++, did you mean 'bonniepp'?",)),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.spack import install
-from bootstrap.spack.database import Locked
 from bootstrap.spack.install import Failure, Teller, explain, sort_out
+from bootstrap.spack.lockfile import Locked
 from bootstrap.spack.parallel import GIB, Parallel, split
 from bootstrap.spack.progress import Progress, Running, Watch, in_words, makespan
 

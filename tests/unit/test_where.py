@@ -23,12 +23,12 @@ from bootstrap.host.files import sha256_of
 from bootstrap.remote.tarball import unpack
 from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.pull import Pulled
-from bootstrap.spack.database import Locked
 from bootstrap.spack.job import capacity, order
 from bootstrap.spack.job import follow as follower
 from bootstrap.spack.job import submit as foreman
 from bootstrap.spack.job.builder import Builder
 from bootstrap.spack.job.order import DONE, LEASE_SECONDS, JobDirectory, JobState, Lease, Order
+from bootstrap.spack.lockfile import Locked
 from bootstrap.spack.program import RECEIPT
 from bootstrap.state.release import check_queue
 from bootstrap.state.request import Request

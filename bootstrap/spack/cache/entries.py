@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import CacheError
-from ..database import Locked
+from ..lockfile import Locked
 
 LIMIT = 1 << 26
 SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"

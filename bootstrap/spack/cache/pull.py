@@ -20,7 +20,7 @@ from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
 from ...remote.fetch import Source, download, local_path, read
-from ..database import Locked
+from ..lockfile import Locked
 from .entries import LIMIT, Layout, corrupt, parsed, unwrapped
 from .keys import Keyring, open_keyring
 

@@ -14,8 +14,8 @@ from ...config.model import Mirror
 from ...core.errors import CacheError, FetchError
 from ...host.files import remove_tree, sha256_of
 from ...remote.fetch import exists, upload
-from ..database import Locked
 from ..driver import Spack
+from ..lockfile import Locked
 from .entries import LAYOUTS, Layout
 from .keys import open_keyring, refuse_open
 
