@@ -43,9 +43,7 @@ class Documents:
             return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
         lines += ["write the storage token that this node remembers"] if lost else []
-        what = (
-            f"{damaged[0]} is damaged" if damaged else f"the storage token {ctx.paths.state / 'token.json'} is missing"
-        )
+        what = f"{damaged[0]} is damaged" if damaged else f"{ctx.paths.state}/token.json, the storage token, is missing"
         return change(what + (f", and {len(damaged) - 1} more" if damaged[1:] else ""), *lines)
 
     def apply(self, ctx: Context) -> None:

@@ -1,4 +1,4 @@
-"""Whether shared storage is the one that this node has used, also where its token is lost or nobody may trust it."""
+"""Whether shared storage is the one that this node has used, also if its token is missing or others could write it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..state.store import Seen, Shared
 
 
 def is_ours(ctx: Context) -> bool:
-    """True for the storage from before. May hang: it is looked at in here.
+    """True for the storage that this node has used. Reads shared storage, so it may hang.
 
-    Where the token cannot be read, the last install there must be one of this node's: another storage has none.
+    If the token cannot be read, the newest install record must be of this node: another storage has none.
     """
     before = Seen.load(ctx.paths)
     if before is None or before.mount != ctx.paths.mount or ctx.paths.shared.is_symlink():
@@ -21,7 +21,7 @@ def is_ours(ctx: Context) -> bool:
 
 
 def token_of(ctx: Context) -> Token | None:
-    """The token, whoever could have written it; None where there is none that can be read."""
+    """The token, also if others could have written it; None if it is missing or damaged."""
     try:
         return Shared(ctx.paths, trusting=True).token()
     except StateError:

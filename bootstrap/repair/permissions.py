@@ -130,38 +130,27 @@ def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:
 
 
 def _scan(ctx: Context) -> list[InsecurePath] | None:
-    """All insecure paths, parents first; None if the storage is not the one that this node has used."""
+    """All insecure paths, parents first; None if the storage is not the one that this node has used.
+
+    Files that vanish during the scan are skipped: other nodes replace their reports at any time.
+    """
     top = ctx.paths.shared
     if not top.is_dir() or not is_ours(ctx):
         return None
-    found = list(_judge(str(top), os.lstat(top)))
-    directories = [str(top)]
-    while directories:
-        for path, info in _entries(directories.pop()):
-            found += _judge(path, info)
+    found = []
+    paths = [str(top)]
+    while paths:
+        path = paths.pop()
+        try:
+            info = os.lstat(path)
             if stat.S_ISDIR(info.st_mode):
-                directories.append(path)
+                paths += [entry.path for entry in os.scandir(path)]
+        except FileNotFoundError:
+            continue
+        one = InsecurePath(path, info.st_uid, info.st_mode)
+        if one.is_foreign or (not stat.S_ISLNK(info.st_mode) and info.st_mode & WRITABLE):  # a link has no own mode
+            found.append(one)
     return found
-
-
-def _entries(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files that vanish during the scan are skipped: other nodes replace their reports at any time."""
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                try:
-                    yield entry.path, entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-    except FileNotFoundError:
-        return
-
-
-def _judge(path: str, info: os.stat_result) -> Iterator[InsecurePath]:
-    """A link has no mode of its own."""
-    one = InsecurePath(path, info.st_uid, info.st_mode)
-    if one.is_foreign or (not stat.S_ISLNK(info.st_mode) and info.st_mode & WRITABLE):
-        yield one
 
 
 def _close(one: InsecurePath) -> None:

@@ -1,7 +1,7 @@
-"""What ``repair`` mends beside the steps of a bootstrap: the same shape, and their probes are checks too.
+"""The steps of ``repair``: those of a bootstrap, and steps that only a repair has. Their probes are checks too.
 
-They are no part of a bootstrap, since they look at everything (each file of each package), or take away what somebody
-may still want. Order is that of causes: a mount before what is on it, trust before what is trusted.
+A bootstrap does not have the latter because they read each file of each package, or remove something. The order is that
+of causes: a mount before the files on it, permissions before the records that they protect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .permissions import Ownership, Permissions
 from .scratch import BuildStage
 from .store import ChangedFiles, MissingFiles, PartialInstalls
 
-NOT_REPAIRS = frozenset({"cache", "proof"})  # a build cache and a job are no fault of a node
+NOT_REPAIRS = frozenset({"cache", "proof"})  # no fault of a node: a build cache, and a job
 BEFORE: dict[str, tuple[Step, ...]] = {
     "tool": (BuildStage(), KilledRun()),
     "mount": (HiddenMounts(),),

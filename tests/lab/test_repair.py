@@ -237,7 +237,7 @@ FAULTS: dict[str, Fault] = {
         "chown -Rh --from=1000 root:root /shared/petal",
         "chown -Rh --from=1000 root:root /shared/petal",
     ),
-    "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "token.json is missing"),
+    "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "token.json, the storage token, is missing"),
     "token damaged": Fault(H, f"echo x >{STATE}/token.json", "documents", "token.json is damaged"),
     "wanted.json damaged": Fault(
         H,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -24,7 +26,7 @@ from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
 from bootstrap.steps.base import Step
 from bootstrap.steps.registry import STEPS
-from tests.world import World, with_package
+from tests.world import World, with_package, with_spack
 
 USER = 12345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -237,3 +239,25 @@ def test_a_process_of_another_run_is_seen_as_long_as_it_lives() -> None:
         process.kill()
         process.wait()
     assert "a-build-job" not in System().other_runs("mine")
+
+
+def test_a_changed_spack_package_is_removed_only_with_yes_and_installed_by_the_next_step(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path))
+    steps = [step for step in STEPS if step.name not in ("proof", "lmod", "shell")]
+    engine.converge(steps, world.context, lambda _: None)
+    prefix = next(world.paths.store.glob("linux-*/fftw-*"))
+    program = prefix / "bin" / "tool"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text("a")
+    info = program.stat()
+    entry = {"mode": info.st_mode, "owner": info.st_uid, "group": info.st_gid, "type": "file", "size": 1, "time": 1.0}
+    entry["hash"] = hashlib.sha1(b"b", usedforsecurity=False).hexdigest()
+    (prefix / ".spack" / "install_manifest.json").write_text(json.dumps({str(program): entry}))
+    assert ChangedFiles().probe(world.context).verdict is Verdict.BLOCKED
+    ChangedFiles().apply(world.context)
+    assert program.exists()
+    assert mended(ChangedFiles(), yes(world)).verdict is Verdict.SATISFIED
+    assert [path.name for path in prefix.parent.iterdir() if "fftw" in path.name] == []
+    found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
+    assert found["spack"].outcome is Outcome.CHANGED
+    assert (prefix / ".spack" / "install_manifest.json").is_file()
