@@ -1,7 +1,6 @@
 """One rank of an MPI job without a compiler: the library that the loaded module brings, called through ctypes.
 
-Before each stage it tells what it is about to do: MPI can hang, abort and crash in any of them. What it tells is read
-by ``judge``.
+It prints one line before each stage, because MPI can hang, abort or crash in any of them. ``mpi_judge`` reads the lines.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from typing import Any
 from .mpi_stages import BULK_BYTES, Stage, line
 
 DEADLINE_SECONDS = 60.0
-HANGS = 3  # how a rank ends that was stopped by its own deadline
+HANGS = 3  # exit code of a rank that its own deadline ended
 LIBRARIES = ("libmpi.so*", "libmpich.so*")
 DIRECTORIES = ("lib", "lib64", "lib/release")  # the last is Intel MPI's
 VERSION_BYTES = 16384  # MPICH's MPI_MAX_LIBRARY_VERSION_STRING is 8192
 STATUS_BYTES = 256  # an MPI_Status has 20 to 40
-FUNNELED = 1  # only this thread calls MPI; another watches the clock
+FUNNELED = 1  # MPI_THREAD_FUNNELED: only one thread calls MPI, another one watches the deadline
 
 
 @dataclass(frozen=True)
 class Handles:
-    """What ``mpi.h`` calls MPI_COMM_WORLD, MPI_INT, MPI_BYTE and MPI_SUM, as an ABI passes them."""
+    """MPI_COMM_WORLD, MPI_INT, MPI_BYTE and MPI_SUM of ``mpi.h``, as the ABI passes them."""
 
     world: Any
     int: Any
@@ -38,18 +37,18 @@ class Handles:
 
 
 class RankFailed(Exception):
-    """This rank cannot go on; the text says why."""
+    """This rank cannot continue; the text is the reason."""
 
 
 class Task:
     """One rank from its start to its end.
 
     Args:
-        env: its environment, as Slurm and the module made it.
+        env: the environment from Slurm and the module.
         node: the name of this node.
-        tell: takes each line, and writes it at once.
-        loaded: how ``module load`` ended.
-        stop: ends this process wherever it is.
+        tell: writes a line at once.
+        loaded: the exit code of ``module load``.
+        stop: ends this process with an exit code, whatever its other thread does.
     """
 
     def __init__(
@@ -64,28 +63,35 @@ class Task:
         self.stage = Stage.START
 
     def run(self, seconds: float = DEADLINE_SECONDS) -> int:
-        """Goes through all stages.
+        """Runs all stages.
 
         Returns:
-            The exit code: 0, or 1 where a stage failed. One that hangs ends the process.
+            0, or 1 if a stage failed. A stage that hangs ends the process with exit code 3.
         """
-        watch = threading.Timer(seconds, self._hangs, [seconds])
+        watch = threading.Timer(seconds, self._end_hanging, [seconds])
         watch.daemon = True
         watch.start()
         try:
             self._stages()
         except RankFailed as error:
-            self._say(error=str(error))
+            self._report(error=str(error))
             return 1
         finally:
             watch.cancel()
         return 0
 
     def _stages(self) -> None:
-        self._begin(Stage.START, **self._surroundings())
+        env = self.env
+        self._begin(
+            Stage.START,
+            pmix="PMIX_RANK" in env and "PMIX_NAMESPACE" in env,
+            pmix_version=env.get("PMIX_VERSION", ""),
+            slurm_mpi=env.get("SLURM_MPI_TYPE", ""),
+            mpirun=shutil.which("mpirun", path=env.get("PATH", "")) or "",
+        )
         if self.loaded:
             raise RankFailed(f"module load ended with {self.loaded}")
-        path = find_library(self.env)
+        path = find_library(env)
         self._begin(Stage.LOAD, library=str(path))
         mpi = Library(path)
         self._begin(Stage.INIT, version=mpi.version())
@@ -101,26 +107,16 @@ class Task:
         mpi.finalize()
         self._begin(Stage.DONE)
 
-    def _surroundings(self) -> dict[str, Any]:
-        """What of Slurm and PMIx has come so far."""
-        env = self.env
-        return {
-            "pmix": "PMIX_RANK" in env and "PMIX_NAMESPACE" in env,
-            "pmix_version": env.get("PMIX_VERSION", ""),
-            "slurm_mpi": env.get("SLURM_MPI_TYPE", ""),
-            "mpirun": shutil.which("mpirun", path=env.get("PATH", "")) or "",
-        }
-
     def _begin(self, stage: Stage, **facts: Any) -> None:
         self.stage = stage
-        self._say(**facts)
+        self._report(**facts)
 
-    def _say(self, **facts: Any) -> None:
+    def _report(self, **facts: Any) -> None:
         self.tell(line(self.number, self.node, self.stage, facts))
 
-    def _hangs(self, seconds: float) -> None:
-        """Called by the clock while this process is somewhere in MPI, from where nothing else brings it back."""
-        self._say(error=f"no end within {seconds:.0f} s", hangs=True)
+    def _end_hanging(self, seconds: float) -> None:
+        """Called by the timer's thread while the main thread is inside MPI."""
+        self._report(error=f"no end within {seconds:.0f} s", hangs=True)
         self.stop(HANGS)
 
 
@@ -128,19 +124,19 @@ def find_library(env: Mapping[str, str]) -> Path:
     """The MPI library of the loaded module.
 
     Raises:
-        RankFailed: it brings none; the text names where it was looked for.
+        RankFailed: the module has none; the text names the directories that were searched.
     """
-    places = list(dict.fromkeys(_places(env)))
-    for place in places:
+    directories = list(dict.fromkeys(_library_directories(env)))
+    for directory in directories:
         for pattern in LIBRARIES:
-            found = sorted(place.glob(pattern), key=lambda path: len(path.name))
-            if found:
-                return found[0]
-    raise RankFailed(f"no libmpi.so in {', '.join(map(str, places)) or 'any place: no mpirun on PATH'}")
+            libraries = sorted(directory.glob(pattern), key=lambda path: len(path.name))
+            if libraries:
+                return libraries[0]
+    raise RankFailed(f"no libmpi.so in {', '.join(map(str, directories)) or 'any place: no mpirun on PATH'}")
 
 
-def _places(env: Mapping[str, str]) -> Iterator[Path]:
-    """Beside ``mpirun`` as PATH names it, then as links lead to it, then where the loader looks."""
+def _library_directories(env: Mapping[str, str]) -> Iterator[Path]:
+    """Next to ``mpirun`` as PATH names it, then next to the target of its links, then LD_LIBRARY_PATH."""
     program = shutil.which("mpirun", path=env.get("PATH", ""))
     if program:
         for bin_directory in (Path(program).parent, Path(program).resolve().parent):
@@ -149,10 +145,10 @@ def _places(env: Mapping[str, str]) -> Iterator[Path]:
 
 
 class Library:
-    """An MPI library in this process, of either ABI: Open MPI's, or the one that MPICH, Intel MPI and MVAPICH share.
+    """An MPI library in this process, with the ABI of Open MPI or the one of MPICH, Intel MPI and MVAPICH.
 
     Raises:
-        RankFailed: it cannot be loaded, or lacks a function.
+        RankFailed: it cannot be loaded, or does not have a function.
     """
 
     def __init__(self, path: Path) -> None:
@@ -163,7 +159,7 @@ class Library:
             raise RankFailed(str(error)) from error
 
     def version(self) -> str:
-        """Its name and version, without how it was built; may be asked before MPI_Init."""
+        """Name and version; MPI allows this call before MPI_Init."""
         text, length = ctypes.create_string_buffer(VERSION_BYTES), ctypes.c_int()
         try:
             self.lib.MPI_Get_library_version(text, ctypes.byref(length))
@@ -177,43 +173,42 @@ class Library:
         self._call("MPI_Init_thread", None, None, ctypes.c_int(FUNNELED), ctypes.byref(provided))
 
     def place(self) -> tuple[int, int]:
-        """This rank, and how many there are."""
+        """The number of this rank, and the number of ranks."""
         rank, size = ctypes.c_int(), ctypes.c_int()
         self._call("MPI_Comm_rank", self.handles.world, ctypes.byref(rank))
         self._call("MPI_Comm_size", self.handles.world, ctypes.byref(size))
         return rank.value, size.value
 
     def exchange(self, rank: int, size: int) -> None:
-        """Adds up one number of each rank."""
+        """Adds one number of each rank (MPI_Allreduce)."""
         mine, total = ctypes.c_int(rank + 1), ctypes.c_int()
         handles = self.handles
+        one = ctypes.c_int(1)
         self._call(
-            "MPI_Allreduce", ctypes.byref(mine), ctypes.byref(total), ctypes.c_int(1), handles.int, handles.sum,
-            handles.world,
-        )  # fmt: skip
+            "MPI_Allreduce", ctypes.byref(mine), ctypes.byref(total), one, handles.int, handles.sum, handles.world
+        )
         expected = size * (size + 1) // 2
         if total.value != expected:
             raise RankFailed(f"the sum over all ranks is {total.value} and should be {expected}")
 
     def bulk(self, rank: int, size: int) -> None:
-        """Sends a large message to the next rank and takes one from the rank before."""
-        following, before = (rank + 1) % size, (rank - 1) % size
-        gives, takes = (ctypes.create_string_buffer(BULK_BYTES) for _ in range(2))
-        ctypes.memset(gives, 1 + rank % 255, BULK_BYTES)
+        """Sends a large message to the next rank and receives one from the previous rank (MPI_Sendrecv)."""
+        following, previous = (rank + 1) % size, (rank - 1) % size
+        sent, received = (ctypes.create_string_buffer(BULK_BYTES) for _ in range(2))
+        ctypes.memset(sent, 1 + rank % 255, BULK_BYTES)
         status = ctypes.create_string_buffer(STATUS_BYTES)
         count, tag, byte = ctypes.c_int(BULK_BYTES), ctypes.c_int(7), self.handles.byte
-        self._call(
-            "MPI_Sendrecv", gives, count, byte, ctypes.c_int(following), tag, takes, count, byte, ctypes.c_int(before),
-            tag, self.handles.world, status,
-        )  # fmt: skip
-        if takes.raw != bytes([1 + before % 255]) * BULK_BYTES:
+        send = (sent, count, byte, ctypes.c_int(following), tag)
+        receive = (received, count, byte, ctypes.c_int(previous), tag)
+        self._call("MPI_Sendrecv", *send, *receive, self.handles.world, status)
+        if received.raw != bytes([1 + previous % 255]) * BULK_BYTES:
             raise RankFailed("the message has other bytes than were sent")
 
     def finalize(self) -> None:
         self._call("MPI_Finalize")
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """Errors end the process in MPI's own way, with its own words, unless the library was told otherwise."""
+        """By default MPI ends the process at an error and prints its own message."""
         try:
             code = getattr(self.lib, name)(*arguments)
         except AttributeError as error:
@@ -230,6 +225,6 @@ def _handles(lib: ctypes.CDLL) -> Handles:
 
 
 def run(tell: Callable[[str], None], loaded: int) -> int:
-    """This process as one rank; see ``Task``."""
+    """Runs this process as one rank; see ``Task``."""
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
     return Task(os.environ, node, tell, loaded, stop=os._exit).run()

@@ -1,6 +1,6 @@
-"""What a rank tells, one short line before each stage, so that whoever reads knows how far it came whatever ends it.
+"""The lines of a rank: a short one before each stage, so that its last stage is known whatever ends it.
 
-srun mixes the output of its tasks in pieces of 1,024 bytes and keeps only shorter lines whole.
+srun mixes the output of its tasks in pieces of 1,024 bytes, so only shorter lines stay in one piece.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-TEXT = 200  # characters of a text in a line: four of them, all escaped, still make a short one
+TEXT_LENGTH = 200  # characters of each text: four of them still make a short line if all are escaped
 LINE_BYTES = 1000
-BULK_BYTES = 4 << 20  # far beyond what any fabric sends with the first packet
+BULK_BYTES = 4 << 20  # more than any fabric sends with the first packet
 
 
 class Stage(str, Enum):
-    """What a rank is about to do, in order; ``DONE`` is the end."""
+    """The stages of a rank, in order; ``DONE`` is the end."""
 
     START = "start"
     LOAD = "load"
@@ -30,14 +30,14 @@ class Stage(str, Enum):
 
     @property
     def talks(self) -> bool:
-        """The ranks send each other messages."""
+        """True if the ranks send each other messages in this stage."""
         return self in (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)
 
     def __str__(self) -> str:
-        return WORDS[self]
+        return NAMES[self]
 
 
-WORDS = {
+NAMES = {
     Stage.START: "the start",
     Stage.LOAD: "the loading of the library",
     Stage.INIT: "MPI_Init",
@@ -50,13 +50,13 @@ WORDS = {
 
 @dataclass
 class Rank:
-    """One rank, as its lines tell of it.
+    """One rank, from its lines.
 
     Args:
         number: Slurm's number of the task.
         stage: the last one that it began.
-        error: what went wrong in that stage, in its own words; ``hangs``: it did not come back from it.
-        facts: all else that it said.
+        error: the error in that stage; ``hangs``: the stage did not return.
+        facts: everything else in its lines.
     """
 
     number: int
@@ -68,13 +68,13 @@ class Rank:
 
     @property
     def size(self) -> int | None:
-        """How many ranks MPI says there are, None before MPI_Init has ended."""
+        """The number of ranks (MPI_Comm_size), None before MPI_Init has returned."""
         size = self.facts.get("size")
         return size if isinstance(size, int) else None
 
     @property
     def library(self) -> str:
-        """Its path, for a command that somebody may type: empty where it has other characters than paths need."""
+        """Its path for a remedy; empty if it has characters that a path does not need, because a user wrote it."""
         path = str(self.facts.get("library") or "")
         return path if re.fullmatch(r"[\w./+-]+", path) else ""
 
@@ -84,7 +84,7 @@ class Rank:
 
     @property
     def has_pmix(self) -> bool:
-        """Slurm's PMIx plugin has given it what it needs to find the others."""
+        """True if Slurm's PMIx plugin has set the variables by which a rank finds the others."""
         return bool(self.facts.get("pmix"))
 
     def __str__(self) -> str:
@@ -92,8 +92,8 @@ class Rank:
 
 
 def line(number: int, node: str, stage: Stage, facts: Mapping[str, Any]) -> str:
-    """One line; texts that are too long lose their end, and all texts more of it until the line is short enough."""
-    for length in (TEXT, TEXT // 2, TEXT // 10):
+    """One line. Texts are cut until it is short enough."""
+    for length in (TEXT_LENGTH, TEXT_LENGTH // 2, TEXT_LENGTH // 10):
         cut = {name: value[:length] if isinstance(value, str) else value for name, value in facts.items()}
         text = json.dumps({"rank": number, "node": node[:64], "stage": stage.value, **cut})
         if len(text) < LINE_BYTES:
@@ -102,16 +102,16 @@ def line(number: int, node: str, stage: Stage, facts: Mapping[str, Any]) -> str:
 
 
 def ranks_of(lines: Iterable[str]) -> dict[int, Rank]:
-    """The ranks that a job's output tells of, by number; lines of others are noise."""
-    found: dict[int, Rank] = {}
+    """The ranks in a job's output, by number; other lines are ignored."""
+    ranks: dict[int, Rank] = {}
     for text in lines:
         try:
             raw = json.loads(text[max(text.find('{"rank"'), 0) :])
             number, node, stage = int(raw.pop("rank")), str(raw.pop("node")), Stage(raw.pop("stage"))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue
-        rank = found.setdefault(number, Rank(number, node))
+        rank = ranks.setdefault(number, Rank(number, node))
         rank.stage = stage
         rank.error, rank.hangs = str(raw.pop("error", "")), raw.pop("hangs", False) is True
         rank.facts.update(raw)
-    return found
+    return ranks

@@ -22,7 +22,7 @@ from bootstrap.core.model import Mark
 from bootstrap.host.system import Completed
 from bootstrap.prove import mpi_proof as proof
 from bootstrap.prove import mpi_rank as rank
-from bootstrap.prove.mpi_judge import Evidence, judge, told
+from bootstrap.prove.mpi_judge import Evidence, judge, quote
 from bootstrap.prove.mpi_stages import LINE_BYTES, Stage, line, ranks_of
 from bootstrap.state.release import Manifest, ModuleFile, Tree, write_manifest
 from tests.world import World
@@ -32,37 +32,38 @@ ONE, TWO = "queue1-st-c5-1", "queue1-st-c5-2"
 SECTIONS = re.compile(
     r"# exit (\d+)\n# stdout\n(.*)# stderr\n(.*)# srun --mpi=list\n(.*)# slurmd\n(.*)", re.DOTALL
 )  # fmt: skip
-BLAMED = {
-    "plugin-nowhere": ("Slurm: it has no PMIx plugin, only none, cray_shasta, pmi2", "cannot find mpi plugin"),
-    "plugin-not-on-nodes": (f"Slurm: it has no PMIx plugin on {ONE} and {TWO}", "cannot find mpi plugin"),
+# The start of the message, and a line that the finding must quote.
+FAILED = {
+    "plugin-nowhere": ("Slurm: srun --mpi=list has no pmix plugin", "cannot find mpi plugin"),
+    "plugin-not-on-nodes": (f"Slurm: {ONE} and {TWO} did not start the task", "cannot find mpi plugin"),
     "plugin-not-on-one": (f"Slurm: {TWO} did not start the task", "Task launch for StepId=11.0 failed"),
-    "newer-plugin-nowhere": ("Slurm: it has no PMIx plugin, only none, cray_shasta, pmi2", "cannot find mpi plugin"),
-    "newer-plugin-not-on-nodes": (f"Slurm: it has no PMIx plugin on {ONE} and {TWO}", "cannot find mpi plugin"),
-    "newer-libpmix-not-on-one": (f"PMIx: Slurm's plugin cannot load the PMIx library on {TWO}", "mpi/pmix_v5: init"),
-    "newer-no-pmix-one": (f"PMIx: none of it reaches the rank on {TWO}", "SLURM_MPI_TYPE is pmix"),
-    "newer-no-pmix-both": (f"PMIx: none of it reaches the rank on {ONE}", "SLURM_MPI_TYPE is pmix"),
-    "newer-psquash": ("PMIx: Open MPI v5.0.7 cannot use Slurm's, which is 5.0.7a1", "pmix_psquash_base_select failed"),
-    "newer-firewall": (f"network: rank 0 on {ONE} failed in the first exchange", "Unable to connect to the peer"),
-    "no-slurmctld": ("Slurm: srun ended with 1, and no rank began", "Unable to contact slurm controller"),
-    "libpmix-not-on-head": ("PMIx: Slurm's plugin cannot load the PMIx library on this node", "can not load PMIx"),
-    "libpmix-not-on-one": (f"PMIx: Slurm's plugin cannot load the PMIx library on {TWO}", "can not load PMIx library"),
-    "no-pmix": (f"PMIx: none of it reaches the rank on {ONE}", "SLURM_MPI_TYPE is not set / "),
-    "psquash": ("PMIx: Open MPI v4.1.4 cannot use Slurm's, which is 4.2.2rc2", "pmix_psquash_base_select failed"),
-    "psec": ("PMIx: Open MPI v4.1.4 cannot use Slurm's", "OMPI was not built with SLURM's PMI support"),
-    "gds": ("PMIx: Open MPI v4.1.4 cannot use Slurm's", "PMIx stopped checking"),
-    "pmix-isolated": (f"MPI: Open MPI v4.1.4 fails in MPI_Init on {ONE}", "getting job size failed"),
-    "no-ext3x-one": (f"MPI: Open MPI v4.1.4 fails in MPI_Init on {TWO}", "getting job size failed"),
+    "newer-plugin-nowhere": ("Slurm: srun --mpi=list has no pmix plugin", "cannot find mpi plugin"),
+    "newer-plugin-not-on-nodes": (f"Slurm: {ONE} and {TWO} did not start the task", "cannot find mpi plugin"),
+    "newer-libpmix-not-on-one": (f"Slurm: {TWO} did not start the task", "mpi/pmix_v5: init"),
+    "newer-no-pmix-one": (f"PMIx: the rank on {TWO} has no PMIX_RANK in its environment", "SLURM_MPI_TYPE is pmix"),
+    "newer-no-pmix-both": (f"PMIx: the rank on {ONE} has no PMIX_RANK in its environment", "SLURM_MPI_TYPE is pmix"),
+    "newer-psquash": (f"MPI: rank 0 on {ONE} stopped in MPI_Init (Open MPI v5.0.7", "pmix_psquash_base_select failed"),
+    "newer-firewall": (f"MPI: rank 0 on {ONE} stopped in the first exchange", "Unable to connect to the peer"),
+    "no-slurmctld": ("Slurm: srun ended with 1, and no rank started", "Unable to contact slurm controller"),
+    "libpmix-not-on-head": ("Slurm: srun ended with 1, and no rank started", "can not load PMIx"),
+    "libpmix-not-on-one": (f"Slurm: {TWO} did not start the task", "can not load PMIx library"),
+    "no-pmix": (f"PMIx: the rank on {ONE} has no PMIX_RANK in its environment", "SLURM_MPI_TYPE is not set"),
+    "psquash": (f"MPI: rank 0 on {ONE} stopped in MPI_Init (Open MPI v4.1.4, PMIx 4.2.2rc2)", "pmix_psquash_base_sel"),
+    "psec": (f"MPI: rank 0 on {ONE} stopped in MPI_Init", "OMPI was not built with SLURM's PMI support"),
+    "gds": (f"MPI: rank 0 on {ONE} stopped in MPI_Init", "PMIx stopped checking"),
+    "pmix-isolated": (f"MPI: rank 0 on {ONE} stopped in MPI_Init", "getting job size failed"),
+    "no-ext3x-one": (f"MPI: rank 1 on {TWO} stopped in MPI_Init", "getting job size failed"),
     "mpich-alone": ("MPI: each rank is alone: MPICH Version: 4.0.2 does not use", f"MPI_Comm_size is 1 on {ONE}"),
-    "crash": (f"MPI: Open MPI v4.1.4 crashed in MPI_Init on {TWO}", "task 1: Segmentation fault"),
-    "crash-and-hang": ("MPI: Open MPI v4.1.4 crashed in MPI_Init", "malloc assertion failure"),
+    "crash": (f"MPI: rank 1 on {TWO} stopped in MPI_Init", "Segmentation fault"),
+    "crash-and-hang": (f"MPI: rank 0 on {ONE} hangs in MPI_Init", "malloc assertion failure"),
     "unreadable": (f"MPI: its library cannot be loaded on {ONE}", "libmpi.so: cannot open shared object file: Perm"),
     "needed-lib-one": (f"MPI: its library cannot be loaded on {TWO}", "libopen-pal.so.40: cannot open"),
     "no-lib": (f"MPI: the module brings no MPI library on {ONE}", "no libmpi.so in /opt/amazon/openmpi/lib, "),
     "no-module": (f"MPI: the module does not load on {ONE}", "The following module(s) are unknown"),
-    "firewall": (f"network: rank 1 on {TWO} failed in the first exchange", "Unable to connect to the peer 172.18.0.5"),
-    "no-transport": (f"network: rank 0 on {ONE} failed in the first exchange", "unable to reach each other"),
-    "drop": ("network: the ranks hang in the first exchange (MPI_Allreduce)", "no end within 60 s"),
-    "blackhole": ("network: the ranks do not find each other in MPI_Init", "pmixp_p2p_send: queue1-st-c5-1"),
+    "firewall": (f"MPI: rank 1 on {TWO} stopped in the first exchange", "Unable to connect to the peer 172.18.0.5"),
+    "no-transport": (f"MPI: rank 0 on {ONE} stopped in the first exchange", "unable to reach each other"),
+    "drop": (f"MPI: rank 0 on {ONE} hangs in the first exchange (MPI_Allreduce)", "no end within 60 s"),
+    "blackhole": (f"MPI: rank 0 on {ONE} hangs in MPI_Init", "pmixp_p2p_send: queue1-st-c5-1"),
 }
 
 
@@ -76,9 +77,9 @@ def recorded(name: str) -> Evidence:
 # --------------------------------------------------------------------------------------------------------- the judge
 
 
-@pytest.mark.parametrize("name", BLAMED)
-def test_the_one_that_does_not_fit_is_named_in_its_own_words(name: str) -> None:
-    message, why = BLAMED[name]
+@pytest.mark.parametrize("name", FAILED)
+def test_the_finding_names_node_and_stage_and_quotes_the_decisive_line(name: str) -> None:
+    message, why = FAILED[name]
     finding = judge(recorded(name))
     assert (finding.check, finding.mark) == ("mpi:openmpi/4.1", Mark.FAIL)
     assert finding.message.startswith(message), finding
@@ -89,7 +90,7 @@ def test_the_one_that_does_not_fit_is_named_in_its_own_words(name: str) -> None:
 
 
 def test_every_recorded_job_has_its_line() -> None:
-    assert {path.stem for path in JOBS.glob("*.txt")} == {*BLAMED, "well", "newer-well", "busy", "drained"}
+    assert {path.stem for path in JOBS.glob("*.txt")} == {*FAILED, "well", "newer-well", "busy", "drained"}
 
 
 @pytest.mark.parametrize(
@@ -123,24 +124,36 @@ def at(number: int, stage: Stage, **facts: Any) -> str:
 @pytest.mark.parametrize(
     ("evidence", "message"),
     [
-        (job(), "Slurm: srun ended with 1, and no rank began"),
-        (job(at(0, Stage.INIT)), f"network: nothing was heard of the rank on {TWO}"),
-        (job(at(0, Stage.BULK), at(1, Stage.BULK, error="no end", hangs=True)), "network: the ranks hang in the exch"),
-        (job(at(0, Stage.DONE, size=2), at(1, Stage.BULK, error="other bytes")), f"network: rank 1 on {TWO} failed in"),
-        (job(at(0, Stage.DONE, size=2), at(1, Stage.FINALIZE, hangs=True)), "network: the ranks hang in MPI_Finalize"),
-        (job(at(0, Stage.DONE, size=1, pmix=False), at(1, Stage.DONE, size=1)), "PMIx: none of it reaches the rank on"),
-        (job(at(0, Stage.DONE, size=2), at(1, Stage.DONE, size=2), code=139), "MPI: the job ended with 139 after all "),
+        (job(), "Slurm: srun ended with 1, and no rank started"),
+        (job(at(0, Stage.INIT)), f"Slurm: the rank on {TWO} reported nothing"),
+        (
+            job(at(0, Stage.BULK), at(1, Stage.BULK, error="no end", hangs=True)),
+            f"MPI: rank 1 on {TWO} hangs in the exch",
+        ),
+        (
+            job(at(0, Stage.DONE, size=2), at(1, Stage.BULK, error="other bytes")),
+            f"MPI: rank 1 on {TWO} stopped in the",
+        ),
+        (
+            job(at(0, Stage.DONE, size=2), at(1, Stage.FINALIZE, hangs=True)),
+            f"MPI: rank 1 on {TWO} hangs in MPI_Finalize",
+        ),
+        (
+            job(at(0, Stage.DONE, size=1, pmix=False), at(1, Stage.DONE, size=1)),
+            f"PMIx: the rank on {ONE} has no PMIX_RANK",
+        ),
+        (job(at(0, Stage.DONE, size=2), at(1, Stage.DONE, size=2), code=139), "MPI: srun ended with 139 after all "),
         (
             job(at(0, Stage.LOAD), at(1, Stage.LOAD)),
-            f"MPI: the job ended with 1 in the loading of the library on {ONE}",
+            f"MPI: rank 0 on {ONE} stopped in the loading of the library (V",
         ),
         (
             job(at(0, Stage.BULK), at(1, Stage.BULK), stderr=f"srun: error: {TWO}: task 1: Bus error"),
-            f"MPI: V crashed in the exchange of a large message (MPI_Sendrecv) on {TWO}",
+            f"MPI: rank 1 on {TWO} stopped in the exchange of a large message (MPI_Sendrecv) (V",
         ),
         (
             job(at(0, Stage.INIT, hangs=True), at(1, Stage.EXCHANGE, hangs=True)),
-            "network: the ranks do not find each other in MPI_Init",
+            f"MPI: rank 0 on {ONE} hangs in MPI_Init",
         ),
     ],
 )
@@ -167,11 +180,12 @@ def test_what_a_user_can_write_names_no_other_node_and_no_command() -> None:
 def test_words_are_told_once_and_without_frames() -> None:
     text = "-----\n[a:1] it broke\n[b:2] it broke\n\n*** MPI_ERRORS_ARE_FATAL\nsrun: error: n: task 0: Killed\n"
     text += "srun: job 49 queued and waiting for resources\nsrun: job 49 has been allocated resources\n"
-    assert told(text) == "it broke"
-    assert told("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT 2026-11-28T18:31:43 ***") == ""
-    assert "DUE TO TIME LIMIT" in told("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT t DUE TO TIME LIMIT ***")
-    assert told("one\ntwo\nthree\nfour") == "two / three / four"
-    assert told("one\ntwo\nthree\nfour", "one") == "one"
+    assert quote(text) == "it broke"
+    assert quote("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT 2026-11-28T18:31:43 ***") == ""
+    assert "DUE TO TIME LIMIT" in quote("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT t DUE TO TIME LIMIT ***")
+    numbers = [str(number) for number in range(20)]
+    assert quote("\n".join(numbers)) == " / ".join(numbers[12:])
+    assert quote("one\nit failed\nthree") == "it failed"
 
 
 # ---------------------------------------------------------------------------------------------------------- the ranks
@@ -265,7 +279,7 @@ def test_the_library_is_the_modules(prefix: Path, files: tuple[str, ...], found:
     assert rank.find_library(env) == prefix / found
 
 
-def test_where_no_library_is_the_places_are_told(prefix: Path) -> None:
+def test_where_no_library_is_the_places_are_quote(prefix: Path) -> None:
     with pytest.raises(rank.RankFailed, match=re.escape(f"no libmpi.so in {prefix}/mpi/lib, {prefix}/mpi/lib64")):
         rank.find_library(library(prefix))
     with pytest.raises(rank.RankFailed, match="no mpirun on PATH"):
@@ -292,7 +306,7 @@ def test_a_rank_that_hangs_says_where_and_ends(prefix: Path, monkeypatch: pytest
     assert (said["stage"], said["error"], stopped) == ("init", "no end within 0 s", [rank.HANGS])
 
 
-def test_a_library_that_is_none_is_told(prefix: Path) -> None:
+def test_a_library_that_is_none_is_quote(prefix: Path) -> None:
     code, lines, _ = started(library(prefix, "mpi/lib/libmpi.so"))
     assert (code, lines[-1]["stage"]) == (1, "load")
     assert "libmpi.so: file too short" in lines[-1]["error"]
@@ -380,7 +394,8 @@ def test_root_asks_slurmd_why_it_did_not_start_the_task(world: World, monkeypatc
     log = f"{older}{launch.format('13.0')}[t] a line\n{evidence.slurmd}"
     asked = answering(world, monkeypatch, evidence, log)
     finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
-    assert finding.message == f"PMIx: Slurm's plugin cannot load the PMIx library on {TWO}"
+    assert finding.message == f"Slurm: {TWO} did not start the task"
+    assert finding.why.startswith("mpi/pmix_v4: init: (null) [0]: mpi_pmix.c:195: pmi/pmix: can not load PMIx library")
     assert asked[-1][-4:] == ["/usr/bin/tail", "-n", "60", "/var/log/slurmd.log"]
     assert {"--mpi=none", f"--nodelist={TWO}"} <= set(asked[-1])
 
@@ -390,7 +405,8 @@ def test_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answering(world, monkeypatch, recorded("libpmix-not-on-one"))
     finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
     assert finding.message == f"Slurm: {TWO} did not start the task"
-    assert "slurmd.log" in finding.remedy[0]
+    assert "Task launch for StepId=13.0 failed" in finding.why
+    assert "slurmd.log" in finding.remedy[1]
     assert [argv[1] for argv in asked] == ["--mpi=pmix", "--mpi=list"]
 
 
