@@ -70,34 +70,34 @@ def _run(options: Options) -> int:
         result = _guarded(options, services)
     finally:
         progress.close()
-    report.show(result, as_json=options.json, quiet=options.quiet, steps_told=progress.told)
+    report.show(result, options, steps_shown=progress.shown)
     close_log()
     return result.exit_code
 
 
-def _guarded(options: Options, services: Services) -> Result:
+def _guarded(options: Options, services: Services) -> Result[object]:
     """Runs the verb. Expected errors and bugs become results: an operator never sees a traceback."""
     from importlib import import_module
 
     from .core.errors import PetalError, of_os_error
-    from .core.model import Result, Status
+    from .core.model import Result, Status, failed
     from .engine.run import crash
 
     run_id = services.run_id
     try:
         module, _, name = VERBS[options.command].function.partition(".")
         function = getattr(import_module(f".commands.{module}", __package__), name)
-        result: Result = function(options, services)
+        result: Result[object] = function(options, services)
     except PetalError as error:
-        return Result.of_error(options.command, error, run_id)
+        return failed(options.command, error, run_id)
     except OSError as error:
-        return Result.of_error(options.command, of_os_error(error, options.paths.shared_mount), run_id)
+        return failed(options.command, of_os_error(error, options.paths.shared_mount), run_id)
     except KeyboardInterrupt:
         interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
-        return Result(options.command, "error", Status.FAILED, {}, (interrupted,), run_id, 130)
+        return Result(options.command, Status.FAILED, None, (interrupted,), run_id, 130)
     except Exception as error:  # noqa: BLE001 - nothing above this catches it
         bug = crash(error, options.paths, run_id)
-        return Result(options.command, "error", Status.FAILED, {}, (bug,), run_id, 70)
+        return Result(options.command, Status.FAILED, None, (bug,), run_id, 70)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.errors import ExitCode, UsageError
-from ..core.model import Result, Status, plain
+from ..core.model import Plan, Result, RunRecord, Status
 from ..core.options import Options
 from ..engine import converge as engine
 from ..engine.prepare import prepare
@@ -13,7 +13,7 @@ from ..steps.registry import STEPS
 from .common import Services, request_of, require_root, result_of_run
 
 
-def bootstrap(options: Options, services: Services) -> Result:
+def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
     """Converges this node in the foreground. With ``--layout`` it becomes a machine image for that layout."""
     require_root(options, services)
     waits = engine.Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
@@ -22,7 +22,7 @@ def bootstrap(options: Options, services: Services) -> Result:
     return result_of_run(options.command, record)
 
 
-def converge(options: Options, services: Services) -> Result:
+def converge(options: Options, services: Services) -> Result[RunRecord]:
     """What the service at boot runs: this node becomes what the cluster wants; the timer tries again if it cannot.
 
     Raises:
@@ -37,20 +37,13 @@ def converge(options: Options, services: Services) -> Result:
     return result_of_run(options.command, record)
 
 
-def plan(options: Options, services: Services) -> Result:
+def plan(options: Options, services: Services) -> Result[Plan]:
     """What ``bootstrap`` would do now. With ``--exit-code`` pending changes end with 3."""
     ctx = prepare(request_of(options, services), services.system, services.note)
     steps = engine.plan(STEPS, ctx)
     status = engine.status_of(steps)
-    pending = status is Status.CHANGED
-    data = {
-        "node": ctx.facts.host.name,
-        "role": ctx.role.value,
-        "release": ctx.release,
-        "layout": ctx.config.layout,
-        "config": ctx.config.to_dict(),
-        "steps": [plain(step) for step in steps],
-    }
-    code = 3 if options.exit_code and pending else None
-    wrong = exit_of(steps, status) == ExitCode.CONFIG
-    return Result("plan", "plan", status, data, run_id=services.run_id, exit=int(ExitCode.CONFIG) if wrong else code)
+    code = int(ExitCode.CONFIG) if exit_of(steps, status) == ExitCode.CONFIG else None
+    if code is None and options.exit_code and status is Status.CHANGED:
+        code = int(ExitCode.DEGRADED)
+    data = Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, ctx.config.to_dict(), steps)
+    return Result("plan", status, data, run_id=services.run_id, exit=code)

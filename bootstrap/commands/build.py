@@ -6,7 +6,7 @@ import signal
 
 from ..cluster import detect as facts
 from ..core.errors import ExitCode
-from ..core.model import Result, Role, Status
+from ..core.model import Lines, Result, Role, Status
 from ..core.options import Options
 from ..engine.run import Terminated
 from ..spack.job.builder import Builder
@@ -14,7 +14,7 @@ from ..spack.job.order import JobDirectory
 from .common import Services, require_root
 
 
-def build(options: Options, services: Services) -> Result:
+def build(options: Options, services: Services) -> Result[Lines]:
     """Builds what the order in ``options.directory`` says; processes that it leaves end with it."""
     require_root(options, services)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -25,12 +25,12 @@ def build(options: Options, services: Services) -> Result:
     try:
         errors = Builder(directory, host, services.system, paths.scratch / "build-job", services.note).run()
     except Terminated:
-        return Result(options.command, "lines", Status.FAILED, {"lines": ["cancelled"]}, exit=int(ExitCode.TERMINATED))
+        return Result(options.command, Status.FAILED, Lines(("cancelled",)), exit=int(ExitCode.TERMINATED))
     finally:
         services.system.end_run(services.run_id)
     told = tuple(error.to_dict() for error in errors)
     status = Status.FAILED if errors else Status.CHANGED
-    return Result(options.command, "lines", status, {"lines": [f"built on {host.name}"]}, told, services.run_id)
+    return Result(options.command, status, Lines((f"built on {host.name}",)), told, services.run_id)
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -6,7 +6,7 @@ from ..checks.node import check_node
 from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
 from ..core.errors import PetalError, UsageError
-from ..core.model import Finding, Mark, NodeReport, Result, Role, Status, plain
+from ..core.model import Finding, FleetReport, Lines, Mark, NodeReport, Result, Role, Status
 from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.run import save_report
@@ -23,27 +23,28 @@ from .common import Services, request_of
 SAVE_SECONDS = 10.0
 
 
-def check(options: Options, services: Services) -> Result:
+def check(options: Options, services: Services) -> Result[NodeReport | FleetReport | Lines]:
     """The checks of this node, or of the nodes that ``--nodes`` names."""
     if options.html:
         try_page(options.html)
+    result: Result[NodeReport | FleetReport | Lines]
     result = _check_nodes(options, services, options.nodes) if options.nodes else _check_this_node(options, services)
     if options.html:
         write_page(result, options.html)
     return result
 
 
-def _check_this_node(options: Options, services: Services) -> Result:
+def _check_this_node(options: Options, services: Services) -> Result[NodeReport | Lines]:
     ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
     report = check_node(ctx)
     if services.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
     if options.lines:  # for the head node, through srun
-        return Result("check", "lines", Status.OK, {"lines": report_lines(report)}, run_id=services.run_id)
-    return Result("check", "check", _status([report]), {"report": report.to_dict()}, run_id=services.run_id)
+        return Result("check", Status.OK, Lines(tuple(report_lines(report))), run_id=services.run_id)
+    return Result("check", _status([report]), report, run_id=services.run_id)
 
 
-def _check_nodes(options: Options, services: Services, which: str) -> Result:
+def _check_nodes(options: Options, services: Services, which: str) -> Result[FleetReport]:
     """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names.
 
     Raises:
@@ -56,8 +57,7 @@ def _check_nodes(options: Options, services: Services, which: str) -> Result:
     if which == "all":
         off = {node.name for node in chosen if node.powered_down}
         _keep(services, ctx, tuple(report for report in reports if report.node not in off), between)
-    data = {"nodes": [report.to_dict() for report in reports], "between": [plain(finding) for finding in between]}
-    return Result("check", "matrix", _status(reports, between), data, run_id=services.run_id)
+    return Result("check", _status(reports, between), FleetReport(reports, between), run_id=services.run_id)
 
 
 def _keep(services: Services, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:

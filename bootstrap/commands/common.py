@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ..core.errors import NotRoot
-from ..core.model import Result, RunRecord, StepReport, Tool, plain
+from ..core.model import Result, RunRecord, StepReport, Tool
 from ..core.options import Options
 from ..host.system import System
 from ..state.request import Request
@@ -68,7 +67,6 @@ def require_root(options: Options, services: Services) -> None:
         )
 
 
-def result_of_run(command: str, record: RunRecord) -> Result:
+def result_of_run(command: str, record: RunRecord) -> Result[RunRecord]:
     """A finished or running record as the result of the verb that made it."""
-    data: dict[str, Any] = {"run": plain(record)}
-    return Result(command, "run", record.status, data, record.errors, record.run_id, record.exit)
+    return Result(command, record.status, record, record.errors, record.run_id, record.exit)

@@ -41,25 +41,25 @@ WORKER_LOGS = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-
 FROM_CHECKOUT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli import entry; entry()"
 
 
-def hook(options: Options, services: Services) -> Result:
+def hook(options: Options, services: Services) -> Result[RunRecord | None]:
     """Runs one event of this node's life."""
     if options.words or not options.event:
         return _refuse(options, services)
     try:
         require_root(options, services)
         record = _through_worker(options, services)
-        result = result_of_run("hook", record)
+        result: Result[RunRecord | None] = result_of_run("hook", record)
     except PetalError as error:
         result = _recorded(options, services, error)
     except OSError as error:
         result = _recorded(options, services, of_os_error(error, options.paths.shared_mount))
     except Exception as error:  # noqa: BLE001 - promise 1 also holds for bugs
         bug = crash(error, options.paths, services.run_id)
-        result = Result("hook", "error", Status.DEGRADED, {}, (bug,), services.run_id, int(ExitCode.BUG))
+        result = Result("hook", Status.DEGRADED, None, (bug,), services.run_id, int(ExitCode.BUG))
     return _ended(result, strict=options.strict)
 
 
-def _refuse(options: Options, services: Services) -> Result:
+def _refuse(options: Options, services: Services) -> Result[RunRecord | None]:
     """Records that the arguments are wrong, and does nothing else."""
     error = UsageError(
         "the arguments of the hook cannot be used",
@@ -70,12 +70,11 @@ def _refuse(options: Options, services: Services) -> Result:
     return _ended(_recorded(options, services, error), strict=options.strict)
 
 
-def _ended(result: Result, *, strict: bool) -> Result:
-    code = result.exit_code
-    return replace(result, exit=code if strict else int(ExitCode.OK), data={**result.data, "verb_exit": code})
+def _ended(result: Result[RunRecord | None], *, strict: bool) -> Result[RunRecord | None]:
+    return result if strict else replace(result, exit=int(ExitCode.OK))
 
 
-def worker(options: Options, services: Services) -> Result:
+def worker(options: Options, services: Services) -> Result[RunRecord]:
     """The detached process: does the work and writes the record that the hook reads."""
     record = run(request_of(options, services), services.system, "hook", services.listen, services.note)
     return result_of_run("hook", record)
@@ -189,7 +188,7 @@ def _as_settled(record: RunRecord) -> RunRecord:
     return replace(record, status=status, exit=int(status.exit))
 
 
-def _recorded(options: Options, services: Services, error: PetalError) -> Result:
+def _recorded(options: Options, services: Services, error: PetalError) -> Result[RunRecord]:
     """Writes the record of a hook that failed before its worker started."""
     LOG.error("%s", error)
     recorder = Recorder(options.paths, new_record(request_of(options, services), services.system, "hook"))
@@ -203,4 +202,4 @@ def _recorded(options: Options, services: Services, error: PetalError) -> Result
         )
     except OSError as write_error:
         LOG.error("the record cannot be written: %s", write_error)
-    return Result("hook", "error", Status.DEGRADED, {}, (error.to_dict(),), services.run_id, int(error.exit))
+    return result_of_run("hook", recorder.record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from dataclasses import dataclass
 
 from ..core.errors import ConfigError, PetalError, as_error
 from ..core.model import Result, Status
@@ -20,7 +20,28 @@ from .common import Services, request_of, require_root
 NAME = "spack.lock"
 
 
-def write_lockfile(options: Options, services: Services) -> Result:
+@dataclass(frozen=True)
+class LockfileSummary:
+    """A lockfile, where it is and which system it fits.
+
+    Args:
+        packages: how many packages Spack builds from it.
+        externals: ``SPEC at PREFIX`` for each package of the image that it uses.
+    """
+
+    node: str
+    uri: str
+    sha256: str
+    packages: int
+    targets: tuple[str, ...]
+    os: str
+    glibc: str
+    compiler: str
+    spack: str | None
+    externals: tuple[str, ...]
+
+
+def write_lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
     """Makes the lockfile and writes it to ``--output``.
 
     Raises:
@@ -39,9 +60,7 @@ def write_lockfile(options: Options, services: Services) -> Result:
     data = make_lockfile(ctx)
     uri = place_of(options.output, data, NAME)
     _put(data, uri, ctx)
-    found = _told(parse(data, uri), ctx.targets)
-    told = {"node": ctx.facts.host.name, "uri": uri, "sha256": hashlib.sha256(data).hexdigest(), **found}
-    return Result("lockfile", "lockfile", Status.CHANGED, told, run_id=services.run_id)
+    return Result("lockfile", Status.CHANGED, _summary(parse(data, uri), uri, data, ctx), run_id=services.run_id)
 
 
 def _put(data: bytes, uri: str, ctx: Context) -> None:
@@ -57,15 +76,18 @@ def _put(data: bytes, uri: str, ctx: Context) -> None:
         raise error from trouble
 
 
-def _told(lock: Lockfile, targets: tuple[str, ...]) -> dict[str, Any]:
+def _summary(lock: Lockfile, uri: str, data: bytes, ctx: Context) -> LockfileSummary:
     record = lock.record
     assert record is not None
-    return {
-        "packages": len(lock.built()),
-        "targets": list(targets),
-        "os": next(iter(lock.specs.values())).os,
-        "glibc": record.glibc,
-        "compiler": record.compiler,
-        "spack": lock.spack,
-        "externals": [{"spec": spec, "at": place} for spec, place in record.externals],
-    }
+    return LockfileSummary(
+        node=ctx.facts.host.name,
+        uri=uri,
+        sha256=hashlib.sha256(data).hexdigest(),
+        packages=len(lock.built()),
+        targets=ctx.targets,
+        os=next(iter(lock.specs.values())).os,
+        glibc=record.glibc,
+        compiler=record.compiler,
+        spack=lock.spack,
+        externals=tuple(f"{spec} at {prefix}" for spec, prefix in record.externals),
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..core.model import Result, Status
+from ..core.model import Lines, Result, Status
 from ..core.options import Options
 from ..prove.mpi_rank import run
 from ..report.render import tell
 from .common import Services
 
 
-def rank(options: Options, _: Services) -> Result:
+def rank(options: Options, _: Services) -> Result[Lines]:
     """Runs the stages of a rank; each line is printed at once, because a stage may hang in MPI."""
     code = run(tell, options.loaded)
-    return Result(options.command, "lines", Status.FAILED if code else Status.OK, {"lines": []}, exit=code)
+    return Result(options.command, Status.FAILED if code else Status.OK, Lines(), exit=code)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ..cluster.slurm import Job, find_slurm
 from ..cluster.slurm import jobs as squeue
 from ..core.errors import PetalError, ReleaseError, UsageError
-from ..core.model import Result, Role, Status, plain
+from ..core.model import Result, Role, Status
 from ..core.options import Options
 from ..engine import converge as engine
 from ..engine.prepare import prepare
@@ -27,40 +27,101 @@ LOOK_SECONDS = 20.0
 MEASURE_SECONDS = 1800.0  # millions of files on EFS
 
 
-def releases(options: Options, services: Services) -> Result:
-    """The releases below /opt/petal, the newest first; on every node, for every user."""
-    sizes = not options.no_sizes
+@dataclass(frozen=True)
+class ListedRelease:
+    """One release.
+
+    Args:
+        published: when it was made current the last time, None if that was never recorded.
+        created: when its manifest was written, None if it is incomplete.
+        problem: why something of it cannot be read, or an empty string.
+        bytes: its size with all its packages, None if it was not measured.
+    """
+
+    release: str
+    published: str | None
+    created: str | None
+    complete: bool
+    problem: str
+    specs: tuple[str, ...]
+    packages: int
+    modules: int
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class ReleaseList:
+    """The releases below ``root``, newest first; ``before`` is the one that ``rollback`` makes current."""
+
+    root: str
+    current: str | None
+    before: str | None
+    releases: tuple[ListedRelease, ...]
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The release that is current now, when it was published before, and the one that was current."""
+
+    release: str
+    left: str | None
+    changed: bool
+    published: str | None
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """What ``gc`` removes, or has removed if ``done``.
+
+    Args:
+        keep: the reason for each release that stays.
+        drop: the size of each release's own directory in bytes.
+        packages: the packages that only those releases need.
+        left: what is unused and stays, with the reason.
+        newest: how many of the newest releases stay.
+        bytes: the size of all of it.
+    """
+
+    keep: Mapping[str, str]
+    drop: Mapping[str, int]
+    packages: tuple[collector.UnusedPackage, ...]
+    left: tuple[str, ...]
+    newest: int
+    bytes: int
+    done: bool
+
+
+def releases(options: Options, services: Services) -> Result[ReleaseList]:
+    """The releases below /opt/petal, newest first. On every node, for every user."""
     ctx = _prepared(options, services)
-    services.note("measuring what each release needs" if sizes else "looking at the releases")
-    seconds = MEASURE_SECONDS if sizes else LOOK_SECONDS
-    data = ctx.system.on_storage(lambda: _listed(ctx, sizes=sizes), ctx.paths.root, seconds)
-    return Result("releases", "releases", Status.OK, data, run_id=services.run_id)
+    size = None if options.no_sizes else cache(size_of)
+    services.note("measuring the releases" if size else "reading the releases")
+
+    def read() -> ReleaseList:
+        listed = tuple(_info(ctx, release, size) for release in all_releases(ctx))
+        return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx), listed)
+
+    data = ctx.system.on_storage(read, ctx.paths.root, MEASURE_SECONDS if size else LOOK_SECONDS)
+    return Result("releases", Status.OK, data, run_id=services.run_id)
 
 
-def _listed(ctx: Context, *, sizes: bool) -> dict[str, Any]:
-    size = cache(size_of) if sizes else None
-    listed = [_listed_release(ctx, release, size) for release in all_releases(ctx)]
-    current, before = current_release(ctx.paths), previous_release(ctx)
-    return {"root": str(ctx.paths.root), "current": current, "before": before, "releases": listed}
+def _info(ctx: Context, release: ReleaseInfo, size: Callable[[Path], int] | None) -> ListedRelease:
+    needed, manifest = needs(ctx, release), release.manifest
+    directories = [ctx.paths.release(release.name), *sorted(needed.prefixes)]
+    return ListedRelease(
+        release=release.name,
+        published=release.published,
+        created=manifest.created if manifest else None,
+        complete=manifest is not None,
+        problem=release.problem,
+        specs=tuple(manifest.specs) if manifest else (),
+        packages=len(needed.prefixes),
+        modules=sum(len(tree.modules) for tree in manifest.trees) if manifest else 0,
+        bytes=sum(size(directory) for directory in directories) if size else None,
+    )
 
 
-def _listed_release(ctx: Context, release: ReleaseInfo, size: Callable[[Path], int] | None) -> dict[str, Any]:
-    prefixes, manifest = needs(ctx, release).prefixes, release.manifest
-    directories = [ctx.paths.release(release.name), *sorted(prefixes)]
-    return {
-        "release": release.name,
-        "published": release.published,
-        "created": manifest.created if manifest else None,
-        "complete": manifest is not None,
-        "problem": release.problem,
-        "specs": list(manifest.specs) if manifest else [],
-        "packages": len(prefixes),
-        "modules": sum(len(tree.modules) for tree in manifest.trees) if manifest else 0,
-        "bytes": sum(size(directory) for directory in directories) if size else None,
-    }
-
-
-def rollback(options: Options, services: Services) -> Result:
+def rollback(options: Options, services: Services) -> Result[Rollback]:
     """Publishes an earlier release again and makes it the desired one.
 
     Raises:
@@ -75,11 +136,11 @@ def rollback(options: Options, services: Services) -> Result:
         if target.name != former:
             roll_back(inside, target)
     changed = target.name != former
-    data = {"release": target.name, "left": former, "changed": changed, "published": target.time}
-    return Result("rollback", "rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
+    data = Rollback(target.name, former, changed, target.time)
+    return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 
-def gc(options: Options, services: Services) -> Result:
+def gc(options: Options, services: Services) -> Result[Cleanup]:
     """Lists the releases and packages that are not needed any more, and removes them with ``--yes``.
 
     Raises:
@@ -96,10 +157,10 @@ def gc(options: Options, services: Services) -> Result:
             jobs, errors = _jobs(inside)
             plan = collector.plan(inside, options.keep, jobs)
             collector.remove(inside, plan)
-    data = {**plain(plan), "newest": options.keep, "bytes": plan.size, "done": options.yes}
+    data = Cleanup(plan.keep, plan.drop, plan.packages, plan.left, options.keep, plan.size, options.yes)
     status = Status.CHANGED if options.yes and (plan.drop or plan.packages) else Status.OK
     status = Status.DEGRADED if errors else status
-    return Result("gc", "gc", status, data, tuple(error.to_dict() for error in errors), services.run_id)
+    return Result("gc", status, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
 def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...]]:

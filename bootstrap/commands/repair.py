@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..core.errors import UsageError
-from ..core.model import Outcome, Result, Status, StepReport, plain
+from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
 from ..core.options import Options
 from ..engine import converge as engine
 from ..engine.prepare import prepare
@@ -20,12 +18,12 @@ NODE_LOCK_SECONDS = 120.0
 QUIET = (Outcome.OK, Outcome.SKIPPED)
 
 
-def repair(options: Options, services: Services) -> Result:
+def repair(options: Options, services: Services) -> Result[RunRecord | Plan]:
     """Repairs this node, and on the head node the cluster's storage; ``--dry-run`` only plans it."""
     return _plan(options, services) if options.dry_run else _repair(options, services)
 
 
-def _repair(options: Options, services: Services) -> Result:
+def _repair(options: Options, services: Services) -> Result[RunRecord]:
     """Mends this node, and on the head node the cluster's storage.
 
     Raises:
@@ -44,7 +42,7 @@ def _repair(options: Options, services: Services) -> Result:
             services.listen(step)
 
     record = run(request, services.system, options.command, tell, services.note, waits, background=False, mends=True)
-    return replace(result_of_run(options.command, record), kind="repair")
+    return result_of_run(options.command, record)
 
 
 def _refuse_another(options: Options, services: Services) -> None:
@@ -62,14 +60,14 @@ def _refuse_another(options: Options, services: Services) -> None:
     raise UsageError(what, why="a repair keeps the cluster as it is", remedy=remedy)
 
 
-def _plan(options: Options, services: Services) -> Result:
+def _plan(options: Options, services: Services) -> Result[Plan]:
     """What ``repair`` would do, step by step. Ends with 3 where that is anything, or where something is left."""
     ctx = prepare(_request(options, services), services.system, services.note)
     steps = engine.plan(REPAIRS, ctx)
     troubled = any(step.outcome not in QUIET for step in steps)
-    data = {"node": ctx.facts.host.name, "role": ctx.role.value, "steps": [plain(step) for step in steps]}
+    data = Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, ctx.config.to_dict(), steps)
     status = Status.DEGRADED if troubled else Status.OK
-    return Result(options.command, "repair-plan", status, data, run_id=services.run_id)
+    return Result(options.command, status, data, run_id=services.run_id)
 
 
 def _request(options: Options, services: Services) -> Request:

@@ -1,22 +1,21 @@
-"""``status``: where this node and its cluster stand. Works on every node, for every user, and while storage hangs."""
+"""``status``: the state of this node and its cluster. Works on every node, for every user, and while storage hangs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ..cluster import detect as facts
 from ..core.errors import PetalError, WaitTimeout, as_error
-from ..core.facts import Cluster
-from ..core.model import Result, Role, RunRecord, Status, plain
+from ..core.facts import External, Facts
+from ..core.model import NodeReport, Result, Role, RunRecord, Status
 from ..core.options import Options
 from ..core.paths import Paths
 from ..engine.prepare import find_wanted
 from ..host import systemd
 from ..host.system import timestamp
-from ..state.cluster_lock import holder_of
+from ..spack.externals import find_externals
+from ..state.cluster_lock import Holder, holder_of
 from ..state.desired import Proof, Token, Wanted
 from ..state.owner import is_foreign
 from ..state.release import current_release
@@ -28,72 +27,115 @@ LOOK_SECONDS = 4.0
 POLL_SECONDS = 1.0
 TIMER_SECONDS = 10.0
 STALE_SECONDS = 120.0  # an install writes its record every five seconds
-NOTHING: Mapping[str, Any] = {
-    "current": None, "install": None, "install_age": None, "proof": None, "holder": None, "reports": [],
-    "storage": None,
-}  # fmt: skip
 
 
-def status(options: Options, services: Services) -> Result:
-    """Where this node and its cluster stand; with ``--wait`` when the node is ready or no run changes it any more."""
-    return _wait(options, services) if options.wait else look(options, services)
+@dataclass(frozen=True)
+class NodeStatus:
+    """The answer of ``status``. What shared storage holds is None or empty if it cannot be read.
+
+    Args:
+        now: the time of the answer, UTC.
+        package: the version of this petal-node.
+        wanted: what the cluster should have.
+        runs: the newest runs of this node, newest first.
+        facts: what was detected about this node and its cluster.
+        current: the release that new shells get.
+        install: the last run of the head node.
+        install_age: seconds since that record was written.
+        holder: the process that has the cluster lock, while ``install`` runs.
+        proof: the last proof; ``proved`` of ``asked`` compute nodes can use the release.
+        reports: the last report of each login and compute node.
+        storage: the token of shared storage with the cluster that owns it.
+        externals: the software of the image that Spack can use; empty without ``--verbose`` or ``--json``.
+    """
+
+    node: str
+    role: Role | None
+    now: str
+    package: str
+    wanted: Wanted | None
+    runs: tuple[RunRecord, ...]
+    facts: Facts
+    current: str | None = None
+    install: RunRecord | None = None
+    install_age: float | None = None
+    holder: Holder | None = None
+    proof: Proof | None = None
+    proved: int = 0
+    asked: int = 0
+    reports: tuple[NodeReport, ...] = ()
+    storage: Token | None = None
+    externals: tuple[External, ...] = ()
 
 
-def _wait(options: Options, services: Services) -> Result:
+def status(options: Options, services: Services) -> Result[NodeStatus]:
+    """The state of this node and its cluster; with ``--wait`` once the node is ready or no run changes it any more."""
+    result = _wait(options, services) if options.wait else look(options, services)
+    if not (options.verbose or options.json):
+        return result
+    known, paths = result.data.facts, options.paths
+    if known.cluster.role is Role.HEAD:
+        known = facts.with_queues(known, paths)
+    return replace(result, data=replace(result.data, facts=known, externals=find_externals(paths, services.system)))
+
+
+def _wait(options: Options, services: Services) -> Result[NodeStatus]:
     """Polls until the deadline of ``--timeout``, after which the result exits 75."""
     deadline = time.monotonic() + options.timeout
-    said = ""
+    noted = ""
     while True:
         answer = look(options, services)
-        going = _going_on(options.paths, services, answer.data)
-        if answer.status is Status.OK or not going:
+        activity = _activity(options.paths, services, answer.data)
+        if answer.status is Status.OK or not activity:
             return answer
         if time.monotonic() >= deadline:
-            what = f"not ready within {options.timeout:.0f} s: {going}"
+            what = f"the node is not ready after {options.timeout:.0f} s: {activity}"
             late = WaitTimeout(what, remedy="petal-node status")
             return replace(answer, errors=(*answer.errors, late.to_dict()), exit=int(late.exit))
-        if going != said:
-            services.note(f"waiting: {going}")
-            said = going
+        if activity != noted:
+            services.note(f"waiting: {activity}")
+            noted = activity
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
-def _going_on(paths: Paths, services: Services, data: Mapping[str, Any]) -> str:
-    """Who is at it, or an empty string: then what is not well stays so until somebody does something."""
-    runs, install = data["runs"], data["install"]
-    if not runs:
-        return "no run has begun on this node"
-    if runs[0]["status"] == Status.RUNNING.value:
-        return f"run {runs[0]['run_id']} goes on"
-    if install and install["finished"] is None and (data["install_age"] or 0) < STALE_SECONDS:
-        return f"{install['host']} installs (run {install['run_id']})"
+def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
+    """What may still make the node ready; empty if nothing does, so that waiting is useless."""
+    install = data.install
+    if not data.runs:
+        return "no run has started on this node yet"
+    if data.runs[0].status is Status.RUNNING:
+        return f"run {data.runs[0].run_id} is running"
+    if install and install.finished is None and (data.install_age or 0) < STALE_SECONDS:
+        return f"{install.host} is installing (run {install.run_id})"
     timed = paths.live and services.system.has_systemd()
     if timed and systemd.state(TIMER.name, services.system, timeout=TIMER_SECONDS) == "active":
-        return "this node is not ready, and its timer tries again"
+        return "the node is not ready, and its timer will retry"
     return ""
 
 
-def look(options: Options, services: Services) -> Result:
-    """The node's role and last runs, what is wanted and current, the head's install, and the proof."""
+def look(options: Options, services: Services) -> Result[NodeStatus]:
+    """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
     wanted = find_wanted(options.root, known, services.system, errors)
     paths = Paths(options.root, _mount(wanted))
     recorded, unreadable = Runs(paths).latest()
-    runs = tuple(as_it_is(run, known.host.boot_id) for run in recorded)
     errors += unreadable
-    cluster = _cluster(services, paths, known.cluster, errors)
-    data: dict[str, Any] = {
-        "node": known.host.name,
-        "role": known.cluster.role.value if known.cluster.role else None,
-        "now": timestamp(),
-        "package": services.tool.version,
-        "wanted": plain(wanted) if wanted else None,
-        "runs": [plain(run) for run in runs],
-        **cluster,
-    }
-    state = Status.DEGRADED if errors else _overall(data, runs, known.cluster.role)
-    return Result("status", "status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
+    data = NodeStatus(
+        node=known.host.name,
+        role=known.cluster.role,
+        now=timestamp(),
+        package=services.tool.version,
+        wanted=wanted,
+        runs=tuple(as_it_is(run, known.host.boot_id) for run in recorded),
+        facts=known,
+    )
+    try:
+        data = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, LOOK_SECONDS)
+    except (PetalError, OSError) as error:
+        errors.append(as_error(error, paths.shared_mount))
+    state = Status.DEGRADED if errors else _overall(data)
+    return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
 def _mount(wanted: Wanted | None) -> str:
@@ -101,56 +143,35 @@ def _mount(wanted: Wanted | None) -> str:
     return str(storage.get("mount", "/shared"))
 
 
-def _cluster(services: Services, paths: Paths, cluster: Cluster, errors: list[PetalError]) -> dict[str, Any]:
-    """What stands on shared storage, read in one guarded look; of another cluster's records none is ours."""
-
-    def look() -> dict[str, Any]:
-        shared = Shared(paths)
-        token = shared.token()
-        if token is not None and is_foreign(token.owner, cluster):
-            return {**NOTHING, "current": current_release(paths), "storage": _storage(token)}
-        install, proof = shared.install(), shared.proof()
-        holder = holder_of(paths.cluster_lock)
-        return {
-            "current": current_release(paths),
-            "install": plain(install) if install else None,
-            "install_age": shared.install_age(),
-            "proof": _proof(proof),
-            "holder": plain(holder) if holder and install and install.finished is None else None,
-            "reports": [plain(report) for report in shared.reports()],
-            "storage": _storage(token),
-        }
-
-    try:
-        return services.system.on_storage(look, paths.shared, LOOK_SECONDS)
-    except (PetalError, OSError) as error:
-        errors.append(as_error(error, paths.shared_mount))
-        return dict(NOTHING)
+def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
+    """Adds what shared storage holds. Records of another cluster are left out."""
+    shared = Shared(paths)
+    token = shared.token()
+    data = replace(data, current=current_release(paths), storage=token)
+    if token is not None and is_foreign(token.owner, data.facts.cluster):
+        return data
+    install, proof = shared.install(), shared.proof()
+    return replace(
+        data,
+        install=install,
+        install_age=shared.install_age(),
+        holder=holder_of(paths.cluster_lock) if install and install.finished is None else None,
+        proof=proof,
+        proved=proof.proved if proof else 0,
+        asked=proof.asked if proof else 0,
+        reports=tuple(shared.reports()),
+    )
 
 
-def _storage(token: Token | None) -> dict[str, Any] | None:
-    """The cluster that the storage serves."""
-    return None if token is None or token.owner is None else {"owner": plain(token.owner)}
-
-
-def _proof(proof: Proof | None) -> dict[str, Any] | None:
-    return (
-        None if proof is None else {
-            **plain(proof), "summary": str(proof), "proved": proof.proved, "asked": proof.asked, "whole": proof.is_whole
-        }
-    )  # fmt: skip
-
-
-def _overall(data: dict[str, Any], runs: tuple[RunRecord, ...], role: Role | None) -> Status:
-    """Degraded when the last run was, when current is not what is wanted, or when the proof failed."""
-    if any(run.finished is None and run.status is Status.RUNNING for run in runs[:1]):
+def _overall(data: NodeStatus) -> Status:
+    """Degraded if the last run was, if another release is current than desired, or if the proof failed."""
+    last = data.runs[0] if data.runs else None
+    if last and last.finished is None and last.status is Status.RUNNING:
         return Status.RUNNING
-    wanted = data["wanted"]
-    proof = data["proof"]
-    troubled = [
-        not runs and role is not None,
-        any(run.status in (Status.DEGRADED, Status.FAILED) for run in runs[:1]),
-        wanted is not None and data["current"] != wanted["release"],
-        proof is not None and proof["asked"] > 0 and not proof["whole"],
-    ]
-    return Status.DEGRADED if any(troubled) else Status.OK
+    problems = (
+        last is None and data.role is not None,
+        last is not None and last.status in (Status.DEGRADED, Status.FAILED),
+        data.wanted is not None and data.current != data.wanted.release,
+        data.proof is not None and data.asked > 0 and not data.proof.is_whole,
+    )
+    return Status.DEGRADED if any(problems) else Status.OK

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from . import decode as shapes
 from .errors import ExitCode, PetalError
@@ -281,16 +281,47 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a verb returns: one thing to render, as text or as the JSON envelope.
+class FleetReport:
+    """The reports of several nodes; ``between`` are the findings of jobs that ran on two of them together."""
 
-    ``kind`` names the view in ``report`` that prints ``data`` for people.
+    nodes: tuple[NodeReport, ...]
+    between: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do on this node; ``config`` is the whole configuration with its defaults."""
+
+    node: str
+    role: Role
+    layout: str
+    release: str | None
+    config: Mapping[str, Any]
+    steps: tuple[StepReport, ...]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The answer of a verb that only programs run."""
+
+    lines: tuple[str, ...] = ()
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Result(Generic[T_co]):
+    """What a verb returns, printed as text or as the JSON envelope.
+
+    Args:
+        data: a dataclass, whose type chooses the text view; None if an error ended the verb.
+        exit: the exit code, None for that of ``status``.
     """
 
     command: str
-    kind: str
     status: Status
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: T_co
     errors: tuple[Mapping[str, Any], ...] = ()
     run_id: str | None = None
     exit: int | None = None
@@ -299,20 +330,21 @@ class Result:
     def exit_code(self) -> int:
         return int(self.status.exit if self.exit is None else self.exit)
 
-    @classmethod
-    def of_error(cls, command: str, error: PetalError, run_id: str | None = None) -> Result:
-        """The result of a verb that an expected error ended."""
-        status = Status.DEGRADED if error.exit is ExitCode.DEGRADED else Status.FAILED
-        return cls(command, "error", status, {}, (error.to_dict(),), run_id, int(error.exit))
+
+def failed(command: str, error: PetalError, run_id: str | None = None) -> Result[None]:
+    """The result of a verb that an expected error ended."""
+    status = Status.DEGRADED if error.exit is ExitCode.DEGRADED else Status.FAILED
+    return Result(command, status, None, (error.to_dict(),), run_id, int(error.exit))
 
 
 def plain(value: Any) -> dict[str, Any]:
     """A dataclass as JSON can hold it: enums as their values, paths as text, tuples as lists."""
-    made: dict[str, Any] = _plain(asdict(value))
-    return made
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return plain(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):

@@ -1,12 +1,12 @@
-"""What all views are made of: a line, and steps, errors and counts as lines."""
+"""Lines of text, and the lines of steps, findings and errors that several views share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.model import Outcome, StepReport
+from ..core.model import Finding, Mark, Outcome, StepReport
 
 MARKS = {
     Outcome.OK: "=",
@@ -18,21 +18,12 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
-WORDS = {
-    Outcome.OK: "as it was",
-    Outcome.CHANGED: "changed",
-    Outcome.WOULD_CHANGE: "to change",
-    Outcome.SKIPPED: "not for this node or run",
-    Outcome.BLOCKED: "blocked",
-    Outcome.FAILED: "failed",
-    Outcome.RUNNING: "running",
-    Outcome.WAITING: "waiting",
-}
+CHECK_MARKS = {Mark.OK: "ok", Mark.WARN: "warn", Mark.FAIL: "FAIL", Mark.SKIP: "-"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: an optional mark that may be coloured, a label of fixed width, and text."""
+    """One line: an optional mark, which a terminal shows in colour, a label of fixed width, and text."""
 
     text: str
     mark: str = ""
@@ -47,25 +38,26 @@ class Line:
         return f"{' ' * self.indent}{self.mark:<5}{label}{self.text}".rstrip()
 
 
-def under(text: str, word: str) -> Line:
-    return Line(f"{word:<4} {text}", indent=18)
-
-
 def step_lines(step: StepReport) -> list[Line]:
-    """One step, with what it would change, or why it failed and what to do."""
+    """One step, with the changes that it would make, or the reason and the remedy if it failed."""
     reason, *rest = step.reason.splitlines() or [""]
     code = f" [{step.error['code']}]" if step.error else ""
     lines = [Line(reason + code, MARKS[step.outcome], step.name)]
-    lines += [Line(more, indent=23) for more in rest]
+    lines += [Line(text, indent=20) for text in rest]
     if step.outcome is Outcome.WOULD_CHANGE:
-        lines += [Line(f"  {text}", indent=18) for text in step.changes]
+        lines += [Line(text, indent=20) for text in step.changes]
     if step.error or step.outcome is Outcome.BLOCKED:
-        lines += [under(text, "try") for text in step.remedy]
+        lines += [Line(f"try  {text}", indent=18) for text in step.remedy]
     return lines
 
 
-def folded_lines(steps: Iterable[StepReport]) -> list[Line]:
-    """The steps that are not for this node or run, one line a reason."""
+def steps_lines(steps: Iterable[StepReport]) -> list[Line]:
+    """All steps but the skipped ones."""
+    return [line for step in steps if step.outcome is not Outcome.SKIPPED for line in step_lines(step)]
+
+
+def skipped_lines(steps: Iterable[StepReport]) -> list[Line]:
+    """The skipped steps, one line for each reason."""
     groups: dict[str, list[str]] = {}
     for step in steps:
         if step.outcome is Outcome.SKIPPED:
@@ -73,31 +65,35 @@ def folded_lines(steps: Iterable[StepReport]) -> list[Line]:
     return [Line(f"{', '.join(names)}: {reason}", MARKS[Outcome.SKIPPED]) for reason, names in groups.items()]
 
 
-def told_lines(steps: Iterable[StepReport]) -> list[Line]:
-    return [line for step in steps if step.outcome is not Outcome.SKIPPED for line in step_lines(step)]
+def summary(steps: Iterable[StepReport]) -> str:
+    """``2 changed, 5 ok``: how many steps have each outcome."""
+    outcomes = [step.outcome for step in steps]
+    counts = [f"{outcomes.count(each)} {each.value.replace('-', ' ')}" for each in Outcome if each in outcomes]
+    return ", ".join(counts) or "no steps"
+
+
+def finding_lines(finding: Finding) -> list[Line]:
+    """The result of one check; a warning or failure with its reason, remedy and documentation."""
+    lines = [Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.mark])]
+    if finding.mark not in (Mark.WARN, Mark.FAIL):
+        return lines
+    lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
+    lines += [Line(f"try  {text}", indent=7) for text in finding.remedy]
+    return [*lines, Line(f"more {finding.anchor}", indent=7)]
 
 
 def error_lines(error: Mapping[str, Any]) -> list[Line]:
-    """An error on its own: what, each mistake or the reason, the remedy."""
+    """An error: what happened, each mistake or the reason, the remedy."""
     lines = [Line(f"petal-node: {error['what']} [{error['code']}]", heading=True)]
     problems = error.get("problems") or ()
     if problems:
         lines += [Line(f"{problem['path']}: {problem['message']}") for problem in problems]
     elif error.get("why"):
-        lines += [
-            Line(("why  " if number == 0 else "     ") + text)
-            for number, text in enumerate(str(error["why"]).splitlines())
-        ]
+        first, *rest = str(error["why"]).splitlines()
+        lines += [Line(f"why  {first}"), *(Line(text, indent=7) for text in rest)]
     return lines + [Line(f"try  {text}") for text in error.get("remedy", ())]
 
 
-def summary(steps: Iterable[StepReport]) -> str:
-    """``2 changed, 5 as it was``: how many steps ended in which way."""
-    counts: dict[Outcome, int] = {}
-    for step in steps:
-        counts[step.outcome] = counts.get(step.outcome, 0) + 1
-    return ", ".join(f"{counts[outcome]} {WORDS[outcome]}" for outcome in Outcome if outcome in counts) or "no step ran"
-
-
-def steps_of(raw: Iterable[Mapping[str, Any]]) -> list[StepReport]:
-    return [StepReport.from_dict(step) for step in raw]
+def count(items: Sized, word: str) -> str:
+    """``1 package``, ``2 packages``."""
+    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"

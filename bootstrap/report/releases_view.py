@@ -1,84 +1,74 @@
-"""What was published, what a rollback did, what may go."""
+"""Text of ``releases``, ``rollback`` and ``gc``."""
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..core.model import Result
-from .lines import Line
+from .lines import Line, count
 
-SHOWN = 10
+if TYPE_CHECKING:
+    from ..commands.releases import Cleanup, ListedRelease, ReleaseList, Rollback
+
+MAX_SHOWN = 10
 
 
-def releases_view(result: Result, _told: bool) -> list[Line]:
-    """One line a release, the newest first, with what it was made of below it."""
+def releases_view(result: Result[ReleaseList]) -> list[Line]:
+    """Each release, newest first, with its specs below it."""
     data = result.data
     lines = []
-    for one in data["releases"]:
-        state = _state(data, one)
-        when = _when(one)
-        size = f", {human(one['bytes'])}" if one["bytes"] is not None else ""
-        counts = f"{one['modules']} modules, {one['packages']} packages{size}"
-        lines.append(Line(f"{when}  {counts}  {state}".rstrip(), "=" if state == "current" else "", one["release"]))
-        if one["problem"]:
-            lines.append(Line(one["problem"], "!"))
-        if one["specs"]:
-            lines.append(Line(_some(one["specs"]), indent=7))
-    back = f"; petal-node rollback leads to {data['before']}" if data["before"] else ""
-    return [*lines, Line(f"{_count(data['releases'], 'release')} in {data['root']}{back}", heading=True)]
+    for release in data.releases:
+        current = release.release == data.current
+        state = "  current" if current else "" if release.complete else "  incomplete"
+        lines.append(Line(_when(release) + state, "=" if current else "", release.release))
+        size = f", {human(release.bytes)}" if release.bytes is not None else ""
+        lines.append(Line(f"{release.modules} modules, {release.packages} packages{size}", indent=7))
+        lines += [Line(release.problem, "!")] if release.problem else []
+        lines += [Line(_some(release.specs), indent=7)] if release.specs else []
+    lines.append(Line(f"{count(data.releases, 'release')} in {data.root}", heading=True))
+    return lines + ([Line(f"petal-node rollback makes {data.before} current")] if data.before else [])
 
 
-def _when(one: Any) -> str:
-    if one["published"]:
-        return f"published {one['published']}"
-    return f"made {one['created']}" if one["created"] else "never published"
+def _when(release: ListedRelease) -> str:
+    if release.published:
+        return f"published {release.published}"
+    return f"created {release.created}" if release.created else "never published"
 
 
-def _state(data: Any, one: Any) -> str:
-    if one["release"] == data["current"]:
-        return "current"
-    return "" if one["complete"] else "not complete"
+def _some(words: Sequence[str]) -> str:
+    more = f" and {len(words) - MAX_SHOWN} more" if words[MAX_SHOWN:] else ""
+    return ", ".join(words[:MAX_SHOWN]) + more
 
 
-def _some(words: list[str]) -> str:
-    more = f" and {len(words) - SHOWN} more" if words[SHOWN:] else ""
-    return ", ".join(words[:SHOWN]) + more
-
-
-def rollback_view(result: Result, _told: bool) -> list[Line]:
-    """Which release new shells get, and how to come back."""
+def rollback_view(result: Result[Rollback]) -> list[Line]:
+    """The current release, and how to go back."""
     data = result.data
-    if not data["changed"]:
-        return [Line(f"release {data['release']} is current already: nothing was changed", heading=True)]
+    if not data.changed:
+        return [Line(f"release {data.release} is already current: nothing changed", heading=True)]
     return [
-        Line(f"new shells get release {data['release']}, published {data['published']}", "+"),
-        Line("shells and jobs that run keep theirs", "="),
-        Line("to prove it from the compute nodes: petal-node check --nodes all", "~"),
-        Line(f"back: petal-node rollback {data['left']}", heading=True),
+        Line(f"new shells get release {data.release}, published {data.published}", "+"),
+        Line("running shells and jobs keep their release", "="),
+        Line("prove it on the compute nodes: petal-node check --nodes all", "~"),
+        Line(f"undo: petal-node rollback {data.left}", heading=True),
     ]
 
 
-def gc_view(result: Result, _told: bool) -> list[Line]:
-    """What stays with its reason, what goes with its size."""
+def gc_view(result: Result[Cleanup]) -> list[Line]:
+    """What stays with its reason, and what is removed with its size."""
     data = result.data
-    mark = "+" if data["done"] else "~"
-    lines = [Line(f"stays: {why}", "=", release) for release, why in data["keep"].items()]
-    lines += [Line(f"{'removed' if data['done'] else 'goes'}, {human(size)} of its own", mark, release)
-              for release, size in data["drop"].items()]  # fmt: skip
-    packages = data["packages"]
-    lines += [Line(f"{human(one['size']):>10}  {one['prefix']}", mark) for one in packages[:SHOWN]]
-    lines += [Line(f"and {len(packages) - SHOWN} more packages", mark)] if packages[SHOWN:] else []
-    lines += [Line(f"left: {words}", "!") for words in data["left"]]
-    what = f"{_count(data['drop'], 'release')} and {_count(packages, 'package')}, {human(data['bytes'])}"
-    if not data["drop"] and not packages:
+    mark, verb = ("+", "removed") if data.done else ("~", "remove")
+    lines = [Line(f"keep: {why}", "=", release) for release, why in data.keep.items()]
+    lines += [Line(f"{verb}, {human(size)}", mark, release) for release, size in data.drop.items()]
+    lines += [Line(f"{human(package.size):>10}  {package.prefix}", mark) for package in data.packages[:MAX_SHOWN]]
+    lines += [Line(f"and {len(data.packages) - MAX_SHOWN} more packages", mark)] if data.packages[MAX_SHOWN:] else []
+    lines += [Line(f"not removed: {reason}", "!") for reason in data.left]
+    if not data.drop and not data.packages:
         return [*lines, Line("nothing to remove", heading=True)]
-    do = f"petal-node gc --keep {data['newest']} --yes"
-    return [*lines, Line(f"removed {what}" if data["done"] else f"{what}.  Do it: {do}", heading=True)]
-
-
-def _count(things: Sized, word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+    what = f"{count(data.drop, 'release')} and {count(data.packages, 'package')}, {human(data.bytes)}"
+    if data.done:
+        return [*lines, Line(f"removed {what}", heading=True)]
+    return [*lines, Line(what, heading=True), Line(f"try  petal-node gc --keep {data.newest} --yes")]
 
 
 def human(number: int) -> str:

@@ -1,7 +1,7 @@
-"""The only module that prints: results as text for people or as one JSON envelope, and progress while it lasts.
+"""The only module that prints: results as text or as one JSON envelope, and progress.
 
-Text is ASCII, since it also goes to logs that are read with any locale; what names bring in is escaped. Colours only on
-a terminal, and not with NO_COLOR.
+Text is ASCII, because it also goes to logs that are read with any locale; other characters are escaped. Colours are
+used only on a terminal, and not with NO_COLOR.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..core.errors import UsageError
-from ..core.model import Outcome, Result, Status, StepReport
+from ..core.model import Outcome, Result, Status, StepReport, plain
+from ..core.options import Options
 from ..host.atomic import write_atomic
 from ..host.system import timestamp
 from . import page
 from .lines import Line, error_lines, step_lines
-from .views import VIEWS
+from .views import text_lines
 
 ENVELOPE = 1
 HEARTBEAT_SECONDS = 60.0
@@ -37,7 +38,7 @@ COLOURS = {
 }
 
 
-def envelope(result: Result) -> dict[str, Any]:
+def envelope(result: Result[Any]) -> dict[str, Any]:
     """The one shape of ``--json``; ``petal`` is its version."""
     return {
         "petal": ENVELOPE,
@@ -45,50 +46,53 @@ def envelope(result: Result) -> dict[str, Any]:
         "status": result.status.value,
         "exit_code": result.exit_code,
         "run_id": result.run_id,
-        "data": dict(result.data),
+        "data": {} if result.data is None else plain(result.data),
         "errors": [dict(error) for error in result.errors],
     }
 
 
-def show(result: Result, *, as_json: bool, quiet: bool, steps_told: bool = False) -> None:
-    """Prints a result: the answer on stdout, errors on stderr too.
+def show(result: Result[Any], options: Options, *, steps_shown: bool = False) -> None:
+    """Prints the answer to stdout, and errors to stderr.
 
     Args:
-        quiet: only errors.
-        steps_told: the steps were printed while they ran, so that they are not printed again.
+        steps_shown: the steps were printed while they ran, so do not print them again.
     """
-    if as_json:
+    if options.json:
         _write(sys.stdout, [json.dumps(envelope(result), ensure_ascii=True, sort_keys=True)])
         return
-    if not quiet:
-        _print(sys.stdout, VIEWS[result.kind](result, steps_told))
+    if not options.quiet:
+        _print(sys.stdout, text_lines(result, steps_shown=steps_shown, verbose=options.verbose))
     if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
         _print(sys.stderr, [line for error in result.errors for line in error_lines(error)])
 
 
 def tell(line: str) -> None:
-    """One line of stdout at once, from a process that may not come to its end."""
+    """Prints one line and flushes it, from a process that may hang or be killed next."""
     _write(sys.stdout, [line])
 
 
 def try_page(file: Path) -> None:
-    """Refuses a file that no page can be written to, before a minute of checks.
+    """Fails early if the page cannot be written.
 
     Raises:
-        UsageError: with the reason.
+        UsageError: the directory is missing or not writable, or ``file`` is a directory.
     """
     directory = file.parent
     if not directory.is_dir() or not os.access(directory, os.W_OK) or file.is_dir():
-        raise UsageError(f"no page can be written to {file}", why=f"look at {directory}", remedy="--html check.html")
+        raise UsageError(
+            f"cannot write the HTML report to {file}",
+            why="the directory is missing or not writable",
+            remedy=f"ls -ld {directory}",
+        )
 
 
-def write_page(result: Result, file: Path) -> None:
-    """Writes what was checked as a page of HTML."""
+def write_page(result: Result[Any], file: Path) -> None:
+    """Writes the answer of ``check`` as an HTML page."""
     write_atomic(file, page.page(result, timestamp()).encode())
 
 
 def text_of(lines: Iterable[Line]) -> list[str]:
-    """Lines as plain text, as a log gets them."""
+    """Lines without colours."""
     return [str(line) for line in lines]
 
 
@@ -112,7 +116,7 @@ def _print(stream: TextIO, lines: Iterable[Line]) -> None:
 
 
 def _write(stream: TextIO, lines: Iterable[str]) -> None:
-    """Never fails for what a name holds, nor because nobody reads any more."""
+    """Never fails: other characters than ASCII are escaped, and a closed pipe is ignored from then on."""
     try:
         stream.writelines(_ascii(line) + "\n" for line in lines)
         stream.flush()
@@ -121,7 +125,7 @@ def _write(stream: TextIO, lines: Iterable[str]) -> None:
 
 
 def _ascii(text: str) -> str:
-    """What names and programs bring in can neither break a log's encoding nor speak to a terminal."""
+    """Escapes what could break the encoding of a log or control a terminal."""
     shown = "".join(character if character >= " " or character == "\t" else repr(character)[1:-1] for character in text)
     return shown.encode("ascii", "backslashreplace").decode("ascii")
 
@@ -133,7 +137,7 @@ def _wants_colour(stream: TextIO) -> bool:
 
 
 class Progress:
-    """Tells steps as they end. On a terminal a spinner shows what goes on; in a log each step has one line.
+    """Prints each step when it ends. A terminal also gets a spinner with the current activity, a log a line a minute.
 
     Args:
         silent: for ``--json`` and ``--quiet``.
@@ -143,13 +147,13 @@ class Progress:
         self._silent = silent
         self._status: Any = None
         self._beat = time.monotonic()
-        self.told = False
+        self.shown = False
 
     def step(self, report: StepReport) -> None:
         if self._silent:
             return
-        self.told = True
-        if report.outcome is Outcome.SKIPPED:  # told at the end, folded by reason
+        self.shown = True
+        if report.outcome is Outcome.SKIPPED:  # printed at the end, grouped by reason
             return
         if report.outcome is Outcome.RUNNING:
             self.note(f"{report.name}: {report.headline}")
@@ -167,7 +171,7 @@ class Progress:
             _write(sys.stdout, [f"  ..  {text}"])
 
     def close(self) -> None:
-        """Takes the spinner away."""
+        """Removes the spinner."""
         self._clear()
 
     def _spin(self, text: str) -> None:

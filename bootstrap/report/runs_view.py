@@ -1,150 +1,108 @@
-"""Runs, plans and the small answers: facts, lockfiles, the log, errors."""
+"""Text of runs and plans, and of ``lockfile``, ``log`` and ``version``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..core.model import Finding, Mark, Outcome, Result, StepReport
-from .checks_view import finding_lines
-from .lines import Line, error_lines, folded_lines, step_lines, steps_of, summary, told_lines, under
+from ..core.model import Mark, Outcome, Plan, Result, RunRecord, StepReport, Tool
+from .lines import Line, error_lines, finding_lines, skipped_lines, step_lines, steps_lines, summary
+
+if TYPE_CHECKING:
+    from ..commands.lockfile import LockfileSummary
+    from ..commands.log import LogLines
 
 LEVEL_MARKS = {"debug": "..", "warning": "warn", "error": "x", "critical": "x"}
 
 
-def run_view(result: Result, steps_told: bool) -> list[Line]:
-    """A run of ``bootstrap`` or of a hook."""
-    run = result.data["run"]
-    steps = steps_of(run["steps"])
-    lines = [*([] if steps_told else told_lines(steps)), *folded_lines(steps)]
-    findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
-    lines += [line for finding in findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
-    if result.command == "hook":  # what a hook writes to stderr is thrown away when it succeeds
+def run_view(result: Result[RunRecord], *, steps_shown: bool) -> list[Line]:
+    """A run; its state is the last line."""
+    run = result.data
+    if run.verb == "repair":
+        return _repair_view(run, steps_shown=steps_shown)
+    lines = [*([] if steps_shown else steps_lines(run.steps)), *skipped_lines(run.steps)]
+    lines += [line for finding in run.findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
+    if result.command == "hook":  # ParallelCluster throws away the stderr of a hook that succeeds
         lines += [line for error in result.errors for line in error_lines(error)]
-    state = (
-        "still running, it goes on in the background"
-        if run["finished"] is None and not run["settled"]
-        else result.status.value
-    )
-    title = f"{result.command} {run['event']}".strip()
-    where = f"{run['role']} {run['host']}" if run["role"] else run["host"]
-    release = f", release {run['release']}" if run["release"] else ""
+    running = run.finished is None and not run.settled
+    state = "still running in the background" if running else result.status.value
+    title = f"{result.command} {run.event}".strip()
+    release = f"release {run.release}, " if run.release else ""
     return [
         *lines,
-        Line(
-            f"petal-node {title} on {where}: {state} ({summary(steps)}{release}, run {run['run_id']})",
-            heading=True,
-        ),
+        Line(summary(run.steps)),
+        Line(f"{release}run {run.run_id}"),
+        Line(f"petal-node {title} on {_node(run)}: {state}", heading=True),
     ]
 
 
-def repair_view(result: Result, steps_told: bool) -> list[Line]:
-    """What was mended, what is left, and how the node stands behind it."""
-    run = result.data["run"]
-    steps = steps_of(run["steps"])
-    findings = [Finding.from_dict(finding) for finding in run.get("findings", ())]
-    left = [finding for finding in findings if finding.mark in (Mark.WARN, Mark.FAIL)]
-    lines = [] if steps_told else _mended_lines(steps)
-    lines += [Line("left:", heading=True)] if left else []
+def _repair_view(run: RunRecord, *, steps_shown: bool) -> list[Line]:
+    left = [finding for finding in run.findings if finding.mark in (Mark.WARN, Mark.FAIL)]
+    lines = [] if steps_shown else _changed_lines(run.steps)
+    lines += [Line("remaining findings:", heading=True)] if left else []
     lines += [line for finding in left for line in finding_lines(finding)]
-    fixed = [step.name for step in steps if step.outcome is Outcome.CHANGED]
-    told = f"fixed {', '.join(fixed)}" if fixed else "changed nothing"
-    after = f"{len(left)} left" if left else "all checks are ok" if findings else "no check was made"
-    where = f"{run['role']} {run['host']}" if run["role"] else run["host"]
-    return [*lines, Line(f"petal-node repair on {where}: {told}; {after} (run {run['run_id']})", heading=True)]
+    fixed = [step.name for step in run.steps if step.outcome is Outcome.CHANGED]
+    changes = f"fixed {', '.join(fixed)}" if fixed else "changed nothing"
+    after = f"{len(left)} left" if left else "all checks are ok" if run.findings else "no check ran"
+    title = f"petal-node repair on {_node(run)}: {changes}; {after}"
+    return [*lines, Line(f"run {run.run_id}"), Line(title, heading=True)]
 
 
-def repair_plan_view(result: Result, _told: bool) -> list[Line]:
-    """What a repair would do."""
-    data = result.data
-    steps = steps_of(data["steps"])
-    pending = any(step.outcome is Outcome.WOULD_CHANGE for step in steps)
-    head = f"petal-node repair --dry-run  role={data['role']}  node={data['node']}"
-    end = summary(steps) + (".  Do it: petal-node repair" if pending else ".")
-    return [Line(head, heading=True), *_mended_lines(steps), Line(end, heading=True)]
+def _node(run: RunRecord) -> str:
+    return f"{run.role} {run.host}" if run.role else run.host
 
 
-def _mended_lines(steps: list[StepReport]) -> list[Line]:
-    """Only what is not as it was: a healthy node has no lines."""
-    quiet = (Outcome.OK, Outcome.SKIPPED)
-    return [line for step in steps if step.outcome not in quiet for line in step_lines(step)]
+def plan_view(result: Result[Plan]) -> list[Line]:
+    """What a run, or a repair, would do."""
+    plan = result.data
+    if result.command == "repair":
+        head, command = f"petal-node repair --dry-run  role={plan.role.value}  node={plan.node}", "repair"
+        lines = _changed_lines(plan.steps)
+    else:
+        where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}"
+        head, command = f"petal-node plan  {where}  release={plan.release or 'unknown'}", "bootstrap"
+        lines = [*steps_lines(plan.steps), *skipped_lines(plan.steps)]
+    lines = [Line(head, heading=True), *lines, Line(summary(plan.steps), heading=True)]
+    pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
+    return lines + ([Line(f"try  petal-node {command}")] if pending else [])
 
 
-def plan_view(result: Result, _told: bool) -> list[Line]:
-    """What a run would do."""
-    data = result.data
-    release = data["release"] or "unknown"
-    head = f"petal-node plan  role={data['role']}  node={data['node']}  layout={data['layout']}  release={release}"
-    steps = steps_of(data["steps"])
-    lines = [Line(head, heading=True), *told_lines(steps), *folded_lines(steps)]
-    pending = any(step.outcome is Outcome.WOULD_CHANGE for step in steps)
+def _changed_lines(steps: tuple[StepReport, ...]) -> list[Line]:
+    """All steps but those that are fine, so that a healthy node has no lines."""
+    fine = (Outcome.OK, Outcome.SKIPPED)
+    return [line for step in steps if step.outcome not in fine for line in step_lines(step)]
+
+
+def lockfile_view(result: Result[LockfileSummary]) -> list[Line]:
+    """A new lockfile: the system that it fits, and the lines for petal.yaml."""
+    made = result.data
+    targets = ", ".join(made.targets)
     return [
-        *lines,
-        Line(summary(steps) + (".  Apply: petal-node bootstrap" if pending else "."), heading=True),
+        Line(f"petal-node {result.command} on {made.node}: {made.packages} packages for {targets}", heading=True),
+        Line(f"system    {made.os}, glibc {made.glibc}, {made.compiler}, Spack {made.spack}"),
+        *(Line(f"external  {external}") for external in made.externals),
+        Line("add to petal.yaml:", heading=True),
+        Line(f"stack: {made.uri}"),
+        Line(f'stack_sha256: "{made.sha256}"'),
     ]
 
 
-def facts_view(result: Result, _told: bool) -> list[Line]:
-    """What was observed."""
-    lines = []
-    for group in ("cluster", "host"):
-        lines.append(Line(group, heading=True))
-        lines += [Line(f"{name:<10} {_flat(value)}") for name, value in result.data[group].items()]
-    lines.append(Line("externals", heading=True))
-    return lines + [Line(f"{found['spec']} at {found['place']}") for found in result.data["externals"]]
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_flat(item) for item in value) or "none"
-    if isinstance(value, Mapping):
-        return " ".join(_flat(item) for item in value.values())
-    return "unknown" if value is None else str(value)
-
-
-def lockfile_view(result: Result, _told: bool) -> list[Line]:
-    """A lockfile that was made: where it is, what it is for, and what to write."""
-    data = result.data
-    return [
-        Line(
-            f"petal-node lockfile on {data['node']}: {data['packages']} packages for {_flat(data['targets'])}",
-            heading=True,
-        ),
-        Line(f"fits      {data['os']}, glibc {data['glibc']}, {data['compiler']}, Spack {data['spack']}"),
-        *(Line(f"with      {found['spec']} at {found['at']}") for found in data["externals"]),
-        Line("in petal.yaml:", heading=True),
-        Line(f"stack: {data['uri']}"),
-        Line(f'stack_sha256: "{data["sha256"]}"'),
-    ]
-
-
-def log_view(result: Result, _told: bool) -> list[Line]:
-    """Lines of the log, under the run and the day that they are of."""
+def log_view(result: Result[LogLines]) -> list[Line]:
+    """Lines of the log, below a heading for each run and day."""
     lines = []
     last = ("", "")
-    for entry in result.data["entries"]:
-        day, _, clock = entry["time"].rstrip("Z").partition("T")
-        if (entry["run_id"], day) != last:
-            last = (entry["run_id"], day)
-            lines.append(
-                Line(f"run {entry['run_id'] or 'unknown'}, {f'{day} UTC' if day else 'no date'}", heading=True)
-            )
-        first, *rest = entry["message"].splitlines() or [""]
-        code = f" [{entry['code']}]" if entry["code"] else ""
-        lines.append(Line(f"{clock} {first}{code}".strip(), LEVEL_MARKS.get(entry["level"], ""), entry["step"] or "-"))
-        lines += [Line(text, indent=18) for text in rest]
-        lines += [under(entry[name], word) for name, word in (("why", "why"), ("remedy", "try")) if entry[name]]
-        lines += [Line(text, indent=18) for text in entry["traceback"].splitlines()]
-    lines += [Line(f"Spack's own words: {path}", heading=True) for path in result.data["spack_logs"]]
-    return lines or [Line(f"nothing is in {result.data['log']}", heading=True)]
+    for entry in result.data.entries:
+        day, _, clock = entry.time.rstrip("Z").partition("T")
+        if (entry.run_id, day) != last:
+            last = (entry.run_id, day)
+            lines.append(Line(f"run {entry.run_id or 'unknown'}, {f'{day} UTC' if day else 'no date'}", heading=True))
+        first, *rest = entry.message.splitlines() or [""]
+        code = f" [{entry.code}]" if entry.code else ""
+        lines.append(Line(f"{clock} {first}{code}".strip(), LEVEL_MARKS.get(entry.level, ""), entry.step or "-"))
+        rest += [f"{word}  {text}" for word, text in (("why", entry.why), ("try", entry.remedy)) if text]
+        lines += [Line(text, indent=18) for text in (*rest, *entry.traceback.splitlines())]
+    lines += [Line(f"Spack log: {path}", heading=True) for path in result.data.spack_logs]
+    return lines or [Line(f"{result.data.log} has no such lines", heading=True)]
 
 
-def version_view(result: Result, _told: bool) -> list[Line]:
-    return [Line(f"petal-node {result.data['version']}", heading=True)]
-
-
-def error_view(result: Result, _told: bool) -> list[Line]:
-    """Errors go to stderr; a hook's log is its stdout, so the first line stands there too."""
-    if result.command != "hook":
-        return []
-    return [line for error in result.errors for line in error_lines(error)]
+def version_view(result: Result[Tool]) -> list[Line]:
+    return [Line(f"petal-node {result.data.version}", heading=True)]

@@ -1,121 +1,121 @@
-"""Where a node and its cluster stand."""
+"""Text of ``status``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
-from ..core.model import Mark, NodeReport, Outcome, Result
+from ..core.model import Mark, NodeReport, Outcome, Result, RunRecord, plain
 from ..host.clocks import age_of, seconds_of
-from .lines import Line, error_lines, step_lines, steps_of, summary
+from .lines import Line, error_lines, step_lines, summary
 
-SHOWN_NODES = 8  # of those that fail
+if TYPE_CHECKING:
+    from ..commands.status import NodeStatus
+
+MAX_NODES = 8  # failing nodes that are listed
 
 
-def status_view(result: Result, _told: bool) -> list[Line]:
-    """Where node and cluster stand."""
+def status_view(result: Result[NodeStatus], *, verbose: bool) -> list[Line]:
+    """The node, its cluster, and the newest runs of the node."""
     data = result.data
-    wanted, now = data["wanted"] or {}, seconds_of(data.get("now") or "")
-    config = wanted.get("config") or {}
+    wanted, now, install = data.wanted, seconds_of(data.now), data.install
+    config = wanted.config if wanted else {}
     lines = [
         Line(f"petal-node status: {result.status.value}", heading=True),
-        Line(f"node      {data['node']}, role {data['role'] or 'unknown'}"),
-        Line(f"stack     {_stack(config)}, layout {config.get('layout', 'unknown')}"),
-        Line(f"release   current {data['current'] or 'none'}, wanted {wanted.get('release', 'unknown')}"),
-        Line(f"package   this is {data.get('package', 'unknown')}, wanted {wanted.get('version', 'unknown')}"),
-        Line(f"install   {_run_line(data['install'], now) if data['install'] else 'none is known'}"),
-        *_now_lines(data["install"] or {}),
+        _row("node", f"{data.node}, role {data.role.value if data.role else 'unknown'}"),
+        _row("stack", f"{_stack(config)}, layout {config.get('layout', 'unknown')}"),
+        _row("release", f"{data.current or 'none'}, desired {wanted.release if wanted else 'unknown'}"),
+        _row("version", f"{data.package}, desired {wanted.version if wanted else 'unknown'}"),
     ]
-    if data["holder"]:
-        holder = data["holder"]
-        lines.append(Line(f"lock      held by {holder['host']}, process {holder['pid']}, since {holder['since']}"))
-    lines += [*_proof_lines(data["proof"], now), *_report_lines(data["reports"], now)]
-    lines += (
-        [Line("runs of this node, newest first:", heading=True)] if data["runs"] else [Line("no run on this node yet")]
-    )
-    told = (data["install"] or {}).get("run_id")
-    for run in data["runs"]:
-        lines += [Line(_run_line(run, now)), *(_now_lines(run) if run["run_id"] != told else ())]
-        lines += _troubles(run)
-    return lines
+    if install:
+        lines += _run_lines(install, now, "install", steps=install.run_id not in {run.run_id for run in data.runs})
+    else:
+        lines.append(_row("install", "none yet"))
+    if data.holder:
+        holder = data.holder
+        lines.append(_row("lock", f"held by {holder.host}, process {holder.pid}, since {holder.since}"))
+    if data.proof:
+        lines += [_row("proof", f"{data.proof}{_ago(data.proof.time, now)}"), *_node_lines(data.proof.nodes, now)]
+    else:
+        lines.append(_row("proof", "none yet"))
+    lines += [_row("reports", count_of(data.reports)), *_node_lines(data.reports, now)] if data.reports else []
+    lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
+    for run in data.runs:
+        lines += _run_lines(run, now, "run")
+        failed = [step for step in run.steps if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
+        lines += [line for step in failed for line in step_lines(step)]
+        lines += [line for error in run.errors for line in error_lines(error)]
+    return lines + (_fact_lines(data) if verbose else [])
+
+
+def _row(label: str, text: str) -> Line:
+    return Line(f"{label:<9} {text}")
+
+
+def count_of(reports: Sequence[NodeReport]) -> str:
+    passed = sum(not _failure(report) for report in reports)
+    return f"{passed} of {len(reports)} nodes ok"
 
 
 def _stack(config: Mapping[str, Any]) -> str:
-    """What the configuration asks for, in a few words."""
+    """``starter, 2 specs, 1 package``: the software that the configuration asks for."""
     if not config:
         return "unknown"
-    specs = _number(config, "spack", "specs") + _number(config, "software", "spack_packages")
-    counts = ((specs, "spec"), (_number({"": config}, "", "packages"), "package"))
-    own = [f"{number} {word}{'s' if number > 1 else ''}" for number, word in counts if number]
-    return ", ".join([str(config.get("stack", "none")), *own])
+    spack = config.get("spack")
+    lists = ((spack.get("specs") if isinstance(spack, Mapping) else None, "spec"), (config.get("packages"), "package"))
+    # Another version of petal-node may have written the configuration, with other types.
+    counts = [(len(items), word) for items, word in lists if isinstance(items, list) and items]
+    return ", ".join([str(config.get("stack", "none")), *(f"{n} {word}{'s' * (n > 1)}" for n, word in counts)])
 
 
-def _number(config: Mapping[str, Any], section: str, key: str) -> int:
-    """How many there are; none where a configuration of another version has something else there."""
-    found = config.get(section)
-    items = found.get(key) if isinstance(found, Mapping) else None
-    return len(items) if isinstance(items, list) else 0
-
-
-def _proof_lines(proof: Mapping[str, Any] | None, now: float | None) -> list[Line]:
-    """The proof and its age, and each node of it: those that are well in one line."""
-    if not proof:
-        return [Line("proof     not proved yet")]
-    reports = [NodeReport.from_dict(node) for node in proof["nodes"]]
-    well = [report.node for report in reports if report.well]
-    lines = [Line(f"proof     {proof['summary']}{_ago(proof.get('time', ''), now)}")]
-    lines += [Line(f"          {folded(well)}: well")] if well else []
-    return lines + _failing([report for report in reports if not report.well], now)
-
-
-def _report_lines(raw: Iterable[Mapping[str, Any]], now: float | None) -> list[Line]:
-    """What nodes last said of themselves."""
-    reports = [NodeReport.from_dict(report) for report in raw]
-    well = [report for report in reports if not _cause(report)]
+def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
+    """The nodes without a failure in one line, and the first failure of each other node."""
+    passed = [report for report in reports if report.asked and not _failure(report)]
+    failing = [report for report in reports if _failure(report)]
     lines = []
-    if well:
-        oldest = min(well, key=lambda report: seconds_of(report.time) or 0.0)
-        lines = [
-            Line(f"reports   {folded(report.node for report in well)}: well, the oldest {_ago(oldest.time, now)[2:]}")
-        ]
-    failing = _failing([report for report in reports if _cause(report)], now)
-    return lines + ([Line(f"reports   {str(failing[0]).strip()}"), *failing[1:]] if failing and not lines else failing)
+    if passed:
+        oldest = min(passed, key=lambda report: seconds_of(report.time) or 0.0)
+        lines.append(_row("", f"{folded(report.node for report in passed)}: ok{_ago(oldest.time, now, 'oldest ')}"))
+    lines += [_row("", f"{report.node}{_ago(report.time, now)}: {_failure(report)}") for report in failing[:MAX_NODES]]
+    return lines + ([_row("", f"and {len(failing) - MAX_NODES} more")] if failing[MAX_NODES:] else [])
 
 
-def _failing(reports: list[NodeReport], now: float | None) -> list[Line]:
-    bad = [report for report in reports if _cause(report)]
-    more = [Line(f"          and {len(bad) - SHOWN_NODES} more")] if len(bad) > SHOWN_NODES else []
-    return [
-        Line(f"          {report.node}{_ago(report.time, now)}{_cause(report)}") for report in bad[:SHOWN_NODES]
-    ] + more
-
-
-def _ago(time: str, now: float | None) -> str:
-    return f", {age_of(time, now)} ago" if now is not None and seconds_of(time) is not None else ""
-
-
-def _cause(report: NodeReport) -> str:
-    """The first failure: checks stand in the order of causes."""
+def _failure(report: NodeReport) -> str:
+    """The first failed check, which is the cause of later ones, or an empty string."""
     failed = next((finding for finding in report.findings if finding.mark is Mark.FAIL), None)
-    return f": {failed.check}: {failed.message}" if failed else ""
+    return f"{failed.check}: {failed.message}" if failed else ""
 
 
-def _run_line(run: Mapping[str, Any], now: float | None) -> str:
-    steps = steps_of(run["steps"])
-    verb = f"{run['verb']} {run['event']}".strip()
-    end = f"ended {run['finished']}{_ago(run['finished'] or '', now)}"
-    done = f"{end}, {run['status']}, exit {run['exit']}" if run["finished"] else run["status"]
-    return f"{verb:<16} started {run['started']}, {done} ({summary(steps)}, run {run['run_id']})"
+def _ago(time: str, now: float | None, word: str = "") -> str:
+    return f", {word}{age_of(time, now)} ago" if now is not None and seconds_of(time) is not None else ""
 
 
-def _now_lines(run: Mapping[str, Any]) -> list[Line]:
-    """What a run is at, how far and for how long, while it goes on."""
-    steps = steps_of(run.get("steps", ())) if run.get("finished") is None else []
-    return [line for step in steps if step.outcome.goes_on for line in step_lines(step)]
+def _run_lines(run: RunRecord, now: float | None, label: str, *, steps: bool = True) -> list[Line]:
+    """A run in three lines; with ``steps`` also the steps that run at the moment."""
+    state = f"{run.status.value}, exit {run.exit}{_ago(run.finished, now)}" if run.finished else run.status.value
+    running = [step for step in run.steps if step.outcome.goes_on] if steps and run.finished is None else []
+    return [
+        _row(label, f"{run.verb} {run.event}".strip() + f": {state}"),
+        _row("", summary(run.steps)),
+        _row("", f"run {run.run_id}, started {run.started}"),
+        *(line for step in running for line in step_lines(step)),
+    ]
 
 
-def _troubles(run: Mapping[str, Any]) -> list[Line]:
-    steps = [step for step in steps_of(run["steps"]) if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
-    lines = [line for step in steps for line in step_lines(step)]
-    return lines + [line for error in run["errors"] for line in error_lines(error)]
+def _fact_lines(data: NodeStatus) -> list[Line]:
+    """The detected facts, one line for each."""
+    lines = []
+    for title, facts in (("cluster", data.facts.cluster), ("host", data.facts.host)):
+        lines += [Line(f"{title}:", heading=True)]
+        lines += [Line(f"{name:<10} {_flat(value)}") for name, value in plain(facts).items()]
+    lines.append(Line("externals:", heading=True))
+    return lines + [Line(f"{external.spec} at {external.place}") for external in data.externals]
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_flat(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return " ".join(_flat(item) for item in value.values())
+    return "unknown" if value is None else str(value)

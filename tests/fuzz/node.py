@@ -28,7 +28,7 @@ T = TypeVar("T")
 DNA = {
     "cluster": {"node_type": "HeadNode", "cluster_name": "demo", "region": "us-east-1", "ebs_shared_dirs": "/shared"}
 }
-READING = ("status", "plan", "facts")
+READING = ("status", "plan")
 ALLOWED = {int(code) for code in ExitCode} - {int(ExitCode.BUG)}
 
 

@@ -94,7 +94,7 @@ def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
     uri = "s3://petal/petal-node/petal.yaml"
     argv = ("/tmp/petal-node", "bootstrap", "--layout", layout, "--config", uri, "--json")
     answer = json.loads(lab.exec(BUILDER, argv, env=S3, timeout=300).check().stdout)
-    return {step["name"]: step["outcome"] for step in answer["data"]["run"]["steps"]}
+    return {step["name"]: step["outcome"] for step in answer["data"]["steps"]}
 
 
 def bring_up(lab: Lab, config: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab,
     assert "if that cluster is deleted: petal-node bootstrap --accept-storage" in owner["remedy"]
     assert sh(cluster, "head", KEPT) == left["kept"]
     done = cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage", "--json"), env=ENDPOINT).check()
-    steps = {step["name"]: step for step in json.loads(done.stdout.splitlines()[-1])["data"]["run"]["steps"]}
+    steps = {step["name"]: step for step in json.loads(done.stdout.splitlines()[-1])["data"]["steps"]}
     assert (steps["owner"]["outcome"], steps["owner"]["reason"]) == (
         "changed",
         "shared storage serves next in us-east-1",

@@ -144,4 +144,4 @@ def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: L
     wait_for_proof(lab)
     found = status(lab, "head")
     assert found["data"]["proof"], json.dumps(found)
-    assert found["data"]["proof"]["proved"] == 2
+    assert found["data"]["proved"] == 2

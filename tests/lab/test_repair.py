@@ -350,22 +350,22 @@ def test_a_fault_is_found_by_its_check_and_mended_or_refused(cluster: Lab, name:
     before = have(cluster, node)
     answer = envelope(cluster, node, f"{fault.make}\n{fault.petal} check --json")
     assert answer["status"] == "degraded", answer
-    first = troubles(answer["data"]["report"]["findings"])[0]
+    first = troubles(answer["data"]["findings"])[0]
     assert (first["check"], fault.words in first["message"] + first["why"]) == (fault.check, True), first
     assert first["remedy"]
     if fault.ends != "mended":
         left = envelope(cluster, node, f"{fault.petal} repair --json")
         assert left["exit_code"] == 3, left
-        again = troubles(left["data"]["run"]["findings"])[0]
+        again = troubles(left["data"]["findings"])[0]
         assert (again["check"], again["message"]) == (first["check"], first["message"])
-        assert not [step for step in left["data"]["run"]["steps"] if step["outcome"] == "changed"], left
+        assert not [step for step in left["data"]["steps"] if step["outcome"] == "changed"], left
     if fault.ends == "refused":
         assert any(fault.try_ in line for line in first["remedy"]), first["remedy"]
         cluster.exec(node, ("sh", "-c", fault.back)).check()
         assert cluster.exec(node, ("petal-node", "check", "--quiet")).returncode == 0
     else:
         mended = envelope(cluster, node, f"{fault.petal} repair {'--yes' if fault.ends == 'yes' else ''} --json")
-        run = mended["data"]["run"]
+        run = mended["data"]
         told = [(step["name"], step["outcome"], step["reason"]) for step in run["steps"] if step["outcome"] != "ok"]
         assert troubles(run["findings"]) == [], told
         assert mended["exit_code"] == 0, told
@@ -380,17 +380,17 @@ def test_mounts_that_hang_over_storage_and_root_are_named_with_the_commands(clus
     faults.sh(cluster, C, faults.laid_over("deaf", *faults.BOTH))
     try:
         answer = envelope(cluster, C, "petal-node check --json")
-        first = troubles(answer["data"]["report"]["findings"])[0]
+        first = troubles(answer["data"]["findings"])[0]
         assert (first["check"], "fuse.deaf" in first["message"]) == ("hidden-mounts", True), first
         refused = envelope(cluster, C, "petal-node repair --yes --json")
-        assert (refused["exit_code"], troubles(refused["data"]["run"]["findings"])[0]["check"]) == (3, "hidden-mounts")
+        assert (refused["exit_code"], troubles(refused["data"]["findings"])[0]["check"]) == (3, "hidden-mounts")
         for point in ("/shared", "/opt/petal"):
-            named = troubles(envelope(cluster, C, "petal-node check --json")["data"]["report"]["findings"])[0]
+            named = troubles(envelope(cluster, C, "petal-node check --json")["data"]["findings"])[0]
             (command,) = (line.split("    ")[0] for line in named["remedy"] if line.startswith("umount"))
             assert command == f"umount --lazy {point}"
             faults.sh(cluster, C, command)
         mended = envelope(cluster, C, "petal-node repair --json")
-        assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
+        assert (mended["exit_code"], troubles(mended["data"]["findings"])) == (0, [])
     finally:
         cluster.exec(C, ("sh", "-c", "systemctl stop badfs0 badfs1"))
     assert have(cluster, C) == before
@@ -415,8 +415,8 @@ def test_a_disk_that_is_full_of_dead_builds_is_made_room_on(cluster: Lab) -> Non
     faults.sh(cluster, C, SMALL)
     try:
         mended = envelope(cluster, C, "petal-node repair --json")
-        assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
-        assert {step["name"]: step["outcome"] for step in mended["data"]["run"]["steps"]}["build-stage"] == "changed"
+        assert (mended["exit_code"], troubles(mended["data"]["findings"])) == (0, [])
+        assert {step["name"]: step["outcome"] for step in mended["data"]["steps"]}["build-stage"] == "changed"
         kept = json.loads(cluster.exec(C, ("petal-node", "status", "--json")).stdout)["data"]["runs"]
         assert mended["run_id"] in [run["run_id"] for run in kept]  # one of a fast clock may stand before it
     finally:
@@ -431,7 +431,7 @@ def test_on_a_healthy_node_repair_changes_nothing_and_users_can_work(cluster: La
     assert (planned.returncode, "~" in planned.stdout) == (0, False), planned
     done = envelope(cluster, node, "petal-node repair --deep --json")
     assert done["exit_code"] == 0
-    assert {step["outcome"] for step in done["data"]["run"]["steps"]} <= {"ok", "skipped"}
+    assert {step["outcome"] for step in done["data"]["steps"]} <= {"ok", "skipped"}
     assert have(cluster, node) == before
     faults.can_use(cluster, node)
 
@@ -454,16 +454,16 @@ def test_a_package_that_cannot_be_built_again_is_missing_until_it_can(cluster: L
     faults.sh(cluster, H, f"echo >>{PIECE}/bin/piece; cp {recipe} /root/; sed -i 's/mkdirp/no_such_thing/' {recipe}")
     try:
         failed = envelope(cluster, H, "petal-node repair --yes --json")
-        outcomes = {step["name"]: step["outcome"] for step in failed["data"]["run"]["steps"]}
+        outcomes = {step["name"]: step["outcome"] for step in failed["data"]["steps"]}
         assert (failed["exit_code"], outcomes["package-files-changed"], outcomes["spack"]) == (
             1,
             "changed",
             "failed",
         ), outcomes
-        (missing,) = (one for one in failed["data"]["run"]["findings"] if one["check"] == "spack")
+        (missing,) = (one for one in failed["data"]["findings"] if one["check"] == "spack")
         assert missing["mark"] == "fail"
     finally:
         faults.sh(cluster, H, f"cp /root/package.py {recipe}; rm /root/package.py")
     mended = envelope(cluster, H, "petal-node repair --json")
-    assert (mended["exit_code"], troubles(mended["data"]["run"]["findings"])) == (0, [])
+    assert (mended["exit_code"], troubles(mended["data"]["findings"])) == (0, [])
     assert have(cluster, H) == before

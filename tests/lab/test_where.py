@@ -152,7 +152,7 @@ def job_directories(lab: Lab) -> str:
 
 def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked: Result) -> None:
     data = answer(petal(lab, "head", "status", "--json"))["data"]
-    assert (data["proof"]["proved"], data["current"]) == (1, data["wanted"]["release"]), data
+    assert (data["proved"], data["current"]) == (1, data["wanted"]["release"]), data
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
     assert jobs(lab) == [f"COMPLETED {NODE}"]
     assert job_directories(lab) == ""
@@ -197,7 +197,7 @@ def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
             assert jobs(lab)[before - 1] == f"CANCELLED {NODE}"
             assert not orphans & set(builders(lab, "compute-1"))
             lab.exec("head", ("rm", "-f", HOLD)).check()
-            assert answer(again.result())["data"]["run"]["status"] == "changed", again.result()
+            assert answer(again.result())["data"]["status"] == "changed", again.result()
     assert lab.shell("head", SAY).check().stdout == f"2 {NODE}\n"
     assert job_directories(lab) == ""
 
@@ -236,7 +236,7 @@ def test_a_worker_that_is_begun_again_follows_its_own_job(lab: Lab, hooked: Resu
             names = lab.exec("head", ("/opt/slurm/bin/squeue", "-h", "-t", "all", "-o", "%j")).check().stdout.split()
             assert names.count("petal-build-run-of-worker") == 2
             lab.exec("head", ("rm", "-f", HOLD)).check()
-            assert answer(again.result())["data"]["run"]["status"] == "changed", again.result()
+            assert answer(again.result())["data"]["status"] == "changed", again.result()
     assert jobs(lab)[before:] == [f"CANCELLED {NODE}", f"COMPLETED {NODE}"]
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
 
@@ -253,7 +253,7 @@ def test_a_node_with_another_spack_builds_nothing(lab: Lab, hooked: Result, sect
         done = bootstrap(lab, config_of(section, 1))
     finally:
         lab.exec("compute-1", ("umount", receipt)).check()
-    step = next(step for step in answer(done)["data"]["run"]["steps"] if step["name"] == "spack")
+    step = next(step for step in answer(done)["data"]["steps"] if step["name"] == "spack")
     assert (done.returncode, step["error"]["code"]) == (1, "job-node")
     assert f"{tree} was unpacked from another source: another" in step["reason"]
     assert bootstrap(lab, config_of(section, 1)).returncode == 0
@@ -267,7 +267,7 @@ def test_a_build_cache_and_a_build_job_work_together(lab: Lab, hooked: Result, s
     config["spack"] = {**section, "specs": [f"{name}@1" for name in NAMES], "mirrors": {"site": mirror}}
     lab.exec("head", ("mkdir", CACHE)).check()
     pushed = bootstrap(lab, config)
-    outcomes = {step["name"]: step["outcome"] for step in answer(pushed)["data"]["run"]["steps"]}
+    outcomes = {step["name"]: step["outcome"] for step in answer(pushed)["data"]["steps"]}
     assert (pushed.returncode, outcomes["cache"]) == (0, "changed"), pushed
 
     lose(lab, *NAMES)

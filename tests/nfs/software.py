@@ -38,6 +38,6 @@ def current(node: Node) -> str:
 def codes(done: Done) -> set[str]:
     """The error codes in a run's record and its steps."""
     answer = done.json()
-    run = answer["data"].get("run", {})
+    run = answer["data"]
     errors = [*answer["errors"], *run.get("errors", ()), *(step["error"] for step in run.get("steps", ()))]
     return {error["code"] for error in errors if error}

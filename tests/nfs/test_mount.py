@@ -42,7 +42,7 @@ def test_a_node_mounts_it_and_obeys_what_stands_there(nfs: Machine, node: Node, 
     outcomes = {step["name"]: step["outcome"] for step in plan}
     assert (outcomes["mount"], outcomes["storage"], outcomes["root"]) == ("would-change",) * 3
     done = node.petal("bootstrap", "--role", "compute", "--config", CONFIG, "--json").ok()
-    run = done.json()["data"]["run"]
+    run = done.json()["data"]
     steps = {step["name"]: step["outcome"] for step in run["steps"]}
     assert (steps["mount"], steps["storage"], steps["root"]) == (
         "changed",

@@ -57,7 +57,7 @@ def test_a_hook_ends_with_0_and_the_node_is_ready_again_by_itself(nfs: Machine, 
     client.until("the timer tries again", "systemctl is-active petal-node-converge.timer", 30)
     check = client.petal("check", "--json", seconds=60)
     assert check.code == 3
-    (storage,) = (found for found in check.json()["data"]["report"]["findings"] if found["check"] == "storage")
+    (storage,) = (found for found in check.json()["data"]["findings"] if found["check"] == "storage")
     assert storage["mark"] == "fail"
     assert "did not answer within 5 s" in storage["message"]
     assert client.sh(OLD).code != 0

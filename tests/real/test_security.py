@@ -218,7 +218,7 @@ def test_what_somebody_put_on_shared_storage_first_is_refused(kind: str, node: P
         os.chown(planted, 0 if kind == "open directory" else 12345, -1)
     done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, package(tmp_path))), "--json")
     answer = json.loads(done.stdout)
-    storage = next(step for step in answer["data"]["run"]["steps"] if step["name"] == "storage")
+    storage = next(step for step in answer["data"]["steps"] if step["name"] == "storage")
     assert storage["outcome"] in ("blocked", "failed")
     assert storage["remedy"]
     assert list(victim.iterdir()) == []
@@ -330,7 +330,7 @@ def test_a_configuration_at_a_place_with_a_secret_is_refused_and_not_repeated(
 
 def test_without_s3_nobody_asks_for_credentials(node: Path, cloud: Cloud, tmp_path: Path) -> None:
     config = configuration(tmp_path, package(tmp_path))
-    for verb in (["bootstrap"], ["plan"], ["status"], ["facts"], ["check"]):
+    for verb in (["bootstrap"], ["plan"], ["status", "--verbose"], ["check"]):
         argv = [*verb, "--config", str(config)]
         assert petal(node, *argv, **environment(cloud)).returncode in (0, 3)
     assert cloud.requests == []
@@ -376,7 +376,7 @@ def test_a_tampered_package_is_not_unpacked(node: Path, cloud: Cloud, tmp_path: 
     text = package(tmp_path, "s3://bucket/hello.tar.gz")
     cloud.objects = {"/bucket/hello.tar.gz": tarball(tmp_path / "evil.tar.gz", {"a/bin/hello": "evil"}).read_bytes()}
     done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), "--json", **environment(cloud))
-    steps = {step["name"]: step for step in json.loads(done.stdout)["data"]["run"]["steps"]}
+    steps = {step["name"]: step for step in json.loads(done.stdout)["data"]["steps"]}
     assert steps["packages"]["error"]["code"] == "fetch-checksum"
     assert list((node / "shared" / "petal" / "root" / "store").rglob("*")) == []
 

@@ -26,7 +26,7 @@ LAYERS = (
 LIBRARIES = {
     "yaml": {"host"},
     "marshmallow": {"config"},
-    "jinja2": {"modules"},
+    "jinja2": {"modules", "report"},
     "requests": {"remote"},
     "urllib3": {"remote"},
     "requests_aws4auth": {"remote"},

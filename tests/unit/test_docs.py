@@ -20,8 +20,7 @@ from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.core.errors import ExitCode
 from bootstrap.core.model import Finding, Mark, Role
-from bootstrap.report.checks_view import CHECK_MARKS
-from bootstrap.report.lines import MARKS
+from bootstrap.report.lines import CHECK_MARKS, MARKS
 from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
 from bootstrap.steps.registry import STEPS
 from tests.unit.test_architecture import LAYERS

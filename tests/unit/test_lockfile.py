@@ -310,7 +310,7 @@ def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: P
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> Callable[[str, Path], Result]:
+def builder(tmp_path: Path) -> Callable[[str, Path], Result[verb.LockfileSummary]]:
     """A machine of the nodes' kind on which somebody types ``petal-node lockfile``; Spack is played."""
     world = World(tmp_path / "builder")
     (world.prefix / "shared").rmdir()
@@ -324,7 +324,7 @@ def builder(tmp_path: Path) -> Callable[[str, Path], Result]:
 
     world.system.answers["spack"] = solve
 
-    def solve_stack(config: str, output: Path) -> Result:
+    def solve_stack(config: str, output: Path) -> Result[verb.LockfileSummary]:
         path = tmp_path / "petal.yaml"
         path.write_text(config)
         options = Options("lockfile", config=str(path), root=world.prefix, output=str(output))
@@ -334,7 +334,7 @@ def builder(tmp_path: Path) -> Callable[[str, Path], Result]:
 
 
 def test_what_is_solved_is_kept_where_its_place_is_closed(
-    builder: Callable[[str, Path], Result], tmp_path: Path
+    builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PetalError) as caught:
@@ -345,11 +345,11 @@ def test_what_is_solved_is_kept_where_its_place_is_closed(
 
 
 def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
-    builder: Callable[[str, Path], Result], tmp_path: Path
+    builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
 ) -> None:
     told = builder(with_spack(tmp_path), tmp_path / "spack.lock").data
     data = (tmp_path / "spack.lock").read_bytes()
-    assert told["sha256"] == hashlib.sha256(data).hexdigest()
+    assert told.sha256 == hashlib.sha256(data).hexdigest()
     made = lockfile.parse(data, "x")
     assert made.record is not None
     assert made.record.environment == {"specs": ["fftw"]}
@@ -360,7 +360,7 @@ def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
     assert not paths.shared_mount.exists()
 
 
-def test_there_must_be_something_to_solve(builder: Callable[[str, Path], Result]) -> None:
+def test_there_must_be_something_to_solve(builder: Callable[[str, Path], Result[verb.LockfileSummary]]) -> None:
     with pytest.raises(ConfigError) as caught:
         builder("stack: none", Path("x"))
     assert caught.value.code == "lock-nothing"

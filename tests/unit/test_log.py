@@ -12,7 +12,7 @@ import pytest
 
 from bootstrap.cli import LOG_LEVELS
 from bootstrap.commands.common import Services
-from bootstrap.commands.log import log
+from bootstrap.commands.log import LogLines, log
 from bootstrap.core.errors import NotRoot, UsageError
 from bootstrap.core.model import Result, Tool
 from bootstrap.core.options import Options
@@ -41,7 +41,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "var/log/petal-node.log"
 
 
-def show(root: Path, **options: Any) -> Result:
+def show(root: Path, **options: Any) -> Result[LogLines]:
     def nothing(_: object) -> None:
         return None
 
@@ -122,18 +122,18 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
     paths.spack_log("20261128T100000.000Z-aaaaaa").write_text("said")
 
     def shown(run: str | None, level: str, number: int) -> list[str]:
-        return [entry["message"] for entry in show(tmp_path, run=run, level=level, number=number).data["entries"]]
+        return [entry.message for entry in show(tmp_path, run=run, level=level, number=number).data.entries]
 
     assert shown(None, "info", 2) == ["second", "third"]
     assert shown("20261128T1000", "info", 1) == ["first", "second"]
     assert shown(None, "warning", 9) == []
-    with pytest.raises(UsageError, match="no run 2025 is in the log"):
+    with pytest.raises(UsageError, match="the log has no run 2025"):
         show(tmp_path, run="2025")
-    lines = text_of(log_view(show(tmp_path), False))
+    lines = text_of(log_view(show(tmp_path)))
     assert lines[0].startswith("run 20261128T100000.000Z-aaaaaa, 2")
     assert lines[1].endswith(" first")
     assert " spack " in lines[1]
-    assert lines[-1].startswith("Spack's own words: ")
+    assert lines[-1].startswith("Spack log: ")
 
 
 def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path
     target.write_text(
         json.dumps({**line, "event": "start", "code": "archive-missing", "why": "404", "remedy": "upload it"}) + "\n"
     )
-    assert text_of(log_view(show(tmp_path), False)) == [
+    assert text_of(log_view(show(tmp_path))) == [
         "run r, 2026-11-28 UTC",
         "  x    -          10:00:00 no archive [archive-missing]",
         "                  here",
@@ -158,9 +158,9 @@ def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path
     ]
 
 
-def test_a_log_that_is_empty_or_roots_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = text_of(log_view(show(tmp_path), False))
-    assert line == f"nothing is in {Paths(tmp_path).log}"
+def test_an_empty_log_and_a_log_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = text_of(log_view(show(tmp_path)))
+    assert line == f"{Paths(tmp_path).log} has no such lines"
 
     def refuse(_path: Path) -> list[Entry]:
         raise PermissionError(13, "Permission denied")

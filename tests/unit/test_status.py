@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,20 @@ import pytest
 
 from bootstrap.commands import status as verb
 from bootstrap.commands.common import Services
-from bootstrap.core.model import Result, Status
+from bootstrap.commands.status import NodeStatus
+from bootstrap.core.facts import Cluster, External, Facts
+from bootstrap.core.model import Result, Role, RunRecord, Status
 from bootstrap.core.options import Options
-from tests.world import World
+from tests.world import HOST, World
 
-RUN = {"run_id": "r2", "status": "degraded"}
+RUN = RunRecord("r2", "hook", "start", "head", "n", "0.1.0", 1, "boot", "t", "t", Status.DEGRADED, 3)
+RUNNING = replace(RUN, finished=None, status=Status.RUNNING)
+INSTALLING = replace(RUNNING, run_id="r1", host="head")
 
 
-def data(**changes: Any) -> dict[str, Any]:
-    return {"runs": [RUN], "install": None, "install_age": None, **changes}
+def data(**changes: Any) -> NodeStatus:
+    facts = Facts(Cluster(Role.HEAD), HOST, ())
+    return replace(NodeStatus("n", Role.HEAD, "t", "0.1.0", None, (RUN,), facts), **changes)
 
 
 NOTES: list[str] = []
@@ -30,18 +36,18 @@ def services(tmp_path: Path) -> Services:
     return Services(world.context.tool, world.system, "run-1", print, NOTES.append)
 
 
-def wait(services: Services, timeout: float = 60) -> Result:
+def wait(services: Services, timeout: float = 60) -> Result[NodeStatus]:
     return verb.status(Options("status", root=Path("/nowhere"), wait=True, timeout=timeout), services)
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[Status, dict[str, Any]]) -> list[int]:
+def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[Status, NodeStatus]) -> list[int]:
     """What ``status`` says, one after the other; the last one for ever. Nobody sleeps."""
     asked_for: list[int] = []
 
-    def say(_: Options, __: Services) -> Result:
+    def say(_: Options, __: Services) -> Result[NodeStatus]:
         state, found = states[min(len(asked_for), len(states) - 1)]
         asked_for.append(len(asked_for))
-        return Result("status", "status", state, found)
+        return Result("status", state, found)
 
     monkeypatch.setattr(verb, "look", say)
     monkeypatch.setattr(verb, "POLL_SECONDS", 0.0)
@@ -62,19 +68,16 @@ def test_what_nobody_is_at_stays_degraded_and_is_told_at_once(
     assert len(times) == 1
 
 
-INSTALLING = {"finished": None, "host": "head", "run_id": "r1"}
-
-
 @pytest.mark.parametrize(
     ("going", "words"),
     [
-        (data(runs=[]), "no run has begun on this node"),
-        (data(runs=[{"run_id": "r2", "status": "running"}]), "run r2 goes on"),
-        (data(install=INSTALLING, install_age=4.0), "head installs (run r1)"),
+        (data(runs=()), "no run has started on this node yet"),
+        (data(runs=(RUNNING,)), "run r2 is running"),
+        (data(install=INSTALLING, install_age=4.0), "head is installing (run r1)"),
     ],
 )
 def test_it_waits_while_somebody_is_at_it_and_says_who_once(
-    services: Services, monkeypatch: pytest.MonkeyPatch, going: dict[str, Any], words: str
+    services: Services, monkeypatch: pytest.MonkeyPatch, going: NodeStatus, words: str
 ) -> None:
     times = answers(monkeypatch, *[(Status.DEGRADED, going)] * 3, (Status.OK, data()))
     assert wait(services).exit_code == 0
@@ -90,10 +93,10 @@ def test_an_install_that_says_nothing_any_more_is_not_waited_for(
 
 
 def test_its_deadline_ends_with_75_and_the_state_as_it_is(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, (Status.DEGRADED, data(runs=[])))
+    answers(monkeypatch, (Status.DEGRADED, data(runs=())))
     result = wait(services, 0)
     assert (result.exit_code, result.errors[-1]["code"]) == (75, "wait-timeout")
-    assert "no run has begun on this node" in str(result.errors[-1]["what"])
+    assert "no run has started on this node yet" in str(result.errors[-1]["what"])
 
 
 def test_a_node_whose_timer_runs_is_waited_for(tmp_path: Path) -> None:
@@ -101,6 +104,21 @@ def test_a_node_whose_timer_runs_is_waited_for(tmp_path: Path) -> None:
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=active\n"
     services = Services(world.context.tool, world.system, "r", print, print)
-    assert verb._going_on(world.paths, services, data()) == "this node is not ready, and its timer tries again"
+    assert verb._activity(world.paths, services, data()) == "the node is not ready, and its timer will retry"
     world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
-    assert verb._going_on(world.paths, services, data()) == ""
+    assert verb._activity(world.paths, services, data()) == ""
+
+
+def test_json_and_verbose_bring_the_facts_and_the_externals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = External("slurm", "slurm@24.05.7", "/opt/slurm", Path("/opt/slurm"))
+    monkeypatch.setattr(verb, "find_externals", lambda *_: (slurm,))
+    world = World(tmp_path / "node")
+    services = Services(world.context.tool, world.system, "r", print, print)
+
+    def answer(**options: bool) -> NodeStatus:
+        return verb.status(Options("status", root=world.prefix, role=Role.HEAD, **options), services).data  # type: ignore[arg-type]
+
+    assert answer().externals == ()
+    for known in (answer(verbose=True), answer(json=True)):
+        assert known.externals == (slurm,)
+        assert known.facts.cluster.role is Role.HEAD

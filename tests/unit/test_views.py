@@ -10,12 +10,37 @@ from typing import Any
 
 import pytest
 
+from bootstrap.commands.lockfile import LockfileSummary
+from bootstrap.commands.releases import Cleanup, ListedRelease, ReleaseList, Rollback
+from bootstrap.commands.status import NodeStatus
 from bootstrap.core.errors import ConfigError, ExitCode, PetalError
-from bootstrap.core.model import Finding, Mark, NodeReport, Outcome, Result, RunRecord, Status, StepReport, plain
+from bootstrap.core.facts import Cluster, External, Facts, Mount, Queue, SharedDir
+from bootstrap.core.model import (
+    Finding,
+    FleetReport,
+    Lines,
+    Mark,
+    NodeReport,
+    Outcome,
+    Plan,
+    Result,
+    Role,
+    RunRecord,
+    Status,
+    StepReport,
+    Tool,
+    failed,
+)
+from bootstrap.core.options import Options
+from bootstrap.releases.gc import UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
+from bootstrap.report.page import page
 from bootstrap.spack.progress import Progress, Running
+from bootstrap.state.cluster_lock import Holder
+from bootstrap.state.desired import Proof, Wanted
 from tests.golden import held
+from tests.world import HOST
 
 GOLDEN = Path(__file__).with_name("golden")
 STEPS = (
@@ -75,128 +100,79 @@ LOGIN = NodeReport("n", "login", "t", None, (GOOD, WARN, BAD))
 CONFIG_ERROR = ConfigError(
     "petal.yaml has 2 mistakes", [("layout", "unknown"), ("storge", "unknown key")], remedy="fix"
 )
-RESULTS = {
-    "run": Result("hook", "run", Status.DEGRADED, {"run": plain(RUN)}, run_id=RUN.run_id, exit=1),
-    "plan": Result(
-        "plan", "plan", Status.CHANGED,
-        {"node": "n", "role": "head", "release": "3f9c", "layout": "shared", "steps": [plain(step) for step in STEPS]},
+CONFIG = {"stack": "starter", "layout": "shared", "spack": {"specs": ["samtools"]}, "packages": [{}, {}]}
+FACTS = Facts(
+    Cluster(
+        Role.HEAD, "demo", "us-east-1", shared=(SharedDir("/shared", "ebs"),), queues=(Queue("q1", ("c5.large",)),)
     ),
-    "check": Result("check", "check", Status.DEGRADED, {"report": LOGIN.to_dict()}),
-    "matrix": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in NODES]}),
-    "repair": Result(
-        "repair", "repair", Status.DEGRADED,
-        {"run": {**plain(RUN), "verb": "repair", "event": "", "findings": [plain(GOOD), plain(MISFIT), plain(WARN)]}},
+    HOST,
+    (Mount("/dev/sdb", "/shared", "ext4", ("rw",)),),
+)
+NOW = "2026-11-24T10:30:00Z"
+HOLDER = Holder("ip-10-0-0-10", 42, "boot", 1.0, "2026-11-24T08:14:05Z", RUN.run_id)
+UNKNOWN = NodeStatus("n", None, NOW, "0.1.0", None, (), FACTS)
+FULL = NodeStatus(
+    "ip-10-0-0-10", Role.HEAD, NOW, "0.2.0", Wanted("0.1.0", None, CONFIG, {}, "aaaabbbbcccc"), (RUN,), FACTS,
+    current="3f9c1a2b4d5e", install=RUN, holder=HOLDER, proof=Proof("3f9c1a2b4d5e", "2026-11-24T08:20:00Z", NODES),
+    proved=2, asked=3, reports=NODES, externals=(External("slurm", "slurm@24.05.7", "/opt/slurm", Path("/opt/slurm")),),
+)  # fmt: skip
+RELEASES = ReleaseList("/opt/petal", "3f9c1a2b4d5e", "aaaabbbbcccc", (
+    ListedRelease(
+        "3f9c1a2b4d5e", "2026-11-24T08:14:05Z", "2026-11-24T08:14:04Z", True, "", ("samtools@1.19", "gromacs +mpi"),
+        34, 12, 3 << 30,
     ),
-    "repair-nothing": Result(
-        "repair", "repair", Status.OK,
-        {"run": {**plain(RUN), "verb": "repair", "event": "", "steps": [plain(STEPS[0])], "findings": [plain(GOOD)]}},
+    ListedRelease(
+        "aaaabbbbcccc", None, "2026-10-01T08:00:00Z", True, "", tuple(f"p{number}" for number in range(12)),
+        12, 12, None,
     ),
-    "repair-plan": Result(
-        "repair", "repair-plan", Status.DEGRADED,
-        {"node": "n", "role": "head", "steps": [plain(step) for step in STEPS]},
+    ListedRelease(
+        "ddddeeeeffff", None, None, False,
+        "/opt/petal/releases/ddddeeeeffff/manifest.json was written by a newer petal-node", (), 0, 0, 4096,
     ),
-    "matrix-wide": Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in WIDE]}),
-    "matrix-between": Result(
-        "check", "matrix", Status.DEGRADED,
-        {"nodes": [node.to_dict() for node in NODES[:2]], "between": [plain(TALKS), plain(SILENT)]},
-    ),
-    "matrix-empty": Result("check", "matrix", Status.DEGRADED, {"nodes": []}),
-    "status": Result(
-        "status", "status", Status.DEGRADED,
-        {
-            "node": "ip-10-0-0-10", "role": "head", "current": "3f9c1a2b4d5e", "now": "2026-11-24T10:30:00Z",
-            "package": "0.2.0",
-            "wanted": {
-                "release": "aaaabbbbcccc", "version": "0.1.0",
-                "config": {
-                    "stack": "starter", "layout": "shared", "spack": {"specs": ["samtools"]}, "packages": [{}, {}],
-                },
-            },
-            "install": plain(RUN),
-            "holder": {"host": "ip-10-0-0-10", "pid": 42, "since": "2026-11-24T08:14:05Z"},
-            "proof": {
-                "summary": "proved on 2 of 3 nodes at 2026-11-24T08:20:00Z", "proved": 2,
-                "time": "2026-11-24T08:20:00Z", "nodes": [node.to_dict() for node in NODES],
-            },
-            "reports": [node.to_dict() for node in NODES], "runs": [plain(RUN)],
-        },
-    ),
+))  # fmt: skip
+GARBAGE = Cleanup(
+    {"3f9c1a2b4d5e": "current", "aaaabbbbcccc": "job 17 of alice uses it"}, {"ddddeeeeffff": 5 << 20},
+    tuple(UnusedPackage(Path(f"/opt/petal/store/p{number}-1.0-aaaaaaa"), "", 1 << 28) for number in range(12)),
+    ("2 packages in /opt/petal/store-0.23: installed by another version of Spack",), 1, (12 << 28) + (5 << 20), False,
+)  # fmt: skip
+REPAIR = replace(RUN, verb="repair", event="", findings=(GOOD, MISFIT, WARN))
+LOCKFILE = LockfileSummary(
+    "builder", "s3://BUCKET/locks/spack-0f343b0931.lock", "0f" * 32, 34, ("x86_64_v4", "x86_64_v3"), "debian12",
+    "2.36", "gcc@12.2.0", "1.1.1", ("slurm@24.05.7 +pmix at /opt/slurm",),
+)  # fmt: skip
+RESULTS: dict[str, Result[Any]] = {
+    "run": Result("hook", Status.DEGRADED, RUN, run_id=RUN.run_id, exit=1),
+    "plan": Result("plan", Status.CHANGED, Plan("n", Role.HEAD, "shared", "3f9c", {}, STEPS)),
+    "check": Result("check", Status.DEGRADED, LOGIN),
+    "matrix": Result("check", Status.DEGRADED, FleetReport(NODES)),
+    "repair": Result("repair", Status.DEGRADED, REPAIR),
+    "repair-nothing": Result("repair", Status.OK, replace(REPAIR, steps=STEPS[:1], findings=(GOOD,))),
+    "repair-plan": Result("repair", Status.DEGRADED, Plan("n", Role.HEAD, "shared", "3f9c", {}, STEPS)),
+    "matrix-wide": Result("check", Status.DEGRADED, FleetReport(WIDE)),
+    "matrix-between": Result("check", Status.DEGRADED, FleetReport(NODES[:2], (TALKS, SILENT))),
+    "matrix-empty": Result("check", Status.DEGRADED, FleetReport(())),
+    "status": Result("status", Status.DEGRADED, FULL),
     "status-installing": Result(
-        "status", "status", Status.RUNNING,
-        {
-            "node": "q1-st-c5-1", "role": "compute", "current": None, "wanted": None, "install": plain(INSTALLING),
-            "holder": {"host": "ip-10-0-0-10", "pid": 42, "since": "2026-11-24T08:14:05Z"}, "proof": None,
-            "reports": [], "runs": [],
-        },
+        "status", Status.RUNNING,
+        replace(UNKNOWN, node="q1-st-c5-1", role=Role.COMPUTE, install=INSTALLING, holder=HOLDER),
     ),
-    "status-nothing": Result(
-        "status", "status", Status.OK,
-        {
-            "node": "n", "role": None, "current": None, "wanted": None, "install": None, "holder": None, "proof": None,
-            "reports": [], "runs": [],
-        },
-    ),
-    "lockfile": Result(
-        "lockfile", "lockfile", Status.CHANGED,
-        {
-            "node": "builder", "uri": "s3://BUCKET/locks/spack-0f343b0931.lock", "sha256": "0f" * 32, "packages": 34,
-            "targets": ["x86_64_v4", "x86_64_v3"], "os": "debian12", "glibc": "2.36", "compiler": "gcc@12.2.0",
-            "spack": "1.1.1", "externals": [{"spec": "slurm@24.05.7 +pmix", "at": "/opt/slurm"}],
-        },
-    ),
-    "releases": Result(
-        "releases", "releases", Status.OK,
-        {
-            "root": "/opt/petal", "current": "3f9c1a2b4d5e", "before": "aaaabbbbcccc",
-            "releases": [
-                {
-                    "release": "3f9c1a2b4d5e", "published": "2026-11-24T08:14:05Z", "created": "2026-11-24T08:14:04Z",
-                    "complete": True, "problem": "", "specs": ["samtools@1.19", "gromacs +mpi"], "packages": 34,
-                    "modules": 12, "bytes": 3 << 30,
-                },
-                {
-                    "release": "aaaabbbbcccc", "published": None, "created": "2026-10-01T08:00:00Z", "complete": True,
-                    "problem": "", "specs": [f"p{number}" for number in range(12)], "packages": 12, "modules": 12,
-                    "bytes": None,
-                },
-                {
-                    "release": "ddddeeeeffff", "published": None, "created": None, "complete": False,
-                    "problem": "/opt/petal/releases/ddddeeeeffff/manifest.json was written by a newer petal-node",
-                    "specs": [], "packages": 0, "modules": 0, "bytes": 4096,
-                },
-            ],
-        },
-    ),
+    "status-nothing": Result("status", Status.OK, UNKNOWN),
+    "lockfile": Result("lockfile", Status.CHANGED, LOCKFILE),
+    "releases": Result("releases", Status.OK, RELEASES),
     "rollback": Result(
-        "rollback", "rollback", Status.CHANGED,
-        {"release": "aaaabbbbcccc", "left": "3f9c1a2b4d5e", "changed": True, "published": "2026-10-01T08:00:00Z"},
+        "rollback", Status.CHANGED, Rollback("aaaabbbbcccc", "3f9c1a2b4d5e", True, "2026-10-01T08:00:00Z")
     ),
-    "rollback-nothing": Result("rollback", "rollback", Status.OK, {"release": "aaaabbbbcccc", "changed": False}),
-    "gc": Result(
-        "gc", "gc", Status.OK,
-        {
-            "keep": {"3f9c1a2b4d5e": "current", "aaaabbbbcccc": "job 17 of alice uses it"},
-            "drop": {"ddddeeeeffff": 5 << 20},
-            "packages": [
-                {"prefix": f"/opt/petal/store/p{number}-1.0-aaaaaaa", "hash": "", "size": 1 << 28}
-                for number in range(12)
-            ],
-            "newest": 1,
-            "left": ["2 packages in /opt/petal/store-0.23: another Spack than the wanted one has installed them"],
-            "bytes": (12 << 28) + (5 << 20), "done": False,
-        },
-    ),
-    "gc-nothing": Result(
-        "gc", "gc", Status.OK,
-        {"keep": {"3f9c1a2b4d5e": "current"}, "drop": {}, "packages": [], "left": [], "bytes": 0, "done": True},
-    ),
-    "error": Result.of_error("hook", CONFIG_ERROR),
+    "rollback-nothing": Result("rollback", Status.OK, Rollback("aaaabbbbcccc", "aaaabbbbcccc", False, None)),
+    "gc": Result("gc", Status.OK, GARBAGE),
+    "gc-nothing": Result("gc", Status.OK, Cleanup({"3f9c1a2b4d5e": "current"}, {}, (), (), 3, 0, True)),
+    "lines": Result("check", Status.OK, Lines(("one", "two"))),
+    "version": Result("version", Status.OK, Tool("0.1.0", Path("/opt/petal-node/0.1.0/petal-node"), "0f" * 32)),
+    "error": failed("hook", CONFIG_ERROR),
 }  # fmt: skip
 
 
-def text_of(result: Result) -> str:
-    view = views.VIEWS[result.kind]
-    return "\n".join(report.text_of(view(result, False))) + "\n"
+def text_of(result: Result[Any], **options: Any) -> str:
+    return "\n".join(report.text_of(views.text_lines(result, **options))) + "\n"
 
 
 def golden(name: str, text: str) -> None:
@@ -208,6 +184,12 @@ def test_text(name: str) -> None:
     golden(name, text_of(RESULTS[name]))
 
 
+def test_verbose_status_ends_with_the_facts() -> None:
+    brief, text = text_of(RESULTS["status"]), text_of(RESULTS["status"], verbose=True)
+    assert text.startswith(brief)
+    golden("status-verbose", text[len(brief) :])
+
+
 def test_the_page_has_the_table_each_trouble_once_and_nothing_from_elsewhere() -> None:
     evil = Finding("run:<script>alert(1)</script>", Mark.FAIL, "ended with 1 & <b>", "why <i>", ("echo '<x>'",))
     nodes = [
@@ -216,8 +198,8 @@ def test_the_page_has_the_table_each_trouble_once_and_nothing_from_elsewhere() -
         NodeReport("q-1", "compute", "t", "r", (GOOD, evil)),
         NodeReport("q-2", "compute", "t", "r", (GOOD, evil)),
     ]
-    result = Result("check", "matrix", Status.DEGRADED, {"nodes": [node.to_dict() for node in nodes]}, run_id="run-1")
-    text = views.page(result, "2026-11-24T08:21:00Z")
+    result = Result("check", Status.DEGRADED, FleetReport(tuple(nodes), (TALKS, SILENT)), run_id="run-1")
+    text = page(result, "2026-11-24T08:21:00Z")
     parser = Tags()
     parser.feed(text)
     assert parser.open == []
@@ -245,15 +227,15 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_steps_that_were_told_while_they_ran_are_not_told_again() -> None:
-    lines = report.text_of(views.VIEWS["run"](RESULTS["run"], True))
-    assert not any("8c2afbf9" in line for line in lines)
-    assert any("wanted, proof: the head node does it" in line for line in lines)
+def test_steps_that_were_printed_while_they_ran_are_not_printed_again() -> None:
+    text = text_of(RESULTS["run"], steps_shown=True)
+    assert "8c2afbf9" not in text
+    assert "wanted, proof: the head node does it" in text
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_json_is_one_envelope(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    report.show(RESULTS[name], as_json=True, quiet=False)
+    report.show(RESULTS[name], Options("x", json=True))
     output = capsys.readouterr()
     envelope: dict[str, Any] = json.loads(output.out)
     assert set(envelope) == {"petal", "command", "status", "exit_code", "run_id", "data", "errors"}
@@ -264,7 +246,7 @@ def test_json_is_one_envelope(name: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_an_error_goes_to_stderr_in_ascii_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     error = PetalError("the dïsk is full", why="\x1b[31mno space", remedy="df -h")
-    report.show(Result.of_error("plan", error), as_json=False, quiet=True)
+    report.show(failed("plan", error), Options("plan", quiet=True))
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.isascii()
