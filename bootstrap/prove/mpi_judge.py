@@ -115,8 +115,8 @@ def _not_started(evidence: Evidence) -> Finding | None:
         return None
     why = quote(evidence.stderr)
     if NOT_FREE.search(evidence.stderr):
-        check, remedy = f"mpi:{evidence.module}", (f"scontrol show node {names}",)
-        return Finding(check, Mark.SKIP, "the nodes were not free", why, remedy)
+        show = f"scontrol show node {names}"
+        return Finding(f"mpi:{evidence.module}", Mark.SKIP, "the nodes were not free", why, (show,))
     if evidence.plugins and "pmix" not in evidence.plugins:
         return evidence.failure("Slurm: srun --mpi=list has no pmix plugin", why, "srun --mpi=list")
     remedy = (f"scontrol show node {names}", "sinfo -N", "ls -l /opt/pmix/lib/libpmix.so*; ldconfig -p | grep pmix")

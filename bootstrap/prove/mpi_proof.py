@@ -1,4 +1,4 @@
-"""The job of two ranks on two nodes, as the head node starts it: with ``srun --mpi=pmix``, as an ordinary user."""
+"""The MPI job of two ranks on two nodes: ``srun --mpi=pmix`` on the head node, as an ordinary user."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .fleet import ordinary_user
 from .mpi_judge import Evidence, judge
 
 IMMEDIATE_SECONDS = 60
-JOB_MINUTES = 3  # a rank gives up after one
-LAST_RANK_SECONDS = 10  # for the others to speak, where one has ended
+JOB_MINUTES = 3  # a rank ends itself after one
+LAST_RANK_SECONDS = 10  # until the other rank ends, after one has ended
 LOG_LINES = 60
-# Arguments: the module, then petal-node. Slurm hands a task no PATH here: that is what a login shell makes.
+# Arguments: the module, petal-node. The job has no PATH (``--export``): the login shell sets it.
 SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
 
 
 def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[NodeReport]) -> tuple[Finding, ...]:
-    """What no node can find alone, where the configuration asks for it (``check.mpi``).
+    """The findings that need two nodes, if the configuration asks for them (``check.mpi``).
 
     Args:
-        nodes: those that were to be asked.
-        reports: what they said; nodes that see no release are left out, since there is nothing to try on them.
+        nodes: the nodes that were checked.
+        reports: their reports; nodes that see no release are left out.
     """
     if not ctx.config.check.mpi or not nodes:
         return ()
@@ -39,11 +39,7 @@ def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[No
 
 
 def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ...]:
-    """Every MPI of the published release, on two of the nodes.
-
-    Args:
-        nodes: those that are well and free; two of one queue are taken.
-    """
+    """Tries every MPI of the current release on two nodes of one queue."""
     pair = pair_of(nodes)
     if pair is None:
         return (Finding("mpi", Mark.SKIP, f"two nodes of one queue are needed, and {len(nodes)} can be used"),)
@@ -60,7 +56,7 @@ def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ..
 
 
 def pair_of(nodes: Sequence[SlurmNode]) -> tuple[SlurmNode, SlurmNode] | None:
-    """The first two nodes of one queue: a job has all its nodes in one."""
+    """The first two nodes of one queue: a job has all its nodes in one queue."""
     seen: dict[str, SlurmNode] = {}
     for node in nodes:
         if node.partition in seen:
@@ -70,10 +66,10 @@ def pair_of(nodes: Sequence[SlurmNode]) -> tuple[SlurmNode, SlurmNode] | None:
 
 
 def mpi_modules(manifest: Manifest, cpu: str) -> tuple[str, ...]:
-    """The modules of the release that are an MPI and that a user can load at once.
+    """The MPI modules in the release's Core.
 
     Args:
-        cpu: whose module tree; the first one where the CPU has none.
+        cpu: the CPU target that selects the module tree; if it has none, the first tree is used.
     """
     tree = manifest.tree_for(cpu) or (manifest.trees[0] if manifest.trees else None)
     found = [module for module in tree.modules if module.path.startswith("Core/")] if tree else []
@@ -81,22 +77,22 @@ def mpi_modules(manifest: Manifest, cpu: str) -> tuple[str, ...]:
 
 
 def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | None = None) -> Finding:
-    """One job of two tasks, one on each node, that exchange messages through the module's MPI.
+    """Runs one job of two tasks, one on each node, that exchange messages through the module's MPI.
 
     Args:
         names: the two nodes.
-        queue: a queue that has both; None for Slurm's default one.
+        queue: a queue that has both; None for Slurm's default queue.
     """
-    ctx.note(f"asking {' and '.join(names)} to talk through {module}")
+    ctx.note(f"trying {module} between {' and '.join(names)}")
     try:
         done = _run(ctx, module, names, queue)
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except PetalError as error:
         why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
-        return Finding(f"mpi:{module}", Mark.FAIL, "Slurm: the job gave no answer", why, remedy)
+        return Finding(f"mpi:{module}", Mark.FAIL, "Slurm: the job did not end", why, remedy)
     LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
     evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
-    return judge(replace(evidence, slurmd=_slurmd_says(ctx, evidence, queue)))
+    return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, queue)))
 
 
 def _run(ctx: Context, module: str, names: Sequence[str], queue: str | None) -> Completed:
@@ -116,8 +112,8 @@ def _run(ctx: Context, module: str, names: Sequence[str], queue: str | None) -> 
     )
 
 
-def _slurmd_says(ctx: Context, evidence: Evidence, queue: str | None) -> str:
-    """What slurmd wrote where it did not start a task: srun tells none of it. Only root can read that log."""
+def _slurmd_log(ctx: Context, evidence: Evidence, queue: str | None) -> str:
+    """The errors in slurmd's log on a node that did not start its task: srun does not print them. Needs root."""
     nodes = evidence.not_launched
     step = re.search(r"StepId=([\d.]+)", evidence.stderr)
     if not (nodes and step and ctx.system.is_root()):

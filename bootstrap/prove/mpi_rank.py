@@ -1,6 +1,7 @@
 """One rank of an MPI job without a compiler: the library that the loaded module brings, called through ctypes.
 
-It prints one line before each stage, because MPI can hang, abort or crash in any of them. ``mpi_judge`` reads the lines.
+It prints one line before each stage, because MPI can hang, abort or crash in any of them. ``mpi_judge`` reads
+the lines.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""MPI between two compute nodes through Slurm, as ``check.mpi`` asks for it: that it works, and who is named when not.
+"""MPI between two compute nodes through Slurm (``check.mpi``): it works, and each fault gives a true finding.
 
-Each fault is a real one, laid over nodes that talk to each other: plugins, libraries and packets that are missing.
+Each fault is a real one on nodes that otherwise work: plugins, libraries and packets that are missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RANK = f"PATH={MPICH}/bin:$PATH exec petal-node mpi-rank"
 
 
 class Broken(NamedTuple):
-    """A fault: on which nodes, how it is made and taken back, and what is said of it."""
+    """A fault: its nodes, the commands that make and undo it, and texts that the finding contains."""
 
     nodes: Sequence[str]
     make: str
@@ -60,21 +60,21 @@ WITHOUT_PMIX = f"mv {PREFIX}/lib {PREFIX}/hidden && ln -s {MPICH}/lib {PREFIX}/l
 # What hangs costs a minute: one of them is here, the other (no route to the node) is tests/unit/mpi_jobs/blackhole.txt.
 FAULTS = {
     "no plugin anywhere": Broken(
-        ("head", *BOTH), *PLUGIN, "Slurm: it has no PMIx plugin, only none", "cannot find mpi plugin for mpi/pmix"
+        ("head", *BOTH), *PLUGIN, "Slurm: srun --mpi=list has no pmix plugin", "cannot find mpi plugin for mpi/pmix"
     ),
     "no plugin on the nodes": Broken(
-        BOTH, *PLUGIN, f"Slurm: it has no PMIx plugin on {FIRST} and {SECOND}", "cannot find mpi plugin for mpi/pmix"
+        BOTH, *PLUGIN, f"Slurm: {FIRST} and {SECOND} did not start the task", "cannot find mpi plugin for mpi/pmix"
     ),
     "no libpmix on a node": Broken(
-        (TWO,), *LIBPMIX, f"PMIx: Slurm's plugin cannot load the PMIx library on {SECOND}", "can not load PMIx library"
+        (TWO,), *LIBPMIX, f"Slurm: {SECOND} did not start the task", "can not load PMIx library"
     ),
     "PMIx that cannot be used": Broken(
         (ONE,), f"mkdir {OWN} && echo psquash=none-of-these >{OWN}/mca-params.conf", f"rm -r {OWN}",
-        "PMIx: Open MPI v4.1.4 cannot use Slurm's, which is 4.2.2", "pmix_psquash_base_select failed",
+        "stopped in MPI_Init (Open MPI v4.1.4, PMIx 4.2.2", "pmix_psquash_base_select failed",
     ),
     "PMIx that a profile takes away": Broken(
         (TWO,), f"echo 'unset \"${{!PMIX_@}}\"' >{CLEAN}", f"rm {CLEAN}",
-        f"PMIx: none of it reaches the rank on {SECOND}", "SLURM_MPI_TYPE is pmix",
+        f"PMIx: the rank on {SECOND} has no PMIX_RANK", "SLURM_MPI_TYPE is pmix",
     ),
     "unreadable library": Broken(
         BOTH, f"chmod 600 {LIBMPI}", f"chmod 644 {LIBMPI}",
@@ -90,15 +90,15 @@ FAULTS = {
     ),
     "Open MPI without its PMIx": Broken(
         (TWO,), *away("/usr/lib/*/openmpi/lib/openmpi3/mca_pmix_ext3x.so"),
-        f"MPI: Open MPI v4.1.4 fails in MPI_Init on {SECOND}", "getting job size failed",
+        f"MPI: rank 1 on {SECOND} stopped in MPI_Init", "getting job size failed",
     ),
     "packets to MPI's ports refused": Broken(
         BOTH, RULE.format("dport"), "ip rule del pref 10",
-        "failed in the first exchange (MPI_Allreduce)", "Unable to connect to the peer",
+        "stopped in the first exchange (MPI_Allreduce)", "Unable to connect to the peer",
     ),
     "packets from MPI's ports lost": Broken(
         BOTH, RULE.format("sport"), "ip rule del pref 10",
-        "network: the ranks hang in the first exchange (MPI_Allreduce)", "no end within 60 s",
+        "hangs in the first exchange (MPI_Allreduce)", "no end within 60 s",
     ),
 }  # fmt: skip
 
@@ -186,14 +186,14 @@ def test_the_job_is_an_ordinary_users(talking: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_who_does_not_fit_is_named(talking: Lab, name: str) -> None:
+def test_the_finding_names_the_fault(talking: Lab, name: str) -> None:
     nodes, make, back, message, why = FAULTS[name]
     with broken(talking, nodes, make, back):
         finding = asked(talking)
     assert finding["mark"] == "fail"
     assert message in finding["message"], finding
     assert why in finding["why"], finding
-    assert finding["message"].split(":")[0] in ("Slurm", "PMIx", "MPI", "network")
+    assert finding["message"].split(":")[0] in ("Slurm", "PMIx", "MPI")
     assert finding["remedy"][-1].startswith("srun --mpi=pmix -N2 -n2 -w "), finding
 
 

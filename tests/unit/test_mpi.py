@@ -416,5 +416,5 @@ def test_a_job_that_does_not_end_is_slurms(world: World, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(world.system, "run", run)
     finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
-    assert (finding.mark, finding.message) == (Mark.FAIL, "Slurm: the job gave no answer")
+    assert (finding.mark, finding.message) == (Mark.FAIL, "Slurm: the job did not end")
     assert "did not end within 250 s" in finding.why
