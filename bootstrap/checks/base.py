@@ -1,4 +1,4 @@
-"""What a check is: its name, its deadline, where it applies, and one function that looks."""
+"""A check: its name, its deadline, the nodes it is for, and one function that returns findings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Look = Callable[[Context, float], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class Check:
-    """One question to a node.
+    """One question about a node.
 
     Args:
         name: how its findings are named, or begin (``load`` for ``load:gcc``).
-        seconds: its deadline; whatever it starts or touches is given up then.
-        look: finds; reads and tries, and never changes anything that stays.
-        roles: the nodes that are asked.
-        after: where one of these failed this is not tried: it would only fail for the same cause.
-        others: names of more findings of the same look.
+        seconds: its deadline; processes and reads that it started are given up after that.
+        look: the function; it reads and tries, and leaves no changes.
+        roles: the nodes that it is for.
+        after: if one of these failed, the check is skipped, because it would only fail for the same cause.
+        others: names of further findings of the same function.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Check:
     others: tuple[str, ...] = ()
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        """What it says; a look that fails or is given up is a finding too."""
+        """The findings; an error or an exceeded deadline is a finding too."""
         try:
             yield from self.look(ctx, self.seconds)
         except (PetalError, OSError) as trouble:
@@ -48,12 +48,12 @@ class Check:
 
 
 def ok(check: str, message: str) -> Finding:
-    """All is well."""
+    """Nothing is wrong."""
     return Finding(check, Mark.OK, message)
 
 
 def warn(check: str, message: str, why: str, *remedy: str) -> Finding:
-    """Users can work, and somebody should look."""
+    """Users can work, and an administrator should look at it."""
     return Finding(check, Mark.WARN, message, why, remedy)
 
 
@@ -63,7 +63,7 @@ def fail(check: str, message: str, why: str, *remedy: str) -> Finding:
 
 
 def current_manifest(ctx: Context, seconds: float = TOUCH_SECONDS) -> Manifest | None:
-    """The manifest of the release that shells get; None without a complete one.
+    """The manifest of the release that shells get; None without a complete release.
 
     Raises:
         StateError: it is damaged.

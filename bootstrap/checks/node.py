@@ -1,6 +1,6 @@
-"""Every check of a node, in the order of causes, and the report that they make.
+"""Every check of a node, in the order of causes, and the report of them.
 
-Where a step keeps something, its probe is the check, so that ``check``, ``bootstrap`` and ``repair`` cannot disagree.
+If a step maintains something, its probe is the check, so that ``check``, ``bootstrap`` and ``repair`` cannot disagree.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ USABLE = (*WAY_TO_STORAGE, "release")
 
 
 def _kept(name: str, after: tuple[str, ...] = (), seconds: float = 3 * TOUCH_SECONDS, worst: Mark = Mark.FAIL) -> Check:
-    """The probe of a step as a check. What keeps nobody from working is a warning."""
+    """The probe of a step as a check. A fault that does not keep users from working is a warning."""
     (step,) = (step for step in REPAIRS if step.name == name)
     return Check(name, seconds, partial(_probed, step, worst), step.roles, after)
 
 
 def _probed(step: Step, worst: Mark, ctx: Context, seconds: float) -> Iterator[Finding]:
     if step.name in CARRIED and not ctx.config.bound:
-        return  # the machine image has it, and nothing of it is changed here
+        return  # the machine image carries it, and a node does not change it
     late = DeadlineExceeded(f"the check {step.name} did not finish within {seconds:.0f} s")
     probe = ctx.system.with_deadline(lambda: step.probe(ctx), seconds, late)
     if probe.verdict is not Verdict.ELSEWHERE:
@@ -43,7 +43,7 @@ def _probed(step: Step, worst: Mark, ctx: Context, seconds: float) -> Iterator[F
 
 
 def _lmod(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Who has one that works can work, though the release carries a newer one."""
+    """A warning if the node has an Lmod that works, although the release carries a newer one."""
     (step,) = (step for step in REPAIRS if step.name == "lmod")
     lmod = find_lmod(ctx)
     yield from _probed(step, Mark.FAIL if lmod is None or lmod.problem else Mark.WARN, ctx, seconds)
@@ -82,7 +82,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def check_node(ctx: Context) -> NodeReport:
-    """Every check of this node, in an order in which the first failure is the cause of those behind it."""
+    """Every check of this node; the first failure is the cause of those after it."""
     findings: list[Finding] = []
     for check in CHECKS:
         if ctx.role in check.roles and not failed(findings) & set(check.after):
@@ -92,7 +92,7 @@ def check_node(ctx: Context) -> NodeReport:
 
 
 def _current(ctx: Context) -> str | None:
-    """The release that shells get; None also where storage has begun to hang since it was looked at."""
+    """The release that shells get; None also if shared storage began to hang after its check."""
     try:
         return ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, TOUCH_SECONDS)
     except (PetalError, OSError):
@@ -105,5 +105,5 @@ def failed(findings: Iterable[Finding]) -> set[str]:
 
 
 def reaches_storage(findings: Iterable[Finding]) -> bool:
-    """True where nothing that was found keeps this node from what stands on shared storage."""
+    """True if no finding keeps this node from reading shared storage."""
     return not failed(findings) & set(WAY_TO_STORAGE)

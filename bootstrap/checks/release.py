@@ -1,4 +1,4 @@
-"""The release that shells get: is it whole and the wanted one, does it fit this node, is its store in order?"""
+"""The release that shells get: is it complete and the wanted one, does it fit this node, is its database readable?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def release(ctx: Context, seconds: float) -> Iterator[Finding]:
     manifest = current_manifest(ctx, seconds)
     if manifest is None:
         remedy = "on the head node: petal-node repair"
-        yield fail("release", f"release {current} has no manifest", "it is half a release, or half removed", remedy)
+        why = "an install or a removal was interrupted"
+        yield fail("release", f"release {current} is incomplete: manifest.json is missing", why, remedy)
     elif ctx.release is not None and current != ctx.release:
         message = f"current is {current}, wanted is {ctx.release}"
         yield warn("release", message, "", "on the head node: petal-node status")
@@ -34,16 +35,16 @@ def release(ctx: Context, seconds: float) -> Iterator[Finding]:
 
 
 def store(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Whether Spack's database is there for what the store holds. Jobs do not read it, the next install would."""
+    """Whether Spack's database of the store can be read. Jobs do not need it, the next install does."""
     if not ctx.config.builds:
         return
     place = store_of(ctx)
     damage = ctx.system.on_storage(lambda: trouble(place), place, seconds)
     if not damage:
-        yield ok("store", "Spack's database is there")
+        yield ok("store", "Spack's database can be read")
         return
-    why = "an install by Spack's own command would begin with an empty one and build everything again"
-    yield warn("store", damage, why, "petal-node repair    (brings it back)")
+    why = "spack install would start with an empty database and build everything again"
+    yield warn("store", damage, why, "petal-node repair    (restores it)")
 
 
 def cpu(ctx: Context, seconds: float) -> Iterator[Finding]:
@@ -54,9 +55,9 @@ def cpu(ctx: Context, seconds: float) -> Iterator[Finding]:
 
 
 def fits(host: Host, manifest: Manifest) -> Finding:
-    """Whether a node can run what a release holds.
+    """Whether a node can run the software of a release.
 
-    Where nothing was built, the trees hold modules of binary packages alone, and nobody knows what those need.
+    If nothing was built, the release has binary packages only, whose requirements are unknown.
     """
     tree = manifest.tree_for(host.target)
     if tree is None and manifest.specs:

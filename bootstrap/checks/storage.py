@@ -1,4 +1,4 @@
-"""How shared storage is mounted, which room is left on it and on local disks, and a Spack tree at /opt/spack."""
+"""Mount options of shared storage, free space of it and of local disks, and a Spack tree at /opt/spack."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .base import fail, ok, warn
 LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
 LOCAL = ("/", "/tmp", "/var")  # noqa: S108 - looked at, not written
-# Options that cost users something, by what they begin with.
+# Options that harm users.
 HARMFUL = {
-    "soft": "a program reads half a file while the server is slow, and is told that it was the whole (nfs(5))",
+    "soft": "while the server is slow, a program may read half a file without an error (nfs(5))",
     "softerr": "a program gets errors while the server is slow (nfs(5))",
     "sync": "every write waits for the server",
     "noac": "nothing is cached: every start of a program asks the server for each file again (nfs(5))",
@@ -26,12 +26,12 @@ HARMFUL = {
     "lookupcache=none": "every search along PATH asks the server for each directory again (nfs(5))",
     "vers=3": "locks are another service's, and are lost when it restarts (nfs(5))",
 }
-# What /proc/mounts shows as it was asked for; other options it leaves out, or a server changes them (nfs(5)).
+# Options that /proc/mounts shows as they were requested; others are omitted, or changed by the server (nfs(5)).
 SHOWN = ("noatime", "nodiratime", "relatime", "hard", "nconnect=", "noresvport", "flock", "user_xattr")
 
 
 def options(ctx: Context, _seconds: float) -> Iterator[Finding]:
-    """Whether shared storage and the root are mounted so that programs run from them, and as the configuration says."""
+    """Whether shared storage and the root are mounted without harmful options, and with those of the configuration."""
     mount = ctx.mounted
     if not ctx.paths.live or mount is None:
         return
@@ -50,9 +50,9 @@ def options(ctx: Context, _seconds: float) -> Iterator[Finding]:
     elif lacking:
         told = f"{mount.point} is mounted without {', '.join(lacking)}"
         why = "the configuration has that in storage.options, and a mount in use keeps what it was mounted with"
-        yield warn("options", told, why, "reboot this node, or mount it anew while nobody uses it")
+        yield warn("options", told, why, "reboot this node, or unmount and mount it while it is not in use")
     else:
-        yield ok("options", f"{mount.kind}: {_told(mount)}")
+        yield ok("options", f"{mount.kind}: {_shown_options(mount)}")
 
 
 def _where_options_are(ctx: Context) -> str:
@@ -69,14 +69,14 @@ def _is_shown(option: str, mount: Mount) -> bool:
     return not option.startswith(SHOWN) or option in mount.options
 
 
-def _told(mount: Mount) -> str:
+def _shown_options(mount: Mount) -> str:
     telling = ("rw", "ro", "vers=", "hard", "nconnect=", "noatime", "relatime", "flock", "local_lock=")
     return ",".join(option for option in mount.options if option.startswith(telling)) or "no option that matters"
 
 
 @dataclass(frozen=True)
-class Room:
-    """What is left of a file system: shares from 0 to 1, and bytes."""
+class DiskUsage:
+    """Free space of a file system: ``share`` and ``inodes`` are free shares from 0 to 1, ``free`` is in bytes."""
 
     place: str
     free: int
@@ -85,7 +85,7 @@ class Room:
     device: int
 
     @classmethod
-    def of(cls, place: Path, shown: str) -> Room:
+    def of(cls, place: Path, shown: str) -> DiskUsage:
         found = os.statvfs(place)
         share = found.f_bavail / found.f_blocks if found.f_blocks else 1.0
         inodes = found.f_favail / found.f_files if found.f_files else 1.0  # some file systems do not count them
@@ -93,33 +93,33 @@ class Room:
 
 
 def disk(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Whether local disks and shared storage have room, and inodes."""
-    rooms = [Room.of(path, place) for place in LOCAL if (path := ctx.paths.at(place)).is_dir()]
+    """Whether local disks and shared storage have free space and inodes."""
+    disks = [DiskUsage.of(path, place) for place in LOCAL if (path := ctx.paths.at(place)).is_dir()]
     shared = ctx.paths.shared_mount
     if ctx.mounted is not None or not ctx.paths.live:
-        rooms.append(ctx.system.on_storage(lambda: Room.of(shared, ctx.paths.mount), shared, seconds))
-    distinct = list({room.device: room for room in reversed(rooms)}.values())
-    full = [room for room in distinct if room.free == 0 or room.inodes == 0]
-    low = [room for room in distinct if (room.share < LOW_SHARE and room.free < LOW_BYTES) or room.inodes < LOW_SHARE]
+        disks.append(ctx.system.on_storage(lambda: DiskUsage.of(shared, ctx.paths.mount), shared, seconds))
+    distinct = list({disk.device: disk for disk in reversed(disks)}.values())
+    full = [disk for disk in distinct if disk.free == 0 or disk.inodes == 0]
+    low = [disk for disk in distinct if (disk.share < LOW_SHARE and disk.free < LOW_BYTES) or disk.inodes < LOW_SHARE]
     if full:
         yield fail("disk", _left(full[0]), "nothing can be written there", *_to_free(full[0]))
     elif low:
         yield warn("disk", _left(low[0]), "", *_to_free(low[0]))
     else:
-        least = min(distinct, key=lambda room: room.free)
+        least = min(distinct, key=lambda disk: disk.free)
         yield ok("disk", f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}")
 
 
-def _left(room: Room) -> str:
-    if room.inodes < LOW_SHARE and room.free:
-        return f"{room.place} has {room.inodes:.0%} of its inodes left"
-    return f"{room.place} has {room.free / (1 << 20):.0f} MiB left"
+def _left(disk: DiskUsage) -> str:
+    if disk.inodes < LOW_SHARE and disk.free:
+        return f"{disk.place} has {disk.inodes:.0%} of its inodes left"
+    return f"{disk.place} has {disk.free / (1 << 20):.0f} MiB left"
 
 
-def _to_free(room: Room) -> tuple[str, ...]:
-    if room.inodes < LOW_SHARE:
-        return (f"df -i {room.place}", f"du -x --inodes -d 2 {room.place} | sort -n | tail")
-    return (f"df -h {room.place}", f"du -xh -d 2 {room.place} | sort -h | tail")
+def _to_free(disk: DiskUsage) -> tuple[str, ...]:
+    if disk.inodes < LOW_SHARE:
+        return (f"df -i {disk.place}", f"du -x --inodes -d 2 {disk.place} | sort -n | tail")
+    return (f"df -h {disk.place}", f"du -xh -d 2 {disk.place} | sort -h | tail")
 
 
 def opt_spack(ctx: Context, seconds: float) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
-"""What a user does: a fresh login shell loads every module, each program of it finds its libraries, programs run.
+"""The work of a user: a fresh login shell loads every module, programs find their libraries, and programs run.
 
-One shell answers all of it, as the cluster's ordinary user where root asks, and nothing of our environment reaches it.
+One shell does all of it, as the cluster's ordinary user if root asks, and without petal-node's environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .base import current_manifest, fail, ok, warn
 
 PROGRAM_SECONDS = 60
 SHOWN = 5
-# Answers are triples that end with NUL: what was asked, its exit code, what it said. Each module is loaded in a shell
+# Answers are triples that end with NUL: the question, the exit code, the output. Each module is loaded in a shell
 # of its own; then all are loaded together, and each program of the configuration runs; at last ldd(1) looks at the
 # programs (ELF files) in the directories that each module adds to PATH, since that may take long.
 # Arguments: seconds that a program may take, modules, then each program behind ``--``.
@@ -74,7 +74,7 @@ HEADER = re.compile(r"^(/\S.*):$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Answer:
-    """What the shell said to one question; ``alive`` is false where it was gone by then."""
+    """The answer of the shell to one question; ``alive`` is false if the shell had ended before."""
 
     code: int
     text: str
@@ -100,7 +100,7 @@ def use(ctx: Context, seconds: float) -> Iterator[Finding]:
 
 
 def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
-    """What ``check.load`` names, else every module of the release that lies in Core."""
+    """The modules of ``check.load``, else every module in the release's Core."""
     if ctx.config.check.load:
         return ctx.config.check.load
     tree = manifest.tree_for(ctx.facts.host.target) or (manifest.trees[0] if manifest.trees else None)
@@ -108,14 +108,14 @@ def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
 
 
 def _of_shell(ctx: Context, answer: Answer) -> Finding:
-    """The first answer tells what kind of ``module`` a fresh shell has, and where that looks."""
+    """The first answer names the kind of ``module`` in a fresh shell, and its MODULEPATH."""
     by_hand = "bash -lc 'type module; echo $LMOD_VERSION $MODULEPATH'"
     kind, version, release, path = (*answer.text.split(" ", 3), "", "", "", "")[:4]
     if answer.code:
         return fail("modules", "a fresh login shell gave no answer", answer.text, by_hand, "petal-node repair")
     if kind != "function" or version == "-":
         what = "has no module command" if kind in ("none", "") else "has another module command than Lmod's"
-        why = "the init files are not read, or another profile takes the command back behind them"
+        why = "the init files are not read, or a later profile replaces the command"
         return fail("modules", f"a fresh login shell {what}", why, by_hand, "petal-node repair")
     if f"{release}/modules/" not in path:
         why = f"MODULEPATH is {path}"
@@ -131,10 +131,10 @@ def _of_load(name: str, answer: Answer) -> Finding:
 
 
 def of_libraries(answers: list[tuple[str, Answer]], asked: int | None = None) -> Finding:
-    """Whether ldd found every library of the modules' programs. Pure, for its words are many.
+    """Whether ldd found every library of the modules' programs. Pure, so that the messages can be unit-tested.
 
     Args:
-        asked: of how many modules; the shell may have been ended before it came to all of them.
+        asked: the number of modules; the shell may have ended before it came to all of them.
     """
     missing: list[tuple[str, str, str]] = []
     looked = 0
@@ -150,13 +150,13 @@ def of_libraries(answers: list[tuple[str, Answer]], asked: int | None = None) ->
         why = "; ".join(f"{program} of {name}: {library}" for program, name, library in missing[:SHOWN])
         why += f"; and {len(missing) - SHOWN} more" if missing[SHOWN:] else ""
         remedy = (f"bash -lc 'module load {module}; ldd {first}'", "on the head node: petal-node repair")
-        # A program that nobody starts by hand may well find them by a script of its own: ``run`` is what must work.
+        # A warning: a program that users do not start by hand may get its library path from a script.
         return warn("libraries", f"{len(missing)} libraries are not found", why, *remedy)
     if late:
         return warn("libraries", f"ldd did not end within {PROGRAM_SECONDS} s", f"for {', '.join(late)}")
     if len(answers) < (asked or 0):
-        return warn("libraries", f"only {len(answers)} of {asked} modules were looked at", "there was no time for more")
-    return ok("libraries", f"the {looked} programs of {len(answers)} modules find theirs")
+        return warn("libraries", f"only {len(answers)} of {asked} modules were looked at", "the deadline ended")
+    return ok("libraries", f"the {looked} programs of {len(answers)} modules find all their libraries")
 
 
 def _of_run(program: CheckCommand, answer: Answer, together: str) -> Finding:
@@ -171,7 +171,7 @@ def _of_run(program: CheckCommand, answer: Answer, together: str) -> Finding:
 def _in_shell(
     ctx: Context, modules: tuple[str, ...], programs: tuple[CheckCommand, ...], seconds: float
 ) -> Iterator[Answer]:
-    """The answers in order; a shell that died, or was ended at the deadline, answers for the rest with its words."""
+    """The answers in order; if the shell died or was ended at the deadline, its last output answers the rest."""
     user = ordinary_user(ctx)
     entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
@@ -186,7 +186,7 @@ def _in_shell(
         ctx.system.run(argv, timeout=seconds, env=env, user=user, ok=None, on_line=lines.append)
     except PetalError as error:
         died = str(error)
-    said, _, rest = "\n".join(lines).partition("\0")  # what a login prints of its own stands before the first NUL
+    said, _, rest = "\n".join(lines).partition("\0")  # a login's own output stands before the first NUL
     fields = rest.split("\0")
     for code, text in zip(fields[1::3], fields[2::3]):
         yield Answer(int(code), text)

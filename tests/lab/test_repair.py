@@ -252,11 +252,11 @@ FAULTS: dict[str, Fault] = {
     "archive lost": Fault(H, "rm /shared/petal/archive/*", "wanted", "the archive is not on shared storage"),
     "locks' directory lost": Fault(H, "rm -r /shared/petal/lock", "storage", "is not prepared"),
     # the release
-    "half a release": Fault(H, f"rm {RELEASE}/manifest.json", "release", "has no manifest"),
+    "half a release": Fault(H, f"rm {RELEASE}/manifest.json", "release", "manifest.json is missing"),
     "manifest damaged": Fault(H, f"echo '{{' >{RELEASE}/manifest.json", "documents", "manifest.json is damaged"),
     "current lost": Fault(H, "rm /opt/petal/current", "release", "no release is published yet"),
     "current leads nowhere": Fault(
-        H, "ln -sfn releases/0123 /opt/petal/current", "release", "release 0123 has no manifest"
+        H, "ln -sfn releases/0123 /opt/petal/current", "release", "release 0123 is incomplete"
     ),
     "a module file lost": Fault(H, f"rm {CORE}/hello/*.lua", "load:hello", "ended with 1"),
     "a module file damaged": Fault(H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "load:hello", "ended with 1", "yes"),

@@ -59,7 +59,7 @@ def test_modules_libraries_and_programs(world: World) -> None:
     assert (load.code, load_lacking.code) == (0, 0)
     finding = use.of_libraries([("good", libraries), ("lacking", lacking)])
     assert (finding.mark, "lacking-tool of lacking: libq.so.6" in finding.why) == (Mark.WARN, True)
-    assert use.of_libraries([("good", libraries)]).message == "the 1 programs of 1 modules find theirs"
+    assert use.of_libraries([("good", libraries)]).message == "the 1 programs of 1 modules find all their libraries"
     marks = [use._of_run(program, answer, "true").mark for program, answer in zip(programs, runs)]
     assert marks == [Mark.OK, Mark.OK, Mark.FAIL, Mark.FAIL]
     assert runs[-1].code == 127

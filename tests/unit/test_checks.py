@@ -204,7 +204,7 @@ def test_a_c_library_that_is_too_old_is_found_by_its_version() -> None:
 def test_programs_that_find_their_libraries_are_counted() -> None:
     well = LDD.replace("not found", "/lib/libfoo.so.1")
     assert use.of_libraries([("cfd", use.Answer(0, well)), ("gcc", use.Answer(0, ""))]).message == (
-        "the 2 programs of 2 modules find theirs"
+        "the 2 programs of 2 modules find all their libraries"
     )
     assert use.of_libraries([("big", use.Answer(124, ""))]).mark is Mark.WARN
     assert use.of_libraries([], 3).message == "only 0 of 3 modules were looked at"
