@@ -1,5 +1,5 @@
--- Where Lmod finds the spider cache of the release that a shell has: one that this version of Lmod has made.
--- Root's shells name the release by its link, for which there is none: a cache serves the path that it was made for.
+-- Points Lmod to the spider cache of the shell's release that this version of Lmod created. Shells of root use the link
+-- "current", for which there is no cache: a cache contains the paths that it was created for.
 local release, version = os.getenv("PETAL_RELEASE") or "", os.getenv("LMOD_VERSION") or ""
 local path = ":" .. (os.getenv("MODULEPATH") or "")
 local before = ":" .. release .. "/modules/"

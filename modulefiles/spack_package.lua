@@ -1,4 +1,4 @@
-{# Spack's own template with other words: what it is, which version, where from, which release. Spack renders it. #}
+{# Extends Spack's own template: description, version, origin and release. Spack renders it. #}
 {% extends "modules/modulefile.lua" %}
 {% block header %}
 whatis([==[Name: {{ spec.name }}]==])
@@ -19,6 +19,6 @@ help([==[{{ spec.name }} {{ spec.version }}
 {{ long_description | textwrap(72) | join() }}
 {% endif %}
 
-{{ "Carried by the machine image" if spec.external else "Built by Spack @SPACK@" }} in {{ spec.prefix }}
+{{ "Part of the machine image" if spec.external else "Built by Spack @SPACK@" }} in {{ spec.prefix }}
 as {{ spec.format("{name}{@version}{variants}") }}, release @RELEASE@.]==])
 {% endblock %}

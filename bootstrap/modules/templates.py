@@ -46,10 +46,10 @@ def _lua_character(character: str) -> str:
 
 
 def csh(value: object) -> str:
-    """A word for csh: quoted as for sh, and ``!`` escaped, which csh expands even in quotes."""
+    """A word for csh: quoted as for sh, with ``!`` escaped, which csh expands even in quotes."""
     return shlex.quote(str(value)).replace("!", "\\!")
 
 
 def fish(value: object) -> str:
-    """A word for fish: single quotes, in which only backslash and quote are special."""
+    """A word for fish, in single quotes, where only backslash and quote are special."""
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"

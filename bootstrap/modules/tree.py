@@ -1,4 +1,4 @@
-"""Writes the module tree of one CPU target: Spack's own modules, and one rendered file for each binary package."""
+"""Writes the module tree of one CPU target: Spack's modules, and a rendered file for each binary package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ..spack.workspace import module_tree, open_spack
 from ..state.context import Context
 from ..state.release import ModuleFile, Tree, package_prefix
 from . import site, templates
-from .exclusive import MPI
 
 SEARCH_PATHS = (
     ("PATH", "bin"),
@@ -28,12 +27,13 @@ SEARCH_PATHS = (
     ("LD_LIBRARY_PATH", "lib64"),
     ("CMAKE_PREFIX_PATH", ""),
 )
-USERS_MARK = "-- Spack for the users of"  # how spack.lua.j2 starts
+MPI = frozenset({"openmpi", "mpich", "mvapich2", "intelmpi", "intel-oneapi-mpi"})  # a shell can load one of them
+USERS_SPACK_HEADER = "-- Spack for the users of"  # the start of spack.lua.j2
 HIDDEN = re.compile(r'hide_version\("([^"]+)"\)')
 
 
 def write_tree(ctx: Context, target: str) -> Tree:
-    """All modules of one target, at their final path.
+    """Writes all modules of one target at their final path.
 
     Raises:
         SpackError: Spack cannot write its modules.
@@ -45,56 +45,60 @@ def write_tree(ctx: Context, target: str) -> Tree:
         ctx.note(f"writing Spack's modules for {target}")
         open_spack(ctx, target).write_modules()
         _write_users_spack(ctx, target)
-    ours = [package for package in ctx.config.packages if not _is_spacks(ctx, package, tree)]
-    for package in ours:
-        _write_package(ctx, package, tree)
-    origins = {f"{package.name}/{package.version}": "package" for package in ours}
-    site.apply_settings(ctx, tree, list(files_of(tree)))
+    origins = {}
+    for package in ctx.config.packages:
+        prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+        path = tree / "Core" / package.name / f"{package.version}.lua"
+        # Spack's module for an external MPI of the same prefix adds the modules built with that MPI, so it stays.
+        if path.is_file() and any(external.prefix == prefix for external in ctx.externals):
+            continue
+        _write_package(ctx, package, path)
+        origins[site.module_name(path)] = "package"
+    site.apply_settings(ctx, tree, list(module_files(tree)))
     return Tree(tree.name, target, tuple(scan(tree, {**origins, site.defaults_module(ctx): "site"})))
 
 
-def files_of(tree: Path) -> Iterator[Path]:
-    """Every module file of a tree."""
+def module_files(tree: Path) -> Iterator[Path]:
+    """Every module file of a tree, hidden modules included."""
     return (path for path in sorted(tree.rglob("*.lua")) if not path.name.startswith("."))
 
 
 def scan(tree: Path, origins: Mapping[str, str]) -> list[ModuleFile]:
-    """The modules of a tree that users see; those that a ``.modulerc.lua`` hides are left out.
+    """The modules of a tree, without those that a ``.modulerc.lua`` hides.
 
     Args:
-        origins: of modules that are not Spack's.
+        origins: the origin of each module that is not Spack's.
     """
-    found = []
-    for path in files_of(tree):
-        name = site.module_name(path)
-        if name not in _hidden(path.parent):
-            found.append(ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path)))
-    return found
+    return [
+        ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path))
+        for name, path in _visible(tree)
+    ]
 
 
 def unlisted(tree: Path, listed: Tree) -> list[str]:
-    """Modules that somebody has put into a tree since it was written."""
-    known = {module.path for module in listed.modules}
-    new = [path for path in files_of(tree) if str(path.relative_to(tree)) not in known]
-    return [site.module_name(path) for path in new if site.module_name(path) not in _hidden(path.parent)]
+    """Names of modules that were added to a tree after it was written."""
+    paths = {module.path for module in listed.modules}
+    return [name for name, path in _visible(tree) if str(path.relative_to(tree)) not in paths]
 
 
 def missing_of_users(ctx: Context, target: str) -> list[Path]:
-    """What the users' Spack lacks, where this release has one of ours."""
+    """Missing files of the users' Spack, if the release has a module for it."""
     path = _users_module(ctx, target)
     return users.missing(ctx, target) if ctx.config.builds and path.is_file() and _is_ours(path) else []
 
 
-def _hidden(directory: Path) -> set[str]:
-    rules = [directory / site.RULES, directory.parent / site.RULES]
-    return {name for rule in rules if rule.is_file() for name in HIDDEN.findall(rule.read_text(encoding="utf-8"))}
+def _visible(tree: Path) -> Iterator[tuple[str, Path]]:
+    for path in module_files(tree):
+        rules = [directory / site.RULES for directory in (path.parent, path.parent.parent)]
+        text = "".join(rule.read_text(encoding="utf-8") for rule in rules if rule.is_file())
+        if site.module_name(path) not in HIDDEN.findall(text):
+            yield site.module_name(path), path
 
 
 def _write_users_spack(ctx: Context, target: str) -> None:
-    """A stack may have a package ``spack`` itself: then that is the module of this name."""
     path = _users_module(ctx, target)
-    if path.is_file() and not _is_ours(path):
-        ctx.note(f"the stack has spack/{path.stem} itself: users get that one, without the release as upstream")
+    if path.is_file() and not _is_ours(path):  # the stack contains a package named spack
+        ctx.note(f"the stack contains spack/{path.stem}: users get it, without the release as upstream")
         return
     users.write(ctx, target)
     make_dir(path.parent)
@@ -106,53 +110,36 @@ def _users_module(ctx: Context, target: str) -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.read_text(encoding="utf-8").startswith(USERS_MARK)
+    return path.read_text(encoding="utf-8").startswith(USERS_SPACK_HEADER)
 
 
-def _is_spacks(ctx: Context, package: PackageConfig, tree: Path) -> bool:
-    """True where Spack has written the module of the same prefix: that of an MPI leads to what was built with it."""
-    prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-    return any(one.prefix == prefix for one in ctx.externals) and _path(package, tree).is_file()
-
-
-def _path(package: PackageConfig, tree: Path) -> Path:
-    return tree / "Core" / package.name / f"{package.version}.lua"
-
-
-def _write_package(ctx: Context, package: PackageConfig, tree: Path) -> None:
-    path = _path(package, tree)
-    text = templates.render("package.lua.j2", _values(ctx, package)).encode()
-    before = path.read_bytes() if path.is_file() else None
-    if before == text:
-        return
-    if before is not None:
+def _write_package(ctx: Context, package: PackageConfig, path: Path) -> None:
+    content = templates.render("package.lua.j2", package_values(ctx, package)).encode()
+    if not path.is_file():
+        make_dir(path.parent)
+        write_atomic(path, content)
+    elif path.read_bytes() != content:
         raise ModulesError(
-            f"two things want to be the module {package.name}/{package.version}",
-            why=f"{path} is written by Spack already",
-            remedy="give the package in the configuration another name or version",
+            f"the module {package.name}/{package.version} exists already",
+            why=f"Spack wrote {path} for a package of the stack",
+            remedy="give the entry of packages in the configuration another name or version",
             code="modules-clash",
         )
-    make_dir(path.parent)
-    write_atomic(path, text)
 
 
-def _source(package: PackageConfig) -> str:
-    return package.origin.source if package.origin else "the machine image"
-
-
-def _values(ctx: Context, package: PackageConfig) -> dict[str, Any]:
+def package_values(ctx: Context, package: PackageConfig) -> dict[str, Any]:
+    """The values of ``package.lua.j2``."""
     prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-    paths = [(variable, str(prefix / part)) for variable, part in SEARCH_PATHS if (prefix / part).is_dir()]
     return {
         "name": package.name,
         "version": package.version,
         "release": ctx.wanted_release,
         "summary": package.summary or f"{package.name} {package.version}",
-        "source": _source(package),
+        "source": package.origin.source if package.origin else "the machine image",
         "prefix": str(prefix),
         "requires": package.requires,
         "family": "mpi" if package.name in MPI else "",
         "root_variable": re.sub(r"\W", "_", package.name).upper() + "_ROOT",
-        "search_paths": paths,
+        "search_paths": [(name, str(prefix / part)) for name, part in SEARCH_PATHS if (prefix / part).is_dir()],
         "env": [(name, value.replace("{prefix}", str(prefix))) for name, value in sorted(package.env.items())],
     }

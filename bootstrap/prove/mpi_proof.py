@@ -11,7 +11,7 @@ from ..core.errors import PetalError, StateError
 from ..core.model import Finding, Mark, NodeReport
 from ..host.log import LOG
 from ..host.system import Completed
-from ..modules.exclusive import MPI
+from ..modules.tree import MPI
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_manifest
 from .fleet import ordinary_user

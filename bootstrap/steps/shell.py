@@ -76,7 +76,7 @@ def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
         "lmod": str(lmod.place),
         "lmod_version": lmod.version,
         "lmodrc": str(lmodrc),
-        "beside": [*ctx.config.modules.paths, str(ctx.paths.pins)],
+        "site": [*ctx.config.modules.paths, str(ctx.paths.pins)],
         "image": tcl_modulepath(ctx.paths),
         "others": [str(place) for place in image_places() if place != lmod.place],
     }

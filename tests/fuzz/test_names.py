@@ -20,7 +20,7 @@ from bootstrap.config import load
 from bootstrap.config.model import Config
 from bootstrap.core.errors import ConfigError
 from bootstrap.modules import templates
-from bootstrap.modules.tree import _values
+from bootstrap.modules.tree import package_values
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import Places, Site, write_scope
@@ -101,12 +101,12 @@ def test_lua_reads_back_every_value_of_a_module_file(values: list[str], tmp_path
 
 
 @settings(max_examples=max(60, EXAMPLES // 4))
-@given(current=words, lmod=words, beside=words)
-def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, beside: str, tmp_path: Path) -> None:
+@given(current=words, lmod=words, site=words)
+def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, site: str, tmp_path: Path) -> None:
     assume(current)
     values = {
         "current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}", "lmod_version": lmod,
-        "lmodrc": f"/no/{lmod}", "beside": ["/site", f"/no/{beside}"], "image": [f"/no/{beside}", f"/image/{beside}"],
+        "lmodrc": f"/no/{lmod}", "site": ["/site", f"/no/{site}"], "image": [f"/no/{site}", f"/image/{site}"],
         "others": [f"/old/{lmod}"],
     }  # fmt: skip
     text = templates.render("init.sh.j2", values)
@@ -114,7 +114,7 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, b
     before = f"unset PETAL_RELEASE MODULEPATH; LMOD_CMD={command}; typeset() {{ echo LMOD_CMD; }}; "
     before += 'printf() { command printf "$@"; }\n'
     said = shell_says(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
-    assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{beside}:/image/{beside}\n"
+    assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{site}:/image/{site}\n"
 
 
 @settings(max_examples=max(60, EXAMPLES // 4))
@@ -202,7 +202,7 @@ def test_what_is_accepted_of_a_package_is_literal_in_its_module(field: str, text
     except ConfigError:
         return
     world = World(tmp_path / "node")
-    package, values = made.packages[0], _values(world.context, made.packages[0])
+    package, values = made.packages[0], package_values(world.context, made.packages[0])
     calls = lua_calls(templates.render("package.lua.j2", values), tmp_path)
     assert ("whatis", f"Name: {package.name}") in calls
     assert ("whatis", f"Version: {package.version}") in calls

@@ -68,7 +68,7 @@ def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = N
     kind, _ = SHELLS[shell]
     values = {
         "current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod),
-        "lmod_version": "8.6.19", "lmodrc": str(place / "lmodrc.lua"), "beside": ["/site", str(place / "modulefiles")],
+        "lmod_version": "8.6.19", "lmodrc": str(place / "lmodrc.lua"), "site": ["/site", str(place / "modulefiles")],
         "image": ["/ami/b", "/image"], "others": ["/old/lmod"],
     }  # fmt: skip
     init = place / f"petal.{kind}"

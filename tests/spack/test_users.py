@@ -206,5 +206,5 @@ def test_without_the_store_nothing_is_built_anew(cluster: Cluster) -> None:
         away.rename(index)
     assert done.returncode != 0
     told = " ".join(done.stderr.split())
-    assert f"{index} is not there" in told
+    assert f"{index} is missing" in told
     assert "petal-node check" in told

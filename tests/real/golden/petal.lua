@@ -1,13 +1,13 @@
--- Pins a shell or a job to release RELEASE, whatever is current.
-help("The cluster's software as release RELEASE has it.\010It stays when modules are purged; module --force unload petal ends it.")
+-- Pins a shell or a job to release RELEASE, also after another release becomes current.
+help("The cluster's software in release RELEASE.\010module purge keeps this module; module --force unload petal removes it.")
 whatis("Name: petal")
 whatis("Version: RELEASE")
-whatis("Description: the cluster's software of one release")
+whatis("Description: the cluster's software in one release")
 family("petal")
 add_property("lmod", "sticky")
 
 local root, release = "/opt/petal", "/opt/petal/releases/RELEASE"
-local tree -- the first of those that this node's CPU runs
+local tree -- the first tree that the CPU of this node runs
 for name in (os.getenv("PETAL_TREES") or ""):gmatch("[^:]+") do
   if not tree and isDir(pathJoin(release, "modules", name, "Core")) then tree = name end
 end
@@ -21,6 +21,6 @@ if mode() == "load" then
   end
 end
 pushenv("PETAL_RELEASE", release)
-if mode() ~= "spider" then -- which would read the trees of all releases to list their modules
+if mode() ~= "spider" then -- spider would read the trees of all releases
   prepend_path("MODULEPATH", pathJoin(release, "modules", tree or "none", "Core"))
 end
