@@ -57,24 +57,6 @@ def from_cache(specs: Iterable[Locked], store: Path) -> frozenset[str]:
     return frozenset(marked)
 
 
-def build_seconds(store: Path) -> dict[str, float]:
-    """How long each package took to build, by name, as Spack has kept it beside what it installed; the newest counts.
-
-    Only for estimates: a prefix without that file, or with another one, is passed over.
-    """
-    found: dict[str, tuple[float, float]] = {}
-    for prefix in installed(store).values():
-        path = prefix / ".spack" / "install_times.json"
-        try:
-            document, written = read_json(path), path.stat().st_mtime
-        except (StateError, OSError):
-            continue
-        name, total = (document or {}).get("name"), (document or {}).get("total")
-        if isinstance(name, str) and isinstance(total, (int, float)) and written > found.get(name, (0.0, 0.0))[0]:
-            found[name] = (written, float(total))
-    return {name: seconds for name, (_, seconds) in found.items()}
-
-
 def is_whole(prefix: Path) -> bool:
     """True when Spack has come to the end of an install into this prefix.
 

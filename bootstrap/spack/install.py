@@ -19,7 +19,7 @@ from .cache.pull import Pulled
 from .driver import Spack, failure
 from .lockfile import Locked, locked_specs
 from .parallel import Parallel
-from .progress import Watch
+from .progress import InstallProgress
 from .slices import locked_for, slices
 
 TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
@@ -53,36 +53,35 @@ class Failure:
         return "\n".join((head, *(f"    {line}" for line in self.lines), *where))
 
 
-class Teller:
-    """Says how far an install is: to the run's record and the terminal every few seconds, to the log once a minute."""
+class ProgressReporter:
+    """Reports progress to the run's record and the terminal every few seconds, and to the log once a minute."""
 
-    def __init__(self, watch: Watch, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._watch = watch
+    def __init__(
+        self, progress: InstallProgress, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._progress = progress
         self._tell = tell
         self._clock = clock
-        self._said = ""
-        self._told = self._logged = float("-inf")
-        self._is_news = True
+        self._reported = self._logged = float("-inf")
+        self._changed = True
 
     def line(self, text: str) -> None:
-        """A line of Spack's."""
-        self._is_news |= self._watch.line(text, self._clock())
-        if self._is_news:
-            self._say(TELL_SECONDS)
+        """Takes a line of Spack's."""
+        self._changed |= self._progress.line(text)
+        if self._changed:
+            self._report(TELL_SECONDS)
 
     def idle(self) -> None:
-        """Nothing has come for a moment: what is news is said when it is due, and the estimate grows old."""
-        self._say(TELL_SECONDS if self._is_news else IDLE_SECONDS)
+        """Called while Spack prints nothing: reports a change that waits, and the elapsed time."""
+        self._report(TELL_SECONDS if self._changed else IDLE_SECONDS)
 
-    def _say(self, interval: float) -> None:
+    def _report(self, interval: float) -> None:
         now = self._clock()
-        if now - self._told < interval:
+        if now - self._reported < interval:
             return
-        self._told, self._is_news = now, False
-        text = str(self._watch.at(now))
-        if text != self._said:
-            self._said = text
-            self._tell(text)
+        self._reported, self._changed = now, False
+        text = self._progress.text(now)
+        self._tell(text)
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
             LOG.info("%s", text, extra={"step": "spack"})
@@ -106,15 +105,14 @@ def install_missing(
     lacking = {spec.hash for spec in database.missing(specs, store)}
     present = [spec.hash for spec in specs if spec.hash not in lacking]
     cached = database.from_cache(specs, store)
-    watch = Watch(specs, present, parallel.processes, database.build_seconds(store), cached)
-    teller = Teller(watch, tell)
-    done = _run(spack, parallel, teller, locks)
-    watch.end()
+    progress = InstallProgress(specs, present, cached, time.monotonic())
+    done = _run(spack, parallel, ProgressReporter(progress, tell), locks)
+    progress.end()
     missing = database.missing(specs, store)
     if missing:
         stage = spack.places.scratch / "stage"
-        failed, waiting, left = sort_out(missing, watch)
-        failures = [_keep(spec, watch, stage, logs) for spec in failed]
+        failed, waiting, left = sort_out(missing, progress)
+        failures = [_keep(spec, progress, stage, logs) for spec in failed]
         prune(logs.parent)
         why = explain(failures, waiting, left) if failures else failure(done.stdout)
         if FULL in done.stdout or any(FULL in line for failed in failures for line in failed.lines):
@@ -164,12 +162,12 @@ def withdrawn(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[st
     return bool(bad)
 
 
-def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) -> Completed:
+def _run(spack: Spack, parallel: Parallel, reporter: ProgressReporter, limit: int | None) -> Completed:
     """One install, or one for each slice; what needs a package that failed in an earlier slice is not tried."""
     specs, store = locked_specs(spack.lockfile), spack.places.store
     chosen = _chosen(specs, store)
     if limit is None or len(specs) <= limit or not chosen:
-        return spack.install(parallel, teller.line, teller.idle)
+        return spack.install(parallel, reporter.line, reporter.idle)
     ended: list[Completed] = []
     needs = {spec.hash: set(spec.needs) for spec in specs}
     lost: set[str] = set()
@@ -177,7 +175,7 @@ def _run(spack: Spack, parallel: Parallel, teller: Teller, limit: int | None) ->
         lost |= _in_vain(part, needs, lost)
         hashes = [digest for digest in part if digest not in lost]
         if hashes:
-            ended.append(spack.install(parallel, teller.line, teller.idle, hashes))
+            ended.append(spack.install(parallel, reporter.line, reporter.idle, hashes))
             lost |= set(hashes) & {spec.hash for spec in database.missing(specs, store)}
         if ended and ended[-1].returncode < 0:
             break
@@ -200,13 +198,13 @@ def _chosen(specs: tuple[Locked, ...], store: Path) -> set[str]:
     return missing | {spec.hash for spec in specs if spec.explicit and not spec.external}
 
 
-def sort_out(missing: Iterable[Locked], watch: Watch) -> tuple[list[Locked], list[Locked], list[Locked]]:
+def sort_out(missing: Iterable[Locked], progress: InstallProgress) -> tuple[list[Locked], list[Locked], list[Locked]]:
     """What is missing since it failed, since something failed that it needs, since Spack did not come to it."""
     missing = tuple(missing)
     absent = {spec.hash for spec in missing}
     waiting = [spec for spec in missing if absent & set(spec.needs)]
     rest = [spec for spec in missing if not absent & set(spec.needs)]
-    failed = [spec for spec in rest if watch.phase_of(spec) or watch.error_of(spec)]
+    failed = [spec for spec in rest if progress.phase_of(spec) or progress.error_of(spec)]
     return failed, waiting, [spec for spec in rest if spec not in failed]
 
 
@@ -255,7 +253,7 @@ def _free(place: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
-def _keep(spec: Locked, watch: Watch, stage: Path, logs: Path) -> Failure:
+def _keep(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> Failure:
     """Copies a failed package's log out of its stage and removes that: the next try begins anew, and disk matters."""
     kept: Path | None = None
     used = 0
@@ -266,8 +264,10 @@ def _keep(spec: Locked, watch: Watch, stage: Path, logs: Path) -> Failure:
             shutil.copyfile(place / BUILD_LOG, kept)
         used += sum(path.lstat().st_blocks * 512 for path in place.rglob("*"))
         remove_tree(place)
-    lines = _last_lines(kept) if kept else tuple(watch.error_of(spec).replace("==> Error: ", "").splitlines())[:LINES]
-    return Failure(spec, watch.phase_of(spec) or "fetch", lines, kept, used)
+    lines = (
+        _last_lines(kept) if kept else tuple(progress.error_of(spec).replace("==> Error: ", "").splitlines())[:LINES]
+    )
+    return Failure(spec, progress.phase_of(spec) or "fetch", lines, kept, used)
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What an install says of itself: progress from Spack's lines, the time left, failures, and how cores are used."""
+"""An install reports its progress and its failures from Spack's lines, and uses the cores by one rule."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bootstrap.spack import install
-from bootstrap.spack.install import Failure, Teller, explain, sort_out
+from bootstrap.spack.install import Failure, ProgressReporter, explain, sort_out
 from bootstrap.spack.lockfile import Locked
 from bootstrap.spack.parallel import GIB, Parallel, split
-from bootstrap.spack.progress import Progress, Running, Watch, in_words, makespan
+from bootstrap.spack.progress import InstallProgress, elapsed
 
 
 def locked(name: str, *needs: Locked) -> Locked:
@@ -28,11 +28,11 @@ def full(spec: Locked) -> str:
     return f"{spec.name}-{spec.version}-{spec.hash}"
 
 
-def watch(*lines: str, **options: object) -> Watch:
-    """One that has seen these lines, a second apart."""
-    made = Watch(ALL, (), 2, **options)  # type: ignore[arg-type]
-    for number, line in enumerate(lines):
-        made.line(line, float(number))
+def watch(*lines: str) -> InstallProgress:
+    """The progress after these lines."""
+    made = InstallProgress(ALL, ())
+    for line in lines:
+        made.line(line)
     return made
 
 
@@ -46,15 +46,13 @@ def test_packages_names_and_phases_are_counted_from_interleaved_lines() -> None:
         "[+] /usr (external gcc-12.2.0-5dnx622yva4j3a4qt4veuj5koh7gugrv)",
         f"==> Installing {full(HDF5)}",
     )
-    assert seen.at(7).done == 1
-    assert seen.at(7).running == (Running("openmpi", "configure"), Running("hdf5", "fetch"))
-    assert str(seen.at(7)).startswith("installing 1 of 4: openmpi (configure), hdf5 (fetch); ")
+    assert seen.text(420) == "installing 1 of 4: openmpi (configure), hdf5 (fetch); 7 min elapsed"
 
 
 def test_what_was_there_or_another_process_built_is_done_too() -> None:
     seen = watch(f"[+] /opt/petal/store/linux-debian12-x86_64_v3/zlib-1.0-{ZLIB.hash[:7]}")
-    assert seen.at(1).done == 1
-    assert Watch(ALL, [ZLIB.hash, "of another stack"], 2).at(0) == Progress(1, 4)
+    assert seen.text(1) == "installing 1 of 4; 1 s elapsed"
+    assert InstallProgress(ALL, [ZLIB.hash, "of another stack"], started=5).text(5) == "installing 1 of 4; 0 s elapsed"
 
 
 def test_an_error_belongs_to_the_package_that_it_names_though_others_talk_in_between() -> None:
@@ -70,8 +68,7 @@ def test_an_error_belongs_to_the_package_that_it_names_though_others_talk_in_bet
         f"==> Error: {full(HDF5)}: Package was not installed",
     )
     seen.end()
-    now = seen.at(9)
-    assert (now.failed, now.running) == (("zlib",), (Running("openmpi", "configure"),))
+    assert seen.text(9) == "installing 0 of 4: openmpi (configure); failed: zlib; 9 s elapsed"
     assert "'make'" in seen.error_of(ZLIB)
     assert "openmpi" not in seen.error_of(ZLIB)
     assert seen.error_of(HDF5) == ""
@@ -92,46 +89,11 @@ def test_the_cause_the_victims_and_what_was_never_begun_are_told_apart() -> None
     ]
 
 
-def test_nothing_is_estimated_from_nothing() -> None:
-    assert watch(f"==> Installing {full(ZLIB)}").at(5).left is None
-
-
-def test_the_estimate_is_of_this_run_and_of_earlier_ones() -> None:
-    earlier = watch(seconds={"zlib": 60.0, "hdf5": 240.0, "openmpi": 100.0, "osu": 20.0})
-    assert earlier.at(0).left == 300
-    assert "about 5 min left" in str(earlier.at(0))
-    measured = watch(f"==> Installing {full(ZLIB)}", *[""] * 9, f"==> zlib: Successfully installed {full(ZLIB)}")
-    assert measured.at(10).left == 20, "openmpi then osu, hdf5 beside them, each as long as zlib took"
-
-
-def test_what_runs_counts_only_for_the_rest_and_never_below_nothing() -> None:
-    seen = watch(f"==> Installing {full(ZLIB)}", seconds={spec.name: 10.0 for spec in ALL})
-    assert seen.at(4).left == 20 - 4 + 4, "openmpi and osu take the other place for 20 s"
-    assert Watch((ZLIB,), (), 1, {"zlib": 10.0}).at(0).left == 10
-    alone = Watch((ZLIB,), (), 1, {"zlib": 10.0})
-    alone.line(f"==> Installing {full(ZLIB)}", 0)
-    assert alone.at(99).left == 0
-
-
 @pytest.mark.parametrize(
-    ("workers", "seconds"), [(1, 40), (2, 20), (9, 20)]
-)  # fmt: skip
-def test_the_time_of_a_graph(workers: int, seconds: float) -> None:
-    needs = {spec.hash: spec.needs for spec in ALL}
-    assert makespan({spec.hash: 10.0 for spec in ALL}, needs, (), workers) == seconds
-
-
-def test_what_needs_a_failed_package_takes_no_time() -> None:
-    costs = {spec.hash: 10.0 for spec in ALL}
-    assert makespan(costs, {spec.hash: spec.needs for spec in ALL}, (), 1, [MPI.hash]) == 20
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(12, "less than a minute"), (350, "about 6 min"), (5300, "about 88 min"), (6000, "about 1 h 40 min")],
+    ("seconds", "words"), [(-1, "0 s"), (12, "12 s"), (359, "5 min"), (3599, "59 min"), (6000, "1 h 40 min")]
 )
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+def test_the_time_in_words(seconds: float, words: str) -> None:
+    assert elapsed(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -149,17 +111,17 @@ def test_cores_are_shared_by_one_rule(cores: int, memory: int, limit: int, expec
 def test_the_record_is_not_written_for_each_line_and_not_forgotten_in_silence() -> None:
     now = [0.0]
     said: list[str] = []
-    teller = Teller(Watch((ZLIB,), (), 2, {"zlib": 600.0}), said.append, lambda: now[0])
-    teller.line(f"==> Installing {full(ZLIB)}")
+    reporter = ProgressReporter(InstallProgress((ZLIB,), ()), said.append, lambda: now[0])
+    reporter.line(f"==> Installing {full(ZLIB)}")
     for second in range(100):
         now[0] = float(second)
-        teller.line("==> zlib: Executing phase: 'build'" if second % 2 else "compiling")
+        reporter.line("==> zlib: Executing phase: 'build'" if second % 2 else "compiling")
     assert len(said) <= 1 + 100 / install.TELL_SECONDS
     before = len(said)
     for second in range(100, 400):
         now[0] = float(second)
-        teller.idle()
-    assert len(said) > before, "the estimate goes down while nothing comes"
+        reporter.idle()
+    assert len(said) > before, "the elapsed time is reported while nothing comes"
     assert len(said) - before <= 300 / install.IDLE_SECONDS + 1
 
 
@@ -191,5 +153,6 @@ def test_what_came_from_a_build_cache_is_counted() -> None:
         f"==> Installing {full(HDF5)} [2/4]",
         f"==> Extracting {full(HDF5)} from binary cache",
     )
-    assert str(seen.at(5)).startswith("installing 1 of 4 (1 from a build cache): hdf5 (unpack)")
-    assert Watch(ALL, [ZLIB.hash], 2, cached=[ZLIB.hash, MPI.hash]).at(0) == Progress(1, 4, cached=1)
+    assert seen.text(5).startswith("installing 1 of 4 (1 from a build cache): hdf5 (unpack)")
+    earlier = InstallProgress(ALL, [ZLIB.hash], cached=[ZLIB.hash, MPI.hash])
+    assert earlier.text(0).startswith("installing 1 of 4 (1 from a build cache); ")

@@ -36,7 +36,6 @@ from bootstrap.releases.gc import UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.page import page
-from bootstrap.spack.progress import Progress, Running
 from bootstrap.state.cluster_lock import Holder
 from bootstrap.state.desired import Proof, Wanted
 from tests.golden import held
@@ -59,11 +58,10 @@ RUN = RunRecord(
     "20261124T081405.123Z-1a2b3c", "hook", "configured", "head", "ip-10-0-0-10", "0.1.0", 42, "boot",
     "2026-11-24T08:14:05Z", "2026-11-24T08:15:05Z", Status.DEGRADED, 1, "3f9c1a2b4d5e", STEPS, settled=True,
 )  # fmt: skip
+PROGRESS = "installing 7 of 20: hdf5 (build), openmpi (configure); 6 min elapsed"
 INSTALLING = replace(
     RUN, finished=None, exit=None, status=Status.RUNNING,
-    steps=(STEPS[0], StepReport("spack", "t", Outcome.RUNNING, str(Progress(
-        7, 20, (Running("hdf5", "build"), Running("openmpi", "configure")), (), 350.0
-    )))),
+    steps=(STEPS[0], StepReport("spack", "t", Outcome.RUNNING, PROGRESS)),
 )  # fmt: skip
 GOOD = Finding("storage", Mark.OK, "nfs4 from 10.0.0.10:/shared, the same as on ip-10-0-0-10: token 8c2afbf9")
 BAD = Finding(
