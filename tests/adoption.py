@@ -11,12 +11,13 @@ import pytest
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import NodeReport, RunRecord, StepReport, plain
 from bootstrap.engine import converge as engine
-from bootstrap.engine.converge import Waits
+from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
+from bootstrap.engine.registry import STEPS
+from bootstrap.engine.run_locks import Waits
 from bootstrap.host.files import remove_tree
 from bootstrap.state.cluster_lock import Holder
 from bootstrap.state.desired import Proof
 from bootstrap.state.store import Shared
-from bootstrap.steps.registry import STEPS
 from tests.world import HOST, World, with_spack
 
 NFS = Mount("fs-1.efs.us-east-1.amazonaws.com:/", "/shared", "nfs4", ("rw",))
@@ -37,7 +38,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def converge(world: World, waits: Waits | None = None, *, accept: bool = False) -> dict[str, StepReport]:
     ctx = replace(world.context, accept_storage=accept)
-    return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None, waits)}
+    return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None, waits, hooks=CLUSTER_HOOKS)}
 
 
 def reborn(old: World, cluster: str = "demo", mount: Mount = EBS) -> World:

@@ -1,50 +1,11 @@
-"""A check: its name, its deadline, the nodes it is for, and one function that returns findings."""
+"""Shorthands for the findings of checks, and the manifest that several of them read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-
-from ..core.errors import PetalError, as_error
-from ..core.model import Finding, Mark, Role
+from ..core.model import Finding, Mark
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_manifest
-
-EVERYWHERE = frozenset(Role)
-HEAD = frozenset({Role.HEAD})
-WAY_TO_STORAGE = ("hidden-mounts", "mount", "storage", "root")
-TOUCH_SECONDS = 5.0  # of one look at shared storage, which may hang
-
-Look = Callable[[Context, float], Iterable[Finding]]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question about a node.
-
-    Args:
-        name: how its findings are named, or begin (``load`` for ``load:gcc``).
-        seconds: its deadline; processes and reads that it started are given up after that.
-        look: the function; it reads and tries, and leaves no changes.
-        roles: the nodes that it is for.
-        after: if one of these failed, the check is skipped, because it would only fail for the same cause.
-        others: names of further findings of the same function.
-    """
-
-    name: str
-    seconds: float
-    look: Look
-    roles: frozenset[Role] = EVERYWHERE
-    after: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-
-    def findings(self, ctx: Context) -> Iterator[Finding]:
-        """The findings; an error or an exceeded deadline is a finding too."""
-        try:
-            yield from self.look(ctx, self.seconds)
-        except (PetalError, OSError) as trouble:
-            error = as_error(trouble, ctx.paths.shared_mount)
-            yield Finding(self.name, Mark.FAIL, error.what, error.why, error.remedy)
+from ..steps.base import TOUCH_SECONDS
 
 
 def ok(check: str, message: str) -> Finding:

@@ -10,6 +10,7 @@ from ..core.errors import PetalError
 from ..core.model import Finding, Role
 from ..host import systemd
 from ..state.context import Context
+from ..steps.base import Check
 from .base import fail, ok, warn
 
 UNITS = {Role.HEAD: "slurmctld", Role.COMPUTE: "slurmd"}
@@ -18,41 +19,56 @@ DOWN = ("inactive", "failed")
 ROUND_TRIP = "set -o pipefail; munge -n | unmunge -n"
 
 
-def slurm(ctx: Context, seconds: float) -> Iterator[Finding]:
+class Munge(Check):
+    """Whether munged encodes and decodes a credential; without it no command of Slurm works on this node."""
+
+    name = "munge"
+    seconds = 10
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        if not ctx.paths.live or not (ctx.system.which("munge") and ctx.system.which("unmunge")):
+            return
+        done = ctx.system.run(["bash", "-c", ROUND_TRIP], timeout=self.seconds, ok=None)
+        if done.returncode == 0:
+            yield ok("munge", "munged encodes and decodes a credential")
+            return
+        yield fail(
+            "munge", "munged does not answer", done.tail(2), "systemctl restart munge", "journalctl -u munge -n 20"
+        )
+
+
+class Slurm(Check):
     """Whether Slurm's daemon of this node runs, and slurmctld answers.
 
     On a compute node slurmctld is asked in a job only. A hook may run before the daemons start, so that it is silent
     about them.
     """
-    unit = UNITS.get(ctx.role)
-    if unit and ctx.paths.live and not ctx.event and ctx.system.has_systemd():
-        state = systemd.state(unit, ctx.system, timeout=seconds)
-        if state in DOWN:
-            remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
-            yield fail("slurm", f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
+
+    name = "slurm"
+    seconds = 20
+    after = (Munge,)
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        unit = UNITS.get(ctx.role)
+        if unit and ctx.paths.live and not ctx.event and ctx.system.has_systemd():
+            state = systemd.state(unit, ctx.system, timeout=self.seconds)
+            if state in DOWN:
+                remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
+                yield fail("slurm", f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
+                return
+        if not _asks_slurm(ctx):
             return
-    if not _asks_slurm(ctx):
-        return
-    try:
-        done = ping(ctx.system, seconds)
-    except PetalError as error:
-        yield warn("slurm", "Slurm's commands are missing on this node", str(error))
-        return
-    if done.returncode == 0 and "UP" in done.stdout:
-        yield ok("slurm", "slurmctld answers")
-        return
-    yield fail("slurm", "slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
-
-
-def munge(ctx: Context, seconds: float) -> Iterator[Finding]:
-    """Whether munged encodes and decodes a credential; without it no command of Slurm works on this node."""
-    if not ctx.paths.live or not (ctx.system.which("munge") and ctx.system.which("unmunge")):
-        return
-    done = ctx.system.run(["bash", "-c", ROUND_TRIP], timeout=seconds, ok=None)
-    if done.returncode == 0:
-        yield ok("munge", "munged encodes and decodes a credential")
-        return
-    yield fail("munge", "munged does not answer", done.tail(2), "systemctl restart munge", "journalctl -u munge -n 20")
+        try:
+            done = ping(ctx.system, self.seconds)
+        except PetalError as error:
+            yield warn("slurm", "Slurm's commands are missing on this node", str(error))
+            return
+        if done.returncode == 0 and "UP" in done.stdout:
+            yield ok("slurm", "slurmctld answers")
+            return
+        yield fail(
+            "slurm", "slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)"
+        )
 
 
 def _asks_slurm(ctx: Context) -> bool:

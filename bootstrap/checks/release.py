@@ -12,46 +12,80 @@ from ..spack.recovery import trouble
 from ..spack.workspace import store_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release
+from ..steps.base import HEAD, TOUCH_SECONDS, Check
+from ..steps.root import WAY_TO_STORAGE
 from .base import current_manifest, fail, ok, warn
+from .use import use
 
 
-def release(ctx: Context, seconds: float) -> Iterator[Finding]:
+class CurrentRelease(Check):
     """Whether ``current`` leads to a complete release, and to the wanted one."""
-    current = ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, seconds)
-    if current is None:
-        why = "the head node has not finished the install, or it failed"
-        yield fail("release", "no release is published yet", why, "on the head node: petal-node status")
-        return
-    manifest = current_manifest(ctx, seconds)
-    if manifest is None:
-        remedy = "on the head node: petal-node repair"
-        why = "an install or a removal was interrupted"
-        yield fail("release", f"release {current} is incomplete: manifest.json is missing", why, remedy)
-    elif ctx.release is not None and current != ctx.release:
-        message = f"current is {current}, wanted is {ctx.release}"
-        yield warn("release", message, "", "on the head node: petal-node status")
-    else:
-        yield ok("release", f"{current} of {manifest.created}")
+
+    name = "release"
+    seconds = TOUCH_SECONDS
+    after = WAY_TO_STORAGE
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        current = ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, self.seconds)
+        if current is None:
+            why = "the head node has not finished the install, or it failed"
+            yield fail("release", "no release is published yet", why, "on the head node: petal-node status")
+            return
+        manifest = current_manifest(ctx, self.seconds)
+        if manifest is None:
+            remedy = "on the head node: petal-node repair"
+            why = "an install or a removal was interrupted"
+            yield fail("release", f"release {current} is incomplete: manifest.json is missing", why, remedy)
+        elif ctx.release is not None and current != ctx.release:
+            message = f"current is {current}, wanted is {ctx.release}"
+            yield warn("release", message, "", "on the head node: petal-node status")
+        else:
+            yield ok("release", f"{current} of {manifest.created}")
 
 
-def store(ctx: Context, seconds: float) -> Iterator[Finding]:
+class SpackDatabase(Check):
     """Whether Spack's database of the store can be read. Jobs do not need it, the next install does."""
-    if not ctx.config.builds:
-        return
-    place = store_of(ctx)
-    damage = ctx.system.on_storage(lambda: trouble(place), place, seconds)
-    if not damage:
-        yield ok("store", "Spack's database can be read")
-        return
-    why = "spack install would start with an empty database and build everything again"
-    yield warn("store", damage, why, "petal-node repair    (restores it)")
+
+    name = "store"
+    roles = HEAD
+    seconds = 30
+    after = WAY_TO_STORAGE
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        if not ctx.config.builds:
+            return
+        place = store_of(ctx)
+        damage = ctx.system.on_storage(lambda: trouble(place), place, self.seconds)
+        if not damage:
+            yield ok("store", "Spack's database can be read")
+            return
+        why = "spack install would start with an empty database and build everything again"
+        yield warn("store", damage, why, "petal-node repair    (restores it)")
 
 
-def cpu(ctx: Context, seconds: float) -> Iterator[Finding]:
+class CpuFits(Check):
     """Whether this node's CPU, C library and operating system are ones that the release was built for."""
-    manifest = current_manifest(ctx, seconds)
-    if manifest is not None:
-        yield fits(ctx.facts.host, manifest)
+
+    name = "cpu"
+    seconds = TOUCH_SECONDS
+    after = (*WAY_TO_STORAGE, CurrentRelease)
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        manifest = current_manifest(ctx, self.seconds)
+        if manifest is not None:
+            yield fits(ctx.facts.host, manifest)
+
+
+class ModulesUsable(Check):
+    """Whether a login shell loads every module, and programs find their libraries and run."""
+
+    name = "modules"
+    seconds = 120
+    after = (*WAY_TO_STORAGE, CurrentRelease)
+    more_names = ("load", "libraries", "run")
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        yield from use(ctx, self.seconds)
 
 
 def fits(host: Host, manifest: Manifest) -> Finding:

@@ -11,6 +11,10 @@ from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding
 from ..spack.program import version_of
 from ..state.context import Context
+from ..steps.base import TOUCH_SECONDS, Check
+from ..steps.hidden_mounts import HiddenMounts
+from ..steps.mount import MountStorage
+from ..steps.storage import Storage
 from .base import fail, ok, warn
 
 LOW_SHARE = 0.05
@@ -30,29 +34,35 @@ HARMFUL = {
 SHOWN = ("noatime", "nodiratime", "relatime", "hard", "nconnect=", "noresvport", "flock", "user_xattr")
 
 
-def options(ctx: Context, _seconds: float) -> Iterator[Finding]:
+class MountOptions(Check):
     """Whether shared storage and the root are mounted without harmful options, and with those of the configuration."""
-    mount = ctx.mounted
-    if not ctx.paths.live or mount is None:
-        return
-    root = next((found for found in reversed(ctx.system.mounts()) if found.point == str(ctx.paths.root)), mount)
-    stopping = [found.point for found in (mount, root) if "noexec" in found.options]
-    if stopping:
-        remedy = f"mount -o remount,exec {stopping[0]}"
-        yield fail("options", f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
-        return
-    harm = [(option, why) for option in mount.options if (why := HARMFUL.get(option)) and _is_network(mount)]
-    lacking = [option for option in ctx.config.storage.options if not _is_shown(option, mount)]
-    if harm:
-        option, why = harm[0]
-        told = f"{mount.point} is mounted with {', '.join(option for option, _ in harm)}"
-        yield warn("options", told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
-    elif lacking:
-        told = f"{mount.point} is mounted without {', '.join(lacking)}"
-        why = "the configuration has that in storage.options, and a mount in use keeps what it was mounted with"
-        yield warn("options", told, why, "reboot this node, or unmount and mount it while it is not in use")
-    else:
-        yield ok("options", f"{mount.kind}: {_shown_options(mount)}")
+
+    name = "options"
+    seconds = TOUCH_SECONDS
+    after = (HiddenMounts, MountStorage, Storage)
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        mount = ctx.mounted
+        if not ctx.paths.live or mount is None:
+            return
+        root = next((found for found in reversed(ctx.system.mounts()) if found.point == str(ctx.paths.root)), mount)
+        stopping = [found.point for found in (mount, root) if "noexec" in found.options]
+        if stopping:
+            remedy = f"mount -o remount,exec {stopping[0]}"
+            yield fail("options", f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
+            return
+        harm = [(option, why) for option in mount.options if (why := HARMFUL.get(option)) and _is_network(mount)]
+        lacking = [option for option in ctx.config.storage.options if not _is_shown(option, mount)]
+        if harm:
+            option, why = harm[0]
+            told = f"{mount.point} is mounted with {', '.join(option for option, _ in harm)}"
+            yield warn("options", told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
+        elif lacking:
+            told = f"{mount.point} is mounted without {', '.join(lacking)}"
+            why = "the configuration has that in storage.options, and a mount in use keeps what it was mounted with"
+            yield warn("options", told, why, "reboot this node, or unmount and mount it while it is not in use")
+        else:
+            yield ok("options", f"{mount.kind}: {_shown_options(mount)}")
 
 
 def _where_options_are(ctx: Context) -> str:
@@ -84,6 +94,10 @@ class DiskUsage:
     inodes: float
     device: int
 
+    @property
+    def is_low(self) -> bool:
+        return (self.share < LOW_SHARE and self.free < LOW_BYTES) or self.inodes < LOW_SHARE
+
     @classmethod
     def of(cls, place: Path, shown: str) -> DiskUsage:
         found = os.statvfs(place)
@@ -92,22 +106,28 @@ class DiskUsage:
         return cls(shown, found.f_bavail * found.f_frsize, share, inodes, place.stat().st_dev)
 
 
-def disk(ctx: Context, seconds: float) -> Iterator[Finding]:
+class DiskSpace(Check):
     """Whether local disks and shared storage have free space and inodes."""
-    disks = [DiskUsage.of(path, place) for place in LOCAL if (path := ctx.paths.at(place)).is_dir()]
-    shared = ctx.paths.shared_mount
-    if ctx.mounted is not None or not ctx.paths.live:
-        disks.append(ctx.system.on_storage(lambda: DiskUsage.of(shared, ctx.paths.mount), shared, seconds))
-    distinct = list({disk.device: disk for disk in reversed(disks)}.values())
-    full = [disk for disk in distinct if disk.free == 0 or disk.inodes == 0]
-    low = [disk for disk in distinct if (disk.share < LOW_SHARE and disk.free < LOW_BYTES) or disk.inodes < LOW_SHARE]
-    if full:
-        yield fail("disk", _left(full[0]), "nothing can be written there", *_to_free(full[0]))
-    elif low:
-        yield warn("disk", _left(low[0]), "", *_to_free(low[0]))
-    else:
-        least = min(distinct, key=lambda disk: disk.free)
-        yield ok("disk", f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}")
+
+    name = "disk"
+    seconds = TOUCH_SECONDS
+    after = (HiddenMounts, MountStorage, Storage)
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        disks = [DiskUsage.of(path, place) for place in LOCAL if (path := ctx.paths.at(place)).is_dir()]
+        shared = ctx.paths.shared_mount
+        if ctx.mounted is not None or not ctx.paths.live:
+            disks.append(ctx.system.on_storage(lambda: DiskUsage.of(shared, ctx.paths.mount), shared, self.seconds))
+        distinct = list({disk.device: disk for disk in reversed(disks)}.values())
+        full = [disk for disk in distinct if disk.free == 0 or disk.inodes == 0]
+        low = [disk for disk in distinct if disk.is_low]
+        if full:
+            yield fail("disk", _left(full[0]), "nothing can be written there", *_to_free(full[0]))
+        elif low:
+            yield warn("disk", _left(low[0]), "", *_to_free(low[0]))
+        else:
+            least = min(distinct, key=lambda disk: disk.free)
+            yield ok("disk", f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}")
 
 
 def _left(disk: DiskUsage) -> str:
@@ -122,9 +142,14 @@ def _to_free(disk: DiskUsage) -> tuple[str, ...]:
     return (f"df -h {disk.place}", f"du -xh -d 2 {disk.place} | sort -h | tail")
 
 
-def opt_spack(ctx: Context, seconds: float) -> Iterator[Finding]:
+class OptSpack(Check):
     """Whether a Spack tree is at /opt/spack, where petal's images and many guides have it. It may be a mount."""
-    tree = ctx.paths.at("/opt/spack")
-    version = ctx.system.on_storage(lambda: version_of(tree), tree, seconds)
-    if version is not None:
-        yield ok("opt-spack", f"Spack {version} is at /opt/spack on this node; petal-node does not use it")
+
+    name = "opt-spack"
+    seconds = TOUCH_SECONDS
+
+    def findings(self, ctx: Context) -> Iterator[Finding]:
+        tree = ctx.paths.at("/opt/spack")
+        version = ctx.system.on_storage(lambda: version_of(tree), tree, self.seconds)
+        if version is not None:
+            yield ok("opt-spack", f"Spack {version} is at /opt/spack on this node; petal-node does not use it")

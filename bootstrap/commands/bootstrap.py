@@ -6,17 +6,19 @@ from ..core.errors import ExitCode, UsageError
 from ..core.model import Plan, Result, RunRecord, Status
 from ..core.options import Options
 from ..engine import converge as engine
+from ..engine.converge import exit_of
 from ..engine.prepare import prepare
-from ..engine.run import exit_of, run
+from ..engine.registry import STEPS
+from ..engine.run import run
+from ..engine.run_locks import Waits
 from ..state.request import BOOT
-from ..steps.registry import STEPS
 from .common import Services, request_of, require_root, result_of_run
 
 
 def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
     """Converges this node in the foreground. With ``--layout`` it becomes a machine image for that layout."""
     require_root(options, services)
-    waits = engine.Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
+    waits = Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
     request = request_of(options, services)
     record = run(request, services.system, options.command, services.listen, services.note, waits, background=False)
     return result_of_run(options.command, record)

@@ -9,6 +9,7 @@ from ..core.errors import PetalError, UsageError
 from ..core.model import Finding, FleetReport, Lines, Mark, NodeReport, Result, Role, Status
 from ..core.options import Options
 from ..engine.prepare import prepare
+from ..engine.registry import CHECKS
 from ..engine.run import save_report
 from ..host.log import LOG
 from ..host.system import timestamp
@@ -36,7 +37,7 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
 
 def _check_this_node(options: Options, services: Services) -> Result[NodeReport | Lines]:
     ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
-    report = check_node(ctx)
+    report = check_node(ctx, CHECKS)
     if services.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
     if options.lines:  # for the head node, through srun

@@ -26,7 +26,6 @@ from ..host.log import LOG
 from ..host.processes import has_process
 from ..host.system import timestamp
 from ..state.store import Runs
-from ..steps.registry import STEPS
 from .common import Services, request_of, require_root, result_of_run
 
 UNIT = "petal-node-worker"
@@ -34,7 +33,6 @@ UNKNOWN_BUDGET = 120.0  # of a head node whose worker has not written its record
 STARTED = "PETAL_HOOK_STARTED"  # seconds since boot at which the hook script started
 POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 60.0
-BACKGROUND = frozenset(step.name for step in STEPS if step.background)
 RESTART_SECONDS = 10.0  # systemd starts a killed worker again within this time
 WORKER_LOGS = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
 # The worker of a checkout; its first argument is the checkout.
@@ -174,7 +172,7 @@ def _list_steps(services: Services, record: RunRecord, listed: set[str]) -> None
 def _list_running(services: Services, record: RunRecord) -> None:
     """Shows the steps that continue after the hook and that users wait for; the proof is not one of them."""
     for step in record.steps:
-        if step.outcome is Outcome.RUNNING and step.name not in BACKGROUND and record.finished is None:
+        if step.outcome is Outcome.RUNNING and not step.background and record.finished is None:
             services.listen(replace(step, outcome=Outcome.WAITING))
 
 

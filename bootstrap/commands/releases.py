@@ -12,7 +12,8 @@ from ..cluster.slurm import jobs as squeue
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status
 from ..core.options import Options
-from ..engine import converge as engine
+from ..engine.converge import cluster_lock
+from ..engine.lock_hooks import CLUSTER_HOOKS
 from ..engine.prepare import prepare
 from ..host import systemd
 from ..host.files import size_of
@@ -130,7 +131,7 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
         LockTimeout: an install goes on.
     """
     ctx = _on_head(options, services)
-    with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
+    with cluster_lock(ctx, options.command, options.lock_wait, services.listen, CLUSTER_HOOKS) as inside:
         target = rollback_target(inside, options.release)
         former = current_release(inside.paths)
         if target.name != former:
@@ -153,7 +154,7 @@ def gc(options: Options, services: Services) -> Result[Cleanup]:
         jobs, errors = _jobs(ctx)
         plan = collector.plan(ctx, options.keep, jobs)
     else:
-        with engine.alone(ctx, options.command, options.lock_wait, services.listen) as inside:
+        with cluster_lock(ctx, options.command, options.lock_wait, services.listen, CLUSTER_HOOKS) as inside:
             jobs, errors = _jobs(inside)
             plan = collector.plan(inside, options.keep, jobs)
             collector.remove(inside, plan)

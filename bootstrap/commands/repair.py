@@ -7,10 +7,11 @@ from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
 from ..core.options import Options
 from ..engine import converge as engine
 from ..engine.prepare import prepare
+from ..engine.registry import REPAIRS
 from ..engine.run import run
+from ..engine.run_locks import Waits
 from ..host import systemd
 from ..host.files import same_content
-from ..repair.registry import REPAIRS
 from ..state.request import Request
 from .common import Services, request_of, require_root, result_of_run
 
@@ -33,7 +34,7 @@ def _repair(options: Options, services: Services) -> Result[RunRecord]:
     _refuse_another(options, services)
     if options.paths.live:
         systemd.take_environment()
-    waits = engine.Waits(node=min(NODE_LOCK_SECONDS, options.lock_wait), cluster=options.lock_wait)
+    waits = Waits(node=min(NODE_LOCK_SECONDS, options.lock_wait), cluster=options.lock_wait)
     request = _request(options, services)
 
     def tell(step: StepReport) -> None:

@@ -244,6 +244,13 @@ class WaitTimeout(PetalError):
     exit = ExitCode.TRY_AGAIN
 
 
+class Bug(PetalError):
+    """An unexpected exception, as an error."""
+
+    code = "bug"
+    exit = ExitCode.BUG
+
+
 class NotConverged(PetalError):
     """A step was applied and its probe still asks for a change: a bug in the step."""
 

@@ -27,56 +27,6 @@ class Scope(str, Enum):
     CLUSTER = "cluster"
 
 
-class Verdict(str, Enum):
-    """What a probe found."""
-
-    SATISFIED = "satisfied"
-    CHANGE = "change"
-    BLOCKED = "blocked"
-    ELSEWHERE = "elsewhere"
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The answer to "does it hold?": the verdict, always with a reason."""
-
-    verdict: Verdict
-    reason: str
-    changes: tuple[str, ...] = ()
-    remedy: tuple[str, ...] = ()
-    error: Mapping[str, Any] | None = None
-
-
-def satisfied(reason: str) -> Probe:
-    """It holds already."""
-    return Probe(Verdict.SATISFIED, reason)
-
-
-def accepted(reason: str, error: PetalError) -> Probe:
-    """It does not hold as it should, and the configuration says to go on: the run ends degraded."""
-    return Probe(Verdict.SATISFIED, reason, (), error.remedy, error.to_dict())
-
-
-def change(reason: str, *changes: str) -> Probe:
-    """It does not hold; ``changes`` are the lines that a plan shows."""
-    return Probe(Verdict.CHANGE, reason, changes)
-
-
-def blocked(reason: str, *remedy: str) -> Probe:
-    """It does not hold and apply could not make it so."""
-    return Probe(Verdict.BLOCKED, reason, (), remedy)
-
-
-def refused(error: PetalError) -> Probe:
-    """Blocked by a trouble that has a code of its own."""
-    return Probe(Verdict.BLOCKED, str(error), (), error.remedy, error.to_dict())
-
-
-def elsewhere(reason: str) -> Probe:
-    """It is not for this node, this event or this configuration."""
-    return Probe(Verdict.ELSEWHERE, reason)
-
-
 class Outcome(str, Enum):
     """What became of a step in a run. Never a boolean."""
 
@@ -112,6 +62,8 @@ class StepReport:
     remedy: tuple[str, ...] = ()
     seconds: float = 0.0
     error: Mapping[str, Any] | None = None
+    exit: int = 0
+    background: bool = False
 
     @property
     def headline(self) -> str:
@@ -129,6 +81,8 @@ class StepReport:
             remedy=shapes.items(raw.get("remedy", ()), shapes.text),
             seconds=shapes.number(raw.get("seconds", 0.0)),
             error=shapes.maybe(raw.get("error"), shapes.error),
+            exit=shapes.whole(raw.get("exit", 0)),
+            background=raw.get("background", False) is True,
         )
 
 
@@ -147,8 +101,16 @@ class Status(str, Enum):
         return codes.get(self, ExitCode.OK)
 
 
+class Mode(str, Enum):
+    """What kind of machine a run works on: a cluster's node, a machine image that is built, a tree under ``--root``."""
+
+    NODE = "node"
+    IMAGE = "image"
+    TREE = "tree"
+
+
 class Mark(str, Enum):
-    """How one check ended. ``SKIP`` means that it does not apply here."""
+    """How severe a finding is. ``SKIP``: the question does not apply to this node."""
 
     OK = "ok"
     WARN = "warn"
@@ -158,13 +120,58 @@ class Mark(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says: always a message, and a remedy in runnable lines when it is not well."""
+    """The answer of one check, or of a step's probe.
+
+    Args:
+        check: the name of the check or step; a detail follows after a colon (``load:gcc``).
+        mark: how severe it is.
+        message: what was observed.
+        why: the cause, as far as it is known.
+        remedy: lines to act on, commands first.
+        changes: what an apply of the step would change; a finding with changes can be repaired.
+        code: the stable code of the error that was found, or an empty string.
+        exit: the exit code of that error, 0 without one.
+    """
 
     check: str
     mark: Mark
     message: str
     why: str = ""
     remedy: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    code: str = ""
+    exit: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """True if nothing has to change: also for a deviation that the configuration accepts."""
+        return self.mark in (Mark.OK, Mark.WARN) and not self.changes
+
+    @property
+    def pending(self) -> bool:
+        """True if an apply would change something."""
+        return bool(self.changes)
+
+    @property
+    def blocked(self) -> bool:
+        """True if it does not hold and an apply could not change that."""
+        return self.mark is Mark.FAIL and not self.changes
+
+    @property
+    def skipped(self) -> bool:
+        """True if it does not apply to this node, this event or this configuration."""
+        return self.mark is Mark.SKIP
+
+    @property
+    def reason(self) -> str:
+        """The message with its cause, as one text."""
+        return f"{self.message}: {self.why}" if self.why else self.message
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """The finding as an error of a record; None if it carries no error code."""
+        error = {"code": self.code, "what": self.message, "why": self.why, "remedy": list(self.remedy)}
+        return error if self.code else None
 
     @property
     def anchor(self) -> str:
@@ -179,7 +186,42 @@ class Finding:
             message=shapes.text(raw["message"]),
             why=shapes.text(raw.get("why", "")),
             remedy=shapes.items(raw.get("remedy", ()), shapes.text),
+            changes=shapes.items(raw.get("changes", ()), shapes.text),
+            code=shapes.text(raw.get("code", "")),
         )
+
+
+# The answers of a step's probe; the engine and the checks fill in the step's name.
+
+
+def satisfied(reason: str) -> Finding:
+    """It holds."""
+    return Finding("", Mark.OK, reason)
+
+
+def accepted(reason: str, error: PetalError) -> Finding:
+    """It does not hold as it should, and the configuration accepts that: the run ends degraded."""
+    return Finding("", Mark.WARN, reason, "", error.remedy, (), error.code, int(error.exit))
+
+
+def change(reason: str, first: str, *more: str) -> Finding:
+    """It does not hold; the lines after the reason say what an apply changes."""
+    return Finding("", Mark.FAIL, reason, changes=(first, *more))
+
+
+def blocked(reason: str, *remedy: str) -> Finding:
+    """It does not hold, and an apply could not make it hold."""
+    return Finding("", Mark.FAIL, reason, remedy=remedy)
+
+
+def refused(error: PetalError) -> Finding:
+    """Blocked by an error that has its own code."""
+    return Finding("", Mark.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit))
+
+
+def elsewhere(reason: str) -> Finding:
+    """It does not apply to this node, this event or this configuration."""
+    return Finding("", Mark.SKIP, reason)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -14,18 +14,20 @@ from typing import Any
 from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
 from ..core.errors import ExitCode, PetalError, as_error, redacted
-from ..core.model import Mark, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
+from ..core.model import Mark, Mode, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from ..core.paths import Paths
 from ..host.log import LOG, prune_logs
 from ..host.system import System, timestamp
-from ..repair.registry import REPAIRS
 from ..state.context import Context
-from ..state.request import BOOT, Request, keep_request, settle_request
+from ..state.request import BOOT, Request, keep_request
 from ..state.store import Runs, Shared, write_document
+from ..steps.base import Step
 from ..steps.converge_timer import arrange
-from ..steps.registry import LOCAL, MOUNTING, STEPS, awaits_mount, steps_for
-from .converge import OF_THE_CONFIGURATION, Waits, converge, status_of
+from .converge import converge, exit_of, status_of
+from .lock_hooks import CLUSTER_HOOKS
 from .prepare import prepare, without_config
+from .registry import BEFORE_DESIRED, CHECKS, LOCAL, REPAIRS, awaits_mount, steps_for
+from .run_locks import Waits
 
 SAVE_SECONDS = 10.0
 CHECKED_EVENTS = ("configured", "updated", BOOT)
@@ -126,11 +128,10 @@ def run(
         ctx = _prepared(request, system, note, recorder)
         mounted: tuple[StepReport, ...] = ()
         if awaits_mount(ctx):
-            mounted = converge(MOUNTING, ctx, _tee(recorder, request, ctx, listen), waits)
+            mounted = _converge(BEFORE_DESIRED, ctx, recorder, listen, waits)
             ctx = _prepared(request, system, note, recorder)
-        told = _tee(recorder, request, ctx, listen)
         steps = REPAIRS if mends else steps_for(ctx)
-        reports = converge(steps, ctx, told, waits, background=background, already=mounted)
+        reports = _converge(steps, ctx, recorder, listen, waits, background=background, already=mounted)
         status = status_of(reports)
         if mends or (ctx.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
             status = _worse(status, _self_check(ctx, recorder, strict=mends))
@@ -172,7 +173,7 @@ def _go_without_config(
     """Where no configuration can be had, an operator still finds petal-node here, and the timer tries again."""
     try:
         ctx = without_config(request, system, note)
-        converge(LOCAL, ctx, _tee(recorder, request, ctx, listen))
+        _converge(LOCAL, ctx, recorder, listen)
     except PetalError as error:
         LOG.error("%s", error)
 
@@ -185,24 +186,38 @@ def _budget(ctx: Context) -> float:
     return hook_budget(ctx.role, ctx.event, ctx.config.install.budget, ctx.paths, ctx.system.uptime())
 
 
-def _tee(recorder: Recorder, request: Request, ctx: Context, listen: Listener) -> Listener:
-    background = {step.name for step in STEPS if step.background}
-    if ctx.build_queue is not None:  # no job can run while a head node's hook does, and later one may wait for nodes
-        background.add("spack")
-    # Until the storage is ours, the record there is another cluster's.
-    cluster = {step.name for step in (*STEPS, *REPAIRS) if step.scope is Scope.CLUSTER and step.name != "owner"}
+def _converge(
+    steps: Sequence[Step],
+    ctx: Context,
+    recorder: Recorder,
+    listen: Listener,
+    waits: Waits | None = None,
+    *,
+    background: bool = True,
+    already: Sequence[StepReport] = (),
+) -> tuple[StepReport, ...]:
+    record = recording(recorder, ctx, steps, listen)
+    return converge(steps, ctx, record, waits, hooks=CLUSTER_HOOKS, background=background, already=already)
 
-    def tell(report: StepReport) -> None:
+
+def recording(recorder: Recorder, ctx: Context, steps: Sequence[Step], listen: Listener) -> Listener:
+    """A listener that records each report of ``steps`` before it passes the report on to ``listen``.
+
+    From the first change under the cluster lock on, the record is also kept on shared storage; before the storage is
+    claimed, the record there is another cluster's.
+    """
+    by_name = {step.name: step for step in steps}
+
+    def record(report: StepReport) -> None:
+        step = by_name[report.name]
         running = report.outcome is Outcome.RUNNING
-        begins = running and not recorder.is_under_way(report.name)
-        if begins and report.name in cluster and not ctx.bakes:  # so this run holds the cluster lock
+        mirrored = step.scope is Scope.CLUSTER and not step.claims_storage and ctx.mode is not Mode.IMAGE
+        if mirrored and running and not recorder.is_under_way(report.name):
             recorder.mirror_to(Shared(ctx.paths))
-        if report.name == "wanted" and report.outcome in (Outcome.OK, Outcome.CHANGED):
-            settle_request(request)
-        recorder.step(report, settles=running and report.name in background)
+        recorder.step(report, settles=running and step.lets_hook_return(ctx))
         listen(report)
 
-    return tell
+    return record
 
 
 def _close(recorder: Recorder, status: Status, code: int) -> None:
@@ -212,16 +227,6 @@ def _close(recorder: Recorder, status: Status, code: int) -> None:
     recorder.update(finished=timestamp(), status=status, exit=int(code), settled=True)
 
 
-def exit_of(reports: tuple[StepReport, ...], status: Status) -> int:
-    """How a verb ends whose steps stand like that."""
-    codes = {report.error.get("code") for report in reports if report.error}
-    if codes & {"bug", "not-converged"}:
-        return int(ExitCode.BUG)
-    if codes & OF_THE_CONFIGURATION:
-        return int(ExitCode.CONFIG)
-    return int(ExitCode.TRY_AGAIN if codes & {"lock-timeout", "lock-lost"} else status.exit)
-
-
 def _worse(first: Status, second: Status) -> Status:
     order = [Status.OK, Status.CHANGED, Status.RUNNING, Status.DEGRADED, Status.FAILED]
     return max(first, second, key=order.index)
@@ -229,7 +234,7 @@ def _worse(first: Status, second: Status) -> Status:
 
 def _self_check(ctx: Context, recorder: Recorder, *, strict: bool) -> Status:
     """The node looks at itself; a compute or login node leaves its report. With ``strict`` a warning counts too."""
-    report = check_node(replace(ctx, every_byte=False))  # which a repair has compared already
+    report = check_node(replace(ctx, every_byte=False), CHECKS)  # which a repair has compared already
     recorder.update(findings=report.findings)  # first: shared storage may have begun to hang meanwhile
     if ctx.role is not Role.HEAD:
         save_report(ctx, report)

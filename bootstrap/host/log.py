@@ -13,10 +13,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..core import decode
 from ..core.errors import redacted
 
 MOST = 10 << 20
@@ -100,20 +99,30 @@ def prune_logs(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the log; ``time`` is UTC. A line that is not JSON, as the hook script writes it, is all ``text``."""
+    """One line. ``time`` is UTC; of a line that is none of ours, or was cut off, all is ``message``.
 
-    text: str
+    ``code``, ``why`` and ``remedy`` are the hook scripts' (``write_log`` of actions/common.sh).
+    """
+
+    message: str
     time: str = ""
     level: str = "warning"
     run_id: str = ""
     step: str = ""
+    code: str = ""
+    why: str = ""
+    remedy: str = ""
+    traceback: str = ""
+
+
+_NAMES = tuple(field.name for field in fields(Entry))
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """Every line of the rotated log and of the log. A run that had the log open when it was rotated ends in the former.
+    """Every line, the older log's first; a run that had that one open when it was put aside wrote its last lines there.
 
     Raises:
-        OSError: a log exists and cannot be read.
+        OSError: it cannot be read, but for one that is not there, which is empty.
     """
     for file in (older(path), path):
         try:
@@ -124,15 +133,14 @@ def entries(path: Path) -> Iterator[Entry]:
 
 
 def _entry(line: str) -> Entry:
-    keys = ("message", "traceback", "time", "level", "run_id", "step")
     try:
         raw = json.loads(line)
-        message, trace, time, level, run_id, step = (decode.text(raw.get(key) or "") for key in keys)
-        if level not in LEVELS:
-            raise ValueError(level)  # noqa: TRY301 - handled as any other line that is not ours
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        texts = {name: raw.get(name) or "" for name in _NAMES}
+    except (ValueError, AttributeError, RecursionError):
         return Entry(line.rstrip("\n"))
-    return Entry("\n".join(filter(None, (message, trace))), time, level, run_id, step)
+    if texts["level"] not in LEVELS or not all(isinstance(text, str) for text in texts.values()):
+        return Entry(line.rstrip("\n"))
+    return Entry(**texts)
 
 
 def close_log() -> None:

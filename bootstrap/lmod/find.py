@@ -13,6 +13,7 @@ from ..host.system import System
 from ..state.context import Context
 
 PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
+CHECK_NAME = "lmod"  # of the check that a node has an Lmod that works; the proof waits for it
 OLDEST = (8, 5)
 VERSION_SECONDS = 20.0
 NONE = "this node has no Lmod"

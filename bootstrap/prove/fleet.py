@@ -21,6 +21,7 @@ from ..host.clocks import age_of
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..lmod.bundle import SUFFIX
+from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import Shared
 from .launch import Launched, launch_where_none_runs
@@ -95,7 +96,7 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
 
 
 def _lacks_lmod(report: NodeReport) -> bool:
-    return any(finding.check == "lmod" and finding.mark is Mark.FAIL for finding in report.findings)
+    return any(finding.check == CHECK_NAME and finding.mark is Mark.FAIL for finding in report.findings)
 
 
 def _nodes_or_none(ctx: Context) -> tuple[SlurmNode, ...]:

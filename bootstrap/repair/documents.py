@@ -6,31 +6,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.errors import PetalError, StateError, as_error
-from ..core.model import Probe, Scope, change, elsewhere, refused, satisfied
+from ..core.model import Finding, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner
 from ..state.release import read_index, read_manifest
 from ..state.store import Seen, Shared
-from ..steps.base import HEAD, TOUCH_SECONDS
+from ..steps.base import HEAD, TOUCH_SECONDS, Step
+from ..steps.hidden_mounts import HiddenMounts
+from ..steps.mount import MountStorage
 from .ours import is_ours
+from .permissions import Ownership, Permissions
 
 SHOWN = 4
 
 
-class Documents:
+class Documents(Step):
     """The records in <mount>/petal/state and the manifest of the wanted release can be read."""
 
     name = "documents"
     title = "the records on shared storage can be read"
     roles = HEAD
-    scope = Scope.NODE
-    needs = ("hidden-mounts", "mount", "permissions", "ownership")
-    local = False
-    background = False
+    needs = (HiddenMounts, MountStorage, Permissions, Ownership)
+    repair_only = True
+    after = (HiddenMounts, MountStorage, Permissions, Ownership)
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if ctx.paths.live and ctx.mounted is None:
             return elsewhere(f"{ctx.paths.mount} is not mounted")
         try:

@@ -5,26 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..core.errors import PetalError
-from ..core.model import Probe, RunRecord, Scope, change, satisfied
+from ..core.model import Finding, Mark, RunRecord, change, satisfied
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..state.context import Context
 from ..state.store import KEEP_RUNS, Runs, Shared, as_it_is, is_dead
-from ..steps.base import EVERYWHERE
+from ..steps.base import Step
 
 
-class KilledRun:
+class KilledRun(Step):
     """The newest run of this node has ended, or its process lives."""
 
     name = "killed-run"
     title = "no run was killed"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ()
     local = True
-    background = False
+    repair_only = True
+    severity = Mark.WARN
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         dead = _dead(ctx)
         if not dead:
             return satisfied("the newest run of this node has ended, or is in progress")

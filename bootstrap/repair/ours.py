@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..core.errors import StateError
 from ..state.context import Context
-from ..state.desired import Token
 from ..state.store import Seen, Shared
 
 
@@ -16,16 +15,8 @@ def is_ours(ctx: Context) -> bool:
     before = Seen.load(ctx.paths)
     if before is None or before.mount != ctx.paths.mount or ctx.paths.shared.is_symlink():
         return False
-    token = token_of(ctx)
+    token = Shared(ctx.paths, trusting=True).token_or_none()
     return _installed_here(ctx) if token is None else before.knows(ctx.paths.mount, token)
-
-
-def token_of(ctx: Context) -> Token | None:
-    """The token, also if others could have written it; None if it is missing or damaged."""
-    try:
-        return Shared(ctx.paths, trusting=True).token()
-    except StateError:
-        return None
 
 
 def _installed_here(ctx: Context) -> bool:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import PetalError, as_error
-from ..core.model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, blocked, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
-from ..steps.base import HEAD
+from ..steps.base import HEAD, Step
+from ..steps.hidden_mounts import HiddenMounts
+from ..steps.mount import MountStorage
 from .ours import is_ours
 
 SECONDS = 120.0
@@ -47,20 +49,20 @@ class InsecurePath:
         return f"{self.path} {f'belongs to user {self.owner}' if self.is_foreign else mode}"
 
 
-class Permissions:
+class Permissions(Step):
     """Only root can create files in the directories of the cluster's software."""
 
     name = "permissions"
     title = "only root can write to the software's directories"
     roles = HEAD
-    scope = Scope.NODE
-    needs = ("hidden-mounts", "mount")
-    local = False
-    background = False
+    needs = (HiddenMounts, MountStorage)
+    repair_only = True
+    after = (HiddenMounts, MountStorage)
+    seconds = 120
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         paths = _insecure_paths(ctx)
-        if isinstance(paths, Probe):
+        if isinstance(paths, Finding):
             return paths
         directories = [one for one in paths if one.is_open_directory]
         if not directories:
@@ -73,20 +75,20 @@ class Permissions:
                 _close(one)
 
 
-class Ownership:
+class Ownership(Step):
     """All files of the cluster's software belong to root, and no other user could have changed them."""
 
     name = "ownership"
     title = "the software's files belong to root, and only root can write to them"
     roles = HEAD
-    scope = Scope.NODE
-    needs = ("hidden-mounts", "mount", "permissions")
-    local = False
-    background = False
+    needs = (HiddenMounts, MountStorage, Permissions)
+    repair_only = True
+    after = (HiddenMounts, MountStorage)
+    seconds = 120
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         paths = _insecure_paths(ctx)
-        if isinstance(paths, Probe):
+        if isinstance(paths, Finding):
             return paths
         foreign = [one for one in paths if one.is_foreign]
         writable = [one for one in paths if not one.is_foreign and not one.is_open_directory]
@@ -104,7 +106,7 @@ class Ownership:
                 _close(one)
 
 
-def _insecure_paths(ctx: Context) -> list[InsecurePath] | Probe:
+def _insecure_paths(ctx: Context) -> list[InsecurePath] | Finding:
     """What the scan found, or the verdict if it cannot be done."""
     if ctx.paths.live and ctx.mounted is None:
         return elsewhere(f"{ctx.paths.mount} is not mounted")

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, Mark, change, elsewhere, satisfied
 from ..host.files import remove_tree, size_of
 from ..state.context import Context
-from ..steps.base import EVERYWHERE
+from ..steps.base import Step
 
 WORTH_BYTES = 64 << 20
 
 
-class BuildStage:
+class BuildStage(Step):
     """No ended build left files behind. Every Spack command fails on an index that was cut off (run with 1.1)."""
 
     name = "build-stage"
     title = "ended builds left nothing on this node's disk"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ()
     local = True
-    background = False
+    repair_only = True
+    severity = Mark.WARN
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         indexes, stages = _unreadable_indexes(ctx), _stages(ctx)
         size = sum(size_of(path) for path in stages)
         if not indexes and size < WORTH_BYTES:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import PetalError, SpackError, StateError, as_error
-from ..core.model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Mark, Scope, blocked, change, elsewhere, refused, satisfied
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
@@ -16,8 +16,10 @@ from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
 from ..state.store import Shared
-from ..steps.base import HEAD
+from ..steps.base import HEAD, Step
+from ..steps.owner import StorageOwner
 from ..steps.packages import FILES, install
+from ..steps.root import WAY_TO_STORAGE, Root
 
 SECONDS = 300.0
 DEEP_SECONDS = 7200.0  # 50 GiB from a busy disk
@@ -45,18 +47,21 @@ class DamagedPackage:
         return f"{self.name}: {self.differences[0]}{more}"
 
 
-class PartialInstalls:
+class PartialInstalls(Step):
     """The store has no package whose install began and did not finish."""
 
     name = "partial-installs"
     title = "the store has no partial installs"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("root", "owner")
-    local = False
-    background = False
+    needs = (Root, StorageOwner)
+    repair_only = True
+    in_image = True
+    after = WAY_TO_STORAGE
+    seconds = 300
+    severity = Mark.WARN
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.config.builds:
             return elsewhere("the configuration has no Spack stack")
         try:
@@ -89,20 +94,22 @@ def _partial_installs(ctx: Context) -> list[Path]:
     return sorted([*recovery.look(store).partial, *recovery.left(store)])
 
 
-class MissingFiles:
+class MissingFiles(Step):
     """Binary packages have all their files. A repair needs no ``--yes``: unpacking the tarball again loses nothing."""
 
     name = "package-files-missing"
     title = "binary packages have all their files"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("root", "owner")
-    local = False
-    background = False
+    needs = (Root, StorageOwner)
+    repair_only = True
+    in_image = True
+    after = WAY_TO_STORAGE
+    seconds = 300
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _damaged_tarballs)
-        if isinstance(damaged, Probe):
+        if isinstance(damaged, Finding):
             return damaged
         incomplete = [package for package in damaged if not package.was_changed]
         if not incomplete:
@@ -113,7 +120,7 @@ class MissingFiles:
         _unpack_again(ctx, {package.prefix for package in _damaged_tarballs(ctx) if not package.was_changed})
 
 
-class ChangedFiles:
+class ChangedFiles(Step):
     """No file of a package was changed, and no file of a Spack package is missing.
 
     The changes may be meant, so that a package is installed again only with ``--yes``. A Spack package is removed; the
@@ -124,13 +131,15 @@ class ChangedFiles:
     title = "no file of a package was changed"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("root", "owner")
-    local = False
-    background = False
+    needs = (Root, StorageOwner)
+    repair_only = True
+    in_image = True
+    after = WAY_TO_STORAGE
+    seconds = 300
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _changed_packages)
-        if isinstance(damaged, Probe):
+        if isinstance(damaged, Finding):
             return damaged
         if not damaged:
             return satisfied("all packages are as they were installed")
@@ -148,7 +157,7 @@ class ChangedFiles:
             remove_tree(garbage)
 
 
-def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Probe:
+def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Finding:
     """The damaged packages, or the verdict if the store cannot be read."""
     seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
     try:

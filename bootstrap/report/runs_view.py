@@ -87,16 +87,19 @@ def lockfile_view(result: Result[LockfileSummary]) -> list[Line]:
 
 
 def log_view(result: Result[LogLines]) -> list[Line]:
-    """Lines of the log, below a heading for each run."""
+    """Lines of the log, below a heading for each run and day."""
     lines = []
-    run_id = None
+    last = ("", "")
     for entry in result.data.entries:
-        if entry.run_id != run_id:
-            run_id = entry.run_id
-            lines.append(Line(f"run {run_id or 'unknown'}", heading=True))
-        first, *rest = entry.text.splitlines() or [""]
-        lines.append(Line(f"{entry.time} {first}".strip(), LEVEL_MARKS.get(entry.level, ""), entry.step or "-"))
-        lines += [Line(text, indent=18) for text in rest]
+        day, _, clock = entry.time.rstrip("Z").partition("T")
+        if (entry.run_id, day) != last:
+            last = (entry.run_id, day)
+            lines.append(Line(f"run {entry.run_id or 'unknown'}, {f'{day} UTC' if day else 'no date'}", heading=True))
+        first, *rest = entry.message.splitlines() or [""]
+        code = f" [{entry.code}]" if entry.code else ""
+        lines.append(Line(f"{clock} {first}{code}".strip(), LEVEL_MARKS.get(entry.level, ""), entry.step or "-"))
+        rest += [f"{word}  {text}" for word, text in (("why", entry.why), ("try", entry.remedy)) if text]
+        lines += [Line(text, indent=18) for text in (*rest, *entry.traceback.splitlines())]
     lines += [Line(f"Spack log: {path}", heading=True) for path in result.data.spack_logs]
     return lines or [Line(f"{result.data.log} has no such lines", heading=True)]
 

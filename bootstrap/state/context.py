@@ -11,7 +11,7 @@ from ..cluster import targets
 from ..cluster.targets import Choice
 from ..config.model import Config
 from ..core.facts import External, Facts, Mount
-from ..core.model import Role, Tool
+from ..core.model import Mode, Role, Tool
 from ..core.paths import Paths
 from ..host.system import System
 from .desired import Wanted
@@ -70,6 +70,11 @@ class Context:
     choice: Choice | None = None
     confirm: Callable[[], None] = _unlocked
     builders: int | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """What kind of machine this run works on."""
+        return Mode.IMAGE if self.bakes else Mode.NODE if self.paths.live else Mode.TREE
 
     @property
     def wanted(self) -> Wanted:

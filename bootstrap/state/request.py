@@ -101,9 +101,9 @@ def keep_request(request: Request, ctx: Context | None = None) -> None:
     write_document(Paths(request.prefix).var / KEPT, kept)
 
 
-def settle_request(request: Request) -> None:
-    """What the head node decided stands in wanted.json now: from here on that counts."""
-    kept = kept_of(Paths(request.prefix))
-    settled = {**kept, "pending": False, "configured": True}
-    if kept and settled != kept:
-        write_document(Paths(request.prefix).var / KEPT, settled)
+def mark_request_applied(ctx: Context) -> None:
+    """The decision of the head node's hook is in the desired state now; from here on the desired state counts."""
+    request = kept_of(ctx.paths)
+    applied = {**request, "pending": False, "configured": True}
+    if request and applied != request:
+        write_document(ctx.paths.var / KEPT, applied)

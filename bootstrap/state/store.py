@@ -204,6 +204,13 @@ class Shared:
     def token(self) -> Token | None:
         return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
 
+    def token_or_none(self) -> Token | None:
+        """The token; None if it is missing or cannot be read."""
+        try:
+            return self.token()
+        except StateError:
+            return None
+
     def is_from_before(self) -> bool:
         """False where another storage, or another cluster, has come in the place of what this node has used."""
         before = Seen.load(self._paths)

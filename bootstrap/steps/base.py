@@ -1,11 +1,15 @@
-"""What a step is: data about where it belongs, and two functions."""
+"""The base classes of checks and steps: data about where each belongs, and the functions that look and change."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
-from ..core.model import Probe, Role, Scope
+from ..core.errors import DeadlineExceeded
+from ..core.model import Finding, Mark, Mode, Role, Scope
 from ..host.file_locks import broken, no_locks
 from ..state.context import Context
 
@@ -13,58 +17,118 @@ TOUCH_SECONDS = 5.0  # of one look at shared storage, which may hang
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})
+MODES = frozenset(Mode)
+IMAGES = frozenset({"hybrid", "ami"})  # the layouts that an image build makes
+NO_LAYOUTS: frozenset[str] = frozenset()
 
 
-class Step(Protocol):
-    """One thing that must hold on a node or in the cluster.
+class Check(ABC):
+    """One question to a node. It reads and tries, and never changes anything that stays.
 
     Attributes:
-        name: how the operator names it.
-        title: what holds when it is satisfied, for people.
-        roles: the nodes that it is for.
-        scope: ``cluster`` steps are applied under the cluster lock only.
-        needs: steps that must hold before this one is applied.
-        local: it holds without shared storage, so it is also done at OnNodeStart.
-        background: nobody waits for it: a hook returns before it has ended.
+        name: the name of its findings, or their beginning (``load`` for ``load:gcc``).
+        roles: the nodes that are asked.
+        after: if one of these failed, this is not asked, because it would fail for the same cause.
+        seconds: the deadline of the whole check.
+        more_names: names of further findings of the same check.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def roles(self) -> frozenset[Role]: ...
-    @property
-    def scope(self) -> Scope: ...
-    @property
-    def needs(self) -> tuple[str, ...]: ...
-    @property
-    def local(self) -> bool: ...
-    @property
-    def background(self) -> bool: ...
+    name: ClassVar[str]
+    roles: ClassVar[frozenset[Role]] = EVERYWHERE
+    after: ClassVar[tuple[type[Check], ...]] = ()
+    seconds: ClassVar[float] = 3 * TOUCH_SECONDS
+    more_names: ClassVar[tuple[str, ...]] = ()
 
-    def probe(self, ctx: Context) -> Probe:
-        """Does it hold? Reads only, and never raises for what it finds: that is its answer."""
-
-    def apply(self, ctx: Context) -> None:
-        """Makes it so. Must be fit to be run again after a kill at any moment.
+    @abstractmethod
+    def findings(self, ctx: Context) -> Iterable[Finding]:
+        """The answers; none if the question does not apply to this node.
 
         Raises:
-            PetalError: it could not; nothing half-made is visible.
+            PetalError, OSError: the caller turns it into a finding.
         """
 
 
-def tried_file(ctx: Context) -> Path:
-    """What locks are tried on, beside the locks.
+class Step(Check):
+    """One thing that must hold on a node or in the cluster. As a check, it is its probe.
 
-    Each node has its own: a server of NFS asks whoever has a file open before it lets another one write there (a
-    delegation), and waits for the lease of a node that was cut off.
+    Attributes:
+        title: what holds if it is satisfied, for people.
+        scope: steps of the cluster are applied under the cluster lock only.
+        needs: steps that must hold before this one is applied.
+        modes: the kinds of machine that it applies to.
+        image_layouts: the layouts whose image build applies it.
+        in_image: in the layout ``ami`` the machine image carries the result, and nodes change nothing of it.
+        local: it holds without shared storage, so it is also applied at OnNodeStart and without a configuration.
+        before_desired: it is applied before the desired state is read from shared storage.
+        background: a hook returns before it has ended, and its failure leaves the node ready.
+        repair_only: only ``repair`` applies it, because it looks at every file or removes data.
+        in_repair: ``repair`` applies it.
+        claims_storage: it makes this cluster the owner of shared storage; all other cluster steps come after it.
+        is_check: ``check`` asks it.
+        severity: the mark of its finding as a check, if it does not hold.
+    """
+
+    title: ClassVar[str]
+    scope: ClassVar[Scope] = Scope.NODE
+    needs: ClassVar[tuple[type[Step], ...]] = ()
+    modes: ClassVar[frozenset[Mode]] = MODES
+    image_layouts: ClassVar[frozenset[str]] = NO_LAYOUTS
+    in_image: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    before_desired: ClassVar[bool] = False
+    background: ClassVar[bool] = False
+    repair_only: ClassVar[bool] = False
+    in_repair: ClassVar[bool] = True
+    claims_storage: ClassVar[bool] = False
+    is_check: ClassVar[bool] = True
+    severity: ClassVar[Mark] = Mark.FAIL
+
+    @abstractmethod
+    def probe(self, ctx: Context) -> Finding:
+        """Does it hold? Reads only. What it finds is its answer, never an exception."""
+
+    @abstractmethod
+    def apply(self, ctx: Context) -> None:
+        """Makes it hold. It can be run again after a kill at any moment.
+
+        Raises:
+            PetalError: it could not; no half-made result is visible.
+        """
+
+    def lets_hook_return(self, ctx: Context) -> bool:  # noqa: ARG002
+        """True if a hook does not wait for the end of its apply."""
+        return self.background
+
+    def on_held(self, ctx: Context) -> None:
+        """Called at the end of its turn in a run if it holds."""
+
+    def severity_on(self, ctx: Context) -> Mark:  # noqa: ARG002
+        """The mark of its finding as a check on this node, if it does not hold."""
+        return self.severity
+
+    def findings(self, ctx: Context) -> Iterable[Finding]:
+        if self.in_image and not ctx.config.bound:
+            return
+        late = DeadlineExceeded(f"the check {self.name} did not finish within {self.seconds:.0f} s")
+        finding = ctx.system.with_deadline(lambda: self.probe(ctx), self.seconds, late)
+        if finding.skipped:
+            return
+        remedy = finding.remedy or (("petal-node repair",) if finding.pending else ())
+        mark = finding.mark if finding.holds else self.severity_on(ctx)
+        yield replace(finding, check=self.name, mark=mark, remedy=remedy)
+
+
+def tried_file(ctx: Context) -> Path:
+    """The file on which this node tries locks, next to the locks.
+
+    Each node has its own: an NFS server that has given a delegation for a file asks its holder before another node may
+    write there, and waits for the lease of a node that was cut off.
     """
     return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
 
 
 def try_locks(ctx: Context) -> None:
-    """Refuses shared storage whose locks do not keep two apart.
+    """Refuses shared storage whose locks do not exclude another process.
 
     Raises:
         StorageError: ``storage-no-locks``.

@@ -10,7 +10,7 @@ from typing import Any
 from ..config.model import Mirror
 from ..core import decode as shapes
 from ..core.errors import CacheError, PetalError, SpackError, StateError
-from ..core.model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
@@ -21,23 +21,26 @@ from ..spack.solve import ready_spack
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
 from ..state.store import read_document, shaped, write_document
-from .base import HEAD
+from .base import HEAD, Step
+from .release import Release
 
 SHOWN = 8
 
 
-class BuildCache:
+class BuildCache(Step):
     """What was built is where the configuration wants it pushed. A mirror that takes nothing degrades the run only."""
 
     name = "cache"
     title = "what was built is in the build caches"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("release",)
-    local = False
-    background = False
+    needs = (Release,)
+    image_layouts = frozenset({"ami"})
+    in_image = True
+    in_repair = False  # a build cache is not part of a node
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         mirrors = _mirrors(ctx)
         if not mirrors or not ctx.config.builds:
             return elsewhere("no mirror of the configuration takes what is built")

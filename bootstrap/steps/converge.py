@@ -6,25 +6,23 @@ HPC nodes must not have background jitter. The service is ``simple``: boot does 
 
 from __future__ import annotations
 
-from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, change, elsewhere, satisfied
 from ..host import systemd
 from ..state.context import Context
-from .base import EVERYWHERE
+from .base import Step
 from .converge_timer import SERVICE, TIMER
+from .tool import ToolInPlace
 
 
-class Converge:
+class Converge(Step):
     """The units of the convergence after boot."""
 
     name = "converge"
     title = "a reboot ends ready too"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ("tool",)
+    needs = (ToolInPlace,)
     local = True
-    background = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.paths.live or not ctx.system.has_systemd():
             return elsewhere("systemd does not run here")
         stale = [unit.name for unit in (SERVICE, TIMER) if unit.needs_write(ctx.paths.units)]

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, Scope, change, elsewhere, satisfied
 from ..host.atomic import staged_dir, write_atomic
 from ..state.context import Context
 from . import root_mount as binding
-from .base import HEAD
+from .base import HEAD, Step
+from .owner import StorageOwner
 
 COPY_SECONDS = 7200.0
 STORES = "store*"  # each family of Spack has its own
 
 
-class Image:
+class Image(Step):
     """The image's stores and release, below <mount>/petal/root, before that is bound over them."""
 
     name = "image"
     title = "what the image carries is on shared storage"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("owner",)
-    local = False
-    background = False
+    needs = (StorageOwner,)
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.config.bound or not ctx.paths.live:
             return elsewhere("the layout does not move it there")
         if ctx.mounted is None or not (ctx.paths.shared_root / "store").is_dir():
@@ -54,13 +54,13 @@ class Image:
         mark.unlink()
 
 
-def _there(*, begun: bool) -> Probe:
+def _there(*, begun: bool) -> Finding:
     if begun:
         return change("the copy is whole, and still marked as begun", "take the mark away")
     return satisfied("the release is there")
 
 
-def _to_copy(ctx: Context, *, begun: bool) -> Probe:
+def _to_copy(ctx: Context, *, begun: bool) -> Finding:
     """What was begun goes on only while nothing else was installed there: then a store that is there is the copy."""
     if begun and not any(ctx.paths.shared_root.glob("releases/[!.]*/manifest.json")):
         return change(f"the copy of release {ctx.wanted_release} did not come to its end", "copy the rest")

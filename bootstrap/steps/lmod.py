@@ -6,14 +6,15 @@ from pathlib import Path
 
 from ..cluster.targets import runnable
 from ..core.errors import LmodError, PetalError
-from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, Mark, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
 from ..lmod.build import is_left_to_nodes, is_pending
-from ..lmod.find import NONE, OLDEST, PLACES, dotted, find_lmod
+from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod
 from ..spack.workspace import specs_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
-from .base import EVERYWHERE, TOUCH_SECONDS
+from .base import IMAGES, TOUCH_SECONDS, Step
+from .root import Root
 
 FETCH_SECONDS = 120.0
 IN_THE_IMAGE = (
@@ -23,21 +24,24 @@ IN_THE_IMAGE = (
 )
 
 
-class NodeLmod:
+class NodeLmod(Step):
     """Use the image's Lmod if it is new enough, else unpack the one that the release carries.
 
     A distribution package is never installed: a node that starts later might get another version.
     """
 
-    name = "lmod"
+    name = CHECK_NAME
     title = "Lmod is installed and new enough"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ("root",)
-    local = False
-    background = False
+    needs = (Root,)
+    image_layouts = IMAGES
+    seconds = 20
 
-    def probe(self, ctx: Context) -> Probe:
+    def severity_on(self, ctx: Context) -> Mark:
+        """A node whose own Lmod works can be used, also if the release carries a newer one."""
+        lmod = find_lmod(ctx)
+        return Mark.FAIL if lmod is None or lmod.problem else Mark.WARN
+
+    def probe(self, ctx: Context) -> Finding:
         lmod = find_lmod(ctx)
         problem = NONE if lmod is None else lmod.problem
         place = None if lmod is None or problem else lmod.place
@@ -66,7 +70,7 @@ class NodeLmod:
             fetched.unlink(missing_ok=True)
 
 
-def _without_lmod(ctx: Context, problem: str) -> Probe:
+def _without_lmod(ctx: Context, problem: str) -> Finding:
     if is_left_to_nodes(ctx):
         return elsewhere("this image has no stack: its nodes take Lmod from the release when they start")
     if is_pending(ctx):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.errors import SpackError
-from ..core.model import Probe, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Scope, blocked, change, elsewhere, refused, satisfied
 from ..lmod.build import build_bundle, bundle_path, is_pending, stack_lmod
 from ..lmod.bundle import SPEC, names_lmod
 from ..lmod.find import OLDEST, dotted, image_lmod, numbers_of
@@ -11,21 +11,23 @@ from ..spack import database
 from ..spack.lockfile import Locked
 from ..spack.workspace import specs_of, store_of
 from ..state.context import Context
-from .base import HEAD
+from .base import HEAD, Step
+from .spack import SpackStack
 
 
-class LmodPack:
+class LmodPack(Step):
     """Packs Lmod if it was added to the stack, or the configuration or the head node's image asks for it."""
 
     name = "lmod-pack"
     title = "the release carries Lmod"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("spack",)
-    local = False
-    background = False
+    needs = (SpackStack,)
+    image_layouts = frozenset({"ami"})
+    in_image = True
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not _is_needed(ctx):
             return elsewhere("the nodes' own Lmod is used")
         if is_pending(ctx):
@@ -44,7 +46,7 @@ class LmodPack:
                 build_bundle(ctx, target, lmod)
 
 
-def _compare(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) -> Probe:
+def _compare(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) -> Finding:
     versions = sorted({lmod.version for lmod in lmods.values()})
     old = [version for version in versions if numbers_of(version) < OLDEST]
     if old or not is_built:

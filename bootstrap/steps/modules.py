@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..core.errors import ModulesError, StateError
-from ..core.model import Probe, Scope, change, refused, satisfied
+from ..core.model import Finding, Scope, change, refused, satisfied
 from ..host.files import remove_tree, sha256_of
 from ..host.log import LOG
 from ..modules.spider import invalidate, is_missing, write_cache
@@ -14,21 +14,24 @@ from ..modules.tree import missing_of_users, unlisted, write_tree
 from ..spack.workspace import lacking, module_tree
 from ..state.context import Context
 from ..state.release import ModuleFile, Tree, current_release, read_index, read_manifest, read_missing, write_index
-from .base import HEAD
+from .base import HEAD, Step
+from .packages import Packages
+from .spack import SpackStack
 
 
-class ModuleTree:
+class ModuleTree(Step):
     """Every module of the release is written, in a tree of its own for each CPU target."""
 
     name = "modules"
     title = "the module tree is written"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("packages", "spack")
-    local = False
-    background = False
+    needs = (Packages, SpackStack)
+    image_layouts = frozenset({"ami"})
+    in_image = True
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         vanished = [path for path in ctx.config.modules.paths if not ctx.paths.at(path).is_dir()]
         if vanished:
             return refused(_vanished(vanished))
@@ -60,7 +63,7 @@ class ModuleTree:
         write_index(ctx.paths, ctx.wanted_release, trees, lacking(ctx))
 
 
-def _of_files(ctx: Context, listed: Iterable[Tree]) -> Probe:
+def _of_files(ctx: Context, listed: Iterable[Tree]) -> Finding:
     trees = tuple(listed)
     wrong = [module.name for module, path in _files(ctx, trees) if _is_wrong(ctx, module, path)]
     wrong += [path.name for tree in trees for path in missing_of_users(ctx, tree.target)]

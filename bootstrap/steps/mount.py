@@ -13,11 +13,13 @@ from pathlib import Path
 from ..config.model import StorageConfig
 from ..core.errors import DeadlineExceeded, PetalError, StorageError, as_error
 from ..core.facts import Mount
-from ..core.model import Probe, Role, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Role, blocked, change, elsewhere, refused, satisfied
 from ..host import systemd
 from ..host.files import fstab_has, make_dir
 from ..state.context import Context
-from .base import EVERYWHERE
+from .base import Step
+from .hidden_mounts import HiddenMounts
+from .tool import ToolInPlace
 
 HEAD_SECONDS = 60.0
 OTHER_SECONDS = 6.0
@@ -60,18 +62,16 @@ class Device:
     options: str
 
 
-class MountStorage:
+class MountStorage(Step):
     """The storage that the configuration names is mounted."""
 
     name = "mount"
     title = "the storage that the configuration names is mounted"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ("tool",)
-    local = False
-    background = False
+    needs = (ToolInPlace,)
+    after = (HiddenMounts,)
+    before_desired = True
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if ctx.config.storage.source is None:
             return elsewhere("the configuration names no storage.source")
         if not ctx.paths.live:
@@ -139,7 +139,7 @@ def unit_name(mount: str) -> str:
     return "".join("-" if character == "\\x2f" else character for character in parts) + ".mount"
 
 
-def _unmounted(ctx: Context, device: Device) -> Probe:
+def _unmounted(ctx: Context, device: Device) -> Finding:
     where = ctx.paths.shared_mount
     helper, remedy = HELPERS[device.kind]
     if ctx.system.which(helper) is None:
@@ -151,7 +151,7 @@ def _unmounted(ctx: Context, device: Device) -> Probe:
     return change(f"{where} is not mounted", f"mount {device.what} at {where}", *_keeping(ctx, device))
 
 
-def _mounted(ctx: Context, device: Device, mounted: Mount) -> Probe:
+def _mounted(ctx: Context, device: Device, mounted: Mount) -> Finding:
     where = ctx.paths.shared_mount
     if not _is_same(ctx, device, mounted):
         return blocked(

@@ -10,28 +10,29 @@ import os
 from dataclasses import replace
 
 from ..core.errors import StateError, StorageError
-from ..core.model import Probe, Scope, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Scope, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.release import current_in
 from ..state.store import Seen, Shared
-from .base import HEAD, try_locks
+from .base import HEAD, Step, try_locks
+from .storage import Storage
 
 
-class StorageOwner:
+class StorageOwner(Step):
     """The name of this cluster is on the storage."""
 
     name = "owner"
     title = "shared storage serves this cluster"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("storage",)
-    local = False
-    background = False
+    needs = (Storage,)
+    claims_storage = True
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         own = Owner.of(ctx.facts.cluster)
         if own is None:
             return elsewhere("this node does not know its cluster's name")

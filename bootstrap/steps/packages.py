@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config.model import PackageConfig
 from ..core.errors import DISK_ERRORS, PackageError, of_os_error
-from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, Scope, blocked, change, elsewhere, satisfied
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import make_dir, read_json
@@ -14,25 +14,28 @@ from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context
 from ..state.release import package_prefix
-from .base import HEAD
+from .base import HEAD, Step
+from .root import WAY_TO_STORAGE, Root
 
 RECEIPT = ".petal/package.json"
 FILES = ".petal/files.json"
 FETCH_SECONDS = 900.0
 
 
-class Packages:
+class Packages(Step):
     """Every package of the configuration lies under its prefix."""
 
     name = "packages"
     title = "binary packages are in the store"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("root",)
-    local = False
-    background = False
+    needs = (Root,)
+    image_layouts = frozenset({"ami"})
+    in_image = True
+    after = WAY_TO_STORAGE
+    seconds = 30
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.config.packages:
             return elsewhere("the configuration lists none")
         absent = [package for package in ctx.config.packages if package.prefix and not _prefix(ctx, package).is_dir()]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, Mode, Scope, change, elsewhere, satisfied
 from ..spack.program import ensure, is_ready, locate, version_of
 from ..state.context import Context
-from .base import HEAD
+from .base import HEAD, Step
+from .tool import ToolInPlace
 
 
-class SpackProgram:
+class SpackProgram(Step):
     """For an image that carries Spack and not what Spack builds."""
 
     name = "program"
     title = "Spack and its recipes are here"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("tool",)
-    local = False
-    background = False
+    needs = (ToolInPlace,)
+    modes = frozenset({Mode.IMAGE})
+    image_layouts = frozenset({"hybrid"})
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         program = locate(ctx.config, ctx.paths)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from ..cluster.slurm import find_slurm, nodes
 from ..core.errors import PetalError, ProofError, StateError
-from ..core.model import Mark, NodeReport, Probe, Scope, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Mark, NodeReport, change, elsewhere, refused, satisfied
 from ..host.system import timestamp
 from ..prove.fleet import prove, wait_for_lmod, wait_for_nodes
 from ..prove.mpi_proof import between_nodes
 from ..state.context import Context
 from ..state.desired import Proof as Record
 from ..state.store import Shared
-from .base import HEAD
+from .base import HEAD, Step
+from .release import Release
+from .root import Root
 
 
-class Proof:
+class Proof(Step):
     """Runs when compute nodes have joined, long after the head's hook: nobody waits for it."""
 
     name = "proof"
     title = "compute nodes can use it"
     roles = HEAD
-    scope = Scope.NODE
-    needs = ("root", "release")
-    local = False
+    needs = (Root, Release)
     background = True
+    in_repair = False  # a job that proves repairs nothing
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.paths.live:
             return elsewhere("no jobs run under --root")
         if find_slurm(ctx.system) is None:
@@ -59,7 +61,7 @@ class Proof:
             )
 
 
-def _judge(ctx: Context, proof: Record | None) -> Probe:
+def _judge(ctx: Context, proof: Record | None) -> Finding:
     if proof is not None and proof.release == ctx.wanted_release:
         if proof.is_whole:
             return satisfied(str(proof))

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from ..core.model import Probe, Scope, change, satisfied
+from ..core.model import Finding, Scope, change, satisfied
 from ..host.system import timestamp
 from ..releases.publish import has_pin, publish, save_desired_state
 from ..spack.workspace import lacking, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
-from .base import HEAD
+from .base import HEAD, Step
+from .modules import ModuleTree
+from .packages import Packages
+from .spack import SpackStack
 
 
-class Release:
+class Release(Step):
     """New shells get the wanted release."""
 
     name = "release"
     title = "the release is published"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("packages", "spack", "modules")
-    local = False
-    background = False
+    needs = (Packages, SpackStack, ModuleTree)
+    image_layouts = frozenset({"ami"})
+    in_image = True
+    is_check = False
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         wanted = ctx.wanted_release
         current = current_release(ctx.paths)
         manifest = read_manifest(ctx.paths, wanted)

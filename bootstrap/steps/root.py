@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from ..core.errors import PetalError, as_error
-from ..core.model import Probe, Scope, blocked, change, refused, satisfied
+from ..core.model import Finding, blocked, change, refused, satisfied
 from ..host.files import foreign, make_dir
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
 from . import root_mount as binding
-from .base import EVERYWHERE
+from .base import Step
+from .hidden_mounts import HiddenMounts
+from .image import Image
+from .mount import MountStorage
+from .owner import StorageOwner
+from .storage import Storage
 
 
-class Root:
+class Root(Step):
     """What backs the root."""
 
     name = "root"
     title = "/opt/petal is what the layout says"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ("storage", "owner", "image")
-    local = False
-    background = False
+    needs = (Storage, StorageOwner, Image)
+    after = (HiddenMounts, MountStorage, Storage)
+    image_layouts = frozenset({"ami"})
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         return binding.probe(ctx) if ctx.config.bound else _probe_image(ctx)
 
     def apply(self, ctx: Context) -> None:
@@ -36,7 +39,7 @@ class Root:
                 make_dir(ctx.paths.root / name)
 
 
-def _probe_image(ctx: Context) -> Probe:
+def _probe_image(ctx: Context) -> Finding:
     root = ctx.paths.root
     try:
         bound = ctx.system.on_storage(lambda: binding.is_bound(ctx), root, binding.TOUCH_SECONDS)
@@ -49,7 +52,7 @@ def _probe_image(ctx: Context) -> Probe:
     return _carried(ctx)
 
 
-def _probe_bake(ctx: Context) -> Probe:
+def _probe_bake(ctx: Context) -> Finding:
     root = ctx.paths.root
     if binding.is_image(root):
         return satisfied(f"{root} is a directory of this machine")
@@ -59,7 +62,7 @@ def _probe_bake(ctx: Context) -> Probe:
     return change(f"{root} is not made yet", f"make {root}")
 
 
-def _carried(ctx: Context) -> Probe:
+def _carried(ctx: Context) -> Finding:
     """The image's release is the wanted one; nothing is installed into it here, since this node would have it alone."""
     root, current = ctx.paths.root, current_release(ctx.paths)
     if not binding.is_image(root):
@@ -77,3 +80,7 @@ def _remedy(ctx: Context) -> tuple[str, ...]:
         "or in the configuration: layout: shared",
         *(("or name its release's spack.target in the configuration: target",) if ctx.config.builds else ()),
     )
+
+
+# A check of files on shared storage comes after these: if one of them failed, it would fail for the same cause.
+WAY_TO_STORAGE: tuple[type[Step], ...] = (HiddenMounts, MountStorage, Storage, Root)

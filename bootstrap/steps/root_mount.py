@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import PetalError, RootError, as_error
-from ..core.model import Probe, blocked, change, refused, satisfied
+from ..core.model import Finding, blocked, change, refused, satisfied
 from ..host import systemd
 from ..host.atomic import replace_link
 from ..host.files import foreign, make_dir
@@ -37,7 +37,7 @@ WantedBy=multi-user.target
 """
 
 
-def probe(ctx: Context) -> Probe:
+def probe(ctx: Context) -> Finding:
     """Whether the root is bound to shared storage, and stays so over a reboot; looks for at most 5 s."""
     backing = ctx.paths.shared_root
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, change, elsewhere, satisfied
 from ..core.paths import Paths
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, same_content
@@ -16,7 +16,9 @@ from ..lmod.build import is_pending
 from ..lmod.find import Lmod, find_lmod, image_places, tcl_modulepath
 from ..modules import templates
 from ..state.context import Context
-from .base import EVERYWHERE
+from .base import IMAGES, Step
+from .lmod import NodeLmod
+from .root import Root
 
 SH = "/etc/profile.d/zz-petal.sh"
 STUBS = {SH: "sh", "/etc/profile.d/zz-petal.csh": "csh", "/etc/fish/conf.d/zz-petal.fish": "fish"}
@@ -33,18 +35,15 @@ LINES = {
 MARK = "# petal-node: modules of the cluster's software"
 
 
-class Shell:
+class Shell(Step):
     """Init files for sh, bash, zsh, ksh, csh, tcsh and fish."""
 
     name = "shell"
     title = "new shells find the modules"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ("root", "lmod")
-    local = False
-    background = False
+    needs = (Root, NodeLmod)
+    image_layouts = IMAGES
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         lmod = find_lmod(ctx)
         if lmod is None and is_pending(ctx):
             return change("they come with Lmod", "write them")

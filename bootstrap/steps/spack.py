@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..cluster.targets import cpus_of, runs
 from ..core.errors import ConfigError, FetchError, SpackError
-from ..core.model import Probe, Scope, accepted, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
 from ..spack import database, recovery
@@ -19,23 +19,30 @@ from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_sp
 from ..state.context import Context
 from ..state.release import check_queue
 from ..state.store import read_document, write_document
-from .base import HEAD
+from .base import HEAD, Step
+from .root import WAY_TO_STORAGE, Root
 
 SHOWN = 8
 
 
-class SpackStack:
+class SpackStack(Step):
     """Every spec of the stack is installed."""
 
     name = "spack"
     title = "the Spack stack is in the store"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("root",)
-    local = False
-    background = False
+    needs = (Root,)
+    image_layouts = frozenset({"ami"})
+    in_image = True
+    after = WAY_TO_STORAGE
+    seconds = 30
 
-    def probe(self, ctx: Context) -> Probe:
+    def lets_hook_return(self, ctx: Context) -> bool:
+        """True if a Slurm job builds: no job can run during a head node's hook, and a later one may wait for nodes."""
+        return ctx.build_queue is not None
+
+    def probe(self, ctx: Context) -> Finding:
         if not ctx.config.builds:
             return elsewhere("the configuration asks for no Spack stack")
         try:
@@ -66,7 +73,7 @@ class SpackStack:
         build(ctx, partial(_go_on_or_raise, ctx))
 
 
-def _to_install(ctx: Context, damage: str, missing: tuple[Locked, ...], total: int) -> Probe:
+def _to_install(ctx: Context, damage: str, missing: tuple[Locked, ...], total: int) -> Finding:
     if damage:
         return change(damage, "restore it from its newest copy, or make it anew from whole packages")
     names = [f"install {spec.name}@{spec.version}" for spec in missing]
@@ -155,7 +162,7 @@ def _go_on_or_raise(ctx: Context, error: SpackError) -> None:
     write_document(_note_of(ctx), {"run_id": ctx.run_id, **error.to_dict()})
 
 
-def _to_take(ctx: Context, lock: Lockfile) -> Probe:
+def _to_take(ctx: Context, lock: Lockfile) -> Finding:
     """A lockfile is the stack: nothing has to be solved, and whether it fits is known now."""
     try:
         fits(ctx, lock)
@@ -166,7 +173,7 @@ def _to_take(ctx: Context, lock: Lockfile) -> Probe:
     return change(what, *(f"install {spec}" for spec in specs_of(ctx)), *(f"({note})" for note in _notes(ctx)))
 
 
-def _unsolved(ctx: Context) -> Probe:
+def _unsolved(ctx: Context) -> Finding:
     try:
         lock = stack_lockfile(ctx)
     except (ConfigError, FetchError) as error:
@@ -174,7 +181,7 @@ def _unsolved(ctx: Context) -> Probe:
     return _to_concretize(ctx) if lock is None else _to_take(ctx, lock)
 
 
-def _to_concretize(ctx: Context) -> Probe:
+def _to_concretize(ctx: Context) -> Finding:
     """If Spack is on this node, unknown names in the specs are found now; a check never starts Spack."""
     advice: tuple[str, ...] = ()
     try:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from ..core.errors import PetalError, StateError, StorageError, as_error
 from ..core.facts import NETWORK_KINDS, Mount
-from ..core.model import Probe, Role, Scope, change, refused, satisfied
+from ..core.model import Finding, Role, change, refused, satisfied
 from ..host.file_locks import broken, no_locks, unfit
 from ..host.files import Distrust, changeable, first_distrusted, make_own_dir
 from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.store import Seen, Shared
-from .base import EVERYWHERE, TOUCH_SECONDS, tried_file, try_locks
+from .base import TOUCH_SECONDS, Step, tried_file, try_locks
+from .hidden_mounts import HiddenMounts
+from .mount import MountStorage
+from .tool import ToolInPlace
 
 GIB = 1 << 30
 
@@ -33,18 +36,15 @@ class Look:
     locks: str = ""
 
 
-class Storage:
+class Storage(Step):
     """Finds shared storage and remembers which one it is; the head node prepares it, the others only look."""
 
     name = "storage"
     title = "shared storage is mounted and shared"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ("tool", "mount")
-    local = False
-    background = False
+    needs = (ToolInPlace, MountStorage)
+    after = (HiddenMounts, MountStorage)
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         mount = ctx.mounted if ctx.paths.live else None
         if ctx.paths.live and mount is None:
             return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
@@ -123,7 +123,7 @@ def _token(ctx: Context) -> Token | None:
         raise
 
 
-def _to_be_mounted(ctx: Context) -> Probe:
+def _to_be_mounted(ctx: Context) -> Finding:
     return change(f"{ctx.paths.mount} is not mounted yet", f"use {ctx.paths.mount} when it is")
 
 
@@ -204,7 +204,7 @@ def _unfit(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None
     return None
 
 
-def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -> Probe:
+def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -> Finding:
     if ctx.role is Role.HEAD and (not seen.prepared or seen.token is None):
         return change(
             f"{ctx.paths.shared} is not prepared",

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from ..core.model import Probe, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, Mark, change, elsewhere, satisfied
 from ..host.atomic import install_executable, replace_link
 from ..host.files import make_dir, sha256_of
 from ..state.context import Context
-from .base import EVERYWHERE
+from .base import IMAGES, Step
 
 INCOMING = "incoming"
 
 
-class ToolInPlace:
+class ToolInPlace(Step):
     """Keeps the archive that runs, and links it into the PATH."""
 
     name = "tool"
     title = "petal-node is installed"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ()
     local = True
-    background = False
+    image_layouts = IMAGES
+    severity = Mark.WARN
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         if ctx.tool.archive is None:
             return elsewhere("it runs from a checkout, not from an archive")
         kept = ctx.kept_archive

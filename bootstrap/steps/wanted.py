@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from ..core.errors import StateError
-from ..core.model import Probe, Scope, change, refused, satisfied
+from ..core.model import Finding, Scope, change, refused, satisfied
 from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..state.context import Context
-from ..state.request import is_pending
+from ..state.request import is_pending, mark_request_applied
 from ..state.store import Shared
-from .base import HEAD
+from .base import HEAD, Step
+from .owner import StorageOwner
+from .root import WAY_TO_STORAGE
+from .storage import Storage
+from .tool import ToolInPlace
 
 
-class WantedState:
+class WantedState(Step):
     """Other nodes obey wanted.json before their own Args, and take the archive from here before they ask S3."""
 
     name = "wanted"
     title = "the other nodes know what to have"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = ("tool", "storage", "owner")
-    local = False
-    background = False
+    needs = (ToolInPlace, Storage, StorageOwner)
+    after = WAY_TO_STORAGE
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         try:
             known = Shared(ctx.paths).wanted()
         except StateError as error:
@@ -37,6 +40,9 @@ class WantedState:
         if not _archive_is_there(ctx):
             return change("the archive is not on shared storage", f"write {ctx.paths.archives / str(ctx.tool.sha256)}")
         return satisfied(f"release {wanted.release}, petal-node {wanted.version}")
+
+    def on_held(self, ctx: Context) -> None:
+        mark_request_applied(ctx)
 
     def apply(self, ctx: Context) -> None:
         if not _archive_is_there(ctx):

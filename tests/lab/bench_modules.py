@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.system import System
 from bootstrap.lmod.find import Lmod, image_lmod
 from bootstrap.modules.spider import write_cache
-from bootstrap.steps.registry import STEPS
 from tests.lab.bench_install import machine
 from tests.lab.engine import HERE
 from tests.real.lmods import RealWorld

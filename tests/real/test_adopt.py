@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.engine.converge import Waits
+from bootstrap.engine.run_locks import Waits
 from tests.adoption import NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
 from tests.world import World

@@ -13,8 +13,8 @@ import pytest
 
 from bootstrap.core.model import Outcome
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host import file_locks
-from bootstrap.steps.registry import STEPS
 from tests.world import World
 
 BADFS = Path(__file__).parents[1] / "lab" / "node" / "badfs.py"

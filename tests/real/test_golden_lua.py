@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import sha256_of
-from bootstrap.steps.registry import STEPS
 from tests.golden import held, trouble_with_lua
 from tests.world import World, tarball, with_spack
 

@@ -16,13 +16,13 @@ import pytest
 from bootstrap.core.errors import ModulesError
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.system import System
 from bootstrap.lmod.find import find_lmod, image_lmod
 from bootstrap.modules import templates
 from bootstrap.modules.spider import invalidate, is_missing, write_cache
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.state.release import current_release
-from bootstrap.steps.registry import STEPS
 from tests.real import lmods
 from tests.world import World, lmod_of_this_machine, with_package
 

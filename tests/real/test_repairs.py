@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import StateError
-from bootstrap.core.model import Outcome, Probe, RunRecord, Status, Verdict
+from bootstrap.core.model import Finding, Outcome, RunRecord, Status
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions
@@ -25,7 +26,6 @@ from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
 from bootstrap.steps.base import Step
-from bootstrap.steps.registry import STEPS
 from tests.world import World, with_package, with_spack
 
 USER = 12345
@@ -41,9 +41,9 @@ def head(tmp_path: Path) -> World:
     return made
 
 
-def mended(step: Step, ctx: Context) -> Probe:
+def mended(step: Step, ctx: Context) -> Finding:
     """Applied where its probe asks for it, and probed again."""
-    assert step.probe(ctx).verdict is Verdict.CHANGE
+    assert step.probe(ctx).pending
     step.apply(ctx)
     return step.probe(ctx)
 
@@ -55,16 +55,16 @@ def yes(world: World) -> Context:
 def test_a_directory_that_others_can_write_to_is_closed(head: World) -> None:
     head.paths.state.chmod(0o777)
     assert Permissions().probe(head.context).reason.startswith(f"{head.paths.state} has mode 0777")
-    assert mended(Permissions(), head.context).verdict is Verdict.SATISFIED
+    assert mended(Permissions(), head.context).holds
     assert head.paths.state.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_file_that_others_could_have_changed_is_closed_only_with_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     program.chmod(0o777)
-    assert Permissions().probe(head.context).verdict is Verdict.SATISFIED
-    assert Ownership().probe(head.context).verdict is Verdict.BLOCKED
-    assert mended(Ownership(), yes(head)).verdict is Verdict.SATISFIED
+    assert Permissions().probe(head.context).holds
+    assert Ownership().probe(head.context).blocked
+    assert mended(Ownership(), yes(head)).holds
     assert program.stat().st_mode & 0o777 == 0o755
 
 
@@ -74,13 +74,13 @@ def test_a_file_of_a_user_is_named_with_the_command_and_stays(head: World) -> No
     os.chown(program, USER, USER)
     for ctx in (head.context, yes(head)):
         probe = Ownership().probe(ctx)
-        assert (probe.verdict, f"bin/hello belongs to user {USER}" in probe.reason) == (Verdict.BLOCKED, True)
+        assert (probe.blocked, f"bin/hello belongs to user {USER}" in probe.reason) == (True, True)
         Ownership().apply(ctx)
         assert program.stat().st_uid == USER
     command = probe.remedy[-1].split("    ")[0]
     assert command == f"chown -Rh --from={USER} root:root {head.paths.shared}"
     subprocess.run(command.split(), check=True)
-    assert Ownership().probe(head.context).verdict is Verdict.SATISFIED
+    assert Ownership().probe(head.context).holds
 
 
 @needs_root
@@ -88,7 +88,7 @@ def test_a_record_of_a_user_is_never_believed(head: World) -> None:
     wanted = head.paths.state / "wanted.json"
     os.chown(wanted, USER, USER)
     probe = Ownership().probe(yes(head))
-    assert (probe.verdict, probe.remedy[1].split("    ")[0]) == (Verdict.BLOCKED, f"rm {wanted}")
+    assert (probe.blocked, probe.remedy[1].split("    ")[0]) == (True, f"rm {wanted}")
     with pytest.raises(StateError, match="belongs to user"):
         Shared(head.paths).wanted()
 
@@ -111,7 +111,7 @@ def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> 
     token = head.paths.state / "token.json"
     token.write_text(token.read_text().replace('"token": "', '"token": "feed'))
     head.paths.state.chmod(0o777)
-    assert Permissions().probe(head.context).verdict is Verdict.ELSEWHERE
+    assert Permissions().probe(head.context).skipped
     Permissions().apply(head.context)
     assert head.paths.state.stat().st_mode & 0o777 == 0o777
 
@@ -121,7 +121,7 @@ def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
     assert token is not None
     Shared(head.paths).save_install(record(head, 1, os.getpid(), finished=True))
     (head.paths.state / "token.json").unlink()
-    assert mended(Documents(), head.context).verdict is Verdict.SATISFIED
+    assert mended(Documents(), head.context).holds
     again = Shared(head.paths).token()
     assert again is not None
     assert again.token == token.token
@@ -130,20 +130,20 @@ def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
 def test_a_token_is_not_written_where_this_node_never_installed(head: World) -> None:
     Shared(head.paths).save_install(replace(record(head, 1, 1, finished=True), host="another"))
     (head.paths.state / "token.json").unlink()
-    assert Documents().probe(head.context).verdict is Verdict.SATISFIED
+    assert Documents().probe(head.context).holds
 
 
 def test_a_lost_file_is_installed_again_and_an_edited_one_only_by_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     text = program.read_text()
     program.unlink()
-    assert mended(MissingFiles(), head.context).verdict is Verdict.SATISFIED
+    assert mended(MissingFiles(), head.context).holds
     assert program.read_text() == text
     program.write_text(text + "# a site's own line\n")
     refused = ChangedFiles().probe(head.context)
-    assert (refused.verdict, "changes are lost" in refused.remedy[-1]) == (Verdict.BLOCKED, True)
-    assert MissingFiles().probe(head.context).verdict is Verdict.SATISFIED
-    assert mended(ChangedFiles(), yes(head)).verdict is Verdict.SATISFIED
+    assert (refused.blocked, "changes are lost" in refused.remedy[-1]) == (True, True)
+    assert MissingFiles().probe(head.context).holds
+    assert mended(ChangedFiles(), yes(head)).holds
     assert program.read_text() == text
 
 
@@ -151,14 +151,14 @@ def test_a_damaged_inventory_costs_its_own_package_only(head: World) -> None:
     inventory = next(head.paths.store.glob("*/hello-*/.petal/files.json"))
     inventory.write_text("{")
     assert "files.json cannot be read" in MissingFiles().probe(head.context).reason
-    assert mended(MissingFiles(), head.context).verdict is Verdict.SATISFIED
+    assert mended(MissingFiles(), head.context).holds
 
 
 def test_a_pipe_that_others_can_write_to_is_closed_without_a_reader(head: World) -> None:
     pipe = head.paths.shared_root / "store" / "pipe"
     os.mkfifo(pipe)
     pipe.chmod(0o666)
-    assert mended(Ownership(), yes(head)).verdict is Verdict.SATISFIED
+    assert mended(Ownership(), yes(head)).holds
     assert pipe.stat().st_mode & 0o777 == 0o644
 
 
@@ -193,7 +193,7 @@ def dead_pid() -> int:
 def test_the_record_of_a_killed_run_is_closed(head: World, dead_pid: int) -> None:
     Runs(head.paths).save(record(head, 1, dead_pid, finished=False))
     assert "was killed" in KilledRun().probe(head.context).reason
-    assert mended(KilledRun(), head.context).verdict is Verdict.SATISFIED
+    assert mended(KilledRun(), head.context).holds
     closed = Runs(head.paths).load("20261124T081401.000Z-aaaaaa")
     assert closed is not None
     assert (closed.exit, closed.errors[-1]["code"]) == (1, "run-killed")
@@ -201,10 +201,10 @@ def test_the_record_of_a_killed_run_is_closed(head: World, dead_pid: int) -> Non
 
 def test_a_run_that_lives_or_was_followed_by_another_is_no_fault(head: World, dead_pid: int) -> None:
     Runs(head.paths).save(record(head, 1, os.getpid(), finished=False))
-    assert KilledRun().probe(head.context).verdict is Verdict.SATISFIED
+    assert KilledRun().probe(head.context).holds
     Runs(head.paths).save(record(head, 2, dead_pid, finished=False))
     Runs(head.paths).save(record(head, 3, dead_pid, finished=True))
-    assert KilledRun().probe(head.context).verdict is Verdict.SATISFIED
+    assert KilledRun().probe(head.context).holds
 
 
 def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head: World) -> None:
@@ -212,7 +212,7 @@ def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head
     misc.mkdir(parents=True)
     (misc / "good.json").write_text('{"providers": {}}')
     (misc / "cut.json").write_text('{"providers": {"mp')
-    assert mended(BuildStage(), head.context).verdict is Verdict.SATISFIED
+    assert mended(BuildStage(), head.context).holds
     assert [path.name for path in misc.iterdir()] == ["good.json"]
 
 
@@ -222,11 +222,11 @@ def test_stages_are_removed_only_while_no_run_goes_on(head: World) -> None:
     with (stage / "source").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 80 << 20)
     head.system.other_runs = lambda _: frozenset({"a-build-job"})  # type: ignore[method-assign]
-    assert BuildStage().probe(head.context).verdict is Verdict.ELSEWHERE
+    assert BuildStage().probe(head.context).skipped
     BuildStage().apply(head.context)
     assert stage.is_dir()
     head.system.other_runs = lambda _: frozenset()  # type: ignore[method-assign]
-    assert mended(BuildStage(), head.context).verdict is Verdict.SATISFIED
+    assert mended(BuildStage(), head.context).holds
     assert not stage.exists()
 
 
@@ -253,10 +253,10 @@ def test_a_changed_spack_package_is_removed_only_with_yes_and_installed_by_the_n
     entry = {"mode": info.st_mode, "owner": info.st_uid, "group": info.st_gid, "type": "file", "size": 1, "time": 1.0}
     entry["hash"] = hashlib.sha1(b"b", usedforsecurity=False).hexdigest()
     (prefix / ".spack" / "install_manifest.json").write_text(json.dumps({str(program): entry}))
-    assert ChangedFiles().probe(world.context).verdict is Verdict.BLOCKED
+    assert ChangedFiles().probe(world.context).blocked
     ChangedFiles().apply(world.context)
     assert program.exists()
-    assert mended(ChangedFiles(), yes(world)).verdict is Verdict.SATISFIED
+    assert mended(ChangedFiles(), yes(world)).holds
     assert [path.name for path in prefix.parent.iterdir() if "fftw" in path.name] == []
     found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
     assert found["spack"].outcome is Outcome.CHANGED

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.engine.registry import ALL
+from bootstrap.steps.base import Step
+
 PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the foundation to the top. A package imports packages of lower layers and packages of its own layer.
 LAYERS = (
@@ -99,12 +102,17 @@ def test_no_file_name_stands_twice_within_a_layer(packages: set[str]) -> None:
     assert sorted(stems) == sorted(set(stems))
 
 
-def test_steps_do_not_import_each_other() -> None:
-    for path in (PACKAGE / "steps").glob("*.py"):
-        if path.name != "registry.py":
-            inner = {name for name in imports(path) if name.startswith("bootstrap.steps.")}
-            allowed = ("bootstrap.steps.base", "bootstrap.steps.root_mount", "bootstrap.steps.converge_timer")
-            assert all(name.startswith(allowed) for name in inner), path.name
+def test_no_code_compares_the_name_of_a_step_with_a_string() -> None:
+    names = {check.name for check in ALL if isinstance(check, Step)}
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Compare):
+                sides = (node.left, *node.comparators)
+                attributes = [
+                    side for side in sides if isinstance(side, ast.Attribute) and side.attr in ("name", "check")
+                ]
+                strings = {side.value for side in sides if isinstance(side, ast.Constant)}
+                assert not (attributes and strings & names), f"{path.name}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -9,8 +9,8 @@ import pytest
 
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import sha256_of
-from bootstrap.steps.registry import STEPS
 from tests.world import World, tarball, with_spack
 
 SPACK = "spack-1.1.1/lib/spack/spack/__init__.py"

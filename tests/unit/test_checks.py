@@ -15,6 +15,10 @@ from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Finding, Mark, Role
+from bootstrap.engine.registry import CHECKS
+from bootstrap.state.context import Context
+from bootstrap.steps.base import Check
+from bootstrap.steps.storage import Storage
 from tests.world import World
 
 NFS = ("rw", "noatime", "vers=4.2", "hard", "proto=tcp")
@@ -40,21 +44,21 @@ def mounted(world: World, *options: str, kind: str = "nfs4") -> None:
 )
 def test_options_of_the_mount(node: World, options: tuple[str, ...], mark: Mark, words: str) -> None:
     mounted(node, *options)
-    (finding,) = storage.options(node.context, 5)
+    (finding,) = storage.MountOptions().findings(node.context)
     assert (finding.mark, finding.message) == (mark, words)
     assert bool(finding.remedy) == (mark is not Mark.OK)
 
 
 def test_what_harms_nfs_says_nothing_of_a_local_disk(node: World) -> None:
     mounted(node, "rw", "sync", kind="ext4")
-    assert [finding.mark for finding in storage.options(node.context, 5)] == [Mark.OK]
+    assert [finding.mark for finding in storage.MountOptions().findings(node.context)] == [Mark.OK]
 
 
 def test_a_root_that_is_bound_noexec_is_found(node: World) -> None:
     mounted(node, *NFS)
     root = Mount("10.0.0.10:/shared", str(node.paths.root), "nfs4", (*NFS, "noexec"))
     node.mounts = (*node.mounts, root)
-    (finding,) = storage.options(node.context, 5)
+    (finding,) = storage.MountOptions().findings(node.context)
     assert finding.message == f"{node.paths.root} is mounted noexec"
 
 
@@ -62,7 +66,7 @@ def test_options_of_the_configuration_that_the_mount_has_not(tmp_path: Path) -> 
     text = 'storage: {source: "10.0.0.10:/shared", options: [nconnect=4, noatime, vers=4.2]}'
     world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=text)
     mounted(world, *NFS)
-    (finding,) = storage.options(world.context, 5)
+    (finding,) = storage.MountOptions().findings(world.context)
     assert (finding.mark, finding.message) == (Mark.WARN, "/shared is mounted without nconnect=4")
 
 
@@ -89,7 +93,7 @@ def test_room_and_inodes(
     for place in (node.paths.shared_mount, node.paths.at("/tmp")):
         place.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(os, "statvfs", lambda _: statvfs(free, inodes))
-    (finding,) = storage.disk(node.context, 5)
+    (finding,) = storage.DiskSpace().findings(node.context)
     assert (finding.mark, words in finding.message) == (mark, True)
     assert all(line.startswith(("df ", "du ")) for line in finding.remedy)
 
@@ -101,14 +105,13 @@ def test_a_munged_that_does_not_answer(node: World, monkeypatch: pytest.MonkeyPa
         raise ProcessTimeout("bash did not end within 10 s and was stopped")
 
     node.system.answers["bash"] = silent
-    (check,) = (check for check in checks.CHECKS if check.name == "munge")
-    (finding,) = check.findings(node.context)
+    (finding,) = checks.check_node(node.context, [daemons.Munge()]).findings
     assert (finding.check, finding.mark) == ("munge", Mark.FAIL)
     assert "did not end within" in finding.message
 
 
 def test_a_node_without_munge_is_not_asked_for_it(node: World) -> None:
-    assert list(daemons.munge(node.context, 10)) == []
+    assert list(daemons.Munge().findings(node.context)) == []
 
 
 @pytest.mark.parametrize(("role", "unit"), [(Role.HEAD, "slurmctld"), (Role.COMPUTE, "slurmd")])
@@ -119,7 +122,7 @@ def test_a_daemon_of_slurm_that_does_not_run_is_named_with_the_command(
     world = World(tmp_path / "node", role, live=True)
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: f"LoadState=loaded\nActiveState={state}\n"
-    (finding,) = daemons.slurm(world.context, 20)
+    (finding,) = daemons.Slurm().findings(world.context)
     assert (finding.mark, finding.message) == (Mark.FAIL, f"{unit} does not run on this node")
     assert finding.remedy[0] == f"systemctl restart {unit}"
     assert not [command for command in world.system.commands if "restart" in command]
@@ -129,9 +132,9 @@ def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path:
     world = World(tmp_path / "node", Role.COMPUTE, live=True)
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: "LoadState=not-found\nActiveState=inactive\n"
-    assert list(daemons.slurm(world.context, 20)) == []
+    assert list(daemons.Slurm().findings(world.context)) == []
     world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
-    assert list(daemons.slurm(replace(world.context, event="configured"), 20)) == []
+    assert list(daemons.Slurm().findings(replace(world.context, event="configured"))) == []
 
 
 @pytest.mark.usefixtures("monkeypatch")
@@ -142,19 +145,22 @@ def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeyp
         raise StorageError(f"{where} did not answer within {seconds:.0f} s", code="storage-hangs")
 
     monkeypatch.setattr(node.system, "on_storage", hang)
-    report = checks.check_node(node.context)
+    report = checks.check_node(node.context, CHECKS)
     assert checks.failed(report.findings) >= {"storage"}
-    of_storage = {check.name for check in checks.CHECKS if "storage" in check.after}
+    of_storage = {check.name for check in CHECKS if Storage in check.after}
     assert not of_storage & {finding.check for finding in report.findings}
     assert report.release is None
 
 
-@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.name)
-def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: checks.Check) -> None:
-    def broken(*_: object) -> list[Finding]:
-        raise ProcessFailed("it cannot be started", why="no such file")
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: Check) -> None:
+    class Broken(Check):
+        name = check.name
 
-    (finding,) = replace(check, look=broken).findings(node.context)
+        def findings(self, ctx: Context) -> list[Finding]:  # noqa: ARG002
+            raise ProcessFailed("it cannot be started", why="no such file")
+
+    (finding,) = checks.check_node(node.context, [Broken()]).findings
     assert (finding.check, finding.mark, finding.why) == (check.name, Mark.FAIL, "no such file")
 
 

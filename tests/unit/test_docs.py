@@ -13,16 +13,15 @@ import yaml
 from marshmallow import Schema, fields
 
 from bootstrap.archive import build
-from bootstrap.checks.node import CHECKS
 from bootstrap.cli import VERBS
 from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.core.errors import ExitCode
 from bootstrap.core.model import Finding, Mark, Role
+from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.report.lines import CHECK_MARKS, MARKS
 from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
-from bootstrap.steps.registry import STEPS
 from tests.unit.test_architecture import LAYERS
 
 TOP = Path(__file__).parents[2]
@@ -108,7 +107,7 @@ def first_text(node: ast.AST) -> str:
 
 def known_checks() -> set[str]:
     """Every name of a finding: those of the checks, and what the modules that make findings say."""
-    found = {name for check in CHECKS for name in (check.name, *check.others)}
+    found = {name for check in CHECKS for name in (check.name, *check.more_names)}
     places = {"Finding": 0, "ok": 0, "warn": 0, "fail": 0, "_failed": 1}
     package = TOP / "bootstrap"
     for file in (*package.glob("checks/*.py"), *package.glob("prove/*.py")):
@@ -140,10 +139,10 @@ def test_the_table_of_checks_is_the_checks() -> None:
     ]
     told = [
         [
-            ", ".join(f"[{name}](#{name})" for name in (check.name, *check.others)),
+            ", ".join(f"[{name}](#{name})" for name in (check.name, *check.more_names)),
             f"{check.seconds:.0f} s",
             "all" if len(check.roles) == len(Role) else " and ".join(sorted(role.value for role in check.roles)),
-            ", ".join(check.after) or "-",
+            ", ".join(earlier.name for earlier in check.after) or "-",
         ]
         for check in CHECKS
     ]

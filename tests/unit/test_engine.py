@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bootstrap.core.errors import LockLost, PetalError
 from bootstrap.core.model import (  # fmt: skip
+    Finding,
     Outcome,
-    Probe,
     Role,
     Scope,
     Status,
@@ -25,30 +26,43 @@ from bootstrap.core.model import (  # fmt: skip
     satisfied,
 )
 from bootstrap.engine import converge as engine
+from bootstrap.engine.run_locks import NODE_LOCK
 from bootstrap.host import atomic
 from bootstrap.host.processes import own_start
 from bootstrap.state.cluster_lock import Holder, Lock
 from bootstrap.state.context import Context
+from bootstrap.steps.base import Step
 from tests.world import World
 
+MISSING = change("missing", "write it")
 
-@dataclass
-class Toy:
+
+class Toy(Step):
     """A step whose probe and apply are given."""
 
-    name: str
-    probes: list[Probe]
-    error: Exception | None = None
-    needs: tuple[str, ...] = ()
-    roles: frozenset[Role] = frozenset(Role)
-    scope: Scope = Scope.NODE
-    local: bool = True
-    background: bool = False
-    applied: int = 0
-    title: str = "a toy"
-    seen: list[str] = field(default_factory=list)
+    title = "a toy"
 
-    def probe(self, _ctx: Context) -> Probe:
+    def __init__(
+        self,
+        name: str,
+        probes: list[Finding],
+        error: Exception | None = None,
+        needs: tuple[str, ...] = (),
+        roles: frozenset[Role] = frozenset(Role),
+        scope: Scope = Scope.NODE,
+        *,
+        local: bool = True,
+        background: bool = False,
+    ) -> None:
+        self.name = name
+        self.probes = probes
+        self.error = error
+        self.needs = tuple(SimpleNamespace(name=need) for need in needs)
+        self.roles, self.scope, self.local, self.background = roles, scope, local, background
+        self.applied = 0
+        self.seen: list[str] = []
+
+    def probe(self, _ctx: Context) -> Finding:
         return self.probes.pop(0) if len(self.probes) > 1 else self.probes[0]
 
     def apply(self, _ctx: Context) -> None:
@@ -75,28 +89,33 @@ def test_what_holds_is_left_alone(ctx: Context) -> None:
 
 
 def test_a_change_is_applied_and_looked_at_again(ctx: Context) -> None:
-    step = Toy("a", [change("missing", "write it"), change("missing"), satisfied("it is there")])
+    step = Toy("a", [MISSING, MISSING, satisfied("it is there")])
     report = run(ctx, step)["a"]
-    assert (report.outcome, report.reason, report.changes, step.applied) == (Outcome.CHANGED, "it is there", (), 1)
+    assert (report.outcome, report.reason, report.changes, step.applied) == (
+        Outcome.CHANGED,
+        "it is there",
+        ("write it",),
+        1,
+    )
 
 
 def test_somebody_else_did_it_while_we_waited_for_the_lock(ctx: Context) -> None:
-    step = Toy("a", [change("missing"), satisfied("another run made it")])
+    step = Toy("a", [MISSING, satisfied("another run made it")])
     assert run(ctx, step)["a"].outcome is Outcome.OK
     assert step.applied == 0
 
 
 def test_a_step_that_does_not_hold_after_its_apply_is_a_bug_and_said_so(ctx: Context) -> None:
-    report = run(ctx, Toy("a", [change("still missing")]))["a"]
+    report = run(ctx, Toy("a", [change("still missing", "write it")]))["a"]
     assert report.outcome is Outcome.FAILED
     assert report.error is not None
     assert report.error["code"] == "not-converged"
 
 
 def test_what_needs_a_failed_step_is_not_tried_and_the_rest_goes_on(ctx: Context) -> None:
-    bad = Toy("bad", [change("missing")], PetalError("it broke", remedy="mend it"))
-    child = Toy("child", [change("missing")], needs=("bad",))
-    grandchild = Toy("grandchild", [change("missing")], needs=("child",))
+    bad = Toy("bad", [MISSING], PetalError("it broke", remedy="mend it"))
+    child = Toy("child", [MISSING], needs=("bad",))
+    grandchild = Toy("grandchild", [MISSING], needs=("child",))
     other = Toy("other", [satisfied("fine")])
     reports = run(ctx, bad, child, grandchild, other)
     assert reports["bad"].remedy == ("mend it",)
@@ -110,7 +129,9 @@ def test_what_needs_a_failed_step_is_not_tried_and_the_rest_goes_on(ctx: Context
 def test_what_the_configuration_accepts_lets_the_rest_go_on_and_the_run_is_degraded(ctx: Context) -> None:
     lack = accepted("2 of 3 are there", PetalError("one is missing", remedy="less x.log", code="spack-partial"))
     reports = run(
-        ctx, Toy("a", [change("missing"), change("missing"), lack]), Toy("b", [satisfied("fine")], needs=("a",))
+        ctx,
+        Toy("a", [MISSING, MISSING, lack]),
+        Toy("b", [satisfied("fine")], needs=("a",)),
     )
     assert reports["a"].outcome is Outcome.CHANGED
     assert reports["a"].error is not None
@@ -125,14 +146,18 @@ def test_how_far_a_step_is_reaches_who_listens(ctx: Context) -> None:
             ctx.progress("installing 1 of 2")
 
     told: list[StepReport] = []
-    engine.converge([Long("a", [change("missing"), change("missing"), satisfied("there")])], ctx, told.append)
+    engine.converge(
+        [Long("a", [MISSING, MISSING, satisfied("there")])],
+        ctx,
+        told.append,
+    )
     assert [(report.outcome, report.reason) for report in told] == [
         (Outcome.RUNNING, "missing"), (Outcome.RUNNING, "installing 1 of 2"), (Outcome.CHANGED, "there"),
     ]  # fmt: skip
 
 
 def test_a_full_disk_is_an_error_with_a_remedy_and_no_bug(ctx: Context) -> None:
-    report = run(ctx, Toy("a", [change("missing")], OSError(errno.ENOSPC, "No space left", "/shared/x")))["a"]
+    report = run(ctx, Toy("a", [MISSING], OSError(errno.ENOSPC, "No space left", "/shared/x")))["a"]
     assert report.error is not None
     assert report.error["code"] == "file-no-space"
     assert "df -h" in report.remedy[0]
@@ -146,14 +171,14 @@ def test_blocked_and_not_for_here_are_told_with_their_reasons(ctx: Context) -> N
 
 
 def test_a_bug_costs_its_step_and_what_needs_it_and_no_more(ctx: Context) -> None:
-    reports = run(ctx, Toy("a", [change("x")], KeyError("oops")), Toy("b", [satisfied("fine")], needs=()))
+    reports = run(ctx, Toy("a", [MISSING], KeyError("oops")), Toy("b", [satisfied("fine")], needs=()))
     assert reports["a"].error is not None
     assert reports["a"].error["code"] == "bug"
     assert reports["b"].outcome is Outcome.OK
 
 
 def test_a_failed_proof_degrades_and_does_not_fail(ctx: Context) -> None:
-    report = run(ctx, Toy("proof", [change("x")], PetalError("no", code="proof-failed")))["proof"]
+    report = run(ctx, Toy("proof", [MISSING], PetalError("no", code="proof-failed"), background=True))["proof"]
     assert engine.status_of([report]) is Status.DEGRADED
 
 
@@ -168,17 +193,17 @@ def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_u
             super().apply(ctx)
 
     def make(name: str, scope: Scope, *, background: bool = False) -> Watching:
-        return Watching(name, [change("x"), change("x"), satisfied("y")], scope=scope, background=background)
+        return Watching(name, [MISSING, MISSING, satisfied("y")], scope=scope, background=background)
 
     late = make("late", Scope.NODE, background=True)
-    late.probes = [change("x"), satisfied("y")]
+    late.probes = [MISSING, satisfied("y")]
     run(ctx, make("node", Scope.NODE), make("cluster", Scope.CLUSTER), make("after", Scope.NODE), late)
-    both = {"stack.lock", engine.NODE_LOCK}
-    assert held == {"node": {engine.NODE_LOCK}, "cluster": {"stack.lock"}, "after": both, "late": set()}
+    both = {"stack.lock", NODE_LOCK}
+    assert held == {"node": {NODE_LOCK}, "cluster": {"stack.lock"}, "after": both, "late": set()}
 
 
 def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:
-    from bootstrap.steps.registry import STEPS
+    from bootstrap.engine.registry import STEPS
 
     assert all(step.roles == {Role.HEAD} for step in STEPS if step.scope is Scope.CLUSTER)
 
@@ -186,7 +211,7 @@ def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:
 def test_at_on_node_start_only_local_steps_are_done(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     ctx = world.context.__class__(**{**world.context.__dict__, "event": "start"})
-    step = Toy("a", [change("missing")], local=False)
+    step = Toy("a", [MISSING], local=False)
     assert "OnNodeStart" in run(ctx, step)["a"].reason
     assert step.applied == 0
 
@@ -211,7 +236,7 @@ def test_who_takes_the_cluster_lock_ends_what_a_dead_holder_left(
     world = World(tmp_path / "node")
     world.paths.locks.mkdir(parents=True)
     atomic.write_json(world.paths.locks / "stack.holder", plain(before))
-    run(world.context, Toy("a", [change("x"), change("x"), satisfied("y")], scope=Scope.CLUSTER))
+    run(world.context, Toy("a", [MISSING, MISSING, satisfied("y")], scope=Scope.CLUSTER))
     assert world.system.ended == ended
 
 
@@ -229,8 +254,8 @@ def test_a_run_that_was_robbed_of_its_lock_does_no_further_step(ctx: Context, mo
     def lost(_: Lock) -> None:
         raise LockLost("stack.lock was lost")
 
-    first = Toy("first", [change("x"), change("x"), satisfied("y")], scope=Scope.CLUSTER)
-    second = Toy("second", [change("x")], scope=Scope.CLUSTER)
+    first = Toy("first", [MISSING, MISSING, satisfied("y")], scope=Scope.CLUSTER)
+    second = Toy("second", [MISSING], scope=Scope.CLUSTER)
     monkeypatch.setattr(Lock, "confirm", lost)
     done = run(ctx, first, second)
     assert done["first"].outcome is Outcome.CHANGED
@@ -249,7 +274,7 @@ def test_a_cluster_step_can_confirm_the_lock_that_it_works_under(ctx: Context) -
             holder.write_text(holder.read_text().replace(ctx.run_id, "another-run"))
             ctx.confirm()
 
-    step = Slow("slow", [change("x")], scope=Scope.CLUSTER)
+    step = Slow("slow", [MISSING], scope=Scope.CLUSTER)
     error = run(ctx, step)["slow"].error
     assert error is not None
     assert error["code"] == "lock-lost"
@@ -257,7 +282,7 @@ def test_a_cluster_step_can_confirm_the_lock_that_it_works_under(ctx: Context) -
 
 
 def test_what_a_run_has_done_before_is_not_tried_again(ctx: Context) -> None:
-    step = Toy("a", [change("x"), change("x"), satisfied("y")])
+    step = Toy("a", [MISSING, MISSING, satisfied("y")])
     before = engine.converge((step,), ctx, lambda _: None)
     after = engine.converge((step, Toy("b", [satisfied("z")])), ctx, lambda _: None, already=before)
     assert step.applied == 1

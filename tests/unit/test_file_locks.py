@@ -8,9 +8,9 @@ import pytest
 
 from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host import file_locks
 from bootstrap.host.system import parse_mounts
-from bootstrap.steps.registry import STEPS
 from tests.world import World
 
 NFS = (

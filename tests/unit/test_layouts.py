@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from bootstrap.checks.storage import opt_spack
+from bootstrap.checks.storage import OptSpack
 from bootstrap.core.errors import UsageError
 from bootstrap.core.model import Mark, Outcome, Role, Tool
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare
+from bootstrap.engine.registry import STEPS, steps_for
 from bootstrap.host import system
 from bootstrap.state.release import current_release
 from bootstrap.state.request import Request
 from bootstrap.steps.image import Image
 from bootstrap.steps.owner import StorageOwner
-from bootstrap.steps.registry import STEPS, steps_for
 from bootstrap.steps.storage import Storage
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, with_spack
@@ -87,7 +87,7 @@ def test_nodes_use_what_the_image_carries_and_never_change_it(image: World, role
     assert done["root"].reason == f"the machine image carries release {image.release}"
     if role is Role.HEAD:
         for name in ("packages", "spack", "modules", "release"):
-            assert (done[name].outcome, done[name].reason) == (Outcome.SKIPPED, "the machine image carries it")
+            assert (done[name].outcome, done[name].reason) == (Outcome.SKIPPED, "the machine image contains it")
     assert snapshot(image.paths.root) == before
 
 
@@ -282,10 +282,10 @@ def test_a_store_that_is_no_copy_is_left_alone(mover: World, whose: str) -> None
 
 
 def test_a_spack_tree_at_opt_spack_is_named_with_its_version(builder: World) -> None:
-    assert list(opt_spack(builder.context, 5)) == []
+    assert list(OptSpack().findings(builder.context)) == []
     source = builder.prefix / "opt/spack/lib/spack/spack/__init__.py"
     source.parent.mkdir(parents=True)
     source.write_text('__version__ = "0.23.0"\n')
-    (finding,) = opt_spack(builder.context, 5)
+    (finding,) = OptSpack().findings(builder.context)
     assert (finding.check, finding.mark) == ("opt-spack", Mark.OK)
     assert finding.message.startswith("Spack 0.23.0 is at /opt/spack on this node")

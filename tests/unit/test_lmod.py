@@ -16,10 +16,11 @@ import pytest
 from bootstrap.checks.node import check_node
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, LmodError
-from bootstrap.core.model import Mark, Outcome, Role, Verdict
+from bootstrap.core.model import Mark, Outcome, Role
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import for_lockfile, prepare
+from bootstrap.engine.registry import CHECKS, STEPS, steps_for
 from bootstrap.host.files import remove_tree
 from bootstrap.lmod import bundle, find
 from bootstrap.spack.workspace import lockfile_of, specs_of
@@ -28,7 +29,6 @@ from bootstrap.state.request import Request
 from bootstrap.state.store import Shared
 from bootstrap.steps.lmod import NodeLmod
 from bootstrap.steps.lmod_pack import LmodPack
-from bootstrap.steps.registry import STEPS, steps_for
 from bootstrap.steps.shell import MARK, SH, Shell
 from tests.world import World, with_spack
 
@@ -121,7 +121,7 @@ def test_which_spec_is_lmod(spec: str, is_one: bool) -> None:
 def test_without_a_stack_there_is_nothing_to_add_to(tmp_path: Path) -> None:
     ctx = asked(World(tmp_path / "node"), "stack: none\n")
     assert ctx.environment == {}
-    assert NodeLmod().probe(ctx).verdict is Verdict.BLOCKED
+    assert NodeLmod().probe(ctx).blocked
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -130,7 +130,7 @@ def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
     archive = packed(world)
     step = NodeLmod()
     before = step.probe(world.context)
-    assert (before.verdict, before.changes) == (Verdict.CHANGE, (f"unpack {archive} into {world.paths.lmods}",))
+    assert (before.pending, before.changes) == (True, (f"unpack {archive} into {world.paths.lmods}",))
     step.apply(world.context)
     assert step.probe(world.context).reason.startswith("Lmod 8.6.19, built by the stack, is at ")
     lmod = find.find_lmod(world.context)
@@ -144,7 +144,7 @@ def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Pa
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     take(world, packed(world))
     next_one = replace(world.context, release="another")
-    assert NodeLmod().probe(next_one).verdict is Verdict.SATISFIED
+    assert NodeLmod().probe(next_one).holds
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -156,7 +156,7 @@ def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays
     next(archive.parent.iterdir()).unlink()
     bundle.build(newer, archive, lambda: None)
     remove_tree(newer)
-    (finding,) = (finding for finding in check_node(world.context).findings if finding.check == "lmod")
+    (finding,) = (finding for finding in check_node(world.context, CHECKS).findings if finding.check == "lmod")
     assert (finding.mark, finding.message) == (Mark.WARN, "this node does not use 8.8-bbbbbbb.tar.gz yet")
     NodeLmod().apply(world.context)
     assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "8.8-bbbbbbb", "in-use"]
@@ -168,7 +168,7 @@ def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays
 def test_a_node_whose_image_has_lmod_uses_that(tmp_path: Path, modules: str) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path) + f"modules: {{lmod: {modules}}}\n")
     packed(world)
-    assert NodeLmod().probe(world.context).verdict is Verdict.SATISFIED
+    assert NodeLmod().probe(world.context).holds
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -261,7 +261,7 @@ def shell(tmp_path: Path, lmod_is_there: None) -> Callable[[], list[str]]:
     def apply() -> list[str]:
         step, changes = Shell(), Shell().probe(world.context).changes
         step.apply(world.context)
-        assert step.probe(world.context).verdict is Verdict.SATISFIED
+        assert step.probe(world.context).holds
         return list(changes)
 
     return apply
@@ -352,7 +352,7 @@ def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
     world.host = replace(world.host, target="neoverse_n1")
     packed(world, f"{world.host.os}-x86_64_v3")
     probe = NodeLmod().probe(world.context)
-    assert (probe.verdict, "that this CPU runs" in probe.reason) == (Verdict.BLOCKED, True)
+    assert (probe.blocked, "that this CPU runs" in probe.reason) == (True, True)
 
 
 def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
@@ -384,7 +384,7 @@ def test_one_that_does_not_answer_is_taken_for_good(tmp_path: Path, monkeypatch:
 @pytest.mark.usefixtures("lmod_is_there")
 def test_a_stack_that_names_lmod_for_its_own_ends_packs_none_where_nodes_have_one(tmp_path: Path) -> None:
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw, lmod@8.7.18]")
-    assert LmodPack().probe(World(tmp_path / "node", config_text=text).context).verdict is Verdict.ELSEWHERE
+    assert LmodPack().probe(World(tmp_path / "node", config_text=text).context).skipped
 
 
 def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +428,7 @@ def test_a_node_that_waits_for_the_stack_names_the_command_to_follow_it(tmp_path
         lockfile_of(world.context, target).parent.mkdir(parents=True, exist_ok=True)
         lockfile_of(world.context, target).write_text("{}")
     probe = NodeLmod().probe(world.context)
-    assert (probe.verdict, len(probe.remedy)) == (Verdict.BLOCKED, 1)
+    assert (probe.blocked, len(probe.remedy)) == (True, 1)
     assert probe.remedy[0].startswith("petal-node status")
 
 

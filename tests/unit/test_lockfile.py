@@ -21,12 +21,12 @@ from bootstrap.core.model import Outcome, Result, StepReport, Tool
 from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.spack import environments, lockfile
 from bootstrap.spack.compiler import Compiler
 from bootstrap.spack.fit import NodeProfile, check_fit, differences
 from bootstrap.spack.lockfile import RECORD, Lockfile, Record
 from bootstrap.state.context import Context
-from bootstrap.steps.registry import STEPS
 from tests.world import HOST, World, with_spack
 
 SHA, OTHER = "ab" * 32, "cd" * 32

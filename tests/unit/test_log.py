@@ -68,7 +68,7 @@ def test_a_run_that_has_the_log_open_loses_nothing_when_another_puts_it_aside(pa
     with path.open("a") as kept:
         say(path, "new", "begins")
         kept.write(json.dumps({"level": "info", "message": "still here"}) + "\n")
-    assert [entry.text for entry in entries(path)] == ["x" * 2000, "still here", "begins"]
+    assert [entry.message for entry in entries(path)] == ["x" * 2000, "still here", "begins"]
 
 
 def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
@@ -82,7 +82,7 @@ def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
         '{"cut": "of',
     )
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
-    assert [entry.text for entry in entries(path)] == [*lines, "\ufffd\ufffd"]
+    assert [entry.message for entry in entries(path)] == [*lines, "\ufffd\ufffd"]
     assert {entry.level for entry in entries(path)} == {"warning"}
 
 
@@ -122,7 +122,7 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
     paths.spack_log("20261128T100000.000Z-aaaaaa").write_text("said")
 
     def shown(run: str | None, level: str, number: int) -> list[str]:
-        return [entry.text for entry in show(tmp_path, run=run, level=level, number=number).data.entries]
+        return [entry.message for entry in show(tmp_path, run=run, level=level, number=number).data.entries]
 
     assert shown(None, "info", 2) == ["second", "third"]
     assert shown("20261128T1000", "info", 1) == ["first", "second"]
@@ -130,32 +130,31 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="the log has no run 2025"):
         show(tmp_path, run="2025")
     lines = text_of(log_view(show(tmp_path)))
-    assert lines[0] == "run 20261128T100000.000Z-aaaaaa"
+    assert lines[0].startswith("run 20261128T100000.000Z-aaaaaa, 2")
     assert lines[1].endswith(" first")
     assert " spack " in lines[1]
     assert lines[-1].startswith("Spack log: ")
 
 
-def test_lines_of_the_hook_script_and_tracebacks_are_shown(tmp_path: Path) -> None:
-    target = Paths(tmp_path).log
-    target.parent.mkdir(parents=True)
+def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path) -> None:
     line = {
         "time": "2026-11-28T10:00:00Z",
         "level": "error",
         "run_id": "r",
         "step": None,
-        "message": "bug",
-        "traceback": "x\ny",
+        "message": "no archive\nhere",
     }
-    script = "2026-11-28T09:59:00Z petal-node start: archive-missing [404]: upload it"
-    target.write_text(f"{script}\n{json.dumps(line)}\n")
+    target = Paths(tmp_path).log
+    target.parent.mkdir(parents=True)
+    target.write_text(
+        json.dumps({**line, "event": "start", "code": "archive-missing", "why": "404", "remedy": "upload it"}) + "\n"
+    )
     assert text_of(log_view(show(tmp_path))) == [
-        "run unknown",
-        f"  warn -          {script}",
-        "run r",
-        "  x    -          2026-11-28T10:00:00Z bug",
-        "                  x",
-        "                  y",
+        "run r, 2026-11-28 UTC",
+        "  x    -          10:00:00 no archive [archive-missing]",
+        "                  here",
+        "                  why  404",
+        "                  try  upload it",
     ]
 
 

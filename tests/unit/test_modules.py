@@ -10,10 +10,10 @@ import pytest
 
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.modules.spider import invalidate, is_missing
 from bootstrap.state.release import current_release, read_index
 from bootstrap.steps.modules import ModuleTree
-from bootstrap.steps.registry import STEPS
 from tests.world import World, lmod_of_this_machine, with_package, with_spack
 
 

@@ -10,14 +10,14 @@ import pytest
 from bootstrap.config import load, model
 from bootstrap.core.errors import ConfigError, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import Outcome, Role, Tool, Verdict
+from bootstrap.core.model import Outcome, Role, Tool
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import BEFORE_DESIRED, STEPS
 from bootstrap.engine.run import run
 from bootstrap.state.desired import Token, Wanted
 from bootstrap.state.request import Request
 from bootstrap.state.store import Shared
 from bootstrap.steps.mount import MountStorage, device_of, unit_name
-from bootstrap.steps.registry import MOUNTING, STEPS
 from tests.world import LivePaths, World
 
 STEP = MountStorage()
@@ -139,11 +139,11 @@ def test_a_unit_is_named_after_its_mount_point(mount: str, unit: str) -> None:
 
 
 def test_it_is_mounted_once_and_then_holds(node: World) -> None:
-    assert STEP.probe(node.context).verdict is Verdict.CHANGE
+    assert STEP.probe(node.context).pending
     STEP.apply(node.context)
     assert node.context.mounted is not None
     assert node.context.mounted.source == "files:/export/hpc"
-    assert STEP.probe(node.context).verdict is Verdict.SATISFIED
+    assert STEP.probe(node.context).holds
     commands = len(node.system.commands)
     STEP.apply(node.context)
     assert not any("mount" in command[0] or "start" in command for command in node.system.commands[commands:])
@@ -161,14 +161,14 @@ def test_the_unit_names_what_the_configuration_names_and_delays_no_boot(node: Wo
 
 
 def test_without_a_source_or_under_a_prefix_it_is_not_for_us(tmp_path: Path) -> None:
-    assert STEP.probe(World(tmp_path / "live", live=True).context).verdict is Verdict.ELSEWHERE
-    assert STEP.probe(World(tmp_path / "prefix", config_text=NFS).context).verdict is Verdict.ELSEWHERE
+    assert STEP.probe(World(tmp_path / "live", live=True).context).skipped
+    assert STEP.probe(World(tmp_path / "prefix", config_text=NFS).context).skipped
 
 
 def test_another_storage_in_its_place_is_blocked_with_both_named(node: World) -> None:
     node.mount("other:/export", "nfs4", "addr=10.0.0.9")
     probe = STEP.probe(node.context)
-    assert probe.verdict is Verdict.BLOCKED
+    assert probe.blocked
     assert "other:/export" in probe.reason
     assert "files:/export/hpc" in probe.reason
     assert probe.remedy
@@ -178,20 +178,20 @@ def test_the_same_server_under_another_name_is_the_same(node: World, monkeypatch
     monkeypatch.setattr(node.system, "addresses", lambda host: {"files": frozenset({"10.0.0.5"})}[host])
     node.system.systemd = False
     node.mount("10.0.0.5:/export/hpc", "nfs4", "addr=10.0.0.5")
-    assert STEP.probe(node.context).verdict is Verdict.SATISFIED
+    assert STEP.probe(node.context).holds
     node.mounts = (Mount("10.0.0.6:/export/hpc", "/shared", "nfs4", ("rw", "addr=10.0.0.6")),)
-    assert STEP.probe(node.context).verdict is Verdict.BLOCKED
+    assert STEP.probe(node.context).blocked
 
 
 def test_files_under_the_mount_point_are_not_hidden(node: World) -> None:
     (node.paths.shared_mount / "somebodys").touch()
-    assert STEP.probe(node.context).verdict is Verdict.BLOCKED
+    assert STEP.probe(node.context).blocked
 
 
 def test_a_node_without_the_helper_is_told_what_to_install(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.system, "which", lambda _: None)
     probe = STEP.probe(node.context)
-    assert probe.verdict is Verdict.BLOCKED
+    assert probe.blocked
     assert "nfs-common" in probe.remedy[0]
 
 
@@ -199,7 +199,7 @@ def test_what_fstab_keeps_gets_no_unit(node: World) -> None:
     (node.paths.at("/etc")).mkdir(exist_ok=True)
     node.paths.at("/etc/fstab").write_text("# files\nfiles:/export/hpc /shared nfs4 hard,_netdev 0 0\n")
     node.mount("files:/export/hpc", "nfs4")
-    assert STEP.probe(node.context).verdict is Verdict.SATISFIED
+    assert STEP.probe(node.context).holds
 
 
 def test_somebodys_own_unit_is_left_as_it_is(node: World) -> None:
@@ -208,7 +208,7 @@ def test_somebodys_own_unit_is_left_as_it_is(node: World) -> None:
     unit.write_text("# by hand\n[Mount]\nWhat=files:/export/hpc\nType=nfs4\n")
     STEP.apply(node.context)
     assert unit.read_text().startswith("# by hand")
-    assert STEP.probe(node.context).verdict is Verdict.SATISFIED
+    assert STEP.probe(node.context).holds
 
 
 @pytest.mark.parametrize(("role", "seconds"), [(Role.HEAD, 60), (Role.COMPUTE, 6), (Role.LOGIN, 6)])
@@ -234,7 +234,7 @@ def test_a_silent_server_costs_seconds_and_blocks_what_needs_it(node: World, rol
 def test_nothing_is_made_on_the_root_disk_while_it_is_not_mounted(node: World) -> None:
     node.role = Role.HEAD
     storage_step = next(step for step in STEPS if step.name == "storage")
-    assert storage_step.probe(node.context).verdict is Verdict.CHANGE
+    assert storage_step.probe(node.context).pending
     with pytest.raises(StorageError):
         storage_step.apply(node.context)
     assert list(node.paths.shared_mount.iterdir()) == []
@@ -274,16 +274,16 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
 
 
 def test_only_the_tool_and_its_units_come_before_the_mount() -> None:
-    assert [step.name for step in MOUNTING] == ["tool", "converge", "mount"]
+    assert [step.name for step in BEFORE_DESIRED] == ["tool", "converge", "mount"]
 
 
 def test_options_of_a_mount_in_use_change_its_unit_only(node: World) -> None:
     STEP.apply(node.context)
     changed = replace(node.context, config=load.parse(NFS.replace("nconnect=4", "nconnect=8")))
     if not node.system.systemd:
-        assert STEP.probe(changed).verdict is Verdict.SATISFIED
+        assert STEP.probe(changed).holds
         return
-    assert STEP.probe(changed).verdict is Verdict.CHANGE
+    assert STEP.probe(changed).pending
     STEP.apply(changed)
     assert "nconnect=8" in (node.paths.units / "shared.mount").read_text()
     assert len(node.mounts) == 1

@@ -13,11 +13,12 @@ import pytest
 from bootstrap.cluster.detect import parse_dna
 from bootstrap.core.errors import ConfigError, PetalError, StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import NodeReport, Outcome, Probe, Role, StepReport, Tool, plain
+from bootstrap.core.model import Finding, NodeReport, Outcome, Role, StepReport, Tool, plain
 from bootstrap.engine import converge as engine
-from bootstrap.engine.converge import Waits
 from bootstrap.engine.prepare import find_wanted, prepare
+from bootstrap.engine.registry import STEPS
 from bootstrap.engine.run import run
+from bootstrap.engine.run_locks import Waits
 from bootstrap.host import system
 from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
@@ -25,7 +26,6 @@ from bootstrap.state.owner import Owner, is_foreign
 from bootstrap.state.release import current_release
 from bootstrap.state.request import BOOT, Request
 from bootstrap.state.store import Seen, Shared, write_document
-from bootstrap.steps.registry import STEPS
 from bootstrap.steps.root import Root
 from tests.adoption import EBS, NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
@@ -180,7 +180,7 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
     found: dict[str, Any] = {}
     probe = Root.probe
 
-    def taken_over(root: Root, ctx: Context) -> Probe:
+    def taken_over(root: Root, ctx: Context) -> Finding:
         """After its own look at the storage, and before the old cluster's head node has the lock."""
         monkeypatch.setattr(Root, "probe", probe)
         found.update({name: step.outcome for name, step in converge(new, accept=True).items()})

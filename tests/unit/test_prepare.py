@@ -13,11 +13,11 @@ from bootstrap.core.model import Role, Tool
 from bootstrap.engine import converge as engine
 from bootstrap.engine import prepare as prepared
 from bootstrap.engine.prepare import prepare
+from bootstrap.engine.registry import STEPS
 from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
-from bootstrap.state.request import BOOT, Request, keep_request, settle_request
+from bootstrap.state.request import BOOT, Request, keep_request, mark_request_applied
 from bootstrap.state.store import KEPT, Shared, write_document
-from bootstrap.steps.registry import STEPS
 from bootstrap.steps.wanted import WantedState
 from tests.world import World
 
@@ -45,7 +45,7 @@ def ask(
     ctx = prepare(request, world.system, lambda _: None)
     keep_request(request, ctx)
     if ctx.decides and event != "start" and not killed:
-        settle_request(request)
+        mark_request_applied(ctx)
     return ctx
 
 

@@ -16,6 +16,8 @@ from bootstrap.commands.releases import _jobs
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
+from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
 from bootstrap.host.system import timestamp
 from bootstrap.releases import gc as collector
@@ -23,7 +25,6 @@ from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.state.release import current_release
 from bootstrap.state.store import Shared
-from bootstrap.steps.registry import STEPS
 from tests.world import World, tarball, with_spack
 
 
@@ -112,7 +113,7 @@ def test_a_run_that_waited_while_somebody_rolled_back_publishes_nothing(tmp_path
     world, (_, second, third) = three(tmp_path)
     roll_back(world.context, rollback_target(world.context, None))
     world.paths.release(third).joinpath("manifest.json").unlink()  # so that there is something to do
-    reports = engine.converge(STEPS, replace(world.context, decides=False), silent)
+    reports = engine.converge(STEPS, replace(world.context, decides=False), silent, hooks=CLUSTER_HOOKS)
     failed = [report for report in reports if report.outcome is Outcome.FAILED]
     assert failed[0].error
     assert failed[0].error["code"] == "state-settled"

@@ -11,12 +11,11 @@ import pytest
 
 from bootstrap.core.errors import StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import Outcome, Role, Verdict
+from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
-from bootstrap.repair.hidden_mounts import HiddenMounts
-from bootstrap.repair.registry import REPAIRS
+from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.store import Seen, write_document
-from bootstrap.steps.registry import STEPS
+from bootstrap.steps.hidden_mounts import HiddenMounts
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World
 
@@ -39,7 +38,7 @@ def over(world: World, point: str, kind: str = "tmpfs") -> None:
 
 def test_a_storage_that_only_fstab_has_is_mounted_and_nothing_else_is(node: World) -> None:
     node.mounts = ()
-    assert HiddenMounts().probe(node.context).verdict is Verdict.ELSEWHERE
+    assert HiddenMounts().probe(node.context).skipped
     node.paths.at("/etc").mkdir(exist_ok=True)
     node.paths.at("/etc/fstab").write_text("# /shared\n10.0.0.10:/shared /shared nfs4 hard 0 0\n")
     assert HiddenMounts().probe(node.context).changes == ("mount /shared",)
@@ -47,7 +46,7 @@ def test_a_storage_that_only_fstab_has_is_mounted_and_nothing_else_is(node: Worl
 
 def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
     node.mounts = (*node.mounts, *node.mounts)
-    assert HiddenMounts().probe(node.context).verdict is Verdict.SATISFIED
+    assert HiddenMounts().probe(node.context).holds
 
 
 def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node: World) -> None:
@@ -55,8 +54,8 @@ def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node
     write_document(node.paths.state / "token.json", {"token": "feed", "host": "head"})
     for ctx in (node.context, replace(node.context, may_destroy=True)):
         probe = HiddenMounts().probe(ctx)
-        assert (probe.verdict, probe.reason) == (
-            Verdict.BLOCKED,
+        assert (probe.blocked, probe.reason) == (
+            True,
             "/shared is hidden by another mount: tmpfs from other",
         )
         assert probe.remedy[-1].startswith("umount --lazy /shared ")
@@ -68,7 +67,7 @@ def test_a_mount_that_hides_the_root_is_named_with_the_command(node: World) -> N
     over(node, str(node.paths.root), "nfs4")
     over(node, str(node.paths.root))
     probe = HiddenMounts().probe(node.context)
-    assert probe.verdict is Verdict.BLOCKED
+    assert probe.blocked
     assert probe.remedy[-1].startswith(f"umount --lazy {node.paths.root} ")
 
 
@@ -85,7 +84,7 @@ def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pyte
 def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> None:
     over(node, "/shared")
     node.paths.seen_storage.unlink()
-    assert HiddenMounts().probe(replace(node.context, may_destroy=True)).verdict is Verdict.SATISFIED
+    assert HiddenMounts().probe(replace(node.context, may_destroy=True)).holds
 
 
 # -------------------------------------------------------------------------------------------------------------- laws
@@ -101,7 +100,7 @@ def test_every_step_of_a_bootstrap_but_two_is_in_a_repair_in_the_same_order() ->
 def test_what_a_repair_needs_stands_before_it() -> None:
     for number, step in enumerate(REPAIRS):
         known = {other.name for other in REPAIRS[:number]} | {"cache", "proof"}
-        assert set(step.needs) <= known, step.name
+        assert {need.name for need in step.needs} <= known, step.name
 
 
 def test_on_a_healthy_node_nothing_is_planned_and_nothing_changes(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from bootstrap.config.load import parse
 from bootstrap.config.model import Origin
 from bootstrap.core.errors import ConfigError, FetchError, PackageError, SpackError
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.spack import program
-from bootstrap.steps.registry import STEPS
 from tests.world import World, with_spack
 
 SHA = "ab" * 32

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import StorageError
-from bootstrap.core.model import Outcome, Role, StepReport, Verdict, plain
+from bootstrap.core.model import Outcome, Role, StepReport, plain
 from bootstrap.engine import converge as engine
 from bootstrap.engine import prepare
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import make_own_dir
 from bootstrap.remote import tarball
 from bootstrap.state.context import Context
@@ -20,7 +21,6 @@ from bootstrap.state.desired import Proof, Token, Wanted
 from bootstrap.state.owner import Owner
 from bootstrap.state.store import Seen, Shared, write_document
 from bootstrap.steps import storage as storage_step
-from bootstrap.steps.registry import STEPS
 from tests.world import World, with_package
 
 
@@ -93,7 +93,7 @@ def test_a_run_beside_this_one_may_mark_the_storage_while_it_looks(
         return seen
 
     monkeypatch.setattr(storage_step, "_look", slow_look)
-    assert storage_step.Storage().probe(head.context).verdict is Verdict.CHANGE
+    assert storage_step.Storage().probe(head.context).pending
     assert storage(head).outcome is Outcome.OK
 
 

@@ -23,9 +23,10 @@ from bootstrap.cluster import instances, targets
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError
 from bootstrap.core.facts import Cluster, Facts, Queue
-from bootstrap.core.model import Mark, Outcome, Role, Tool, Verdict
+from bootstrap.core.model import Mark, Outcome, Role, Tool
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import _choice, prepare
+from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.engine.run import run
 from bootstrap.prove.fleet import report_lines, reports_of_lines
 from bootstrap.state import release
@@ -33,7 +34,6 @@ from bootstrap.state.desired import Wanted
 from bootstrap.state.release import Manifest, ModuleFile, Tree
 from bootstrap.state.request import Request
 from bootstrap.state.store import Shared
-from bootstrap.steps.registry import STEPS
 from bootstrap.steps.shell import Shell
 from bootstrap.steps.spack import SpackStack
 from tests.world import HOST, World, with_package, with_spack
@@ -338,7 +338,7 @@ def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> Non
     engine.converge(STEPS, head.context, lambda _: None)
     old = head.as_node("old", Role.COMPUTE)
     engine.converge(STEPS, old.context, lambda _: None)  # a shell cannot be started here, so every load fails
-    report = checks.check_node(old.context)
+    report = checks.check_node(old.context, CHECKS)
     failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
     loads = [f"load:{name}" for name in ("fftw/3.3.10", "hello/1.0", "spack/1.1.1")]
     assert [finding.check for finding in failed] == ["cpu", "modules", *loads, "run:hello"]
@@ -390,14 +390,14 @@ def test_a_target_that_the_compiler_does_not_know_is_told_before_anything_is_bui
     world = World(tmp_path / "head", config_text=listed(tmp_path, "zen5"))
     world.system.answers["gcc"] = lambda _: "11.4.0\n"
     probe = SpackStack().probe(world.context)
-    assert probe.verdict is Verdict.BLOCKED
+    assert probe.blocked
     assert "gcc 11.4.0 cannot build for zen5" in probe.reason
     assert "target: zen4" in probe.remedy[0]
     reports = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert reports["spack"].outcome is Outcome.BLOCKED
     assert not any("spack" in command[0] for command in world.system.commands)
     world.system.answers["gcc"] = lambda _: "14.2.0\n"
-    assert SpackStack().probe(world.context).verdict is Verdict.CHANGE
+    assert SpackStack().probe(world.context).pending
 
 
 def test_the_plan_names_the_target_and_what_is_not_in_the_table(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from bootstrap.core.facts import Queue
 from bootstrap.core.model import Outcome
 from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.modules import templates
 from bootstrap.spack import users
-from bootstrap.steps.registry import STEPS
 from tests.unit.test_laws import lmod_is_there
 from tests.world import World, with_spack
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bootstrap.core.errors import ConfigError, ExitCode, SpackError
-from bootstrap.core.model import Outcome, Status, Verdict
+from bootstrap.core.model import Outcome, Status
 from bootstrap.engine import converge as engine
 from bootstrap.engine.run import exit_of
 from bootstrap.host.system import Completed
@@ -39,7 +39,7 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw@9.9, fttw]")
     world = World(tmp_path / "node", config_text=text, environment={"specs": ["ftw"]})
     world.system.checked_specs = UNKNOWN
-    assert SpackStack().probe(world.context).verdict is Verdict.CHANGE  # no recipes here yet
+    assert SpackStack().probe(world.context).pending  # no recipes here yet
     with pytest.raises(ConfigError) as caught:
         SpackStack().apply(world.context)
     assert caught.value.code == "spec-unknown"
@@ -50,7 +50,7 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
     assert not [argv for argv in world.system.commands if "concretize" in argv]
 
     probe = SpackStack().probe(world.context)
-    assert probe.verdict is Verdict.BLOCKED
+    assert probe.blocked
     assert probe.error is not None
     assert probe.error["code"] == "spec-unknown"
     reports = engine.plan([SpackStack()], world.context)
@@ -70,7 +70,7 @@ def test_a_plan_shows_advice_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_check_does_not_start_spack(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     fetched(world)
-    assert SpackStack().probe(replace(world.context, decides=False)).verdict is Verdict.CHANGE
+    assert SpackStack().probe(replace(world.context, decides=False)).pending
     assert not [argv for argv in world.system.commands if Path(argv[0]).name == "spack"]
 
 

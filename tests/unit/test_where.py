@@ -18,7 +18,9 @@ from bootstrap.core.errors import ConfigError, JobError, ProcessFailed
 from bootstrap.core.facts import Queue
 from bootstrap.core.model import Outcome, RunRecord, StepReport, Tool
 from bootstrap.engine import converge as engine
-from bootstrap.engine.run import Recorder, _tee, new_record
+from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
+from bootstrap.engine.registry import STEPS
+from bootstrap.engine.run import Recorder, new_record, recording
 from bootstrap.host.files import sha256_of
 from bootstrap.remote.tarball import unpack
 from bootstrap.spack.cache.entries import Layout
@@ -33,7 +35,6 @@ from bootstrap.spack.program import RECEIPT
 from bootstrap.state.release import check_queue
 from bootstrap.state.request import Request
 from bootstrap.state.store import Runs
-from bootstrap.steps.registry import STEPS
 from bootstrap.steps.spack import SpackStack
 from tests.world import HOST, World, with_spack
 
@@ -122,7 +123,9 @@ def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
 
 def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[str, StepReport], list[str]]:
     told: list[StepReport] = []
-    reports = engine.converge(STEPS, replace(world.context, note=note), told.append, background=False)
+    reports = engine.converge(
+        STEPS, replace(world.context, note=note), told.append, background=False, hooks=CLUSTER_HOOKS
+    )
     return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
 
 
@@ -362,11 +365,11 @@ def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Pat
     for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
         world.config_text = text
         recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
-        told = _tee(recorder, request, replace(world.context, bakes=True), lambda _: None)
+        told = recording(recorder, replace(world.context, bakes=True), STEPS, lambda _: None)
         told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
         assert not recorder.record.settled
         world.paths.state.mkdir(parents=True, exist_ok=True)
-        _tee(recorder, request, world.context, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "it begins"))
+        recording(recorder, world.context, STEPS, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "it begins"))
         assert recorder.record.settled is settled
 
 
@@ -378,7 +381,9 @@ def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monke
     recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
     saved: list[RunRecord] = []
     monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
-    _tee(recorder, request, world.context, lambda _: None)(StepReport("spack", "", Outcome.RUNNING, "a job builds it"))
+    recording(recorder, world.context, STEPS, lambda _: None)(
+        StepReport("spack", "", Outcome.RUNNING, "a job builds it")
+    )
     settled = next(record for record in saved if record.settled)
     assert [step.reason for step in settled.steps] == ["a job builds it"]
 

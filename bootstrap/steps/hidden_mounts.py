@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from ..core.errors import PetalError
-from ..core.model import Probe, Scope, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host.files import fstab_has
 from ..state.context import Context
-from ..state.store import Seen
-from ..steps.base import EVERYWHERE
-from .ours import token_of
+from ..state.store import Seen, Shared
+from .base import Step
 
 MOUNT_SECONDS = 60.0
 LOOK_SECONDS = 2.0  # a mount that lies above another one and takes longer counts as one that hangs
 AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for example of FSx for Lustre
 
 
-class HiddenMounts:
+class HiddenMounts(Step):
     """Shared storage is mounted if /etc/fstab has it, and no other mount hides it or the root.
 
     Mounts of other people are named with the command that removes them, and never unmounted.
@@ -23,13 +22,9 @@ class HiddenMounts:
 
     name = "hidden-mounts"
     title = "no other mount hides shared storage or the root"
-    roles = EVERYWHERE
-    scope = Scope.NODE
-    needs = ()
-    local = False
-    background = False
+    repair_only = True
 
-    def probe(self, ctx: Context) -> Probe:
+    def probe(self, ctx: Context) -> Finding:
         mount = ctx.paths.mount
         if not ctx.paths.live:
             return elsewhere("nothing is mounted under --root")
@@ -67,7 +62,7 @@ def _is_known_storage(ctx: Context) -> bool:
     if before is None:
         return True
     try:
-        token = ctx.system.on_storage(lambda: token_of(ctx), ctx.paths.mount, LOOK_SECONDS)
+        token = ctx.system.on_storage(Shared(ctx.paths, trusting=True).token_or_none, ctx.paths.mount, LOOK_SECONDS)
     except (PetalError, OSError):
         return False
     return before.knows(ctx.paths.mount, token)
