@@ -1,4 +1,4 @@
-"""What stands on shared storage, by shape: what is wanted, whose it is, what was published, what was proved."""
+"""The documents on shared storage as dataclasses: desired state, owner, published releases, proof."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .owner import Owner
 
 @dataclass(frozen=True)
 class Wanted:
-    """What this cluster should have: a petal-node, a configuration with its stack, a release.
+    """The petal-node version, the configuration and the release that this cluster should have.
 
-    ``environment`` is the content of the stack's spack.yaml, so that nobody needs its URI again. ``targets`` are the
-    CPU targets and ``cuda`` the GPUs' compute capabilities that the head node has chosen: other nodes choose nothing.
+    ``environment`` is the content of the stack's spack.yaml, so its URI is not read again. ``targets`` (CPUs) and
+    ``cuda`` (compute capabilities of the GPUs) are the choice of the head node, which all other nodes use.
     """
 
     version: str
@@ -45,7 +45,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Published:
-    """One time that a release became the current one."""
+    """A release became current at ``time``."""
 
     release: str
     time: str
@@ -57,15 +57,15 @@ class Published:
 
     @classmethod
     def all_of(cls, raw: Mapping[str, Any]) -> tuple[Published, ...]:
-        """Those of ``published.json``."""
+        """All entries of ``published.json``."""
         return shapes.items(raw["published"], cls.from_dict)
 
 
 @dataclass(frozen=True)
 class Token:
-    """Written to shared storage once by the head node, so that other nodes recognize it.
+    """Identifies a shared file system. The head node writes it once.
 
-    ``host`` is the head node that wrote it, ``owner`` the cluster that the storage serves.
+    ``host`` is the head node that wrote it, ``owner`` the cluster that uses the storage.
     """
 
     token: str
@@ -80,7 +80,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Proof:
-    """What jobs on compute nodes said of one release; ``between`` is what two of them found together."""
+    """The results of jobs on compute nodes for one release. ``between``: findings about pairs of nodes."""
 
     release: str
     time: str
@@ -89,7 +89,7 @@ class Proof:
 
     @property
     def is_whole(self) -> bool:
-        """Every node that was asked is well, at least one was, and they reach each other."""
+        """True if at least one node was tested, all tested nodes passed, and so did all pairs."""
         return 0 < self.asked == self.proved and not self.failed_between
 
     @property
@@ -98,7 +98,7 @@ class Proof:
 
     @property
     def proved(self) -> int:
-        """Nodes that are well with this very release; another one proves nothing."""
+        """The number of nodes that passed with this release."""
         return sum(node.well and node.release == self.release for node in self.nodes)
 
     @classmethod

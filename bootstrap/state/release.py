@@ -1,7 +1,7 @@
-"""What a release is: its id, its manifest, and where its parts lie.
+"""A release: its id, its manifest and the location of its parts.
 
-The id is made of what goes *into* a release, so that a re-run knows it in milliseconds and without concretizing: the
-normalized stack, the checksums of Spack and recipes, operating system, glibc and target, our templates and the format.
+The id is a hash of the inputs of a release, so that a run computes it in milliseconds, without a solve: the normalized
+stack, the checksums of Spack and recipes, operating system, glibc, targets, module templates and the format.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ID_LENGTH = 12
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """One module that a release offers.
+    """One module of a release.
 
-    ``path`` is relative to the module tree; ``origin`` is package, spack or site; ``sha256`` is that of the file as it
-    was written, empty in releases from before it was kept.
+    ``path`` is relative to the module tree, ``origin`` is package, spack or site, ``sha256`` is that of the file as
+    written.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModuleFile:
     def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
         name, path, origin = (shapes.text(raw[key]) for key in ("name", "path", "origin"))
         if path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"{path!r} leads out of the module tree")
+            raise ValueError(f"{path!r} is outside of the module tree")
         return cls(name, path, origin, shapes.text(raw.get("sha256", "")))
 
 
@@ -65,10 +65,10 @@ class Tree:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete release says of itself; the release is complete when this file is there.
+    """Describes a complete release. A release without this file is incomplete.
 
-    ``specs`` is empty where nothing was built, and then the trees' targets say nothing of what is in them.
-    ``missing``: packages of the lockfile that it was published without (``install.partial``).
+    ``specs`` is empty if Spack built nothing; the targets of the trees then have no meaning. ``missing``: packages of
+    the lockfile that the release was published without (``install.partial``).
     """
 
     release: str
@@ -80,7 +80,7 @@ class Manifest:
     missing: tuple[str, ...] = ()
 
     def tree_for(self, cpu: str) -> Tree | None:
-        """The best tree for a CPU, None where it runs none of them."""
+        """The best tree for a CPU; None if the CPU runs none of them."""
         target = targets.best(cpu, (tree.target for tree in self.trees))
         return next((tree for tree in self.trees if tree.target == target), None)
 
@@ -98,7 +98,9 @@ class Manifest:
 
 
 def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
-    """The CPU targets of a release: what is named, what the queues have in common, or where nothing is built any CPU.
+    """The CPU targets of a release: those of the configuration, else what the queues have in common.
+
+    If Spack builds nothing, the target is the architecture.
 
     Raises:
         ConfigError: ``target-machine``, ``target-mixed``.
@@ -109,7 +111,7 @@ def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
 
 
 def check_queue(config: Config, queues: Sequence[Queue]) -> None:
-    """Refuses a queue to build on that the cluster does not have, where its queues are known.
+    """Refuses an ``install.queue`` that the cluster does not have. Accepts any if the queues are unknown.
 
     Raises:
         ConfigError: ``job-queue``.
@@ -118,7 +120,7 @@ def check_queue(config: Config, queues: Sequence[Queue]) -> None:
     if config.install.where != "slurm" or not config.builds or not names or wanted in names:
         return
     raise ConfigError(
-        f"install.queue {wanted} is no queue of this cluster",
+        f"install.queue {wanted} is not a queue of this cluster",
         why=f"it has {', '.join(names)}",
         remedy=f"install: {{where: slurm, queue: {names[0]}}} in the configuration",
         code="job-queue",
@@ -133,12 +135,12 @@ def tree_name(host: Host, target: str) -> str:
 def release_id(
     config: Config, host: Host, environment: Mapping[str, Any], templates: str, choice: Choice | None = None
 ) -> str:
-    """The id of the release that this configuration makes on this system.
+    """The id of the release of this configuration on this system.
 
     Args:
         environment: the stack's own environment (the content of its spack.yaml), empty without one.
         templates: the digest of the module templates.
-        choice: the targets, and what ``choice_of`` says of a cluster without known queues if not given.
+        choice: the targets; by default those of ``choice_of`` for a cluster without queues.
     """
     choice = choice or choice_of(config, (), host.machine)
     spack = config.spack
@@ -168,12 +170,12 @@ def release_id(
 
 
 def package_id(package: PackageConfig) -> str:
-    """The hash that ends a binary package's prefix in the store."""
+    """The hash at the end of a binary package's prefix in the store."""
     return _short_hash({"name": package.name, "version": package.version, "sha256": _identity(package.origin)})[:7]
 
 
 def package_prefix(package: PackageConfig, paths: Paths, host: Host) -> Path:
-    """Where a binary package lies: its own prefix, or one in the store under the naming that Spack uses there."""
+    """The directory of a binary package: its own prefix, or one in the store that is named as Spack names them."""
     if package.prefix is not None:
         return paths.at(package.prefix)
     system = f"linux-{host.os}-{host.machine}"
@@ -190,10 +192,10 @@ def _short_hash(parts: Any) -> str:
 
 
 def read_manifest(paths: Paths, release: str) -> Manifest | None:
-    """The manifest of a release, or None while it is not complete.
+    """The manifest of a release, or None if the release is incomplete.
 
     Raises:
-        StateError: it is damaged.
+        StateError: the manifest is damaged.
     """
     path = paths.manifest(release)
     raw = read_document(path)
@@ -204,7 +206,7 @@ def read_manifest(paths: Paths, release: str) -> Manifest | None:
 
 
 def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
-    """The module trees that were written for a release, or None while they are not whole.
+    """The module trees of a release, or None until all are written.
 
     Raises:
         StateError: the index is damaged.
@@ -230,23 +232,23 @@ def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
 
 
 def write_index(paths: Paths, release: str, trees: Iterable[Tree], missing: Iterable[str] = ()) -> None:
-    """Says that the module trees are whole, and what is in them."""
+    """Records that the module trees are complete, with their modules."""
     content = {"trees": [plain(tree) for tree in trees], "missing": list(missing)}
     write_document(paths.release(release) / INDEX, content)
 
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:
-    """Completes a release: the last thing that is written into it."""
+    """Completes a release. Call it after everything else is written."""
     write_document(paths.manifest(manifest.release), plain(manifest))
 
 
 def current_release(paths: Paths) -> str | None:
-    """The id that ``current`` points at, or None."""
+    """The id of the release that ``current`` points to, or None."""
     return current_in(paths.root)
 
 
 def current_in(root: Path) -> str | None:
-    """The same in what backs a root, while that is not at its place yet."""
+    """The same for a directory that will back the root and is not mounted there yet."""
     try:
         return (root / "current").readlink().name
     except OSError:

@@ -226,7 +226,7 @@ def test_an_unknown_queue_is_a_mistake_of_the_configuration(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"install\.queue"):
         parse("install: {where: slurm}")
     config = parse(with_spack(tmp_path) + INSTALL.format(queue="gpu", wait=1))
-    with pytest.raises(ConfigError, match="gpu is no queue of this cluster") as caught:
+    with pytest.raises(ConfigError, match="gpu is not a queue of this cluster") as caught:
         check_queue(config, (Queue("q1", ()), Queue("q2", ())))
     assert (int(caught.value.exit), caught.value.why) == (78, "it has q1, q2")
     check_queue(config, ())  # cluster-config.yaml cannot be read: Slurm is asked later
