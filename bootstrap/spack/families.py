@@ -1,8 +1,7 @@
-"""What differs between the Spacks that petal-node runs: one adapter for each family of versions.
+"""Everything that differs between versions of Spack: one adapter for each family of versions.
 
-Which versions there are, and the family of each, stands in ``config.SPACK_VERSIONS``. What the families share is in
-scope (configuration) and driver (commands). Each difference was read in the sources of 0.23.0 and 1.1.1 and is run by
-tests/spack.
+``config.model.SPACK_VERSIONS`` gives the family of each version. Each difference was read in the sources of 0.23.0 and
+1.1.1, and tests/spack run both.
 """
 
 from __future__ import annotations
@@ -13,23 +12,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.facts import Host
+from .cache.entries import V2, V3, Layout
 from .compiler import Compiler
 
 
 class Family(ABC):
-    """The answers that differ.
+    """The adapter of one family.
 
     Args:
-        repository: the recipes' repository, in Spack's tree where it carries them, else in that of the recipes.
-        recipes_from: the upstream repository whose releases hold the recipes.
+        repository: the repository of recipes, in Spack's own tree (0.23) or in the tree of the recipes.
+        recipes_from: the project below github.com/spack whose releases contain the recipes.
         defaults: the directories of Spack's own defaults in its tree, the weakest first.
         store: the install tree below the root. 0.23 cannot read a database of 1.1 (version 8), and 1.1 reads one of
             0.23 (version 7) only after a migration that takes it away from 0.23: each family has its own.
-        sections: Spack's sections of configuration that reach a build, with what an empty one looks like.
-        lockfile_format: the version of spack.lock that it writes, and the newest that it reads.
-        newest_python: the newest Python that this Spack runs with.
-        parallel: ``spack install`` takes ``-p N``, packages at once.
-        bootstraps_from: those sources of clingo in Spack's defaults that are binaries, whose checksums its tree holds.
+        sections: the sections of configuration that affect a build, each with an empty value.
+        lockfile_format: the version of spack.lock that it writes, which is the newest that it reads.
+        cache_layout: the layout of the build caches that it writes and reads.
+        newest_python: the newest Python that it supports.
+        parallel: ``spack install`` has ``-p N``, the number of packages that are built at once.
+        bootstraps_from: the sources of clingo in Spack's defaults that are binaries. Their checksums are in its tree.
     """
 
     repository: PurePosixPath
@@ -38,6 +39,7 @@ class Family(ABC):
     store: str
     sections: Mapping[str, Any]
     lockfile_format: int
+    cache_layout: Layout
     newest_python: tuple[int, int]
     parallel: bool
     bootstraps_from: tuple[str, ...]
@@ -52,11 +54,11 @@ class Family(ABC):
 
     @abstractmethod
     def externals(self, compiler: Compiler) -> dict[str, Any]:
-        """What the section ``packages`` says of the system's compiler."""
+        """The system's compiler in the section ``packages``."""
 
     @abstractmethod
     def hidden(self, compiler: Compiler) -> list[str]:
-        """Specs that are installed and get no module: the system's, and what Spack puts beside a compiler."""
+        """Installed specs that get no module: the system's, and the runtime packages that Spack adds to a compiler."""
 
 
 SECTIONS: Mapping[str, Any] = {
@@ -72,7 +74,7 @@ SECTIONS: Mapping[str, Any] = {
 
 
 class V023(Family):
-    """0.23: compilers have a section of their own, recipes come with Spack."""
+    """0.23: compilers have a section of their own, and Spack contains the recipes."""
 
     repository = PurePosixPath("var/spack/repos/builtin")
     recipes_from = "spack"
@@ -80,6 +82,7 @@ class V023(Family):
     store = "store-0.23"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": []}
     lockfile_format = 5
+    cache_layout = V2()
     newest_python = (3, 13)
     parallel = False
     bootstraps_from = ("github-actions-v0.6", "github-actions-v0.5")
@@ -101,12 +104,12 @@ class V023(Family):
     def externals(self, compiler: Compiler) -> dict[str, Any]:  # noqa: ARG002 - a compiler is no package here
         return {}
 
-    def hidden(self, compiler: Compiler) -> list[str]:  # noqa: ARG002 - a gcc that is installed was asked for
+    def hidden(self, compiler: Compiler) -> list[str]:  # noqa: ARG002 - a gcc in the store was asked for
         return ["glibc", "gcc-runtime"]
 
 
 class V11(Family):
-    """1.1: a compiler is an external package, recipes are a repository of their own."""
+    """1.1: a compiler is an external package, and the recipes have a repository of their own."""
 
     repository = PurePosixPath("repos/spack_repo/builtin")
     recipes_from = "spack-packages"
@@ -114,6 +117,7 @@ class V11(Family):
     store = "store"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": {}, "toolchains": {}}
     lockfile_format = 6
+    cache_layout = V3()
     newest_python = (3, 14)
     parallel = True
     bootstraps_from = ("github-actions-v2", "github-actions-v0.6")

@@ -39,12 +39,8 @@ class Program:
 
     @property
     def family(self) -> Family:
-        """What is particular to this Spack."""
-        return FAMILIES[self.family_name]
-
-    @property
-    def family_name(self) -> str:
-        return SPACK_VERSIONS[self.version]
+        """The adapter of this Spack's version."""
+        return FAMILIES[SPACK_VERSIONS[self.version]]
 
     @property
     def trees(self) -> tuple[Path, ...]:

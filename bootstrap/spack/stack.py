@@ -13,7 +13,6 @@ from ..host.files import make_dir, remove_tree
 from ..host.log import LOG
 from ..state.context import Context
 from . import database, recovery
-from .cache.entries import LAYOUTS
 from .cache.pull import Pulled, pull
 from .driver import Spack
 from .install import install_missing, install_or_build, withdrawn
@@ -145,7 +144,7 @@ def _missing(ctx: Context, *spacks: Spack) -> tuple[Locked, ...]:
 def _pull(ctx: Context, *spacks: Spack) -> Pulled:
     """Takes what is missing from the build caches that have it; what one cannot give is told and built."""
     missing = _missing(ctx, *spacks)
-    region, layout = ctx.facts.cluster.region, LAYOUTS[spacks[0].program.family_name]
+    region, layout = ctx.facts.cluster.region, spacks[0].program.family.cache_layout
     pulled = pull(missing, ctx.config.spack.caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
     for trouble in pulled.troubles:
         _tell(ctx, str(trouble), *trouble.remedy)

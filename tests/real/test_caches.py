@@ -19,15 +19,15 @@ from bootstrap.core.errors import CacheError, FetchError
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import System
 from bootstrap.remote.fetch import exists, upload
-from bootstrap.spack.cache.entries import LAYOUTS
 from bootstrap.spack.cache.keys import open_keyring, refuse_open
 from bootstrap.spack.cache.pull import Pulled, pull
+from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
 from tests.gpg import Key, made_key
 from tests.real.server import Handler, always, answer, made_certificate, serving
 
 SYSTEM = "linux-debian12-x86_64_v3"
-V3, V2 = LAYOUTS["1.1"], LAYOUTS["0.23"]
+V3, V2 = FAMILIES["1.1"].cache_layout, FAMILIES["0.23"].cache_layout
 
 
 def locked(name: str) -> Locked:

@@ -107,9 +107,6 @@ class V3(Layout):
         return _root_hash(parsed(_unzipped(directory / "blobs" / "sha256" / digest[:2] / digest)))
 
 
-LAYOUTS: Mapping[str, Layout] = {"0.23": V2(), "1.1": V3()}
-
-
 def corrupt(spec: Locked, why: str) -> CacheError:
     """The error of an entry that cannot be used."""
     return CacheError(f"the entry of {spec.name}@{spec.version}", why=why, code="cache-corrupt")

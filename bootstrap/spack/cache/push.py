@@ -16,7 +16,7 @@ from ...host.files import remove_tree, sha256_of
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
-from .entries import LAYOUTS, Layout
+from .entries import Layout
 from .keys import open_keyring, refuse_open
 
 TRANSFERS = 8
@@ -104,7 +104,7 @@ class Push:
 
     @property
     def _layout(self) -> Layout:
-        return LAYOUTS[self.spack.program.family_name]
+        return self.spack.program.family.cache_layout
 
     def _description(self, spec: Locked) -> str:
         return self._layout.description(spec, signed=self.mirror.signed)

@@ -15,7 +15,6 @@ from ...core.facts import Host
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import Completed, System
-from ..cache.entries import LAYOUTS
 from ..cache.pull import Pulled
 from ..compiler import find_compiler
 from ..driver import Spack
@@ -112,7 +111,7 @@ class Builder:
         parallel = split(self._host.cpus, self._host.memory, order.jobs, side_by_side=_program(order).family.parallel)
         self._note(f"{target}: {parallel.processes} packages at once with {parallel.jobs} jobs each")
         spack, logs = self._spack(order, target), self._logs / order.run_id
-        pulled = Pulled(self._directory.pulled, LAYOUTS[spack.program.family_name])
+        pulled = Pulled(self._directory.pulled, spack.program.family.cache_layout)
         install_or_build(spack, parallel, self._tell, logs, order.locks, pulled, self._say)
 
     def _spack(self, order: Order, target: str) -> Spack:
