@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -99,23 +100,18 @@ def prune_logs(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line. ``time`` is UTC; of a line that is none of ours, or was cut off, all is ``message``.
-
-    ``code``, ``why`` and ``remedy`` are the hook scripts' (``write_log`` of actions/common.sh).
-    """
+    """One line; ``time`` is UTC. A line in another format, or a cut one, is a ``message`` without the other fields."""
 
     message: str
     time: str = ""
     level: str = "warning"
     run_id: str = ""
     step: str = ""
-    code: str = ""
-    why: str = ""
-    remedy: str = ""
     traceback: str = ""
 
 
 _NAMES = tuple(field.name for field in fields(Entry))
+_HOOK_SCRIPT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (petal-node \w+: .*)")  # a failure of actions/on_node.sh
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -137,7 +133,8 @@ def _entry(line: str) -> Entry:
         raw = json.loads(line)
         texts = {name: raw.get(name) or "" for name in _NAMES}
     except (ValueError, AttributeError, RecursionError):
-        return Entry(line.rstrip("\n"))
+        script = _HOOK_SCRIPT.match(line)
+        return Entry(script[2], script[1], "error") if script else Entry(line.rstrip("\n"))
     if texts["level"] not in LEVELS or not all(isinstance(text, str) for text in texts.values()):
         return Entry(line.rstrip("\n"))
     return Entry(**texts)

@@ -96,9 +96,7 @@ def log_view(result: Result[LogLines]) -> list[Line]:
             last = (entry.run_id, day)
             lines.append(Line(f"run {entry.run_id or 'unknown'}, {f'{day} UTC' if day else 'no date'}", heading=True))
         first, *rest = entry.message.splitlines() or [""]
-        code = f" [{entry.code}]" if entry.code else ""
-        lines.append(Line(f"{clock} {first}{code}".strip(), LEVEL_MARKS.get(entry.level, ""), entry.step or "-"))
-        rest += [f"{word}  {text}" for word, text in (("why", entry.why), ("try", entry.remedy)) if text]
+        lines.append(Line(f"{clock} {first}".strip(), LEVEL_MARKS.get(entry.level, ""), entry.step or "-"))
         lines += [Line(text, indent=18) for text in (*rest, *entry.traceback.splitlines())]
     lines += [Line(f"Spack log: {path}", heading=True) for path in result.data.spack_logs]
     return lines or [Line(f"{result.data.log} has no such lines", heading=True)]

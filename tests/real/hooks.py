@@ -137,7 +137,8 @@ def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> str:
     assert text == line
     assert abs(datetime.now(timezone.utc) - moment(time_of)) < timedelta(seconds=60)
     assert stat.S_IMODE((hook.prefix / "var/log/petal-node.log").stat().st_mode) == 0o640
-    assert [entry.message for entry in entries(hook.prefix / "var/log/petal-node.log")] == [logged]  # the tool shows it
+    (entry,) = entries(hook.prefix / "var/log/petal-node.log")
+    assert (entry.message, entry.level, entry.time) == (line, "error", time_of)  # `petal-node log` shows it
     return line
 
 

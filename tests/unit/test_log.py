@@ -136,25 +136,14 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
     assert lines[-1].startswith("Spack log: ")
 
 
-def test_a_line_of_a_hook_script_brings_its_reason_and_its_remedy(tmp_path: Path) -> None:
-    line = {
-        "time": "2026-11-28T10:00:00Z",
-        "level": "error",
-        "run_id": "r",
-        "step": None,
-        "message": "no archive\nhere",
-    }
+def test_a_failure_of_a_hook_script_is_an_error_with_its_time(tmp_path: Path) -> None:
     target = Paths(tmp_path).log
     target.parent.mkdir(parents=True)
-    target.write_text(
-        json.dumps({**line, "event": "start", "code": "archive-missing", "why": "404", "remedy": "upload it"}) + "\n"
-    )
+    message = "petal-node start: s3://b/k could not be fetched [archive-missing]: 404. Remedy: upload it"
+    target.write_text(f"2026-11-28T10:00:00Z {message}\n")
     assert text_of(log_view(show(tmp_path))) == [
-        "run r, 2026-11-28 UTC",
-        "  x    -          10:00:00 no archive [archive-missing]",
-        "                  here",
-        "                  why  404",
-        "                  try  upload it",
+        "run unknown, 2026-11-28 UTC",
+        f"  x    -          10:00:00 {message}",
     ]
 
 
