@@ -31,6 +31,10 @@ def test_a_wrong_release_id_is_explained(capsys: pytest.CaptureFixture[str]) -> 
     assert "'../x' is not a release id" in capsys.readouterr().err
 
 
+def test_rollback_without_a_release_id_means_the_previous_one() -> None:
+    assert parse(["rollback"]).release is None
+
+
 @pytest.mark.parametrize("argv", [["hook"], ["hook", "begin"], ["hook", "configured", "--nonsense"]])
 def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
