@@ -255,8 +255,7 @@ keep_trying() {
         unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN # no key on a disk; the role of the node has its own
         {
             export -p
-            echo "PETAL_HOOK_RETRY=yes; export PETAL_HOOK_RETRY"
-            echo "exec /bin/sh $retry/hook.sh$words"
+            printf 'PETAL_HOOK_RETRY=yes; export PETAL_HOOK_RETRY\nexec /bin/sh %s%s\n' "$retry/hook.sh" "$words"
         } >"$retry/start.sh" || exit 1
         umask 022
         mkdir -p "${unit%/*}/multi-user.target.wants" && ln -sf "../${unit##*/}" "${unit%/*}/multi-user.target.wants/" || exit 1
@@ -277,8 +276,8 @@ TimeoutStopSec=10s
 [Install]
 WantedBy=multi-user.target
 UNIT
-        timeout 2 systemctl reset-failed "${unit##*/}" || : # an earlier one may have used up its starts
-        timeout 2 systemctl --no-block restart "${unit##*/}"
+        timeout 1 systemctl reset-failed "${unit##*/}" || : # an earlier one may have used up its starts
+        timeout 1 systemctl --no-block restart "${unit##*/}"
     ) >/dev/null 2>&1 || return 0
     note "${unit##*/} tries again every 30 s, 120 times: journalctl -u ${unit##*/}"
 }

@@ -22,7 +22,7 @@ PCLUSTER_PATH = "/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin:/o
 ARCHIVE = """#!/bin/sh
 # A stand-in for the archive.
 echo "ran $0"
-for argument in "$@"; do echo "argument [$argument]"; done
+for argument in "$@"; do printf 'argument [%s]\\n' "$argument"; done
 echo "started [${PETAL_HOOK_STARTED-unset}]"
 echo "home [${HOME-unset}] lang [${LANG-unset}] umask [$(umask)]"
 read -r line && echo "stdin [$line]"

@@ -92,7 +92,7 @@ def test_a_unit_runs_the_hook_again_until_the_archive_can_be_fetched(hook, tmp_p
     ready = tmp_path / "ready"
     fake_aws(hook, tmp_path, f'[ -e {ready} ] || {{ echo "{answer}" >&2; exit 1; }}\ncp {hook.archive} "$target"')
     hook.env["AWS_ENDPOINT_URL"] = "http://it's here:5000"
-    ran = hook.fetch("s3://bucket/key", "a'b", "$(x)", "")
+    ran = hook.fetch("s3://bucket/key", "a'b", "$(x)", "c\\nd", "")
     assert ran.code == 0
     assert "journalctl -u petal-node-hook.service" in ran.out
     assert (hook.prefix / "systemctl").read_text().endswith("--no-block restart petal-node-hook.service\n")
@@ -106,7 +106,7 @@ def test_a_unit_runs_the_hook_again_until_the_archive_can_be_fetched(hook, tmp_p
     done = start(hook, unit)
     assert done.returncode == 0, done
     assert re.findall(r"argument \[(.*)\]", done.stdout)[2:] == [
-        *hook.arguments("s3://bucket/key", "a'b", "$(x)", ""),
+        *hook.arguments("s3://bucket/key", "a'b", "$(x)", "c\\nd", ""),
         "--root",
         str(hook.prefix),
     ]
