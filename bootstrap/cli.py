@@ -126,7 +126,11 @@ def parse(argv: Sequence[str]) -> Options:
         top.error(f"unknown verb {typed.command!r}{did_you_mean(typed.command, shown)} (verbs: {', '.join(shown)})")
     parser = _parser(f" {typed.command}", verb.description or verb.help, takes_config=verb.takes_config)
     verb.add_options(parser)
-    return _options(vars(parser.parse_args(rest, typed)))
+    options = _options(vars(parser.parse_args(rest, typed)))
+    if options.config and not verb.takes_config:
+        bootstrap = f"petal-node bootstrap --config {options.config}"
+        parser.error(f"--config is not valid for {options.command}: it works on what is installed (see {bootstrap})")
+    return options
 
 
 def _options(typed: dict[str, Any]) -> Options:

@@ -1,8 +1,8 @@
-"""``bootstrap``: makes this node what the configuration says. ``plan``: the same probes, and nothing else."""
+"""``bootstrap`` and ``converge`` make this node match the configuration; ``plan`` only runs their probes."""
 
 from __future__ import annotations
 
-from ..core.errors import ExitCode, UsageError
+from ..core.errors import ExitCode
 from ..core.model import Plan, Result, RunRecord, Status
 from ..core.options import Options
 from ..engine import converge as engine
@@ -16,7 +16,7 @@ from .common import Services, request_of, require_root, result_of_run
 
 
 def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
-    """Converges this node in the foreground. With ``--layout`` it becomes a machine image for that layout."""
+    """Makes this node match the configuration, or with ``--layout`` a machine image for that layout."""
     require_root(options, services)
     waits = Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
     request = request_of(options, services)
@@ -25,22 +25,15 @@ def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
 
 
 def converge(options: Options, services: Services) -> Result[RunRecord]:
-    """What the service at boot runs: this node becomes what the cluster wants; the timer tries again if it cannot.
-
-    Raises:
-        UsageError: with ``--config``, which would not count.
-    """
+    """Run by the service at boot and by its timer: makes this node match the desired state of the cluster."""
     require_root(options, services)
-    if options.config is not None:
-        why, remedy = "it makes this node what the cluster wants", f"petal-node bootstrap --config {options.config}"
-        raise UsageError("converge takes no --config", why=why, remedy=remedy)
     request = request_of(options, services, event=BOOT)
     record = run(request, services.system, options.command, services.listen, services.note)
     return result_of_run(options.command, record)
 
 
 def plan(options: Options, services: Services) -> Result[Plan]:
-    """What ``bootstrap`` would do now. With ``--exit-code`` pending changes end with 3."""
+    """What ``bootstrap`` would do now; with ``--exit-code`` pending changes exit 3."""
     ctx = prepare(request_of(options, services), services.system, services.note)
     steps = engine.plan(STEPS, ctx)
     status = engine.status_of(steps)

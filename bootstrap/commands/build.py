@@ -1,4 +1,4 @@
-"""``build-job DIR``: what a Slurm job runs for ``install.where: slurm``; nobody types it."""
+"""``build-job DIR``: what a Slurm job runs for ``install.where: slurm``; only a job script runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``check``: can this node use the software? ``check --nodes``: can the compute nodes, asked through Slurm?"""
+"""``check``: whether this node, or with ``--nodes`` compute nodes, can use the software."""
 
 from __future__ import annotations
 
@@ -46,49 +46,46 @@ def _check_this_node(options: Options, services: Services) -> Result[NodeReport 
 
 
 def _check_nodes(options: Options, services: Services, which: str) -> Result[FleetReport]:
-    """A job on the nodes that ``which`` names: ``all``, ``idle``, or a list of names.
+    """Checks ``all`` nodes, ``idle`` nodes, or those of a list, in a job. A check of all nodes becomes the proof.
 
     Raises:
-        UsageError: a name is no node of this cluster.
+        PetalError: ``slurm-silent``.
+        UsageError: the cluster has no such node.
     """
     ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
-    chosen = _chosen(ctx, which)
+    chosen = _nodes(ctx, which)
     reports = prove(ctx, chosen)
     between = between_nodes(ctx, chosen, reports)
     if which == "all":
         off = {node.name for node in chosen if node.powered_down}
-        _keep(services, ctx, tuple(report for report in reports if report.node not in off), between)
+        _save_proof(ctx, tuple(report for report in reports if report.node not in off), between)
     return Result("check", _status(reports, between), FleetReport(reports, between), run_id=services.run_id)
 
 
-def _keep(services: Services, ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
-    """A check of all nodes by root on the head node is the proof. Nodes that are powered off are no part of it."""
-    if not (ctx.role is Role.HEAD and services.system.is_root() and ctx.release and reports):
+def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
+    """Saves the proof, which only root on the head node may do."""
+    if not (ctx.role is Role.HEAD and ctx.system.is_root() and ctx.release and reports):
         return
     shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
     try:
-        services.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, SAVE_SECONDS)
+        ctx.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, SAVE_SECONDS)
     except (PetalError, OSError) as error:
-        services.note(f"the proof is not kept: {error}")
-        LOG.warning("the proof is not kept: %s", error)
+        ctx.note(f"the proof was not saved: {error}")
+        LOG.warning("the proof was not saved: %s", error)
 
 
-def _chosen(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
+def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     try:
         known = {node.name: node for node in nodes(ctx.system)}
         names = tuple(known) if which in ("all", "idle") else unfolded(ctx.system, which)
     except PetalError as error:
-        what = "Slurm does not answer, so no node can be asked"
+        what = "Slurm does not answer, so no node can be checked"
         raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
-    strange = [name for name in names if name not in known]
-    if strange or not names:
-        raise UsageError(
-            f"no such node: {', '.join(strange) or 'the list is empty'}",
-            why=f"Slurm knows {folded(known)}",
-            remedy="sinfo -N",
-        )
-    idle_only = which == "idle"
-    return tuple(known[name] for name in names if not idle_only or (known[name].up and known[name].state == "idle"))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = f"no such node: {', '.join(unknown) or 'the list is empty'}"
+        raise UsageError(what, why=f"Slurm has {folded(known)}", remedy="sinfo -N")
+    return tuple(known[name] for name in names if which != "idle" or (known[name].up and known[name].state == "idle"))
 
 
 def _status(reports: tuple[NodeReport, ...] | list[NodeReport], between: tuple[Finding, ...] = ()) -> Status:

@@ -1,4 +1,4 @@
-"""``mpi-rank``: one rank of the MPI job of ``check.mpi``; nobody types it."""
+"""``mpi-rank``: one rank of the MPI job of ``check.mpi``; only a job script runs it."""
 
 from __future__ import annotations
 

@@ -181,9 +181,6 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
 
 
 def _prepared(options: Options, services: Services) -> Context:
-    if options.config is not None:
-        what = f"petal-node {options.command} takes no --config"
-        raise UsageError(what, why="it is about what stands here", remedy=f"petal-node {options.command}")
     return prepare(request_of(options, services, decides=False), services.system, services.note)
 
 
@@ -193,6 +190,6 @@ def _on_head(options: Options, services: Services) -> Context:
         systemd.take_environment()
     ctx = _prepared(options, services)
     if ctx.role is not Role.HEAD:
-        what = f"petal-node {options.command} changes what all nodes share"
-        raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="type it on the head node")
+        what = f"petal-node {options.command} runs on the head node only, because it changes shared storage"
+        raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="run it on the head node")
     return ctx

@@ -26,6 +26,17 @@ def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[
     assert "usage" in capsys.readouterr().err
 
 
+def test_every_verb_gets_its_defaults_from_options() -> None:
+    worker = ["--run-id", "r"]
+    needs = {"hook": ["start"], "worker": ["--event", "start", *worker], "build-job": [*worker, "d"]}
+    for name in VERBS:
+        options = parse([name, *needs.get(name, [])])
+        assert options.command == name
+        assert "SUPPRESS" not in str(options)
+    assert parse(["rollback"]).release is None
+    assert (parse(["bootstrap"]).lock_wait, parse(["repair"]).lock_wait) == (7200, 60)
+
+
 def test_a_wrong_release_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rollback", "../x"]) == 2
     assert "'../x' is not a release id" in capsys.readouterr().err
@@ -138,8 +149,11 @@ def test_half_an_option_is_none(argv: list[str], capsys: pytest.CaptureFixture[s
     assert "usage:" in capsys.readouterr().err
 
 
-def test_converge_names_the_verb_that_takes_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["converge", "--config", "/root/petal.yaml", "--root", str(tmp_path)]) == 2
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if not verb.takes_config])
+def test_a_verb_without_config_names_the_verb_that_takes_it(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--config", "/root/petal.yaml", "--root", str(tmp_path)]) == 2
     assert "petal-node bootstrap --config /root/petal.yaml" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.json")) == []
 
