@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ..cluster.targets import common, level
 from ..core.facts import Host
 from ..core.model import Finding
+from ..prove.login_shell import check_login_shell
 from ..spack.recovery import trouble
 from ..spack.workspace import store_of
 from ..state.context import Context
@@ -15,7 +16,6 @@ from ..state.release import Manifest, current_release
 from ..steps.base import HEAD, TOUCH_SECONDS, Check
 from ..steps.root import WAY_TO_STORAGE
 from .base import current_manifest, fail, ok, warn
-from .use import use
 
 
 class CurrentRelease(Check):
@@ -85,7 +85,9 @@ class ModulesUsable(Check):
     more_names = ("load", "libraries", "run")
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        yield from use(ctx, self.seconds)
+        manifest = current_manifest(ctx)
+        if manifest is not None:
+            yield from check_login_shell(ctx, manifest, self.seconds)
 
 
 def fits(host: Host, manifest: Manifest) -> Finding:

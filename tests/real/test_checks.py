@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.checks import use
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.model import Mark
 from bootstrap.host.system import System
+from bootstrap.prove import login_shell
 from tests.world import World
 
 MODULE = r"""
@@ -53,20 +53,23 @@ def test_modules_libraries_and_programs(world: World) -> None:
         CheckCommand("script"),
         CheckCommand("no-such-program"),
     )
-    answers = use._in_shell(world.context, ("good", "lacking"), programs, 60)
+    answers = login_shell.ask_shell(world.context, ("good", "lacking"), programs, 60)
     shell, load, load_lacking, *runs, libraries, lacking = (next(answers) for _ in range(9))
-    assert use._of_shell(world.context, shell).mark is Mark.OK
+    assert login_shell.judge_module_command(world.context, shell).mark is Mark.OK
     assert (load.code, load_lacking.code) == (0, 0)
-    finding = use.of_libraries([("good", libraries), ("lacking", lacking)])
+    finding = login_shell.judge_libraries([("good", libraries), ("lacking", lacking)])
     assert (finding.mark, "lacking-tool of lacking: libq.so.6" in finding.why) == (Mark.WARN, True)
-    assert use.of_libraries([("good", libraries)]).message == "the 1 programs of 1 modules find all their libraries"
-    marks = [use._of_run(program, answer, "true").mark for program, answer in zip(programs, runs)]
+    assert (
+        login_shell.judge_libraries([("good", libraries)]).message
+        == "the 1 programs of 1 modules find all their libraries"
+    )
+    marks = [login_shell.judge_program(program, answer, "true").mark for program, answer in zip(programs, runs)]
     assert marks == [Mark.OK, Mark.OK, Mark.FAIL, Mark.FAIL]
     assert runs[-1].code == 127
 
 
 def test_a_module_that_does_not_load_says_why_and_keeps_no_other_from_it(world: World) -> None:
-    answers = use._in_shell(world.context, ("broken", "good"), (), 60)
+    answers = login_shell.ask_shell(world.context, ("broken", "good"), (), 60)
     _, broken, good, no_libraries, _ = (next(answers) for _ in range(5))
     assert (broken.code, broken.text) == (1, "no such module")
     assert (no_libraries.code, no_libraries.text) == (0, "")
@@ -76,7 +79,7 @@ def test_a_module_that_does_not_load_says_why_and_keeps_no_other_from_it(world: 
 def test_a_shell_that_ends_in_the_middle_answers_for_the_rest_with_its_last_words(world: World) -> None:
     with (world.paths.init / "petal.sh").open("a") as file:
         file.write("echo the profile gave up; exit 7\n")
-    answers = use._in_shell(world.context, ("good",), (), 60)
+    answers = login_shell.ask_shell(world.context, ("good",), (), 60)
     shell, load = next(answers), next(answers)
     assert (shell.alive, load.alive) == (False, False)
     assert "the profile gave up" in shell.text
@@ -85,7 +88,7 @@ def test_a_shell_that_ends_in_the_middle_answers_for_the_rest_with_its_last_word
 def test_a_shell_that_hangs_is_ended_at_its_deadline(world: World) -> None:
     with (world.paths.init / "petal.sh").open("a") as file:
         file.write('module() { [ "$2" != hang ] || sleep 60; }\n')
-    answers = use._in_shell(world.context, ("good", "hang"), (), 2)
+    answers = login_shell.ask_shell(world.context, ("good", "hang"), (), 2)
     found = [next(answers) for _ in range(3)]
     assert [answer.alive for answer in found] == [True, True, False]
     assert "did not end within 2 s" in found[2].text

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.checks import daemons, storage, use
+from bootstrap.checks import daemons, storage
 from bootstrap.checks import node as checks
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Finding, Mark, Role
 from bootstrap.engine.registry import CHECKS
+from bootstrap.prove import login_shell
+from bootstrap.prove.login_shell import Answer
 from bootstrap.state.context import Context
 from bootstrap.steps.base import Check
 from bootstrap.steps.storage import Storage
@@ -178,7 +180,7 @@ def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: 
     ],
 )
 def test_a_shell_without_our_modules(node: World, said: str, words: str) -> None:
-    finding = use._of_shell(node.context, use.Answer(0, said))
+    finding = login_shell.judge_module_command(node.context, Answer(0, said))
     assert (finding.mark, words in finding.message) == (Mark.FAIL, True)
 
 
@@ -196,31 +198,31 @@ OLD_LIBC = """/opt/x/bin/tool:
 
 
 def test_a_library_that_is_not_found_is_named_with_program_and_module() -> None:
-    finding = use.of_libraries([("cfd/24.1", use.Answer(0, LDD)), ("gcc", use.Answer(0, ""))])
+    finding = login_shell.judge_libraries([("cfd/24.1", Answer(0, LDD)), ("gcc", Answer(0, ""))])
     assert (finding.mark, finding.message) == (Mark.WARN, "1 libraries are not found")
     assert finding.why == "/opt/petal/store/cfd/bin/cfd of cfd/24.1: libfoo.so.1"
     assert finding.remedy[0] == "bash -lc 'module load cfd/24.1; ldd /opt/petal/store/cfd/bin/cfd'"
 
 
 def test_a_c_library_that_is_too_old_is_found_by_its_version() -> None:
-    finding = use.of_libraries([("tool", use.Answer(1, OLD_LIBC))])
+    finding = login_shell.judge_libraries([("tool", Answer(1, OLD_LIBC))])
     assert finding.why == "/opt/x/bin/tool of tool: GLIBC_2.38"
 
 
 def test_programs_that_find_their_libraries_are_counted() -> None:
     well = LDD.replace("not found", "/lib/libfoo.so.1")
-    assert use.of_libraries([("cfd", use.Answer(0, well)), ("gcc", use.Answer(0, ""))]).message == (
+    assert login_shell.judge_libraries([("cfd", Answer(0, well)), ("gcc", Answer(0, ""))]).message == (
         "the 2 programs of 2 modules find all their libraries"
     )
-    assert use.of_libraries([("big", use.Answer(124, ""))]).mark is Mark.WARN
-    assert use.of_libraries([], 3).message == "only 0 of 3 modules were looked at"
+    assert login_shell.judge_libraries([("big", Answer(124, ""))]).mark is Mark.WARN
+    assert login_shell.judge_libraries([], 3).message == "only 0 of 3 modules were looked at"
 
 
 @pytest.mark.parametrize(
     ("code", "wanted", "mark"), [(0, 0, Mark.OK), (3, 3, Mark.OK), (0, 3, Mark.FAIL), (1, 0, Mark.FAIL)]
 )
 def test_a_program_may_have_another_exit_code_that_is_right(code: int, wanted: int, mark: Mark) -> None:
-    finding = use._of_run(
-        CheckCommand("solver --help", wanted), use.Answer(code, "usage: solver"), "module load solver"
+    finding = login_shell.judge_program(
+        CheckCommand("solver --help", wanted), Answer(code, "usage: solver"), "module load solver"
     )
     assert finding.mark is mark

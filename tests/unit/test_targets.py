@@ -17,7 +17,6 @@ import pytest
 
 from bootstrap.checks import node as checks
 from bootstrap.checks.release import fits
-from bootstrap.checks.use import modules_to_load
 from bootstrap.cluster import detect as facts
 from bootstrap.cluster import instances, targets
 from bootstrap.config.load import parse
@@ -29,6 +28,7 @@ from bootstrap.engine.prepare import _choice, prepare
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.engine.run import run
 from bootstrap.prove.fleet import report_lines, reports_of_lines
+from bootstrap.prove.login_shell import modules_to_load
 from bootstrap.state import release
 from bootstrap.state.desired import Wanted
 from bootstrap.state.release import Manifest, ModuleFile, Tree

@@ -1,0 +1,200 @@
+"""A fresh login shell, as a user gets it: modules load, their programs find their libraries, programs run.
+
+One shell does everything. If root asks, it is a shell of the cluster's ordinary user, and nothing of the environment of
+this process reaches it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..config.model import CheckCommand
+from ..core.errors import PetalError
+from ..core.model import Finding, Mark
+from ..host.system import PATH
+from ..state.context import Context
+from ..state.release import Manifest
+from .fleet import ordinary_user
+
+PROGRAM_SECONDS = 60
+QUOTED = 5
+# Each answer is three fields that end with NUL: the question, its exit code, the output. Each module is loaded in a
+# shell of its own; then all are loaded together, and each program of the configuration runs; at last, because it may
+# take long, ldd(1) looks at the programs (ELF files) in the directories that each module adds to PATH.
+# Arguments: seconds that a program may take, modules, then each program after ``--``.
+SCRIPT = r"""
+answer() { printf '%s\0%d\0%s\0\n' "$1" "$2" "$3"; }
+programs() {
+  local directory file magic
+  IFS=: read -ra directories <<<"$PATH"
+  for directory in "${directories[@]}"; do
+    case ":$before:" in *":$directory:"*) continue ;; esac
+    for file in "$directory"/*; do
+      if [ -f "$file" ] && [ -x "$file" ] && [ -r "$file" ] && IFS= read -r -N 4 magic <"$file" 2>/dev/null &&
+        [ "$magic" = $'\x7fELF' ]; then found+=("$file"); fi
+    done
+  done
+}
+printf '\0'
+limit=$1 modules=() before=$PATH
+shift
+kind=$(type -t module) || kind=none
+answer modules 0 "$kind ${LMOD_VERSION:--} ${PETAL_RELEASE:--} ${MODULEPATH:--}"
+while [ $# -gt 0 ] && [ "$1" != -- ]; do modules+=("$1"); shift; done
+for module in "${modules[@]}"; do
+  said=$(module load "$module" 2>&1 </dev/null); answer load $? "$said"
+done
+(
+  [ ${#modules[@]} -eq 0 ] || module load "${modules[@]}" >/dev/null 2>&1 </dev/null
+  while [ $# -gt 0 ]; do
+    shift; program=()
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do program+=("$1"); shift; done
+    said=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null); answer run $? "$said"
+  done
+)
+for module in "${modules[@]}"; do
+  said=$(
+    found=()
+    module load "$module" >/dev/null 2>&1 </dev/null || exit 0
+    programs
+    [ ${#found[@]} -gt 0 ] || exit 0
+    [ ${#found[@]} -gt 1 ] || printf '%s:\n' "${found[0]}"
+    LC_ALL=C timeout "$limit" ldd "${found[@]}" 2>&1
+  ); answer libraries $? "$said"
+done
+"""
+NOT_FOUND = re.compile(r"^\s*(.+?) => not found|version `(.+?)' not found", re.MULTILINE)
+HEADER = re.compile(r"^(/\S.*):$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the shell; ``alive`` is false if the shell had ended before the question."""
+
+    code: int
+    text: str
+    alive: bool = True
+
+
+def check_login_shell(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Finding]:
+    """The module command, each module, each program of ``check.run``, the libraries of the modules' programs."""
+    modules, programs = modules_to_load(ctx, manifest), ctx.config.check.run
+    answers = ask_shell(ctx, modules, programs, seconds)
+    yield judge_module_command(ctx, next(answers))
+    for name in modules:
+        yield _judge_load(name, next(answers))
+    load = f"module load {' '.join(modules)}" if modules else "true"
+    for program in programs:
+        yield judge_program(program, next(answers), load)
+    libraries = [(name, next(answers)) for name in modules]
+    if libraries:
+        yield judge_libraries([(name, answer) for name, answer in libraries if answer.alive], len(libraries))
+
+
+def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
+    """The modules of ``check.load``, else every module in the release's Core."""
+    if ctx.config.check.load:
+        return ctx.config.check.load
+    tree = manifest.tree_for(ctx.facts.host.target) or (manifest.trees[0] if manifest.trees else None)
+    return tuple(module.name for module in tree.modules if module.path.startswith("Core/")) if tree else ()
+
+
+def ask_shell(
+    ctx: Context, modules: Sequence[str], programs: Sequence[CheckCommand], seconds: float
+) -> Iterator[Answer]:
+    """The answers in order, without end; a shell that ended early answers the rest with its last output."""
+    user = ordinary_user(ctx)
+    entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
+    if not ctx.paths.live:
+        env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
+    words = [word for program in programs for word in ("--", *shlex.split(program.command))]
+    login = ["-l"] if ctx.paths.live else []
+    argv = ["bash", *login, "-c", SCRIPT, "petal-check", str(PROGRAM_SECONDS), *modules, *words]
+    lines: list[str] = []
+    reason = "the shell ended early"
+    try:
+        ctx.system.run(argv, timeout=seconds, env=env, user=user, ok=None, on_line=lines.append)
+    except PetalError as error:
+        reason = str(error)
+    greeting, _, output = "\n".join(lines).partition("\0")  # a login may print something before the first NUL
+    fields = output.split("\0")
+    for code, text in zip(fields[1::3], fields[2::3]):
+        yield Answer(int(code), text)
+    while True:
+        yield Answer(1, _last_lines(fields[-1] if output else greeting) or reason, alive=False)
+
+
+def judge_module_command(ctx: Context, answer: Answer) -> Finding:
+    """The first answer: the kind of ``module`` in a fresh shell, Lmod's version, the release, MODULEPATH."""
+    remedy = ("bash -lc 'type module; echo $LMOD_VERSION $MODULEPATH'", "petal-node repair")
+    kind, version, release, path = (*answer.text.split(" ", 3), "", "", "", "")[:4]
+    if answer.code:
+        return Finding("modules", Mark.FAIL, "a fresh login shell gave no answer", answer.text, remedy)
+    if kind != "function" or version == "-":
+        what = "has no module command" if kind in ("none", "") else "has another module command than Lmod's"
+        why = "the init files are not read, or a later profile replaces the command"
+        return Finding("modules", Mark.FAIL, f"a fresh login shell {what}", why, remedy)
+    if f"{release}/modules/" not in path:
+        what = "a fresh login shell does not look into the release"
+        return Finding("modules", Mark.FAIL, what, f"MODULEPATH is {path}", remedy)
+    return Finding("modules", Mark.OK, f"Lmod {version} looks into {release.replace(f'{ctx.paths.releases}/', '')}")
+
+
+def _judge_load(name: str, answer: Answer) -> Finding:
+    if answer.code == 0:
+        return Finding(f"load:{name}", Mark.OK, "loads in a fresh login shell")
+    remedy = (f"bash -lc 'module load {name}'", "on the head node: petal-node repair")
+    return Finding(f"load:{name}", Mark.FAIL, f"ended with {answer.code}", _last_lines(answer.text), remedy)
+
+
+def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None = None) -> Finding:
+    """Whether ldd found every library of the modules' programs.
+
+    Args:
+        modules: the number of modules; the shell may have been ended before it came to all of them.
+    """
+    missing: list[tuple[str, str, str]] = []
+    programs = 0
+    for name, answer in answers:
+        parts = HEADER.split(answer.text)[1:]
+        for program, output in zip(parts[::2], parts[1::2]):
+            programs += 1
+            libraries = dict.fromkeys(library or version for library, version in NOT_FOUND.findall(output))
+            missing += [(program, name, library) for library in libraries]
+    late = [name for name, answer in answers if answer.code == 124]  # timeout(1)
+    if missing:
+        first, module, _ = missing[0]
+        why = "; ".join(f"{program} of {name}: {library}" for program, name, library in missing[:QUOTED])
+        why += f"; and {len(missing) - QUOTED} more" if missing[QUOTED:] else ""
+        remedy = (f"bash -lc 'module load {module}; ldd {first}'", "on the head node: petal-node repair")
+        # A warning: a program that is started by a script of its package may find its libraries by that script.
+        return Finding("libraries", Mark.WARN, f"{len(missing)} libraries are not found", why, remedy)
+    if late:
+        why = f"for {', '.join(late)}"
+        return Finding("libraries", Mark.WARN, f"ldd did not end within {PROGRAM_SECONDS} s", why)
+    if len(answers) < (modules or 0):
+        what = f"only {len(answers)} of {modules} modules were looked at"
+        return Finding("libraries", Mark.WARN, what, "the deadline ended")
+    return Finding("libraries", Mark.OK, f"the {programs} programs of {len(answers)} modules find all their libraries")
+
+
+def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
+    """Whether a program of ``check.run`` ended with the exit code that the configuration names."""
+    check = f"run:{program.command}"
+    if answer.code == program.exit:
+        first = next((line.strip() for line in answer.text.splitlines() if line.strip()), "")
+        return Finding(check, Mark.OK, first or f"ended with {answer.code}")
+    expected = f", not {program.exit}" if program.exit else ""
+    remedy = (f"bash -lc '{load}; {program.command}'",)
+    return Finding(check, Mark.FAIL, f"ended with {answer.code}{expected}", _last_lines(answer.text), remedy)
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[-3:])
