@@ -68,8 +68,7 @@ def recipe_of(node: Any) -> Any:
 
 def version_problem(node: Any, recipe: Any) -> str | None:
     """Why no version fits, by the rules of input_spec_version_check in solver/asp.py; None if one does."""
-    exact = node.versions.concrete  # Spack takes one that it does not know if there is no checksum to know of it
-    if exact and (not recipe.has_code or isinstance(exact, spack.version.GitVersion)):
+    if of_git(node) or (node.versions.concrete and not recipe.has_code):  # Spack takes them without a checksum
         return None
     section = spack.config.get("packages").get(node.name, {})
     configured = [external["spec"] for external in section.get("externals", ())]
@@ -77,7 +76,9 @@ def version_problem(node: Any, recipe: Any) -> str | None:
     if spack.spack_version_info >= (1, 0):  # 1.x takes the compilers of the old section for externals
         configured += [item["compiler"]["spec"] for item in spack.config.get("compilers") or ()]
     specs = [spack.spec.Spec(text) for text in configured]
-    if not recipe.versions or any(s.name == node.name and s.versions.intersects(node.versions) for s in specs):
+    if not recipe.versions or any(
+        s.name == node.name and (of_git(s) or s.versions.intersects(node.versions)) for s in specs
+    ):
         return None
     fitting = [version for version in recipe.versions if version.satisfies(node.versions)]
     usable = [version for version, details in recipe.versions.items() if not details.get("deprecated")]
@@ -204,9 +205,19 @@ def exclusions(roots: list[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
     if spack.config.get("concretizer:unify") is not True:
         return
     for number, (index, spec) in enumerate(roots):
-        other = next((o for _, o in roots[:number] if o.name == spec.name and not o.intersects(spec, deps=False)), None)
+        other = next((other for _, other in roots[:number] if other.name == spec.name and exclude(other, spec)), None)
         if other is not None:
             yield index, f"{spec} and {other} exclude each other in one stack (concretizer: unify: true)"
+
+
+def exclude(one: Any, other: Any) -> bool:
+    """True if no package fits both specs; only git can compare a version of git's with others."""
+    return not of_git(one) and not of_git(other) and not one.intersects(other, deps=False)
+
+
+def of_git(spec: Any) -> bool:
+    """True if a version of the spec is a commit, branch or tag: Spack would clone the repository to compare it."""
+    return any(isinstance(version, spack.version.GitVersion) for version in spec.versions)
 
 
 def advice(spec: Any) -> list[str]:

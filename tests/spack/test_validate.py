@@ -75,6 +75,8 @@ def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             content = {"view": False, **section}
             concretizer = {"reuse": False, "unify": True, **section.get("concretizer", {})}
             (place / "scope" / "concretizer.yaml").write_bytes(as_yaml({"concretizer": concretizer}))
+            if "toolchains" in section:  # the scope of an install drops them
+                (place / "scope" / "toolchains.yaml").write_bytes(as_yaml({"toolchains": section["toolchains"]}))
             (place / "environment" / "spack.yaml").write_bytes(as_yaml({"spack": content}))
             return spack.check_specs()
 
