@@ -1,8 +1,7 @@
-"""Spack's command line: concretize, install, reindex, mark, write modules, push; what it says, and why it fails."""
+"""Spack's commands: check specs, concretize, install, write modules, reindex, push; their output and their errors."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from ..host.files import make_dir, read_json
 from ..host.log import LOG
 from ..host.system import PATH, Completed, System
 from .parallel import Parallel
-from .program import Program
+from .program import SpackInstall
 from .scope import NOTHING, STACK, Places, as_yaml, with_lists
 
 SCRIPT = Path(__file__).with_name("validate_script.py")
@@ -29,22 +28,23 @@ NO_CLINGO = (
     "or name a lockfile as stack, which needs none: petal-node lockfile --help",
 )
 PUSH_SECONDS = 14400.0
-SHOWN = re.compile(r"^==> Error")
+NO_MODULES = ("-c", "modules:default:enable::[]")  # ``write_modules`` writes all of them once
 
 
 @dataclass(frozen=True)
 class Spack:
-    """One Spack, one scope, one environment.
+    """Spack with one scope and one environment.
 
     Args:
         scope: the directory for ``-C``.
-        environment: the directory of spack.yaml and spack.lock; on local disk, since its lock is taken all the time.
+        environment: the directory of spack.yaml and spack.lock. It is on local disk, because Spack locks it often.
         output: a file that gets everything that Spack prints.
-        builders: the descriptor that every builder keeps open (``lock.builders_ended``).
+        note: gets Spack's error lines as they come.
+        builders: a descriptor that every process of Spack keeps open (``cluster_lock``).
     """
 
     system: System
-    program: Program
+    program: SpackInstall
     places: Places
     scope: Path
     environment: Path
@@ -57,9 +57,9 @@ class Spack:
         return self.environment / "spack.lock"
 
     def write_environment(self, specs: Sequence[str], extra: Mapping[str, Any]) -> None:
-        """Writes spack.yaml from the specs and the stack's own sections.
+        """Writes spack.yaml from the specs and the stack's other sections.
 
-        Its ``packages`` go into a scope of their own, since all that the environment says of them is emptied.
+        ``packages`` go into a scope of their own, because the scopes of ``-C`` empty the environment's.
         """
         make_dir(self.environment)
         packages = {"packages": with_lists(extra.get("packages") or {})}
@@ -70,25 +70,20 @@ class Spack:
         write_atomic(self.environment / "spack.yaml", as_yaml({"spack": content}))
 
     def concretize(self) -> None:
-        """Solves the environment; its result is ``lockfile``.
+        """Solves the environment and writes ``lockfile``.
 
         Raises:
-            SpackError: ``spack-concretize``, with what Spack says; ``spack-no-clingo``.
+            SpackError: ``spack-concretize``, with Spack's error; ``spack-no-clingo``.
         """
         if not self.program.bootstraps:
             self._check_clingo()
+        what = "the stack cannot be concretized"
         try:
-            self._run(
-                "concretize",
-                "--force",
-                timeout=CONCRETIZE_SECONDS,
-                code="spack-concretize",
-                what="the stack cannot be concretized",
-            )
+            self._run("concretize", "--force", timeout=CONCRETIZE_SECONDS, code="spack-concretize", what=what)
         except SpackError as error:
             if "cannot bootstrap" not in error.why:
                 raise
-            what = "Spack could not fetch clingo, which it solves with"
+            what = "Spack could not fetch clingo, its solver"
             raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
 
     def check_specs(self) -> dict[str, Any]:
@@ -113,49 +108,45 @@ class Spack:
         on_idle: Callable[[], None],
         part: Sequence[str] = (),
     ) -> Completed:
-        """Installs what the lockfile holds; goes on with independent packages when one fails.
-
-        Modules are left to ``write_modules``, which writes all of them once.
+        """Installs the packages of the lockfile. If one fails, Spack continues with those that do not need it.
 
         Args:
-            part: only these specs of the lockfile, by hash, and what they need.
+            part: install only these specs of the lockfile, by hash, and their dependencies.
 
         Returns:
-            How Spack ended, whatever it made: what is in the store then is for the database to say.
+            How Spack ended, also if it failed; the database tells which packages are installed.
         """
         arguments = [
-            "-c", "modules:default:enable::[]", "install", "--only-concrete", "-j", str(parallel.jobs),
+            *NO_MODULES, "install", "--only-concrete", "-j", str(parallel.jobs),
             *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
             *(f"/{digest}" for digest in part),
         ]  # fmt: skip
         return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
 
     def unpack(self, digest: str) -> None:
-        """Installs one package of the lockfile and what it runs with, all of it from the scope's build cache.
+        """Installs one package of the lockfile and its runtime dependencies, all from the scope's build cache.
 
         Raises:
             SpackError: ``spack-install``.
         """
         self._run(
-            "-c", "modules:default:enable::[]", "install", "--only-concrete", "--cache-only", f"/{digest}",
-            timeout=PUSH_SECONDS, code="spack-install", what="Spack could not unpack what it had packed",
+            *NO_MODULES, "install", "--only-concrete", "--cache-only", f"/{digest}",
+            timeout=PUSH_SECONDS, code="spack-install", what="Spack could not install a package that it had packed",
         )  # fmt: skip
 
     def write_modules(self) -> None:
-        """Writes the environment's lmod modules; files that are there already are left.
+        """Writes the environment's lmod modules. Existing files are not changed.
 
         Raises:
             SpackError: ``spack-modules``.
         """
-        self._run(
-            "module", "lmod", "refresh", "-y",
-            timeout=MODULES_SECONDS, code="spack-modules", what="Spack could not write its modules",
-        )  # fmt: skip
+        what = "Spack could not write its modules"
+        self._run("module", "lmod", "refresh", "-y", timeout=MODULES_SECONDS, code="spack-modules", what=what)
 
     def reindex(self) -> None:
-        """Lets Spack make its database anew from what lies in the store, and from the database that is there.
+        """Makes Spack rebuild its database from the store and from the present database.
 
-        It takes for installed whatever has ``.spack/spec.json``, which is written first: see ``recovery``.
+        Spack counts every prefix with ``.spack/spec.json`` as installed, and writes that file first: see ``recovery``.
 
         Raises:
             SpackError: ``spack-database``.
@@ -163,25 +154,23 @@ class Spack:
         self._run("reindex", timeout=MODULES_SECONDS, code="spack-database", what="Spack could not reindex its store")
 
     def mark_implicit(self, hashes: Sequence[str]) -> None:
-        """Tells the database that nobody asked for these packages by name.
+        """Marks packages in the database as dependencies only.
 
         Raises:
             SpackError: ``spack-database``.
         """
-        named = [f"/{digest}" for digest in hashes]
-        what = "Spack could not mark packages as implicit"
-        self._run("mark", "-i", *named, timeout=MODULES_SECONDS, code="spack-database", what=what)
+        names, what = [f"/{digest}" for digest in hashes], "Spack could not mark packages as implicit"
+        self._run("mark", "-i", *names, timeout=MODULES_SECONDS, code="spack-database", what=what)
 
     def uninstall(self, hashes: Sequence[str]) -> None:
-        """Removes packages from the store, whatever else needs them; no module of another package's is touched.
+        """Removes packages from the store, also if others need them. Modules of other packages stay.
 
         Raises:
             SpackError: ``spack-uninstall``.
         """
-        named = [f"/{digest}" for digest in hashes]
-        what = "Spack could not remove packages"
+        names, what = [f"/{digest}" for digest in hashes], "Spack could not remove packages"
         self._run(
-            "-c", "modules:default:enable::[]", "uninstall", "-y", "--force", *named,
+            *NO_MODULES, "uninstall", "-y", "--force", *names,
             timeout=MODULES_SECONDS, code="spack-uninstall", what=what, inside=False,
         )  # fmt: skip
 
@@ -195,7 +184,7 @@ class Spack:
         self._run(
             "buildcache", "push", "--unsigned", "--only", "package", "-j", str(jobs), f"file://{directory}",
             *(f"/{digest}" for digest in hashes),
-            timeout=PUSH_SECONDS, code="spack-push", what="Spack could not pack what it built",
+            timeout=PUSH_SECONDS, code="spack-push", what="Spack could not pack the packages that it built",
         )  # fmt: skip
 
     def _check_clingo(self) -> None:
@@ -203,18 +192,18 @@ class Spack:
             self.system.run([sys.executable, "-c", "import clingo"], timeout=60, env=self._env())
         except ProcessFailed as error:
             raise SpackError(
-                "clingo, which Spack solves with, is not there",
+                "clingo, Spack's solver, is missing",
                 why=f"{sys.executable} cannot import it",
-                remedy=(*NO_CLINGO, "or spack: {clingo: bootstrap}, where this node reaches ghcr.io: Spack fetches it"),
+                remedy=(*NO_CLINGO, "or spack: {clingo: bootstrap}, if this node reaches ghcr.io: Spack fetches it"),
                 code="spack-no-clingo",
             ) from error
 
     def _run(self, *arguments: str, timeout: float, code: str, what: str, inside: bool = True) -> Completed:
-        def tell(line: str) -> None:
-            if SHOWN.search(line):
+        def note_error(line: str) -> None:
+            if line.startswith("==> Error"):
                 self.note(line.removeprefix("==> ").strip())
 
-        done = self._spack(*arguments, timeout=timeout, on_line=tell, inside=inside)
+        done = self._spack(*arguments, timeout=timeout, on_line=note_error, inside=inside)
         if done.returncode != 0:
             raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
         return done
@@ -227,7 +216,7 @@ class Spack:
         on_idle: Callable[[], None] | None = None,
         inside: bool = True,
     ) -> Completed:
-        """Runs Spack; ``inside`` its environment, which knows no other packages than its own."""
+        """Runs Spack, ``inside`` its environment or without one."""
         make_dir(self.output.parent)
         with closing(_Output(self.output)) as log:
             log.line(f"$ spack {' '.join(arguments)}")
@@ -247,10 +236,10 @@ class Spack:
             )
 
     def _scopes(self) -> list[str]:
-        """The scopes, the weakest first: nothing of what is set anywhere, Spack's defaults, the stack's packages, ours.
+        """The scopes, the weakest first: an empty one, Spack's defaults, the stack's packages, petal-node's.
 
-        ``include`` in the environment would be the place for the first two, but 0.23 then looks for compilers before it
-        has read ``-C``, and writes them into spack.yaml.
+        The first two cannot be an ``include`` of the environment: 0.23 would then search compilers before it reads
+        ``-C``, and write them into spack.yaml.
         """
         defaults = [self.program.tree / directory for directory in self.program.family.defaults]
         scopes = (self.scope / NOTHING, *defaults, self.scope / STACK, self.scope)
@@ -278,7 +267,7 @@ class Spack:
 
 
 class _Output:
-    """A file that gets lines. A disk that is full costs the lines, and never the program that prints them."""
+    """A file of lines. If the disk is full, lines are lost and counted; the program that prints them continues."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -300,7 +289,7 @@ class _Output:
 
 
 def failure(output: str) -> str:
-    """What Spack said went wrong: its error lines with what follows each, else its last lines."""
+    """Spack's error lines, each with the lines that follow it; its last lines if there are none."""
     lines = output.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("==> Error")]
     picked: list[str] = []

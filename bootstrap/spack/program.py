@@ -25,7 +25,7 @@ FETCH_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
-class Program:
+class SpackInstall:
     """A Spack that can be run: its tree, the recipes' repository, and the directory that holds clingo, if any.
 
     ``bootstraps``: Spack may fetch clingo itself.
@@ -49,7 +49,7 @@ class Program:
         return tuple(dict.fromkeys((self.tree, self.recipes.parents[above - 1])))
 
 
-def locate(config: Config, paths: Paths) -> Program:
+def locate(config: Config, paths: Paths) -> SpackInstall:
     """Where Spack and the rest lie once they are installed; a directory as source is used where it is.
 
     Raises:
@@ -61,7 +61,7 @@ def locate(config: Config, paths: Paths) -> Program:
     return _below(config, _top(config, paths))
 
 
-def anywhere(config: Config, paths: Paths) -> tuple[Program, ...]:
+def anywhere(config: Config, paths: Paths) -> tuple[SpackInstall, ...]:
     """Every place where it may lie, whatever the layout is or becomes: under the root, or in the machine image."""
     return tuple(dict.fromkeys(_below(config, top / "spack") for top in (paths.root, paths.home)))
 
@@ -70,12 +70,12 @@ def _top(config: Config, paths: Paths) -> Path:
     return (paths.home if config.carries_spack else paths.root) / "spack"
 
 
-def _below(config: Config, top: Path) -> Program:
+def _below(config: Config, top: Path) -> SpackInstall:
     trees = _trees(config, top)
     wheels = _fitting(config.spack.wheels)
     clingo = top / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
     repository = FAMILIES[config.spack.family].repository
-    return Program(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo, config.spack.bootstraps)
+    return SpackInstall(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo, config.spack.bootstraps)
 
 
 def _check_python(spack: SpackConfig, python: tuple[int, int] = sys.version_info[:2]) -> None:
@@ -114,13 +114,13 @@ def _trees(config: Config, top: Path) -> list[tuple[Origin, Path]]:
     return trees
 
 
-def is_ready(config: Config, program: Program, paths: Paths) -> bool:
+def is_ready(config: Config, program: SpackInstall, paths: Paths) -> bool:
     """True when nothing has to be fetched."""
     trees = all(_is_whole(origin, tree) for origin, tree in _trees(config, _top(config, paths)))
     return trees and (program.clingo is None or (program.clingo / RECEIPT).is_file())
 
 
-def ensure(config: Config, program: Program, paths: Paths, region: str | None) -> None:
+def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | None) -> None:
     """Fetches and unpacks what is not there, and checks that it is what it should be.
 
     Raises:
@@ -206,7 +206,7 @@ def _unpack(origin: Origin, archive: Path, part: Path) -> None:
         raise PackageError(f"{origin.source} cannot be used", why=why, remedy=error.remedy, code=error.code) from error
 
 
-def _check_version(program: Program) -> None:
+def _check_version(program: SpackInstall) -> None:
     found = version_of(program.tree)
     if found != program.version:
         raise SpackError(
@@ -225,7 +225,7 @@ def version_of(tree: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def _check_recipes(program: Program, origin: Origin) -> None:
+def _check_recipes(program: SpackInstall, origin: Origin) -> None:
     if not (program.recipes / "repo.yaml").is_file():
         raise SpackError(
             f"{origin.source} holds no recipes",

@@ -19,7 +19,7 @@ from ..config.model import SPACK_VERSIONS
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir
 from ..state.context import Context
-from .program import RECEIPT, Program, anywhere
+from .program import RECEIPT, SpackInstall, anywhere
 from .scope import Places, as_yaml, sections, with_lists
 from .workspace import module_tree, site_of, store_of
 
@@ -90,13 +90,13 @@ def _python(ctx: Context, target: str) -> Path:
     return _directory(ctx, target) / "python" / "bin" / "python3"
 
 
-def _files_of(program: Program) -> list[str]:
+def _files_of(program: SpackInstall) -> list[str]:
     """A file of each part: where one is missing, the program is not there."""
     parts = [program.tree / "bin" / "spack", program.recipes / "repo.yaml"]
     return [str(path) for path in (*parts, *([program.clingo / RECEIPT] if program.clingo else []))]
 
 
-def _write_python(top: Path, programs: tuple[Program, ...]) -> None:
+def _write_python(top: Path, programs: tuple[SpackInstall, ...]) -> None:
     """A virtual environment (PEP 405): no variable that leads to clingo reaches a user's other programs."""
     python = interpreter()
     packages = top / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -108,7 +108,7 @@ def _write_python(top: Path, programs: tuple[Program, ...]) -> None:
     replace_link(top / "bin" / "python3", str(python))
 
 
-def _clingo(programs: tuple[Program, ...]) -> list[str]:
+def _clingo(programs: tuple[SpackInstall, ...]) -> list[str]:
     """Where clingo may lie: beside Spack, else where the Python that runs petal-node has it."""
     beside = [str(program.clingo) for program in programs if program.clingo]
     return list(dict.fromkeys(beside or [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
@@ -134,7 +134,7 @@ def _sections(ctx: Context, target: str) -> dict[str, Any]:
     }
 
 
-def _config(mine: Path, program: Program) -> dict[str, Any]:
+def _config(mine: Path, program: SpackInstall) -> dict[str, Any]:
     """Stages are on the node's own disk (TMPDIR or /tmp), in a directory that only the user can read.
 
     Spack tells by the time of a recipe whether its index of all recipes is old, so each repository has its own.

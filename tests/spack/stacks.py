@@ -26,7 +26,7 @@ from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.lockfile import locked_specs
-from bootstrap.spack.program import Program
+from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope
 from tests import images
 from tests.lab import stack as cache
@@ -139,7 +139,7 @@ def checked(name: str, place: Path, scratch: Path, specs: Sequence[str] = ()) ->
 def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path, only: frozenset[str]) -> Spack:
     system, asked = System(), environment(name)
     recipes = cache.spack_cache() / cache.RECIPES / RECIPES
-    program = Program("1.1.1", cache.spack_cache() / cache.SPACK, recipes, _python_path(case, place, wheels))
+    program = SpackInstall("1.1.1", cache.spack_cache() / cache.SPACK, recipes, _python_path(case, place, wheels))
     places = Places(place / "store", place / "modules", recipes, scratch)
     site = _site(case, place / "node", system, asked)
     write_scope(place / "scope", places, site, program.family)

@@ -23,7 +23,7 @@ from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.externals import find_externals, left_to_us
 from bootstrap.spack.lockfile import locked_specs
-from bootstrap.spack.program import Program
+from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope
 from tests import images
 from tests.lab import recipes
@@ -77,7 +77,7 @@ def solve(
 ) -> Callable[[list[str], dict[str, Any]], Solved]:
     """Concretizes a stack on the node below ``tmp_path / "node"``."""
     system = System()
-    program = Program("1.1.1", spack_tree("1.1.1"), mpi_recipes, unpacked_clingo)
+    program = SpackInstall("1.1.1", spack_tree("1.1.1"), mpi_recipes, unpacked_clingo)
     places = Places(tmp_path / "store", tmp_path / "modules", mpi_recipes, scratch)
 
     def run(specs: list[str], packages: dict[str, Any]) -> Solved:
@@ -202,7 +202,7 @@ def test_recipes_that_lack_a_package_do_not_mind_its_external(
     names = {"slurm": "slurm@24.05.7 +pmix", "openmpi": "openmpi@4.1.7 fabrics=ofi"}
     externals = tuple(External(name, spec, str(prefix), prefix) for name, spec in names.items())
     places = Places(tmp_path / "store", tmp_path / "modules", repository, tmp_path / "scratch")
-    program = Program("1.1.1", spack_tree("1.1.1"), repository, unpacked_clingo)
+    program = SpackInstall("1.1.1", spack_tree("1.1.1"), repository, unpacked_clingo)
     site = Site(find_compiler(System()), "x86_64_v3", {}, HOST, externals)
     write_scope(tmp_path / "scope", places, site, program.family)
     spack = Spack(

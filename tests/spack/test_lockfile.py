@@ -22,7 +22,7 @@ from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import RECORD, locked_specs
-from bootstrap.spack.program import Program
+from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope
 from tests.spack.conftest import VERSIONS, spack_tree
 from tests.spack.test_spack import bootstrap, steps, store_of
@@ -147,7 +147,7 @@ def test_spack_takes_clingo_from_the_sources_that_are_named_and_no_others(versio
     """What the setting ``clingo: bootstrap`` comes to; nothing is fetched here."""
     family = FAMILIES[SPACK_VERSIONS[version]]
     tree = spack_tree(version)
-    program = Program(version, tree, tmp_path, None, bootstraps=True)
+    program = SpackInstall(version, tree, tmp_path, None, bootstraps=True)
     places = Places(tmp_path / "store", tmp_path / "modules", tmp_path / "recipes", tmp_path / "scratch")
     host = gather(Paths(tmp_path), System(), Role.HEAD).host
     site = Site(find_compiler(System()), "x86_64_v3", {}, host, bootstraps=True)

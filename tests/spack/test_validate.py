@@ -12,7 +12,7 @@ from bootstrap.core.facts import Host
 from bootstrap.host.system import System
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
-from bootstrap.spack.program import Program
+from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, as_yaml, write_scope
 from tests.lab import stack
 from tests.spack.conftest import spack_tree
@@ -63,7 +63,7 @@ def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(f"no recipes for Spack {version}: {recipes} is not there (make spack fetches them)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SPACK_VERSIONS, "1.2.0", "1.1")
-        program = Program(version, tree, recipes, None)
+        program = SpackInstall(version, tree, recipes, None)
         scratch = stack.lab_cache() / f"check-{version}"  # with Spack's indexes and bytecode, which take a minute
         places = Places(place / "store", place / "modules", recipes, scratch)
         host = Host("head", "debian12", "2.36", "x86_64", "x86_64_v3", 2, 8 << 30, "boot-1")

@@ -20,7 +20,7 @@ from ..compiler import find_compiler
 from ..driver import Spack
 from ..install import install_or_build
 from ..parallel import split
-from ..program import Program, key_at, version_of
+from ..program import SpackInstall, key_at, version_of
 from ..scope import Places
 from .order import DONE, RUNNING, JobDirectory, JobState, Lease, Order
 
@@ -189,9 +189,9 @@ class Builder:
         return PetalError(on_node + there(error.what), why=there(error.why), remedy=remedy, code=error.code)
 
 
-def _program(order: Order) -> Program:
+def _program(order: Order) -> SpackInstall:
     """The Spack of the order. Nothing is solved here, so there is no clingo."""
-    return Program(order.version, Path(order.tree), Path(order.recipes), None)
+    return SpackInstall(order.version, Path(order.tree), Path(order.recipes), None)
 
 
 def check_node(order: Order, host: Host, system: System) -> None:
