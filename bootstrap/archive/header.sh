@@ -3,8 +3,8 @@
 # Needs Python >= 3.9 and nothing else. Environment:
 #   PETAL_PYTHON  the interpreter to use instead of the first one found
 #   PETAL_PREFIX  for tests and image builds: goes before /usr, /opt and /var below
-# No process is started before the exec unless PETAL_PYTHON is set: what is found is run, and the loader hands back
-# (PETAL_TRIED) an interpreter that turns out to be too old. So none is ever started twice.
+# Candidates are executed without a version check. If one is too old, the loader executes this file again with the
+# candidate in PETAL_TRIED, so that no interpreter is started twice.
 
 boot='import sys, zipimport
 sys.argv[:1] = []
@@ -17,7 +17,7 @@ except Exception as error:
     sys.exit(69)
 exec(code)'
 
-# A first line for those who look with ps: "# petal-node" and the verb.
+# The first line that ps shows: "# petal-node" and the verb.
 title() {
     case ${1-} in
     *[!a-z]*) boot="# petal-node
@@ -27,7 +27,7 @@ $boot" ;;
     esac
 }
 
-# The file of this program as an absolute path, in $self.
+# Sets $self to the absolute path of this file.
 find_self() {
     case $0 in
     /*) self=$0 ;;
@@ -35,7 +35,7 @@ find_self() {
     esac
 }
 
-# Becomes Python ($1 = interpreter, then the arguments of the tool). Returns only if it cannot be this one.
+# Executes Python ($1: the interpreter, then the arguments of the tool). Returns if this one cannot be used.
 become() {
     python=$1
     shift
@@ -46,7 +46,7 @@ become() {
     exec "$python" -I -S -X utf8 -c "$boot" "$self" "$@"
 }
 
-# An interpreter that somebody asked for is used or refused, never passed over in silence.
+# The interpreter in PETAL_PYTHON is used or refused, never ignored.
 become_chosen() {
     if ! "$PETAL_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 9))' </dev/null >/dev/null 2>&1; then
         echo "petal-node: PETAL_PYTHON=$PETAL_PYTHON is not a Python >= 3.9" >&2
@@ -56,7 +56,7 @@ become_chosen() {
     exec "$PETAL_PYTHON" -I -S -X utf8 -c "$boot" "$self" "$@"
 }
 
-# By name: the version is in the name, of the file or of ParallelCluster's directory.
+# Interpreters with the version in the name of the file or of ParallelCluster's directory.
 become_named() {
     for minor in 13 12 11 10 9 14 15 16 17; do
         become "$prefix/usr/bin/python3.$minor" "$@"
@@ -73,7 +73,7 @@ become_from_path() {
     done
 }
 
-# What to install here, by the distribution.
+# Prints which package of this distribution to install, and exits 69.
 give_up() {
     release=
     # shellcheck source=/dev/null

@@ -1,38 +1,35 @@
-"""What the archive runs first (its __main__): finds or makes the unpacked tree, then calls bootstrap.cli.entry().
+"""The archive's __main__: finds or makes the unpacked tree, then calls bootstrap.cli.entry().
 
-This file must parse on every Python since 2.7, because an old one gets a remedy instead of a traceback, and it must stay
-short, because it is compiled at each start. What only a first start needs is in unpack.py. The words between @ are put
-in when the archive is built.
+This file must parse on every Python since 2.7, because an old one gets a remedy instead of a traceback. It must stay
+short, because it is compiled at each start; unpack.py holds the code that only the first start needs. The build
+replaces the words between @.
 """
 
 import os
 import stat
 import sys
-import time
 
 MYPY = False
 if MYPY:
     from typing import NoReturn, Optional
 
-CONTENT = "@CONTENT@"  # hash of every file of the tree
+CONTENT = "@CONTENT@"  # hash of all files of the tree
 VERSION = "@VERSION@"
-MACHINES = ("x86_64", "aarch64")  # psutil's compiled part is carried for these
+MACHINES = ("x86_64", "aarch64")  # the archive has psutil's compiled part for these
 PREFIX = os.environ.get("PETAL_PREFIX", "")  # for tests and image builds
-SHARED = PREFIX + "/var/cache/petal-node"  # root's cache: root makes it, everybody reads it
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
-DAY = 24 * 3600
+SHARED = PREFIX + "/var/cache/petal-node"  # root's cache, readable by all users
 
 
 def stop(what, why, remedy):
     # type: (str, str, str) -> NoReturn
-    """Ends with 69: the program cannot start here."""
+    """Exits 69: the program cannot start here."""
     sys.stderr.write("petal-node: %s\nwhy: %s\nremedy: %s\n" % (what, why, remedy))
     sys.exit(69)
 
 
 def refuse_old_python(archive):
     # type: (str) -> None
-    """Hands an interpreter that is too old back to the header if that chose it, or ends with 69."""
+    """Returns to the header if the header chose this interpreter, which is too old; else exits 69."""
     if os.environ.get("PETAL_TRIED"):
         os.execv("/bin/sh", ["/bin/sh", archive] + sys.argv[1:])
     stop(
@@ -45,7 +42,7 @@ def refuse_old_python(archive):
 
 def distrust(path, owner):
     # type: (str, int) -> Optional[str]
-    """Why a directory must not be used as code of ``owner`` (a uid); None if it may be."""
+    """Returns why a directory must not be used as code of ``owner`` (a uid), or None if it may be used."""
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -61,7 +58,7 @@ def distrust(path, owner):
 
 def own_base():
     # type: () -> str
-    """The cache of this user: root's is fixed, others have theirs in XDG_CACHE_HOME, ~/.cache or the passwd home."""
+    """Returns the cache of this user: root's is fixed, other users have XDG_CACHE_HOME, ~/.cache or the passwd home."""
     if os.geteuid() == 0:
         return SHARED
     home = os.environ.get("XDG_CACHE_HOME", "")
@@ -78,43 +75,28 @@ def own_base():
     return home + "/petal-node"
 
 
-def same_boot(tree):
-    # type: (str) -> bool
-    """True if the tree was complete in this boot: a power loss soon after unpacking can leave empty files.
-
-    The mark's time tells when the tree was last used, to the day.
-    """
-    mark = tree + "/.boot"
-    try:
-        with open(BOOT_ID) as now, open(mark) as then:
-            if time.time() - os.fstat(then.fileno()).st_mtime > DAY:
-                os.utime(mark, None)
-            return now.read() == then.read()
-    except (IOError, OSError):
-        return False
-
-
 def find_tree(archive, machine):
     # type: (str, str) -> str
-    """The directory with this archive's tree: root's if it can be trusted, else this user's own, made if need be."""
+    """Returns the directory with this archive's tree: root's, else this user's own, which is made if it is missing.
+
+    A tree is complete if it has its final name, see unpack.py.
+    """
     key = "/%s-%s" % (CONTENT, machine)
-    user = os.geteuid()
-    if user != 0 and not (distrust(SHARED, 0) or distrust(SHARED + key, 0)):
-        return SHARED + key
-    base = own_base()
-    if not (distrust(base, user) or distrust(base + key, user)) and same_boot(base + key):
-        return base + key
+    own = own_base()
+    for base, owner in ((SHARED, 0), (own, os.geteuid())):
+        if not (distrust(base, owner) or distrust(base + key, owner)):
+            return base + key
     sys.path.insert(0, archive)
     import petal_unpack
 
     del sys.path[0]
-    tree = petal_unpack.make_tree(archive, base, key[1:], machine, stop, distrust)  # type: str
+    tree = petal_unpack.make_tree(archive, own, key[1:], machine, stop, distrust)  # type: str
     return tree
 
 
 def main():
     # type: () -> None
-    """Runs the tool and ends with its code."""
+    """Runs the tool and exits with its code."""
     archive = os.path.realpath(sys.argv[0])
     if sys.version_info < (3, 9):
         refuse_old_python(archive)

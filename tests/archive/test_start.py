@@ -8,11 +8,13 @@ import os
 import shutil
 import subprocess
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from bootstrap.archive import unpack
 from tests.archive import bench_start
 from tests.archive.conftest import NOBODY, Node, good_python, python, run
 
@@ -164,34 +166,67 @@ def test_the_warm_start_unpacks_nothing(node):
     assert (tree / "yaml/__init__.py").read_text() == ""
 
 
-def test_a_tree_cut_by_a_power_loss_is_made_anew_after_the_boot(node):
-    told(node)
-    (tree,) = node.trees()
-    (tree / "yaml/__init__.py").write_text("")
-    (tree / ".boot").write_text("another boot\n")
-    told(node, "libs")
-    assert node.trees() == [tree]
-    assert (tree / "yaml/__init__.py").stat().st_size > 0
+@pytest.fixture
+def steps(node, monkeypatch):
+    """Unpacks in this process; the steps that decide what a kill or a power cut leaves are recorded, in order."""
+    log = []
+
+    def record(owner, name, label):
+        action = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **more: (log.append(label(*given)), action(*given, **more))[1])
+
+    record(Path, "write_bytes", lambda *_: "write")
+    record(unpack, "_flush", lambda *_: "syncfs")
+    record(Path, "rename", lambda _, target: f"rename {Path(target).name}")
+    record(unpack, "_fsync", lambda *_: "fsync directory")
+    return log
 
 
-def test_a_whole_tree_is_kept_over_a_boot(node):
-    told(node)
-    (tree,) = node.trees()
-    inode = tree.stat().st_ino
-    (tree / ".boot").write_text("another boot\n")
-    told(node)
-    assert (node.trees()[0].stat().st_ino, (tree / ".boot").read_text() == "another boot\n") == (inode, False)
+def make(node):
+    def distrust(path, _):
+        return None if Path(path).is_dir() else "it is missing"
+
+    return unpack.make_tree(str(node.archive), str(node.cache), "tree", "x86_64", pytest.fail, distrust)
 
 
-def test_old_trees_and_leftovers_are_removed_and_other_things_stay(node):
-    month_ago, hour_ago = time.time() - 31 * 86400, time.time() - 3700
-    old, young = "0" * 32 + "-x86_64", "1" * 32 + "-x86_64"
-    for name, when in {old: month_ago, young: hour_ago, ".new-a": hour_ago, "scratch": 1}.items():
+def test_a_tree_is_on_disk_before_it_has_its_name(node, steps):
+    make(node)
+    assert steps.index("syncfs") > max(number for number, step in enumerate(steps) if step == "write")
+    assert steps[steps.index("syncfs") :] == ["syncfs", "rename tree", "fsync directory"]
+
+
+@pytest.mark.parametrize("moment", ["write", "syncfs", "rename"])
+def test_a_tree_of_a_killed_start_is_never_used(node, moment, monkeypatch):
+    """The kill comes in the middle of the files, before the flush, or before the rename."""
+    count = iter(range(100))
+    write = Path.write_bytes
+    die = {
+        "write": (Path, "write_bytes", lambda path, data: write(path, data) if next(count) < 50 else os._exit(9)),
+        "syncfs": (unpack, "_flush", lambda *_: os._exit(9)),
+        "rename": (Path, "rename", lambda *_: os._exit(9)),
+    }
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(*die[moment])
+        make(node)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (left,) = node.trees()
+    assert left.name.startswith(".new-")
+    tree = Path(make(node))
+    with zipfile.ZipFile(node.archive) as archive:
+        names = [name for name in archive.namelist() if name.startswith("tree/")]
+        assert all((tree / name[5:]).read_bytes() == archive.read(name) for name in names)
+
+
+def test_what_killed_starts_left_is_removed_and_other_things_stay(node):
+    hour_ago, other = time.time() - 3700, "1" * 32 + "-x86_64"
+    for name, when in {other: 1, ".new-a": hour_ago, ".new-b": hour_ago + 600, "scratch": 1}.items():
         (node.cache / name).mkdir(parents=True)
         os.utime(node.cache / name, (when, when))
     node.cache.chmod(0o755)
     tree = Path(told(node)["tree"])
-    assert {path.name for path in node.trees()} == {tree.name, young, "scratch"}
+    assert {path.name for path in node.trees()} == {tree.name, other, ".new-b", "scratch"}
 
 
 @pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
