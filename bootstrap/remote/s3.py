@@ -1,7 +1,7 @@
-"""What AWS tells a node: instance metadata (IMDSv2 only), the instance role's credentials, and how S3 is addressed.
+"""Instance metadata (IMDSv2 only), credentials, and the addresses and signatures of S3 requests.
 
-Credentials are asked for when a request needs them and are never stored. The endpoints can be moved with the variables
-that AWS's own tools read: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_EC2_METADATA_SERVICE_ENDPOINT``.
+Credentials are looked up when a request needs them and are never stored. The endpoints follow the variables that AWS's
+own tools read: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_EC2_METADATA_SERVICE_ENDPOINT``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMDS_TIMEOUT = 2.0
 
 @dataclass(frozen=True)
 class Credentials:
-    """A key that signs requests; the token comes with a role's temporary keys."""
+    """A key that signs requests; the temporary keys of a role have a token."""
 
     key: str
     secret: str
@@ -37,7 +37,7 @@ class Imds:
         self._token: str | None = None
 
     def get(self, path: str) -> str | None:
-        """The text at ``/latest/<path>``, or None where the service has no such value or does not answer."""
+        """The text at ``/latest/<path>``, or None if the service has no such value or does not answer."""
         import requests
 
         session = requests.Session()
@@ -62,16 +62,13 @@ class Imds:
 
 
 def credentials() -> Credentials | None:
-    """The key in the environment, else the instance role's, else None (then a request goes out unsigned)."""
+    """The key in the environment, else the instance role's, else None (then a request is not signed)."""
+    import json
+
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     if key and secret:
         return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
-    return _role_credentials(Imds())
-
-
-def _role_credentials(imds: Imds) -> Credentials | None:
-    import json
-
+    imds = Imds()
     roles = imds.get("meta-data/iam/security-credentials/")
     if not roles:
         return None
@@ -84,30 +81,33 @@ def _role_credentials(imds: Imds) -> Credentials | None:
 
 
 def region(known: str | None = None) -> str:
-    """The region: what the cluster's files say, else the environment, else IMDS.
+    """The region: ``known`` (from the cluster's files), else the environment, else IMDS.
 
     Raises:
-        FetchError: nobody tells.
+        FetchError: ``fetch-region``, none of them has it.
     """
     for value in (known, os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION")):
         if value:
             return value
-    found = Imds().get("meta-data/placement/region")
-    if found:
-        return found.strip()
+    name = Imds().get("meta-data/placement/region")
+    if name:
+        return name.strip()
     remedy = "set AWS_REGION, or cluster.region in /etc/chef/dna.json"
-    raise FetchError("The AWS region is unknown", remedy=remedy, code="fetch-region")
+    raise FetchError("the AWS region is unknown", remedy=remedy, code="fetch-region")
 
 
 def s3_url(uri: str, region_name: str) -> str:
-    """The https address of ``s3://bucket/key``: virtual-hosted, or path style where an endpoint is given.
+    """The https address of ``s3://bucket/key``: virtual-hosted, or path style if an endpoint is set.
 
-    A bucket whose name holds a dot is addressed in path style, since no certificate covers it.
+    A bucket with a dot in its name gets path style, because S3's certificate does not cover it.
+
+    Raises:
+        FetchError: ``fetch-scheme``, the bucket or the key is missing.
     """
     parts = urlsplit(uri, allow_fragments=False)
     bucket, key = parts.netloc, parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
     if not bucket or not key:
-        raise FetchError(f"{uri} names no object", remedy="write s3://BUCKET/KEY", code="fetch-scheme")
+        raise FetchError(f"{uri} lacks a bucket or a key", remedy="write s3://BUCKET/KEY", code="fetch-scheme")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     path = quote(key, safe="/-_.~")
     if endpoint:
@@ -120,18 +120,18 @@ def s3_auth(region_name: str, sha256: str | None = None) -> Any:
     """A requests authenticator that signs for S3 (Signature Version 4), or None without credentials.
 
     Args:
-        sha256: of the body that is sent, which is then not read into memory to be signed.
+        sha256: checksum of the body, so that the body is not read into memory to be signed.
     """
-    found = credentials()
-    if found is None:
+    key = credentials()
+    if key is None:
         return None
     from requests_aws4auth import AWS4Auth
 
     if sha256 is None:
-        return AWS4Auth(found.key, found.secret, region_name, "s3", session_token=found.token)
+        return AWS4Auth(key.key, key.secret, region_name, "s3", session_token=key.token)
 
     class Streamed(AWS4Auth):  # type: ignore[misc]
-        """Leaves the body alone: its checksum is part of what is signed, and S3 compares what comes with it."""
+        """Signs the given checksum instead of the body; S3 compares the body with it."""
 
         def __call__(self, request: Any) -> Any:
             body, request.body = request.body, None
@@ -143,4 +143,4 @@ def s3_auth(region_name: str, sha256: str | None = None) -> Any:
             request.headers["x-amz-content-sha256"] = sha256
             return super().get_canonical_headers(request, include)
 
-    return Streamed(found.key, found.secret, region_name, "s3", session_token=found.token)
+    return Streamed(key.key, key.secret, region_name, "s3", session_token=key.token)

@@ -1,8 +1,8 @@
-"""Unpacks a tarball as root without trusting it: what could reach outside is refused by name before anything is kept.
+"""Unpacks an untrusted tarball as root: members that could reach outside of the target are refused.
 
 Refused: absolute names and ``..``, links that lead outside, members below a symbolic link of the archive itself,
-devices and pipes, setuid and setgid files. Owners become root, modes lose what others could write. Compressed with
-gzip, bzip2 or xz.
+devices and pipes, setuid and setgid files. Owners become root; files and directories are writable by root only. The
+compression is gzip, bzip2 or xz.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..core.errors import DISK_ERRORS, PackageError
 from ..host.files import make_dir
 
 MAX_MEMBERS = 2_000_000
-MAX_RATIO = 100_000  # of what is unpacked to what is packed; bzip2 comes to 45,000 with nothing but zeros
-MAX_LINKS = 40  # that Linux follows in one path (path_resolution(7))
-# What tarfile and the decompressors raise for bytes that they do not expect: RecursionError for a chain of headers,
-# MemoryError for a name of a terabyte.
+MAX_RATIO = 100_000  # unpacked bytes to packed bytes; bzip2 reaches 45,000 with zeros
+MAX_LINKS = 40  # Linux follows so many in one path (path_resolution(7))
+# tarfile and the decompressors raise these for damaged data: RecursionError for a chain of headers, MemoryError for a
+# name of a terabyte.
 DAMAGE = (
-    tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError,
-    MemoryError, lzma.LZMAError, zlib.error,
-)  # fmt: skip
+    *(tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, ArithmeticError),
+    *(LookupError, TypeError, AttributeError, RecursionError, MemoryError),
+)
 PLAIN_TOP = frozenset({"bin", "sbin", "lib", "lib64", "libexec", "include", "share", "etc", "opt", "man", "doc"})
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpacks ``archive`` into the new directory ``target``; a single directory at the top is left out.
+    """Unpacks ``archive`` into the new directory ``target``; a single directory at the top is stripped.
 
     Raises:
-        PackageError: ``package-unsafe`` with the member's name, ``package-archive`` where it is no readable tarball.
+        PackageError: ``package-unsafe`` with the member's name; ``package-archive``, it is not a readable tarball.
         OSError: the disk is full, read-only or gone.
     """
     make_dir(target)
@@ -51,7 +51,7 @@ def unpack(archive: Path, target: Path) -> None:
             for member in members:
                 _place(tar, member, _stripped(names[member.name], strip), target, strip)
     except OSError as error:
-        if error.errno is None:  # bz2 says so of bad data
+        if error.errno is None:  # bz2 raises an OSError without errno for damaged data
             raise _damaged(archive, error) from error
         if error.errno in DISK_ERRORS:
             raise
@@ -68,9 +68,9 @@ def unpack(archive: Path, target: Path) -> None:
 
 def _damaged(archive: Path, error: Exception) -> PackageError:
     return PackageError(
-        f"{archive.name} is not a whole tarball",
+        f"{archive.name} is not a complete tarball",
         why=str(error) or type(error).__name__,
-        remedy="make it anew: tar -czf FILE DIRECTORY; compare its sha256 where it was made and where it lies",
+        remedy="make it again: tar -czf FILE DIRECTORY; compare the sha256 of the original and of the copy",
         code="package-archive",
     )
 
@@ -87,7 +87,7 @@ def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path) -> None:
-    """Sizes are what the headers say: a few bytes of a sparse file may ask for exabytes, and no disk is to blame."""
+    """The headers state the sizes: a sparse file of a few bytes may claim exabytes, which is not a full disk."""
     needed, free = sum(member.size for member in members if member.isreg()), shutil.disk_usage(target).free
     if needed <= free:
         return
@@ -105,7 +105,7 @@ def _unsafe(member: str, why: str) -> PackageError:
     return PackageError(
         f"the tarball's member {member!r} is refused",
         why=why,
-        remedy="make the tarball anew without it",
+        remedy="make the tarball again without it",
         code="package-unsafe",
     )
 
@@ -113,7 +113,7 @@ def _unsafe(member: str, why: str) -> PackageError:
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
     name = PurePosixPath(member.name)
     if "\0" in member.name + member.linkname:
-        raise _unsafe(member.name, "its name holds a NUL")
+        raise _unsafe(member.name, "its name contains a NUL")
     if name.is_absolute():
         raise _unsafe(member.name, "its name is absolute")
     if ".." in name.parts:
@@ -133,7 +133,9 @@ def _refuse_unsafe(member: tarfile.TarInfo, name: PurePosixPath, links: set[Pure
     if member.islnk():
         link = _safe_name_of_link(member)
         if link in links or any(parent in links for parent in link.parents):
-            raise _unsafe(member.name, f"it is a hard link to {member.linkname}, which a symbolic link leads to")
+            raise _unsafe(
+                member.name, f"it is a hard link to {member.linkname}, which is reached through a symbolic link"
+            )
 
 
 def _safe_name_of_link(member: tarfile.TarInfo) -> PurePosixPath:
@@ -144,7 +146,7 @@ def _safe_name_of_link(member: tarfile.TarInfo) -> PurePosixPath:
 
 
 def _top_to_strip(members: list[tarfile.TarInfo], names: dict[str, PurePosixPath]) -> str | None:
-    """The one directory that holds everything, unless it is a part of a package itself (bin, lib, ...)."""
+    """The single top directory of all members, unless it is part of a package itself (bin, lib, ...)."""
     tops = {names[member.name].parts[0] for member in members if names[member.name].parts}
     if len(tops) != 1:
         return None
@@ -189,7 +191,7 @@ def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> No
 
 
 def _refuse_escapes(target: Path, top_name: str) -> None:
-    """No link may lead outside: walked on what was made, since chains of links cannot be judged by their text."""
+    """Refuses links that lead outside, in the unpacked tree: the text of a chain of links does not tell."""
     for directory, names, files in os.walk(target):
         for name in names + files:
             path = Path(directory, name)
@@ -199,7 +201,7 @@ def _refuse_escapes(target: Path, top_name: str) -> None:
 
 
 def _stays_below(target: Path, link: Path) -> bool:
-    """True when no step of following ``link`` leaves ``target``, not even to come back under today's name."""
+    """True if no step of following ``link`` leaves ``target``, even if a later step returns to it."""
     here, steps, links = link.parent, list(PurePosixPath(link.readlink()).parts), 1
     while steps and links <= MAX_LINKS:
         step = steps.pop(0)

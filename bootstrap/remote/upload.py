@@ -1,4 +1,4 @@
-"""Puts what was made where ``--output`` says: a path, file:// or s3://. It appears whole or not at all."""
+"""Writes the results of commands to the destination of ``--output``: a path, file:// or s3:// URI."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ SECONDS = 120.0
 
 
 def place_of(output: str, data: bytes, name: str) -> str:
-    """The URI of the object: what is a directory gets a name in it that is made of the checksum.
+    """The URI of the file to write. In a directory its name contains the checksum.
 
     Args:
-        output: a path, file:// or s3://; with a slash at its end it is a directory.
-        name: how the file's name begins and ends, ``spack.lock``.
+        output: a path, file:// or s3://; a directory if it exists as one or ends with a slash.
+        name: the file's name without the checksum, ``spack.lock``.
     """
     path = local_path(output) if ":/" in output else Path(output).absolute()
     directory = output.endswith("/") or (path is not None and path.is_dir())
     stem, _, ending = name.partition(".")
-    of_content = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
+    in_directory = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
     if path is not None:
-        return str(path / of_content if directory else path)
-    return output + of_content if directory else output
+        return str(path / in_directory if directory else path)
+    return output + in_directory if directory else output
 
 
 def check_output(output: str) -> None:
-    """Refuses what nothing can be put to, before an hour of work.
+    """Refuses a destination that cannot be written, before an hour of work.
 
     Raises:
-        UsageError: it is no path, file:// or s3:// URI.
+        UsageError: it is not a path, file:// or s3:// URI.
     """
-    fits = ":/" not in output or local_path(output) is not None or output.startswith("s3://")
-    bucket, _, key = output[len("s3://") :].partition("/")
-    if not output or not fits or (output.startswith("s3://") and not (bucket and key)):
+    bucket, _, key = output.removeprefix("s3://").partition("/")
+    if output.startswith("s3://"):
+        is_valid = bool(bucket and key)
+    else:
+        is_valid = bool(output) and (":/" not in output or local_path(output) is not None)
+    if not is_valid:
         why = "it must be a path, file:///PATH or s3://BUCKET/KEY"
-        raise UsageError(f"nothing can be put at {output!r}", why=why, remedy="--output s3://BUCKET/locks/")
+        raise UsageError(f"{output!r} is not a valid destination", why=why, remedy="--output s3://BUCKET/locks/")
 
 
 def put(data: bytes, uri: str, region: str | None) -> None:
-    """Puts ``data`` at ``uri``; what was there before is replaced.
+    """Writes ``data`` to ``uri`` and replaces an existing object.
 
     Raises:
         FetchError: as ``fetch.put_object``.
