@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from marshmallow import Schema, fields
 
 from bootstrap.archive import build
 from bootstrap.cli import VERBS
+from bootstrap.commands.lockfile import LockfileSummary
+from bootstrap.commands.log import LogLines
+from bootstrap.commands.releases import Cleanup, ReleaseList, Rollback
+from bootstrap.commands.status import NodeStatus
 from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.core.errors import ExitCode
-from bootstrap.core.model import Finding, Mark, Role
+from bootstrap.core.model import Finding, FleetReport, Mark, Plan, Role, Tool
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.report.lines import CHECK_MARKS, MARKS
 from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
@@ -281,11 +286,25 @@ def test_exit_codes_marks_and_verbs_are_told() -> None:
         assert f"`{verb}`" in output, verb
 
 
+DATA = {
+    "plan": Plan, "status": NodeStatus, "releases": ReleaseList, "rollback": Rollback, "gc": Cleanup, "log": LogLines,
+    "lockfile": LockfileSummary, "version": Tool, "check --nodes": FleetReport,
+}  # fmt: skip
+
+
 def table_of(page: str, head: str) -> list[list[str]]:
     """The rows below a table's head, in a page at the top."""
     text = (TOP / page).read_text(encoding="utf-8")
     (body,) = re.findall(rf"(?m)^{re.escape(head)}\n\|[-|]+\|\n((?:\| .*\n)+)", text)
     return list(rows(body))
+
+
+@pytest.mark.parametrize("verb", DATA)
+def test_the_data_of_each_verb_is_documented(verb: str) -> None:
+    (cell,) = (
+        text for verbs, text in table_of("docs/output.md", "| verb | `data` |") if f"`{verb}`" in verbs.split(", ")
+    )
+    assert {field.name for field in dataclass_fields(DATA[verb])} <= set(re.findall(r"`(\w+)`", cell))
 
 
 def test_every_step_is_in_the_readme() -> None:
