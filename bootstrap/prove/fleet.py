@@ -1,7 +1,7 @@
-"""Asks the compute nodes themselves, through Slurm: a proof job runs as an ordinary user and prints its findings.
+"""Checks compute nodes through Slurm: a job runs ``check`` on them as an ordinary user and prints their findings.
 
-srun mixes the output of its tasks in pieces of 1,024 bytes (slurmstepd's MAX_MSG_LEN) and keeps only shorter lines
-whole, so a report comes as one short line a finding, and a last line that says how many there are.
+srun mixes the output of its tasks in pieces of 1,024 bytes (slurmstepd's MAX_MSG_LEN) and keeps only shorter lines in
+one piece, so a report is one short line per finding, and a last line with their number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import Shared
-from .launch import Launched, launch_where_none_runs
+from .launch import Launch, by_queue, launch_nodes
 
 JOB_MINUTES = 4
 JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
@@ -33,73 +33,77 @@ END_SECONDS = 10  # for srun after the time limit of its job
 LOOK_SECONDS = 4.0
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
-LMOD_SECONDS = 180.0  # a timer repeats every 30 s what did not hold
+LMOD_SECONDS = 180.0  # the converge timer of a node repeats every 30 s
 LINE_BYTES = 1000
 
 
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
-    """Waits until compute nodes are up and none is still joining; latecomers get a minute after the first.
+    """Waits until compute nodes are up and none is joining, at most a minute after the first is up.
 
-    With ``check.launch`` a node is started in each queue where none runs, and waited for as long as it may come.
+    With ``check.launch`` a node is started in each queue that has none running, and waited for as long as it may come.
 
     Returns:
-        All nodes that are not powered down; empty when none came up within ``check.wait`` seconds.
+        All nodes that are not powered down; empty if none is up within ``check.wait`` seconds.
     """
-    launched = launch_where_none_runs(ctx, _nodes_or_none(ctx))
+    launch = launch_nodes(ctx, _nodes(ctx))
     try:
-        return _come(ctx, launched)
+        return _wait(ctx, launch)
     finally:
-        launched.withdraw(ctx)
+        launch.cancel(ctx)
 
 
-def _come(ctx: Context, launched: Launched) -> tuple[SlurmNode, ...]:
+def _wait(ctx: Context, launch: Launch) -> tuple[SlurmNode, ...]:
     deadline = time.monotonic() + ctx.config.check.wait
     first_up: float | None = None
-    said = ""
+    previous = ""
     while True:
-        known = _nodes_or_none(ctx)
+        known = _nodes(ctx)
         up = [node for node in known if node.up]
         joining = [node for node in known if node.joining]
-        awaited = launched.awaited(ctx, known)
+        pending = launch.pending(ctx, known)
         now = time.monotonic()
         first_up = first_up or (now if up else None)
-        if up and not awaited and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
+        if up and not pending and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
             return tuple(node for node in known if not node.powered_down)
-        if now >= deadline or (launched.queues and not awaited and not up and not joining):
-            return tuple(node for node in known if node.up)
+        if now >= deadline or (launch.queues and not pending and not up and not joining):
+            return tuple(up)
         message = f"waiting for compute nodes: {len(up)} up, {len(joining)} joining"
-        message += f", none in {folded(awaited)} yet" if awaited else ""
-        if message != said:
+        message += f", none in {folded(pending)} yet" if pending else ""
+        if message != previous:
             ctx.note(message)
             ctx.progress(message)
-            said = message
+            previous = message
         time.sleep(min(POLL_SECONDS, deadline - now))
 
 
 def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
-    """Nodes that came before the release have no Lmod until their timers take the one that it carries.
+    """Waits for nodes that started before the release to unpack its Lmod, at most ``LMOD_SECONDS``.
 
-    Where it carries none, and behind ``LMOD_SECONDS``, nothing is waited for: the proof says what is wrong.
+    Returns at once if the release carries no Lmod. The proof reports nodes that still have none.
     """
     if not any(ctx.paths.lmod_packs(ctx.wanted_release).glob(f"*/*{SUFFIX}")):
         return
-    deadline, names, said = time.monotonic() + LMOD_SECONDS, {node.name for node in candidates if node.up}, ""
+    deadline = time.monotonic() + LMOD_SECONDS
+    names = {node.name for node in candidates if node.up}
+    previous = ""
     while time.monotonic() < deadline:
-        waiting = [report.node for report in _own_reports(ctx).values() if report.node in names and _lacks_lmod(report)]
+        reports = [report for report in _own_reports(ctx).values() if report.node in names]
+        waiting = [report.node for report in reports if any(_is_without_lmod(finding) for finding in report.findings)]
         if not waiting:
             return
-        message = f"waiting for {folded(waiting)} to take Lmod from the release"
-        if message != said:
+        message = f"waiting for {folded(waiting)} to unpack Lmod from the release"
+        if message != previous:
             ctx.progress(message)
-            said = message
+            previous = message
         time.sleep(POLL_SECONDS)
 
 
-def _lacks_lmod(report: NodeReport) -> bool:
-    return any(finding.check == CHECK_NAME and finding.mark is Mark.FAIL for finding in report.findings)
+def _is_without_lmod(finding: Finding) -> bool:
+    return finding.check == CHECK_NAME and finding.mark is Mark.FAIL
 
 
-def _nodes_or_none(ctx: Context) -> tuple[SlurmNode, ...]:
+def _nodes(ctx: Context) -> tuple[SlurmNode, ...]:
+    """All compute nodes, none if Slurm does not answer."""
     try:
         return nodes(ctx.system)
     except PetalError as error:
@@ -108,38 +112,31 @@ def _nodes_or_none(ctx: Context) -> tuple[SlurmNode, ...]:
 
 
 def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ...]:
-    """One job over all nodes of a queue that are free; what Slurm says of the others, with their own last report.
+    """Checks all free nodes with one job per queue.
 
-    A node that is asked and says nothing has a finding of its own: silence is never taken for success.
+    Returns:
+        A report for each candidate. A free node that did not answer has a failed finding. A node that is not free has
+        Slurm's reason and a summary of the last report that the node itself wrote.
     """
     free = [node for node in candidates if node.free]
     own = _own_reports(ctx) if len(free) < len(candidates) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
-    asked = _ask_all(ctx, free)
-    others = [_not_asked(node, own.get(node.name)) for node in candidates if not node.free]
-    return tuple(sorted([*asked, *others], key=lambda report: natural(report.node)))
+    reports = [_not_asked(node, own.get(node.name)) for node in candidates if not node.free]
+    queues = by_queue(free)  # a job's nodes are all of one queue
+    if queues:
+        with ThreadPoolExecutor(len(queues)) as pool:
+            for answers in pool.map(lambda queue: _run_check(ctx, queue, queues[queue]), queues):
+                reports += answers
+    return tuple(sorted(reports, key=lambda report: natural(report.node)))
 
 
-def _ask_all(ctx: Context, free: Sequence[SlurmNode]) -> list[NodeReport]:
-    """A job's nodes are all of one queue, and the queues do not wait for each other."""
-    queues: dict[str, list[SlurmNode]] = {}
-    for node in free:
-        queues.setdefault(node.partition, []).append(node)
-    if not queues:
-        return []
-    with ThreadPoolExecutor(len(queues)) as pool:
-        answers = pool.map(lambda queue: _ask(ctx, queue, queues[queue]), queues)
-        return [report for reports in answers for report in reports]
-
-
-def _ask(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeReport]:
-    """One job step; a group that Slurm refuses is asked again without those that are taken by now, then in halves."""
+def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeReport]:
+    """One job for a group of nodes. If Slurm refuses it, it is divided (``_divide``)."""
     names = [node.name for node in group]
-    argv = [str(ctx.paths.link), "check", "--lines"]
     try:
         done = srun(
             ctx.system,
-            argv,
+            [str(ctx.paths.link), "check", "--lines"],
             name="petal-proof",
             nodes=names,
             queue=queue,
@@ -151,31 +148,32 @@ def _ask(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeRepor
         )
         require_step(done, names)
     except AllocationRefused as refused:
-        return _regroup(ctx, queue, group, refused)
+        return _divide(ctx, queue, group, refused)
     except PetalError as error:
         return [_no_job(name, error) for name in names]
     LOG.debug("proof job: %s", done.stderr.strip())
     reports = reports_of_lines(done.stdout.splitlines())
-    return [reports[name] if name in reports else _silent(name) for name in names]
+    return [reports[name] if name in reports else _no_report(name) for name in names]
 
 
-def _regroup(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: AllocationRefused) -> list[NodeReport]:
-    now = {node.name: node for node in _nodes_or_none(ctx)}
+def _divide(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: AllocationRefused) -> list[NodeReport]:
+    """Repeats a refused job without the nodes that are not free any more, else in two halves."""
+    now = {node.name: node for node in _nodes(ctx)}
     taken = [now[node.name] for node in group if node.name in now and not now[node.name].free]
-    rest = [node for node in group if node.name not in {one.name for one in taken}]
-    told = [_not_asked(node, None) for node in taken]
+    rest = [node for node in group if node.name not in {other.name for other in taken}]
     if taken:
-        return [*told, *(_ask(ctx, queue, rest) if rest else [])]
-    if not any(words in refused.why for words in SOME_NODES_REFUSED):
+        return [*(_not_asked(node, None) for node in taken), *(_run_check(ctx, queue, rest) if rest else [])]
+    if not any(text in refused.why for text in SOME_NODES_REFUSED):
         return [_no_job(node.name, refused) for node in rest]
     if len(rest) == 1:
-        busy = rest[0].state != "idle"  # others run there, and leave too little for a job
+        busy = rest[0].state != "idle"  # other jobs leave too little for this one
         return [_not_asked(rest[0], None, "busy") if busy else _no_job(rest[0].name, refused)]
     half = len(rest) // 2
-    return [*_ask(ctx, queue, rest[:half]), *_ask(ctx, queue, rest[half:])]
+    return [*_run_check(ctx, queue, rest[:half]), *_run_check(ctx, queue, rest[half:])]
 
 
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:
+    """The last reports that nodes wrote to shared storage, by node; none if storage does not answer."""
     try:
         reports = ctx.system.on_storage(Shared(ctx.paths).reports, ctx.paths.shared, LOOK_SECONDS)
     except (PetalError, OSError) as error:
@@ -185,7 +183,11 @@ def _own_reports(ctx: Context) -> dict[str, NodeReport]:
 
 
 def ordinary_user(ctx: Context) -> str | None:
-    """The cluster's user where this node knows one: users must be able to use the software, not only root."""
+    """The user for jobs and shells: users must be able to use the software, not only root.
+
+    Returns:
+        The cluster's default user; None if this process is not root's, or the user does not exist on this node.
+    """
     name = ctx.facts.cluster.user
     if name is None or not ctx.system.is_root():
         return None
@@ -197,37 +199,29 @@ def ordinary_user(ctx: Context) -> str | None:
 
 
 def report_lines(report: NodeReport) -> list[str]:
-    """A report as lines that srun keeps whole; what is too long loses its end."""
-    body = [_short_line(report.node, finding) for finding in report.findings]
-    last = {
-        "node": report.node,
-        "role": report.role,
-        "time": report.time,
-        "release": report.release,
-        "lines": len(body),
-    }
-    return [*body, json.dumps(last)]
+    """A report as short lines; long texts are cut."""
+    lines = [_line(report.node, finding) for finding in report.findings]
+    last = {name: getattr(report, name) for name in ("node", "role", "time", "release")}
+    return [*lines, json.dumps({**last, "lines": len(lines)})]
 
 
-def _short_line(node: str, finding: Finding) -> str:
+def _line(node: str, finding: Finding) -> str:
     for length in (400, 100, 30):
-        cut = Finding(
-            _plain(finding.check, 100), finding.mark, _plain(finding.message, length), _plain(finding.why, length),
-            tuple(_plain(line, length) for line in finding.remedy[:2]),
-        )  # fmt: skip
-        line = json.dumps({"node": node, "finding": plain(cut)})
+        texts = (_cut(finding.check, 100), finding.mark, _cut(finding.message, length), _cut(finding.why, length))
+        remedy = tuple(_cut(line, length) for line in finding.remedy[:2])
+        line = json.dumps({"node": node, "finding": plain(Finding(*texts, remedy))})
         if len(line) < LINE_BYTES:
             break
     return line
 
 
-def _plain(text: str, length: int) -> str:
-    """ASCII without escapes, so that a line's length is known."""
+def _cut(text: str, length: int) -> str:
+    """ASCII without JSON escapes, so that the length of a line is known."""
     return text[:length].encode("ascii", "replace").decode("ascii")
 
 
 def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
-    """The reports in a job's output, by node. A report of which a line is missing is none; other lines are noise."""
+    """The complete reports in a job's output, by node. Other lines are ignored."""
     findings: dict[str, list[Finding]] = {}
     reports = {}
     for line in lines:
@@ -243,32 +237,33 @@ def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
     return reports
 
 
-def _failed(node: str, check: str, message: str, why: str, *remedy: str) -> NodeReport:
-    return NodeReport(node, "compute", timestamp(), None, (Finding(check, Mark.FAIL, message, why, remedy),))
+def _failed(node: str, message: str, why: str, remedy: str) -> NodeReport:
+    return NodeReport(node, "compute", timestamp(), None, (Finding("job", Mark.FAIL, message, why, (remedy,)),))
 
 
-def _silent(name: str) -> NodeReport:
-    return _failed(name, "job", "the job on this node gave no report", "", f"srun -w {name} petal-node check")
+def _no_report(name: str) -> NodeReport:
+    return _failed(name, "the job on this node gave no report", "", f"srun -w {name} petal-node check")
 
 
 def _no_job(name: str, error: PetalError) -> NodeReport:
-    return _failed(name, "job", "no job could be run", str(error), f"scontrol show node {name}")
+    return _failed(name, "no job could be run", str(error), f"scontrol show node {name}")
 
 
 def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
-    """Neither good nor bad: no job could run there now. What the node last said of itself is told with its age."""
+    """The report of a node on which no job can start now: neither good nor bad, with its own last report."""
     condition = f"{word} ({node.state}{node.suffix})" if word else node.condition
-    message, remedy = f"not asked: {condition}", (f"scontrol show node {node.name}",)
-    told = [node.reason] if node.reason else []
+    reasons = [node.reason] if node.reason else []
     if own is not None:
-        told.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
-    mark = Mark.SKIP if node.up or node.powered_down else Mark.WARN
-    finding = Finding("slurm", mark, message, "; ".join(told), remedy if mark is Mark.WARN else ())
+        reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
+    expected = node.up or node.powered_down
+    remedy = () if expected else (f"scontrol show node {node.name}",)
+    mark = Mark.SKIP if expected else Mark.WARN
+    finding = Finding("slurm", mark, f"not asked: {condition}", "; ".join(reasons), remedy)
     return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
 
 
 def summary_of(report: NodeReport) -> str:
-    """``well``, or the first failure and how many there are."""
+    """The first failure and the number of the others, else ``well``."""
     failures = [finding for finding in report.findings if finding.mark is Mark.FAIL]
     more = f", and {len(failures) - 1} more" if failures[1:] else ""
     return f"{failures[0].check}: {failures[0].message}{more}" if failures else "well"

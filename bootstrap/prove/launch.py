@@ -1,7 +1,7 @@
-"""Starts one node in each queue where none runs (``MinCount: 0``), so that there is one to prove on (``check.launch``).
+"""Starts one node in each queue that has none running (``MinCount: 0``), to prove the release on (``check.launch``).
 
 A job that does nothing is enough: Slurm powers a node up for it, ParallelCluster starts the instance, and the node is
-powered down again after its idle time (ScaledownIdletime) as behind any other job.
+powered down again after its idle time (ScaledownIdletime), as after any other job.
 """
 
 from __future__ import annotations
@@ -20,53 +20,54 @@ MINUTES = 5
 
 
 @dataclass(frozen=True)
-class Launched:
-    """Queues for which a job waits, under the name that all these jobs have."""
+class Launch:
+    """Queues in which a job waits for a node; all these jobs have the same name."""
 
-    name: str
+    job_name: str
     queues: tuple[str, ...] = ()
 
-    def awaited(self, ctx: Context, known: Iterable[SlurmNode]) -> tuple[str, ...]:
-        """The queues that have no node yet and may still get one: it joins, or its job waits for it."""
-        nodes = list(known)
-        without = [queue for queue in self.queues if not any(node.up for node in nodes if node.partition == queue)]
-        if not without or any(node.joining for node in nodes if node.partition in without):
-            return tuple(without)
+    def pending(self, ctx: Context, nodes: Iterable[SlurmNode]) -> tuple[str, ...]:
+        """The queues without a node that may still get one: a node joins, or the job waits for one."""
+        groups = by_queue(nodes)
+        absent = tuple(queue for queue in self.queues if not any(node.up for node in groups.get(queue, ())))
+        if not absent or any(node.joining for queue in absent for node in groups.get(queue, ())):
+            return absent
         try:
-            waits = any(not job.ended for job in jobs(ctx.system, self.name))
+            waiting = any(not job.ended for job in jobs(ctx.system, self.job_name))
         except PetalError as error:
             LOG.warning("slurm: %s", error)
-            waits = True
-        return tuple(without) if waits else ()
+            waiting = True
+        return absent if waiting else ()
 
-    def withdraw(self, ctx: Context) -> None:
-        """What still waits for a node is not needed any more."""
-        if not self.queues:
-            return
-        try:
-            cancel(ctx.system, self.name)
-        except PetalError as error:
-            LOG.warning("the jobs %s may still wait: %s", self.name, error)
+    def cancel(self, ctx: Context) -> None:
+        """Cancels the jobs that still wait."""
+        if self.queues:
+            try:
+                cancel(ctx.system, self.job_name)
+            except PetalError as error:
+                LOG.warning("the jobs %s may still wait: %s", self.job_name, error)
 
 
-def launch_where_none_runs(ctx: Context, known: Iterable[SlurmNode]) -> Launched:
-    """Asks Slurm for one node of each queue that has only nodes that are powered off. A queue that refuses is told."""
+def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode]) -> Launch:
+    """Submits a job to each queue whose nodes are all powered down. A queue that refuses the job is noted."""
     name = f"petal-launch-{ctx.run_id}"
-    queues: dict[str, list[SlurmNode]] = {}
-    for node in known:
-        queues.setdefault(node.partition, []).append(node)
-    asleep = [queue for queue, nodes in queues.items() if all(node.powered_down and not node.joining for node in nodes)]
-    started = [queue for queue in asleep if ctx.config.check.launch and _ask(ctx, queue, name)]
+    started = []
+    for queue, group in by_queue(nodes).items() if ctx.config.check.launch else ():
+        if all(node.powered_down and not node.joining for node in group):
+            try:
+                submit(ctx.system, None, name=name, queue=queue, minutes=MINUTES, output=Path("/dev/null"), options=())
+                started.append(queue)
+            except PetalError as error:
+                LOG.warning("no node of queue %s can be started: %s", queue, error)
+                ctx.note(f"no node of queue {queue} can be started: {error}")
     if started:
         ctx.note(f"starting a node in {folded(started)}")
-    return Launched(name, tuple(started))
+    return Launch(name, tuple(started))
 
 
-def _ask(ctx: Context, queue: str, name: str) -> bool:
-    try:
-        submit(ctx.system, None, name=name, queue=queue, minutes=MINUTES, output=Path("/dev/null"), options=())
-    except PetalError as error:
-        LOG.warning("no node of queue %s can be started: %s", queue, error)
-        ctx.note(f"no node of queue {queue} can be started: {error}")
-        return False
-    return True
+def by_queue(nodes: Iterable[SlurmNode]) -> dict[str, list[SlurmNode]]:
+    """The nodes of each queue."""
+    queues: dict[str, list[SlurmNode]] = {}
+    for node in nodes:
+        queues.setdefault(node.partition, []).append(node)
+    return queues

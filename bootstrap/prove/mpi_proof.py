@@ -15,6 +15,7 @@ from ..modules.tree import MPI
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_manifest
 from .fleet import ordinary_user
+from .launch import by_queue
 from .mpi_judge import Evidence, judge
 
 IMMEDIATE_SECONDS = 60
@@ -40,7 +41,8 @@ def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[No
 
 def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ...]:
     """Tries every MPI of the current release on two nodes of one queue."""
-    pair = pair_of(nodes)
+    # A job has all its nodes in one queue.
+    pair = next((group[:2] for group in by_queue(nodes).values() if len(group) > 1), None)
     if pair is None:
         return (Finding("mpi", Mark.SKIP, f"two nodes of one queue are needed, and {len(nodes)} can be used"),)
     try:
@@ -53,16 +55,6 @@ def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ..
         return (Finding("mpi", Mark.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
     names = [node.name for node in pair]
     return tuple(prove_mpi(ctx, module, names, queue=pair[0].partition) for module in modules)
-
-
-def pair_of(nodes: Sequence[SlurmNode]) -> tuple[SlurmNode, SlurmNode] | None:
-    """The first two nodes of one queue: a job has all its nodes in one queue."""
-    seen: dict[str, SlurmNode] = {}
-    for node in nodes:
-        if node.partition in seen:
-            return seen[node.partition], node
-        seen[node.partition] = node
-    return None
 
 
 def mpi_modules(manifest: Manifest, cpu: str) -> tuple[str, ...]:

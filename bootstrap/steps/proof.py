@@ -59,9 +59,10 @@ class Proof(Step):
         proof = desired.Proof(ctx.wanted_release, timestamp(), reports, between)
         Shared(ctx.paths).save_proof(proof)
         if not proof.is_whole:
-            problems = [
-                f"{report.node}: {summary_of(report)}" for report in reports if report.asked and not report.well
-            ]
+            asked = [report for report in reports if report.asked]
+            problems = [f"{report.node}: {summary_of(report)}" for report in asked if not report.well]
+            others = [report for report in asked if report.well and report.release != proof.release]
+            problems += [f"{report.node}: has release {report.release}" for report in others]
             problems += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]
             raise ProofError(f"only {proof}", why="; ".join(problems), remedy="petal-node check --nodes all")
 
