@@ -269,6 +269,29 @@ def test_https_with_an_unknown_certificate_is_not_believed(hook, tls):
     assert tls.paths == []
 
 
+def test_the_real_aws_cli(hook, s3, monkeypatch):
+    """Against a server that implements S3; the environment has no HOME, as in a custom action."""
+    aws = shutil.which("aws")
+    if not aws:
+        pytest.skip("the AWS CLI is not installed")
+    hook.stand_in("aws", f'PATH={os.environ["PATH"]} exec {aws} "$@"\n')
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        hook.env[name] = os.environ[name]
+    hook.write("etc/chef/dna.json", '{"cluster": {"region": "us-east-1"}}')
+    hook.env["PETAL_FETCH_SECONDS"] = "30"
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="a/petal node+1", Body=hook.archive.read_bytes())
+    ran_the_archive(hook, hook.fetch("s3://bucket/a/petal node+1"))
+    shutil.rmtree(hook.home)
+    assert "(404)" in failed(hook, hook.fetch("s3://bucket/a/wrong"), "archive-missing")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del hook.env[name]
+    hook.env["AWS_EC2_METADATA_DISABLED"] = "true"
+    (hook.prefix / "var/log/petal-node.log").unlink()
+    hook.env["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+    assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "archive-forbidden")
+
+
 def test_a_server_that_never_ends_fills_no_disk(hook, tmp_path):
     """64 MiB are the limit, also without a Content-Length."""
     needs_curl()
