@@ -146,6 +146,8 @@ def _options(typed: dict[str, Any]) -> Options:
         typed["role"] = Role(typed["role"])
     for name in {"root", "html", "directory"} & set(typed):
         typed[name] = Path(typed[name]).resolve()
+    for name in ("package", "sha256"):  # Args of the hook script
+        typed.pop(name, None)
     return Options(**typed)
 
 

@@ -125,6 +125,12 @@ def test_a_checksum_that_is_none_is_refused(text: str, capsys: pytest.CaptureFix
     assert parse(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
 
 
+def test_a_hook_takes_all_args_of_its_script(tmp_path: Path) -> None:
+    args = ["--package", "s3://b/petal-node", "--sha256", "a" * 64, "--config", "s3://b/petal.yaml", "--strict"]
+    options = parse(["hook", "configured", *args, "--root", str(tmp_path)])
+    assert (options.event, options.config, options.strict) == ("configured", "s3://b/petal.yaml", True)
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
