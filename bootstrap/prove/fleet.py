@@ -237,16 +237,16 @@ def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
     return reports
 
 
-def _failed(node: str, message: str, why: str, remedy: str) -> NodeReport:
+def _unanswered(node: str, message: str, why: str, remedy: str) -> NodeReport:
     return NodeReport(node, "compute", timestamp(), None, (Finding("job", Mark.FAIL, message, why, (remedy,)),))
 
 
 def _no_report(name: str) -> NodeReport:
-    return _failed(name, "the job on this node gave no report", "", f"srun -w {name} petal-node check")
+    return _unanswered(name, "the job on this node gave no report", "", f"srun -w {name} petal-node check")
 
 
 def _no_job(name: str, error: PetalError) -> NodeReport:
-    return _failed(name, "no job could be run", str(error), f"scontrol show node {name}")
+    return _unanswered(name, "no job could be run", str(error), f"scontrol show node {name}")
 
 
 def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
