@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.deadlines import COMMAND
 from ..core.errors import AllocationRefused, JobError, PetalError, ProcessFailed
 from ..host.log import LOG
 from ..host.system import Completed, System, base_env
 from .hostlist import folded
 
-QUERY_SECONDS = 30.0
 POLL_SECONDS = 1.0
 # sinfo(1), NODE STATE CODES: a suffix says more than the base state.
 FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
@@ -104,7 +104,7 @@ def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
         ProcessFailed, ProcessTimeout: slurmctld does not answer.
     """
     of_queue = [f"--partition={queue}"] if queue else []
-    done = system.run(["sinfo", "--noheader", "--Node", *of_queue, "--format=%N|%T|%P|%E"], timeout=QUERY_SECONDS)
+    done = system.run(["sinfo", "--noheader", "--Node", *of_queue, "--format=%N|%T|%P|%E"], timeout=COMMAND)
     return parse_sinfo(done.stdout)
 
 
@@ -129,7 +129,7 @@ def partitions(system: System) -> tuple[Partition, ...]:
     Raises:
         ProcessFailed, ProcessTimeout: slurmctld does not answer.
     """
-    done = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=QUERY_SECONDS)
+    done = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND)
     return parse_partitions(done.stdout)
 
 
@@ -161,7 +161,7 @@ def unfolded(system: System, text: str) -> tuple[str, ...]:
     """
     if "[" not in text:
         return tuple(name for name in text.split(",") if name)
-    return tuple(system.run(["scontrol", "show", "hostnames", text], timeout=QUERY_SECONDS).stdout.split())
+    return tuple(system.run(["scontrol", "show", "hostnames", text], timeout=COMMAND).stdout.split())
 
 
 def ping(system: System, seconds: float) -> Completed:
@@ -179,7 +179,7 @@ def setting(system: System, name: str) -> str | None:
     Raises:
         ProcessFailed, ProcessTimeout: slurmctld does not answer.
     """
-    shown = system.run(["scontrol", "show", "config"], timeout=QUERY_SECONDS).stdout
+    shown = system.run(["scontrol", "show", "config"], timeout=COMMAND).stdout
     match = re.search(rf"(?m)^{re.escape(name)}\s*=\s*(\S.*?)\s*$", shown)
     return match.group(1) if match else None
 
@@ -228,7 +228,7 @@ def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
     selection = [f"--user={OWNER}", f"--name={name}"] if name else []
     command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%N|%r"]
     env = {**base_env(), "SLURM_TIME_FORMAT": "%s"}  # squeue(1); the default is local time without its zone
-    return parse_squeue(system.run(command, timeout=QUERY_SECONDS, env=env).stdout)
+    return parse_squeue(system.run(command, timeout=COMMAND, env=env).stdout)
 
 
 def parse_squeue(text: str) -> tuple[Job, ...]:
@@ -269,7 +269,7 @@ def submit(
     command += [f"--time={minutes}", "--no-requeue", "--chdir=/", "--export=NIL", f"--output={output}", *options]
     command += [str(script) if script else "--wrap=true"]
     try:
-        done = system.run(command, timeout=QUERY_SECONDS)
+        done = system.run(command, timeout=COMMAND)
     except ProcessFailed as error:
         raise JobError(
             f"Slurm refused the job {name} on queue {queue}",
@@ -286,7 +286,7 @@ def cancel(system: System, name: str) -> None:
     Raises:
         ProcessFailed, ProcessTimeout: slurmctld does not answer.
     """
-    system.run(["scancel", f"--user={OWNER}", f"--name={name}"], timeout=QUERY_SECONDS)
+    system.run(["scancel", f"--user={OWNER}", f"--name={name}"], timeout=COMMAND)
 
 
 def wait_until_gone(system: System, name: str, seconds: float, *, cancelling: bool) -> bool:
@@ -372,5 +372,5 @@ def mpi_plugins(system: System) -> str:
     Raises:
         ProcessFailed, ProcessTimeout: srun is missing or hangs.
     """
-    done = system.run(["srun", "--mpi=list"], timeout=QUERY_SECONDS, ok=None)
+    done = system.run(["srun", "--mpi=list"], timeout=COMMAND, ok=None)
     return done.stdout + done.stderr

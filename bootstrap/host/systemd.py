@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.deadlines import COMMAND, PROGRAM
 from ..core.errors import ProcessFailed, ProcessTimeout
 from .atomic import write_atomic
 from .files import make_dir, same_content
@@ -19,7 +20,6 @@ from .log import LOG
 from .system import System, base_env
 
 WANTS = "multi-user.target.wants"
-SECONDS = 60.0
 # Every service of petal-node (systemd.service(5)): a killed one starts again, after its processes have ended.
 SERVICE = ("Restart=on-abnormal", "RestartSec=2s", "TimeoutStopSec=10s")
 # A build that runs out of memory ends alone, not the whole service. Since systemd 243; Red Hat 8 and Rocky 8 have 239.
@@ -82,28 +82,28 @@ def install(units: Sequence[Unit], folder: Path, system: System) -> None:
     make_dir(folder)
     for unit in units:
         write_atomic(folder / unit.name, unit.text.encode())
-    system.run(["systemctl", "daemon-reload"], timeout=SECONDS)
+    system.run(["systemctl", "daemon-reload"], timeout=PROGRAM)
     for unit in units:
         if "[Install]" in unit.text:
-            system.run(["systemctl", "--quiet", "enable", unit.name], timeout=SECONDS)
+            system.run(["systemctl", "--quiet", "enable", unit.name], timeout=PROGRAM)
 
 
-def disable(name: str, system: System, *, timeout: float = SECONDS) -> None:
+def disable(name: str, system: System, *, timeout: float = PROGRAM) -> None:
     """Stops a unit; a reboot does not start it."""
     system.run(["systemctl", "disable", "--now", name], timeout=timeout)
 
 
-def start(name: str, system: System, *, timeout: float = SECONDS, again: bool = False) -> None:
+def start(name: str, system: System, *, timeout: float = PROGRAM, again: bool = False) -> None:
     """Starts a unit and waits until it runs; ``again`` stops it first."""
     system.run(["systemctl", "restart" if again else "start", name], timeout=timeout)
 
 
 def request(verb: str, name: str, system: System) -> None:
     """Asks systemd to ``start`` or to ``stop`` a unit, and does not wait for it."""
-    system.run(["systemctl", "--no-block", verb, name], timeout=SECONDS)
+    system.run(["systemctl", "--no-block", verb, name], timeout=PROGRAM)
 
 
-def state(name: str, system: System, *, timeout: float = SECONDS) -> str:
+def state(name: str, system: System, *, timeout: float = PROGRAM) -> str:
     """``active``, ``inactive``, ``failed`` and so on (systemctl(1)); empty if there is no such unit."""
     shown = system.run(["systemctl", "show", "--property=LoadState,ActiveState", name], timeout=timeout, ok=None).stdout
     values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
@@ -133,7 +133,7 @@ def run_transient(argv: Sequence[str], env: Mapping[str, str], unit: str, system
         options = [f"--property={text}" for text in accepted]
         command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *options, *argv]
         try:
-            system.run(command, timeout=30)
+            system.run(command, timeout=COMMAND)
         except ProcessTimeout as error:  # a second try would take as long; the locks exclude a second worker
             LOG.warning("%s", error)
             return False

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..cluster.slurm import QUERY_SECONDS, SlurmNode, mpi_plugins, require_step, setting, srun
+from ..cluster.slurm import SlurmNode, mpi_plugins, require_step, setting, srun
+from ..core.deadlines import COMMAND
 from ..core.errors import PetalError, StateError
 from ..core.model import Finding, Mark, NodeReport
 from ..host.log import LOG
@@ -123,7 +124,7 @@ def _slurmd_log(ctx: Context, evidence: Evidence, queue: str | None) -> str:
             minutes=1,
             immediate=IMMEDIATE_SECONDS,
             options=("--quiet",),
-            timeout=IMMEDIATE_SECONDS + QUERY_SECONDS,
+            timeout=IMMEDIATE_SECONDS + COMMAND,
         )
         require_step(done, nodes[:1])
     except PetalError as error:

@@ -1,0 +1,22 @@
+"""How long petal-node waits for an operation, in seconds.
+
+The same kind of operation has the same deadline everywhere. Three kinds of times stay in the modules that use them:
+intervals of polling, ages of files, and parts of a hook's budget (``cluster/limits.py``).
+"""
+
+from __future__ import annotations
+
+PROBE = 5.0  # one look at shared storage or a directory that may be on it: it hangs if its server is down
+WRITE = 10.0  # one record written to shared storage; systemd waits as long for a stopped unit
+REQUEST = 15.0  # one object of a build cache that may be missing
+COMMAND = 30.0  # a short program: squeue, sinfo, gcc -dumpversion, mount --bind
+PROGRAM = 60.0  # a program that may start slowly: systemctl, mount, gpg, Python on NFS, one of check.run
+DOCUMENT = 60.0  # one small file without which the run cannot continue: configuration, key, petal-node itself
+LOCK = 120.0  # the lock of one node, which another run holds for minutes at most if it does not build
+SCAN = 300.0  # the names and modes of all files of the releases or the store, on NFS
+INDEX = 600.0  # Spack reads all recipes, or Lmod all modules, for the first time and on NFS
+FETCH = 900.0  # one large tarball from S3, or to S3
+SOLVE = 1800.0  # Spack solves a stack, or writes the modules of all packages
+BULK = 7200.0  # the content of every file of a store: 50 GiB from a busy disk
+PACK = 14_400.0  # Spack packs all packages of a stack, or unpacks them
+INSTALL = 86_400.0  # Spack builds a stack; also the longest time of a build job
