@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ..core.deadlines import COMMAND
 from ..core.errors import LmodError, PetalError
 from ..core.paths import Paths
 from ..host.system import System
@@ -15,7 +16,6 @@ from ..state.context import Context
 PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
 CHECK_NAME = "lmod"  # of the check that a node has an Lmod that works; the proof waits for it
 OLDEST = (8, 5)
-VERSION_SECONDS = 20.0
 NONE = "this node has no Lmod"
 # Where Tcl environment-modules lists its directories (modules(1), "Modulepath initial setup"): Red Hat's and Amazon's
 # file, Ubuntu's, and that of versions before 4. The commands in ``initrc`` take precedence over the lists.
@@ -148,7 +148,7 @@ def _read_version(system: System, place: Path) -> Lmod:
 @lru_cache(maxsize=32)  # several steps and checks need it, and each start of Lmod costs a node's start 20 ms
 def _version(system: System, program: Path, changed: int) -> tuple[int, ...]:  # noqa: ARG001 - part of the key
     """Raises instead of returning an empty version, so that the cache does not keep it."""
-    done = system.run([str(program), "bash", "--version"], timeout=VERSION_SECONDS, ok=None)
+    done = system.run([str(program), "bash", "--version"], timeout=COMMAND, ok=None)
     found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
     if not found:
         raise LmodError(f"{program} reports no version", remedy=f"{program} bash --version", code="lmod-incomplete")

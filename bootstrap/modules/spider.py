@@ -11,6 +11,7 @@ import os
 import time
 from pathlib import Path
 
+from ..core.deadlines import INDEX
 from ..core.errors import ModulesError
 from ..host.atomic import staged_dir, write_atomic
 from ..host.files import make_dir
@@ -20,7 +21,6 @@ from ..state.context import Context
 
 UPDATE = "update_lmod_system_cache_files"
 CACHE, TIMESTAMP = "spiderT.lua", "timestamp"
-SPIDER_SECONDS = 600.0
 ENV = {"PATH": PATH, "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 # Parse each file with Lua first, because Lmod's spider silently skips files with syntax errors.
 PARSE = "for number = 1, #arg do local ok, why = loadfile(arg[number]) if not ok then print(why) os.exit(1) end end"
@@ -77,7 +77,7 @@ def _run_spider(ctx: Context, lmod: Lmod, directory: Path, tree: Path) -> None:
     lua = _interpreter(lmod)
     # Lmod takes luac from PATH, and cannot read the output of another Lua's luac.
     env = ENV if lua is None else {**ENV, "PATH": f"{lua.parent}:{PATH}"}
-    done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=env, ok=None)
+    done = ctx.system.run(argv, timeout=INDEX, env=env, ok=None)
     if done.returncode:
         raise ModulesError(
             f"Lmod failed to write its cache of {tree.name}",
@@ -99,7 +99,7 @@ def _check_syntax(ctx: Context, lmod: Lmod, tree: Path) -> None:
     files = [str(path) for path in tree.rglob("*.lua")] if lua else []
     for start in range(0, len(files), FILES_PER_PROCESS):
         argv = [str(lua), "-e", PARSE, "-", *files[start : start + FILES_PER_PROCESS]]
-        done = ctx.system.run(argv, timeout=SPIDER_SECONDS, env=ENV, ok=None)
+        done = ctx.system.run(argv, timeout=INDEX, env=ENV, ok=None)
         if done.returncode:
             raise ModulesError(
                 f"a module file of {tree.name} is not valid Lua",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..core.deadlines import COMMAND
 from ..core.errors import SpackError
 from ..host.system import System
 
@@ -36,5 +37,5 @@ def find_compiler(system: System) -> Compiler:
             remedy=("dnf install gcc gcc-c++ gcc-gfortran make", "apt-get install gcc g++ gfortran make"),
             code="spack-no-compiler",
         )
-    version = system.run([drivers["c"], "-dumpfullversion", "-dumpversion"], timeout=30).stdout.strip()
+    version = system.run([drivers["c"], "-dumpfullversion", "-dumpversion"], timeout=COMMAND).stdout.strip()
     return Compiler(version, drivers)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
 from ..core.errors import ProcessFailed, SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, read_json
@@ -19,15 +20,10 @@ from .program import SpackInstall
 from .scope import NOTHING, STACK, Places, as_yaml, with_lists
 
 SCRIPT = Path(__file__).with_name("validate_script.py")
-CHECK_SECONDS = 600.0  # 1 s with warm caches; the first time Spack reads every recipe, perhaps from NFS
-CONCRETIZE_SECONDS = 1800.0
-INSTALL_SECONDS = 86400.0
-MODULES_SECONDS = 1800.0
 NO_CLINGO = (
     "list its wheels for this Python under spack.clingo, each with source and sha256",
     "or name a lockfile as stack, which needs none: petal-node lockfile --help",
 )
-PUSH_SECONDS = 14400.0
 NO_MODULES = ("-c", "modules:default:enable::[]")  # ``write_modules`` writes all of them once
 
 
@@ -79,7 +75,7 @@ class Spack:
             self._check_clingo()
         what = "the stack cannot be concretized"
         try:
-            self._run("concretize", "--force", timeout=CONCRETIZE_SECONDS, code="spack-concretize", what=what)
+            self._run("concretize", "--force", timeout=SOLVE, code="spack-concretize", what=what)
         except SpackError as error:
             if "cannot bootstrap" not in error.why:
                 raise
@@ -98,7 +94,7 @@ class Spack:
         answer = self.environment / "specs.json"
         answer.unlink(missing_ok=True)
         what = "Spack could not check the specs"
-        self._run("python", str(SCRIPT), str(answer), timeout=CHECK_SECONDS, code="spack-validate", what=what)
+        self._run("python", str(SCRIPT), str(answer), timeout=INDEX, code="spack-validate", what=what)
         return read_json(answer) or {}
 
     def install(
@@ -121,7 +117,7 @@ class Spack:
             *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
             *(f"/{digest}" for digest in part),
         ]  # fmt: skip
-        return self._spack(*arguments, timeout=INSTALL_SECONDS, on_line=on_line, on_idle=on_idle)
+        return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
 
     def unpack(self, digest: str) -> None:
         """Installs one package of the lockfile and its runtime dependencies, all from the scope's build cache.
@@ -131,7 +127,7 @@ class Spack:
         """
         self._run(
             *NO_MODULES, "install", "--only-concrete", "--cache-only", f"/{digest}",
-            timeout=PUSH_SECONDS, code="spack-install", what="Spack could not install a package that it had packed",
+            timeout=PACK, code="spack-install", what="Spack could not install a package that it had packed",
         )  # fmt: skip
 
     def write_modules(self) -> None:
@@ -141,7 +137,7 @@ class Spack:
             SpackError: ``spack-modules``.
         """
         what = "Spack could not write its modules"
-        self._run("module", "lmod", "refresh", "-y", timeout=MODULES_SECONDS, code="spack-modules", what=what)
+        self._run("module", "lmod", "refresh", "-y", timeout=SOLVE, code="spack-modules", what=what)
 
     def reindex(self) -> None:
         """Makes Spack rebuild its database from the store and from the present database.
@@ -151,7 +147,7 @@ class Spack:
         Raises:
             SpackError: ``spack-database``.
         """
-        self._run("reindex", timeout=MODULES_SECONDS, code="spack-database", what="Spack could not reindex its store")
+        self._run("reindex", timeout=SOLVE, code="spack-database", what="Spack could not reindex its store")
 
     def mark_implicit(self, hashes: Sequence[str]) -> None:
         """Marks packages in the database as dependencies only.
@@ -160,7 +156,7 @@ class Spack:
             SpackError: ``spack-database``.
         """
         names, what = [f"/{digest}" for digest in hashes], "Spack could not mark packages as implicit"
-        self._run("mark", "-i", *names, timeout=MODULES_SECONDS, code="spack-database", what=what)
+        self._run("mark", "-i", *names, timeout=SOLVE, code="spack-database", what=what)
 
     def uninstall(self, hashes: Sequence[str]) -> None:
         """Removes packages from the store, also if others need them. Modules of other packages stay.
@@ -171,7 +167,7 @@ class Spack:
         names, what = [f"/{digest}" for digest in hashes], "Spack could not remove packages"
         self._run(
             *NO_MODULES, "uninstall", "-y", "--force", *names,
-            timeout=MODULES_SECONDS, code="spack-uninstall", what=what, inside=False,
+            timeout=SOLVE, code="spack-uninstall", what=what, inside=False,
         )  # fmt: skip
 
     def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
@@ -184,12 +180,12 @@ class Spack:
         self._run(
             "buildcache", "push", "--unsigned", "--only", "package", "-j", str(jobs), f"file://{directory}",
             *(f"/{digest}" for digest in hashes),
-            timeout=PUSH_SECONDS, code="spack-push", what="Spack could not pack the packages that it built",
+            timeout=PACK, code="spack-push", what="Spack could not pack the packages that it built",
         )  # fmt: skip
 
     def _check_clingo(self) -> None:
         try:
-            self.system.run([sys.executable, "-c", "import clingo"], timeout=60, env=self._env())
+            self.system.run([sys.executable, "-c", "import clingo"], timeout=PROGRAM, env=self._env())
         except ProcessFailed as error:
             raise SpackError(
                 "clingo, Spack's solver, is missing",

@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..core.deadlines import COMMAND, PROBE
 from ..core.errors import PetalError
 from ..core.facts import External
 from ..core.paths import Paths
 from ..host.log import LOG
 from ..host.system import System
 
-LOOK_SECONDS = 4.0  # /opt/slurm and /opt/intel can be on EFS, which may hang
-ASK_SECONDS = 10.0
 LIMIT = 1 << 20
 SLURM = ("/opt/slurm", "/usr")
 PMIX = "/opt/pmix"
@@ -92,14 +91,14 @@ Look = Callable[[Paths], list[External]]
 def _find(name: str, paths: Paths, system: System) -> list[External]:
     if name == "slurm":
         return _find_slurm(paths, system)
-    return system.on_storage(partial(LOOKS[name], paths), f"the directory of {name}", LOOK_SECONDS)
+    return system.on_storage(partial(LOOKS[name], paths), f"the directory of {name}", PROBE)
 
 
 def _find_slurm(paths: Paths, system: System) -> list[External]:
     """Its headers tell the version, else its own answer: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
-    place, version, pmix = system.on_storage(partial(_slurm, paths), "Slurm's directory", LOOK_SECONDS)
+    place, version, pmix = system.on_storage(partial(_slurm, paths), "Slurm's directory", PROBE)
     if place and not version:
-        answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=ASK_SECONDS).stdout
+        answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=COMMAND).stdout
         told = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)
         version = told[1] if told else None
     return [_slurm_at(paths, place, version, pmix=pmix)] if version else []

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..config.model import SPACK_VERSIONS, Config, Origin, SpackConfig
+from ..core.deadlines import FETCH
 from ..core.errors import PackageError, SpackError, StateError
 from ..core.paths import Paths
 from ..host.atomic import private_dir, staged_dir, write_json
@@ -21,7 +22,6 @@ from ..remote.tarball import unpack
 from .families import FAMILIES, Family
 
 RECEIPT = ".petal-origin.json"
-FETCH_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -
     with staged_dir(tree, keep=lambda: _is_whole(origin, tree)) as own:
         with private_dir(paths.scratch / _key(origin)) as scratch:
             archive = scratch / "archive"
-            download(Source(origin.source, origin.sha256, region, FETCH_SECONDS), archive)
+            download(Source(origin.source, origin.sha256, region, FETCH), archive)
             _unpack(origin, archive, own)
         write_json(own / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
 
@@ -270,7 +270,7 @@ def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, re
         for wheel in wheels:
             with private_dir(paths.scratch / _key(wheel)) as scratch:
                 archive = scratch / "wheel"
-                download(Source(wheel.source, wheel.sha256, region, FETCH_SECONDS), archive)
+                download(Source(wheel.source, wheel.sha256, region, FETCH), archive)
                 _unpack_wheel(wheel, archive, own)
         write_json(own / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
 

@@ -71,7 +71,7 @@ def test_open_mpi_and_libfabric_at_the_places_of_the_efa_installer(debian: Path)
 
 
 def test_a_program_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bootstrap.spack.externals.ASK_SECONDS", 0.5)
+    monkeypatch.setattr("bootstrap.spack.externals.COMMAND", 0.5)
     program = tmp_path / "opt" / "slurm" / "bin" / "sinfo"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\nexec sleep 60\n")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config.model import Origin
+from ...core.deadlines import DOCUMENT, PROGRAM
 from ...core.errors import CacheError, FetchError, PetalError
 from ...host.atomic import write_atomic
 from ...host.files import make_dir, remove_tree
@@ -20,8 +21,6 @@ from ...host.system import Completed, System
 from ...remote.fetch import Source, local_path, read
 from .entries import SIGNED
 
-GPG_SECONDS = 60.0
-FETCH_SECONDS = 30.0
 STATUS = re.compile(r"^\[GNUPG:\] (\w+) ?(\S*)", re.MULTILINE)
 WRONG = {
     "NO_PUBKEY": "it is signed with the key {id}, which is none of the mirror's keys",
@@ -102,7 +101,7 @@ class Keyring:
         gpgconf = self.system.which("gpgconf")
         if gpgconf is not None:
             argv = [gpgconf, *self._homedir, "--kill", "all"]
-            self.system.run(argv, timeout=GPG_SECONDS, ok=None)
+            self.system.run(argv, timeout=PROGRAM, ok=None)
         os.close(self.handle)
         remove_tree(self.home)
 
@@ -116,7 +115,7 @@ class Keyring:
             "--trust-model",
             "always",
         ]
-        return self.system.run([self.gpg, *options, *arguments], timeout=GPG_SECONDS, ok=None)
+        return self.system.run([self.gpg, *options, *arguments], timeout=PROGRAM, ok=None)
 
 
 def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str | None) -> Keyring:
@@ -156,7 +155,7 @@ def refuse_open(origin: Origin) -> None:
 
 def _content(origin: Origin, scratch: Path, region: str | None) -> bytes:
     try:
-        return read(Source(origin.source, origin.sha256, region, FETCH_SECONDS), scratch)
+        return read(Source(origin.source, origin.sha256, region, DOCUMENT), scratch)
     except FetchError as error:
         what = f"the key {origin.source} cannot be had"
         raise CacheError(what, why=str(error), remedy=error.remedy, code="cache-key") from error

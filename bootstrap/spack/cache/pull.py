@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...config.model import Mirror
+from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError, PetalError
 from ...host.atomic import write_atomic
 from ...host.files import make_dir, remove_tree
@@ -25,8 +26,6 @@ from .entries import LIMIT, Layout, corrupt, parsed, unwrapped
 from .keys import Keyring, open_keyring
 
 TRANSFERS = 8  # at once: most entries are small, and each of their parts is a round trip
-ASK_SECONDS = 15.0
-BLOB_SECONDS = 900.0
 NAMED = 3
 OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-region", "fetch-scheme", "cache-local"})
 ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
@@ -99,7 +98,7 @@ class _Pull:
     def _read(self, path: str) -> bytes | None:
         try:
             scratch = self.directory / f".{threading.get_ident()}"
-            source = Source(self._at(path), None, self.region, ASK_SECONDS, self.gone.is_set)
+            source = Source(self._at(path), None, self.region, REQUEST, self.gone.is_set)
             return read(source, scratch, limit=LIMIT)
         except FetchError as error:
             if error.code not in ABSENT:
@@ -111,7 +110,7 @@ class _Pull:
     def _taken(self, spec: Locked, text: bytes) -> bool:
         document = parsed(text)
         for blob in self.layout.blobs(spec, document):
-            source = Source(self._at(blob.path), blob.sha256, self.region, BLOB_SECONDS, self.gone.is_set)
+            source = Source(self._at(blob.path), blob.sha256, self.region, FETCH, self.gone.is_set)
             try:
                 download(source, self.directory / blob.path)
             except FetchError as error:

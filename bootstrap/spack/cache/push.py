@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config.model import Mirror
+from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
 from ...host.files import remove_tree, sha256_of
 from ...remote.fetch import exists, upload
@@ -20,8 +21,6 @@ from .entries import Layout
 from .keys import open_keyring, refuse_open
 
 TRANSFERS = 8
-ASK_SECONDS = 15.0
-SEND_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Push:
             remove_tree(directory)
 
     def _has(self, spec: Locked) -> bool:
-        return exists(self._at(self._description(spec)), region=self.region, seconds=ASK_SECONDS)
+        return exists(self._at(self._description(spec)), region=self.region, seconds=REQUEST)
 
     def _sign(self, directory: Path, specs: Iterable[Locked]) -> None:
         origin = self.mirror.signing_key
@@ -100,7 +99,7 @@ class Push:
 
     def _put(self, path: Path, directory: Path) -> None:
         uri = self._at(str(path.relative_to(directory)))
-        upload(path, uri, sha256=sha256_of(path), region=self.region, seconds=SEND_SECONDS)
+        upload(path, uri, sha256=sha256_of(path), region=self.region, seconds=FETCH)
 
     @property
     def _layout(self) -> Layout:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from ...cluster.slurm import nodes, partitions
+from ...core.deadlines import INSTALL
 from ...core.errors import JobError, PetalError
 from ...core.paths import Paths
 from ...state.context import Context
-from ..driver import INSTALL_SECONDS
 
 POLL_SECONDS = 5.0
 # clustermgtd launches nodes. Before it runs, ParallelCluster's ResumeProgram marks every node down that a job asks for
@@ -29,7 +29,7 @@ def wait_for_queue(ctx: Context, queue: str, deadline: float) -> int:
     while True:
         why, minutes = _obstacle(ctx, queue)
         if not why:
-            return min(minutes or round(INSTALL_SECONDS / 60), round(INSTALL_SECONDS / 60))
+            return min(minutes or round(INSTALL / 60), round(INSTALL / 60))
         if time.monotonic() >= deadline:
             raise not_started(ctx, queue, why)
         ctx.progress(f"a job on queue {queue} is to build it: {why}")
