@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..core.deadlines import PROBE
 from ..core.model import Finding, Mark
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_manifest
-from ..steps.base import TOUCH_SECONDS
 
 
 def ok(check: str, message: str) -> Finding:
@@ -23,7 +23,7 @@ def fail(check: str, message: str, why: str, *remedy: str) -> Finding:
     return Finding(check, Mark.FAIL, message, why, remedy)
 
 
-def current_manifest(ctx: Context, seconds: float = TOUCH_SECONDS) -> Manifest | None:
+def current_manifest(ctx: Context, seconds: float = PROBE) -> Manifest | None:
     """The manifest of the release that shells get; None without a complete release.
 
     Raises:

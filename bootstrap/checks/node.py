@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
 from ..core.model import Finding, Mark, NodeReport
 from ..host.system import timestamp
 from ..state.context import Context
 from ..state.release import current_release
-from ..steps.base import TOUCH_SECONDS, Check
+from ..steps.base import Check
 from ..steps.root import WAY_TO_STORAGE
 
 
@@ -34,7 +35,7 @@ def check_node(ctx: Context, checks: Sequence[Check]) -> NodeReport:
 def _current(ctx: Context) -> str | None:
     """The release that new shells get; None if storage has begun to hang after it was checked."""
     try:
-        return ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, TOUCH_SECONDS)
+        return ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, PROBE)
     except (PetalError, OSError):
         return None
 

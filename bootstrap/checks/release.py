@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ..cluster.targets import common, level
+from ..core.deadlines import PROBE
 from ..core.facts import Host
 from ..core.model import Finding
 from ..prove.login_shell import check_login_shell
@@ -13,7 +14,7 @@ from ..spack.recovery import trouble
 from ..spack.workspace import store_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release
-from ..steps.base import HEAD, TOUCH_SECONDS, Check
+from ..steps.base import HEAD, Check
 from ..steps.root import WAY_TO_STORAGE
 from .base import current_manifest, fail, ok, warn
 
@@ -22,7 +23,7 @@ class CurrentRelease(Check):
     """Whether ``current`` leads to a complete release, and to the wanted one."""
 
     name = "release"
-    seconds = TOUCH_SECONDS
+    seconds = PROBE
     after = WAY_TO_STORAGE
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
@@ -67,7 +68,7 @@ class CpuFits(Check):
     """Whether this node's CPU, C library and operating system are ones that the release was built for."""
 
     name = "cpu"
-    seconds = TOUCH_SECONDS
+    seconds = PROBE
     after = (*WAY_TO_STORAGE, CurrentRelease)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:

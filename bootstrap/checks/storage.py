@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.deadlines import PROBE
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding
 from ..spack.program import version_of
 from ..state.context import Context
-from ..steps.base import TOUCH_SECONDS, Check
+from ..steps.base import Check
 from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
 from ..steps.storage import Storage
@@ -38,7 +39,7 @@ class MountOptions(Check):
     """Whether shared storage and the root are mounted without harmful options, and with those of the configuration."""
 
     name = "options"
-    seconds = TOUCH_SECONDS
+    seconds = PROBE
     after = (HiddenMounts, MountStorage, Storage)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
@@ -110,7 +111,7 @@ class DiskSpace(Check):
     """Whether local disks and shared storage have free space and inodes."""
 
     name = "disk"
-    seconds = TOUCH_SECONDS
+    seconds = PROBE
     after = (HiddenMounts, MountStorage, Storage)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
@@ -146,7 +147,7 @@ class OptSpack(Check):
     """Whether a Spack tree is at /opt/spack, where petal's images and many guides have it. It may be a mount."""
 
     name = "opt-spack"
-    seconds = TOUCH_SECONDS
+    seconds = PROBE
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
         tree = ctx.paths.at("/opt/spack")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..core.deadlines import PROBE
 from ..core.errors import PetalError, StateError, as_error
 from ..core.model import Finding, change, elsewhere, refused, satisfied
 from ..host.log import LOG
@@ -13,7 +14,7 @@ from ..state.desired import Token
 from ..state.owner import Owner
 from ..state.release import read_index, read_manifest
 from ..state.store import Seen, Shared
-from ..steps.base import HEAD, TOUCH_SECONDS, Step
+from ..steps.base import HEAD, Step
 from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
 from .ours import is_ours
@@ -37,7 +38,7 @@ class Documents(Step):
             return elsewhere(f"{ctx.paths.mount} is not mounted")
         try:
             damaged, lost = ctx.system.on_storage(
-                lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), ctx.paths.shared, TOUCH_SECONDS
+                lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), ctx.paths.shared, PROBE
             )
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..core.deadlines import PROBE
 from ..core.errors import PetalError
 from ..core.model import Finding, Mark, RunRecord, change, satisfied
 from ..host.log import LOG
@@ -59,6 +60,6 @@ def _close_on_shared(ctx: Context, closed: RunRecord) -> None:
             shared.save_install(closed)
 
     try:
-        ctx.system.on_storage(close, ctx.paths.shared, 5.0)
+        ctx.system.on_storage(close, ctx.paths.shared, PROBE)
     except (PetalError, OSError) as error:
         LOG.info("the record on shared storage stays as it is: %s", error)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.deadlines import SCAN
 from ..core.errors import PetalError, as_error
 from ..core.model import Finding, blocked, change, elsewhere, refused, satisfied
 from ..host.log import LOG
@@ -20,7 +21,6 @@ from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
 from .ours import is_ours
 
-SECONDS = 120.0
 SHOWN = 3
 WRITABLE = 0o022
 YES = "petal-node repair --yes    (runs chmod go-w; only if you know that nobody else has written to them)"
@@ -111,7 +111,7 @@ def _insecure_paths(ctx: Context) -> list[InsecurePath] | Finding:
     if ctx.paths.live and ctx.mounted is None:
         return elsewhere(f"{ctx.paths.mount} is not mounted")
     try:
-        found = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SECONDS)
+        found = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
     except (PetalError, OSError) as error:
         return refused(as_error(error, ctx.paths.shared_mount))
     return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if found is None else found

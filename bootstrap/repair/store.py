@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.deadlines import BULK, SCAN
 from ..core.errors import PetalError, SpackError, StateError, as_error
 from ..core.model import Finding, Mark, Scope, blocked, change, elsewhere, refused, satisfied
 from ..host.files import read_json, remove_tree
@@ -21,8 +22,6 @@ from ..steps.owner import StorageOwner
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
 
-SECONDS = 300.0
-DEEP_SECONDS = 7200.0  # 50 GiB from a busy disk
 SHOWN = 5
 LIMIT = 1 << 28
 YES = "petal-node repair --yes    (installs it again: changes are lost; a Spack package is missing until that succeeds)"
@@ -65,7 +64,7 @@ class PartialInstalls(Step):
         if not ctx.config.builds:
             return elsewhere("the configuration has no Spack stack")
         try:
-            partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SECONDS)
+            partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SCAN)
         except SpackError:
             return elsewhere("Spack's database cannot be read")  # ``spack`` reports it, and restores it
         except (PetalError, OSError) as error:
@@ -159,7 +158,7 @@ class ChangedFiles(Step):
 
 def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Finding:
     """The damaged packages, or the verdict if the store cannot be read."""
-    seconds = DEEP_SECONDS if ctx.every_byte else SECONDS
+    seconds = BULK if ctx.every_byte else SCAN
     try:
         return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
     except (PetalError, OSError) as error:

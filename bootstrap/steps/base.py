@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from ..core.deadlines import PROBE
 from ..core.errors import DeadlineExceeded
 from ..core.model import Finding, Mark, Mode, Role, Scope
 from ..host.file_locks import broken, no_locks
 from ..state.context import Context
-
-TOUCH_SECONDS = 5.0  # of one look at shared storage, which may hang
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})
@@ -36,7 +35,7 @@ class Check(ABC):
     name: ClassVar[str]
     roles: ClassVar[frozenset[Role]] = EVERYWHERE
     after: ClassVar[tuple[type[Check], ...]] = ()
-    seconds: ClassVar[float] = 3 * TOUCH_SECONDS
+    seconds: ClassVar[float] = 3 * PROBE
     more_names: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -134,6 +133,6 @@ def try_locks(ctx: Context) -> None:
         StorageError: ``storage-no-locks``.
     """
     where = ctx.paths.shared_mount
-    why = ctx.system.on_storage(lambda: broken(tried_file(ctx)), where, TOUCH_SECONDS)
+    why = ctx.system.on_storage(lambda: broken(tried_file(ctx)), where, PROBE)
     if why:
         raise no_locks(where, why)

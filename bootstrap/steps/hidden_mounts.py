@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..core.deadlines import PROBE, PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host.files import fstab_has
@@ -9,8 +10,6 @@ from ..state.context import Context
 from ..state.store import Seen, Shared
 from .base import Step
 
-MOUNT_SECONDS = 60.0
-LOOK_SECONDS = 2.0  # a mount that lies above another one and takes longer counts as one that hangs
 AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for example of FSx for Lustre
 
 
@@ -44,7 +43,7 @@ class HiddenMounts(Step):
 
     def apply(self, ctx: Context) -> None:
         if ctx.mounted is None:
-            ctx.system.run(["mount", ctx.paths.mount], timeout=MOUNT_SECONDS)
+            ctx.system.run(["mount", ctx.paths.mount], timeout=PROGRAM)
 
 
 def _hidden(ctx: Context) -> str | None:
@@ -62,7 +61,7 @@ def _is_known_storage(ctx: Context) -> bool:
     if before is None:
         return True
     try:
-        token = ctx.system.on_storage(Shared(ctx.paths, trusting=True).token_or_none, ctx.paths.mount, LOOK_SECONDS)
+        token = ctx.system.on_storage(Shared(ctx.paths, trusting=True).token_or_none, ctx.paths.mount, PROBE)
     except (PetalError, OSError):
         return False
     return before.knows(ctx.paths.mount, token)
@@ -75,6 +74,6 @@ def _is_backed(ctx: Context) -> bool:
         return root.exists() and backing.exists() and root.samefile(backing)
 
     try:
-        return ctx.system.on_storage(is_same, root, LOOK_SECONDS)
+        return ctx.system.on_storage(is_same, root, PROBE)
     except (PetalError, OSError):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..core.deadlines import BULK
 from ..core.model import Finding, Scope, change, elsewhere, satisfied
 from ..host.atomic import staged_dir, write_atomic
 from ..state.context import Context
@@ -12,7 +13,6 @@ from . import root_mount as binding
 from .base import HEAD, Step
 from .owner import StorageOwner
 
-COPY_SECONDS = 7200.0
 STORES = "store*"  # each family of Spack has its own
 
 
@@ -80,7 +80,7 @@ def _parts(ctx: Context) -> Iterator[str]:
 def _copy(ctx: Context, source: Path, target: Path) -> None:
     ctx.note(f"copying {source}")
     with staged_dir(target, confirm=ctx.confirm, flush=ctx.system.flush) as part:
-        ctx.system.run(["cp", "-a", str(source), str(part)], timeout=COPY_SECONDS)
+        ctx.system.run(["cp", "-a", str(source), str(part)], timeout=BULK)
 
 
 def _is_filled(directory: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..cluster.targets import runnable
+from ..core.deadlines import PROBE
 from ..core.errors import LmodError, PetalError
 from ..core.model import Finding, Mark, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
@@ -13,7 +14,7 @@ from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod
 from ..spack.workspace import specs_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
-from .base import IMAGES, TOUCH_SECONDS, Step
+from .base import IMAGES, Step
 from .root import Root
 
 FETCH_SECONDS = 120.0
@@ -98,6 +99,6 @@ def _bundle(ctx: Context) -> Path | None:
         return next((archive for archive in archives if archive is not None), None)
 
     try:
-        return ctx.system.on_storage(look, ctx.paths.root, TOUCH_SECONDS)
+        return ctx.system.on_storage(look, ctx.paths.root, PROBE)
     except (PetalError, OSError):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config.model import PackageConfig
+from ..core.deadlines import FETCH
 from ..core.errors import DISK_ERRORS, PackageError, of_os_error
 from ..core.model import Finding, Scope, blocked, change, elsewhere, satisfied
 from ..host import inventory
@@ -19,7 +20,6 @@ from .root import WAY_TO_STORAGE, Root
 
 RECEIPT = ".petal/package.json"
 FILES = ".petal/files.json"
-FETCH_SECONDS = 900.0
 
 
 class Packages(Step):
@@ -77,7 +77,7 @@ def install(ctx: Context, package: PackageConfig) -> None:
     """
     assert package.origin is not None
     prefix = _prefix(ctx, package)
-    source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH_SECONDS)
+    source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH)
     try:
         with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
             with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:

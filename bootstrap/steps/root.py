@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
 from ..core.model import Finding, blocked, change, refused, satisfied
 from ..host.files import foreign, make_dir
@@ -42,7 +43,7 @@ class Root(Step):
 def _probe_image(ctx: Context) -> Finding:
     root = ctx.paths.root
     try:
-        bound = ctx.system.on_storage(lambda: binding.is_bound(ctx), root, binding.TOUCH_SECONDS)
+        bound = ctx.system.on_storage(lambda: binding.is_bound(ctx), root, PROBE)
     except (PetalError, OSError) as trouble:
         return refused(as_error(trouble, root))
     if bound:

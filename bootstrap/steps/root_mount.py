@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..core.deadlines import COMMAND, PROBE, PROGRAM
 from ..core.errors import PetalError, RootError, as_error
 from ..core.model import Finding, blocked, change, refused, satisfied
 from ..host import systemd
@@ -16,7 +17,6 @@ from ..host.atomic import replace_link
 from ..host.files import foreign, make_dir
 from ..state.context import Context
 
-TOUCH_SECONDS = 5.0
 UNIT_SECONDS = 90.0
 UNIT = "opt-petal.mount"
 TEMPLATE = """\
@@ -41,7 +41,7 @@ def probe(ctx: Context) -> Finding:
     """Whether the root is bound to shared storage, and stays so over a reboot; looks for at most 5 s."""
     backing = ctx.paths.shared_root
     try:
-        state = ctx.system.on_storage(lambda: _backed(ctx), ctx.paths.root, TOUCH_SECONDS)
+        state = ctx.system.on_storage(lambda: _backed(ctx), ctx.paths.root, PROBE)
     except (PetalError, OSError) as trouble:
         return refused(as_error(trouble, ctx.paths.root))
     if state == "absent":
@@ -84,7 +84,7 @@ def apply(ctx: Context) -> None:
         if state != "yes":
             systemd.start(UNIT, ctx.system, timeout=UNIT_SECONDS, again=state == "moved")
     elif _backed(ctx) != "yes":
-        ctx.system.run(["mount", "--bind", str(ctx.paths.shared_root), str(ctx.paths.root)], timeout=30)
+        ctx.system.run(["mount", "--bind", str(ctx.paths.shared_root), str(ctx.paths.root)], timeout=COMMAND)
 
 
 def _keeps(ctx: Context) -> bool:
@@ -146,7 +146,7 @@ def unbind(ctx: Context) -> None:
         if _keeps(ctx):
             systemd.disable(UNIT, ctx.system, timeout=UNIT_SECONDS)
         if root.is_mount():
-            ctx.system.run(["umount", str(root)], timeout=60)
+            ctx.system.run(["umount", str(root)], timeout=PROGRAM)
     except PetalError as error:
         raise RootError(
             f"{root} is in use and stays bound to shared storage",

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.deadlines import PROBE
 from ..core.errors import PetalError, StateError, StorageError, as_error
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding, Role, change, refused, satisfied
@@ -15,7 +16,7 @@ from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.store import Seen, Shared
-from .base import TOUCH_SECONDS, Step, tried_file, try_locks
+from .base import Step, tried_file, try_locks
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
 from .tool import ToolInPlace
@@ -50,7 +51,7 @@ class Storage(Step):
             return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
         before = Seen.load(ctx.paths)  # first: a run beside this one marks the storage, then remembers it
         try:
-            seen = ctx.system.on_storage(lambda: _look(ctx), ctx.paths.shared_mount, TOUCH_SECONDS)
+            seen = ctx.system.on_storage(lambda: _look(ctx), ctx.paths.shared_mount, PROBE)
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
         bad = (
@@ -65,7 +66,7 @@ class Storage(Step):
         if ctx.paths.live and ctx.mounted is None:
             raise _missing(ctx)
         shared = Shared(ctx.paths)
-        token = ctx.system.on_storage(shared.token, ctx.paths.shared_mount, TOUCH_SECONDS)
+        token = ctx.system.on_storage(shared.token, ctx.paths.shared_mount, PROBE)
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
                 make_own_dir(path, ctx.paths.shared_mount)
