@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..checks.node import check_node
 from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
+from ..core.deadlines import WRITE
 from ..core.errors import PetalError, UsageError
 from ..core.model import Finding, FleetReport, Lines, Mark, NodeReport, Result, Role, Status
 from ..core.options import Options
@@ -20,8 +21,6 @@ from ..state.context import Context
 from ..state.desired import Proof
 from ..state.store import Shared
 from .common import Services, request_of
-
-SAVE_SECONDS = 10.0
 
 
 def check(options: Options, services: Services) -> Result[NodeReport | FleetReport | Lines]:
@@ -68,7 +67,7 @@ def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Fi
         return
     shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
     try:
-        ctx.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, SAVE_SECONDS)
+        ctx.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, WRITE)
     except (PetalError, OSError) as error:
         ctx.note(f"the proof was not saved: {error}")
         LOG.warning("the proof was not saved: %s", error)

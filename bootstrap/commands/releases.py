@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..cluster.slurm import Job, find_slurm
 from ..cluster.slurm import jobs as squeue
+from ..core.deadlines import BULK
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status
 from ..core.options import Options
@@ -25,7 +26,6 @@ from ..state.release import current_release
 from .common import Services, request_of, require_root
 
 LOOK_SECONDS = 20.0
-MEASURE_SECONDS = 1800.0  # millions of files on EFS
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def releases(options: Options, services: Services) -> Result[ReleaseList]:
         listed = tuple(_info(ctx, release, size) for release in all_releases(ctx))
         return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx), listed)
 
-    data = ctx.system.on_storage(read, ctx.paths.root, MEASURE_SECONDS if size else LOOK_SECONDS)
+    data = ctx.system.on_storage(read, ctx.paths.root, BULK if size else LOOK_SECONDS)
     return Result("releases", Status.OK, data, run_id=services.run_id)
 
 

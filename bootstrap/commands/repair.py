@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..core.deadlines import LOCK
 from ..core.errors import UsageError
 from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
 from ..core.options import Options
@@ -14,7 +15,6 @@ from ..host import systemd
 from ..host.files import same_content
 from .common import Services, request_of, require_root, result_of_run
 
-NODE_LOCK_SECONDS = 120.0
 FINE = (Outcome.OK, Outcome.SKIPPED)  # not shown, because there are about twenty
 
 
@@ -28,7 +28,7 @@ def _repair(options: Options, services: Services) -> Result[RunRecord]:
     _refuse_other_version(options, services)
     if options.paths.live:
         systemd.take_environment()
-    waits = Waits(node=min(NODE_LOCK_SECONDS, options.lock_wait), cluster=options.lock_wait)
+    waits = Waits(node=min(LOCK, options.lock_wait), cluster=options.lock_wait)
 
     def listen(step: StepReport) -> None:
         if step.outcome not in FINE:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from ..cluster import detect as facts
+from ..core.deadlines import COMMAND, PROBE
 from ..core.errors import PetalError, WaitTimeout, as_error
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
@@ -23,9 +24,7 @@ from ..state.store import Runs, Shared, as_it_is
 from ..steps.converge_timer import TIMER
 from .common import Services
 
-LOOK_SECONDS = 4.0
 POLL_SECONDS = 1.0
-TIMER_SECONDS = 10.0
 STALE_SECONDS = 120.0  # an install writes its record every five seconds
 
 
@@ -108,7 +107,7 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
     if install and install.finished is None and (data.install_age or 0) < STALE_SECONDS:
         return f"{install.host} is installing (run {install.run_id})"
     timed = paths.live and services.system.has_systemd()
-    if timed and systemd.state(TIMER.name, services.system, timeout=TIMER_SECONDS) == "active":
+    if timed and systemd.state(TIMER.name, services.system, timeout=COMMAND) == "active":
         return "the node is not ready, and its timer will retry"
     return ""
 
@@ -131,7 +130,7 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
         facts=known,
     )
     try:
-        data = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, LOOK_SECONDS)
+        data = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, PROBE)
     except (PetalError, OSError) as error:
         errors.append(as_error(error, paths.shared_mount))
     state = Status.DEGRADED if errors else _overall(data)

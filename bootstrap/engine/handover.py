@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from ..core.deadlines import DOCUMENT, PROBE
 from ..core.model import Tool
 from ..core.paths import Paths
 from ..host.atomic import install_executable
@@ -19,8 +20,6 @@ from ..host.system import System
 from ..state.desired import Wanted
 
 MARK = "PETAL_HANDED_OVER"
-LOOK_SECONDS = 4.0
-COPY_SECONDS = 30.0
 
 
 def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) -> None:
@@ -37,7 +36,7 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) ->
     archive = paths.home / wanted.version / "petal-node"
     if not archive.is_file() or sha256_of(archive) != wanted.sha256:
         source = paths.archives / wanted.sha256
-        if not system.on_storage(source.is_file, source, LOOK_SECONDS):
+        if not system.on_storage(source.is_file, source, PROBE):
             LOG.warning(
                 "version %s is wanted, %s is missing: continuing with %s",
                 wanted.version,
@@ -46,7 +45,7 @@ def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) ->
             )
             return
         sha256 = wanted.sha256
-        system.on_storage(lambda: install_executable(source, archive, sha256), source, COPY_SECONDS)
+        system.on_storage(lambda: install_executable(source, archive, sha256), source, DOCUMENT)
     LOG.info("executing version %s", wanted.version)
     os.environ[MARK] = wanted.sha256
     os.execv(archive, [str(archive), *sys.argv[1:]])  # noqa: S606 - its checksum was verified

@@ -13,6 +13,7 @@ from ..cluster.targets import Choice
 from ..config.load import from_mapping, parse
 from ..config.model import Config
 from ..config.values import uri_problem
+from ..core.deadlines import DOCUMENT, PROBE
 from ..core.errors import ConfigError, PetalError, SpackError, StorageError, UsageError, as_error
 from ..core.facts import NETWORK_KINDS, Facts, Mount
 from ..core.model import Role
@@ -35,9 +36,6 @@ from ..state.release import check_queue, choice_of, release_id
 from ..state.request import BOOT, Request, kept_of, kept_role
 from ..state.store import Shared
 from .handover import hand_over
-
-CONFIG_SECONDS = 60.0
-LOOK_SECONDS = 4.0
 
 
 def prepare(request: Request, system: System, note: Callable[[str], None], *, may_hand_over: bool = False) -> Context:
@@ -152,7 +150,7 @@ def find_wanted(prefix: Path, known: Facts, system: System, troubles: list[Petal
         if paths.live and known.mount_of(mount) is None:
             continue
         try:
-            found = system.on_storage(partial(_wanted_on, paths, known), mount, LOOK_SECONDS)
+            found = system.on_storage(partial(_wanted_on, paths, known), mount, PROBE)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", mount, error)
             troubles.append(as_error(error, paths.shared_mount))
@@ -232,8 +230,8 @@ def _content(uri: str, sha256: str | None, prefix: Path, region: str | None, sys
     if path is None:
         scratch = Paths(prefix).scratch
         make_dir(scratch)
-        return read(Source(uri, sha256, region, CONFIG_SECONDS), scratch)
-    data = system.on_storage(partial(_local_content, uri, path), path, LOOK_SECONDS)  # perhaps on a mount
+        return read(Source(uri, sha256, region, DOCUMENT), scratch)
+    data = system.on_storage(partial(_local_content, uri, path), path, PROBE)  # perhaps on a mount
     if sha256 is not None:
         verify(uri, sha256, hashlib.sha256(data).hexdigest())
     return data
@@ -315,7 +313,7 @@ def _has_carried_lmod(ctx: Context) -> bool:
     if ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None:
         return False
     try:
-        before = ctx.system.on_storage(partial(_wanted_on, ctx.paths, ctx.facts), where, LOOK_SECONDS)
+        before = ctx.system.on_storage(partial(_wanted_on, ctx.paths, ctx.facts), where, PROBE)
     except (PetalError, OSError):
         return False
     return before is not None and SPEC in before.environment.get("specs", ())

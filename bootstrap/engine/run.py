@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
+from ..core.deadlines import WRITE
 from ..core.errors import ExitCode, PetalError, as_error, redacted
 from ..core.model import Mark, Mode, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
 from ..core.paths import Paths
@@ -29,7 +30,6 @@ from .prepare import prepare, without_config
 from .registry import BEFORE_DESIRED, CHECKS, LOCAL, REPAIRS, awaits_mount, steps_for
 from .run_locks import Waits
 
-SAVE_SECONDS = 10.0
 CHECKED_EVENTS = ("configured", "updated", BOOT)
 Listener = Callable[[StepReport], None]
 
@@ -250,7 +250,7 @@ def save_report(ctx: Context, report: NodeReport) -> None:
     shared = Shared(ctx.paths)
     try:
         if reaches_storage(report.findings):
-            ctx.system.on_storage(lambda: shared.save_report(report), ctx.paths.shared, SAVE_SECONDS)
+            ctx.system.on_storage(lambda: shared.save_report(report), ctx.paths.shared, WRITE)
             return
     except (OSError, PetalError) as error:
         LOG.info("the report stays on this node: %s", error)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..cluster.hostlist import folded, natural
 from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, srun
+from ..core.deadlines import PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, Mark, NodeReport, plain
 from ..host.clocks import age_of
@@ -30,7 +31,6 @@ JOB_MINUTES = 4
 JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
 IMMEDIATE_SECONDS = 10
 END_SECONDS = 10  # for srun after the time limit of its job
-LOOK_SECONDS = 4.0
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
 LMOD_SECONDS = 180.0  # the converge timer of a node repeats every 30 s
@@ -175,7 +175,7 @@ def _divide(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: Alloc
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:
     """The last reports that nodes wrote to shared storage, by node; none if storage does not answer."""
     try:
-        reports = ctx.system.on_storage(Shared(ctx.paths).reports, ctx.paths.shared, LOOK_SECONDS)
+        reports = ctx.system.on_storage(Shared(ctx.paths).reports, ctx.paths.shared, PROBE)
     except (PetalError, OSError) as error:
         LOG.warning("the nodes' own reports: %s", error)
         return {}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..config.model import CheckCommand
+from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Mark
 from ..host.system import PATH
@@ -21,7 +22,6 @@ from ..state.context import Context
 from ..state.release import Manifest
 from .fleet import ordinary_user
 
-PROGRAM_SECONDS = 60
 QUOTED = 5
 # Each answer is three fields that end with NUL: the question, its exit code, the output. Each module is loaded in a
 # shell of its own; then all are loaded together, and each program of the configuration runs; at last, because it may
@@ -115,7 +115,7 @@ def ask_shell(
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
     words = [word for program in programs for word in ("--", *shlex.split(program.command))]
     login = ["-l"] if ctx.paths.live else []
-    argv = ["bash", *login, "-c", SCRIPT, "petal-check", str(PROGRAM_SECONDS), *modules, *words]
+    argv = ["bash", *login, "-c", SCRIPT, "petal-check", f"{PROGRAM:.0f}", *modules, *words]
     lines: list[str] = []
     reason = "the shell ended early"
     try:
@@ -177,7 +177,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None =
         return Finding("libraries", Mark.WARN, f"{len(missing)} libraries are not found", why, remedy)
     if late:
         why = f"for {', '.join(late)}"
-        return Finding("libraries", Mark.WARN, f"ldd did not end within {PROGRAM_SECONDS} s", why)
+        return Finding("libraries", Mark.WARN, f"ldd did not end within {PROGRAM:.0f} s", why)
     if len(answers) < (modules or 0):
         what = f"only {len(answers)} of {modules} modules were looked at"
         return Finding("libraries", Mark.WARN, what, "the deadline ended")
