@@ -308,6 +308,12 @@ def boot(lab: Lab) -> None:
             result.check()
         engine.until(f"{node} is ready", lambda node=node: faults.is_ready(lab, node), 300)  # type: ignore[misc]
         engine.until(f"{node} has no timer", lambda node=node: not faults.has_timer(lab, node), 60)  # type: ignore[misc]
+    for node in (H, C):  # the head node's worker waits for nodes, and repair leaves build-stage alone until it ends
+        engine.until(f"the runs of {node} have ended", lambda node=node: have_ended(lab, node), 300)  # type: ignore[misc]
+
+
+def have_ended(lab: Lab, node: str) -> bool:
+    return all(record["finished"] for record in faults.records(lab, node))
 
 
 @pytest.fixture(scope="module")
