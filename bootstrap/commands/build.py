@@ -28,9 +28,9 @@ def build(options: Options, services: Services) -> Result[Lines]:
         return Result(options.command, Status.FAILED, Lines(("cancelled",)), exit=int(ExitCode.TERMINATED))
     finally:
         services.system.end_run(services.run_id)
-    told = tuple(error.to_dict() for error in errors)
+    failures = tuple(error.to_dict() for error in errors)
     status = Status.FAILED if errors else Status.CHANGED
-    return Result(options.command, status, Lines((f"built on {host.name}",)), told, services.run_id)
+    return Result(options.command, status, Lines((f"built on {host.name}",)), failures, services.run_id)
 
 
 def _terminate(_number: int, _frame: object) -> None:

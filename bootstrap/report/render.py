@@ -158,7 +158,7 @@ class Progress:
         if report.outcome is Outcome.RUNNING:
             self.note(f"{report.name}: {report.headline}")
             return
-        self._clear()
+        self.close()
         _print(sys.stdout, step_lines(report))
 
     def note(self, text: str) -> None:
@@ -170,10 +170,6 @@ class Progress:
             self._beat = time.monotonic()
             _write(sys.stdout, [f"  ..  {text}"])
 
-    def close(self) -> None:
-        """Removes the spinner."""
-        self._clear()
-
     def _spin(self, text: str) -> None:
         if self._status is None:
             from rich.console import Console
@@ -182,7 +178,8 @@ class Progress:
             self._status.start()
         self._status.update(_ascii(text)[:100])
 
-    def _clear(self) -> None:
+    def close(self) -> None:
+        """Removes the spinner."""
         if self._status is not None:
             self._status.stop()
             self._status = None
