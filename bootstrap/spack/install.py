@@ -1,4 +1,4 @@
-"""Installs what a lockfile names: all cores, progress while it lasts, an end that says what is missing and why."""
+"""Installs the packages of a lockfile on all cores, with progress, and reports which packages failed and why."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ FULL = os.strerror(errno.ENOSPC)
 
 @dataclass(frozen=True)
 class Failure:
-    """A package that could not be built: in which phase, the last lines of its log, and where that is kept.
+    """A package that could not be built.
 
     Args:
-        used: bytes that its stage held when it failed.
+        lines: the last lines of its log.
+        log: where the log is kept.
+        used: the size of its stage when it failed, in bytes.
     """
 
     spec: Locked
@@ -90,15 +92,15 @@ class ProgressReporter:
 def install_missing(
     spack: Spack, parallel: Parallel, tell: Callable[[str], None], logs: Path, locks: int | None = None
 ) -> None:
-    """Builds what the store lacks of the lockfile, as much of it as can be built.
+    """Installs the packages of the lockfile that the store lacks, as many of them as possible.
 
     Args:
-        locks: how many locks the store's file system allows on one file, None where it has no limit.
-        tell: gets how far it is, a line at a time.
+        tell: gets the progress, a line at a time.
         logs: a directory of this run, for the logs of packages that fail.
+        locks: how many locks the store's file system allows on one file; None without a limit.
 
     Raises:
-        SpackError: ``spack-install``, with each package that failed, and those that were not tried for that reason.
+        SpackError: ``spack-install``, with each package that failed, and those that were not tried because of it.
     """
     store = spack.places.store
     specs = tuple(spec for spec in locked_specs(spack.lockfile) if not spec.external)
@@ -111,15 +113,17 @@ def install_missing(
     missing = database.missing(specs, store)
     if missing:
         stage = spack.places.scratch / "stage"
-        failed, waiting, left = sort_out(missing, progress)
+        failed, waiting, not_begun = classify_missing(missing, progress)
         failures = [_keep(spec, progress, stage, logs) for spec in failed]
         prune(logs.parent)
-        why = explain(failures, waiting, left) if failures else failure(done.stdout)
+        why = explain(failures, waiting, not_begun) if failures else failure(done.stdout)
         if FULL in done.stdout or any(FULL in line for failed in failures for line in failed.lines):
             raise _no_space(spack, failures, why)
         raise _error(len(missing), len(specs), why, failures, spack.output)
     if done.returncode != 0:
-        LOG.warning("spack install ended with %d, and everything is there: %s", done.returncode, failure(done.stdout))
+        LOG.warning(
+            "spack install exited with %d, but all packages are installed: %s", done.returncode, failure(done.stdout)
+        )
 
 
 def install_or_build(
@@ -131,11 +135,11 @@ def install_or_build(
     pulled: Pulled,
     say: Callable[[str], None],
 ) -> None:
-    """As ``install_missing``; what a build cache gave and Spack cannot unpack is built from source instead.
+    """Like ``install_missing``, but builds a package from source if Spack cannot unpack it from a build cache.
 
     Args:
-        pulled: what Spack finds where its scope names build caches.
-        say: gets what was built instead, and why.
+        pulled: the packages of build caches that Spack's scope refers to.
+        say: gets the names of the packages that are built instead, and the reason.
 
     Raises:
         SpackError: as ``install_missing``.
@@ -143,27 +147,28 @@ def install_or_build(
     try:
         install_missing(spack, parallel, tell, logs, locks)
     except SpackError as error:
-        if not withdrawn(spack, error, pulled, say):
+        if not discard_damaged(spack, error, pulled, say):
             raise
         install_missing(spack, parallel, tell, logs, locks)
 
 
-def withdrawn(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[str], None]) -> bool:
-    """Takes away what a build cache gave and Spack could not unpack; False where that is not why an install failed.
+def discard_damaged(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[str], None]) -> bool:
+    """Removes the packages of build caches that Spack could not unpack; False if the install failed for another reason.
 
     Args:
-        error: what the install ended with.
-        say: gets what is to be built instead, and why.
+        error: the error of the install.
+        say: gets the names of the packages to build instead, and the reason.
     """
     specs = locked_specs(spack.lockfile)
     bad = pulled.withdraw(database.missing(specs, spack.places.store)) if error.code == "spack-install" else ()
     if bad:
-        say(f"what a build cache had of {', '.join(spec.name for spec in bad)} is built instead: {error.why}")
+        names = ", ".join(spec.name for spec in bad)
+        say(f"{names} cannot be unpacked from a build cache, and will be built: {error.why}")
     return bool(bad)
 
 
 def _run(spack: Spack, parallel: Parallel, reporter: ProgressReporter, limit: int | None) -> Completed:
-    """One install, or one for each slice; what needs a package that failed in an earlier slice is not tried."""
+    """One install, or one for each slice. Packages that need one that failed in an earlier slice are not tried."""
     specs, store = locked_specs(spack.lockfile), spack.places.store
     chosen = _chosen(specs, store)
     if limit is None or len(specs) <= limit or not chosen:
@@ -184,22 +189,24 @@ def _run(spack: Spack, parallel: Parallel, reporter: ProgressReporter, limit: in
 
 
 def _in_vain(part: Iterable[str], needs: Mapping[str, set[str]], lost: set[str]) -> set[str]:
-    """Those of a slice that need something lost, or each other when one does; each comes after what it needs."""
-    found: set[str] = set()
+    """The packages of a slice that need a lost one, directly or not. A slice is in the order of needs."""
+    vain: set[str] = set()
     for digest in part:
-        if needs[digest] & (lost | found):
-            found.add(digest)
-    return found
+        if needs[digest] & (lost | vain):
+            vain.add(digest)
+    return vain
 
 
 def _chosen(specs: tuple[Locked, ...], store: Path) -> set[str]:
-    """What is missing, and what was asked for by name, since Spack notes that too."""
+    """The missing packages and the explicit ones, because Spack records which are explicit."""
     missing = {spec.hash for spec in database.missing(specs, store)}
     return missing | {spec.hash for spec in specs if spec.explicit and not spec.external}
 
 
-def sort_out(missing: Iterable[Locked], progress: InstallProgress) -> tuple[list[Locked], list[Locked], list[Locked]]:
-    """What is missing since it failed, since something failed that it needs, since Spack did not come to it."""
+def classify_missing(
+    missing: Iterable[Locked], progress: InstallProgress
+) -> tuple[list[Locked], list[Locked], list[Locked]]:
+    """The missing packages: those that failed, those that need a missing one, those that Spack did not begin."""
     missing = tuple(missing)
     absent = {spec.hash for spec in missing}
     waiting = [spec for spec in missing if absent & set(spec.needs)]
@@ -208,14 +215,16 @@ def sort_out(missing: Iterable[Locked], progress: InstallProgress) -> tuple[list
     return failed, waiting, [spec for spec in rest if spec not in failed]
 
 
-def explain(failures: Iterable[Failure], waiting: Iterable[Locked], left: Iterable[Locked]) -> str:
-    """The failures one by one, then what is missing because of them."""
-    told = list(failures)
-    parts = [str(failed) for failed in told[:NAMED]]
-    parts += [f"and {len(told) - NAMED} more failed: {_names(f.spec for f in told[NAMED:])}"] if told[NAMED:] else []
-    needing, behind = _names(waiting), _names(left)
-    parts += [f"not tried, since they need what failed: {needing}"] if needing else []
-    parts += [f"not begun: {behind}"] if behind else []
+def explain(failures: Iterable[Failure], waiting: Iterable[Locked], not_begun: Iterable[Locked]) -> str:
+    """The failures one by one, then the packages that are missing because of them."""
+    failures = list(failures)
+    parts = [str(failed) for failed in failures[:NAMED]]
+    if failures[NAMED:]:
+        parts.append(f"and {len(failures) - NAMED} more failed: {_names(f.spec for f in failures[NAMED:])}")
+    if names := _names(waiting):
+        parts.append(f"not tried, because they need a package that failed: {names}")
+    if names := _names(not_begun):
+        parts.append(f"not begun: {names}")
     return "\n".join(parts)
 
 
@@ -225,36 +234,40 @@ def _names(specs: Iterable[Locked]) -> str:
 
 def _error(missing: int, total: int, why: str, failures: Iterable[Failure], output: Path) -> SpackError:
     logs = [failed.log for failed in failures if failed.log]
-    remedy = (*(f"less {log}" for log in logs[:NAMED]), f"less {output}", "petal-node bootstrap    (the others stay)")
+    remedy = (
+        *(f"less {log}" for log in logs[:NAMED]),
+        f"less {output}",
+        "petal-node bootstrap    (continues; the other packages stay)",
+    )
     return SpackError(f"{missing} of {total} packages are not installed", why=why, remedy=remedy, code="spack-install")
 
 
 def _no_space(spack: Spack, failures: Iterable[Failure], why: str) -> SpackError:
-    """Which disk it was is not told by whoever met it: all that a build writes to are named, with what is left."""
+    """ENOSPC does not name the file system, so this reports the free space on every one that a build writes to."""
     places = (spack.places.store, spack.places.scratch / "stage")
     left = ", ".join(f"{place} has {_free(place) >> 20} MiB left" for place in places)
     used = "".join(f"; the build of {each.spec.name} held {each.used >> 20} MiB" for each in failures if each.used)
     return SpackError(
-        "a disk is full, so that packages are not installed",
+        "a disk is full, so packages are not installed",
         why=f"{left}{used}\n{why}",
         remedy=(
             f"df -h {places[0]} {places[1]}; df -i {places[0]} {places[1]}",
-            "make room there or grow the volume: a build needs several times what it had",
-            "petal-node bootstrap    (goes on; what is installed stays)",
+            "free space there or grow the volume: a build needs several times as much",
+            "petal-node bootstrap    (continues; installed packages stay)",
         ),
         code="file-no-space",
     )
 
 
 def _free(place: Path) -> int:
-    """What is left where a directory is, or is going to be."""
+    """Free bytes on the file system of a directory that may not exist yet."""
     there = next(path for path in (place, *place.parents) if path.exists())
     space = os.statvfs(there)
     return space.f_bavail * space.f_frsize
 
 
 def _keep(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> Failure:
-    """Copies a failed package's log out of its stage and removes that: the next try begins anew, and disk matters."""
+    """Copies a failed package's log out of its stage and removes the stage, to free the disk."""
     kept: Path | None = None
     used = 0
     for place in (*stage.glob(f"spack-stage-*-{spec.hash}"), *stage.glob(f"*/spack-stage-*-{spec.hash}")):
@@ -271,14 +284,14 @@ def _keep(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> F
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:
-    """The end of a build log, without blank lines and without what Spack itself notes there."""
+    """The end of a build log, without blank lines and without Spack's own."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("==> ")]
     return tuple(line[:WIDTH] for line in lines[-LINES:])
 
 
 def prune(directory: Path) -> None:
-    """Keeps the logs of the newest runs that left some; ids of runs sort by time."""
+    """Keeps the logs of the newest runs that have some; run ids sort by time."""
     runs = sorted(place for place in directory.iterdir() if place.is_dir()) if directory.is_dir() else []
     for place in runs[:-KEPT_RUNS]:
         remove_tree(place)

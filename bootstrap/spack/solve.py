@@ -60,7 +60,7 @@ def preview(ctx: Context) -> tuple[str, ...]:
         SpackError: as ``locate``, ``open_spack`` and ``check_memory``.
     """
     program = locate(ctx.config, ctx.paths)
-    if not is_ready(ctx.config, program, ctx.paths):
+    if not is_ready(ctx.config, program, ctx.paths) or not (program.recipes / "repo.yaml").is_file():
         return ()
     stack = with_recipes(ctx, program.recipes)
     place = ctx.paths.scratch / "preview"

@@ -65,7 +65,7 @@ def test_what_fails_stops_only_what_needs_it_and_the_next_run_finishes(
     for name in BROKEN:
         assert f"{name}@1.0 failed in phase build" in error["why"]
     assert "error: #error this package is broken" in error["why"]
-    assert "not tried, since they need what failed: bench-middle1, bench-top1, bench-top2" in error["why"]
+    assert "not tried, because they need a package that failed: bench-middle1, bench-top1, bench-top2" in error["why"]
     logs = [Path(line.removeprefix("less ")) for line in error["remedy"] if line.startswith("less ")]
     assert sorted(log.name.rsplit("-", 2)[0] for log in logs[:2]) == sorted(BROKEN)
     assert all("this package is broken" in log.read_text() for log in logs[:2])

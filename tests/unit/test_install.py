@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.spack import install
-from bootstrap.spack.install import Failure, ProgressReporter, explain, sort_out
+from bootstrap.spack.install import Failure, ProgressReporter, classify_missing, explain
 from bootstrap.spack.lockfile import Locked
 from bootstrap.spack.parallel import GIB, Parallel, split
 from bootstrap.spack.progress import InstallProgress, elapsed
@@ -77,14 +77,14 @@ def test_an_error_belongs_to_the_package_that_it_names_though_others_talk_in_bet
 
 def test_the_cause_the_victims_and_what_was_never_begun_are_told_apart() -> None:
     seen = watch(f"==> Installing {full(ZLIB)}")
-    failed, waiting, left = sort_out((ZLIB, HDF5, MPI, OSU), seen)
+    failed, waiting, left = classify_missing((ZLIB, HDF5, MPI, OSU), seen)
     assert (failed, waiting, left) == ([ZLIB], [HDF5, OSU], [MPI])
     text = explain([Failure(ZLIB, "build", ("zlib.c:1: error",), Path("/log/zlib.log"))], waiting, left)
     assert text.splitlines() == [
         "zlib@1.0 failed in phase build",
         "    zlib.c:1: error",
         "  log: /log/zlib.log",
-        "not tried, since they need what failed: hdf5, osu",
+        "not tried, because they need a package that failed: hdf5, osu",
         "not begun: openmpi",
     ]
 
