@@ -12,41 +12,22 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 
 from ..cluster import targets
 from ..core.errors import did_you_mean
-from . import values
-from .model import (
-    BOOTSTRAP,
-    LAYOUTS,
-    SPACK_VERSIONS,
-    CheckCommand,
-    CheckConfig,
-    Config,
-    InstallConfig,
-    Mirror,
-    ModulesConfig,
-    Origin,
-    PackageConfig,
-    SeedSoftware,
-    SpackConfig,
-    StorageConfig,
-)
+from . import model, values
 
 NO_S3_SOURCES = "Spack needs boto3 for sources in s3://, which nodes lack: use https://BUCKET.s3... or a directory"
 
 SEED_ONLY = ("cluster", "compute", "users", "data")
 
 
-def _string(*checks: values.ValueCheck, **options: Any) -> fields.String:
+def _string(check: values.ValueCheck, **options: Any) -> fields.String:
     """A string without conversion: YAML reads 24.10 as the number 24.1, so a number is a mistake."""
 
-    def validator(check: values.ValueCheck) -> Any:
-        def run(text: str) -> None:
-            problem = check(text)
-            if problem:
-                raise ValidationError(problem)
+    def validator(text: str) -> None:
+        problem = check(text)
+        if problem:
+            raise ValidationError(problem)
 
-        return run
-
-    return fields.String(validate=[validator(check) for check in checks], **options)
+    return fields.String(validate=validator, **options)
 
 
 def _strings(check: values.ValueCheck) -> fields.List:
@@ -75,7 +56,7 @@ class _Wheels(fields.List):
     """A list, or the word ``bootstrap``."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
-        return value if value == BOOTSTRAP else super()._deserialize(value, attr, data, **options)
+        return value if value == model.BOOTSTRAP else super()._deserialize(value, attr, data, **options)
 
 
 class _Table(fields.Dict):
@@ -118,7 +99,7 @@ def _check_checksum(data: Mapping[str, Any], source: str = "source", checksum: s
 
 
 class OriginSchema(_Section):
-    makes = Origin
+    makes = model.Origin
     source = _string(values.uri_problem, required=True)
     sha256 = _string(values.sha256_problem)
 
@@ -136,11 +117,11 @@ class _WithOrigin(_Section):
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
         source, sha256 = data.pop("source", None), data.pop("sha256", None)
-        return super()._make({**data, "origin": Origin(source, sha256) if source else None})
+        return super()._make({**data, "origin": model.Origin(source, sha256) if source else None})
 
 
 class StorageSchema(_Section):
-    makes = StorageConfig
+    makes = model.StorageConfig
     mount = _string(values.path_problem)
     source = _string(values.mount_source_problem)
     type = _choice("nfs4", "lustre")
@@ -150,13 +131,13 @@ class StorageSchema(_Section):
     def _check(self, data: Mapping[str, Any], **_: Any) -> None:
         if data.get("source") is None and (data.get("type") or data.get("options")):
             raise ValidationError("is required with type or options, which describe how petal-node mounts it", "source")
-        mount_type = StorageConfig(source=data.get("source")).mount_type
+        mount_type = model.StorageConfig(source=data.get("source")).mount_type
         if data.get("type", mount_type) != mount_type:
             raise ValidationError(f"must be {mount_type}, the type of this source", "type")
 
 
 class MirrorSchema(_Section):
-    makes = Mirror
+    makes = model.Mirror
     url = _string(values.uri_problem, required=True)
     sources = _Boolean()
     binaries = _Boolean()
@@ -197,17 +178,12 @@ class MirrorSchema(_Section):
 
 
 class SpackSchema(_WithOrigin):
-    makes = SpackConfig
-    version = fields.String(
-        validate=validate.OneOf(
-            tuple(SPACK_VERSIONS),
-            error=f"Spack {{input}} is not supported by this petal-node: use {' or '.join(SPACK_VERSIONS)}",
-        )
-    )
+    makes = model.SpackConfig
+    version = _choice(*model.SPACK_VERSIONS)
     recipes = fields.Nested(OriginSchema)
     clingo = _Wheels(
         fields.Nested(OriginSchema),
-        error_messages={"invalid": f"must be a list of wheels, or the word {BOOTSTRAP}"},
+        error_messages={"invalid": f"must be a list of wheels, or the word {model.BOOTSTRAP}"},
     )
     specs = _strings(values.spec_problem)
     target = fields.List(
@@ -231,14 +207,14 @@ class SpackSchema(_WithOrigin):
             raise ValidationError("lists a target twice", "target")
         if len({targets.machine_of(name) for name in names}) > 1:
             raise ValidationError("must list targets of one architecture, that of the head node", "target")
-        spack = SpackConfig(data.get("version", SpackConfig.version))
+        spack = model.SpackConfig(data.get("version", model.SpackConfig.version))
         if spack.includes_recipes and data.get("recipes"):
             # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.
             raise ValidationError(f"must be removed: Spack {spack.version} includes its recipes", "recipes")
 
 
 class PackageSchema(_WithOrigin):
-    makes = PackageConfig
+    makes = model.PackageConfig
     name = _string(values.name_problem, required=True)
     version = _string(values.name_problem, required=True)
     prefix = _string(values.path_problem)
@@ -255,7 +231,7 @@ class PackageSchema(_WithOrigin):
 
 
 class ModulesSchema(_Section):
-    makes = ModulesConfig
+    makes = model.ModulesConfig
     lmod = _choice("auto", "stack")
     defaults = _strings(values.module_problem)
     hide = _strings(values.module_problem)
@@ -270,7 +246,7 @@ class ModulesSchema(_Section):
 
 
 class InstallSchema(_Section):
-    makes = InstallConfig
+    makes = model.InstallConfig
     where = _choice("head", "slurm")
     queue = _string(values.name_problem)
     wait = _integer(0, 604800, " seconds")
@@ -285,7 +261,7 @@ class InstallSchema(_Section):
 
 
 class CheckCommandSchema(_Section):
-    makes = CheckCommand
+    makes = model.CheckCommand
     command = _string(values.command_problem, required=True)
     exit = _integer(0, 255)
 
@@ -295,7 +271,7 @@ class CheckCommandSchema(_Section):
 
 
 class CheckSchema(_Section):
-    makes = CheckConfig
+    makes = model.CheckConfig
     load_ = fields.List(_string(values.module_problem), data_key="load", attribute="load")  # Schema has a method load
     run = fields.List(fields.Nested(CheckCommandSchema))
     mpi = _Boolean()
@@ -304,7 +280,7 @@ class CheckSchema(_Section):
 
 
 class SeedSoftwareSchema(_Section):
-    makes = SeedSoftware
+    makes = model.SeedSoftware
     spack_packages = _strings(values.spec_problem)
 
 
@@ -318,10 +294,10 @@ class SeedStorageSchema(Schema):
 
 
 class ConfigSchema(_Section):
-    makes = Config
+    makes = model.Config
     stack = _string(values.line_problem)
     stack_sha256 = _string(values.sha256_problem)
-    layout = _choice(*LAYOUTS)
+    layout = _choice(*model.LAYOUTS)
     storage = fields.Nested(StorageSchema)
     spack = fields.Nested(SpackSchema)
     packages = fields.List(fields.Nested(PackageSchema))
@@ -351,15 +327,15 @@ class ConfigSchema(_Section):
 
     @validates_schema
     def _check_stack(self, data: Mapping[str, Any], **_: Any) -> None:
-        stack, spack = data.get("stack", "none"), data.get("spack", SpackConfig())
+        stack, spack = data.get("stack", "none"), data.get("spack", model.SpackConfig())
         problem = values.uri_problem(stack) if "/" in stack else values.environment_problem(stack)
         if problem:
             raise ValidationError(problem, "stack")
         if "/" in stack:
             _check_checksum(data, "stack", "stack_sha256")
-        is_seed = bool(data.get("software", SeedSoftware()).spack_packages)
+        is_seed = bool(data.get("software", model.SeedSoftware()).spack_packages)
         if stack == "none" and not spack.specs and not is_seed:
-            if data.get("modules", ModulesConfig()).lmod == "stack":
+            if data.get("modules", model.ModulesConfig()).lmod == "stack":
                 raise ValidationError("stack requires a Spack stack to build Lmod with", "modules.lmod")
             return
         missing = [] if spack.origin else ["spack.source"]
@@ -376,5 +352,5 @@ class ConfigSchema(_Section):
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
         mounts = data.pop("shared_storage", [])
         if mounts and "storage" not in data:
-            data["storage"] = StorageConfig(mounts[0]["mount_dir"])
+            data["storage"] = model.StorageConfig(mounts[0]["mount_dir"])
         return super()._make({key: value for key, value in data.items() if key not in SEED_ONLY})

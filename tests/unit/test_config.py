@@ -67,7 +67,7 @@ def test_every_mistake_is_reported_at_once_with_its_path() -> None:
             "packages",
             "lists a/1 twice",
         ),
-        ("spack: {version: 0.20.0}", "spack.version", "is not supported by this petal-node"),
+        ("spack: {version: 0.20.0}", "spack.version", "is not supported: use 0.23.0 or 1.1.1"),
         ("spack: {specs: ['zlib; rm -rf /']}", "spack.specs[0]", "Spack spec"),
         ("stack: starter", "spack", "spack.source and spack.recipes"),
         (f"stack: s3://b/k\n{SPACK}", "stack_sha256", "required for a download"),
