@@ -25,7 +25,7 @@ from ..state.context import Context
 from ..state.release import current_release
 from .common import Services, request_of, require_root
 
-LOOK_SECONDS = 20.0
+LOOK_SECONDS = 20.0  # the manifests of all releases, with a user at the terminal
 
 
 @dataclass(frozen=True)

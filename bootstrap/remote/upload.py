@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from ..core.deadlines import DOCUMENT
 from ..core.errors import UsageError
 from ..host.atomic import write_atomic
 from .fetch import local_path, put_object
-
-SECONDS = 120.0
 
 
 def place_of(output: str, data: bytes, name: str) -> str:
@@ -56,4 +55,4 @@ def put(data: bytes, uri: str, region: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
         return
-    put_object(data, uri, sha256=hashlib.sha256(data).hexdigest(), region=region, seconds=SECONDS)
+    put_object(data, uri, sha256=hashlib.sha256(data).hexdigest(), region=region, seconds=DOCUMENT)

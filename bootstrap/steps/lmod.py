@@ -17,7 +17,7 @@ from ..state.release import current_release, tree_name
 from .base import IMAGES, Step
 from .root import Root
 
-FETCH_SECONDS = 120.0
+FETCH_SECONDS = 120.0  # reads a few MiB from shared storage and unpacks them
 IN_THE_IMAGE = (
     "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
     "or into the image: dnf install Lmod        (EPEL)",

@@ -17,7 +17,7 @@ from ..host.atomic import replace_link
 from ..host.files import foreign, make_dir
 from ..state.context import Context
 
-UNIT_SECONDS = 90.0
+UNIT_SECONDS = 90.0  # DefaultTimeoutStartSec of systemd (systemd-system.conf(5))
 UNIT = "opt-petal.mount"
 TEMPLATE = """\
 # petal-node: the software root, on every node under the same path.
