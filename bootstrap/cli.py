@@ -289,7 +289,6 @@ def _rollback_options(parser: argparse.ArgumentParser) -> None:
     from .core.options import SHORT_LOCK_WAIT
 
     text = "a release of `petal-node releases`, or the beginning of its id (default: the previous one)"
-    # argument_default would pass "==SUPPRESS==" to type, because argparse converts defaults that are texts.
     parser.add_argument("release", nargs="?", default=None, type=_release, metavar="ID", help=text)
     _seconds(parser, "--lock-wait", SHORT_LOCK_WAIT, "how long to wait for an installer")
 
