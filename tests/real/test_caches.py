@@ -19,7 +19,7 @@ from bootstrap.core.errors import CacheError, FetchError
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import System
 from bootstrap.remote.fetch import exists, upload
-from bootstrap.spack.cache.keys import open_keyring, refuse_open
+from bootstrap.spack.cache.keys import open_keyring, refuse_readable_key
 from bootstrap.spack.cache.pull import Pulled, pull
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
@@ -78,9 +78,8 @@ def put(cache: Path, spec: Locked, key: Key | None = None, *, of: Locked | None 
 
 
 def sign(path: Path, key: Key) -> None:
-    ring = open_keyring(System(), path.parent / "ring", [Origin(str(key.secret))], None)
-    ring.sign(path, path.with_suffix(".signed"))
-    ring.close()
+    with open_keyring(System(), path.parent / "ring", [Origin(str(key.secret))], None) as ring:
+        ring.sign(path, path.with_suffix(".signed"))
     path.with_suffix(".signed").rename(path)
 
 
@@ -117,8 +116,19 @@ def test_an_unknown_key_is_named(cache: Path, key: Key, other: Key, tmp_path: Pa
     trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
     assert trouble.code == "cache-unverified"
     assert "zlib@1.0" in trouble.what
-    assert "none of the mirror's keys" in trouble.why
+    assert "not one of the mirror's keys" in trouble.why
     assert "spack.mirrors.site.keys" in trouble.remedy[0]
+
+
+def test_a_key_is_accepted_for_its_own_mirror_only(key: Key, other: Key, tmp_path: Path) -> None:
+    """Both keys belong to mirrors of one configuration."""
+    put(tmp_path / "first", ZLIB, other)
+    put(tmp_path / "second", HDF5, other)
+    mirrors = {"first": mirror_of(tmp_path / "first", key), "second": mirror_of(tmp_path / "second", other)}
+    pulled = pull((ZLIB, HDF5), mirrors, V3, tmp_path / "pulled", System(), None, [].append)
+    assert pulled.specs == (HDF5,)
+    (trouble,) = pulled.troubles
+    assert (trouble.code, "in the mirror first" in trouble.what) == ("cache-unverified", True)
 
 
 def test_what_was_changed_after_it_was_signed(cache: Path, key: Key, tmp_path: Path) -> None:
@@ -227,20 +237,21 @@ def test_keys_that_are_none(cache: Path, tmp_path: Path) -> None:
 
 
 def test_a_public_key_cannot_sign(key: Key, tmp_path: Path) -> None:
-    ring = open_keyring(System(), tmp_path / "ring", [Origin(str(key.public))], None)
     (tmp_path / "x").write_text("{}")
-    with pytest.raises(CacheError) as caught:
+    with (
+        open_keyring(System(), tmp_path / "ring", [Origin(str(key.public))], None) as ring,
+        pytest.raises(CacheError) as caught,
+    ):
         ring.sign(tmp_path / "x", tmp_path / "y")
-    ring.close()
     assert caught.value.code == "cache-key"
     assert not (tmp_path / "ring").exists()
 
 
 def test_a_secret_key_that_others_can_read_is_refused(key: Key) -> None:
-    refuse_open(Origin(str(key.secret)))
+    refuse_readable_key(Origin(str(key.secret)))
     key.secret.chmod(0o644)
     with pytest.raises(CacheError) as caught:
-        refuse_open(Origin(str(key.secret)))
+        refuse_readable_key(Origin(str(key.secret)))
     key.secret.chmod(0o600)
     assert caught.value.code == "cache-key"
 

@@ -233,7 +233,7 @@ def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
     record = bootstrap(prefix, built.config + signed("s3://petal/spack cache", other, push=False), notes)
     assert record.status is Status.CHANGED, record
     assert "build cache" not in steps(record)["spack"].reason
-    assert any("none of the mirror's keys" in note for note in notes), notes
+    assert any("not one of the mirror's keys" in note for note in notes), notes
     assert "try: list the public key of who pushed it under spack.mirrors.site.keys" in notes
     assert "cachedapp: Executing phase" in phases(prefix)
 

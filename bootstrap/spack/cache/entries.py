@@ -1,8 +1,8 @@
-"""What one package looks like in a build cache: where its description lies, which files that names. Pure.
+"""The layouts of build caches: the path of a package's description, and the files that the description names. Pure.
 
-The description of a package is one JSON document, clear-signed or plain; the name of its file follows from name,
-version and hash, so no index is needed. Read in the sources of 0.23.0 (binary_distribution.py, layout 2) and of 1.1.1
-(url_buildcache.py, layout 3) and run with what both have pushed.
+The description is one JSON document, clear-signed or plain. Its path follows from name, version and hash, so no index
+is needed. Source: Spack 0.23.0 (binary_distribution.py, layout 2) and 1.1.1 (url_buildcache.py, layout 3); run with
+entries that both have pushed.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ SPEC, TARBALL = "application/vnd.spack.spec.", "application/vnd.spack.install."
 
 @dataclass(frozen=True)
 class Blob:
-    """A file of a build cache: its place below the cache's top, and its checksum."""
+    """A file of a build cache: its path in the cache, and its checksum."""
 
     path: str
     sha256: str
 
 
 class Layout(ABC):
-    """Where things lie in a build cache of one layout.
+    """A layout of build caches.
 
     Args:
-        top: the directory with everything of this layout that does not follow from a checksum.
+        top: the directory of all files whose names are not checksums.
     """
 
     top: str
 
     @abstractmethod
     def description(self, spec: Locked, *, signed: bool) -> str:
-        """The place of a package's description."""
+        """The path of a package's description."""
 
     @abstractmethod
     def blobs(self, spec: Locked, document: Mapping[str, Any]) -> tuple[Blob, ...]:
-        """What the description names.
+        """The files that the description names.
 
         Raises:
             CacheError: ``cache-corrupt``.
@@ -59,7 +59,7 @@ class Layout(ABC):
 
     @abstractmethod
     def hash_of(self, document: Mapping[str, Any], directory: Path) -> str:
-        """The hash of the package that the description is of, once its blobs are in ``directory``.
+        """The hash of the package that the description belongs to; its blobs must be in ``directory``.
 
         Raises:
             CacheError: ``cache-corrupt``.
@@ -67,7 +67,7 @@ class Layout(ABC):
 
 
 class V2(Layout):
-    """Of 0.23: the description is the spec itself, and names the tarball's checksum."""
+    """Spack 0.23: the description is the spec itself, and contains the tarball's checksum."""
 
     top = "build_cache"
 
@@ -77,16 +77,16 @@ class V2(Layout):
     def blobs(self, spec: Locked, document: Mapping[str, Any]) -> tuple[Blob, ...]:
         checksum = document.get("binary_cache_checksum")
         if not isinstance(checksum, dict) or checksum.get("hash_algorithm") != "sha256":
-            raise corrupt(spec, "it names no sha256 of its tarball")
+            raise corrupt(spec, "it lacks the sha256 of its tarball")
         directory = f"{self.top}/{spec.system}/{spec.compiler}/{spec.name}-{spec.version}"
         return (Blob(f"{directory}/{_full_name(spec)}.spack", _sha256(spec, checksum.get("hash"))),)
 
-    def hash_of(self, document: Mapping[str, Any], directory: Path) -> str:  # noqa: ARG002 - all is in the description
+    def hash_of(self, document: Mapping[str, Any], directory: Path) -> str:  # noqa: ARG002 - the description contains it
         return _root_hash(document)
 
 
 class V3(Layout):
-    """Of 1.1: the description names two blobs by their checksums, the spec and the tarball."""
+    """Spack 1.1: the description names two blobs by their checksums, the spec and the tarball."""
 
     top = "v3"
 
@@ -98,7 +98,7 @@ class V3(Layout):
 
     def _blob(self, spec: Locked, record: Mapping[str, Any]) -> Blob:
         if record.get("checksumAlgorithm") != "sha256":
-            raise corrupt(spec, "it names a part without a sha256")
+            raise corrupt(spec, "it names a blob without a sha256")
         digest = _sha256(spec, record.get("checksum"))
         return Blob(f"blobs/sha256/{digest[:2]}/{digest}", digest)
 
@@ -108,7 +108,7 @@ class V3(Layout):
 
 
 def corrupt(spec: Locked, why: str) -> CacheError:
-    """The error of an entry that cannot be used."""
+    """The error for an entry that cannot be used."""
     return CacheError(f"the entry of {spec.name}@{spec.version}", why=why, code="cache-corrupt")
 
 
@@ -128,9 +128,9 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 
 def unwrapped(data: bytes) -> bytes:
-    """The text of a clear-signed description, whoever signed it; another one as it is.
+    """The content of a clear-signed description without verification; a plain one is returned unchanged.
 
-    No line of JSON begins with a dash, so none was escaped (RFC 9580, 7.2).
+    A line of JSON never begins with a dash, so no line is escaped (RFC 9580, 7.2).
     """
     if not data.startswith(SIGNED):
         return data
@@ -144,7 +144,7 @@ def _full_name(spec: Locked) -> str:
 
 def _sha256(spec: Locked, value: Any) -> str:
     if not isinstance(value, str) or not SHA256.fullmatch(value):
-        raise corrupt(spec, "what should be a checksum is none")
+        raise corrupt(spec, f"it names {str(value)[:80]!r} as a checksum")
     return value
 
 
@@ -153,14 +153,14 @@ def _record(document: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     for record in records if isinstance(records, list) else ():
         if isinstance(record, dict) and str(record.get("mediaType")).startswith(kind):
             return record
-    raise CacheError("a description", why=f"it names no part of the kind {kind}", code="cache-corrupt")
+    raise CacheError("a description", why=f"it lacks a blob of type {kind}", code="cache-corrupt")
 
 
 def _root_hash(document: Mapping[str, Any]) -> str:
     try:
         return str(document["spec"]["nodes"][0]["hash"])
     except (KeyError, IndexError, TypeError) as error:
-        raise CacheError("a spec", why="it is not what Spack writes", code="cache-corrupt") from error
+        raise CacheError("a spec", why="it lacks the hash of the package", code="cache-corrupt") from error
 
 
 def _unzipped(path: Path) -> bytes:

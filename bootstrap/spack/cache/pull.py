@@ -1,8 +1,8 @@
-"""Takes packages out of build caches: fetched and verified here, and handed to Spack as a directory of good ones.
+"""Takes packages from build caches: fetches and verifies them, and hands Spack a local directory of good entries.
 
-Spack reads s3:// with boto3 only, checks signatures with one keyring for all mirrors, and fails an install where an
-entry cannot be unpacked. Here file, https and s3 go one way. What cannot be taken is told once for each mirror, and
-built.
+Spack reads s3:// only with boto3, verifies with one keyring for all mirrors (see keys.py), and fails an install if an
+entry cannot be unpacked. Here file, https and s3 go one way. A package whose entry cannot be used is built instead, and
+each kind of problem is reported once for each mirror.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...config.model import Mirror
 from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError, PetalError
-from ...host.atomic import write_atomic
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
@@ -25,7 +25,7 @@ from ..lockfile import Locked
 from .entries import LIMIT, Layout, corrupt, parsed, unwrapped
 from .keys import Keyring, open_keyring
 
-TRANSFERS = 8  # at once: most entries are small, and each of their parts is a round trip
+TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
 NAMED = 3
 OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-region", "fetch-scheme", "cache-local"})
 ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
@@ -33,9 +33,9 @@ ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
 
 @dataclass(frozen=True)
 class Pulled:
-    """What stands in ``directory`` for Spack to install.
+    """The entries in ``directory`` that Spack can install.
 
-    ``troubles``: one for each thing that was not as it should be.
+    ``troubles``: one error for each kind of problem of each mirror.
     """
 
     directory: Path
@@ -44,99 +44,15 @@ class Pulled:
     troubles: tuple[CacheError, ...] = ()
 
     def withdraw(self, missing: Iterable[Locked]) -> tuple[Locked, ...]:
-        """Takes out what was offered and is missing though all that it needs is there; says what that is."""
+        """Removes the entries that Spack could not install although their dependencies are installed; returns them."""
         absent = {spec.hash: spec for spec in missing}
-        found = []
+        removed = []
         for spec in absent.values():
-            described = self.directory / self.layout.description(spec, signed=False)
-            if described.is_file() and not absent.keys() & set(spec.needs):
-                described.unlink()
-                found.append(spec)
-        return tuple(found)
-
-
-@dataclass
-class _Pull:
-    """One mirror's part of it, shared by the threads that transfer."""
-
-    name: str
-    mirror: Mirror
-    layout: Layout
-    ring: Keyring | None
-    directory: Path
-    region: str | None
-    gone: threading.Event = field(default_factory=threading.Event)
-    refused: list[FetchError] = field(default_factory=list)
-    troubles: list[tuple[Locked, PetalError]] = field(default_factory=list)
-
-    def take(self, spec: Locked) -> Locked | None:
-        """The spec when its entry stands in the directory, None where the mirror has none that can be used."""
-        if self.gone.is_set():
-            return None
-        try:
-            text = self._described(spec)
-            return spec if text is not None and self._taken(spec, text) else None
-        except PetalError as error:
-            if error.code in OF_THE_MIRROR:
-                self.gone.set()
-            self.troubles.append((spec, error))
-        except OSError as error:
-            self.gone.set()
-            what, remedy = "what it gives cannot be kept", f"df -h {self.directory}"
-            self.troubles.append((spec, CacheError(what, why=str(error), remedy=remedy, code="cache-local")))
-        return None
-
-    def _described(self, spec: Locked) -> bytes | None:
-        """The description's text, as it was signed where it must be."""
-        for signed in (True, False) if self.ring is None else (True,):
-            text = self._read(self.layout.description(spec, signed=signed))
-            if text is not None:
-                name = f"{spec.name}-{spec.version}-{spec.hash}"
-                return unwrapped(text) if self.ring is None else self.ring.verified(text, name)
-        return None
-
-    def _read(self, path: str) -> bytes | None:
-        try:
-            scratch = self.directory / f".{threading.get_ident()}"
-            source = Source(self._at(path), None, self.region, REQUEST, self.gone.is_set)
-            return read(source, scratch, limit=LIMIT)
-        except FetchError as error:
-            if error.code not in ABSENT:
-                raise
-            if error.code != "fetch-missing":
-                self.refused.append(error)
-            return None
-
-    def _taken(self, spec: Locked, text: bytes) -> bool:
-        document = parsed(text)
-        for blob in self.layout.blobs(spec, document):
-            source = Source(self._at(blob.path), blob.sha256, self.region, FETCH, self.gone.is_set)
-            try:
-                download(source, self.directory / blob.path)
-            except FetchError as error:
-                if error.code in {"fetch-checksum", "fetch-missing"}:
-                    raise corrupt(spec, str(error)) from error
-                raise
-        found = self.layout.hash_of(document, self.directory)
-        if found != spec.hash:
-            raise corrupt(spec, f"it is one of another package, {found}")
-        described = self.directory / self.layout.description(spec, signed=False)
-        make_dir(described.parent)
-        write_atomic(described, text)
-        return True
-
-    def _at(self, path: str) -> str:
-        return f"{self.mirror.url.rstrip('/')}/{path}"
-
-    def told(self, found: int) -> list[CacheError]:
-        """The troubles, each kind once, with the packages that it cost."""
-        kinds: dict[str, list[tuple[Locked, PetalError]]] = {}
-        for spec, error in self.troubles:
-            kinds.setdefault(error.code, []).append((spec, error))
-        told = [_summary(self.name, self.mirror, code, cases) for code, cases in kinds.items()]
-        if not found and not told and self.refused:
-            told.append(_unusable(self.name, self.mirror, self.refused[0]))
-        return told
+            description = self.directory / self.layout.description(spec, signed=False)
+            if description.is_file() and not absent.keys() & set(spec.needs):
+                description.unlink()
+                removed.append(spec)
+        return tuple(removed)
 
 
 def pull(
@@ -151,76 +67,158 @@ def pull(
     """Gets the entries of ``specs`` from the first mirror that has a usable one, into ``directory``.
 
     Args:
-        directory: begun anew; as large as what is taken.
-        tell: gets how far it is.
+        directory: emptied first; as large as the entries.
+        tell: gets the progress.
     """
     remove_tree(directory)
-    wanted, taken, troubles = list(specs), [], []
+    missing, taken, troubles = list(specs), [], []
     for name, mirror in mirrors.items():
-        found, told = _pull_from(name, mirror, wanted, layout, directory, system, region, tell)
-        taken += found
-        troubles += told
-        wanted = [spec for spec in wanted if spec not in found]
+        if missing:
+            job = _Pull(name, mirror, layout, directory, system, region, tell)
+            found = job.run(missing)
+            taken += found
+            troubles += job.report(bool(found))
+            missing = [spec for spec in missing if spec not in found]
     return Pulled(directory, layout, tuple(taken), tuple(troubles))
 
 
-def _pull_from(
-    name: str,
-    mirror: Mirror,
-    specs: list[Locked],
-    layout: Layout,
-    directory: Path,
-    system: System,
-    region: str | None,
-    tell: Callable[[str], None],
-) -> tuple[list[Locked], list[CacheError]]:
-    if not specs:
-        return [], []
-    place = local_path(mirror.url)
-    if place is not None and not place.is_dir():
-        missing = FetchError(f"{place} is no directory", remedy=f"ls -ld {place}", code="fetch-missing")
-        return [], [_unusable(name, mirror, missing)]
-    ring = None
-    try:
-        ring = open_keyring(system, directory / ".keys", mirror.keys, region) if mirror.signed else None
-        job = _Pull(name, mirror, layout, ring, directory, region)
+@dataclass
+class _Pull:
+    """The transfer from one mirror, shared by its threads."""
+
+    name: str
+    mirror: Mirror
+    layout: Layout
+    directory: Path
+    system: System
+    region: str | None
+    tell: Callable[[str], None]
+    stopped: threading.Event = field(default_factory=threading.Event)
+    refused: list[FetchError] = field(default_factory=list)
+    troubles: list[tuple[Locked, PetalError]] = field(default_factory=list)
+    failed: CacheError | None = None
+
+    def run(self, specs: list[Locked]) -> list[Locked]:
+        """Returns the specs whose entries are in the directory."""
+        path = local_path(self.mirror.url)
+        if path is not None and not path.is_dir():
+            missing = FetchError(f"{path} is not a directory", remedy=f"ls -ld {path}", code="fetch-missing")
+            self.failed = self._unusable(missing)
+            return []
+        keys = open_keyring(self.system, self.directory / ".keys", self.mirror.keys, self.region)
+        try:
+            with keys if self.mirror.signed else nullcontext() as ring:
+                found = self._take_all(specs, ring)
+        except CacheError as error:
+            self.failed = error
+            return []
+        LOG.info(
+            "%d of %d packages are in the build cache %s", len(found), len(specs), self.name, extra={"step": "spack"}
+        )
+        return found
+
+    def _take_all(self, specs: list[Locked], ring: Keyring | None) -> list[Locked]:
         found: list[Locked] = []
         with ThreadPoolExecutor(TRANSFERS) as threads:
             try:
-                for number, spec in enumerate(threads.map(job.take, specs), 1):
-                    found += [spec] if spec is not None else []
-                    tell(f"looking for packages in {name}: {len(found)} found, {number} of {len(specs)} asked for")
+                for number, (spec, is_taken) in enumerate(
+                    zip(specs, threads.map(lambda spec: self._take(spec, ring), specs)), 1
+                ):
+                    found += [spec] if is_taken else []
+                    progress = f"{len(found)} found, {number} of {len(specs)} asked for"
+                    self.tell(f"looking for packages in {self.name}: {progress}")
             except BaseException:
-                job.gone.set()  # who is told to end does not wait for what still comes
+                self.stopped.set()  # a run that ends does not wait for transfers
                 raise
-    except CacheError as error:
-        return [], [error]
-    finally:
-        if ring is not None:
-            ring.close()
-    LOG.info("%d of %d packages are in the build cache %s", len(found), len(specs), name, extra={"step": "spack"})
-    return found, job.told(len(found))
+        return found
 
+    def _take(self, spec: Locked, ring: Keyring | None) -> bool:
+        """True if the entry of ``spec`` is in the directory; False if the mirror has none that can be used."""
+        if self.stopped.is_set():
+            return False
+        try:
+            description = self._description(spec, ring)
+            if description is not None:
+                self._take_blobs(spec, description)
+        except PetalError as error:
+            if error.code in OF_THE_MIRROR:
+                self.stopped.set()
+            self.troubles.append((spec, error))
+        except OSError as error:
+            self.stopped.set()
+            what, remedy = "an entry cannot be written", f"df -h {self.directory}"
+            self.troubles.append((spec, CacheError(what, why=str(error), remedy=remedy, code="cache-local")))
+        else:
+            return description is not None
+        return False
 
-def _unusable(name: str, mirror: Mirror, error: PetalError) -> CacheError:
-    what = f"nothing could be taken from the mirror {name}, {mirror.url}"
-    return CacheError(what, why=str(error), remedy=error.remedy, code="cache-unreachable")
+    def _description(self, spec: Locked, ring: Keyring | None) -> bytes | None:
+        """The content of the entry's description, verified if the mirror is signed; None if there is none."""
+        for signed in (True, False) if ring is None else (True,):
+            uri = self._uri(self.layout.description(spec, signed=signed))
+            try:
+                source = Source(uri, None, self.region, REQUEST, self.stopped.is_set)
+                text = read(source, self.directory / f".{threading.get_ident()}", limit=LIMIT)
+            except FetchError as error:
+                if error.code not in ABSENT:
+                    raise
+                if error.code != "fetch-missing":
+                    self.refused.append(error)
+                continue
+            return unwrapped(text) if ring is None else ring.verified(text, f"{spec.name}-{spec.version}-{spec.hash}")
+        return None
 
+    def _take_blobs(self, spec: Locked, description: bytes) -> None:
+        """Fetches the files that the description names, then writes the description."""
+        document = parsed(description)
+        for blob in self.layout.blobs(spec, document):
+            source = Source(self._uri(blob.path), blob.sha256, self.region, FETCH, self.stopped.is_set)
+            try:
+                download(source, self.directory / blob.path)
+            except FetchError as error:
+                if error.code in {"fetch-checksum", "fetch-missing"}:
+                    raise corrupt(spec, str(error)) from error
+                raise
+        digest = self.layout.hash_of(document, self.directory)
+        if digest != spec.hash:
+            raise corrupt(spec, f"it is the entry of another package, {digest}")
+        target = self.directory / self.layout.description(spec, signed=False)
+        make_dir(target.parent)
+        target.write_bytes(description)
 
-def _summary(name: str, mirror: Mirror, code: str, cases: list[tuple[Locked, PetalError]]) -> CacheError:
-    error = cases[0][1]
-    if code in OF_THE_MIRROR:
-        return _unusable(name, mirror, error)
-    specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
-    more = f" and {len(specs) - NAMED} more" if len(specs) > NAMED else ""
-    which = f"{', '.join(specs[:NAMED])}{more}"
-    if code == "cache-unverified":
-        what = f"the mirror {name} has {which}, and the signature does not do"
-        remedy = (
-            f"list the public key of who pushed it under spack.mirrors.{name}.keys",
-            "where its signature is wrong: delete the entry, and look who can write there",
-        )
-        return CacheError(what, why=error.why, remedy=remedy, code=code)
-    what = f"the mirror {name} has {which}, which cannot be used"
-    told = "delete the entry: who builds it anew pushes it again"
-    return CacheError(what, why=error.why or str(error), remedy=told, code="cache-corrupt")
+    def _uri(self, path: str) -> str:
+        return f"{self.mirror.url.rstrip('/')}/{path}"
+
+    def report(self, has_found: bool) -> list[CacheError]:
+        """One error for each kind of problem, with the packages that it concerns."""
+        if self.failed is not None:
+            return [self.failed]
+        kinds: dict[str, list[tuple[Locked, PetalError]]] = {}
+        for spec, error in self.troubles:
+            kinds.setdefault(error.code, []).append((spec, error))
+        errors = [self._summary(code, cases) for code, cases in kinds.items()]
+        if not has_found and not errors and self.refused:
+            errors.append(self._unusable(self.refused[0]))
+        return errors
+
+    def _unusable(self, error: PetalError) -> CacheError:
+        what = f"no package could be taken from the mirror {self.name}, {self.mirror.url}"
+        return CacheError(what, why=str(error), remedy=error.remedy, code="cache-unreachable")
+
+    def _summary(self, code: str, cases: list[tuple[Locked, PetalError]]) -> CacheError:
+        error = cases[0][1]
+        if code in OF_THE_MIRROR:
+            return self._unusable(error)
+        specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
+        more = f" and {len(specs) - NAMED} more" if len(specs) > NAMED else ""
+        names = f"{', '.join(specs[:NAMED])}{more}"
+        if code == "cache-unverified":
+            remedy = (
+                f"list the public key of who pushed it under spack.mirrors.{self.name}.keys",
+                "if the signature is wrong: delete the entry, and find out who can write there",
+            )
+            what = f"the signature of {names} in the mirror {self.name} is not accepted"
+            return CacheError(what, why=error.why, remedy=remedy, code=code)
+        what = f"the mirror {self.name} has entries that cannot be used: {names}"
+        delete = "delete the entry: the next cluster that builds it pushes it again"
+        return CacheError(what, why=error.why or str(error), remedy=delete, code="cache-corrupt")

@@ -1,6 +1,6 @@
-"""Puts what was built here into a build cache: packed by Spack into a local directory, signed, then sent.
+"""Pushes built packages to a build cache: packed by Spack into a local directory, signed, then uploaded.
 
-An entry's description goes last, so nobody finds one that is not whole.
+The descriptions are uploaded last, so that an entry is complete when it can be found.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
 from .entries import Layout
-from .keys import open_keyring, refuse_open
+from .keys import open_keyring, refuse_readable_key
 
 TRANSFERS = 8
 
 
 @dataclass(frozen=True)
 class Push:
-    """One mirror that takes what is built here."""
+    """The push to one mirror."""
 
     name: str
     mirror: Mirror
@@ -35,18 +35,18 @@ class Push:
     tell: Callable[[str], None]
 
     def lacking(self, specs: Iterable[Locked]) -> list[Locked]:
-        """Those that the mirror does not have.
+        """The specs that the mirror does not have.
 
         Raises:
-            CacheError: ``cache-push``, it does not say.
+            CacheError: ``cache-push``, the mirror does not answer.
         """
         specs = list(specs)
         with ThreadPoolExecutor(TRANSFERS) as threads:
             try:
-                there = list(threads.map(self._has, specs))
+                existing = list(threads.map(self._has, specs))
             except FetchError as error:
                 raise self._failed(error) from error
-        return [spec for spec, found in zip(specs, there) if not found]
+        return [spec for spec, is_there in zip(specs, existing) if not is_there]
 
     def send(self, specs: list[Locked]) -> None:
         """Packs, signs and uploads.
@@ -72,18 +72,15 @@ class Push:
     def _sign(self, directory: Path, specs: Iterable[Locked]) -> None:
         origin = self.mirror.signing_key
         assert origin is not None
-        refuse_open(origin)
-        ring = open_keyring(self.spack.system, self.spack.places.scratch / "signing", (origin,), self.region)
-        try:
+        refuse_readable_key(origin)
+        with open_keyring(self.spack.system, self.spack.places.scratch / "signing", (origin,), self.region) as ring:
             for spec in specs:
                 plain = directory / self._layout.description(spec, signed=False)
-                if plain.is_file():  # Spack leaves out what its recipe does not allow to be passed on
+                if plain.is_file():  # Spack leaves out a package whose recipe forbids redistribution
                     signed = plain.with_name(f"{plain.name}.signed")
                     ring.sign(plain, signed)
                     plain.unlink()
                     signed.rename(directory / self._description(spec))
-        finally:
-            ring.close()
 
     def _upload(self, directory: Path, specs: Iterable[Locked]) -> None:
         descriptions = {directory / self._description(spec) for spec in specs}
@@ -112,6 +109,6 @@ class Push:
         return f"{self.mirror.url.rstrip('/')}/{path}"
 
     def _failed(self, error: FetchError) -> CacheError:
-        what = f"what was built is not in the mirror {self.name}, {self.mirror.url}"
+        what = f"the built packages could not be pushed to the mirror {self.name}, {self.mirror.url}"
         remedy = (*error.remedy, "petal-node bootstrap    (tries again; the release is not touched)")
         return CacheError(what, why=str(error), remedy=remedy, code="cache-push")
