@@ -12,7 +12,7 @@ from ..host.system import System
 
 @dataclass(frozen=True)
 class Compiler:
-    """The system's GCC: version, and the full path of the driver for each language that is there."""
+    """The system's GCC: its version, and the path of the driver of each language that is installed."""
 
     version: str
     drivers: Mapping[str, str]

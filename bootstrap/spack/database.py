@@ -23,7 +23,7 @@ PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{n
 
 
 def installed(store: Path) -> dict[str, Path]:
-    """The hash and prefix of every spec that the store's database calls installed.
+    """Hash and prefix of every spec that is installed according to the store's database.
 
     Raises:
         SpackError: ``spack-database``, the index cannot be read.
@@ -33,7 +33,7 @@ def installed(store: Path) -> dict[str, Path]:
 
 
 def _prefix(store: Path, digest: str, record: Mapping[str, Any]) -> Path:
-    """What is installed again after a reindex has a record without a path (database.py, ``_add``, in 0.23 and 1.1)."""
+    """A package that is installed again after a reindex has a record without a path (database.py: ``_add``)."""
     if record.get("path"):
         return Path(record["path"])
     spec = record.get("spec", {})
@@ -41,7 +41,7 @@ def _prefix(store: Path, digest: str, record: Mapping[str, Any]) -> Path:
 
 
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
-    """Those of ``specs`` that are not wholly installed in the store; externals are never missing."""
+    """The specs that are not completely installed in the store; externals are never missing."""
     found = installed(store)
 
     def is_there(spec: Locked) -> bool:
@@ -51,14 +51,14 @@ def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
 
 
 def from_cache(specs: Iterable[Locked], store: Path) -> frozenset[str]:
-    """The hashes of those that came from a build cache: what Spack packs into an entry beside the prefix is there."""
+    """The hashes of the specs that came from a build cache, by a file that Spack adds to each package of one."""
     found = installed(store)
     marked = (spec.hash for spec in specs if spec.hash in found and (found[spec.hash] / PACKED).is_file())
     return frozenset(marked)
 
 
 def is_whole(prefix: Path) -> bool:
-    """True when Spack has come to the end of an install into this prefix.
+    """True if Spack has finished an install into this prefix.
 
     It writes the manifest last; after a power cut there may be an empty one. Of what comes from a build cache the
     manifest is unpacked before the programs: see ``is_sound``.
@@ -70,7 +70,7 @@ def is_whole(prefix: Path) -> bool:
 
 
 def is_sound(prefix: Path) -> bool:
-    """True when all that the manifest of a prefix names is there, each file in its size.
+    """True if every file of a prefix's manifest exists with its size.
 
     Spack's tarballs are sorted, so that ``.spack/install_manifest.json`` comes before ``bin`` and ``lib``; only what
     the database calls installed is known to be unpacked to the end (lib/spack/spack/util/archive.py).
@@ -83,7 +83,7 @@ def is_sound(prefix: Path) -> bool:
 
 
 def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
-    """What of an installed package is not as its manifest says; one that is not whole has no manifest to compare with.
+    """The differences between an installed package and its manifest.
 
     What came from a build cache has the manifest of where it was built (Spack relocates all but ``.spack``): of that
     only presence and size are compared, and nothing where the paths in it are another root's.
@@ -99,12 +99,12 @@ def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
 
 
 def index_of(store: Path) -> Path:
-    """Where Spack keeps a store's database."""
+    """The path of a store's database."""
     return store / ".spack-db" / "index.json"
 
 
 def records(index: Path) -> dict[str, dict[str, Any]]:
-    """What a database says of each spec, by hash; empty where there is no such file.
+    """The database's record of each spec, by hash; empty if there is no such file.
 
     Raises:
         SpackError: ``spack-database``, the index cannot be read.

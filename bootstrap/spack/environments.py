@@ -19,16 +19,16 @@ from . import lockfile
 from .lockfile import Lockfile
 
 READ = frozenset({"specs", "packages", "definitions"})
-LOCK = "lock"  # the key that a stack has which is a lockfile: its checksum
+LOCK = "lock"  # the checksum of a stack that is a lockfile
 OURS = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
-SEED = frozenset({"software", "cluster", "compute"})  # sections of a petal seed, and of nothing else that is given
+SEED = frozenset({"software", "cluster", "compute"})  # the sections that identify a petal seed
 
 
 def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
-    """What of the stack's spack.yaml counts: its specs, packages and definitions; empty for ``stack: none``.
+    """The specs, packages and definitions of the stack's spack.yaml; empty for ``stack: none``.
 
-    Of a lockfile it is what that was made from, and ``lock``, its checksum: so it is part of the release's id, and
-    ``locked`` finds it again.
+    For a lockfile, the environment that it was made from, and its checksum as ``lock``: the checksum is part of the
+    release's id, and ``locked`` finds the file again by it.
 
     Raises:
         ConfigError: ``stack-unknown``, ``stack-invalid``, ``lock-invalid``.
@@ -50,7 +50,7 @@ def _found(config: Config, scratch: Path, region: str | None) -> Mapping[str, An
         if lockfile.is_lockfile(data):
             return _of_lockfile(data, config.stack, scratch)
         if len(data) > SMALL:
-            raise _invalid(f"{config.stack} is no Spack environment", f"it is larger than {SMALL} bytes")
+            raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
         return _checked(data, config.stack)
     path = resources.path("spack_envs") / config.stack / "spack.yaml"
     if not path.is_file():
@@ -73,11 +73,11 @@ def _kept(scratch: Path, digest: str) -> Path:
 
 
 def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region: str | None) -> Lockfile | None:
-    """The lockfile that is the stack, None where the stack is none; fetched again where this node does not have it.
+    """The lockfile that is the stack, or None. It is fetched again if this node does not have it.
 
     Raises:
         ConfigError: ``lock-invalid``.
-        FetchError: its URI cannot be read, or holds another one now.
+        FetchError: its URI cannot be read, or contains another file now.
     """
     digest = environment.get(LOCK)
     if digest is None:
@@ -89,7 +89,7 @@ def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region
 
 
 def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The stack as it was before somebody solved it."""
+    """The environment without the checksum of a lockfile."""
     return {key: value for key, value in environment.items() if key != LOCK}
 
 
@@ -100,24 +100,24 @@ def _checked(data: bytes, name: str) -> Mapping[str, Any]:
 
 def _environment(section: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(section, dict):
-        raise _invalid(f"{name} is no Spack environment", "it has no section spack:")
+        raise _invalid(f"{name} is not a Spack environment", "it has no section spack:")
     wrong = sorted(repr(key) for key in section if key not in READ | OURS)
     if wrong:
         raise _invalid(f"{name} has sections that petal-node does not read", ", ".join(wrong))
     specs = section.get("specs", [])
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
-        raise _invalid(f"{name} is no Spack environment", "specs must be a list of texts")
+        raise _invalid(f"{name} is not a Spack environment", "specs must be a list of texts")
     read = {key: value for key, value in section.items() if key in READ}
-    try:  # wanted.json carries it to the other nodes, so it is what JSON makes of it from the start
+    try:  # other nodes read it from JSON, so it must survive that
         carried: dict[str, Any] = json.loads(json.dumps(read, allow_nan=False))
     except (TypeError, ValueError) as error:
         why = f"YAML reads a value as more than text, number, list or mapping ({error}): put it in quotes"
-        raise _invalid(f"{name} is no Spack environment", why) from error
+        raise _invalid(f"{name} is not a Spack environment", why) from error
     return carried
 
 
 def _of_seed(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A petal seed as an environment: it has a list of specs, if any, and nothing else that Spack reads."""
+    """A petal seed as an environment with its list of specs; None if the document is not a seed."""
     if not SEED & document.keys():
         return None
     software = document.get("software")

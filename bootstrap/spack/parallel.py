@@ -1,4 +1,4 @@
-"""How an install uses the machine: the one place with the rule."""
+"""How many packages an install builds at once, and with how many jobs each."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ MOST = 8
 
 @dataclass(frozen=True)
 class Parallel:
-    """``processes``: packages that are built at the same time; ``jobs``: what each may run (``make -j``)."""
+    """``processes``: packages that are built at the same time; ``jobs``: of each (``make -j``)."""
 
     processes: int
     jobs: int
 
 
 def split(cores: int, memory: int, limit: int = 0, *, side_by_side: bool = True) -> Parallel:
-    """Packages side by side and jobs for each, so that all cores are busy with many small packages and with one large.
+    """Divides the cores so that both many small packages and one large package use all of them.
 
-    Half of what most packages do (fetch, unpack, configure, link, install) keeps one core busy, so more packages than
-    one are built at once: about the square root of the cores, at most 8, since a dependency graph seldom offers more.
-    For the same reason each may run twice its share of the cores; when a large one is alone at the end it has a good
-    part of them. A compiler can need 1 GiB, so cores without memory do not count.
+    Most packages use one core for half of their time (fetch, unpack, configure, link, install), so several are built
+    at once: about the square root of the cores, at most 8, because a dependency graph seldom has more that are ready.
+    For the same reason each may run twice its share of the cores. A compiler can need 1 GiB, so at most as many cores
+    are used as there are GiB of memory.
 
     ====== ========= ====
     cores  processes jobs
@@ -39,7 +39,7 @@ def split(cores: int, memory: int, limit: int = 0, *, side_by_side: bool = True)
     Args:
         memory: of the machine, in bytes.
         limit: cores that the install may use, 0 for all.
-        side_by_side: this Spack builds more than one package at once.
+        side_by_side: this Spack can build several packages at once.
     """
     usable = max(1, min(cores, limit or cores, round(memory / GIB)))
     processes = min(MOST, usable, max(2, round(math.sqrt(usable)))) if side_by_side else 1

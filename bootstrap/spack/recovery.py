@@ -1,10 +1,10 @@
-"""Brings a store and its database together again, after a kill, a full disk or a hand that slipped.
+"""Makes a store and its database agree again after a kill, a full disk or a mistake.
 
-Spack trusts its index and nothing else (run with 0.23.0 and 1.1.1). Where it is missing, Spack begins an empty one, and
-the next install removes and builds again whatever is in the store; where it is cut off, every command fails. To
-reindex helps, but that takes for installed whatever has ``.spack/spec.json``, which is written first. So, under the
-lock and before Spack looks: what was begun and never finished is removed, a lost index comes back from its newest copy,
-and only where index and store still differ Spack makes its index anew.
+Spack trusts its index alone (run with 0.23.0 and 1.1.1). If the index is missing, Spack begins an empty one, and the
+next install removes and rebuilds everything in the store; if it is truncated, every command fails. ``spack reindex``
+counts every prefix with ``.spack/spec.json`` as installed, and Spack writes that file first. So under the lock, before
+Spack runs, unfinished prefixes are removed, a lost index is restored from its newest copy, and only if index and store
+still differ does Spack rebuild the index.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ..host.log import LOG
 from . import database
 from .driver import Spack
 
-COPIES = ".petal-db"  # beside Spack's own .spack-db, in the store
+COPIES = ".petal-db"  # in the store, next to Spack's .spack-db
 KEPT = 3
 DAMAGED = "damaged.json"
 SHOWN = 6
-# What Spack 1.1's other installer moves aside (lib/spack/spack/new_installer.py), and a write that was cut off.
+# Prefixes that Spack 1.1's other installer moves aside (lib/spack/spack/new_installer.py), and interrupted writes.
 LEFT = ("[!.]*/.*.old", "[!.]*/.*.garbage", ".spack-db/index.json.*.temp")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How a store stands, by prefixes.
+    """The prefixes of a store.
 
     Args:
-        partial: Spack began these, and never came to their end: to build them, or to unpack them from a build cache.
-        whole: installed to the end.
-        recorded: what the index calls installed.
+        partial: Spack began to build or unpack these, and did not finish.
+        whole: completely installed.
+        recorded: installed according to the index.
     """
 
     partial: frozenset[Path]
@@ -45,7 +45,7 @@ class Condition:
 
     @property
     def agrees(self) -> bool:
-        """True when Spack believes what is so."""
+        """True if the index is right."""
         return self.whole == self.recorded
 
 
@@ -63,11 +63,11 @@ def look(store: Path) -> Condition:
 
 
 def trouble(store: Path) -> str:
-    """Why Spack must not see a store's database as it is, or an empty string."""
+    """Why Spack must not use a store's database, or an empty string."""
     index = database.index_of(store)
     if not index.is_file():
         count = sum(1 for _ in _prefixes(store))
-        return f"the database {index} is missing, though {count} packages are there" if count else ""
+        return f"the database {index} is missing, but the store contains {count} packages" if count else ""
     try:
         database.records(index)
     except SpackError as error:
@@ -76,10 +76,10 @@ def trouble(store: Path) -> str:
 
 
 def recover(spack: Spack, roots: Container[str]) -> None:
-    """Makes store and index agree. Only whoever holds the cluster's lock may call it.
+    """Makes store and index agree. The caller holds the cluster's lock.
 
     Args:
-        roots: hashes of what was asked for by name; other packages that Spack finds anew were not.
+        roots: hashes of the explicit specs; other packages that a reindex finds are marked as dependencies.
 
     Raises:
         SpackError: ``spack-database``.
@@ -93,7 +93,7 @@ def recover(spack: Spack, roots: Container[str]) -> None:
     if condition.agrees:
         return
     asked = _explicit(store)
-    _tell(spack, "Spack's database and its store differ: the database is made anew, from whole packages only")
+    _tell(spack, "Spack's database and its store differ: the database is rebuilt from whole packages only")
     spack.reindex()
     unasked = [digest for digest in _explicit(store) - asked if digest not in roots]
     if unasked:
@@ -101,7 +101,7 @@ def recover(spack: Spack, roots: Container[str]) -> None:
 
 
 def keep_copy(store: Path) -> None:
-    """Keeps the index as it stands now, if it can be read and no copy is the same; a few of the newest stay."""
+    """Keeps a copy of the index if it can be read and differs from the newest copy. Older copies are removed."""
     index = database.index_of(store)
     if not index.is_file() or trouble(store):
         return
@@ -115,12 +115,12 @@ def keep_copy(store: Path) -> None:
 
 
 def _prefixes(store: Path) -> Iterator[Path]:
-    """Everything that Spack has begun; binary packages of ours, which lie there too, have no ``.spack``."""
+    """Every prefix that Spack has begun. petal-node's binary packages have no ``.spack``."""
     return (directory.parent for directory in store.glob("[!.]*/[!.]*/.spack"))
 
 
 def left(store: Path) -> list[Path]:
-    """What Spack itself moved aside or began to write, and did not come back to."""
+    """Leftovers of Spack: prefixes that it moved aside, and interrupted writes."""
     return [path for pattern in LEFT for path in store.glob(pattern)]
 
 
@@ -128,13 +128,13 @@ def _remove(spack: Spack, paths: list[Path]) -> None:
     if not paths:
         return
     names = ", ".join(path.name for path in paths[:SHOWN]) + (" and more" if paths[SHOWN:] else "")
-    _tell(spack, f"removing what an earlier install began and did not finish: {names}")
+    _tell(spack, f"removing prefixes that an earlier install did not finish: {names}")
     for path in paths:
         remove_tree(path)
 
 
 def _restore(store: Path) -> str:
-    """Puts the newest copy that can be read in the place of the index, and says what it did."""
+    """Replaces the index by its newest readable copy; returns a message."""
     index = database.index_of(store)
     make_dir(index.parent)
     if index.exists():
@@ -144,7 +144,7 @@ def _restore(store: Path) -> str:
         if _reads(copy):
             write_atomic(index, copy.read_bytes())
             return f"it is restored from {copy}"
-    return "no copy of it is there"
+    return "there is no copy of it"
 
 
 def _copies(store: Path) -> list[Path]:

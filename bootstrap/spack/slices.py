@@ -1,9 +1,9 @@
-"""Installs in slices, where a file system allows few locks on one file. Pure.
+"""Installs in slices, if a file system allows few locks on one file. Pure.
 
-``spack install`` locks every package that it is asked for and what these need, externals too, until it ends: for one
-that is built all dependencies, for one that is there those to link and to run, and so on. All of these locks are bytes
-of one file, ``.spack-db/prefix_lock`` (lib/spack/spack/installer.py: BuildRequest; /proc/locks shows it). EFS allows
-512 locks on a file, over all clients (EFS user guide, "Amazon EFS quotas and limits").
+``spack install`` locks every requested package and its dependencies, externals too, until it ends: all dependencies of
+a package that is built, and the link and run dependencies of an installed one. All of these locks are bytes of one
+file, ``.spack-db/prefix_lock`` (lib/spack/spack/installer.py: BuildRequest; /proc/locks shows it). EFS allows 512 locks
+on a file, over all clients (EFS user guide, "Amazon EFS quotas and limits").
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ MARGIN = 112  # for Spack's other readers, and for locks of a client that died a
 
 
 def locked_for(specs: Iterable[Locked]) -> dict[str, frozenset[str]]:
-    """What is locked to build each spec once all that it needs is there; the order is one in which they can be built.
+    """The hashes that are locked to build each spec after its dependencies, in an order in which they can be built.
 
     Args:
-        specs: all concrete specs of a lockfile. What one needs and is not among them is passed over.
+        specs: all concrete specs of a lockfile; dependencies outside of it are ignored.
     """
     by_hash = {spec.hash: spec for spec in specs}
     after: dict[str, frozenset[str]] = {}  # once it is built
@@ -35,10 +35,10 @@ def locked_for(specs: Iterable[Locked]) -> dict[str, frozenset[str]]:
 def slices(locks: Mapping[str, frozenset[str]], chosen: Collection[str], limit: int) -> Iterator[tuple[str, ...]]:
     """The chosen specs in as few slices as their order allows, each of which needs no more locks than ``limit``.
 
-    A spec that needs more by itself has a slice of its own: less is not possible.
+    A spec that needs more by itself has a slice of its own.
 
     Args:
-        locks: what ``locked_for`` says.
+        locks: the result of ``locked_for``.
     """
     part: list[str] = []
     held: frozenset[str] = frozenset()

@@ -1,12 +1,10 @@
-"""From a stack to a lockfile: solved by Spack, or taken from the lockfile that the stack is."""
+"""From a stack to the lockfile of a release: Spack solves it, or the stack is a lockfile already."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config.model import Origin
 from ..core.errors import SpackError
@@ -15,7 +13,7 @@ from ..host.files import remove_tree
 from ..host.system import timestamp
 from ..state.cluster_lock import Lock, own_holder
 from ..state.context import Context
-from .compiler import Compiler, find_compiler
+from .compiler import find_compiler
 from .driver import Spack
 from .environments import locked, unlocked
 from .fit import NodeProfile, check_fit
@@ -28,7 +26,7 @@ LOCK_WAIT = 600.0
 
 
 def ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
-    """Spack with the stack as its environment: fetched where it is not there, and judged where it is.
+    """Spack with the stack as its environment; fetches Spack if it is missing.
 
     Args:
         apart: as for ``open_spack``.
@@ -77,7 +75,7 @@ def preview(ctx: Context) -> tuple[str, ...]:
 def solve(ctx: Context, spack: Spack) -> None:
     """Checks the specs and the memory, and concretizes; the result is the driver's lockfile.
 
-    Lmod, which nobody asked for, is left out where the recipes have none or it cannot stand beside the stack.
+    An Lmod that was added automatically is left out if the recipes have none, or if the stack cannot be solved with it.
 
     Raises:
         ConfigError: ``spec-unknown``.
@@ -89,7 +87,7 @@ def solve(ctx: Context, spack: Spack) -> None:
     except SpackError as error:
         if error.code != "spack-concretize" or not adds_lmod(stack):
             raise
-        ctx.note(f"the stack does without an Lmod of its own, which the nodes lack: with it {error.what}: {error.why}")
+        ctx.note(f"Lmod, which the nodes lack, is not added to the stack: with it {error.what}: {error.why}")
         _solve(without_lmod(stack), spack)
 
 
@@ -104,7 +102,7 @@ def _solve(ctx: Context, spack: Spack) -> None:
 
 
 def take(ctx: Context, spack: Spack, target: str, lock: Lockfile) -> None:
-    """Takes a target's part of the lockfile that is the stack: neither clingo nor memory for it is needed.
+    """Takes a target's part of the lockfile that is the stack. Needs no clingo, and no memory for a solve.
 
     Raises:
         ConfigError: ``lock-unfit``.
@@ -119,7 +117,7 @@ def stack_lockfile(ctx: Context) -> Lockfile | None:
 
     Raises:
         ConfigError: ``lock-invalid``.
-        FetchError: it is not here and cannot be had.
+        FetchError: it cannot be fetched.
     """
     return locked(ctx.config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
 
@@ -130,9 +128,13 @@ def fits(ctx: Context, lock: Lockfile) -> None:
     Raises:
         ConfigError: ``lock-unfit``.
     """
+    try:
+        compiler = find_compiler(ctx.system)
+    except SpackError:  # the build reports it, with the packages to install
+        compiler = None
     profile = NodeProfile(
         ctx.facts.host,
-        _compiler(ctx),
+        compiler,
         ctx.externals,
         ctx.targets,
         ctx.choice.cuda if ctx.choice else (),
@@ -142,38 +144,32 @@ def fits(ctx: Context, lock: Lockfile) -> None:
     check_fit(lock, profile, ctx.config.stack)
 
 
-def _compiler(ctx: Context) -> Compiler | None:
-    """Without one the build says so, and what to install."""
-    try:
-        return find_compiler(ctx.system)
-    except SpackError:
-        return None
-
-
 def make_lockfile(ctx: Context) -> bytes:
-    """Solves the stack for every target as an install on this node would, and installs nothing.
+    """Solves the stack for every target like an install on this node, and installs nothing.
 
-    It works on this node's own disk alone, so that neither /opt/petal nor shared storage has to be there.
+    It uses this node's own disk only, so it works without /opt/petal and without shared storage.
 
     Raises:
         ConfigError, SpackError, FetchError: as an install.
-        LockTimeout: somebody else does the same here.
+        LockTimeout: another process makes a lockfile on this node.
     """
-    # As on a node: what is found below --root lies there without it.
+    # The lockfile is for nodes without --root, so it contains the paths that externals have there.
     ctx = replace(ctx, externals=tuple(replace(one, prefix=Path(one.place)) for one in ctx.externals))
-    place = ctx.paths.scratch / "lockfile"
-    with _alone(ctx):
+    place, host = ctx.paths.scratch / "lockfile", ctx.facts.host
+    documents = []
+    holder = own_holder(host.name, host.boot_id, ctx.run_id)
+
+    def waiting(who: str) -> None:
+        ctx.note(f"waiting for another `petal-node lockfile` on {who}")
+
+    with Lock(ctx.paths.var / "lockfile.lock", holder, timeout=LOCK_WAIT, waiting=waiting):
         remove_tree(place)
-        documents = [_solved(ctx, target, place) for target in ctx.targets]
+        for target in ctx.targets:
+            spack = ready_spack(ctx, target, apart=place)
+            solve(ctx, spack)
+            documents.append(json.loads(spack.lockfile.read_bytes()))
         remove_tree(place)
     return joined(documents, _record(ctx))
-
-
-def _solved(ctx: Context, target: str, place: Path) -> Mapping[str, Any]:
-    spack = ready_spack(ctx, target, apart=place)
-    solve(ctx, spack)
-    document: Mapping[str, Any] = json.loads(spack.lockfile.read_bytes())
-    return document
 
 
 def _record(ctx: Context) -> Record:
@@ -189,10 +185,3 @@ def _record(ctx: Context) -> Record:
         sources={name: origin.sha256 for name, origin in origins.items() if origin and origin.sha256},
         environment={**unlocked(ctx.environment), "specs": specs_of(ctx)},
     )
-
-
-def _alone(ctx: Context) -> Lock:
-    host = ctx.facts.host
-    holder = own_holder(host.name, host.boot_id, ctx.run_id)
-    place = ctx.paths.var / "lockfile.lock"
-    return Lock(place, holder, timeout=LOCK_WAIT, waiting=lambda who: ctx.note(f"waiting for {who}, which does so too"))

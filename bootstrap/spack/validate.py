@@ -59,7 +59,7 @@ def _places(ctx: Context) -> dict[str, str]:
 
 
 def with_recipes(ctx: Context, recipes: Path) -> Context:
-    """The same stack, without the Lmod that was added to it if the recipes have none."""
+    """The same stack, without the Lmod that was added automatically if the recipes have none."""
     return without_lmod(ctx) if adds_lmod(ctx) and not (recipes / "packages" / PACKAGE).is_dir() else ctx
 
 

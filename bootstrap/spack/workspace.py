@@ -1,4 +1,4 @@
-"""Spack for one run: the driver with everything that the node and the configuration decide."""
+"""Spack for one run: its directories, and the scope that node and configuration determine."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
 
 
 def lockfile_of(ctx: Context, target: str) -> Path:
-    """The lockfile of the release that this run makes: ``spack.lock``, or one for each target of several."""
+    """The lockfile of this run's release: ``spack.lock``, or one for each of several targets."""
     name = "spack.lock" if len(ctx.targets) == 1 else f"spack-{target}.lock"
     return ctx.paths.release(ctx.wanted_release) / name
 
 
 def module_tree(ctx: Context, target: str) -> Path:
-    """The module tree for one target in the release that this run makes, at its final path."""
+    """The module tree of one target in this run's release."""
     return ctx.paths.release(ctx.wanted_release) / "modules" / tree_name(ctx.facts.host, target)
 
 
 def store_of(ctx: Context) -> Path:
-    """Spack's install tree, where prefixes and database of this version's family are."""
+    """Spack's install tree; each family of versions has its own."""
     return ctx.paths.root / FAMILIES[ctx.config.spack.family].store
 
 
 def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
-    """Writes the scope for one target and returns the driver. The work directory is local and belongs to this release.
+    """Writes the scope for one target and returns the driver. The work directory is local, one for each release.
 
     Args:
-        apart: a local directory to work in instead, without the store, where nothing shall be installed.
+        apart: a local directory to use instead, without the store and build caches, if nothing is to be installed.
 
     Raises:
         SpackError: ``spack-no-compiler``, ``spack-target``.
@@ -55,7 +55,10 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     places = Places(
         store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack", work / "scope" / TEMPLATES
     )
-    _write_template(ctx, work / "scope" / TEMPLATES / TEMPLATE)
+    text = templates.text("spack_package.lua").replace("@SPACK@", ctx.config.spack.version)
+    template = work / "scope" / TEMPLATES / TEMPLATE
+    make_dir(template.parent)
+    write_atomic(template, text.replace("@RELEASE@", ctx.release or "").encode())
     site = site_of(ctx, target)
     if ctx.config.spack.caches and apart is None:
         site = replace(site, pulled=pulled_of(ctx))
@@ -64,22 +67,15 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
 
 
-def _write_template(ctx: Context, path: Path) -> None:
-    """What Spack makes its modules of, with the words of this release."""
-    text = templates.text("spack_package.lua").replace("@SPACK@", ctx.config.spack.version)
-    make_dir(path.parent)
-    write_atomic(path, text.replace("@RELEASE@", ctx.release or "").encode())
-
-
 def pulled_of(ctx: Context) -> Path:
-    """Where packages of build caches lie until they are installed: on this node's disk, or where a build job is."""
+    """The directory of packages from build caches until they are installed: local, or in the build job's directory."""
     if ctx.build_queue is not None:
         return JobDirectory.of(ctx.paths, ctx.run_id).pulled
     return ctx.paths.scratch / "spack" / "pulled"
 
 
 def site_of(ctx: Context, target: str) -> Site:
-    """What this cluster decides about everything that is built for one target.
+    """The settings of everything that is built for one target.
 
     Raises:
         SpackError: ``spack-no-compiler``, ``spack-target``.
@@ -92,7 +88,7 @@ def site_of(ctx: Context, target: str) -> Site:
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:
-    """Looks before an hour of building whether the compiler has options for the target.
+    """Checks before the build that the compiler has options for the target.
 
     Raises:
         SpackError: ``spack-target``.
@@ -100,9 +96,9 @@ def check_compiler(compiler: Compiler, target: str) -> None:
     if not compiler_builds(target, compiler.version):
         raise SpackError(
             f"gcc {compiler.version} cannot build for {target}",
-            why="archspec, which Spack asks, knows no options of this version for it: the CPU is newer",
+            why="this version is older than the CPU: archspec, which Spack uses, has no options for it",
             remedy=(
-                f"spack: {{target: {buildable(target, compiler.version)}}} in the configuration, which it builds for",
+                f"spack: {{target: {buildable(target, compiler.version)}}} in the configuration",
                 "or a newer gcc in the image",
             ),
             code="spack-target",
@@ -110,14 +106,14 @@ def check_compiler(compiler: Compiler, target: str) -> None:
 
 
 def _cuda(ctx: Context) -> tuple[str, ...]:
-    """What the GPU queues have; a stack that says cuda_arch itself is left alone, since two would contradict."""
+    """The GPU queues' capabilities; empty if the stack sets cuda_arch, because two values would contradict."""
     if ctx.choice is None or "cuda_arch" in str(ctx.environment.get("packages", "")):
         return ()
     return ctx.choice.cuda
 
 
 def release_specs(ctx: Context) -> tuple[Locked, ...]:
-    """What this run's release is made of, for all of its targets.
+    """The specs of this run's release, for all of its targets.
 
     Raises:
         SpackError: ``spack-lockfile``.
@@ -127,7 +123,7 @@ def release_specs(ctx: Context) -> tuple[Locked, ...]:
 
 
 def lacking(ctx: Context) -> tuple[str, ...]:
-    """The packages of this run's release that the store does not have, as ``name@version``, in order.
+    """The packages of this run's release that the store lacks, as ``name@version``, sorted.
 
     Raises:
         SpackError: ``spack-lockfile``, ``spack-database``.
@@ -139,12 +135,12 @@ def lacking(ctx: Context) -> tuple[str, ...]:
 
 
 def adds_lmod(ctx: Context) -> bool:
-    """True where Lmod is in the stack since the nodes have none, and not since anybody asked for it."""
+    """True if Lmod was added to the stack automatically because the nodes have none."""
     return SPEC in ctx.environment.get("specs", ())
 
 
 def without_lmod(ctx: Context) -> Context:
-    """The same without what ``adds_lmod`` speaks of."""
+    """The same stack without the Lmod that was added automatically."""
     specs = [spec for spec in ctx.environment.get("specs", ()) if spec != SPEC]
     return replace(ctx, environment={**ctx.environment, "specs": specs})
 

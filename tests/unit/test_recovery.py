@@ -92,7 +92,7 @@ def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
 def test_an_index_that_is_missing_is_a_trouble_only_where_packages_are(tmp_path: Path) -> None:
     assert trouble(tmp_path) == ""
     prefix(tmp_path, "whole-1-bbbbbbb")
-    assert "is missing, though 1 packages are there" in trouble(tmp_path)
+    assert "is missing, but the store contains 1 packages" in trouble(tmp_path)
     index(tmp_path)
     assert trouble(tmp_path) == ""
 
