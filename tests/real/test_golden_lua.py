@@ -1,4 +1,4 @@
-"""Every Lua file that petal-node writes; what Spack writes from our template is held so in tests/spack."""
+"""Golden files of all Lua files that petal-node writes; tests/spack has those that Spack renders from our template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A release with all that can be said about modules."""
+    """A release that uses all keys for modules."""
     place = tmp_path_factory.mktemp("golden")
     package = tarball(place / "cfd.tar.gz", {"cfd-24.1/bin/cfd": "#!/bin/sh\n", "cfd-24.1/lib/pkgconfig/cfd.pc": ""})
     cfd = f"name: cfd, version: '24.1', source: {package}, sha256: {sha256_of(package)}, requires: [openmpi]"
@@ -60,7 +60,7 @@ def written(world: World) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", [*FILES, "petal.lua", "lmodrc.lua"])
-def test_a_lua_file_is_as_it_was_meant_and_lua_reads_it(name: str, world: World) -> None:
+def test_a_lua_file_equals_its_golden_file_and_is_valid(name: str, world: World) -> None:
     path = written(world)[name]
     held(GOLDEN / name, normal(path.read_text(encoding="utf-8"), world))
     assert trouble_with_lua(path) == ""

@@ -1,4 +1,4 @@
-"""Real Lmod with a release's tree: the cache hides nothing and is quick, a pin leads to its release."""
+"""Real Lmod with a release's tree: the cache hides no module and is fast; a pin selects its release."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def world(tmp_path: Path) -> World:
     return lmods.RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
 
 
-def test_a_release_has_a_cache_that_lmod_uses_and_that_hides_nothing(world: World, lmod: Path) -> None:
+def test_lmod_uses_the_cache_of_a_release_and_it_is_complete(world: World, lmod: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
     assert not is_missing(world.context, typed.tree)
     assert "hello/1.0" in typed("module -t avail")
@@ -117,7 +117,7 @@ def test_a_release_has_a_cache_that_lmod_uses_and_that_hides_nothing(world: Worl
     assert "ok" in typed("module load late && echo ok")
 
 
-def test_only_one_mpi_is_loaded_and_what_needs_it_goes_and_comes_with_it(lmod: Path, tmp_path: Path) -> None:
+def test_one_mpi_is_loaded_and_its_dependents_follow_it(lmod: Path, tmp_path: Path) -> None:
     """``family`` and ``depends_on`` of binary packages, which stand in one tree with Spack's."""
     packages = ", ".join(
         f"{{name: {name}, version: '{version}', prefix: /opt/{name}}}"
@@ -139,7 +139,7 @@ def test_only_one_mpi_is_loaded_and_what_needs_it_goes_and_comes_with_it(lmod: P
     assert "openmpi/4.1" not in typed("module load tool; module unload tool; module -t list")
 
 
-def test_a_directory_of_the_site_is_read_beside_the_cache(world: World, lmod: Path, tmp_path: Path) -> None:
+def test_a_directory_of_the_site_is_read_in_addition_to_the_cache(world: World, lmod: Path, tmp_path: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
     (tmp_path / "site" / "tool").mkdir(parents=True)
     (tmp_path / "site" / "tool" / "1.lua").write_text("-- ours\n")
@@ -148,7 +148,7 @@ def test_a_directory_of_the_site_is_read_beside_the_cache(world: World, lmod: Pa
     assert "ok" in typed("module load tool && echo ok", MODULEPATH=path)
 
 
-def test_another_lmod_takes_no_cache_that_it_has_not_made(world: World, lmod: Path) -> None:
+def test_another_lmod_ignores_the_cache(world: World, lmod: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
     path = typed.tree / "Core" / "late" / "1.lua"
     path.parent.mkdir()
@@ -159,7 +159,7 @@ def test_another_lmod_takes_no_cache_that_it_has_not_made(world: World, lmod: Pa
     assert "late" in typed("module -t avail")
 
 
-def test_with_a_thousand_modules_each_command_looks_at_few_paths(world: World, lmod: Path) -> None:
+def test_with_a_thousand_modules_each_command_accesses_few_paths(world: World, lmod: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
     for number in range(MODULES // 2):
         for version in ("1.0", "2.0"):
@@ -182,7 +182,7 @@ def test_a_module_file_with_invalid_lua_fails_with_its_name(world: World, lmod: 
     assert "hello/2.0.lua" in error.value.why
 
 
-def test_a_cache_that_cannot_be_made_is_told(world: World, lmod: Path) -> None:
+def test_a_failed_cache_is_an_error_and_the_old_one_stays(world: World, lmod: Path) -> None:
     typed = Typed(world, lmod, release_of(world))
 
     def fails(argv: list[str], **options: object):  # type: ignore[no-untyped-def]
@@ -196,7 +196,7 @@ def test_a_cache_that_cannot_be_made_is_told(world: World, lmod: Path) -> None:
     assert "hello/1.0" in typed("module -t avail")  # with the cache from before
 
 
-def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_lmod_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but the modules' readers is missing then: the release is there, and status and check say why."""
     old = lmods.too_old(lmods.newer(tmp_path), tmp_path / "old")
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(old),))
@@ -211,7 +211,7 @@ def test_an_lmod_that_is_too_old_is_refused_politely(tmp_path: Path, monkeypatch
     assert found.numbers == (8, 4, 31)
 
 
-def test_a_pin_leads_to_its_release_and_stays_when_modules_are_purged(world: World, lmod: Path, tmp_path: Path) -> None:
+def test_a_pin_selects_its_release_and_survives_a_purge(world: World, lmod: Path, tmp_path: Path) -> None:
     first = release_of(world)
     world.config_text = with_package(tmp_path).replace("name: hello", "name: other")
     second = release_of(world)
@@ -229,7 +229,7 @@ def test_a_pin_leads_to_its_release_and_stays_when_modules_are_purged(world: Wor
     assert "refused" in gone
 
 
-def test_after_a_rollback_new_shells_get_it_and_old_ones_keep_theirs(world: World, lmod: Path, tmp_path: Path) -> None:
+def test_after_a_rollback_only_new_shells_use_the_other_release(world: World, lmod: Path, tmp_path: Path) -> None:
     first = release_of(world)
     world.config_text = with_package(tmp_path).replace("name: hello", "name: other")
     second = release_of(world)
@@ -251,7 +251,7 @@ SWITCHES, SHELLS = 200, 8
 LOOP = ". '{init}' && module load hello && hello && echo $PETAL_RELEASE"
 
 
-def test_two_hundred_switches_under_eight_shells_that_load_and_run(world: World, lmod: Path, tmp_path: Path) -> None:
+def test_two_hundred_switches_while_eight_shells_load_and_run(world: World, lmod: Path, tmp_path: Path) -> None:
     """Every shell finds a whole release, the module and the program, whenever it starts."""
     if os.geteuid() != 0:
         pytest.skip("only root can start a shell as another user")

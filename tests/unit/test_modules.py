@@ -26,7 +26,7 @@ def converge(world: World) -> dict[str, StepReport]:
 
 
 def failed(world: World) -> dict[str, Any]:
-    """How the step fails, and nothing is published."""
+    """The error of the step, after which nothing is published."""
     report = converge(world)["modules"]
     assert report.outcome in (Outcome.FAILED, Outcome.BLOCKED), report
     assert current_release(world.paths) is None
@@ -40,7 +40,7 @@ def core(world: World) -> Path:
     return tree / "Core"
 
 
-def test_defaults_are_a_module_and_a_version_that_the_name_means(tmp_path: Path) -> None:
+def test_defaults_become_a_module_and_a_default_version(tmp_path: Path) -> None:
     config = with_package(tmp_path) + "modules: {defaults: [hello/1.0]}\n"
     world = World(tmp_path / "n", config_text=config)
     converge(world)
@@ -53,12 +53,12 @@ def test_defaults_are_a_module_and_a_version_that_the_name_means(tmp_path: Path)
     ]  # fmt: skip
 
 
-def test_a_default_that_does_not_exist(tmp_path: Path) -> None:
+def test_an_unknown_default_fails_with_the_nearest_name(tmp_path: Path) -> None:
     error = failed(World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {defaults: [hello/2.0]}\n"))
     assert (error["code"], error["why"]) == ("modules-default", "did you mean 'hello/1.0'?")
 
 
-def test_a_hidden_module_is_in_no_list(tmp_path: Path) -> None:
+def test_a_hidden_module_is_not_listed(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {hide: [hello]}\n")
     converge(world)
     assert (core(world) / "hello" / ".modulerc.lua").read_text() == 'hide_version("hello/1.0")\n'
@@ -74,7 +74,7 @@ def test_the_users_spack_can_be_hidden_too(tmp_path: Path) -> None:
     assert [module.name for module in tree.modules] == ["fftw/3.3.10", "hello/1.0"]
 
 
-def test_a_modulefile_directory_that_vanished(tmp_path: Path) -> None:
+def test_a_missing_modulefile_directory_fails_until_it_exists(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {paths: [/site/modules]}\n")
     assert failed(world)["code"] == "modules-path"
     world.paths.at("/site/modules").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_a_modulefile_directory_that_vanished(tmp_path: Path) -> None:
     )
 
 
-def test_what_somebody_puts_into_a_release_is_found_and_listed(tmp_path: Path) -> None:
+def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path))
     converge(world)
     (core(world) / "own").mkdir()
@@ -96,7 +96,7 @@ def test_what_somebody_puts_into_a_release_is_found_and_listed(tmp_path: Path) -
     assert "own/1" in [module.name for module in tree.modules]
 
 
-def test_the_cache_is_void_while_a_tree_is_written(tmp_path: Path) -> None:
+def test_the_cache_is_invalid_while_a_tree_is_written(tmp_path: Path) -> None:
     if lmod_of_this_machine() is None:
         pytest.skip("this machine has no Lmod")
     world = World(tmp_path / "n", config_text=with_package(tmp_path))

@@ -14,11 +14,11 @@ from bootstrap.modules.tree import scan
 NASTY = "a\"b'c\\d\ne$(id)`id`!f%g\x7f]]"
 
 
-def test_lua() -> None:
+def test_lua_strings_are_escaped() -> None:
     assert templates.lua(NASTY) == '"a\\"b\'c\\\\d\\010e$(id)`id`!f%g\\127]]"'
 
 
-def test_csh_and_fish() -> None:
+def test_csh_and_fish_words_are_quoted() -> None:
     assert templates.csh("it's!") == "'it'\"'\"'s\\!'"
     assert templates.fish("it's\\") == "'it\\'s\\\\'"
 
@@ -30,7 +30,7 @@ def test_a_missing_value_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         templates.render("x.j2", {})
 
 
-def test_hidden_modules_are_not_offered(tmp_path: Path) -> None:
+def test_hidden_modules_are_not_listed(tmp_path: Path) -> None:
     for name in ("fftw/3.3.10.lua", "gmake/4.3-zv2s45r.lua", "gmake/4.4.lua"):
         (tmp_path / "Core" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "Core" / name).write_text("")
