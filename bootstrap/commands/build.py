@@ -1,37 +1,51 @@
-"""``build-job DIR``: what a Slurm job runs for ``install.where: slurm``; only a job script runs it."""
+"""``build-job DIR``: the program of the Slurm job for ``install.where: slurm``; only the script of the job calls it."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
-from ..cluster import detect as facts
-from ..core.errors import ExitCode
-from ..core.model import Lines, Result, Role, Status
+from ..cluster import detect
+from ..core.errors import ExitCode, JobError
+from ..core.model import Lines, Result, Role, Status, failed
 from ..core.options import Options
 from ..engine.run import Terminated
-from ..spack.job.builder import Builder
-from ..spack.job.order import JobDirectory
+from ..spack.job.directory import JobDirectory, WorkerWatch
+from ..spack.job.on_node import BuildJob
 from .common import Services, require_root
 
+WATCH_SECONDS = 5.0
 
-def build(options: Options, services: Services) -> Result[Lines]:
-    """Builds what the order in ``options.directory`` says; processes that it leaves end with it."""
+
+def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
+    """Builds the order in ``options.directory``. The processes of the build end with this one.
+
+    The job ends if Slurm cancels it, or if a timer finds that its worker has ended or is silent: a job must not write
+    into the store when the next holder of the cluster lock does.
+    """
     require_root(options, services)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
-    paths = options.paths
-    host = facts.gather(paths, services.system, Role.COMPUTE).host
-    directory = JobDirectory(options.directory, options.directory.parents[2])
+    directory = JobDirectory.at(options.directory)
+    watch = WorkerWatch(directory)
+
+    def cancel(number: int, _frame: object) -> None:
+        problem = watch.problem() if number == signal.SIGALRM else "Slurm has cancelled it"
+        if problem:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Terminated(problem)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, cancel)
+    host = detect.gather(options.paths, services.system, Role.COMPUTE).host
+    local = options.paths.scratch / "build-job"
     try:
-        errors = Builder(directory, host, services.system, paths.scratch / "build-job", services.note).run()
-    except Terminated:
-        return Result(options.command, Status.FAILED, Lines(("cancelled",)), exit=int(ExitCode.TERMINATED))
+        signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
+        errors = BuildJob(directory, host, services.system, local, services.note).run()
+    except Terminated as end:
+        error = JobError("the build job was ended", why=str(end), code="job-orphaned")
+        return replace(failed(options.command, error, services.run_id), exit=int(ExitCode.TERMINATED))
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         services.system.end_run(services.run_id)
-    failures = tuple(error.to_dict() for error in errors)
+    told = tuple(error.to_dict() for error in errors)
     status = Status.FAILED if errors else Status.CHANGED
-    return Result(options.command, status, Lines((f"built on {host.name}",)), failures, services.run_id)
-
-
-def _terminate(_number: int, _frame: object) -> None:
-    raise Terminated
+    return Result(options.command, status, Lines((f"built on {host.name}",)), told, services.run_id)

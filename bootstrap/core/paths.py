@@ -100,6 +100,11 @@ class Paths:
         """What worker and build jobs tell each other: a directory for each run, there while its job may live."""
         return self.shared / "build"
 
+    @property
+    def build_logs(self) -> Path:
+        """The logs of build jobs: a directory for each run."""
+        return self.shared / "build-logs"
+
     # this node
 
     @property

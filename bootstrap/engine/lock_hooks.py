@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.errors import StateError, StorageError
 from ..core.model import Mode
-from ..spack.job.submit import end_left
+from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
 from ..state.store import Shared
 from .run_locks import LockHooks
@@ -12,7 +12,7 @@ from .run_locks import LockHooks
 
 def end_jobs_of_killed_runs(ctx: Context) -> None:
     """Cancels build jobs whose run was killed, on any node."""
-    end_left(ctx.paths, ctx.system)
+    end_abandoned_jobs(ctx.paths, ctx.system)
 
 
 def refuse_changed_storage(ctx: Context) -> None:

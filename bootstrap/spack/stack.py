@@ -16,7 +16,7 @@ from . import database, recovery
 from .cache.pull import Pulled, pull
 from .driver import Spack
 from .install import discard_damaged, install_missing, install_or_build
-from .job.submit import build_in_job, job_directory
+from .job.worker import build_in_job, job_directory
 from .lockfile import Locked, locked_specs
 from .parallel import Parallel, split
 from .slices import EFS_LOCKS, MARGIN

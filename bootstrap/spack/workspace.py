@@ -17,7 +17,7 @@ from . import database
 from .compiler import Compiler, find_compiler
 from .driver import Spack
 from .families import FAMILIES
-from .job.order import JobDirectory
+from .job.directory import JobDirectory
 from .lockfile import Locked, locked_specs
 from .program import locate
 from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
@@ -70,7 +70,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
 def pulled_of(ctx: Context) -> Path:
     """The directory of packages from build caches until they are installed: local, or in the build job's directory."""
     if ctx.build_queue is not None:
-        return JobDirectory.of(ctx.paths, ctx.run_id).pulled
+        return JobDirectory(ctx.paths, ctx.run_id).pulled
     return ctx.paths.scratch / "spack" / "pulled"
 
 

@@ -132,7 +132,7 @@ def held(
 
 def said(lab: Lab) -> str:
     """What the job tells its worker; Spack names a phase with the first line that the build prints in it."""
-    return lab.exec("head", ("sh", "-c", "cat /shared/petal/build/*/state.json")).stdout
+    return lab.exec("head", ("sh", "-c", "cat /shared/petal/build/*/report.json")).stdout
 
 
 def jobs(lab: Lab) -> list[str]:
@@ -156,7 +156,7 @@ def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
     assert jobs(lab) == [f"COMPLETED {NODE}"]
     assert job_directories(lab) == ""
-    log = lab.exec("head", ("sh", "-c", "cat /var/log/petal-node/spack-*.log")).check().stdout
+    log = lab.exec("head", ("sh", "-c", "cat /shared/petal/build-logs/*/spack.log")).check().stdout
     assert "Successfully installed witness-1-" in log
     assert "a job on queue queue1 builds it, and no hook waits for that" in hooked.stdout
     assert (hooked.hook_seconds or 99) < 60
@@ -219,7 +219,10 @@ def lose(lab: Lab, *names: str) -> None:
 
 
 def spack_said(lab: Lab, done: Result) -> str:
-    return lab.read("head", f"/var/log/petal-node/spack-{answer(done)['run_id']}.log")
+    """What Spack printed on the head node and in a job of the run."""
+    run_id = answer(done)["run_id"]
+    files = f"/var/log/petal-node/spack-{run_id}.log /shared/petal/build-logs/{run_id}/spack.log"
+    return lab.exec("head", ("sh", "-c", f"cat {files} 2>/dev/null; true")).check().stdout
 
 
 def test_a_worker_that_is_begun_again_follows_its_own_job(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:

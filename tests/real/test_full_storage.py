@@ -1,4 +1,4 @@
-"""What worker and build job tell each other on shared storage that is really full."""
+"""The files of worker and build job on shared storage that is really full."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.core.errors import JobError
-from bootstrap.spack.job.order import DONE, LOOK_SECONDS, RUNNING, JobDirectory, JobState, Lease
+from bootstrap.core.paths import Paths
+from bootstrap.spack.job.directory import DONE, RUNNING, JobDirectory, JobReport, WorkerWatch
 from tests.disks import mounted
 
 ERRORS = ({"code": "file-no-space", "what": "w", "why": "y" * 20_000, "remedy": []},)
@@ -24,8 +24,10 @@ def directory(tmp_path: Path) -> Iterator[JobDirectory]:
     """A job's directory on a disk with 2 MiB."""
     with mounted(tmp_path / "shared", 2, "1777") as mount:
         (mount / "petal").mkdir(mode=0o755)
-        made = JobDirectory(mount / "petal" / "build" / "run-1", mount)
-        made.open()
+        made = JobDirectory(Paths(Path("/"), str(mount)), "run-1")
+        made.create()
+        (made.path / "x86_64_v3" / "scope").mkdir(parents=True)  # the input of the job
+        (made.path / "x86_64_v3" / "scope" / "packages.yaml").write_bytes(b"#" * 32_768)
         yield made
 
 
@@ -37,28 +39,28 @@ def fill(directory: JobDirectory) -> None:
     assert os.statvfs(directory.mount).f_bavail == 0
 
 
-def test_how_a_job_ended_has_room_that_was_kept_for_it(directory: JobDirectory) -> None:
-    directory.write_state(JobState(RUNNING, "q1-st-c5-1", "installing 1 of 2"))
+def test_the_input_of_a_job_makes_room_for_its_result(directory: JobDirectory) -> None:
+    directory.write_report(JobReport(RUNNING, "q1-st-c5-1", "installing 1 of 2"))
     fill(directory)
     with pytest.raises(OSError, match="No space left") as caught:
-        directory.write_state(JobState(RUNNING, "q1-st-c5-1", "installing 2 of 2"))
+        directory.write_report(JobReport(RUNNING, "q1-st-c5-1", "installing 2 of 2"))
     assert caught.value.errno == errno.ENOSPC
-    assert directory.state().text == "installing 1 of 2"  # whole, and the one before
-    directory.write_end(JobState(DONE, "q1-st-c5-1", "", ERRORS, ("built instead",)))
-    state = directory.state()
-    assert (state.stage, state.errors, state.notes) == (DONE, ERRORS, ("built instead",))
+    assert directory.report().text == "installing 1 of 2"  # whole, and the one before
+    directory.write_result(JobReport(DONE, "q1-st-c5-1", "", ERRORS, ("built instead",)))
+    report = directory.report()
+    assert (report.stage, report.errors, report.notes) == (DONE, ERRORS, ("built instead",))
 
 
-def test_a_lease_lives_on_and_can_be_taken_away(directory: JobDirectory) -> None:
+def test_a_worker_shows_that_it_is_alive_and_ends_its_job(directory: JobDirectory) -> None:
     fill(directory)
-    for beat in (1, 2):
-        seen, deadline = directory.beat(), time.monotonic() + 5
-        while directory.beat() == seen and time.monotonic() < deadline:  # a file's time has steps of some milliseconds
-            directory.renew(beat)
-        assert directory.beat() not in (seen, None)
     now = [0.0]
-    lease = Lease(directory, lambda: now[0])
+    watch = WorkerWatch(directory, lambda: now[0])
+    for _ in range(2):
+        sign, deadline = directory.last_sign(), time.monotonic() + 5
+        while directory.last_sign() == sign and time.monotonic() < deadline:  # times of files have steps of some ms
+            directory.touch()
+        assert directory.last_sign() not in (sign, None)
+        now[0] += 100.0
+        assert watch.problem() == ""
     directory.revoke()
-    now[0] += LOOK_SECONDS
-    with pytest.raises(JobError, match="told to end"):
-        lease.check()
+    assert watch.problem() == "the worker has ended the job"

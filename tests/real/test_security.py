@@ -21,7 +21,7 @@ import pytest
 
 from bootstrap.host.files import sha256_of
 from bootstrap.remote.s3 import Imds
-from bootstrap.spack.job.order import SCRIPT
+from bootstrap.spack.job.worker import SCRIPT
 from tests.world import tarball
 
 TOP = Path(__file__).parents[2]
@@ -422,7 +422,7 @@ def test_a_job_runs_the_archive_of_its_name_and_no_other(tmp_path: Path, there: 
     (shared / name).write_bytes(good)
     if there != "nothing":
         (cache / name).write_bytes(good if there == "the right one" else b"#!/bin/sh\necho evil\n")
-    values = {"path": "/usr/bin:/bin", "python": "", "python_name": "", "run": "run-1", "place": str(tmp_path)}
+    values = {"path": "/usr/bin:/bin", "python": "", "run": "run-1", "directory": str(tmp_path)}
     values |= {"sha256": name, "archive": shlex.quote(str(shared / name)), "cache": shlex.quote(str(cache))}
     script = tmp_path / "job.sh"
     script.write_text(SCRIPT.format(**values))
@@ -436,4 +436,4 @@ def test_a_job_runs_the_archive_of_its_name_and_no_other(tmp_path: Path, there: 
     (cache / name).unlink()
     refused = run()
     assert refused.returncode == 1
-    assert refused.stdout == f"{shared / name} is not what its name says, and is not run\n"
+    assert refused.stdout == f"{shared / name} has another checksum than its name and is not run\n"

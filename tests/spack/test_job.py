@@ -14,9 +14,9 @@ from bootstrap.core.model import Role, Status, Tool
 from bootstrap.core.paths import Paths
 from bootstrap.engine.prepare import Request, prepare
 from bootstrap.host.system import System
-from bootstrap.spack.job.builder import Builder
-from bootstrap.spack.job.order import DONE, JobDirectory, JobState
-from bootstrap.spack.job.submit import _order
+from bootstrap.spack.job.directory import DONE, JobDirectory, JobReport
+from bootstrap.spack.job.on_node import BuildJob
+from bootstrap.spack.job.worker import _order
 from bootstrap.spack.stack import _solved
 from bootstrap.state.context import Context
 from tests.disks import mounted
@@ -63,18 +63,18 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
     path.write_text(config)
     ctx = prepare(Request(Tool("0.1.0"), "run-of-job", str(path), prefix, Role.HEAD), System(), print)
     spacks = {target: _solved(ctx, target) for target in ctx.targets}
-    directory = JobDirectory.of(ctx.paths, ctx.run_id)
-    directory.open()
-    directory.give(_order(ctx, spacks, None), spacks, "")
+    directory = JobDirectory(ctx.paths, ctx.run_id)
+    directory.create()
+    directory.prepare(_order(ctx, spacks, None), spacks, "")
     return ctx, directory
 
 
-def job(ctx: Context, directory: JobDirectory, printed: list[str]) -> tuple[tuple[PetalError, ...], JobState]:
+def job(ctx: Context, directory: JobDirectory, printed: list[str]) -> tuple[tuple[PetalError, ...], JobReport]:
     """What a node of the queue does, and what the worker then finds."""
     local = ctx.paths.at("/local")
-    errors = Builder(directory, ctx.facts.host, System(), local, printed.append).run()
+    errors = BuildJob(directory, ctx.facts.host, System(), local, printed.append).run()
     assert not local.exists()
-    return errors, directory.state()
+    return errors, directory.report()
 
 
 def built(prefix: Path, name: str) -> list[Path]:
@@ -117,6 +117,6 @@ def test_a_package_that_fills_the_shared_disk_is_told_with_the_node_that_met_it(
     assert told["what"].startswith(f"on {ctx.facts.host.name}: ")
     assert "fat@1 failed in phase install" in told["why"]
     assert built(prefix, "fat") == []
-    assert "No space left on device" in directory.said.read_text()
-    (log,) = (directory.logs / ctx.run_id).glob("fat-1-*.log")
+    assert "No space left on device" in directory.spack_log.read_text()
+    (log,) = directory.logs.glob("fat-1-*.log")
     assert str(log) in told["why"]

@@ -1,0 +1,110 @@
+"""A head node whose stack is built in a job, with a Slurm that plays the node of the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap.cluster import slurm as slurm_commands
+from bootstrap.cluster.slurm import ENDED
+from bootstrap.core.model import StepReport, Tool
+from bootstrap.engine import converge as engine
+from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
+from bootstrap.engine.registry import STEPS
+from bootstrap.host.files import sha256_of
+from bootstrap.spack.job import worker
+from bootstrap.spack.job.directory import JobDirectory
+from bootstrap.spack.job.on_node import BuildJob
+from tests.world import HOST, World, with_spack
+
+INSTALL = "install: {{where: slurm, queue: {queue}, wait: {wait}}}\n"
+NODE = replace(HOST, name="q1-st-c5-1", cpus=64, memory=128 << 30)
+
+
+class Slurm:
+    """Slurm with one queue: whenever squeue is asked for a job, its node goes on and says how the job stands."""
+
+    def __init__(self, world: World, node: Callable[[Path], str]) -> None:
+        self.world = world
+        self.node = node
+        self.jobs: dict[str, list[str]] = {}  # by name: state and the path of the script
+        self.sbatch: tuple[str, ...] = ()
+        world.system.answers |= {
+            "sbatch": self._sbatch, "squeue": self._squeue, "scancel": self._scancel, "sinfo": self._sinfo,
+        }  # fmt: skip
+
+    def _sinfo(self, argv: Sequence[str]) -> str:
+        if "--Node" in argv:
+            return "q1-st-c5-1|idle|q1*|none\n"
+        return "q1|up|infinite\nq2|up|30:00\n"
+
+    def _sbatch(self, argv: Sequence[str]) -> str:
+        self.sbatch = tuple(argv)
+        name = next(word for word in argv if word.startswith("--job-name=")).partition("=")[2]
+        self.jobs[name] = ["PENDING", argv[-1]]
+        return "12\n"
+
+    def _squeue(self, argv: Sequence[str]) -> str:
+        name = next(word for word in argv if word.startswith("--name=")).partition("=")[2]
+        job = self.jobs.get(name)
+        if job is None:
+            return ""
+        if job[0] not in ENDED:
+            job[0] = self.node(Path(job[1]).parent)
+        return f"12|root|0|{job[0]}|q1-st-c5-1|None\n"
+
+    def _scancel(self, argv: Sequence[str]) -> str:
+        name = next(word for word in argv if word.startswith("--name=")).partition("=")[2]
+        if name in self.jobs and self.jobs[name][0] not in ENDED:
+            self.jobs[name][0] = "CANCELLED"
+        return ""
+
+
+def head(tmp_path: Path, queue: str = "q1", wait: int = 60) -> World:
+    archive = tmp_path / "petal-node"
+    archive.write_text("the archive")
+    tool = Tool("0.1.0", archive, sha256_of(archive))
+    text = with_spack(tmp_path) + INSTALL.format(queue=queue, wait=wait)
+    return World(tmp_path / "head", live=True, config_text=text, tool=tool)
+
+
+def without_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A directory is not a disk of its own and has no Lmod; no test waits for a second to pass."""
+    (tmp_path / "lmod" / "libexec").mkdir(parents=True)
+    (tmp_path / "lmod" / "libexec" / "lmod").touch()
+    monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
+    monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
+    for module, name in ((worker, "POLL_SECONDS"), (worker, "LATE_SECONDS"), (slurm_commands, "POLL_SECONDS")):
+        monkeypatch.setattr(module, name, 0.01)
+
+
+def builds(world: World, **other: object) -> Callable[[Path], str]:
+    """A node that does what the order says, with this world's programs."""
+
+    def node(place: Path) -> str:
+        host = replace(NODE, **other)  # type: ignore[arg-type]
+        BuildJob(JobDirectory.at(place), host, world.system, world.prefix / "local", lambda _: None).run()
+        return "COMPLETED"
+
+    return node
+
+
+def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
+    """A node whose job stands like that, one state at each look, before it does anything."""
+    left = list(states)
+    return lambda place: left.pop(0) if left else node(place)
+
+
+def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[str, StepReport], list[str]]:
+    told: list[StepReport] = []
+    reports = engine.converge(
+        STEPS, replace(world.context, note=note), told.append, background=False, hooks=CLUSTER_HOOKS
+    )
+    return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
+
+
+def left(world: World) -> list[Path]:
+    return sorted(world.paths.builds.iterdir()) if world.paths.builds.is_dir() else []

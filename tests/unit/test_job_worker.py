@@ -1,0 +1,348 @@
+"""The worker of a build job: what it submits, how it follows the job, and that it leaves none behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap.cluster.slurm import parse_partitions, parse_squeue
+from bootstrap.config.load import parse
+from bootstrap.core.errors import ConfigError, ProcessFailed
+from bootstrap.core.facts import Queue
+from bootstrap.core.model import Outcome, RunRecord, StepReport
+from bootstrap.engine.registry import STEPS
+from bootstrap.engine.run import Recorder, new_record, recording
+from bootstrap.spack.cache.entries import Layout
+from bootstrap.spack.cache.pull import Pulled
+from bootstrap.spack.job import worker
+from bootstrap.spack.job.directory import (
+    RUNNING,
+    WAITING,
+    JobDirectory,
+    JobReport,
+)
+from bootstrap.spack.lockfile import Locked
+from bootstrap.state.release import check_queue
+from bootstrap.state.request import Request
+from bootstrap.state.store import Runs
+from bootstrap.steps.spack import SpackStack
+from tests.queue_jobs import INSTALL, NODE, Slurm, builds, converge, head, in_time, left, without_waiting
+from tests.world import World, with_spack
+
+
+@pytest.fixture(autouse=True)
+def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_waiting(monkeypatch, tmp_path)
+
+
+def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    slurm = Slurm(world, builds(world))
+    reports, told = converge(world)
+    assert reports["spack"].outcome is reports["release"].outcome is Outcome.CHANGED, reports["spack"]
+    assert (world.paths.store / "linux-debian12-x86_64_v3" / "fftw-3.3.10-aaaaaaa").is_dir()
+    assert {"--partition=q1", "--exclusive", "--no-requeue", "--export=NIL", "--time=1440", "--chdir=/"} <= set(
+        slurm.sbatch
+    )
+    assert told[0].endswith("a job on queue q1 builds it, and no hook waits for that")
+    spacks = [command for command in world.system.commands if command[0].endswith("bin/spack")]
+    (install,) = [command for command in spacks if "install" in command]
+    assert install[install.index("-p") + 1] == "8"  # the node's 64 cores, not the head's 2
+    assert str(world.prefix / "local") in install[install.index("-e") + 1]
+    assert left(world) == []
+    assert "install --only-concrete" in (world.paths.build_logs / "run-1" / "spack.log").read_text()
+    assert converge(world)[0]["spack"].outcome is Outcome.OK
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "FAILED"])
+def test_a_job_that_ends_without_a_word_is_told_with_slurms(tmp_path: Path, state: str) -> None:
+    world = head(tmp_path)
+    Slurm(world, lambda _: state)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-ended"
+    assert f"job 12 is {state}" in report.reason
+    assert left(world) == []
+
+
+def test_a_job_that_does_not_begin_is_given_up_and_cancelled(tmp_path: Path) -> None:
+    world = head(tmp_path, wait=0)
+    slurm = Slurm(world, lambda _: "PENDING")
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-not-started"
+    assert "job 12 is PENDING" in report.reason
+    assert [job[0] for job in slurm.jobs.values()] == ["CANCELLED"]
+    assert any("where: head" in line for line in report.remedy)
+
+
+def test_nothing_is_submitted_while_no_node_can_come(tmp_path: Path) -> None:
+    """ParallelCluster marks nodes down that a job asks for before its daemon runs."""
+    world = head(tmp_path, wait=0)
+    slurm = Slurm(world, builds(world))
+    world.system.answers["sinfo"] = lambda argv: (
+        "q1-dy-c5-1|idle~|q1|none\n" if "--Node" in argv else "q1|up|infinite\n"
+    )
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-not-started"
+    assert not slurm.jobs
+    beat = world.paths.at(worker.HEARTBEAT)
+    beat.parent.mkdir(parents=True)
+    beat.write_text("now")
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+
+
+def test_an_unknown_queue_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"install\.queue"):
+        parse("install: {where: slurm}")
+    config = parse(with_spack(tmp_path) + INSTALL.format(queue="gpu", wait=1))
+    with pytest.raises(ConfigError, match="gpu is not a queue of this cluster") as caught:
+        check_queue(config, (Queue("q1", ()), Queue("q2", ())))
+    assert (int(caught.value.exit), caught.value.why) == (78, "it has q1, q2")
+    check_queue(config, ())  # cluster-config.yaml cannot be read: Slurm is asked later
+    probe = SpackStack().probe(head(tmp_path, queue="gpu").context)
+    assert probe.error is not None
+    assert probe.error["code"] == "job-queue"
+    world = head(tmp_path, queue="gpu")
+    world.queues = ()
+    Slurm(world, builds(world))
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert "it has q1, q2" in report.reason
+
+
+def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
+    text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw], target: x86_64_v4")
+    world = World(
+        tmp_path / "head", live=True, config_text=text + INSTALL.format(queue="q1", wait=1),
+        queues=(Queue("q1", ("c7a.large",)),),
+    )  # fmt: skip
+    assert not any("may fail" in line for line in SpackStack().probe(world.context).changes)
+    lesser = replace(world, queues=(Queue("q1", ("c6a.large", "c7a.large")),))
+    assert any("queue q1 is zen3 and zen4" in line for line in SpackStack().probe(lesser.context).changes)
+
+
+def test_whoever_takes_the_lock_ends_what_a_killed_run_left(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    slurm = Slurm(world, lambda _: "RUNNING")
+    world.paths.shared.mkdir()
+    directory = JobDirectory(world.paths, "run-0")
+    directory.create()
+    directory.script.touch()
+    slurm.jobs["petal-build-run-0"] = ["RUNNING", ""]
+    worker.end_abandoned_jobs(world.paths, world.system)
+    assert slurm.jobs["petal-build-run-0"][0] == "CANCELLED"
+    assert left(world) == []
+    slurm.node = builds(world)
+    directory.create()
+    (world.paths.locks).mkdir(parents=True)
+    (world.paths.locks / "stack.holder").write_text(json.dumps({
+        "host": "another", "pid": 1, "boot_id": "b", "process_start": 1.0, "since": "t", "run_id": "run-0",
+    }))  # fmt: skip
+    converge(world)
+    assert left(world) == []
+
+
+def test_a_job_on_a_lost_node_is_outlasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node may still write: nothing is cleared before the lease is over."""
+    world = head(tmp_path)
+    slurm = Slurm(world, builds(world))
+    world.paths.shared.mkdir()
+    directory = JobDirectory(world.paths, "run-0")
+    for silent in (False, True):
+        directory.create()
+        directory.script.touch()
+        slurm.jobs[directory.job_name] = ["NODE_FAIL", ""]
+        if silent:
+            world.system.answers["squeue"] = refused
+        worker.end_job(world.system, directory, 0.05)
+        assert directory.last_sign() is None
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, "GONE_SECONDS", 0.05)
+            worker.end_job(world.system, directory, 0.05)
+        assert left(world) == []
+
+
+def refused(_: Sequence[str]) -> str:
+    raise ProcessFailed("squeue ended with 1", why="Unable to contact slurm controller")
+
+
+def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
+    for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
+        world.config_text = text
+        recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
+        told = recording(recorder, replace(world.context, bakes=True), STEPS, lambda _: None)
+        told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
+        assert not recorder.record.settled
+        world.paths.state.mkdir(parents=True, exist_ok=True)
+        told = recording(recorder, world.context, STEPS, lambda _: None)
+        told(StepReport("spack", "", Outcome.RUNNING, "it begins"))
+        assert recorder.record.settled is settled
+
+
+def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It polls, and leaves at the first record that says so: no later one is looked at."""
+    world = head(tmp_path)
+    world.paths.state.mkdir(parents=True, exist_ok=True)
+    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
+    recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
+    saved: list[RunRecord] = []
+    monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
+    recording(recorder, world.context, STEPS, lambda _: None)(
+        StepReport("spack", "", Outcome.RUNNING, "a job builds it")
+    )
+    settled = next(record for record in saved if record.settled)
+    assert [step.reason for step in settled.steps] == ["a job builds it"]
+
+
+def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> None:
+    world = head(tmp_path)
+    Slurm(world, builds(world))
+    converge(world)
+    (world.paths.release(world.release) / "spack.lock").unlink()
+    assert not any("memory" in line for line in SpackStack().probe(world.context).changes)
+    world.system.memory = 1 << 10
+    assert any("too little to concretize" in line for line in SpackStack().probe(world.context).changes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", None), ("30:00", 30), ("2:30:15", 150), ("1-00:00:00", 1440), ("10-12:30:00", 15150), ("n/a", None)],
+)
+def test_time_limits_of_queues(limit: str, minutes: int | None) -> None:
+    (partition,) = parse_partitions(f"q1|up|{limit}\nnoise\n")
+    assert (partition.name, partition.state, partition.minutes) == ("q1", "up", minutes)
+
+
+def test_squeue() -> None:
+    first, second = parse_squeue("7|root|0|PENDING||Resources\nnoise\n8|root|0|NODE_FAIL|q1-st-c5-1|None\n")
+    assert (first.ended, str(first)) == (False, "job 7 is PENDING (Resources)")
+    assert (second.ended, second.gone, second.nodes) == (True, False, "q1-st-c5-1")
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_the_wait_for_nodes_and_the_wait_for_the_job_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, clock = head(tmp_path, wait=3600), Clock()
+    Slurm(world, lambda _: "PENDING")
+    answer = world.system.answers["sinfo"]
+    world.system.answers["sinfo"] = lambda argv: (
+        answer(argv) if "--Node" in argv or clock.now > 3000 else "q1|inact|infinite\n"
+    )
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 30.0)
+    report = converge(world)[0]["spack"]
+    assert report.error is not None
+    assert report.error["code"] == "job-not-started"
+    assert "job 12 is PENDING" in report.reason
+    assert 3600 < clock.now < 3700
+
+
+def test_a_job_is_told_from_an_earlier_one_of_its_name(tmp_path: Path) -> None:
+    """A run that systemd begins again has its id, and so the name of its job; squeue sorts by the states' names."""
+    world = head(tmp_path)
+    slurm = Slurm(world, in_time(builds(world), *["CONFIGURING"] * 5))
+    answer = world.system.answers["squeue"]
+    world.system.answers["squeue"] = lambda argv: answer(argv) + "11|root|0|FAILED|q1-st-c5-1|None\n"
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+    assert [job[0] for job in slurm.jobs.values()] == ["COMPLETED"]
+
+
+def test_a_job_that_slurm_did_not_know_for_a_moment_is_followed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, clock = head(tmp_path), Clock()
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(worker, "LATE_SECONDS", 0.05)
+    Slurm(world, in_time(builds(world), *["RUNNING"] * 20))
+    answer, first = world.system.answers["squeue"], [""]
+    world.system.answers["squeue"] = lambda argv: first.pop() if first else answer(argv)
+    assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
+
+
+def test_while_a_job_builds_the_record_says_where_how_far_and_where_its_log_is(tmp_path: Path) -> None:
+    world = head(tmp_path)
+
+    def begun(place: Path) -> str:
+        directory = JobDirectory.at(place)
+        if directory.report().stage == WAITING:
+            directory.write_report(JobReport(RUNNING, NODE.name, "installing 0 of 1: fftw (build)"))
+            return "RUNNING"
+        return builds(world)(place)
+
+    Slurm(world, in_time(begun, "PENDING", "CONFIGURING"))
+    told = converge(world)[1]
+    assert "job 12 is PENDING, on queue q1" in told
+    (line,) = [line for line in told if "installing" in line]
+    said = world.paths.build_logs / "run-1" / "spack.log"
+    assert line == f"job 12 on q1-st-c5-1, queue q1: installing 0 of 1: fftw (build)\nlog  {said}"
+
+
+def pulled(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
+    """A build cache that has the package; ``found`` is what of it was taken."""
+
+    def pull(specs: Sequence[Locked], _: object, layout: Layout, directory: Path, *__: object) -> Pulled:
+        for spec in specs:
+            described = directory / layout.description(spec, signed=False)
+            described.parent.mkdir(parents=True)
+            described.write_text("{}")
+        return Pulled(directory, layout, tuple(spec for spec in specs if spec.name in found))
+
+    monkeypatch.setattr("bootstrap.spack.stack.pull", pull)
+
+
+def breaks_once(world: World) -> None:
+    """Spack's first install ends with an error."""
+    real, left = world.system.answers["spack"], ["==> Error: it cannot be unpacked\n"]
+    world.system.answers["spack"] = lambda argv: left.pop() if left and "install" in argv else real(argv)
+
+
+def test_what_build_caches_have_needs_no_compute_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = head(tmp_path, wait=0)
+    mirror = "mirrors: {site: {url: 's3://site/cache', signed: false}}"
+    world.config_text = world.config_text.replace("specs: [fftw]", f"specs: [fftw], {mirror}")
+    slurm = Slurm(world, lambda _: "PENDING")
+    pulled(monkeypatch, "fftw")
+    reports, told = converge(world)
+    assert reports["spack"].outcome is Outcome.CHANGED
+    assert told[0].endswith("a job on queue q1 builds what no build cache has, and no hook waits for that")
+    assert not slurm.jobs
+    assert not [command for command in world.system.commands if command[0] in ("sbatch", "squeue", "scancel")]
+    assert left(world) == []
+
+
+@pytest.mark.parametrize("found", [("fftw",), ()], ids=["unpacked on the head", "unpacked in the job"])
+def test_what_a_cache_gave_corrupt_is_built_in_the_job_and_the_head_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: tuple[str, ...]
+) -> None:
+    world, notes = head(tmp_path), list[str]()
+    slurm = Slurm(world, builds(world))
+    pulled(monkeypatch, *found)
+    breaks_once(world)
+    with caplog.at_level("WARNING", logger="petal"):
+        assert converge(world, notes.append)[0]["spack"].outcome is Outcome.CHANGED
+    assert slurm.jobs
+    message = "fftw cannot be unpacked from a build cache, and will be built"
+    assert len([note for note in notes if note.startswith(message)]) == 1
+    assert message in caplog.text
