@@ -48,8 +48,9 @@ def records(lab: Lab, node: str) -> list[dict[str, Any]]:
 
 def looks_ready(lab: Lab, node: str) -> bool:
     """By the newest record nothing failed so far: a look that costs little, before the check, which costs a second."""
-    newest = records(lab, node)[0]
-    return not newest["errors"] and all(step["outcome"] not in ("failed", "blocked") for step in newest["steps"])
+    for newest in records(lab, node)[:1]:  # none before the first run has begun
+        return not newest["errors"] and all(step["outcome"] not in ("failed", "blocked") for step in newest["steps"])
+    return False
 
 
 def last_hook(lab: Lab, node: str) -> dict[str, Any]:
