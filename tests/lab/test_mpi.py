@@ -105,7 +105,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def talking(cluster: Lab) -> Lab:
-    """The cluster with its second compute node, told to prove MPI."""
+    """The cluster with its second compute node, configured to prove MPI."""
     for result in cluster.boot(TWO):
         result.check()
     cluster.wait_idle()
@@ -153,7 +153,7 @@ def asked(lab: Lab) -> dict[str, Any]:
 
 @contextmanager
 def broken(lab: Lab, nodes: Sequence[str], make: str, back: str) -> Iterator[None]:
-    """A fault on some nodes; that they talk to each other again behind all of them is the last test."""
+    """A fault on some nodes; that they talk to each other again after all of them is the last test."""
     try:
         for node in nodes:
             sh(lab, node, make)
@@ -173,7 +173,7 @@ def test_two_nodes_talk_through_the_mpi_of_the_release(talking: Lab) -> None:
     assert "between the nodes:\n  ok   mpi:openmpi/4.1: 2 ranks" in text
 
 
-def test_the_job_is_an_ordinary_users(talking: Lab) -> None:
+def test_the_job_runs_as_an_ordinary_user(talking: Lab) -> None:
     """The software is run as its users run it, and nothing of root's is in its environment."""
     seen = "/tmp/who-runs-mpi"
     script = f'[ -z "$SLURM_PROCID" ] || {{ id -un; env; }} >{seen}'
@@ -223,7 +223,7 @@ def test_the_remedy_can_be_run(talking: Lab) -> None:
     assert talking.shell("head", finding["remedy"][-1]).check().stdout.count('"stage": "done"') == 2
 
 
-def test_one_node_alone_is_asked_nothing(talking: Lab) -> None:
+def test_no_job_is_started_with_one_node(talking: Lab) -> None:
     state = "/opt/slurm/bin/scontrol update nodename=" + SECOND + " state="
     with broken(talking, ("head",), f"{state}drain reason=test", f"{state}resume"):
         result = talking.exec("head", ("petal-node", "check", "--nodes", "all", "--json"))
@@ -232,5 +232,5 @@ def test_one_node_alone_is_asked_nothing(talking: Lab) -> None:
     assert "two nodes of one queue are needed, and 1 can be used" in finding["message"]
 
 
-def test_behind_all_these_faults_the_nodes_talk_again(talking: Lab) -> None:
+def test_after_all_these_faults_the_job_succeeds_again(talking: Lab) -> None:
     assert asked(talking)["mark"] == "ok"

@@ -177,7 +177,7 @@ def test_a_job_needs_no_spack_and_writes_nothing(cluster: Lab, user: str) -> Non
     assert said.count("/opt/petal/store/") == 2
 
 
-def test_a_copy_that_is_gone_or_half_comes_back(cluster: Lab) -> None:
+def test_a_missing_or_damaged_copy_is_repaired(cluster: Lab) -> None:
     broken = {
         "gone": f"rm -r $(readlink -f {COPY})",
         "half": f"rm -r {COPY}/.complete {COPY}/lua-*/lib",
@@ -191,7 +191,7 @@ def test_a_copy_that_is_gone_or_half_comes_back(cluster: Lab) -> None:
         petal(cluster, "compute-1", "check").check()
 
 
-def test_an_archive_that_is_damaged_is_told_and_packed_again(cluster: Lab) -> None:
+def test_a_damaged_archive_is_an_error_and_is_packed_again(cluster: Lab) -> None:
     archive = root(cluster, "head", "ls /opt/petal/releases/*/lmod/*/*.tar.gz").check().stdout.strip()
     root(cluster, "head", f"cp {archive} /tmp/before; truncate -s 100000 {archive}").check()
     root(cluster, "compute-2", f"rm -r $(readlink -f {COPY})").check()
@@ -206,7 +206,7 @@ def test_an_archive_that_is_damaged_is_told_and_packed_again(cluster: Lab) -> No
     petal(cluster, "compute-2", "check").check()
 
 
-def test_who_decides_again_decides_the_same(cluster: Lab) -> None:
+def test_a_second_bootstrap_with_the_same_configuration_changes_nothing(cluster: Lab) -> None:
     """The head node's copy is no Lmod of its image's: the stack keeps its Lmod, and nothing changes."""
     before = answer(petal(cluster, "head", "status", "--json"))["data"]["current"]
     again = ("petal-node", "bootstrap", "--config", "s3://petal/petal-node/petal.yaml", "--json")

@@ -154,10 +154,10 @@ def has_no_recipe(site: Site) -> None:
     ("version", "fails"),
     [("1.1.1", cannot_be_built), ("1.1.1", has_no_recipe), ("0.23.0", cannot_be_solved)],
 )
-def test_what_comes_of_it_costs_the_stack_nothing(
+def test_an_lmod_that_cannot_be_built_does_not_block_the_stack(
     version: str, fails: Callable[[Site], None], sites: Callable[[str], Site], tmp_path: Path
 ) -> None:
-    """Nobody asked for it by name: all that somebody asked for is built and published."""
+    """Lmod was added: everything that the configuration names is built and published."""
     site = sites(version)
     site.add("lua", LUA)
     site.add("lmod", LMOD)

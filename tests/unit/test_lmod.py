@@ -1,4 +1,4 @@
-"""The stack's own Lmod: when the stack builds one, what a node takes, and where the image's modules are looked for.
+"""The stack's own Lmod: when the stack builds one, which Lmod a node uses, and the init files of its shells.
 
 That it runs on nodes without any is in tests/lab/test_own_lmod.py, that Spack moves it in tests/spack/test_own_lmod.py.
 """
@@ -103,7 +103,7 @@ def test_when_the_stack_builds_one(
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_stack_that_names_it_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_stack_that_names_lmod_is_left_as_it_is(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     text = with_spack(tmp_path).replace("specs: [fftw]", 'specs: [fftw, "lmod@8.7.18 +redirect"]')
     assert asked(world, text).environment.get("specs", []) == []
@@ -118,14 +118,14 @@ def test_which_spec_is_lmod(spec: str, is_one: bool) -> None:
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_without_a_stack_there_is_nothing_to_add_to(tmp_path: Path) -> None:
+def test_lmod_is_not_added_without_a_stack(tmp_path: Path) -> None:
     ctx = asked(World(tmp_path / "node"), "stack: none\n")
     assert ctx.environment == {}
     assert NodeLmod().probe(ctx).blocked
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
+def test_a_node_unpacks_the_lmod_of_the_release(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     archive = packed(world)
     step = NodeLmod()
@@ -140,7 +140,7 @@ def test_a_node_takes_what_the_release_carries(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Path) -> None:
+def test_a_node_keeps_its_lmod_while_the_next_release_is_built(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     take(world, packed(world))
     next_one = replace(world.context, release="another")
@@ -148,7 +148,7 @@ def test_it_goes_on_with_what_it_has_while_the_next_release_is_made(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_another_one_in_the_release_is_a_warning_of_check_and_the_old_copy_stays(tmp_path: Path) -> None:
+def test_a_newer_lmod_in_the_release_is_a_warning_and_the_old_copy_stays(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     take(world, packed(world))
     newer = a_copy(world.paths, "8.8-bbbbbbb")
@@ -185,7 +185,7 @@ def test_no_distribution_package_is_installed(tmp_path: Path, role: Role) -> Non
 
 @pytest.mark.usefixtures("no_lmod")
 @pytest.mark.parametrize("damage", ["cut", "empty", "of something else", "half"])
-def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_archive_leaves_the_existing_copy(tmp_path: Path, damage: str) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     archive = packed(world)
     take(world, archive)
@@ -204,7 +204,7 @@ def test_an_archive_that_is_damaged_leaves_the_copy_that_is_there(tmp_path: Path
     assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "in-use"]
 
 
-def test_links_of_a_copy_lead_to_itself_and_others_are_refused(tmp_path: Path) -> None:
+def test_links_in_a_copy_are_relative_and_links_out_of_it_are_refused(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     copy = paths.lmods / "8.7-aaaaaaa"
     (copy / "lua-b" / "lib").mkdir(parents=True)
@@ -220,7 +220,7 @@ def test_links_of_a_copy_lead_to_itself_and_others_are_refused(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
+def test_a_stack_without_lmod_leaves_the_node_blocked_with_the_reason(tmp_path: Path) -> None:
     """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
     world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
@@ -238,13 +238,13 @@ def test_a_stack_that_could_not_build_it_says_so(tmp_path: Path) -> None:
         ("etc/environment-modules/initrc", "#module use /image/x\nmodule use --append {/image/a}\nmodule use /image/b"),
     ],
 )  # fmt: skip
-def test_the_images_directories_are_those_of_environment_modules(tmp_path: Path, name: str, text: str) -> None:
+def test_the_directories_of_environment_modules_are_read_from_its_files(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text(text)
     assert find.tcl_modulepath(Paths(tmp_path)) == ("/image/a", "/image/b")
 
 
-def test_an_image_without_environment_modules_has_none(tmp_path: Path) -> None:
+def test_an_image_without_environment_modules_has_no_directories(tmp_path: Path) -> None:
     assert find.tcl_modulepath(Paths(tmp_path)) == ()
 
 
@@ -267,9 +267,7 @@ def shell(tmp_path: Path, lmod_is_there: None) -> Callable[[], list[str]]:
     return apply
 
 
-def test_shells_that_read_no_profile_get_a_line_and_what_they_had_stays(
-    tmp_path: Path, shell: Callable[[], list[str]]
-) -> None:
+def test_files_of_shells_that_read_no_profile_get_one_line(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
     etc = tmp_path / "node" / "etc"
     assert f"add a line to {etc}/bash.bashrc" in shell()
     line = f"shopt -q login_shell || [ ! -r {SH} ] || . {SH} {MARK}\n".encode()
@@ -281,7 +279,7 @@ def test_shells_that_read_no_profile_get_a_line_and_what_they_had_stays(
     assert shell() == []
 
 
-def test_a_line_that_was_lost_comes_back(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
+def test_a_lost_line_is_added_again(tmp_path: Path, shell: Callable[[], list[str]]) -> None:
     shell()
     bashrc = tmp_path / "node" / "etc" / "bash.bashrc"
     bashrc.write_text("# a new version of the package\n")
@@ -305,7 +303,7 @@ def test_a_hybrid_image_without_lmod_leaves_it_to_its_nodes(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_lockfile_that_is_made_on_a_machine_without_lmod_has_it(tmp_path: Path) -> None:
+def test_a_lockfile_from_a_machine_without_lmod_contains_lmod(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     path = tmp_path / "petal.yaml"
     path.write_text(with_spack(tmp_path))
@@ -314,7 +312,7 @@ def test_a_lockfile_that_is_made_on_a_machine_without_lmod_has_it(tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_an_archive_that_cannot_be_read_when_it_is_to_be_taken_installs_nothing_else(tmp_path: Path) -> None:
+def test_an_unreadable_archive_is_an_error_and_nothing_else_is_installed(tmp_path: Path) -> None:
     """A node's package manager is not what helps against storage that hangs."""
     world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=with_spack(tmp_path))
     with pytest.raises(LmodError) as error:
@@ -325,7 +323,7 @@ def test_an_archive_that_cannot_be_read_when_it_is_to_be_taken_installs_nothing_
 
 @pytest.mark.usefixtures("no_lmod")
 @pytest.mark.parametrize("kind", ["mode", "link", "owner"])
-def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: str) -> None:
+def test_an_archive_that_other_users_could_change_is_not_unpacked(tmp_path: Path, kind: str) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     archive = packed(world)
     if kind == "mode":
@@ -345,7 +343,7 @@ def test_what_others_could_have_put_there_is_not_unpacked(tmp_path: Path, kind: 
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
+def test_a_cpu_that_runs_no_target_of_the_stack_is_blocked(tmp_path: Path) -> None:
     world = World(
         tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]}
     )
@@ -355,9 +353,7 @@ def test_a_cpu_that_runs_none_of_the_targets_takes_none(tmp_path: Path) -> None:
     assert (probe.blocked, "that this CPU runs" in probe.reason) == (True, True)
 
 
-def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stack_keeps_lmod_after_the_head_node_has_got_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes whose images have none live on it."""
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
     world = World(tmp_path / "node")
@@ -371,7 +367,7 @@ def test_a_stack_goes_on_to_carry_it_when_the_head_node_has_got_one(
     assert asked(world, text).release == first.release
 
 
-def test_one_that_does_not_answer_is_taken_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_lmod_that_reports_no_version_counts_as_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no other release."""
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
@@ -382,12 +378,12 @@ def test_one_that_does_not_answer_is_taken_for_good(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("lmod_is_there")
-def test_a_stack_that_names_lmod_for_its_own_ends_packs_none_where_nodes_have_one(tmp_path: Path) -> None:
+def test_a_stack_that_names_lmod_packs_none_if_the_nodes_have_one(tmp_path: Path) -> None:
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw, lmod@8.7.18]")
     assert LmodPack().probe(World(tmp_path / "node", config_text=text).context).skipped
 
 
-def test_the_first_lmod_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_usable_lmod_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy of one that is too old is a newer one beside it."""
     places = [tmp_path / name for name in ("old", "new")]
     for place in places:
@@ -433,14 +429,14 @@ def test_a_node_that_waits_for_the_stack_names_the_command_to_follow_it(tmp_path
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_node_without_any_whose_head_has_one_is_told_of_the_stacks(tmp_path: Path) -> None:
+def test_a_node_without_lmod_gets_the_remedy_modules_lmod_stack(tmp_path: Path) -> None:
     probe = NodeLmod().probe(World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path)).context)
     assert probe.reason == "this node has no Lmod"
     assert [line for line in probe.remedy if "modules: {lmod: stack}" in line]
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_plan_says_what_the_run_will_do(tmp_path: Path) -> None:
+def test_a_plan_before_the_stack_is_concretized_shows_all_steps(tmp_path: Path) -> None:
     """Before anything is solved, too."""
     world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
@@ -448,7 +444,7 @@ def test_a_plan_says_what_the_run_will_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_stack_that_fails_leaves_a_node_without_and_says_so(tmp_path: Path) -> None:
+def test_a_failed_stack_leaves_the_node_without_lmod_and_with_the_reason(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     del world.system.answers["spack"]
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}

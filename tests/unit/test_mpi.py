@@ -1,4 +1,4 @@
-"""MPI between nodes: what a rank tells, which job is started, and what is made of jobs that were recorded.
+"""MPI between nodes: the lines of a rank, the job that is started, and the findings of recorded jobs.
 
 ``mpi_jobs/*.txt`` are jobs of a real Slurm 22.05 with PMIx 4.2, Open MPI 4.1.4 and MPICH 4.0.2 in the lab, those that
 are called newer of Slurm 24.11 with PMIx 5.0 and Open MPI 5.0.7, each with one thing broken: exit code, what the ranks
@@ -89,7 +89,7 @@ def test_the_finding_names_node_and_stage_and_quotes_the_decisive_line(name: str
     assert "StepId=7" not in finding.why
 
 
-def test_every_recorded_job_has_its_line() -> None:
+def test_every_recorded_job_has_an_expected_finding() -> None:
     assert {path.stem for path in JOBS.glob("*.txt")} == {*FAILED, "well", "newer-well", "busy", "drained"}
 
 
@@ -100,14 +100,14 @@ def test_every_recorded_job_has_its_line() -> None:
         ("newer-well", "0.0714 s with Open MPI v5.0.7, PMIx 5.0.7a1"),
     ],
 )
-def test_a_job_that_went_well(name: str, how: str) -> None:
+def test_a_successful_job(name: str, how: str) -> None:
     finding = judge(recorded(name))
     assert finding.mark is Mark.OK
     assert finding.message == f"2 ranks on {ONE} and {TWO} sent each other 4 MiB in {how}"
 
 
 @pytest.mark.parametrize("name", ["busy", "drained"])
-def test_nodes_that_are_not_free_are_no_failure(name: str) -> None:
+def test_nodes_that_are_not_free_are_skipped(name: str) -> None:
     finding = judge(recorded(name))
     assert (finding.mark, finding.message) == (Mark.SKIP, "the nodes were not free")
     assert "Requested nodes are busy" in finding.why
@@ -157,17 +157,17 @@ def at(number: int, stage: Stage, **facts: Any) -> str:
         ),
     ],
 )
-def test_what_no_recorded_job_shows(evidence: Evidence, message: str) -> None:
+def test_jobs_that_were_not_recorded(evidence: Evidence, message: str) -> None:
     assert judge(evidence).message.startswith(message), judge(evidence)
 
 
-def test_silence_is_no_success() -> None:
+def test_missing_lines_are_never_a_success() -> None:
     assert judge(job(code=0)).mark is Mark.FAIL
     assert judge(job(at(0, Stage.DONE, size=2), code=0)).mark is Mark.FAIL
     assert judge(job(at(0, Stage.DONE, size=2), at(1, Stage.LOAD), code=0)).mark is Mark.FAIL
 
 
-def test_what_a_user_can_write_names_no_other_node_and_no_command() -> None:
+def test_forged_output_puts_no_node_and_no_command_into_the_finding() -> None:
     forged = line(1, "x; reboot", Stage.LOAD, {"error": "e"})
     stderr = "Task launch for StepId=1.0 failed on node evil: x"
     assert [one.node for one in job(at(0, Stage.START), forged).ranks] == [ONE]
@@ -177,7 +177,7 @@ def test_what_a_user_can_write_names_no_other_node_and_no_command() -> None:
     assert "reboot" not in " ".join(finding.remedy)
 
 
-def test_words_are_told_once_and_without_frames() -> None:
+def test_lines_are_quoted_once_and_without_frames() -> None:
     text = "-----\n[a:1] it broke\n[b:2] it broke\n\n*** MPI_ERRORS_ARE_FATAL\nsrun: error: n: task 0: Killed\n"
     text += "srun: job 49 queued and waiting for resources\nsrun: job 49 has been allocated resources\n"
     assert quote(text) == "it broke"
@@ -197,7 +197,7 @@ def test_no_line_of_a_rank_is_longer_than_srun_keeps_whole(text: str) -> None:
     assert len(line(1, "n" * 300, Stage.START, facts)) < LINE_BYTES
 
 
-def test_lines_of_others_are_noise() -> None:
+def test_other_lines_are_ignored() -> None:
     noise = [
         "",
         "{",
@@ -274,19 +274,19 @@ def library(prefix: Path, *names: str) -> dict[str, str]:
         (("elsewhere/libmpi.so",), "elsewhere/libmpi.so"),
     ],
 )
-def test_the_library_is_the_modules(prefix: Path, files: tuple[str, ...], found: str) -> None:
+def test_the_library_of_the_module_is_found(prefix: Path, files: tuple[str, ...], found: str) -> None:
     env = {**library(prefix, *files), "LD_LIBRARY_PATH": f":relative:{prefix}/elsewhere"}
     assert rank.find_library(env) == prefix / found
 
 
-def test_where_no_library_is_the_places_are_quote(prefix: Path) -> None:
+def test_without_a_library_the_error_names_the_directories(prefix: Path) -> None:
     with pytest.raises(rank.RankFailed, match=re.escape(f"no libmpi.so in {prefix}/mpi/lib, {prefix}/mpi/lib64")):
         rank.find_library(library(prefix))
     with pytest.raises(rank.RankFailed, match="no mpirun on PATH"):
         rank.find_library({"PATH": str(prefix)})
 
 
-def test_a_rank_tells_each_stage_before_it_begins(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_prints_each_stage_before_it_begins(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank, "Library", FakeLibrary)
     env = library(prefix, "mpi/lib/libmpi.so")
     code, lines, _ = started(env)
@@ -298,7 +298,7 @@ def test_a_rank_tells_each_stage_before_it_begins(prefix: Path, monkeypatch: pyt
     assert (code, [entry["stage"] for entry in lines][-3:]) == (0, ["init", "finalize", "done"])
 
 
-def test_a_rank_that_hangs_says_where_and_ends(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_hangs_prints_its_stage_and_ends(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank, "Library", FakeLibrary)
     monkeypatch.setattr(FakeLibrary, "pause", 0.3)
     _, lines, stopped = started(library(prefix, "mpi/lib/libmpi.so"), seconds=0.05)
@@ -306,7 +306,7 @@ def test_a_rank_that_hangs_says_where_and_ends(prefix: Path, monkeypatch: pytest
     assert (said["stage"], said["error"], stopped) == ("init", "no end within 0 s", [rank.HANGS])
 
 
-def test_a_library_that_is_none_is_quote(prefix: Path) -> None:
+def test_a_file_that_is_not_a_library_is_an_error(prefix: Path) -> None:
     code, lines, _ = started(library(prefix, "mpi/lib/libmpi.so"))
     assert (code, lines[-1]["stage"]) == (1, "load")
     assert "libmpi.so: file too short" in lines[-1]["error"]
@@ -360,7 +360,7 @@ def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
         (("Core:hello/1", "gcc/12:openmpi/4"), [node(ONE), node(TWO)], "the release has no MPI"),
     ],
 )
-def test_where_there_is_nothing_to_ask_that_is_said(
+def test_without_two_nodes_or_an_mpi_the_finding_is_skipped(
     world: World, modules: Sequence[str], nodes: list[SlurmNode], said: str
 ) -> None:
     published(world, *modules)
@@ -387,7 +387,9 @@ def answering(world: World, monkeypatch: pytest.MonkeyPatch, evidence: Evidence,
     return asked
 
 
-def test_root_asks_slurmd_why_it_did_not_start_the_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_reads_the_log_of_a_slurmd_that_did_not_start_the_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evidence = recorded("libpmix-not-on-one")
     launch = "[t] launch task StepId={} request from UID:1000\n"
     older = f"{launch.format('11.0')}[t] error: cannot find mpi plugin for mpi/pmix\n"
@@ -400,7 +402,7 @@ def test_root_asks_slurmd_why_it_did_not_start_the_task(world: World, monkeypatc
     assert {"--mpi=none", f"--nodelist={TWO}"} <= set(asked[-1])
 
 
-def test_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_users_do_not_read_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.system.root = False
     asked = answering(world, monkeypatch, recorded("libpmix-not-on-one"))
     finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
@@ -410,7 +412,7 @@ def test_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [argv[1] for argv in asked] == ["--mpi=pmix", "--mpi=list"]
 
 
-def test_a_job_that_does_not_end_is_slurms(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_does_not_end_is_a_failure_of_slurm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(argv: Sequence[str], **_: Any) -> Completed:
         raise ProcessTimeout(f"{argv[0]} did not end within 250 s and was stopped", why="")
 
