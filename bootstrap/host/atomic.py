@@ -110,6 +110,12 @@ def replace_link(link: Path, target: str) -> None:
     flush_directory(link.parent)
 
 
+def move_aside(path: Path, target: Path) -> None:
+    """Renames a file or directory within its directory, before it is removed: the rename is on disk at the return."""
+    path.rename(target)
+    flush_directory(path.parent)
+
+
 def install_executable(source: Path, target: Path, sha256: str) -> None:
     """Copies ``source`` to ``target`` with mode 0755 if the copy has the expected checksum.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..cluster.slurm import Job
 from ..core.errors import ReleaseError
+from ..host.atomic import move_aside
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
 from ..host.system import timestamp
@@ -151,7 +152,8 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
 def remove(ctx: Context, plan: Plan) -> None:
     """Carries out a plan. If it is killed, the next ``gc`` removes the rest.
 
-    A release is renamed first, so that a half-removed one is never in use; its packages are removed after it.
+    A release is renamed first, so that a half-removed one is never in use, also after a power cut; its packages are
+    removed after it.
 
     Raises:
         LockLost: another process may be installing.
@@ -163,7 +165,7 @@ def remove(ctx: Context, plan: Plan) -> None:
         (ctx.paths.pins / PIN / f"{release}.lua").unlink(missing_ok=True)
         gone = ctx.paths.releases / f".{release}{GONE}"
         remove_tree(gone)
-        ctx.paths.release(release).rename(gone)
+        move_aside(ctx.paths.release(release), gone)
     for gone in ctx.paths.releases.glob(f".*{GONE}"):
         remove_tree(gone)
     built = [package for package in plan.packages if package.hash]
@@ -177,5 +179,5 @@ def remove(ctx: Context, plan: Plan) -> None:
             LOG.info("removing %s", package.prefix)
             gone = package.prefix.with_name(f".{package.prefix.name}{GONE}")
             remove_tree(gone)
-            package.prefix.rename(gone)
+            move_aside(package.prefix, gone)
             remove_tree(gone)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import PetalError, SpackError, StateError, as_error
 from ..core.model import Finding, Mark, Scope, blocked, change, elsewhere, refused, satisfied
+from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
@@ -152,7 +153,7 @@ class ChangedFiles(Step):
         for prefix in (package.prefix for package in damaged if not package.tarball):
             garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``recovery.left`` finds it after a kill
             ctx.confirm()
-            prefix.rename(garbage)
+            move_aside(prefix, garbage)
             remove_tree(garbage)
 
 
