@@ -387,9 +387,7 @@ VERBS: Mapping[str, Verb] = {
         "releases.rollback", "make the previous or another release current", _rollback_options, takes_config=False
     ),
     "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", _gc_options, takes_config=False),
-    "lockfile": Verb(
-        "lockfile.write_lockfile", "solve the Spack stack and write its lockfile", _lockfile_options, LOCKFILE
-    ),
+    "lockfile": Verb("lockfile.write", "solve the Spack stack and write its lockfile", _lockfile_options, LOCKFILE),
     "log": Verb("log.log", "show the log of this node, by run", _log_options),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", _hook_options),
     "version": Verb("about.version", "print the version"),

@@ -1,8 +1,8 @@
-"""What the machine image carries becomes externals of Spack, with real versions; what is not there is left out.
+"""Finds software of the machine image, which becomes externals of Spack, with its real versions.
 
-Only places that all nodes of a cluster have alike are looked at: the image's own (``/opt/amazon``, ``/opt/pmix``,
-``/usr``), and what ParallelCluster exports from the head node (``/opt/slurm``, ``/opt/intel``). Files tell versions, so
-a run that finds the same again starts no process; a Slurm without headers is asked by ``sinfo --version``.
+It looks only at directories that are the same on all nodes of a cluster: the image's own (``/opt/amazon``,
+``/opt/pmix``, ``/usr``), and those that ParallelCluster exports from the head node (``/opt/slurm``, ``/opt/intel``).
+Versions are read from files, without a process; only a Slurm without headers needs ``sinfo --version``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EFA = "/opt/amazon/efa"
 OPEN_MPI = ("/opt/amazon/openmpi", "/opt/amazon/openmpi5")
 INTEL = ("/opt/intel", "/opt/intel/oneapi")
 PKG_CONFIG = ("lib/*/pkgconfig", "lib64/pkgconfig", "lib/pkgconfig", "share/pkgconfig")
-# What the recipes of Spack 0.23 and 1.1 both take for openmpi's ``fabrics`` and ``schedulers``.
+# The values of openmpi's ``fabrics`` and ``schedulers`` that the recipes of both Spack 0.23 and 1.1 accept.
 FABRICS = frozenset({"psm", "psm2", "verbs", "mxm", "ucx", "ofi", "fca", "hcoll", "ucc", "xpmem", "cma", "knem"})
 SCHEDULERS = frozenset({"alps", "lsf", "tm", "slurm", "sge", "loadleveler"})
 MPI = frozenset({"openmpi", "mpich", "mvapich", "mvapich2", "mvapich-plus", "mpitrampoline", "intel-oneapi-mpi"})
@@ -39,7 +39,7 @@ COMPONENT = re.compile(r"(?:prte_)?mca_(\w+?)_(\w+)\.so\Z|help-(mtl|btl|pml|ras|
 
 
 def find_externals(paths: Paths, system: System) -> tuple[External, ...]:
-    """Every external of this node. What cannot be read is left out, with a line in the log; nothing is raised."""
+    """Every external of this node. Software that cannot be read is left out, with a warning in the log."""
     found: list[External] = []
     for name in ("slurm", *LOOKS):
         try:
@@ -54,12 +54,12 @@ def find_externals(paths: Paths, system: System) -> tuple[External, ...]:
 def left_to_us(
     found: Iterable[External], environment: Mapping[str, Any], specs: Iterable[str] = ()
 ) -> tuple[External, ...]:
-    """Those that the stack does not decide about itself.
+    """The externals for packages that the stack does not configure itself.
 
-    A scope of ``-C`` wins over spack.yaml, and lists of both are joined. So where the stack says ``externals`` or
-    ``buildable`` of a package, or replaces its whole section (``name::``), ours is left out. And Spack takes any MPI
-    that is there already before the one that ``providers`` prefers, Intel's before Open MPI (run with 1.1.1): it is
-    told of those that the stack names, and of Open MPI where it names none.
+    A scope of ``-C`` wins over spack.yaml, and lists of both are joined. So if the stack sets ``externals`` or
+    ``buildable`` of a package, or replaces its whole section (``name::``), petal-node's external is left out. Spack
+    also prefers any external MPI to the provider in ``providers``, Intel's to Open MPI (run with 1.1.1), so Spack gets
+    only the MPIs that the stack names, or Open MPI if it names none.
     """
     sections = environment.get("packages")
     decided = set(_decided(sections)) if isinstance(sections, Mapping) else set()
@@ -80,8 +80,8 @@ def as_packages(externals: Iterable[External]) -> dict[str, Any]:
 
 def _decided(sections: Mapping[Any, Any]) -> Iterator[str]:
     for key, section in sections.items():
-        name, said = str(key), section if isinstance(section, Mapping) else {}
-        if name.endswith(":") or {str(word).rstrip(":") for word in said} & {"externals", "buildable"}:
+        name, settings = str(key), section if isinstance(section, Mapping) else {}
+        if name.endswith(":") or {str(word).rstrip(":") for word in settings} & {"externals", "buildable"}:
             yield name.rstrip(":")
 
 
@@ -95,17 +95,17 @@ def _find(name: str, paths: Paths, system: System) -> list[External]:
 
 
 def _find_slurm(paths: Paths, system: System) -> list[External]:
-    """Its headers tell the version, else its own answer: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
+    """The version is from its headers, or else from sinfo: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
     place, version, pmix = system.on_storage(partial(_slurm, paths), "Slurm's directory", PROBE)
     if place and not version:
         answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=COMMAND).stdout
-        told = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)
-        version = told[1] if told else None
+        match = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)
+        version = match[1] if match else None
     return [_slurm_at(paths, place, version, pmix=pmix)] if version else []
 
 
 def _slurm(paths: Paths) -> tuple[str, str | None, bool]:
-    """Where Slurm is, its version as far as a file tells it, and whether it has its plugin for PMIx."""
+    """Slurm's directory, its version if a header has it, and whether it has its plugin for PMIx."""
     for place in SLURM:
         prefix = paths.at(place)
         if (prefix / "bin/sinfo").is_file():
@@ -122,7 +122,7 @@ def _slurm_at(paths: Paths, place: str, version: str, *, pmix: bool) -> External
 
 
 def _pmix(paths: Paths) -> list[External]:
-    """ParallelCluster's PMIx; else the distribution's, whose .pc file says where (Debian: not ``/usr`` itself)."""
+    """ParallelCluster's PMIx, or the distribution's, whose .pc file contains its prefix (Debian: not ``/usr``)."""
     for place in (PMIX, *_pmix_of_distribution(paths)):
         version = defined(_text(paths.at(place) / "include/pmix_version.h"), *(f"PMIX_VERSION_{n}" for n in PARTS))
         if version:
@@ -137,7 +137,7 @@ def _pmix_of_distribution(paths: Paths) -> list[str]:
 
 
 def _libfabric(paths: Paths) -> list[External]:
-    """The EFA installer's. That it has EFA and shared memory is what AWS' own Spack configuration says of it."""
+    """The EFA installer's. Its fabrics are those of AWS' own Spack configuration."""
     for path in _glob(paths.at(EFA), "lib*/pkgconfig/libfabric.pc"):
         version = pc_version(_text(path))
         if version:
@@ -146,7 +146,7 @@ def _libfabric(paths: Paths) -> list[External]:
 
 
 def _openmpi(paths: Paths) -> list[External]:
-    """AWS' Open MPI 4 and 5. A stack may still have its own built, with another version or other variants."""
+    """AWS' Open MPI 4 and 5. A stack may still build its own, with another version or other variants."""
     found = []
     for place in OPEN_MPI:
         prefix = paths.at(place)
@@ -157,7 +157,7 @@ def _openmpi(paths: Paths) -> list[External]:
 
 
 def _openmpi_variants(prefix: Path, version: str) -> Iterator[str]:
-    """What the components tell, as Spack's own detection reads it from ompi_info; the rest is left to its defaults."""
+    """The variants that its components show, like Spack's detection by ompi_info; others keep their defaults."""
     components = openmpi_components(_names(prefix))
     fabrics = sorted({name for kind, name in components if kind in ("mtl", "btl", "pml")} & FABRICS)
     schedulers = sorted({name for kind, name in components if kind in ("ras", "plm")} & SCHEDULERS)
@@ -168,13 +168,13 @@ def _openmpi_variants(prefix: Path, version: str) -> Iterator[str]:
     if int(version.split(".", maxsplit=1)[0]) > 4:
         return
     if "slurm" in schedulers and (prefix / "bin/mpirun").exists():
-        yield "+legacylaunchers"  # so the recipes call an Open MPI 4 that keeps mpirun beside srun
+        yield "+legacylaunchers"  # the recipes' name for an Open MPI 4 that keeps mpirun in addition to srun
     if _glob(prefix, "lib*/libmpi_cxx.so"):
         yield "+cxx"
 
 
 def _names(prefix: Path) -> list[str]:
-    """The components that are files of their own; Open MPI 5 links them in, and then their help texts tell them."""
+    """The files of the components, or of their help texts: Open MPI 5 links the components in."""
     plugins = _glob(prefix, "lib*/openmpi*/mca_*.so", "lib*/prte*/*.so")
     texts = _glob(prefix, "share/openmpi/help-*.txt", "share/prte/help-*.txt")
     names = [path.name for path in plugins]

@@ -1,6 +1,6 @@
-"""The configuration scope that every Spack command of ours gets with ``-C``: all lists pinned, nothing inherited.
+"""The configuration scope that petal-node passes to every Spack command with ``-C``. It inherits nothing.
 
-``-C`` wins over an environment's own spack.yaml (run with 0.23.0 and 1.1.1), ``key::`` replaces what lower scopes say.
+``-C`` wins over an environment's own spack.yaml (run with 0.23.0 and 1.1.1); ``key::`` replaces weaker scopes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
 TEMPLATES, TEMPLATE = "templates", "modules/petal.lua"
-NO_MODULE = "lmod"  # what reads modules is none
-PULLED = "-pulled-"  # no name in petal.yaml begins so
-LISTS = frozenset({"require", "variants"})  # Spack takes a text for a list of one
+NO_MODULE = "lmod"  # needs no module: it is what reads modules
+PULLED = "-pulled-"  # no name in petal.yaml begins with a dash
+LISTS = frozenset({"require", "variants"})  # Spack takes a string for a list of one
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where Spack works. Stage and caches are on local disk, store and module tree are part of the root.
+    """The directories that Spack uses. ``scratch``, for stage and caches, is on local disk.
 
-    ``templates``: a directory with the template of its modules; None for Spack's own.
-    ``projection``: where a package lies below the store.
+    Args:
+        templates: a directory with the template of modules; None for Spack's own.
+        projection: the path of a package below the store.
     """
 
     store: Path
@@ -43,10 +44,13 @@ class Places:
 
 @dataclass(frozen=True)
 class Site:
-    """What this cluster and its configuration decide about every build.
+    """The settings of every build on this cluster.
 
-    ``cuda``: the GPUs' compute capabilities; ``bootstraps``: Spack may fetch clingo.
-    ``mirrors`` are those of sources. Packages come from ``pulled`` alone, a directory that holds what was verified.
+    Args:
+        mirrors: mirrors of sources.
+        cuda: the GPUs' compute capabilities.
+        bootstraps: Spack may fetch clingo.
+        pulled: the only source of binary packages: a directory of verified ones.
     """
 
     compiler: Compiler
@@ -67,10 +71,10 @@ def write_scope(directory: Path, places: Places, site: Site, family: Family) -> 
 
 
 def inherit_nothing(directory: Path, family: Family) -> None:
-    """Writes the scope that empties every section: what the Spack tree's own configuration says ends here.
+    """Writes the scope that empties every section, so that configuration in the Spack tree has no effect.
 
-    ``SPACK_DISABLE_LOCAL_CONFIG`` drops the user's and the system's configuration only, and nothing makes 0.23 or 1.1
-    pass over ``$spack/etc/spack``. Spack's defaults are read again above this.
+    ``SPACK_DISABLE_LOCAL_CONFIG`` ignores the user's and the system's configuration only, and 0.23 and 1.1 have no
+    switch for ``$spack/etc/spack``. Spack's defaults are read again in a stronger scope.
     """
     make_dir(directory)
     for name, empty in family.sections.items():
@@ -78,9 +82,9 @@ def inherit_nothing(directory: Path, family: Family) -> None:
 
 
 def as_yaml(document: Mapping[str, Any]) -> bytes:
-    """A document for Spack: JSON, which YAML reads but for two things, and those are escaped as only YAML does.
+    """A document for Spack: JSON, which is YAML except for characters outside of ASCII and DEL.
 
-    JSON's surrogate pairs are two characters to YAML, and DEL and its like must not stand there (YAML 1.1, 5.1).
+    Those are escaped for YAML, where a surrogate pair is two characters and DEL is not allowed (YAML 1.1, 5.1).
     """
     import json
 
@@ -92,25 +96,24 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
 
 
 def with_lists(packages: Any) -> Any:
-    """The section ``packages`` of a stack with a list wherever Spack also takes a text.
+    """The section ``packages`` of a stack with lists in place of the strings that Spack also accepts.
 
-    Lists of two scopes are joined. A text would be replaced by the list of ours, and what the stack requires forgotten.
+    Spack joins the lists of two scopes. A string would be replaced by petal-node's list.
     """
-    if not isinstance(packages, Mapping):  # Spack says what is wrong with it
+    if not isinstance(packages, Mapping):  # Spack reports what is wrong with it
         return packages
-    return {name: _with_lists(said) if isinstance(said, Mapping) else said for name, said in packages.items()}
+    return {name: _with_lists(value) if isinstance(value, Mapping) else value for name, value in packages.items()}
 
 
 def _with_lists(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Also where the key ends with Spack's marks for what replaces or joins weaker scopes: ``require::``."""
-    return {
-        key: [said] if isinstance(said, str) and str(key).rstrip(":+-") in LISTS else said
-        for key, said in section.items()
+    return {  # a key may end with a mark for replacing or joining weaker scopes: ``require::``
+        key: [value] if isinstance(value, str) and str(key).rstrip(":+-") in LISTS else value
+        for key, value in section.items()
     }
 
 
 def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
-    """What the scope says, by section: that of the file ``<section>.yaml``."""
+    """The content of the scope's files, by section: ``<section>.yaml``."""
     return {
         "config": {"config": _config(places)},
         "bootstrap": {"bootstrap": _bootstrap(places, site, family)},
@@ -124,7 +127,7 @@ def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
 
 
 def _bootstrap(places: Places, site: Site, family: Family) -> dict[str, Any]:
-    """Nothing is fetched unless the configuration says so, and then nothing without a checksum in Spack's own tree."""
+    """Spack fetches nothing; with ``clingo: bootstrap`` only binaries whose checksums are in its own tree."""
     root = str(places.scratch / "bootstrap")
     names = family.bootstraps_from if site.bootstraps else ()
     return {
@@ -167,10 +170,10 @@ def _mirror(url: str) -> dict[str, Any]:
 def _packages(site: Site, family: Family) -> dict[str, Any]:
     everything = {
         "require": [f"target={site.target}"],
-        "target": [site.target],  # a package with a requirement of its own does not see the one for all
+        "target": [site.target],  # for packages with a requirement of their own, which replaces the one for all
         "permissions": {"read": "world", "write": "user"},
     }
-    if site.cuda:  # a preference: packages without this variant, or without CUDA, take no notice
+    if site.cuda:  # a preference, which packages without this variant or without CUDA ignore
         everything["variants"] = [f"cuda_arch={','.join(site.cuda)}"]
     return {"all": everything, **family.externals(site.compiler), **as_packages(site.externals)}
 
@@ -197,7 +200,7 @@ def _modules(places: Places, site: Site, family: Family) -> dict[str, Any]:
 
 
 def scope_digest_inputs(compiler: Compiler | None, externals: Iterable[External]) -> dict[str, Any]:
-    """What of the system goes into a release's id: another compiler makes other binaries, another Slurm too."""
+    """The parts of the system that change binaries, for the release's id: the compiler and the externals."""
     carried = sorted([external.spec, external.place] for external in externals)
     if compiler is None:
         return {"compiler": None, "externals": carried}

@@ -1,9 +1,9 @@
-"""A Spack for the cluster's users: the site's program and recipes, the release as upstream, a store of their own.
+"""Spack for the cluster's users: the site's program and recipes, the release as upstream, a store of their own.
 
-It is a part of the release: a configuration scope, which Spack reads as the system's (``SPACK_SYSTEM_CONFIG_PATH``), so
-that what a user writes into ``~/.spack`` wins; a Python that finds clingo; and the module that leads to both. Nothing
-in them depends on the layout. The site's files are root's and nobody else can write them; what users' Spacks would
-write beside them by default (environments, licenses, sources, keys, byte code) goes below ``$PETAL_SPACK_DIR``.
+A release contains a configuration scope, which Spack reads as the system's (``SPACK_SYSTEM_CONFIG_PATH``), so
+``~/.spack`` wins over it; a Python that finds clingo; and the module that refers to both. They do not depend on the
+layout. Only root can write the site's files, so everything that Spack would write next to them (environments, licenses,
+sources, keys, byte code) goes below ``$PETAL_SPACK_DIR``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .program import RECEIPT, SpackInstall, anywhere
 from .scope import Places, as_yaml, sections, with_lists
 from .workspace import module_tree, site_of, store_of
 
-# Set by the module, the first also by users; Spack resolves both in its configuration. In builds it unsets all *_ROOT.
+# Set by the module, the first also by users; Spack expands both in its configuration. It unsets all *_ROOT in builds.
 DIRECTORY = "PETAL_SPACK_DIR"
 RECIPES = "PETAL_SPACK_RECIPES"
-# Run by every start of this Python (site.py). Byte code of the site's files goes to the user's cache, or nowhere. And
-# without a directory for the user's configuration, 1.1 changes that in its own tree (config.py: _scope, optional).
+# Every start of this Python runs this (site.py). Byte code of the site's files goes to the user's cache or nowhere.
+# Without a directory for the user's configuration, 1.1 would write to its own tree (config.py: _scope, optional).
 STARTUP = (
     "import os, sys",
     "cache = os.environ.get('SPACK_USER_CACHE_PATH')",
@@ -36,7 +36,7 @@ STARTUP = (
     "os.makedirs(os.path.expanduser(os.environ.get('SPACK_USER_CONFIG_PATH') or '~/.spack'), exist_ok=True)",
 )
 SECTIONS = ("config", "upstreams", "repos", "packages", "compilers", "concretizer", "mirrors", "modules")
-MIRRORS = ("file://", "https://")  # what needs neither credentials nor boto3
+MIRRORS = ("file://", "https://")  # these need neither credentials nor boto3
 
 
 def write(ctx: Context, target: str) -> None:
@@ -52,14 +52,14 @@ def write(ctx: Context, target: str) -> None:
 
 
 def missing(ctx: Context, target: str) -> list[Path]:
-    """What the module leads to and is not there."""
+    """The files of the module that are missing."""
     scope = [_directory(ctx, target) / "scope" / f"{name}.yaml" for name in SECTIONS]
     python = _python(ctx, target)
     return [*(path for path in scope if not path.is_file()), *([] if python.is_symlink() else [python])]
 
 
 def module_values(ctx: Context, target: str) -> dict[str, Any]:
-    """What the module ``spack/<version>`` is made of."""
+    """The values for the template of the module ``spack/<version>``."""
     programs = anywhere(ctx.config, ctx.paths)
     store, host = store_of(ctx), ctx.facts.host
     return {
@@ -76,7 +76,7 @@ def module_values(ctx: Context, target: str) -> dict[str, Any]:
 
 
 def interpreter() -> Path:
-    """A Python of the version that clingo's wheels are for; the distribution's, which every node has, before others."""
+    """A Python of the version of clingo's wheels; prefers the distribution's, which every node has."""
     name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     places = (Path("/usr/bin", name), Path(sys.base_prefix, "bin", name))
     return next((path for path in places if path.is_file()), Path(sys.executable))
@@ -91,13 +91,13 @@ def _python(ctx: Context, target: str) -> Path:
 
 
 def _files_of(program: SpackInstall) -> list[str]:
-    """A file of each part: where one is missing, the program is not there."""
+    """A file of each part; if one is missing, Spack is not installed there."""
     parts = [program.tree / "bin" / "spack", program.recipes / "repo.yaml"]
     return [str(path) for path in (*parts, *([program.clingo / RECEIPT] if program.clingo else []))]
 
 
 def _write_python(top: Path, programs: tuple[SpackInstall, ...]) -> None:
-    """A virtual environment (PEP 405): no variable that leads to clingo reaches a user's other programs."""
+    """A virtual environment (PEP 405), so that no variable for clingo affects a user's other programs."""
     python = interpreter()
     packages = top / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     for directory in (top / "bin", packages):
@@ -109,13 +109,13 @@ def _write_python(top: Path, programs: tuple[SpackInstall, ...]) -> None:
 
 
 def _clingo(programs: tuple[SpackInstall, ...]) -> list[str]:
-    """Where clingo may lie: beside Spack, else where the Python that runs petal-node has it."""
-    beside = [str(program.clingo) for program in programs if program.clingo]
-    return list(dict.fromkeys(beside or [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
+    """The directories of clingo: next to Spack, or else those of the Python that runs petal-node."""
+    wheels = [str(program.clingo) for program in programs if program.clingo]
+    return list(dict.fromkeys(wheels or [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
 
 
 def _sections(ctx: Context, target: str) -> dict[str, Any]:
-    """The site's own configuration, with what a user needs in other places. Spack's defaults stay for the rest."""
+    """The site's configuration with the user's directories. Spack's defaults apply for the rest."""
     mine = Path(f"${DIRECTORY}") / SPACK_VERSIONS[ctx.config.spack.version]
     host, program = ctx.facts.host, anywhere(ctx.config, ctx.paths)[0]
     modules = mine / "modules" / f"{host.os}-{host.machine}"
@@ -137,7 +137,7 @@ def _sections(ctx: Context, target: str) -> dict[str, Any]:
 def _config(mine: Path, program: SpackInstall) -> dict[str, Any]:
     """Stages are on the node's own disk (TMPDIR or /tmp), in a directory that only the user can read.
 
-    Spack tells by the time of a recipe whether its index of all recipes is old, so each repository has its own.
+    Spack decides by the time of recipes whether its index of them is old, so each repository has an index of its own.
     """
     key = hashlib.sha256(str(program.recipes).encode()).hexdigest()[:7]
     return {
@@ -150,17 +150,19 @@ def _config(mine: Path, program: SpackInstall) -> dict[str, Any]:
 
 
 def _packages(ctx: Context, site: Mapping[str, Any]) -> dict[str, Any]:
-    """Externals and preferences of the stack and of the site; the target is a preference, which a user may change."""
+    """Externals and preferences of the stack and the site. The target is a preference here, so users may change it."""
     everything = {key: value for key, value in site["all"].items() if key not in ("require", "permissions")}
     stack = with_lists(ctx.environment.get("packages") or {})
     ours = {**site, "all": everything}
-    named = {f"{name}:" if f"{name}:" in stack else name: said for name, said in ours.items()}  # the stack's ``all::``
+    named = {
+        f"{name}:" if f"{name}:" in stack else name: value for name, value in ours.items()
+    }  # the stack's ``all::``
     merged: dict[str, Any] = _merged(stack, named)
     return merged
 
 
 def _merged(weak: Any, strong: Any) -> Any:
-    """Two scopes in one, as Spack joins them: mappings by key, lists one after the other (docs: configuration.rst)."""
+    """Joins two scopes like Spack: mappings by key, lists one after the other (docs: configuration.rst)."""
     if isinstance(weak, Mapping) and isinstance(strong, Mapping):
         both = {key: _merged(weak[key], strong[key]) for key in weak.keys() & strong.keys()}
         return {**weak, **strong, **both}
@@ -170,14 +172,14 @@ def _merged(weak: Any, strong: Any) -> Any:
 
 
 def _mirrors(site: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of sources; what else there is lies where root alone works."""
+    """The mirrors of sources; the directory of binary packages is root's."""
     sources = {name: mirror for name, mirror in site.items() if mirror["source"]}
     return {name: mirror for name, mirror in sources.items() if mirror["url"].startswith(MIRRORS)}
 
 
 def _modules(site: Mapping[str, Any]) -> dict[str, Any]:
-    """Named as in the site's tree, so that a module finds those that it needs there.
+    """Modules have the names of the site's tree, so that they find the site's.
 
-    All are in ``Core``: a module of the site's MPI or compiler leads into the site's own hierarchy only.
+    All are in ``Core``, because a module of the site's MPI or compiler adds the site's own hierarchy only.
     """
     return {**site, "lmod": {**site["lmod"], "core_specs": ["platform=linux"]}}
