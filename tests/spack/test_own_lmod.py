@@ -75,18 +75,18 @@ class Lmod(Package):
 '''
 
 
-def stack_with_lmod(sites: Callable[[str], Site], version: str) -> str:
-    """A configuration whose stack builds Lmod."""
-    site = sites(version)
-    site.add("lua", LUA)
-    site.add("lmod", LMOD)
-    return f"{site.config}modules: {{lmod: stack}}\n"
+@pytest.fixture
+def sites_without_lmod(sites: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Site]:
+    """The recipes of Lmod and Lua, on a machine whose image has no Lmod, whatever this one has."""
 
+    def made(version: str) -> Site:
+        site = sites(version)
+        monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())  # after the fixture has looked for this machine's
+        site.add("lua", LUA)
+        site.add("lmod", LMOD)
+        return site
 
-@pytest.fixture(autouse=True)
-def no_lmod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose image has no Lmod, whatever this one has."""
-    monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
+    return made
 
 
 @pytest.fixture
@@ -97,8 +97,10 @@ def prefix() -> Iterator[Path]:
 
 
 @BOTH
-def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str], Site], prefix: Path) -> None:
-    config = stack_with_lmod(sites, version)
+def test_a_copy_runs_where_the_store_is_not(
+    version: str, sites_without_lmod: Callable[[str], Site], prefix: Path
+) -> None:
+    config = f"{sites_without_lmod(version).config}modules: {{lmod: stack}}\n"
     done = steps(bootstrap(prefix, config))
     assert done["lmod-pack"].outcome is done["lmod"].outcome is done["shell"].outcome is Outcome.CHANGED, done
     paths = Paths(prefix)
@@ -125,8 +127,10 @@ def test_a_copy_runs_where_the_store_is_not(version: str, sites: Callable[[str],
     assert {step.outcome for step in again.steps} <= {Outcome.OK, Outcome.SKIPPED}, again
 
 
-def test_the_next_release_packs_the_same_and_builds_nothing(sites: Callable[[str], Site], prefix: Path) -> None:
-    config = stack_with_lmod(sites, "1.1.1")
+def test_the_next_release_packs_the_same_and_builds_nothing(
+    sites_without_lmod: Callable[[str], Site], prefix: Path
+) -> None:
+    config = f"{sites_without_lmod('1.1.1').config}modules: {{lmod: stack}}\n"
     bootstrap(prefix, config)
     copy = Paths(prefix).lmod_in_use.resolve()
     moment = copy.stat().st_mtime_ns
@@ -155,12 +159,10 @@ def has_no_recipe(site: Site) -> None:
     [("1.1.1", cannot_be_built), ("1.1.1", has_no_recipe), ("0.23.0", cannot_be_solved)],
 )
 def test_an_lmod_that_cannot_be_built_does_not_block_the_stack(
-    version: str, fails: Callable[[Site], None], sites: Callable[[str], Site], tmp_path: Path
+    version: str, fails: Callable[[Site], None], sites_without_lmod: Callable[[str], Site], tmp_path: Path
 ) -> None:
     """Lmod was added: everything that the configuration names is built and published."""
-    site = sites(version)
-    site.add("lua", LUA)
-    site.add("lmod", LMOD)
+    site = sites_without_lmod(version)
     fails(site)
     record = bootstrap(tmp_path / "node", f"{site.config}modules: {{lmod: stack}}\n")
     done = steps(record)
