@@ -1,8 +1,8 @@
-"""How long a hook may wait: its own budget, and never what ParallelCluster's limit would not allow.
+"""How long a hook may wait: ``install.budget``, and at most the time that ParallelCluster's limits leave.
 
-The head node's WaitCondition counts Chef, the hook and the static compute nodes' own boot: 2100 s, 1800 s before 3.13,
-or ``DevSettings/Timeouts/HeadNodeBootstrapTimeout`` (aws-parallelcluster: constants.py, cluster_config.py). A login
-node's launch has 600 s, hard-coded; compute and login hooks never wait for the head: they end within 10 s.
+The head node's WaitCondition counts Chef, the hook and the boot of the static compute nodes: 2100 s, 1800 s before 3.13,
+or ``DevSettings/Timeouts/HeadNodeBootstrapTimeout`` (aws-parallelcluster: constants.py, cluster_config.py). The launch
+of a login node has 600 s, hard-coded. Hooks of compute and login nodes never wait for the head node.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from ..core.paths import Paths
 from ..host.yaml_text import read_yaml
 from .detect import CLUSTER_CONFIG
 
-OTHER_SECONDS = 9.0  # from the start of the hook script; its end takes the rest of the 10
+OTHER_SECONDS = 9.0  # for compute and login nodes, whose hooks end within 10 s
 HEAD_LIMIT = 2100.0
 HEAD_LIMIT_BEFORE_3_13 = 1800.0
-# Chef's finalize and the static nodes' boot come after the hook, inside the same limit.
-RESERVED = 600.0
-LONGEST = 43_200  # of a WaitCondition (CloudFormation user guide)
+RESERVED = 600.0  # of the head node's limit, for the steps after the hook: Chef's finalize, the static nodes' boot
+LONGEST = 43_200  # the maximum timeout of a WaitCondition (CloudFormation user guide)
 VERSION = "/opt/parallelcluster/.bootstrapped"
 
 
@@ -35,22 +34,22 @@ def hook_budget(role: Role, event: str, budget: int, paths: Paths, uptime: float
     if role is not Role.HEAD:
         return OTHER_SECONDS
     limit = head_limit(_text(paths, VERSION), _text(paths, CLUSTER_CONFIG))
-    if event != "configured" or uptime >= limit:  # run by hand later, or under an update's own limit
+    if event != "configured" or uptime >= limit:  # an update has its own limit, a run by hand has none
         return float(budget)
     return max(0.0, min(float(budget), limit - RESERVED - uptime))
 
 
 def head_limit(version: str, cluster_config: str) -> float:
-    """The head node's limit in seconds, from the texts of .bootstrapped and cluster-config.yaml."""
-    configured = _configured(cluster_config)
+    """The head node's limit in seconds, from the content of .bootstrapped and of cluster-config.yaml."""
+    configured = _configured_limit(cluster_config)
     if configured is not None:
         return configured
-    found = re.search(r"([0-9]{1,4})\.([0-9]{1,4})\.[0-9]", version)
-    old = found is not None and (int(found.group(1)), int(found.group(2))) < (3, 13)
+    match = re.search(r"([0-9]{1,4})\.([0-9]{1,4})\.[0-9]", version)
+    old = match is not None and (int(match.group(1)), int(match.group(2))) < (3, 13)
     return HEAD_LIMIT_BEFORE_3_13 if old else HEAD_LIMIT
 
 
-def _configured(text: str) -> float | None:
+def _configured_limit(text: str) -> float | None:
     try:
         value: Any = read_yaml(text, CLUSTER_CONFIG, aliases=True)
     except ConfigError:

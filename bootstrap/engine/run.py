@@ -183,6 +183,9 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _budget(ctx: Context) -> float:
+    """The seconds that a hook may wait. A tree below --root does not boot, so only its configuration counts."""
+    if not ctx.paths.live:
+        return float(ctx.config.install.budget)
     return hook_budget(ctx.role, ctx.event, ctx.config.install.budget, ctx.paths, ctx.system.uptime())
 
 

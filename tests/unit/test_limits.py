@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from bootstrap.cluster.limits import CLUSTER_CONFIG, VERSION, head_limit, hook_budget
 from bootstrap.core.model import Role
 from bootstrap.core.paths import Paths
+from bootstrap.engine.run import _budget
+from tests.world import World
 
 TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
 
@@ -58,3 +61,10 @@ def test_the_files_of_the_node_are_read(tmp_path: Path) -> None:
         paths.at(name).parent.mkdir(parents=True, exist_ok=True)
         paths.at(name).write_text(text)
     assert hook_budget(Role.HEAD, "configured", 3600, paths, 0) == 1200
+
+
+@pytest.mark.parametrize(("live", "budget"), [(True, 0.0), (False, 300.0)])
+def test_the_uptime_of_this_machine_counts_only_on_a_node(tmp_path: Path, live: bool, budget: float) -> None:
+    world = World(tmp_path / "head", live=live)
+    world.system.uptime = lambda: 1600.0
+    assert _budget(replace(world.context, event="configured")) == budget
