@@ -86,7 +86,7 @@ def builds(world: World, **other: object) -> Callable[[Path], str]:
 
     def node(place: Path) -> str:
         host = replace(NODE, **other)  # type: ignore[arg-type]
-        BuildJob(JobDirectory.at(place), host, world.system, world.prefix / "local", lambda _: None).run()
+        BuildJob(JobDirectory.at(place), host, world.system, world.prefix / "scratch", lambda _: None).run()
         return "COMPLETED"
 
     return node

@@ -36,10 +36,9 @@ def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, cancel)
     host = detect.gather(options.paths, services.system, Role.COMPUTE).host
-    local = options.paths.scratch / "build-job"
     try:
         signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
-        errors = BuildJob(directory, host, services.system, local, services.note).run()
+        errors = BuildJob(directory, host, services.system, options.paths.scratch, services.note).run()
     except Terminated as end:
         error = JobError("the build job was ended", why=str(end), code="job-orphaned")
         return replace(failed(options.command, error, services.run_id), exit=int(ExitCode.TERMINATED))

@@ -71,9 +71,8 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
 
 def job(ctx: Context, directory: JobDirectory, printed: list[str]) -> tuple[tuple[PetalError, ...], JobReport]:
     """What a node of the queue does, and what the worker then finds."""
-    local = ctx.paths.at("/local")
-    errors = BuildJob(directory, ctx.facts.host, System(), local, printed.append).run()
-    assert not local.exists()
+    errors = BuildJob(directory, ctx.facts.host, System(), ctx.paths.scratch, printed.append).run()
+    assert not (ctx.paths.scratch / "build-job").exists()
     return errors, directory.report()
 
 

@@ -132,7 +132,7 @@ def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
     world.paths.shared.mkdir()
     directory = JobDirectory(world.paths, "run-1")
     directory.create()
-    (error,) = BuildJob(directory, NODE, world.system, tmp_path / "local", lambda _: None).run()
+    (error,) = BuildJob(directory, NODE, world.system, tmp_path / "scratch", lambda _: None).run()
     assert error.code == "job-orphaned"
     assert directory.report().stage == DONE
 
@@ -155,7 +155,7 @@ def test_an_order_that_others_could_write_is_not_obeyed(tmp_path: Path, harm: st
         else:
             os.chown(order_file if harm == "owner" else place, 12345, 12345)
         directory = JobDirectory.at(place)
-        ended.extend(BuildJob(directory, NODE, world.system, world.prefix / "local", lambda _: None).run())
+        ended.extend(BuildJob(directory, NODE, world.system, world.prefix / "scratch", lambda _: None).run())
         return "FAILED"
 
     Slurm(world, node)
@@ -228,7 +228,7 @@ def test_what_cannot_be_told_costs_no_build(tmp_path: Path, monkeypatch: pytest.
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(JobDirectory, "write_report", refuse)
-        BuildJob(directory, NODE, world.system, world.prefix / "local", printed).run()
+        BuildJob(directory, NODE, world.system, world.prefix / "scratch", printed).run()
         return "COMPLETED"
 
     Slurm(world, node)

@@ -52,7 +52,7 @@ def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> Non
     spacks = [command for command in world.system.commands if command[0].endswith("bin/spack")]
     (install,) = [command for command in spacks if "install" in command]
     assert install[install.index("-p") + 1] == "8"  # the node's 64 cores, not the head's 2
-    assert str(world.prefix / "local") in install[install.index("-e") + 1]
+    assert str(world.prefix / "scratch") in install[install.index("-e") + 1]
     assert left(world) == []
     assert "install --only-concrete" in (world.paths.build_logs / "run-1" / "spack.log").read_text()
     assert converge(world)[0]["spack"].outcome is Outcome.OK

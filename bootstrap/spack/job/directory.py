@@ -44,9 +44,8 @@ class Order:
 
     Args:
         version, tree, recipes: the Spack to use; it has the same path on every node.
-        store: the install tree, below the root; ``backing`` is the same directory on shared storage.
+        store: the install tree, below the root.
         modules: the module tree of each target.
-        scratch: the directory for Spack's stage and caches on any node.
         os, glibc, compiler: those of the node that concretized.
         keys: the source of the trees of Spack and recipes, by path (``program.key_at``).
         jobs: cores to use, 0 for all.
@@ -54,14 +53,11 @@ class Order:
         locks: how many locks the store's file system allows on one file, None without a limit.
     """
 
-    run_id: str
     version: str
     tree: str
     recipes: str
     store: str
-    backing: str
     modules: Mapping[str, str]
-    scratch: str
     os: str
     glibc: str
     compiler: str
@@ -72,9 +68,8 @@ class Order:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Order:
-        texts = ("version", "tree", "recipes", "store", "backing", "scratch", "os", "glibc", "compiler")
+        texts = ("version", "tree", "recipes", "store", "os", "glibc", "compiler")
         return cls(
-            run_id=decode.name(raw["run_id"]),
             modules={decode.name(key): decode.text(value) for key, value in decode.mapping(raw["modules"]).items()},
             keys={decode.text(key): decode.text(value) for key, value in decode.mapping(raw["keys"]).items()},
             jobs=decode.whole(raw["jobs"]),
@@ -114,6 +109,7 @@ class JobDirectory:
     def __init__(self, paths: Paths, run_id: str) -> None:
         self.path = paths.builds / run_id
         self.mount = paths.shared_mount
+        self.shared_root = paths.shared_root
         self.job_name = f"petal-build-{run_id}"
         self.script = self.path / "job.sh"
         self.pulled = self.path / "pulled"  # packages of build caches

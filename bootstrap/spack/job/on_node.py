@@ -31,17 +31,18 @@ class BuildJob:
     """One build job on its node.
 
     Args:
-        local: a directory on the node's own disk for Spack's environment, whose lock Spack takes all the time.
+        scratch: a directory on the node's own disk, for Spack's stage, and for its environment, which it locks often.
         note: prints a line of progress.
     """
 
     def __init__(
-        self, directory: JobDirectory, host: Host, system: System, local: Path, note: Callable[[str], None]
+        self, directory: JobDirectory, host: Host, system: System, scratch: Path, note: Callable[[str], None]
     ) -> None:
         self._directory = directory
         self._host = host
         self._system = system
-        self._local = local
+        self._scratch = scratch
+        self._local = scratch / "build-job"
         self._print = note
         self._report = JobReport(RUNNING, host.name)
         self._failed: set[str] = set()
@@ -57,7 +58,7 @@ class BuildJob:
             remove_tree(self._local)  # left by a killed job
             self._progress("")
             order = self._directory.order()
-            check_node(order, self._host, self._system)
+            check_node(order, self._directory.shared_root, self._host, self._system)
             for target in order.modules:
                 try:
                     self._install(order, target)
@@ -84,7 +85,7 @@ class BuildJob:
         make_dir(environment)
         for name in ("spack.yaml", "spack.lock"):
             (environment / name).write_bytes((shared / "environment" / name).read_bytes())
-        places = Places(Path(order.store), Path(order.modules[target]), program.recipes, Path(order.scratch))
+        places = Places(Path(order.store), Path(order.modules[target]), program.recipes, self._scratch / "spack")
         log = self._directory.spack_log
         spack = Spack(self._system, program, places, shared / "scope", environment, log, self._note)
         pulled = Pulled(self._directory.pulled, program.family.cache_layout)
@@ -126,8 +127,11 @@ def _program(order: Order) -> SpackInstall:
     return SpackInstall(order.version, Path(order.tree), Path(order.recipes), None)
 
 
-def check_node(order: Order, host: Host, system: System) -> None:
+def check_node(order: Order, shared_root: Path, host: Host, system: System) -> None:
     """Refuses a node on which the packages would differ, or would be installed in another place.
+
+    Args:
+        shared_root: the directory on shared storage that the root of every node must show.
 
     Raises:
         JobError: ``job-node``.
@@ -140,7 +144,8 @@ def check_node(order: Order, host: Host, system: System) -> None:
     wrong = [
         f"{name}: {here}, and the head node has {expected}" for name, here, expected in properties if here != expected
     ]
-    store, backing = Path(order.store), Path(order.backing)
+    store = Path(order.store)
+    backing = shared_root / store.name
     if not (store.exists() and backing.exists() and store.samefile(backing)):
         wrong.append(f"{store} is not {backing}: petal-node check on that node says why")
     programs = _program_problems(order)

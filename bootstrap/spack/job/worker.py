@@ -278,14 +278,11 @@ def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Orde
     spack = next(iter(spacks.values()))
     host, install = ctx.facts.host, ctx.config.install
     return Order(
-        run_id=ctx.run_id,
         version=spack.program.version,
         tree=str(spack.program.tree),
         recipes=str(spack.program.recipes),
         store=str(spack.places.store),
-        backing=str(ctx.paths.shared_root / spack.places.store.name),
         modules={target: str(each.places.modules) for target, each in spacks.items()},
-        scratch=str(spack.places.scratch),
         os=host.os,
         glibc=host.glibc,
         compiler=find_compiler(ctx.system).spec,
