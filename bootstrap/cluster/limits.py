@@ -1,8 +1,9 @@
 """How long a hook may wait: ``install.budget``, and at most the time that ParallelCluster's limits leave.
 
-The head node's WaitCondition counts Chef, the hook and the boot of the static compute nodes. Its limit is 2100 s, 1800 s
-before 3.13, or ``DevSettings/Timeouts/HeadNodeBootstrapTimeout`` (aws-parallelcluster: constants.py, cluster_config.py).
-The launch of a login node has 600 s, hard-coded. Hooks of compute and login nodes never wait for the head node.
+The head node's WaitCondition counts Chef, the hook and the boot of the static compute nodes. Its limit is 2100 s,
+1800 s before 3.13, or ``DevSettings/Timeouts/HeadNodeBootstrapTimeout`` (aws-parallelcluster: constants.py,
+cluster_config.py). The launch of a login node has 600 s, hard-coded. Hooks of compute and login nodes never wait for
+the head node.
 """
 
 from __future__ import annotations
