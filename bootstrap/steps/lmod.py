@@ -11,6 +11,7 @@ from ..core.model import Finding, Mark, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
 from ..lmod.build import is_left_to_nodes, is_pending
 from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod
+from ..spack.environments import LOCK
 from ..spack.workspace import specs_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
@@ -79,7 +80,9 @@ def _without_lmod(ctx: Context, problem: str) -> Finding:
     if bundle.names_lmod(specs_of(ctx)):
         status = "petal-node status    (on the head node: whether Lmod is built; this node unpacks it afterwards)"
         return blocked(f"{problem}, and no release carries one yet that this CPU runs", status)
-    if ctx.config.builds:
+    if LOCK in ctx.environment:
+        setting = "petal-node lockfile    (on a machine without Lmod: the new lockfile contains Lmod)"
+    elif ctx.config.builds:
         setting = "modules: {lmod: stack} in the configuration: the stack builds Lmod for every node that has none"
     else:
         setting = "name a stack in the configuration: it builds Lmod for the nodes"

@@ -23,6 +23,7 @@ from bootstrap.engine.prepare import for_lockfile, prepare
 from bootstrap.engine.registry import CHECKS, STEPS, steps_for
 from bootstrap.host.files import remove_tree
 from bootstrap.lmod import bundle, find
+from bootstrap.spack.environments import LOCK
 from bootstrap.spack.workspace import lockfile_of, specs_of
 from bootstrap.state.context import Context
 from bootstrap.state.request import Request
@@ -433,6 +434,8 @@ def test_a_node_without_lmod_gets_the_remedy_modules_lmod_stack(tmp_path: Path) 
     probe = NodeLmod().probe(World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path)).context)
     assert probe.reason == "this node has no Lmod"
     assert [line for line in probe.remedy if "modules: {lmod: stack}" in line]
+    locked = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={LOCK: "0" * 64})
+    assert NodeLmod().probe(locked.context).remedy[0].startswith("petal-node lockfile")
 
 
 @pytest.mark.usefixtures("no_lmod")
