@@ -25,7 +25,7 @@ from .processes import has_process
 
 PRIVATE = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)\.(part|old)")
 REPLACED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # rename(2): the target must be moved aside first
-ABANDONED_SECONDS = 24 * 3600.0  # age at which the private name of a process on another node counts as left behind
+ABANDONED_SECONDS = 24 * 3600.0  # older than any transfer: the number belongs to another process or node
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -219,9 +219,7 @@ def _remove_abandoned(path: Path) -> None:
         if private is None:
             continue
         with suppress(FileNotFoundError):  # another process removes it at the same time
-            if private["host"] == os.uname().nodename:
-                abandoned = not has_process(int(private["pid"]))
-            else:
-                abandoned = time.time() - entry.lstat().st_mtime > ABANDONED_SECONDS
-            if abandoned:
+            is_old = time.time() - entry.lstat().st_mtime > ABANDONED_SECONDS
+            is_dead = private["host"] == os.uname().nodename and not has_process(int(private["pid"]))
+            if is_old or is_dead:
                 remove_tree(entry)

@@ -145,7 +145,8 @@ def test_the_result_of_a_faster_process_is_kept(tmp_path: Path) -> None:
     [
         (f".x.{HOST}-{DEAD}.part", 0, False),
         (f".x.{HOST}-{DEAD}.old", 0, False),
-        (f".x.{HOST}-{os.getppid()}.part", 90_000, True),
+        (f".x.{HOST}-{os.getppid()}.part", 0, True),
+        (f".x.{HOST}-{os.getppid()}.part", 90_000, False),
         (f".x.another-node.local-{DEAD}.part", 0, True),
         (f".x.another-node.local-{DEAD}.part", 90_000, False),
         (f".xy.{HOST}-{DEAD}.part", 90_000, True),
