@@ -8,11 +8,9 @@ implementation of zlib (zlib-ng) compresses to other bytes.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,13 +52,12 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Built:
-    """The result of one build. ``files`` are paths in ``dist``; sizes in bytes, times in seconds."""
+    """The archive of one build. ``content`` is the hash of its files; the size is in bytes, the time in seconds."""
 
     archive: Path
     sha256: str
     size: int
     content: str
-    files: tuple[Path, ...]
     seconds: float
 
 
@@ -80,16 +77,17 @@ def build(dist: Path, root: Path = ROOT, vendor: Path | None = None) -> Built:
     check_compiled(members)
     programs = {name: (HERE / file).read_bytes() for name, file in {**PROGRAMS, "header": "header.sh"}.items()}
     content = digest({**members, **programs})
-    filled = {name: _filled(text, content) for name, text in programs.items()}
-    start = filled.pop("header")
-    data = zipped(start, {**members, **filled})
+    for name, text in programs.items():
+        programs[name] = text.replace(b"@CONTENT@", content.encode()).replace(b"@VERSION@", __version__.encode())
+    data = zipped(programs.pop("header"), {**members, **programs})
     if len(data) > MAX_BYTES:
         raise BuildError(f"the archive has {len(data)} bytes, more than {MAX_BYTES}")
     files = {"petal-node": data, "petal-node.sha256": f"{sha256(data)}  petal-node\n".encode()}
     files |= {f"on_node_{event}.sh": hook(root / "actions", event) for event in EVENTS}
     files["petal-node.json"] = manifest(files, members, content)
-    written = tuple(write(dist / name, text) for name, text in files.items())
-    return Built(written[0], sha256(data), len(data), content, written, time.monotonic() - started)
+    for name, text in files.items():
+        write(dist / name, text)
+    return Built(dist / "petal-node", sha256(data), len(data), content, time.monotonic() - started)
 
 
 def vendored(requirements: Path, kept: Path) -> Path:
@@ -186,10 +184,6 @@ def digest(files: Mapping[str, bytes]) -> str:
     return total.hexdigest()[:32]
 
 
-def _filled(text: bytes, content: str) -> bytes:
-    return text.replace(b"@CONTENT@", content.encode()).replace(b"@VERSION@", __version__.encode())
-
-
 def zipped(start: bytes, members: Mapping[str, bytes]) -> bytes:
     """A zip archive after ``start``. The bytes depend only on the arguments."""
     with tempfile.TemporaryFile() as out:
@@ -226,14 +220,13 @@ def manifest(files: Mapping[str, bytes], members: Mapping[str, bytes], content: 
     return (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode()
 
 
-def write(path: Path, data: bytes) -> Path:
+def write(path: Path, data: bytes) -> None:
     """Writes a file and its directory; programs (no ``.json``, ``.sha256``, ``.py``) are executable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_bytes(data)
     new.chmod(0o755 if path.suffix in {"", ".sh"} else 0o644)
     new.replace(path)
-    return path
 
 
 def sha256(data: bytes) -> str:
@@ -241,16 +234,10 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Builds, and prints the archive's path, size and checksum."""
-    parser = argparse.ArgumentParser(prog="python -m bootstrap.archive.build", description=__doc__.split("\n")[0])
-    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="where to write (default: dist/)")
-    parser.add_argument("--clean", action="store_true", help="fetch the packages again")
-    options = parser.parse_args(arguments)
-    if options.clean:
-        shutil.rmtree(ROOT / "build/vendor", ignore_errors=True)
+def main() -> int:
+    """Builds into ``dist/`` of the checkout, and prints the archive's path, size and checksum."""
     try:
-        built = build(options.dist)
+        built = build(ROOT / "dist")
     except BuildError as error:
         print(f"make dist: {error}", file=sys.stderr)
         return 1
