@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bootstrap.cluster.targets import Choice
+from bootstrap.cluster.targets import BuildTargets
 from bootstrap.config import load, model
 from bootstrap.core.errors import PetalError, ProcessFailed
 from bootstrap.core.facts import Cluster, External, Facts, Host, Mount, Queue, SharedDir
@@ -285,11 +285,11 @@ class World:
     def release(self) -> str:
         system = scope_digest_inputs(find_compiler(self.system), self.externals) if self.config.builds else {}
         environment = {**self.environment, "system": system}
-        return release.release_id(self.config, self.host, environment, templates.digest(), self.choice)
+        return release.release_id(self.config, self.host, environment, templates.digest(), self.build_targets)
 
     @property
-    def choice(self) -> Choice:
-        return release.choice_of(self.config, self.queues, self.host.machine)
+    def build_targets(self) -> BuildTargets:
+        return release.build_targets_of(self.config, self.queues, self.host.machine)
 
     @property
     def externals(self) -> tuple[External, ...]:
@@ -303,8 +303,8 @@ class World:
         known = Facts(cluster, self.host, self.mounts)
         return Context(
             self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
-            release=self.release, environment=self.environment, choice=self.choice, externals=self.externals,
-            decides=self.role is Role.HEAD,
+            release=self.release, environment=self.environment, build_targets=self.build_targets,
+            externals=self.externals, decides=self.role is Role.HEAD,
         )  # fmt: skip
 
     def mount(self, source: str, kind: str, *options: str) -> None:

@@ -1,4 +1,4 @@
-"""What is observed once at the start of a run: role, cluster, host, mounts. Parsers are pure.
+"""The facts of this node, read once at the start of a run: role, cluster, host, mounts. Parsers are pure.
 
 Sources, best first: ``/etc/chef/dna.json``, ``/etc/parallelcluster/cfnconfig``, instance metadata (tags).
 ParallelCluster calls the roles HeadNode, ComputeFleet and LoginNode; the tag on an instance says Compute.
@@ -41,11 +41,11 @@ SHARED_KEYS = (
     ("raid", "raid_shared_dir"),
 )
 LIMIT = 1 << 20
-# What a name of a region, a user or a queue can be; what it cannot be is not known.
+# Names of regions, users and queues; any other text is ignored.
 WORD = re.compile(r"[A-Za-z0-9._@\\+:-]{1,255}\Z")
 DIRECTORY = re.compile(r"[A-Za-z0-9._+/-]{1,1000}\Z")
 INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]{1,30}\.[a-z0-9-]{1,30}\Z")
-# Of queues, of resources in one, of types in one: ParallelCluster allows 50; aliases could make them endless.
+# Queues, resources of a queue, instance types of a resource: ParallelCluster allows 50, YAML aliases any number.
 MOST = 100
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
@@ -54,7 +54,7 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
     """All facts of this node.
 
     Args:
-        role: what ``--role`` says; it wins over everything the node tells.
+        role: of ``--role``, which has precedence.
     """
     return Facts(_cluster(paths, role), _host(paths, system), system.mounts())
 
@@ -68,12 +68,12 @@ def role_of(facts: Facts) -> Role:
     """The node's role.
 
     Raises:
-        FactsError: nothing tells it.
+        FactsError: ``facts-role``, no source names it.
     """
     if facts.cluster.role is None:
         raise FactsError(
             "This node's role is unknown",
-            why=f"neither {DNA} nor {CFNCONFIG} nor the instance's tags tell it",
+            why=f"{DNA}, {CFNCONFIG} and the tags of the instance do not name it",
             remedy="give --role head, --role compute or --role login",
             code="facts-role",
         )
@@ -81,7 +81,7 @@ def role_of(facts: Facts) -> Role:
 
 
 def read_cluster(paths: Paths) -> Cluster:
-    """What the node's own files say, without asking any service."""
+    """The cluster according to the files of the node, without any network access."""
     return merge(parse_dna(_text(paths.at(DNA))), parse_cfnconfig(_text(paths.at(CFNCONFIG))))
 
 
@@ -104,7 +104,7 @@ def _text(path: Path) -> str:
 
 
 def parse_dna(text: str) -> Cluster:
-    """The cluster as dna.json tells it (aws-parallelcluster: templates/*_stack.py)."""
+    """The cluster according to dna.json (aws-parallelcluster: templates/*_stack.py)."""
     try:
         loaded = json.loads(text) if text else {}
     except (ValueError, RecursionError):
@@ -125,7 +125,7 @@ def parse_dna(text: str) -> Cluster:
 
 
 def parse_cfnconfig(text: str) -> Cluster:
-    """The cluster as cfnconfig tells it: lines of bash assignments (aws-parallelcluster-cookbook: cfnconfig.erb)."""
+    """The cluster according to cfnconfig: lines of bash assignments (aws-parallelcluster-cookbook: cfnconfig.erb)."""
     raw: dict[str, Any] = {}
     for line in text.splitlines():
         name, separator, value = line.partition("=")
@@ -149,7 +149,7 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
     """The queues of cluster-config.yaml; none where it cannot be read.
 
     A compute resource names one InstanceType or several Instances, and neither with a capacity reservation
-    (aws-parallelcluster: schemas/cluster_schema.py). What names none counts as ``unknown``, so that nobody forgets it.
+    (aws-parallelcluster: schemas/cluster_schema.py). Then the type is ``unknown``.
     """
     try:
         scheduling = read_yaml(text, CLUSTER_CONFIG, aliases=True).get("Scheduling")
@@ -160,12 +160,12 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
 
 
 def _instances(queue: Mapping[str, Any]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
+    kinds: dict[str, None] = {}
     for resource in _mappings(queue.get("ComputeResources")):
         several = [item.get("InstanceType") for item in _mappings(resource.get("Instances"))]
         for kind in several or [resource.get("InstanceType")]:
-            found[kind if isinstance(kind, str) and INSTANCE_TYPE.match(kind) else "unknown"] = None
-    return tuple(found)
+            kinds[kind if isinstance(kind, str) and INSTANCE_TYPE.match(kind) else "unknown"] = None
+    return tuple(kinds)
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
@@ -173,7 +173,7 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 
 
 def merge(first: Cluster, second: Cluster) -> Cluster:
-    """Both views in one; where both say something, ``first`` is right."""
+    """The union of both; ``first`` has precedence."""
     return Cluster(
         role=first.role or second.role,
         name=first.name or second.name,
@@ -221,8 +221,8 @@ def _host(paths: Paths, system: System) -> Host:
 
 def _name(paths: Paths, system: System) -> str:
     """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
-    told = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
-    return next((name for name in told if HOST_NAME.match(name)), "") or system.hostname()
+    names = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
+    return next((name for name in names if HOST_NAME.match(name)), "") or system.hostname()
 
 
 def parse_os_release(text: str) -> str:

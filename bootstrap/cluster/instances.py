@@ -1,7 +1,7 @@
-"""Which CPU, and which GPU, an EC2 instance family has: the table in ``instances.json``, and nothing else.
+"""The CPU and GPU of EC2 instance families, from the table in ``instances.json``.
 
-Every row says in words what AWS's pages of instance types call the processor. Where a family comes with one of
-several CPUs, the row holds the least of them.
+Each row quotes the processor's name on AWS's pages of instance types. If a family has one of several CPUs, the row
+holds the least capable one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Family:
 
 
 def family_of(instance_type: str) -> Family | None:
-    """What the family of ``c7i-flex.large`` is; None where the table does not have it."""
+    """The family of an instance type such as ``c7i-flex.large``; None if the table lacks it."""
     return _table().get(instance_type.partition(".")[0])
 
 

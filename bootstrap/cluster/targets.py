@@ -1,7 +1,7 @@
-"""CPU targets by archspec's names, which are Spack's: what to build for, and what a CPU runs. Pure.
+"""CPU targets by their names in archspec and Spack: which ones to build for, and which code a CPU runs. Pure.
 
-``auto`` is what the CPUs of all queues have in common, and as a generic level where there is one: binaries for
-x86_64_v4 run on Intel and AMD alike, and build caches hold them. The head node's own CPU has no say.
+``auto`` is the best generic level that the CPUs of all queues run: binaries for x86_64_v4 run on Intel and AMD, and
+build caches hold them. The CPU of the head node does not count.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..core.facts import Queue
 from .instances import family_of
 
 AUTO = "auto"
-# What ``auto`` may come to, best first. Neoverse V2 is no descendant of V1: what both run is N1 (archspec).
+# The levels for ``auto``, best first. Neoverse V2 does not descend from V1; both run code for N1 (archspec).
 LEVELS = {
     "x86_64": ("x86_64_v4", "x86_64_v3", "x86_64_v2", "x86_64"),
     "aarch64": ("neoverse_v2", "neoverse_v1", "neoverse_n1", "cortex_a72", "aarch64"),
 }
-# What an instance type that the table does not have is taken to be.
+# The target of instance types that the table lacks.
 FALLBACKS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
 # In archspec 0.2.7, and not in the copy of it that Spack 1.1.1 builds with (compared in tests/spack).
 UNKNOWN_TO_SPACK = frozenset({
@@ -32,8 +32,8 @@ UNKNOWN_TO_SPACK = frozenset({
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is built for: targets, the GPUs' compute capabilities, and what an administrator should know of it."""
+class BuildTargets:
+    """The targets to build for, the compute capabilities of the GPUs, and notes for the administrator."""
 
     targets: tuple[str, ...]
     cuda: tuple[str, ...] = ()
@@ -41,12 +41,12 @@ class Choice:
 
 
 def fallback(machine: str) -> str:
-    """The target of a machine (``uname -m``) where nothing else is known."""
+    """The target for an architecture (``uname -m``) if no instance type is known."""
     return FALLBACKS.get(machine, machine)
 
 
-def choose(asked: Sequence[str], queues: Sequence[Queue], machine: str) -> Choice:
-    """What to build for.
+def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -> BuildTargets:
+    """The targets of this cluster.
 
     Args:
         asked: ``spack.target``, empty for ``auto``.
@@ -54,22 +54,22 @@ def choose(asked: Sequence[str], queues: Sequence[Queue], machine: str) -> Choic
         machine: the head node's architecture, which every node of a cluster has.
 
     Raises:
-        ConfigError: ``target-machine``, ``target-mixed``: this head node cannot build for that.
+        ConfigError: ``target-machine``, ``target-mixed``: this head node cannot build for those targets.
     """
     types = [(kind, queue.name) for queue in queues for kind in queue.instances]
     cuda = {family.cuda for kind, _ in types if (family := family_of(kind)) and family.cuda}
     cuda_archs = tuple(sorted(cuda, key=int))
     if asked:
         _check_machine(asked, machine)
-        return Choice(tuple(asked), cuda_archs)
+        return BuildTargets(tuple(asked), cuda_archs)
     cpus, unknown = _cpus(types, machine)
     _check_mixture(cpus, machine)
     target = common(cpus, machine) if cpus else fallback(machine)
-    return Choice((target,), cuda_archs, tuple(_notes(target, types, unknown, machine)))
+    return BuildTargets((target,), cuda_archs, tuple(_notes(target, types, unknown, machine)))
 
 
 def _cpus(types: Iterable[tuple[str, str]], machine: str) -> tuple[dict[str, str], list[str]]:
-    """The CPU of each instance type, and those types that the table does not have."""
+    """The CPU of each instance type, and the types that the table lacks."""
     cpus, unknown = {}, []
     for kind, queue in types:
         family = family_of(kind)
@@ -80,7 +80,7 @@ def _cpus(types: Iterable[tuple[str, str]], machine: str) -> tuple[dict[str, str
 
 
 def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
-    """The CPUs of one queue, as far as the table has its instance types."""
+    """The CPUs of one queue, without those of instance types that the table lacks."""
     families = (family_of(kind) for queue in queues if queue.name == name for kind in queue.instances)
     return tuple(dict.fromkeys(family.cpu for family in families if family))
 
@@ -88,9 +88,9 @@ def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
 def _notes(target: str, types: Sequence[Any], unknown: Sequence[str], machine: str) -> Iterable[str]:
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
-        yield f"not in the table of instance types, and taken for {fallback(machine)}: {names}"
+        yield f"not in the table of instance types, {fallback(machine)} is assumed: {names}"
     if not types:
-        yield f"the instance types of the queues are not known here; {target} is what most run"
+        yield f"the instance types of the queues are not known; most run {target}"
 
 
 def _check_machine(asked: Sequence[str], machine: str) -> None:
@@ -119,7 +119,11 @@ def _check_mixture(cpus: Mapping[str, str], machine: str) -> None:
 
 
 def common(cpus: Mapping[str, str], machine: str) -> str:
-    """The best of the levels that all these CPUs run, by instance type."""
+    """The best level that all CPUs run.
+
+    Args:
+        cpus: by instance type.
+    """
     return next((level for level in LEVELS[machine] if all(runs(cpu, level) for cpu in cpus.values())), machine)
 
 
@@ -129,13 +133,13 @@ def level(cpu: str) -> str:
 
 
 def machine_of(target: str) -> str:
-    """The architecture of a target; a name that archspec does not know is its own."""
+    """The architecture of a target; a target that archspec does not know is its own architecture."""
     known = _known().get(target)
     return str(known.family) if known is not None else target
 
 
 def problem_of(target: str) -> str | None:
-    """What is wrong with a name of ``spack.target``, or None."""
+    """Why a name is not valid as ``spack.target``, or None."""
     names = [name for name in _known() if machine_of(name) in LEVELS and name not in UNKNOWN_TO_SPACK]
     if target in names:
         return None
@@ -151,7 +155,7 @@ def runs(cpu: str, target: str) -> bool:
 
 
 def runnable(cpu: str) -> tuple[str, ...]:
-    """Every target that a CPU runs, its own first; what descends from another stands before that."""
+    """Every target that a CPU runs, its own first, each before its ancestors."""
     known = _known().get(cpu)
     if known is None:
         return (cpu,)
@@ -159,7 +163,7 @@ def runnable(cpu: str) -> tuple[str, ...]:
 
 
 def best(cpu: str, targets: Iterable[str]) -> str | None:
-    """The one of ``targets`` that a CPU should take, None where it runs none of them."""
+    """The best of ``targets`` for a CPU, None if it runs none of them."""
     offered = frozenset(targets)
     return next((name for name in runnable(cpu) if name in offered), None)
 

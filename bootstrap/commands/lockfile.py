@@ -55,7 +55,7 @@ def write(options: Options, services: Services) -> Result[LockfileSummary]:
     if not ctx.config.builds:
         remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
         raise ConfigError("the configuration asks for no Spack stack", remedy=remedy, code="lock-nothing")
-    for note in ctx.choice.notes if ctx.choice else ():
+    for note in ctx.build_targets.notes if ctx.build_targets else ():
         services.note(note)
     data = make_lockfile(ctx)
     uri = place_of(options.output, data, NAME)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..cluster import detect as facts
-from ..cluster.targets import Choice
+from ..cluster.targets import BuildTargets
 from ..config.load import from_mapping, parse
 from ..config.model import Config
 from ..config.values import uri_problem
@@ -32,7 +32,7 @@ from ..spack.scope import scope_digest_inputs
 from ..state.context import Context
 from ..state.desired import Wanted
 from ..state.owner import is_foreign
-from ..state.release import check_queue, choice_of, release_id
+from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import BOOT, Request, kept_of, kept_role
 from ..state.store import Shared
 from .handover import hand_over
@@ -65,7 +65,7 @@ def prepare(request: Request, system: System, note: Callable[[str], None], *, ma
         paths, system, known, role, config, request.tool, request.run_id, event=request.event, note=note,
         accept_storage=request.accept_storage, may_destroy=request.may_destroy, every_byte=request.every_byte,
         release=wanted.release if wanted else None, environment=wanted.environment if wanted else {},
-        decides=decides, choice=Choice(wanted.targets, wanted.cuda) if wanted and wanted.targets else None,
+        decides=decides, build_targets=BuildTargets(wanted.targets, wanted.cuda) if wanted and wanted.targets else None,
         takes_up=decides and role is Role.HEAD and (request.event == BOOT or not request.config),
     )  # fmt: skip
     return _decided(ctx, wanted) if role is Role.HEAD and (request.decides or wanted is None) else ctx
@@ -262,19 +262,21 @@ def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     known = facts.with_queues(ctx.facts, ctx.paths) if builds and ctx.config.bound else ctx.facts
     if ctx.decides and not ctx.bakes:
         check_queue(ctx.config, known.cluster.queues)
-    choice = _choice(ctx.config, known, wanted)
-    release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), choice)
-    return replace(ctx, facts=known, release=release, environment=environment, choice=choice, externals=externals)
+    build_targets = _build_targets(ctx.config, known, wanted)
+    release = release_id(ctx.config, known.host, {**environment, "system": system}, templates.digest(), build_targets)
+    return replace(
+        ctx, facts=known, release=release, environment=environment, build_targets=build_targets, externals=externals
+    )
 
 
-def _choice(config: Config, known: Facts, wanted: Wanted | None) -> Choice:
+def _build_targets(config: Config, known: Facts, wanted: Wanted | None) -> BuildTargets:
     """The CPU targets. Where cluster-config.yaml cannot be read for once, what was chosen before stays.
 
     What an image carries was built before there were queues: in that layout they have no say on the cluster either.
     """
     if config.builds and config.bound and not known.cluster.queues and wanted is not None and wanted.targets:
-        return Choice(wanted.targets, wanted.cuda)
-    return choice_of(config, known.cluster.queues, known.host.machine)
+        return BuildTargets(wanted.targets, wanted.cuda)
+    return build_targets_of(config, known.cluster.queues, known.host.machine)
 
 
 def _compiler(ctx: Context) -> Compiler | None:

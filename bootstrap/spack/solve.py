@@ -137,7 +137,7 @@ def fits(ctx: Context, lock: Lockfile) -> None:
         compiler,
         ctx.externals,
         ctx.targets,
-        ctx.choice.cuda if ctx.choice else (),
+        ctx.build_targets.cuda if ctx.build_targets else (),
         ctx.config.spack,
         ctx.config.specs,
     )
@@ -181,7 +181,7 @@ def _record(ctx: Context) -> Record:
         compiler=compiler.spec,
         languages=tuple(compiler.drivers),
         externals=tuple((external.spec, external.place) for external in ctx.externals),
-        cuda=ctx.choice.cuda if ctx.choice else (),
+        cuda=ctx.build_targets.cuda if ctx.build_targets else (),
         sources={name: origin.sha256 for name, origin in origins.items() if origin and origin.sha256},
         environment={**unlocked(ctx.environment), "specs": specs_of(ctx)},
     )

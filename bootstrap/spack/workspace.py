@@ -107,9 +107,9 @@ def check_compiler(compiler: Compiler, target: str) -> None:
 
 def _cuda(ctx: Context) -> tuple[str, ...]:
     """The GPU queues' capabilities; empty if the stack sets cuda_arch, because two values would contradict."""
-    if ctx.choice is None or "cuda_arch" in str(ctx.environment.get("packages", "")):
+    if ctx.build_targets is None or "cuda_arch" in str(ctx.environment.get("packages", "")):
         return ()
-    return ctx.choice.cuda
+    return ctx.build_targets.cuda
 
 
 def release_specs(ctx: Context) -> tuple[Locked, ...]:

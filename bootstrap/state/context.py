@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster import targets
-from ..cluster.targets import Choice
+from ..cluster.targets import BuildTargets
 from ..config.model import Config
 from ..core.facts import External, Facts, Mount
 from ..core.model import Mode, Role, Tool
 from ..core.paths import Paths
 from ..host.system import System
 from .desired import Wanted
-from .release import choice_of, tree_name
+from .release import build_targets_of, tree_name
 
 
 def _silent(_: str) -> None:
@@ -43,7 +43,7 @@ class Context:
         may_destroy: what somebody may still need, or may have done on purpose, is taken away (``repair --yes``).
         every_byte: packages are compared with what they were byte for byte (``repair --deep``).
         bakes: this run builds a machine image: no cluster is around it.
-        choice: the CPU targets that were chosen for the cluster; None while nobody has told.
+        build_targets: the CPU targets that were chosen for the cluster; None while nobody has told.
         builders: a descriptor for what builds: while any process has it, no other run begins (``lock.builders_ended``).
         confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
     """
@@ -67,7 +67,7 @@ class Context:
     may_destroy: bool = False
     every_byte: bool = False
     bakes: bool = False
-    choice: Choice | None = None
+    build_targets: BuildTargets | None = None
     confirm: Callable[[], None] = _unlocked
     builders: int | None = None
 
@@ -79,7 +79,7 @@ class Context:
     @property
     def wanted(self) -> Wanted:
         """What the cluster has where this run is done."""
-        cuda = self.choice.cuda if self.choice else ()
+        cuda = self.build_targets.cuda if self.build_targets else ()
         return Wanted(
             self.tool.version, self.tool.sha256, self.config.to_dict(), dict(self.environment), self.wanted_release,
             targets=self.targets, cuda=cuda,
@@ -88,7 +88,7 @@ class Context:
     @property
     def targets(self) -> tuple[str, ...]:
         """The CPU targets of the wanted release."""
-        return (self.choice or choice_of(self.config, (), self.facts.host.machine)).targets
+        return (self.build_targets or build_targets_of(self.config, (), self.facts.host.machine)).targets
 
     @property
     def tree(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster import targets
-from ..cluster.targets import Choice
+from ..cluster.targets import BuildTargets
 from ..config.model import Config, PackageConfig
 from ..core import decode as shapes
 from ..core.errors import ConfigError
@@ -97,7 +97,7 @@ class Manifest:
         )
 
 
-def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
+def build_targets_of(config: Config, queues: Sequence[Queue], machine: str) -> BuildTargets:
     """The CPU targets of a release: those of the configuration, else what the queues have in common.
 
     If Spack builds nothing, the target is the architecture.
@@ -106,8 +106,8 @@ def choice_of(config: Config, queues: Sequence[Queue], machine: str) -> Choice:
         ConfigError: ``target-machine``, ``target-mixed``.
     """
     if not config.builds:
-        return Choice((machine,))
-    return targets.choose(config.spack.targets, queues, machine)
+        return BuildTargets((machine,))
+    return targets.build_targets(config.spack.targets, queues, machine)
 
 
 def check_queue(config: Config, queues: Sequence[Queue]) -> None:
@@ -133,22 +133,26 @@ def tree_name(host: Host, target: str) -> str:
 
 
 def release_id(
-    config: Config, host: Host, environment: Mapping[str, Any], templates: str, choice: Choice | None = None
+    config: Config,
+    host: Host,
+    environment: Mapping[str, Any],
+    templates: str,
+    build_targets: BuildTargets | None = None,
 ) -> str:
     """The id of the release of this configuration on this system.
 
     Args:
         environment: the stack's own environment (the content of its spack.yaml), empty without one.
         templates: the digest of the module templates.
-        choice: the targets; by default those of ``choice_of`` for a cluster without queues.
+        build_targets: the targets; by default those of ``build_targets_of`` for a cluster without queues.
     """
-    choice = choice or choice_of(config, (), host.machine)
+    build_targets = build_targets or build_targets_of(config, (), host.machine)
     spack = config.spack
     parts = {
         "format": RELEASE_FORMAT,
         "os": host.os,
         "glibc": host.glibc,
-        "targets": choice.targets,
+        "targets": build_targets.targets,
         "templates": templates,
         "packages": sorted(
             (plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])
@@ -164,7 +168,7 @@ def release_id(
             "version": spack.version,
             "source": _identity(spack.origin),
             "recipes": _identity(spack.recipes),
-            "cuda": choice.cuda,
+            "cuda": build_targets.cuda,
         }
     return _short_hash(parts)
 

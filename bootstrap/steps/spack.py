@@ -125,7 +125,7 @@ def _notes(ctx: Context) -> list[str]:
     who, cpus = _builder(ctx)
     beyond = [target for target in ctx.targets if not all(runs(cpu, target) for cpu in cpus)]
     what = f"{' and '.join(cpus)} and builds for {' and '.join(beyond)}: recipes that run what they built may fail"
-    return [*(ctx.choice.notes if ctx.choice else ()), *([f"{who} is {what}"] if beyond else [])]
+    return [*(ctx.build_targets.notes if ctx.build_targets else ()), *([f"{who} is {what}"] if beyond else [])]
 
 
 def _builder(ctx: Context) -> tuple[str, tuple[str, ...]]:

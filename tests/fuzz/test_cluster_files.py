@@ -136,13 +136,13 @@ def test_the_queues_are_read_or_passed_over_and_a_target_is_chosen(data: bytes) 
         assert all(kind == "unknown" or facts.INSTANCE_TYPE.match(kind) for kind in queue.instances), queue
     for machine in ("x86_64", "aarch64"):
         try:
-            choice = targets.choose((), queues, machine)
+            build_targets = targets.build_targets((), queues, machine)
         except ConfigError as error:
             assert error.code == "target-mixed"
             assert error.remedy
             continue
-        assert choice.targets[0] in targets.LEVELS[machine]
-        assert all(arch.isdigit() for arch in choice.cuda)
+        assert build_targets.targets[0] in targets.LEVELS[machine]
+        assert all(arch.isdigit() for arch in build_targets.cuda)
 
 
 def test_every_value_of_the_queues_may_be_another() -> None:

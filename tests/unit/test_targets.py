@@ -24,7 +24,7 @@ from bootstrap.core.errors import ConfigError
 from bootstrap.core.facts import Cluster, Facts, Queue
 from bootstrap.core.model import Mark, Outcome, Role, Tool
 from bootstrap.engine import converge as engine
-from bootstrap.engine.prepare import _choice, prepare
+from bootstrap.engine.prepare import _build_targets, prepare
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.engine.run import run
 from bootstrap.prove.fleet import report_lines, reports_of_lines
@@ -132,8 +132,8 @@ def queues(*types: str) -> tuple[Queue, ...]:
     ],
 )
 def test_auto_is_the_level_that_all_queues_have(types: tuple[str, ...], target: str, cuda: tuple[str, ...]) -> None:
-    choice = targets.choose((), queues(*types), "x86_64")
-    assert (choice.targets, choice.cuda) == ((target,), cuda)
+    build_targets = targets.build_targets((), queues(*types), "x86_64")
+    assert (build_targets.targets, build_targets.cuda) == ((target,), cuda)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_auto_is_the_level_that_all_queues_have(types: tuple[str, ...], target: 
     ],
 )
 def test_auto_on_graviton(types: tuple[str, ...], target: str) -> None:
-    assert targets.choose((), queues(*types), "aarch64").targets == (target,)
+    assert targets.build_targets((), queues(*types), "aarch64").targets == (target,)
 
 
 def test_what_runs_what() -> None:
@@ -163,28 +163,28 @@ def test_what_runs_what() -> None:
 
 
 def test_unknown_types_are_named_once_with_their_queue() -> None:
-    (note,) = targets.choose((), queues("q9.large", "c7i.large"), "x86_64").notes
+    (note,) = targets.build_targets((), queues("q9.large", "c7i.large"), "x86_64").notes
     assert "q9.large of queue q0" in note
     assert "x86_64_v3" in note
     assert "c7i" not in note
-    assert targets.choose((), queues("c7i.large"), "x86_64").notes == ()
-    assert "not known" in targets.choose((), (), "x86_64").notes[0]
+    assert targets.build_targets((), queues("c7i.large"), "x86_64").notes == ()
+    assert "not known" in targets.build_targets((), (), "x86_64").notes[0]
 
 
 def test_what_this_head_node_cannot_build_is_a_mistake_with_a_remedy() -> None:
     with pytest.raises(ConfigError, match=r"c7g\.large") as mixed:
-        targets.choose((), queues("c7i.large", "c7g.large"), "x86_64")
+        targets.build_targets((), queues("c7i.large", "c7g.large"), "x86_64")
     assert (mixed.value.code, mixed.value.exit) == ("target-mixed", 78)
     assert "x86_64_v3" in mixed.value.remedy[1]
-    assert targets.choose(("x86_64_v3",), queues("c7i.large", "c7g.large"), "x86_64").targets == ("x86_64_v3",)
+    assert targets.build_targets(("x86_64_v3",), queues("c7i.large", "c7g.large"), "x86_64").targets == ("x86_64_v3",)
     with pytest.raises(ConfigError, match="neoverse_n1") as other:
-        targets.choose(("neoverse_n1",), (), "x86_64")
+        targets.build_targets(("neoverse_n1",), (), "x86_64")
     assert (other.value.code, other.value.exit) == ("target-machine", 78)
 
 
 def test_where_nothing_is_built_any_cpu_will_do_and_queues_do_not_matter() -> None:
     for text in ("stack: none", "spack: {target: zen4}"):
-        assert release.choice_of(parse(text), queues("c7g.large"), "x86_64").targets == ("x86_64",)
+        assert release.build_targets_of(parse(text), queues("c7g.large"), "x86_64").targets == ("x86_64",)
 
 
 @pytest.mark.parametrize(
@@ -249,12 +249,12 @@ def test_aliases_cannot_make_a_small_file_endless() -> None:
 def test_a_cluster_file_that_is_away_for_once_changes_nothing() -> None:
     config = parse(STACK)
     asked = known_with(queues("p5.48xlarge"))
-    first = _choice(config, asked, None)
+    first = _build_targets(config, asked, None)
     assert first.targets == ("x86_64_v3",)
     wanted = Wanted("0.1.0", None, {}, {}, "r1", ("x86_64_v4",), ("90",))
-    again = _choice(config, known_with(()), wanted)
+    again = _build_targets(config, known_with(()), wanted)
     assert (again.targets, again.cuda) == (("x86_64_v4",), ("90",))
-    assert _choice(config, asked, wanted).targets == ("x86_64_v3",)
+    assert _build_targets(config, asked, wanted).targets == ("x86_64_v3",)
 
 
 SHA = "a" * 64
@@ -269,7 +269,7 @@ def test_the_release_follows_the_queues_and_their_gpus_and_not_the_heads_cpu() -
     config = parse(STACK)
 
     def identity(*types: str, host: Any = HOST) -> str:
-        return release.release_id(config, host, {}, "t", release.choice_of(config, queues(*types), "x86_64"))
+        return release.release_id(config, host, {}, "t", release.build_targets_of(config, queues(*types), "x86_64"))
 
     assert identity("c7i.large") == identity("c7a.large", "m5.large")
     assert identity("c7i.large") == identity("c7i.large", host=replace(HOST, target="zen"))
@@ -449,10 +449,10 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     config.write_text(head.config_text)
     cluster_of(head, "c7i.large", "p5.48xlarge")
     first = prepared(head, Role.HEAD, str(config))
-    assert (first.targets, first.choice.cuda) == (("x86_64_v3",), ("90",))
+    assert (first.targets, first.build_targets.cuda) == (("x86_64_v3",), ("90",))
     cluster_of(head, "c7i.large")
     second = prepared(head, Role.HEAD, str(config))
-    assert (second.targets, second.choice.cuda) == (("x86_64_v4",), ())
+    assert (second.targets, second.build_targets.cuda) == (("x86_64_v4",), ())
     assert second.release != first.release
 
     head.paths.state.mkdir(parents=True)
