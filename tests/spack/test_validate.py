@@ -40,7 +40,7 @@ MISTAKES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ("gcc@10.5.0", ("gcc@10.5.0 and gcc@14 exclude each other in one stack",)),
 )  # fmt: skip
 RIGHT: tuple[Any, ...] = (
-    "gcc@14", "git@2:", "git@main", "git@git.v2.40.0", "git@git.v2.40.0=2.40.0", "builtin.zlib", "zlib ++nosuch",
+    "gcc@14", "git@2:", "cmake@master", "git@git.v2.40.0", "git@git.v2.40.0=2.40.0", "builtin.zlib", "zlib ++nosuch",
     "zlib cflags='-O3 -g' target=x86_64_v3", "netcdf-c ^[virtuals=mpi] openmpi", "zlib build_system=generic",
     "hdf5 ^mpi",
     "cuda@9.9", "bzip2 %gcc", {"matrix": [["zlib", "bzip2"], ["+shared"]], "exclude": ["zlib+shared"]}, "$libs",
