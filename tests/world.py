@@ -28,7 +28,7 @@ from bootstrap.lmod.find import image_places
 from bootstrap.modules import templates
 from bootstrap.prove.fleet import report_lines
 from bootstrap.spack.compiler import find_compiler
-from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.externals import find_externals, unconfigured
 from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.state import release
 from bootstrap.state.context import Context
@@ -294,7 +294,7 @@ class World:
     @property
     def externals(self) -> tuple[External, ...]:
         found = find_externals(self.paths, self.system) if self.config.builds else ()
-        return left_to_us(found, self.environment, self.config.specs)
+        return unconfigured(found, self.environment, self.config.specs)
 
     @property
     def context(self) -> Context:

@@ -10,7 +10,7 @@ from ..core.deadlines import PROBE
 from ..core.facts import Host
 from ..core.model import Finding
 from ..prove.login_shell import check_login_shell
-from ..spack.recovery import trouble
+from ..spack.recovery import database_problem
 from ..spack.workspace import store_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release
@@ -56,7 +56,7 @@ class SpackDatabase(Check):
         if not ctx.config.builds:
             return
         place = store_of(ctx)
-        damage = ctx.system.on_storage(lambda: trouble(place), place, self.seconds)
+        damage = ctx.system.on_storage(lambda: database_problem(place), place, self.seconds)
         if not damage:
             yield ok("store", "Spack's database can be read")
             return

@@ -27,7 +27,7 @@ from ..modules import templates
 from ..remote.fetch import SMALL, Source, local_path, read, verify
 from ..spack import environments
 from ..spack.compiler import Compiler, find_compiler
-from ..spack.externals import find_externals, left_to_us
+from ..spack.externals import find_externals, unconfigured
 from ..spack.scope import scope_digest_inputs
 from ..state.context import Context
 from ..state.desired import Wanted
@@ -257,7 +257,7 @@ def _decided(ctx: Context, wanted: Wanted | None) -> Context:
     environment = ctx.environment if wanted else _environment(ctx)
     builds = ctx.config.builds
     found = find_externals(ctx.paths, ctx.system) if builds else ()
-    externals = left_to_us(found, environment, ctx.config.specs)
+    externals = unconfigured(found, environment, ctx.config.specs)
     system = scope_digest_inputs(_compiler(ctx), externals) if builds else {}
     known = facts.with_queues(ctx.facts, ctx.paths) if builds and ctx.config.bound else ctx.facts
     if ctx.decides and not ctx.bakes:

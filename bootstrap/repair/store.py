@@ -86,12 +86,12 @@ class PartialInstalls(Step):
 def _partial_installs(ctx: Context) -> list[Path]:
     """Empty without a readable database, because then the whole store would look partial, and during an install."""
     store = store_of(ctx)
-    if recovery.trouble(store):
+    if recovery.database_problem(store):
         return []
     running = Shared(ctx.paths).install()
     if running is not None and running.finished is None and running.run_id != ctx.run_id:
         return []
-    return sorted([*recovery.look(store).partial, *recovery.left(store)])
+    return sorted([*recovery.look(store).partial, *recovery.leftovers(store)])
 
 
 class MissingFiles(Step):
@@ -151,7 +151,7 @@ class ChangedFiles(Step):
         damaged = list(_changed_packages(ctx)) if ctx.may_destroy else []
         _unpack_again(ctx, {package.prefix for package in damaged if package.tarball})
         for prefix in (package.prefix for package in damaged if not package.tarball):
-            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``recovery.left`` finds it after a kill
+            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``recovery.leftovers`` finds it after a kill
             ctx.confirm()
             move_aside(prefix, garbage)
             remove_tree(garbage)
@@ -180,7 +180,7 @@ def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
 def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
     """Of this release only: nothing could install those of older releases again."""
     yield from (package for package in _damaged_tarballs(ctx) if package.was_changed)
-    if not ctx.config.builds or recovery.trouble(store_of(ctx)):
+    if not ctx.config.builds or recovery.database_problem(store_of(ctx)):
         return
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):

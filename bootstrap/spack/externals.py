@@ -51,7 +51,7 @@ def find_externals(paths: Paths, system: System) -> tuple[External, ...]:
     return tuple(found)
 
 
-def left_to_us(
+def unconfigured(
     found: Iterable[External], environment: Mapping[str, Any], specs: Iterable[str] = ()
 ) -> tuple[External, ...]:
     """The externals for packages that the stack does not configure itself.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import SpackError
-from ..host.files import make_dir, remove_tree
+from ..host.files import make_dir, remove_tree, size_of
 from ..host.log import LOG
 from ..host.system import Completed
 from . import database
@@ -275,11 +275,10 @@ def _keep(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> F
             kept = logs / f"{spec.name}-{spec.version}-{spec.hash[:7]}.log"
             make_dir(logs)
             shutil.copyfile(place / BUILD_LOG, kept)
-        used += sum(path.lstat().st_blocks * 512 for path in place.rglob("*"))
+        used += size_of(place)
         remove_tree(place)
-    lines = (
-        _last_lines(kept) if kept else tuple(progress.error_of(spec).replace("==> Error: ", "").splitlines())[:LINES]
-    )
+    error = progress.error_of(spec).replace("==> Error: ", "").splitlines()
+    lines = _last_lines(kept) if kept else tuple(error[:LINES])
     return Failure(spec, progress.phase_of(spec) or "fetch", lines, kept, used)
 
 

@@ -62,7 +62,7 @@ def look(store: Path) -> Condition:
     return Condition(found - whole, whole, recorded)
 
 
-def trouble(store: Path) -> str:
+def database_problem(store: Path) -> str:
     """Why Spack must not use a store's database, or an empty string."""
     index = database.index_of(store)
     if not index.is_file():
@@ -85,11 +85,11 @@ def recover(spack: Spack, roots: Container[str]) -> None:
         SpackError: ``spack-database``.
     """
     store = spack.places.store
-    found = trouble(store)
+    found = database_problem(store)
     if found:
         _tell(spack, f"{found}: {_restore(store)}")
     condition = look(store)
-    _remove(spack, sorted([*condition.partial, *left(store)]))
+    _remove(spack, sorted([*condition.partial, *leftovers(store)]))
     if condition.agrees:
         return
     asked = _explicit(store)
@@ -103,7 +103,7 @@ def recover(spack: Spack, roots: Container[str]) -> None:
 def keep_copy(store: Path) -> None:
     """Keeps a copy of the index if it can be read and differs from the newest copy. Older copies are removed."""
     index = database.index_of(store)
-    if not index.is_file() or trouble(store):
+    if not index.is_file() or database_problem(store):
         return
     copies, data = _copies(store), index.read_bytes()
     if copies and copies[-1].read_bytes() == data:
@@ -119,7 +119,7 @@ def _prefixes(store: Path) -> Iterator[Path]:
     return (directory.parent for directory in store.glob("[!.]*/[!.]*/.spack"))
 
 
-def left(store: Path) -> list[Path]:
+def leftovers(store: Path) -> list[Path]:
     """Leftovers of Spack: prefixes that it moved aside, and interrupted writes."""
     return [path for pattern in LEFT for path in store.glob(pattern)]
 

@@ -101,13 +101,13 @@ def _solve(ctx: Context, spack: Spack) -> None:
     spack.concretize()
 
 
-def take(ctx: Context, spack: Spack, target: str, lock: Lockfile) -> None:
+def use_lockfile(ctx: Context, spack: Spack, target: str, lock: Lockfile) -> None:
     """Takes a target's part of the lockfile that is the stack. Needs no clingo, and no memory for a solve.
 
     Raises:
         ConfigError: ``lock-unfit``.
     """
-    fits(ctx, lock)
+    check_lockfile(ctx, lock)
     ctx.note(f"{ctx.config.stack} is a lockfile: nothing is concretized")
     write_atomic(spack.lockfile, json.dumps(lock.part(target)).encode())
 
@@ -122,7 +122,7 @@ def stack_lockfile(ctx: Context) -> Lockfile | None:
     return locked(ctx.config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
 
 
-def fits(ctx: Context, lock: Lockfile) -> None:
+def check_lockfile(ctx: Context, lock: Lockfile) -> None:
     """Refuses a lockfile that is not for this cluster.
 
     Raises:

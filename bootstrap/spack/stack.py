@@ -20,7 +20,7 @@ from .job.worker import build_in_job, job_directory
 from .lockfile import Locked, locked_specs
 from .parallel import Parallel, split
 from .slices import EFS_LOCKS, MARGIN
-from .solve import ready_spack, solve, stack_lockfile, take
+from .solve import ready_spack, solve, stack_lockfile, use_lockfile
 from .workspace import lockfile_of, pulled_of, store_of
 
 
@@ -94,7 +94,7 @@ def _with_lockfile(ctx: Context, target: str) -> Spack:
     if lock is None:
         solve(ctx, spack)
     else:
-        take(ctx, spack, target, lock)
+        use_lockfile(ctx, spack, target, lock)
     make_dir(kept.parent)
     write_atomic(kept, spack.lockfile.read_bytes())
     return spack

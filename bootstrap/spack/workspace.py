@@ -122,7 +122,7 @@ def release_specs(ctx: Context) -> tuple[Locked, ...]:
     return tuple({spec.hash: spec for each in locked for spec in each}.values())
 
 
-def lacking(ctx: Context) -> tuple[str, ...]:
+def missing_packages(ctx: Context) -> tuple[str, ...]:
     """The packages of this run's release that the store lacks, as ``name@version``, sorted.
 
     Raises:

@@ -11,7 +11,7 @@ from ..host.files import remove_tree, sha256_of
 from ..host.log import LOG
 from ..modules.spider import invalidate, is_missing, write_cache
 from ..modules.tree import missing_of_users, unlisted, write_tree
-from ..spack.workspace import lacking, module_tree
+from ..spack.workspace import missing_packages, module_tree
 from ..state.context import Context
 from ..state.release import ModuleFile, Tree, current_release, read_index, read_manifest, read_missing, write_index
 from .base import HEAD, Step
@@ -43,7 +43,7 @@ class ModuleTree(Step):
         written = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         if listed is None:
             return change(f"release {ctx.wanted_release} has none yet", *written)
-        if without and without != lacking(ctx):
+        if without and without != missing_packages(ctx):
             return change("packages have come since it was written", *written)
         return _of_files(ctx, listed)
 
@@ -60,7 +60,7 @@ class ModuleTree(Step):
             invalidate(module_tree(ctx, target))
             trees.append(write_tree(ctx, target))
             write_cache(ctx, module_tree(ctx, target))
-        write_index(ctx.paths, ctx.wanted_release, trees, lacking(ctx))
+        write_index(ctx.paths, ctx.wanted_release, trees, missing_packages(ctx))
 
 
 def _of_files(ctx: Context, listed: Iterable[Tree]) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.model import Finding, Scope, change, satisfied
 from ..host.system import timestamp
 from ..releases.publish import has_pin, publish, save_desired_state
-from ..spack.workspace import lacking, specs_of
+from ..spack.workspace import missing_packages, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
 from .base import HEAD, Step
@@ -36,7 +36,7 @@ class Release(Step):
         if current != wanted:
             before = current or "nothing"
             return change(f"current is {before}", f"current: {before} -> {wanted}")
-        if manifest.missing and manifest.missing != lacking(ctx):
+        if manifest.missing and manifest.missing != missing_packages(ctx):
             return change(f"release {wanted} was published without {', '.join(manifest.missing)}", "write its manifest")
         if not has_pin(ctx, wanted):
             return change(f"no module pins a job to {wanted}", f"write petal/{wanted}")
@@ -61,5 +61,5 @@ def _manifest(ctx: Context) -> Manifest:
         glibc=host.glibc,
         specs=tuple(specs_of(ctx)),
         trees=read_index(ctx.paths, ctx.wanted_release) or (),
-        missing=lacking(ctx),
+        missing=missing_packages(ctx),
     )

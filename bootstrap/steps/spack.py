@@ -13,7 +13,7 @@ from ..lmod.build import lacks_only_lmod
 from ..spack import database, recovery
 from ..spack.compiler import find_compiler
 from ..spack.lockfile import Locked, Lockfile, locked_specs
-from ..spack.solve import fits, preview, stack_lockfile
+from ..spack.solve import check_lockfile, preview, stack_lockfile
 from ..spack.stack import build
 from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
 from ..state.context import Context
@@ -48,7 +48,7 @@ class SpackStack(Step):
         try:
             locked = all(locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
             specs = release_specs(ctx)
-            damage = recovery.trouble(store_of(ctx))
+            damage = recovery.database_problem(store_of(ctx))
             missing = specs if damage else database.missing(specs, store_of(ctx))
             if missing or not locked:
                 _check_compiler(ctx)
@@ -165,7 +165,7 @@ def _go_on_or_raise(ctx: Context, error: SpackError) -> None:
 def _to_take(ctx: Context, lock: Lockfile) -> Finding:
     """A lockfile is the stack: nothing has to be solved, and whether it fits is known now."""
     try:
-        fits(ctx, lock)
+        check_lockfile(ctx, lock)
     except ConfigError as error:
         return refused(error)
     built = sum(spec.target in ctx.targets for spec in lock.built())

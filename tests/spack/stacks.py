@@ -24,7 +24,7 @@ from bootstrap.host.system import System
 from bootstrap.spack import environments
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
-from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.externals import find_externals, unconfigured
 from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope
@@ -152,7 +152,7 @@ def _spack(name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: 
 def _site(case: Case, node: Path, system: System, asked: Mapping[str, Any]) -> Site:
     if case.image:
         images.parallelcluster(node)
-    externals = left_to_us(find_externals(Paths(node), system), asked)
+    externals = unconfigured(find_externals(Paths(node), system), asked)
     host = Host("head", "debian12", "2.36", case.machine, case.target, 2, 8 << 30, "boot-1")
     return Site(find_compiler(system), case.target, {}, host, externals)
 

@@ -21,7 +21,7 @@ from bootstrap.core.paths import Paths
 from bootstrap.host.system import PATH, System
 from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
-from bootstrap.spack.externals import find_externals, left_to_us
+from bootstrap.spack.externals import find_externals, unconfigured
 from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope
@@ -82,7 +82,7 @@ def solve(
 
     def run(specs: list[str], packages: dict[str, Any]) -> Solved:
         stack = {"specs": specs, "packages": packages}
-        externals = left_to_us(find_externals(Paths(tmp_path / "node"), system), stack)
+        externals = unconfigured(find_externals(Paths(tmp_path / "node"), system), stack)
         site = Site(find_compiler(system), "x86_64_v3", {}, HOST, externals)
         write_scope(tmp_path / "scope", places, site, program.family)
         spack = Spack(

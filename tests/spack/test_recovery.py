@@ -179,7 +179,7 @@ def test_a_disk_that_is_full_in_mid_build_is_told_and_the_next_run_goes_on(
     assert "MiB" in error["why"]
     assert any(line.startswith("df -h") for line in error["remedy"])
     assert paths.current.resolve().name == first.release
-    assert recovery.trouble(store) == ""
+    assert recovery.database_problem(store) == ""
 
     subprocess.run(["mount", "-o", "remount,size=256m", disk], check=True)
     second = bootstrap(prefix, config)

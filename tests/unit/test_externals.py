@@ -12,7 +12,7 @@ import pytest
 
 from bootstrap.core.errors import ProcessTimeout, StorageError
 from bootstrap.core.facts import External
-from bootstrap.spack.externals import as_packages, find_externals, left_to_us
+from bootstrap.spack.externals import as_packages, find_externals, unconfigured
 from bootstrap.spack.workspace import module_tree
 from bootstrap.state.release import read_index
 from bootstrap.steps.modules import ModuleTree
@@ -174,7 +174,7 @@ def test_what_the_stack_decides_itself_is_its_own(
 ) -> None:
     images.parallelcluster(world.prefix)
     every = find_externals(world.paths, world.system)
-    assert {one.name for one in left_to_us(every, environment, specs)} == left
+    assert {one.name for one in unconfigured(every, environment, specs)} == left
 
 
 def test_packages_yaml_names_all_of_a_package() -> None:

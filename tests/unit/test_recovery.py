@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.spack import database, recovery
-from bootstrap.spack.recovery import COPIES, KEPT, Condition, keep_copy, look, trouble
+from bootstrap.spack.recovery import COPIES, KEPT, Condition, database_problem, keep_copy, look
 
 ARCH = "linux-debian12-x86_64_v3"
 
@@ -84,23 +84,23 @@ def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
     for name in (".abcd.old", ".efgh.garbage"):
         (tmp_path / ARCH / name).mkdir(parents=True)
     index(tmp_path).with_name("index.json.head.42.temp").write_text("{")
-    assert {path.name for path in recovery.left(tmp_path)} == {
+    assert {path.name for path in recovery.leftovers(tmp_path)} == {
         ".abcd.old", ".efgh.garbage", "index.json.head.42.temp"
     }  # fmt: skip
 
 
 def test_an_index_that_is_missing_is_a_trouble_only_where_packages_are(tmp_path: Path) -> None:
-    assert trouble(tmp_path) == ""
+    assert database_problem(tmp_path) == ""
     prefix(tmp_path, "whole-1-bbbbbbb")
-    assert "is missing, but the store contains 1 packages" in trouble(tmp_path)
+    assert "is missing, but the store contains 1 packages" in database_problem(tmp_path)
     index(tmp_path)
-    assert trouble(tmp_path) == ""
+    assert database_problem(tmp_path) == ""
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"database": {"installs": 1}}', "null", "\x00" * 100])
 def test_an_index_that_cannot_be_read_is_a_trouble(tmp_path: Path, damage: str) -> None:
     index(tmp_path).write_text(damage)
-    assert "cannot be read" in trouble(tmp_path) or "JSON" in trouble(tmp_path)
+    assert "cannot be read" in database_problem(tmp_path) or "JSON" in database_problem(tmp_path)
 
 
 def test_a_copy_is_kept_of_each_index_that_can_be_read_and_a_few_of_them(tmp_path: Path) -> None:
