@@ -15,9 +15,9 @@ from . import __version__
 if TYPE_CHECKING:
     import argparse
 
-    from .commands.common import Services
     from .core.model import Result
     from .core.options import Options
+    from .state.context import Services
 
 EVENTS = ("start", "configured", "updated")
 LAYOUTS = ("hybrid", "ami")  # those that need a machine image
@@ -53,12 +53,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(options: Options) -> int:
-    from .commands.common import Services
     from .host.log import close_log, open_log
     from .host.processes import mark_run
     from .host.system import System, new_run_id
     from .host.tool import own_tool
     from .report import render as report
+    from .state.context import Services
 
     progress = report.Progress(silent=options.json or options.quiet)
     tool, system = own_tool(__version__, os.environ.get("PETAL_ARCHIVE")), System()
@@ -81,7 +81,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
 
     from .core.errors import PetalError, of_os_error
     from .core.model import Result, Status, failed
-    from .engine.run import crash
+    from .engine.recorder import crash
 
     run_id = services.run_id
     try:
@@ -213,6 +213,12 @@ def _hook_options(parser: argparse.ArgumentParser) -> None:
     # The hook scripts pass all Args on, and have used these two already.
     parser.add_argument("--package", metavar="URI", help="read by the hook script: where the archive is")
     parser.add_argument("--sha256", metavar="HEX", help="read by the hook script: the checksum of the archive")
+
+
+def _converge_options(parser: argparse.ArgumentParser) -> None:
+    from .core.options import BOOT
+
+    parser.set_defaults(event=BOOT)
 
 
 def _worker_options(parser: argparse.ArgumentParser) -> None:
@@ -391,7 +397,7 @@ VERBS: Mapping[str, Verb] = {
     "log": Verb("log.log", "show the log of this node, by run", _log_options),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", _hook_options),
     "version": Verb("about.version", "print the version"),
-    "converge": Verb("bootstrap.converge", "", takes_config=False),
+    "converge": Verb("bootstrap.converge", "", _converge_options, takes_config=False),
     "worker": Verb("hook.worker", "", _worker_options),
     "build-job": Verb("build.build", "", _build_job_options),
     "mpi-rank": Verb("rank.rank", "", _mpi_rank_options),

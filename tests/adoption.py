@@ -18,7 +18,7 @@ from bootstrap.host.files import remove_tree
 from bootstrap.state.cluster_lock import Holder
 from bootstrap.state.desired import Proof
 from bootstrap.state.store import Shared
-from tests.world import HOST, World, with_spack
+from tests.world import HOST, World, typed, with_spack
 
 NFS = Mount("fs-1.efs.us-east-1.amazonaws.com:/", "/shared", "nfs4", ("rw",))
 EBS = Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",))
@@ -37,7 +37,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def converge(world: World, waits: Waits | None = None, *, accept: bool = False) -> dict[str, StepReport]:
-    ctx = replace(world.context, accept_storage=accept)
+    ctx = typed(world.context, accept_storage=accept)
     return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None, waits, hooks=CLUSTER_HOOKS)}
 
 

@@ -100,9 +100,8 @@ def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
 
 def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[str, StepReport], list[str]]:
     told: list[StepReport] = []
-    reports = engine.converge(
-        STEPS, replace(world.context, note=note), told.append, background=False, hooks=CLUSTER_HOOKS
-    )
+    ctx = replace(world.context, services=replace(world.services, note=note))
+    reports = engine.converge(STEPS, ctx, told.append, background=False, hooks=CLUSTER_HOOKS)
     return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
 
 

@@ -21,6 +21,7 @@ from bootstrap.config import load, model
 from bootstrap.core.errors import PetalError, ProcessFailed
 from bootstrap.core.facts import Cluster, External, Facts, Host, Mount, Queue, SharedDir
 from bootstrap.core.model import Finding, Mark, NodeReport, Role, Tool
+from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System, timestamp
@@ -31,7 +32,7 @@ from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.externals import find_externals, unconfigured
 from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.state import release
-from bootstrap.state.context import Context
+from bootstrap.state.context import Context, Services
 
 T = TypeVar("T")
 PROGRAMS = ("gcc", "g++", "gfortran", "sinfo", "srun")
@@ -302,10 +303,26 @@ class World:
         cluster = Cluster(self.role, self.cluster, region="us-east-1", shared=shared, queues=self.queues)
         known = Facts(cluster, self.host, self.mounts)
         return Context(
-            self.paths, self.system, known, self.role, self.config, self.tool, "run-1",
-            release=self.release, environment=self.environment, build_targets=self.build_targets,
-            externals=self.externals, decides=self.role is Role.HEAD,
-        )  # fmt: skip
+            Options("bootstrap", root=self.prefix),
+            self.services,
+            self.paths,
+            known,
+            self.role,
+            self.config,
+            release=self.release,
+            environment=self.environment,
+            build_targets=self.build_targets,
+            externals=self.externals,
+            sets_desired_state=self.role is Role.HEAD,
+        )
+
+    @property
+    def services(self) -> Services:
+        return services(self.system, self.tool)
+
+    def options(self, config: Path | str | None = None, **options: Any) -> Options:
+        """The options of a command line on this node."""
+        return Options("bootstrap", str(config) if config else None, root=self.prefix, **options)
 
     def mount(self, source: str, kind: str, *options: str) -> None:
         """From now on this is mounted as shared storage."""
@@ -322,6 +339,17 @@ class World:
             shared.rmdir()
             shared.symlink_to(self.prefix / "shared")
         return other
+
+
+def services(system: System, tool: Tool | None = None, run_id: str = "run-1", **listeners: Any) -> Services:
+    """The services of a run that prints nothing."""
+    silent = {"listen": lambda _: None, "note": lambda _: None}
+    return Services(tool or Tool("0.1.0"), system, run_id, **{**silent, **listeners})
+
+
+def typed(ctx: Context, **options: Any) -> Context:
+    """The context with other options."""
+    return replace(ctx, options=replace(ctx.options, **options))
 
 
 def with_package(tmp_path: Path) -> str:

@@ -50,7 +50,7 @@ class Slurm(Check):
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
         unit = UNITS.get(ctx.role)
-        if unit and ctx.paths.live and not ctx.event and ctx.system.has_systemd():
+        if unit and ctx.paths.live and not ctx.options.event and ctx.system.has_systemd():
             state = systemd.state(unit, ctx.system, timeout=self.seconds)
             if state in DOWN:
                 remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")

@@ -6,25 +6,32 @@ from collections.abc import Iterable, Sequence
 
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
-from ..core.model import Finding, Mark, NodeReport
+from ..core.model import Finding, Mark, NodeReport, StepReport
 from ..host.system import timestamp
 from ..state.context import Context
 from ..state.release import current_release
-from ..steps.base import Check
+from ..steps.base import Check, Step
 from ..steps.root import WAY_TO_STORAGE
 
 
-def check_node(ctx: Context, checks: Sequence[Check]) -> NodeReport:
+def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepReport] = ()) -> NodeReport:
     """The findings of all checks that apply to this node.
 
     A check is not asked if a check that it comes after has failed: it would fail for the same cause. A check that
     raises or does not finish in time is a finding too.
+
+    Args:
+        reports: steps that this run has probed; their probes are not repeated.
     """
+    probed = {report.name: report for report in reports}
     findings: list[Finding] = []
     for check in checks:
         if ctx.role in check.roles and not failed(findings) & {earlier.name for earlier in check.after}:
             try:
-                findings += check.findings(ctx)
+                if isinstance(check, Step) and check.name in probed:
+                    findings += check.findings_of(probed[check.name], ctx)
+                else:
+                    findings += check.findings(ctx)
             except (PetalError, OSError) as trouble:
                 error = as_error(trouble, ctx.paths.shared_mount)
                 findings.append(Finding(check.name, Mark.FAIL, error.what, error.why, error.remedy, code=error.code))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.model import Result, Status, Tool
 from ..core.options import Options
-from .common import Services
+from ..state.context import Services
 
 
 def version(_: Options, services: Services) -> Result[Tool]:

@@ -11,30 +11,28 @@ from ..engine.prepare import prepare
 from ..engine.registry import STEPS
 from ..engine.run import run
 from ..engine.run_locks import Waits
-from ..state.request import BOOT
-from .common import Services, request_of, require_root, result_of_run
+from ..state.context import Services
+from .common import require_root, result_of_run
 
 
 def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
     """Makes this node match the configuration, or with ``--layout`` a machine image for that layout."""
     require_root(options, services)
     waits = Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
-    request = request_of(options, services)
-    record = run(request, services.system, options.command, services.listen, services.note, waits, background=False)
+    record = run(options, services, waits=waits, background=False)
     return result_of_run(options.command, record)
 
 
 def converge(options: Options, services: Services) -> Result[RunRecord]:
     """Run by the service at boot and by its timer: makes this node match the desired state of the cluster."""
     require_root(options, services)
-    request = request_of(options, services, event=BOOT)
-    record = run(request, services.system, options.command, services.listen, services.note)
+    record = run(options, services)
     return result_of_run(options.command, record)
 
 
 def plan(options: Options, services: Services) -> Result[Plan]:
     """What ``bootstrap`` would do now; with ``--exit-code`` pending changes exit 3."""
-    ctx = prepare(request_of(options, services), services.system, services.note)
+    ctx = prepare(options, services)
     steps = engine.plan(STEPS, ctx)
     status = engine.status_of(steps)
     code = int(ExitCode.CONFIG) if exit_of(steps, status) == ExitCode.CONFIG else None

@@ -12,7 +12,8 @@ from ..core.options import Options
 from ..engine.run import Terminated
 from ..spack.job.directory import JobDirectory, WorkerWatch
 from ..spack.job.on_node import BuildJob
-from .common import Services, require_root
+from ..state.context import Services
+from .common import require_root
 
 WATCH_SECONDS = 5.0
 

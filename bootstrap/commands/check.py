@@ -17,10 +17,9 @@ from ..host.system import timestamp
 from ..prove.fleet import prove, report_lines
 from ..prove.mpi_proof import between_nodes
 from ..report.render import try_page, write_page
-from ..state.context import Context
+from ..state.context import Context, Services
 from ..state.desired import Proof
 from ..state.store import Shared
-from .common import Services, request_of
 
 
 def check(options: Options, services: Services) -> Result[NodeReport | FleetReport | Lines]:
@@ -35,7 +34,7 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
 
 
 def _check_this_node(options: Options, services: Services) -> Result[NodeReport | Lines]:
-    ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
+    ctx = prepare(options, services, follow=True)
     report = check_node(ctx, CHECKS)
     if services.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
@@ -51,7 +50,7 @@ def _check_nodes(options: Options, services: Services, which: str) -> Result[Fle
         PetalError: ``slurm-silent``.
         UsageError: the cluster has no such node.
     """
-    ctx = prepare(request_of(options, services, decides=False), services.system, services.note)
+    ctx = prepare(options, services, follow=True)
     chosen = _nodes(ctx, which)
     reports = prove(ctx, chosen)
     between = between_nodes(ctx, chosen, reports)

@@ -1,57 +1,11 @@
-"""The services that every verb gets besides its options, and the requests that several verbs make."""
+"""What several commands need: the refusal without root, and the result of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from ..core.errors import NotRoot
-from ..core.model import Result, RunRecord, StepReport, Tool
+from ..core.model import Result, RunRecord
 from ..core.options import Options
-from ..host.system import System
-from ..state.request import Request
-
-
-@dataclass(frozen=True)
-class Services:
-    """What a verb works with.
-
-    Args:
-        tool: this petal-node.
-        system: the machine.
-        run_id: the id of this run.
-        listen: called with each step when it starts, waits and ends.
-        note: called with each line of progress.
-    """
-
-    tool: Tool
-    system: System
-    run_id: str
-    listen: Callable[[StepReport], None]
-    note: Callable[[str], None]
-
-
-def request_of(options: Options, services: Services, *, event: str = "", decides: bool = True) -> Request:
-    """The options as the engine takes them.
-
-    Args:
-        event: of a verb without ``--event``.
-        decides: the run sets what the cluster should have; False for verbs that only look.
-    """
-    return Request(
-        services.tool,
-        services.run_id,
-        options.config,
-        options.root,
-        options.role,
-        event or options.event,
-        decides,
-        accept_storage=options.accept_storage,
-        config_sha256=options.config_sha256,
-        image=options.layout,
-        may_destroy=options.yes,
-        every_byte=options.deep,
-    )
+from ..state.context import Services
 
 
 def require_root(options: Options, services: Services) -> None:

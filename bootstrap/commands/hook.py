@@ -18,15 +18,17 @@ from ..cluster.limits import OTHER_SECONDS
 from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error
 from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..core.options import Options
-from ..engine.prepare import check_place
-from ..engine.run import Recorder, crash, new_record, run
+from ..engine.configuration import check_config_uri
+from ..engine.recorder import Recorder, crash, new_record
+from ..engine.run import run
 from ..host import systemd
 from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.processes import has_process
 from ..host.system import timestamp
+from ..state.context import Services
 from ..state.store import Runs
-from .common import Services, request_of, require_root, result_of_run
+from .common import require_root, result_of_run
 
 UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0  # of a head node whose worker has not written its record yet
@@ -74,14 +76,14 @@ def _ended(result: Result[RunRecord | None], *, strict: bool) -> Result[RunRecor
 
 def worker(options: Options, services: Services) -> Result[RunRecord]:
     """The detached process: does the work and writes the record that the hook reads."""
-    record = run(request_of(options, services), services.system, "hook", services.listen, services.note)
+    record = run(options, services, verb="hook")
     return result_of_run("hook", record)
 
 
 def _through_worker(options: Options, services: Services) -> RunRecord:
     """Starts the worker and waits for it. The time that the hook script used counts too."""
     if options.config is not None:
-        check_place(options.config)  # refuses a URI with a secret: every user can list the arguments of a process
+        check_config_uri(options.config)  # refuses a URI with a secret: every user can list the arguments of a process
     paths = options.paths
     try:
         spent = max(0.0, services.system.clock() - float(os.environ.pop(STARTED, "")))
@@ -189,7 +191,7 @@ def _as_settled(record: RunRecord) -> RunRecord:
 def _recorded(options: Options, services: Services, error: PetalError) -> Result[RunRecord]:
     """Writes the record of a hook that failed before its worker started."""
     LOG.error("%s", error)
-    recorder = Recorder(options.paths, new_record(request_of(options, services), services.system, "hook"))
+    recorder = Recorder(options.paths, new_record(options, services, "hook"))
     try:
         recorder.update(
             finished=timestamp(),

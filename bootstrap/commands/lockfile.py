@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from ..core.errors import ConfigError, PetalError, as_error
 from ..core.model import Result, Status
 from ..core.options import Options
-from ..engine.prepare import for_lockfile
+from ..engine.prepare import prepare_lockfile
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
 from ..remote.upload import check_output, place_of, put
 from ..spack.lockfile import Lockfile, parse
 from ..spack.solve import make_lockfile
-from ..state.context import Context
-from .common import Services, request_of, require_root
+from ..state.context import Context, Services
+from .common import require_root
 
 NAME = "spack.lock"
 
@@ -51,7 +51,7 @@ def write(options: Options, services: Services) -> Result[LockfileSummary]:
     """
     require_root(options, services)
     check_output(options.output)
-    ctx = for_lockfile(request_of(options, services), services.system, services.note)
+    ctx = prepare_lockfile(options, services)
     if not ctx.config.builds:
         remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
         raise ConfigError("the configuration asks for no Spack stack", remedy=remedy, code="lock-nothing")

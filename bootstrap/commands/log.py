@@ -9,7 +9,7 @@ from ..core.errors import NotRoot, UsageError
 from ..core.model import Result, Status
 from ..core.options import Options
 from ..host.log import LEVELS, Entry, entries
-from .common import Services
+from ..state.context import Services
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from ..core.model import Lines, Result, Status
 from ..core.options import Options
 from ..prove.mpi_rank import run
 from ..report.render import tell
-from .common import Services
+from ..state.context import Services
 
 
 def rank(options: Options, _: Services) -> Result[Lines]:

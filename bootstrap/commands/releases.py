@@ -21,9 +21,9 @@ from ..host.files import size_of
 from ..releases import gc as collector
 from ..releases.catalog import ReleaseInfo, all_releases, needs, previous_release
 from ..releases.publish import roll_back, rollback_target
-from ..state.context import Context
+from ..state.context import Context, Services
 from ..state.release import current_release
-from .common import Services, request_of, require_root
+from .common import require_root
 
 LOOK_SECONDS = 20.0  # the manifests of all releases, with a user at the terminal
 
@@ -181,7 +181,7 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
 
 
 def _prepared(options: Options, services: Services) -> Context:
-    return prepare(request_of(options, services, decides=False), services.system, services.note)
+    return prepare(options, services, follow=True)
 
 
 def _on_head(options: Options, services: Services) -> Context:

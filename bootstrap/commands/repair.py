@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..core.deadlines import LOCK
 from ..core.errors import UsageError
 from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
@@ -13,7 +15,8 @@ from ..engine.run import run
 from ..engine.run_locks import Waits
 from ..host import systemd
 from ..host.files import same_content
-from .common import Services, request_of, require_root, result_of_run
+from ..state.context import Services
+from .common import require_root, result_of_run
 
 FINE = (Outcome.OK, Outcome.SKIPPED)  # not shown, because there are about twenty
 
@@ -34,8 +37,8 @@ def _repair(options: Options, services: Services) -> Result[RunRecord]:
         if step.outcome not in FINE:
             services.listen(step)
 
-    request = request_of(options, services)
-    record = run(request, services.system, options.command, listen, services.note, waits, background=False, mends=True)
+    quiet = replace(services, listen=listen)
+    record = run(options, quiet, waits=waits, background=False, repairing=True)
     return result_of_run(options.command, record)
 
 
@@ -56,7 +59,7 @@ def _refuse_other_version(options: Options, services: Services) -> None:
 
 def _plan(options: Options, services: Services) -> Result[Plan]:
     """What ``repair`` would do. Exits 3 if it would do anything, or cannot repair something."""
-    ctx = prepare(request_of(options, services), services.system, services.note)
+    ctx = prepare(options, services)
     steps = engine.plan(REPAIRS, ctx)
     pending = any(step.outcome not in FINE for step in steps)
     data = Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, ctx.config.to_dict(), steps)

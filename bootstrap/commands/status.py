@@ -12,17 +12,17 @@ from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
 from ..core.options import Options
 from ..core.paths import Paths
-from ..engine.prepare import find_wanted
+from ..engine.configuration import find_desired_state
 from ..host import systemd
 from ..host.system import timestamp
 from ..spack.externals import find_externals
 from ..state.cluster_lock import Holder, holder_of
+from ..state.context import Services
 from ..state.desired import Proof, Token, Wanted
 from ..state.owner import is_foreign
 from ..state.release import current_release
 from ..state.store import Runs, Shared, as_it_is
 from ..steps.converge_timer import TIMER
-from .common import Services
 
 POLL_SECONDS = 1.0
 STALE_SECONDS = 120.0  # an install writes its record every five seconds
@@ -116,7 +116,7 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
     """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
-    wanted = find_wanted(options.root, known, services.system, errors)
+    wanted = find_desired_state(options.root, known, services.system, errors)
     paths = Paths(options.root, _mount(wanted))
     recorded, unreadable = Runs(paths).latest()
     errors += unreadable

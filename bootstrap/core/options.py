@@ -8,6 +8,7 @@ from pathlib import Path
 from .model import Role
 from .paths import Paths
 
+BOOT = "boot"  # the event of a run after a boot
 LOCK_WAIT = 7200.0  # seconds that bootstrap waits for another installer
 SHORT_LOCK_WAIT = 60.0  # repair, rollback and gc
 STATUS_WAIT = 3600.0  # seconds of ``status --wait``
@@ -25,7 +26,7 @@ class Options:
         root: the tree to act on, ``/`` on a node.
         role: overrides the role that the node's own files name.
         run_id: the id that a hook gave its worker; empty to make a new one.
-        event: ``start``, ``configured`` or ``updated`` of ``hook`` and ``worker``.
+        event: ``start``, ``configured`` or ``updated`` of ``hook`` and ``worker``, ``boot`` of ``converge``.
         words: the arguments of a ``hook`` that could not be parsed.
         layout: the layout of the machine image that ``bootstrap`` makes, None on a node.
         yes: ``repair`` and ``gc`` may remove things.

@@ -135,7 +135,7 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
         return _report(step, Outcome.SKIPPED, "only the head node does this")
     if step.in_image and not ctx.config.bound and ctx.mode is not Mode.IMAGE:
         return _report(step, Outcome.SKIPPED, "the machine image contains it")
-    if ctx.event == "start" and not step.local:
+    if ctx.options.event == "start" and not step.local:
         return _report(step, Outcome.SKIPPED, "shared storage is not mounted at OnNodeStart")
     names = [need.name for need in step.needs if need.name in done and done[need.name].outcome not in ENOUGH]
     return _report(step, Outcome.BLOCKED, f"needs {', '.join(names)}") if names else None

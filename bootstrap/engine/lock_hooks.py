@@ -36,7 +36,7 @@ def refuse_outdated_run(ctx: Context) -> None:
     Raises:
         StateError: ``state-settled``.
     """
-    if ctx.decides or ctx.mode is Mode.IMAGE or ctx.release is None:
+    if ctx.sets_desired_state or ctx.mode is Mode.IMAGE or ctx.release is None:
         return
     desired = Shared(ctx.paths).wanted()
     if desired is not None and desired.release != ctx.release:

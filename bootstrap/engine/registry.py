@@ -93,5 +93,5 @@ def steps_for(ctx: Context) -> tuple[Step, ...]:
 
 def awaits_mount(ctx: Context) -> bool:
     """True if this node has to mount shared storage before it can read the desired state."""
-    needed = ctx.config.storage.source is not None and ctx.event != "start"
+    needed = ctx.config.storage.source is not None and ctx.options.event != "start"
     return needed and ctx.mode is Mode.NODE and ctx.facts.mount_of(ctx.paths.mount) is None

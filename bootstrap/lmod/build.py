@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..cluster.targets import runnable
 from ..core.errors import LmodError
-from ..core.model import Role
+from ..core.model import Mode, Role
 from ..host.files import make_dir, remove_tree
 from ..spack import database
 from ..spack.lockfile import Locked, locked_specs
@@ -46,7 +46,7 @@ def is_pending(ctx: Context) -> bool:
 
 def is_left_to_nodes(ctx: Context) -> bool:
     """True for an image without a stack (``hybrid``): its nodes unpack the release's Lmod when they start."""
-    return ctx.bakes and ctx.config.layout == "hybrid" and names_lmod(specs_of(ctx))
+    return ctx.mode is Mode.IMAGE and ctx.config.layout == "hybrid" and names_lmod(specs_of(ctx))
 
 
 def bundle_path(ctx: Context, target: str, lmod: Locked) -> Path:

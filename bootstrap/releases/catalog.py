@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config.load import from_mapping
 from ..core.errors import StateError
+from ..core.model import Mode
 from ..spack import database
 from ..spack.families import FAMILIES
 from ..spack.lockfile import locked_specs
@@ -69,7 +70,7 @@ def history(ctx: Context) -> tuple[Published, ...]:
     Raises:
         StateError: the record cannot be read.
     """
-    return Shared(ctx.paths).published() if ctx.config.bound and not ctx.bakes else ()
+    return Shared(ctx.paths).published() if ctx.config.bound and ctx.mode is not Mode.IMAGE else ()
 
 
 def previous_release(ctx: Context) -> str | None:

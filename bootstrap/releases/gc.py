@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..cluster.slurm import Job
 from ..core.errors import ReleaseError
+from ..core.model import Mode
 from ..host.atomic import move_aside
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
@@ -85,7 +86,7 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-no-current")
-    wanted = Shared(ctx.paths).wanted() if ctx.config.bound and not ctx.bakes else None
+    wanted = Shared(ctx.paths).wanted() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
     reasons = {current: "current"}
     if wanted is not None:
         reasons.setdefault(wanted.release, "wanted")

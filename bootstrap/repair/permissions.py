@@ -96,12 +96,12 @@ class Ownership(Step):
             return blocked(_summary(foreign), *_remedies(ctx, foreign))
         if not writable:
             return satisfied(f"only root owns and writes the files below {ctx.paths.shared}")
-        if ctx.may_destroy:
+        if ctx.options.yes:
             return change(_summary(writable), *(f"chmod go-w {one.path}" for one in writable[:SHOWN]))
         return blocked(_summary(writable), *(f"ls -ld {one.path}" for one in writable[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        for one in _scan(ctx) or () if ctx.may_destroy else ():
+        for one in _scan(ctx) or () if ctx.options.yes else ():
             if not one.is_foreign and not one.is_open_directory:
                 _close(one)
 

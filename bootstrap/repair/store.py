@@ -143,12 +143,12 @@ class ChangedFiles(Step):
             return damaged
         if not damaged:
             return satisfied("all packages are as they were installed")
-        if ctx.may_destroy:
+        if ctx.options.yes:
             return change(_summary(damaged), *(f"install {package.name} again" for package in damaged[:SHOWN]))
         return blocked(_summary(damaged), *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        damaged = list(_changed_packages(ctx)) if ctx.may_destroy else []
+        damaged = list(_changed_packages(ctx)) if ctx.options.yes else []
         _unpack_again(ctx, {package.prefix for package in damaged if package.tarball})
         for prefix in (package.prefix for package in damaged if not package.tarball):
             garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``recovery.leftovers`` finds it after a kill
@@ -159,7 +159,7 @@ class ChangedFiles(Step):
 
 def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Finding:
     """The damaged packages, or the verdict if the store cannot be read."""
-    seconds = BULK if ctx.every_byte else SCAN
+    seconds = BULK if ctx.options.deep else SCAN
     try:
         return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
     except (PetalError, OSError) as error:
@@ -188,7 +188,7 @@ def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
         if spec.external or prefix is None or not database.is_whole(prefix):
             continue  # ``spack`` finds what is missing
         try:
-            found = database.damage(prefix, every_byte=ctx.every_byte)
+            found = database.damage(prefix, every_byte=ctx.options.deep)
         except StateError:
             found = (Difference(str(prefix / database.MANIFEST), "cannot be read", lost=True),)
         if found:
@@ -200,7 +200,7 @@ def _damaged_tarballs(ctx: Context) -> Iterator[DamagedPackage]:
         prefix = package_prefix(package, ctx.paths, ctx.facts.host)
         try:
             entries = read_json(prefix / FILES, limit=LIMIT) or {}
-            found = tuple(differences(entries, contents=True, every_byte=ctx.every_byte))
+            found = tuple(differences(entries, contents=True, every_byte=ctx.options.deep))
         except StateError:
             found = (Difference(str(prefix / FILES), "cannot be read", lost=True),)
         if found:

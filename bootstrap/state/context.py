@@ -1,4 +1,4 @@
-"""What every step and check works with: who this node is, what it should have, and the doors to the world."""
+"""The input of every step and check: options, services, the node's facts, and the state that it should reach."""
 
 from __future__ import annotations
 
@@ -11,19 +11,39 @@ from ..cluster import targets
 from ..cluster.targets import BuildTargets
 from ..config.model import Config
 from ..core.facts import External, Facts, Mount
-from ..core.model import Mode, Role, Tool
+from ..core.model import Mode, Role, StepReport, Tool
+from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
 from .desired import Wanted
 from .release import build_targets_of, tree_name
 
 
-def _silent(_: str) -> None:
-    """Progress that nobody looks at."""
+@dataclass(frozen=True)
+class Services:
+    """What a command works with besides its options.
+
+    Args:
+        tool: this petal-node.
+        system: the machine.
+        run_id: the id of this run.
+        listen: called with each step when it starts, waits and ends.
+        note: called with each line of progress.
+    """
+
+    tool: Tool
+    system: System
+    run_id: str
+    listen: Callable[[StepReport], None]
+    note: Callable[[str], None]
+
+
+def _ignore(_: str) -> None:
+    """Progress outside of a run's record."""
 
 
 def _unlocked() -> None:
-    """No lock is held that could be lost."""
+    """No lock is held, so none can be lost."""
 
 
 @dataclass(frozen=True)
@@ -31,68 +51,72 @@ class Context:
     """One run on one node.
 
     Args:
-        release: the id of the release that this cluster should have, None while nobody knows it.
-        externals: what the image carries and Spack shall use, known where a stack is built.
+        release: the id of the release that this cluster should have, None if it is not known.
         environment: the stack's own spack.yaml as a mapping, empty without a stack.
-        event: ``start``, ``configured`` or ``updated`` in a hook, else empty.
-        accept_storage: shared storage is another file system than before, or served another cluster, and is meant.
-        note: told each line of progress of a long step.
-        progress: told how far a long step is; kept in the run's record, for ``status`` on every node.
-        decides: this run says what the cluster should have; others obey wanted.json.
-        takes_up: what it decides is what a hook decided, and did not come to write itself.
-        may_destroy: what somebody may still need, or may have done on purpose, is taken away (``repair --yes``).
-        every_byte: packages are compared with what they were byte for byte (``repair --deep``).
-        bakes: this run builds a machine image: no cluster is around it.
-        build_targets: the CPU targets that were chosen for the cluster; None while nobody has told.
-        builders: a descriptor for what builds: while any process has it, no other run begins (``lock.builders_ended``).
-        confirm: called by cluster steps right before they publish something; raises LockLost where they must not.
+        build_targets: the CPU targets that were chosen for the cluster, None if none were chosen yet.
+        externals: packages of the image that Spack uses, known if a stack is built.
+        sets_desired_state: this run decides what the cluster should have; other runs follow the desired state.
+        resumes_pending: the decision is one that an earlier hook did not record before it was killed.
+        progress: called with the progress of a long step; it goes into the run's record, for ``status`` on every node.
+        confirm: called by cluster steps right before they publish; raises LockLost if the lock is no longer held.
+        builders: a descriptor for processes that build: no other run begins while a process has it open
+            (``cluster_lock.builders_ended``).
     """
 
+    options: Options
+    services: Services
     paths: Paths
-    system: System
     facts: Facts
     role: Role
     config: Config
-    tool: Tool
-    run_id: str
     release: str | None = None
-    externals: tuple[External, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
-    event: str = ""
-    accept_storage: bool = False
-    note: Callable[[str], None] = _silent
-    progress: Callable[[str], None] = _silent
-    decides: bool = False
-    takes_up: bool = False
-    may_destroy: bool = False
-    every_byte: bool = False
-    bakes: bool = False
     build_targets: BuildTargets | None = None
+    externals: tuple[External, ...] = ()
+    sets_desired_state: bool = False
+    resumes_pending: bool = False
+    progress: Callable[[str], None] = _ignore
     confirm: Callable[[], None] = _unlocked
     builders: int | None = None
 
     @property
+    def system(self) -> System:
+        return self.services.system
+
+    @property
+    def tool(self) -> Tool:
+        return self.services.tool
+
+    @property
+    def run_id(self) -> str:
+        return self.services.run_id
+
+    @property
+    def note(self) -> Callable[[str], None]:
+        return self.services.note
+
+    @property
     def mode(self) -> Mode:
-        """What kind of machine this run works on."""
-        return Mode.IMAGE if self.bakes else Mode.NODE if self.paths.live else Mode.TREE
+        """The kind of machine that this run works on."""
+        if self.options.layout is not None:
+            return Mode.IMAGE
+        return Mode.NODE if self.paths.live else Mode.TREE
 
     @property
     def wanted(self) -> Wanted:
-        """What the cluster has where this run is done."""
+        """The desired state of the cluster after this run."""
         cuda = self.build_targets.cuda if self.build_targets else ()
-        return Wanted(
-            self.tool.version, self.tool.sha256, self.config.to_dict(), dict(self.environment), self.wanted_release,
-            targets=self.targets, cuda=cuda,
-        )  # fmt: skip
+        environment, config = dict(self.environment), self.config.to_dict()
+        return Wanted(self.tool.version, self.tool.sha256, config, environment, self.wanted_release, self.targets, cuda)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The CPU targets of the wanted release."""
+        """The CPU targets of the desired release."""
         return (self.build_targets or build_targets_of(self.config, (), self.facts.host.machine)).targets
 
     @property
     def tree(self) -> str:
-        """The module tree of the wanted release that this node takes: its best, else the first for want of another."""
+        """The module tree of the desired release for this node: the best that it can run, else the first."""
         host = self.facts.host
         return tree_name(host, targets.best(host.target, self.targets) or self.targets[0])
 
@@ -100,7 +124,7 @@ class Context:
     def trees(self) -> tuple[str, ...]:
         """The module trees that this node could use in any release, best first.
 
-        A shell finds its tree in the release from before and in the next one too, whatever they were built for.
+        With them, a shell finds its tree in the previous release and in the next one too.
         """
         host = self.facts.host
         mine = (tree_name(host, name) for name in targets.runnable(host.target))
@@ -108,30 +132,30 @@ class Context:
 
     @property
     def build_queue(self) -> str | None:
-        """The Slurm queue whose nodes build the stack, None where this machine does: images and trees have no Slurm."""
+        """The Slurm queue whose nodes build the stack, None if this machine builds it: only clusters have Slurm."""
         install = self.config.install
-        in_job = install.where == "slurm" and self.config.builds and self.paths.live and not self.bakes
+        in_job = install.where == "slurm" and self.config.builds and self.mode is Mode.NODE
         return install.queue if in_job else None
 
     @property
     def cluster_lock(self) -> Path:
-        """The cluster's lock; a machine that becomes an image has no cluster, and has it for itself."""
+        """The lock of the cluster; an image build has no cluster and uses a lock of its own."""
         lock = self.paths.cluster_lock
-        return self.paths.var / lock.name if self.bakes else lock
+        return self.paths.var / lock.name if self.mode is Mode.IMAGE else lock
 
     @property
     def mounted(self) -> Mount | None:
-        """What is mounted as shared storage now; the facts are of the start of this run."""
+        """The mount of shared storage at this moment; ``facts`` are from the start of the run."""
         return replace(self.facts, mounts=self.system.mounts()).mount_of(self.paths.mount)
 
     @property
     def kept_archive(self) -> Path:
-        """Where this petal-node is kept; the file that it was started from may be gone (ParallelCluster unlinks it)."""
+        """Where this petal-node is kept. ParallelCluster deletes the file that a hook was started from."""
         return self.paths.home / self.tool.version / "petal-node"
 
     @property
     def wanted_release(self) -> str:
-        """The release to make. Steps that call this run only where the configuration is known."""
+        """The release to make. Only steps that need a configuration read it."""
         if self.release is None:
             raise RuntimeError("the release id is not known in this run")
         return self.release

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ..core.deadlines import PROBE
 from ..core.errors import DeadlineExceeded
-from ..core.model import Finding, Mark, Mode, Role, Scope
+from ..core.model import Finding, Mark, Mode, Outcome, Role, Scope, StepReport
 from ..host.file_locks import broken, no_locks
 from ..state.context import Context
 
@@ -106,15 +106,27 @@ class Step(Check):
         return self.severity
 
     def findings(self, ctx: Context) -> Iterable[Finding]:
+        """Its probe as a finding of a check, with a deadline."""
         if self.in_image and not ctx.config.bound:
-            return
+            return ()
         late = DeadlineExceeded(f"the check {self.name} did not finish within {self.seconds:.0f} s")
-        finding = ctx.system.with_deadline(lambda: self.probe(ctx), self.seconds, late)
+        return self._as_check(ctx.system.with_deadline(lambda: self.probe(ctx), self.seconds, late), ctx)
+
+    def findings_of(self, report: StepReport, ctx: Context) -> Iterable[Finding]:
+        """The findings of a probe that this run has made already."""
+        if report.outcome is Outcome.SKIPPED:
+            return ()
+        mark = Mark.OK if report.outcome.holds else Mark.FAIL
+        code = str((report.error or {}).get("code", ""))
+        finding = Finding(self.name, mark, report.reason, remedy=report.remedy, changes=report.changes, code=code)
+        return self._as_check(finding, ctx)
+
+    def _as_check(self, finding: Finding, ctx: Context) -> Iterable[Finding]:
         if finding.skipped:
-            return
+            return ()
         remedy = finding.remedy or (("petal-node repair",) if finding.pending else ())
         mark = finding.mark if finding.holds else self.severity_on(ctx)
-        yield replace(finding, check=self.name, mark=mark, remedy=remedy)
+        return (replace(finding, check=self.name, mark=mark, remedy=remedy),)
 
 
 def tried_file(ctx: Context) -> Path:

@@ -108,4 +108,4 @@ def _is_wrong(ctx: Context, module: ModuleFile, path: Path) -> bool:
     """Lost, or empty; what a site has changed in it is overwritten by ``repair --yes`` only."""
     if not path.is_file() or path.stat().st_size == 0:
         return True
-    return ctx.may_destroy and module.sha256 not in ("", sha256_of(path))
+    return ctx.options.yes and module.sha256 not in ("", sha256_of(path))

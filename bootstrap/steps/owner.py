@@ -44,7 +44,7 @@ class StorageOwner(Step):
             return change("shared storage names no cluster yet", f"write {own}")
         if not is_foreign(token.owner, ctx.facts.cluster):
             return satisfied(f"shared storage serves {own}")
-        if not ctx.accept_storage:
+        if not ctx.options.accept_storage:
             return refused(_serves_another(ctx, token.owner))
         lines = (f"take over {_release(ctx)}", f"remove the records of cluster {token.owner} in {ctx.paths.state}")
         return change(f"shared storage serves cluster {token.owner}", *lines)

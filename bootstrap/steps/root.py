@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
-from ..core.model import Finding, blocked, change, refused, satisfied
+from ..core.model import Finding, Mode, blocked, change, refused, satisfied
 from ..host.files import foreign, make_dir
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
@@ -35,7 +35,7 @@ class Root(Step):
             return
         if binding.is_bound(ctx):
             binding.unbind(ctx)
-        if ctx.bakes:
+        if ctx.mode is Mode.IMAGE:
             for name in ("store", "releases"):
                 make_dir(ctx.paths.root / name)
 
@@ -48,7 +48,7 @@ def _probe_image(ctx: Context) -> Finding:
         return refused(as_error(trouble, root))
     if bound:
         return change(f"{root} is bound to shared storage", f"take the bind mount at {root} away")
-    if ctx.bakes:
+    if ctx.mode is Mode.IMAGE:
         return _probe_bake(ctx)
     return _carried(ctx)
 

@@ -185,7 +185,7 @@ def _to_concretize(ctx: Context) -> Finding:
     """If Spack is on this node, unknown names in the specs are found now; a check never starts Spack."""
     advice: tuple[str, ...] = ()
     try:
-        advice = preview(ctx) if ctx.decides else ()
+        advice = preview(ctx) if ctx.sets_desired_state else ()
     except ConfigError as error:
         return refused(error)
     except SpackError as error:

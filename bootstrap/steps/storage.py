@@ -172,7 +172,7 @@ def _not_shared(ctx: Context, mount: Mount | None, seen: Look) -> StorageError |
 
 def _another(ctx: Context, seen: Look, before: Seen | None) -> StorageError | None:
     """A wrong volume at the right place looks like a new cluster: nothing is installed there until somebody says so."""
-    if before is None or ctx.accept_storage or before.knows(ctx.paths.mount, seen.token):
+    if before is None or ctx.options.accept_storage or before.knows(ctx.paths.mount, seen.token):
         return None
     where = ctx.paths.shared_mount
     now = f"it holds token {seen.token.token[:8]}" if seen.token else "it holds no token"

@@ -55,7 +55,7 @@ class WantedState(Step):
 
 def _refuse_what_is_settled(ctx: Context) -> None:
     """Two runs may take up one decision; who comes second would undo what the hook's own run wrote of its version."""
-    if ctx.takes_up and not is_pending(ctx.paths):
+    if ctx.resumes_pending and not is_pending(ctx.paths):
         raise StateError(
             "what this run was to carry out has been carried out meanwhile",
             why="the run of the hook that decided it has written wanted.json",

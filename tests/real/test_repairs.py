@@ -26,7 +26,7 @@ from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
 from bootstrap.steps.base import Step
-from tests.world import World, with_package, with_spack
+from tests.world import World, typed, with_package, with_spack
 
 USER = 12345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -49,7 +49,7 @@ def mended(step: Step, ctx: Context) -> Finding:
 
 
 def yes(world: World) -> Context:
-    return replace(world.context, may_destroy=True)
+    return typed(world.context, yes=True)
 
 
 def test_a_directory_that_others_can_write_to_is_closed(head: World) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import PetalError
-from bootstrap.core.model import Role, Status, Tool
+from bootstrap.core.model import Role, Status
+from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
-from bootstrap.engine.prepare import Request, prepare
+from bootstrap.engine.prepare import prepare
 from bootstrap.host.system import System
 from bootstrap.spack.job.directory import DONE, JobDirectory, JobReport
 from bootstrap.spack.job.on_node import BuildJob
@@ -22,6 +23,7 @@ from bootstrap.state.context import Context
 from tests.disks import mounted
 from tests.spack.conftest import Site
 from tests.spack.test_spack import bootstrap, store_of
+from tests.world import services
 
 RECIPE = '''\
 {imports}from spack.package import *
@@ -61,7 +63,10 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
     """What the worker does up to the submission of the job."""
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
-    ctx = prepare(Request(Tool("0.1.0"), "run-of-job", str(path), prefix, Role.HEAD), System(), print)
+    ctx = prepare(
+        Options("bootstrap", str(path), root=prefix, role=Role.HEAD),
+        services(System(), run_id="run-of-job", note=print),
+    )
     spacks = {target: _solved(ctx, target) for target in ctx.targets}
     directory = JobDirectory(ctx.paths, ctx.run_id)
     directory.create()

@@ -11,7 +11,8 @@ import pytest
 
 from bootstrap.config.model import SPACK_VERSIONS
 from bootstrap.core.errors import ExitCode
-from bootstrap.core.model import Outcome, Role, RunRecord, Status, StepReport, Tool
+from bootstrap.core.model import Outcome, Role, RunRecord, Status, StepReport
+from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.engine.run import run
 from bootstrap.host.system import System
@@ -19,9 +20,9 @@ from bootstrap.spack import database
 from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import locked_specs
-from bootstrap.state.request import Request
 from tests.golden import held, trouble_with_lua
 from tests.spack.conftest import VERSIONS, Site, spack_tree
+from tests.world import services
 
 # The formats exclude each other (lib/spack/spack/database.py: _DB_VERSION), which is why a family has its own store.
 DATABASE = {"0.23.0": "7", "1.1.1": "8"}
@@ -41,9 +42,10 @@ def bootstrap(
     (prefix / "shared").mkdir(parents=True, exist_ok=True)
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
-    request = Request(Tool("0.1.0"), f"run-{next(RUNS)}", str(path), prefix, Role.HEAD, image=image)
+    options = Options("bootstrap", str(path), root=prefix, role=Role.HEAD, layout=image)
     said = notes if notes is not None else []
-    return run(request, System(), "bootstrap", lambda step: told(step.name) if told else None, said.append)
+    listen = (lambda step: told(step.name)) if told else lambda _: None
+    return run(options, services(System(), run_id=f"run-{next(RUNS)}", listen=listen, note=said.append))
 
 
 def steps(record: RunRecord) -> dict[str, StepReport]:

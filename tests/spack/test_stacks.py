@@ -10,16 +10,17 @@ import pytest
 
 from bootstrap.config.load import parse
 from bootstrap.core.errors import SpackError
-from bootstrap.core.model import Role, Tool
+from bootstrap.core.model import Role
+from bootstrap.core.options import Options
 from bootstrap.engine.prepare import prepare
 from bootstrap.host.system import System
 from bootstrap.spack import environments
 from bootstrap.spack.program import ensure
 from bootstrap.spack.workspace import open_spack
-from bootstrap.state.request import Request
 from tests.lab import stack
 from tests.spack.conftest import Site
 from tests.spack.stacks import CASES, checked, recorded, shipped, solve
+from tests.world import services
 
 SEED = """
 cluster: {name: chem, region: us-east-1}
@@ -69,8 +70,8 @@ def test_two_versions_of_a_package_are_no_stack_for_spack_either(sites: Callable
     prefix = tmp_path / "head"
     (prefix / "shared").mkdir(parents=True)
     (tmp_path / "petal.yaml").write_text(sites("1.1.1").config)
-    request = Request(Tool("0.1.0"), "run", str(tmp_path / "petal.yaml"), prefix, Role.HEAD)
-    ctx = prepare(request, System(), lambda _: None)
+    options = Options("plan", str(tmp_path / "petal.yaml"), root=prefix, role=Role.HEAD)
+    ctx = prepare(options, services(System()))
     spack = open_spack(ctx, ctx.targets[0])
     ensure(ctx.config, spack.program, ctx.paths, None)
     spack.write_environment(["probe@1", "probe@:1"], {})

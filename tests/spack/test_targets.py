@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from bootstrap.cluster.targets import UNKNOWN_TO_SPACK, own_cpu, runnable
-from bootstrap.core.model import Outcome, Role, RunRecord, StepReport, Tool
+from bootstrap.core.model import Outcome, Role, RunRecord, StepReport
+from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.engine.run import run
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import System
 from bootstrap.state.release import read_manifest
-from bootstrap.state.request import Request
 from tests.lab import recipes
 from tests.spack.conftest import VERSIONS, Site, spack_tree
+from tests.world import services
 
 RUNS = iter(range(1000))
 QUEUES = "Scheduling: {Scheduler: slurm, SlurmQueues: [%s]}\n"
@@ -71,8 +72,8 @@ def bootstrap(prefix: Path, config: str, *queues: tuple[str, str]) -> RunRecord:
     cluster.write_text(QUEUES % ", ".join(QUEUE % queue for queue in queues))
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
-    request = Request(Tool("0.1.0"), f"targets-{next(RUNS)}", str(path), prefix, Role.HEAD)
-    return run(request, System(), "bootstrap", lambda _: None, lambda _: None)
+    options = Options("bootstrap", str(path), root=prefix, role=Role.HEAD)
+    return run(options, services(System(), run_id=f"targets-{next(RUNS)}"))
 
 
 def steps(record: RunRecord) -> dict[str, StepReport]:

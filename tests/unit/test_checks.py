@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from bootstrap.prove.login_shell import Answer
 from bootstrap.state.context import Context
 from bootstrap.steps.base import Check
 from bootstrap.steps.storage import Storage
-from tests.world import World
+from tests.world import World, typed
 
 NFS = ("rw", "noatime", "vers=4.2", "hard", "proto=tcp")
 
@@ -136,7 +135,7 @@ def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path:
     world.system.answers["systemctl"] = lambda _: "LoadState=not-found\nActiveState=inactive\n"
     assert list(daemons.Slurm().findings(world.context)) == []
     world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
-    assert list(daemons.Slurm().findings(replace(world.context, event="configured"))) == []
+    assert list(daemons.Slurm().findings(typed(world.context, event="configured"))) == []
 
 
 @pytest.mark.usefixtures("monkeypatch")

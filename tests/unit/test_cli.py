@@ -12,10 +12,9 @@ import pytest
 
 from bootstrap.cli import VERBS, main, parse
 from bootstrap.commands import hook
-from bootstrap.commands.common import request_of
 from bootstrap.core.model import Role
 from bootstrap.core.paths import Paths
-from bootstrap.engine.run import new_record
+from bootstrap.engine.recorder import new_record
 from bootstrap.host import systemd
 from bootstrap.host.system import System, base_env
 
@@ -138,9 +137,7 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     """A unit's environment stands in a file outside of --root, and so would the unit."""
     units: list[str | None] = []
     monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
-    monkeypatch.setattr(
-        hook, "_wait", lambda options, services, *_: new_record(request_of(options, services), System(), "hook")
-    )
+    monkeypatch.setattr(hook, "_wait", lambda options, services, *_: new_record(options, services, "hook"))
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)
     assert main(["hook", "start", "--root", str(tmp_path), "-q"]) == 0

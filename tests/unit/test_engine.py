@@ -32,7 +32,7 @@ from bootstrap.host.processes import own_start
 from bootstrap.state.cluster_lock import Holder, Lock
 from bootstrap.state.context import Context
 from bootstrap.steps.base import Step
-from tests.world import World
+from tests.world import World, typed
 
 MISSING = change("missing", "write it")
 
@@ -210,7 +210,7 @@ def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:
 
 def test_at_on_node_start_only_local_steps_are_done(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
-    ctx = world.context.__class__(**{**world.context.__dict__, "event": "start"})
+    ctx = typed(world.context, event="start")
     step = Toy("a", [MISSING], local=False)
     assert "OnNodeStart" in run(ctx, step)["a"].reason
     assert step.applied == 0

@@ -14,8 +14,9 @@ from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, ProcessFailed
 from bootstrap.core.facts import Queue
 from bootstrap.core.model import Outcome, RunRecord, StepReport
+from bootstrap.engine.recorder import Recorder, new_record
 from bootstrap.engine.registry import STEPS
-from bootstrap.engine.run import Recorder, new_record, recording
+from bootstrap.engine.run import recording
 from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.pull import Pulled
 from bootstrap.spack.job import worker
@@ -27,11 +28,10 @@ from bootstrap.spack.job.directory import (
 )
 from bootstrap.spack.lockfile import Locked
 from bootstrap.state.release import check_queue
-from bootstrap.state.request import Request
 from bootstrap.state.store import Runs
 from bootstrap.steps.spack import SpackStack
 from tests.queue_jobs import INSTALL, NODE, Slurm, builds, converge, head, in_time, left, without_waiting
-from tests.world import World, with_spack
+from tests.world import World, typed, with_spack
 
 
 @pytest.fixture(autouse=True)
@@ -174,15 +174,15 @@ def refused(_: Sequence[str]) -> str:
 
 def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:
     world = head(tmp_path)
-    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
+    options = world.options(event="configured")
     for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
         world.config_text = text
-        recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
-        told = recording(recorder, replace(world.context, bakes=True), STEPS, lambda _: None)
+        recorder = Recorder(world.paths, new_record(options, world.services, "hook"))
+        told = recording(recorder, typed(world.context, layout="hybrid"), STEPS)
         told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
         assert not recorder.record.settled
         world.paths.state.mkdir(parents=True, exist_ok=True)
-        told = recording(recorder, world.context, STEPS, lambda _: None)
+        told = recording(recorder, world.context, STEPS)
         told(StepReport("spack", "", Outcome.RUNNING, "it begins"))
         assert recorder.record.settled is settled
 
@@ -191,13 +191,11 @@ def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monke
     """It polls, and leaves at the first record that says so: no later one is looked at."""
     world = head(tmp_path)
     world.paths.state.mkdir(parents=True, exist_ok=True)
-    request = Request(world.tool, "run-1", prefix=world.prefix, event="configured")
-    recorder = Recorder(world.paths, new_record(request, world.system, "hook"))
+    options = world.options(event="configured")
+    recorder = Recorder(world.paths, new_record(options, world.services, "hook"))
     saved: list[RunRecord] = []
     monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
-    recording(recorder, world.context, STEPS, lambda _: None)(
-        StepReport("spack", "", Outcome.RUNNING, "a job builds it")
-    )
+    recording(recorder, world.context, STEPS)(StepReport("spack", "", Outcome.RUNNING, "a job builds it"))
     settled = next(record for record in saved if record.settled)
     assert [step.reason for step in settled.steps] == ["a job builds it"]
 

@@ -16,24 +16,23 @@ import pytest
 
 from bootstrap.checks.storage import OptSpack
 from bootstrap.core.errors import UsageError
-from bootstrap.core.model import Mark, Outcome, Role, Tool
+from bootstrap.core.model import Mark, Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS, steps_for
 from bootstrap.host import system
 from bootstrap.state.release import current_release
-from bootstrap.state.request import Request
 from bootstrap.steps.image import Image
 from bootstrap.steps.owner import StorageOwner
 from bootstrap.steps.storage import Storage
 from tests.unit.test_laws import lmod_is_there, snapshot
-from tests.world import World, with_spack
+from tests.world import World, typed, with_spack
 
 __all__ = ["lmod_is_there"]
 
 
 def bake(world: World, layout: str) -> dict[str, Outcome]:
-    ctx = replace(world.context, config=replace(world.config, layout=layout), bakes=True)
+    ctx = typed(replace(world.context, config=replace(world.config, layout=layout)), layout=layout)
     return {report.name: report.outcome for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
 
 
@@ -146,10 +145,9 @@ def test_a_node_of_a_cluster_does_not_become_an_image(builder: World, monkeypatc
     dna.parent.mkdir(parents=True)
     dna.write_text(json.dumps({"cluster": {"node_type": "HeadNode"}}))
     monkeypatch.setattr("bootstrap.core.paths.Paths.live", property(lambda _: True))
-    request = Request(Tool("0.1.0"), "run-1", prefix=builder.prefix, image="ami")
     with pytest.raises(UsageError, match="head node of a cluster") as caught:
-        prepare(request, builder.system, lambda _: None)
-    assert caught.value.remedy == ("write it into the configuration: layout: ami",)
+        prepare(builder.options(layout="ami"), builder.services)
+    assert caught.value.remedy == ("set the layout in the configuration: layout: ami",)
 
 
 # -- what the image carries is copied to shared storage --------------------------------------------------------

@@ -19,19 +19,18 @@ from bootstrap.core.errors import ConfigError, LmodError
 from bootstrap.core.model import Mark, Outcome, Role
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
-from bootstrap.engine.prepare import for_lockfile, prepare
+from bootstrap.engine.prepare import prepare, prepare_lockfile
 from bootstrap.engine.registry import CHECKS, STEPS, steps_for
 from bootstrap.host.files import remove_tree
 from bootstrap.lmod import bundle, find
 from bootstrap.spack.environments import LOCK
 from bootstrap.spack.workspace import lockfile_of, specs_of
 from bootstrap.state.context import Context
-from bootstrap.state.request import Request
 from bootstrap.state.store import Shared
 from bootstrap.steps.lmod import NodeLmod
 from bootstrap.steps.lmod_pack import LmodPack
 from bootstrap.steps.shell import MARK, SH, Shell
-from tests.world import World, with_spack
+from tests.world import World, typed, with_spack
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def take(world: World, archive: Path) -> None:
 def asked(world: World, text: str) -> Context:
     path = world.prefix.with_suffix(".yaml")
     path.write_text(text)
-    return prepare(Request(world.tool, "r", str(path), world.prefix, Role.HEAD), world.system, lambda _: None)
+    return prepare(world.options(path, role=Role.HEAD), world.services)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_a_node_whose_image_has_lmod_uses_that(tmp_path: Path, modules: str) -> 
 def test_no_distribution_package_is_installed(tmp_path: Path, role: Role) -> None:
     """Neither by a bootstrap nor by ``repair --yes``."""
     world = World(tmp_path / "node", role, live=True)
-    context = replace(world.context, may_destroy=True)
+    context = typed(world.context, yes=True)
     (report,) = engine.converge((NodeLmod(),), context, lambda _: None)
     assert (report.outcome, report.reason) == (Outcome.BLOCKED, "this node has no Lmod")
     assert any("image" in line for line in report.remedy)
@@ -294,10 +293,10 @@ def test_a_hybrid_image_without_lmod_leaves_it_to_its_nodes(tmp_path: Path) -> N
     path = tmp_path / "petal.yaml"
     path.write_text(with_spack(tmp_path))
     world = World(tmp_path / "builder", config_text=with_spack(tmp_path))
-    built = prepare(Request(world.tool, "r", str(path), world.prefix, image="hybrid"), world.system, lambda _: None)
+    built = prepare(world.options(path, layout="hybrid"), world.services)
     assert specs_of(built) == [bundle.SPEC, "fftw"]
     world = replace(world, environment=built.environment)
-    ctx = replace(world.context, config=replace(world.config, layout="hybrid"), bakes=True)
+    ctx = typed(replace(world.context, config=replace(world.config, layout="hybrid")), layout="hybrid")
     done = {report.name: report for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.SKIPPED, Outcome.SKIPPED)
     assert done["program"].outcome is Outcome.CHANGED
@@ -308,7 +307,7 @@ def test_a_lockfile_from_a_machine_without_lmod_contains_lmod(tmp_path: Path) ->
     world = World(tmp_path / "node")
     path = tmp_path / "petal.yaml"
     path.write_text(with_spack(tmp_path))
-    ctx = for_lockfile(Request(world.tool, "r", str(path), world.prefix), world.system, lambda _: None)
+    ctx = prepare_lockfile(world.options(path), world.services)
     assert specs_of(ctx) == [bundle.SPEC, "fftw"]
 
 

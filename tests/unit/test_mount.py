@@ -10,12 +10,11 @@ import pytest
 from bootstrap.config import load, model
 from bootstrap.core.errors import ConfigError, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import Outcome, Role, Tool
+from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import BEFORE_DESIRED, STEPS
 from bootstrap.engine.run import run
 from bootstrap.state.desired import Token, Wanted
-from bootstrap.state.request import Request
 from bootstrap.state.store import Shared
 from bootstrap.steps.mount import MountStorage, device_of, unit_name
 from tests.world import LivePaths, World
@@ -250,7 +249,7 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
     node.prefix.joinpath("petal.yaml").write_text(NFS + "\ncheck: {run: [args]}\n")
     seen: list[str] = []
     monkeypatch.setattr("bootstrap.engine.prepare.Paths", LivePaths)
-    monkeypatch.setattr("bootstrap.engine.run.Paths", LivePaths)
+    monkeypatch.setattr("bootstrap.core.options.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.cluster.detect.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
@@ -265,8 +264,8 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
         seen.append(source)
 
     node.mount = mount_and_find  # type: ignore[method-assign]
-    request = Request(Tool("0.1.0"), "r", str(node.prefix / "petal.yaml"), node.prefix, Role.COMPUTE, "configured")
-    record = run(request, node.system, "hook", lambda _: None, lambda _: None)
+    options = node.options(node.prefix / "petal.yaml", role=Role.COMPUTE, event="configured")
+    record = run(options, node.services, verb="hook")
     assert seen == ["files:/export/hpc"]
     steps = {step.name: step.outcome for step in record.steps}
     assert (steps["mount"], steps["storage"]) == (Outcome.CHANGED, Outcome.CHANGED)

@@ -13,9 +13,11 @@ import pytest
 from bootstrap.cluster.detect import parse_dna
 from bootstrap.core.errors import ConfigError, PetalError, StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import Finding, NodeReport, Outcome, Role, StepReport, Tool, plain
+from bootstrap.core.model import Finding, NodeReport, Outcome, Role, StepReport, plain
+from bootstrap.core.options import BOOT
 from bootstrap.engine import converge as engine
-from bootstrap.engine.prepare import find_wanted, prepare
+from bootstrap.engine.configuration import find_desired_state
+from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS
 from bootstrap.engine.run import run
 from bootstrap.engine.run_locks import Waits
@@ -24,12 +26,11 @@ from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
 from bootstrap.state.owner import Owner, is_foreign
 from bootstrap.state.release import current_release
-from bootstrap.state.request import BOOT, Request
 from bootstrap.state.store import Seen, Shared, write_document
 from bootstrap.steps.root import Root
 from tests.adoption import EBS, NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
-from tests.world import World
+from tests.world import World, services
 
 INSTALL = ("packages", "spack", "modules", "release")
 
@@ -98,12 +99,12 @@ def test_nobody_obeys_what_another_cluster_wanted(old: World, role: Role) -> Non
     Shared(old.paths).save_wanted(Wanted("9.9.9", "f" * 64, {"check": {"run": ["theirs"]}}, {}, "r9"))
     new = reborn(old)
     write_dna(new)
-    with pytest.raises(ConfigError, match="serves cluster old") as caught:
-        prepare(Request(Tool("0.1.0"), "r", None, new.prefix, role, BOOT), new.system, lambda _: None)
+    with pytest.raises(ConfigError, match="belongs to cluster old") as caught:
+        prepare(new.options(role=role, event=BOOT), new.services)
     assert caught.value.code == "config-missing"
     known = new.context.facts
     troubles: list[PetalError] = []
-    assert find_wanted(new.prefix, known, new.system, troubles) is None
+    assert find_desired_state(new.prefix, known, new.system, troubles) is None
     assert [error.code for error in troubles] == ["storage-other-cluster"]
 
 
@@ -167,7 +168,7 @@ def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_
         assert "of cluster demo" in found["storage"].reason
         with pytest.raises(StorageError):
             Shared(world.paths).save_report(NodeReport("q1-st-c5-1", "compute", "now", None, ()))
-        assert find_wanted(world.prefix, world.context.facts, world.system, []) is None
+        assert find_desired_state(world.prefix, world.context.facts, world.system, []) is None
     assert snapshot(old.paths.shared_mount) == before
 
 
@@ -241,8 +242,8 @@ def test_the_record_of_an_adopting_run_replaces_the_former_clusters(
     config = new.prefix / "petal.yaml"
     config.write_text(new.config_text)
     notes: list[str] = []
-    request = Request(new.tool, "run-a", str(config), new.prefix, Role.HEAD, accept_storage=True)
-    record = run(request, new.system, "bootstrap", lambda _: None, notes.append)
+    options = new.options(config, role=Role.HEAD, accept_storage=True)
+    record = run(options, services(new.system, run_id="run-a", note=notes.append))
     assert {step.name: step.outcome for step in record.steps}["release"] is not Outcome.BLOCKED, record
     assert any(note.startswith("took over release") for note in notes)
     own = Shared(new.paths).install()

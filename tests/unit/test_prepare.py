@@ -10,16 +10,17 @@ import pytest
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ConfigError, StateError
 from bootstrap.core.model import Role, Tool
+from bootstrap.core.options import BOOT
+from bootstrap.engine import configuration
 from bootstrap.engine import converge as engine
-from bootstrap.engine import prepare as prepared
 from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS
 from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
-from bootstrap.state.request import BOOT, Request, keep_request, mark_request_applied
+from bootstrap.state.request import keep_request, mark_request_applied
 from bootstrap.state.store import KEPT, Shared, write_document
 from bootstrap.steps.wanted import WantedState
-from tests.world import World
+from tests.world import World, services
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def ask(
     path = world.prefix.with_suffix(".yaml")
     if text is not None:
         path.write_text(text)
-    request = Request(Tool("0.1.0"), "r", str(path) if text is not None else None, world.prefix, role, event, decides)
-    keep_request(request)
-    ctx = prepare(request, world.system, lambda _: None)
-    keep_request(request, ctx)
-    if ctx.decides and event != "start" and not killed:
+    options = world.options(path if text is not None else None, role=role, event=event)
+    keep_request(options)
+    ctx = prepare(options, world.services, follow=not decides)
+    keep_request(options, ctx)
+    if ctx.sets_desired_state and event != "start" and not killed:
         mark_request_applied(ctx)
     return ctx
 
@@ -121,24 +122,21 @@ def test_a_hook_that_cannot_read_its_configuration_keeps_the_one_of_before(world
     ask(world, ARGS, event="start", role=Role.LOGIN)
     path = world.prefix.with_suffix(".yaml")
     path.unlink()
-    request = Request(Tool("0.1.0"), "r", str(path), world.prefix, Role.LOGIN, "start")
-    keep_request(request)
+    keep_request(world.options(path, role=Role.LOGIN, event="start"))
     assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
 def test_a_check_never_asks_the_network_for_a_configuration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = Request(Tool("0.1.0"), "r", "s3://bucket/petal.yaml", world.prefix, Role.LOGIN, "configured")
-    keep_request(request)
-    monkeypatch.setattr(prepared, "read", lambda *_: pytest.fail("it asked"))
+    keep_request(world.options("s3://bucket/petal.yaml", role=Role.LOGIN, event="configured"))
+    monkeypatch.setattr(configuration, "read", lambda *_: pytest.fail("it asked"))
     with pytest.raises(ConfigError):
         ask(world, None, role=Role.LOGIN, decides=False)
 
 
 @pytest.mark.parametrize("uri", ["http://x/y", "ftp://x/y", "s3:/x"])
 def test_what_is_no_place_for_a_configuration(world: World, uri: str) -> None:
-    request = Request(Tool("0.1.0"), "r", uri, world.prefix, Role.HEAD)
     with pytest.raises(ConfigError) as caught:
-        prepare(request, world.system, lambda _: None)
+        prepare(world.options(uri, role=Role.HEAD), world.services)
     assert caught.value.exit == 78
     assert caught.value.remedy
 
@@ -153,13 +151,12 @@ def test_without_a_compiler_the_rest_goes_on(world: World, monkeypatch: pytest.M
 
 def test_the_role_that_a_hook_was_given_is_kept(world: World) -> None:
     ask(world, ARGS, event="start", role=Role.LOGIN)
-    request = Request(Tool("0.1.0"), "r", None, world.prefix, None, BOOT)
-    assert prepare(replace(request, decides=True), world.system, lambda _: None).role is Role.LOGIN
+    assert prepare(world.options(event=BOOT), world.services).role is Role.LOGIN
 
 
 def test_a_decision_is_taken_up_once(world: World) -> None:
     """A convergence that was prepared while a hook's run was still pending must not undo what that run wrote."""
-    ctx = replace(world.context, takes_up=True)
+    ctx = replace(world.context, resumes_pending=True)
     step = WantedState()
     write_document(world.paths.var / KEPT, {"pending": True})
     before = [each.name for each in STEPS].index("wanted")
@@ -169,6 +166,6 @@ def test_a_decision_is_taken_up_once(world: World) -> None:
     assert written is not None
     write_document(world.paths.var / KEPT, {"pending": False})
     with pytest.raises(StateError, match="carried out meanwhile") as caught:
-        step.apply(replace(ctx, tool=Tool("0.2.0")))
+        step.apply(replace(ctx, services=services(world.system, Tool("0.2.0"))))
     assert caught.value.code == "state-settled"
     assert Shared(world.paths).wanted() == written

@@ -113,7 +113,7 @@ def test_a_run_that_waited_while_somebody_rolled_back_publishes_nothing(tmp_path
     world, (_, second, third) = three(tmp_path)
     roll_back(world.context, rollback_target(world.context, None))
     world.paths.release(third).joinpath("manifest.json").unlink()  # so that there is something to do
-    reports = engine.converge(STEPS, replace(world.context, decides=False), silent, hooks=CLUSTER_HOOKS)
+    reports = engine.converge(STEPS, replace(world.context, sets_desired_state=False), silent, hooks=CLUSTER_HOOKS)
     failed = [report for report in reports if report.outcome is Outcome.FAILED]
     assert failed[0].error
     assert failed[0].error["code"] == "state-settled"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.store import Seen, write_document
 from bootstrap.steps.hidden_mounts import HiddenMounts
 from tests.unit.test_laws import lmod_is_there, snapshot
-from tests.world import World
+from tests.world import World, typed
 
 __all__ = ["lmod_is_there"]
 
@@ -52,7 +51,7 @@ def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
 def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node: World) -> None:
     over(node, "/shared")
     write_document(node.paths.state / "token.json", {"token": "feed", "host": "head"})
-    for ctx in (node.context, replace(node.context, may_destroy=True)):
+    for ctx in (node.context, typed(node.context, yes=True)):
         probe = HiddenMounts().probe(ctx)
         assert (probe.blocked, probe.reason) == (
             True,
@@ -84,7 +83,7 @@ def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pyte
 def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> None:
     over(node, "/shared")
     node.paths.seen_storage.unlink()
-    assert HiddenMounts().probe(replace(node.context, may_destroy=True)).holds
+    assert HiddenMounts().probe(typed(node.context, yes=True)).holds
 
 
 # -------------------------------------------------------------------------------------------------------------- laws

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.core.model import Outcome, Role, Tool
+from bootstrap.core.model import Outcome, Role, RunRecord, Tool
+from bootstrap.core.options import BOOT
 from bootstrap.engine.run import run
 from bootstrap.host.files import sha256_of
-from bootstrap.state.request import BOOT, Request
-from tests.world import World
+from tests.world import World, services
 
 
 @pytest.fixture
@@ -22,11 +22,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path / "node")
 
 
-def request(world: World, config: Path | None, event: str) -> Request:
+def one_run(world: World, config: Path | None, event: str, verb: str) -> RunRecord:
     archive = world.prefix.with_name("archive")
     archive.write_bytes(b"petal-node")
     tool = Tool("0.1.0", archive, sha256_of(archive))
-    return Request(tool, f"run-{event}", config and str(config), world.prefix, Role.HEAD, event)
+    options = world.options(config, role=Role.HEAD, event=event)
+    return run(options, services(world.system, tool, f"run-{event}"), verb=verb)
 
 
 @pytest.mark.parametrize("text", [None, "layout: shard", "a: ["], ids=["missing", "a mistake", "no YAML"])
@@ -36,7 +37,7 @@ def test_without_a_configuration_petal_node_is_there_and_the_next_run_has_the_ri
     config = tmp_path / "petal.yaml"
     if text is not None:
         config.write_text(text)
-    record = run(request(world, config, "configured"), world.system, "hook", lambda _: None, lambda _: None)
+    record = one_run(world, config, "configured", "hook")
     assert {step.name: step.outcome for step in record.steps} == {
         "tool": Outcome.CHANGED,
         "converge": Outcome.SKIPPED,
@@ -44,7 +45,7 @@ def test_without_a_configuration_petal_node_is_there_and_the_next_run_has_the_ri
     assert (record.exit, record.errors[0]["code"].partition("-")[0]) == (78, "config")
     assert world.paths.link.resolve().read_bytes() == b"petal-node"
     config.write_text("check: {run: [right]}")
-    after = run(request(world, None, BOOT), world.system, "converge", lambda _: None, lambda _: None)
+    after = one_run(world, None, BOOT, "converge")
     assert after.errors == ()
     assert {step.name: step.outcome for step in after.steps}["release"] is Outcome.CHANGED
 

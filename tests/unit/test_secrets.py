@@ -10,7 +10,7 @@ import pytest
 from bootstrap.config.values import uri_problem
 from bootstrap.core.errors import ConfigError, FetchError, redacted
 from bootstrap.core.paths import Paths
-from bootstrap.engine.run import crash
+from bootstrap.engine.recorder import crash
 from bootstrap.host.log import LOG, close_log, open_log
 
 HIDDEN = [

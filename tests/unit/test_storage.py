@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from bootstrap.core.errors import StorageError
 from bootstrap.core.model import Outcome, Role, StepReport, plain
 from bootstrap.engine import converge as engine
-from bootstrap.engine import prepare
+from bootstrap.engine.configuration import find_desired_state
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import make_own_dir
 from bootstrap.remote import tarball
@@ -21,11 +20,11 @@ from bootstrap.state.desired import Proof, Token, Wanted
 from bootstrap.state.owner import Owner
 from bootstrap.state.store import Seen, Shared, write_document
 from bootstrap.steps import storage as storage_step
-from tests.world import World, with_package
+from tests.world import World, typed, with_package
 
 
 def storage(world: World, *, accept: bool = False) -> StepReport:
-    ctx = replace(world.context, accept_storage=accept)
+    ctx = typed(world.context, accept_storage=accept)
     steps = [step for step in STEPS if step.name in ("tool", "storage")]
     return engine.converge(steps, ctx, lambda _: None)[1]
 
@@ -149,10 +148,10 @@ def test_nobody_obeys_the_wanted_json_of_another_storage(head: World, compute: W
     wanted = Wanted("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
     Shared(head.paths).save_wanted(wanted)
     facts = compute.context.facts
-    assert prepare.find_wanted(compute.prefix, facts, compute.system, []) == wanted
+    assert find_desired_state(compute.prefix, facts, compute.system, []) == wanted
     other_storage(head, Token("feed" * 8, "another-head"))
     write_document(head.paths.state / "wanted.json", plain(wanted))
-    assert prepare.find_wanted(compute.prefix, facts, compute.system, []) is None
+    assert find_desired_state(compute.prefix, facts, compute.system, []) is None
 
 
 @pytest.mark.parametrize("token", [None, Token("feed" * 8, "another-head")], ids=["empty", "another cluster's"])

@@ -22,9 +22,9 @@ from bootstrap.cluster import instances, targets
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError
 from bootstrap.core.facts import Cluster, Facts, Queue
-from bootstrap.core.model import Mark, Outcome, Role, Tool
+from bootstrap.core.model import Mark, Outcome, Role
 from bootstrap.engine import converge as engine
-from bootstrap.engine.prepare import _build_targets, prepare
+from bootstrap.engine.prepare import choose_targets, prepare
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.engine.run import run
 from bootstrap.prove.fleet import report_lines, reports_of_lines
@@ -32,7 +32,6 @@ from bootstrap.prove.login_shell import modules_to_load
 from bootstrap.state import release
 from bootstrap.state.desired import Wanted
 from bootstrap.state.release import Manifest, ModuleFile, Tree
-from bootstrap.state.request import Request
 from bootstrap.state.store import Shared
 from bootstrap.steps.shell import Shell
 from bootstrap.steps.spack import SpackStack
@@ -249,12 +248,12 @@ def test_aliases_cannot_make_a_small_file_endless() -> None:
 def test_a_cluster_file_that_is_away_for_once_changes_nothing() -> None:
     config = parse(STACK)
     asked = known_with(queues("p5.48xlarge"))
-    first = _build_targets(config, asked, None)
+    first = choose_targets(config, asked, None)
     assert first.targets == ("x86_64_v3",)
     wanted = Wanted("0.1.0", None, {}, {}, "r1", ("x86_64_v4",), ("90",))
-    again = _build_targets(config, known_with(()), wanted)
+    again = choose_targets(config, known_with(()), wanted)
     assert (again.targets, again.cuda) == (("x86_64_v4",), ("90",))
-    assert _build_targets(config, asked, wanted).targets == ("x86_64_v3",)
+    assert choose_targets(config, asked, wanted).targets == ("x86_64_v3",)
 
 
 SHA = "a" * 64
@@ -440,7 +439,7 @@ def cluster_of(world: World, *types: str) -> None:
 
 
 def prepared(world: World, role: Role, config: str | None = None) -> Any:
-    return prepare(Request(Tool("0.1.0"), "r", config, world.prefix, role), world.system, lambda _: None)
+    return prepare(world.options(config, role=role), world.services)
 
 
 def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_path: Path) -> None:
@@ -482,8 +481,7 @@ def test_a_mixed_cluster_ends_a_run_with_78(tmp_path: Path) -> None:
     config = tmp_path / "petal.yaml"
     config.write_text(world.config_text)
     cluster_of(world, "c7g.large", "c7i.large")
-    request = Request(Tool("0.1.0"), "r", str(config), world.prefix, Role.HEAD)
-    record = run(request, world.system, "bootstrap", lambda _: None, lambda _: None)
+    record = run(world.options(config, role=Role.HEAD), world.services)
     assert record.exit == 78
     assert record.errors[0]["code"] == "target-mixed"
     assert record.errors[0]["remedy"]

@@ -13,7 +13,7 @@ import pytest
 from bootstrap.core.errors import ConfigError, ExitCode, SpackError
 from bootstrap.core.model import Outcome, Status
 from bootstrap.engine import converge as engine
-from bootstrap.engine.run import exit_of
+from bootstrap.engine.converge import exit_of
 from bootstrap.host.system import Completed
 from bootstrap.spack.program import ensure, locate
 from bootstrap.spack.validate import MEMORY, check_memory
@@ -70,7 +70,7 @@ def test_a_plan_shows_advice_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_check_does_not_start_spack(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     fetched(world)
-    assert SpackStack().probe(replace(world.context, decides=False)).pending
+    assert SpackStack().probe(replace(world.context, sets_desired_state=False)).pending
     assert not [argv for argv in world.system.commands if Path(argv[0]).name == "spack"]
 
 

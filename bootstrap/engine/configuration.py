@@ -1,0 +1,155 @@
+"""Finds the configuration of a run: in the desired state on shared storage, in ``--config``, or in the last hook's."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+from ..config.load import from_mapping, parse
+from ..config.model import Config
+from ..config.values import uri_problem
+from ..core.deadlines import DOCUMENT, PROBE
+from ..core.errors import ConfigError, PetalError, StorageError, as_error
+from ..core.facts import NETWORK_KINDS, Facts
+from ..core.options import Options
+from ..core.paths import Paths
+from ..host.files import make_dir
+from ..host.log import LOG
+from ..host.system import System
+from ..remote.fetch import SMALL, Source, local_path, read, verify
+from ..state.desired import Wanted
+from ..state.owner import is_foreign
+from ..state.request import kept_request
+from ..state.store import Shared
+
+
+def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> Wanted | None:
+    """The desired state, from the first of the cluster's shared directories that has one.
+
+    Args:
+        problems: receives an error for each directory that could not be read.
+    """
+    mounts = dict.fromkeys((*(shared.mount for shared in facts.cluster.shared), "/shared"))
+    for mount in facts.mounts:
+        of_parallelcluster = mount.point == "/home" or mount.point.startswith(("/opt/", "/home/"))
+        if mount.kind in NETWORK_KINDS and not of_parallelcluster:
+            mounts[mount.point] = None
+    for point in mounts:
+        paths = Paths(root, point)
+        if paths.live and facts.mount_of(point) is None:
+            continue
+        try:
+            desired = system.on_storage(partial(desired_state_on, paths, facts), point, PROBE)
+        except (PetalError, OSError) as error:
+            LOG.warning("%s: %s", point, error)
+            problems.append(as_error(error, paths.shared_mount))
+            continue
+        if desired is not None and mount_in(desired) == point:  # else it is of another cluster, or from before a move
+            return desired
+    return None
+
+
+def desired_state_on(paths: Paths, facts: Facts) -> Wanted | None:
+    """The desired state on one mount, None if this is not the file system that this node has used.
+
+    Raises:
+        StorageError: ``storage-other-cluster``.
+    """
+    shared = Shared(paths)
+    if not shared.is_from_before():
+        return None
+    token = shared.token()
+    if token is not None and is_foreign(token.owner, facts.cluster):
+        raise StorageError(
+            f"{paths.shared_mount} belongs to cluster {token.owner}, so its desired state is not used",
+            remedy="on the head node: petal-node bootstrap --config FILE",
+            code="storage-other-cluster",
+        )
+    return shared.wanted()
+
+
+def mount_in(desired: Wanted | None) -> str:
+    """The mount point of shared storage that a desired state names."""
+    return str(desired.config.get("storage", {}).get("mount", "/shared")) if desired else "/shared"
+
+
+def read_config(
+    options: Options,
+    facts: Facts,
+    desired: Wanted | None,
+    system: System,
+    problems: list[PetalError],
+    *,
+    follow: bool = False,
+) -> Config:
+    """The configuration that counts for this run.
+
+    Args:
+        desired: the desired state, which counts before the arguments of a hook.
+        problems: the reasons why the desired state could not be read.
+        follow: do not fetch the URI of the last hook again.
+
+    Raises:
+        ConfigError: ``config-missing``, or the configuration is wrong.
+        FetchError: it cannot be fetched.
+    """
+    region = facts.cluster.region
+    if desired is not None and (options.config is None or options.event):
+        return from_mapping(desired.config, "wanted.json")
+    if options.config is not None:
+        return parse(_content(options.config, options.config_sha256, options.root, region, system), options.config)
+    kept = kept_request(options.paths)
+    if "config" in kept:
+        return from_mapping(kept["config"], str(kept.get("uri")))
+    if "uri" in kept and not follow:
+        return parse(_content(kept["uri"], kept.get("config_sha256"), options.root, region, system), kept["uri"])
+    why = "; ".join(map(str, problems)) or "shared storage has no desired state yet"
+    raise ConfigError(
+        "this node has no configuration",
+        why=f"--config was not given, and {why}",
+        remedy=(
+            "petal-node bootstrap --config FILE    (on the head node)",
+            *(line for error in problems for line in error.remedy),
+        ),
+        code="config-missing",
+    )
+
+
+def check_config_uri(uri: str) -> None:
+    """Refuses a URI or path that cannot hold a configuration, before anything is started, written or fetched.
+
+    Raises:
+        ConfigError: ``config-missing``.
+    """
+    problem = uri_problem(uri if ":/" in uri else f"/{uri}")
+    if problem:
+        what = f"{uri} cannot be used as --config"
+        raise ConfigError(what, why=f"it {problem}", remedy="correct --config", code="config-missing")
+
+
+def _content(uri: str, sha256: str | None, root: Path, region: str | None, system: System) -> bytes:
+    check_config_uri(uri)
+    path = local_path(uri) if ":/" in uri else Path(uri)
+    if path is None:
+        scratch = Paths(root).scratch
+        make_dir(scratch)
+        return read(Source(uri, sha256, region, DOCUMENT), scratch)
+    data = system.on_storage(partial(_local_content, uri, path), path, PROBE)  # the file may be on a mount
+    if sha256 is not None:
+        verify(uri, sha256, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def _local_content(uri: str, path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{uri} is not a file", remedy=f"ls -ld {path}", code="config-missing")
+        with path.open("rb") as stream:
+            data = stream.read(SMALL + 1)
+    except OSError as error:
+        what = f"{uri} cannot be read"
+        raise ConfigError(what, why=str(error), remedy=f"ls -l {path}", code="config-missing") from error
+    if len(data) > SMALL:
+        raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=f"ls -l {path}", code="config-missing")
+    return data
