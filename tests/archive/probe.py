@@ -1,4 +1,4 @@
-"""Stands in for bootstrap/cli.py in the archives of these tests: tells where it runs, and can load every package."""
+"""Replaces bootstrap/cli.py in the archives of these tests: prints its environment, and imports every package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 def entry() -> None:
     from bootstrap.core import resources
 
-    told: dict[str, object] = {
+    answer: dict[str, object] = {
         "python": list(sys.version_info[:2]),
         "flags": [sys.flags.isolated, sys.flags.no_site, sys.flags.utf8_mode],
         "tree": sys.path[0],
@@ -21,8 +21,8 @@ def entry() -> None:
         "spack_envs": str(resources.path("spack_envs")),
     }
     if sys.argv[1:] == ["libs"]:
-        told["libs"] = _libs()
-    print(json.dumps(told))
+        answer["libs"] = _libs()
+    print(json.dumps(answer))
     sys.exit(int(sys.argv[2]) if sys.argv[1:2] == ["exit"] else 0)
 
 

@@ -75,7 +75,7 @@ def test_hooks_are_single_files(real):
         assert not [line for line in text.splitlines() if line.startswith(". ")]
 
 
-def test_untouched_sources_give_the_same_bytes_whatever_their_dates_and_modes(checkout, built, tmp_path):
+def test_the_bytes_do_not_depend_on_dates_and_modes_of_the_sources(checkout, built, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(checkout, copy)
     for path in copy.rglob("*"):

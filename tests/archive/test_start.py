@@ -22,7 +22,8 @@ ABLE = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
 OLD = ["2.7", "3.6", "3.7", "3.8"]
 
 
-def told(node, *arguments, **more):
+def run_json(node, *arguments, **more):
+    """The answer of the probe, which must succeed and print nothing to stderr."""
     ran = node.run(*arguments, **more)
     assert (ran.code, ran.err) == (0, ""), ran
     return json.loads(ran.out)
@@ -34,17 +35,17 @@ def told(node, *arguments, **more):
 @pytest.mark.parametrize("version", ABLE)
 def test_runs_and_loads_every_package(node, version):
     node.env["PETAL_PYTHON"] = python(version)
-    said = told(node, "libs")
-    assert said["python"] == [int(part) for part in version.split(".")]
-    assert said["flags"] == [1, 1, 1]
-    assert said["archive"] == str(node.archive)
-    assert said["tried"] is None
-    assert said["spack_envs"] == said["tree"] + "/spack_envs"
-    assert all(place.startswith(said["tree"] + "/") for place in said["libs"])
+    answer = run_json(node, "libs")
+    assert answer["python"] == [int(part) for part in version.split(".")]
+    assert answer["flags"] == [1, 1, 1]
+    assert answer["archive"] == str(node.archive)
+    assert answer["tried"] is None
+    assert answer["spack_envs"] == answer["tree"] + "/spack_envs"
+    assert all(place.startswith(answer["tree"] + "/") for place in answer["libs"])
 
 
 @pytest.mark.parametrize("version", ABLE)
-def test_the_shipped_tool_tells_its_version(real, node, version):
+def test_the_shipped_tool_prints_its_version(real, node, version):
     node.env["PETAL_PYTHON"] = python(version)
     ran = node.run("version", archive=Path(shutil.copy(real.archive, node.archive)))
     assert (ran.code, ran.err) == (0, "")
@@ -101,7 +102,7 @@ def test_no_python_names_the_package_of_the_distribution(node):
 
 
 def test_arguments_and_exit_code_pass_through(node):
-    assert told(node, "a b", "$x", "")["arguments"] == ["a b", "$x", ""]
+    assert run_json(node, "a b", "$x", "")["arguments"] == ["a b", "$x", ""]
     assert node.run("exit", "3").code == 3
 
 
@@ -110,7 +111,7 @@ def test_arguments_and_exit_code_pass_through(node):
 
 def test_through_a_link_and_as_an_argument_of_sh(node, public):
     (public / "link").symlink_to("petal-node")
-    assert told(node, archive=public / "link")["archive"] == str(node.archive)
+    assert run_json(node, archive=public / "link")["archive"] == str(node.archive)
     ran = run(["env", "-i", f"PETAL_PREFIX={node.prefix}", f"PETAL_PYTHON={good_python()}", "sh", str(node.archive)])
     assert json.loads(ran.out)["archive"] == str(node.archive)
 
@@ -130,7 +131,7 @@ def test_as_a_custom_action_under_random_names_it_leaves_one_tree(node, public):
         script.chmod(0o700)
         if shutil.which("dos2unix"):
             run(["dos2unix", str(script)])
-        assert told(node, "hook", "configured", archive=script)["arguments"] == ["hook", "configured"]
+        assert run_json(node, "hook", "configured", archive=script)["arguments"] == ["hook", "configured"]
         script.unlink()
     assert len(node.trees()) == 1
 
@@ -145,10 +146,10 @@ def test_sixteen_at_once(node):
     assert len(node.trees()) == 1
 
 
-def test_the_tree_is_roots_and_closed_to_others_even_under_a_tight_umask(node):
+def test_the_tree_is_readable_by_all_and_writable_by_root_under_any_umask(node):
     before = os.umask(0o077)
     try:
-        told(node)
+        run_json(node)
     finally:
         os.umask(before)
     (tree,) = node.trees()
@@ -159,10 +160,10 @@ def test_the_tree_is_roots_and_closed_to_others_even_under_a_tight_umask(node):
 
 
 def test_the_warm_start_unpacks_nothing(node):
-    told(node)
+    run_json(node)
     (tree,) = node.trees()
     (tree / "yaml/__init__.py").write_text("")
-    told(node)
+    run_json(node)
     assert (tree / "yaml/__init__.py").read_text() == ""
 
 
@@ -219,13 +220,13 @@ def test_a_tree_of_a_killed_start_is_never_used(node, moment, monkeypatch):
         assert all((tree / name[5:]).read_bytes() == archive.read(name) for name in names)
 
 
-def test_what_killed_starts_left_is_removed_and_other_things_stay(node):
+def test_leftovers_of_killed_starts_are_removed_and_other_files_stay(node):
     hour_ago, other = time.time() - 3700, "1" * 32 + "-x86_64"
     for name, when in {other: 1, ".new-a": hour_ago, ".new-b": hour_ago + 600, "scratch": 1}.items():
         (node.cache / name).mkdir(parents=True)
         os.utime(node.cache / name, (when, when))
     node.cache.chmod(0o755)
-    tree = Path(told(node)["tree"])
+    tree = Path(run_json(node)["tree"])
     assert {path.name for path in node.trees()} == {tree.name, other, ".new-b", "scratch"}
 
 
@@ -244,10 +245,10 @@ def test_root_refuses_a_cache_that_others_could_have_filled(node, public, harm):
 def test_root_replaces_a_tree_that_others_could_have_changed(node, public, harm):
     if os.geteuid() != 0:
         pytest.skip("root's cache needs root")
-    tree = Path(told(node)["tree"])
+    tree = Path(run_json(node)["tree"])
     shutil.rmtree(tree)
     spoil(tree, harm, public)
-    told(node, "libs")
+    run_json(node, "libs")
     assert not tree.is_symlink()
     assert (tree.stat().st_uid, tree.stat().st_mode & 0o7777) == (0, 0o755)
 
@@ -267,28 +268,28 @@ def spoil(place, harm, public):
 
 
 def test_a_user_takes_roots_tree(node, user):
-    tree = told(node)["tree"]
-    assert told(user, "libs")["tree"] == tree
+    tree = run_json(node)["tree"]
+    assert run_json(user, "libs")["tree"] == tree
 
 
 @pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
 def test_a_user_ignores_a_root_tree_that_cannot_be_trusted(user, public, harm):
     spoil(user.cache, harm, public)
-    assert told(user, "libs")["tree"].startswith(user.env["HOME"])
+    assert run_json(user, "libs")["tree"].startswith(user.env["HOME"])
 
 
-def test_a_user_without_roots_tree_gets_an_own_one(user):
+def test_a_user_without_roots_tree_gets_one_of_their_own(user):
     for home, expected in (
         ({}, user.env["HOME"] + "/.cache/"),
         ({"XDG_CACHE_HOME": user.env["HOME"] + "/xdg"}, user.env["HOME"] + "/xdg/"),
         ({"XDG_CACHE_HOME": "relative"}, user.env["HOME"] + "/.cache/"),
     ):
-        said = told(Node(user.prefix, user.archive, NOBODY, {**user.env, **home}), "libs")
-        assert said["tree"].startswith(expected + "petal-node/")
-        assert Path(said["tree"]).stat().st_uid == NOBODY
+        answer = run_json(Node(user.prefix, user.archive, NOBODY, {**user.env, **home}), "libs")
+        assert answer["tree"].startswith(expected + "petal-node/")
+        assert Path(answer["tree"]).stat().st_uid == NOBODY
 
 
-def test_a_user_with_nowhere_to_write_is_told_what_to_do(user):
+def test_a_user_without_a_writable_cache_gets_a_remedy(user):
     for env in ({"HOME": "/nonexistent"}, {"HOME": ""}):
         ran = Node(user.prefix, user.archive, NOBODY, env).run("version")
         assert ran.code == 69

@@ -55,7 +55,7 @@ def honest(draw: Callable[..., Any]) -> tuple[tarfile.TarInfo, bytes]:
 
 @st.composite
 def odd(draw: Callable[..., Any]) -> tuple[tarfile.TarInfo, bytes]:
-    """A member with one thing that no vendor's tarball has."""
+    """A member with one property that no vendor's tarball has."""
     made, content = draw(honest())
     what = draw(st.sampled_from(("name", "kind", "mode", "link", "size", "header", "text")))
     if what == "name":
@@ -114,7 +114,7 @@ odd_archives = st.builds(packed, among_honest.map(lambda told: [*told[0], told[1
 
 
 def whole() -> bytes:
-    """A tarball as a vendor makes it."""
+    """A tarball like a vendor's."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in ("cfd-1/bin/cfd", "cfd-1/lib/libcfd.so.1", "cfd-1/share/" + "long/" * 40 + "name"):
@@ -131,8 +131,8 @@ WHOLE = [pack(whole()) for pack in PACKERS]
 
 
 @contextmanager
-def beside_a_canary(top: Path) -> Iterator[Path]:
-    """A place for the target, with things around it that must stay as they are."""
+def next_to_a_canary(top: Path) -> Iterator[Path]:
+    """A directory for the target, with files around it that must not change."""
     place = top / uuid.uuid4().hex
     try:
         (place / "canary").mkdir(parents=True)
@@ -145,8 +145,8 @@ def beside_a_canary(top: Path) -> Iterator[Path]:
 
 
 def unpacks_or_refuses(data: bytes, top: Path) -> bool:
-    """True where it was unpacked. Whether or not: nothing else changed, and the error tells what to do."""
-    with beside_a_canary(top) as place:
+    """True if it was unpacked. In both cases nothing else has changed, and an error has a remedy."""
+    with next_to_a_canary(top) as place:
         (place / "x.tar").write_bytes(data)
         before = fingerprint(place)
         target = place / "target"
@@ -197,8 +197,8 @@ def test_a_damaged_tarball_changes_nothing_outside(data: bytes, tmp_path: Path) 
     unpacks_or_refuses(data, tmp_path)
 
 
-def test_the_honest_ones_are_often_whole(tmp_path: Path) -> None:
-    """A generator of which everything is refused would prove nothing."""
+def test_valid_tarballs_are_often_generated(tmp_path: Path) -> None:
+    """A generator whose tarballs are all refused would prove nothing."""
     kept: list[bool] = []
 
     @settings(max_examples=100, derandomize=True)
@@ -211,7 +211,7 @@ def test_the_honest_ones_are_often_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(WHOLE)))
-def test_a_whole_tarball_is_unpacked(number: int, tmp_path: Path) -> None:
+def test_a_complete_tarball_is_unpacked(number: int, tmp_path: Path) -> None:
     assert unpacks_or_refuses(WHOLE[number], tmp_path)
 
 

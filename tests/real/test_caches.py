@@ -1,4 +1,4 @@
-"""Taking from build caches with real gpg, from a directory and from moto's S3: what is good, and all that is not."""
+"""Packages from build caches with real gpg, from a directory and from moto's S3: good entries and unusable ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def blob(cache: Path, data: bytes, kind: str) -> dict[str, Any]:
 
 
 def put(cache: Path, spec: Locked, key: Key | None = None, *, of: Locked | None = None) -> Path:
-    """An entry as Spack 1.1 writes it; ``of``: what it really is of."""
+    """An entry as Spack 1.1 writes it; ``of``: the package that it really contains."""
     document = {"spec": {"nodes": [{"name": spec.name, "hash": (of or spec).hash}]}}
     parts = [
         blob(cache, f"tarball of {spec.name}".encode(), "application/vnd.spack.install.v2.tar+gzip"),
@@ -104,7 +104,7 @@ def test_a_signed_entry_is_taken_as_it_was_signed(cache: Path, key: Key, tmp_pat
     put(cache, ZLIB, key)
     pulled = take(tmp_path, mirror_of(cache, key), ZLIB, HDF5)
     assert pulled.specs == (ZLIB,)
-    assert pulled.troubles == (), "that a mirror lacks a package is no trouble"
+    assert pulled.troubles == (), "a mirror may lack a package"
     text = (tmp_path / "pulled" / V3.description(ZLIB, signed=False)).read_bytes()
     for part in json.loads(text)["data"]:
         digest = part["checksum"]
@@ -131,7 +131,7 @@ def test_a_key_is_accepted_for_its_own_mirror_only(key: Key, other: Key, tmp_pat
     assert (trouble.code, "in the mirror first" in trouble.what) == ("cache-unverified", True)
 
 
-def test_what_was_changed_after_it_was_signed(cache: Path, key: Key, tmp_path: Path) -> None:
+def test_an_entry_that_was_changed_after_signing_is_refused(cache: Path, key: Key, tmp_path: Path) -> None:
     path = put(cache, ZLIB, key)
     path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
     trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
@@ -139,13 +139,13 @@ def test_what_was_changed_after_it_was_signed(cache: Path, key: Key, tmp_path: P
     assert "is wrong" in trouble.why
 
 
-def test_an_unsigned_entry_where_signatures_are_asked_for(cache: Path, key: Key, tmp_path: Path) -> None:
+def test_an_unsigned_entry_of_a_signed_mirror_is_refused(cache: Path, key: Key, tmp_path: Path) -> None:
     put(cache, ZLIB)
     assert only_trouble(take(tmp_path, mirror_of(cache, key))).why == "it is not signed"
 
 
-def test_text_around_what_was_signed_does_not_count(cache: Path, key: Key, tmp_path: Path) -> None:
-    """gpg gives out what was signed, and that alone is read."""
+def test_text_around_the_signed_text_is_ignored(cache: Path, key: Key, tmp_path: Path) -> None:
+    """Only the text that gpg outputs is read."""
     path = put(cache, ZLIB, key)
     text = path.read_text()
     path.write_text(text + '\n{"version": 3, "data": []}\n')
@@ -196,16 +196,14 @@ def test_a_corrupt_entry_costs_itself_only(cache: Path, tmp_path: Path, damage: 
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:9/cache", "{tmp}/absent"])
-def test_a_mirror_that_cannot_be_reached_is_told_once(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_mirror_is_reported_once(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
     trouble = only_trouble(take(tmp_path, mirror_of(url.format(tmp=tmp_path)), ZLIB, HDF5))
     assert trouble.code == "cache-unreachable"
     assert "the mirror site" in trouble.what
 
 
-def test_what_two_mirrors_have_is_taken_from_the_first(tmp_path: Path) -> None:
+def test_a_package_of_two_mirrors_is_taken_from_the_first(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     put(first, ZLIB)
     put(second, ZLIB)
@@ -217,7 +215,7 @@ def test_what_two_mirrors_have_is_taken_from_the_first(tmp_path: Path) -> None:
     assert told[-1] == "looking for packages in second: 1 found, 1 of 1 asked for"
 
 
-def test_what_spack_could_not_unpack_is_withdrawn_and_not_what_waited_for_it(cache: Path, tmp_path: Path) -> None:
+def test_an_entry_that_spack_could_not_unpack_is_withdrawn_without_its_dependents(cache: Path, tmp_path: Path) -> None:
     needing = Locked("hdf5", "1.0", HDF5.hash, True, False, needs=(ZLIB.hash,), system=SYSTEM, compiler="gcc-12.2.0")
     put(cache, ZLIB)
     put(cache, needing)
@@ -228,7 +226,7 @@ def test_what_spack_could_not_unpack_is_withdrawn_and_not_what_waited_for_it(cac
     assert pulled.withdraw((ZLIB, needing)) == (), "the second time it failed from source"
 
 
-def test_keys_that_are_none(cache: Path, tmp_path: Path) -> None:
+def test_an_invalid_or_missing_key_is_an_error(cache: Path, tmp_path: Path) -> None:
     put(cache, ZLIB)
     (tmp_path / "key.pub").write_text("no key")
     for public in (tmp_path / "key.pub", tmp_path / "absent.pub"):
@@ -266,7 +264,7 @@ def test_without_gpg_the_error_says_what_to_install(cache: Path, key: Key, tmp_p
     assert only_trouble(pulled).code == "cache-gpg"
 
 
-def test_what_is_uploaded_to_s3_is_there_and_taken_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
+def test_an_entry_uploaded_to_s3_is_taken_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
     s3.create_bucket(Bucket="petal")
     put(cache, ZLIB, key)
     uri = "s3://petal/spack cache/ü"
@@ -280,7 +278,7 @@ def test_what_is_uploaded_to_s3_is_there_and_taken_from_there(s3: Any, cache: Pa
     assert take(tmp_path, mirror_of(uri, key)).specs == (ZLIB,)
 
 
-def test_a_bucket_that_is_not_there_takes_nothing(s3: Any, tmp_path: Path) -> None:
+def test_an_upload_to_a_missing_bucket_is_an_error(s3: Any, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(FetchError) as caught:
         upload(tmp_path / "x", "s3://absent/x", sha256=sha256_of(tmp_path / "x"), region="us-east-1")
@@ -296,7 +294,7 @@ def test_the_names_of_the_old_layout() -> None:
     assert tarball.path == f"build_cache/{SYSTEM}/gcc-12.2.0/zlib-1.0/{name}.spack"
 
 
-def test_what_s3_does_not_take_in_one_request_is_not_tried(tmp_path: Path) -> None:
+def test_a_file_too_large_for_one_request_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as stream:
         stream.truncate((5 << 30) + 1)
     with pytest.raises(FetchError) as caught:
@@ -304,7 +302,7 @@ def test_what_s3_does_not_take_in_one_request_is_not_tried(tmp_path: Path) -> No
     assert caught.value.code == "fetch-too-large"
 
 
-def test_a_role_that_may_not_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_without_read_access_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(always(403)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
@@ -324,7 +322,7 @@ def files_of(cache: Path) -> Callable[[Handler, int], None]:
     return behave
 
 
-def test_from_a_web_server_whose_certificate_is_known(
+def test_an_entry_is_taken_from_an_https_server_with_a_known_certificate(
     cache: Path, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(cache, ZLIB, key)
@@ -337,10 +335,10 @@ def test_from_a_web_server_whose_certificate_is_known(
 
 
 class Told(Exception):
-    """As a signal that ends a run."""
+    """The exception of a signal that ends a run."""
 
 
-def test_a_run_that_is_told_to_end_does_not_wait_for_a_transfer(cache: Path, key: Key, tmp_path: Path) -> None:
+def test_a_run_that_is_interrupted_does_not_wait_for_a_transfer(cache: Path, key: Key, tmp_path: Path) -> None:
     put(cache, ZLIB, key)
     private, certificate = made_certificate(tmp_path)
     begun, waited_for = threading.Event(), threading.Event()

@@ -37,30 +37,30 @@ def source(seconds: float = 20.0, sha256: str | None = SHA, uri: str = "s3://buc
     return Source(uri, sha256, "us-east-1", seconds)
 
 
-def test_a_signed_request_brings_the_object(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_signed_request_fetches_the_object(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(content(DATA))
     download(source(), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert server.requests[0]["path"] == "/bucket/key"
     assert "Credential=key/" in server.requests[0]["Authorization"]
     download(source(), tmp_path / "x")
-    assert len(server.requests) == 1, "what is there with the right checksum is not fetched again"
+    assert len(server.requests) == 1, "a file with the expected checksum is not fetched again"
 
 
-def test_a_server_error_passes(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_server_error_is_tried_again(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(first(2, always(500), content(DATA)))
     download(source(), tmp_path / "x")
     assert len(server.requests) == 3
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_an_interrupted_transfer_is_resumed(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(first(1, cut_off(DATA, 300_000), content(DATA)))
     download(source(), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert server.requests[1]["Range"] == "bytes=300000-"
 
 
-def test_a_server_without_ranges_starts_over(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_object_again(serve: Callable[..., Server], tmp_path: Path) -> None:
     def whole(handler: Handler, _: int) -> None:
         answer(handler, 200, DATA)
 
@@ -90,7 +90,7 @@ def test_another_object_is_refused_and_not_kept(serve: Callable[..., Server], tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_budget_holds_over_all_tries(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_the_deadline_holds_for_all_attempts(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(always(503))
     started = time.monotonic()
     with pytest.raises(FetchError) as caught:
@@ -101,7 +101,7 @@ def test_the_budget_holds_over_all_tries(serve: Callable[..., Server], tmp_path:
     assert len(server.requests) > 1
 
 
-def test_a_server_that_says_nothing_is_given_up(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_silent_server_ends_at_the_deadline(serve: Callable[..., Server], tmp_path: Path) -> None:
     serve(silent)
     started = time.monotonic()
     with pytest.raises(FetchError):
@@ -109,7 +109,7 @@ def test_a_server_that_says_nothing_is_given_up(serve: Callable[..., Server], tm
     assert time.monotonic() - started < 15
 
 
-def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(FetchError) as caught:
@@ -127,13 +127,13 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("/no/such/file", "fetch-missing"),
     ],
 )
-def test_what_is_no_source(uri: str, code: str, tmp_path: Path) -> None:
+def test_an_invalid_uri_is_refused(uri: str, code: str, tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         download(source(uri=uri, seconds=1), tmp_path / "x")
     assert caught.value.code == code
 
 
-def test_an_address_without_a_host_is_not_tried_for_a_minute(tmp_path: Path) -> None:
+def test_a_uri_without_a_host_is_not_tried_again(tmp_path: Path) -> None:
     started = time.monotonic()
     for uri in ("https://", "https:///x"):
         with pytest.raises(FetchError) as caught:
@@ -177,7 +177,7 @@ def test_a_configuration_that_is_too_large_is_refused(tmp_path: Path) -> None:
     assert read(Source(str(tmp_path / "big")), tmp_path) == b"x" * 100
 
 
-def test_a_real_s3_speaks_with_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_of_moto_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
     server.start()

@@ -26,7 +26,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     return monkeypatch
 
 
-def test_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_destination_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     places = {
         "spack.lock": tmp_path / "spack.lock",
@@ -44,7 +44,7 @@ def test_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("output", ["", "https://h/x", "http://h/x", "s3://bucket", "s3:///key", "git+ssh://h/x"])
-def test_where_nothing_can_go(output: str) -> None:
+def test_an_invalid_destination_is_refused(output: str) -> None:
     with pytest.raises(UsageError):
         check_output(output)
 
@@ -56,7 +56,7 @@ def test_a_file_and_its_directory_are_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-def test_a_real_s3_takes_it_and_gives_it_back(tmp_path: Path, keys: pytest.MonkeyPatch) -> None:
+def test_an_object_is_written_to_moto_and_read_back(tmp_path: Path, keys: pytest.MonkeyPatch) -> None:
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
     server.start()
@@ -73,7 +73,7 @@ def test_a_real_s3_takes_it_and_gives_it_back(tmp_path: Path, keys: pytest.Monke
     assert caught.value.code == "fetch-missing"
 
 
-def test_the_request_is_signed_and_a_server_error_passes(keys: pytest.MonkeyPatch) -> None:
+def test_the_request_is_signed_and_a_server_error_is_tried_again(keys: pytest.MonkeyPatch) -> None:
     with serving(first(2, always(503), lambda handler, _: answer(handler, 200))) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)
         put(b"x", "s3://bucket/key", None)
@@ -84,7 +84,7 @@ def test_the_request_is_signed_and_a_server_error_passes(keys: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("code", "said"), [(403, "fetch-forbidden"), (301, "fetch-region"), (500, "fetch-unreachable")]
 )
-def test_what_is_refused_is_told(code: int, said: str, keys: pytest.MonkeyPatch) -> None:
+def test_a_refused_upload_is_an_error(code: int, said: str, keys: pytest.MonkeyPatch) -> None:
     keys.setenv("PETAL_FETCH_SECONDS", "1")
     with serving(always(code)) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)

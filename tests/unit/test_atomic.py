@@ -88,7 +88,7 @@ def test_the_name_of_a_link_is_on_disk_before_the_return(calls: Calls, tmp_path:
     assert calls == ["rename part x", "fsync directory"]
 
 
-def test_what_is_removed_has_lost_its_name_on_disk(calls: Calls, tmp_path: Path) -> None:
+def test_a_name_is_gone_from_disk_before_move_aside_returns(calls: Calls, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     atomic.move_aside(tmp_path / "x", tmp_path / "gone")
     assert calls == ["rename x gone", "fsync directory"]

@@ -1,4 +1,4 @@
-"""What a tarball may hold, and what is refused by name before anything of it is kept."""
+"""Members that a tarball may contain, and members that are refused by name."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_unsafe_members_are_refused_by_name(members: dict[str, str | tarfile.Tar
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x1f\x8b" + b"\0" * 50])
-def test_what_is_no_tarball_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tarball_is_refused(content: bytes, tmp_path: Path) -> None:
     archive = tmp_path / "x.tar.gz"
     archive.write_bytes(content)
     with pytest.raises(PackageError) as caught:
@@ -80,14 +80,14 @@ def test_a_truncated_tarball_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "package-archive"
 
 
-def test_a_time_that_no_file_can_have_is_no_obstacle(tmp_path: Path) -> None:
+def test_an_impossible_modification_time_is_limited(tmp_path: Path) -> None:
     strange = member("a/x")
     strange.mtime, strange.pax_headers = 0, {"mtime": "1e30"}
     unpack(tarball(tmp_path / "x.tar.gz", {"a/x": strange, "a/y": "y"}), tmp_path / "t")
     assert (tmp_path / "t" / "x").is_file()
 
 
-def test_links_inside_are_kept_and_modes_lose_what_others_could_write(tmp_path: Path) -> None:
+def test_inner_links_are_kept_and_modes_lose_the_write_bits_of_others(tmp_path: Path) -> None:
     wide = member("a/lib/wide", mode=0o666)
     archive = tarball(
         tmp_path / "good.tar.gz",
@@ -110,6 +110,6 @@ def test_links_inside_are_kept_and_modes_lose_what_others_could_write(tmp_path: 
     ("names", "first"),
     [(["cfd-1/bin/x"], "bin/x"), (["bin/x"], "bin/x"), (["./cfd/bin/x"], "bin/x"), (["a/x", "b/y"], "a/x")],
 )
-def test_a_single_directory_at_the_top_is_left_out(names: list[str], first: str, tmp_path: Path) -> None:
+def test_a_single_top_directory_is_stripped(names: list[str], first: str, tmp_path: Path) -> None:
     unpack(tarball(tmp_path / "x.tar.gz", dict.fromkeys(names, "x")), tmp_path / "t")
     assert (tmp_path / "t" / first).is_file()
