@@ -209,7 +209,9 @@ def test_directories_that_are_used_where_they_are_have_no_receipt_and_must_be_th
     assert slurm.jobs
 
 
-def test_what_cannot_be_told_costs_no_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_that_cannot_be_written_does_not_stop_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shared storage is full: how far the job is, what it prints and what Spack says have no room."""
     world = head(tmp_path)
     write = JobDirectory.write_report
@@ -235,7 +237,7 @@ def test_what_cannot_be_told_costs_no_build(tmp_path: Path, monkeypatch: pytest.
     assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
 
 
-def test_trouble_with_files_comes_back_with_its_code_and_its_node(
+def test_an_error_of_the_file_system_keeps_its_code_and_names_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = head(tmp_path)

@@ -59,7 +59,7 @@ def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("state", ["TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "FAILED"])
-def test_a_job_that_ends_without_a_word_is_told_with_slurms(tmp_path: Path, state: str) -> None:
+def test_a_job_that_ends_without_a_result_is_reported_with_slurms_state(tmp_path: Path, state: str) -> None:
     world = head(tmp_path)
     Slurm(world, lambda _: state)
     report = converge(world)[0]["spack"]
@@ -69,7 +69,7 @@ def test_a_job_that_ends_without_a_word_is_told_with_slurms(tmp_path: Path, stat
     assert left(world) == []
 
 
-def test_a_job_that_does_not_begin_is_given_up_and_cancelled(tmp_path: Path) -> None:
+def test_a_job_that_does_not_start_in_time_is_cancelled(tmp_path: Path) -> None:
     world = head(tmp_path, wait=0)
     slurm = Slurm(world, lambda _: "PENDING")
     report = converge(world)[0]["spack"]
@@ -127,7 +127,7 @@ def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
     assert any("queue q1 is zen3 and zen4" in line for line in SpackStack().probe(lesser.context).changes)
 
 
-def test_whoever_takes_the_lock_ends_what_a_killed_run_left(tmp_path: Path) -> None:
+def test_the_next_holder_of_the_lock_ends_the_job_of_a_killed_run(tmp_path: Path) -> None:
     world = head(tmp_path)
     slurm = Slurm(world, lambda _: "RUNNING")
     world.paths.shared.mkdir()
@@ -148,7 +148,7 @@ def test_whoever_takes_the_lock_ends_what_a_killed_run_left(tmp_path: Path) -> N
     assert left(world) == []
 
 
-def test_a_job_on_a_lost_node_is_outlasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_job_on_a_lost_node_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its node may still write: nothing is cleared before the lease is over."""
     world = head(tmp_path)
     slurm = Slurm(world, builds(world))
@@ -172,7 +172,7 @@ def refused(_: Sequence[str]) -> str:
     raise ProcessFailed("squeue ended with 1", why="Unable to contact slurm controller")
 
 
-def test_a_hook_does_not_wait_for_what_cannot_begin_before_it_ends(tmp_path: Path) -> None:
+def test_a_hook_does_not_wait_for_a_build_job(tmp_path: Path) -> None:
     world = head(tmp_path)
     options = world.options(event="configured")
     for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
@@ -241,7 +241,7 @@ class Clock:
         self.now += seconds
 
 
-def test_the_wait_for_nodes_and_the_wait_for_the_job_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_nodes_and_for_the_job_have_one_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world, clock = head(tmp_path, wait=3600), Clock()
     Slurm(world, lambda _: "PENDING")
     answer = world.system.answers["sinfo"]
@@ -257,7 +257,7 @@ def test_the_wait_for_nodes_and_the_wait_for_the_job_are_one(tmp_path: Path, mon
     assert 3600 < clock.now < 3700
 
 
-def test_a_job_is_told_from_an_earlier_one_of_its_name(tmp_path: Path) -> None:
+def test_an_earlier_job_of_the_same_name_is_ignored(tmp_path: Path) -> None:
     """A run that systemd begins again has its id, and so the name of its job; squeue sorts by the states' names."""
     world = head(tmp_path)
     slurm = Slurm(world, in_time(builds(world), *["CONFIGURING"] * 5))
@@ -267,7 +267,7 @@ def test_a_job_is_told_from_an_earlier_one_of_its_name(tmp_path: Path) -> None:
     assert [job[0] for job in slurm.jobs.values()] == ["COMPLETED"]
 
 
-def test_a_job_that_slurm_did_not_know_for_a_moment_is_followed_on(
+def test_a_job_that_is_missing_in_squeue_once_is_still_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, clock = head(tmp_path), Clock()
@@ -316,7 +316,7 @@ def breaks_once(world: World) -> None:
     world.system.answers["spack"] = lambda argv: left.pop() if left and "install" in argv else real(argv)
 
 
-def test_what_build_caches_have_needs_no_compute_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_of_build_caches_need_no_compute_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = head(tmp_path, wait=0)
     mirror = "mirrors: {site: {url: 's3://site/cache', signed: false}}"
     world.config_text = world.config_text.replace("specs: [fftw]", f"specs: [fftw], {mirror}")
@@ -331,7 +331,7 @@ def test_what_build_caches_have_needs_no_compute_node(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("found", [("fftw",), ()], ids=["unpacked on the head", "unpacked in the job"])
-def test_what_a_cache_gave_corrupt_is_built_in_the_job_and_the_head_is_told(
+def test_a_corrupt_package_of_a_build_cache_is_built_in_the_job_and_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: tuple[str, ...]
 ) -> None:
     world, notes = head(tmp_path), list[str]()

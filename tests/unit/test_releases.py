@@ -1,4 +1,4 @@
-"""Releases: what was published, the way back, and what nobody needs any more."""
+"""Releases: publishing, rollback, and garbage collection."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> Non
     assert [one.release for one in Shared(world.paths).published()] == [first, second, third, second, first]
 
 
-def test_what_cannot_be_published_again_is_told(tmp_path: Path) -> None:
+def test_a_release_that_cannot_be_published_again_has_a_reason(tmp_path: Path) -> None:
     world, (first, second, _) = three(tmp_path)
     with pytest.raises(ReleaseError) as unknown:
         rollback_target(world.context, "feed")
@@ -109,7 +109,7 @@ def test_a_rollback_that_is_killed_in_the_middle_is_ended_by_the_next_convergenc
     assert current_release(world.paths) == second
 
 
-def test_a_run_that_waited_while_somebody_rolled_back_publishes_nothing(tmp_path: Path) -> None:
+def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -> None:
     world, (_, second, third) = three(tmp_path)
     roll_back(world.context, rollback_target(world.context, None))
     world.paths.release(third).joinpath("manifest.json").unlink()  # so that there is something to do
@@ -127,7 +127,7 @@ def names(packages: Sequence[collector.UnusedPackage]) -> list[str]:
     return [package.prefix.name.rpartition("-")[0] for package in packages]
 
 
-def test_gc_keeps_what_is_needed_and_takes_what_is_not(tmp_path: Path) -> None:
+def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     plan = collector.plan(world.context, 1, ())
     assert plan.keep == {third: "current"}
@@ -213,7 +213,7 @@ def test_a_switch_that_a_killed_run_did_not_record_is_recorded_before_the_next_o
     assert collector.current_since(entries, 4500) == {first, second}
 
 
-def test_gc_leaves_tarballs_that_an_older_release_may_need(tmp_path: Path) -> None:
+def test_gc_keeps_binary_packages_if_a_release_has_no_configuration(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     (world.paths.release(second) / "wanted.json").unlink()
     plan = collector.plan(world.context, 2, ())
@@ -223,7 +223,7 @@ def test_gc_leaves_tarballs_that_an_older_release_may_need(tmp_path: Path) -> No
     assert first in plan.drop
 
 
-def test_gc_keeps_what_it_cannot_read(tmp_path: Path) -> None:
+def test_gc_keeps_a_release_that_it_cannot_read(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     world.paths.manifest(first).write_text('{"format": 99}')
     plan = collector.plan(world.context, 1, ())
@@ -256,7 +256,7 @@ def test_gc_removes_spacks_packages_by_spack(tmp_path: Path) -> None:
     assert not list(world.paths.store.glob("*/fftw-*"))
 
 
-def test_without_a_current_release_nothing_is_unused(tmp_path: Path) -> None:
+def test_gc_needs_a_current_release(tmp_path: Path) -> None:
     world, _ = three(tmp_path)
     world.paths.current.unlink()
     with pytest.raises(ReleaseError) as error:
@@ -307,7 +307,7 @@ def test_a_published_json_of_another_shape_is_refused(tmp_path: Path) -> None:
         all_releases(world.context)
 
 
-def test_a_damaged_note_keeps_nobody_from_publishing(tmp_path: Path) -> None:
+def test_a_damaged_record_does_not_prevent_publishing(tmp_path: Path) -> None:
     world, (first, _, _) = three(tmp_path)
     to = rollback_target(world.context, first)
     (world.paths.state / "published.json").write_text("{")

@@ -90,8 +90,8 @@ def build_in_job(
     """
     deadline = time.monotonic() + ctx.config.install.wait
     minutes = wait_for_queue(ctx, queue, deadline)
-    prune(ctx.paths.build_logs)
     directory.prepare(_order(ctx, spacks, locks), spacks, _script(ctx, directory))
+    prune(ctx.paths.build_logs)
     options = ("--exclusive", "--mem=0", "--open-mode=append")
     number = slurm.submit(
         ctx.system,
