@@ -82,10 +82,10 @@ bench-check: dist ## what the check of 2 and of 200 nodes costs (ARGS="--runs 9"
 stacks: venv ## solves every stack of spack_envs/ with all recipes, and records it (ARGS="starter" for one)
 	@$(PY) -m tests.spack.record_stacks $(ARGS)
 
-seeds: venv ## judges every petal seed below a directory (SEEDS=DIR) and rewrites docs/seeds.md
+seeds: venv ## judges every petal seed below a directory (SEEDS=DIR) and rewrites docs/dev/seeds.md
 	@$(PY) -m tests.spack.judge_seeds $(SEEDS)
 
-torture: dist ## make fuzz, then 200 kills at random moments; rewrites docs/reliability.md
+torture: dist ## make fuzz, then 200 kills at random moments; rewrites docs/dev/reliability.md
 	@$(MAKE) fuzz
 	@$(MAKE) kills
 

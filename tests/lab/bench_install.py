@@ -36,7 +36,7 @@ from tests.lab import bench_stack, stack
 from tests.lab.engine import LabError, say
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "dev" / "benchmarks.md"
 LIMITS = {"loop": {"small": 0.6, "full": 0.25}, "at once": {"small": 1.05, "full": 1.05}}
 HOURS = 3 * 3600
 KINDS = ("petal-node", "loop", "at once")
@@ -212,7 +212,7 @@ def ratio(took: dict[str, list[Took]], other: str) -> float:
 
 
 def lines(took: dict[str, list[Took]], repository: str) -> list[str]:
-    """The table of one repository, as docs/benchmarks.md holds it."""
+    """The table of one repository, as docs/dev/benchmarks.md holds it."""
     count = len(took["petal-node"])
     found = [
         f"### {repository} repository, {count} {'round' if count == 1 else 'rounds'}, {timestamp()}", "",
@@ -246,7 +246,7 @@ def machine() -> str:
 
 
 def write_page(repository: str, table: list[str]) -> None:
-    """Puts the table into docs/benchmarks.md in the place of the one before."""
+    """Puts the table into docs/dev/benchmarks.md in the place of the one before."""
     text = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- {repository} -->", f"<!-- end of {repository} -->"
     head, rest = text.split(begin, 1)
@@ -261,7 +261,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="with all recipes: two minutes a round, with the loop 13")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loops", type=int, help="in how many of them the loop is run too (all)")
-    parser.add_argument("--write", action="store_true", help="write the result into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write the result into docs/dev/benchmarks.md")
     asked = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="petal-bench-"))
     repository = "full" if asked.full else "small"

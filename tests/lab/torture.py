@@ -1,4 +1,4 @@
-"""``make torture``: many kills at random moments, and what came of them in docs/reliability.md.
+"""``make torture``: many kills at random moments, and what came of them in docs/dev/reliability.md.
 
 Every seed is printed with what it did; ``ARGS="--seed N --kills 1"`` does one of them again.
 """
@@ -20,7 +20,7 @@ from tests.lab.cluster import Lab
 from tests.lab.engine import LabError, say
 from tests.lab.kills import TARGETS, Round, Torture
 
-REPORT = Path(__file__).parents[2] / "docs" / "reliability.md"
+REPORT = Path(__file__).parents[2] / "docs" / "dev" / "reliability.md"
 NAMES = {
     "hook": "the hook (script or `petal-node hook`)",
     "worker": "the worker, or the `petal-node bootstrap` that was typed",

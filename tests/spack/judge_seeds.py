@@ -1,4 +1,4 @@
-"""``make seeds SEEDS=DIR``: what petal-node says of every petal seed below a directory, written into docs/seeds.md.
+"""``make seeds SEEDS=DIR``: what petal-node says of every petal seed below a directory, written into docs/dev/seeds.md.
 
 The seeds themselves are not part of this repository. Each is loaded as it is, as ``stack``, and its specs are judged
 against the whole recipes, as ``petal-node plan`` does it.
@@ -22,7 +22,7 @@ from tests.lab import stack as cache
 from tests.lab.engine import say
 from tests.spack.stacks import RECIPES, checked
 
-PAGE = Path(__file__).parents[2] / "docs" / "seeds.md"
+PAGE = Path(__file__).parents[2] / "docs" / "dev" / "seeds.md"
 BEGIN, END = "<!-- judged -->", "<!-- end of judged -->"
 HIDDEN = Path("/nowhere")
 
