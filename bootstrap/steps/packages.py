@@ -79,15 +79,15 @@ def install(ctx: Context, package: PackageConfig) -> None:
     prefix = _prefix(ctx, package)
     source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH)
     try:
-        with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
-            with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:
-                archive = scratch / f"{package.name}-{package.version}.tar"
-                download(source, archive)
+        with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:
+            archive = scratch / f"{package.name}-{package.version}.tar"
+            download(source, archive)
+            with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
                 unpack(archive, part)
-            make_dir(part / ".petal")
-            receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
-            write_json(part / FILES, inventory.take(part, prefix))
-            write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
+                make_dir(part / ".petal")
+                receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
+                write_json(part / FILES, inventory.take(part, prefix))
+                write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
     except OSError as error:
         known = of_os_error(error, ctx.paths.shared_mount)
         code = known.code if error.errno in DISK_ERRORS else ""
