@@ -26,7 +26,7 @@ STALE_TRIES = 5
 
 
 def make_dir(path: Path, mode: int = 0o755) -> None:
-    """A directory with exactly ``mode``, whatever the umask is; parents get 0755."""
+    """Makes a directory with exactly ``mode``, independent of the umask; parents get 0755."""
     if path.is_dir() and not path.is_symlink():
         return
     for part in reversed([path, *path.parents]):
@@ -36,13 +36,14 @@ def make_dir(path: Path, mode: int = 0o755) -> None:
 
 
 def make_own_dir(path: Path, below: Path) -> None:
-    """A directory of root's with 0755 where anybody may have put something first: made or refused, never followed.
+    """Makes a directory of mode 0755 below a directory in which any user could have made it before.
 
-    Every component under ``below`` is made by one mkdir(2); what is there already must be a directory that is ours.
+    Every component under ``below`` is made by one mkdir(2). An existing one must be a directory of root, or of the
+    caller, that others cannot write; symbolic links are not followed.
 
     Raises:
         StateError: ``state-untrusted``.
-        StorageError: ``storage-squashed``, the server takes root for somebody else.
+        StorageError: ``storage-squashed``, the server maps root to another user.
     """
     for part in [*reversed(path.parents), path]:
         if below not in part.parents:
@@ -52,24 +53,24 @@ def make_own_dir(path: Path, below: Path) -> None:
         except FileExistsError as error:
             found = _distrust_one(part)
             if found or not part.is_dir():
-                why = str(found or f"{part} is no directory")
+                why = str(found or f"{part} is not a directory")
                 raise StateError(
                     f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="state-untrusted"
                 ) from error
             continue
         except PermissionError as error:
-            raise _squashed(below, f"it may not make {part}: {os.strerror(error.errno or 0)}") from error
+            raise _squashed(below, f"root may not make {part}: {os.strerror(error.errno or 0)}") from error
         _claim(part, below)
 
 
 def _claim(directory: Path, below: Path) -> None:
-    """Sets the mode of a directory that was made just now, and takes it back where it is not ours after all."""
+    """Sets the mode of a new directory; removes it again if the server gave it to another user."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         owner = os.fstat(descriptor).st_uid
         if owner != os.geteuid():
             directory.rmdir()
-            raise _squashed(below, f"what it makes there belongs to user {owner}")
+            raise _squashed(below, f"a directory that root made there belongs to user {owner}")
         os.fchmod(descriptor, 0o755)
     finally:
         os.close(descriptor)
@@ -97,7 +98,7 @@ def sha256_of(path: Path) -> str:
 
 
 def same_content(path: Path, data: bytes) -> bool:
-    """True when ``path`` is a regular file that holds exactly ``data``."""
+    """True if ``path`` is a regular file with exactly this content."""
     try:
         return path.is_file() and not path.is_symlink() and path.read_bytes() == data
     except OSError:
@@ -106,7 +107,7 @@ def same_content(path: Path, data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Distrust:
-    """What must not be trusted, why, and a command against it."""
+    """A path that must not be trusted, the reason, and a command that corrects it."""
 
     path: Path
     why: str
@@ -146,11 +147,11 @@ def _distrust_one(path: Path) -> Distrust | None:
 
 
 def changeable(path: Path, info: os.stat_result, *, for_all: bool = False) -> Distrust | None:
-    """Why others than root, or the caller, could change ``path`` or move away what lies in it; None where they cannot.
+    """The reason why users other than root and the caller could change ``path``, or rename its entries; else None.
 
     Args:
-        info: what stat(2) or lstat(2) says of it.
-        for_all: a directory that all may write to by intent, as a mount point or /tmp: sticky will do.
+        info: the result of stat(2) or lstat(2).
+        for_all: all users may write to the directory, as to a mount point or /tmp, if it is sticky.
     """
     if info.st_uid not in {0, os.geteuid()}:
         remedy = f"chown root {path}" if for_all else f"mv {path} {path}.foreign"
@@ -164,7 +165,7 @@ def changeable(path: Path, info: os.stat_result, *, for_all: bool = False) -> Di
 
 
 def foreign(path: Path) -> str:
-    """Why somebody else could change what lies at ``path``, or an empty string; every directory above it counts."""
+    """The reason why another user could change ``path`` or a directory above it, or an empty string."""
     real = path.resolve()
     for part in [*reversed(real.parents), real]:
         found = changeable(part, part.lstat(), for_all=part != real)
@@ -174,10 +175,10 @@ def foreign(path: Path) -> str:
 
 
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file.
+    """A JSON object, or None if the file does not exist.
 
     Raises:
-        StateError: the file is too large, no regular file, or no JSON object.
+        StateError: the file is too large, not a regular file, or not a JSON object.
     """
     for left in reversed(range(STALE_TRIES)):
         try:
@@ -218,12 +219,12 @@ def _json_object(path: Path, data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise StateError(f"{path} is not JSON", why=str(error), remedy=f"mv {path} {path}.bad") from error
     if not isinstance(document, dict):
-        raise StateError(f"{path} holds no JSON object", remedy=f"mv {path} {path}.bad")
+        raise StateError(f"{path} is not a JSON object", remedy=f"mv {path} {path}.bad")
     return document
 
 
 def is_deep(document: Any, limit: int = MAX_DEPTH) -> bool:
-    """True where lists and mappings lie in each other more than ``limit`` times.
+    """True if lists and mappings are nested more than ``limit`` times.
 
     Nothing of ours does, and Python's own recursion limit is near.
     """
@@ -234,7 +235,7 @@ def is_deep(document: Any, limit: int = MAX_DEPTH) -> bool:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(text: str) -> float:
@@ -243,7 +244,7 @@ def _finite(text: str) -> float:
 
 
 def fstab_has(fstab: Path, mount: str) -> bool:
-    """True where a line of fstab(5) is for this mount point."""
+    """True if a line of fstab(5) has this mount point."""
     try:
         lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -275,7 +276,7 @@ def size_of(path: Path) -> int:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a file, link or directory tree; nothing is followed, absence is fine.
+    """Removes a file, link or directory tree if it exists; symbolic links are not followed.
 
     Directories that their owner cannot write (as an unpacked package may have) are opened up first.
     """
