@@ -20,7 +20,7 @@ from .lockfile import Lockfile
 
 READ = frozenset({"specs", "packages", "definitions"})
 LOCK = "lock"  # the checksum of a stack that is a lockfile
-OURS = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
+IGNORED = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
 SEED = frozenset({"software", "cluster", "compute"})  # the sections that identify a petal seed
 
 
@@ -36,39 +36,35 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     """
     if config.stack == "none":
         return {}
-    found = _found(config, scratch, region)
-    if not found.get("specs") and not config.specs:
+    environment = _read_stack(config, scratch, region)
+    if not environment.get("specs") and not config.specs:
         why, remedy = "its list of specs is empty", "name specs there or in spack.specs, or write stack: none"
         raise ConfigError(f"the stack {config.stack} asks for no package", why=why, remedy=remedy, code="stack-invalid")
-    return found
+    return environment
 
 
-def _found(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
+def _read_stack(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
     if "/" in config.stack:
         source = Source(config.stack, config.stack_sha256, region)
         data = read(source, scratch, limit=lockfile.LIMIT)
         if lockfile.is_lockfile(data):
-            return _of_lockfile(data, config.stack, scratch)
+            digest = hashlib.sha256(data).hexdigest()
+            write_atomic(_copy_of(scratch, digest), data)
+            solved = lockfile.parse(data, config.stack).environment
+            return {**_environment(dict(solved), config.stack), LOCK: digest}
         if len(data) > SMALL:
             raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
-        return _checked(data, config.stack)
+        return _parse(data, config.stack)
     path = resources.path("spack_envs") / config.stack / "spack.yaml"
     if not path.is_file():
         known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
         why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
         remedy = "correct stack in the configuration"
         raise ConfigError(f"there is no stack {config.stack!r}", why=why, remedy=remedy, code="stack-unknown")
-    return _checked(path.read_bytes(), str(path))
+    return _parse(path.read_bytes(), str(path))
 
 
-def _of_lockfile(data: bytes, name: str, scratch: Path) -> Mapping[str, Any]:
-    lock = lockfile.parse(data, name)
-    digest = hashlib.sha256(data).hexdigest()
-    write_atomic(_kept(scratch, digest), data)
-    return {**_environment(dict(lock.environment), name), LOCK: digest}
-
-
-def _kept(scratch: Path, digest: str) -> Path:
+def _copy_of(scratch: Path, digest: str) -> Path:
     return scratch / f"stack-{digest[:12]}.lock"
 
 
@@ -82,10 +78,10 @@ def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region
     digest = environment.get(LOCK)
     if digest is None:
         return None
-    kept = _kept(scratch, str(digest))
+    copy = _copy_of(scratch, str(digest))
     make_dir(scratch)
-    download(Source(config.stack, str(digest), region), kept)
-    return lockfile.parse(kept.read_bytes(), config.stack)
+    download(Source(config.stack, str(digest), region), copy)
+    return lockfile.parse(copy.read_bytes(), config.stack)
 
 
 def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,7 +89,7 @@ def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in environment.items() if key != LOCK}
 
 
-def _checked(data: bytes, name: str) -> Mapping[str, Any]:
+def _parse(data: bytes, name: str) -> Mapping[str, Any]:
     document = read_yaml(data, name)
     return _environment(document.get("spack", _of_seed(document)), name)
 
@@ -101,19 +97,19 @@ def _checked(data: bytes, name: str) -> Mapping[str, Any]:
 def _environment(section: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(section, dict):
         raise _invalid(f"{name} is not a Spack environment", "it has no section spack:")
-    wrong = sorted(repr(key) for key in section if key not in READ | OURS)
+    wrong = sorted(repr(key) for key in section if key not in READ | IGNORED)
     if wrong:
         raise _invalid(f"{name} has sections that petal-node does not read", ", ".join(wrong))
     specs = section.get("specs", [])
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
-        raise _invalid(f"{name} is not a Spack environment", "specs must be a list of texts")
+        raise _invalid(f"{name} is not a Spack environment", "specs must be a list of strings")
     read = {key: value for key, value in section.items() if key in READ}
     try:  # other nodes read it from JSON, so it must survive that
-        carried: dict[str, Any] = json.loads(json.dumps(read, allow_nan=False))
+        plain: dict[str, Any] = json.loads(json.dumps(read, allow_nan=False))
     except (TypeError, ValueError) as error:
-        why = f"YAML reads a value as more than text, number, list or mapping ({error}): put it in quotes"
+        why = f"YAML reads a value as something else than a string, number, list or mapping ({error}): put it in quotes"
         raise _invalid(f"{name} is not a Spack environment", why) from error
-    return carried
+    return plain
 
 
 def _of_seed(document: Mapping[str, Any]) -> dict[str, Any] | None:
