@@ -127,9 +127,9 @@ def parse(argv: Sequence[str]) -> Options:
     parser = _parser(f" {typed.command}", verb.description or verb.help, takes_config=verb.takes_config)
     verb.add_options(parser)
     options = _options(vars(parser.parse_args(rest, typed)))
-    if options.config and not verb.takes_config:
-        bootstrap = f"petal-node bootstrap --config {options.config}"
-        parser.error(f"--config is not valid for {options.command}: it works on what is installed (see {bootstrap})")
+    if (options.config or options.config_sha256) and not verb.takes_config:
+        bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
+        parser.error(f"--config is not valid for {options.command}, which works on installed software (see {bootstrap})")
     return options
 
 
@@ -171,7 +171,7 @@ def _refused_hook(argv: Sequence[str]) -> Options:
 
 
 def _parser(verb: str, description: str, epilog: str = "", *, takes_config: bool = True) -> argparse.ArgumentParser:
-    """A parser with the options that every verb takes. What is not typed is not set: ``Options`` has the defaults."""
+    """A parser with the common options. An option that was not typed is not set: ``Options`` has the defaults."""
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -182,7 +182,7 @@ def _parser(verb: str, description: str, epilog: str = "", *, takes_config: bool
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument_group("options of every verb").add_argument
+    add = parser.add_argument_group("common options").add_argument
     config = "petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)"
     checksum = "refuse --config if its SHA-256 differs"
     add("--config", metavar="URI", help=config if takes_config else argparse.SUPPRESS)
