@@ -129,7 +129,7 @@ def parse(argv: Sequence[str]) -> Options:
     options = _options(vars(parser.parse_args(rest, typed)))
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
-        parser.error(f"--config is not valid for {options.command}, which works on installed software (see {bootstrap})")
+        parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")
     return options
 
 
