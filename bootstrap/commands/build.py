@@ -46,6 +46,6 @@ def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         services.system.end_run(services.run_id)
-    told = tuple(error.to_dict() for error in errors)
+    failures = tuple(error.to_dict() for error in errors)
     status = Status.FAILED if errors else Status.CHANGED
-    return Result(options.command, status, Lines((f"built on {host.name}",)), told, services.run_id)
+    return Result(options.command, status, Lines((f"built on {host.name}",)), failures, services.run_id)

@@ -70,8 +70,8 @@ class BuildJob:
             errors.append(self._with_node(error))
         self._optional("removing the job's directory on this node", lambda: remove_tree(self._local))
         try:
-            told = tuple(error.to_dict() for error in errors)
-            self._directory.write_result(replace(self._report, stage=DONE, text="", errors=told))
+            failures = tuple(error.to_dict() for error in errors)
+            self._directory.write_result(replace(self._report, stage=DONE, text="", errors=failures))
         except OSError as error:
             LOG.error("the result of the job cannot be written: %s", error)
             errors.append(self._with_node(error))

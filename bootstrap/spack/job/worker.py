@@ -32,7 +32,7 @@ ENDING_SECONDS = 15.0  # for the end of a job that has written its result
 LATE_SECONDS = 60.0  # after the end of a job for its report: NFS may show it that late (nfs(5), acregmax)
 # For a cancelled job: Slurm's KillWait (30 s), or a node that Slurm cannot reach, until the job has ended itself.
 GONE_SECONDS = SILENCE_SECONDS + 30.0
-SIGNALLED_SECONDS = 5.0  # for the same if this process was told to end: systemd waits ten (TimeoutStopSec)
+SIGNALLED_SECONDS = 5.0  # the same after a signal to this process: systemd waits ten (TimeoutStopSec)
 # clustermgtd launches nodes. Before it runs, ParallelCluster's ResumeProgram marks every node down that a job requests
 # (aws-parallelcluster-node: slurm_plugin/resume.py, clustermgtd_timeout), so no job may be submitted.
 HEARTBEAT = "/opt/slurm/etc/pcluster/.slurm_plugin/clustermgtd_heartbeat"
