@@ -47,7 +47,7 @@ class CurrentRelease(Check):
 class SpackDatabase(Check):
     """Whether Spack's database of the store can be read. Jobs do not need it, the next install does."""
 
-    name = "store"
+    name = "spack-database"
     roles = HEAD
     seconds = 30
     after = WAY_TO_STORAGE
@@ -58,10 +58,10 @@ class SpackDatabase(Check):
         place = store_of(ctx)
         damage = ctx.system.on_storage(lambda: database_problem(place), place, self.seconds)
         if not damage:
-            yield ok("store", "Spack's database can be read")
+            yield ok("spack-database", "Spack's database can be read")
             return
         why = "spack install would start with an empty database and build everything again"
-        yield warn("store", damage, why, "petal-node repair    (restores it)")
+        yield warn("spack-database", damage, why, "petal-node repair    (restores it)")
 
 
 class CpuFits(Check):

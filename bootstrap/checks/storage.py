@@ -38,7 +38,7 @@ SHOWN = ("noatime", "nodiratime", "relatime", "hard", "nconnect=", "noresvport",
 class MountOptions(Check):
     """Whether shared storage and the root are mounted without harmful options, and with those of the configuration."""
 
-    name = "options"
+    name = "mount-options"
     seconds = PROBE
     after = (HiddenMounts, MountStorage, Storage)
 
@@ -50,20 +50,20 @@ class MountOptions(Check):
         stopping = [found.point for found in (mount, root) if "noexec" in found.options]
         if stopping:
             remedy = f"mount -o remount,exec {stopping[0]}"
-            yield fail("options", f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
+            yield fail("mount-options", f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
             return
         harm = [(option, why) for option in mount.options if (why := HARMFUL.get(option)) and _is_network(mount)]
         lacking = [option for option in ctx.config.storage.options if not _is_shown(option, mount)]
         if harm:
             option, why = harm[0]
             told = f"{mount.point} is mounted with {', '.join(option for option, _ in harm)}"
-            yield warn("options", told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
+            yield warn("mount-options", told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
         elif lacking:
             told = f"{mount.point} is mounted without {', '.join(lacking)}"
             why = "the configuration has that in storage.options, and a mount in use keeps what it was mounted with"
-            yield warn("options", told, why, "reboot this node, or unmount and mount it while it is not in use")
+            yield warn("mount-options", told, why, "reboot this node, or unmount and mount it while it is not in use")
         else:
-            yield ok("options", f"{mount.kind}: {_shown_options(mount)}")
+            yield ok("mount-options", f"{mount.kind}: {_shown_options(mount)}")
 
 
 def _where_options_are(ctx: Context) -> str:
@@ -110,7 +110,7 @@ class DiskUsage:
 class DiskSpace(Check):
     """Whether local disks and shared storage have free space and inodes."""
 
-    name = "disk"
+    name = "disk-space"
     seconds = PROBE
     after = (HiddenMounts, MountStorage, Storage)
 
@@ -123,12 +123,14 @@ class DiskSpace(Check):
         full = [disk for disk in distinct if disk.free == 0 or disk.inodes == 0]
         low = [disk for disk in distinct if disk.is_low]
         if full:
-            yield fail("disk", _left(full[0]), "nothing can be written there", *_to_free(full[0]))
+            yield fail("disk-space", _left(full[0]), "nothing can be written there", *_to_free(full[0]))
         elif low:
-            yield warn("disk", _left(low[0]), "", *_to_free(low[0]))
+            yield warn("disk-space", _left(low[0]), "", *_to_free(low[0]))
         else:
             least = min(distinct, key=lambda disk: disk.free)
-            yield ok("disk", f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}")
+            yield ok(
+                "disk-space", f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}"
+            )
 
 
 def _left(disk: DiskUsage) -> str:

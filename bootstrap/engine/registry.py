@@ -9,52 +9,52 @@ from ..checks.daemons import Munge, Slurm
 from ..checks.release import CpuFits, CurrentRelease, ModulesUsable, SpackDatabase
 from ..checks.storage import DiskSpace, MountOptions, OptSpack
 from ..core.model import Mode
-from ..repair.documents import Documents
+from ..repair.build_stage import BuildStage
 from ..repair.killed_run import KilledRun
 from ..repair.permissions import Ownership, Permissions
-from ..repair.scratch import BuildStage
+from ..repair.records import Records
 from ..repair.store import ChangedFiles, MissingFiles, PartialInstalls
 from ..state.context import Context
 from ..steps.base import Check, Step
-from ..steps.cache import BuildCache
-from ..steps.converge import Converge
+from ..steps.boot_service import BootService
+from ..steps.build_cache import BuildCache
+from ..steps.desired_state import RecordDesiredState
 from ..steps.hidden_mounts import HiddenMounts
-from ..steps.image import Image
 from ..steps.lmod import NodeLmod
 from ..steps.lmod_pack import LmodPack
-from ..steps.modules import ModuleTree
+from ..steps.module_tree import ModuleTree
 from ..steps.mount import MountStorage
-from ..steps.owner import StorageOwner
 from ..steps.packages import Packages
-from ..steps.program import SpackProgram
 from ..steps.proof import Proof
-from ..steps.release import Release
+from ..steps.publish import Publish
 from ..steps.root import Root
+from ..steps.seed_from_image import SeedFromImage
+from ..steps.self_install import SelfInstall
 from ..steps.shell import Shell
 from ..steps.spack import SpackStack
+from ..steps.spack_program import SpackProgram
 from ..steps.storage import Storage
-from ..steps.tool import ToolInPlace
-from ..steps.wanted import WantedState
+from ..steps.storage_owner import StorageOwner
 
 ALL: tuple[Check, ...] = (
     Munge(),
     Slurm(),
     BuildStage(),
     KilledRun(),
-    ToolInPlace(),
-    Converge(),
+    SelfInstall(),
+    BootService(),
     HiddenMounts(),
     MountStorage(),
     Permissions(),
     Ownership(),
-    Documents(),
+    Records(),
     Storage(),
     StorageOwner(),
     MountOptions(),
     DiskSpace(),
-    Image(),
+    SeedFromImage(),
     Root(),
-    WantedState(),
+    RecordDesiredState(),
     Packages(),
     SpackProgram(),
     PartialInstalls(),
@@ -64,7 +64,7 @@ ALL: tuple[Check, ...] = (
     LmodPack(),
     NodeLmod(),
     ModuleTree(),
-    Release(),
+    Publish(),
     Shell(),
     BuildCache(),
     Proof(),

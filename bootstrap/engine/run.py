@@ -107,11 +107,16 @@ def _run(
 def _prepare(options: Options, services: Services, recorder: Recorder) -> Context:
     ctx = prepare(options, services, may_hand_over=True)
     keep_request(options, ctx)
-    budget = float(ctx.config.install.budget)
-    if ctx.paths.live:  # a tree below --root does not boot
-        budget = hook_budget(ctx.role, options.event, ctx.config.install.budget, ctx.paths, ctx.system.uptime())
-    recorder.update(role=ctx.role.value, release=ctx.release, budget=budget)
+    recorder.update(role=ctx.role.value, release=ctx.release, budget=budget_of(ctx))
     return ctx
+
+
+def budget_of(ctx: Context) -> float:
+    """How many seconds a hook waits for this run; the uptime counts only on a node, because a tree does not boot."""
+    budget = ctx.config.install.budget
+    if not ctx.paths.live:
+        return float(budget)
+    return hook_budget(ctx.role, ctx.options.event, budget, ctx.paths, ctx.system.uptime())
 
 
 def _converge_without_config(options: Options, services: Services, recorder: Recorder) -> None:

@@ -19,9 +19,9 @@ from ..state.context import Context
 from ..state.release import package_prefix
 from ..state.store import Shared
 from ..steps.base import HEAD, Step
-from ..steps.owner import StorageOwner
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
+from ..steps.storage_owner import StorageOwner
 
 SHOWN = 5
 LIMIT = 1 << 28

@@ -20,7 +20,7 @@ from ..host.files import fstab_has, make_dir
 from ..state.context import Context
 from .base import Step
 from .hidden_mounts import HiddenMounts
-from .tool import ToolInPlace
+from .self_install import SelfInstall
 
 OTHER_SECONDS = 6.0  # with TOUCH_SECONDS it fits into the 9 s of a login or compute hook (cluster/limits.py)
 TOUCH_SECONDS = 3.0
@@ -67,7 +67,7 @@ class MountStorage(Step):
 
     name = "mount"
     title = "the storage that the configuration names is mounted"
-    needs = (ToolInPlace,)
+    needs = (SelfInstall,)
     after = (HiddenMounts,)
     before_desired = True
 

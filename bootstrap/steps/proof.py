@@ -12,7 +12,7 @@ from ..state import desired
 from ..state.context import Context
 from ..state.store import Shared
 from .base import HEAD, Step
-from .release import Release
+from .publish import Publish
 from .root import Root
 
 
@@ -22,7 +22,7 @@ class Proof(Step):
     name = "proof"
     title = "compute nodes can use it"
     roles = HEAD
-    needs = (Root, Release)
+    needs = (Root, Publish)
     background = True
     in_repair = False  # a job that proves repairs nothing
     is_check = False

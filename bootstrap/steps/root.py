@@ -11,10 +11,10 @@ from ..state.release import current_release, read_manifest
 from . import root_mount as binding
 from .base import Step
 from .hidden_mounts import HiddenMounts
-from .image import Image
 from .mount import MountStorage
-from .owner import StorageOwner
+from .seed_from_image import SeedFromImage
 from .storage import Storage
+from .storage_owner import StorageOwner
 
 
 class Root(Step):
@@ -22,7 +22,7 @@ class Root(Step):
 
     name = "root"
     title = "/opt/petal is what the layout says"
-    needs = (Storage, StorageOwner, Image)
+    needs = (Storage, StorageOwner, SeedFromImage)
     after = (HiddenMounts, MountStorage, Storage)
     image_layouts = frozenset({"ami"})
 

@@ -19,7 +19,7 @@ from ..state.store import Seen, Shared
 from .base import Step, tried_file, try_locks
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
-from .tool import ToolInPlace
+from .self_install import SelfInstall
 
 GIB = 1 << 30
 
@@ -42,7 +42,7 @@ class Storage(Step):
 
     name = "storage"
     title = "shared storage is mounted and shared"
-    needs = (ToolInPlace, MountStorage)
+    needs = (SelfInstall, MountStorage)
     after = (HiddenMounts, MountStorage)
 
     def probe(self, ctx: Context) -> Finding:
@@ -82,7 +82,7 @@ class Storage(Step):
 
 
 def _is_foreign(ctx: Context, token: Token | None) -> bool:
-    """Another cluster's: the step ``owner`` decides what becomes of it."""
+    """Another cluster's: the step ``storage-owner`` decides what becomes of it."""
     return token is not None and is_foreign(token.owner, ctx.facts.cluster)
 
 

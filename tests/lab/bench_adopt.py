@@ -233,7 +233,10 @@ def measure(made: Head, rounds: int) -> dict[str, list[Adoption]]:
             made.forget()
         took = made.hook(600)
         outcomes = {step["name"]: step["outcome"] for step in took.record["steps"]}
-        if took.record["release"] != first.record["release"] or (outcomes["owner"], outcomes["spack"]) != ("ok", "ok"):
+        if took.record["release"] != first.record["release"] or (outcomes["storage-owner"], outcomes["spack"]) != (
+            "ok",
+            "ok",
+        ):
             raise LabError(f"it was not adopted: {outcomes}")
         found[kind].append(took)
         print(f"{kind}: {took.wall:.2f} s, CPU {took.cpu:.2f} s", flush=True)

@@ -63,12 +63,12 @@ def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab,
     assert sh(cluster, "head", KEPT) == left["kept"]
     done = cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage", "--json"), env=ENDPOINT).check()
     steps = {step["name"]: step for step in json.loads(done.stdout.splitlines()[-1])["data"]["steps"]}
-    assert (steps["owner"]["outcome"], steps["owner"]["reason"]) == (
+    assert (steps["storage-owner"]["outcome"], steps["storage-owner"]["reason"]) == (
         "changed",
         "shared storage serves next in us-east-1",
     )
-    assert steps["owner"]["changes"][0] == f"take over release {left['current']}"
-    assert {steps[name]["outcome"] for name in ("packages", "modules", "release")} == {"ok"}
+    assert steps["storage-owner"]["changes"][0] == f"take over release {left['current']}"
+    assert {steps[name]["outcome"] for name in ("packages", "module-tree", "publish")} == {"ok"}
     assert sh(cluster, "head", KEPT) == left["kept"]
     becomes_ready(cluster, "head")
 

@@ -56,12 +56,12 @@ def baked(lab: Lab) -> Iterator[Lab]:
     lab.fresh()
     config = config_of(lab)
     assert bake(lab, "hybrid", config) == {
-        "tool": "changed", "program": "changed", "lmod": "skipped", "shell": "skipped",
+        "self-install": "changed", "spack-program": "changed", "lmod": "skipped", "shell": "skipped",
     }  # fmt: skip
     assert not lab.exec(BUILDER, ("test", "-e", "/opt/petal")).ok
     outcomes = bake(lab, "ami", config)
     assert {name for name, outcome in outcomes.items() if outcome == "changed"} == {
-        "root", "packages", "spack", "lmod-pack", "lmod", "modules", "release", "shell",
+        "root", "packages", "spack", "lmod-pack", "lmod", "module-tree", "publish", "shell",
     }  # fmt: skip
     assert not lab.exec(BUILDER, ("test", "-e", "/shared/petal")).ok
     lab.image = lab.bake(BUILDER)
@@ -178,7 +178,12 @@ def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
     before, release = built(baked), answer(petal(baked, "head", "status", "--json"))["data"]["current"]
     moved = switch(baked, "shared")
     steps = {step["name"]: step["outcome"] for step in answer(moved)["data"]["steps"]}
-    assert (steps["image"], steps["root"], steps["spack"], steps["packages"]) == ("changed", "changed", "ok", "ok")
+    assert (steps["seed-from-image"], steps["root"], steps["spack"], steps["packages"]) == (
+        "changed",
+        "changed",
+        "ok",
+        "ok",
+    )
     assert all(is_mount(baked, node) for node in NODES)
     assert {built(baked, node) for node in NODES} == {before}
     assert_own_runs(baked)

@@ -301,7 +301,7 @@ class TestTrouble:
         outcomes = {step["name"]: step for step in run["steps"]}
         assert outcomes["packages"]["error"]["code"] == code
         assert outcomes["packages"]["error"]["remedy"]
-        assert outcomes["release"]["outcome"] == "blocked"
+        assert outcomes["publish"]["outcome"] == "blocked"
         assert run["status"] == "degraded"
 
     def test_the_first_hook_run_again_does_not_take_back_what_was_wanted_since(self, lab: Lab) -> None:

@@ -108,7 +108,7 @@ FAULTS: dict[str, Fault] = {
     "the root mounted noexec": Fault(
         C,
         "mount -o remount,bind,noexec /opt/petal",
-        "options",
+        "mount-options",
         "/opt/petal is mounted noexec",
         "refused",
         "mount -o remount,bind,exec /opt/petal",
@@ -131,11 +131,13 @@ FAULTS: dict[str, Fault] = {
         C, "echo 'module() { :; }' >>/opt/petal-node/init/petal.sh", "shell", "1 init files are missing or differ"
     ),
     "link of the command": Fault(
-        C, "ln -sfn /nowhere /usr/local/bin/petal-node", "tool", "does not lead to it", petal=TOOL
+        C, "ln -sfn /nowhere /usr/local/bin/petal-node", "self-install", "does not lead to it", petal=TOOL
     ),
-    "boot service disabled": Fault(C, "systemctl -q disable petal-node-converge.service", "converge", "is not enabled"),
+    "boot service disabled": Fault(
+        C, "systemctl -q disable petal-node-converge.service", "boot-service", "is not enabled"
+    ),
     "boot service edited": Fault(
-        H, "echo '# x' >>/etc/systemd/system/petal-node-converge.service", "converge", "units are missing or differ"
+        H, "echo '# x' >>/etc/systemd/system/petal-node-converge.service", "boot-service", "units are missing or differ"
     ),
     "munged dead": Fault(
         C,
@@ -208,7 +210,7 @@ FAULTS: dict[str, Fault] = {
     "/tmp full": Fault(
         C,
         "mount -t tmpfs -o size=64k,mode=1777 tmp /tmp; head -c 64k /dev/zero >/tmp/x",
-        "disk",
+        "disk-space",
         "/tmp has 0 MiB left",
         "refused",
         "umount /tmp",
@@ -217,7 +219,7 @@ FAULTS: dict[str, Fault] = {
     "/tmp without inodes": Fault(
         C,
         "mount -t tmpfs -o nr_inodes=2,mode=1777 tmp /tmp; touch /tmp/x",
-        "disk",
+        "disk-space",
         "of its inodes left",
         "refused",
         "umount /tmp",
@@ -237,23 +239,23 @@ FAULTS: dict[str, Fault] = {
         "chown -Rh --from=1000 root:root /shared/petal",
         "chown -Rh --from=1000 root:root /shared/petal",
     ),
-    "token lost": Fault(H, f"rm {STATE}/token.json", "documents", "token.json, the storage token, is missing"),
-    "token damaged": Fault(H, f"echo x >{STATE}/token.json", "documents", "token.json is damaged"),
+    "token lost": Fault(H, f"rm {STATE}/token.json", "records", "token.json, the storage token, is missing"),
+    "token damaged": Fault(H, f"echo x >{STATE}/token.json", "records", "token.json is damaged"),
     "wanted.json damaged": Fault(
         H,
         f"head -c 40 {STATE}/wanted.json >/tmp/w; cp /tmp/w {STATE}/wanted.json; rm /tmp/w",
-        "documents",
+        "records",
         "wanted.json is damaged",
     ),
-    "install record damaged": Fault(H, f"echo '[' >{STATE}/stack.json", "documents", "stack.json is damaged"),
+    "install record damaged": Fault(H, f"echo '[' >{STATE}/stack.json", "records", "stack.json is damaged"),
     "a node's report damaged": Fault(
-        H, f"echo '{{}}' >{STATE}/nodes/queue1-st-c5-1.json", "documents", "queue1-st-c5-1.json is damaged"
+        H, f"echo '{{}}' >{STATE}/nodes/queue1-st-c5-1.json", "records", "queue1-st-c5-1.json is damaged"
     ),
-    "archive lost": Fault(H, "rm /shared/petal/archive/*", "wanted", "the archive is not on shared storage"),
+    "archive lost": Fault(H, "rm /shared/petal/archive/*", "desired-state", "the archive is not on shared storage"),
     "locks' directory lost": Fault(H, "rm -r /shared/petal/lock", "storage", "is not prepared"),
     # the release
     "half a release": Fault(H, f"rm {RELEASE}/manifest.json", "release", "manifest.json is missing"),
-    "manifest damaged": Fault(H, f"echo '{{' >{RELEASE}/manifest.json", "documents", "manifest.json is damaged"),
+    "manifest damaged": Fault(H, f"echo '{{' >{RELEASE}/manifest.json", "records", "manifest.json is damaged"),
     "current lost": Fault(H, "rm /opt/petal/current", "release", "no release is published yet"),
     "current leads nowhere": Fault(
         H, "ln -sfn releases/0123 /opt/petal/current", "release", "release 0123 is incomplete"
@@ -266,10 +268,10 @@ FAULTS: dict[str, Fault] = {
     "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files-changed", "hello 1.0: /", "yes"),
     "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "are missing"),
     "Spack's database lost": Fault(
-        H, "rm /opt/petal/store/.spack-db/index.json", "store", "is missing, though", spack=True
+        H, "rm /opt/petal/store/.spack-db/index.json", "spack-database", "is missing, though", spack=True
     ),
     "Spack's database damaged": Fault(
-        H, "echo >/opt/petal/store/.spack-db/index.json", "store", "is not JSON", spack=True
+        H, "echo >/opt/petal/store/.spack-db/index.json", "spack-database", "is not JSON", spack=True
     ),
     "an install that was cut off": Fault(
         H,

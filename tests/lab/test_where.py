@@ -271,7 +271,7 @@ def test_a_build_cache_and_a_build_job_work_together(lab: Lab, hooked: Result, s
     lab.exec("head", ("mkdir", CACHE)).check()
     pushed = bootstrap(lab, config)
     outcomes = {step["name"]: step["outcome"] for step in answer(pushed)["data"]["steps"]}
-    assert (pushed.returncode, outcomes["cache"]) == (0, "changed"), pushed
+    assert (pushed.returncode, outcomes["build-cache"]) == (0, "changed"), pushed
 
     lose(lab, *NAMES)
     lab.exec("head", ("rm", "-r", f"{CACHE}/v3/manifests/spec/third")).check()

@@ -44,7 +44,7 @@ def test_while_the_other_cluster_installs_nothing_is_taken_over(old: World, held
     new = reborn(old, mount=NFS)
     before = snapshot(new.paths.state)
     found = converge(new, Waits(cluster=0), accept=True)
-    assert (found["owner"].error or {}).get("code") == "lock-timeout"
+    assert (found["storage-owner"].error or {}).get("code") == "lock-timeout"
     assert snapshot(new.paths.state) == before
 
 

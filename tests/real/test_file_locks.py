@@ -45,7 +45,7 @@ def without_locks(tmp_path: Path) -> Iterator[World]:
 
 def test_a_file_system_without_locks_is_refused_with_the_reason(without_locks: World) -> None:
     world = without_locks
-    steps = [step for step in STEPS if step.name in ("tool", "storage", "root")]
+    steps = [step for step in STEPS if step.name in ("self-install", "storage", "root")]
     for outcome in (Outcome.FAILED, Outcome.BLOCKED):  # it is tried when it is prepared, and looked at ever after
         report = engine.converge(steps, world.context, lambda _: None)[1]
         assert report.outcome is outcome

@@ -130,7 +130,7 @@ def test_64_bootstraps_at_once_install_once_and_the_others_end_with_its_result(
     assert [process.wait(300) for process in all_of_them] == [0] * MANY
     outcomes = [{step["name"]: step["outcome"] for step in run["steps"]} for run in runs(node)]
     assert len(outcomes) == MANY
-    for step in ("wanted", "packages", "modules", "release"):
+    for step in ("desired-state", "packages", "module-tree", "publish"):
         assert sorted(outcome[step] for outcome in outcomes) == ["changed"] + ["ok"] * (MANY - 1), step
     changed = {"name": "packages", "outcome": "changed"}
     installer = next(run for run in runs(node) if any(changed.items() <= step.items() for step in run["steps"]))

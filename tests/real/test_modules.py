@@ -204,7 +204,7 @@ def test_an_lmod_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.
     reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
     assert reports["lmod"].outcome is Outcome.BLOCKED
     assert reports["lmod"].reason == f"Lmod {lmods.TOO_OLD} in {old} is too old, 8.5 is needed"
-    assert reports["release"].outcome is Outcome.CHANGED
+    assert reports["publish"].outcome is Outcome.CHANGED
     assert reports["shell"].outcome is Outcome.BLOCKED
     found = find_lmod(world.context)
     assert found is not None

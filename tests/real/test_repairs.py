@@ -18,10 +18,10 @@ from bootstrap.engine.registry import STEPS
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions
-from bootstrap.repair.documents import Documents
+from bootstrap.repair.build_stage import BuildStage
 from bootstrap.repair.killed_run import KilledRun
 from bootstrap.repair.permissions import Ownership, Permissions
-from bootstrap.repair.scratch import BuildStage
+from bootstrap.repair.records import Records
 from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
 from bootstrap.state.store import Runs, Shared
@@ -121,7 +121,7 @@ def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
     assert token is not None
     Shared(head.paths).save_install(record(head, 1, os.getpid(), finished=True))
     (head.paths.state / "token.json").unlink()
-    assert mended(Documents(), head.context).holds
+    assert mended(Records(), head.context).holds
     again = Shared(head.paths).token()
     assert again is not None
     assert again.token == token.token
@@ -130,7 +130,7 @@ def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
 def test_a_token_is_not_written_where_this_node_never_installed(head: World) -> None:
     Shared(head.paths).save_install(replace(record(head, 1, 1, finished=True), host="another"))
     (head.paths.state / "token.json").unlink()
-    assert Documents().probe(head.context).holds
+    assert Records().probe(head.context).holds
 
 
 def test_a_lost_file_is_installed_again_and_an_edited_one_only_by_yes(head: World) -> None:

@@ -61,10 +61,12 @@ def test_a_store_from_a_snapshot_is_used_and_built_upon(site: Site, tmp_path: Pa
 def _the_same_release_is_found(prefix: Path, site: Site, first: RunRecord, before: dict[str, int]) -> None:
     new_head(prefix)
     again = bootstrap(prefix, site.config)
-    assert {name: step.outcome for name, step in steps(again).items() if name in ("spack", "modules", "release")} == {
+    assert {
+        name: step.outcome for name, step in steps(again).items() if name in ("spack", "module-tree", "publish")
+    } == {
         "spack": Outcome.OK,
-        "modules": Outcome.OK,
-        "release": Outcome.OK,
+        "module-tree": Outcome.OK,
+        "publish": Outcome.OK,
     }
     assert again.release == first.release
     assert not spack_ran(prefix)
@@ -82,5 +84,5 @@ def _another_release_builds_what_is_new(prefix: Path, site: Site, first: RunReco
     paths = Paths(prefix)
     assert current_release(paths) == upgraded.release != first.release
     back = bootstrap(prefix, site.config)
-    assert steps(back)["spack"].outcome is steps(back)["modules"].outcome is Outcome.OK
+    assert steps(back)["spack"].outcome is steps(back)["module-tree"].outcome is Outcome.OK
     assert current_release(paths) == first.release

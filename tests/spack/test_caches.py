@@ -113,7 +113,7 @@ def build_first(built: Stack, mirror: str, tmp_path: Path) -> Path:
     prefix = tmp_path / "head"
     record = bootstrap(prefix, built.config + mirror)
     assert record.status is Status.CHANGED, record
-    assert steps(record)["cache"].outcome is Outcome.CHANGED
+    assert steps(record)["build-cache"].outcome is Outcome.CHANGED
     prefix.rename(tmp_path / "first")
     return tmp_path / "first"
 
@@ -210,10 +210,10 @@ def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
     record = bootstrap(prefix, built.config + mirror)
     found = steps(record)
     assert (record.status, record.exit) == (Status.DEGRADED, 3)
-    assert found["release"].outcome is Outcome.CHANGED
-    assert found["cache"].error is not None
-    assert found["cache"].error["code"] == "cache-push"
-    assert found["cache"].error["remedy"]
+    assert found["publish"].outcome is Outcome.CHANGED
+    assert found["build-cache"].error is not None
+    assert found["build-cache"].error["code"] == "cache-push"
+    assert found["build-cache"].error["remedy"]
 
     s3.create_bucket(Bucket="petal")
     second = bootstrap(prefix, built.config + mirror)
@@ -225,7 +225,7 @@ def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
     assert bootstrap(prefix, built.config + mirror).status is Status.OK
     next((prefix / "var/lib/petal-node").rglob("pushed.json")).write_text('{"pushed"')
     asked = bootstrap(prefix, built.config + mirror)
-    assert (asked.status, steps(asked)["cache"].outcome) == (Status.CHANGED, Outcome.CHANGED)
+    assert (asked.status, steps(asked)["build-cache"].outcome) == (Status.CHANGED, Outcome.CHANGED)
     assert bootstrap(prefix, built.config + mirror).status is Status.OK
 
     prefix.rename(tmp_path / "first")

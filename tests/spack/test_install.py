@@ -70,7 +70,7 @@ def test_what_fails_stops_only_what_needs_it_and_the_next_run_finishes(
     assert sorted(log.name.rsplit("-", 2)[0] for log in logs[:2]) == sorted(BROKEN)
     assert all("this package is broken" in log.read_text() for log in logs[:2])
     assert list((paths.scratch / "spack" / "stage").rglob("spack-stage-*")) == [], "a failed stage is left on the disk"
-    assert found["release"].outcome is Outcome.BLOCKED
+    assert found["publish"].outcome is Outcome.BLOCKED
     assert not paths.current.exists()
 
     switch.unlink()
@@ -92,7 +92,7 @@ def test_partial_publishes_what_is_there_says_so_and_is_completed_later(
     assert (record.status, record.exit) == (Status.DEGRADED, 3)
     assert found["spack"].error is not None
     assert found["spack"].error["code"] == "spack-partial"
-    assert found["release"].outcome is Outcome.CHANGED
+    assert found["publish"].outcome is Outcome.CHANGED
     manifest = read_manifest(paths, record.release)
     assert manifest is not None
     assert manifest.missing == tuple(f"{name}@1.0" for name in LOST)

@@ -76,7 +76,7 @@ def test_what_one_node_solves_another_installs_without_clingo_and_memory(
     config_text = config_text.replace("mirrors: {", f"mirrors: {{site: {{url: {cache}, signed: false, push: true}}, ")
     record = lean(prefix, with_lock(config_text, lock), monkeypatch)
     assert record.status is Status.CHANGED, record
-    assert steps(record)["cache"].outcome is Outcome.CHANGED
+    assert steps(record)["build-cache"].outcome is Outcome.CHANGED
     assert any("libsigsegv" in path.name for path in cache.rglob("*.json"))
     assert record.release is not None
     paths = Paths(prefix)

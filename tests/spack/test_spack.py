@@ -150,7 +150,7 @@ def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
     assert found["spack"].error is not None
     assert found["spack"].error["code"] == "spack-concretize"
     assert "openmpi" in found["spack"].reason
-    assert found["release"].outcome is Outcome.BLOCKED
+    assert found["publish"].outcome is Outcome.BLOCKED
     assert not Paths(prefix).current.exists()
     assert record.exit == 1
 

@@ -51,7 +51,7 @@ def test_what_is_no_spack_or_holds_no_recipes(
         assert error["code"] in codes, error
         assert str(tmp_path) in error["what"] + error["why"]
         assert error["remedy"]
-        assert reports["release"].outcome is Outcome.BLOCKED
+        assert reports["publish"].outcome is Outcome.BLOCKED
         assert not world.paths.current.exists()
     world.config_text = with_spack(tmp_path)
     assert converge(world)["spack"].outcome is Outcome.CHANGED

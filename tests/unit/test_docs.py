@@ -133,7 +133,7 @@ def slugs(text: str) -> list[str]:
 
 def test_every_check_has_the_section_that_its_findings_name() -> None:
     checks = known_checks()
-    assert {check.split(":")[0] for check in checks} >= {"slurm", "load", "run", "job", "disk", "storage"}
+    assert {check.split(":")[0] for check in checks} >= {"slurm", "load", "run", "job", "disk-space", "storage"}
     anchors = {Finding(check, Mark.FAIL, "").anchor for check in checks}
     assert anchors == {f"docs/checks.md#{slug}" for slug in slugs(text_of("checks.md"))[1:]}
 

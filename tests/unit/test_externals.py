@@ -15,7 +15,7 @@ from bootstrap.core.facts import External
 from bootstrap.spack.externals import as_packages, find_externals, unconfigured
 from bootstrap.spack.workspace import module_tree
 from bootstrap.state.release import read_index
-from bootstrap.steps.modules import ModuleTree
+from bootstrap.steps.module_tree import ModuleTree
 from bootstrap.steps.spack import SpackStack
 from tests import images
 from tests.world import World, with_spack

@@ -51,7 +51,7 @@ def test_what_parallelcluster_mounts_is_fit(line: str) -> None:
 def test_the_head_node_installs_nothing_where_locks_do_not_keep_nodes_apart(line: str, tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     world.mounts = parse_mounts(line)
-    steps = [step for step in STEPS if step.name in ("tool", "storage")]
+    steps = [step for step in STEPS if step.name in ("self-install", "storage")]
     report = engine.converge(steps, world.context, lambda _: None)[1]
     assert report.outcome is Outcome.BLOCKED
     assert report.error is not None
@@ -64,7 +64,7 @@ def test_the_head_node_installs_nothing_where_locks_do_not_keep_nodes_apart(line
 def test_a_node_that_only_reads_needs_no_locks(tmp_path: Path) -> None:
     """Modules are files: a compute node that mounts it otherwise has its software all the same."""
     head = World(tmp_path / "head", live=True)
-    steps = [step for step in STEPS if step.name in ("tool", "storage")]
+    steps = [step for step in STEPS if step.name in ("self-install", "storage")]
     engine.converge(steps, head.context, lambda _: None)
     node = head.as_node("compute", Role.COMPUTE)
     node.mounts = parse_mounts(next(iter(UNFIT)))

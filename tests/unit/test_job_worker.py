@@ -43,7 +43,7 @@ def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> Non
     world = head(tmp_path)
     slurm = Slurm(world, builds(world))
     reports, told = converge(world)
-    assert reports["spack"].outcome is reports["release"].outcome is Outcome.CHANGED, reports["spack"]
+    assert reports["spack"].outcome is reports["publish"].outcome is Outcome.CHANGED, reports["spack"]
     assert (world.paths.store / "linux-debian12-x86_64_v3" / "fftw-3.3.10-aaaaaaa").is_dir()
     assert {"--partition=q1", "--exclusive", "--no-requeue", "--export=NIL", "--time=1440", "--chdir=/"} <= set(
         slurm.sbatch

@@ -22,9 +22,9 @@ from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS, steps_for
 from bootstrap.host import system
 from bootstrap.state.release import current_release
-from bootstrap.steps.image import Image
-from bootstrap.steps.owner import StorageOwner
+from bootstrap.steps.seed_from_image import SeedFromImage
 from bootstrap.steps.storage import Storage
+from bootstrap.steps.storage_owner import StorageOwner
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, typed, with_spack
 
@@ -69,7 +69,7 @@ def test_an_image_gets_the_release_and_leaves_shared_storage_alone(image: World)
 
 def test_a_hybrid_image_gets_spack_and_no_release(builder: World) -> None:
     assert bake(builder, "hybrid") == {
-        "tool": Outcome.SKIPPED, "program": Outcome.CHANGED, "lmod": Outcome.OK, "shell": Outcome.CHANGED,
+        "self-install": Outcome.SKIPPED, "spack-program": Outcome.CHANGED, "lmod": Outcome.OK, "shell": Outcome.CHANGED,
     }  # fmt: skip
     (tree,) = (builder.paths.home / "spack").glob("1.1.1-*")
     assert tree.is_dir()
@@ -85,7 +85,7 @@ def test_nodes_use_what_the_image_carries_and_never_change_it(image: World, role
     assert done["root"].outcome is Outcome.OK
     assert done["root"].reason == f"the machine image carries release {image.release}"
     if role is Role.HEAD:
-        for name in ("packages", "spack", "modules", "release"):
+        for name in ("packages", "spack", "module-tree", "publish"):
             assert (done[name].outcome, done[name].reason) == (Outcome.SKIPPED, "the machine image contains it")
     assert snapshot(image.paths.root) == before
 
@@ -175,7 +175,7 @@ def copy(argv: Sequence[str]) -> str:
 
 
 def move(world: World) -> engine.StepReport:
-    (report,) = engine.converge((Image(),), world.context, lambda _: None)
+    (report,) = engine.converge((SeedFromImage(),), world.context, lambda _: None)
     return report
 
 

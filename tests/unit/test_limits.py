@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from bootstrap.cluster.limits import CLUSTER_CONFIG, VERSION, head_limit, hook_budget
 from bootstrap.core.model import Role
 from bootstrap.core.paths import Paths
-from bootstrap.engine.run import _budget
-from tests.world import World
+from bootstrap.engine.run import budget_of
+from tests.world import World, typed
 
 TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
 
@@ -67,4 +66,4 @@ def test_the_files_of_the_node_are_read(tmp_path: Path) -> None:
 def test_the_uptime_of_this_machine_counts_only_on_a_node(tmp_path: Path, live: bool, budget: float) -> None:
     world = World(tmp_path / "head", live=live)
     world.system.uptime = lambda: 1600.0
-    assert _budget(replace(world.context, event="configured")) == budget
+    assert budget_of(typed(world.context, event="configured")) == budget

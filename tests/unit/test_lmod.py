@@ -227,7 +227,7 @@ def test_a_stack_without_lmod_leaves_the_node_blocked_with_the_reason(tmp_path: 
     assert done["lmod-pack"].outcome is Outcome.SKIPPED, done["lmod-pack"]
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
     assert done["lmod"].reason == "this node has no Lmod, and no release carries one yet that this CPU runs"
-    assert done["release"].outcome is Outcome.CHANGED
+    assert done["publish"].outcome is Outcome.CHANGED
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_hybrid_image_without_lmod_leaves_it_to_its_nodes(tmp_path: Path) -> N
     ctx = typed(replace(world.context, config=replace(world.config, layout="hybrid")), layout="hybrid")
     done = {report.name: report for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.SKIPPED, Outcome.SKIPPED)
-    assert done["program"].outcome is Outcome.CHANGED
+    assert done["spack-program"].outcome is Outcome.CHANGED
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -442,7 +442,7 @@ def test_a_plan_before_the_stack_is_concretized_shows_all_steps(tmp_path: Path) 
     """Before anything is solved, too."""
     world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
     planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
-    assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "modules", "shell")} == {Outcome.WOULD_CHANGE}
+    assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "module-tree", "shell")} == {Outcome.WOULD_CHANGE}
 
 
 @pytest.mark.usefixtures("no_lmod")

@@ -13,7 +13,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.modules.spider import invalidate, is_missing
 from bootstrap.state.release import current_release, read_index
-from bootstrap.steps.modules import ModuleTree
+from bootstrap.steps.module_tree import ModuleTree
 from tests.world import World, lmod_of_this_machine, with_package, with_spack
 
 
@@ -27,7 +27,7 @@ def converge(world: World) -> dict[str, StepReport]:
 
 def failed(world: World) -> dict[str, Any]:
     """The error of the step, after which nothing is published."""
-    report = converge(world)["modules"]
+    report = converge(world)["module-tree"]
     assert report.outcome in (Outcome.FAILED, Outcome.BLOCKED), report
     assert current_release(world.paths) is None
     assert report.error
@@ -78,7 +78,7 @@ def test_a_missing_modulefile_directory_fails_until_it_exists(tmp_path: Path) ->
     world = World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {paths: [/site/modules]}\n")
     assert failed(world)["code"] == "modules-path"
     world.paths.at("/site/modules").mkdir(parents=True)
-    assert converge(world)["modules"].outcome is Outcome.CHANGED
+    assert converge(world)["module-tree"].outcome is Outcome.CHANGED
     assert (
         ":/site/modules:" in (world.paths.init / "petal.sh").read_text().replace("'", "")
         or lmod_of_this_machine() is None

@@ -273,7 +273,7 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
 
 
 def test_only_the_tool_and_its_units_come_before_the_mount() -> None:
-    assert [step.name for step in BEFORE_DESIRED] == ["tool", "converge", "mount"]
+    assert [step.name for step in BEFORE_DESIRED] == ["self-install", "boot-service", "mount"]
 
 
 def test_options_of_a_mount_in_use_change_its_unit_only(node: World) -> None:

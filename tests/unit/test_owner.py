@@ -32,7 +32,7 @@ from tests.adoption import EBS, NFS, converge, installed, leave_records, reborn,
 from tests.unit.test_laws import snapshot
 from tests.world import World, services
 
-INSTALL = ("packages", "spack", "modules", "release")
+INSTALL = ("packages", "spack", "module-tree", "publish")
 
 
 def code(step: StepReport) -> str:
@@ -50,11 +50,11 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     assert old_token is not None
     new = reborn(old)
     found = converge(new, Waits(cluster=0), accept=True)
-    assert (found["owner"].outcome, found["owner"].reason) == (
+    assert (found["storage-owner"].outcome, found["storage-owner"].reason) == (
         Outcome.CHANGED,
         "shared storage serves demo in us-east-1",
     )
-    assert found["owner"].changes[0] == f"take over release {release}"
+    assert found["storage-owner"].changes[0] == f"take over release {release}"
     assert {found[name].outcome for name in INSTALL} == {Outcome.OK}
     assert not [command for command in new.system.commands if command[0].endswith("spack")]
     assert current_release(new.paths) == release == new.release
@@ -78,7 +78,7 @@ def test_another_release_is_made_beside_the_old_one(old: World) -> None:
     new = reborn(old)
     new.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
     found = converge(new, accept=True)
-    assert found["release"].outcome is Outcome.CHANGED
+    assert found["publish"].outcome is Outcome.CHANGED
     assert current_release(new.paths) == new.release != release
     assert (new.paths.releases / str(release) / "manifest.json").is_file()
 
@@ -90,7 +90,7 @@ def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None
     (old.paths.archives / ".feed.r-1").write_text("half")
     found = converge(reborn(old), accept=True)
     assert found["spack"].outcome is Outcome.CHANGED
-    assert found["release"].outcome is Outcome.OK
+    assert found["publish"].outcome is Outcome.OK
     assert current_release(old.paths) == release
 
 
@@ -126,12 +126,12 @@ def test_a_storage_of_another_cluster_is_left_alone(old: World, mount: Mount) ->
     new = reborn(old, mount=mount)
     before = snapshot(new.paths.shared_mount)
     found = converge(new)
-    assert (found["owner"].outcome, code(found["owner"])) == (Outcome.BLOCKED, "storage-other-cluster")
-    assert "petal-node bootstrap --accept-storage" in found["owner"].remedy[1]
-    assert {found[name].outcome for name in ("root", "wanted", *INSTALL)} == {Outcome.BLOCKED}
+    assert (found["storage-owner"].outcome, code(found["storage-owner"])) == (Outcome.BLOCKED, "storage-other-cluster")
+    assert "petal-node bootstrap --accept-storage" in found["storage-owner"].remedy[1]
+    assert {found[name].outcome for name in ("root", "desired-state", *INSTALL)} == {Outcome.BLOCKED}
     assert snapshot(new.paths.shared_mount) == before
-    assert converge(new, accept=True)["owner"].outcome is Outcome.CHANGED
-    assert converge(new)["owner"].outcome is Outcome.OK
+    assert converge(new, accept=True)["storage-owner"].outcome is Outcome.CHANGED
+    assert converge(new)["storage-owner"].outcome is Outcome.OK
 
 
 def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
@@ -140,7 +140,7 @@ def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
     assert converge(login)["root"].outcome is Outcome.CHANGED
     new = reborn(old, "old", NFS)
     found = converge(new)
-    assert (found["owner"].outcome, found["spack"].outcome) == (Outcome.OK, Outcome.OK)
+    assert (found["storage-owner"].outcome, found["spack"].outcome) == (Outcome.OK, Outcome.OK)
     assert Shared(new.paths).token() == token
     assert converge(login)["storage"].outcome is Outcome.OK
 
@@ -160,7 +160,7 @@ def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_
     node = old.as_node("q1-st-c5-1", Role.COMPUTE)
     assert converge(node)["root"].outcome is Outcome.CHANGED
     new = beside(old, tmp_path)
-    assert converge(new, accept=True)["owner"].outcome is Outcome.CHANGED
+    assert converge(new, accept=True)["storage-owner"].outcome is Outcome.CHANGED
     before = snapshot(old.paths.shared_mount)
     for world in (old, node):
         found = converge(world)
@@ -190,8 +190,8 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
 
     monkeypatch.setattr(Root, "probe", taken_over)
     late = converge(old)
-    assert found["owner"] is Outcome.CHANGED
-    assert (late["storage"].outcome, code(late["wanted"])) == (Outcome.OK, "storage-changed")
+    assert found["storage-owner"] is Outcome.CHANGED
+    assert (late["storage"].outcome, code(late["desired-state"])) == (Outcome.OK, "storage-changed")
     assert code(late["packages"]) == "storage-changed"
     after = snapshot(old.paths.shared_mount)
     after["petal/lock/stack.holder"] = found["before"]["petal/lock/stack.holder"]  # who has it leaves its name
@@ -213,13 +213,13 @@ def test_an_adoption_that_was_killed_is_done_again(
             real(*arguments)
         raise KeyboardInterrupt
 
-    converge_up_to(new, "owner")
+    converge_up_to(new, "storage-owner")
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, killed)
         with pytest.raises(KeyboardInterrupt):
             converge(new, accept=True)
     found = converge(new, accept=True)
-    assert {found[name].outcome for name in ("owner", "spack", "release")} <= {Outcome.OK, Outcome.CHANGED}
+    assert {found[name].outcome for name in ("storage-owner", "spack", "publish")} <= {Outcome.OK, Outcome.CHANGED}
     assert Shared(new.paths).reports() == ()
     token = Shared(new.paths).token()
     assert token is not None
@@ -244,7 +244,7 @@ def test_the_record_of_an_adopting_run_replaces_the_former_clusters(
     notes: list[str] = []
     options = new.options(config, role=Role.HEAD, accept_storage=True)
     record = run(options, services(new.system, run_id="run-a", note=notes.append))
-    assert {step.name: step.outcome for step in record.steps}["release"] is not Outcome.BLOCKED, record
+    assert {step.name: step.outcome for step in record.steps}["publish"] is not Outcome.BLOCKED, record
     assert any(note.startswith("took over release") for note in notes)
     own = Shared(new.paths).install()
     assert own is not None

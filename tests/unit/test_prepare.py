@@ -19,7 +19,7 @@ from bootstrap.state.context import Context
 from bootstrap.state.desired import Wanted
 from bootstrap.state.request import keep_request, mark_request_applied
 from bootstrap.state.store import KEPT, Shared, write_document
-from bootstrap.steps.wanted import WantedState
+from bootstrap.steps.desired_state import RecordDesiredState
 from tests.world import World, services
 
 
@@ -157,9 +157,9 @@ def test_the_role_that_a_hook_was_given_is_kept(world: World) -> None:
 def test_a_decision_is_taken_up_once(world: World) -> None:
     """A convergence that was prepared while a hook's run was still pending must not undo what that run wrote."""
     ctx = replace(world.context, resumes_pending=True)
-    step = WantedState()
+    step = RecordDesiredState()
     write_document(world.paths.var / KEPT, {"pending": True})
-    before = [each.name for each in STEPS].index("wanted")
+    before = [each.name for each in STEPS].index("desired-state")
     engine.converge(STEPS[:before], ctx, lambda _: None)
     step.apply(ctx)
     written = Shared(world.paths).wanted()

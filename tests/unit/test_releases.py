@@ -35,7 +35,7 @@ def silent(_: StepReport) -> None:
 def publish(world: World, config_text: str) -> str:
     world.config_text = config_text
     reports = {report.name: report for report in engine.converge(STEPS, world.context, silent)}
-    assert reports["release"].outcome.holds, reports["release"]
+    assert reports["publish"].outcome.holds, reports["publish"]
     return world.release
 
 

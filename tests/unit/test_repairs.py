@@ -93,12 +93,12 @@ def test_every_step_of_a_bootstrap_but_two_is_in_a_repair_in_the_same_order() ->
     names = [step.name for step in REPAIRS]
     assert len(names) == len(set(names))
     of_steps = [name for name in names if name in {step.name for step in STEPS}]
-    assert of_steps == [step.name for step in STEPS if step.name not in ("cache", "proof")]
+    assert of_steps == [step.name for step in STEPS if step.name not in ("build-cache", "proof")]
 
 
 def test_what_a_repair_needs_stands_before_it() -> None:
     for number, step in enumerate(REPAIRS):
-        known = {other.name for other in REPAIRS[:number]} | {"cache", "proof"}
+        known = {other.name for other in REPAIRS[:number]} | {"build-cache", "proof"}
         assert {need.name for need in step.needs} <= known, step.name
 
 

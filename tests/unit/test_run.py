@@ -39,15 +39,15 @@ def test_without_a_configuration_petal_node_is_there_and_the_next_run_has_the_ri
         config.write_text(text)
     record = one_run(world, config, "configured", "hook")
     assert {step.name: step.outcome for step in record.steps} == {
-        "tool": Outcome.CHANGED,
-        "converge": Outcome.SKIPPED,
+        "self-install": Outcome.CHANGED,
+        "boot-service": Outcome.SKIPPED,
     }
     assert (record.exit, record.errors[0]["code"].partition("-")[0]) == (78, "config")
     assert world.paths.link.resolve().read_bytes() == b"petal-node"
     config.write_text("check: {run: [right]}")
     after = one_run(world, None, BOOT, "converge")
     assert after.errors == ()
-    assert {step.name: step.outcome for step in after.steps}["release"] is Outcome.CHANGED
+    assert {step.name: step.outcome for step in after.steps}["publish"] is Outcome.CHANGED
 
 
 def records(prefix: Path) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from tests.world import World, typed, with_package
 
 def storage(world: World, *, accept: bool = False) -> StepReport:
     ctx = typed(world.context, accept_storage=accept)
-    steps = [step for step in STEPS if step.name in ("tool", "storage")]
+    steps = [step for step in STEPS if step.name in ("self-install", "storage")]
     return engine.converge(steps, ctx, lambda _: None)[1]
 
 

@@ -72,7 +72,7 @@ def test_what_is_missing_of_it_is_written_again(world: World) -> None:
     python = world.paths.release(world.release) / "spack" / f"debian12-{TARGET}" / "python" / "bin" / "python3"
     python.unlink()
     outcomes = {report.name: report.outcome for report in engine.converge(STEPS, world.context, lambda _: None)}
-    assert outcomes["modules"] is Outcome.CHANGED
+    assert outcomes["module-tree"] is Outcome.CHANGED
     assert python.is_file()
 
 
@@ -89,5 +89,5 @@ def test_a_stack_with_a_package_of_that_name_keeps_its_module(world: World) -> N
 
     world.system.answers["spack"] = also_writes_spack
     outcomes = {report.name: report.outcome for report in engine.converge(STEPS, world.context, lambda _: None)}
-    assert outcomes["modules"] is Outcome.CHANGED
+    assert outcomes["module-tree"] is Outcome.CHANGED
     assert path.read_text() == "-- the stack's own\n"

@@ -43,15 +43,15 @@ from tests.world import HOST
 
 GOLDEN = Path(__file__).with_name("golden")
 STEPS = (
-    StepReport("tool", "t", Outcome.OK, "version 0.1.0 is at /opt/petal-node/0.1.0/petal-node"),
+    StepReport("self-install", "t", Outcome.OK, "version 0.1.0 is at /opt/petal-node/0.1.0/petal-node"),
     StepReport("storage", "t", Outcome.CHANGED, "ext4 from /dev/nvme1n1, 812 GiB free, token 8c2afbf9", ("create it",)),
     StepReport("packages", "t", Outcome.WOULD_CHANGE, "1 of 2 are missing", ("unpack cfd 24.1 into /opt/petal/x",)),
     StepReport(
         "spack", "t", Outcome.FAILED, "not every package could be installed: it broke\nsince the disk is full",
         (), ("df -h /shared",), 3.2, {"code": "spack-install", "what": "it broke", "why": "", "remedy": ["df -h"]},
     ),
-    StepReport("modules", "t", Outcome.BLOCKED, "needs spack"),
-    StepReport("wanted", "t", Outcome.SKIPPED, "the head node does it"),
+    StepReport("module-tree", "t", Outcome.BLOCKED, "needs spack"),
+    StepReport("desired-state", "t", Outcome.SKIPPED, "the head node does it"),
     StepReport("proof", "t", Outcome.SKIPPED, "the head node does it"),
 )  # fmt: skip
 RUN = RunRecord(
@@ -228,7 +228,7 @@ class Tags(HTMLParser):
 def test_steps_that_were_printed_while_they_ran_are_not_printed_again() -> None:
     text = text_of(RESULTS["run"], steps_shown=True)
     assert "8c2afbf9" not in text
-    assert "wanted, proof: the head node does it" in text
+    assert "desired-state, proof: the head node does it" in text
 
 
 @pytest.mark.parametrize("name", RESULTS)

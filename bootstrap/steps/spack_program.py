@@ -6,17 +6,17 @@ from ..core.model import Finding, Mode, Scope, change, elsewhere, satisfied
 from ..spack.program import ensure, is_ready, locate, version_of
 from ..state.context import Context
 from .base import HEAD, Step
-from .tool import ToolInPlace
+from .self_install import SelfInstall
 
 
 class SpackProgram(Step):
     """For an image that carries Spack and not what Spack builds."""
 
-    name = "program"
+    name = "spack-program"
     title = "Spack and its recipes are here"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = (ToolInPlace,)
+    needs = (SelfInstall,)
     modes = frozenset({Mode.IMAGE})
     image_layouts = frozenset({"hybrid"})
     is_check = False

@@ -11,15 +11,15 @@ from ..host import systemd
 from ..state.context import Context
 from .base import Step
 from .converge_timer import SERVICE, TIMER
-from .tool import ToolInPlace
+from .self_install import SelfInstall
 
 
-class Converge(Step):
+class BootService(Step):
     """The units of the convergence after boot."""
 
-    name = "converge"
+    name = "boot-service"
     title = "a reboot ends ready too"
-    needs = (ToolInPlace,)
+    needs = (SelfInstall,)
     local = True
 
     def probe(self, ctx: Context) -> Finding:

@@ -10,20 +10,20 @@ from ..state.context import Context
 from ..state.request import is_pending, mark_request_applied
 from ..state.store import Shared
 from .base import HEAD, Step
-from .owner import StorageOwner
 from .root import WAY_TO_STORAGE
+from .self_install import SelfInstall
 from .storage import Storage
-from .tool import ToolInPlace
+from .storage_owner import StorageOwner
 
 
-class WantedState(Step):
+class RecordDesiredState(Step):
     """Other nodes obey wanted.json before their own Args, and take the archive from here before they ask S3."""
 
-    name = "wanted"
+    name = "desired-state"
     title = "the other nodes know what to have"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = (ToolInPlace, Storage, StorageOwner)
+    needs = (SelfInstall, Storage, StorageOwner)
     after = WAY_TO_STORAGE
 
     def probe(self, ctx: Context) -> Finding:

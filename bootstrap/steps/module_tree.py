@@ -22,7 +22,7 @@ from .spack import SpackStack
 class ModuleTree(Step):
     """Every module of the release is written, in a tree of its own for each CPU target."""
 
-    name = "modules"
+    name = "module-tree"
     title = "the module tree is written"
     roles = HEAD
     scope = Scope.CLUSTER

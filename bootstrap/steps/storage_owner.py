@@ -24,7 +24,7 @@ from .storage import Storage
 class StorageOwner(Step):
     """The name of this cluster is on the storage."""
 
-    name = "owner"
+    name = "storage-owner"
     title = "shared storage serves this cluster"
     roles = HEAD
     scope = Scope.CLUSTER

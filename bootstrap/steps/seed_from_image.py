@@ -11,15 +11,15 @@ from ..host.atomic import staged_dir, write_atomic
 from ..state.context import Context
 from . import root_mount as binding
 from .base import HEAD, Step
-from .owner import StorageOwner
+from .storage_owner import StorageOwner
 
 STORES = "store*"  # each family of Spack has its own
 
 
-class Image(Step):
+class SeedFromImage(Step):
     """The image's stores and release, below <mount>/petal/root, before that is bound over them."""
 
-    name = "image"
+    name = "seed-from-image"
     title = "what the image carries is on shared storage"
     roles = HEAD
     scope = Scope.CLUSTER

@@ -9,15 +9,15 @@ from ..spack.workspace import missing_packages, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
 from .base import HEAD, Step
-from .modules import ModuleTree
+from .module_tree import ModuleTree
 from .packages import Packages
 from .spack import SpackStack
 
 
-class Release(Step):
+class Publish(Step):
     """New shells get the wanted release."""
 
-    name = "release"
+    name = "publish"
     title = "the release is published"
     roles = HEAD
     scope = Scope.CLUSTER

@@ -11,10 +11,10 @@ from .base import IMAGES, Step
 INCOMING = "incoming"
 
 
-class ToolInPlace(Step):
+class SelfInstall(Step):
     """Keeps the archive that runs, and links it into the PATH."""
 
-    name = "tool"
+    name = "self-install"
     title = "petal-node is installed"
     local = True
     image_layouts = IMAGES

@@ -23,10 +23,10 @@ from .permissions import Ownership, Permissions
 SHOWN = 4
 
 
-class Documents(Step):
+class Records(Step):
     """The records in <mount>/petal/state and the manifest of the wanted release can be read."""
 
-    name = "documents"
+    name = "records"
     title = "the records on shared storage can be read"
     roles = HEAD
     needs = (HiddenMounts, MountStorage, Permissions, Ownership)

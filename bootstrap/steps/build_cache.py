@@ -22,7 +22,7 @@ from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
 from ..state.store import read_document, shaped, write_document
 from .base import HEAD, Step
-from .release import Release
+from .publish import Publish
 
 SHOWN = 8
 
@@ -30,11 +30,11 @@ SHOWN = 8
 class BuildCache(Step):
     """What was built is where the configuration wants it pushed. A mirror that takes nothing degrades the run only."""
 
-    name = "cache"
+    name = "build-cache"
     title = "what was built is in the build caches"
     roles = HEAD
     scope = Scope.CLUSTER
-    needs = (Release,)
+    needs = (Publish,)
     image_layouts = frozenset({"ami"})
     in_image = True
     in_repair = False  # a build cache is not part of a node
