@@ -58,7 +58,8 @@ def _converge(world: World) -> dict[str, Outcome]:
 
 def test_apply_then_the_plan_is_empty(head: World) -> None:
     first = _converge(head)
-    assert first.pop("lmod") is first.pop("storage-owner") is Outcome.OK  # the image's Lmod; ``storage`` names the owner
+    assert first.pop("lmod") is Outcome.OK
+    assert first.pop("storage-owner") is Outcome.OK  # the step ``storage`` has written the owner into a new token
     assert set(first.values()) <= {Outcome.CHANGED, Outcome.SKIPPED}, first
     for step in STEPS:
         assert (finding := step.probe(head.context)).holds or finding.skipped, step.name
@@ -127,13 +128,13 @@ def damage_tool(world: World) -> None:
 @pytest.mark.parametrize(
     ("damage", "step"),
     [
-        (damage_tool, "tool"),
+        (damage_tool, "self-install"),
         (damage_root, "root"),
-        (damage_wanted, "wanted"),
+        (damage_wanted, "desired-state"),
         (damage_package, "packages"),
         (damage_spack, "spack"),
-        (damage_module, "modules"),
-        (damage_release, "release"),
+        (damage_module, "module-tree"),
+        (damage_release, "publish"),
         (damage_init, "shell"),
     ],
 )
