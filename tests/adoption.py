@@ -17,7 +17,7 @@ from bootstrap.engine.run_locks import Waits
 from bootstrap.host.files import remove_tree
 from bootstrap.state.cluster_lock import Holder
 from bootstrap.state.desired import Proof
-from bootstrap.state.store import Shared
+from bootstrap.state.store import ClusterState
 from tests.world import HOST, World, typed, with_spack
 
 NFS = Mount("fs-1.efs.us-east-1.amazonaws.com:/", "/shared", "nfs4", ("rw",))
@@ -60,16 +60,16 @@ def write_dna(world: World) -> None:
 
 
 def leave_records(world: World) -> dict[str, bytes]:
-    """What stands there when the head node dies in mid-run; wanted.json is of a petal-node that this one is not."""
+    """What stands there when the head node dies in mid-run; desired.json is of a petal-node that this one is not."""
     report = NodeReport("q9-st-c5-1", "compute", "2026-11-24T08:00:00Z", "r0", ())
     run_record = RunRecord(
         "r-9", "hook", "updated", "head", "ip-10-0-0-10", "9.9", 77, "boot-1", "2026-11-24T08:00:00Z"
     )
-    Shared(world.paths).save_report(report)
-    Shared(world.paths).save_install(run_record)
-    Shared(world.paths).save_proof(Proof("r0", "2026-11-24T08:00:00Z", (report,)))
-    (world.paths.state / "wanted.json").write_text('{"format": 99, "pending": "newer"}')
+    ClusterState(world.paths).save_report(report)
+    ClusterState(world.paths).save_install(run_record)
+    ClusterState(world.paths).save_proof(Proof("r0", "2026-11-24T08:00:00Z", (report,)))
+    (world.paths.state / "desired.json").write_text('{"format": 99, "pending": "newer"}')
     holder = Holder("ip-10-0-0-10", 77, "boot-1", 1.0, "2026-11-24T08:00:00Z", "r-9")
     (world.paths.locks / "stack.holder").write_text(json.dumps(plain(holder)))
-    names = ("wanted.json", "stack.json", "proof.json", "nodes/q9-st-c5-1.json")
+    names = ("desired.json", "stack.json", "proof.json", "nodes/q9-st-c5-1.json")
     return {name: (world.paths.state / name).read_bytes() for name in names}

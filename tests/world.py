@@ -20,7 +20,7 @@ from bootstrap.cluster.targets import BuildTargets
 from bootstrap.config import load, model
 from bootstrap.core.errors import PetalError, ProcessFailed
 from bootstrap.core.facts import Cluster, External, Facts, Host, Mount, Queue, SharedDir
-from bootstrap.core.model import Finding, Mark, NodeReport, Role, Tool
+from bootstrap.core.model import Finding, NodeReport, Role, Severity, Tool
 from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.host.files import sha256_of
@@ -231,7 +231,7 @@ def _bind(source: Path, target: Path) -> None:
 
 
 def _report(node: str, release_id: str) -> NodeReport:
-    return NodeReport(node, "compute", timestamp(), release_id, (Finding("storage", Mark.OK, "mounted"),))
+    return NodeReport(node, "compute", timestamp(), release_id, (Finding("storage", Severity.OK, "mounted"),))
 
 
 def lmod_of_this_machine() -> Path | None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from ..core.deadlines import PROBE
-from ..core.model import Finding, Mark
+from ..core.model import Finding, Severity
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_manifest
 
 
 def ok(check: str, message: str) -> Finding:
     """Nothing is wrong."""
-    return Finding(check, Mark.OK, message)
+    return Finding(check, Severity.OK, message)
 
 
 def warn(check: str, message: str, why: str, *remedy: str) -> Finding:
     """Users can work, and an administrator should look at it."""
-    return Finding(check, Mark.WARN, message, why, remedy)
+    return Finding(check, Severity.WARN, message, why, remedy)
 
 
 def fail(check: str, message: str, why: str, *remedy: str) -> Finding:
     """Users cannot use the software, or soon will not."""
-    return Finding(check, Mark.FAIL, message, why, remedy)
+    return Finding(check, Severity.FAIL, message, why, remedy)
 
 
 def current_manifest(ctx: Context, seconds: float = PROBE) -> Manifest | None:

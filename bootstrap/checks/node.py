@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
-from ..core.model import Finding, Mark, NodeReport, StepReport
+from ..core.model import Finding, NodeReport, Severity, StepReport
 from ..host.system import timestamp
 from ..state.context import Context
 from ..state.release import current_release
@@ -34,7 +34,9 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
                     findings += check.findings(ctx)
             except (PetalError, OSError) as trouble:
                 error = as_error(trouble, ctx.paths.shared_mount)
-                findings.append(Finding(check.name, Mark.FAIL, error.what, error.why, error.remedy, code=error.code))
+                findings.append(
+                    Finding(check.name, Severity.FAIL, error.what, error.why, error.remedy, code=error.code)
+                )
     release = _current(ctx) if reaches_storage(findings) else None
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
 
@@ -49,7 +51,7 @@ def _current(ctx: Context) -> str | None:
 
 def failed(findings: Iterable[Finding]) -> set[str]:
     """The names of the checks that failed."""
-    return {finding.check for finding in findings if finding.mark is Mark.FAIL}
+    return {finding.check for finding in findings if finding.severity is Severity.FAIL}
 
 
 def reaches_storage(findings: Iterable[Finding]) -> bool:

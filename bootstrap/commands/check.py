@@ -7,7 +7,7 @@ from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
 from ..core.deadlines import WRITE
 from ..core.errors import PetalError, UsageError
-from ..core.model import Finding, FleetReport, Lines, Mark, NodeReport, Result, Role, Status
+from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Role, Severity, Status
 from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.registry import CHECKS
@@ -19,7 +19,7 @@ from ..prove.mpi_proof import between_nodes
 from ..report.render import try_page, write_page
 from ..state.context import Context, Services
 from ..state.desired import Proof
-from ..state.store import Shared
+from ..state.store import ClusterState
 
 
 def check(options: Options, services: Services) -> Result[NodeReport | FleetReport | Lines]:
@@ -64,7 +64,7 @@ def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Fi
     """Saves the proof, which only root on the head node may do."""
     if not (ctx.role is Role.HEAD and ctx.system.is_root() and ctx.release and reports):
         return
-    shared, proof = Shared(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
+    shared, proof = ClusterState(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
     try:
         ctx.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, WRITE)
     except (PetalError, OSError) as error:
@@ -87,5 +87,7 @@ def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
 
 
 def _status(reports: tuple[NodeReport, ...] | list[NodeReport], between: tuple[Finding, ...] = ()) -> Status:
-    marks = {finding.mark for findings in (*(report.findings for report in reports), between) for finding in findings}
-    return Status.DEGRADED if marks & {Mark.FAIL, Mark.WARN} or not reports else Status.OK
+    marks = {
+        finding.severity for findings in (*(report.findings for report in reports), between) for finding in findings
+    }
+    return Status.DEGRADED if marks & {Severity.FAIL, Severity.WARN} or not reports else Status.OK

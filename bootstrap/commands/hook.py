@@ -136,7 +136,7 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
         record = runs.load(services.run_id)
         if record is not None:
             _list_steps(services, record, listed)
-            if record.settled:
+            if record.hook_may_return:
                 _list_running(services, record)
                 return _as_settled(record)
         now = time.monotonic()
@@ -158,7 +158,7 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
 
 
 def _current_step(record: RunRecord | None) -> str:
-    running = [step for step in record.steps if step.outcome.goes_on] if record else []
+    running = [step for step in record.steps if step.outcome.is_running] if record else []
     return f"{running[-1].name}: {running[-1].headline}" if running else "starting"
 
 
@@ -183,7 +183,7 @@ def _as_settled(record: RunRecord) -> RunRecord:
     if record.finished is not None:
         return record
     changed = any(step.outcome is Outcome.CHANGED for step in record.steps)
-    failed = any(step.error or not step.outcome.holds for step in record.steps if not step.outcome.goes_on)
+    failed = any(step.error or not step.outcome.holds for step in record.steps if not step.outcome.is_running)
     status = Status.DEGRADED if failed else Status.CHANGED if changed else Status.OK
     return replace(record, status=status, exit=int(status.exit))
 
@@ -198,7 +198,7 @@ def _recorded(options: Options, services: Services, error: PetalError) -> Result
             status=Status.DEGRADED,
             exit=int(error.exit),
             errors=(error.to_dict(),),
-            settled=True,
+            hook_may_return=True,
         )
     except OSError as write_error:
         LOG.error("the record cannot be written: %s", write_error)

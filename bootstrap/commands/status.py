@@ -18,10 +18,10 @@ from ..host.system import timestamp
 from ..spack.externals import find_externals
 from ..state.cluster_lock import Holder, holder_of
 from ..state.context import Services
-from ..state.desired import Proof, Token, Wanted
+from ..state.desired import DesiredState, Proof, Token
 from ..state.owner import is_foreign
 from ..state.release import current_release
-from ..state.store import Runs, Shared, as_it_is
+from ..state.store import ClusterState, Runs, as_it_is
 from ..steps.converge_timer import TIMER
 
 POLL_SECONDS = 1.0
@@ -52,7 +52,7 @@ class NodeStatus:
     role: Role | None
     now: str
     package: str
-    wanted: Wanted | None
+    wanted: DesiredState | None
     runs: tuple[RunRecord, ...]
     facts: Facts
     current: str | None = None
@@ -137,14 +137,14 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
     return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
-def _mount(wanted: Wanted | None) -> str:
+def _mount(wanted: DesiredState | None) -> str:
     storage = wanted.config.get("storage", {}) if wanted else {}
     return str(storage.get("mount", "/shared"))
 
 
 def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
     """Adds what shared storage holds. Records of another cluster are left out."""
-    shared = Shared(paths)
+    shared = ClusterState(paths)
     token = shared.token()
     data = replace(data, current=current_release(paths), storage=token)
     if token is not None and is_foreign(token.owner, data.facts.cluster):

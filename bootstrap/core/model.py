@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from . import decode as shapes
+from . import decode
 from .errors import ExitCode, PetalError
 
 
@@ -40,7 +40,7 @@ class Outcome(str, Enum):
     WAITING = "waiting"
 
     @property
-    def goes_on(self) -> bool:
+    def is_running(self) -> bool:
         """True while the step has not come to its end."""
         return self in (Outcome.RUNNING, Outcome.WAITING)
 
@@ -73,15 +73,15 @@ class StepReport:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> StepReport:
         return cls(
-            name=shapes.text(raw["name"]),
-            title=shapes.text(raw.get("title", raw["name"])),
+            name=decode.text(raw["name"]),
+            title=decode.text(raw.get("title", raw["name"])),
             outcome=Outcome(raw["outcome"]),
-            reason=shapes.text(raw.get("reason", "")),
-            changes=shapes.items(raw.get("changes", ()), shapes.text),
-            remedy=shapes.items(raw.get("remedy", ()), shapes.text),
-            seconds=shapes.number(raw.get("seconds", 0.0)),
-            error=shapes.maybe(raw.get("error"), shapes.error),
-            exit=shapes.whole(raw.get("exit", 0)),
+            reason=decode.text(raw.get("reason", "")),
+            changes=decode.items(raw.get("changes", ()), decode.text),
+            remedy=decode.items(raw.get("remedy", ()), decode.text),
+            seconds=decode.number(raw.get("seconds", 0.0)),
+            error=decode.maybe(raw.get("error"), decode.error),
+            exit=decode.whole(raw.get("exit", 0)),
             background=raw.get("background", False) is True,
         )
 
@@ -109,7 +109,7 @@ class Mode(str, Enum):
     TREE = "tree"
 
 
-class Mark(str, Enum):
+class Severity(str, Enum):
     """How severe a finding is. ``SKIP``: the question does not apply to this node."""
 
     OK = "ok"
@@ -134,7 +134,7 @@ class Finding:
     """
 
     check: str
-    mark: Mark
+    severity: Severity
     message: str
     why: str = ""
     remedy: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class Finding:
     @property
     def holds(self) -> bool:
         """True if nothing has to change: also for a deviation that the configuration accepts."""
-        return self.mark in (Mark.OK, Mark.WARN) and not self.changes
+        return self.severity in (Severity.OK, Severity.WARN) and not self.changes
 
     @property
     def pending(self) -> bool:
@@ -155,12 +155,12 @@ class Finding:
     @property
     def blocked(self) -> bool:
         """True if it does not hold and an apply could not change that."""
-        return self.mark is Mark.FAIL and not self.changes
+        return self.severity is Severity.FAIL and not self.changes
 
     @property
     def skipped(self) -> bool:
         """True if it does not apply to this node, this event or this configuration."""
-        return self.mark is Mark.SKIP
+        return self.severity is Severity.SKIP
 
     @property
     def reason(self) -> str:
@@ -181,13 +181,13 @@ class Finding:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Finding:
         return cls(
-            check=shapes.text(raw["check"]),
-            mark=Mark(raw["mark"]),
-            message=shapes.text(raw["message"]),
-            why=shapes.text(raw.get("why", "")),
-            remedy=shapes.items(raw.get("remedy", ()), shapes.text),
-            changes=shapes.items(raw.get("changes", ()), shapes.text),
-            code=shapes.text(raw.get("code", "")),
+            check=decode.text(raw["check"]),
+            severity=Severity(raw["severity"]),
+            message=decode.text(raw["message"]),
+            why=decode.text(raw.get("why", "")),
+            remedy=decode.items(raw.get("remedy", ()), decode.text),
+            changes=decode.items(raw.get("changes", ()), decode.text),
+            code=decode.text(raw.get("code", "")),
         )
 
 
@@ -196,32 +196,32 @@ class Finding:
 
 def satisfied(reason: str) -> Finding:
     """It holds."""
-    return Finding("", Mark.OK, reason)
+    return Finding("", Severity.OK, reason)
 
 
 def accepted(reason: str, error: PetalError) -> Finding:
     """It does not hold as it should, and the configuration accepts that: the run ends degraded."""
-    return Finding("", Mark.WARN, reason, "", error.remedy, (), error.code, int(error.exit))
+    return Finding("", Severity.WARN, reason, "", error.remedy, (), error.code, int(error.exit))
 
 
 def change(reason: str, first: str, *more: str) -> Finding:
     """It does not hold; the lines after the reason say what an apply changes."""
-    return Finding("", Mark.FAIL, reason, changes=(first, *more))
+    return Finding("", Severity.FAIL, reason, changes=(first, *more))
 
 
 def blocked(reason: str, *remedy: str) -> Finding:
     """It does not hold, and an apply could not make it hold."""
-    return Finding("", Mark.FAIL, reason, remedy=remedy)
+    return Finding("", Severity.FAIL, reason, remedy=remedy)
 
 
 def refused(error: PetalError) -> Finding:
     """Blocked by an error that has its own code."""
-    return Finding("", Mark.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit))
+    return Finding("", Severity.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit))
 
 
 def elsewhere(reason: str) -> Finding:
     """It does not apply to this node, this event or this configuration."""
-    return Finding("", Mark.SKIP, reason)
+    return Finding("", Severity.SKIP, reason)
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class RunRecord:
     errors: tuple[Mapping[str, Any], ...] = ()
     findings: tuple[Finding, ...] = ()
     budget: float | None = None
-    settled: bool = False
+    hook_may_return: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)
@@ -257,24 +257,24 @@ class RunRecord:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
         return cls(
-            run_id=shapes.name(raw["run_id"]),
-            verb=shapes.text(raw["verb"]),
-            event=shapes.text(raw["event"]),
-            role=shapes.maybe(raw["role"], shapes.text),
-            host=shapes.text(raw["host"]),
-            package=shapes.maybe(raw["package"], shapes.text),
-            pid=shapes.whole(raw["pid"]),
-            boot_id=shapes.text(raw["boot_id"]),
-            started=shapes.text(raw["started"]),
-            finished=shapes.maybe(raw.get("finished"), shapes.text),
+            run_id=decode.name(raw["run_id"]),
+            verb=decode.text(raw["verb"]),
+            event=decode.text(raw["event"]),
+            role=decode.maybe(raw["role"], decode.text),
+            host=decode.text(raw["host"]),
+            package=decode.maybe(raw["package"], decode.text),
+            pid=decode.whole(raw["pid"]),
+            boot_id=decode.text(raw["boot_id"]),
+            started=decode.text(raw["started"]),
+            finished=decode.maybe(raw.get("finished"), decode.text),
             status=Status(raw["status"]),
-            exit=shapes.maybe(raw.get("exit"), shapes.whole),
-            release=shapes.maybe(raw.get("release"), shapes.text),
-            steps=shapes.items(raw.get("steps", ()), StepReport.from_dict),
-            errors=shapes.items(raw.get("errors", ()), shapes.error),
-            findings=shapes.items(raw.get("findings", ()), Finding.from_dict),
-            budget=shapes.maybe(raw.get("budget"), shapes.number),
-            settled=raw.get("settled", False) is True,
+            exit=decode.maybe(raw.get("exit"), decode.whole),
+            release=decode.maybe(raw.get("release"), decode.text),
+            steps=decode.items(raw.get("steps", ()), StepReport.from_dict),
+            errors=decode.items(raw.get("errors", ()), decode.error),
+            findings=decode.items(raw.get("findings", ()), Finding.from_dict),
+            budget=decode.maybe(raw.get("budget"), decode.number),
+            hook_may_return=raw.get("hook_may_return", False) is True,
         )
 
 
@@ -291,12 +291,12 @@ class NodeReport:
     @property
     def well(self) -> bool:
         """It was asked, and nothing failed."""
-        return self.asked and not any(finding.mark is Mark.FAIL for finding in self.findings)
+        return self.asked and not any(finding.severity is Severity.FAIL for finding in self.findings)
 
     @property
     def asked(self) -> bool:
         """False where all that is known is what Slurm says of the node."""
-        return any(finding.mark in (Mark.OK, Mark.FAIL) for finding in self.findings)
+        return any(finding.severity in (Severity.OK, Severity.FAIL) for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)
@@ -305,11 +305,11 @@ class NodeReport:
     def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:
         """A report as JSON holds it; ``findings`` replaces those in ``raw``."""
         return cls(
-            node=shapes.text(raw["node"]),
-            role=shapes.text(raw["role"]),
-            time=shapes.text(raw["time"]),
-            release=shapes.maybe(raw.get("release"), shapes.text),
-            findings=shapes.items(raw.get("findings", ()), Finding.from_dict) if findings is None else findings,
+            node=decode.text(raw["node"]),
+            role=decode.text(raw["role"]),
+            time=decode.text(raw["time"]),
+            release=decode.maybe(raw.get("release"), decode.text),
+            findings=decode.items(raw.get("findings", ()), Finding.from_dict) if findings is None else findings,
         )
 
 

@@ -18,13 +18,13 @@ from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.system import System
 from ..remote.fetch import SMALL, Source, local_path, read, verify
-from ..state.desired import Wanted
+from ..state.desired import DesiredState
 from ..state.owner import is_foreign
 from ..state.request import kept_request
-from ..state.store import Shared
+from ..state.store import ClusterState
 
 
-def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> Wanted | None:
+def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> DesiredState | None:
     """The desired state, from the first of the cluster's shared directories that has one.
 
     Args:
@@ -50,14 +50,14 @@ def find_desired_state(root: Path, facts: Facts, system: System, problems: list[
     return None
 
 
-def desired_state_on(paths: Paths, facts: Facts) -> Wanted | None:
+def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
     """The desired state on one mount, None if this is not the file system that this node has used.
 
     Raises:
         StorageError: ``storage-other-cluster``.
     """
-    shared = Shared(paths)
-    if not shared.is_from_before():
+    shared = ClusterState(paths)
+    if not shared.is_known_storage():
         return None
     token = shared.token()
     if token is not None and is_foreign(token.owner, facts.cluster):
@@ -66,10 +66,10 @@ def desired_state_on(paths: Paths, facts: Facts) -> Wanted | None:
             remedy="on the head node: petal-node bootstrap --config FILE",
             code="storage-other-cluster",
         )
-    return shared.wanted()
+    return shared.desired_state()
 
 
-def mount_in(desired: Wanted | None) -> str:
+def mount_in(desired: DesiredState | None) -> str:
     """The mount point of shared storage that a desired state names."""
     return str(desired.config.get("storage", {}).get("mount", "/shared")) if desired else "/shared"
 
@@ -77,7 +77,7 @@ def mount_in(desired: Wanted | None) -> str:
 def read_config(
     options: Options,
     facts: Facts,
-    desired: Wanted | None,
+    desired: DesiredState | None,
     system: System,
     problems: list[PetalError],
     *,
@@ -96,7 +96,7 @@ def read_config(
     """
     region = facts.cluster.region
     if desired is not None and (options.config is None or options.event):
-        return from_mapping(desired.config, "wanted.json")
+        return from_mapping(desired.config, "desired.json")
     if options.config is not None:
         return parse(_content(options.config, options.config_sha256, options.root, region, system), options.config)
     kept = kept_request(options.paths)

@@ -77,7 +77,7 @@ def status_of(reports: Sequence[StepReport]) -> Status:
     accepted = any(report.error is not None and report.outcome.holds for report in reports)
     if accepted or outcomes & {Outcome.FAILED, Outcome.BLOCKED}:
         return Status.DEGRADED
-    if any(outcome.goes_on for outcome in outcomes):
+    if any(outcome.is_running for outcome in outcomes):
         return Status.RUNNING
     return Status.CHANGED if outcomes & {Outcome.CHANGED, Outcome.WOULD_CHANGE} else Status.OK
 

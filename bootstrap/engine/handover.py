@@ -1,6 +1,6 @@
 """Replaces this process by the version of petal-node that the cluster wants, if that is another version.
 
-Args of head and login hooks cannot be changed by a cluster update, so they only pin the first version; ``wanted.json``
+Args of head and login hooks cannot be changed by a cluster update, so they only pin the first version; ``desired.json``
 names the version that counts afterwards. Its archive is copied from shared storage and verified before it runs. It gets
 the same arguments: ``worker --event E --run-id ID`` and ``converge`` are an interface between versions.
 """
@@ -17,16 +17,16 @@ from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..host.log import LOG
 from ..host.system import System
-from ..state.desired import Wanted
+from ..state.desired import DesiredState
 
 MARK = "PETAL_HANDED_OVER"
 
 
-def hand_over(wanted: Wanted | None, own: Tool, paths: Paths, system: System) -> None:
+def hand_over(wanted: DesiredState | None, own: Tool, paths: Paths, system: System) -> None:
     """Executes the wanted version; returns if this process already is that version, or its archive is missing.
 
     Raises:
-        FetchError: ``fetch-checksum``, the archive on shared storage does not have the checksum in wanted.json.
+        FetchError: ``fetch-checksum``, the archive on shared storage does not have the checksum in desired.json.
     """
     if wanted is None or not wanted.sha256 or own.sha256 is None or wanted.sha256 == own.sha256:
         return

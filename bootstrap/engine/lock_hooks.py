@@ -6,7 +6,7 @@ from ..core.errors import StateError, StorageError
 from ..core.model import Mode
 from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
-from ..state.store import Shared
+from ..state.store import ClusterState
 from .run_locks import LockHooks
 
 
@@ -21,7 +21,7 @@ def refuse_changed_storage(ctx: Context) -> None:
     Raises:
         StorageError: ``storage-changed``.
     """
-    if not Shared(ctx.paths).is_from_before():
+    if not ClusterState(ctx.paths).is_known_storage():
         where = ctx.paths.shared_mount
         raise StorageError(
             f"shared storage at {where} changed owner or was replaced while this run waited for the lock",
@@ -38,7 +38,7 @@ def refuse_outdated_run(ctx: Context) -> None:
     """
     if ctx.sets_desired_state or ctx.mode is Mode.IMAGE or ctx.release is None:
         return
-    desired = Shared(ctx.paths).wanted()
+    desired = ClusterState(ctx.paths).desired_state()
     if desired is not None and desired.release != ctx.release:
         raise StateError(
             f"this run was to make release {ctx.release}, but the desired release is now {desired.release}",

@@ -24,7 +24,7 @@ from ..spack.compiler import find_compiler
 from ..spack.externals import find_externals, unconfigured
 from ..spack.scope import scope_digest_inputs
 from ..state.context import Context, Services
-from ..state.desired import Wanted
+from ..state.desired import DesiredState
 from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import kept_request, kept_role
 from .configuration import desired_state_on, find_desired_state, mount_in, read_config
@@ -129,7 +129,7 @@ def _sets_desired_state(options: Options, *, follow: bool) -> bool:
     return options.event != "configured" or not kept.get("configured")
 
 
-def _with_release(ctx: Context, desired: Wanted | None) -> Context:
+def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
     """With the release that this configuration and this petal-node make; a known stack is not read again."""
     builds = ctx.config.builds
     environment = ctx.environment if desired else _environment(ctx)
@@ -146,7 +146,7 @@ def _with_release(ctx: Context, desired: Wanted | None) -> Context:
     )
 
 
-def choose_targets(config: Config, facts: Facts, desired: Wanted | None) -> BuildTargets:
+def choose_targets(config: Config, facts: Facts, desired: DesiredState | None) -> BuildTargets:
     """The CPU targets of the release. If cluster-config.yaml cannot be read now, the earlier choice stays."""
     if config.builds and config.bound and not facts.cluster.queues and desired is not None and desired.targets:
         return BuildTargets(desired.targets, desired.cuda)

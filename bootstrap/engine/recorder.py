@@ -15,7 +15,7 @@ from ..core.paths import Paths
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..state.context import Services
-from ..state.store import Runs, Shared
+from ..state.store import ClusterState, Runs
 
 
 class Recorder:
@@ -30,16 +30,16 @@ class Recorder:
         self._on_full_disk = on_full_disk
         self.record = record
         self._steps: dict[str, StepReport] = {}
-        self._mirror: Shared | None = None
+        self._mirror: ClusterState | None = None
 
-    def mirror_to(self, shared: Shared) -> None:
+    def mirror_to(self, shared: ClusterState) -> None:
         """From now on the record is also kept on shared storage, for ``status`` on the other nodes."""
         self._mirror = shared
 
-    def step(self, report: StepReport, *, settles: bool = False) -> None:
+    def step(self, report: StepReport, *, lets_hook_return: bool = False) -> None:
         """Records a step. With ``settles`` a hook may return; the record then has the step that is the reason."""
         self._steps[report.name] = report
-        self.update(steps=tuple(self._steps.values()), settled=self.record.settled or settles)
+        self.update(steps=tuple(self._steps.values()), hook_may_return=self.record.hook_may_return or lets_hook_return)
 
     def is_running(self, name: str) -> bool:
         """True if the step's last report says that it is being applied."""

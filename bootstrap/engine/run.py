@@ -10,13 +10,13 @@ from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
 from ..core.deadlines import WRITE
 from ..core.errors import ExitCode, PetalError, as_error
-from ..core.model import Mark, Mode, NodeReport, Outcome, Role, RunRecord, Scope, Status, StepReport
+from ..core.model import Mode, NodeReport, Outcome, Role, RunRecord, Scope, Severity, Status, StepReport
 from ..core.options import BOOT, Options
 from ..host.log import LOG, prune_logs
 from ..host.system import timestamp
 from ..state.context import Context, Services
 from ..state.request import keep_request
-from ..state.store import Runs, Shared, write_document
+from ..state.store import ClusterState, Runs, write_document
 from ..steps.base import Step
 from ..steps.converge_timer import arrange
 from .converge import Listener, converge, exit_of, status_of
@@ -157,8 +157,8 @@ def recording(recorder: Recorder, ctx: Context, steps: Sequence[Step]) -> Listen
         running = report.outcome is Outcome.RUNNING
         mirrored = step.scope is Scope.CLUSTER and not step.claims_storage and ctx.mode is not Mode.IMAGE
         if mirrored and running and not recorder.is_running(report.name):
-            recorder.mirror_to(Shared(ctx.paths))
-        recorder.step(report, settles=running and step.lets_hook_return(ctx))
+            recorder.mirror_to(ClusterState(ctx.paths))
+        recorder.step(report, lets_hook_return=running and step.lets_hook_return(ctx))
         ctx.services.listen(report)
 
     return record
@@ -168,7 +168,7 @@ def _close(recorder: Recorder, status: Status, code: int) -> None:
     """A failed hook costs the stack, never the node: its record says degraded, and keeps the exit code."""
     if recorder.record.verb == "hook" and status is Status.FAILED:
         status = Status.DEGRADED
-    recorder.update(finished=timestamp(), status=status, exit=int(code), settled=True)
+    recorder.update(finished=timestamp(), status=status, exit=int(code), hook_may_return=True)
 
 
 def _self_check(ctx: Context, recorder: Recorder, reports: Sequence[StepReport], *, warnings_count: bool) -> Status:
@@ -178,16 +178,16 @@ def _self_check(ctx: Context, recorder: Recorder, reports: Sequence[StepReport],
     recorder.update(findings=report.findings)  # before the report is saved, because shared storage may hang by now
     if ctx.role is not Role.HEAD:
         save_report(ctx, report)
-    failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    failed = [finding for finding in report.findings if finding.severity is Severity.FAIL]
     for finding in failed:
         LOG.warning("check %s: %s", finding.check, finding.reason)
-    warned = warnings_count and any(finding.mark is Mark.WARN for finding in report.findings)
+    warned = warnings_count and any(finding.severity is Severity.WARN for finding in report.findings)
     return Status.DEGRADED if failed or warned else Status.OK
 
 
 def save_report(ctx: Context, report: NodeReport) -> None:
     """Saves the report on shared storage; on this node if storage does not answer or cannot be written."""
-    shared = Shared(ctx.paths)
+    shared = ClusterState(ctx.paths)
     try:
         if reaches_storage(report.findings):
             ctx.system.on_storage(lambda: shared.save_report(report), ctx.paths.shared, WRITE)

@@ -52,7 +52,7 @@ def is_left_to_nodes(ctx: Context) -> bool:
 def bundle_path(ctx: Context, target: str, lmod: Locked) -> Path:
     """The path of the archive in the release."""
     name = f"{lmod.version}-{lmod.hash[:7]}{SUFFIX}"
-    return ctx.paths.lmod_packs(ctx.wanted_release) / module_tree(ctx, target).name / name
+    return ctx.paths.lmod_packs(ctx.desired_release) / module_tree(ctx, target).name / name
 
 
 def build_bundle(ctx: Context, target: str, lmod: Locked) -> None:

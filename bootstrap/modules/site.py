@@ -26,7 +26,7 @@ def module_name(path: Path) -> str:
 
 def defaults_module(ctx: Context) -> str:
     """The name of the module that loads ``modules.defaults``."""
-    return f"{STANDARD}/{ctx.wanted_release}"
+    return f"{STANDARD}/{ctx.desired_release}"
 
 
 def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
@@ -76,5 +76,5 @@ def _set_defaults(ctx: Context, directory: Path, modules: Sequence[Path]) -> Non
             for path in matching:
                 replace_link(path.parent / DEFAULT, path.name)
     make_dir(directory)
-    values = {"release": ctx.wanted_release, "modules": entries}
-    write_atomic(directory / f"{ctx.wanted_release}.lua", templates.render("defaults.lua.j2", values).encode())
+    values = {"release": ctx.desired_release, "modules": entries}
+    write_atomic(directory / f"{ctx.desired_release}.lua", templates.render("defaults.lua.j2", values).encode())

@@ -133,7 +133,7 @@ def package_values(ctx: Context, package: PackageConfig) -> dict[str, Any]:
     return {
         "name": package.name,
         "version": package.version,
-        "release": ctx.wanted_release,
+        "release": ctx.desired_release,
         "summary": package.summary or f"{package.name} {package.version}",
         "source": package.origin.source if package.origin else "the machine image",
         "prefix": str(prefix),

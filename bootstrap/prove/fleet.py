@@ -17,14 +17,14 @@ from ..cluster.hostlist import folded, natural
 from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, srun
 from ..core.deadlines import PROBE
 from ..core.errors import AllocationRefused, PetalError
-from ..core.model import Finding, Mark, NodeReport, plain
+from ..core.model import Finding, NodeReport, Severity, plain
 from ..host.clocks import age_of
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context
-from ..state.store import Shared
+from ..state.store import ClusterState
 from .launch import Launch, by_queue, launch_nodes
 
 JOB_MINUTES = 4
@@ -81,7 +81,7 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
 
     Returns at once if the release carries no Lmod. The proof reports nodes that still have none.
     """
-    if not any(ctx.paths.lmod_packs(ctx.wanted_release).glob(f"*/*{SUFFIX}")):
+    if not any(ctx.paths.lmod_packs(ctx.desired_release).glob(f"*/*{SUFFIX}")):
         return
     deadline = time.monotonic() + LMOD_SECONDS
     names = {node.name for node in candidates if node.up}
@@ -99,7 +99,7 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
 
 
 def _is_without_lmod(finding: Finding) -> bool:
-    return finding.check == CHECK_NAME and finding.mark is Mark.FAIL
+    return finding.check == CHECK_NAME and finding.severity is Severity.FAIL
 
 
 def _nodes(ctx: Context) -> tuple[SlurmNode, ...]:
@@ -175,7 +175,7 @@ def _divide(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: Alloc
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:
     """The last reports that nodes wrote to shared storage, by node; none if storage does not answer."""
     try:
-        reports = ctx.system.on_storage(Shared(ctx.paths).reports, ctx.paths.shared, PROBE)
+        reports = ctx.system.on_storage(ClusterState(ctx.paths).reports, ctx.paths.shared, PROBE)
     except (PetalError, OSError) as error:
         LOG.warning("the nodes' own reports: %s", error)
         return {}
@@ -207,7 +207,7 @@ def report_lines(report: NodeReport) -> list[str]:
 
 def _line(node: str, finding: Finding) -> str:
     for length in (400, 100, 30):
-        texts = (_cut(finding.check, 100), finding.mark, _cut(finding.message, length), _cut(finding.why, length))
+        texts = (_cut(finding.check, 100), finding.severity, _cut(finding.message, length), _cut(finding.why, length))
         remedy = tuple(_cut(line, length) for line in finding.remedy[:2])
         line = json.dumps({"node": node, "finding": plain(Finding(*texts, remedy))})
         if len(line) < LINE_BYTES:
@@ -238,7 +238,7 @@ def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
 
 
 def _unanswered(node: str, message: str, why: str, remedy: str) -> NodeReport:
-    return NodeReport(node, "compute", timestamp(), None, (Finding("job", Mark.FAIL, message, why, (remedy,)),))
+    return NodeReport(node, "compute", timestamp(), None, (Finding("job", Severity.FAIL, message, why, (remedy,)),))
 
 
 def _no_report(name: str) -> NodeReport:
@@ -257,13 +257,13 @@ def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeR
         reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
     expected = node.up or node.powered_down
     remedy = () if expected else (f"scontrol show node {node.name}",)
-    mark = Mark.SKIP if expected else Mark.WARN
+    mark = Severity.SKIP if expected else Severity.WARN
     finding = Finding("slurm", mark, f"not asked: {condition}", "; ".join(reasons), remedy)
     return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
 
 
 def summary_of(report: NodeReport) -> str:
     """The first failure and the number of the others, else ``well``."""
-    failures = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    failures = [finding for finding in report.findings if finding.severity is Severity.FAIL]
     more = f", and {len(failures) - 1} more" if failures[1:] else ""
     return f"{failures[0].check}: {failures[0].message}{more}" if failures else "well"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
-from ..core.model import Finding, Mark
+from ..core.model import Finding, Severity
 from ..host.system import PATH
 from ..state.context import Context
 from ..state.release import Manifest
@@ -135,22 +135,22 @@ def judge_module_command(ctx: Context, answer: Answer) -> Finding:
     remedy = ("bash -lc 'type module; echo $LMOD_VERSION $MODULEPATH'", "petal-node repair")
     kind, version, release, path = (*answer.text.split(" ", 3), "", "", "", "")[:4]
     if answer.code:
-        return Finding("modules", Mark.FAIL, "a fresh login shell gave no answer", answer.text, remedy)
+        return Finding("modules", Severity.FAIL, "a fresh login shell gave no answer", answer.text, remedy)
     if kind != "function" or version == "-":
         what = "has no module command" if kind in ("none", "") else "has another module command than Lmod's"
         why = "the init files are not read, or a later profile replaces the command"
-        return Finding("modules", Mark.FAIL, f"a fresh login shell {what}", why, remedy)
+        return Finding("modules", Severity.FAIL, f"a fresh login shell {what}", why, remedy)
     if f"{release}/modules/" not in path:
         what = "a fresh login shell does not look into the release"
-        return Finding("modules", Mark.FAIL, what, f"MODULEPATH is {path}", remedy)
-    return Finding("modules", Mark.OK, f"Lmod {version} looks into {release.replace(f'{ctx.paths.releases}/', '')}")
+        return Finding("modules", Severity.FAIL, what, f"MODULEPATH is {path}", remedy)
+    return Finding("modules", Severity.OK, f"Lmod {version} looks into {release.replace(f'{ctx.paths.releases}/', '')}")
 
 
 def _judge_load(name: str, answer: Answer) -> Finding:
     if answer.code == 0:
-        return Finding(f"load:{name}", Mark.OK, "loads in a fresh login shell")
+        return Finding(f"load:{name}", Severity.OK, "loads in a fresh login shell")
     remedy = (f"bash -lc 'module load {name}'", "on the head node: petal-node repair")
-    return Finding(f"load:{name}", Mark.FAIL, f"ended with {answer.code}", _last_lines(answer.text), remedy)
+    return Finding(f"load:{name}", Severity.FAIL, f"ended with {answer.code}", _last_lines(answer.text), remedy)
 
 
 def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None = None) -> Finding:
@@ -174,14 +174,16 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None =
         why += f"; and {len(missing) - QUOTED} more" if missing[QUOTED:] else ""
         remedy = (f"bash -lc 'module load {module}; ldd {first}'", "on the head node: petal-node repair")
         # A warning: a program that is started by a script of its package may find its libraries by that script.
-        return Finding("libraries", Mark.WARN, f"{len(missing)} libraries are not found", why, remedy)
+        return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)
     if late:
         why = f"for {', '.join(late)}"
-        return Finding("libraries", Mark.WARN, f"ldd did not end within {PROGRAM:.0f} s", why)
+        return Finding("libraries", Severity.WARN, f"ldd did not end within {PROGRAM:.0f} s", why)
     if len(answers) < (modules or 0):
         what = f"only {len(answers)} of {modules} modules were looked at"
-        return Finding("libraries", Mark.WARN, what, "the deadline ended")
-    return Finding("libraries", Mark.OK, f"the {programs} programs of {len(answers)} modules find all their libraries")
+        return Finding("libraries", Severity.WARN, what, "the deadline ended")
+    return Finding(
+        "libraries", Severity.OK, f"the {programs} programs of {len(answers)} modules find all their libraries"
+    )
 
 
 def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
@@ -189,10 +191,10 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
     check = f"run:{program.command}"
     if answer.code == program.exit:
         first = next((line.strip() for line in answer.text.splitlines() if line.strip()), "")
-        return Finding(check, Mark.OK, first or f"ended with {answer.code}")
+        return Finding(check, Severity.OK, first or f"ended with {answer.code}")
     expected = f", not {program.exit}" if program.exit else ""
     remedy = (f"bash -lc '{load}; {program.command}'",)
-    return Finding(check, Mark.FAIL, f"ended with {answer.code}{expected}", _last_lines(answer.text), remedy)
+    return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", _last_lines(answer.text), remedy)
 
 
 def _last_lines(text: str) -> str:

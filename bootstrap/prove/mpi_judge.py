@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..core.model import Finding, Mark
+from ..core.model import Finding, Severity
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
 QUOTED_LINES = 8
@@ -82,7 +82,7 @@ class Evidence:
         """A failed finding; its last remedy repeats the job."""
         count, names = len(self.nodes), ",".join(self.nodes)
         repeat = f"srun --mpi=pmix -N{count} -n{count} -w {names} bash -lc 'module load {self.module} && "
-        return Finding(f"mpi:{self.module}", Mark.FAIL, message, why, (*remedy, f"{repeat}petal-node mpi-rank'"))
+        return Finding(f"mpi:{self.module}", Severity.FAIL, message, why, (*remedy, f"{repeat}petal-node mpi-rank'"))
 
 
 def judge(evidence: Evidence) -> Finding:
@@ -92,7 +92,7 @@ def judge(evidence: Evidence) -> Finding:
         or _without_library(evidence)
         or _not_connected(evidence)
         or _stopped(evidence)
-        or Finding(f"mpi:{evidence.module}", Mark.OK, _success(evidence))
+        or Finding(f"mpi:{evidence.module}", Severity.OK, _success(evidence))
     )
 
 
@@ -116,7 +116,7 @@ def _not_started(evidence: Evidence) -> Finding | None:
     why = quote(evidence.stderr)
     if NOT_FREE.search(evidence.stderr):
         show = f"scontrol show node {names}"
-        return Finding(f"mpi:{evidence.module}", Mark.SKIP, "the nodes were not free", why, (show,))
+        return Finding(f"mpi:{evidence.module}", Severity.SKIP, "the nodes were not free", why, (show,))
     if evidence.plugins and "pmix" not in evidence.plugins:
         return evidence.failure("Slurm: srun --mpi=list has no pmix plugin", why, "srun --mpi=list")
     remedy = (f"scontrol show node {names}", "sinfo -N", "ls -l /opt/pmix/lib/libpmix.so*; ldconfig -p | grep pmix")

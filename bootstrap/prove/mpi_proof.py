@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..cluster.slurm import SlurmNode, mpi_plugins, require_step, setting, srun
 from ..core.deadlines import COMMAND
 from ..core.errors import PetalError, StateError
-from ..core.model import Finding, Mark, NodeReport
+from ..core.model import Finding, NodeReport, Severity
 from ..host.log import LOG
 from ..host.system import Completed
 from ..modules.tree import MPI
@@ -45,15 +45,15 @@ def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ..
     # A job has all its nodes in one queue.
     pair = next((group[:2] for group in by_queue(nodes).values() if len(group) > 1), None)
     if pair is None:
-        return (Finding("mpi", Mark.SKIP, f"two nodes of one queue are needed, and {len(nodes)} can be used"),)
+        return (Finding("mpi", Severity.SKIP, f"two nodes of one queue are needed, and {len(nodes)} can be used"),)
     try:
         current = current_release(ctx.paths)
         manifest = read_manifest(ctx.paths, current) if current else None
     except StateError as error:
-        return (Finding("mpi", Mark.FAIL, error.what, error.why, error.remedy),)
+        return (Finding("mpi", Severity.FAIL, error.what, error.why, error.remedy),)
     modules = mpi_modules(manifest, ctx.facts.host.target) if manifest else ()
     if not modules:
-        return (Finding("mpi", Mark.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
+        return (Finding("mpi", Severity.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
     names = [node.name for node in pair]
     return tuple(prove_mpi(ctx, module, names, queue=pair[0].partition) for module in modules)
 
@@ -82,7 +82,7 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | N
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except PetalError as error:
         why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
-        return Finding(f"mpi:{module}", Mark.FAIL, "Slurm: the job did not end", why, remedy)
+        return Finding(f"mpi:{module}", Severity.FAIL, "Slurm: the job did not end", why, remedy)
     LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
     evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
     return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, queue)))

@@ -13,9 +13,9 @@ from ..spack import database
 from ..spack.families import FAMILIES
 from ..spack.lockfile import locked_specs
 from ..state.context import Context
-from ..state.desired import Published, Wanted
+from ..state.desired import DesiredState, Published
 from ..state.release import Manifest, current_release, package_prefix, read_manifest
-from ..state.store import Shared, wanted_of
+from ..state.store import ClusterState, desired_state_of
 
 LOCKFILES = "spack*.lock"
 
@@ -33,7 +33,7 @@ class ReleaseInfo:
 
     name: str
     manifest: Manifest | None
-    wanted: Wanted | None
+    wanted: DesiredState | None
     problem: str
     published: str | None
 
@@ -57,7 +57,7 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
             continue
         manifest, wanted, problem = None, None, ""
         try:
-            manifest, wanted = read_manifest(ctx.paths, path.name), wanted_of(ctx.paths, path.name)
+            manifest, wanted = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
         except StateError as error:
             problem = str(error)
         releases.append(ReleaseInfo(path.name, manifest, wanted, problem, times.get(path.name)))
@@ -70,7 +70,7 @@ def history(ctx: Context) -> tuple[Published, ...]:
     Raises:
         StateError: the record cannot be read.
     """
-    return Shared(ctx.paths).published() if ctx.config.bound and ctx.mode is not Mode.IMAGE else ()
+    return ClusterState(ctx.paths).published() if ctx.config.bound and ctx.mode is not Mode.IMAGE else ()
 
 
 def previous_release(ctx: Context) -> str | None:

@@ -22,7 +22,7 @@ from ..spack.workspace import open_spack, store_of
 from ..state.context import Context
 from ..state.desired import Published
 from ..state.release import current_release
-from ..state.store import Shared
+from ..state.store import ClusterState
 from .catalog import ReleaseInfo, all_releases, history, needs, stores
 from .publish import PIN
 
@@ -86,7 +86,7 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-no-current")
-    wanted = Shared(ctx.paths).wanted() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
+    wanted = ClusterState(ctx.paths).desired_state() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
     reasons = {current: "current"}
     if wanted is not None:
         reasons.setdefault(wanted.release, "wanted")

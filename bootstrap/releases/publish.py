@@ -13,7 +13,7 @@ from ..host.system import timestamp
 from ..modules import templates
 from ..state.context import Context
 from ..state.release import current_release
-from ..state.store import Shared, save_wanted_of, wanted_of
+from ..state.store import ClusterState, desired_state_of, save_desired_state_of
 from .catalog import ReleaseInfo, all_releases, needs, previous_release
 
 PIN = "petal"
@@ -21,8 +21,8 @@ PIN = "petal"
 
 def save_desired_state(ctx: Context) -> None:
     """Saves the desired state in the release before it is published, so that a rollback can restore it."""
-    if wanted_of(ctx.paths, ctx.wanted_release) != ctx.wanted:
-        save_wanted_of(ctx.paths, ctx.wanted)
+    if desired_state_of(ctx.paths, ctx.desired_release) != ctx.desired_state:
+        save_desired_state_of(ctx.paths, ctx.desired_state)
 
 
 def publish(ctx: Context, release: str) -> None:
@@ -47,7 +47,7 @@ def _record_current(ctx: Context) -> None:
     if release is None or not ctx.config.bound or ctx.mode is Mode.IMAGE:
         return
     try:
-        Shared(ctx.paths).note_published(release, ctx.run_id, timestamp(ctx.paths.current.lstat().st_mtime))
+        ClusterState(ctx.paths).note_published(release, ctx.run_id, timestamp(ctx.paths.current.lstat().st_mtime))
     except StateError as error:  # a damaged record does not prevent publishing; ``repair`` puts it aside
         LOG.warning("%s", error)
 
@@ -102,7 +102,7 @@ def _rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
     if release.manifest is None:
         return "it is incomplete: manifest.json is missing"
     if release.wanted is None:
-        return "it does not hold the configuration that made it: wanted.json is missing"
+        return "it does not hold the configuration that made it: desired.json is missing"
     without = {spec.replace("@", "-") for spec in release.manifest.missing}
     missing = sorted(
         prefix.name for prefix in needs(ctx, release).prefixes if not prefix.is_dir() and prefix.name not in without
@@ -121,5 +121,5 @@ def roll_back(ctx: Context, release: ReleaseInfo) -> None:
     assert release.wanted is not None
     wanted = replace(release.wanted, version=ctx.tool.version, sha256=ctx.tool.sha256)
     ctx.confirm()
-    Shared(ctx.paths).save_wanted(wanted)
+    ClusterState(ctx.paths).save_desired_state(wanted)
     publish(ctx, release.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..core.model import Finding, Mark, change, elsewhere, satisfied
+from ..core.model import Finding, Severity, change, elsewhere, satisfied
 from ..host.files import remove_tree, size_of
 from ..state.context import Context
 from ..steps.base import Step
@@ -20,7 +20,7 @@ class BuildStage(Step):
     title = "ended builds left nothing on this node's disk"
     local = True
     repair_only = True
-    severity = Mark.WARN
+    severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
         indexes, stages = _unreadable_indexes(ctx), _stages(ctx)

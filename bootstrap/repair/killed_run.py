@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError
-from ..core.model import Finding, Mark, RunRecord, change, satisfied
+from ..core.model import Finding, RunRecord, Severity, change, satisfied
 from ..host.log import LOG
 from ..host.system import timestamp
 from ..state.context import Context
-from ..state.store import KEEP_RUNS, Runs, Shared, as_it_is, is_dead
+from ..state.store import KEEP_RUNS, ClusterState, Runs, as_it_is, is_dead
 from ..steps.base import Step
 
 
@@ -21,20 +21,20 @@ class KilledRun(Step):
     title = "no run was killed"
     local = True
     repair_only = True
-    severity = Mark.WARN
+    severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
         dead = _dead(ctx)
         if not dead:
             return satisfied("the newest run of this node has ended, or is in progress")
         newest = dead[0]
-        step = next((f" in the step {step.name}" for step in newest.steps if step.outcome.goes_on), "")
+        step = next((f" in the step {step.name}" for step in newest.steps if step.outcome.is_running), "")
         reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed{step}"
         return change(reason, "close its record; the steps below do its work")
 
     def apply(self, ctx: Context) -> None:
         for run in _dead(ctx):
-            closed = replace(as_it_is(run, ctx.facts.host.boot_id), finished=timestamp(), exit=1, settled=True)
+            closed = replace(as_it_is(run, ctx.facts.host.boot_id), finished=timestamp(), exit=1, hook_may_return=True)
             Runs(ctx.paths).save(closed)
             _close_on_shared(ctx, closed)
 
@@ -54,7 +54,7 @@ def _close_on_shared(ctx: Context, closed: RunRecord) -> None:
     """Closes the head node's install record too. Without shared storage that copy stays as it is."""
 
     def close() -> None:
-        shared = Shared(ctx.paths)
+        shared = ClusterState(ctx.paths)
         install = shared.install()
         if install is not None and install.run_id == closed.run_id:
             shared.save_install(closed)

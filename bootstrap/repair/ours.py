@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.errors import StateError
 from ..state.context import Context
-from ..state.store import Seen, Shared
+from ..state.store import ClusterState, KnownStorage
 
 
 def is_ours(ctx: Context) -> bool:
@@ -12,16 +12,16 @@ def is_ours(ctx: Context) -> bool:
 
     If the token cannot be read, the newest install record must be of this node: another storage has none.
     """
-    before = Seen.load(ctx.paths)
+    before = KnownStorage.load(ctx.paths)
     if before is None or before.mount != ctx.paths.mount or ctx.paths.shared.is_symlink():
         return False
-    token = Shared(ctx.paths, trusting=True).token_or_none()
+    token = ClusterState(ctx.paths, trusting=True).token_or_none()
     return _installed_here(ctx) if token is None else before.knows(ctx.paths.mount, token)
 
 
 def _installed_here(ctx: Context) -> bool:
     try:
-        install = Shared(ctx.paths, trusting=True).install()
+        install = ClusterState(ctx.paths, trusting=True).install()
     except StateError:
         return False
     return install is not None and install.host == ctx.facts.host.name

@@ -13,7 +13,7 @@ from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner
 from ..state.release import read_index, read_manifest
-from ..state.store import Seen, Shared
+from ..state.store import ClusterState, KnownStorage
 from ..steps.base import HEAD, Step
 from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
@@ -54,16 +54,16 @@ class Records(Step):
             path.replace(path.with_name(path.name + ".bad"))
             LOG.warning("%s is damaged and was renamed to .bad", path, extra={"step": self.name})
         if _token_is_lost(ctx):
-            before = Seen.load(ctx.paths)
+            before = KnownStorage.load(ctx.paths)
             assert before is not None
-            Shared(ctx.paths).save_token(Token(before.token, ctx.facts.host.name, Owner.of(ctx.facts.cluster)))
+            ClusterState(ctx.paths).save_token(Token(before.token, ctx.facts.host.name, Owner.of(ctx.facts.cluster)))
 
 
 def _damaged(ctx: Context) -> Iterator[Path]:
-    shared, state = Shared(ctx.paths), ctx.paths.state
+    shared, state = ClusterState(ctx.paths), ctx.paths.state
     readers: list[tuple[Path, Callable[[], object]]] = [
         (state / "token.json", shared.token),
-        (state / "wanted.json", shared.wanted),
+        (state / "desired.json", shared.desired_state),
         (state / "stack.json", shared.install),
         (state / "proof.json", shared.proof),
         (state / "published.json", shared.published),

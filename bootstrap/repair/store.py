@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import PetalError, SpackError, StateError, as_error
-from ..core.model import Finding, Mark, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Scope, Severity, blocked, change, elsewhere, refused, satisfied
 from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
@@ -17,7 +17,7 @@ from ..spack import database, recovery
 from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
-from ..state.store import Shared
+from ..state.store import ClusterState
 from ..steps.base import HEAD, Step
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
@@ -59,7 +59,7 @@ class PartialInstalls(Step):
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 300
-    severity = Mark.WARN
+    severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.builds:
@@ -88,7 +88,7 @@ def _partial_installs(ctx: Context) -> list[Path]:
     store = store_of(ctx)
     if recovery.database_problem(store):
         return []
-    running = Shared(ctx.paths).install()
+    running = ClusterState(ctx.paths).install()
     if running is not None and running.finished is None and running.run_id != ctx.run_id:
         return []
     return sorted([*recovery.look(store).partial, *recovery.leftovers(store)])

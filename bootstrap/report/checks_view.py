@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..cluster.hostlist import folded
-from ..core.model import Finding, FleetReport, Lines, Mark, NodeReport, Result
+from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
 from .lines import CHECK_MARKS, Line, finding_lines
 
 NOT_REACHED = "."
@@ -44,9 +44,9 @@ def lines_view(result: Result[Lines]) -> list[Line]:
 
 def totals(findings: Iterable[Finding]) -> str:
     """``1 failed, 2 warnings, 9 ok``."""
-    marks = [finding.mark for finding in findings]
-    failures, warnings = marks.count(Mark.FAIL), marks.count(Mark.WARN)
-    return f"{failures} failed, {warnings} {'warning' if warnings == 1 else 'warnings'}, {marks.count(Mark.OK)} ok"
+    marks = [finding.severity for finding in findings]
+    failures, warnings = marks.count(Severity.FAIL), marks.count(Severity.WARN)
+    return f"{failures} failed, {warnings} {'warning' if warnings == 1 else 'warnings'}, {marks.count(Severity.OK)} ok"
 
 
 def total(reports: Sequence[NodeReport]) -> str:
@@ -63,7 +63,7 @@ def columns_of(reports: Sequence[NodeReport]) -> tuple[list[str], Columns]:
     checks = list(dict.fromkeys(finding.check for report in reports for finding in report.findings))
     columns: Columns = {}
     for report in reports:
-        marks = {finding.check: CHECK_MARKS[finding.mark] for finding in report.findings}
+        marks = {finding.check: CHECK_MARKS[finding.severity] for finding in report.findings}
         columns.setdefault(tuple(marks.get(check, NOT_REACHED) for check in checks), []).append(report.node)
     return checks, columns
 
@@ -73,7 +73,7 @@ def problems(reports: Iterable[NodeReport]) -> list[tuple[Finding, str]]:
     groups: dict[Finding, list[str]] = {}
     for report in reports:
         for finding in report.findings:
-            if finding.mark in (Mark.WARN, Mark.FAIL):
+            if finding.severity in (Severity.WARN, Severity.FAIL):
                 groups.setdefault(finding, []).append(report.node)
     return [(finding, folded(names)) for finding, names in groups.items()]
 
@@ -103,6 +103,8 @@ def _unchecked(reports: Sequence[NodeReport]) -> list[Line]:
     groups: dict[str, list[str]] = {}
     for report in reports:
         for finding in report.findings if not report.asked else ():
-            if finding.mark is Mark.SKIP:
+            if finding.severity is Severity.SKIP:
                 groups.setdefault(finding.message, []).append(report.node)
-    return [Line(f"{folded(names)}: {message}", CHECK_MARKS[Mark.SKIP], indent=0) for message, names in groups.items()]
+    return [
+        Line(f"{folded(names)}: {message}", CHECK_MARKS[Severity.SKIP], indent=0) for message, names in groups.items()
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.model import Finding, Mark, Outcome, StepReport
+from ..core.model import Finding, Outcome, Severity, StepReport
 
 MARKS = {
     Outcome.OK: "=",
@@ -18,7 +18,7 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
-CHECK_MARKS = {Mark.OK: "ok", Mark.WARN: "warn", Mark.FAIL: "FAIL", Mark.SKIP: "-"}
+CHECK_MARKS = {Severity.OK: "ok", Severity.WARN: "warn", Severity.FAIL: "FAIL", Severity.SKIP: "-"}
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def summary(steps: Iterable[StepReport]) -> str:
 
 def finding_lines(finding: Finding) -> list[Line]:
     """The result of one check; a warning or failure with its reason, remedy and documentation."""
-    lines = [Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.mark])]
-    if finding.mark not in (Mark.WARN, Mark.FAIL):
+    lines = [Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.severity])]
+    if finding.severity not in (Severity.WARN, Severity.FAIL):
         return lines
     lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
     lines += [Line(f"try  {text}", indent=7) for text in finding.remedy]

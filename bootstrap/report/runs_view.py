@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.model import Mark, Outcome, Plan, Result, RunRecord, StepReport, Tool
+from ..core.model import Outcome, Plan, Result, RunRecord, Severity, StepReport, Tool
 from .lines import Line, error_lines, finding_lines, skipped_lines, step_lines, steps_lines, summary
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ def run_view(result: Result[RunRecord], *, steps_shown: bool) -> list[Line]:
     if run.verb == "repair":
         return _repair_view(run, steps_shown=steps_shown)
     lines = [*([] if steps_shown else steps_lines(run.steps)), *skipped_lines(run.steps)]
-    lines += [line for finding in run.findings if finding.mark is not Mark.OK for line in finding_lines(finding)]
+    lines += [
+        line for finding in run.findings if finding.severity is not Severity.OK for line in finding_lines(finding)
+    ]
     if result.command == "hook":  # ParallelCluster throws away the stderr of a hook that succeeds
         lines += [line for error in result.errors for line in error_lines(error)]
-    running = run.finished is None and not run.settled
+    running = run.finished is None and not run.hook_may_return
     state = "still running in the background" if running else result.status.value
     title = f"{result.command} {run.event}".strip()
     release = f"release {run.release}, " if run.release else ""
@@ -36,7 +38,7 @@ def run_view(result: Result[RunRecord], *, steps_shown: bool) -> list[Line]:
 
 
 def _repair_view(run: RunRecord, *, steps_shown: bool) -> list[Line]:
-    left = [finding for finding in run.findings if finding.mark in (Mark.WARN, Mark.FAIL)]
+    left = [finding for finding in run.findings if finding.severity in (Severity.WARN, Severity.FAIL)]
     lines = [] if steps_shown else _changed_lines(run.steps)
     lines += [Line("remaining findings:", heading=True)] if left else []
     lines += [line for finding in left for line in finding_lines(finding)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
-from ..core.model import Mark, NodeReport, Outcome, Result, RunRecord, plain
+from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
 from ..host.clocks import age_of, seconds_of
 from .lines import Line, error_lines, step_lines, summary
 
@@ -83,7 +83,7 @@ def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
 
 def _failure(report: NodeReport) -> str:
     """The first failed check, which is the cause of later ones, or an empty string."""
-    failed = next((finding for finding in report.findings if finding.mark is Mark.FAIL), None)
+    failed = next((finding for finding in report.findings if finding.severity is Severity.FAIL), None)
     return f"{failed.check}: {failed.message}" if failed else ""
 
 
@@ -94,7 +94,7 @@ def _ago(time: str, now: float | None, word: str = "") -> str:
 def _run_lines(run: RunRecord, now: float | None, label: str, *, steps: bool = True) -> list[Line]:
     """A run in three lines; with ``steps`` also the steps that run at the moment."""
     state = f"{run.status.value}, exit {run.exit}{_ago(run.finished, now)}" if run.finished else run.status.value
-    running = [step for step in run.steps if step.outcome.goes_on] if steps and run.finished is None else []
+    running = [step for step in run.steps if step.outcome.is_running] if steps and run.finished is None else []
     return [
         _row(label, f"{run.verb} {run.event}".strip() + f": {state}"),
         _row("", summary(run.steps)),

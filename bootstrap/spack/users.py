@@ -64,7 +64,7 @@ def module_values(ctx: Context, target: str) -> dict[str, Any]:
     store, host = store_of(ctx), ctx.facts.host
     return {
         "version": ctx.config.spack.version,
-        "release": ctx.wanted_release,
+        "release": ctx.desired_release,
         "places": [(str(program.tree), str(program.recipes), _files_of(program)) for program in programs],
         "needed": [str(interpreter()), str(store / ".spack-db" / "index.json")],
         "store": str(store),
@@ -83,7 +83,7 @@ def interpreter() -> Path:
 
 
 def _directory(ctx: Context, target: str) -> Path:
-    return ctx.paths.release(ctx.wanted_release) / "spack" / module_tree(ctx, target).name
+    return ctx.paths.release(ctx.desired_release) / "spack" / module_tree(ctx, target).name
 
 
 def _python(ctx: Context, target: str) -> Path:

@@ -26,12 +26,12 @@ from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
 def lockfile_of(ctx: Context, target: str) -> Path:
     """The lockfile of this run's release: ``spack.lock``, or one for each of several targets."""
     name = "spack.lock" if len(ctx.targets) == 1 else f"spack-{target}.lock"
-    return ctx.paths.release(ctx.wanted_release) / name
+    return ctx.paths.release(ctx.desired_release) / name
 
 
 def module_tree(ctx: Context, target: str) -> Path:
     """The module tree of one target in this run's release."""
-    return ctx.paths.release(ctx.wanted_release) / "modules" / tree_name(ctx.facts.host, target)
+    return ctx.paths.release(ctx.desired_release) / "modules" / tree_name(ctx.facts.host, target)
 
 
 def store_of(ctx: Context) -> Path:
@@ -49,7 +49,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
         SpackError: ``spack-no-compiler``, ``spack-target``.
     """
     config = ctx.config
-    work = (apart or ctx.paths.work(ctx.wanted_release)) / target
+    work = (apart or ctx.paths.work(ctx.desired_release)) / target
     program = locate(config, ctx.paths)
     store = apart / "store" if apart else store_of(ctx)
     places = Places(

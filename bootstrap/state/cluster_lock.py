@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..core import decode as shapes
+from ..core import decode
 from ..core.errors import DISK_ERRORS, LockLost, LockTimeout, StateError, StorageError
 from ..core.model import plain
 from ..host.atomic import write_json
@@ -52,12 +52,12 @@ class Holder:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Holder:
         return cls(
-            host=shapes.text(raw["host"]),
-            pid=shapes.whole(raw["pid"]),
-            boot_id=shapes.text(raw["boot_id"]),
-            process_start=shapes.number(raw["process_start"]),
-            since=shapes.text(raw["since"]),
-            run_id=shapes.text(raw["run_id"]),
+            host=decode.text(raw["host"]),
+            pid=decode.whole(raw["pid"]),
+            boot_id=decode.text(raw["boot_id"]),
+            process_start=decode.number(raw["process_start"]),
+            since=decode.text(raw["since"]),
+            run_id=decode.text(raw["run_id"]),
         )
 
 

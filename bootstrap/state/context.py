@@ -15,7 +15,7 @@ from ..core.model import Mode, Role, StepReport, Tool
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
-from .desired import Wanted
+from .desired import DesiredState
 from .release import build_targets_of, tree_name
 
 
@@ -103,11 +103,13 @@ class Context:
         return Mode.NODE if self.paths.live else Mode.TREE
 
     @property
-    def wanted(self) -> Wanted:
+    def desired_state(self) -> DesiredState:
         """The desired state of the cluster after this run."""
         cuda = self.build_targets.cuda if self.build_targets else ()
         environment, config = dict(self.environment), self.config.to_dict()
-        return Wanted(self.tool.version, self.tool.sha256, config, environment, self.wanted_release, self.targets, cuda)
+        return DesiredState(
+            self.tool.version, self.tool.sha256, config, environment, self.desired_release, self.targets, cuda
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -154,7 +156,7 @@ class Context:
         return self.paths.home / self.tool.version / "petal-node"
 
     @property
-    def wanted_release(self) -> str:
+    def desired_release(self) -> str:
         """The release to make. Only steps that need a configuration read it."""
         if self.release is None:
             raise RuntimeError("the release id is not known in this run")

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import decode as shapes
-from ..core.model import Finding, Mark, NodeReport
+from ..core import decode
+from ..core.model import Finding, NodeReport, Severity
 from .owner import Owner
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredState:
     """The petal-node version, the configuration and the release that this cluster should have.
 
     ``environment`` is the content of the stack's spack.yaml, so its URI is not read again. ``targets`` (CPUs) and
@@ -28,18 +28,18 @@ class Wanted:
     cuda: tuple[str, ...] = ()
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Wanted:
-        config, environment = shapes.mapping(raw["config"]), shapes.mapping(raw["environment"])
-        shapes.text(shapes.mapping(config.get("storage", {})).get("mount", "/shared"))
-        shapes.items(environment.get("specs", ()), shapes.text)
+    def from_dict(cls, raw: Mapping[str, Any]) -> DesiredState:
+        config, environment = decode.mapping(raw["config"]), decode.mapping(raw["environment"])
+        decode.text(decode.mapping(config.get("storage", {})).get("mount", "/shared"))
+        decode.items(environment.get("specs", ()), decode.text)
         return cls(
-            version=shapes.name(raw["version"]),
-            sha256=shapes.maybe(raw.get("sha256"), shapes.sha256),
+            version=decode.name(raw["version"]),
+            sha256=decode.maybe(raw.get("sha256"), decode.sha256),
             config=config,
             environment=environment,
-            release=shapes.name(raw["release"]),
-            targets=shapes.items(raw.get("targets", ()), shapes.name),
-            cuda=shapes.items(raw.get("cuda", ()), shapes.name),
+            release=decode.name(raw["release"]),
+            targets=decode.items(raw.get("targets", ()), decode.name),
+            cuda=decode.items(raw.get("cuda", ()), decode.name),
         )
 
 
@@ -53,12 +53,12 @@ class Published:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Published:
-        return cls(shapes.name(raw["release"]), shapes.text(raw["time"]), shapes.text(raw["run_id"]))
+        return cls(decode.name(raw["release"]), decode.text(raw["time"]), decode.text(raw["run_id"]))
 
     @classmethod
     def all_of(cls, raw: Mapping[str, Any]) -> tuple[Published, ...]:
         """All entries of ``published.json``."""
-        return shapes.items(raw["published"], cls.from_dict)
+        return decode.items(raw["published"], cls.from_dict)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Token:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Token:
-        owner = shapes.maybe(shapes.maybe(raw.get("owner"), shapes.mapping), Owner.from_dict)
-        return cls(shapes.text(raw["token"]), shapes.text(raw["host"]), owner)
+        owner = decode.maybe(decode.maybe(raw.get("owner"), decode.mapping), Owner.from_dict)
+        return cls(decode.text(raw["token"]), decode.text(raw["host"]), owner)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Proof:
 
     @property
     def failed_between(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.between if finding.mark is Mark.FAIL)
+        return tuple(finding for finding in self.between if finding.severity is Severity.FAIL)
 
     @property
     def proved(self) -> int:
@@ -103,9 +103,9 @@ class Proof:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
-        nodes = shapes.items(raw["nodes"], NodeReport.from_dict)
-        between = shapes.items(raw.get("between", ()), Finding.from_dict)
-        return cls(shapes.text(raw["release"]), shapes.text(raw["time"]), nodes, between)
+        nodes = decode.items(raw["nodes"], NodeReport.from_dict)
+        between = decode.items(raw.get("between", ()), Finding.from_dict)
+        return cls(decode.text(raw["release"]), decode.text(raw["time"]), nodes, between)
 
     @property
     def asked(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import decode as shapes
+from ..core import decode
 from ..core.facts import Cluster
 
 
@@ -27,13 +27,13 @@ class Owner:
     @classmethod
     def of(cls, cluster: Cluster) -> Owner | None:
         """This node's cluster; None if its name is unknown, or cannot be the name of a stack."""
-        if cluster.name is None or not shapes.NAME.match(cluster.name):
+        if cluster.name is None or not decode.NAME.match(cluster.name):
             return None
         return cls(cluster.name, cluster.region or "")
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Owner:
-        return cls(shapes.name(raw["name"]), shapes.text(raw.get("region", "")))
+        return cls(decode.name(raw["name"]), decode.text(raw.get("region", "")))
 
 
 def is_foreign(owner: Owner | None, cluster: Cluster) -> bool:

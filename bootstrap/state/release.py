@@ -16,7 +16,7 @@ from typing import Any
 from ..cluster import targets
 from ..cluster.targets import BuildTargets
 from ..config.model import Config, PackageConfig
-from ..core import decode as shapes
+from ..core import decode
 from ..core.errors import ConfigError
 from ..core.facts import Host, Queue
 from ..core.model import plain
@@ -43,10 +43,10 @@ class ModuleFile:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
-        name, path, origin = (shapes.text(raw[key]) for key in ("name", "path", "origin"))
+        name, path, origin = (decode.text(raw[key]) for key in ("name", "path", "origin"))
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"{path!r} is outside of the module tree")
-        return cls(name, path, origin, shapes.text(raw.get("sha256", "")))
+        return cls(name, path, origin, decode.text(raw.get("sha256", "")))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Tree:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Tree:
-        modules = shapes.items(raw["modules"], ModuleFile.from_dict)
-        return cls(shapes.name(raw["name"]), shapes.name(raw["target"]), modules)
+        modules = decode.items(raw["modules"], ModuleFile.from_dict)
+        return cls(decode.name(raw["name"]), decode.name(raw["target"]), modules)
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Manifest:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
         return cls(
-            release=shapes.name(raw["release"]),
-            created=shapes.text(raw["created"]),
-            os=shapes.text(raw["os"]),
-            glibc=shapes.text(raw["glibc"]),
-            specs=shapes.items(raw["specs"], shapes.text),
-            trees=shapes.items(raw["trees"], Tree.from_dict),
-            missing=shapes.items(raw.get("missing", ()), shapes.text),
+            release=decode.name(raw["release"]),
+            created=decode.text(raw["created"]),
+            os=decode.text(raw["os"]),
+            glibc=decode.text(raw["glibc"]),
+            specs=decode.items(raw["specs"], decode.text),
+            trees=decode.items(raw["trees"], Tree.from_dict),
+            missing=decode.items(raw.get("missing", ()), decode.text),
         )
 
 
@@ -219,7 +219,7 @@ def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
     raw = read_document(path)
     if raw is None:
         return None
-    trees: tuple[Tree, ...] = shaped(path, lambda: shapes.items(raw["trees"], Tree.from_dict))
+    trees: tuple[Tree, ...] = shaped(path, lambda: decode.items(raw["trees"], Tree.from_dict))
     return trees
 
 
@@ -231,7 +231,7 @@ def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
     """
     path = paths.release(release) / INDEX
     raw = read_document(path) or {}
-    missing: tuple[str, ...] = shaped(path, lambda: shapes.items(raw.get("missing", ()), shapes.text))
+    missing: tuple[str, ...] = shaped(path, lambda: decode.items(raw.get("missing", ()), decode.text))
     return missing
 
 

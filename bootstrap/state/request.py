@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..core import decode as shapes
+from ..core import decode
 from ..core.model import Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
@@ -14,12 +14,12 @@ from .store import KEPT, read_document, shaped, write_document
 
 # configured: OnNodeConfigured has run once. pending: a decision of a hook that is not in the desired state yet.
 _SHAPE: dict[str, Callable[[Any], Any]] = {
-    "uri": shapes.text,
+    "uri": decode.text,
     "configured": bool,
     "pending": bool,
-    "role": shapes.text,
-    "config": shapes.mapping,
-    "config_sha256": shapes.sha256,
+    "role": decode.text,
+    "config": decode.mapping,
+    "config_sha256": decode.sha256,
 }
 
 

@@ -1,6 +1,6 @@
 """What petal-node keeps on disk: how its documents are read and written, and the shape of those that all share.
 
-On the node: one record a run. On shared storage: the storage token, ``wanted.json``, the head's install record, the
+On the node: one record a run. On shared storage: the storage token, ``desired.json``, the head's install record, the
 proof, and one report a node. What only one concern keeps has its shape there: in ``release``, ``prepare``, ``steps``.
 Every document carries ``format``; a newer one than this version knows is refused.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import decode as shapes
+from ..core import decode
 from ..core.errors import StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
@@ -22,7 +22,7 @@ from ..host.atomic import write_json
 from ..host.files import distrust, is_deep, make_dir, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
-from .desired import Proof, Published, Token, Wanted
+from .desired import DesiredState, Proof, Published, Token
 from .owner import Owner
 
 FORMAT = 1
@@ -48,7 +48,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
         raise StateError(
             f"{path} was written by a newer petal-node",
             why=f"its format is {number}, this version knows {FORMAT}",
-            remedy="use the version that wanted.json names, or a newer one",
+            remedy="use the version that desired.json names, or a newer one",
             code="state-newer",
         )
     if is_deep(document):
@@ -151,7 +151,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Seen:
+class KnownStorage:
     """The storage that this node has used, in its own memory.
 
     ``cluster`` is the cluster whose head node decides which storage is used; None on the head node itself, which takes
@@ -163,11 +163,11 @@ class Seen:
     cluster: Owner | None = None
 
     @classmethod
-    def of(cls, mount: str, token: Token, role: Role) -> Seen:
+    def of(cls, mount: str, token: Token, role: Role) -> KnownStorage:
         return cls(mount, token.token, None if role is Role.HEAD else token.owner)
 
     @classmethod
-    def load(cls, paths: Paths) -> Seen | None:
+    def load(cls, paths: Paths) -> KnownStorage | None:
         """The saved storage; None without one, and if the file is damaged."""
         try:
             raw = read_document(paths.seen_storage)
@@ -177,9 +177,9 @@ class Seen:
             return None
 
     @classmethod
-    def _from_dict(cls, raw: Mapping[str, Any]) -> Seen:
-        cluster = shapes.maybe(shapes.maybe(raw.get("cluster"), shapes.mapping), Owner.from_dict)
-        return cls(shapes.text(raw["mount"]), shapes.text(raw["token"]), cluster)
+    def _from_dict(cls, raw: Mapping[str, Any]) -> KnownStorage:
+        cluster = decode.maybe(decode.maybe(raw.get("cluster"), decode.mapping), Owner.from_dict)
+        return cls(decode.text(raw["mount"]), decode.text(raw["token"]), cluster)
 
     def save(self, paths: Paths) -> None:
         write_document(paths.seen_storage, plain(self))
@@ -193,7 +193,7 @@ class Seen:
         )
 
 
-class Shared:
+class ClusterState:
     """The documents on shared storage. Nothing is read that others could have written."""
 
     def __init__(self, paths: Paths, *, trusting: bool = False) -> None:
@@ -211,19 +211,19 @@ class Shared:
         except StateError:
             return None
 
-    def is_from_before(self) -> bool:
+    def is_known_storage(self) -> bool:
         """False where another storage, or another cluster, has come in the place of what this node has used."""
-        before = Seen.load(self._paths)
+        before = KnownStorage.load(self._paths)
         return before is None or before.knows(self._paths.mount, self.token())
 
     def save_token(self, token: Token) -> None:
         self._write("token.json", plain(token))
 
-    def wanted(self) -> Wanted | None:
-        return self._read("wanted.json", Wanted.from_dict)  # type: ignore[no-any-return]
+    def desired_state(self) -> DesiredState | None:
+        return self._read("desired.json", DesiredState.from_dict)  # type: ignore[no-any-return]
 
-    def save_wanted(self, wanted: Wanted) -> None:
-        self._write("wanted.json", plain(wanted))
+    def save_desired_state(self, wanted: DesiredState) -> None:
+        self._write("desired.json", plain(wanted))
 
     def published(self) -> tuple[Published, ...]:
         """What ``current`` has led to, the newest last."""
@@ -276,7 +276,7 @@ class Shared:
     def remove_records(self) -> None:
         """Removes the records of a former cluster; unread, because a newer petal-node may have written them."""
         state = self._paths.state
-        names = ("wanted.json", "stack.json", "proof.json", "published.json")
+        names = ("desired.json", "stack.json", "proof.json", "published.json")
         for path in (*(state / name for name in names), *(state / "nodes").glob("*.json")):
             path.unlink(missing_ok=True)
 
@@ -296,7 +296,7 @@ class Shared:
             raise StateError(
                 f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
             )
-        if not path.parent.is_dir() or not (name == "token.json" or self.is_from_before()):
+        if not path.parent.is_dir() or not (name == "token.json" or self.is_known_storage()):
             why = "the storage from before is not there"
             raise StorageError(
                 f"{path} is not written", why=why, remedy=f"findmnt {self._paths.mount}", code="storage-changed"
@@ -304,17 +304,17 @@ class Shared:
         write_json(path, {"format": FORMAT, **content})
 
 
-def wanted_of(paths: Paths, release: str) -> Wanted | None:
+def desired_state_of(paths: Paths, release: str) -> DesiredState | None:
     """What made a release: its configuration, with which it can be wanted again. None in releases from before that.
 
     Raises:
         StateError: it is damaged.
     """
-    path = paths.release(release) / "wanted.json"
+    path = paths.release(release) / "desired.json"
     document = read_document(path)
-    return None if document is None else shaped(path, lambda: Wanted.from_dict(document))
+    return None if document is None else shaped(path, lambda: DesiredState.from_dict(document))
 
 
-def save_wanted_of(paths: Paths, wanted: Wanted) -> None:
+def save_desired_state_of(paths: Paths, wanted: DesiredState) -> None:
     """Written into the release before it is published."""
-    write_document(paths.release(wanted.release) / "wanted.json", plain(wanted))
+    write_document(paths.release(wanted.release) / "desired.json", plain(wanted))

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ..core.deadlines import PROBE
 from ..core.errors import DeadlineExceeded
-from ..core.model import Finding, Mark, Mode, Outcome, Role, Scope, StepReport
+from ..core.model import Finding, Mode, Outcome, Role, Scope, Severity, StepReport
 from ..host.file_locks import broken, no_locks
 from ..state.context import Context
 
@@ -80,7 +80,7 @@ class Step(Check):
     in_repair: ClassVar[bool] = True
     claims_storage: ClassVar[bool] = False
     is_check: ClassVar[bool] = True
-    severity: ClassVar[Mark] = Mark.FAIL
+    severity: ClassVar[Severity] = Severity.FAIL
 
     @abstractmethod
     def probe(self, ctx: Context) -> Finding:
@@ -101,7 +101,7 @@ class Step(Check):
     def on_held(self, ctx: Context) -> None:
         """Called at the end of its turn in a run if it holds."""
 
-    def severity_on(self, ctx: Context) -> Mark:  # noqa: ARG002
+    def severity_on(self, ctx: Context) -> Severity:  # noqa: ARG002
         """The mark of its finding as a check on this node, if it does not hold."""
         return self.severity
 
@@ -116,7 +116,7 @@ class Step(Check):
         """The findings of a probe that this run has made already."""
         if report.outcome is Outcome.SKIPPED:
             return ()
-        mark = Mark.OK if report.outcome.holds else Mark.FAIL
+        mark = Severity.OK if report.outcome.holds else Severity.FAIL
         code = str((report.error or {}).get("code", ""))
         finding = Finding(self.name, mark, report.reason, remedy=report.remedy, changes=report.changes, code=code)
         return self._as_check(finding, ctx)
@@ -125,8 +125,8 @@ class Step(Check):
         if finding.skipped:
             return ()
         remedy = finding.remedy or (("petal-node repair",) if finding.pending else ())
-        mark = finding.mark if finding.holds else self.severity_on(ctx)
-        return (replace(finding, check=self.name, mark=mark, remedy=remedy),)
+        mark = finding.severity if finding.holds else self.severity_on(ctx)
+        return (replace(finding, check=self.name, severity=mark, remedy=remedy),)
 
 
 def tried_file(ctx: Context) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.model import Mirror
-from ..core import decode as shapes
+from ..core import decode
 from ..core.errors import CacheError, PetalError, SpackError, StateError
 from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, satisfied
 from ..host.log import LOG
@@ -102,7 +102,7 @@ class _Record:
     """What is known to be in the mirrors, so that a run that changes nothing asks none of them."""
 
     def __init__(self, ctx: Context) -> None:
-        self._path: Path = ctx.paths.work(ctx.wanted_release) / "pushed.json"
+        self._path: Path = ctx.paths.work(ctx.desired_release) / "pushed.json"
         self._run_id = ctx.run_id
         self._pushed: dict[str, tuple[str, ...]] = {}
         self._trouble: dict[str, Any] | None = None
@@ -114,7 +114,7 @@ class _Record:
     def _read(self) -> None:
         raw = read_document(self._path) or {}
         self._pushed = shaped(self._path, lambda: _pushed_of(raw))
-        said = shaped(self._path, lambda: shapes.maybe(raw.get("trouble"), shapes.error))
+        said = shaped(self._path, lambda: decode.maybe(raw.get("trouble"), decode.error))
         self._trouble = said if raw.get("run_id") == self._run_id else None
 
     @property
@@ -142,8 +142,8 @@ class _Record:
 
 
 def _pushed_of(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    pushed = shapes.mapping(raw.get("pushed", {}))
-    return {url: shapes.items(hashes, shapes.text) for url, hashes in pushed.items()}
+    pushed = decode.mapping(raw.get("pushed", {}))
+    return {url: decode.items(hashes, decode.text) for url, hashes in pushed.items()}
 
 
 def _counted(left: dict[str, list[Locked]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.errors import PetalError
-from ..core.model import Mark, RunRecord
+from ..core.model import RunRecord, Severity
 from ..core.paths import Paths
 from ..host import systemd
 from ..host.log import LOG
@@ -53,7 +53,7 @@ AccuracySec=1s
 def is_ready(record: RunRecord) -> bool:
     """True if every step of this node holds. A missing or failed proof is no reason to repeat the other steps."""
     others = [step for step in record.steps if not step.background]
-    failed = any(finding.mark is Mark.FAIL for finding in record.findings)
+    failed = any(finding.severity is Severity.FAIL for finding in record.findings)
     return bool(others) and all(step.outcome.holds for step in others) and not failed and not record.errors
 
 

@@ -8,7 +8,7 @@ from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..state.context import Context
 from ..state.request import is_pending, mark_request_applied
-from ..state.store import Shared
+from ..state.store import ClusterState
 from .base import HEAD, Step
 from .root import WAY_TO_STORAGE
 from .self_install import SelfInstall
@@ -17,7 +17,7 @@ from .storage_owner import StorageOwner
 
 
 class RecordDesiredState(Step):
-    """Other nodes obey wanted.json before their own Args, and take the archive from here before they ask S3."""
+    """Other nodes obey desired.json before their own Args, and take the archive from here before they ask S3."""
 
     name = "desired-state"
     title = "the other nodes know what to have"
@@ -28,15 +28,15 @@ class RecordDesiredState(Step):
 
     def probe(self, ctx: Context) -> Finding:
         try:
-            known = Shared(ctx.paths).wanted()
+            known = ClusterState(ctx.paths).desired_state()
         except StateError as error:
             if error.code != "state-corrupt":
                 return refused(error)
             known = None
-        wanted = ctx.wanted
+        wanted = ctx.desired_state
         if known != wanted:
             before = f"release {known.release}" if known else "nothing"
-            return change(f"wanted.json says {before}", f"want release {wanted.release}, petal-node {wanted.version}")
+            return change(f"desired.json says {before}", f"want release {wanted.release}, petal-node {wanted.version}")
         if not _archive_is_there(ctx):
             return change("the archive is not on shared storage", f"write {ctx.paths.archives / str(ctx.tool.sha256)}")
         return satisfied(f"release {wanted.release}, petal-node {wanted.version}")
@@ -50,7 +50,7 @@ class RecordDesiredState(Step):
             install_executable(ctx.kept_archive, ctx.paths.archives / sha256, sha256)
         ctx.confirm()
         _refuse_what_is_settled(ctx)
-        Shared(ctx.paths).save_wanted(ctx.wanted)
+        ClusterState(ctx.paths).save_desired_state(ctx.desired_state)
 
 
 def _refuse_what_is_settled(ctx: Context) -> None:
@@ -58,7 +58,7 @@ def _refuse_what_is_settled(ctx: Context) -> None:
     if ctx.resumes_pending and not is_pending(ctx.paths):
         raise StateError(
             "what this run was to carry out has been carried out meanwhile",
-            why="the run of the hook that decided it has written wanted.json",
+            why="the run of the hook that decided it has written desired.json",
             remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
             code="state-settled",
         )

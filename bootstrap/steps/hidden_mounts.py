@@ -7,7 +7,7 @@ from ..core.errors import PetalError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host.files import fstab_has
 from ..state.context import Context
-from ..state.store import Seen, Shared
+from ..state.store import ClusterState, KnownStorage
 from .base import Step
 
 AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for example of FSx for Lustre
@@ -57,11 +57,11 @@ def _hidden(ctx: Context) -> str | None:
 
 def _is_known_storage(ctx: Context) -> bool:
     """True for the storage that this node has used, also if it never used one; False for a mount that hangs."""
-    before = Seen.load(ctx.paths)
+    before = KnownStorage.load(ctx.paths)
     if before is None:
         return True
     try:
-        token = ctx.system.on_storage(Shared(ctx.paths, trusting=True).token_or_none, ctx.paths.mount, PROBE)
+        token = ctx.system.on_storage(ClusterState(ctx.paths, trusting=True).token_or_none, ctx.paths.mount, PROBE)
     except (PetalError, OSError):
         return False
     return before.knows(ctx.paths.mount, token)

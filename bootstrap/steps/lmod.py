@@ -7,7 +7,7 @@ from pathlib import Path
 from ..cluster.targets import runnable
 from ..core.deadlines import PROBE
 from ..core.errors import LmodError, PetalError
-from ..core.model import Finding, Mark, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
 from ..lmod.build import is_left_to_nodes, is_pending
 from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod
@@ -38,10 +38,10 @@ class NodeLmod(Step):
     image_layouts = IMAGES
     seconds = 20
 
-    def severity_on(self, ctx: Context) -> Mark:
+    def severity_on(self, ctx: Context) -> Severity:
         """A node whose own Lmod works can be used, also if the release carries a newer one."""
         lmod = find_lmod(ctx)
-        return Mark.FAIL if lmod is None or lmod.problem else Mark.WARN
+        return Severity.FAIL if lmod is None or lmod.problem else Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
         lmod = find_lmod(ctx)

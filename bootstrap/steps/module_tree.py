@@ -36,20 +36,20 @@ class ModuleTree(Step):
         if vanished:
             return refused(_vanished(vanished))
         try:
-            listed = read_index(ctx.paths, ctx.wanted_release)
-            without = read_missing(ctx.paths, ctx.wanted_release)
+            listed = read_index(ctx.paths, ctx.desired_release)
+            without = read_missing(ctx.paths, ctx.desired_release)
         except StateError as error:
             return change(str(error), "write the module tree again")
         written = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         if listed is None:
-            return change(f"release {ctx.wanted_release} has none yet", *written)
+            return change(f"release {ctx.desired_release} has none yet", *written)
         if without and without != missing_packages(ctx):
             return change("packages have come since it was written", *written)
         return _of_files(ctx, listed)
 
     def apply(self, ctx: Context) -> None:
-        in_use = current_release(ctx.paths) == ctx.wanted_release
-        if not in_use and read_manifest(ctx.paths, ctx.wanted_release) is None:
+        in_use = current_release(ctx.paths) == ctx.desired_release
+        if not in_use and read_manifest(ctx.paths, ctx.desired_release) is None:
             remove_tree(module_tree(ctx, ctx.targets[0]).parent)
         for module, path in _files(ctx, _listed(ctx)):
             if path.exists() and _is_wrong(ctx, module, path):
@@ -60,7 +60,7 @@ class ModuleTree(Step):
             invalidate(module_tree(ctx, target))
             trees.append(write_tree(ctx, target))
             write_cache(ctx, module_tree(ctx, target))
-        write_index(ctx.paths, ctx.wanted_release, trees, missing_packages(ctx))
+        write_index(ctx.paths, ctx.desired_release, trees, missing_packages(ctx))
 
 
 def _of_files(ctx: Context, listed: Iterable[Tree]) -> Finding:
@@ -90,13 +90,13 @@ def _vanished(paths: list[str]) -> ModulesError:
 
 def _listed(ctx: Context) -> tuple[Tree, ...]:
     try:
-        return read_index(ctx.paths, ctx.wanted_release) or ()
+        return read_index(ctx.paths, ctx.desired_release) or ()
     except StateError:
         return ()
 
 
 def _directory(ctx: Context, tree: Tree) -> Path:
-    return ctx.paths.release(ctx.wanted_release) / "modules" / tree.name
+    return ctx.paths.release(ctx.desired_release) / "modules" / tree.name
 
 
 def _files(ctx: Context, trees: Iterable[Tree]) -> Iterator[tuple[ModuleFile, Path]]:

@@ -10,7 +10,7 @@ from ..prove.fleet import prove, summary_of, wait_for_lmod, wait_for_nodes
 from ..prove.mpi_proof import between_nodes
 from ..state import desired
 from ..state.context import Context
-from ..state.store import Shared
+from ..state.store import ClusterState
 from .base import HEAD, Step
 from .publish import Publish
 from .root import Root
@@ -33,10 +33,10 @@ class Proof(Step):
         if find_slurm(ctx.system) is None:
             return elsewhere("this node has no Slurm")
         try:
-            proof = Shared(ctx.paths).proof()
+            proof = ClusterState(ctx.paths).proof()
         except StateError as error:
             return refused(error)
-        if proof is not None and proof.release == ctx.wanted_release:
+        if proof is not None and proof.release == ctx.desired_release:
             return (
                 satisfied(str(proof)) if proof.is_whole else change(f"only {proof}", "run a job on the compute nodes")
             )
@@ -56,8 +56,8 @@ class Proof(Step):
         wait_for_lmod(ctx, candidates)
         reports = prove(ctx, candidates)
         between = between_nodes(ctx, candidates, reports)
-        proof = desired.Proof(ctx.wanted_release, timestamp(), reports, between)
-        Shared(ctx.paths).save_proof(proof)
+        proof = desired.Proof(ctx.desired_release, timestamp(), reports, between)
+        ClusterState(ctx.paths).save_proof(proof)
         if not proof.is_whole:
             asked = [report for report in reports if report.asked]
             problems = [f"{report.node}: {summary_of(report)}" for report in asked if not report.well]

@@ -27,7 +27,7 @@ class Publish(Step):
     is_check = False
 
     def probe(self, ctx: Context) -> Finding:
-        wanted = ctx.wanted_release
+        wanted = ctx.desired_release
         current = current_release(ctx.paths)
         manifest = read_manifest(ctx.paths, wanted)
         if manifest is None:
@@ -43,23 +43,23 @@ class Publish(Step):
         return satisfied(f"current is {wanted}")
 
     def apply(self, ctx: Context) -> None:
-        manifest = read_manifest(ctx.paths, ctx.wanted_release)
+        manifest = read_manifest(ctx.paths, ctx.desired_release)
         if manifest is None or manifest.missing:
             # What the manifest calls complete is on the disk before it is: a snapshot has nothing else.
             ctx.system.flush(ctx.paths.root)
             write_manifest(ctx.paths, _manifest(ctx))
         save_desired_state(ctx)
-        publish(ctx, ctx.wanted_release)
+        publish(ctx, ctx.desired_release)
 
 
 def _manifest(ctx: Context) -> Manifest:
     host = ctx.facts.host
     return Manifest(
-        release=ctx.wanted_release,
+        release=ctx.desired_release,
         created=timestamp(),
         os=host.os,
         glibc=host.glibc,
         specs=tuple(specs_of(ctx)),
-        trees=read_index(ctx.paths, ctx.wanted_release) or (),
+        trees=read_index(ctx.paths, ctx.desired_release) or (),
         missing=missing_packages(ctx),
     )

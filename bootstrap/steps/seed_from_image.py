@@ -63,10 +63,10 @@ def _there(*, begun: bool) -> Finding:
 def _to_copy(ctx: Context, *, begun: bool) -> Finding:
     """What was begun goes on only while nothing else was installed there: then a store that is there is the copy."""
     if begun and not any(ctx.paths.shared_root.glob("releases/[!.]*/manifest.json")):
-        return change(f"the copy of release {ctx.wanted_release} did not come to its end", "copy the rest")
+        return change(f"the copy of release {ctx.desired_release} did not come to its end", "copy the rest")
     if any(_is_filled(store) for store in ctx.paths.shared_root.glob(STORES)):
         return elsewhere("shared storage has a store of its own: the release is installed into that")
-    return change(f"the image carries release {ctx.wanted_release}", f"copy it to {ctx.paths.shared_root}")
+    return change(f"the image carries release {ctx.desired_release}", f"copy it to {ctx.paths.shared_root}")
 
 
 def _parts(ctx: Context) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _parts(ctx: Context) -> Iterator[str]:
     for store in sorted(ctx.paths.root.glob(STORES)):
         if not _is_filled(ctx.paths.shared_root / store.name):
             yield store.name
-    yield f"releases/{ctx.wanted_release}"
+    yield f"releases/{ctx.desired_release}"
 
 
 def _copy(ctx: Context, source: Path, target: Path) -> None:
@@ -89,8 +89,8 @@ def _is_filled(directory: Path) -> bool:
 
 
 def _mark(ctx: Context) -> Path:
-    return ctx.paths.shared_root / f".image-{ctx.wanted_release}.begun"
+    return ctx.paths.shared_root / f".image-{ctx.desired_release}.begun"
 
 
 def _manifest(ctx: Context, root: Path) -> Path:
-    return root / "releases" / ctx.wanted_release / "manifest.json"
+    return root / "releases" / ctx.desired_release / "manifest.json"

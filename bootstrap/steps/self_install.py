@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.model import Finding, Mark, change, elsewhere, satisfied
+from ..core.model import Finding, Severity, change, elsewhere, satisfied
 from ..host.atomic import install_executable, replace_link
 from ..host.files import make_dir, sha256_of
 from ..state.context import Context
@@ -18,7 +18,7 @@ class SelfInstall(Step):
     title = "petal-node is installed"
     local = True
     image_layouts = IMAGES
-    severity = Mark.WARN
+    severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
         if ctx.tool.archive is None:

@@ -104,7 +104,7 @@ def _accepted(ctx: Context, missing: int) -> SpackError | None:
 
 
 def _note_of(ctx: Context) -> Path:
-    return ctx.paths.work(ctx.wanted_release) / "partial.json"
+    return ctx.paths.work(ctx.desired_release) / "partial.json"
 
 
 def _used(ctx: Context) -> list[str]:

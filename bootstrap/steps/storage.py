@@ -15,7 +15,7 @@ from ..host.files import Distrust, changeable, first_distrusted, make_own_dir
 from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
-from ..state.store import Seen, Shared
+from ..state.store import ClusterState, KnownStorage
 from .base import Step, tried_file, try_locks
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
@@ -49,7 +49,7 @@ class Storage(Step):
         mount = ctx.mounted if ctx.paths.live else None
         if ctx.paths.live and mount is None:
             return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
-        before = Seen.load(ctx.paths)  # first: a run beside this one marks the storage, then remembers it
+        before = KnownStorage.load(ctx.paths)  # first: a run beside this one marks the storage, then remembers it
         try:
             seen = ctx.system.on_storage(lambda: _look(ctx), ctx.paths.shared_mount, PROBE)
         except (PetalError, OSError) as error:
@@ -65,7 +65,7 @@ class Storage(Step):
     def apply(self, ctx: Context) -> None:
         if ctx.paths.live and ctx.mounted is None:
             raise _missing(ctx)
-        shared = Shared(ctx.paths)
+        shared = ClusterState(ctx.paths)
         token = ctx.system.on_storage(shared.token, ctx.paths.shared_mount, PROBE)
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
@@ -78,7 +78,7 @@ class Storage(Step):
                 token = Token(os.urandom(16).hex(), ctx.facts.host.name, Owner.of(ctx.facts.cluster))
                 shared.save_token(token)
         if token is not None:
-            Seen.of(ctx.paths.mount, token, ctx.role).save(ctx.paths)
+            KnownStorage.of(ctx.paths.mount, token, ctx.role).save(ctx.paths)
 
 
 def _is_foreign(ctx: Context, token: Token | None) -> bool:
@@ -117,7 +117,7 @@ def _is_on_root_disk(mount: Path) -> bool:
 
 def _token(ctx: Context) -> Token | None:
     try:
-        return Shared(ctx.paths).token()
+        return ClusterState(ctx.paths).token()
     except StateError as error:
         if error.code == "state-untrusted":
             return None  # ``distrusted`` tells it
@@ -170,7 +170,7 @@ def _not_shared(ctx: Context, mount: Mount | None, seen: Look) -> StorageError |
     return None
 
 
-def _another(ctx: Context, seen: Look, before: Seen | None) -> StorageError | None:
+def _another(ctx: Context, seen: Look, before: KnownStorage | None) -> StorageError | None:
     """A wrong volume at the right place looks like a new cluster: nothing is installed there until somebody says so."""
     if before is None or ctx.options.accept_storage or before.knows(ctx.paths.mount, seen.token):
         return None
@@ -205,7 +205,7 @@ def _unfit(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None
     return None
 
 
-def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -> Finding:
+def _judge(ctx: Context, mount: Mount | None, seen: Look, before: KnownStorage | None) -> Finding:
     if ctx.role is Role.HEAD and (not seen.prepared or seen.token is None):
         return change(
             f"{ctx.paths.shared} is not prepared",
@@ -216,7 +216,7 @@ def _judge(ctx: Context, mount: Mount | None, seen: Look, before: Seen | None) -
     token = f"token {seen.token.token[:8]}"
     if _is_foreign(ctx, seen.token):
         return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token} of cluster {seen.token.owner}")
-    if before != Seen.of(ctx.paths.mount, seen.token, ctx.role):
+    if before != KnownStorage.of(ctx.paths.mount, seen.token, ctx.role):
         return change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
     if ctx.role is Role.HEAD:
         return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token}")

@@ -16,7 +16,7 @@ from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.release import current_in
-from ..state.store import Seen, Shared
+from ..state.store import ClusterState, KnownStorage
 from .base import HEAD, Step, try_locks
 from .storage import Storage
 
@@ -37,7 +37,7 @@ class StorageOwner(Step):
         if own is None:
             return elsewhere("this node does not know its cluster's name")
         try:
-            token = Shared(ctx.paths).token()
+            token = ClusterState(ctx.paths).token()
         except StateError as error:
             return refused(error)
         if token is None or token.owner is None:
@@ -50,7 +50,7 @@ class StorageOwner(Step):
         return change(f"shared storage serves cluster {token.owner}", *lines)
 
     def apply(self, ctx: Context) -> None:
-        own, shared = Owner.of(ctx.facts.cluster), Shared(ctx.paths)
+        own, shared = Owner.of(ctx.facts.cluster), ClusterState(ctx.paths)
         token = shared.token()
         assert own is not None
         assert token is not None
@@ -64,7 +64,7 @@ class StorageOwner(Step):
         shared.remove_records()
         taken = Token(os.urandom(16).hex(), ctx.facts.host.name, own)
         shared.save_token(taken)
-        Seen.of(ctx.paths.mount, taken, ctx.role).save(ctx.paths)
+        KnownStorage.of(ctx.paths.mount, taken, ctx.role).save(ctx.paths)
         message = f"took over {_release(ctx)} of cluster {token.owner}"
         ctx.note(message)
         LOG.info("%s", message, extra={"step": self.name})

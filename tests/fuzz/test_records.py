@@ -23,7 +23,13 @@ from tests.fuzz import inputs, node
 from tests.fuzz.conftest import EXAMPLES
 from tests.world import LOCKFILE
 
-FINDING = {"check": "load:a", "mark": "fail", "message": "ended with 1", "why": "no", "remedy": ["petal-node check"]}
+FINDING = {
+    "check": "load:a",
+    "severity": "fail",
+    "message": "ended with 1",
+    "why": "no",
+    "remedy": ["petal-node check"],
+}
 REPORT = {"node": "q1-st-1", "role": "compute", "time": "2026-11-24T08:00:00Z", "release": "abc", "findings": [FINDING]}
 ERROR = {"code": "fetch-missing", "what": "x is not there", "why": "404", "remedy": ["ls x"]}
 STEP = {
@@ -34,7 +40,7 @@ RUN = {
     "format": 1, "run_id": "20261124T081405.123Z-1a2b3c", "verb": "hook", "event": "configured", "role": "head",
     "host": "h", "package": "0.1.0", "pid": 4711, "boot_id": "b", "started": "2026-11-24T08:00:00Z", "finished": None,
     "status": "running", "exit": None, "release": "abc", "steps": [STEP], "errors": [ERROR], "findings": [FINDING],
-    "budget": 300.0, "settled": False,
+    "budget": 300.0, "hook_may_return": False,
 }  # fmt: skip
 WANTED = {
     "format": 1, "version": "0.1.0", "sha256": None, "release": "abc", "environment": {"specs": ["zlib"]},
@@ -54,7 +60,7 @@ NOTE = {"release": "abc", "time": "2026-11-24T08:00:00Z", "run_id": "r"}
 INDEX = {"database": {"installs": {"a" * 32: {"installed": True, "path": "/opt/petal/store/x"}}}}
 # Where each record lies; {release} is what ``current`` leads to.
 PLACES: dict[str, tuple[str, dict[str, Any]]] = {
-    "wanted": ("shared/petal/state/wanted.json", WANTED),
+    "wanted": ("shared/petal/state/desired.json", WANTED),
     "install": ("shared/petal/state/stack.json", RUN),
     "proof": ("shared/petal/state/proof.json", {"format": 1, "release": "abc", "time": "t", "nodes": [REPORT]}),
     "report": ("shared/petal/state/nodes/q1-st-1.json", {"format": 1, **REPORT}),
@@ -64,7 +70,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "run": ("var/lib/petal-node/runs/99991124T081405.123Z-1a2b3c.json", RUN),
     "manifest": ("opt/petal/releases/{release}/manifest.json", MANIFEST),
     "published": ("shared/petal/state/published.json", {"format": 1, "published": [NOTE]}),
-    "made": ("opt/petal/releases/{release}/wanted.json", WANTED),
+    "made": ("opt/petal/releases/{release}/desired.json", WANTED),
     "index": ("opt/petal/releases/{release}/modules.json", {"format": 1, "trees": TREES}),
 }  # fmt: skip
 VERBS = (["status"], ["plan"], ["converge"], ["check"], ["releases"], ["rollback"], ["gc"])
@@ -84,14 +90,14 @@ def read_all(prefix: Path) -> bool:
     Returns:
         False where something was refused.
     """
-    paths, shared = Paths(prefix), state.Shared(Paths(prefix))
+    paths, shared = Paths(prefix), state.ClusterState(Paths(prefix))
     readers = (
-        shared.wanted, shared.install, shared.proof, shared.token, shared.reports,
+        shared.desired_state, shared.install, shared.proof, shared.token, shared.reports,
         lambda: state.Runs(paths).latest(),
         lambda: release.read_manifest(paths, "r"),
         lambda: release.read_index(paths, "r"),
         shared.published,
-        lambda: state.wanted_of(paths, "r"),
+        lambda: state.desired_state_of(paths, "r"),
         lambda: lock.holder_of(paths.locks / "stack.lock"),
     )  # fmt: skip
     accepted = True

@@ -62,7 +62,9 @@ def record(lab: Lab) -> None:
     for number in range(1, NODES + 1):
         text = lines.replace(HOSTNAMES["compute-1"], f"many-st-c5-{number}")
         if number % 10 == 0:
-            text = text.replace('"mark": "ok", "message": "loads', f'"mark": "fail", "message": "{number}: loads')
+            text = text.replace(
+                '"severity": "ok", "message": "loads', f'"severity": "fail", "message": "{number}: loads'
+            )
         files[str(number)] = text.encode()
     lab.unpack("head", RECORDED, files)
     for name, script in (("sinfo", SINFO), ("srun", SRUN)):

@@ -52,7 +52,7 @@ def new_head(cluster: Lab) -> Callable[..., str]:
 
 def cluster_config(cluster: Lab) -> dict[str, Any]:
     """What the cluster wants, by the storage that the other nodes have."""
-    config: dict[str, Any] = json.loads(sh(cluster, "compute-1", "cat /lab/shared/petal/state/wanted.json"))["config"]
+    config: dict[str, Any] = json.loads(sh(cluster, "compute-1", "cat /lab/shared/petal/state/desired.json"))["config"]
     return config
 
 

@@ -110,7 +110,7 @@ def talking(cluster: Lab) -> Lab:
         result.check()
     cluster.wait_idle()
     engine.until(f"{TWO} is ready", lambda: faults.is_ready(cluster, TWO), 60)
-    wanted = json.loads(cluster.read("head", "/shared/petal/state/wanted.json"))["config"]
+    wanted = json.loads(cluster.read("head", "/shared/petal/state/desired.json"))["config"]
     cluster.write("head", CONFIG, json.dumps({**wanted, "check": {**wanted["check"], **CHECK}}))
     cluster.exec("head", ("petal-node", "bootstrap", "--config", CONFIG)).check()
     return cluster
@@ -146,7 +146,7 @@ def asked(lab: Lab) -> dict[str, Any]:
     envelope = json.loads(result.stdout)
     (finding,) = envelope["data"]["between"]
     assert result.returncode in (0, 3), envelope
-    assert result.returncode == 3 or finding["mark"] != "fail", envelope
+    assert result.returncode == 3 or finding["severity"] != "fail", envelope
     found: dict[str, Any] = finding
     return found
 
@@ -166,7 +166,7 @@ def broken(lab: Lab, nodes: Sequence[str], make: str, back: str) -> Iterator[Non
 
 def test_two_nodes_talk_through_the_mpi_of_the_release(talking: Lab) -> None:
     finding = asked(talking)
-    assert (finding["check"], finding["mark"]) == ("mpi:openmpi/4.1", "ok")
+    assert (finding["check"], finding["severity"]) == ("mpi:openmpi/4.1", "ok")
     assert finding["message"].startswith(f"2 ranks on {FIRST} and {SECOND} sent each other 4 MiB in 0.")
     assert "with Open MPI v4.1.4, PMIx 4.2.2" in finding["message"]
     text = talking.exec("head", ("petal-node", "check", "--nodes", "all")).check().stdout
@@ -190,7 +190,7 @@ def test_the_finding_names_the_fault(talking: Lab, name: str) -> None:
     nodes, make, back, message, why = FAULTS[name]
     with broken(talking, nodes, make, back):
         finding = asked(talking)
-    assert finding["mark"] == "fail"
+    assert finding["severity"] == "fail"
     assert message in finding["message"], finding
     assert why in finding["why"], finding
     assert finding["message"].split(":")[0] in ("Slurm", "PMIx", "MPI")
@@ -228,9 +228,9 @@ def test_no_job_is_started_with_one_node(talking: Lab) -> None:
     with broken(talking, ("head",), f"{state}drain reason=test", f"{state}resume"):
         result = talking.exec("head", ("petal-node", "check", "--nodes", "all", "--json"))
         (finding,) = json.loads(result.stdout)["data"]["between"]
-    assert (finding["check"], finding["mark"]) == ("mpi", "skip")
+    assert (finding["check"], finding["severity"]) == ("mpi", "skip")
     assert "two nodes of one queue are needed, and 1 can be used" in finding["message"]
 
 
 def test_after_all_these_faults_the_job_succeeds_again(talking: Lab) -> None:
-    assert asked(talking)["mark"] == "ok"
+    assert asked(talking)["severity"] == "ok"

@@ -19,7 +19,7 @@ from tests.lab.engine import until
 
 COMPUTES = ("compute-1", "compute-2")
 CLUSTER_CONFIG = "/opt/parallelcluster/shared/cluster-config.yaml"
-WANTED = "/shared/petal/state/wanted.json"
+WANTED = "/shared/petal/state/desired.json"
 EVERY = ("head", "login-1", *COMPUTES)
 
 
@@ -255,7 +255,7 @@ def intact(lab: Lab, booted: dict[str, list[Result]]) -> Iterator[str]:
     command = (
         "sh",
         "-c",
-        "cd /shared/petal && find root state/wanted.json archive -printf '%p %T@ %l\\n' | sort | sha256sum",
+        "cd /shared/petal && find root state/desired.json archive -printf '%p %T@ %l\\n' | sort | sha256sum",
     )
     before = lab.exec("head", command).check().stdout
     yield before

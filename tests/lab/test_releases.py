@@ -25,7 +25,7 @@ def told(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
 def two(cluster: Lab) -> tuple[str, str]:
     """Two releases: the second hides what the first has in sight."""
     first = told(cluster, "status")["current"]
-    config = json.loads(sh(cluster, "head", "cat /shared/petal/state/wanted.json"))["config"]
+    config = json.loads(sh(cluster, "head", "cat /shared/petal/state/desired.json"))["config"]
     check = {**config["check"], "load": ["hello/1.0", "openmpi"]}
     text = json.dumps({**config, "check": check, "modules": {"hide": ["hello"]}})
     uri = cluster.put_bytes(stack.BUCKET, "petal-node/second.yaml", text.encode())

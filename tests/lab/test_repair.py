@@ -18,7 +18,7 @@ from tests.lab.demo import publish
 
 TOOL = "/opt/petal-node/0.1.0/petal-node"
 STATE = "/shared/petal/state"
-RELEASE = "/opt/petal/releases/$(jq -r .release /shared/petal/state/wanted.json)"
+RELEASE = "/opt/petal/releases/$(jq -r .release /shared/petal/state/desired.json)"
 HELLO = "$(echo /opt/petal/store/*/hello-*)"
 PIECE = "$(echo /opt/petal/store/*/piece-*)"
 CORE = f"{RELEASE}/modules/*/Core"
@@ -29,7 +29,7 @@ systemctl is-enabled petal-node-converge.service opt-petal.mount; systemctl is-a
 find /opt/petal-node/init /etc/profile.d /etc/fish /etc/systemd/system -type f | sort | xargs sha256sum
 cd /shared/petal && find . \( -path ./lock -o -path ./build -o -name .spack -o -name .spack-db -o -name .petal-db \) \
     -prune -o -printf '%p %y %m %u %l\n' | grep -vE 'state/(stack|proof|nodes/.*).json|\.bad' | sort
-find state/wanted.json root/store/*/*/bin -type f | sort | xargs sha256sum
+find state/desired.json root/store/*/*/bin -type f | sort | xargs sha256sum
 for file in $(find root/releases/*/modules -type f | sort); do # Spack writes the day into each
     echo "$file $(grep -v '^-- Module file created by spack' $file | sha256sum)"
 done
@@ -241,11 +241,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "token lost": Fault(H, f"rm {STATE}/token.json", "records", "token.json, the storage token, is missing"),
     "token damaged": Fault(H, f"echo x >{STATE}/token.json", "records", "token.json is damaged"),
-    "wanted.json damaged": Fault(
+    "desired.json damaged": Fault(
         H,
-        f"head -c 40 {STATE}/wanted.json >/tmp/w; cp /tmp/w {STATE}/wanted.json; rm /tmp/w",
+        f"head -c 40 {STATE}/desired.json >/tmp/w; cp /tmp/w {STATE}/desired.json; rm /tmp/w",
         "records",
-        "wanted.json is damaged",
+        "desired.json is damaged",
     ),
     "install record damaged": Fault(H, f"echo '[' >{STATE}/stack.json", "records", "stack.json is damaged"),
     "a node's report damaged": Fault(
@@ -347,7 +347,7 @@ def envelope(lab: Lab, node: str, script: str) -> dict[str, Any]:
 
 
 def troubles(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [finding for finding in findings if finding["mark"] in ("warn", "fail")]
+    return [finding for finding in findings if finding["severity"] in ("warn", "fail")]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -469,7 +469,7 @@ def test_a_package_that_cannot_be_built_again_is_missing_until_it_can(cluster: L
             "failed",
         ), outcomes
         (missing,) = (one for one in failed["data"]["findings"] if one["check"] == "spack")
-        assert missing["mark"] == "fail"
+        assert missing["severity"] == "fail"
     finally:
         faults.sh(cluster, H, f"cp /root/package.py {recipe}; rm /root/package.py")
     mended = envelope(cluster, H, "petal-node repair --json")

@@ -204,12 +204,12 @@ def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
 
 def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
     del hooked
-    before = lab.read("head", "/shared/petal/state/wanted.json")
+    before = lab.read("head", "/shared/petal/state/desired.json")
     for verb in ("plan", "bootstrap"):
         done = bootstrap(lab, config_of(section, 2, "gpu"), verb)
         (error,) = answer(done)["errors"]
         assert (done.returncode, error["code"], error["why"]) == (78, "job-queue", "it has queue1")
-    assert lab.read("head", "/shared/petal/state/wanted.json") == before
+    assert lab.read("head", "/shared/petal/state/desired.json") == before
 
 
 def lose(lab: Lab, *names: str) -> None:

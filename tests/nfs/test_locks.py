@@ -103,7 +103,7 @@ def test_a_robbed_run_publishes_nothing_over_the_new_holders_work(nfs: Machine, 
     done = robbed.result()
     assert (done.code, codes(done)) == (75, {"lock-lost"})
     assert current(nfs.head) == releases[1]
-    assert releases[1] in nfs.head.read("/shared/petal/state/wanted.json")
+    assert releases[1] in nfs.head.read("/shared/petal/state/desired.json")
     assert nfs.head.sh("ls -d /shared/petal/root/store/*/hello-3.0*").code != 0
     assert publish(nfs, "1.0") == releases[0]
     client.petal("check").ok()

@@ -58,7 +58,7 @@ def test_a_hook_ends_with_0_and_the_node_is_ready_again_by_itself(nfs: Machine, 
     check = client.petal("check", "--json", seconds=60)
     assert check.code == 3
     (storage,) = (found for found in check.json()["data"]["findings"] if found["check"] == "storage")
-    assert storage["mark"] == "fail"
+    assert storage["severity"] == "fail"
     assert "did not answer within 5 s" in storage["message"]
     assert client.sh(OLD).code != 0
 

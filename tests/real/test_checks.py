@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.config.model import CheckCommand
-from bootstrap.core.model import Mark
+from bootstrap.core.model import Severity
 from bootstrap.host.system import System
 from bootstrap.prove import login_shell
 from tests.world import World
@@ -55,16 +55,16 @@ def test_modules_libraries_and_programs(world: World) -> None:
     )
     answers = login_shell.ask_shell(world.context, ("good", "lacking"), programs, 60)
     shell, load, load_lacking, *runs, libraries, lacking = (next(answers) for _ in range(9))
-    assert login_shell.judge_module_command(world.context, shell).mark is Mark.OK
+    assert login_shell.judge_module_command(world.context, shell).severity is Severity.OK
     assert (load.code, load_lacking.code) == (0, 0)
     finding = login_shell.judge_libraries([("good", libraries), ("lacking", lacking)])
-    assert (finding.mark, "lacking-tool of lacking: libq.so.6" in finding.why) == (Mark.WARN, True)
+    assert (finding.severity, "lacking-tool of lacking: libq.so.6" in finding.why) == (Severity.WARN, True)
     assert (
         login_shell.judge_libraries([("good", libraries)]).message
         == "the 1 programs of 1 modules find all their libraries"
     )
-    marks = [login_shell.judge_program(program, answer, "true").mark for program, answer in zip(programs, runs)]
-    assert marks == [Mark.OK, Mark.OK, Mark.FAIL, Mark.FAIL]
+    marks = [login_shell.judge_program(program, answer, "true").severity for program, answer in zip(programs, runs)]
+    assert marks == [Severity.OK, Severity.OK, Severity.FAIL, Severity.FAIL]
     assert runs[-1].code == 127
 
 

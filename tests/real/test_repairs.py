@@ -24,7 +24,7 @@ from bootstrap.repair.permissions import Ownership, Permissions
 from bootstrap.repair.records import Records
 from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
-from bootstrap.state.store import Runs, Shared
+from bootstrap.state.store import ClusterState, Runs
 from bootstrap.steps.base import Step
 from tests.world import World, typed, with_package, with_spack
 
@@ -85,12 +85,12 @@ def test_a_file_of_a_user_is_named_with_the_command_and_stays(head: World) -> No
 
 @needs_root
 def test_a_record_of_a_user_is_never_believed(head: World) -> None:
-    wanted = head.paths.state / "wanted.json"
+    wanted = head.paths.state / "desired.json"
     os.chown(wanted, USER, USER)
     probe = Ownership().probe(yes(head))
     assert (probe.blocked, probe.remedy[1].split("    ")[0]) == (True, f"rm {wanted}")
     with pytest.raises(StateError, match="belongs to user"):
-        Shared(head.paths).wanted()
+        ClusterState(head.paths).desired_state()
 
 
 @needs_root
@@ -117,18 +117,18 @@ def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> 
 
 
 def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
-    token = Shared(head.paths).token()
+    token = ClusterState(head.paths).token()
     assert token is not None
-    Shared(head.paths).save_install(record(head, 1, os.getpid(), finished=True))
+    ClusterState(head.paths).save_install(record(head, 1, os.getpid(), finished=True))
     (head.paths.state / "token.json").unlink()
     assert mended(Records(), head.context).holds
-    again = Shared(head.paths).token()
+    again = ClusterState(head.paths).token()
     assert again is not None
     assert again.token == token.token
 
 
 def test_a_token_is_not_written_where_this_node_never_installed(head: World) -> None:
-    Shared(head.paths).save_install(replace(record(head, 1, 1, finished=True), host="another"))
+    ClusterState(head.paths).save_install(replace(record(head, 1, 1, finished=True), host="another"))
     (head.paths.state / "token.json").unlink()
     assert Records().probe(head.context).holds
 

@@ -174,7 +174,7 @@ def test_the_same_modes_under_every_umask(tmp_path: Path) -> None:
     assert found["shared"] == 0o1777
     modules = [name for name in found if name.endswith("Core/hello/1.0.lua")]
     assert modules
-    for name in (*modules, *(name for name in found if name.endswith("state/wanted.json"))):
+    for name in (*modules, *(name for name in found if name.endswith("state/desired.json"))):
         assert found[name] == 0o644
         parents = [parent for parent in map(str, Path(name).parents) if parent != "."]
         assert all(found[parent] & 0o005 == 0o005 for parent in parents), "users must get there"

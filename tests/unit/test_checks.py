@@ -13,7 +13,7 @@ from bootstrap.checks import node as checks
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
-from bootstrap.core.model import Finding, Mark, Role
+from bootstrap.core.model import Finding, Role, Severity
 from bootstrap.engine.registry import CHECKS
 from bootstrap.prove import login_shell
 from bootstrap.prove.login_shell import Answer
@@ -37,22 +37,22 @@ def mounted(world: World, *options: str, kind: str = "nfs4") -> None:
 @pytest.mark.parametrize(
     ("options", "mark", "words"),
     [
-        (NFS, Mark.OK, "nfs4: rw,noatime,vers=4.2,hard"),
-        ((*NFS, "noexec"), Mark.FAIL, "/shared is mounted noexec"),
-        (("rw", "soft", "noac"), Mark.WARN, "/shared is mounted with soft, noac"),
-        (("rw", "vers=3"), Mark.WARN, "/shared is mounted with vers=3"),
+        (NFS, Severity.OK, "nfs4: rw,noatime,vers=4.2,hard"),
+        ((*NFS, "noexec"), Severity.FAIL, "/shared is mounted noexec"),
+        (("rw", "soft", "noac"), Severity.WARN, "/shared is mounted with soft, noac"),
+        (("rw", "vers=3"), Severity.WARN, "/shared is mounted with vers=3"),
     ],
 )
-def test_options_of_the_mount(node: World, options: tuple[str, ...], mark: Mark, words: str) -> None:
+def test_options_of_the_mount(node: World, options: tuple[str, ...], mark: Severity, words: str) -> None:
     mounted(node, *options)
     (finding,) = storage.MountOptions().findings(node.context)
-    assert (finding.mark, finding.message) == (mark, words)
-    assert bool(finding.remedy) == (mark is not Mark.OK)
+    assert (finding.severity, finding.message) == (mark, words)
+    assert bool(finding.remedy) == (mark is not Severity.OK)
 
 
 def test_what_harms_nfs_says_nothing_of_a_local_disk(node: World) -> None:
     mounted(node, "rw", "sync", kind="ext4")
-    assert [finding.mark for finding in storage.MountOptions().findings(node.context)] == [Mark.OK]
+    assert [finding.severity for finding in storage.MountOptions().findings(node.context)] == [Severity.OK]
 
 
 def test_a_root_that_is_bound_noexec_is_found(node: World) -> None:
@@ -68,7 +68,7 @@ def test_options_of_the_configuration_that_the_mount_has_not(tmp_path: Path) -> 
     world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=text)
     mounted(world, *NFS)
     (finding,) = storage.MountOptions().findings(world.context)
-    assert (finding.mark, finding.message) == (Mark.WARN, "/shared is mounted without nconnect=4")
+    assert (finding.severity, finding.message) == (Severity.WARN, "/shared is mounted without nconnect=4")
 
 
 def statvfs(free: float, inodes: float) -> os.statvfs_result:
@@ -80,22 +80,22 @@ def statvfs(free: float, inodes: float) -> os.statvfs_result:
 @pytest.mark.parametrize(
     ("free", "inodes", "mark", "words"),
     [
-        (0.5, 0.5, Mark.OK, "2.0 GiB free"),
-        (0.04, 0.5, Mark.WARN, "164 MiB left"),
-        (0.5, 0.01, Mark.WARN, "1% of its inodes left"),
-        (0.0, 0.5, Mark.FAIL, "0 MiB left"),
-        (0.5, 0.0, Mark.FAIL, "0% of its inodes left"),
+        (0.5, 0.5, Severity.OK, "2.0 GiB free"),
+        (0.04, 0.5, Severity.WARN, "164 MiB left"),
+        (0.5, 0.01, Severity.WARN, "1% of its inodes left"),
+        (0.0, 0.5, Severity.FAIL, "0 MiB left"),
+        (0.5, 0.0, Severity.FAIL, "0% of its inodes left"),
     ],
 )
 def test_room_and_inodes(
-    node: World, monkeypatch: pytest.MonkeyPatch, free: float, inodes: float, mark: Mark, words: str
+    node: World, monkeypatch: pytest.MonkeyPatch, free: float, inodes: float, mark: Severity, words: str
 ) -> None:
     mounted(node, *NFS)
     for place in (node.paths.shared_mount, node.paths.at("/tmp")):
         place.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(os, "statvfs", lambda _: statvfs(free, inodes))
     (finding,) = storage.DiskSpace().findings(node.context)
-    assert (finding.mark, words in finding.message) == (mark, True)
+    assert (finding.severity, words in finding.message) == (mark, True)
     assert all(line.startswith(("df ", "du ")) for line in finding.remedy)
 
 
@@ -107,7 +107,7 @@ def test_a_munged_that_does_not_answer(node: World, monkeypatch: pytest.MonkeyPa
 
     node.system.answers["bash"] = silent
     (finding,) = checks.check_node(node.context, [daemons.Munge()]).findings
-    assert (finding.check, finding.mark) == ("munge", Mark.FAIL)
+    assert (finding.check, finding.severity) == ("munge", Severity.FAIL)
     assert "did not end within" in finding.message
 
 
@@ -124,7 +124,7 @@ def test_a_daemon_of_slurm_that_does_not_run_is_named_with_the_command(
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: f"LoadState=loaded\nActiveState={state}\n"
     (finding,) = daemons.Slurm().findings(world.context)
-    assert (finding.mark, finding.message) == (Mark.FAIL, f"{unit} does not run on this node")
+    assert (finding.severity, finding.message) == (Severity.FAIL, f"{unit} does not run on this node")
     assert finding.remedy[0] == f"systemctl restart {unit}"
     assert not [command for command in world.system.commands if "restart" in command]
 
@@ -162,7 +162,7 @@ def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: 
             raise ProcessFailed("it cannot be started", why="no such file")
 
     (finding,) = checks.check_node(node.context, [Broken()]).findings
-    assert (finding.check, finding.mark, finding.why) == (check.name, Mark.FAIL, "no such file")
+    assert (finding.check, finding.severity, finding.why) == (check.name, Severity.FAIL, "no such file")
 
 
 # ------------------------------------------------------------------------------------------------- what users do
@@ -180,7 +180,7 @@ def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: 
 )
 def test_a_shell_without_our_modules(node: World, said: str, words: str) -> None:
     finding = login_shell.judge_module_command(node.context, Answer(0, said))
-    assert (finding.mark, words in finding.message) == (Mark.FAIL, True)
+    assert (finding.severity, words in finding.message) == (Severity.FAIL, True)
 
 
 LDD = """/opt/petal/store/cfd/bin/cfd:
@@ -198,7 +198,7 @@ OLD_LIBC = """/opt/x/bin/tool:
 
 def test_a_library_that_is_not_found_is_named_with_program_and_module() -> None:
     finding = login_shell.judge_libraries([("cfd/24.1", Answer(0, LDD)), ("gcc", Answer(0, ""))])
-    assert (finding.mark, finding.message) == (Mark.WARN, "1 libraries are not found")
+    assert (finding.severity, finding.message) == (Severity.WARN, "1 libraries are not found")
     assert finding.why == "/opt/petal/store/cfd/bin/cfd of cfd/24.1: libfoo.so.1"
     assert finding.remedy[0] == "bash -lc 'module load cfd/24.1; ldd /opt/petal/store/cfd/bin/cfd'"
 
@@ -213,15 +213,15 @@ def test_programs_that_find_their_libraries_are_counted() -> None:
     assert login_shell.judge_libraries([("cfd", Answer(0, well)), ("gcc", Answer(0, ""))]).message == (
         "the 2 programs of 2 modules find all their libraries"
     )
-    assert login_shell.judge_libraries([("big", Answer(124, ""))]).mark is Mark.WARN
+    assert login_shell.judge_libraries([("big", Answer(124, ""))]).severity is Severity.WARN
     assert login_shell.judge_libraries([], 3).message == "only 0 of 3 modules were looked at"
 
 
 @pytest.mark.parametrize(
-    ("code", "wanted", "mark"), [(0, 0, Mark.OK), (3, 3, Mark.OK), (0, 3, Mark.FAIL), (1, 0, Mark.FAIL)]
+    ("code", "wanted", "mark"), [(0, 0, Severity.OK), (3, 3, Severity.OK), (0, 3, Severity.FAIL), (1, 0, Severity.FAIL)]
 )
-def test_a_program_may_have_another_exit_code_that_is_right(code: int, wanted: int, mark: Mark) -> None:
+def test_a_program_may_have_another_exit_code_that_is_right(code: int, wanted: int, mark: Severity) -> None:
     finding = login_shell.judge_program(
         CheckCommand("solver --help", wanted), Answer(code, "usage: solver"), "module load solver"
     )
-    assert finding.mark is mark
+    assert finding.severity is mark

@@ -23,7 +23,7 @@ from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.core.errors import ExitCode
-from bootstrap.core.model import Finding, FleetReport, Mark, Plan, Role, Tool
+from bootstrap.core.model import Finding, FleetReport, Plan, Role, Severity, Tool
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.report.lines import CHECK_MARKS, MARKS
 from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
@@ -134,7 +134,7 @@ def slugs(text: str) -> list[str]:
 def test_every_check_has_the_section_that_its_findings_name() -> None:
     checks = known_checks()
     assert {check.split(":")[0] for check in checks} >= {"slurm", "load", "run", "job", "disk-space", "storage"}
-    anchors = {Finding(check, Mark.FAIL, "").anchor for check in checks}
+    anchors = {Finding(check, Severity.FAIL, "").anchor for check in checks}
     assert anchors == {f"docs/checks.md#{slug}" for slug in slugs(text_of("checks.md"))[1:]}
 
 

@@ -118,7 +118,7 @@ def damage_init(world: World) -> None:
 
 
 def damage_wanted(world: World) -> None:
-    (world.paths.state / "wanted.json").write_text("garbage")
+    (world.paths.state / "desired.json").write_text("garbage")
 
 
 def damage_tool(world: World) -> None:

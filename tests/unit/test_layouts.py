@@ -16,7 +16,7 @@ import pytest
 
 from bootstrap.checks.storage import OptSpack
 from bootstrap.core.errors import UsageError
-from bootstrap.core.model import Mark, Outcome, Role
+from bootstrap.core.model import Outcome, Role, Severity
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS, steps_for
@@ -285,5 +285,5 @@ def test_a_spack_tree_at_opt_spack_is_named_with_its_version(builder: World) -> 
     source.parent.mkdir(parents=True)
     source.write_text('__version__ = "0.23.0"\n')
     (finding,) = OptSpack().findings(builder.context)
-    assert (finding.check, finding.mark) == ("opt-spack", Mark.OK)
+    assert (finding.check, finding.severity) == ("opt-spack", Severity.OK)
     assert finding.message.startswith("Spack 0.23.0 is at /opt/spack on this node")

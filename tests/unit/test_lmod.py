@@ -16,7 +16,7 @@ import pytest
 from bootstrap.checks.node import check_node
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, LmodError
-from bootstrap.core.model import Mark, Outcome, Role
+from bootstrap.core.model import Outcome, Role, Severity
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare, prepare_lockfile
@@ -26,7 +26,7 @@ from bootstrap.lmod import bundle, find
 from bootstrap.spack.environments import LOCK
 from bootstrap.spack.workspace import lockfile_of, specs_of
 from bootstrap.state.context import Context
-from bootstrap.state.store import Shared
+from bootstrap.state.store import ClusterState
 from bootstrap.steps.lmod import NodeLmod
 from bootstrap.steps.lmod_pack import LmodPack
 from bootstrap.steps.shell import MARK, SH, Shell
@@ -99,7 +99,7 @@ def test_when_the_stack_builds_one(
     world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
     ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
     assert (ctx.environment.get("specs", []) == [bundle.SPEC]) is carries
-    assert ctx.wanted.environment == ctx.environment
+    assert ctx.desired_state.environment == ctx.environment
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -157,7 +157,7 @@ def test_a_newer_lmod_in_the_release_is_a_warning_and_the_old_copy_stays(tmp_pat
     bundle.build(newer, archive, lambda: None)
     remove_tree(newer)
     (finding,) = (finding for finding in check_node(world.context, CHECKS).findings if finding.check == "lmod")
-    assert (finding.mark, finding.message) == (Mark.WARN, "this node does not use 8.8-bbbbbbb.tar.gz yet")
+    assert (finding.severity, finding.message) == (Severity.WARN, "this node does not use 8.8-bbbbbbb.tar.gz yet")
     NodeLmod().apply(world.context)
     assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "8.8-bbbbbbb", "in-use"]
     assert world.paths.lmod_in_use.readlink() == Path("8.8-bbbbbbb")
@@ -360,7 +360,7 @@ def test_the_stack_keeps_lmod_after_the_head_node_has_got_one(tmp_path: Path, mo
     text = with_spack(tmp_path)
     first = asked(world, text)
     world.paths.state.mkdir(parents=True)
-    Shared(world.paths).save_wanted(first.wanted)
+    ClusterState(world.paths).save_desired_state(first.desired_state)
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))

@@ -14,8 +14,8 @@ from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import BEFORE_DESIRED, STEPS
 from bootstrap.engine.run import run
-from bootstrap.state.desired import Token, Wanted
-from bootstrap.state.store import Shared
+from bootstrap.state.desired import DesiredState, Token
+from bootstrap.state.store import ClusterState
 from bootstrap.steps.mount import MountStorage, device_of, unit_name
 from tests.world import LivePaths, World
 
@@ -257,10 +257,10 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
 
     def mount_and_find(source: str, kind: str) -> None:
         mount(source, kind)
-        wanted = Wanted("0.1.0", None, {**node.config.to_dict(), "check": {"run": ["wanted"]}}, {}, "the-release")
+        wanted = DesiredState("0.1.0", None, {**node.config.to_dict(), "check": {"run": ["wanted"]}}, {}, "the-release")
         node.paths.state.mkdir(parents=True)
-        Shared(node.paths).save_token(Token("t" * 32, "head"))
-        Shared(node.paths).save_wanted(wanted)
+        ClusterState(node.paths).save_token(Token("t" * 32, "head"))
+        ClusterState(node.paths).save_desired_state(wanted)
         seen.append(source)
 
     node.mount = mount_and_find  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ import pytest
 
 from bootstrap.cluster.slurm import SlurmNode
 from bootstrap.core.errors import ProcessTimeout
-from bootstrap.core.model import Mark
+from bootstrap.core.model import Severity
 from bootstrap.host.system import Completed
 from bootstrap.prove import mpi_proof as proof
 from bootstrap.prove import mpi_rank as rank
@@ -81,7 +81,7 @@ def recorded(name: str) -> Evidence:
 def test_the_finding_names_node_and_stage_and_quotes_the_decisive_line(name: str) -> None:
     message, why = FAILED[name]
     finding = judge(recorded(name))
-    assert (finding.check, finding.mark) == ("mpi:openmpi/4.1", Mark.FAIL)
+    assert (finding.check, finding.severity) == ("mpi:openmpi/4.1", Severity.FAIL)
     assert finding.message.startswith(message), finding
     assert why in finding.why, finding
     assert finding.remedy[-1].startswith(f"srun --mpi=pmix -N2 -n2 -w {ONE},{TWO} bash -lc")
@@ -102,14 +102,14 @@ def test_every_recorded_job_has_an_expected_finding() -> None:
 )
 def test_a_successful_job(name: str, how: str) -> None:
     finding = judge(recorded(name))
-    assert finding.mark is Mark.OK
+    assert finding.severity is Severity.OK
     assert finding.message == f"2 ranks on {ONE} and {TWO} sent each other 4 MiB in {how}"
 
 
 @pytest.mark.parametrize("name", ["busy", "drained"])
 def test_nodes_that_are_not_free_are_skipped(name: str) -> None:
     finding = judge(recorded(name))
-    assert (finding.mark, finding.message) == (Mark.SKIP, "the nodes were not free")
+    assert (finding.severity, finding.message) == (Severity.SKIP, "the nodes were not free")
     assert "Requested nodes are busy" in finding.why
 
 
@@ -162,9 +162,9 @@ def test_jobs_that_were_not_recorded(evidence: Evidence, message: str) -> None:
 
 
 def test_missing_lines_are_never_a_success() -> None:
-    assert judge(job(code=0)).mark is Mark.FAIL
-    assert judge(job(at(0, Stage.DONE, size=2), code=0)).mark is Mark.FAIL
-    assert judge(job(at(0, Stage.DONE, size=2), at(1, Stage.LOAD), code=0)).mark is Mark.FAIL
+    assert judge(job(code=0)).severity is Severity.FAIL
+    assert judge(job(at(0, Stage.DONE, size=2), code=0)).severity is Severity.FAIL
+    assert judge(job(at(0, Stage.DONE, size=2), at(1, Stage.LOAD), code=0)).severity is Severity.FAIL
 
 
 def test_forged_output_puts_no_node_and_no_command_into_the_finding() -> None:
@@ -340,7 +340,7 @@ def test_the_mpis_of_a_release_are_those_in_core(world: World) -> None:
     published(world, "Core:openmpi/4.1.7", "openmpi:4.1.7/hdf5/1.14", "Core:gcc/12", "gcc/12:mpich/4", "Core:mpich/4.1")
     (first, second) = proof.prove_release(world.context, [node(ONE), node("x", "q2"), node(TWO)])
     assert (first.check, second.check) == ("mpi:openmpi/4.1.7", "mpi:mpich/4.1")
-    assert {first.mark, second.mark} == {Mark.OK}
+    assert {first.severity, second.severity} == {Severity.OK}
 
 
 def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
@@ -365,7 +365,7 @@ def test_without_two_nodes_or_an_mpi_the_finding_is_skipped(
 ) -> None:
     published(world, *modules)
     (finding,) = proof.prove_release(world.context, nodes)
-    assert (finding.check, finding.mark) == ("mpi", Mark.SKIP)
+    assert (finding.check, finding.severity) == ("mpi", Severity.SKIP)
     assert finding.message.startswith(said)
     assert not any(argv[0] == "srun" for argv in world.system.commands)
 
@@ -418,5 +418,5 @@ def test_a_job_that_does_not_end_is_a_failure_of_slurm(world: World, monkeypatch
 
     monkeypatch.setattr(world.system, "run", run)
     finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
-    assert (finding.mark, finding.message) == (Mark.FAIL, "Slurm: the job did not end")
+    assert (finding.severity, finding.message) == (Severity.FAIL, "Slurm: the job did not end")
     assert "did not end within 250 s" in finding.why

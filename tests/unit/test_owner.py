@@ -23,10 +23,10 @@ from bootstrap.engine.run import run
 from bootstrap.engine.run_locks import Waits
 from bootstrap.host import system
 from bootstrap.state.context import Context
-from bootstrap.state.desired import Wanted
+from bootstrap.state.desired import DesiredState
 from bootstrap.state.owner import Owner, is_foreign
 from bootstrap.state.release import current_release
-from bootstrap.state.store import Seen, Shared, write_document
+from bootstrap.state.store import ClusterState, KnownStorage, write_document
 from bootstrap.steps.root import Root
 from tests.adoption import EBS, NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
@@ -46,7 +46,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     left = leave_records(old)
-    release, old_token = current_release(old.paths), Shared(old.paths).token()
+    release, old_token = current_release(old.paths), ClusterState(old.paths).token()
     assert old_token is not None
     new = reborn(old)
     found = converge(new, Waits(cluster=0), accept=True)
@@ -60,14 +60,14 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     assert current_release(new.paths) == release == new.release
     state = new.paths.state
     assert not [name for name, data in left.items() if (state / name).exists() and (state / name).read_bytes() == data]
-    assert Shared(new.paths).reports() == ()
-    wanted = Shared(new.paths).wanted()
+    assert ClusterState(new.paths).reports() == ()
+    wanted = ClusterState(new.paths).desired_state()
     assert wanted is not None
     assert wanted.release == release
-    token = Shared(new.paths).token()
+    token = ClusterState(new.paths).token()
     assert token is not None
     assert token.token != old_token.token
-    assert Seen.load(new.paths) == Seen("/shared", token.token)
+    assert KnownStorage.load(new.paths) == KnownStorage("/shared", token.token)
     before = snapshot(new.prefix)
     assert {step.outcome for step in converge(new).values()} <= {Outcome.OK, Outcome.SKIPPED}
     assert snapshot(new.prefix) == before
@@ -96,7 +96,9 @@ def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None
 
 @pytest.mark.parametrize("role", list(Role))
 def test_nobody_obeys_what_another_cluster_wanted(old: World, role: Role) -> None:
-    Shared(old.paths).save_wanted(Wanted("9.9.9", "f" * 64, {"check": {"run": ["theirs"]}}, {}, "r9"))
+    ClusterState(old.paths).save_desired_state(
+        DesiredState("9.9.9", "f" * 64, {"check": {"run": ["theirs"]}}, {}, "r9")
+    )
     new = reborn(old)
     write_dna(new)
     with pytest.raises(ConfigError, match="belongs to cluster old") as caught:
@@ -135,13 +137,13 @@ def test_a_storage_of_another_cluster_is_left_alone(old: World, mount: Mount) ->
 
 
 def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
-    token = Shared(old.paths).token()
+    token = ClusterState(old.paths).token()
     login = old.as_node("login", Role.LOGIN)
     assert converge(login)["root"].outcome is Outcome.CHANGED
     new = reborn(old, "old", NFS)
     found = converge(new)
     assert (found["storage-owner"].outcome, found["spack"].outcome) == (Outcome.OK, Outcome.OK)
-    assert Shared(new.paths).token() == token
+    assert ClusterState(new.paths).token() == token
     assert converge(login)["storage"].outcome is Outcome.OK
 
 
@@ -167,7 +169,7 @@ def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_
         assert (found["storage"].outcome, code(found["storage"])) == (Outcome.BLOCKED, "storage-changed")
         assert "of cluster demo" in found["storage"].reason
         with pytest.raises(StorageError):
-            Shared(world.paths).save_report(NodeReport("q1-st-c5-1", "compute", "now", None, ()))
+            ClusterState(world.paths).save_report(NodeReport("q1-st-c5-1", "compute", "now", None, ()))
         assert find_desired_state(world.prefix, world.context.facts, world.system, []) is None
     assert snapshot(old.paths.shared_mount) == before
 
@@ -198,14 +200,14 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
     assert after == found["before"]
 
 
-@pytest.mark.parametrize("last", ["remove_records", "save_token", "Seen"])
+@pytest.mark.parametrize("last", ["remove_records", "save_token", "KnownStorage"])
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 def test_an_adoption_that_was_killed_is_done_again(
     old: World, monkeypatch: pytest.MonkeyPatch, last: str, *, done: bool
 ) -> None:
     leave_records(old)
     new = reborn(old)
-    owner, name = (Seen, "save") if last == "Seen" else (Shared, last)
+    owner, name = (KnownStorage, "save") if last == "KnownStorage" else (ClusterState, last)
     real: Callable[..., Any] = getattr(owner, name)
 
     def killed(*arguments: Any) -> None:
@@ -220,8 +222,8 @@ def test_an_adoption_that_was_killed_is_done_again(
             converge(new, accept=True)
     found = converge(new, accept=True)
     assert {found[name].outcome for name in ("storage-owner", "spack", "publish")} <= {Outcome.OK, Outcome.CHANGED}
-    assert Shared(new.paths).reports() == ()
-    token = Shared(new.paths).token()
+    assert ClusterState(new.paths).reports() == ()
+    token = ClusterState(new.paths).token()
     assert token is not None
     assert token.owner == Owner("demo", "us-east-1")
 
@@ -246,7 +248,7 @@ def test_the_record_of_an_adopting_run_replaces_the_former_clusters(
     record = run(options, services(new.system, run_id="run-a", note=notes.append))
     assert {step.name: step.outcome for step in record.steps}["publish"] is not Outcome.BLOCKED, record
     assert any(note.startswith("took over release") for note in notes)
-    own = Shared(new.paths).install()
+    own = ClusterState(new.paths).install()
     assert own is not None
     assert own.run_id == "run-a"
 
@@ -278,7 +280,7 @@ def test_a_storage_is_foreign_by_name_or_region(owner: Owner | None, *, foreign:
 
 @pytest.mark.parametrize("owner", [{"name": "../x"}, {"name": 1}, {}, "demo", {"name": "demo", "region": 1}])
 def test_a_damaged_owner_is_told_and_nothing_is_taken_over(old: World, owner: Any) -> None:
-    token = Shared(old.paths).token()
+    token = ClusterState(old.paths).token()
     assert token is not None
     write_document(old.paths.state / "token.json", {**plain(token), "owner": owner})
     new = reborn(old)

@@ -16,9 +16,9 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS
 from bootstrap.state.context import Context
-from bootstrap.state.desired import Wanted
+from bootstrap.state.desired import DesiredState
 from bootstrap.state.request import keep_request, mark_request_applied
-from bootstrap.state.store import KEPT, Shared, write_document
+from bootstrap.state.store import KEPT, ClusterState, write_document
 from bootstrap.steps.desired_state import RecordDesiredState
 from tests.world import World, services
 
@@ -51,9 +51,9 @@ def ask(
 
 
 def want(world: World, release: str = "wanted-release", mount: str = "/shared") -> None:
-    wanted = Wanted("0.1.0", None, {"storage": {"mount": mount}, "check": {"run": ["wanted"]}}, {}, release)
+    wanted = DesiredState("0.1.0", None, {"storage": {"mount": mount}, "check": {"run": ["wanted"]}}, {}, release)
     world.paths.state.mkdir(parents=True, exist_ok=True)
-    Shared(world.paths).save_wanted(wanted)
+    ClusterState(world.paths).save_desired_state(wanted)
 
 
 ARGS = "check: {run: [args]}"
@@ -107,8 +107,8 @@ def test_what_another_cluster_or_an_older_place_wanted_does_not_count(world: Wor
 
 def test_a_damaged_wanted_json_is_named_where_nothing_else_is_known(world: World) -> None:
     world.paths.state.mkdir(parents=True)
-    (world.paths.state / "wanted.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"wanted\.json is not JSON"):
+    (world.paths.state / "desired.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"desired\.json is not JSON"):
         ask(world, None)
 
 
@@ -162,10 +162,10 @@ def test_a_decision_is_taken_up_once(world: World) -> None:
     before = [each.name for each in STEPS].index("desired-state")
     engine.converge(STEPS[:before], ctx, lambda _: None)
     step.apply(ctx)
-    written = Shared(world.paths).wanted()
+    written = ClusterState(world.paths).desired_state()
     assert written is not None
     write_document(world.paths.var / KEPT, {"pending": False})
     with pytest.raises(StateError, match="carried out meanwhile") as caught:
         step.apply(replace(ctx, services=services(world.system, Tool("0.2.0"))))
     assert caught.value.code == "state-settled"
-    assert Shared(world.paths).wanted() == written
+    assert ClusterState(world.paths).desired_state() == written

@@ -24,7 +24,7 @@ from bootstrap.releases import gc as collector
 from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.state.release import current_release
-from bootstrap.state.store import Shared
+from bootstrap.state.store import ClusterState
 from tests.world import World, tarball, with_spack
 
 
@@ -58,7 +58,7 @@ def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> Non
     assert previous_release(world.context) == second
     roll_back(world.context, rollback_target(world.context, None))
     assert current_release(world.paths) == second
-    wanted = Shared(world.paths).wanted()
+    wanted = ClusterState(world.paths).desired_state()
     assert wanted is not None
     assert wanted.release == second
     assert [package["version"] for package in wanted.config["packages"]] == ["1", "2"]
@@ -66,7 +66,7 @@ def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> Non
     assert previous_release(world.context) == third
     roll_back(world.context, rollback_target(world.context, first[:8]))
     assert current_release(world.paths) == first
-    assert [one.release for one in Shared(world.paths).published()] == [first, second, third, second, first]
+    assert [one.release for one in ClusterState(world.paths).published()] == [first, second, third, second, first]
 
 
 def test_a_release_that_cannot_be_published_again_has_a_reason(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_release_that_cannot_be_published_again_has_a_reason(tmp_path: Path) -
     with pytest.raises(ReleaseError) as unknown:
         rollback_target(world.context, "feed")
     assert unknown.value.code == "release-unknown"
-    (world.paths.release(first) / "wanted.json").unlink()
+    (world.paths.release(first) / "desired.json").unlink()
     with pytest.raises(ReleaseError, match="cannot be published") as kept:
         rollback_target(world.context, first)
     assert "does not hold the configuration" in kept.value.why
@@ -160,9 +160,9 @@ def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
     assert collector.plan(world.context, 3, ()).drop == {}
     roll_back(world.context, rollback_target(world.context, second))
     assert collector.plan(world.context, 1, ()).keep == {second: "current"}
-    wanted = Shared(world.paths).wanted()
+    wanted = ClusterState(world.paths).desired_state()
     assert wanted is not None
-    Shared(world.paths).save_wanted(replace(wanted, release=third))  # a rollback that was killed
+    ClusterState(world.paths).save_desired_state(replace(wanted, release=third))  # a rollback that was killed
     assert collector.plan(world.context, 1, ()).keep == {second: "current", third: "wanted"}
     assert first in collector.plan(world.context, 1, ()).drop
 
@@ -207,7 +207,7 @@ def test_a_switch_that_a_killed_run_did_not_record_is_recorded_before_the_next_o
     replace_link(world.paths.current, f"releases/{first}")
     os.utime(world.paths.current, (4000, 4000), follow_symlinks=False)
     roll_back(world.context, rollback_target(world.context, second))
-    entries = Shared(world.paths).published()
+    entries = ClusterState(world.paths).published()
     assert [entry.release for entry in entries] == [first, second, third, first, second]
     assert entries[3].time == timestamp(4000)
     assert collector.current_since(entries, 4500) == {first, second}
@@ -215,7 +215,7 @@ def test_a_switch_that_a_killed_run_did_not_record_is_recorded_before_the_next_o
 
 def test_gc_keeps_binary_packages_if_a_release_has_no_configuration(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
-    (world.paths.release(second) / "wanted.json").unlink()
+    (world.paths.release(second) / "desired.json").unlink()
     plan = collector.plan(world.context, 2, ())
     assert set(plan.keep) == {second, third}
     assert plan.packages == ()

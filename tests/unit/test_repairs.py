@@ -13,7 +13,7 @@ from bootstrap.core.facts import Mount
 from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
-from bootstrap.state.store import Seen, write_document
+from bootstrap.state.store import KnownStorage, write_document
 from bootstrap.steps.hidden_mounts import HiddenMounts
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, typed
@@ -24,7 +24,7 @@ __all__ = ["lmod_is_there"]
 @pytest.fixture
 def node(tmp_path: Path) -> World:
     world = World(tmp_path / "node", Role.COMPUTE, live=True)
-    Seen(world.paths.mount, "cafe").save(world.paths)
+    KnownStorage(world.paths.mount, "cafe").save(world.paths)
     world.paths.state.mkdir(parents=True)
     write_document(world.paths.state / "token.json", {"token": "cafe", "host": "head"})
     world.mounts = (Mount("10.0.0.10:/shared", world.paths.mount, "nfs4", ("rw",)),)

@@ -12,13 +12,13 @@ from bootstrap.cluster.hostlist import folded
 from bootstrap.cluster.slurm import SlurmNode, parse_sinfo
 from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import AllocationRefused, ProcessFailed
-from bootstrap.core.model import Finding, Mark, NodeReport
+from bootstrap.core.model import Finding, NodeReport, Severity
 from bootstrap.host.system import timestamp
 from bootstrap.prove import fleet
 from bootstrap.state.store import write_document
 from tests.world import World, hosts
 
-GOOD = Finding("storage", Mark.OK, "mounted")
+GOOD = Finding("storage", Severity.OK, "mounted")
 SINFO = """q1-st-c5-1|idle|q1*|none
 q1-st-c5-1|idle|q2|none
 q1-st-c5-2|allocated|q1*|none
@@ -53,7 +53,7 @@ def test_a_node_that_says_nothing_has_failed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["x" * 5000, "ü" * 5000, '"\\' * 3000])
 def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
-    finding = Finding("run:" + text, Mark.FAIL, text, text, (text, text, text))
+    finding = Finding("run:" + text, Severity.FAIL, text, text, (text, text, text))
     lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", "r", (finding,)))
     assert max(len(line) for line in lines) < 1024
     (report,) = fleet.reports_of_lines(lines).values()
@@ -63,7 +63,7 @@ def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
 def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     reports = fleet.prove(world.context, parse_sinfo(SINFO)[-2:])
-    assert [report.findings[0].mark for report in reports] == [Mark.WARN, Mark.WARN]
+    assert [report.findings[0].severity for report in reports] == [Severity.WARN, Severity.WARN]
     assert not any(report.asked for report in reports)
     assert reports[0].findings[0].why == "Not responding"
     assert not any(command[0] == "srun" for command in world.system.commands)
@@ -167,7 +167,7 @@ def test_a_node_that_is_half_in_use_and_has_no_room_for_a_job_is_busy(tmp_path: 
 
     world.system.answers["srun"] = refuse
     (report,) = fleet.prove(world.context, parse_sinfo("q1-1|mixed|q1|none"))
-    assert (report.findings[0].mark, report.findings[0].message) == (Mark.SKIP, "not asked: busy (mixed)")
+    assert (report.findings[0].severity, report.findings[0].message) == (Severity.SKIP, "not asked: busy (mixed)")
 
 
 def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -
 def test_a_busy_node_is_told_with_its_own_last_report_and_its_age(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     context = world.context
-    bad = Finding("load:gcc", Mark.FAIL, "ended with 1")
+    bad = Finding("load:gcc", Severity.FAIL, "ended with 1")
     own = NodeReport("q1-1", "compute", timestamp(time.time() - 720), "r", (GOOD, bad))
     write_document(context.paths.state / "nodes" / "q1-1.json", own.to_dict())
     (report,) = fleet.prove(context, parse_sinfo("q1-1|allocated|q1|none"))
     (finding,) = report.findings
-    assert (finding.mark, finding.message) == (Mark.SKIP, "not asked: busy (allocated)")
+    assert (finding.severity, finding.message) == (Severity.SKIP, "not asked: busy (allocated)")
     assert "(12 min old): load:gcc: ended with 1" in finding.why
 
 

@@ -93,7 +93,7 @@ def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_what_others_could_have_written_is_not_read(tmp_path: Path) -> None:
     world = World(tmp_path / "head")
-    shared = state.Shared(world.paths)
+    shared = state.ClusterState(world.paths)
     world.paths.state.mkdir(parents=True)
     shared.save_token(documents.Token("t", "h"))
     world.paths.state.chmod(0o777)
@@ -106,7 +106,7 @@ def test_no_link_is_followed_on_shared_storage(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "state").mkdir(parents=True)
     world.paths.shared.symlink_to(tmp_path / "foreign")
     with pytest.raises(StateError) as caught:
-        state.Shared(world.paths).save_token(documents.Token("t", "h"))
+        state.ClusterState(world.paths).save_token(documents.Token("t", "h"))
     assert caught.value.code == "state-untrusted"
     assert list((tmp_path / "foreign" / "state").iterdir()) == []
 

@@ -16,9 +16,9 @@ from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import make_own_dir
 from bootstrap.remote import tarball
 from bootstrap.state.context import Context
-from bootstrap.state.desired import Proof, Token, Wanted
+from bootstrap.state.desired import DesiredState, Proof, Token
 from bootstrap.state.owner import Owner
-from bootstrap.state.store import Seen, Shared, write_document
+from bootstrap.state.store import ClusterState, KnownStorage, write_document
 from bootstrap.steps import storage as storage_step
 from tests.world import World, typed, with_package
 
@@ -35,7 +35,7 @@ def other_storage(world: World, token: Token | None) -> None:
     world.paths.shared_mount.mkdir()
     if token is not None:
         world.paths.state.mkdir(parents=True)
-        Shared(world.paths).save_token(token)
+        ClusterState(world.paths).save_token(token)
 
 
 def code(report: StepReport) -> str | None:
@@ -102,10 +102,10 @@ def test_other_nodes_follow_what_the_head_node_accepted_also_over_two_changes(he
         assert code(storage(compute)) == "storage-changed"
         assert storage(head, accept=True).outcome is Outcome.CHANGED
         assert storage(head).outcome is Outcome.OK
-    token = Shared(head.paths).token()
+    token = ClusterState(head.paths).token()
     assert token is not None
     assert storage(compute).outcome is Outcome.CHANGED
-    assert Seen.load(compute.paths) == Seen("/shared", token.token, Owner("demo", "us-east-1"))
+    assert KnownStorage.load(compute.paths) == KnownStorage("/shared", token.token, Owner("demo", "us-east-1"))
 
 
 def test_the_head_node_itself_follows_no_other_storage_of_its_cluster(head: World) -> None:
@@ -120,7 +120,7 @@ def test_a_storage_that_is_accepted_keeps_its_own_token(head: World) -> None:
     token = Token("feed" * 8, "another-head", Owner("demo", "us-east-1"))
     other_storage(head, token)
     assert storage(head, accept=True).outcome is Outcome.CHANGED
-    assert Shared(head.paths).token() == token
+    assert ClusterState(head.paths).token() == token
 
 
 def test_a_node_may_accept_for_itself(head: World, compute: World) -> None:
@@ -145,12 +145,12 @@ def test_a_damaged_memory_is_none(head: World, text: str) -> None:
 
 
 def test_nobody_obeys_the_wanted_json_of_another_storage(head: World, compute: World) -> None:
-    wanted = Wanted("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
-    Shared(head.paths).save_wanted(wanted)
+    wanted = DesiredState("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
+    ClusterState(head.paths).save_desired_state(wanted)
     facts = compute.context.facts
     assert find_desired_state(compute.prefix, facts, compute.system, []) == wanted
     other_storage(head, Token("feed" * 8, "another-head"))
-    write_document(head.paths.state / "wanted.json", plain(wanted))
+    write_document(head.paths.state / "desired.json", plain(wanted))
     assert find_desired_state(compute.prefix, facts, compute.system, []) is None
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_is_under_way_writes_nothing_onto_a_storage_that_came_in_its_
     other_storage(head, token)
     before = sorted(head.paths.shared_mount.rglob("*"))
     with pytest.raises(StorageError) as caught:
-        Shared(head.paths).save_proof(Proof("r1", "2026-11-24T08:00:00Z", ()))
+        ClusterState(head.paths).save_proof(Proof("r1", "2026-11-24T08:00:00Z", ()))
     assert caught.value.code == "storage-changed"
     assert sorted(head.paths.shared_mount.rglob("*")) == before
 

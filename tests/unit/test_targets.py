@@ -22,7 +22,7 @@ from bootstrap.cluster import instances, targets
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError
 from bootstrap.core.facts import Cluster, Facts, Queue
-from bootstrap.core.model import Mark, Outcome, Role
+from bootstrap.core.model import Outcome, Role, Severity
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import choose_targets, prepare
 from bootstrap.engine.registry import CHECKS, STEPS
@@ -30,9 +30,9 @@ from bootstrap.engine.run import run
 from bootstrap.prove.fleet import report_lines, reports_of_lines
 from bootstrap.prove.login_shell import modules_to_load
 from bootstrap.state import release
-from bootstrap.state.desired import Wanted
+from bootstrap.state.desired import DesiredState
 from bootstrap.state.release import Manifest, ModuleFile, Tree
-from bootstrap.state.store import Shared
+from bootstrap.state.store import ClusterState
 from bootstrap.steps.shell import Shell
 from bootstrap.steps.spack import SpackStack
 from tests.world import HOST, World, with_package, with_spack
@@ -250,7 +250,7 @@ def test_a_cluster_file_that_is_away_for_once_changes_nothing() -> None:
     asked = known_with(queues("p5.48xlarge"))
     first = choose_targets(config, asked, None)
     assert first.targets == ("x86_64_v3",)
-    wanted = Wanted("0.1.0", None, {}, {}, "r1", ("x86_64_v4",), ("90",))
+    wanted = DesiredState("0.1.0", None, {}, {}, "r1", ("x86_64_v4",), ("90",))
     again = choose_targets(config, known_with(()), wanted)
     assert (again.targets, again.cuda) == (("x86_64_v4",), ("90",))
     assert choose_targets(config, asked, wanted).targets == ("x86_64_v3",)
@@ -299,7 +299,7 @@ def manifest(*built: str, specs: tuple[str, ...] = ("zlib",), **other: str) -> M
 def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tuple[str, ...], message: str) -> None:
     machine = targets.machine_of(cpu)
     finding = fits(replace(HOST, target=cpu, machine=machine), manifest(*built))
-    assert (finding.check, finding.mark, finding.message) == ("cpu", Mark.FAIL, message)
+    assert (finding.check, finding.severity, finding.message) == ("cpu", Severity.FAIL, message)
     assert "SIGILL" in finding.why
     named = re.findall(r"target: ([\w.]+)\}", finding.remedy[0])
     assert len(named) == 1
@@ -311,14 +311,14 @@ def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tupl
 
 def test_glibc_and_operating_system_are_compared_after_the_cpu() -> None:
     other = fits(replace(HOST, glibc="2.34"), manifest("x86_64_v3"))
-    assert (other.mark, other.message) == (Mark.FAIL, "built with glibc 2.36, this node has 2.34")
-    assert fits(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).mark is Mark.OK
+    assert (other.severity, other.message) == (Severity.FAIL, "built with glibc 2.36, this node has 2.34")
+    assert fits(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).severity is Severity.OK
     assert fits(HOST, manifest("x86_64_v3", os="rocky9")).message == "built on rocky9, this node is debian12"
     both = fits(replace(HOST, glibc="2.34"), manifest("x86_64_v4"))
     assert both.message == "built for x86_64_v4, this node is x86_64_v3"
     fine = fits(replace(HOST, target="zen4"), manifest("x86_64_v3", "x86_64_v4"))
-    assert (fine.mark, fine.message) == (Mark.OK, "built for x86_64_v4, this node is zen4")
-    assert fits(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).mark is Mark.OK
+    assert (fine.severity, fine.message) == (Severity.OK, "built for x86_64_v4, this node is zen4")
+    assert fits(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).severity is Severity.OK
 
 
 def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> Non
     old = head.as_node("old", Role.COMPUTE)
     engine.converge(STEPS, old.context, lambda _: None)  # a shell cannot be started here, so every load fails
     report = checks.check_node(old.context, CHECKS)
-    failed = [finding for finding in report.findings if finding.mark is Mark.FAIL]
+    failed = [finding for finding in report.findings if finding.severity is Severity.FAIL]
     loads = [f"load:{name}" for name in ("fftw/3.3.10", "hello/1.0", "spack/1.1.1")]
     assert [finding.check for finding in failed] == ["cpu", "modules", *loads, "run:hello"]
     assert failed[0].message == "built for x86_64_v4, this node is x86_64_v3"
@@ -361,7 +361,7 @@ def test_a_list_gives_each_node_its_best_tree(tmp_path: Path) -> None:
         assert {module.name for module in tree.modules} == {"hello/1.0", "fftw/3.3.10", "spack/1.1.1"}
         scope = head.paths.var / "spack" / head.release / tree.target / "scope" / "packages.yaml"
         assert json.loads(scope.read_text())["packages"]["all"]["require"] == [f"target={tree.target}"]
-    wanted = Shared(head.paths).wanted()
+    wanted = ClusterState(head.paths).desired_state()
     assert wanted is not None
     assert wanted.targets == ("x86_64_v4", "x86_64_v3")
 
@@ -455,7 +455,7 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     assert second.release != first.release
 
     head.paths.state.mkdir(parents=True)
-    Shared(head.paths).save_wanted(second.wanted)
+    ClusterState(head.paths).save_desired_state(second.desired_state)
     node = head.as_node("node", Role.COMPUTE)
     cluster_of(node, "c6a.large")
     assert prepared(node, Role.COMPUTE).targets == ("x86_64_v4",)

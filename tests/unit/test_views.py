@@ -19,13 +19,13 @@ from bootstrap.core.model import (
     Finding,
     FleetReport,
     Lines,
-    Mark,
     NodeReport,
     Outcome,
     Plan,
     Result,
     Role,
     RunRecord,
+    Severity,
     Status,
     StepReport,
     Tool,
@@ -37,7 +37,7 @@ from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.page import page
 from bootstrap.state.cluster_lock import Holder
-from bootstrap.state.desired import Proof, Wanted
+from bootstrap.state.desired import DesiredState, Proof
 from tests.golden import held
 from tests.world import HOST
 
@@ -56,22 +56,26 @@ STEPS = (
 )  # fmt: skip
 RUN = RunRecord(
     "20261124T081405.123Z-1a2b3c", "hook", "configured", "head", "ip-10-0-0-10", "0.1.0", 42, "boot",
-    "2026-11-24T08:14:05Z", "2026-11-24T08:15:05Z", Status.DEGRADED, 1, "3f9c1a2b4d5e", STEPS, settled=True,
+    "2026-11-24T08:14:05Z", "2026-11-24T08:15:05Z", Status.DEGRADED, 1, "3f9c1a2b4d5e", STEPS, hook_may_return=True,
 )  # fmt: skip
 PROGRESS = "installing 7 of 20: hdf5 (build), openmpi (configure); 6 min elapsed"
 INSTALLING = replace(
     RUN, finished=None, exit=None, status=Status.RUNNING,
     steps=(STEPS[0], StepReport("spack", "t", Outcome.RUNNING, PROGRESS)),
 )  # fmt: skip
-GOOD = Finding("storage", Mark.OK, "nfs4 from 10.0.0.10:/shared, the same as on ip-10-0-0-10: token 8c2afbf9")
+GOOD = Finding("storage", Severity.OK, "nfs4 from 10.0.0.10:/shared, the same as on ip-10-0-0-10: token 8c2afbf9")
 BAD = Finding(
-    "load:fftw", Mark.FAIL, "ended with 1", "unknown module / see module spider", ("bash -lc 'module load fftw'",)
+    "load:fftw", Severity.FAIL, "ended with 1", "unknown module / see module spider", ("bash -lc 'module load fftw'",)
 )
-MISFIT = Finding("cpu", Mark.FAIL, "built for x86_64_v4, this node is x86_64_v3", "its CPU is zen3", ("spack: ...",))
-WARN = Finding("release", Mark.WARN, "current is a, wanted is b", "", ("petal-node status",))
-TALKS = Finding("mpi:openmpi/4.1", Mark.OK, "2 ranks on a and b sent each other 4 MiB in 0.02 s with Open MPI v4.1.4")
+MISFIT = Finding(
+    "cpu", Severity.FAIL, "built for x86_64_v4, this node is x86_64_v3", "its CPU is zen3", ("spack: ...",)
+)
+WARN = Finding("release", Severity.WARN, "current is a, wanted is b", "", ("petal-node status",))
+TALKS = Finding(
+    "mpi:openmpi/4.1", Severity.OK, "2 ranks on a and b sent each other 4 MiB in 0.02 s with Open MPI v4.1.4"
+)
 SILENT = Finding(
-    "mpi:mpich/4.1", Mark.FAIL, "network: the ranks hang in MPI_Finalize", "no end within 60 s", ("ip -br address",)
+    "mpi:mpich/4.1", Severity.FAIL, "network: the ranks hang in MPI_Finalize", "no end within 60 s", ("ip -br address",)
 )
 NODES = tuple(
     NodeReport(f"queue1-st-c5-{number}", "compute", "2026-11-24T08:20:00Z", "3f9c1a2b4d5e", findings)
@@ -80,9 +84,11 @@ NODES = tuple(
 LEFT = tuple(
     NodeReport(f"queue1-dy-c5-{number}", "compute", "2026-11-24T08:20:00Z", None, (finding,))
     for number, finding in enumerate((
-        Finding("slurm", Mark.SKIP, "not asked: powered off (idle~)"),
-        Finding("slurm", Mark.SKIP, "not asked: powered off (idle~)"),
-        Finding("slurm", Mark.WARN, "not asked: down (down)", "Not responding", ("scontrol show node queue1-dy-c5-3",)),
+        Finding("slurm", Severity.SKIP, "not asked: powered off (idle~)"),
+        Finding("slurm", Severity.SKIP, "not asked: powered off (idle~)"),
+        Finding(
+            "slurm", Severity.WARN, "not asked: down (down)", "Not responding", ("scontrol show node queue1-dy-c5-3",)
+        ),
     ), start=1)
 )  # fmt: skip
 WIDE = (
@@ -110,7 +116,7 @@ NOW = "2026-11-24T10:30:00Z"
 HOLDER = Holder("ip-10-0-0-10", 42, "boot", 1.0, "2026-11-24T08:14:05Z", RUN.run_id)
 UNKNOWN = NodeStatus("n", None, NOW, "0.1.0", None, (), FACTS)
 FULL = NodeStatus(
-    "ip-10-0-0-10", Role.HEAD, NOW, "0.2.0", Wanted("0.1.0", None, CONFIG, {}, "aaaabbbbcccc"), (RUN,), FACTS,
+    "ip-10-0-0-10", Role.HEAD, NOW, "0.2.0", DesiredState("0.1.0", None, CONFIG, {}, "aaaabbbbcccc"), (RUN,), FACTS,
     current="3f9c1a2b4d5e", install=RUN, holder=HOLDER, proof=Proof("3f9c1a2b4d5e", "2026-11-24T08:20:00Z", NODES),
     proved=2, asked=3, reports=NODES, externals=(External("slurm", "slurm@24.05.7", "/opt/slurm", Path("/opt/slurm")),),
 )  # fmt: skip
@@ -189,7 +195,7 @@ def test_verbose_status_ends_with_the_facts() -> None:
 
 
 def test_the_page_has_the_table_each_trouble_once_and_nothing_from_elsewhere() -> None:
-    evil = Finding("run:<script>alert(1)</script>", Mark.FAIL, "ended with 1 & <b>", "why <i>", ("echo '<x>'",))
+    evil = Finding("run:<script>alert(1)</script>", Severity.FAIL, "ended with 1 & <b>", "why <i>", ("echo '<x>'",))
     nodes = [
         *NODES,
         *LEFT,
