@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -340,7 +342,7 @@ def test_every_command_of_the_makefile_is_in_contributing_and_no_page_names_anot
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(REMOTE):
             continue
@@ -382,3 +384,16 @@ def test_pages_are_plain_text(page: Path) -> None:
     assert text.isascii(), [character for character in text if not character.isascii()][:5]
     assert text.endswith("\n")
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)
+
+
+def test_the_example_of_contributing_runs_as_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r'^```python\n(""".*?)^```', text, re.MULTILINE | re.DOTALL)
+    step, test = (compile(block, f"CONTRIBUTING.md block {number}", "exec") for number, block in enumerate(blocks))
+    module = ModuleType("bootstrap.steps.login_message")
+    module.__package__ = "bootstrap.steps"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(step, vars(module))
+    names: dict[str, Any] = {}
+    exec(test, names)
+    names["test_another_text_is_replaced"](tmp_path)
