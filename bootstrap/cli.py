@@ -15,7 +15,7 @@ from . import __version__
 if TYPE_CHECKING:
     import argparse
 
-    from .core.model import Result
+    from .core.model import Result, Tool
     from .core.options import Options
     from .state.context import Services
 
@@ -52,16 +52,27 @@ def main(argv: Sequence[str]) -> int:
     return _run(options)
 
 
+def _own_tool(archive: str) -> Tool:
+    """This petal-node; the loader of the archive puts the archive's path into PETAL_ARCHIVE."""
+    from pathlib import Path
+
+    from .core.model import Tool
+    from .host.files import sha256_of
+
+    path = Path(archive)
+    return Tool(__version__, path, sha256_of(path)) if archive and path.is_file() else Tool(__version__)
+
+
 def _run(options: Options) -> int:
     from .host.log import close_log, open_log
     from .host.processes import mark_run
-    from .host.system import System, new_run_id
-    from .host.tool import own_tool
+    from .host.system import System
+    from .host.times import new_run_id
     from .report import render as report
     from .state.context import Services
 
     progress = report.Progress(silent=options.json or options.quiet)
-    tool, system = own_tool(__version__, os.environ.get("PETAL_ARCHIVE")), System()
+    tool, system = _own_tool(os.environ.get("PETAL_ARCHIVE", "")), System()
     services = Services(tool, system, options.run_id or new_run_id(), progress.step, progress.note)
     mark_run(services.run_id)
     if system.is_root() or not options.paths.live:

@@ -24,7 +24,8 @@ from bootstrap.core.model import Finding, NodeReport, Role, Severity, Tool
 from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.host.files import sha256_of
-from bootstrap.host.system import Completed, System, timestamp
+from bootstrap.host.system import Completed, System
+from bootstrap.host.times import timestamp
 from bootstrap.lmod.find import image_places
 from bootstrap.modules import templates
 from bootstrap.prove.fleet import report_lines

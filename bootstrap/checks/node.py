@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
 from ..core.model import Finding, NodeReport, Severity, StepReport
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..state.context import Context
 from ..state.release import current_release
 from ..steps.base import Check, Step

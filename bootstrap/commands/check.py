@@ -13,7 +13,7 @@ from ..engine.prepare import prepare
 from ..engine.registry import CHECKS
 from ..engine.run import save_report
 from ..host.log import LOG
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..prove.fleet import prove, report_lines
 from ..prove.mpi_proof import between_nodes
 from ..report.render import try_page, write_page

@@ -25,7 +25,7 @@ from ..host import systemd
 from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.processes import has_process
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..state.context import Services
 from ..state.store import Runs
 from .common import require_root, result_of_run

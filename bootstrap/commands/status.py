@@ -14,7 +14,7 @@ from ..core.options import Options
 from ..core.paths import Paths
 from ..engine.configuration import find_desired_state
 from ..host import systemd
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..spack.externals import find_externals
 from ..state.cluster_lock import Holder, holder_of
 from ..state.context import Services

@@ -13,7 +13,7 @@ from ..core.model import Outcome, RunRecord, StepReport
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.log import LOG
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..state.context import Services
 from ..state.store import ClusterState, Runs
 

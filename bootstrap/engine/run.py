@@ -13,7 +13,7 @@ from ..core.errors import ExitCode, PetalError, as_error
 from ..core.model import Mode, NodeReport, Outcome, Role, RunRecord, Scope, Severity, Status, StepReport
 from ..core.options import BOOT, Options
 from ..host.log import LOG, prune_logs
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..state.context import Context, Services
 from ..state.request import keep_request
 from ..state.store import ClusterState, Runs, write_document

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..core.errors import redacted
+from .times import timestamp
 
 MOST = 10 << 20
 KEEP_LOGS = 20
@@ -35,7 +36,7 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "run_id": self._run_id,
             "step": getattr(record, "step", None),

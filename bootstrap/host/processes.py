@@ -1,4 +1,4 @@
-"""Processes that are there already: which run one belongs to, and how it ends with all that came from it."""
+"""Running processes: the run that a process belongs to, and how to end one with all its descendants."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import os
 import signal
 from typing import Any
 
-# Marks every process of a run, whatever its parent has become: Spack's builders outlive theirs.
+# Marks every process of a run, because Spack's builders outlive their parents.
 RUN_MARK = "PETAL_RUN_ID"
 KILL_GRACE = 5.0
 MARK_ROUNDS = 5
-# The kernel counts starts from the boot, whose time moves a little when the clock is set.
+# The kernel counts a start from the boot, and the time of the boot moves a little if the clock is set.
 SAME_START = 2.0
 
 
 def mark_run(run_id: str) -> None:
-    """From now on every program that this process starts carries the mark of the run."""
+    """Marks every program that this process starts from now on."""
     os.environ[RUN_MARK] = run_id
 
 
 def run_mark() -> dict[str, str]:
-    """The mark as a part of an environment, empty before ``mark_run``."""
+    """The environment variable of the mark, empty before ``mark_run``."""
     return {RUN_MARK: os.environ[RUN_MARK]} if RUN_MARK in os.environ else {}
 
 
 def has_process(pid: int, start: float | None = None) -> bool:
-    """True when a process with this number runs here; one that has ended and was not waited for does not.
+    """True if a process with this number runs on this machine and is not a zombie.
 
     Args:
-        start: when it was started, by ``own_start``; one that got the same number later is another process.
+        start: the result of ``own_start`` in that process; excludes a later process with the same number.
     """
     import psutil
 
@@ -41,16 +41,16 @@ def has_process(pid: int, start: float | None = None) -> bool:
 
 
 def own_start() -> float:
-    """When this process was started, in seconds since the epoch."""
+    """The start time of this process in seconds since 1970."""
     import psutil
 
     return float(psutil.Process().create_time())
 
 
 def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
-    """Ends a process and all that came from it: SIGTERM, ``grace`` seconds, SIGKILL.
+    """Ends a process and its descendants: SIGTERM, ``grace`` seconds, SIGKILL.
 
-    Spack's builders outlive their parent and may leave its group, so the tree is listed before anything is killed.
+    The tree is listed first, because Spack's builders outlive their parent and may leave its process group.
     """
     import psutil
 
@@ -63,17 +63,14 @@ def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
 
 
 def end_marked(run_id: str, grace: float = KILL_GRACE) -> int:
-    """Ends every process that carries the mark of a run, but not this one nor what it came from.
-
-    Returns:
-        How many there were.
-    """
+    """Ends every process with the mark of a run except this process and its ancestors; returns their number."""
     import psutil
 
     spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     count = 0
-    for _ in range(MARK_ROUNDS):  # one that is just being forked shows in the next round
-        family = [process for process in psutil.process_iter() if process.pid not in spared and _is_of(process, run_id)]
+    for _ in range(MARK_ROUNDS):  # a process that is being forked appears in the next round
+        found = [process for process in psutil.process_iter() if process.pid not in spared]
+        family = [process for process in found if _mark_of(process) == run_id]
         if not family:
             break
         count += len(family)
@@ -82,14 +79,10 @@ def end_marked(run_id: str, grace: float = KILL_GRACE) -> int:
 
 
 def other_runs(run_id: str) -> frozenset[str]:
-    """The runs, but this one, of which a process lives on this machine: of build jobs and of solving too."""
+    """The other runs, build jobs and solves included, that have a process on this machine."""
     import psutil
 
     return frozenset(filter(None, map(_mark_of, psutil.process_iter()))) - {run_id}
-
-
-def _is_of(process: Any, run_id: str) -> bool:
-    return _mark_of(process) == run_id
 
 
 def _mark_of(process: Any) -> str | None:
@@ -103,7 +96,7 @@ def _mark_of(process: Any) -> str | None:
 
 
 def _end(family: list[Any], grace: float) -> set[int]:
-    """Returns those that even SIGKILL does not end: they hang in the kernel, on a dead mount."""
+    """Returns the processes that SIGKILL does not end: they hang in the kernel, on a dead mount."""
     import psutil
 
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -119,7 +112,7 @@ def _end(family: list[Any], grace: float) -> set[int]:
 
 
 def _session(leader: int) -> list[Any]:
-    """What is left of a session, also when its leader has ended."""
+    """The processes of a session except its leader, which may have ended."""
     import psutil
 
     found = []

@@ -1,15 +1,15 @@
-"""The door to processes: every program has a timeout, a clean environment and a session of its own."""
+"""Programs and the kernel's view of this machine. Every program has a timeout and its own environment and session."""
 
 from __future__ import annotations
 
 import os
-import secrets
+import re
 import select
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,18 +23,18 @@ from .processes import end_marked, end_tree, other_runs, run_mark
 
 T = TypeVar("T")
 
-# Custom actions get a PATH without Slurm, and may have neither HOME nor LANG (facts of ParallelCluster's executor).
+# ParallelCluster starts custom actions with a PATH without Slurm, and perhaps without HOME and LANG.
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DRAIN_SECONDS = 1.0
 KILL_SECONDS = 2.0
 FLUSH_SECONDS = 900.0
-# Nobody waits for these; kept, so that their handles do not complain when they are collected.
+# Started and not waited for; kept because Popen warns if it is collected while its process runs.
 _detached: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A program that has ended. Output is text; bytes that are not UTF-8 are replaced."""
+    """A program that has ended. Bytes of its output that are not UTF-8 are replaced."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -43,22 +43,13 @@ class Completed:
     seconds: float
 
     def tail(self, lines: int = 12) -> str:
-        """The last lines of what it said, stderr first where there is any."""
+        """The last lines of stderr, or of stdout if stderr is empty."""
         text = self.stderr.strip() or self.stdout.strip()
         return "\n".join(text.splitlines()[-lines:])
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and what it started; does not wait for a process that SIGKILL does not end (a dead mount)."""
-    end_tree(process.pid)
-    try:
-        process.wait(timeout=KILL_SECONDS)
-    except subprocess.TimeoutExpired:
-        LOG.warning("process %d does not end on SIGKILL and is left behind", process.pid)
-
-
 class System:
-    """Processes and the kernel's view of this node. Tests put a subclass in its place."""
+    """Runs programs and reads the state of the machine. Tests use a subclass."""
 
     def run(
         self,
@@ -73,22 +64,22 @@ class System:
         on_idle: Callable[[], None] | None = None,
         given: int | None = None,
     ) -> Completed:
-        """Runs a program to its end.
+        """Runs a program and waits for its end.
 
         Args:
             argv: the program and its arguments; never a shell string.
-            timeout: seconds until its whole process group is ended.
-            env: its whole environment; the default is PATH with Slurm, LANG and HOME.
-            cwd: where it runs; the default is ``/``.
-            user: run it as this user, with that user's groups.
-            ok: exit codes that are fine, None for all.
-            on_line: called with each line of its output as it comes (stderr is then part of stdout).
-            on_idle: with ``on_line``: called about once a second while no output comes.
-            given: a descriptor that it keeps open, and whatever it forks.
+            timeout: seconds until the program and all its descendants are killed.
+            env: the whole environment; the default is ``base_env``.
+            cwd: the working directory; the default is ``/``.
+            user: the user to run as, with the groups of that user.
+            ok: the accepted exit codes, None for all.
+            on_line: called with each line of output when it arrives; stderr is then part of stdout.
+            on_idle: with ``on_line``: called about once a second while there is no output.
+            given: a descriptor that the program and its descendants keep open.
 
         Raises:
-            ProcessFailed: it cannot be started, or ended with another code.
-            ProcessTimeout: it was still running after ``timeout`` seconds.
+            ProcessFailed: the program cannot be started, or its exit code is not accepted.
+            ProcessTimeout: the program did not end within ``timeout`` seconds.
         """
         started = time.monotonic()
         LOG.debug("run %s", " ".join(argv))
@@ -103,8 +94,9 @@ class System:
             _kill(process)
             raise
         finally:
-            _close_streams(process)
-        if process.returncode < 0:  # what it started does not know that it died
+            for stream in filter(None, (process.stdout, process.stderr)):
+                stream.close()
+        if process.returncode < 0:  # a signal killed it; its descendants still run
             end_tree(process.pid)
         done = Completed(tuple(argv), process.returncode, stdout, stderr, time.monotonic() - started)
         LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, done.seconds)
@@ -113,7 +105,7 @@ class System:
         return done
 
     def flush(self, path: Path) -> None:
-        """Writes the file system of ``path`` to disk, with a deadline because shared storage may hang.
+        """Writes the file system of ``path`` to disk, with a deadline because shared storage may not answer.
 
         Raises:
             StorageError: ``storage-hangs``, the deadline passed.
@@ -126,32 +118,24 @@ class System:
         return shutil.which(name, path=PATH)
 
     def new_session(self, argv: Sequence[str], env: Mapping[str, str], output: Path) -> None:
-        """Starts a program in a session of its own, which outlives this process and writes to ``output``."""
+        """Starts a program in its own session; it outlives this process and writes to ``output``."""
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
-            process = subprocess.Popen(
-                list(argv),
-                env=env,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=descriptor,
-                stderr=descriptor,
-                start_new_session=True,
-            )
-            _detached.append(process)
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": descriptor, "stderr": descriptor}
+            _detached.append(subprocess.Popen(list(argv), env=env, cwd="/", start_new_session=True, **streams))
         finally:
             os.close(descriptor)
 
     def end_run(self, run_id: str) -> int:
-        """Ends what is left of a run whose own process is gone, and says how many processes that were."""
+        """Ends the processes that are left of a run whose main process has ended; returns their number."""
         return end_marked(run_id)
 
     def other_runs(self, run_id: str) -> frozenset[str]:
-        """The runs of which a process lives here; of other users' only root sees them."""
+        """The other runs that have a process on this machine; only root sees those of other users."""
         return other_runs(run_id)
 
     def has_systemd(self) -> bool:
-        """True when systemd runs this machine (sd_booted(3))."""
+        """True if systemd runs this machine (sd_booted(3))."""
         return Path("/run/systemd/system").is_dir()
 
     def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:
@@ -163,18 +147,18 @@ class System:
         return with_deadline(action, seconds, error)
 
     def mounts(self) -> tuple[Mount, ...]:
-        """What is mounted in this mount namespace."""
+        """The mounts of this mount namespace."""
         return parse_mounts(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace"))
 
     def addresses(self, host: str) -> frozenset[str]:
-        """The addresses of a host, none where its name is not known. May take as long as the resolver does."""
+        """The addresses of a host, empty if its name is unknown. Waits as long as the resolver does."""
         try:
             return frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         except OSError:
             return frozenset()
 
     def hostname(self) -> str:
-        """The node's name without its domain; on a compute node that is its Slurm name."""
+        """The host name without its domain: on a compute node, the name of the node in Slurm."""
         return socket.gethostname().split(".", 1)[0]
 
     def boot_id(self) -> str:
@@ -182,60 +166,43 @@ class System:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
     def uptime(self) -> float:
-        """Seconds since the machine, or the container that plays one, booted: the age of its first process."""
+        """The age of process 1 in seconds: the time since boot, in a container too."""
         import psutil
 
         return time.time() - float(psutil.Process(1).create_time())
 
     def clock(self) -> float:
-        """Seconds since the machine booted, as the hook scripts read them too (proc_uptime(5))."""
+        """Seconds since the machine booted (proc_uptime(5)); the hook script reads the same clock."""
         return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
 
     def available_memory(self) -> int:
-        """Bytes that a new process can use: what the kernel calls available (proc_meminfo(5)), and free swap."""
+        """Bytes that a new process can use: available memory (proc_meminfo(5)) and free swap."""
         import psutil
 
         return int(psutil.virtual_memory().available) + int(psutil.swap_memory().free)
 
     def is_root(self) -> bool:
-        """True when this process may change the machine."""
+        """True if this process runs as root."""
         return os.geteuid() == 0
 
 
 def base_env(user: str | None = None) -> dict[str, str]:
-    """The environment of a program of ours: Slurm in the PATH, a locale, and the home of whom it runs as."""
+    """The environment of a program: a PATH with Slurm, a UTF-8 locale, and the home of the user that runs it."""
     import pwd
 
     entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
     return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": entry.pw_dir}
 
 
-def timestamp(seconds: float | None = None) -> str:
-    """A UTC time as records hold it: ``2026-11-24T08:14:05Z``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def new_run_id() -> str:
-    """An id that sorts by time: ``20261124T081405.123Z-1a2b3c``."""
-    now = time.time()
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z-{secrets.token_hex(3)}"
-
-
 def parse_mounts(text: str) -> tuple[Mount, ...]:
-    """The lines of /proc/mounts; blanks in names are octal escapes there (proc_mounts(5))."""
+    """The mounts in the text of /proc/mounts, where blanks in names are octal escapes (proc_mounts(5))."""
     mounts = []
     for line in text.splitlines():
-        fields = line.split()
+        fields = [re.sub(r"\\(040|011|012|134)", lambda code: chr(int(code[1], 8)), part) for part in line.split()]
         if len(fields) >= 4:
-            source, point, kind, options = (_unescape(part) for part in fields[:4])
+            source, point, kind, options = fields[:4]
             mounts.append(Mount(source, point, kind, tuple(options.split(","))))
     return tuple(mounts)
-
-
-def _unescape(text: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
 
 
 def _start(
@@ -266,14 +233,17 @@ def _start(
             pass_fds=() if given is None else (given,),
             **identity,
         )
-    except (OSError, ValueError) as error:  # ValueError: a NUL, or what no locale can encode
+    except (OSError, ValueError) as error:  # ValueError: an argument with a NUL or a lone surrogate
         raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
 
 
-def _close_streams(process: subprocess.Popen[bytes]) -> None:
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and its descendants; does not wait for one that hangs in the kernel, on a dead mount."""
+    end_tree(process.pid)
+    try:
+        process.wait(timeout=KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        LOG.warning("process %d does not end on SIGKILL", process.pid)
 
 
 def _collect(
@@ -293,8 +263,8 @@ def _collect(
     return "\n".join(lines), ""
 
 
-def _lines(process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None) -> Any:
-    """The output line by line until its end or the deadline; a descendant that keeps the pipe open holds nobody."""
+def _lines(process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None) -> Iterator[str]:
+    """Yields lines of output until the program ends, even if one of its descendants keeps the pipe open."""
     stream = process.stdout
     assert stream is not None
     rest = b""

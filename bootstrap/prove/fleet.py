@@ -18,9 +18,8 @@ from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, 
 from ..core.deadlines import PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
-from ..host.clocks import age_of
 from ..host.log import LOG
-from ..host.system import timestamp
+from ..host.times import age_of, timestamp
 from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context

@@ -16,7 +16,7 @@ from ..core.model import Mode
 from ..host.atomic import move_aside
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..spack import database
 from ..spack.workspace import open_spack, store_of
 from ..state.context import Context

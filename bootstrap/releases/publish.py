@@ -9,7 +9,7 @@ from ..core.model import Mode
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir
 from ..host.log import LOG
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..modules import templates
 from ..state.context import Context
 from ..state.release import current_release

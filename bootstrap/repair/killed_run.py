@@ -8,7 +8,7 @@ from ..core.deadlines import PROBE
 from ..core.errors import PetalError
 from ..core.model import Finding, RunRecord, Severity, change, satisfied
 from ..host.log import LOG
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..state.context import Context
 from ..state.store import KEEP_RUNS, ClusterState, Runs, as_it_is, is_dead
 from ..steps.base import Step

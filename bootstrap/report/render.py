@@ -18,7 +18,7 @@ from ..core.errors import UsageError
 from ..core.model import Outcome, Result, Status, StepReport, plain
 from ..core.options import Options
 from ..host.atomic import write_atomic
-from ..host.system import timestamp
+from ..host.times import timestamp
 from . import page
 from .lines import Line, error_lines, step_lines
 from .views import text_lines

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
-from ..host.clocks import age_of, seconds_of
+from ..host.times import age_of, seconds_of
 from .lines import Line, error_lines, step_lines, summary
 
 if TYPE_CHECKING:

@@ -262,8 +262,7 @@ def _no_space(spack: Spack, failures: Iterable[Failure], why: str) -> SpackError
 def _free(place: Path) -> int:
     """Free bytes on the file system of a directory that may not exist yet."""
     there = next(path for path in (place, *place.parents) if path.exists())
-    space = os.statvfs(there)
-    return space.f_bavail * space.f_frsize
+    return shutil.disk_usage(there).free
 
 
 def _keep(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> Failure:

@@ -10,7 +10,7 @@ from ..config.model import Origin
 from ..core.errors import SpackError
 from ..host.atomic import write_atomic
 from ..host.files import remove_tree
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..state.cluster_lock import Lock, own_holder
 from ..state.context import Context
 from .compiler import find_compiler

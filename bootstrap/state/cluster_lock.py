@@ -27,7 +27,7 @@ from ..host.atomic import write_json
 from ..host.file_locks import lock_open_file
 from ..host.files import make_dir, read_json
 from ..host.processes import own_start
-from ..host.system import timestamp
+from ..host.times import timestamp
 
 if TYPE_CHECKING:
     from typing_extensions import Self

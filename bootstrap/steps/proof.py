@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..cluster.slurm import find_slurm, nodes
 from ..core.errors import PetalError, ProofError, StateError
 from ..core.model import Finding, change, elsewhere, refused, satisfied
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..prove.fleet import prove, summary_of, wait_for_lmod, wait_for_nodes
 from ..prove.mpi_proof import between_nodes
 from ..state import desired

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.model import Finding, Scope, change, satisfied
-from ..host.system import timestamp
+from ..host.times import timestamp
 from ..releases.publish import has_pin, publish, save_desired_state
 from ..spack.workspace import missing_packages, specs_of
 from ..state.context import Context

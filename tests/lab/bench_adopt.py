@@ -32,7 +32,7 @@ from typing import Any
 import yaml
 
 from bootstrap.host.files import sha256_of
-from bootstrap.host.system import timestamp
+from bootstrap.host.times import timestamp
 from tests.lab import recipes, stack
 from tests.lab.bench_install import machine
 from tests.lab.engine import LabError, say

@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from bootstrap.host.system import timestamp
+from bootstrap.host.times import timestamp
 from bootstrap.spack.families import FAMILIES
 from tests.lab import bench_stack, stack
 from tests.lab.engine import LabError, say

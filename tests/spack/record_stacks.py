@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bootstrap.core.errors import PetalError
-from bootstrap.host.system import timestamp
+from bootstrap.host.times import timestamp
 from tests.lab import stack as cache
 from tests.lab.bench_install import machine
 from tests.lab.engine import LabError, say

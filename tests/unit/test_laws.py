@@ -10,7 +10,7 @@ import pytest
 from bootstrap.core.model import Outcome, Role, Tool
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
-from bootstrap.host.tool import own_tool
+from bootstrap.host.files import sha256_of
 from tests.world import World, with_spack
 
 NAMES = [step.name for step in STEPS]
@@ -29,17 +29,16 @@ def head(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     archive = tmp_path / "petal-node"
     archive.write_bytes(b"an archive")
     world = World(
-        tmp_path / "head", live="live" in request.param, config_text=with_spack(tmp_path), tool=_tool(archive)
+        tmp_path / "head",
+        live="live" in request.param,
+        config_text=with_spack(tmp_path),
+        tool=Tool("0.1.0", archive, sha256_of(archive)),
     )
     world.system.systemd = "systemd" in request.param
     if world.live:
         monkey = request.getfixturevalue("monkeypatch")
         monkey.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     return world
-
-
-def _tool(archive: Path) -> Tool:
-    return own_tool("0.1.0", str(archive))
 
 
 def snapshot(top: Path) -> dict[str, object]:

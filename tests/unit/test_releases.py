@@ -19,7 +19,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
-from bootstrap.host.system import timestamp
+from bootstrap.host.times import timestamp
 from bootstrap.releases import gc as collector
 from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target

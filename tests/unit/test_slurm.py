@@ -13,7 +13,7 @@ from bootstrap.cluster.slurm import SlurmNode, parse_sinfo
 from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import AllocationRefused, ProcessFailed
 from bootstrap.core.model import Finding, NodeReport, Severity
-from bootstrap.host.system import timestamp
+from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet
 from bootstrap.state.store import write_document
 from tests.world import World, hosts
