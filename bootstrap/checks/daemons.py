@@ -11,7 +11,6 @@ from ..core.model import Finding, Role
 from ..host import systemd
 from ..state.context import Context
 from ..steps.base import Check
-from .base import fail, ok, warn
 
 UNITS = {Role.HEAD: "slurmctld", Role.COMPUTE: "slurmd"}
 DOWN = ("inactive", "failed")
@@ -30,11 +29,9 @@ class Munge(Check):
             return
         done = ctx.system.run(["bash", "-c", ROUND_TRIP], timeout=self.seconds, ok=None)
         if done.returncode == 0:
-            yield ok("munge", "munged encodes and decodes a credential")
+            yield self.ok("munged encodes and decodes a credential")
             return
-        yield fail(
-            "munge", "munged does not answer", done.tail(2), "systemctl restart munge", "journalctl -u munge -n 20"
-        )
+        yield self.fail("munged does not answer", done.tail(2), "systemctl restart munge", "journalctl -u munge -n 20")
 
 
 class Slurm(Check):
@@ -54,21 +51,19 @@ class Slurm(Check):
             state = systemd.state(unit, ctx.system, timeout=self.seconds)
             if state in DOWN:
                 remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
-                yield fail("slurm", f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
+                yield self.fail(f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
                 return
         if not _asks_slurm(ctx):
             return
         try:
             done = ping(ctx.system, self.seconds)
         except PetalError as error:
-            yield warn("slurm", "Slurm's commands are missing on this node", str(error))
+            yield self.warn("Slurm's commands are missing on this node", str(error))
             return
         if done.returncode == 0 and "UP" in done.stdout:
-            yield ok("slurm", "slurmctld answers")
+            yield self.ok("slurmctld answers")
             return
-        yield fail(
-            "slurm", "slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)"
-        )
+        yield self.fail("slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
 
 
 def _asks_slurm(ctx: Context) -> bool:

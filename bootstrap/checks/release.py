@@ -13,10 +13,9 @@ from ..prove.login_shell import check_login_shell
 from ..spack.recovery import database_problem
 from ..spack.workspace import store_of
 from ..state.context import Context
-from ..state.release import Manifest, current_release
+from ..state.release import Manifest, current_release, read_manifest
 from ..steps.base import HEAD, Check
 from ..steps.root import WAY_TO_STORAGE
-from .base import current_manifest, fail, ok, warn
 
 
 class CurrentRelease(Check):
@@ -30,18 +29,18 @@ class CurrentRelease(Check):
         current = ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, self.seconds)
         if current is None:
             why = "the head node has not finished the install, or it failed"
-            yield fail("release", "no release is published yet", why, "on the head node: petal-node status")
+            yield self.fail("no release is published yet", why, "on the head node: petal-node status")
             return
         manifest = current_manifest(ctx, self.seconds)
         if manifest is None:
             remedy = "on the head node: petal-node repair"
             why = "an install or a removal was interrupted"
-            yield fail("release", f"release {current} is incomplete: manifest.json is missing", why, remedy)
+            yield self.fail(f"release {current} is incomplete: manifest.json is missing", why, remedy)
         elif ctx.release is not None and current != ctx.release:
             message = f"current is {current}, wanted is {ctx.release}"
-            yield warn("release", message, "", "on the head node: petal-node status")
+            yield self.warn(message, "", "on the head node: petal-node status")
         else:
-            yield ok("release", f"{current} of {manifest.created}")
+            yield self.ok(f"{current} of {manifest.created}")
 
 
 class SpackDatabase(Check):
@@ -58,10 +57,10 @@ class SpackDatabase(Check):
         place = store_of(ctx)
         damage = ctx.system.on_storage(lambda: database_problem(place), place, self.seconds)
         if not damage:
-            yield ok("spack-database", "Spack's database can be read")
+            yield self.ok("Spack's database can be read")
             return
         why = "spack install would start with an empty database and build everything again"
-        yield warn("spack-database", damage, why, "petal-node repair    (restores it)")
+        yield self.warn(damage, why, "petal-node repair    (restores it)")
 
 
 class CpuFits(Check):
@@ -74,7 +73,40 @@ class CpuFits(Check):
     def findings(self, ctx: Context) -> Iterator[Finding]:
         manifest = current_manifest(ctx, self.seconds)
         if manifest is not None:
-            yield fits(ctx.facts.host, manifest)
+            yield self.fits(ctx.facts.host, manifest)
+
+    def fits(self, host: Host, manifest: Manifest) -> Finding:
+        """Whether a node can run the software of a release.
+
+        If nothing was built, the release has binary packages only, whose requirements are unknown.
+        """
+        tree = manifest.tree_for(host.target)
+        if tree is None and manifest.specs:
+            return self._other_cpu(host, [tree.target for tree in manifest.trees])
+        one_image = "use one operating system image for head, queues and login nodes"
+        if host.os != manifest.os:
+            return self.fail(f"the release was built on {manifest.os}, this node has {host.os}", "", one_image)
+        if _numbers(host.glibc) < _numbers(manifest.glibc):
+            message = f"the release was built with glibc {manifest.glibc}, this node has glibc {host.glibc}"
+            return self.fail(message, "", one_image)
+        if tree is None or not manifest.specs:
+            return self.ok(f"the release has no software that was built for a CPU; this node has {host.target}")
+        return self.ok(f"the release was built for {tree.target}, this node has {host.target}")
+
+    def _other_cpu(self, host: Host, built: list[str]) -> Finding:
+        mine = level(host.target)
+        shown = mine if all(target == level(target) for target in built) else host.target
+        both = common({name: name for name in (*built, host.target)}, host.machine)
+        return self.fail(
+            f"the release was built for {' and '.join(built)}, this node has {shown}",
+            f"its CPU is {host.target}: programs may end with SIGILL (Illegal instruction)",
+            f"spack: {{target: {both}}}    (or [{', '.join((*built, mine))}]: a module tree for each)",
+            "with that in the configuration, on the head node: petal-node bootstrap --config FILE",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if re.fullmatch(r"[0-9]{1,9}", part))
 
 
 class ModulesUsable(Check):
@@ -91,42 +123,16 @@ class ModulesUsable(Check):
             yield from check_login_shell(ctx, manifest, self.seconds)
 
 
-def fits(host: Host, manifest: Manifest) -> Finding:
-    """Whether a node can run the software of a release.
+def current_manifest(ctx: Context, seconds: float = PROBE) -> Manifest | None:
+    """The manifest of the release that shells get; None without a complete release.
 
-    If nothing was built, the release has binary packages only, whose requirements are unknown.
+    Raises:
+        StateError: it is damaged.
+        StorageError: shared storage does not answer.
     """
-    tree = manifest.tree_for(host.target)
-    if tree is None and manifest.specs:
-        return _cpu_misfit(host, [tree.target for tree in manifest.trees])
-    if host.os != manifest.os:
-        return _image_misfit(f"built on {manifest.os}, this node is {host.os}")
-    if _version(host.glibc) < _version(manifest.glibc):
-        return _image_misfit(f"built with glibc {manifest.glibc}, this node has {host.glibc}")
-    if tree is None or not manifest.specs:
-        return ok("cpu", f"nothing was built for a CPU, this node is {host.target}")
-    return ok("cpu", f"built for {tree.target}, this node is {host.target}")
 
+    def read() -> Manifest | None:
+        current = current_release(ctx.paths)
+        return None if current is None else read_manifest(ctx.paths, current)
 
-def _cpu_misfit(host: Host, built: list[str]) -> Finding:
-    levels = all(target == level(target) for target in built)
-    mine = level(host.target)
-    message = f"built for {' and '.join(built)}, this node is {mine if levels else host.target}"
-    why = f"its CPU is {host.target}: a program may die of SIGILL there (Illegal instruction)"
-    remedy = (
-        f"spack: {{target: {_common(built, host)}}}    (or [{', '.join((*built, mine))}]: a module tree for each)",
-        "with that in the configuration, on the head node: petal-node bootstrap --config FILE",
-    )
-    return fail("cpu", message, why, *remedy)
-
-
-def _common(built: list[str], host: Host) -> str:
-    return common({name: name for name in (*built, host.target)}, host.machine)
-
-
-def _image_misfit(message: str) -> Finding:
-    return fail("cpu", message, "", "use one operating system image for head, queues and login nodes")
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if re.fullmatch(r"[0-9]{1,9}", part))
+    return ctx.system.on_storage(read, ctx.paths.root, seconds)

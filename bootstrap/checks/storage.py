@@ -16,7 +16,6 @@ from ..steps.base import Check
 from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
 from ..steps.storage import Storage
-from .base import fail, ok, warn
 
 LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
@@ -50,20 +49,20 @@ class MountOptions(Check):
         stopping = [found.point for found in (mount, root) if "noexec" in found.options]
         if stopping:
             remedy = f"mount -o remount,exec {stopping[0]}"
-            yield fail("mount-options", f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
+            yield self.fail(f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
             return
         harm = [(option, why) for option in mount.options if (why := HARMFUL.get(option)) and _is_network(mount)]
         lacking = [option for option in ctx.config.storage.options if not _is_shown(option, mount)]
         if harm:
             option, why = harm[0]
             told = f"{mount.point} is mounted with {', '.join(option for option, _ in harm)}"
-            yield warn("mount-options", told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
+            yield self.warn(told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
         elif lacking:
             told = f"{mount.point} is mounted without {', '.join(lacking)}"
             why = "the configuration has that in storage.options, and a mount in use keeps what it was mounted with"
-            yield warn("mount-options", told, why, "reboot this node, or unmount and mount it while it is not in use")
+            yield self.warn(told, why, "reboot this node, or unmount and mount it while it is not in use")
         else:
-            yield ok("mount-options", f"{mount.kind}: {_shown_options(mount)}")
+            yield self.ok(f"{mount.kind}: {_shown_options(mount)}")
 
 
 def _where_options_are(ctx: Context) -> str:
@@ -123,14 +122,12 @@ class DiskSpace(Check):
         full = [disk for disk in distinct if disk.free == 0 or disk.inodes == 0]
         low = [disk for disk in distinct if disk.is_low]
         if full:
-            yield fail("disk-space", _left(full[0]), "nothing can be written there", *_to_free(full[0]))
+            yield self.fail(_left(full[0]), "nothing can be written there", *_to_free(full[0]))
         elif low:
-            yield warn("disk-space", _left(low[0]), "", *_to_free(low[0]))
+            yield self.warn(_left(low[0]), "", *_to_free(low[0]))
         else:
             least = min(distinct, key=lambda disk: disk.free)
-            yield ok(
-                "disk-space", f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}"
-            )
+            yield self.ok(f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}")
 
 
 def _left(disk: DiskUsage) -> str:
@@ -155,4 +152,4 @@ class OptSpack(Check):
         tree = ctx.paths.at("/opt/spack")
         version = ctx.system.on_storage(lambda: version_of(tree), tree, self.seconds)
         if version is not None:
-            yield ok("opt-spack", f"Spack {version} is at /opt/spack on this node; petal-node does not use it")
+            yield self.ok(f"Spack {version} is at /opt/spack on this node; petal-node does not use it")

@@ -22,7 +22,7 @@ from ..state.desired import DesiredState, Proof, Token
 from ..state.owner import is_foreign
 from ..state.release import current_release
 from ..state.store import ClusterState, Runs, as_it_is
-from ..steps.converge_timer import TIMER
+from ..steps.boot_service import TIMER
 
 POLL_SECONDS = 1.0
 STALE_SECONDS = 120.0  # an install writes its record every five seconds

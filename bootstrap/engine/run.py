@@ -18,7 +18,7 @@ from ..state.context import Context, Services
 from ..state.request import keep_request
 from ..state.store import ClusterState, Runs, write_document
 from ..steps.base import Step
-from ..steps.converge_timer import arrange
+from ..steps.boot_service import arrange_timer
 from .converge import Listener, converge, exit_of, status_of
 from .lock_hooks import CLUSTER_HOOKS
 from .prepare import prepare, prepare_without_config
@@ -77,7 +77,7 @@ def run(
     Runs(paths).prune()
     prune_logs(paths.logs)
     if options.event in CHECKED_EVENTS:
-        arrange(recorder.record, paths, services.system)
+        arrange_timer(recorder.record, paths, services.system)
     return recorder.record
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 from ..core.deadlines import PROBE
 from ..core.errors import DeadlineExceeded
 from ..core.model import Finding, Mode, Outcome, Role, Scope, Severity, StepReport
-from ..host.file_locks import broken, no_locks
 from ..state.context import Context
 
 EVERYWHERE = frozenset(Role)
@@ -22,12 +20,12 @@ NO_LAYOUTS: frozenset[str] = frozenset()
 
 
 class Check(ABC):
-    """One question to a node. It reads and tries, and never changes anything that stays.
+    """One question about a node. A check leaves nothing changed.
 
     Attributes:
         name: the name of its findings, or their beginning (``load`` for ``load:gcc``).
-        roles: the nodes that are asked.
-        after: if one of these failed, this is not asked, because it would fail for the same cause.
+        roles: the nodes that it applies to.
+        after: if one of these failed, this check is left out, because it would fail for the same cause.
         seconds: the deadline of the whole check.
         more_names: names of further findings of the same check.
     """
@@ -46,24 +44,36 @@ class Check(ABC):
             PetalError, OSError: the caller turns it into a finding.
         """
 
+    def ok(self, message: str) -> Finding:
+        """Nothing is wrong."""
+        return Finding(self.name, Severity.OK, message)
+
+    def warn(self, message: str, why: str, *remedy: str) -> Finding:
+        """Users can work, and an administrator should look at it."""
+        return Finding(self.name, Severity.WARN, message, why, remedy)
+
+    def fail(self, message: str, why: str, *remedy: str) -> Finding:
+        """Users cannot use the software, or soon will not."""
+        return Finding(self.name, Severity.FAIL, message, why, remedy)
+
 
 class Step(Check):
     """One thing that must hold on a node or in the cluster. As a check, it is its probe.
 
     Attributes:
-        title: what holds if it is satisfied, for people.
+        title: the state that it makes, as a statement for people.
         scope: steps of the cluster are applied under the cluster lock only.
         needs: steps that must hold before this one is applied.
         modes: the kinds of machine that it applies to.
         image_layouts: the layouts whose image build applies it.
-        in_image: in the layout ``ami`` the machine image carries the result, and nodes change nothing of it.
+        in_image: in the layout ``ami`` the machine image contains the result, and nodes do not change it.
         local: it holds without shared storage, so it is also applied at OnNodeStart and without a configuration.
         before_desired: it is applied before the desired state is read from shared storage.
         background: a hook returns before it has ended, and its failure leaves the node ready.
         repair_only: only ``repair`` applies it, because it looks at every file or removes data.
         in_repair: ``repair`` applies it.
         claims_storage: it makes this cluster the owner of shared storage; all other cluster steps come after it.
-        is_check: ``check`` asks it.
+        is_check: ``check`` has a finding of it.
         severity: the mark of its finding as a check, if it does not hold.
     """
 
@@ -84,7 +94,7 @@ class Step(Check):
 
     @abstractmethod
     def probe(self, ctx: Context) -> Finding:
-        """Does it hold? Reads only. What it finds is its answer, never an exception."""
+        """Whether it holds. Reads only, and returns expected errors as findings."""
 
     @abstractmethod
     def apply(self, ctx: Context) -> None:
@@ -127,24 +137,3 @@ class Step(Check):
         remedy = finding.remedy or (("petal-node repair",) if finding.pending else ())
         mark = finding.severity if finding.holds else self.severity_on(ctx)
         return (replace(finding, check=self.name, severity=mark, remedy=remedy),)
-
-
-def tried_file(ctx: Context) -> Path:
-    """The file on which this node tries locks, next to the locks.
-
-    Each node has its own: an NFS server that has given a delegation for a file asks its holder before another node may
-    write there, and waits for the lease of a node that was cut off.
-    """
-    return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
-
-
-def try_locks(ctx: Context) -> None:
-    """Refuses shared storage whose locks do not exclude another process.
-
-    Raises:
-        StorageError: ``storage-no-locks``.
-    """
-    where = ctx.paths.shared_mount
-    why = ctx.system.on_storage(lambda: broken(tried_file(ctx)), where, PROBE)
-    if why:
-        raise no_locks(where, why)

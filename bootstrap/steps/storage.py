@@ -16,7 +16,7 @@ from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.store import ClusterState, KnownStorage
-from .base import Step, tried_file, try_locks
+from .base import Step
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
 from .self_install import SelfInstall
@@ -225,3 +225,24 @@ def _judge(ctx: Context, mount: Mount | None, seen: Look, before: KnownStorage |
 
 def _kind(mount: Mount | None) -> str:
     return "not checked under --root" if mount is None else f"{mount.kind} from {mount.source}"
+
+
+def tried_file(ctx: Context) -> Path:
+    """The file on which this node tries locks, next to the locks.
+
+    Each node has its own: an NFS server that has given a delegation for a file asks its holder before another node may
+    write there, and waits for the lease of a node that was cut off.
+    """
+    return ctx.paths.locks / f"tried.{ctx.facts.host.name}"
+
+
+def try_locks(ctx: Context) -> None:
+    """Refuses shared storage whose locks do not exclude another process.
+
+    Raises:
+        StorageError: ``storage-no-locks``.
+    """
+    where = ctx.paths.shared_mount
+    why = ctx.system.on_storage(lambda: broken(tried_file(ctx)), where, PROBE)
+    if why:
+        raise no_locks(where, why)

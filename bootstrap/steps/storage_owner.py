@@ -17,8 +17,8 @@ from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.release import current_in
 from ..state.store import ClusterState, KnownStorage
-from .base import HEAD, Step, try_locks
-from .storage import Storage
+from .base import HEAD, Step
+from .storage import Storage, try_locks
 
 
 class StorageOwner(Step):

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from bootstrap.checks import node as checks
-from bootstrap.checks.release import fits
+from bootstrap.checks.release import CpuFits
 from bootstrap.cluster import detect as facts
 from bootstrap.cluster import instances, targets
 from bootstrap.config.load import parse
@@ -289,16 +289,16 @@ def manifest(*built: str, specs: tuple[str, ...] = ("zlib",), **other: str) -> M
 @pytest.mark.parametrize(
     ("cpu", "built", "message"),
     [
-        ("x86_64_v3", ("x86_64_v4",), "built for x86_64_v4, this node is x86_64_v3"),
-        ("zen3", ("x86_64_v4",), "built for x86_64_v4, this node is x86_64_v3"),
-        ("zen4", ("icelake",), "built for icelake, this node is zen4"),
-        ("haswell", ("x86_64_v4", "zen3"), "built for x86_64_v4 and zen3, this node is haswell"),
-        ("neoverse_v1", ("neoverse_v2",), "built for neoverse_v2, this node is neoverse_v1"),
+        ("x86_64_v3", ("x86_64_v4",), "the release was built for x86_64_v4, this node has x86_64_v3"),
+        ("zen3", ("x86_64_v4",), "the release was built for x86_64_v4, this node has x86_64_v3"),
+        ("zen4", ("icelake",), "the release was built for icelake, this node has zen4"),
+        ("haswell", ("x86_64_v4", "zen3"), "the release was built for x86_64_v4 and zen3, this node has haswell"),
+        ("neoverse_v1", ("neoverse_v2",), "the release was built for neoverse_v2, this node has neoverse_v1"),
     ],
 )
 def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tuple[str, ...], message: str) -> None:
     machine = targets.machine_of(cpu)
-    finding = fits(replace(HOST, target=cpu, machine=machine), manifest(*built))
+    finding = CpuFits().fits(replace(HOST, target=cpu, machine=machine), manifest(*built))
     assert (finding.check, finding.severity, finding.message) == ("cpu", Severity.FAIL, message)
     assert "SIGILL" in finding.why
     named = re.findall(r"target: ([\w.]+)\}", finding.remedy[0])
@@ -310,15 +310,21 @@ def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tupl
 
 
 def test_glibc_and_operating_system_are_compared_after_the_cpu() -> None:
-    other = fits(replace(HOST, glibc="2.34"), manifest("x86_64_v3"))
-    assert (other.severity, other.message) == (Severity.FAIL, "built with glibc 2.36, this node has 2.34")
-    assert fits(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).severity is Severity.OK
-    assert fits(HOST, manifest("x86_64_v3", os="rocky9")).message == "built on rocky9, this node is debian12"
-    both = fits(replace(HOST, glibc="2.34"), manifest("x86_64_v4"))
-    assert both.message == "built for x86_64_v4, this node is x86_64_v3"
-    fine = fits(replace(HOST, target="zen4"), manifest("x86_64_v3", "x86_64_v4"))
-    assert (fine.severity, fine.message) == (Severity.OK, "built for x86_64_v4, this node is zen4")
-    assert fits(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).severity is Severity.OK
+    other = CpuFits().fits(replace(HOST, glibc="2.34"), manifest("x86_64_v3"))
+    assert (other.severity, other.message) == (
+        Severity.FAIL,
+        "the release was built with glibc 2.36, this node has glibc 2.34",
+    )
+    assert CpuFits().fits(replace(HOST, glibc="2.100"), manifest("x86_64_v3")).severity is Severity.OK
+    assert (
+        CpuFits().fits(HOST, manifest("x86_64_v3", os="rocky9")).message
+        == "the release was built on rocky9, this node has debian12"
+    )
+    both = CpuFits().fits(replace(HOST, glibc="2.34"), manifest("x86_64_v4"))
+    assert both.message == "the release was built for x86_64_v4, this node has x86_64_v3"
+    fine = CpuFits().fits(replace(HOST, target="zen4"), manifest("x86_64_v3", "x86_64_v4"))
+    assert (fine.severity, fine.message) == (Severity.OK, "the release was built for x86_64_v4, this node has zen4")
+    assert CpuFits().fits(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).severity is Severity.OK
 
 
 def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path) -> None:
@@ -341,7 +347,7 @@ def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> Non
     failed = [finding for finding in report.findings if finding.severity is Severity.FAIL]
     loads = [f"load:{name}" for name in ("fftw/3.3.10", "hello/1.0", "spack/1.1.1")]
     assert [finding.check for finding in failed] == ["cpu", "modules", *loads, "run:hello"]
-    assert failed[0].message == "built for x86_64_v4, this node is x86_64_v3"
+    assert failed[0].message == "the release was built for x86_64_v4, this node has x86_64_v3"
     assert reports_of_lines(report_lines(report))["old"].findings == report.findings
 
 
@@ -455,7 +461,7 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     assert second.release != first.release
 
     head.paths.state.mkdir(parents=True)
-    ClusterState(head.paths).save_desired_state(second.desired_state)
+    ClusterState(head.paths).save_desired_state(second.wanted)
     node = head.as_node("node", Role.COMPUTE)
     cluster_of(node, "c6a.large")
     assert prepared(node, Role.COMPUTE).targets == ("x86_64_v4",)

@@ -68,7 +68,11 @@ BAD = Finding(
     "load:fftw", Severity.FAIL, "ended with 1", "unknown module / see module spider", ("bash -lc 'module load fftw'",)
 )
 MISFIT = Finding(
-    "cpu", Severity.FAIL, "built for x86_64_v4, this node is x86_64_v3", "its CPU is zen3", ("spack: ...",)
+    "cpu",
+    Severity.FAIL,
+    "the release was built for x86_64_v4, this node has x86_64_v3",
+    "its CPU is zen3",
+    ("spack: ...",),
 )
 WARN = Finding("release", Severity.WARN, "current is a, wanted is b", "", ("petal-node status",))
 TALKS = Finding(
