@@ -50,7 +50,7 @@ def record(name: str, case: Case, solved: Solved) -> None:
 def table(stacks: dict[str, Any]) -> list[str]:
     """The record as docs/stacks.md shows it."""
     lines = [
-        "| stack | solved for | packages to build | used as they lie there | seconds | MiB |",
+        "| stack | solved for | packages to build | externals | seconds | MiB |",
         "|---|---|---|---|---|---|",
     ]
     for name, cases in sorted(stacks.items()):
