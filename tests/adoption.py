@@ -15,7 +15,7 @@ from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
 from bootstrap.engine.registry import STEPS
 from bootstrap.engine.run_locks import Waits
 from bootstrap.host.files import remove_tree
-from bootstrap.state.cluster_lock import Holder
+from bootstrap.host.locks import Holder
 from bootstrap.state.desired import Proof
 from bootstrap.state.store import ClusterState
 from tests.world import HOST, World, typed, with_spack

@@ -14,9 +14,9 @@ from ..core.options import Options
 from ..core.paths import Paths
 from ..engine.configuration import find_desired_state
 from ..host import systemd
+from ..host.locks import Holder, holder_of
 from ..host.times import timestamp
 from ..spack.externals import find_externals
-from ..state.cluster_lock import Holder, holder_of
 from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token
 from ..state.owner import is_foreign

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from ..core.model import Scope
+from ..host.locks import Holder, Lock, builders_ended, own_holder
 from ..host.log import LOG
 from ..host.processes import has_process
-from ..state.cluster_lock import Holder, Lock, builders_ended, own_holder
 from ..state.context import Context
 
 NODE_LOCK = "node.lock"

@@ -1,8 +1,8 @@
-"""Directories that belong to root, reads that are trusted, checksums; ``atomic`` has the writes.
+"""Directories of root, trusted reads, checksums; ``atomic`` has the writes.
 
-The mount point of shared storage is 1777 on ParallelCluster, so anybody may have put something there first. What is
-read from below it must belong to root (or to the caller) and must not be writable by others, and no symbolic link
-is followed on the way (open(2), O_NOFOLLOW).
+The mount point of shared storage is 1777 on ParallelCluster, so any user may have made a directory there first. Files
+below it are read only if they belong to root (or to the caller) and others cannot write them. No symbolic link on the
+way is followed (open(2), O_NOFOLLOW).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..core.errors import StateError, StorageError
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
-# On NFS a file that another node replaces between our open and our read is stale; the next open finds the new one.
+# On NFS a file that another node replaces between open and read is stale; the next open finds the new one.
 STALE_TRIES = 5
 
 
@@ -51,9 +51,9 @@ def make_own_dir(path: Path, below: Path) -> None:
         try:
             part.mkdir(0o755)
         except FileExistsError as error:
-            found = _distrust_one(part)
-            if found or not part.is_dir():
-                why = str(found or f"{part} is not a directory")
+            problem = _component_problem(part)
+            if problem or not part.is_dir():
+                why = str(problem or f"{part} is not a directory")
                 raise StateError(
                     f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="state-untrusted"
                 ) from error
@@ -106,8 +106,8 @@ def same_content(path: Path, data: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Distrust:
-    """A path that must not be trusted, the reason, and a command that corrects it."""
+class PathProblem:
+    """A path that other users could change, the reason, and a command that corrects it."""
 
     path: Path
     why: str
@@ -117,61 +117,59 @@ class Distrust:
         return f"{self.path} {self.why}"
 
 
-def distrust(path: Path, below: Path) -> str:
-    """Why ``path`` must not be trusted, or an empty string; see ``first_distrusted``."""
-    return str(first_distrusted(path, below) or "")
+def path_problem(path: Path, below: Path) -> PathProblem | None:
+    """The first component of ``path`` under ``below`` that other users could change or replace, or None.
 
-
-def first_distrusted(path: Path, below: Path) -> Distrust | None:
-    """The first component on the way to ``path`` that must not be trusted, or None.
-
-    Every component under ``below`` is looked at: it must not be a symbolic link, must belong to root or to the caller,
-    and must not be writable by group or others. ``below`` itself may be 1777 (the mount point).
+    Each component must belong to root or to the caller, must not be writable by group or others, and must not be a
+    symbolic link. A missing one is fine. ``below`` itself is not checked: a mount point may be 1777.
     """
     for part in [*reversed(path.parents), path]:
         if below in part.parents:
-            found = _distrust_one(part)
-            if found:
-                return found
+            problem = _component_problem(part)
+            if problem:
+                return problem
     return None
 
 
-def _distrust_one(path: Path) -> Distrust | None:
+def real_path_problem(path: Path) -> PathProblem | None:
+    """The first directory on the resolved path that other users could change, or ``path`` itself, or None.
+
+    Directories on the way may be writable by all users if they are sticky, as /tmp is.
+    """
+    real = path.resolve()
+    for part in [*reversed(real.parents), real]:
+        problem = mode_problem(part, part.lstat(), sticky=part != real)
+        if problem:
+            return problem
+    return None
+
+
+def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> PathProblem | None:
+    """The reason why users other than root and the caller could change ``path``, or rename its entries; else None.
+
+    Args:
+        info: the result of stat(2) or lstat(2).
+        sticky: all users may write to the directory if it is sticky, as a mount point or /tmp.
+    """
+    if info.st_uid not in {0, os.geteuid()}:
+        remedy = f"chown root {path}" if sticky else f"mv {path} {path}.foreign"
+        return PathProblem(path, f"belongs to user {info.st_uid}, not to root", remedy)
+    if not info.st_mode & 0o022 or (sticky and info.st_mode & stat.S_ISVTX):
+        return None
+    if sticky:
+        return PathProblem(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
+    mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
+    return PathProblem(path, mode, f"chmod go-w {path}")
+
+
+def _component_problem(path: Path) -> PathProblem | None:
     try:
         info = path.lstat()
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(info.st_mode):
-        return Distrust(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
-    return changeable(path, info)
-
-
-def changeable(path: Path, info: os.stat_result, *, for_all: bool = False) -> Distrust | None:
-    """The reason why users other than root and the caller could change ``path``, or rename its entries; else None.
-
-    Args:
-        info: the result of stat(2) or lstat(2).
-        for_all: all users may write to the directory, as to a mount point or /tmp, if it is sticky.
-    """
-    if info.st_uid not in {0, os.geteuid()}:
-        remedy = f"chown root {path}" if for_all else f"mv {path} {path}.foreign"
-        return Distrust(path, f"belongs to user {info.st_uid}, not to root", remedy)
-    if not info.st_mode & 0o022 or (for_all and info.st_mode & stat.S_ISVTX):
-        return None
-    if for_all:
-        return Distrust(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
-    mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
-    return Distrust(path, mode, f"chmod go-w {path}")
-
-
-def foreign(path: Path) -> str:
-    """The reason why another user could change ``path`` or a directory above it, or an empty string."""
-    real = path.resolve()
-    for part in [*reversed(real.parents), real]:
-        found = changeable(part, part.lstat(), for_all=part != real)
-        if found:
-            return str(found)
-    return ""
+        return PathProblem(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
+    return mode_problem(path, info)
 
 
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
@@ -187,7 +185,15 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
         except OSError as error:
             if error.errno != errno.ESTALE or not left:
                 raise
-    return None if data is None else _json_object(path, data)
+    if data is None:
+        return None
+    try:
+        document = json.loads(data, parse_constant=_not_a_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise StateError(f"{path} is not JSON", why=str(error), remedy=f"mv {path} {path}.bad") from error
+    if not isinstance(document, dict):
+        raise StateError(f"{path} is not a JSON object", remedy=f"mv {path} {path}.bad")
+    return document
 
 
 def _read_regular(path: Path, limit: int) -> bytes | None:
@@ -213,34 +219,21 @@ def _read_regular(path: Path, limit: int) -> bytes | None:
     return data
 
 
-def _json_object(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data, parse_constant=_no_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise StateError(f"{path} is not JSON", why=str(error), remedy=f"mv {path} {path}.bad") from error
-    if not isinstance(document, dict):
-        raise StateError(f"{path} is not a JSON object", remedy=f"mv {path} {path}.bad")
-    return document
-
-
 def is_deep(document: Any, limit: int = MAX_DEPTH) -> bool:
-    """True if lists and mappings are nested more than ``limit`` times.
-
-    Nothing of ours does, and Python's own recursion limit is near.
-    """
+    """True if lists and mappings are nested more than ``limit`` times: Python's recursion limit is near."""
     if not isinstance(document, (dict, list)):
         return False
     inner = document.values() if isinstance(document, dict) else document
     return limit == 0 or any(is_deep(value, limit - 1) for value in inner)
 
 
-def _no_number(name: str) -> float:
+def _not_a_number(name: str) -> float:
     raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(text: str) -> float:
     value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
+    return value if math.isfinite(value) else _not_a_number(text)
 
 
 def fstab_has(fstab: Path, mount: str) -> bool:
@@ -259,7 +252,7 @@ def size_of(path: Path) -> int:
     A file with several names counts once. Files that cannot be read, or that vanish during the scan, do not count.
     """
     total = 0
-    seen: set[int] = set()
+    counted: set[int] = set()
     names = [os.fspath(path)]
     while names:
         name = names.pop()
@@ -269,8 +262,8 @@ def size_of(path: Path) -> int:
                 names += [entry.path for entry in os.scandir(name)]
         except OSError:
             continue
-        if info.st_nlink == 1 or info.st_ino not in seen:
-            seen.add(info.st_ino)
+        if info.st_nlink == 1 or info.st_ino not in counted:
+            counted.add(info.st_ino)
             total += info.st_blocks * 512
     return total
 

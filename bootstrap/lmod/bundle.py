@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
 from ..host.atomic import replace_link, staged_dir, staged_file
-from ..host.files import first_distrusted, make_dir, remove_tree
+from ..host.files import make_dir, path_problem, remove_tree
 from ..remote.tarball import unpack
 
 SPEC = "lmod@8.5:"
@@ -71,7 +71,7 @@ def fetch(paths: Paths, bundle: Path) -> Path:
         LmodError: ``lmod-untrusted``, users other than root could have changed it.
         OSError: it cannot be read now.
     """
-    distrusted = first_distrusted(bundle, paths.root)
+    distrusted = path_problem(bundle, paths.root)
     if distrusted:
         raise LmodError(
             f"{bundle} is not unpacked, because root's shells would run its content",

@@ -16,7 +16,7 @@ from ..core.deadlines import FETCH
 from ..core.errors import PackageError, SpackError, StateError
 from ..core.paths import Paths
 from ..host.atomic import private_dir, staged_dir, write_json
-from ..host.files import foreign, make_dir, read_json
+from ..host.files import make_dir, read_json, real_path_problem
 from ..remote.fetch import Source, download, local_path
 from ..remote.tarball import unpack
 from .families import FAMILIES, Family
@@ -167,11 +167,11 @@ def _check_trusted(origin: Origin) -> None:
     path = local_path(origin.source)
     if path is None or not path.exists() or (origin.sha256 and path.is_file()):
         return
-    reason = foreign(path)
-    if reason:
+    problem = real_path_problem(path)
+    if problem:
         raise SpackError(
             f"{path} is not run",
-            why=reason,
+            why=str(problem),
             remedy=(f"chown -R root: {path} && chmod -R go-w {path}", "or a tarball, with its sha256 next to source"),
             code="spack-untrusted",
         )

@@ -10,8 +10,8 @@ from ..config.model import Origin
 from ..core.errors import SpackError
 from ..host.atomic import write_atomic
 from ..host.files import remove_tree
+from ..host.locks import Lock, own_holder
 from ..host.times import timestamp
-from ..state.cluster_lock import Lock, own_holder
 from ..state.context import Context
 from .compiler import find_compiler
 from .driver import Spack

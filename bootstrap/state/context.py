@@ -60,7 +60,7 @@ class Context:
         progress: called with the progress of a long step; it goes into the run's record, for ``status`` on every node.
         confirm: called by cluster steps right before they publish; raises LockLost if the lock is no longer held.
         builders: a descriptor for processes that build: no other run begins while a process has it open
-            (``cluster_lock.builders_ended``).
+            (``locks.builders_ended``).
     """
 
     options: Options

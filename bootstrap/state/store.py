@@ -19,7 +19,7 @@ from ..core.errors import StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
 from ..host.atomic import write_json
-from ..host.files import distrust, is_deep, make_dir, read_json
+from ..host.files import is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
 from .desired import DesiredState, Proof, Published, Token
@@ -282,19 +282,19 @@ class ClusterState:
 
     def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
         path = self._paths.state / name
-        reason = "" if self._trusting else distrust(path, self._paths.shared_mount)
-        if reason:
-            raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
+        problem = None if self._trusting else path_problem(path, self._paths.shared_mount)
+        if problem:
+            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="state-untrusted")
         document = read_document(path)
         return None if document is None else shaped(path, lambda: build(document))
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         """Into what the storage step has made, and never onto another file system that has come in its place."""
         path = self._paths.state / name
-        reason = distrust(path.parent, self._paths.shared_mount)
-        if reason:
+        problem = path_problem(path.parent, self._paths.shared_mount)
+        if problem:
             raise StateError(
-                f"{path} is not written", why=reason, remedy=f"ls -ld {path.parent}", code="state-untrusted"
+                f"{path} is not written", why=str(problem), remedy=f"ls -ld {path.parent}", code="state-untrusted"
             )
         if not path.parent.is_dir() or not (name == "token.json" or self.is_known_storage()):
             why = "the storage from before is not there"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
 from ..core.model import Finding, Mode, blocked, change, refused, satisfied
-from ..host.files import foreign, make_dir
+from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
 from . import root_mount as binding
@@ -58,7 +58,8 @@ def _probe_bake(ctx: Context) -> Finding:
     if binding.is_image(root):
         return satisfied(f"{root} is a directory of this machine")
     if root.exists() and any(root.iterdir()):
-        why = foreign(root) or f"{root} is in use for something else"
+        problem = real_path_problem(root)
+        why = str(problem) if problem else f"{root} is in use for something else"
         return blocked(why, f"ls -la {root}", f"mv {root} {root}.before")
     return change(f"{root} is not made yet", f"make {root}")
 

@@ -14,7 +14,7 @@ from ..core.errors import PetalError, RootError, as_error
 from ..core.model import Finding, blocked, change, refused, satisfied
 from ..host import systemd
 from ..host.atomic import replace_link
-from ..host.files import foreign, make_dir
+from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 
 UNIT_SECONDS = 90.0  # DefaultTimeoutStartSec of systemd (systemd-system.conf(5))
@@ -123,7 +123,7 @@ def is_image(root: Path) -> bool:
     """True for a root that a machine image carries: a real directory of ours, which may be mounted over."""
     if root.is_symlink() or root.is_mount() or not (root / "store").is_dir() or not (root / "releases").is_dir():
         return False
-    return not foreign(root)
+    return not real_path_problem(root)
 
 
 def is_bound(ctx: Context) -> bool:

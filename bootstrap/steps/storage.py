@@ -10,8 +10,8 @@ from ..core.deadlines import PROBE
 from ..core.errors import PetalError, StateError, StorageError, as_error
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding, Role, change, refused, satisfied
-from ..host.file_locks import broken, no_locks, unfit
-from ..host.files import Distrust, changeable, first_distrusted, make_own_dir
+from ..host.files import PathProblem, make_own_dir, mode_problem, path_problem
+from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
 from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
@@ -28,7 +28,7 @@ GIB = 1 << 30
 class Look:
     """What one guarded look at the mount saw."""
 
-    distrusted: Distrust | None
+    distrusted: PathProblem | None
     on_root_disk: bool
     writable: bool
     prepared: bool
@@ -98,16 +98,16 @@ def _look(ctx: Context) -> Look:
     space = os.statvfs(paths.shared_mount)
     writable = not space.f_flag & os.ST_RDONLY
     tried, token = tried_file(ctx), _token(ctx)
-    ours = (first_distrusted(path, paths.shared_mount) for path in (*_directories(ctx)[1:], paths.builds))
+    ours = (path_problem(path, paths.shared_mount) for path in (*_directories(ctx)[1:], paths.builds))
     return Look(
-        distrusted=changeable(paths.shared_mount, paths.shared_mount.stat(), for_all=True)
+        distrusted=mode_problem(paths.shared_mount, paths.shared_mount.stat(), sticky=True)
         or next(filter(None, ours), None),
         on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
         writable=writable,
         prepared=all(path.is_dir() for path in _directories(ctx)) and (tried.is_file() or _is_foreign(ctx, token)),
         free=space.f_bavail * space.f_frsize,
         token=token,
-        locks=broken(tried) if ctx.role is Role.HEAD and writable and tried.is_file() else "",
+        locks=lock_problem(tried) if ctx.role is Role.HEAD and writable and tried.is_file() else "",
     )
 
 
@@ -196,8 +196,8 @@ def _unfit(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None
             remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
             return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
         if seen.locks:
-            return no_locks(where, seen.locks)
-        return unfit(mount) if mount else None
+            return no_locks_error(where, seen.locks)
+        return mount_lock_problem(mount) if mount else None
     if seen.token is None or _is_foreign(ctx, seen.token):
         whose = f": it serves cluster {seen.token.owner}" if seen.token else ""
         what = f"the head node has not prepared {where} yet, or this is another storage{whose}"
@@ -243,6 +243,6 @@ def try_locks(ctx: Context) -> None:
         StorageError: ``storage-no-locks``.
     """
     where = ctx.paths.shared_mount
-    why = ctx.system.on_storage(lambda: broken(tried_file(ctx)), where, PROBE)
+    why = ctx.system.on_storage(lambda: lock_problem(tried_file(ctx)), where, PROBE)
     if why:
-        raise no_locks(where, why)
+        raise no_locks_error(where, why)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bootstrap.core.errors import PetalError, StateError
 from bootstrap.core.model import NodeReport, RunRecord
 from bootstrap.core.paths import Paths
+from bootstrap.host import locks as lock
 from bootstrap.spack import database
 from bootstrap.spack.lockfile import Locked, locked_specs
-from bootstrap.state import cluster_lock as lock
 from bootstrap.state import release
 from bootstrap.state import store as state
 from tests.fuzz import inputs, node

@@ -14,7 +14,7 @@ import pytest
 from bootstrap.core.model import Outcome
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
-from bootstrap.host import file_locks
+from bootstrap.host import locks
 from tests.world import World
 
 BADFS = Path(__file__).parents[1] / "lab" / "node" / "badfs.py"
@@ -53,4 +53,4 @@ def test_a_file_system_without_locks_is_refused_with_the_reason(without_locks: W
         assert report.error["code"] == "storage-no-locks"
         assert "Function not implemented" in report.error["why"]
         assert any("flock" in line for line in report.remedy)
-    assert "Function not implemented" in file_locks.broken(world.paths.locks / "tried")
+    assert "Function not implemented" in locks.lock_problem(world.paths.locks / "tried")

@@ -13,14 +13,14 @@ import pytest
 
 from bootstrap.core.errors import LockLost, LockTimeout
 from bootstrap.core.model import plain
+from bootstrap.host import locks as lock
 from bootstrap.host.atomic import write_json
-from bootstrap.state import cluster_lock as lock
 
 TOP = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from bootstrap.state import cluster_lock as lock
+from bootstrap.host import locks as lock
 path, marks = Path(sys.argv[1]), Path(sys.argv[2])
 with lock.Lock(path, lock.own_holder("other", "boot", "run-x"), timeout=60, waiting=lambda _: None):
     print("held", flush=True)
@@ -29,7 +29,7 @@ with lock.Lock(path, lock.own_holder("other", "boot", "run-x"), timeout=60, wait
 COUNT = """
 import sys, time
 from pathlib import Path
-from bootstrap.state import cluster_lock as lock
+from bootstrap.host import locks as lock
 path, total = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(20):
     with lock.Lock(path, lock.own_holder("h", "b", "r"), timeout=60, waiting=lambda _: None):
@@ -40,7 +40,7 @@ for _ in range(20):
 LEAVE = """
 import subprocess, sys
 from pathlib import Path
-from bootstrap.state import cluster_lock as lock
+from bootstrap.host import locks as lock
 with lock.builders_ended(Path(sys.argv[1]), None, 60, print) as builders:
     # as Spack does: a shell that is given it runs Python, which forks its builders
     child = "import os, time; os.fork() or (print('builder', os.getpid(), flush=True), time.sleep(1000))"

@@ -18,9 +18,9 @@ import pytest
 from bootstrap.core.errors import LockTimeout
 from bootstrap.core.model import Status
 from bootstrap.core.paths import Paths
+from bootstrap.host import locks as lock
 from bootstrap.host.processes import has_process
 from bootstrap.spack import recovery
-from bootstrap.state import cluster_lock as lock
 from tests.spack.conftest import VERSIONS, Site, make_site, manifests
 from tests.spack.test_spack import bootstrap, store_of
 

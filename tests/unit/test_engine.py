@@ -28,8 +28,8 @@ from bootstrap.core.model import (  # fmt: skip
 from bootstrap.engine import converge as engine
 from bootstrap.engine.run_locks import NODE_LOCK
 from bootstrap.host import atomic
+from bootstrap.host.locks import Holder, Lock
 from bootstrap.host.processes import own_start
-from bootstrap.state.cluster_lock import Holder, Lock
 from bootstrap.state.context import Context
 from bootstrap.steps.base import Step
 from tests.world import World, typed
@@ -187,7 +187,7 @@ def test_cluster_steps_are_applied_under_the_cluster_lock_and_background_steps_u
 
     class Watching(Toy):
         def apply(self, ctx: Context) -> None:
-            from bootstrap.state import cluster_lock as lock
+            from bootstrap.host import locks as lock
 
             held[self.name] = {path.name for path in lock._held}
             super().apply(ctx)

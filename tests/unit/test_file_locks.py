@@ -9,7 +9,7 @@ import pytest
 from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
-from bootstrap.host import file_locks
+from bootstrap.host import locks
 from bootstrap.host.system import parse_mounts
 from tests.world import World
 
@@ -44,7 +44,7 @@ def _a_disk_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("line", FIT.values(), ids=FIT)
 def test_what_parallelcluster_mounts_is_fit(line: str) -> None:
-    assert file_locks.unfit(parse_mounts(line)[0]) is None
+    assert locks.mount_lock_problem(parse_mounts(line)[0]) is None
 
 
 @pytest.mark.parametrize("line", UNFIT)
@@ -72,5 +72,5 @@ def test_a_node_that_only_reads_needs_no_locks(tmp_path: Path) -> None:
 
 
 def test_two_are_kept_apart_on_this_machines_disk(tmp_path: Path) -> None:
-    assert file_locks.broken(tmp_path / "tried") == ""
-    assert file_locks.broken(tmp_path / "tried") == ""
+    assert locks.lock_problem(tmp_path / "tried") == ""
+    assert locks.lock_problem(tmp_path / "tried") == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.host import atomic, files
-from bootstrap.state import cluster_lock as lock
+from bootstrap.host import locks as lock
 
 REAL = os.open
 

@@ -113,10 +113,10 @@ def test_no_link_is_followed_on_shared_storage(tmp_path: Path) -> None:
 
 def test_an_owner_that_is_not_root_is_distrusted(tmp_path: Path) -> None:
     (tmp_path / "petal").mkdir()
-    assert files.distrust(tmp_path / "petal" / "state", tmp_path) == ""
+    assert files.path_problem(tmp_path / "petal" / "state", tmp_path) is None
     if os.geteuid() == 0:
         os.chown(tmp_path / "petal", 1000, 1000)
-        assert "belongs to user 1000" in files.distrust(tmp_path / "petal" / "state", tmp_path)
+        assert "belongs to user 1000" in str(files.path_problem(tmp_path / "petal" / "state", tmp_path))
 
 
 def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,15 +163,15 @@ def test_what_others_could_change_is_foreign(mode: int, says: str, tmp_path: Pat
     (tmp_path / "spack" / "bin").mkdir(parents=True)
     (tmp_path / "spack").chmod(mode)
     for path in (tmp_path / "spack", tmp_path / "spack" / "bin"):
-        assert says in files.foreign(path)
-        assert bool(files.foreign(path)) == bool(says)
+        assert says in str(files.real_path_problem(path))
+        assert bool(files.real_path_problem(path)) == bool(says)
 
 
 def test_a_sticky_directory_on_the_way_is_fine_and_not_at_its_end(tmp_path: Path) -> None:
     (tmp_path / "shared" / "spack").mkdir(parents=True)
     (tmp_path / "shared").chmod(0o1777)
-    assert files.foreign(tmp_path / "shared" / "spack") == ""
-    assert files.foreign(tmp_path / "shared")
+    assert files.real_path_problem(tmp_path / "shared" / "spack") is None
+    assert files.real_path_problem(tmp_path / "shared")
 
 
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ from bootstrap.core.model import (
     failed,
 )
 from bootstrap.core.options import Options
+from bootstrap.host.locks import Holder
 from bootstrap.releases.gc import UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.page import page
-from bootstrap.state.cluster_lock import Holder
 from bootstrap.state.desired import DesiredState, Proof
 from tests.golden import held
 from tests.world import HOST

@@ -28,7 +28,7 @@ from ...core.errors import JobError, StateError
 from ...core.model import plain
 from ...core.paths import Paths
 from ...host.atomic import write_atomic, write_json
-from ...host.files import distrust, make_dir, make_own_dir, read_json, remove_tree
+from ...host.files import make_dir, make_own_dir, path_problem, read_json, remove_tree
 from ...host.log import LOG
 from ...state.store import shaped
 from ..driver import Spack
@@ -221,9 +221,9 @@ class JobDirectory:
             return None
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        reason = distrust(path, self.mount)
-        if reason:
-            raise StateError(f"{path} is not read", why=reason, remedy=f"ls -ld {path}", code="state-untrusted")
+        problem = path_problem(path, self.mount)
+        if problem:
+            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="state-untrusted")
         return read_json(path)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, "/lab/tree")
 
 from bootstrap.core.errors import PetalError
-from bootstrap.state.cluster_lock import Holder, Lock
+from bootstrap.host.locks import Holder, Lock
 
 path, run, seconds, *go = Path(sys.argv[1]) / "stack.lock", sys.argv[2], float(sys.argv[3]), *map(Path, sys.argv[4:])
 started = time.monotonic()

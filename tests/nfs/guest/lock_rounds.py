@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, "/lab/tree")
 
-from bootstrap.state.cluster_lock import Holder, Lock
+from bootstrap.host.locks import Holder, Lock
 
 INSIDE_SECONDS = 0.002
 OUTSIDE_SECONDS = 0.02  # who comes back at once gets it again, since the others only look now and then
