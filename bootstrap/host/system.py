@@ -237,6 +237,9 @@ def _start(
         raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
 
 
+_abandoned: list[subprocess.Popen[bytes]] = []  # referenced, because the end of a Popen object warns about them
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Ends a process and its descendants; does not wait for one that hangs in the kernel, on a dead mount."""
     end_tree(process.pid)
@@ -244,6 +247,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         LOG.warning("process %d does not end on SIGKILL", process.pid)
+        _abandoned.append(process)
 
 
 def _collect(

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bootstrap.core.errors import DeadlineExceeded, ProcessFailed, ProcessTimeout, StorageError
-from bootstrap.host.deadline import _abandoned
+from bootstrap.host import deadline, system
 from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
 from bootstrap.host.system import System
 from bootstrap.host.systemd import detach
@@ -216,6 +216,20 @@ def test_a_reader_that_is_killed_is_an_error() -> None:
         SYSTEM.on_storage(lambda: os.kill(os.getpid(), signal.SIGKILL), "x", 5)
 
 
+def test_a_program_that_sigkill_does_not_end_is_left_behind_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that waits for a dead mount survives SIGKILL; here nothing kills the process at all."""
+    monkeypatch.setattr("bootstrap.host.system.end_tree", lambda _pid: None)
+    started = time.monotonic()
+    with pytest.raises(ProcessTimeout):
+        SYSTEM.run(["sleep", "8"], timeout=0.3)
+    assert time.monotonic() - started < 7
+    left = system._abandoned.pop()
+    left.kill()
+    left.wait()
+
+
 def test_a_call_inside_another_call_runs_in_the_same_child_with_the_earlier_deadline(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
 
@@ -236,7 +250,7 @@ def test_a_call_inside_another_call_runs_in_the_same_child_with_the_earlier_dead
     left = {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
     assert not psutil.wait_procs([psutil.Process(pid) for pid in left], timeout=5)[1]
     SYSTEM.with_deadline(os.getpid, 5)
-    assert not _abandoned
+    assert not deadline._abandoned
 
 
 def test_what_is_left_of_a_session_ends_too() -> None:

@@ -1,0 +1,38 @@
+"""Errors of the kernel as errors of petal-node: the remedy is for the path that was refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from bootstrap.core.errors import of_os_error
+
+MOUNT = Path("/shared")
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "code", "remedy"),
+    [
+        (errno.ENOENT, "/etc/petal.conf", "file-missing", "ls -ld /etc/petal.conf /etc"),
+        (errno.ENOENT, "/shared/petal/state/token.json", "file-missing", "ls -ld /shared /shared/petal"),
+        (errno.ENOENT, "/opt/petal/current", "file-missing", "ls -ld /shared /shared/petal"),
+        (errno.ENOSPC, "/var/cache/x", "file-no-space", "df -h /var/cache; df -i /var/cache"),
+        (errno.ENOSPC, "/shared/x", "file-no-space", "df -h /shared; df -i /shared"),
+        (errno.EDQUOT, "/home/user/x", "file-quota", "quota -v; df -h /home/user"),
+        (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
+        (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
+        (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),
+    ],
+)
+def test_the_remedy_is_for_the_path_that_was_refused(number: int, path: str, code: str, remedy: str) -> None:
+    error = of_os_error(OSError(number, os.strerror(number), path), MOUNT)
+    assert (error.code, error.remedy) == (code, (remedy,))
+    assert path in error.what
+
+
+def test_a_refused_operation_without_a_path_gets_the_remedy_for_the_mount() -> None:
+    error = of_os_error(OSError(errno.EIO, "Input/output error"), MOUNT)
+    assert (error.code, error.remedy) == ("file-io", ("dmesg | tail; findmnt /shared",))
