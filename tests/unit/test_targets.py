@@ -461,7 +461,7 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     assert second.release != first.release
 
     head.paths.state.mkdir(parents=True)
-    ClusterState(head.paths).save_desired_state(second.wanted)
+    ClusterState(head.paths).save_desired_state(second.desired_state)
     node = head.as_node("node", Role.COMPUTE)
     cluster_of(node, "c6a.large")
     assert prepared(node, Role.COMPUTE).targets == ("x86_64_v4",)
