@@ -158,7 +158,7 @@ def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked
     assert job_directories(lab) == ""
     log = lab.exec("head", ("sh", "-c", "cat /shared/petal/build-logs/*/spack.log")).check().stdout
     assert "Successfully installed witness-1-" in log
-    assert "a job on queue queue1 builds it, and no hook waits for that" in hooked.stdout
+    assert "a job on queue queue1 builds the packages, and no hook waits for it" in hooked.stdout
     assert (hooked.hook_seconds or 99) < 60
 
 

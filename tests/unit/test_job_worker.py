@@ -48,7 +48,7 @@ def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> Non
     assert {"--partition=q1", "--exclusive", "--no-requeue", "--export=NIL", "--time=1440", "--chdir=/"} <= set(
         slurm.sbatch
     )
-    assert told[0].endswith("a job on queue q1 builds it, and no hook waits for that")
+    assert told[0].endswith("a job on queue q1 builds the packages, and no hook waits for it")
     spacks = [command for command in world.system.commands if command[0].endswith("bin/spack")]
     (install,) = [command for command in spacks if "install" in command]
     assert install[install.index("-p") + 1] == "8"  # the node's 64 cores, not the head's 2
@@ -124,7 +124,7 @@ def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
     )  # fmt: skip
     assert not any("may fail" in line for line in SpackStack().probe(world.context).changes)
     lesser = replace(world, queues=(Queue("q1", ("c6a.large", "c7a.large")),))
-    assert any("queue q1 is zen3 and zen4" in line for line in SpackStack().probe(lesser.context).changes)
+    assert any("queue q1 has zen3 and zen4" in line for line in SpackStack().probe(lesser.context).changes)
 
 
 def test_the_next_holder_of_the_lock_ends_the_job_of_a_killed_run(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_packages_of_build_caches_need_no_compute_node(tmp_path: Path, monkeypat
     pulled(monkeypatch, "fftw")
     reports, told = converge(world)
     assert reports["spack"].outcome is Outcome.CHANGED
-    assert told[0].endswith("a job on queue q1 builds what no build cache has, and no hook waits for that")
+    assert told[0].endswith("a job on queue q1 builds the packages that no build cache has, and no hook waits for it")
     assert not slurm.jobs
     assert not [command for command in world.system.commands if command[0] in ("sbatch", "squeue", "scancel")]
     assert left(world) == []
