@@ -89,7 +89,11 @@ def on_storage(action: Callable[[], T], where: Path | str, seconds: float) -> T:
 
 def _reap() -> None:
     for child in tuple(_abandoned):
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
+        try:
+            ended = os.waitpid(child, os.WNOHANG) != (0, 0)
+        except ChildProcessError:  # other code of this process has waited for it
+            ended = True
+        if ended:
             _abandoned.discard(child)
 
 
