@@ -66,7 +66,7 @@ def test_status_shows_no_records_of_another_cluster(old: World, capsys: pytest.C
     assert [error["code"] for error in answer["errors"]] == ["storage-other-cluster"]
     assert answer["data"]["storage"]["owner"]["name"] == "old"
     assert (answer["data"]["reports"], answer["data"]["install"], answer["data"]["proof"]) == ([], None, None)
-    assert "serves cluster old in us-east-1" in text
+    assert "belongs to cluster old in us-east-1" in text
     converge(new, accept=True)
     answer, _ = ask_status(new, capsys)
     assert (answer["data"]["storage"]["owner"]["name"], answer["data"]["reports"]) == ("demo", [])
