@@ -1,4 +1,4 @@
-"""What was built here goes into the build caches that the configuration names, when users have the release already."""
+"""Pushes built packages to the build caches of the configuration, after the release is published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, s
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
-from ..spack.driver import Spack
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.parallel import split
 from ..spack.solve import ready_spack
@@ -28,10 +27,10 @@ SHOWN = 8
 
 
 class BuildCache(Step):
-    """What was built is where the configuration wants it pushed. A mirror that takes nothing degrades the run only."""
+    """Packages that were built here are in each build cache with ``push``. A failed push degrades the run only."""
 
     name = "build-cache"
-    title = "what was built is in the build caches"
+    title = "built packages are in the build caches"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Publish,)
@@ -43,35 +42,46 @@ class BuildCache(Step):
     def probe(self, ctx: Context) -> Finding:
         mirrors = _mirrors(ctx)
         if not mirrors or not ctx.config.builds:
-            return elsewhere("no mirror of the configuration takes what is built")
+            return elsewhere("the configuration has no build cache to push to")
         try:
-            built, record = _built(ctx), _Record(ctx)
+            built, record = _built(ctx), _PushRecord(ctx)
         except SpackError as error:
             return refused(error)
-        if record.trouble is not None:
-            return accepted(f"not everything is in {', '.join(mirrors)}: {record.trouble}", record.trouble)
-        left = {name: record.left(mirror, built) for name, mirror in mirrors.items()}
-        if any(left.values()) or not all(lockfile_of(ctx, target).is_file() for target in ctx.targets):
-            return change(f"{_counted(left)}", *(_lines(left) or ["push what is built"]))
+        if record.failure is not None:
+            return accepted(f"not all packages are in {', '.join(mirrors)}: {record.failure}", record.failure)
+        missing = {name: record.missing(mirror, built) for name, mirror in mirrors.items()}
+        counts = [f"{len(specs)} are not recorded as pushed to {name}" for name, specs in missing.items() if specs]
+        lines = [f"push {spec.name}@{spec.version} to {name}" for name, specs in missing.items() for spec in specs]
+        more = [f"and {len(lines) - SHOWN} more"] if lines[SHOWN:] else []
+        if counts:
+            return change(f"of {len(built)} built packages {', '.join(counts)}", *lines[:SHOWN], *more)
+        if not all(lockfile_of(ctx, target).is_file() for target in ctx.targets):
+            return change("no package is built yet", "push the packages when they are built")
         return satisfied(f"the {len(built)} packages that were built here are in {', '.join(mirrors)}")
 
     def apply(self, ctx: Context) -> None:
-        record, built = _Record(ctx), {spec.hash: spec for spec in _built(ctx)}
+        record, built = _PushRecord(ctx), {spec.hash: spec for spec in _built(ctx)}
         for name, mirror in _mirrors(ctx).items():
             try:
                 for target in ctx.targets:
                     here = (spec for spec in locked_specs(lockfile_of(ctx, target)) if spec.hash in built)
-                    _push(ctx, name, mirror, target, record.left(mirror, here))
-                record.settle(mirror, built.values())
+                    _push(ctx, name, mirror, target, record.missing(mirror, here))
+                record.save_pushed(mirror, built.values())
             except PetalError as error:
                 LOG.warning("%s", error, extra={"step": self.name})
-                record.fail(error)
+                record.save_failure(error)
 
 
 def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked]) -> None:
+    """Pushes the specs that the mirror lacks.
+
+    The environment of Spack is written again: the packages of an image, or of another head node, were built without it.
+    """
     if not specs:
         return
-    host, spack = ctx.facts.host, _opened(ctx, target)
+    spack = ready_spack(ctx, target)
+    shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
+    host = ctx.facts.host
     jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
     push = Push(name, mirror, spack, ctx.facts.cluster.region, jobs, ctx.progress)
     lacking = push.lacking(specs)
@@ -80,78 +90,56 @@ def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Lock
         ctx.note(f"pushed {len(lacking)} packages to {name}")
 
 
-def _opened(ctx: Context, target: str) -> Spack:
-    """Spack as it was when it built: what an image carried, or another head node, may have been built without one."""
-    spack = ready_spack(ctx, target)
-    shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
-    return spack
-
-
 def _mirrors(ctx: Context) -> dict[str, Mirror]:
     return {name: mirror for name, mirror in ctx.config.spack.caches.items() if mirror.push}
 
 
 def _built(ctx: Context) -> list[Locked]:
-    """What is in the store and did not come from a build cache itself."""
+    """The installed packages of the release that did not come from a build cache."""
     specs, store = release_specs(ctx), store_of(ctx)
-    away = {spec.hash for spec in database.missing(specs, store)} | database.from_cache(specs, store)
-    return [spec for spec in specs if not spec.external and spec.hash not in away]
+    others = {spec.hash for spec in database.missing(specs, store)} | database.from_cache(specs, store)
+    return [spec for spec in specs if not spec.external and spec.hash not in others]
 
 
-class _Record:
-    """What is known to be in the mirrors, so that a run that changes nothing asks none of them."""
+class _PushRecord:
+    """The packages that were pushed to each mirror, so that a run that changes nothing asks no mirror.
+
+    ``failure`` is the failed push of this run; the next run tries again.
+    """
 
     def __init__(self, ctx: Context) -> None:
+        self.failure: PetalError | None = None
         self._path: Path = ctx.paths.work(ctx.desired_release) / "pushed.json"
         self._run_id = ctx.run_id
         self._pushed: dict[str, tuple[str, ...]] = {}
-        self._trouble: dict[str, Any] | None = None
         try:
-            self._read()
-        except StateError as error:  # the mirrors are asked again
+            raw = read_document(self._path) or {}
+            self._pushed, failure = shaped(self._path, lambda: _decoded(raw))
+        except StateError as error:  # all packages count as not pushed
             LOG.warning("%s", error, extra={"step": BuildCache.name})
+            return
+        if failure is not None and raw.get("run_id") == self._run_id:
+            self.failure = CacheError(
+                failure["what"], why=failure["why"], remedy=failure["remedy"], code=failure["code"]
+            )
 
-    def _read(self) -> None:
-        raw = read_document(self._path) or {}
-        self._pushed = shaped(self._path, lambda: _pushed_of(raw))
-        said = shaped(self._path, lambda: decode.maybe(raw.get("trouble"), decode.error))
-        self._trouble = said if raw.get("run_id") == self._run_id else None
-
-    @property
-    def trouble(self) -> CacheError | None:
-        """What this very run could not push; the next one tries again."""
-        said = self._trouble
-        if said is None:
-            return None
-        return CacheError(said["what"], why=said["why"], remedy=said["remedy"], code=said["code"])
-
-    def left(self, mirror: Mirror, specs: Iterable[Locked]) -> list[Locked]:
+    def missing(self, mirror: Mirror, specs: Iterable[Locked]) -> list[Locked]:
         return [spec for spec in specs if spec.hash not in self._pushed.get(mirror.url, ())]
 
-    def settle(self, mirror: Mirror, specs: Iterable[Locked]) -> None:
+    def save_pushed(self, mirror: Mirror, specs: Iterable[Locked]) -> None:
         self._pushed[mirror.url] = tuple(sorted(spec.hash for spec in specs))
         self._write()
 
-    def fail(self, error: PetalError) -> None:
-        self._trouble = error.to_dict()
+    def save_failure(self, error: PetalError) -> None:
+        self.failure = error
         self._write()
 
     def _write(self) -> None:
-        content = {"run_id": self._run_id, "pushed": self._pushed, "trouble": self._trouble}
-        write_document(self._path, content)
+        failure = self.failure.to_dict() if self.failure else None
+        write_document(self._path, {"run_id": self._run_id, "pushed": self._pushed, "failure": failure})
 
 
-def _pushed_of(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _decoded(raw: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ...]], Mapping[str, Any] | None]:
     pushed = decode.mapping(raw.get("pushed", {}))
-    return {url: decode.items(hashes, decode.text) for url, hashes in pushed.items()}
-
-
-def _counted(left: dict[str, list[Locked]]) -> str:
-    counts = [f"{len(specs)} packages are not known to be in {name}" for name, specs in left.items() if specs]
-    return ", ".join(counts) or "nothing is built yet"
-
-
-def _lines(left: dict[str, list[Locked]]) -> list[str]:
-    names = [f"push {spec.name}@{spec.version} to {name}" for name, specs in left.items() for spec in specs]
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return [*names[:SHOWN], *more]
+    hashes = {url: decode.items(listed, decode.text) for url, listed in pushed.items()}
+    return hashes, decode.maybe(raw.get("failure"), decode.error)

@@ -20,10 +20,10 @@ from .spack import SpackStack
 
 
 class ModuleTree(Step):
-    """Every module of the release is written, in a tree of its own for each CPU target."""
+    """Each CPU target has a tree with a file for every module of the release."""
 
     name = "module-tree"
-    title = "the module tree is written"
+    title = "the module tree is complete"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Packages, SpackStack)
@@ -32,28 +32,32 @@ class ModuleTree(Step):
     is_check = False
 
     def probe(self, ctx: Context) -> Finding:
-        vanished = [path for path in ctx.config.modules.paths if not ctx.paths.at(path).is_dir()]
-        if vanished:
-            return refused(_vanished(vanished))
+        absent = [path for path in ctx.config.modules.paths if not ctx.paths.at(path).is_dir()]
+        if absent:
+            return refused(_absent_paths(absent))
+        trees = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         try:
-            listed = read_index(ctx.paths, ctx.desired_release)
-            without = read_missing(ctx.paths, ctx.desired_release)
+            index = read_index(ctx.paths, ctx.desired_release)
+            missing = read_missing(ctx.paths, ctx.desired_release)
         except StateError as error:
-            return change(str(error), "write the module tree again")
-        written = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
-        if listed is None:
-            return change(f"release {ctx.desired_release} has none yet", *written)
-        if without and without != missing_packages(ctx):
-            return change("packages have come since it was written", *written)
-        return _of_files(ctx, listed)
+            return change(str(error), *trees)
+        if index is None:
+            return change(f"release {ctx.desired_release} has no module tree yet", *trees)
+        if missing and missing != missing_packages(ctx):
+            return change("packages were installed after the module tree was written", *trees)
+        return _compare(ctx, tuple(index))
 
     def apply(self, ctx: Context) -> None:
         in_use = current_release(ctx.paths) == ctx.desired_release
         if not in_use and read_manifest(ctx.paths, ctx.desired_release) is None:
             remove_tree(module_tree(ctx, ctx.targets[0]).parent)
-        for module, path in _files(ctx, _listed(ctx)):
+        try:
+            index = read_index(ctx.paths, ctx.desired_release) or ()
+        except StateError:
+            index = ()
+        for module, path in _files(ctx, index):
             if path.exists() and _is_wrong(ctx, module, path):
-                LOG.warning("%s is not as it was written, and is written again", path, extra={"step": self.name})
+                LOG.warning("%s was changed or is empty, and is written again", path, extra={"step": self.name})
                 path.unlink()
         trees = []
         for target in ctx.targets:
@@ -63,36 +67,29 @@ class ModuleTree(Step):
         write_index(ctx.paths, ctx.desired_release, trees, missing_packages(ctx))
 
 
-def _of_files(ctx: Context, listed: Iterable[Tree]) -> Finding:
-    trees = tuple(listed)
+def _absent_paths(paths: list[str]) -> ModulesError:
+    return ModulesError(
+        f"modules.paths: {', '.join(paths)} {'is not a directory' if len(paths) == 1 else 'are not directories'} here",
+        remedy=(f"ls -ld {' '.join(paths)}", "or remove it from modules.paths in the configuration"),
+        code="modules-path",
+    )
+
+
+def _compare(ctx: Context, trees: tuple[Tree, ...]) -> Finding:
+    """The files of the trees, then Lmod's cache of them."""
     wrong = [module.name for module, path in _files(ctx, trees) if _is_wrong(ctx, module, path)]
     wrong += [path.name for tree in trees for path in missing_of_users(ctx, tree.target)]
     number = sum(len(tree.modules) for tree in trees)
     if wrong:
         lines = (f"write {name}" for name in wrong[:8])
-        return change(f"{len(wrong)} of {number} files are missing or damaged", *lines)
+        return change(f"{len(wrong)} of {number} module files are missing or damaged", *lines)
     extra = [name for tree in trees for name in unlisted(_directory(ctx, tree), tree)]
     if extra:
-        return change(f"Lmod's cache does not know {', '.join(extra[:3])}", "write the cache")
-    without_cache = [tree.name for tree in trees if is_missing(ctx, _directory(ctx, tree))]
-    if without_cache:
-        return change("Lmod's cache is missing or old", *(f"write that of {name}" for name in without_cache))
+        return change(f"Lmod's cache does not contain {', '.join(extra[:3])}", "write the cache")
+    uncached = [tree.name for tree in trees if is_missing(ctx, _directory(ctx, tree))]
+    if uncached:
+        return change("Lmod's cache is missing or outdated", *(f"write the cache of {name}" for name in uncached))
     return satisfied(f"{number} modules in {', '.join(tree.name for tree in trees)}")
-
-
-def _vanished(paths: list[str]) -> ModulesError:
-    return ModulesError(
-        f"{', '.join(paths)} of modules.paths {'is' if len(paths) == 1 else 'are'} no directory here",
-        remedy=(f"ls -ld {' '.join(paths)}", "or drop it from modules.paths in the configuration"),
-        code="modules-path",
-    )
-
-
-def _listed(ctx: Context) -> tuple[Tree, ...]:
-    try:
-        return read_index(ctx.paths, ctx.desired_release) or ()
-    except StateError:
-        return ()
 
 
 def _directory(ctx: Context, tree: Tree) -> Path:
@@ -105,7 +102,7 @@ def _files(ctx: Context, trees: Iterable[Tree]) -> Iterator[tuple[ModuleFile, Pa
 
 
 def _is_wrong(ctx: Context, module: ModuleFile, path: Path) -> bool:
-    """Lost, or empty; what a site has changed in it is overwritten by ``repair --yes`` only."""
+    """True if the file is missing or empty. Changes that a site made are overwritten by ``repair --yes`` only."""
     if not path.is_file() or path.stat().st_size == 0:
         return True
     return ctx.options.yes and module.sha256 not in ("", sha256_of(path))

@@ -90,7 +90,7 @@ def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
     converge(world)
     (core(world) / "own").mkdir()
     (core(world) / "own" / "1.lua").write_text("-- mine")
-    assert "does not know own/1" in ModuleTree().probe(world.context).reason
+    assert "does not contain own/1" in ModuleTree().probe(world.context).reason
     converge(world)
     (tree,) = read_index(world.paths, world.release) or ()
     assert "own/1" in [module.name for module in tree.modules]
@@ -106,7 +106,7 @@ def test_the_cache_is_invalid_while_a_tree_is_written(tmp_path: Path) -> None:
     (cache,) = (world.paths.release(world.release) / "cache").glob("*/8.6.19/spiderT.lua")
     os.utime(cache, (1, 1))
     assert is_missing(world.context, tree)
-    assert "cache is missing or old" in ModuleTree().probe(world.context).reason
+    assert "cache is missing or outdated" in ModuleTree().probe(world.context).reason
     ModuleTree().apply(world.context)
     assert not is_missing(world.context, tree)
     invalidate(tree)
