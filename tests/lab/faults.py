@@ -72,10 +72,10 @@ def hook(lab: Lab, node: str) -> Result:
     return result
 
 
-def refused(record: dict[str, Any], code: str) -> dict[str, Any]:
-    """The storage step of a record: blocked or failed with this code, and a remedy; what needs it was not tried."""
+def refused(record: dict[str, Any], code: str, name: str = "storage") -> dict[str, Any]:
+    """The storage step of a record: blocked or failed with this code, and a remedy; steps that need it were not tried."""
     steps: dict[str, dict[str, Any]] = {step["name"]: step for step in record["steps"]}
-    storage = steps["storage"]
+    storage = steps[name]
     assert storage["outcome"] in ("blocked", "failed"), storage
     assert storage["error"]["code"] == code, storage
     assert storage["remedy"] == storage["error"]["remedy"]

@@ -58,7 +58,7 @@ def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab,
     assert f"serves cluster {cluster.name} in us-east-1" in early["reason"]
 
     boot(cluster, "head")
-    owner = refused(last_hook(cluster, "head"), "storage-other-cluster")
+    owner = refused(last_hook(cluster, "head"), "storage-other-cluster", "storage-owner")
     assert "if that cluster is deleted: petal-node bootstrap --accept-storage" in owner["remedy"]
     assert sh(cluster, "head", KEPT) == left["kept"]
     done = cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage", "--json"), env=ENDPOINT).check()
