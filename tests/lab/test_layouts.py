@@ -112,7 +112,7 @@ def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
     assert not any(is_mount(baked, node) for node in NODES)
     assert baked.exec("head", ("sh", "-c", "ls -A /shared/petal/root/store")).check().stdout == ""
     steps = {step["name"]: step for step in answer(petal(baked, "head", "plan", "--json"))["data"]["steps"]}
-    assert steps["spack"]["reason"] == "the machine image carries it"
+    assert steps["spack"]["reason"] == "the machine image contains it"
     assert steps["root"]["reason"].startswith("the machine image carries release ")
 
 
