@@ -17,8 +17,8 @@ from ..core.errors import LmodError
 from ..core.model import Mode, Role
 from ..host.files import make_dir, remove_tree
 from ..spack import database
+from ..spack.driver import split
 from ..spack.lockfile import Locked, locked_specs
-from ..spack.parallel import split
 from ..spack.scope import STACK, write_scope
 from ..spack.solve import ready_spack
 from ..spack.workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, specs_of, store_of

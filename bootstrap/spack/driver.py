@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -15,7 +16,6 @@ from ..host.atomic import write_atomic
 from ..host.files import make_dir, read_json
 from ..host.log import LOG
 from ..host.system import PATH, Completed, System
-from .parallel import Parallel
 from .program import SpackInstall
 from .scope import NOTHING, STACK, Places, as_yaml, with_lists
 
@@ -25,6 +25,45 @@ NO_CLINGO = (
     "or name a lockfile as stack, which needs none: petal-node lockfile --help",
 )
 NO_MODULES = ("-c", "modules:default:enable::[]")  # ``write_modules`` writes all of them once
+GIB = 1 << 30
+MOST_PROCESSES = 8
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """``processes``: packages that are built at the same time; ``jobs``: of each (``make -j``)."""
+
+    processes: int
+    jobs: int
+
+
+def split(cores: int, memory: int, limit: int = 0, *, side_by_side: bool = True) -> Parallel:
+    """Divides the cores so that both many small packages and one large package use all of them.
+
+    Most packages use one core for half of their time (fetch, unpack, configure, link, install), so several are built
+    at once: about the square root of the cores, at most 8, because a dependency graph seldom has more that are ready.
+    For the same reason each may run twice its share of the cores. A compiler can need 1 GiB, so at most as many cores
+    are used as there are GiB of memory.
+
+    ====== ========= ====
+    cores  processes jobs
+    ====== ========= ====
+    1      1         1
+    2      2         2
+    8      3         6
+    16     4         8
+    64     8         16
+    192    8         48
+    ====== ========= ====
+
+    Args:
+        memory: of the machine, in bytes.
+        limit: cores that the install may use, 0 for all.
+        side_by_side: this Spack can build several packages at once.
+    """
+    usable = max(1, min(cores, limit or cores, round(memory / GIB)))
+    processes = min(MOST_PROCESSES, usable, max(2, round(math.sqrt(usable)))) if side_by_side else 1
+    return Parallel(processes, min(usable, math.ceil(2 * usable / processes)))
 
 
 @dataclass(frozen=True)
@@ -71,11 +110,18 @@ class Spack:
         Raises:
             SpackError: ``spack-concretize``, with Spack's error; ``spack-no-clingo``.
         """
-        if not self.program.bootstraps:
-            self._check_clingo()
-        what = "the stack cannot be concretized"
         try:
+            if not self.program.bootstraps:
+                self.system.run([sys.executable, "-c", "import clingo"], timeout=PROGRAM, env=self._env())
+            what = "the stack cannot be concretized"
             self._run("concretize", "--force", timeout=SOLVE, code="spack-concretize", what=what)
+        except ProcessFailed as error:
+            raise SpackError(
+                "clingo, Spack's solver, is missing",
+                why=f"{sys.executable} cannot import it",
+                remedy=(*NO_CLINGO, "or spack: {clingo: bootstrap}, if this node reaches ghcr.io: Spack fetches it"),
+                code="spack-no-clingo",
+            ) from error
         except SpackError as error:
             if "cannot bootstrap" not in error.why:
                 raise
@@ -112,11 +158,9 @@ class Spack:
         Returns:
             How Spack ended, also if it failed; the database tells which packages are installed.
         """
-        arguments = [
-            *NO_MODULES, "install", "--only-concrete", "-j", str(parallel.jobs),
-            *(["-p", str(parallel.processes)] if self.program.family.parallel else []),
-            *(f"/{digest}" for digest in part),
-        ]  # fmt: skip
+        processes = ["-p", str(parallel.processes)] if self.program.family.parallel else []
+        options = ["--only-concrete", "-j", str(parallel.jobs), *processes]
+        arguments = [*NO_MODULES, "install", *options, *_by_hash(part)]
         return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
 
     def unpack(self, digest: str) -> None:
@@ -125,10 +169,9 @@ class Spack:
         Raises:
             SpackError: ``spack-install``.
         """
-        self._run(
-            *NO_MODULES, "install", "--only-concrete", "--cache-only", f"/{digest}",
-            timeout=PACK, code="spack-install", what="Spack could not install a package that it had packed",
-        )  # fmt: skip
+        arguments = [*NO_MODULES, "install", "--only-concrete", "--cache-only", f"/{digest}"]
+        what = "Spack could not install a package that it had packed"
+        self._run(*arguments, timeout=PACK, code="spack-install", what=what)
 
     def write_modules(self) -> None:
         """Writes the environment's lmod modules. Existing files are not changed.
@@ -155,8 +198,8 @@ class Spack:
         Raises:
             SpackError: ``spack-database``.
         """
-        names, what = [f"/{digest}" for digest in hashes], "Spack could not mark packages as implicit"
-        self._run("mark", "-i", *names, timeout=SOLVE, code="spack-database", what=what)
+        what = "Spack could not mark packages as implicit"
+        self._run("mark", "-i", *_by_hash(hashes), timeout=SOLVE, code="spack-database", what=what)
 
     def uninstall(self, hashes: Sequence[str]) -> None:
         """Removes packages from the store, also if others need them. Modules of other packages stay.
@@ -164,11 +207,9 @@ class Spack:
         Raises:
             SpackError: ``spack-uninstall``.
         """
-        names, what = [f"/{digest}" for digest in hashes], "Spack could not remove packages"
-        self._run(
-            *NO_MODULES, "uninstall", "-y", "--force", *names,
-            timeout=SOLVE, code="spack-uninstall", what=what, inside=False,
-        )  # fmt: skip
+        arguments = [*NO_MODULES, "uninstall", "-y", "--force", *_by_hash(hashes)]
+        what = "Spack could not remove packages"
+        self._run(*arguments, timeout=SOLVE, code="spack-uninstall", what=what, inside=False)
 
     def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
         """Packs installed packages into a build cache at ``directory``, unsigned and without an index.
@@ -177,22 +218,9 @@ class Spack:
             SpackError: ``spack-push``.
         """
         make_dir(directory)
-        self._run(
-            "buildcache", "push", "--unsigned", "--only", "package", "-j", str(jobs), f"file://{directory}",
-            *(f"/{digest}" for digest in hashes),
-            timeout=PACK, code="spack-push", what="Spack could not pack the packages that it built",
-        )  # fmt: skip
-
-    def _check_clingo(self) -> None:
-        try:
-            self.system.run([sys.executable, "-c", "import clingo"], timeout=PROGRAM, env=self._env())
-        except ProcessFailed as error:
-            raise SpackError(
-                "clingo, Spack's solver, is missing",
-                why=f"{sys.executable} cannot import it",
-                remedy=(*NO_CLINGO, "or spack: {clingo: bootstrap}, if this node reaches ghcr.io: Spack fetches it"),
-                code="spack-no-clingo",
-            ) from error
+        options = ["--unsigned", "--only", "package", "-j", str(jobs)]
+        arguments = ["buildcache", "push", *options, f"file://{directory}", *_by_hash(hashes)]
+        self._run(*arguments, timeout=PACK, code="spack-push", what="Spack could not pack the packages that it built")
 
     def _run(self, *arguments: str, timeout: float, code: str, what: str, inside: bool = True) -> Completed:
         def note_error(line: str) -> None:
@@ -212,7 +240,17 @@ class Spack:
         on_idle: Callable[[], None] | None = None,
         inside: bool = True,
     ) -> Completed:
-        """Runs Spack, ``inside`` its environment or without one."""
+        """Runs Spack, ``inside`` its environment or without one.
+
+        The scopes are in order, the weakest first: an empty one, Spack's defaults, the stack's packages, petal-node's.
+        The first two cannot be an ``include`` of the environment: 0.23 would then search compilers before it reads
+        ``-C``, and write them into spack.yaml.
+        """
+        defaults = [self.program.tree / directory for directory in self.program.family.defaults]
+        scopes = (self.scope / NOTHING, *defaults, self.scope / STACK, self.scope)
+        options = [word for scope in scopes for word in ("-C", str(scope))]
+        options += ["-e", str(self.environment)] if inside else ["-E"]
+        argv = [str(self.program.tree / "bin" / "spack"), *options, *arguments]
         make_dir(self.output.parent)
         with closing(_Output(self.output)) as log:
             log.line(f"$ spack {' '.join(arguments)}")
@@ -221,25 +259,9 @@ class Spack:
                 log.line(line)
                 on_line(line)
 
-            argv = [
-                str(self.program.tree / "bin" / "spack"),
-                *self._scopes(),
-                *(("-e", str(self.environment)) if inside else ("-E",)),
-                *arguments,
-            ]
             return self.system.run(
                 argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
             )
-
-    def _scopes(self) -> list[str]:
-        """The scopes, the weakest first: an empty one, Spack's defaults, the stack's packages, petal-node's.
-
-        The first two cannot be an ``include`` of the environment: 0.23 would then search compilers before it reads
-        ``-C``, and write them into spack.yaml.
-        """
-        defaults = [self.program.tree / directory for directory in self.program.family.defaults]
-        scopes = (self.scope / NOTHING, *defaults, self.scope / STACK, self.scope)
-        return [word for scope in scopes for word in ("-C", str(scope))]
 
     def _env(self) -> dict[str, str]:
         scratch = self.places.scratch
@@ -282,6 +304,10 @@ class _Output:
             if not self._lost:
                 LOG.warning("%s: %s", self._path, error, extra={"step": "spack"})
             self._lost += 1
+
+
+def _by_hash(hashes: Sequence[str]) -> list[str]:
+    return [f"/{digest}" for digest in hashes]
 
 
 def failure(output: str) -> str:

@@ -1,4 +1,10 @@
-"""Installs the packages of a lockfile on all cores, with progress, and reports which packages failed and why."""
+"""Installs the packages of a lockfile on all cores, with progress, and reports which packages failed and why.
+
+``spack install`` locks every requested package and its dependencies, externals too, until it ends: all dependencies of
+a package that is built, and the link and run dependencies of an installed one. All of these locks are bytes of one
+file, ``.spack-db/prefix_lock`` (lib/spack/spack/installer.py: BuildRequest; /proc/locks shows it). EFS allows 512 locks
+on a file, over all clients (EFS user guide, "Amazon EFS quotas and limits"), so there an install runs in slices.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +22,17 @@ from ..host.log import LOG
 from ..host.system import Completed
 from . import database
 from .cache.pull import Pulled
-from .driver import Spack, failure
+from .driver import Parallel, Spack, failure
 from .lockfile import Locked, locked_specs
-from .parallel import Parallel
-from .progress import InstallProgress
-from .slices import locked_for, slices
+from .progress import FIRST_PHASE, InstallProgress, ProgressReporter
 
-TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
-IDLE_SECONDS = 30.0
-LOG_SECONDS = 60.0
 LINES = 10
 WIDTH = 200
 NAMED = 6
 KEPT_RUNS = 5
 BUILD_LOG = "spack-build-out.txt"
 FULL = os.strerror(errno.ENOSPC)
+EFS_LOCKS = 512 - 112  # less a margin for Spack's readers, and for locks of a client that died with a running lease
 
 
 @dataclass(frozen=True)
@@ -55,40 +57,6 @@ class Failure:
         return "\n".join((head, *(f"    {line}" for line in self.lines), *where))
 
 
-class ProgressReporter:
-    """Reports progress to the run's record and the terminal every few seconds, and to the log once a minute."""
-
-    def __init__(
-        self, progress: InstallProgress, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._progress = progress
-        self._tell = tell
-        self._clock = clock
-        self._reported = self._logged = float("-inf")
-        self._changed = True
-
-    def line(self, text: str) -> None:
-        """Takes a line of Spack's."""
-        self._changed |= self._progress.line(text)
-        if self._changed:
-            self._report(TELL_SECONDS)
-
-    def idle(self) -> None:
-        """Called while Spack prints nothing: reports a change that waits, and the elapsed time."""
-        self._report(TELL_SECONDS if self._changed else IDLE_SECONDS)
-
-    def _report(self, interval: float) -> None:
-        now = self._clock()
-        if now - self._reported < interval:
-            return
-        self._reported, self._changed = now, False
-        text = self._progress.text(now)
-        self._tell(text)
-        if now - self._logged >= LOG_SECONDS:
-            self._logged = now
-            LOG.info("%s", text, extra={"step": "spack"})
-
-
 def install_missing(
     spack: Spack, parallel: Parallel, tell: Callable[[str], None], logs: Path, locks: int | None = None
 ) -> None:
@@ -100,30 +68,39 @@ def install_missing(
         locks: how many locks the store's file system allows on one file; None without a limit.
 
     Raises:
-        SpackError: ``spack-install``, with each package that failed, and those that were not tried because of it.
+        SpackError: ``spack-install``, with each package that failed, and those that were not tried because of it;
+            ``file-no-space``.
     """
     store = spack.places.store
     specs = tuple(spec for spec in locked_specs(spack.lockfile) if not spec.external)
     lacking = {spec.hash for spec in database.missing(specs, store)}
     present = [spec.hash for spec in specs if spec.hash not in lacking]
-    cached = database.from_cache(specs, store)
-    progress = InstallProgress(specs, present, cached, time.monotonic())
+    progress = InstallProgress(specs, present, database.from_cache(specs, store), time.monotonic())
     done = _run(spack, parallel, ProgressReporter(progress, tell), locks)
     progress.end()
     missing = database.missing(specs, store)
-    if missing:
-        stage = spack.places.scratch / "stage"
-        failed, waiting, not_begun = classify_missing(missing, progress)
-        failures = [_keep(spec, progress, stage, logs) for spec in failed]
-        prune(logs.parent)
-        why = explain(failures, waiting, not_begun) if failures else failure(done.stdout)
-        if FULL in done.stdout or any(FULL in line for failed in failures for line in failed.lines):
-            raise _no_space(spack, failures, why)
-        raise _error(len(missing), len(specs), why, failures, spack.output)
-    if done.returncode != 0:
-        LOG.warning(
-            "spack install exited with %d, but all packages are installed: %s", done.returncode, failure(done.stdout)
-        )
+    if not missing:
+        if done.returncode != 0:
+            text = "spack install exited with %d, but all packages are installed: %s"
+            LOG.warning(text, done.returncode, failure(done.stdout))
+        return
+    failed, waiting, not_begun = classify_missing(missing, progress)
+    failures = [_failure(spec, progress, spack.places.scratch / "stage", logs) for spec in failed]
+    prune(logs.parent)
+    why = explain(failures, waiting, not_begun) if failures else failure(done.stdout)
+    if FULL in done.stdout or any(FULL in line for each in failures for line in each.lines):
+        raise _no_space(spack, failures, why)
+    kept = [each.log for each in failures if each.log]
+    raise SpackError(
+        f"{len(missing)} of {len(specs)} packages are not installed",
+        why=why,
+        remedy=(
+            *(f"less {log}" for log in kept[:NAMED]),
+            f"less {spack.output}",
+            "petal-node bootstrap    (continues; the other packages stay)",
+        ),
+        code="spack-install",
+    )
 
 
 def install_or_build(
@@ -133,13 +110,13 @@ def install_or_build(
     logs: Path,
     locks: int | None,
     pulled: Pulled,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> None:
     """Like ``install_missing``, but builds a package from source if Spack cannot unpack it from a build cache.
 
     Args:
         pulled: the packages of build caches that Spack's scope refers to.
-        say: gets the names of the packages that are built instead, and the reason.
+        warn: gets the names of the packages that are built instead, and the reason.
 
     Raises:
         SpackError: as ``install_missing``.
@@ -147,38 +124,39 @@ def install_or_build(
     try:
         install_missing(spack, parallel, tell, logs, locks)
     except SpackError as error:
-        if not discard_damaged(spack, error, pulled, say):
+        if not discard_damaged(spack, error, pulled, warn):
             raise
         install_missing(spack, parallel, tell, logs, locks)
 
 
-def discard_damaged(spack: Spack, error: SpackError, pulled: Pulled, say: Callable[[str], None]) -> bool:
+def discard_damaged(spack: Spack, error: SpackError, pulled: Pulled, warn: Callable[[str], None]) -> bool:
     """Removes the packages of build caches that Spack could not unpack; False if the install failed for another reason.
 
     Args:
         error: the error of the install.
-        say: gets the names of the packages to build instead, and the reason.
+        warn: gets the names of the packages to build instead, and the reason.
     """
-    specs = locked_specs(spack.lockfile)
-    bad = pulled.withdraw(database.missing(specs, spack.places.store)) if error.code == "spack-install" else ()
-    if bad:
-        names = ", ".join(spec.name for spec in bad)
-        say(f"{names} cannot be unpacked from a build cache, and will be built: {error.why}")
-    return bool(bad)
+    if error.code != "spack-install":
+        return False
+    damaged = pulled.withdraw(database.missing(locked_specs(spack.lockfile), spack.places.store))
+    if damaged:
+        names = ", ".join(spec.name for spec in damaged)
+        warn(f"{names} cannot be unpacked from a build cache, and will be built: {error.why}")
+    return bool(damaged)
 
 
 def _run(spack: Spack, parallel: Parallel, reporter: ProgressReporter, limit: int | None) -> Completed:
     """One install, or one for each slice. Packages that need one that failed in an earlier slice are not tried."""
     specs, store = locked_specs(spack.lockfile), spack.places.store
-    chosen = _chosen(specs, store)
+    chosen = {spec.hash for spec in database.missing(specs, store)}
+    chosen |= {spec.hash for spec in specs if spec.explicit and not spec.external}  # Spack records which are explicit
     if limit is None or len(specs) <= limit or not chosen:
         return spack.install(parallel, reporter.line, reporter.idle)
     ended: list[Completed] = []
-    needs = {spec.hash: set(spec.needs) for spec in specs}
+    needs = {spec.hash: spec.needs for spec in specs}
     lost: set[str] = set()
     for part in slices(locked_for(specs), chosen, limit):
-        lost |= _in_vain(part, needs, lost)
-        hashes = [digest for digest in part if digest not in lost]
+        hashes = possible(part, needs, lost)
         if hashes:
             ended.append(spack.install(parallel, reporter.line, reporter.idle, hashes))
             lost |= set(hashes) & {spec.hash for spec in database.missing(specs, store)}
@@ -188,19 +166,63 @@ def _run(spack: Spack, parallel: Parallel, reporter: ProgressReporter, limit: in
     return max(ended, key=lambda done: done.returncode != 0)
 
 
-def _in_vain(part: Iterable[str], needs: Mapping[str, set[str]], lost: set[str]) -> set[str]:
-    """The packages of a slice that need a lost one, directly or not. A slice is in the order of needs."""
-    vain: set[str] = set()
+def possible(part: Iterable[str], needs: Mapping[str, Iterable[str]], lost: set[str]) -> list[str]:
+    """The packages of a slice that need no lost one. The others are added to ``lost``.
+
+    Args:
+        part: hashes, each after those that it needs.
+    """
+    hashes = []
     for digest in part:
-        if needs[digest] & (lost | vain):
-            vain.add(digest)
-    return vain
+        if digest in lost or not lost.isdisjoint(needs[digest]):
+            lost.add(digest)
+        else:
+            hashes.append(digest)
+    return hashes
 
 
-def _chosen(specs: tuple[Locked, ...], store: Path) -> set[str]:
-    """The missing packages and the explicit ones, because Spack records which are explicit."""
-    missing = {spec.hash for spec in database.missing(specs, store)}
-    return missing | {spec.hash for spec in specs if spec.explicit and not spec.external}
+def locked_for(specs: Iterable[Locked]) -> dict[str, frozenset[str]]:
+    """The hashes that are locked to build each spec after its dependencies, in an order in which they can be built.
+
+    Args:
+        specs: all concrete specs of a lockfile; dependencies outside of it are ignored.
+    """
+    by_hash = {spec.hash: spec for spec in specs}
+    when_built: dict[str, frozenset[str]] = {}
+    locks: dict[str, frozenset[str]] = {}
+    seen: set[str] = set()
+    pending = [(digest, False) for digest in reversed(by_hash)]
+    while pending:  # without recursion: graphs can be deep
+        digest, needs_are_done = pending.pop()
+        spec, own = by_hash[digest], frozenset((digest,))
+        if needs_are_done:
+            when_built[digest] = own.union(*(when_built[other] for other in spec.keeps if other in by_hash))
+            locks[digest] = own.union(*(when_built[other] for other in spec.needs if other in by_hash))
+        elif digest not in seen:
+            seen.add(digest)
+            pending.append((digest, True))
+            pending += [(other, False) for other in spec.needs if other in by_hash and other not in seen]
+    return locks
+
+
+def slices(locks: Mapping[str, frozenset[str]], chosen: Collection[str], limit: int) -> Iterator[tuple[str, ...]]:
+    """The chosen specs in as few slices as their order allows, each of which needs no more locks than ``limit``.
+
+    A spec that needs more by itself has a slice of its own.
+
+    Args:
+        locks: the result of ``locked_for``.
+    """
+    part: list[str] = []
+    held: frozenset[str] = frozenset()
+    for digest in (digest for digest in locks if digest in chosen):
+        if part and len(held | locks[digest]) > limit:
+            yield tuple(part)
+            part, held = [], frozenset()
+        part.append(digest)
+        held |= locks[digest]
+    if part:
+        yield tuple(part)
 
 
 def classify_missing(
@@ -217,35 +239,26 @@ def classify_missing(
 
 def explain(failures: Iterable[Failure], waiting: Iterable[Locked], not_begun: Iterable[Locked]) -> str:
     """The failures one by one, then the packages that are missing because of them."""
+
+    def names(specs: Iterable[Locked]) -> str:
+        return ", ".join(sorted(spec.name for spec in specs))
+
     failures = list(failures)
     parts = [str(failed) for failed in failures[:NAMED]]
     if failures[NAMED:]:
-        parts.append(f"and {len(failures) - NAMED} more failed: {_names(f.spec for f in failures[NAMED:])}")
-    if names := _names(waiting):
-        parts.append(f"not tried, because they need a package that failed: {names}")
-    if names := _names(not_begun):
-        parts.append(f"not begun: {names}")
+        parts.append(f"and {len(failures) - NAMED} more failed: {names(each.spec for each in failures[NAMED:])}")
+    if text := names(waiting):
+        parts.append(f"not tried, because they need a package that failed: {text}")
+    if text := names(not_begun):
+        parts.append(f"not begun: {text}")
     return "\n".join(parts)
-
-
-def _names(specs: Iterable[Locked]) -> str:
-    return ", ".join(sorted(spec.name for spec in specs))
-
-
-def _error(missing: int, total: int, why: str, failures: Iterable[Failure], output: Path) -> SpackError:
-    logs = [failed.log for failed in failures if failed.log]
-    remedy = (
-        *(f"less {log}" for log in logs[:NAMED]),
-        f"less {output}",
-        "petal-node bootstrap    (continues; the other packages stay)",
-    )
-    return SpackError(f"{missing} of {total} packages are not installed", why=why, remedy=remedy, code="spack-install")
 
 
 def _no_space(spack: Spack, failures: Iterable[Failure], why: str) -> SpackError:
     """ENOSPC does not name the file system, so this reports the free space on every one that a build writes to."""
     places = (spack.places.store, spack.places.scratch / "stage")
-    left = ", ".join(f"{place} has {_free(place) >> 20} MiB left" for place in places)
+    disks = ((place, next(path for path in (place, *place.parents) if path.exists())) for place in places)
+    left = ", ".join(f"{place} has {shutil.disk_usage(path).free >> 20} MiB left" for place, path in disks)
     used = "".join(f"; the build of {each.spec.name} held {each.used >> 20} MiB" for each in failures if each.used)
     return SpackError(
         "a disk is full, so packages are not installed",
@@ -259,33 +272,22 @@ def _no_space(spack: Spack, failures: Iterable[Failure], why: str) -> SpackError
     )
 
 
-def _free(place: Path) -> int:
-    """Free bytes on the file system of a directory that may not exist yet."""
-    there = next(path for path in (place, *place.parents) if path.exists())
-    return shutil.disk_usage(there).free
-
-
-def _keep(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> Failure:
+def _failure(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -> Failure:
     """Copies a failed package's log out of its stage and removes the stage, to free the disk."""
-    kept: Path | None = None
+    log: Path | None = None
     used = 0
     for place in (*stage.glob(f"spack-stage-*-{spec.hash}"), *stage.glob(f"*/spack-stage-*-{spec.hash}")):
         if (place / BUILD_LOG).is_file():
-            kept = logs / f"{spec.name}-{spec.version}-{spec.hash[:7]}.log"
+            log = logs / f"{spec.name}-{spec.version}-{spec.hash[:7]}.log"
             make_dir(logs)
-            shutil.copyfile(place / BUILD_LOG, kept)
+            shutil.copyfile(place / BUILD_LOG, log)
         used += size_of(place)
         remove_tree(place)
-    error = progress.error_of(spec).replace("==> Error: ", "").splitlines()
-    lines = _last_lines(kept) if kept else tuple(error[:LINES])
-    return Failure(spec, progress.phase_of(spec) or "fetch", lines, kept, used)
-
-
-def _last_lines(log: Path) -> tuple[str, ...]:
-    """The end of a build log, without blank lines and without Spack's own."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("==> ")]
-    return tuple(line[:WIDTH] for line in lines[-LINES:])
+    lines = progress.error_of(spec).replace("==> Error: ", "").splitlines()[:LINES]
+    if log:  # its end, without blank lines and without Spack's own
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line.rstrip()[:WIDTH] for line in text if line.strip() and not line.startswith("==> ")][-LINES:]
+    return Failure(spec, progress.phase_of(spec) or FIRST_PHASE, tuple(lines), log, used)
 
 
 def prune(directory: Path) -> None:

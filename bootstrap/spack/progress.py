@@ -1,6 +1,7 @@
-"""How far an install is, from the lines that Spack prints: counts, names, phases and the time so far. Pure.
+"""The progress of an install, from the lines that Spack prints: counts, names, phases and elapsed time.
 
-What Spack 1.1 and 0.23 print into a pipe, with the lines of several packages mixed (lib/spack/spack/installer.py)::
+Spack 1.1 and 0.23 print these lines into a pipe, with the lines of several packages mixed
+(lib/spack/spack/installer.py)::
 
     ==> Installing zlib-1.3.1-<hash>                         0.23 appends [3/9]
     ==> zlib: Executing phase: 'build'
@@ -13,10 +14,16 @@ What Spack 1.1 and 0.23 print into a pipe, with the lines of several packages mi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
+from ..host.log import LOG
 from .lockfile import Locked
 
+TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
+IDLE_SECONDS = 30.0
+LOG_SECONDS = 60.0
+SHOWN = 4
 INSTALLING = re.compile(r"^==> Installing (\S+)")
 PHASE = re.compile(r"^==> (?:\d+: )?(\S+): Executing phase: '(\w+)'")
 INSTALLED = re.compile(r"^==> (?:\d+: )?\S+: Successfully installed (\S+)|^\[\+\] (/\S+)")
@@ -26,7 +33,6 @@ SUMMARY = "Package was not installed"  # also for packages that Spack never bega
 PARENT = re.compile(r"^==> (Warning: Skipping|Installing|Extracting|No binary for) ")
 CHILD = re.compile(r"^(==> |\[\+\] |  Stage: )")
 FIRST_PHASE = "fetch"  # until Spack names a phase, it fetches, unpacks and patches
-SHOWN = 4
 
 
 class InstallProgress:
@@ -129,6 +135,40 @@ class InstallProgress:
             self._stop(digest)
             self._errors.setdefault(digest, lines)
         return bool(named)
+
+
+class ProgressReporter:
+    """Reports progress to the run's record and the terminal every few seconds, and to the log once a minute."""
+
+    def __init__(
+        self, progress: InstallProgress, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._progress = progress
+        self._tell = tell
+        self._clock = clock
+        self._reported = self._logged = float("-inf")
+        self._changed = True
+
+    def line(self, text: str) -> None:
+        """Takes a line of Spack's."""
+        self._changed |= self._progress.line(text)
+        if self._changed:
+            self._report(TELL_SECONDS)
+
+    def idle(self) -> None:
+        """Called while Spack prints nothing: reports a change that waits, and the elapsed time."""
+        self._report(TELL_SECONDS if self._changed else IDLE_SECONDS)
+
+    def _report(self, interval: float) -> None:
+        now = self._clock()
+        if now - self._reported < interval:
+            return
+        self._reported, self._changed = now, False
+        text = self._progress.text(now)
+        self._tell(text)
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            LOG.info("%s", text, extra={"step": "spack"})
 
 
 def elapsed(seconds: float) -> str:

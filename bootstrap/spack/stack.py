@@ -14,12 +14,10 @@ from ..host.log import LOG
 from ..state.context import Context
 from . import database, recovery
 from .cache.pull import Pulled, pull
-from .driver import Spack
-from .install import discard_damaged, install_missing, install_or_build
+from .driver import Parallel, Spack, split
+from .install import EFS_LOCKS, discard_damaged, install_missing, install_or_build
 from .job.worker import build_in_job, job_directory
 from .lockfile import Locked, locked_specs
-from .parallel import Parallel, split
-from .slices import EFS_LOCKS, MARGIN
 from .solve import ready_spack, solve, stack_lockfile, use_lockfile
 from .workspace import lockfile_of, pulled_of, store_of
 
@@ -115,7 +113,7 @@ def _keep_copy(store: Path) -> None:
 
 def _lock_limit(ctx: Context) -> int | None:
     """How many locks the store's file system allows on one file; None without a limit."""
-    return EFS_LOCKS - MARGIN if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
+    return EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
 
 
 def _install(ctx: Context, spack: Spack) -> None:

@@ -14,8 +14,8 @@ from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, s
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
+from ..spack.driver import split
 from ..spack.lockfile import Locked, locked_specs
-from ..spack.parallel import split
 from ..spack.solve import ready_spack
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context

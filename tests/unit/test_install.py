@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.spack import install
-from bootstrap.spack.install import Failure, ProgressReporter, classify_missing, explain
+from bootstrap.spack import install, progress
+from bootstrap.spack.driver import GIB, Parallel, split
+from bootstrap.spack.install import Failure, classify_missing, explain, possible
 from bootstrap.spack.lockfile import Locked
-from bootstrap.spack.parallel import GIB, Parallel, split
-from bootstrap.spack.progress import InstallProgress, elapsed
+from bootstrap.spack.progress import InstallProgress, ProgressReporter, elapsed
 
 
 def locked(name: str, *needs: Locked) -> Locked:
@@ -116,13 +116,13 @@ def test_the_record_is_not_written_for_each_line_and_not_forgotten_in_silence() 
     for second in range(100):
         now[0] = float(second)
         reporter.line("==> zlib: Executing phase: 'build'" if second % 2 else "compiling")
-    assert len(said) <= 1 + 100 / install.TELL_SECONDS
+    assert len(said) <= 1 + 100 / progress.TELL_SECONDS
     before = len(said)
     for second in range(100, 400):
         now[0] = float(second)
         reporter.idle()
     assert len(said) > before, "the elapsed time is reported while nothing comes"
-    assert len(said) - before <= 300 / install.IDLE_SECONDS + 1
+    assert len(said) - before <= 300 / progress.IDLE_SECONDS + 1
 
 
 def test_only_the_logs_of_the_newest_runs_are_kept(tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_only_the_logs_of_the_newest_runs_are_kept(tmp_path: Path) -> None:
 
 
 def test_what_needs_a_package_of_an_earlier_slice_that_failed_is_not_tried() -> None:
-    needs = {spec.hash: set(spec.needs) for spec in ALL}
     last = locked("last", OSU)
-    needs[last.hash] = set(last.needs)
-    part = [ZLIB.hash, HDF5.hash, OSU.hash, last.hash]
-    assert install._in_vain(part, needs, {MPI.hash}) == {OSU.hash, last.hash}
-    assert install._in_vain(part, needs, set()) == set()
+    needs = {spec.hash: spec.needs for spec in (*ALL, last)}
+    part, lost = [ZLIB.hash, HDF5.hash, OSU.hash, last.hash], {MPI.hash}
+    assert possible(part, needs, lost) == [ZLIB.hash, HDF5.hash]
+    assert lost == {MPI.hash, OSU.hash, last.hash}
+    assert possible(part, needs, set()) == part
 
 
 def test_what_came_from_a_build_cache_is_counted() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap.core.facts import Cluster, Facts, Mount, SharedDir
+from bootstrap.spack.install import locked_for, slices
 from bootstrap.spack.lockfile import Locked
-from bootstrap.spack.slices import locked_for, slices
 from tests.world import HOST
 
 

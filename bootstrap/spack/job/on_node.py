@@ -13,9 +13,8 @@ from ...host.log import LOG
 from ...host.system import System
 from ..cache.pull import Pulled
 from ..compiler import find_compiler
-from ..driver import Spack
+from ..driver import Spack, split
 from ..install import install_or_build
-from ..parallel import split
 from ..program import SpackInstall, key_at, version_of
 from ..scope import Places
 from .directory import DONE, RUNNING, JobDirectory, JobReport, Order

@@ -23,8 +23,9 @@ from ...host.system import PATH, System
 from ...state.context import Context
 from ..compiler import find_compiler
 from ..driver import Spack
-from ..install import LOG_SECONDS, prune
+from ..install import prune
 from ..program import key_at
+from ..progress import LOG_SECONDS
 from .directory import DONE, RUNNING, SILENCE_SECONDS, WAITING, JobDirectory, JobReport, Order
 
 POLL_SECONDS = 5.0
