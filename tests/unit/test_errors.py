@@ -21,7 +21,7 @@ MOUNT = Path("/shared")
         (errno.ENOENT, "/opt/petal/current", "file-missing", "ls -ld /shared /shared/petal"),
         (errno.ENOSPC, "/var/cache/x", "file-no-space", "df -h /var/cache; df -i /var/cache"),
         (errno.ENOSPC, "/shared/x", "file-no-space", "df -h /shared; df -i /shared"),
-        (errno.EDQUOT, "/home/ec2-user/x", "file-quota", "quota -v; df -h /home/user"),
+        (errno.EDQUOT, "/home/ec2-user/x", "file-quota", "quota -v; df -h /home/ec2-user"),
         (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
         (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
         (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),
