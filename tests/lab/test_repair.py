@@ -268,7 +268,11 @@ FAULTS: dict[str, Fault] = {
     "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files-changed", "hello 1.0: /", "yes"),
     "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "are missing"),
     "Spack's database lost": Fault(
-        H, "rm /opt/petal/store/.spack-db/index.json", "spack-database", "is missing, but the store contains", spack=True
+        H,
+        "rm /opt/petal/store/.spack-db/index.json",
+        "spack-database",
+        "is missing, but the store contains",
+        spack=True,
     ),
     "Spack's database damaged": Fault(
         H, "echo >/opt/petal/store/.spack-db/index.json", "spack-database", "is not JSON", spack=True
