@@ -73,7 +73,7 @@ def hook(lab: Lab, node: str) -> Result:
 
 
 def refused(record: dict[str, Any], code: str, name: str = "storage") -> dict[str, Any]:
-    """The storage step of a record: blocked or failed with this code and a remedy; steps that need it were not tried."""
+    """The storage step of a record: blocked or failed with this code and a remedy; no step that needs it was tried."""
     steps: dict[str, dict[str, Any]] = {step["name"]: step for step in record["steps"]}
     storage = steps[name]
     assert storage["outcome"] in ("blocked", "failed"), storage
