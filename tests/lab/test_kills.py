@@ -1,4 +1,4 @@
-"""Ten kills with fixed seeds; ``make torture`` does 200 (docs/dev/reliability.md)."""
+"""Ten kills with fixed seeds; ``make torture`` runs 200 (docs/dev/reliability.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``make torture``: many kills at random moments, and what came of them in docs/dev/reliability.md.
+"""``make torture``: kills an install many times at random moments, and writes docs/dev/reliability.md.
 
-Every seed is printed with what it did; ``ARGS="--seed N --kills 1"`` does one of them again.
+Every seed is printed with its result; ``ARGS="--seed N --kills 1"`` repeats one of them.
 """
 
 from __future__ import annotations
@@ -23,35 +23,34 @@ from tests.lab.kills import TARGETS, Round, Torture
 REPORT = Path(__file__).parents[2] / "docs" / "dev" / "reliability.md"
 NAMES = {
     "hook": "the hook (script or `petal-node hook`)",
-    "worker": "the worker, or the `petal-node bootstrap` that was typed",
+    "worker": "the worker, or `petal-node bootstrap`",
     "spack": "one of Spack's processes",
-    "container": "the head node, all of it",
+    "container": "the complete head node",
 }
 TEXT = """\
-# Reliability: what was killed, and what came of it
+# Reliability
 
-`make torture` writes this file. Each kill is one SIGKILL at a moment that its seed draws from the time that an install
-takes ({seconds:.1f} s here: a binary package and two Spack packages, a new release each time, asked for by
-OnNodeUpdated's hook or by `petal-node bootstrap`). After it the same is run again; a head node that died goes on at its
-boot, by itself. All the time a user on a compute node opens login shells, loads the release's modules and runs its
-programs: they must all be of one release. At the end of each round the wanted release must be current and complete,
-both locks free, no process of a run left and no half package in the store.
+`make torture` writes this file. Each kill is one SIGKILL at a random moment of an install ({seconds:.1f} s here: a binary
+package and two Spack packages, a new release each time, started by OnNodeUpdated's hook or by `petal-node bootstrap`).
+Then the same command runs again; a killed head node continues by itself when it boots. During all rounds a user on a
+compute node opens login shells, loads the release's modules and runs its programs, which must all be of one release. At
+the end of each round the desired release must be current and complete, both locks free, no process of a run left and no
+incomplete package in the store.
 
-{kills} kills with seeds {first} to {last} (the moment of {late} came too late), {version}, {cores} cores,
-{minutes:.0f} minutes: **{bad} rounds ended otherwise**. The user looked {looks} times and saw something half {half}
-times.
+{kills} kills with seeds {first} to {last} (in {late} rounds the install ended before the kill), {version}, {cores} cores,
+{minutes:.0f} minutes: **{bad} rounds failed**. The user tried {looks} times and found an incomplete release {half} times.
 
-| killed | kills | ended as if nothing had been | seconds until all was well again: median | most |
+| killed | kills | recovered | seconds until recovery: median | maximum |
 |---|---|---|---|---|
 {targets}
 
-Where the install stood when it was killed, by its record:
+Steps during which the install was killed, from its record:
 
 | step | kills |
 |---|---|
 {steps}
 {troubles}
-`make test` does ten of them (`tests/lab/test_kills.py`).
+`make test` runs ten of them (`tests/lab/test_kills.py`).
 """
 
 
@@ -75,7 +74,7 @@ def report(rounds: Sequence[Round], seconds: float, took: float) -> str:
         half=sum("a user saw" in trouble for item in rounds for trouble in item.troubles),
         targets="\n".join(_row(target, killed) for target in TARGETS),
         steps="\n".join(f"| {step} | {count} |" for step, count in sorted(steps.items(), key=lambda pair: -pair[1])),
-        troubles="\n".join(["", "Rounds that ended otherwise:", "", *lines, ""]) if lines else "",
+        troubles="\n".join(["", "Failed rounds:", "", *lines, ""]) if lines else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""``make seeds SEEDS=DIR``: what petal-node says of every petal seed below a directory, written into docs/dev/seeds.md.
+"""``make seeds SEEDS=DIR``: checks the specs of every petal seed below a directory, and writes docs/dev/seeds.md.
 
 The seeds themselves are not part of this repository. Each is loaded as it is, as ``stack``, and its specs are judged
 against the whole recipes, as ``petal-node plan`` does it.
@@ -53,14 +53,14 @@ def judge(path: Path, top: Path, place: Path) -> Judged:
 
 def tables(judged: Iterable[Judged]) -> list[str]:
     """By seed, and by what is said."""
-    lines = ["| seed | specs | of them wrong |", "|---|---|---|"]
+    lines = ["| seed | specs | mistakes |", "|---|---|---|"]
     said: Counter[tuple[str, str]] = Counter()
     for one in judged:
         said.update(dict.fromkeys(one.wrong, 1))
         said.update({("", text): 1 for text in one.advice})
         wrong = ", ".join(f"`{spec}`" for spec in dict.fromkeys(spec for spec, _ in one.wrong))
         lines.append(f"| {one.name} | {one.specs} | {one.refused or wrong or 'none'} |")
-    lines += ["", "| spec | seeds | what petal-node says |", "|---|---|---|"]
+    lines += ["", "| spec | seeds | message |", "|---|---|---|"]
     for (spec, text), number in sorted(said.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"| {f'`{spec}`' if spec else 'advice'} | {number} | {text} |")
     return lines
