@@ -24,7 +24,7 @@ from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import ClusterState
-from .launch import Launch, by_queue, launch_nodes
+from .launch import by_queue, launch_nodes
 
 JOB_MINUTES = 4
 JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
@@ -45,34 +45,30 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
         All nodes that are not powered down; empty if none is up within ``check.wait`` seconds.
     """
     launch = launch_nodes(ctx, _nodes(ctx))
-    try:
-        return _wait(ctx, launch)
-    finally:
-        launch.cancel(ctx)
-
-
-def _wait(ctx: Context, launch: Launch) -> tuple[SlurmNode, ...]:
     deadline = time.monotonic() + ctx.config.check.wait
     first_up: float | None = None
     previous = ""
-    while True:
-        known = _nodes(ctx)
-        up = [node for node in known if node.up]
-        joining = [node for node in known if node.joining]
-        pending = launch.pending(ctx, known)
-        now = time.monotonic()
-        first_up = first_up or (now if up else None)
-        if up and not pending and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
-            return tuple(node for node in known if not node.powered_down)
-        if now >= deadline or (launch.queues and not pending and not up and not joining):
-            return tuple(up)
-        message = f"waiting for compute nodes: {len(up)} up, {len(joining)} joining"
-        message += f", none in {folded(pending)} yet" if pending else ""
-        if message != previous:
-            ctx.note(message)
-            ctx.progress(message)
-            previous = message
-        time.sleep(min(POLL_SECONDS, deadline - now))
+    try:
+        while True:
+            known = _nodes(ctx)
+            up = [node for node in known if node.up]
+            joining = [node for node in known if node.joining]
+            pending = launch.pending(ctx, known)
+            now = time.monotonic()
+            first_up = first_up or (now if up else None)
+            if up and not pending and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
+                return tuple(node for node in known if not node.powered_down)
+            if now >= deadline or (launch.queues and not pending and not up and not joining):
+                return tuple(up)
+            message = f"waiting for compute nodes: {len(up)} up, {len(joining)} joining"
+            message += f", none in {folded(pending)} yet" if pending else ""
+            if message != previous:
+                ctx.note(message)
+                ctx.progress(message)
+                previous = message
+            time.sleep(min(POLL_SECONDS, deadline - now))
+    finally:
+        launch.cancel(ctx)
 
 
 def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
@@ -86,8 +82,12 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
     names = {node.name for node in candidates if node.up}
     previous = ""
     while time.monotonic() < deadline:
-        reports = [report for report in _own_reports(ctx).values() if report.node in names]
-        waiting = [report.node for report in reports if any(_is_without_lmod(finding) for finding in report.findings)]
+        waiting = [
+            report.node
+            for report in _own_reports(ctx).values()
+            if report.node in names
+            and any(finding.check == CHECK_NAME and finding.severity is Severity.FAIL for finding in report.findings)
+        ]
         if not waiting:
             return
         message = f"waiting for {folded(waiting)} to unpack Lmod from the release"
@@ -95,10 +95,6 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
             ctx.progress(message)
             previous = message
         time.sleep(POLL_SECONDS)
-
-
-def _is_without_lmod(finding: Finding) -> bool:
-    return finding.check == CHECK_NAME and finding.severity is Severity.FAIL
 
 
 def _nodes(ctx: Context) -> tuple[SlurmNode, ...]:
@@ -130,7 +126,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
 
 
 def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeReport]:
-    """One job for a group of nodes. If Slurm refuses it, it is divided (``_divide``)."""
+    """One job for a group of nodes. If Slurm refuses it, it is repeated without nodes that are not free, or halved."""
     names = [node.name for node in group]
     try:
         done = srun(
@@ -147,28 +143,22 @@ def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[Nod
         )
         require_step(done, names)
     except AllocationRefused as refused:
-        return _divide(ctx, queue, group, refused)
+        taken = [node for node in _nodes(ctx) if node.name in names and not node.free]
+        if taken:
+            rest = [node for node in group if node.name not in {other.name for other in taken}]
+            return [*(_not_asked(node, None) for node in taken), *(_run_check(ctx, queue, rest) if rest else [])]
+        if not any(text in refused.why for text in SOME_NODES_REFUSED):
+            return [_failed(name, refused) for name in names]
+        if len(group) == 1:
+            busy = group[0].state != "idle"  # other jobs leave too little for this one
+            return [_not_asked(group[0], None, "busy") if busy else _failed(names[0], refused)]
+        half = len(group) // 2
+        return [*_run_check(ctx, queue, group[:half]), *_run_check(ctx, queue, group[half:])]
     except PetalError as error:
-        return [_no_job(name, error) for name in names]
+        return [_failed(name, error) for name in names]
     LOG.debug("proof job: %s", done.stderr.strip())
     reports = reports_of_lines(done.stdout.splitlines())
-    return [reports[name] if name in reports else _no_report(name) for name in names]
-
-
-def _divide(ctx: Context, queue: str, group: Sequence[SlurmNode], refused: AllocationRefused) -> list[NodeReport]:
-    """Repeats a refused job without the nodes that are not free any more, else in two halves."""
-    now = {node.name: node for node in _nodes(ctx)}
-    taken = [now[node.name] for node in group if node.name in now and not now[node.name].free]
-    rest = [node for node in group if node.name not in {other.name for other in taken}]
-    if taken:
-        return [*(_not_asked(node, None) for node in taken), *(_run_check(ctx, queue, rest) if rest else [])]
-    if not any(text in refused.why for text in SOME_NODES_REFUSED):
-        return [_no_job(node.name, refused) for node in rest]
-    if len(rest) == 1:
-        busy = rest[0].state != "idle"  # other jobs leave too little for this one
-        return [_not_asked(rest[0], None, "busy") if busy else _no_job(rest[0].name, refused)]
-    half = len(rest) // 2
-    return [*_run_check(ctx, queue, rest[:half]), *_run_check(ctx, queue, rest[half:])]
+    return [reports[name] if name in reports else _failed(name, None) for name in names]
 
 
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:
@@ -199,24 +189,21 @@ def ordinary_user(ctx: Context) -> str | None:
 
 def report_lines(report: NodeReport) -> list[str]:
     """A report as short lines; long texts are cut."""
-    lines = [_line(report.node, finding) for finding in report.findings]
+
+    def cut(text: str, length: int) -> str:  # to ASCII without JSON escapes, so that the length of a line is known
+        return text[:length].encode("ascii", "replace").decode("ascii")
+
+    lines = []
+    for finding in report.findings:
+        for length in (400, 100, 30):
+            texts = (cut(finding.check, 100), finding.severity, cut(finding.message, length), cut(finding.why, length))
+            remedy = tuple(cut(line, length) for line in finding.remedy[:2])
+            line = json.dumps({"node": report.node, "finding": plain(Finding(*texts, remedy))})
+            if len(line) < LINE_BYTES:
+                break
+        lines.append(line)
     last = {name: getattr(report, name) for name in ("node", "role", "time", "release")}
     return [*lines, json.dumps({**last, "lines": len(lines)})]
-
-
-def _line(node: str, finding: Finding) -> str:
-    for length in (400, 100, 30):
-        texts = (_cut(finding.check, 100), finding.severity, _cut(finding.message, length), _cut(finding.why, length))
-        remedy = tuple(_cut(line, length) for line in finding.remedy[:2])
-        line = json.dumps({"node": node, "finding": plain(Finding(*texts, remedy))})
-        if len(line) < LINE_BYTES:
-            break
-    return line
-
-
-def _cut(text: str, length: int) -> str:
-    """ASCII without JSON escapes, so that the length of a line is known."""
-    return text[:length].encode("ascii", "replace").decode("ascii")
 
 
 def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
@@ -236,16 +223,14 @@ def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
     return reports
 
 
-def _unanswered(node: str, message: str, why: str, remedy: str) -> NodeReport:
-    return NodeReport(node, "compute", timestamp(), None, (Finding("job", Severity.FAIL, message, why, (remedy,)),))
-
-
-def _no_report(name: str) -> NodeReport:
-    return _unanswered(name, "the job on this node gave no report", "", f"srun -w {name} petal-node check")
-
-
-def _no_job(name: str, error: PetalError) -> NodeReport:
-    return _unanswered(name, "no job could be run", str(error), f"scontrol show node {name}")
+def _failed(node: str, error: PetalError | None) -> NodeReport:
+    """The report of a node on which no job could be run, or (without an error) whose job printed no report."""
+    if error is None:
+        message, remedy = "the job on this node gave no report", f"srun -w {node} petal-node check"
+    else:
+        message, remedy = "no job could be run", f"scontrol show node {node}"
+    finding = Finding("job", Severity.FAIL, message, str(error or ""), (remedy,))
+    return NodeReport(node, "compute", timestamp(), None, (finding,))
 
 
 def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
@@ -256,8 +241,8 @@ def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeR
         reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
     expected = node.up or node.powered_down
     remedy = () if expected else (f"scontrol show node {node.name}",)
-    mark = Severity.SKIP if expected else Severity.WARN
-    finding = Finding("slurm", mark, f"not asked: {condition}", "; ".join(reasons), remedy)
+    severity = Severity.SKIP if expected else Severity.WARN
+    finding = Finding("slurm", severity, f"not asked: {condition}", "; ".join(reasons), remedy)
     return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
 
 

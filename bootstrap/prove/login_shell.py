@@ -23,6 +23,7 @@ from ..state.release import Manifest
 from .fleet import ordinary_user
 
 QUOTED = 5
+ON_HEAD = "on the head node: petal-node repair"
 # Each answer is three fields that end with NUL: the question, its exit code, the output. Each module is loaded in a
 # shell of its own; then all are loaded together, and each program of the configuration runs; at last, because it may
 # take long, ldd(1) looks at the programs (ELF files) in the directories that each module adds to PATH.
@@ -87,7 +88,12 @@ def check_login_shell(ctx: Context, manifest: Manifest, seconds: float) -> Itera
     answers = ask_shell(ctx, modules, programs, seconds)
     yield judge_module_command(ctx, next(answers))
     for name in modules:
-        yield _judge_load(name, next(answers))
+        answer = next(answers)
+        if answer.code == 0:
+            yield Finding(f"load:{name}", Severity.OK, "loads in a fresh login shell")
+        else:
+            message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'", ON_HEAD)
+            yield Finding(f"load:{name}", Severity.FAIL, message, _last_lines(answer.text), remedy)
     load = f"module load {' '.join(modules)}" if modules else "true"
     for program in programs:
         yield judge_program(program, next(answers), load)
@@ -100,8 +106,7 @@ def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
     """The modules of ``check.load``, else every module in the release's Core."""
     if ctx.config.check.load:
         return ctx.config.check.load
-    tree = manifest.tree_for(ctx.facts.host.target) or (manifest.trees[0] if manifest.trees else None)
-    return tuple(module.name for module in tree.modules if module.path.startswith("Core/")) if tree else ()
+    return manifest.core_modules(ctx.facts.host.target)
 
 
 def ask_shell(
@@ -146,13 +151,6 @@ def judge_module_command(ctx: Context, answer: Answer) -> Finding:
     return Finding("modules", Severity.OK, f"Lmod {version} looks into {release.replace(f'{ctx.paths.releases}/', '')}")
 
 
-def _judge_load(name: str, answer: Answer) -> Finding:
-    if answer.code == 0:
-        return Finding(f"load:{name}", Severity.OK, "loads in a fresh login shell")
-    remedy = (f"bash -lc 'module load {name}'", "on the head node: petal-node repair")
-    return Finding(f"load:{name}", Severity.FAIL, f"ended with {answer.code}", _last_lines(answer.text), remedy)
-
-
 def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None = None) -> Finding:
     """Whether ldd found every library of the modules' programs.
 
@@ -172,7 +170,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None =
         first, module, _ = missing[0]
         why = "; ".join(f"{program} of {name}: {library}" for program, name, library in missing[:QUOTED])
         why += f"; and {len(missing) - QUOTED} more" if missing[QUOTED:] else ""
-        remedy = (f"bash -lc 'module load {module}; ldd {first}'", "on the head node: petal-node repair")
+        remedy = (f"bash -lc 'module load {module}; ldd {first}'", ON_HEAD)
         # A warning: a program that is started by a script of its package may find its libraries by that script.
         return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)
     if late:

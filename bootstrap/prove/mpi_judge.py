@@ -15,6 +15,7 @@ from functools import cached_property
 from ..core.model import Finding, Severity
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
+TALKS = (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)  # the stages in which ranks send each other messages
 QUOTED_LINES = 8
 NOT_LAUNCHED = re.compile(r"Task launch for \S+ failed on node (\S+?):")
 TASK_ENDED = re.compile(r"(?m)^srun: error: (\S+): tasks? [\d,-]+: (?!Killed|Terminated)(.+)$")
@@ -87,20 +88,14 @@ class Evidence:
 
 def judge(evidence: Evidence) -> Finding:
     """The finding ``mpi:MODULE``; the message of a failure begins with ``Slurm``, ``PMIx`` or ``MPI``."""
-    return (
-        _not_started(evidence)
-        or _without_library(evidence)
-        or _not_connected(evidence)
-        or _stopped(evidence)
-        or Finding(f"mpi:{evidence.module}", Severity.OK, _success(evidence))
-    )
-
-
-def _success(evidence: Evidence) -> str:
-    facts = evidence.ranks[0].facts
-    pmix = facts.get("pmix_version") or "unknown"
-    sent = f"{BULK_BYTES >> 20} MiB in {facts.get('seconds')} s with {evidence.ranks[0].version}, PMIx {pmix}"
-    return f"{len(evidence.ranks)} ranks on {' and '.join(evidence.nodes)} sent each other {sent}"
+    rules = (_not_started, _without_library, _not_connected, _stopped)
+    failure = next((finding for rule in rules if (finding := rule(evidence))), None)
+    if failure is not None:
+        return failure
+    rank = evidence.ranks[0]
+    sent = f"{BULK_BYTES >> 20} MiB in {rank.facts.get('seconds')} s with {rank.version}, PMIx {rank.pmix_version}"
+    message = f"{len(evidence.ranks)} ranks on {' and '.join(evidence.nodes)} sent each other {sent}"
+    return Finding(f"mpi:{evidence.module}", Severity.OK, message)
 
 
 def _not_started(evidence: Evidence) -> Finding | None:
@@ -149,7 +144,7 @@ def _not_connected(evidence: Evidence) -> Finding | None:
         return evidence.failure(message, quote(evidence.stderr), remedy)
     alone = [rank for rank in ranks if rank.size is not None and rank.size != len(ranks)]
     rank = evidence.first(alone or (rank for rank in ranks if rank.stage is Stage.INIT))
-    if rank is not None and not rank.has_pmix:
+    if rank is not None and not rank.facts.get("pmix"):  # Slurm's PMIx plugin sets what a rank finds the others by
         message = f"PMIx: the rank on {rank.node} has no PMIX_RANK in its environment"
         why = f"SLURM_MPI_TYPE is {rank.facts.get('slurm_mpi') or 'not set'}"
         return evidence.failure(message, why, f"srun --mpi=pmix -w {rank.node} sh -c 'env | grep -E \"PMI|MPI\"'")
@@ -169,7 +164,7 @@ def _stopped(evidence: Evidence) -> Finding | None:
             return None
         message = f"MPI: srun ended with {evidence.code} after all ranks had finished"
         return evidence.failure(message, quote(evidence.stderr))
-    versions = f"{rank.version or 'MPI'}, PMIx {rank.facts.get('pmix_version') or 'unknown'}"
+    versions = f"{rank.version or 'MPI'}, PMIx {rank.pmix_version}"
     message = f"MPI: {rank} {'hangs' if rank.hangs else 'stopped'} in {rank.stage} ({versions})"
     how = rank.error or evidence.ended.get(rank.node, "")
     why = " / ".join(text for text in (how, quote(evidence.stderr)) if text)
@@ -178,7 +173,7 @@ def _stopped(evidence: Evidence) -> Finding | None:
         f"srun --mpi=none -N{count} -w {names} ip -br address",
         f"srun --mpi=none -w {evidence.nodes[0]} ping -c 2 {evidence.nodes[-1]}",
     )
-    if rank.stage.talks:
+    if rank.stage in TALKS:
         return evidence.failure(message, why, *network)
     return evidence.failure(message, why, _how_built(evidence, rank), *(network if rank.hangs else ()))
 

@@ -11,10 +11,9 @@ from ..core.deadlines import COMMAND
 from ..core.errors import PetalError, StateError
 from ..core.model import Finding, NodeReport, Severity
 from ..host.log import LOG
-from ..host.system import Completed
 from ..modules.tree import MPI
 from ..state.context import Context
-from ..state.release import Manifest, current_release, read_manifest
+from ..state.release import current_release, read_manifest
 from .fleet import ordinary_user
 from .launch import by_queue
 from .mpi_judge import Evidence, judge
@@ -51,22 +50,12 @@ def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ..
         manifest = read_manifest(ctx.paths, current) if current else None
     except StateError as error:
         return (Finding("mpi", Severity.FAIL, error.what, error.why, error.remedy),)
-    modules = mpi_modules(manifest, ctx.facts.host.target) if manifest else ()
+    core = manifest.core_modules(ctx.facts.host.target) if manifest else ()
+    modules = [name for name in core if name.partition("/")[0] in MPI]
     if not modules:
         return (Finding("mpi", Severity.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
     names = [node.name for node in pair]
     return tuple(prove_mpi(ctx, module, names, queue=pair[0].partition) for module in modules)
-
-
-def mpi_modules(manifest: Manifest, cpu: str) -> tuple[str, ...]:
-    """The MPI modules in the release's Core.
-
-    Args:
-        cpu: the CPU target that selects the module tree; if it has none, the first tree is used.
-    """
-    tree = manifest.tree_for(cpu) or (manifest.trees[0] if manifest.trees else None)
-    found = [module for module in tree.modules if module.path.startswith("Core/")] if tree else []
-    return tuple(module.name for module in found if module.name.partition("/")[0] in MPI)
 
 
 def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | None = None) -> Finding:
@@ -78,7 +67,20 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | N
     """
     ctx.note(f"trying {module} between {' and '.join(names)}")
     try:
-        done = _run(ctx, module, names, queue)
+        done = srun(
+            ctx.system,
+            ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
+            name="petal-mpi",
+            nodes=names,
+            queue=queue,
+            minutes=JOB_MINUTES,
+            immediate=IMMEDIATE_SECONDS,
+            mpi="pmix",
+            export="HOME,LANG",
+            options=(f"--wait={LAST_RANK_SECONDS}", "--kill-on-bad-exit=0"),
+            user=ordinary_user(ctx),
+            timeout=IMMEDIATE_SECONDS + 60 * JOB_MINUTES + LAST_RANK_SECONDS,
+        )
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except PetalError as error:
         why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
@@ -86,23 +88,6 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | N
     LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
     evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
     return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, queue)))
-
-
-def _run(ctx: Context, module: str, names: Sequence[str], queue: str | None) -> Completed:
-    return srun(
-        ctx.system,
-        ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
-        name="petal-mpi",
-        nodes=names,
-        queue=queue,
-        minutes=JOB_MINUTES,
-        immediate=IMMEDIATE_SECONDS,
-        mpi="pmix",
-        export="HOME,LANG",
-        options=(f"--wait={LAST_RANK_SECONDS}", "--kill-on-bad-exit=0"),
-        user=ordinary_user(ctx),
-        timeout=IMMEDIATE_SECONDS + 60 * JOB_MINUTES + LAST_RANK_SECONDS,
-    )
 
 
 def _slurmd_log(ctx: Context, evidence: Evidence, queue: str | None) -> str:

@@ -11,8 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ DIRECTORIES = ("lib", "lib64", "lib/release")  # the last is Intel MPI's
 VERSION_BYTES = 16384  # MPICH's MPI_MAX_LIBRARY_VERSION_STRING is 8192
 STATUS_BYTES = 256  # an MPI_Status has 20 to 40
 FUNNELED = 1  # MPI_THREAD_FUNNELED: only one thread calls MPI, another one watches the deadline
-
-
-@dataclass(frozen=True)
-class Handles:
-    """MPI_COMM_WORLD, MPI_INT, MPI_BYTE and MPI_SUM of ``mpi.h``, as the ABI passes them."""
-
-    world: Any
-    int: Any
-    byte: Any
-    sum: Any
 
 
 class RankFailed(Exception):
@@ -97,7 +86,7 @@ class Task:
         mpi = Library(path)
         self._begin(Stage.INIT, version=mpi.version())
         mpi.init()
-        rank, size = mpi.place()
+        rank, size = mpi.rank_and_size()
         started = time.monotonic()
         if size > 1:
             self._begin(Stage.EXCHANGE, mpi_rank=rank, size=size)
@@ -127,7 +116,13 @@ def find_library(env: Mapping[str, str]) -> Path:
     Raises:
         RankFailed: the module has none; the text names the directories that were searched.
     """
-    directories = list(dict.fromkeys(_library_directories(env)))
+    directories: list[Path] = []
+    program = shutil.which("mpirun", path=env.get("PATH", ""))
+    if program:  # next to mpirun as PATH names it, then next to the target of its links
+        for bin_directory in (Path(program).parent, Path(program).resolve().parent):
+            directories += [bin_directory.parent / name for name in DIRECTORIES]
+    directories += [Path(path) for path in env.get("LD_LIBRARY_PATH", "").split(":") if path.startswith("/")]
+    directories = list(dict.fromkeys(directories))
     for directory in directories:
         for pattern in LIBRARIES:
             libraries = sorted(directory.glob(pattern), key=lambda path: len(path.name))
@@ -136,17 +131,11 @@ def find_library(env: Mapping[str, str]) -> Path:
     raise RankFailed(f"no libmpi.so in {', '.join(map(str, directories)) or 'any place: no mpirun on PATH'}")
 
 
-def _library_directories(env: Mapping[str, str]) -> Iterator[Path]:
-    """Next to ``mpirun`` as PATH names it, then next to the target of its links, then LD_LIBRARY_PATH."""
-    program = shutil.which("mpirun", path=env.get("PATH", ""))
-    if program:
-        for bin_directory in (Path(program).parent, Path(program).resolve().parent):
-            yield from (bin_directory.parent / name for name in DIRECTORIES)
-    yield from (Path(place) for place in env.get("LD_LIBRARY_PATH", "").split(":") if place.startswith("/"))
-
-
 class Library:
     """An MPI library in this process, with the ABI of Open MPI or the one of MPICH, Intel MPI and MVAPICH.
+
+    ``world``, ``int``, ``byte`` and ``sum`` are MPI_COMM_WORLD, MPI_INT, MPI_BYTE and MPI_SUM of ``mpi.h``, as the ABI
+    passes them.
 
     Raises:
         RankFailed: it cannot be loaded, or does not have a function.
@@ -155,9 +144,15 @@ class Library:
     def __init__(self, path: Path) -> None:
         try:
             self.lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # Open MPI's plugins look there for its symbols
-            self.handles = _handles(self.lib)
+            if hasattr(self.lib, "ompi_mpi_comm_world"):
+                names = ("ompi_mpi_comm_world", "ompi_mpi_int", "ompi_mpi_byte", "ompi_mpi_op_sum")
+                symbols = (ctypes.c_char.in_dll(self.lib, name) for name in names)
+                handles: list[Any] = [ctypes.c_void_p(ctypes.addressof(symbol)) for symbol in symbols]
+            else:
+                handles = [ctypes.c_int(number) for number in (0x44000000, 0x4C000405, 0x4C00010D, 0x58000003)]
         except (OSError, AttributeError, ValueError) as error:
             raise RankFailed(str(error)) from error
+        self.world, self.int, self.byte, self.sum = handles
 
     def version(self) -> str:
         """Name and version; MPI allows this call before MPI_Init."""
@@ -173,21 +168,18 @@ class Library:
         provided = ctypes.c_int()
         self._call("MPI_Init_thread", None, None, ctypes.c_int(FUNNELED), ctypes.byref(provided))
 
-    def place(self) -> tuple[int, int]:
+    def rank_and_size(self) -> tuple[int, int]:
         """The number of this rank, and the number of ranks."""
         rank, size = ctypes.c_int(), ctypes.c_int()
-        self._call("MPI_Comm_rank", self.handles.world, ctypes.byref(rank))
-        self._call("MPI_Comm_size", self.handles.world, ctypes.byref(size))
+        self._call("MPI_Comm_rank", self.world, ctypes.byref(rank))
+        self._call("MPI_Comm_size", self.world, ctypes.byref(size))
         return rank.value, size.value
 
     def exchange(self, rank: int, size: int) -> None:
         """Adds one number of each rank (MPI_Allreduce)."""
         mine, total = ctypes.c_int(rank + 1), ctypes.c_int()
-        handles = self.handles
-        one = ctypes.c_int(1)
-        self._call(
-            "MPI_Allreduce", ctypes.byref(mine), ctypes.byref(total), one, handles.int, handles.sum, handles.world
-        )
+        buffers = (ctypes.byref(mine), ctypes.byref(total))
+        self._call("MPI_Allreduce", *buffers, ctypes.c_int(1), self.int, self.sum, self.world)
         expected = size * (size + 1) // 2
         if total.value != expected:
             raise RankFailed(f"the sum over all ranks is {total.value} and should be {expected}")
@@ -198,10 +190,10 @@ class Library:
         sent, received = (ctypes.create_string_buffer(BULK_BYTES) for _ in range(2))
         ctypes.memset(sent, 1 + rank % 255, BULK_BYTES)
         status = ctypes.create_string_buffer(STATUS_BYTES)
-        count, tag, byte = ctypes.c_int(BULK_BYTES), ctypes.c_int(7), self.handles.byte
-        send = (sent, count, byte, ctypes.c_int(following), tag)
-        receive = (received, count, byte, ctypes.c_int(previous), tag)
-        self._call("MPI_Sendrecv", *send, *receive, self.handles.world, status)
+        count, tag = ctypes.c_int(BULK_BYTES), ctypes.c_int(7)
+        send = (sent, count, self.byte, ctypes.c_int(following), tag)
+        receive = (received, count, self.byte, ctypes.c_int(previous), tag)
+        self._call("MPI_Sendrecv", *send, *receive, self.world, status)
         if received.raw != bytes([1 + previous % 255]) * BULK_BYTES:
             raise RankFailed("the message has other bytes than were sent")
 
@@ -216,13 +208,6 @@ class Library:
             raise RankFailed(str(error)) from error
         if code:
             raise RankFailed(f"{name} returned {code}")
-
-
-def _handles(lib: ctypes.CDLL) -> Handles:
-    if hasattr(lib, "ompi_mpi_comm_world"):
-        names = ("ompi_mpi_comm_world", "ompi_mpi_int", "ompi_mpi_byte", "ompi_mpi_op_sum")
-        return Handles(*(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(lib, name))) for name in names))
-    return Handles(*(ctypes.c_int(number) for number in (0x44000000, 0x4C000405, 0x4C00010D, 0x58000003)))
 
 
 def run(tell: Callable[[str], None], loaded: int) -> int:

@@ -28,11 +28,6 @@ class Stage(str, Enum):
     FINALIZE = "finalize"
     DONE = "done"
 
-    @property
-    def talks(self) -> bool:
-        """True if the ranks send each other messages in this stage."""
-        return self in (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)
-
     def __str__(self) -> str:
         return NAMES[self]
 
@@ -83,9 +78,8 @@ class Rank:
         return str(self.facts.get("version") or "")
 
     @property
-    def has_pmix(self) -> bool:
-        """True if Slurm's PMIx plugin has set the variables by which a rank finds the others."""
-        return bool(self.facts.get("pmix"))
+    def pmix_version(self) -> str:
+        return str(self.facts.get("pmix_version") or "unknown")
 
     def __str__(self) -> str:
         return f"rank {self.number} on {self.node}"

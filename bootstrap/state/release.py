@@ -84,6 +84,11 @@ class Manifest:
         target = targets.best(cpu, (tree.target for tree in self.trees))
         return next((tree for tree in self.trees if tree.target == target), None)
 
+    def core_modules(self, cpu: str) -> tuple[str, ...]:
+        """The modules in Core of the tree for a CPU; of the first tree if the CPU runs none."""
+        tree = self.tree_for(cpu) or (self.trees[0] if self.trees else None)
+        return tuple(module.name for module in tree.modules if module.path.startswith("Core/")) if tree else ()
+
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
         return cls(

@@ -227,7 +227,7 @@ class FakeLibrary:
     def init(self) -> None:
         time.sleep(self.pause)
 
-    def place(self) -> tuple[int, int]:
+    def rank_and_size(self) -> tuple[int, int]:
         return 0, self.size
 
     def exchange(self, _rank: int, _size: int) -> None: ...
