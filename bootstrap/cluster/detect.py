@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,30 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
     Args:
         role: of ``--role``, which has precedence.
     """
-    return Facts(_cluster(paths, role), _host(paths, system), system.mounts())
+    cluster = read_cluster(paths)
+    if role is not None:
+        cluster = replace(cluster, role=role, sources=("--role", *cluster.sources))
+    elif cluster.role is None and paths.live:
+        tag = (Imds().get("meta-data/tags/instance/parallelcluster:node-type") or "").strip()
+        if tag in ROLES:
+            cluster = replace(cluster, role=ROLES[tag], sources=(*cluster.sources, "instance tags"))
+    host = Host(
+        name=node_name(paths, system),
+        os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
+        glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
+        machine=os.uname().machine,
+        target=own_cpu(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        boot_id=system.boot_id(),
+    )
+    return Facts(cluster, host, system.mounts())
+
+
+def node_name(paths: Paths, system: System) -> str:
+    """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
+    names = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
+    return next((name for name in names if HOST_NAME.match(name)), "") or system.hostname()
 
 
 def with_queues(known: Facts, paths: Paths) -> Facts:
@@ -85,16 +108,6 @@ def read_cluster(paths: Paths) -> Cluster:
     return merge(parse_dna(_text(paths.at(DNA))), parse_cfnconfig(_text(paths.at(CFNCONFIG))))
 
 
-def _cluster(paths: Paths, override: Role | None) -> Cluster:
-    cluster = read_cluster(paths)
-    if override is not None:
-        return replace(cluster, role=override, sources=("--role", *cluster.sources))
-    if cluster.role is None and paths.live:
-        role = ROLES.get((Imds().get("meta-data/tags/instance/parallelcluster:node-type") or "").strip())
-        return replace(cluster, role=role, sources=(*cluster.sources, "instance tags") if role else cluster.sources)
-    return cluster
-
-
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as stream:
@@ -110,18 +123,7 @@ def parse_dna(text: str) -> Cluster:
     except (ValueError, RecursionError):
         loaded = {}
     raw = loaded.get("cluster") if isinstance(loaded, dict) else None
-    if not isinstance(raw, dict):
-        return Cluster(role=None)
-    return Cluster(
-        role=ROLES.get(str(raw.get("node_type"))),
-        name=_word(raw, "cluster_name") or _word(raw, "stack_name"),
-        region=_word(raw, "region"),
-        user=_word(raw, "cluster_user"),
-        queue=_word(raw, "scheduler_queue_name"),
-        head_ip=_word(raw, "head_node_private_ip"),
-        shared=tuple(SharedDir(mount, kind) for kind, key in SHARED_KEYS for mount in _dirs(raw.get(key))),
-        sources=(DNA,),
-    )
+    return _cluster(raw, DNA, SHARED_KEYS) if isinstance(raw, dict) else Cluster(role=None)
 
 
 def parse_cfnconfig(text: str) -> Cluster:
@@ -131,17 +133,26 @@ def parse_cfnconfig(text: str) -> Cluster:
         name, separator, value = line.partition("=")
         if separator and name.strip().isidentifier():
             raw[name.strip()] = _unquoted(value.strip())
-    if not raw:
-        return Cluster(role=None)
+    return _cluster(raw, CFNCONFIG, SHARED_KEYS[:1], "cfn_") if raw else Cluster(role=None)
+
+
+def _cluster(
+    raw: Mapping[str, Any], source: str, shared_keys: tuple[tuple[str, str], ...], prefix: str = ""
+) -> Cluster:
+    """The cluster from the values of one file, whose names begin with ``prefix``."""
+
+    def word(key: str) -> str | None:
+        return _word(raw, prefix + key)
+
     return Cluster(
-        role=ROLES.get(str(raw.get("cfn_node_type"))),
-        name=_word(raw, "stack_name"),
-        region=_word(raw, "cfn_region"),
-        user=_word(raw, "cfn_cluster_user"),
-        queue=_word(raw, "cfn_scheduler_queue_name"),
-        head_ip=_word(raw, "cfn_head_node_private_ip"),
-        shared=tuple(SharedDir(mount, "ebs") for mount in _dirs(raw.get("cfn_ebs_shared_dirs"))),
-        sources=(CFNCONFIG,),
+        role=ROLES.get(str(raw.get(f"{prefix}node_type"))),
+        name=_word(raw, "cluster_name") or _word(raw, "stack_name"),
+        region=word("region"),
+        user=word("cluster_user"),
+        queue=word("scheduler_queue_name"),
+        head_ip=word("head_node_private_ip"),
+        shared=tuple(SharedDir(mount, kind) for kind, key in shared_keys for mount in _dirs(raw.get(prefix + key))),
+        sources=(source,),
     )
 
 
@@ -155,17 +166,15 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
         scheduling = read_yaml(text, CLUSTER_CONFIG, aliases=True).get("Scheduling")
     except ConfigError:
         return ()
-    listed = _mappings(scheduling.get("SlurmQueues") if isinstance(scheduling, dict) else None)
-    return tuple(Queue(_word(raw, "Name") or "unknown", _instances(raw)) for raw in listed)
-
-
-def _instances(queue: Mapping[str, Any]) -> tuple[str, ...]:
-    kinds: dict[str, None] = {}
-    for resource in _mappings(queue.get("ComputeResources")):
-        several = [item.get("InstanceType") for item in _mappings(resource.get("Instances"))]
-        for kind in several or [resource.get("InstanceType")]:
-            kinds[kind if isinstance(kind, str) and INSTANCE_TYPE.match(kind) else "unknown"] = None
-    return tuple(kinds)
+    queues = []
+    for raw in _mappings(scheduling.get("SlurmQueues") if isinstance(scheduling, dict) else None):
+        types: dict[str, None] = {}
+        for resource in _mappings(raw.get("ComputeResources")):
+            several = [item.get("InstanceType") for item in _mappings(resource.get("Instances"))]
+            for name in several or [resource.get("InstanceType")]:
+                types[name if isinstance(name, str) and INSTANCE_TYPE.match(name) else "unknown"] = None
+        queues.append(Queue(_word(raw, "Name") or "unknown", tuple(types)))
+    return tuple(queues)
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
@@ -174,21 +183,14 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 
 def merge(first: Cluster, second: Cluster) -> Cluster:
     """The union of both; ``first`` has precedence."""
-    return Cluster(
-        role=first.role or second.role,
-        name=first.name or second.name,
-        region=first.region or second.region,
-        user=first.user or second.user,
-        queue=first.queue or second.queue,
-        head_ip=first.head_ip or second.head_ip,
-        shared=first.shared or second.shared,
-        sources=first.sources + second.sources,
-    )
+    absent = [field.name for field in fields(Cluster) if not getattr(first, field.name)]
+    filled = {name: getattr(second, name) for name in absent}
+    return replace(first, **{**filled, "sources": first.sources + second.sources})
 
 
-def _word(raw: Mapping[str, Any], key: str, shape: re.Pattern[str] = WORD) -> str | None:
+def _word(raw: Mapping[str, Any], key: str) -> str | None:
     value = raw.get(key)
-    return value if isinstance(value, str) and value != "NONE" and shape.match(value) else None
+    return value if isinstance(value, str) and value != "NONE" and WORD.match(value) else None
 
 
 def _dirs(value: Any) -> list[str]:
@@ -204,25 +206,6 @@ def _unquoted(value: str) -> str:
     except ValueError:
         return value
     return words[0] if words else ""
-
-
-def _host(paths: Paths, system: System) -> Host:
-    return Host(
-        name=_name(paths, system),
-        os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
-        glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
-        machine=os.uname().machine,
-        target=own_cpu(),
-        cpus=len(os.sched_getaffinity(0)),
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        boot_id=system.boot_id(),
-    )
-
-
-def _name(paths: Paths, system: System) -> str:
-    """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
-    names = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
-    return next((name for name in names if HOST_NAME.match(name)), "") or system.hostname()
 
 
 def parse_os_release(text: str) -> str:

@@ -22,15 +22,15 @@ def folded(names: Iterable[str]) -> str:
         order[key if match else name] = None
         if match:
             groups.setdefault(key, []).append(int(match.group(2)))
-    return ",".join(f"{key}{_ranges(groups[key])}" if key in groups else key for key in order)
 
+    def ranges(numbers: list[int]) -> str:
+        runs: list[list[int]] = []
+        for number in numbers:
+            if runs and number == runs[-1][-1] + 1:
+                runs[-1][1:] = [number]
+            else:
+                runs.append([number])
+        text = ",".join("-".join(map(str, run)) for run in runs)
+        return text if len(numbers) == 1 else f"[{text}]"
 
-def _ranges(numbers: list[int]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    text = ",".join("-".join(map(str, run)) for run in runs)
-    return text if len(numbers) == 1 else f"[{text}]"
+    return ",".join(f"{key}{ranges(groups[key])}" if key in groups else key for key in order)

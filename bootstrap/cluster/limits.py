@@ -42,23 +42,17 @@ def hook_budget(role: Role, event: str, budget: int, paths: Paths, uptime: float
 
 def head_limit(version: str, cluster_config: str) -> float:
     """The head node's limit in seconds, from the content of .bootstrapped and of cluster-config.yaml."""
-    configured = _configured_limit(cluster_config)
-    if configured is not None:
-        return configured
+    try:
+        value: Any = read_yaml(cluster_config, CLUSTER_CONFIG, aliases=True)
+    except ConfigError:
+        value = None
+    for key in ("DevSettings", "Timeouts", "HeadNodeBootstrapTimeout"):
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST:
+        return float(value)
     match = re.search(r"([0-9]{1,4})\.([0-9]{1,4})\.[0-9]", version)
     old = match is not None and (int(match.group(1)), int(match.group(2))) < (3, 13)
     return HEAD_LIMIT_BEFORE_3_13 if old else HEAD_LIMIT
-
-
-def _configured_limit(text: str) -> float | None:
-    try:
-        value: Any = read_yaml(text, CLUSTER_CONFIG, aliases=True)
-    except ConfigError:
-        return None
-    for key in ("DevSettings", "Timeouts", "HeadNodeBootstrapTimeout"):
-        value = value.get(key) if isinstance(value, dict) else None
-    is_time = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST
-    return float(value) if is_time else None
 
 
 def _text(paths: Paths, path: str) -> str:

@@ -134,23 +134,21 @@ def partitions(system: System) -> tuple[Partition, ...]:
 
 
 def parse_partitions(text: str) -> tuple[Partition, ...]:
-    """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one line for each state of its nodes."""
+    """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one line for each state of its nodes.
+
+    A time limit is ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``infinite``.
+    """
     by_name = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
         if len(fields) == 3:
-            by_name[fields[0]] = Partition(fields[0], fields[1].lower(), _minutes(fields[2]))
+            name, state, limit = fields
+            days, _, clock = limit.rpartition("-")
+            numbers = [int(part) for part in clock.split(":") if part.isdigit()]
+            hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
+            total = (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None
+            by_name[name] = Partition(name, state.lower(), total)
     return tuple(by_name.values())
-
-
-def _minutes(limit: str) -> int | None:
-    """``[days-]hours:minutes:seconds`` or ``minutes:seconds`` in whole minutes, rounded down; None for ``infinite``."""
-    days, _, clock = limit.rpartition("-")
-    numbers = [int(part) for part in clock.split(":") if part.isdigit()]
-    if not numbers:
-        return None
-    hours, minutes, _seconds = [0, 0, *numbers][-3:]
-    return (int(days or 0) * 24 + hours) * 60 + minutes
 
 
 def unfolded(system: System, text: str) -> tuple[str, ...]:

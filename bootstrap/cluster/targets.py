@@ -25,10 +25,22 @@ LEVELS = {
 # The target of instance types that the table lacks.
 FALLBACKS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
 # In archspec 0.2.7, and not in the copy of it that Spack 1.1.1 builds with (compared in tests/spack).
-UNKNOWN_TO_SPACK = frozenset({
-    "alderlake", "ampere1", "ampere1a", "armv9.2a", "arrowlake", "arrowlake_s", "neoverse_v3ae", "olympus", "x60",
-    "zen6",
-})  # fmt: skip
+UNKNOWN_TO_SPACK = frozenset(
+    {
+        *(
+            "alderlake",
+            "ampere1",
+            "ampere1a",
+            "armv9.2a",
+            "arrowlake",
+            "arrowlake_s",
+            "neoverse_v3ae",
+            "olympus",
+            "x60",
+        ),
+        "zen6",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -56,41 +68,28 @@ def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -
     Raises:
         ConfigError: ``target-machine``, ``target-mixed``: this head node cannot build for those targets.
     """
-    types = [(kind, queue.name) for queue in queues for kind in queue.instances]
-    cuda = {family.cuda for kind, _ in types if (family := family_of(kind)) and family.cuda}
-    cuda_archs = tuple(sorted(cuda, key=int))
+    families = {kind: family_of(kind) for queue in queues for kind in queue.instances}
+    cuda = tuple(sorted({family.cuda for family in families.values() if family and family.cuda}, key=int))
     if asked:
         _check_machine(asked, machine)
-        return BuildTargets(tuple(asked), cuda_archs)
-    cpus, unknown = _cpus(types, machine)
+        return BuildTargets(tuple(asked), cuda)
+    assumed = fallback(machine)
+    cpus = {kind: family.cpu if family else assumed for kind, family in families.items()}
     _check_mixture(cpus, machine)
-    target = common(cpus, machine) if cpus else fallback(machine)
-    return BuildTargets((target,), cuda_archs, tuple(_notes(target, types, unknown, machine)))
-
-
-def _cpus(types: Iterable[tuple[str, str]], machine: str) -> tuple[dict[str, str], list[str]]:
-    """The CPU of each instance type, and the types that the table lacks."""
-    cpus, unknown = {}, []
-    for kind, queue in types:
-        family = family_of(kind)
-        cpus[kind] = family.cpu if family else fallback(machine)
-        if family is None:
-            unknown.append(f"{kind} of queue {queue}")
-    return cpus, unknown
+    target = common(cpus, machine) if cpus else assumed
+    notes = []
+    unknown = [f"{kind} of queue {queue.name}" for queue in queues for kind in queue.instances if not families[kind]]
+    if unknown:
+        notes.append(f"not in the table of instance types, {assumed} is assumed: {', '.join(dict.fromkeys(unknown))}")
+    if not families:
+        notes.append(f"the instance types of the queues are not known; most run {target}")
+    return BuildTargets((target,), cuda, tuple(notes))
 
 
 def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
     """The CPUs of one queue, without those of instance types that the table lacks."""
     families = (family_of(kind) for queue in queues if queue.name == name for kind in queue.instances)
     return tuple(dict.fromkeys(family.cpu for family in families if family))
-
-
-def _notes(target: str, types: Sequence[Any], unknown: Sequence[str], machine: str) -> Iterable[str]:
-    if unknown:
-        names = ", ".join(dict.fromkeys(unknown))
-        yield f"not in the table of instance types, {fallback(machine)} is assumed: {names}"
-    if not types:
-        yield f"the instance types of the queues are not known; most run {target}"
 
 
 def _check_machine(asked: Sequence[str], machine: str) -> None:
@@ -159,7 +158,11 @@ def runnable(cpu: str) -> tuple[str, ...]:
     known = _known().get(cpu)
     if known is None:
         return (cpu,)
-    return tuple(str(item.name) for item in sorted((known, *known.ancestors), key=_rank, reverse=True))
+
+    def rank(item: Any) -> tuple[int, int, str]:
+        return len(item.ancestors), len(item.features), str(item.name)
+
+    return tuple(str(item.name) for item in sorted((known, *known.ancestors), key=rank, reverse=True))
 
 
 def best(cpu: str, targets: Iterable[str]) -> str | None:
@@ -193,10 +196,6 @@ def compiler_builds(target: str, version: str) -> bool:
 def buildable(target: str, version: str) -> str:
     """The best target that this version of GCC builds for and that every CPU of ``target`` runs."""
     return next((name for name in runnable(target) if compiler_builds(name, version)), machine_of(target))
-
-
-def _rank(item: Any) -> tuple[int, int, str]:
-    return len(item.ancestors), len(item.features), str(item.name)
 
 
 @functools.cache

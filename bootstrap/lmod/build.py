@@ -67,25 +67,24 @@ def build_bundle(ctx: Context, target: str, lmod: Locked) -> None:
     """
     bundle = bundle_path(ctx, target, lmod)
     copy = install_dir(ctx.paths, bundle)
-    if not is_complete(copy) or _problem(ctx, target, copy):
+
+    def copy_problem() -> str:
+        if target not in runnable(ctx.facts.host.target):  # a copy for another CPU is not run
+            return ""
+        installed = lmod_in(ctx.system, copy)
+        return f"{copy} contains no Lmod" if installed is None else installed.problem
+
+    if not is_complete(copy) or copy_problem():
         remove_tree(copy)
         _install_copy(ctx, target, lmod, copy)
         relativize(copy)
-        problem = _problem(ctx, target, copy)
+        problem = copy_problem()
         if problem:
             what = f"{lmod.name}@{lmod.version} does not work at {copy}"
             raise LmodError(what, why=problem, remedy="please report it", code="lmod-incomplete")
     build(copy, bundle, ctx.confirm)
     if bundle.parent.name != ctx.tree:  # for another CPU than this node's
         remove_tree(copy)
-
-
-def _problem(ctx: Context, target: str, copy: Path) -> str:
-    """Why a copy cannot be used, or an empty string. A copy for another CPU is not run."""
-    if target not in runnable(ctx.facts.host.target):
-        return ""
-    lmod = lmod_in(ctx.system, copy)
-    return f"{copy} contains no Lmod" if lmod is None else lmod.problem
 
 
 def _install_copy(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:

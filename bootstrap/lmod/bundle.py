@@ -51,17 +51,17 @@ def build(copy: Path, bundle: Path, confirm: Callable[[], None]) -> None:
     Args:
         confirm: called before the rename; raises LockLost if this process has lost the cluster lock.
     """
+
+    def owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid, member.gid, member.uname, member.gname = 0, 0, "root", "root"
+        member.mode &= 0o755  # Spack's sbang is setgid if the store's directory is
+        return member
+
     with staged_file(bundle, confirm=confirm) as part, tarfile.open(part, "w:gz", compresslevel=6) as tar:
-        tar.add(copy, arcname=copy.name, filter=_owned_by_root)
+        tar.add(copy, arcname=copy.name, filter=owned_by_root)
     for other in bundle.parent.glob(f"*{SUFFIX}"):
         if other != bundle:  # of an earlier lockfile of this release
             other.unlink()
-
-
-def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid, member.gid, member.uname, member.gname = 0, 0, "root", "root"
-    member.mode &= 0o755  # Spack's sbang is setgid if the store's directory is
-    return member
 
 
 def fetch(paths: Paths, bundle: Path) -> Path:
@@ -100,19 +100,15 @@ def install(paths: Paths, bundle: Path, fetched: Path) -> None:
     copy = install_dir(paths, bundle)
     if not is_complete(copy) or paths.lmod_in_use.resolve() == copy.resolve():
         with staged_dir(copy) as part:
-            _unpack(bundle, fetched, part)
+            try:
+                unpack(fetched, part)
+                why = "" if is_complete(part) else f"it does not contain {COMPLETE}"
+            except PackageError as error:
+                why = f"{error}: {error.why}"
+            if why:
+                remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
+                raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
     replace_link(paths.lmod_in_use, copy.name)
-
-
-def _unpack(bundle: Path, fetched: Path, part: Path) -> None:
-    try:
-        unpack(fetched, part)
-        why = "" if is_complete(part) else f"it does not contain {COMPLETE}"
-    except PackageError as error:
-        why = f"{error}: {error.why}"
-    if why:
-        remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
-        raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
 
 
 def relativize(copy: Path) -> None:

@@ -97,8 +97,8 @@ def usable_copies(system: System, paths: Paths) -> tuple[Lmod, ...]:
 
 def lmod_in(system: System, copy: Path) -> Lmod | None:
     """The Lmod in one copy, None if the copy has none."""
-    place = next(copy.glob("lmod-*/lmod/lmod"), None)
-    return _read_version(system, place) if place is not None and _has_lmod(place) else None
+    place = next(copy.glob("lmod-*/lmod/lmod"), copy)
+    return _read_version(system, place) if _has_lmod(place) else None
 
 
 def dotted(numbers: tuple[int, ...]) -> str:
@@ -119,18 +119,18 @@ def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
     Lmod must find these modules in each shell. The directories are not accessed, because one may be on storage that
     hangs.
     """
-    listed = [path for used in TCL_USE.findall(_text(paths.at(TCL_COMMANDS))) for path in used.split()]
-    for name in TCL_LISTS:
-        for line in _text(paths.at(name)).splitlines():
-            listed += [path for path in line.partition("#")[0].strip().split(":") if path.startswith("/")]
+    listed: list[str] = []
+    for name in (TCL_COMMANDS, *TCL_LISTS):
+        try:
+            text = paths.at(name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if name == TCL_COMMANDS:
+            listed += [path for used in TCL_USE.findall(text) for path in used.split()]
+        else:
+            words = (word for line in text.splitlines() for word in line.partition("#")[0].strip().split(":"))
+            listed += [path for path in words if path.startswith("/")]
     return tuple(path for path in dict.fromkeys(listed) if "$" not in path)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _has_lmod(place: Path) -> bool:

@@ -98,7 +98,7 @@ def test_a_nodes_name_is_a_name_of_one_file(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True)
         for name in inputs.NASTY:
             file.write_bytes(name.encode(errors="surrogatepass"))
-            found = facts._name(Paths(prefix), System())
+            found = facts.node_name(Paths(prefix), System())
             assert found
             assert found.isprintable()
             assert not set(found) & set("/\\ ;$`'\""), found
