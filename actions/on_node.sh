@@ -199,7 +199,7 @@ from_package() {
     elif ! has_checksum "$part"; then
         actual=$(sha256sum <"$part")
         keep_trying
-        fail archive-checksum "$package has another checksum and was not executed" "wanted $sha256, got ${actual%% *}" \
+        fail fetch-checksum "$package has another checksum and was not executed" "wanted $sha256, got ${actual%% *}" \
             "upload the right file, or correct --sha256"
     fi
 }
@@ -230,12 +230,12 @@ fail_fetch() {
     case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
     case $reason in
     *\(404\)* | *' 404'* | *' 410'* | *NoSuchKey* | *NoSuchBucket* | *'No such file'*)
-        code=archive-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package"
+        code=fetch-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package"
         ;;
     *[Cc]redentials* | *\(403\)* | *' 401'* | *' 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
-        code=archive-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
+        code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
         ;;
-    *) code=archive-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
+    *) code=fetch-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
     esac
     keep_trying
     fail "$code" "$package could not be fetched" "${reason:-code $outcome}" "$remedy"

@@ -260,7 +260,7 @@ def submit(
         The job's id.
 
     Raises:
-        JobError: ``job-refused``.
+        JobError: ``job-not-started``.
         ProcessTimeout: slurmctld does not answer.
     """
     command = ["sbatch", "--parsable", f"--partition={queue}", f"--job-name={name}", "--nodes=1", "--ntasks=1"]
@@ -273,7 +273,7 @@ def submit(
             f"Slurm refused the job {name} on queue {queue}",
             why=error.why,
             remedy=f"scontrol show partition {queue}",
-            code="job-refused",
+            code="job-not-started",
         ) from error
     return done.stdout.strip().partition(";")[0]
 

@@ -66,7 +66,7 @@ def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -
         machine: the head node's architecture, which every node of a cluster has.
 
     Raises:
-        ConfigError: ``target-machine``, ``target-mixed``: this head node cannot build for those targets.
+        ConfigError: ``target-mixed``: this head node cannot build for those targets.
     """
     families = {kind: family_of(kind) for queue in queues for kind in queue.instances}
     cuda = tuple(sorted({family.cuda for family in families.values() if family and family.cuda}, key=int))
@@ -99,7 +99,7 @@ def _check_machine(asked: Sequence[str], machine: str) -> None:
             f"spack.target {wrong[0]} is a target of {machine_of(wrong[0])}, this head node is {machine}",
             why="Spack cannot build for another architecture than its own",
             remedy=f"spack: {{target: auto}} or {{target: {fallback(machine)}}} in the configuration",
-            code="target-machine",
+            code="target-mixed",
         )
 
 

@@ -41,7 +41,7 @@ def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
         signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
         errors = BuildJob(directory, host, services.system, options.paths.scratch, services.note).run()
     except Terminated as end:
-        error = JobError("the build job was ended", why=str(end), code="job-orphaned")
+        error = JobError("the build job was ended", why=str(end), code="job-ended")
         return replace(failed(options.command, error, services.run_id), exit=int(ExitCode.TERMINATED))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -150,7 +150,7 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
         if lost is not None and now - lost > RESTART_SECONDS:
             remedy = ("petal-node bootstrap", *WORKER_LOGS)
             why = f"its process ended, and systemd did not start it again within {RESTART_SECONDS:.0f} s"
-            raise WaitTimeout("the worker was killed", why=why, remedy=remedy, code="worker-killed")
+            raise WaitTimeout("the worker was killed", why=why, remedy=remedy, code="worker-missing")
         if now - heartbeat > HEARTBEAT_SECONDS:
             heartbeat = now
             services.note(f"{_current_step(record)} ({now - started:.0f} s of {budget:.0f} s)")

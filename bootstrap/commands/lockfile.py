@@ -46,7 +46,7 @@ def write(options: Options, services: Services) -> Result[LockfileSummary]:
 
     Raises:
         UsageError: nothing can be put there.
-        ConfigError: the configuration asks for no Spack stack (``lock-nothing``), or for what does not exist.
+        ConfigError: the configuration asks for no Spack stack, or for what does not exist.
         PetalError: it cannot be solved, or not be put there; then it lies on this machine.
     """
     require_root(options, services)
@@ -54,7 +54,7 @@ def write(options: Options, services: Services) -> Result[LockfileSummary]:
     ctx = prepare_lockfile(options, services)
     if not ctx.config.builds:
         remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
-        raise ConfigError("the configuration asks for no Spack stack", remedy=remedy, code="lock-nothing")
+        raise ConfigError("the configuration asks for no Spack stack", remedy=remedy)
     for note in ctx.build_targets.notes if ctx.build_targets else ():
         services.note(note)
     data = make_lockfile(ctx)

@@ -146,7 +146,7 @@ def gc(options: Options, services: Services) -> Result[Cleanup]:
 
     Raises:
         UsageError: this is not the head node.
-        ReleaseError: ``release-no-current``.
+        ReleaseError: ``release-unknown``.
         LockTimeout: an install goes on.
     """
     ctx = _on_head(options, services)
@@ -175,7 +175,7 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
             "Slurm does not say which jobs it has, so every release stays that was current before",
             why=str(error),
             remedy=("scontrol ping", "systemctl start slurmctld", "petal-node gc"),
-            code="release-jobs",
+            code="slurm-silent",
         )
         return None, (silent,)
 

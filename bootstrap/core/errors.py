@@ -122,8 +122,6 @@ class ConfigError(PetalError):
 class FactsError(PetalError):
     """The node does not tell what must be known about it."""
 
-    code = "facts-unknown"
-
 
 class FetchError(PetalError):
     """An object could not be had; codes start with ``fetch-``: missing, forbidden, checksum, unreachable, scheme."""
@@ -132,19 +130,15 @@ class FetchError(PetalError):
 
 
 class StorageError(PetalError):
-    """Shared storage is absent, unsafe, or does not answer; codes start with ``storage-``."""
-
-    code = "storage-unusable"
+    """Shared storage is absent, unsafe, or does not answer."""
 
 
 class RootError(PetalError):
-    """What backs /opt/petal is not what the layout says; codes start with ``root-``."""
-
-    code = "root-unusable"
+    """What backs /opt/petal is not what the layout says."""
 
 
 class StateError(PetalError):
-    """A record on disk cannot be used, or must not be written; codes start with ``state-``."""
+    """A record on disk cannot be used, or must not be written."""
 
     code = "state-corrupt"
 
@@ -156,7 +150,7 @@ class PackageError(PetalError):
 
 
 class SpackError(PetalError):
-    """Spack, its recipes or one of its packages failed; codes start with ``spack-``."""
+    """Spack, its recipes or one of its packages failed."""
 
     code = "spack-failed"
 
@@ -170,19 +164,13 @@ class JobError(SpackError):
 class CacheError(PetalError):
     """A build cache, or what it holds, cannot be used; codes start with ``cache-``. It never costs an install."""
 
-    code = "cache-failed"
-
 
 class ModulesError(PetalError):
     """The module tree cannot be made; codes start with ``modules-``."""
 
-    code = "modules-failed"
-
 
 class ReleaseError(PetalError):
     """A release cannot be published again or removed; codes start with ``release-``."""
-
-    code = "release-failed"
 
 
 class LmodError(PetalError):
@@ -207,13 +195,13 @@ class ProcessFailed(PetalError):
 class AllocationRefused(ProcessFailed):
     """Slurm gave no nodes for a job step, or not in time."""
 
-    code = "job-refused"
+    code = "job-not-started"
 
 
 class ProcessTimeout(PetalError):
     """A program or a file operation was stopped at its deadline."""
 
-    code = "process-timeout"
+    code = "process-failed"
 
 
 class DeadlineExceeded(PetalError):
@@ -274,7 +262,7 @@ ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
 _OS_ERRORS = {
     errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal", "ls -ld {path} {parent}"),
     errno.ENOSPC: ("file-no-space", "df -h {mount}; df -i {mount}", "df -h {parent}; df -i {parent}"),
-    errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
+    errno.EDQUOT: ("file-no-space", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
     errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}", "findmnt --target {parent}"),
     errno.EACCES: (
         "file-permission",
@@ -287,7 +275,7 @@ _OS_ERRORS = {
         "id; ls -ld {path}",
     ),
     errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}", "findmnt --target {parent}"),
-    errno.EIO: ("file-io", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
+    errno.EIO: ("file-failed", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
 }
 
 

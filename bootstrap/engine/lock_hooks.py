@@ -34,7 +34,7 @@ def refuse_outdated_run(ctx: Context) -> None:
     """A run that follows the desired state may find another release in it: after a rollback or an update.
 
     Raises:
-        StateError: ``state-settled``.
+        StateError: ``state-outdated``.
     """
     if ctx.sets_desired_state or ctx.mode is Mode.IMAGE or ctx.release is None:
         return
@@ -44,7 +44,7 @@ def refuse_outdated_run(ctx: Context) -> None:
             f"this run was to make release {ctx.release}, but the desired release is now {desired.release}",
             why="a rollback or an update changed it while this run waited for the lock",
             remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
-            code="state-settled",
+            code="state-outdated",
         )
 
 

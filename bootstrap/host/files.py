@@ -42,7 +42,7 @@ def make_own_dir(path: Path, below: Path) -> None:
     caller, that others cannot write; symbolic links are not followed.
 
     Raises:
-        StateError: ``state-untrusted``.
+        StateError: ``untrusted``.
         StorageError: ``storage-squashed``, the server maps root to another user.
     """
     for part in [*reversed(path.parents), path]:
@@ -54,9 +54,7 @@ def make_own_dir(path: Path, below: Path) -> None:
             problem = _component_problem(part)
             if problem or not part.is_dir():
                 why = str(problem or f"{part} is not a directory")
-                raise StateError(
-                    f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="state-untrusted"
-                ) from error
+                raise StateError(f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="untrusted") from error
             continue
         except PermissionError as error:
             raise _squashed(below, f"root may not make {part}: {os.strerror(error.errno or 0)}") from error
@@ -205,7 +203,7 @@ def _read_regular(path: Path, limit: int) -> bytes | None:
         if error.errno == errno.ESTALE:
             raise
         if error.errno == errno.ELOOP:
-            raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="state-untrusted") from error
+            raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="untrusted") from error
         raise StateError(f"{path} cannot be read", why=str(error), remedy=f"ls -ld {path}") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

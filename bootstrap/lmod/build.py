@@ -31,7 +31,7 @@ def stack_lmod(ctx: Context, target: str) -> Locked | None:
     """The Lmod in the stack's lockfile for a CPU target, None if the stack has none.
 
     Raises:
-        SpackError: ``spack-lockfile``.
+        SpackError: ``state-corrupt``.
     """
     specs = locked_specs(lockfile_of(ctx, target))
     return next((spec for spec in specs if spec.name == PACKAGE and spec.explicit and not spec.external), None)
@@ -61,8 +61,8 @@ def build_bundle(ctx: Context, target: str, lmod: Locked) -> None:
     A copy that this node has from an earlier release is packed as it is, if it works.
 
     Raises:
-        SpackError: ``spack-push``, ``spack-install``.
-        LmodError: ``lmod-incomplete``, ``lmod-leads-away``.
+        SpackError: ``cache-push``, ``spack-install``.
+        LmodError: ``lmod-incomplete``.
         LockLost: another process may be doing the same.
     """
     bundle = bundle_path(ctx, target, lmod)
@@ -118,7 +118,7 @@ def lacks_only_lmod(ctx: Context) -> bool:
     """True if everything that the user asked for is installed, and only the Lmod that was added is missing.
 
     Raises:
-        SpackError: ``spack-lockfile``, ``spack-database``.
+        SpackError: ``state-corrupt``, ``spack-database``.
     """
     if not adds_lmod(ctx):
         return False

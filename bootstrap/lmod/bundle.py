@@ -68,7 +68,7 @@ def fetch(paths: Paths, bundle: Path) -> Path:
     """Copies an archive to local disk and returns the copy. May hang, so call it with a deadline.
 
     Raises:
-        LmodError: ``lmod-untrusted``, users other than root could have changed it.
+        LmodError: ``untrusted``, users other than root could have changed it.
         OSError: it cannot be read now.
     """
     distrusted = path_problem(bundle, paths.root)
@@ -77,7 +77,7 @@ def fetch(paths: Paths, bundle: Path) -> Path:
             f"{bundle} is not unpacked, because root's shells would run its content",
             why=str(distrusted),
             remedy=(distrusted.remedy, "petal-node repair"),
-            code="lmod-untrusted",
+            code="untrusted",
         )
     make_dir(paths.scratch)
     fetched = paths.scratch / bundle.name
@@ -115,7 +115,7 @@ def relativize(copy: Path) -> None:
     """Turns an install tree of Spack's into a complete copy: no files for Spack alone, no absolute links.
 
     Raises:
-        LmodError: ``lmod-leads-away``, a link points out of the copy.
+        LmodError: ``lmod-incomplete``, a link points out of the copy.
     """
     for metadata in copy.glob("*/.spack"):
         remove_tree(metadata)
@@ -125,7 +125,7 @@ def relativize(copy: Path) -> None:
                 continue
             target = link.readlink()
             if copy not in target.parents:
-                raise LmodError(f"{link} points to {target}", remedy="please report it", code="lmod-leads-away")
+                raise LmodError(f"{link} points to {target}", remedy="please report it", code="lmod-incomplete")
             link.unlink()
             link.symlink_to(os.path.relpath(target, directory))
     (copy / COMPLETE).write_text("", encoding="utf-8")

@@ -36,7 +36,7 @@ def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
         modules: all module files of the tree.
 
     Raises:
-        ModulesError: ``modules-default``, ``modules.defaults`` names a module that the tree does not have.
+        ModulesError: ``modules-config``, ``modules.defaults`` names a module that the tree does not have.
     """
     for entry in ctx.config.modules.hide:
         matching = _matching(modules, entry)
@@ -70,7 +70,7 @@ def _set_defaults(ctx: Context, directory: Path, modules: Sequence[Path]) -> Non
                 f"modules.defaults names {entry}, but the release has no such module",
                 why=suggestion or f"it has {len({module_name(path) for path in modules})} modules",
                 remedy="correct modules.defaults in the configuration, or add the missing package to the stack",
-                code="modules-default",
+                code="modules-config",
             )
         if "/" in entry:
             for path in matching:

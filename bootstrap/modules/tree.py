@@ -37,7 +37,7 @@ def write_tree(ctx: Context, target: str) -> Tree:
 
     Raises:
         SpackError: Spack cannot write its modules.
-        ModulesError: ``modules-clash``, ``modules-default``.
+        ModulesError: ``modules-config``.
     """
     tree = module_tree(ctx, target)
     make_dir(tree / "Core")
@@ -123,7 +123,7 @@ def _write_package(ctx: Context, package: PackageConfig, path: Path) -> None:
             f"the module {package.name}/{package.version} exists already",
             why=f"Spack wrote {path} for a package of the stack",
             remedy="give the entry of packages in the configuration another name or version",
-            code="modules-clash",
+            code="modules-config",
         )
 
 

@@ -69,7 +69,7 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Plan:
         jobs: the jobs in squeue; None if Slurm cannot be asked, then every release stays that may have been current.
 
     Raises:
-        ReleaseError: ``release-no-current``.
+        ReleaseError: ``release-unknown``.
         SpackError, StateError: the documents of a release, or the record of published ones, cannot be read.
     """
     releases = all_releases(ctx)
@@ -85,7 +85,7 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
     current = current_release(ctx.paths)
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
-        raise ReleaseError(what, remedy="petal-node status", code="release-no-current")
+        raise ReleaseError(what, remedy="petal-node status", code="release-unknown")
     wanted = ClusterState(ctx.paths).desired_state() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
     reasons = {current: "current"}
     if wanted is not None:
@@ -158,7 +158,7 @@ def remove(ctx: Context, plan: Plan) -> None:
 
     Raises:
         LockLost: another process may be installing.
-        SpackError: ``spack-uninstall``.
+        SpackError: ``spack-failed``.
     """
     for release in plan.drop:
         ctx.confirm()

@@ -135,12 +135,12 @@ class Spack:
             ``problems``, pairs of the index of a spec and a message, and ``advice``, messages.
 
         Raises:
-            SpackError: ``spack-validate``, Spack cannot read the environment.
+            SpackError: ``spack-failed``, Spack cannot read the environment.
         """
         answer = self.environment / "specs.json"
         answer.unlink(missing_ok=True)
         what = "Spack could not check the specs"
-        self._run("python", str(SCRIPT), str(answer), timeout=INDEX, code="spack-validate", what=what)
+        self._run("python", str(SCRIPT), str(answer), timeout=INDEX, code="spack-failed", what=what)
         return read_json(answer) or {}
 
     def install(
@@ -177,10 +177,10 @@ class Spack:
         """Writes the environment's lmod modules. Existing files are not changed.
 
         Raises:
-            SpackError: ``spack-modules``.
+            SpackError: ``spack-failed``.
         """
         what = "Spack could not write its modules"
-        self._run("module", "lmod", "refresh", "-y", timeout=SOLVE, code="spack-modules", what=what)
+        self._run("module", "lmod", "refresh", "-y", timeout=SOLVE, code="spack-failed", what=what)
 
     def reindex(self) -> None:
         """Makes Spack rebuild its database from the store and from the present database.
@@ -205,22 +205,22 @@ class Spack:
         """Removes packages from the store, also if others need them. Modules of other packages stay.
 
         Raises:
-            SpackError: ``spack-uninstall``.
+            SpackError: ``spack-failed``.
         """
         arguments = [*NO_MODULES, "uninstall", "-y", "--force", *_by_hash(hashes)]
         what = "Spack could not remove packages"
-        self._run(*arguments, timeout=SOLVE, code="spack-uninstall", what=what, inside=False)
+        self._run(*arguments, timeout=SOLVE, code="spack-failed", what=what, inside=False)
 
     def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
         """Packs installed packages into a build cache at ``directory``, unsigned and without an index.
 
         Raises:
-            SpackError: ``spack-push``.
+            SpackError: ``cache-push``.
         """
         make_dir(directory)
         options = ["--unsigned", "--only", "package", "-j", str(jobs)]
         arguments = ["buildcache", "push", *options, f"file://{directory}", *_by_hash(hashes)]
-        self._run(*arguments, timeout=PACK, code="spack-push", what="Spack could not pack the packages that it built")
+        self._run(*arguments, timeout=PACK, code="cache-push", what="Spack could not pack the packages that it built")
 
     def _run(self, *arguments: str, timeout: float, code: str, what: str, inside: bool = True) -> Completed:
         def note_error(line: str) -> None:

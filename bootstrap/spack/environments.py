@@ -31,7 +31,7 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     release's id, and ``locked`` finds the file again by it.
 
     Raises:
-        ConfigError: ``stack-unknown``, ``stack-invalid``, ``lock-invalid``.
+        ConfigError: ``stack-invalid``, ``lockfile-unfit``.
         FetchError: its URI cannot be read.
     """
     if config.stack == "none":
@@ -60,7 +60,7 @@ def _read_stack(config: Config, scratch: Path, region: str | None) -> Mapping[st
         known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
         why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
         remedy = "correct stack in the configuration"
-        raise ConfigError(f"there is no stack {config.stack!r}", why=why, remedy=remedy, code="stack-unknown")
+        raise ConfigError(f"there is no stack {config.stack!r}", why=why, remedy=remedy, code="stack-invalid")
     return _parse(path.read_bytes(), str(path))
 
 
@@ -72,7 +72,7 @@ def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region
     """The lockfile that is the stack, or None. It is fetched again if this node does not have it.
 
     Raises:
-        ConfigError: ``lock-invalid``.
+        ConfigError: ``lockfile-unfit``.
         FetchError: its URI cannot be read, or contains another file now.
     """
     digest = environment.get(LOCK)

@@ -44,7 +44,7 @@ def check_fit(lock: Lockfile, node: NodeProfile, name: str) -> None:
     """Refuses a lockfile that was made for something else.
 
     Raises:
-        ConfigError: ``lock-unfit``, with everything that differs.
+        ConfigError: ``lockfile-unfit``, with everything that differs.
     """
     found = tuple(differences(lock, node))
     if not found:
@@ -59,7 +59,7 @@ def check_fit(lock: Lockfile, node: NodeProfile, name: str) -> None:
             *([f"or build for the lockfile's target: spack: {{target: {lock.targets[0]}}}"] if only_target else ()),
             "or name a spack.yaml as stack in the configuration, which is solved on the head node",
         ),
-        code="lock-unfit",
+        code="lockfile-unfit",
     )
 
 

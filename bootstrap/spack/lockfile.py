@@ -93,17 +93,17 @@ def locked_specs(path: Path) -> tuple[Locked, ...]:
     """The concrete specs of a spack.lock; empty if there is no such file.
 
     Raises:
-        SpackError: ``spack-lockfile``, it is not a lockfile.
+        SpackError: ``state-corrupt``, it is not a lockfile.
     """
     try:
         document = read_json(path, limit=READ_LIMIT)
     except StateError as error:
-        raise SpackError(error.what, why=error.why, remedy=error.remedy, code="spack-lockfile") from error
+        raise SpackError(error.what, why=error.why, remedy=error.remedy, code="state-corrupt") from error
     try:
         return tuple(_specs(document).values()) if document is not None else ()
     except MALFORMED as error:
         why, remedy = f"{type(error).__name__}: {error}", f"mv {path} {path}.bad    (the stack is solved again)"
-        raise SpackError(f"{path} is not a Spack lockfile", why=why, remedy=remedy, code="spack-lockfile") from error
+        raise SpackError(f"{path} is not a Spack lockfile", why=why, remedy=remedy, code="state-corrupt") from error
 
 
 def _specs(document: Mapping[str, Any]) -> dict[str, Locked]:
@@ -217,7 +217,7 @@ def parse(data: bytes, name: str) -> Lockfile:
         name: its source, for the error.
 
     Raises:
-        ConfigError: ``lock-invalid``.
+        ConfigError: ``lockfile-unfit``.
     """
     try:
         document = json.loads(data)
@@ -228,7 +228,7 @@ def parse(data: bytes, name: str) -> Lockfile:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         remedy = "petal-node lockfile --config FILE --output spack.lock    (makes a new one)"
         what = f"{name} is not a whole Spack lockfile"
-        raise ConfigError(what, why=why, remedy=remedy, code="lock-invalid") from error
+        raise ConfigError(what, why=why, remedy=remedy, code="lockfile-unfit") from error
     return lock
 
 

@@ -57,7 +57,7 @@ def locate(config: Config, paths: Paths) -> SpackInstall:
     """The paths of Spack, its recipes and clingo after ``ensure``; a directory as source is used in place.
 
     Raises:
-        SpackError: ``spack-python``; ``spack-untrusted``, others could change what root is about to run.
+        SpackError: ``spack-python``; ``untrusted``, others could change what root is about to run.
     """
     _check_python(config.spack)
     for origin in (*(origin for origin, _ in _trees(config, _top(config, paths))), *config.spack.wheels):
@@ -81,7 +81,7 @@ def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | No
 
     Raises:
         FetchError, PackageError: a source cannot be fetched or unpacked.
-        SpackError: ``spack-version``, ``spack-recipes``.
+        SpackError: ``spack-source``.
     """
     (origin, tree), *others = _trees(config, _top(config, paths))
     _ensure_tree(origin, tree, paths, region)
@@ -91,7 +91,7 @@ def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | No
             f"{program.tree} is not Spack {program.version}",
             why=f"it is {version}" if version else "it contains no Spack",
             remedy="correct spack.version or spack.source in the configuration",
-            code="spack-version",
+            code="spack-source",
         )
     for origin, tree in others:
         _ensure_tree(origin, tree, paths, region)
@@ -100,7 +100,7 @@ def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | No
             f"{origin.source} contains no recipes",
             why=f"{program.recipes}/repo.yaml is missing",
             remedy=f"use a release of github.com/spack/{program.family.recipes_from}",
-            code="spack-recipes",
+            code="spack-source",
         )
     if program.clingo is not None:
         _ensure_wheels(_fitting(config.spack.wheels), program.clingo, paths, region)
@@ -173,7 +173,7 @@ def _check_trusted(origin: Origin) -> None:
             f"{path} is not run",
             why=str(problem),
             remedy=(f"chown -R root: {path} && chmod -R go-w {path}", "or a tarball, with its sha256 next to source"),
-            code="spack-untrusted",
+            code="untrusted",
         )
 
 

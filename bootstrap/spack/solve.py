@@ -105,7 +105,7 @@ def use_lockfile(ctx: Context, spack: Spack, target: str, lock: Lockfile) -> Non
     """Takes a target's part of the lockfile that is the stack. Needs no clingo, and no memory for a solve.
 
     Raises:
-        ConfigError: ``lock-unfit``.
+        ConfigError: ``lockfile-unfit``.
     """
     check_lockfile(ctx, lock)
     ctx.note(f"{ctx.config.stack} is a lockfile: nothing is concretized")
@@ -116,7 +116,7 @@ def stack_lockfile(ctx: Context) -> Lockfile | None:
     """The lockfile that is the stack, or None.
 
     Raises:
-        ConfigError: ``lock-invalid``.
+        ConfigError: ``lockfile-unfit``.
         FetchError: it cannot be fetched.
     """
     return locked(ctx.config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
@@ -126,7 +126,7 @@ def check_lockfile(ctx: Context, lock: Lockfile) -> None:
     """Refuses a lockfile that is not for this cluster.
 
     Raises:
-        ConfigError: ``lock-unfit``.
+        ConfigError: ``lockfile-unfit``.
     """
     try:
         compiler = find_compiler(ctx.system)

@@ -27,7 +27,7 @@ def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
 
     Raises:
         ConfigError: ``spec-unknown``, with every mistake, where it is written, and the nearest names.
-        SpackError: ``spack-validate``.
+        SpackError: ``spack-failed``.
     """
     answer = spack.check_specs()
     places, specs = _places(ctx), specs_of(ctx)

@@ -116,7 +116,7 @@ def release_specs(ctx: Context) -> tuple[Locked, ...]:
     """The specs of this run's release, for all of its targets.
 
     Raises:
-        SpackError: ``spack-lockfile``.
+        SpackError: ``state-corrupt``.
     """
     locked = (locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
     return tuple({spec.hash: spec for each in locked for spec in each}.values())
@@ -126,7 +126,7 @@ def missing_packages(ctx: Context) -> tuple[str, ...]:
     """The packages of this run's release that the store lacks, as ``name@version``, sorted.
 
     Raises:
-        SpackError: ``spack-lockfile``, ``spack-database``.
+        SpackError: ``state-corrupt``, ``spack-database``.
     """
     if not ctx.config.builds:
         return ()

@@ -108,7 +108,7 @@ def build_targets_of(config: Config, queues: Sequence[Queue], machine: str) -> B
     If Spack builds nothing, the target is the architecture.
 
     Raises:
-        ConfigError: ``target-machine``, ``target-mixed``.
+        ConfigError: ``target-mixed``.
     """
     if not config.builds:
         return BuildTargets((machine,))

@@ -284,7 +284,7 @@ class ClusterState:
         path = self._paths.state / name
         problem = None if self._trusting else path_problem(path, self._paths.shared_mount)
         if problem:
-            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="state-untrusted")
+            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="untrusted")
         document = read_document(path)
         return None if document is None else shaped(path, lambda: build(document))
 
@@ -294,7 +294,7 @@ class ClusterState:
         problem = path_problem(path.parent, self._paths.shared_mount)
         if problem:
             raise StateError(
-                f"{path} is not written", why=str(problem), remedy=f"ls -ld {path.parent}", code="state-untrusted"
+                f"{path} is not written", why=str(problem), remedy=f"ls -ld {path.parent}", code="untrusted"
             )
         if not path.parent.is_dir() or not (name == "token.json" or self.is_known_storage()):
             why = "the storage from before is not there"

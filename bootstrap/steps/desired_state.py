@@ -60,7 +60,7 @@ def _refuse_what_is_settled(ctx: Context) -> None:
             "what this run was to carry out has been carried out meanwhile",
             why="the run of the hook that decided it has written desired.json",
             remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
-            code="state-settled",
+            code="state-outdated",
         )
 
 

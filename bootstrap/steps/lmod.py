@@ -62,7 +62,7 @@ class NodeLmod(Step):
         archive = _bundle(ctx)
         if archive is None:
             what, remedy = "no release carries an Lmod that can be read now", "petal-node bootstrap"
-            raise LmodError(what, remedy=remedy, code="lmod-unreadable")
+            raise LmodError(what, remedy=remedy, code="lmod-incomplete")
         ctx.note(f"unpacking Lmod {archive.name}")
         fetched = ctx.paths.scratch / archive.name
         try:

@@ -71,7 +71,7 @@ def _absent_paths(paths: list[str]) -> ModulesError:
     return ModulesError(
         f"modules.paths: {', '.join(paths)} {'is not a directory' if len(paths) == 1 else 'are not directories'} here",
         remedy=(f"ls -ld {' '.join(paths)}", "or remove it from modules.paths in the configuration"),
-        code="modules-path",
+        code="modules-config",
     )
 
 

@@ -96,7 +96,7 @@ def device_of(storage: StorageConfig, region: str | None) -> Device:
     """Source, type and options for mount(8).
 
     Raises:
-        StorageError: ``storage-no-region``, the name of an EFS file system needs the region.
+        StorageError: ``storage-not-mounted``, the name of an EFS file system needs the region.
     """
     source = str(storage.source)
     if storage.mount_type == "lustre":
@@ -108,7 +108,7 @@ def device_of(storage: StorageConfig, region: str | None) -> Device:
             f"where {source} is cannot be told",
             why="this node does not know its region",
             remedy=f"write the whole name: storage.source: {source}.efs.REGION.amazonaws.com:/",
-            code="storage-no-region",
+            code="storage-not-mounted",
         )
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     return Device(f"{source}.efs.{region}.{domain}:/", "nfs4", _merged(EFS, storage.options))

@@ -64,14 +64,14 @@ def apply(ctx: Context) -> None:
     """Binds it, by a unit where systemd runs.
 
     Raises:
-        RootError: ``root-no-backing``, the head node has not made the directory.
+        RootError: ``storage-unprepared``, the head node has not made the directory.
     """
     if not ctx.paths.shared_root.is_dir():
         raise RootError(
             f"{ctx.paths.shared_root} is not there",
             why="the head node makes it",
             remedy="on the head node: petal-node status",
-            code="root-no-backing",
+            code="storage-unprepared",
         )
     if not ctx.paths.live:
         make_dir(ctx.paths.root.parent)

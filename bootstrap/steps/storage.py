@@ -119,7 +119,7 @@ def _token(ctx: Context) -> Token | None:
     try:
         return ClusterState(ctx.paths).token()
     except StateError as error:
-        if error.code == "state-untrusted":
+        if error.code == "untrusted":
             return None  # ``distrusted`` tells it
         raise
 
@@ -134,7 +134,7 @@ def _missing(ctx: Context) -> StorageError:
     return StorageError(
         f"{mount} is not mounted (the cluster's shared directories: {declared})",
         remedy=(f"mount {mount}", f"findmnt {mount}", "or name another mount in the configuration: storage.mount"),
-        code="storage-missing",
+        code="storage-not-mounted",
     )
 
 
@@ -142,14 +142,12 @@ def _unsafe(ctx: Context, seen: Look) -> StorageError | None:
     where = ctx.paths.shared_mount
     if seen.distrusted:
         found = seen.distrusted
-        return StorageError(
-            f"{found}; it is not used", remedy=(f"ls -ld {found.path}", found.remedy), code="storage-untrusted"
-        )
+        return StorageError(f"{found}; it is not used", remedy=(f"ls -ld {found.path}", found.remedy), code="untrusted")
     if seen.on_root_disk:
         return StorageError(
             f"{where} is on the root disk",
             remedy=(f"findmnt -T {where}", "mount the shared storage there"),
-            code="storage-root-disk",
+            code="storage-local",
         )
     return None
 

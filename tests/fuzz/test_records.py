@@ -206,7 +206,7 @@ def test_a_lockfile_is_read_or_refused(data: bytes, tmp_path: Path) -> None:
             specs = locked_specs(prefix / "spack.lock")
             database.missing(specs, prefix)
         except PetalError as error:
-            assert error.code == "spack-lockfile"
+            assert error.code == "state-corrupt"
             assert "spack.lock" in error.what
 
 

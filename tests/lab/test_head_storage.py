@@ -118,14 +118,14 @@ def test_a_package_that_does_not_fit_costs_the_package_and_leaves_no_part(
 
 
 FIRST = {
-    "foreign": ("install -d -o ec2-user -g ec2-user /shared/petal", "storage-untrusted", "belongs to user 1000"),
+    "foreign": ("install -d -o ec2-user -g ec2-user /shared/petal", "untrusted", "belongs to user 1000"),
     "symlink": (
         "mkdir -p /root/evil; ln -s /root/evil /shared/petal",
-        "storage-untrusted",
+        "untrusted",
         "a symbolic link to /root/evil",
     ),
-    "loose": ("install -d -m 777 /shared/petal", "storage-untrusted", "can be written by others"),
-    "0777": ("chmod 777 /shared", "storage-untrusted", "can be written by others and is not sticky"),
+    "loose": ("install -d -m 777 /shared/petal", "untrusted", "can be written by others"),
+    "0777": ("chmod 777 /shared", "untrusted", "can be written by others and is not sticky"),
     "read-only": ("mount -o remount,ro /shared", "storage-read-only", "/shared is mounted read-only"),
 }
 REMEDIES = {

@@ -55,7 +55,7 @@ def test_a_compute_node_that_found_no_archive_comes_ready_when_there_is_one(clus
         for result in (results[1], results[3]):
             assert (result.hook_seconds or 0) < HOOK_SECONDS
             assert f"journalctl -u {UNIT}" in result.stdout
-        assert "[archive-missing]: " in logged(cluster, "compute-2")
+        assert "[fetch-missing]: " in logged(cluster, "compute-2")
         assert has_unit(cluster, "compute-2")
         assert not cluster.exec("compute-2", ("test", "-e", "/usr/local/bin/petal-node")).ok
         if place == "S3":
@@ -84,7 +84,7 @@ def test_an_s3_that_hangs_costs_a_compute_node_nothing_but_time(cluster: Lab) ->
         result = cluster.exec("compute-2", ("/tmp/hook", *named), env={"AWS_ENDPOINT_URL": "http://s3:5000"}).check()
         sh(cluster, "compute-2", "rm /tmp/hook")
         assert result.seconds < HOOK_SECONDS
-        assert "[archive-unreachable]: " in logged(cluster, "compute-2")
+        assert "[fetch-unreachable]: " in logged(cluster, "compute-2")
         assert has_unit(cluster, "compute-2")
     finally:
         subprocess.run(["docker", "unpause", cluster.container("s3")], check=True, stdout=subprocess.DEVNULL)

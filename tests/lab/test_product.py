@@ -351,7 +351,7 @@ class TestTrouble:
         finally:
             lab.exec("compute-1", ("sh", "-c", "rm -rf /opt/petal-node; mv /opt/before /opt/petal-node")).check()
         assert (result.returncode, strict.returncode) == (0, 1)
-        assert "[archive-checksum]: wanted" in result.stdout
+        assert "[fetch-checksum]: wanted" in result.stdout
         log = lab.exec("compute-1", ("tail", "-n", "1", "/var/log/petal-node.log")).stdout
-        assert "[archive-checksum]: wanted" in log
+        assert "[fetch-checksum]: wanted" in log
         assert not lab.exec("compute-1", ("test", "-e", "/tmp/executed")).ok

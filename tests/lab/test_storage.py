@@ -37,13 +37,13 @@ OTHER_TOKEN = 'sed -i \'s/"token": "[0-9a-f]*"/"token": "feedfeedfeedfeed"/\' /s
 EMPTY = "mount -t tmpfs -o mode=1777 other /shared"
 LINKED = f"{COPY} && mv /shared/petal /root/other/ && ln -s /root/other/petal /shared/"
 FAULTS = {
-    "root disk": ("mount --bind /root /shared", "storage-root-disk", "/shared is on the root disk"),
+    "root disk": ("mount --bind /root /shared", "storage-local", "/shared is on the root disk"),
     "empty file system": (EMPTY, "storage-changed", "it holds no token"),
     "another cluster's": (f"{COPY} && {OTHER_TOKEN}", "storage-changed", "it holds token feedfeed"),
-    "foreign petal": (f"{COPY} && chown -R ec2-user /shared/petal", "storage-untrusted", "belongs to user 1000"),
-    "loose state": (f"{COPY} && chmod 777 /shared/petal/state", "storage-untrusted", "can be written by others"),
-    "symlinked petal": (LINKED, "storage-untrusted", "is a symbolic link to /root/other/petal"),
-    "0777": (f"{COPY} && chmod 777 /shared", "storage-untrusted", "/shared can be written by others and is not sticky"),
+    "foreign petal": (f"{COPY} && chown -R ec2-user /shared/petal", "untrusted", "belongs to user 1000"),
+    "loose state": (f"{COPY} && chmod 777 /shared/petal/state", "untrusted", "can be written by others"),
+    "symlinked petal": (LINKED, "untrusted", "is a symbolic link to /root/other/petal"),
+    "0777": (f"{COPY} && chmod 777 /shared", "untrusted", "/shared can be written by others and is not sticky"),
 }
 
 
@@ -74,7 +74,7 @@ def test_storage_that_comes_60_s_late_is_used_when_it_comes(cluster: Lab) -> Non
     sh(cluster, node, f"systemctl stop opt-petal.mount && umount /shared && {mount}")
     missing = time.monotonic()
     assert "/shared is not mounted" in hook(cluster, node).stdout
-    storage = refused(last_hook(cluster, node), "storage-missing")
+    storage = refused(last_hook(cluster, node), "storage-not-mounted")
     assert storage["remedy"][0] == "mount /shared"
     assert sh(cluster, node, "find /shared /opt/petal -mindepth 1") == ""
     until("the storage is there", lambda: cluster.exec(node, ("mountpoint", "-q", "/shared")).ok, 90)

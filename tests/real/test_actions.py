@@ -87,7 +87,7 @@ def test_wrong_arguments(hook, arguments, why):
 def test_strict_turns_every_failure_of_the_hook_into_1(hook, tmp_path):
     failed(hook, hook.run("--strict"), "hook-usage", exit_code=1)
     hook.prefix = tmp_path / "other"
-    failed(hook, hook.fetch(f"file://{tmp_path}/none", "--strict"), "archive-missing", exit_code=1)
+    failed(hook, hook.fetch(f"file://{tmp_path}/none", "--strict"), "fetch-missing", exit_code=1)
 
 
 # how the archive ends

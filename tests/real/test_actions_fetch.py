@@ -158,10 +158,10 @@ def test_region_from_cfnconfig_and_another_endpoint(hook, tmp_path):
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("An error occurred (404) when calling the HeadObject operation: Key does not exist", "archive-missing"),
-        ("An error occurred (403) when calling the HeadObject operation: Forbidden", "archive-forbidden"),
-        ("Could not connect to the endpoint URL", "archive-unreachable"),
-        ("fatal error: Unable to locate credentials", "archive-forbidden"),
+        ("An error occurred (404) when calling the HeadObject operation: Key does not exist", "fetch-missing"),
+        ("An error occurred (403) when calling the HeadObject operation: Forbidden", "fetch-forbidden"),
+        ("Could not connect to the endpoint URL", "fetch-unreachable"),
+        ("fatal error: Unable to locate credentials", "fetch-forbidden"),
     ],
 )
 def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, code):
@@ -187,20 +187,20 @@ def test_the_client_retries_by_itself(hook, tmp_path):
 
 def test_without_a_client_the_failure_names_it(hook):
     hook.stand_in("aws", "echo \"env: 'aws': No such command\" >&2; exit 127\n")
-    assert "that aws or curl is installed" in failed(hook, hook.fetch("s3://bucket/key"), "archive-unreachable")
+    assert "that aws or curl is installed" in failed(hook, hook.fetch("s3://bucket/key"), "fetch-unreachable")
 
 
 def test_a_client_that_hangs_is_stopped_at_the_budget(hook, tmp_path):
     fake_aws(hook, tmp_path, "sleep 300")
     hook.env["PETAL_FETCH_SECONDS"] = "2"
     ran = hook.fetch("s3://bucket/key")
-    assert "no answer within 2 s" in failed(hook, ran, "archive-unreachable")
+    assert "no answer within 2 s" in failed(hook, ran, "fetch-unreachable")
     assert ran.seconds < 8
 
 
 def test_a_wrong_checksum_is_final_deleted_and_not_executed(hook, tmp_path):
     log = fake_aws(hook, tmp_path, f'printf "#!/bin/sh\\ntouch {tmp_path}/EXECUTED\\n" >"$target"')
-    assert f"wanted {hook.sha256}, got " in failed(hook, hook.fetch("s3://bucket/key"), "archive-checksum")
+    assert f"wanted {hook.sha256}, got " in failed(hook, hook.fetch("s3://bucket/key"), "fetch-checksum")
     assert not (tmp_path / "EXECUTED").exists()
     assert len(log.read_text().splitlines()) == 1
     assert hook.left_over() == []
@@ -208,7 +208,7 @@ def test_a_wrong_checksum_is_final_deleted_and_not_executed(hook, tmp_path):
 
 def test_messages_are_one_line_of_ascii_whatever_a_client_writes(hook, tmp_path):
     fake_aws(hook, tmp_path, r"""printf 'bad "quote" back\\slash \377\303\251 tab\t (404)\n' >&2; exit 1""")
-    line = failed(hook, hook.fetch('s3://bucket/k"ey'), "archive-missing")
+    line = failed(hook, hook.fetch('s3://bucket/k"ey'), "fetch-missing")
     assert 'bad "quote" back\\slash ??? tab  (404)' in line
 
 
@@ -247,13 +247,13 @@ def test_https(hook, tls):
 def test_https_answers(hook, tls):
     needs_curl()
     url = f"https://localhost:{tls.server_port}"
-    failed(hook, hook.fetch(f"{url}/404"), "archive-missing")
+    failed(hook, hook.fetch(f"{url}/404"), "fetch-missing")
     assert tls.paths == ["/404"]
 
 
 def test_https_forbidden(hook, tls):
     needs_curl()
-    failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/403"), "archive-forbidden")
+    failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/403"), "fetch-forbidden")
 
 
 def test_https_is_tried_again_after_503(hook, tls):
@@ -265,7 +265,7 @@ def test_https_is_tried_again_after_503(hook, tls):
 def test_https_with_an_unknown_certificate_is_not_believed(hook, tls):
     needs_curl()
     hook.env = {"PETAL_FETCH_SECONDS": "1"}
-    failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/petal-node"), "archive-unreachable")
+    failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/petal-node"), "fetch-unreachable")
     assert tls.paths == []
 
 
@@ -283,13 +283,13 @@ def test_the_real_aws_cli(hook, s3, monkeypatch):
     s3.put_object(Bucket="bucket", Key="a/petal node+1", Body=hook.archive.read_bytes())
     ran_the_archive(hook, hook.fetch("s3://bucket/a/petal node+1"))
     shutil.rmtree(hook.home)
-    assert "(404)" in failed(hook, hook.fetch("s3://bucket/a/wrong"), "archive-missing")
+    assert "(404)" in failed(hook, hook.fetch("s3://bucket/a/wrong"), "fetch-missing")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del hook.env[name]
     hook.env["AWS_EC2_METADATA_DISABLED"] = "true"
     (hook.prefix / "var/log/petal-node.log").unlink()
     hook.env["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
-    assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "archive-forbidden")
+    assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "fetch-forbidden")
 
 
 def test_a_server_that_never_ends_fills_no_disk(hook, tmp_path):
@@ -307,7 +307,7 @@ def test_a_server_that_never_ends_fills_no_disk(hook, tmp_path):
     with serving(endless, key, certificate) as server:
         hook.env |= {"CURL_CA_BUNDLE": str(certificate), "PETAL_FETCH_SECONDS": "30"}
         ran = hook.fetch(f"https://localhost:{server.server_port}/petal-node")
-    failed(hook, ran, "archive-unreachable")
+    failed(hook, ran, "fetch-unreachable")
     assert ran.seconds < 20
     assert hook.left_over() == []
 
@@ -318,13 +318,13 @@ def test_a_server_that_drips_is_stopped_at_the_limit(hook, tmp_path):
     with serving(dripping(hook.archive.read_bytes(), 0.5), key, certificate) as server:
         hook.env |= {"CURL_CA_BUNDLE": str(certificate), "PETAL_FETCH_SECONDS": "2"}
         ran = hook.fetch(f"https://localhost:{server.server_port}/petal-node")
-    assert "no answer within 2 s" in failed(hook, ran, "archive-unreachable")
+    assert "no answer within 2 s" in failed(hook, ran, "fetch-unreachable")
     assert ran.seconds < 6
 
 
 def test_file_that_is_missing(hook, tmp_path):
-    failed(hook, hook.fetch(f"file://{tmp_path}/none"), "archive-missing")
+    failed(hook, hook.fetch(f"file://{tmp_path}/none"), "fetch-missing")
 
 
 def test_file_that_is_a_directory(hook, tmp_path):
-    failed(hook, hook.fetch(f"file://{tmp_path}"), "archive-forbidden")
+    failed(hook, hook.fetch(f"file://{tmp_path}"), "fetch-forbidden")

@@ -37,7 +37,7 @@ def test_hooks_of_other_nodes_end_within_10_s_whatever_hangs(hook, tmp_path, pla
     fake_aws(hook, tmp_path, "sleep 300")
     hook.env["PETAL_FETCH_SECONDS"] = ""
     ran = hook.fetch("s3://bucket/key", *arguments)
-    failed(hook, ran, "archive-unreachable")
+    failed(hook, ran, "fetch-unreachable")
     assert ran.seconds < 10
     for pid in pids.read_text().split():
         os.kill(int(pid), signal.SIGKILL)
@@ -162,5 +162,5 @@ def test_a_later_hook_that_has_the_archive_removes_the_unit(hook, tmp_path, unit
 
 def test_a_strict_hook_leaves_no_unit(hook, tmp_path, unit):
     fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
-    failed(hook, hook.fetch("s3://bucket/key", "--strict"), "archive-unreachable", exit_code=1)
+    failed(hook, hook.fetch("s3://bucket/key", "--strict"), "fetch-unreachable", exit_code=1)
     assert not unit.exists()

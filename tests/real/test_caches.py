@@ -261,7 +261,7 @@ def test_without_gpg_the_error_says_what_to_install(cache: Path, key: Key, tmp_p
 
     told: list[str] = []
     pulled = pull((ZLIB,), {"site": mirror_of(cache, key)}, V3, tmp_path / "pulled", Bare(), None, told.append)
-    assert only_trouble(pulled).code == "cache-gpg"
+    assert only_trouble(pulled).code == "cache-key"
 
 
 def test_an_entry_uploaded_to_s3_is_taken_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def _another_node_refuses_it(config: str, lock: Path, prefix: Path) -> None:
     assert record.exit == ExitCode.CONFIG
     error = steps(record)["spack"].error
     assert error is not None
-    assert error["code"] == "lock-unfit"
+    assert error["code"] == "lockfile-unfit"
     differences = [part.partition(": ") for part in error["why"].split("; ")]
     assert {thing for thing, _, text in differences if text.startswith("the lockfile is for")} == {
         "os",

@@ -192,8 +192,8 @@ def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
 @pytest.mark.parametrize(
     ("old", "new", "code"),
     [
-        ("source: {tree}", "source: {recipes}", "spack-version"),
-        ("source: {recipes}", "source: {tree}", "spack-recipes"),
+        ("source: {tree}", "source: {recipes}", "spack-source"),
+        ("source: {recipes}", "source: {tree}", "spack-source"),
     ],
 )
 def test_something_else_than_spack(

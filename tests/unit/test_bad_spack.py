@@ -34,7 +34,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "empty": (lambda path: path.write_bytes(b""), {"package-archive"}),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-30]), {"package-archive"}),
     "something else": (lambda path: path.write_text("<html>404</html>"), {"package-archive"}),
-    "another package": (lambda path: tarball(path, {"vendor-1/bin/tool": "#!"}), {"spack-version", "spack-recipes"}),
+    "another package": (lambda path: tarball(path, {"vendor-1/bin/tool": "#!"}), {"spack-source"}),
 }
 
 
@@ -61,7 +61,7 @@ def test_another_version_of_spack_than_the_configuration_says(tmp_path: Path) ->
     world = world_with(tmp_path, "spack", lambda path: tarball(path, {SPACK: '__version__ = "1.2.0"\n'}))
     error = converge(world)["spack"].error
     assert error is not None
-    assert (error["code"], error["why"]) == ("spack-version", "it is 1.2.0")
+    assert (error["code"], error["why"]) == ("spack-source", "it is 1.2.0")
 
 
 def test_without_a_compiler_it_is_said_before_anything_is_fetched(

@@ -21,7 +21,7 @@ MOUNT = Path("/shared")
         (errno.ENOENT, "/opt/petal/current", "file-missing", "ls -ld /shared /shared/petal"),
         (errno.ENOSPC, "/var/cache/x", "file-no-space", "df -h /var/cache; df -i /var/cache"),
         (errno.ENOSPC, "/shared/x", "file-no-space", "df -h /shared; df -i /shared"),
-        (errno.EDQUOT, "/home/ec2-user/x", "file-quota", "quota -v; df -h /home/ec2-user"),
+        (errno.EDQUOT, "/home/ec2-user/x", "file-no-space", "quota -v; df -h /home/ec2-user"),
         (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
         (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
         (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),
@@ -35,4 +35,4 @@ def test_the_remedy_is_for_the_path_that_was_refused(number: int, path: str, cod
 
 def test_a_refused_operation_without_a_path_gets_the_remedy_for_the_mount() -> None:
     error = of_os_error(OSError(errno.EIO, "Input/output error"), MOUNT)
-    assert (error.code, error.remedy) == ("file-io", ("dmesg | tail; findmnt /shared",))
+    assert (error.code, error.remedy) == ("file-failed", ("dmesg | tail; findmnt /shared",))

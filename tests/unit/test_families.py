@@ -126,7 +126,7 @@ def test_recipes_of_0_23_lie_in_its_own_tree(recipes: bool, tmp_path: Path) -> N
     else:
         with pytest.raises(SpackError) as caught:
             program.ensure(world.config, found, world.paths, None)
-        assert caught.value.code == "spack-recipes"
+        assert caught.value.code == "spack-source"
         assert caught.value.remedy == ("use a release of github.com/spack/spack",)
 
 

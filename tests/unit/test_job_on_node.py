@@ -120,7 +120,7 @@ def test_the_program_of_the_job_ends_its_build(tmp_path: Path, monkeypatch: pyte
         for number, handler in before.items():
             signal.signal(number, handler)
     (result,) = results
-    assert (result.exit_code, result.errors[0]["code"], world.system.ended) == (143, "job-orphaned", ["run-1"])
+    assert (result.exit_code, result.errors[0]["code"], world.system.ended) == (143, "job-ended", ["run-1"])
     assert ("Slurm" if ending == "cancelled" else "worker") in str(result.errors[0]["why"])
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert report.error is not None
@@ -133,7 +133,7 @@ def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
     directory = JobDirectory(world.paths, "run-1")
     directory.create()
     (error,) = BuildJob(directory, NODE, world.system, tmp_path / "scratch", lambda _: None).run()
-    assert error.code == "job-orphaned"
+    assert error.code == "job-ended"
     assert directory.report().stage == DONE
 
 
@@ -160,7 +160,7 @@ def test_an_order_that_others_could_write_is_not_obeyed(tmp_path: Path, harm: st
 
     Slurm(world, node)
     assert converge(world)[0]["spack"].outcome is Outcome.FAILED
-    assert [error.code for error in ended] == ["state-untrusted"]
+    assert [error.code for error in ended] == ["untrusted"]
     assert "order.json is not read" in str(ended[0])
     assert not any("install" in command for command in world.system.commands)
     assert not (world.paths.store / "linux-debian12-x86_64_v3").exists()

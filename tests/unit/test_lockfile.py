@@ -169,7 +169,7 @@ def test_the_error_names_everything_and_a_way_out() -> None:
     with pytest.raises(ConfigError) as caught:
         check_fit(lock(), replace(HERE, host=replace(HOST, os="rocky9", glibc="2.34")), "s3://b/spack.lock")
     error = caught.value
-    assert (error.code, error.exit) == ("lock-unfit", 78)
+    assert (error.code, error.exit) == ("lockfile-unfit", 78)
     assert [path for path, _ in error.problems] == ["os", "glibc"]
     assert "s3://b/spack.lock" in error.what
     assert any(line.startswith("petal-node lockfile") for line in error.remedy)
@@ -218,7 +218,7 @@ def test_a_damaged_lockfile_is_a_mistake(break_it: Callable[[dict[str, Any]], ob
     break_it(raw)
     with pytest.raises(ConfigError) as caught:
         lockfile.parse(json.dumps(raw).encode(), "s3://b/spack.lock")
-    assert caught.value.code == "lock-invalid"
+    assert caught.value.code == "lockfile-unfit"
     assert caught.value.why
 
 
@@ -286,7 +286,7 @@ def test_where_it_does_not_fit_the_step_says_so_and_spack_is_not_asked(world: Wo
         report = spack_step(world.context, plan=plan)
         assert report.outcome is Outcome.BLOCKED
         assert report.error is not None
-        assert report.error["code"] == "lock-unfit"
+        assert report.error["code"] == "lockfile-unfit"
     assert verbs(world) == set()
 
 
@@ -363,7 +363,7 @@ def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
 def test_there_must_be_something_to_solve(builder: Callable[[str, Path], Result[verb.LockfileSummary]]) -> None:
     with pytest.raises(ConfigError) as caught:
         builder("stack: none", Path("x"))
-    assert caught.value.code == "lock-nothing"
+    assert caught.value.code == "config-invalid"
 
 
 def test_clingo_is_fetched_by_spack_only_where_that_is_written(tmp_path: Path) -> None:

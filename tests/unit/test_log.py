@@ -139,7 +139,7 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
 def test_a_failure_of_a_hook_script_is_an_error_with_its_time(tmp_path: Path) -> None:
     target = Paths(tmp_path).log
     target.parent.mkdir(parents=True)
-    message = "petal-node start: s3://b/k could not be fetched [archive-missing]: 404. Remedy: upload it"
+    message = "petal-node start: s3://b/k could not be fetched [fetch-missing]: 404. Remedy: upload it"
     target.write_text(f"2026-11-28T10:00:00Z {message}\n")
     assert text_of(log_view(show(tmp_path))) == [
         "run unknown, 2026-11-28 UTC",

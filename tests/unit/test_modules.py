@@ -55,7 +55,7 @@ def test_defaults_become_a_module_and_a_default_version(tmp_path: Path) -> None:
 
 def test_an_unknown_default_fails_with_the_nearest_name(tmp_path: Path) -> None:
     error = failed(World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {defaults: [hello/2.0]}\n"))
-    assert (error["code"], error["why"]) == ("modules-default", "did you mean 'hello/1.0'?")
+    assert (error["code"], error["why"]) == ("modules-config", "did you mean 'hello/1.0'?")
 
 
 def test_a_hidden_module_is_not_listed(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_users_spack_can_be_hidden_too(tmp_path: Path) -> None:
 
 def test_a_missing_modulefile_directory_fails_until_it_exists(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {paths: [/site/modules]}\n")
-    assert failed(world)["code"] == "modules-path"
+    assert failed(world)["code"] == "modules-config"
     world.paths.at("/site/modules").mkdir(parents=True)
     assert converge(world)["module-tree"].outcome is Outcome.CHANGED
     assert (

@@ -79,7 +79,7 @@ def test_efs_in_china_has_another_domain_and_without_a_region_none() -> None:
     assert device_of(efs, "cn-north-1").what == "fs-01234567.efs.cn-north-1.amazonaws.com.cn:/"
     with pytest.raises(StorageError) as caught:
         device_of(efs, None)
-    assert caught.value.code == "storage-no-region"
+    assert caught.value.code == "storage-not-mounted"
 
 
 @pytest.mark.parametrize(

@@ -167,5 +167,5 @@ def test_a_decision_is_taken_up_once(world: World) -> None:
     write_document(world.paths.var / KEPT, {"pending": False})
     with pytest.raises(StateError, match="carried out meanwhile") as caught:
         step.apply(replace(ctx, services=services(world.system, Tool("0.2.0"))))
-    assert caught.value.code == "state-settled"
+    assert caught.value.code == "state-outdated"
     assert ClusterState(world.paths).desired_state() == written

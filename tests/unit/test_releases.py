@@ -116,7 +116,7 @@ def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -
     reports = engine.converge(STEPS, replace(world.context, sets_desired_state=False), silent, hooks=CLUSTER_HOOKS)
     failed = [report for report in reports if report.outcome is Outcome.FAILED]
     assert failed[0].error
-    assert failed[0].error["code"] == "state-settled"
+    assert failed[0].error["code"] == "state-outdated"
     assert current_release(world.paths) == second
 
 
@@ -261,7 +261,7 @@ def test_gc_needs_a_current_release(tmp_path: Path) -> None:
     world.paths.current.unlink()
     with pytest.raises(ReleaseError) as error:
         collector.plan(world.context, 1, ())
-    assert error.value.code == "release-no-current"
+    assert error.value.code == "release-unknown"
 
 
 # ----------------------------------------------------------------------------------------------------------- jobs
@@ -294,7 +294,7 @@ def test_gc_names_the_remedy_if_slurm_does_not_answer(tmp_path: Path) -> None:
     world.system.answers["squeue"] = silent_controller
     unknown, (error,) = _jobs(world.context)
     assert unknown is None
-    assert (error.code, error.remedy[0]) == ("release-jobs", "scontrol ping")
+    assert (error.code, error.remedy[0]) == ("slurm-silent", "scontrol ping")
     assert "Unable to contact slurm controller" in error.why
     world.live = False
     assert _jobs(world.context) == ((), ())

@@ -102,7 +102,7 @@ def test_a_source_that_others_could_change_is_not_run(kind: str, tmp_path: Path)
     world = World(tmp_path / "node", config_text=yaml.safe_dump({"spack": spack}))
     with pytest.raises(SpackError) as caught:
         program.locate(world.config, world.paths)
-    assert caught.value.code == "spack-untrusted"
+    assert caught.value.code == "untrusted"
     assert "written by others" in caught.value.why
     theirs.chmod(0o755)
     program.locate(world.config, world.paths)

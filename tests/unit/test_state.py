@@ -107,7 +107,7 @@ def test_no_link_is_followed_on_shared_storage(tmp_path: Path) -> None:
     world.paths.shared.symlink_to(tmp_path / "foreign")
     with pytest.raises(StateError) as caught:
         state.ClusterState(world.paths).save_token(documents.Token("t", "h"))
-    assert caught.value.code == "state-untrusted"
+    assert caught.value.code == "untrusted"
     assert list((tmp_path / "foreign" / "state").iterdir()) == []
 
 

@@ -65,7 +65,7 @@ def test_nothing_of_ours_that_others_could_change_is_relied_on(head: World, name
     place.mkdir(exist_ok=True)
     place.chmod(0o777)
     report = storage(head)
-    assert (report.outcome, code(report)) == (Outcome.BLOCKED, "storage-untrusted")
+    assert (report.outcome, code(report)) == (Outcome.BLOCKED, "untrusted")
     assert f"chmod go-w {place}" in report.remedy
 
 

@@ -178,7 +178,7 @@ def test_what_this_head_node_cannot_build_is_a_mistake_with_a_remedy() -> None:
     assert targets.build_targets(("x86_64_v3",), queues("c7i.large", "c7g.large"), "x86_64").targets == ("x86_64_v3",)
     with pytest.raises(ConfigError, match="neoverse_n1") as other:
         targets.build_targets(("neoverse_n1",), (), "x86_64")
-    assert (other.value.code, other.value.exit) == ("target-machine", 78)
+    assert (other.value.code, other.value.exit) == ("target-mixed", 78)
 
 
 def test_where_nothing_is_built_any_cpu_will_do_and_queues_do_not_matter() -> None:

@@ -85,7 +85,7 @@ def test_an_environment_that_spack_cannot_read_is_an_error(tmp_path: Path, monke
     monkeypatch.setattr(world.system, "run", refuse)
     with pytest.raises(SpackError) as caught:
         SpackStack().apply(world.context)
-    assert caught.value.code == "spack-validate"
+    assert caught.value.code == "spack-failed"
     assert caught.value.why == "definition must have a single attribute"
 
 

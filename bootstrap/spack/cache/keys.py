@@ -119,12 +119,12 @@ def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str
     """A keyring with these keys in the directory ``home``, which is removed at the end.
 
     Raises:
-        CacheError: ``cache-gpg``, gpg is missing; ``cache-key``, a key cannot be fetched or imported.
+        CacheError: ``cache-key``, gpg is missing, or a key cannot be fetched or imported.
     """
     gpg = system.which("gpg")
     if gpg is None:
         what, remedy = "gpg is not installed on this node", ("dnf install gnupg2", "apt-get install gnupg")
-        raise CacheError(what, why="signatures are made and verified with it", remedy=remedy, code="cache-gpg")
+        raise CacheError(what, why="signatures are made and verified with it", remedy=remedy, code="cache-key")
     remove_tree(home)
     make_dir(home, 0o700)
     ring = Keyring(system, gpg, home, os.open(home, os.O_RDONLY | os.O_DIRECTORY))

@@ -52,8 +52,8 @@ class Push:
         """Packs, signs and uploads.
 
         Raises:
-            CacheError: ``cache-push``, ``cache-key``, ``cache-gpg``.
-            SpackError: ``spack-push``.
+            CacheError: ``cache-push``, ``cache-key``.
+            SpackError: ``cache-push``.
         """
         directory = self.spack.places.scratch / "pushed"
         remove_tree(directory)

@@ -157,12 +157,12 @@ class JobDirectory:
         """The task of the job.
 
         Raises:
-            JobError: ``job-orphaned``, the directory is gone.
+            JobError: ``job-ended``, the directory is gone.
             StateError: the order is damaged, or another user could have changed it.
         """
         raw = self._read(self._order)
         if raw is None:
-            raise JobError(f"{self._order} is missing", why="the run of this job has ended", code="job-orphaned")
+            raise JobError(f"{self._order} is missing", why="the run of this job has ended", code="job-ended")
         order: Order = shaped(self._order, lambda: Order.from_dict(raw))
         return order
 
@@ -223,7 +223,7 @@ class JobDirectory:
     def _read(self, path: Path) -> dict[str, Any] | None:
         problem = path_problem(path, self.mount)
         if problem:
-            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="state-untrusted")
+            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="untrusted")
         return read_json(path)
 
 

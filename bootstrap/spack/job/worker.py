@@ -298,11 +298,11 @@ def _script(ctx: Context, directory: JobDirectory) -> str:
     """The script of the job: it runs the same petal-node as this one, whatever the node has installed.
 
     Raises:
-        JobError: ``job-refused``, this petal-node is a checkout, which other nodes cannot run.
+        JobError: ``job-not-started``, this petal-node is a checkout, which other nodes cannot run.
     """
     if ctx.tool.sha256 is None:
         what = "a checkout of petal-node cannot build in a job"
-        raise JobError(what, remedy="make dist, and run dist/petal-node", code="job-refused")
+        raise JobError(what, remedy="make dist, and run dist/petal-node", code="job-not-started")
     python = os.environ.get("PETAL_PYTHON")
     return SCRIPT.format(
         path=PATH,
