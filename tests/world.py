@@ -29,8 +29,7 @@ from bootstrap.host.times import timestamp
 from bootstrap.lmod.find import image_places
 from bootstrap.modules import templates
 from bootstrap.prove.fleet import report_lines
-from bootstrap.spack.compiler import find_compiler
-from bootstrap.spack.externals import find_externals, unconfigured
+from bootstrap.spack.externals import find_compiler, find_externals, unconfigured
 from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.state import release
 from bootstrap.state.context import Context, Services

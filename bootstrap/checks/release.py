@@ -10,7 +10,7 @@ from ..core.deadlines import PROBE
 from ..core.facts import Host
 from ..core.model import Finding
 from ..prove.login_shell import check_login_shell
-from ..spack.recovery import database_problem
+from ..spack.database import database_problem
 from ..spack.workspace import store_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_manifest

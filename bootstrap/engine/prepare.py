@@ -20,8 +20,7 @@ from ..lmod.bundle import SPEC, names_lmod
 from ..lmod.find import image_lmod
 from ..modules import templates
 from ..spack import environments
-from ..spack.compiler import find_compiler
-from ..spack.externals import find_externals, unconfigured
+from ..spack.externals import find_compiler, find_externals, unconfigured
 from ..spack.scope import scope_digest_inputs
 from ..state.context import Context, Services
 from ..state.desired import DesiredState

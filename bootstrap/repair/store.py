@@ -13,7 +13,7 @@ from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
-from ..spack import database, recovery
+from ..spack import database
 from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
@@ -86,12 +86,12 @@ class PartialInstalls(Step):
 def _partial_installs(ctx: Context) -> list[Path]:
     """Empty without a readable database, because then the whole store would look partial, and during an install."""
     store = store_of(ctx)
-    if recovery.database_problem(store):
+    if database.database_problem(store):
         return []
     running = ClusterState(ctx.paths).install()
     if running is not None and running.finished is None and running.run_id != ctx.run_id:
         return []
-    return sorted([*recovery.look(store).partial, *recovery.leftovers(store)])
+    return sorted([*database.look(store).partial, *database.leftovers(store)])
 
 
 class MissingFiles(Step):
@@ -151,7 +151,7 @@ class ChangedFiles(Step):
         damaged = list(_changed_packages(ctx)) if ctx.options.yes else []
         _unpack_again(ctx, {package.prefix for package in damaged if package.tarball})
         for prefix in (package.prefix for package in damaged if not package.tarball):
-            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``recovery.leftovers`` finds it after a kill
+            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``database.leftovers`` finds it after a kill
             ctx.confirm()
             move_aside(prefix, garbage)
             remove_tree(garbage)
@@ -180,7 +180,7 @@ def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
 def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
     """Of this release only: nothing could install those of older releases again."""
     yield from (package for package in _damaged_tarballs(ctx) if package.was_changed)
-    if not ctx.config.builds or recovery.database_problem(store_of(ctx)):
+    if not ctx.config.builds or database.database_problem(store_of(ctx)):
         return
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):

@@ -1,60 +1,100 @@
-"""Reads the database of a store, without Spack.
+"""Reads the database of a store without Spack, and makes store and database agree after a kill or a full disk.
 
 A spec counts as installed when the database says so *and* ``.spack/install_manifest.json`` is there: Spack writes
 ``.spack/spec.json`` first and the manifest last (lib/spack/spack/installer.py).
+
+Spack trusts its index alone (run with 0.23.0 and 1.1.1). If the index is missing, Spack begins an empty one, and the
+next install removes and rebuilds everything in the store; if it is truncated, every command fails. ``spack reindex``
+counts every prefix with ``.spack/spec.json`` as installed, also an unfinished one. So under the lock, before Spack
+runs, unfinished prefixes are removed, a lost index is restored from its newest copy, and only if index and store still
+differ does Spack rebuild the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import SpackError, StateError
-from ..host.files import read_json
+from ..host.atomic import write_atomic
+from ..host.files import make_dir, read_json, remove_tree
 from ..host.inventory import Difference, differences
+from ..host.log import LOG
+from .driver import Spack
 from .lockfile import Locked, system_of
 
 LIMIT = 1 << 28
 PACKED = Path(".spack", "binary_distribution")
 MANIFEST = Path(".spack", "install_manifest.json")
-# Where a package lies in a store (config:install_tree:projections), and ``_prefix`` again.
-PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
+COPIES = ".petal-db"  # in the store, next to Spack's .spack-db
+KEPT = 3
+DAMAGED = "damaged.json"
+SHOWN = 6
+# Prefixes that Spack 1.1's other installer moves aside (lib/spack/spack/new_installer.py), and interrupted writes.
+LEFTOVERS = ("[!.]*/.*.old", "[!.]*/.*.garbage", ".spack-db/index.json.*.temp")
+
+
+def index_of(store: Path) -> Path:
+    """The path of a store's database."""
+    return store / ".spack-db" / "index.json"
+
+
+def records(index: Path) -> dict[str, dict[str, Any]]:
+    """The database's record of each spec, by hash; empty if there is no such file.
+
+    Raises:
+        SpackError: ``spack-database``, the index cannot be read.
+    """
+    try:
+        document = read_json(index, limit=LIMIT)
+    except StateError as error:
+        raise SpackError(error.what, why=error.why, remedy=error.remedy, code="spack-database") from error
+    if document is None:
+        return {}
+    try:
+        found: dict[str, dict[str, Any]] = dict(document["database"]["installs"])
+        paths_and_specs = [(record.get("path"), record.get("spec", {})) for record in found.values()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+    else:
+        if all(isinstance(path, (str, type(None))) and isinstance(spec, dict) for path, spec in paths_and_specs):
+            return found
+        why = "a record is not what Spack writes"
+    what = f"the database {index} cannot be read"
+    raise SpackError(what, why=why, remedy=f"ls -l {index.parent}", code="spack-database")
 
 
 def installed(store: Path) -> dict[str, Path]:
     """Hash and prefix of every spec that is installed according to the store's database.
 
+    A package that is installed again after a reindex has a record without a path (database.py: ``_add``); it is where
+    ``scope.PROJECTION`` puts it.
+
     Raises:
         SpackError: ``spack-database``, the index cannot be read.
     """
-    found = records(index_of(store)).items()
-    return {digest: _prefix(store, digest, record) for digest, record in found if record.get("installed")}
-
-
-def _prefix(store: Path, digest: str, record: Mapping[str, Any]) -> Path:
-    """A package that is installed again after a reindex has a record without a path (database.py: ``_add``)."""
-    if record.get("path"):
-        return Path(record["path"])
-    spec = record.get("spec", {})
-    return store / system_of(spec.get("arch")) / f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
+    prefixes = {}
+    for digest, record in records(index_of(store)).items():
+        if record.get("installed"):
+            spec = record.get("spec", {})
+            name = f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
+            prefixes[digest] = Path(record.get("path") or store / system_of(spec.get("arch")) / name)
+    return prefixes
 
 
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """The specs that are not completely installed in the store; externals are never missing."""
-    found = installed(store)
-
-    def is_there(spec: Locked) -> bool:
-        return spec.external or (spec.hash in found and is_whole(found[spec.hash]))
-
-    return tuple(spec for spec in specs if not is_there(spec))
+    whole = {digest for digest, prefix in installed(store).items() if is_whole(prefix)}
+    return tuple(spec for spec in specs if not spec.external and spec.hash not in whole)
 
 
 def from_cache(specs: Iterable[Locked], store: Path) -> frozenset[str]:
     """The hashes of the specs that came from a build cache, by a file that Spack adds to each package of one."""
-    found = installed(store)
-    marked = (spec.hash for spec in specs if spec.hash in found and (found[spec.hash] / PACKED).is_file())
-    return frozenset(marked)
+    prefixes = installed(store)
+    return frozenset(spec.hash for spec in specs if spec.hash in prefixes and (prefixes[spec.hash] / PACKED).is_file())
 
 
 def is_whole(prefix: Path) -> bool:
@@ -98,41 +138,132 @@ def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
     return tuple(differences(entries, contents=built_here, every_byte=every_byte and built_here))
 
 
-def index_of(store: Path) -> Path:
-    """The path of a store's database."""
-    return store / ".spack-db" / "index.json"
+@dataclass(frozen=True)
+class Condition:
+    """The prefixes of a store.
+
+    Args:
+        partial: Spack began to build or unpack these, and did not finish.
+        whole: completely installed.
+        recorded: installed according to the index.
+    """
+
+    partial: frozenset[Path]
+    whole: frozenset[Path]
+    recorded: frozenset[Path]
+
+    @property
+    def agrees(self) -> bool:
+        """True if the index is right."""
+        return self.whole == self.recorded
 
 
-def records(index: Path) -> dict[str, dict[str, Any]]:
-    """The database's record of each spec, by hash; empty if there is no such file.
+def look(store: Path) -> Condition:
+    """Reads the store and its index.
 
     Raises:
-        SpackError: ``spack-database``, the index cannot be read.
+        SpackError: ``spack-database``.
     """
-    document = _read(index, "spack-database")
-    if document is None:
-        return {}
+    prefixes = frozenset(_prefixes(store))
+    recorded = frozenset(prefix for prefix in installed(store).values() if store in prefix.parents)
+    whole = frozenset(path for path in prefixes if is_whole(path) and (path in recorded or is_sound(path)))
+    return Condition(prefixes - whole, whole, recorded)
+
+
+def _prefixes(store: Path) -> list[Path]:
+    """Every prefix that Spack has begun. petal-node's binary packages have no ``.spack``."""
+    return [directory.parent for directory in store.glob("[!.]*/[!.]*/.spack")]
+
+
+def leftovers(store: Path) -> list[Path]:
+    """Leftovers of Spack: prefixes that it moved aside, and interrupted writes."""
+    return [path for pattern in LEFTOVERS for path in store.glob(pattern)]
+
+
+def database_problem(store: Path) -> str:
+    """Why Spack must not use a store's database, or an empty string."""
+    index = index_of(store)
+    if not index.is_file():
+        count = len(_prefixes(store))
+        return f"the database {index} is missing, but the store contains {count} packages" if count else ""
     try:
-        found = dict(document["database"]["installs"])
-        if all(_is_record(record) for record in found.values()):
-            return found
-        why = "a record is not what Spack writes"
-    except (KeyError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
-    what = f"the database {index} cannot be read"
-    raise SpackError(what, why=why, remedy=f"ls -l {index.parent}", code="spack-database")
+        records(index)
+    except SpackError as error:
+        return str(error)
+    return ""
 
 
-def _is_record(record: Any) -> bool:
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("path"), (str, type(None)))
-        and isinstance(record.get("spec", {}), dict)
-    )
+def recover(spack: Spack, roots: Container[str]) -> None:
+    """Makes store and index agree. The caller holds the cluster's lock.
+
+    Args:
+        roots: hashes of the explicit specs; other packages that a reindex finds are marked as dependencies.
+
+    Raises:
+        SpackError: ``spack-database``.
+    """
+
+    def warn(text: str) -> None:
+        LOG.warning("%s", text, extra={"step": "spack"})
+        spack.note(text)
+
+    store = spack.places.store
+    problem = database_problem(store)
+    if problem:
+        warn(f"{problem}: {restore(store)}")
+    condition = look(store)
+    unfinished = sorted([*condition.partial, *leftovers(store)])
+    if unfinished:
+        names = ", ".join(path.name for path in unfinished[:SHOWN]) + (" and more" if unfinished[SHOWN:] else "")
+        warn(f"removing prefixes that an earlier install did not finish: {names}")
+    for path in unfinished:
+        remove_tree(path)
+    if condition.agrees:
+        return
+    explicit = _explicit(store)
+    warn("Spack's database and its store differ: the database is rebuilt from whole packages only")
+    spack.reindex()
+    implicit = [digest for digest in _explicit(store) - explicit if digest not in roots]
+    if implicit:
+        spack.mark_implicit(sorted(implicit))
 
 
-def _read(path: Path, code: str) -> dict[str, Any] | None:
-    try:
-        return read_json(path, limit=LIMIT)
-    except StateError as error:
-        raise SpackError(error.what, why=error.why, remedy=error.remedy, code=code) from error
+def _explicit(store: Path) -> set[str]:
+    found = records(index_of(store)).items()
+    return {digest for digest, record in found if record.get("explicit") and record.get("installed")}
+
+
+def keep_copy(store: Path) -> None:
+    """Keeps a copy of the index if it can be read and differs from the newest copy. Older copies are removed."""
+    index = index_of(store)
+    if not index.is_file() or database_problem(store):
+        return
+    kept, data = copies(store), index.read_bytes()
+    if kept and kept[-1].read_bytes() == data:
+        return
+    make_dir(store / COPIES)
+    write_atomic(store / COPIES / f"index-{time.time_ns():020}.json", data)
+    for old in kept[: 1 - KEPT]:
+        old.unlink()
+
+
+def copies(store: Path) -> list[Path]:
+    """The copies of the index, the oldest first."""
+    return sorted((store / COPIES).glob("index-*.json"))
+
+
+def restore(store: Path) -> str:
+    """Replaces the index by its newest readable copy; returns a message."""
+    index = index_of(store)
+    make_dir(index.parent)
+    if index.exists():
+        make_dir(store / COPIES)
+        index.replace(store / COPIES / DAMAGED)
+    for copy in reversed(copies(store)):
+        try:
+            if records(copy):
+                write_atomic(index, copy.read_bytes())
+                return f"it is restored from {copy}"
+        except SpackError as error:
+            LOG.warning("%s", error, extra={"step": "spack"})
+    return "there is no copy of it"

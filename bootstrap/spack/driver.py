@@ -185,7 +185,7 @@ class Spack:
     def reindex(self) -> None:
         """Makes Spack rebuild its database from the store and from the present database.
 
-        Spack counts every prefix with ``.spack/spec.json`` as installed, and writes that file first: see ``recovery``.
+        Spack counts every prefix with ``.spack/spec.json`` as installed, and writes that file first: see ``database``.
 
         Raises:
             SpackError: ``spack-database``.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core.deadlines import COMMAND, PROBE
-from ..core.errors import PetalError
+from ..core.errors import PetalError, SpackError
 from ..core.facts import External
 from ..core.paths import Paths
 from ..host.log import LOG
@@ -36,6 +37,37 @@ PARTS = ("MAJOR", "MINOR", "RELEASE")  # of a version, in PMIx' and Open MPI's h
 WORD = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 NUMBERS = re.compile(r"\d+(?:\.\d+)+")
 COMPONENT = re.compile(r"(?:prte_)?mca_(\w+?)_(\w+)\.so\Z|help-(mtl|btl|pml|ras|plm)-(\w+)\.txt\Z")
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """The system's GCC: its version, and the path of the driver of each language that is installed."""
+
+    version: str
+    drivers: Mapping[str, str]
+
+    @property
+    def spec(self) -> str:
+        return f"gcc@{self.version}"
+
+
+def find_compiler(system: System) -> Compiler:
+    """The GCC in the PATH.
+
+    Raises:
+        SpackError: ``spack-no-compiler``.
+    """
+    names = {"c": "gcc", "cxx": "g++", "fortran": "gfortran"}
+    drivers = {language: path for language, name in names.items() if (path := system.which(name))}
+    if "c" not in drivers or "cxx" not in drivers:
+        raise SpackError(
+            "no C and C++ compiler is installed on this node",
+            why="Spack builds with the system's gcc and g++",
+            remedy=("dnf install gcc gcc-c++ gcc-gfortran make", "apt-get install gcc g++ gfortran make"),
+            code="spack-no-compiler",
+        )
+    version = system.run([drivers["c"], "-dumpfullversion", "-dumpversion"], timeout=COMMAND).stdout.strip()
+    return Compiler(version, drivers)
 
 
 def find_externals(paths: Paths, system: System) -> tuple[External, ...]:

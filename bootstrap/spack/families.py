@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.facts import Host
 from .cache.entries import V2, V3, Layout
-from .compiler import Compiler
+from .externals import Compiler
 
 
 class Family(ABC):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..config.model import SpackConfig
 from ..core.errors import ConfigError
 from ..core.facts import External, Host
-from .compiler import Compiler
+from .externals import Compiler
 from .families import FAMILIES
 from .lockfile import Lockfile
 

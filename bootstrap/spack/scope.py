@@ -13,12 +13,12 @@ from typing import Any
 from ..core.facts import External, Host
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
-from .compiler import Compiler
-from .database import PROJECTION
-from .externals import as_packages
+from .externals import Compiler, as_packages
 from .families import Family
 
 NOTHING, STACK = "nothing", "stack"
+# Where a package is in a store (config:install_tree:projections). ``database.installed`` builds the same path.
+PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
 TEMPLATES, TEMPLATE = "templates", "modules/petal.lua"
 NO_MODULE = "lmod"  # needs no module: it is what reads modules
 PULLED = "-pulled-"  # no name in petal.yaml begins with a dash

@@ -13,9 +13,9 @@ from ..host.files import remove_tree
 from ..host.locks import Lock, own_holder
 from ..host.times import timestamp
 from ..state.context import Context
-from .compiler import find_compiler
 from .driver import Spack
 from .environments import locked, unlocked
+from .externals import find_compiler
 from .fit import NodeProfile, check_fit
 from .lockfile import Lockfile, Record, joined
 from .program import ensure, is_ready, locate

@@ -12,7 +12,7 @@ from ..host.atomic import write_atomic
 from ..host.files import make_dir, remove_tree
 from ..host.log import LOG
 from ..state.context import Context
-from . import database, recovery
+from . import database
 from .cache.pull import Pulled, pull
 from .driver import Parallel, Spack, split
 from .install import EFS_LOCKS, discard_damaged, install_missing, install_or_build
@@ -99,14 +99,14 @@ def _with_lockfile(ctx: Context, target: str) -> Spack:
 
 
 def _recover(spack: Spack) -> None:
-    recovery.recover(spack, {spec.hash for spec in locked_specs(spack.lockfile) if spec.explicit})
-    recovery.keep_copy(spack.places.store)
+    database.recover(spack, {spec.hash for spec in locked_specs(spack.lockfile) if spec.explicit})
+    database.keep_copy(spack.places.store)
 
 
 def _keep_copy(store: Path) -> None:
     """After an install the copy is optional, so a failure must not hide how the install ended."""
     try:
-        recovery.keep_copy(store)
+        database.keep_copy(store)
     except OSError as error:
         LOG.warning("no copy of %s was kept: %s", database.index_of(store), error, extra={"step": "spack"})
 

@@ -14,8 +14,8 @@ from ..modules import templates
 from ..state.context import Context
 from ..state.release import tree_name
 from . import database
-from .compiler import Compiler, find_compiler
 from .driver import Spack
+from .externals import Compiler, find_compiler
 from .families import FAMILIES
 from .job.directory import JobDirectory
 from .lockfile import Locked, locked_specs

@@ -10,8 +10,8 @@ from ..core.errors import ConfigError, FetchError, SpackError
 from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
-from ..spack import database, recovery
-from ..spack.compiler import find_compiler
+from ..spack import database
+from ..spack.externals import find_compiler
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.solve import check_lockfile, preview, stack_lockfile
 from ..spack.stack import build
@@ -49,7 +49,7 @@ class SpackStack(Step):
         try:
             locked = all(locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
             specs = release_specs(ctx)
-            damage = recovery.database_problem(store)
+            damage = database.database_problem(store)
             missing = specs if damage else database.missing(specs, store)
             if missing or not locked:
                 _check_compiler(ctx)

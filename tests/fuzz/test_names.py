@@ -21,7 +21,7 @@ from bootstrap.config.model import Config
 from bootstrap.core.errors import ConfigError
 from bootstrap.modules import templates
 from bootstrap.modules.tree import package_values
-from bootstrap.spack.compiler import Compiler
+from bootstrap.spack.externals import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import Places, Site, write_scope
 from bootstrap.steps.root_mount import TEMPLATE

@@ -22,9 +22,8 @@ from bootstrap.core.facts import Host
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import System
 from bootstrap.spack import environments
-from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
-from bootstrap.spack.externals import find_externals, unconfigured
+from bootstrap.spack.externals import find_compiler, find_externals, unconfigured
 from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope

@@ -19,9 +19,8 @@ from bootstrap.core.facts import External
 from bootstrap.core.model import Outcome
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import PATH, System
-from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
-from bootstrap.spack.externals import find_externals, unconfigured
+from bootstrap.spack.externals import find_compiler, find_externals, unconfigured
 from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, write_scope

@@ -20,7 +20,7 @@ from bootstrap.core.model import Status
 from bootstrap.core.paths import Paths
 from bootstrap.host import locks as lock
 from bootstrap.host.processes import has_process
-from bootstrap.spack import recovery
+from bootstrap.spack import database
 from tests.spack.conftest import VERSIONS, Site, make_site, manifests
 from tests.spack.test_spack import bootstrap, store_of
 
@@ -176,7 +176,7 @@ def test_whatever_is_killed_no_builder_is_left_and_the_next_run_ends_well(
     assert record.status in (Status.CHANGED, Status.OK), record
     assert not has_process(builder)
     assert victim.processes() == []
-    condition = recovery.look(victim.store)
+    condition = database.look(victim.store)
     assert condition.agrees
     assert not condition.partial
     assert (next(victim.store.glob(f"linux-*/held-{release}-*/bin/held"))).read_text() == str(release)

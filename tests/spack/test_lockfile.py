@@ -18,8 +18,8 @@ from bootstrap.core.errors import ExitCode
 from bootstrap.core.model import Outcome, Role, RunRecord, Status
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import System
-from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
+from bootstrap.spack.externals import find_compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import RECORD, locked_specs
 from bootstrap.spack.program import SpackInstall

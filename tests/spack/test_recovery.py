@@ -13,7 +13,7 @@ import pytest
 
 from bootstrap.core.model import Outcome, Status
 from bootstrap.core.paths import Paths
-from bootstrap.spack import database, recovery
+from bootstrap.spack import database
 from tests.disks import mounted
 from tests.spack.conftest import Site, manifests
 from tests.spack.test_spack import BOTH, bootstrap, steps, store_of
@@ -47,7 +47,7 @@ def test_a_lost_or_damaged_index_comes_back_and_nothing_whole_is_built_again(
     assert (manifests(store), _explicit(store)) == (before, {"probe"})
 
     index.write_text(index.read_text()[:200])  # 2: cut off, without any copy, and a package is half there
-    shutil.rmtree(store / recovery.COPIES)
+    shutil.rmtree(store / database.COPIES)
     half = next(store.glob("linux-*/probe-2-*"))
     (half / ".spack" / "install_manifest.json").unlink()
     _repaired(prefix, site.config, "is not JSON", "no copy", f"did not finish: {half.name}", "made anew")
@@ -179,10 +179,10 @@ def test_a_disk_that_is_full_in_mid_build_is_told_and_the_next_run_goes_on(
     assert "MiB" in error["why"]
     assert any(line.startswith("df -h") for line in error["remedy"])
     assert paths.current.resolve().name == first.release
-    assert recovery.database_problem(store) == ""
+    assert database.database_problem(store) == ""
 
     subprocess.run(["mount", "-o", "remount,size=256m", disk], check=True)
     second = bootstrap(prefix, config)
     assert second.status is Status.CHANGED, second
     assert manifests(store).items() > whole.items()
-    assert recovery.look(store).agrees
+    assert database.look(store).agrees

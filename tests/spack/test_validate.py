@@ -10,8 +10,8 @@ import pytest
 from bootstrap.config import model
 from bootstrap.core.facts import Host
 from bootstrap.host.system import System
-from bootstrap.spack.compiler import find_compiler
 from bootstrap.spack.driver import Spack
+from bootstrap.spack.externals import find_compiler
 from bootstrap.spack.program import SpackInstall
 from bootstrap.spack.scope import Places, Site, as_yaml, write_scope
 from tests.lab import stack

@@ -13,7 +13,7 @@ from bootstrap.config.model import SPACK_VERSIONS, SpackConfig
 from bootstrap.core.errors import ConfigError, SpackError
 from bootstrap.host.files import sha256_of
 from bootstrap.spack import program
-from bootstrap.spack.compiler import Compiler
+from bootstrap.spack.externals import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import NOTHING, Places, Site, write_scope
 from bootstrap.state.release import release_id

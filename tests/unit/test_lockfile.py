@@ -23,7 +23,7 @@ from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.spack import environments, lockfile
-from bootstrap.spack.compiler import Compiler
+from bootstrap.spack.externals import Compiler
 from bootstrap.spack.fit import NodeProfile, check_fit, differences
 from bootstrap.spack.lockfile import RECORD, Lockfile, Record
 from bootstrap.state.context import Context

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.spack import database, recovery
-from bootstrap.spack.recovery import COPIES, KEPT, Condition, database_problem, keep_copy, look
+from bootstrap.spack import database
+from bootstrap.spack.database import COPIES, KEPT, Condition, database_problem, keep_copy, look
 
 ARCH = "linux-debian12-x86_64_v3"
 
@@ -84,7 +84,7 @@ def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
     for name in (".abcd.old", ".efgh.garbage"):
         (tmp_path / ARCH / name).mkdir(parents=True)
     index(tmp_path).with_name("index.json.head.42.temp").write_text("{")
-    assert {path.name for path in recovery.leftovers(tmp_path)} == {
+    assert {path.name for path in database.leftovers(tmp_path)} == {
         ".abcd.old", ".efgh.garbage", "index.json.head.42.temp"
     }  # fmt: skip
 
@@ -110,11 +110,11 @@ def test_a_copy_is_kept_of_each_index_that_can_be_read_and_a_few_of_them(tmp_pat
         index(tmp_path, prefix(tmp_path, f"p-{number}-aaaaaaa"))
         keep_copy(tmp_path)
         keep_copy(tmp_path)
-    assert len(recovery._copies(tmp_path)) == KEPT
-    assert recovery._copies(tmp_path)[-1].read_bytes() == database.index_of(tmp_path).read_bytes()
+    assert len(database.copies(tmp_path)) == KEPT
+    assert database.copies(tmp_path)[-1].read_bytes() == database.index_of(tmp_path).read_bytes()
     database.index_of(tmp_path).write_text("{")
     keep_copy(tmp_path)
-    assert all(recovery._reads(copy) for copy in recovery._copies(tmp_path))
+    assert all(database.records(copy) for copy in database.copies(tmp_path))
 
 
 def test_the_newest_copy_that_can_be_read_comes_back_and_the_damaged_index_is_kept(tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_the_newest_copy_that_can_be_read_comes_back_and_the_damaged_index_is_ke
     keep_copy(tmp_path)
     (tmp_path / COPIES / "index-99999999999999999999.json").write_text("{")
     database.index_of(tmp_path).write_text("cut o")
-    assert "is restored from" in recovery._restore(tmp_path)
+    assert "is restored from" in database.restore(tmp_path)
     assert database.index_of(tmp_path).read_bytes() == good
-    assert (tmp_path / COPIES / recovery.DAMAGED).read_text() == "cut o"
+    assert (tmp_path / COPIES / database.DAMAGED).read_text() == "cut o"
 
 
 def test_without_a_copy_there_is_no_index_for_spack_to_stumble_over(tmp_path: Path) -> None:
     index(tmp_path).write_text("cut o")
-    assert "no copy" in recovery._restore(tmp_path)
+    assert "no copy" in database.restore(tmp_path)
     assert not database.index_of(tmp_path).exists()

@@ -12,8 +12,8 @@ from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
 from ..cache.pull import Pulled
-from ..compiler import find_compiler
 from ..driver import Spack, split
+from ..externals import find_compiler
 from ..install import install_or_build
 from ..program import SpackInstall, key_at, version_of
 from ..scope import Places

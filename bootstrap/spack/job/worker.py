@@ -21,8 +21,8 @@ from ...host.files import remove_tree
 from ...host.log import LOG
 from ...host.system import PATH, System
 from ...state.context import Context
-from ..compiler import find_compiler
 from ..driver import Spack
+from ..externals import find_compiler
 from ..install import prune
 from ..program import key_at
 from ..progress import LOG_SECONDS
