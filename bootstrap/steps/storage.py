@@ -1,8 +1,9 @@
-"""Shared storage is there, is really shared, is the one from before, and belongs to us below <mount>/petal."""
+"""Shared storage is mounted, is shared, is the one that this node knows, and only root can write to <mount>/petal."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +26,28 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one guarded look at the mount saw."""
+class StorageView:
+    """The state of the mounted storage.
 
-    distrusted: PathProblem | None
+    Args:
+        problem: a path that others could change.
+        prepared: all directories of petal-node are there, and this node's file for trials of locks.
+        free: bytes that can be written.
+        token: None on a storage that no head node has prepared.
+        lock_problem: the reason why locks do not work; only the head node tries them.
+    """
+
+    problem: PathProblem | None
     on_root_disk: bool
     writable: bool
     prepared: bool
     free: int
     token: Token | None
-    locks: str = ""
+    lock_problem: str = ""
 
 
 class Storage(Step):
-    """Finds shared storage and remembers which one it is; the head node prepares it, the others only look."""
+    """Finds shared storage and remembers its token. Only the head node prepares it."""
 
     name = "storage"
     title = "shared storage is mounted and shared"
@@ -46,44 +55,36 @@ class Storage(Step):
     after = (HiddenMounts, MountStorage)
 
     def probe(self, ctx: Context) -> Finding:
-        mount = ctx.mounted if ctx.paths.live else None
+        mount, where = ctx.mounted if ctx.paths.live else None, ctx.paths.mount
         if ctx.paths.live and mount is None:
-            return refused(_missing(ctx)) if ctx.config.storage.source is None else _to_be_mounted(ctx)
-        before = KnownStorage.load(ctx.paths)  # first: a run beside this one marks the storage, then remembers it
+            if ctx.config.storage.source is None:
+                return refused(_not_mounted(ctx))
+            return change(f"{where} is not mounted yet", f"use {where} when it is mounted")
+        known = KnownStorage.load(ctx.paths)  # before the storage is read: another run writes the token first
         try:
-            seen = ctx.system.on_storage(lambda: _look(ctx), ctx.paths.shared_mount, PROBE)
+            view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
-        bad = (
-            _unsafe(ctx, seen)
-            or _not_shared(ctx, mount, seen)
-            or _another(ctx, seen, before)
-            or _unfit(ctx, mount, seen)
-        )
-        return refused(bad) if bad else _judge(ctx, mount, seen, before)
+        problem = next(_problems(ctx, mount, view, known), None)
+        return refused(problem) if problem else _compare(ctx, mount, view, known)
 
     def apply(self, ctx: Context) -> None:
         if ctx.paths.live and ctx.mounted is None:
-            raise _missing(ctx)
-        shared = ClusterState(ctx.paths)
-        token = ctx.system.on_storage(shared.token, ctx.paths.shared_mount, PROBE)
+            raise _not_mounted(ctx)
+        state = ClusterState(ctx.paths)
+        token = ctx.system.on_storage(state.token, ctx.paths.shared_mount, PROBE)
         if ctx.role is Role.HEAD:
             for path in _directories(ctx):
                 make_own_dir(path, ctx.paths.shared_mount)
-        if _is_foreign(ctx, token):
+        if _serves_another(ctx, token):
             return
         if ctx.role is Role.HEAD:
             try_locks(ctx)
             if token is None:
                 token = Token(os.urandom(16).hex(), ctx.facts.host.name, Owner.of(ctx.facts.cluster))
-                shared.save_token(token)
+                state.save_token(token)
         if token is not None:
             KnownStorage.of(ctx.paths.mount, token, ctx.role).save(ctx.paths)
-
-
-def _is_foreign(ctx: Context, token: Token | None) -> bool:
-    """Another cluster's: the step ``storage-owner`` decides what becomes of it."""
-    return token is not None and is_foreign(token.owner, ctx.facts.cluster)
 
 
 def _directories(ctx: Context) -> list[Path]:
@@ -92,22 +93,32 @@ def _directories(ctx: Context) -> list[Path]:
     return [*top, *(paths.shared_root / name for name in ("store", "releases", "spack"))]
 
 
-def _look(ctx: Context) -> Look:
-    """Runs in a child with a deadline: everything here may hang."""
-    paths = ctx.paths
-    space = os.statvfs(paths.shared_mount)
+def _serves_another(ctx: Context, token: Token | None) -> bool:
+    """True for the storage of another cluster; the step ``storage-owner`` takes it over or refuses it."""
+    return token is not None and is_foreign(token.owner, ctx.facts.cluster)
+
+
+def _view(ctx: Context) -> StorageView:
+    """Runs in a child with a deadline, because every call may hang."""
+    paths, mount = ctx.paths, ctx.paths.shared_mount
+    space, tried = os.statvfs(mount), tried_file(ctx)
     writable = not space.f_flag & os.ST_RDONLY
-    tried, token = tried_file(ctx), _token(ctx)
-    ours = (path_problem(path, paths.shared_mount) for path in (*_directories(ctx)[1:], paths.builds))
-    return Look(
-        distrusted=mode_problem(paths.shared_mount, paths.shared_mount.stat(), sticky=True)
-        or next(filter(None, ours), None),
-        on_root_disk=paths.live and _is_on_root_disk(paths.shared_mount),
+    try:
+        token = ClusterState(paths).token()
+    except StateError as error:
+        if error.code != "untrusted":
+            raise
+        token = None  # ``problem`` has the reason
+    problems = (path_problem(path, mount) for path in (*_directories(ctx)[1:], paths.builds))
+    has_tried = tried.is_file()
+    return StorageView(
+        problem=mode_problem(mount, mount.stat(), sticky=True) or next(filter(None, problems), None),
+        on_root_disk=paths.live and _is_on_root_disk(mount),
         writable=writable,
-        prepared=all(path.is_dir() for path in _directories(ctx)) and (tried.is_file() or _is_foreign(ctx, token)),
+        prepared=all(path.is_dir() for path in _directories(ctx)) and (has_tried or _serves_another(ctx, token)),
         free=space.f_bavail * space.f_frsize,
         token=token,
-        locks=lock_problem(tried) if ctx.role is Role.HEAD and writable and tried.is_file() else "",
+        lock_problem=lock_problem(tried) if ctx.role is Role.HEAD and writable and has_tried else "",
     )
 
 
@@ -115,22 +126,9 @@ def _is_on_root_disk(mount: Path) -> bool:
     return mount.stat().st_dev == Path("/").stat().st_dev
 
 
-def _token(ctx: Context) -> Token | None:
-    try:
-        return ClusterState(ctx.paths).token()
-    except StateError as error:
-        if error.code == "untrusted":
-            return None  # ``distrusted`` tells it
-        raise
-
-
-def _to_be_mounted(ctx: Context) -> Finding:
-    return change(f"{ctx.paths.mount} is not mounted yet", f"use {ctx.paths.mount} when it is")
-
-
-def _missing(ctx: Context) -> StorageError:
-    declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
+def _not_mounted(ctx: Context) -> StorageError:
     mount = ctx.paths.mount
+    declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
     return StorageError(
         f"{mount} is not mounted (the cluster's shared directories: {declared})",
         remedy=(f"mount {mount}", f"findmnt {mount}", "or name another mount in the configuration: storage.mount"),
@@ -138,91 +136,85 @@ def _missing(ctx: Context) -> StorageError:
     )
 
 
-def _unsafe(ctx: Context, seen: Look) -> StorageError | None:
+def _problems(
+    ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None
+) -> Iterator[StorageError]:
+    """The reasons not to use the storage, in the order of causes."""
     where = ctx.paths.shared_mount
-    if seen.distrusted:
-        found = seen.distrusted
-        return StorageError(f"{found}; it is not used", remedy=(f"ls -ld {found.path}", found.remedy), code="untrusted")
-    if seen.on_root_disk:
-        return StorageError(
-            f"{where} is on the root disk",
-            remedy=(f"findmnt -T {where}", "mount the shared storage there"),
-            code="storage-local",
-        )
-    return None
+    if view.problem:
+        remedy = (f"ls -ld {view.problem.path}", view.problem.remedy)
+        yield StorageError(f"{view.problem}; it is not used", remedy=remedy, code="untrusted")
+    if view.on_root_disk:
+        remedy = (f"findmnt -T {where}", "mount the shared storage there")
+        yield StorageError(f"{where} is on the root disk", remedy=remedy, code="storage-local")
+    if ctx.role is Role.HEAD:
+        yield from _problems_on_head(ctx, mount, view, known)
+        return
+    if ctx.paths.live and view.token is not None and view.token.host == ctx.facts.host.name:
+        what = f"{where} was prepared by this node itself, so it is not shared"
+        yield StorageError(what, remedy=f"findmnt {where}", code="storage-local")
+    yield from _changed(ctx, view, known)
+    if view.token is None or _serves_another(ctx, view.token):
+        owner = f": it serves cluster {view.token.owner}" if view.token else ""
+        what = f"the head node has not prepared {where} yet, or this is another storage{owner}"
+        yield StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")
 
 
-def _not_shared(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None:
+def _problems_on_head(
+    ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None
+) -> Iterator[StorageError]:
     where = ctx.paths.shared_mount
-    if ctx.role is not Role.HEAD:
-        if ctx.paths.live and seen.token is not None and seen.token.host == ctx.facts.host.name:
-            what = f"{where} was prepared by this node itself, so it is not shared"
-            return StorageError(what, remedy=f"findmnt {where}", code="storage-local")
-        return None
     declared = [shared.mount for shared in ctx.facts.cluster.shared]
     is_network = mount is not None and mount.kind in NETWORK_KINDS
     if ctx.paths.live and declared and ctx.paths.mount not in declared and not is_network:
         what = f"{where} is a local disk that the cluster does not share (it shares {', '.join(declared)})"
         remedy = f"name one of them in the configuration: storage: {{mount: {declared[0]}}}"
-        return StorageError(what, remedy=remedy, code="storage-local")
-    return None
+        yield StorageError(what, remedy=remedy, code="storage-local")
+    yield from _changed(ctx, view, known)
+    if not view.writable:
+        commands = (f"findmnt {where}", f"mount -o remount,rw {where}")
+        yield StorageError(f"{where} is mounted read-only", remedy=commands, code="storage-read-only")
+    if view.lock_problem:
+        yield no_locks_error(where, view.lock_problem)
+    locks = mount_lock_problem(mount) if mount else None
+    if locks:
+        yield locks
 
 
-def _another(ctx: Context, seen: Look, before: KnownStorage | None) -> StorageError | None:
-    """A wrong volume at the right place looks like a new cluster: nothing is installed there until somebody says so."""
-    if before is None or ctx.options.accept_storage or before.knows(ctx.paths.mount, seen.token):
-        return None
+def _changed(ctx: Context, view: StorageView, known: KnownStorage | None) -> Iterator[StorageError]:
+    """A wrong volume at the right mount point looks like a new cluster, so an operator has to accept it."""
+    if known is None or ctx.options.accept_storage or known.knows(ctx.paths.mount, view.token):
+        return
     where = ctx.paths.shared_mount
-    now = f"it holds token {seen.token.token[:8]}" if seen.token else "it holds no token"
-    now += f" of cluster {seen.token.owner}" if seen.token and seen.token.owner else ""
-    who = "" if ctx.role is Role.HEAD else "    (on the head node: for all nodes)"
-    return StorageError(
-        f"{where} is another file system than before: {now}, this node has used {before.token[:8]}",
+    holds = f"token {view.token.token[:8]}" if view.token else "no token"
+    holds += f" of cluster {view.token.owner}" if view.token and view.token.owner else ""
+    on_head = "" if ctx.role is Role.HEAD else "    (on the head node: for all nodes)"
+    yield StorageError(
+        f"{where} is another file system than before: it has {holds}, this node has used token {known.token[:8]}",
         remedy=(
             f"findmnt {where}",
-            "mount the one from before",
-            f"or, where this one is meant: petal-node bootstrap --accept-storage{who}",
+            "mount the file system from before",
+            f"or accept this one: petal-node bootstrap --accept-storage{on_head}",
         ),
         code="storage-changed",
     )
 
 
-def _unfit(ctx: Context, mount: Mount | None, seen: Look) -> StorageError | None:
-    where = ctx.paths.shared_mount
-    if ctx.role is Role.HEAD:
-        if not seen.writable:
-            remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
-            return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
-        if seen.locks:
-            return no_locks_error(where, seen.locks)
-        return mount_lock_problem(mount) if mount else None
-    if seen.token is None or _is_foreign(ctx, seen.token):
-        whose = f": it serves cluster {seen.token.owner}" if seen.token else ""
-        what = f"the head node has not prepared {where} yet, or this is another storage{whose}"
-        return StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")
-    return None
-
-
-def _judge(ctx: Context, mount: Mount | None, seen: Look, before: KnownStorage | None) -> Finding:
-    if ctx.role is Role.HEAD and (not seen.prepared or seen.token is None):
-        return change(
-            f"{ctx.paths.shared} is not prepared",
-            f"create {ctx.paths.shared} (root, 0755)",
-            "write the storage token",
-        )
-    assert seen.token is not None
-    token = f"token {seen.token.token[:8]}"
-    if _is_foreign(ctx, seen.token):
-        return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token} of cluster {seen.token.owner}")
-    if before != KnownStorage.of(ctx.paths.mount, seen.token, ctx.role):
+def _compare(ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None) -> Finding:
+    """A storage without problems: is it prepared, and does this node remember it?"""
+    if ctx.role is Role.HEAD and (not view.prepared or view.token is None):
+        lines = (f"create {ctx.paths.shared} (root, 0755)", "write the storage token")
+        return change(f"{ctx.paths.shared} is not prepared", *lines)
+    assert view.token is not None
+    token, free = f"token {view.token.token[:8]}", f"{view.free / GIB:.0f} GiB free"
+    kind = "not checked under --root" if mount is None else f"{mount.kind} from {mount.source}"
+    if _serves_another(ctx, view.token):
+        return satisfied(f"{kind}, {free}, {token} of cluster {view.token.owner}")
+    if known != KnownStorage.of(ctx.paths.mount, view.token, ctx.role):
         return change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
     if ctx.role is Role.HEAD:
-        return satisfied(f"{_kind(mount)}, {seen.free / GIB:.0f} GiB free, {token}")
-    return satisfied(f"{_kind(mount)}, the same as on {seen.token.host}: {token}")
-
-
-def _kind(mount: Mount | None) -> str:
-    return "not checked under --root" if mount is None else f"{mount.kind} from {mount.source}"
+        return satisfied(f"{kind}, {free}, {token}")
+    return satisfied(f"{kind}, the same as on {view.token.host}: {token}")
 
 
 def tried_file(ctx: Context) -> Path:

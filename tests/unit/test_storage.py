@@ -83,15 +83,15 @@ def test_the_head_node_installs_nothing_on_another_storage(head: World, token: T
 def test_a_run_beside_this_one_may_mark_the_storage_while_it_looks(
     head: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = storage_step._look
+    view = storage_step._view
 
-    def slow_look(ctx: Context) -> storage_step.Look:
-        seen = look(ctx)
-        monkeypatch.setattr(storage_step, "_look", look)
+    def slow_view(ctx: Context) -> storage_step.StorageView:
+        seen = view(ctx)
+        monkeypatch.setattr(storage_step, "_view", view)
         assert storage(head).outcome is Outcome.CHANGED  # the other run's, from its beginning to its end
         return seen
 
-    monkeypatch.setattr(storage_step, "_look", slow_look)
+    monkeypatch.setattr(storage_step, "_view", slow_view)
     assert storage_step.Storage().probe(head.context).pending
     assert storage(head).outcome is Outcome.OK
 
