@@ -37,7 +37,7 @@ class CurrentRelease(Check):
             why = "an install or a removal was interrupted"
             yield self.fail(f"release {current} is incomplete: manifest.json is missing", why, remedy)
         elif ctx.release is not None and current != ctx.release:
-            message = f"current is {current}, wanted is {ctx.release}"
+            message = f"the current release is {current}, the desired one is {ctx.release}"
             yield self.warn(message, "", "on the head node: petal-node status")
         else:
             yield self.ok(f"{current} of {manifest.created}")

@@ -1,14 +1,13 @@
-"""Mounts shared storage where the configuration says from where: ``storage.source``. Else ParallelCluster did it.
+"""Mounts ``storage.source`` of the configuration. Without it, ParallelCluster has mounted shared storage.
 
-A unit of systemd keeps the mount over reboots (systemd.mount(5)); without systemd mount(8) does it once. A server that
-does not answer costs seconds: compute and login nodes give up on it and leave it to the convergence after boot.
+A systemd unit mounts it after a reboot too (systemd.mount(5)); without systemd, mount(8) mounts it once. If the server
+does not answer, compute and login nodes stop after seconds, and the service at boot tries again.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..config.model import StorageConfig
 from ..core.deadlines import PROGRAM
@@ -35,7 +34,7 @@ HELPERS = {
     "lustre": ("mount.lustre", "install the Lustre client into the image"),
 }
 UNIT = """\
-# petal-node: shared storage, from where storage.source says.
+# petal-node: shared storage, storage.source of the configuration.
 [Unit]
 Description=petal-node shared storage
 Wants=network-online.target
@@ -55,7 +54,7 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True)
 class Device:
-    """What is to be mounted, as mount(8) takes it."""
+    """Source, type and options, as mount(8) takes them."""
 
     what: str
     kind: str
@@ -63,17 +62,17 @@ class Device:
 
 
 class MountStorage(Step):
-    """The storage that the configuration names is mounted."""
+    """``storage.source`` is mounted at ``storage.mount``, also after a reboot."""
 
     name = "mount"
-    title = "the storage that the configuration names is mounted"
+    title = "the storage of the configuration is mounted"
     needs = (SelfInstall,)
     after = (HiddenMounts,)
     before_desired = True
 
     def probe(self, ctx: Context) -> Finding:
         if ctx.config.storage.source is None:
-            return elsewhere("the configuration names no storage.source")
+            return elsewhere("the configuration has no storage.source")
         if not ctx.paths.live:
             return elsewhere("nothing is mounted under --root")
         try:
@@ -86,7 +85,7 @@ class MountStorage(Step):
     def apply(self, ctx: Context) -> None:
         device = device_of(ctx.config.storage, ctx.facts.cluster.region)
         make_dir(ctx.paths.shared_mount)
-        if _keeping(ctx, device):
+        if _unit_changes(ctx, device):
             systemd.install([_unit(ctx, device)], ctx.paths.units, ctx.system)
         if ctx.mounted is None:
             _mount(ctx, device)
@@ -105,9 +104,9 @@ def device_of(storage: StorageConfig, region: str | None) -> Device:
         return Device(source, "nfs4", _merged(NFS, storage.options))
     if region is None:
         raise StorageError(
-            f"where {source} is cannot be told",
+            f"the address of {source} is not known",
             why="this node does not know its region",
-            remedy=f"write the whole name: storage.source: {source}.efs.REGION.amazonaws.com:/",
+            remedy=f"write the full name: storage.source: {source}.efs.REGION.amazonaws.com:/",
             code="storage-not-mounted",
         )
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
@@ -115,14 +114,14 @@ def device_of(storage: StorageConfig, region: str | None) -> Device:
 
 
 def _merged(defaults: tuple[str, ...], own: tuple[str, ...]) -> str:
-    """The configuration's own options take the place of the defaults of the same name."""
-    replaced = {_name(option) for option in own}
-    kept = (option for option in defaults if _name(option) not in replaced)
+    """The defaults with the configuration's own options, which replace the defaults of the same name."""
+    replaced = {_option_name(option) for option in own}
+    kept = (option for option in defaults if _option_name(option) not in replaced)
     return ",".join(dict.fromkeys([*kept, *own, "_netdev"]))
 
 
-def _name(option: str) -> str:
-    """What an option sets: ``vers`` is ``nfsvers`` (nfs(5)), ``relatime`` decides what ``noatime`` decides."""
+def _option_name(option: str) -> str:
+    """The setting of an option: ``vers`` is ``nfsvers`` (nfs(5)), ``relatime`` replaces ``noatime``."""
     name = option.partition("=")[0]
     return {"vers": "nfsvers", "atime": "noatime", "relatime": "noatime", "resvport": "noresvport"}.get(name, name)
 
@@ -144,59 +143,53 @@ def _unmounted(ctx: Context, device: Device) -> Finding:
     helper, remedy = HELPERS[device.kind]
     if ctx.system.which(helper) is None:
         return blocked(f"{device.what} cannot be mounted: this node has no {helper}", remedy)
-    if ctx.system.on_storage(lambda: _holds_files(where), where, TOUCH_SECONDS):
-        return blocked(
-            f"{where} holds files that the mount would hide", f"ls -la {where}", f"mv {where} {where}.before"
-        )
-    return change(f"{where} is not mounted", f"mount {device.what} at {where}", *_keeping(ctx, device))
+    if ctx.system.on_storage(lambda: where.is_dir() and any(where.iterdir()), where, TOUCH_SECONDS):
+        commands = (f"ls -la {where}", f"mv {where} {where}.before")
+        return blocked(f"{where} holds files that the mount would hide", *commands)
+    return change(f"{where} is not mounted", f"mount {device.what} at {where}", *_unit_changes(ctx, device))
 
 
 def _mounted(ctx: Context, device: Device, mounted: Mount) -> Finding:
     where = ctx.paths.shared_mount
     if not _is_same(ctx, device, mounted):
         return blocked(
-            f"{where} is mounted from {mounted.source}, the configuration says {device.what}",
-            f"umount {where}    (when nobody uses it), then: petal-node bootstrap",
+            f"{where} is mounted from {mounted.source}, the configuration has {device.what}",
+            f"umount {where}    (when no process uses it), then: petal-node bootstrap",
             "or correct the configuration: storage.source",
         )
-    keeping = _keeping(ctx, device)
-    if keeping:
-        return change("its unit is missing or differs", *keeping)
-    return satisfied(f"{mounted.source} at {where}")
+    changes = _unit_changes(ctx, device)
+    if changes:
+        return change(f"the systemd unit that mounts {where} is missing or differs", *changes)
+    return satisfied(f"{mounted.source} is mounted at {where}")
 
 
 def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
-    """The same text, or the same path of the same server under another name."""
+    """True for the same source, and for the same path of the same server under another name."""
     if mounted.source.rstrip("/") == device.what.rstrip("/"):
         return True
     host, _, path = device.what.rpartition(":")
     address = next((option[5:] for option in mounted.options if option.startswith("addr=")), None)
     if address is None or mounted.source.rpartition(":")[2].rstrip("/") != path.rstrip("/"):
         return False
-    late = DeadlineExceeded(
-        f"the name {host} was not resolved within {TOUCH_SECONDS:.0f} s", remedy=f"getent ahosts {host}"
-    )
+    what = f"the name {host} was not resolved within {TOUCH_SECONDS:.0f} s"
+    late = DeadlineExceeded(what, remedy=f"getent ahosts {host}")
     return address in ctx.system.with_deadline(lambda: ctx.system.addresses(host), TOUCH_SECONDS, late)
 
 
-def _keeping(ctx: Context, device: Device) -> tuple[str, ...]:
-    """Changes after which a reboot keeps the mount; empty if /etc/fstab or the administrator's own unit keeps it."""
-    unit, folder = _unit(ctx, device), ctx.paths.units
-    kept_by_others = (folder / unit.name).is_file() and not unit.is_ours(folder)
-    if not ctx.system.has_systemd() or fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount) or kept_by_others:
-        return ()
-    return () if unit.is_current(folder) else (f"write and enable {folder / unit.name}",)
-
-
-def _holds_files(where: Path) -> bool:
-    return where.is_dir() and any(where.iterdir())
-
-
 def _unit(ctx: Context, device: Device) -> systemd.Unit:
-    """``nofail``: neither boot nor a login waits for the server."""
+    """With ``nofail``, so that neither boot nor a login waits for the server."""
     options = f"{device.options},nofail"
     text = UNIT.format(what=device.what, where=ctx.paths.mount, kind=device.kind, options=options)
     return systemd.Unit(unit_name(ctx.paths.mount), text)
+
+
+def _unit_changes(ctx: Context, device: Device) -> tuple[str, ...]:
+    """The change of the unit; empty if it is current, or if /etc/fstab or a unit of the administrator mounts it."""
+    unit, folder = _unit(ctx, device), ctx.paths.units
+    others_unit = (folder / unit.name).is_file() and not unit.is_ours(folder)
+    if not ctx.system.has_systemd() or others_unit or fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount):
+        return ()
+    return () if unit.is_current(folder) else (f"write and enable {folder / unit.name}",)
 
 
 def _mount(ctx: Context, device: Device) -> None:

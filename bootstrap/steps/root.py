@@ -1,4 +1,4 @@
-"""/opt/petal is the one root: bound to shared storage, or in the layout ``ami`` a directory of the machine image."""
+"""The software root /opt/petal: bound to shared storage, or in the layout ``ami`` a directory of the machine image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..core.model import Finding, Mode, blocked, change, refused, satisfied
 from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
-from . import root_mount as binding
+from . import root_mount
 from .base import Step
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
@@ -18,69 +18,64 @@ from .storage_owner import StorageOwner
 
 
 class Root(Step):
-    """What backs the root."""
+    """/opt/petal is what the layout requires."""
 
     name = "root"
-    title = "/opt/petal is what the layout says"
+    title = "the software root is at /opt/petal"
     needs = (Storage, StorageOwner, SeedFromImage)
     after = (HiddenMounts, MountStorage, Storage)
     image_layouts = frozenset({"ami"})
 
     def probe(self, ctx: Context) -> Finding:
-        return binding.probe(ctx) if ctx.config.bound else _probe_image(ctx)
+        root = ctx.paths.root
+        if ctx.config.bound:
+            return root_mount.probe(ctx)
+        try:
+            is_bound = ctx.system.on_storage(lambda: root_mount.is_bound(ctx), root, PROBE)
+        except (PetalError, OSError) as error:
+            return refused(as_error(error, root))
+        if is_bound:
+            return change(f"{root} is bound to shared storage", f"remove the bind mount at {root}")
+        return _probe_image_build(ctx) if ctx.mode is Mode.IMAGE else _probe_image_release(ctx)
 
     def apply(self, ctx: Context) -> None:
         if ctx.config.bound:
-            binding.apply(ctx)
+            root_mount.apply(ctx)
             return
-        if binding.is_bound(ctx):
-            binding.unbind(ctx)
+        if root_mount.is_bound(ctx):
+            root_mount.unbind(ctx)
         if ctx.mode is Mode.IMAGE:
             for name in ("store", "releases"):
                 make_dir(ctx.paths.root / name)
 
 
-def _probe_image(ctx: Context) -> Finding:
+def _probe_image_build(ctx: Context) -> Finding:
     root = ctx.paths.root
-    try:
-        bound = ctx.system.on_storage(lambda: binding.is_bound(ctx), root, PROBE)
-    except (PetalError, OSError) as trouble:
-        return refused(as_error(trouble, root))
-    if bound:
-        return change(f"{root} is bound to shared storage", f"take the bind mount at {root} away")
-    if ctx.mode is Mode.IMAGE:
-        return _probe_bake(ctx)
-    return _carried(ctx)
-
-
-def _probe_bake(ctx: Context) -> Finding:
-    root = ctx.paths.root
-    if binding.is_image(root):
+    if root_mount.is_image(root):
         return satisfied(f"{root} is a directory of this machine")
     if root.exists() and any(root.iterdir()):
-        problem = real_path_problem(root)
-        why = str(problem) if problem else f"{root} is in use for something else"
+        why = str(real_path_problem(root) or f"{root} is in use for something else")
         return blocked(why, f"ls -la {root}", f"mv {root} {root}.before")
     return change(f"{root} is not made yet", f"make {root}")
 
 
-def _carried(ctx: Context) -> Finding:
-    """The image's release is the wanted one; nothing is installed into it here, since this node would have it alone."""
+def _probe_image_release(ctx: Context) -> Finding:
+    """Whether the image's release is the desired one. Nothing is installed: only this node would have it."""
     root, current = ctx.paths.root, current_release(ctx.paths)
-    if not binding.is_image(root):
-        return blocked(f"the machine image carries no {root} of petal-node's", *_remedy(ctx))
-    if current is None or read_manifest(ctx.paths, current) is None:
-        return blocked("the machine image carries no complete release", *_remedy(ctx))
-    if ctx.release is not None and current != ctx.release:
-        return blocked(f"the machine image carries release {current}, wanted is {ctx.release}", *_remedy(ctx))
-    return satisfied(f"the machine image carries release {current}")
-
-
-def _remedy(ctx: Context) -> tuple[str, ...]:
-    return (
+    if not root_mount.is_image(root):
+        problem = f"the machine image has no {root} of petal-node"
+    elif current is None or read_manifest(ctx.paths, current) is None:
+        problem = "the machine image has no complete release"
+    elif ctx.release is not None and current != ctx.release:
+        problem = f"the machine image has release {current}, the desired release is {ctx.release}"
+    else:
+        return satisfied(f"the machine image has release {current}")
+    target = "or set spack.target in the configuration to the target of the image's release"
+    return blocked(
+        problem,
         "on the machine that becomes the image: petal-node bootstrap --layout ami --config FILE",
         "or in the configuration: layout: shared",
-        *(("or name its release's spack.target in the configuration: target",) if ctx.config.builds else ()),
+        *((target,) if ctx.config.builds else ()),
     )
 
 

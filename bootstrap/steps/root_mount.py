@@ -1,12 +1,13 @@
-"""The bind mount of <mount>/petal/root at /opt/petal (layouts ``shared`` and ``hybrid``), which reboots keep.
+"""The bind mount of <mount>/petal/root at /opt/petal (layouts ``shared`` and ``hybrid``), also after a reboot.
 
-systemd.mount(5) wants a unit named after its mount point. ``_netdev``: it needs the network, and what is not marked so
-stands before local-fs.target, which the network comes after. ``nofail``: no boot waits for it. Under ``--root`` nothing
-is mounted: a symbolic link stands for the bind mount there.
+systemd.mount(5) requires a unit named after its mount point. ``_netdev`` orders it after the network: without it the
+mount is ordered before local-fs.target, which comes before the network. With ``nofail`` boot does not wait for it.
+Under ``--root`` a symbolic link replaces the bind mount.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 
 from ..core.deadlines import COMMAND, PROBE, PROGRAM
@@ -37,57 +38,71 @@ WantedBy=multi-user.target
 """
 
 
+class Backing(Enum):
+    """What is at /opt/petal now."""
+
+    BOUND = "bound"  # the root of shared storage
+    FREE = "free"  # it can be mounted over: missing, empty, or a directory of the machine image
+    MOVED = "moved"  # our bind mount of another place
+    FOREIGN = "foreign"  # files or a mount that petal-node did not make
+    UNPREPARED = "unprepared"  # shared storage has no root yet
+
+
 def probe(ctx: Context) -> Finding:
-    """Whether the root is bound to shared storage, and stays so over a reboot; looks for at most 5 s."""
-    backing = ctx.paths.shared_root
+    """Whether the root is bound to shared storage, also after a reboot."""
+    root, backing = ctx.paths.root, ctx.paths.shared_root
     try:
-        state = ctx.system.on_storage(lambda: _backed(ctx), ctx.paths.root, PROBE)
-    except (PetalError, OSError) as trouble:
-        return refused(as_error(trouble, ctx.paths.root))
-    if state == "absent":
-        return change(f"{backing} is not made yet", f"bind {ctx.paths.root} to {backing}")
-    if state == "foreign":
+        state = ctx.system.on_storage(lambda: _backing(ctx), root, PROBE)
+    except (PetalError, OSError) as error:
+        return refused(as_error(error, root))
+    if state is Backing.FOREIGN:
         return blocked(
-            f"{ctx.paths.root} is in use for something else",
-            f"ls -la {ctx.paths.root}",
-            f"move it away, then: petal-node bootstrap; for example: mv {ctx.paths.root} {ctx.paths.root}.before",
+            f"{root} is in use for something else",
+            f"ls -la {root}",
+            f"move it away, then: petal-node bootstrap; for example: mv {root} {root}.before",
         )
-    if state in ("no", "moved"):
-        how = "is backed by another place" if state == "moved" else "is not backed yet"
-        return change(f"{ctx.paths.root} {how}", f"bind {ctx.paths.root} to {backing}")
-    if _keeps(ctx) and not _unit(ctx).is_current(ctx.paths.units):
-        return change("a reboot would lose it", f"write and enable {ctx.paths.units / UNIT}")
-    return satisfied(f"{ctx.paths.root} is {backing}")
+    if state is not Backing.BOUND:
+        reasons = {
+            Backing.UNPREPARED: f"{backing} is not made yet",
+            Backing.MOVED: f"{root} is bound to another directory",
+            Backing.FREE: f"{root} is not bound to shared storage yet",
+        }
+        return change(reasons[state], f"bind {root} to {backing}")
+    if _has_unit(ctx) and not _unit(ctx).is_current(ctx.paths.units):
+        reason = f"{root} is bound to {backing}, but a reboot would lose the mount"
+        return change(reason, f"write and enable {ctx.paths.units / UNIT}")
+    return satisfied(f"{root} is bound to {backing}")
 
 
 def apply(ctx: Context) -> None:
-    """Binds it, by a unit where systemd runs.
+    """Binds it, with a unit if systemd runs.
 
     Raises:
         RootError: ``storage-unprepared``, the head node has not made the directory.
     """
-    if not ctx.paths.shared_root.is_dir():
+    root, backing = ctx.paths.root, ctx.paths.shared_root
+    if not backing.is_dir():
         raise RootError(
-            f"{ctx.paths.shared_root} is not there",
+            f"{backing} is missing",
             why="the head node makes it",
             remedy="on the head node: petal-node status",
             code="storage-unprepared",
         )
     if not ctx.paths.live:
-        make_dir(ctx.paths.root.parent)
-        replace_link(ctx.paths.root, str(ctx.paths.shared_root))
+        make_dir(root.parent)
+        replace_link(root, str(backing))
         return
-    make_dir(ctx.paths.root)
-    if _keeps(ctx):
+    make_dir(root)
+    state = _backing(ctx)
+    if _has_unit(ctx):
         systemd.install([_unit(ctx)], ctx.paths.units, ctx.system)
-        state = _backed(ctx)
-        if state != "yes":
-            systemd.start(UNIT, ctx.system, timeout=UNIT_SECONDS, again=state == "moved")
-    elif _backed(ctx) != "yes":
-        ctx.system.run(["mount", "--bind", str(ctx.paths.shared_root), str(ctx.paths.root)], timeout=COMMAND)
+        if state is not Backing.BOUND:
+            systemd.start(UNIT, ctx.system, timeout=UNIT_SECONDS, again=state is Backing.MOVED)
+    elif state is not Backing.BOUND:
+        ctx.system.run(["mount", "--bind", str(backing), str(root)], timeout=COMMAND)
 
 
-def _keeps(ctx: Context) -> bool:
+def _has_unit(ctx: Context) -> bool:
     return ctx.paths.live and ctx.system.has_systemd()
 
 
@@ -95,45 +110,37 @@ def _unit(ctx: Context) -> systemd.Unit:
     return systemd.Unit(UNIT, TEMPLATE.format(mount=ctx.paths.mount, backing=f"{ctx.paths.mount}/petal/root"))
 
 
-def _backed(ctx: Context) -> str:
-    """``yes``, ``no`` (free to be mounted over), ``moved`` (ours, elsewhere), ``foreign``, ``absent`` (no backing)."""
+def _backing(ctx: Context) -> Backing:
+    """Reads the root and shared storage, so it may hang."""
     root, backing = ctx.paths.root, ctx.paths.shared_root
     if not backing.is_dir():
-        return "absent"
+        return Backing.UNPREPARED
     if not root.exists():
-        return "no"
+        return Backing.FREE
     if root.samefile(backing):
-        return "yes"
+        return Backing.BOUND
     if root.is_mount():
-        return "moved" if _is_ours(ctx) and not _is_hidden(ctx) else "foreign"
-    return "foreign" if any(root.iterdir()) and not (ctx.paths.live and is_image(root)) else "no"
-
-
-def _is_hidden(ctx: Context) -> bool:
-    """Somebody mounted over the bind mount: to take that off is not ours to decide."""
-    return sum(mount.point == str(ctx.paths.root) for mount in ctx.system.mounts()) > 1
-
-
-def _is_ours(ctx: Context) -> bool:
-    """True if petal-node mounted it, perhaps from another ``storage.mount``: the unit's first line tells."""
-    return _unit(ctx).is_ours(ctx.paths.units)
+        is_covered = sum(mount.point == str(root) for mount in ctx.system.mounts()) > 1  # by a mount of another owner
+        return Backing.MOVED if _unit(ctx).is_ours(ctx.paths.units) and not is_covered else Backing.FOREIGN
+    in_use = any(root.iterdir()) and not (ctx.paths.live and is_image(root))
+    return Backing.FOREIGN if in_use else Backing.FREE
 
 
 def is_image(root: Path) -> bool:
-    """True for a root that a machine image carries: a real directory of ours, which may be mounted over."""
+    """True for the root of a machine image: a directory of petal-node, which may be mounted over."""
     if root.is_symlink() or root.is_mount() or not (root / "store").is_dir() or not (root / "releases").is_dir():
         return False
     return not real_path_problem(root)
 
 
 def is_bound(ctx: Context) -> bool:
-    """True where a mount or, under ``--root``, a link of ours stands at the root."""
+    """True if the root is our bind mount or, under ``--root``, our link, perhaps of another ``storage.mount``."""
     root = ctx.paths.root
-    return root.is_symlink() or (root.is_mount() and _is_ours(ctx))
+    return root.is_symlink() or (root.is_mount() and _unit(ctx).is_ours(ctx.paths.units))
 
 
 def unbind(ctx: Context) -> None:
-    """Takes the bind mount away, now and for the next boot; what the image carries is seen again.
+    """Removes the bind mount, now and for the next boot, so that the image's own root is visible again.
 
     Raises:
         RootError: ``root-busy``, programs run from it.
@@ -143,7 +150,7 @@ def unbind(ctx: Context) -> None:
         root.unlink()
         return
     try:
-        if _keeps(ctx):
+        if _has_unit(ctx):
             systemd.disable(UNIT, ctx.system, timeout=UNIT_SECONDS)
         if root.is_mount():
             ctx.system.run(["umount", str(root)], timeout=PROGRAM)

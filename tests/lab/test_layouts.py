@@ -113,7 +113,7 @@ def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
     assert baked.exec("head", ("sh", "-c", "ls -A /shared/petal/root/store")).check().stdout == ""
     steps = {step["name"]: step for step in answer(petal(baked, "head", "plan", "--json"))["data"]["steps"]}
     assert steps["spack"]["reason"] == "the machine image contains it"
-    assert steps["root"]["reason"].startswith("the machine image carries release ")
+    assert steps["root"]["reason"].startswith("the machine image has release ")
 
 
 def test_the_image_carries_the_stacks_lmod_and_environment_modules_is_still_there(baked: Lab) -> None:
@@ -164,7 +164,7 @@ def test_a_release_that_the_image_does_not_carry_is_not_installed_on_the_head_al
     done = typed(baked, other, "plan")
     root = next(step for step in answer(done)["data"]["steps"] if step["name"] == "root")
     assert root["outcome"] == "blocked"
-    assert "the machine image carries release" in root["reason"]
+    assert "the machine image has release" in root["reason"]
     assert "bootstrap --layout ami" in root["remedy"][0]
 
 

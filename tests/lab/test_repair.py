@@ -85,10 +85,10 @@ FAULTS: dict[str, Fault] = {
         "hidden-mounts",
         "/shared is not mounted, and /etc/fstab has it",
     ),
-    "root unbound": Fault(C, "systemctl stop opt-petal.mount", "root", "/opt/petal is not backed yet"),
-    "root not kept": Fault(C, "systemctl -q disable opt-petal.mount", "root", "a reboot would lose it"),
+    "root unbound": Fault(C, "systemctl stop opt-petal.mount", "root", "/opt/petal is not bound to shared storage yet"),
+    "root not kept": Fault(C, "systemctl -q disable opt-petal.mount", "root", "a reboot would lose the mount"),
     "root's unit changed": Fault(
-        C, "echo '# x' >>/etc/systemd/system/opt-petal.mount", "root", "a reboot would lose it"
+        C, "echo '# x' >>/etc/systemd/system/opt-petal.mount", "root", "a reboot would lose the mount"
     ),
     "another file system over the storage": Fault(
         C, OVER_SHARED, "hidden-mounts", "/shared is hidden by", "refused", "umount /shared", "umount --lazy /shared"

@@ -90,7 +90,7 @@ def test_what_is_mounted_from_elsewhere_is_left_alone(nfs: Machine, node: Node) 
     done = node.petal("bootstrap", "--role", "compute", "--config", CONFIG, "--json")
     node.run("umount", "/shared").ok()
     assert done.code == 3
-    assert f"/shared is mounted from other, the configuration says {SOURCE}" in done.output
+    assert f"/shared is mounted from other, the configuration has {SOURCE}" in done.output
 
 
 def test_an_export_that_is_not_there_is_named(nfs: Machine, node: Node) -> None:

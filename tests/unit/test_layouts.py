@@ -83,7 +83,7 @@ def test_nodes_use_what_the_image_carries_and_never_change_it(image: World, role
     before = snapshot(image.paths.root)
     done = converge(node(image, role))
     assert done["root"].outcome is Outcome.OK
-    assert done["root"].reason == f"the machine image carries release {image.release}"
+    assert done["root"].reason == f"the machine image has release {image.release}"
     if role is Role.HEAD:
         for name in ("packages", "spack", "module-tree", "publish"):
             assert (done[name].outcome, done[name].reason) == (Outcome.SKIPPED, "the machine image contains it")
@@ -109,10 +109,10 @@ def _for_all(image: World) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (_other_release, "the machine image carries release "),
-        (_half_a_release, "carries no complete release"),
-        (_nothing, "carries no "),
-        (_for_all, "carries no "),
+        (_other_release, "the machine image has release "),
+        (_half_a_release, "has no complete release"),
+        (_nothing, "has no "),
+        (_for_all, "has no "),
     ],
 )
 def test_what_the_image_lacks_is_not_made_on_one_node(image: World, damage: Callable[[World], None], says: str) -> None:
