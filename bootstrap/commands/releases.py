@@ -108,7 +108,7 @@ def releases(options: Options, services: Services) -> Result[ReleaseList]:
 
 def _info(ctx: Context, release: ReleaseInfo, size: Callable[[Path], int] | None) -> ListedRelease:
     needed, manifest = needs(ctx, release), release.manifest
-    directories = [ctx.paths.release(release.name), *sorted(needed.prefixes)]
+    directories = [ctx.paths.release(release.name), *sorted(set(needed.values()))]
     return ListedRelease(
         release=release.name,
         published=release.published,
@@ -116,7 +116,7 @@ def _info(ctx: Context, release: ReleaseInfo, size: Callable[[Path], int] | None
         complete=manifest is not None,
         problem=release.problem,
         specs=tuple(manifest.specs) if manifest else (),
-        packages=len(needed.prefixes),
+        packages=len(needed),
         modules=sum(len(tree.modules) for tree in manifest.trees) if manifest else 0,
         bytes=sum(size(directory) for directory in directories) if size else None,
     )

@@ -83,32 +83,25 @@ def previous_release(ctx: Context) -> str | None:
     return next((name for name in reversed(names) if name != current and name in complete), None)
 
 
-@dataclass(frozen=True)
-class Needs:
-    """The packages of one release: Spack's prefixes by hash, and the prefixes of binary packages."""
+def needs(ctx: Context, release: ReleaseInfo) -> dict[str, Path]:
+    """The prefixes of the packages that a release needs, by Spack's hash; those of binary packages by themselves.
 
-    spack: dict[str, Path]
-    tarballs: frozenset[Path]
-
-    @property
-    def prefixes(self) -> frozenset[Path]:
-        return self.tarballs | frozenset(self.spack.values())
-
-
-def needs(ctx: Context, release: ReleaseInfo) -> Needs:
-    """The packages that a release needs. A package that Spack's database lacks has the path ``name-version``.
+    The prefix of a package that Spack's database lacks is ``name-version``.
 
     Raises:
         SpackError: a lockfile or a database cannot be read.
     """
     installed = {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
-    lockfiles = sorted(ctx.paths.release(release.name).glob(LOCKFILES))
-    specs = (spec for lockfile in lockfiles for spec in locked_specs(lockfile) if not spec.external)
-    packages = from_mapping(release.wanted.config, release.name).packages if release.wanted else ()
-    return Needs(
-        {spec.hash: installed.get(spec.hash, Path(f"{spec.name}-{spec.version}")) for spec in specs},
-        frozenset(package_prefix(each, ctx.paths, ctx.facts.host) for each in packages if each.origin),
-    )
+    prefixes = {}
+    for lockfile in sorted(ctx.paths.release(release.name).glob(LOCKFILES)):
+        for spec in locked_specs(lockfile):
+            if not spec.external:
+                prefixes[spec.hash] = installed.get(spec.hash, Path(f"{spec.name}-{spec.version}"))
+    for package in from_mapping(release.wanted.config, release.name).packages if release.wanted else ():
+        if package.origin:
+            prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+            prefixes[str(prefix)] = prefix
+    return prefixes
 
 
 def stores(ctx: Context) -> Iterator[Path]:

@@ -90,19 +90,18 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
     reasons = {current: "current"}
     if wanted is not None:
         reasons.setdefault(wanted.release, "wanted")
-    oldest = min((job for job in jobs or () if not job.ended), key=lambda job: job.submitted, default=None)
-    used: set[str] | None = set()
+    complete = [release for release in releases if release.manifest is not None]
+    used: set[str] | None = None if jobs is None else set()
     why = "was current before, and Slurm does not say whether a job uses it"
-    if jobs is None:
-        used = None
-    elif oldest is not None:
+    oldest = min((job for job in jobs or () if not job.ended), key=lambda job: job.submitted, default=None)
+    if oldest is not None:
         used = current_since(history(ctx), oldest.submitted)
         why = f"was current after job {oldest.id} of {oldest.user} was submitted"
         why += "" if used is not None else ", as far as is recorded"
-    complete = [release for release in releases if release.manifest is not None]
+    if used is None:
+        used = {release.name for release in releases if release.published is not None or release in complete}
     for release in releases:
-        may_have_been_current = release.published is not None or release in complete
-        if release.name in used if used is not None else may_have_been_current:
+        if release.name in used:
             reasons.setdefault(release.name, why)
         if release.problem:
             reasons.setdefault(release.name, release.problem)
@@ -125,16 +124,15 @@ def current_since(entries: Sequence[Published], seconds: float) -> set[str] | No
 
 def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[UnusedPackage, ...], tuple[str, ...]]:
     """The packages that no kept release needs; and sentences about those that are not removed."""
-    needed = [needs(ctx, release) for release in kept]
-    hashes = {digest for each in needed for digest in each.spack}
-    prefixes = {prefix for each in needed for prefix in each.prefixes}
+    needed = {key: prefix for release in kept for key, prefix in needs(ctx, release).items()}
+    prefixes = set(needed.values())
     own_store = store_of(ctx) if ctx.config.builds else None
     unused, left = [], []
     for store in stores(ctx):
         free = [
             (digest, prefix)
             for digest, prefix in database.installed(store).items()
-            if digest not in hashes and prefix.is_relative_to(store)  # externals are elsewhere
+            if digest not in needed and prefix.is_relative_to(store)  # externals are elsewhere
         ]
         if store == own_store:
             unused += [UnusedPackage(prefix, digest, size_of(prefix)) for digest, prefix in free]
@@ -164,9 +162,7 @@ def remove(ctx: Context, plan: Plan) -> None:
         ctx.confirm()
         ctx.note(f"removing release {release}")
         (ctx.paths.pins / PIN / f"{release}.lua").unlink(missing_ok=True)
-        gone = ctx.paths.releases / f".{release}{GONE}"
-        remove_tree(gone)
-        move_aside(ctx.paths.release(release), gone)
+        _rename(ctx.paths.release(release))
     for gone in ctx.paths.releases.glob(f".*{GONE}"):
         remove_tree(gone)
     built = [package for package in plan.packages if package.hash]
@@ -178,7 +174,12 @@ def remove(ctx: Context, plan: Plan) -> None:
         if not package.hash:
             ctx.confirm()
             LOG.info("removing %s", package.prefix)
-            gone = package.prefix.with_name(f".{package.prefix.name}{GONE}")
-            remove_tree(gone)
-            move_aside(package.prefix, gone)
-            remove_tree(gone)
+            remove_tree(_rename(package.prefix))
+
+
+def _rename(path: Path) -> Path:
+    """Gives a directory that is to be removed a hidden name next to it, and returns that name."""
+    gone = path.with_name(f".{path.name}{GONE}")
+    remove_tree(gone)
+    move_aside(path, gone)
+    return gone

@@ -105,7 +105,7 @@ def _rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
         return "it does not hold the configuration that made it: desired.json is missing"
     without = {spec.replace("@", "-") for spec in release.manifest.missing}
     missing = sorted(
-        prefix.name for prefix in needs(ctx, release).prefixes if not prefix.is_dir() and prefix.name not in without
+        prefix.name for prefix in needs(ctx, release).values() if not prefix.is_dir() and prefix.name not in without
     )
     return f"{len(missing)} of its packages are missing: {', '.join(missing[:3])}" if missing else ""
 
