@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -70,31 +70,9 @@ class Rollback:
     published: str | None
 
 
-@dataclass(frozen=True)
-class Cleanup:
-    """What ``gc`` removes, or has removed if ``done``.
-
-    Args:
-        keep: the reason for each release that stays.
-        drop: the size of each release's own directory in bytes.
-        packages: the packages that only those releases need.
-        left: what is unused and stays, with the reason.
-        newest: how many of the newest releases stay.
-        bytes: the size of all of it.
-    """
-
-    keep: Mapping[str, str]
-    drop: Mapping[str, int]
-    packages: tuple[collector.UnusedPackage, ...]
-    left: tuple[str, ...]
-    newest: int
-    bytes: int
-    done: bool
-
-
 def releases(options: Options, services: Services) -> Result[ReleaseList]:
     """The releases below /opt/petal, newest first. On every node, for every user."""
-    ctx = _prepared(options, services)
+    ctx = prepare(options, services, follow=True)
     size = None if options.no_sizes else cache(size_of)
     services.note("measuring the releases" if size else "reading the releases")
 
@@ -141,7 +119,7 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 
-def gc(options: Options, services: Services) -> Result[Cleanup]:
+def gc(options: Options, services: Services) -> Result[collector.Cleanup]:
     """Lists the releases and packages that are not needed any more, and removes them with ``--yes``.
 
     Raises:
@@ -152,14 +130,14 @@ def gc(options: Options, services: Services) -> Result[Cleanup]:
     ctx = _on_head(options, services)
     if not options.yes:
         jobs, errors = _jobs(ctx)
-        plan = collector.plan(ctx, options.keep, jobs)
+        data = collector.plan(ctx, options.keep, jobs)
     else:
         with cluster_lock(ctx, options.command, options.lock_wait, services.listen, CLUSTER_HOOKS) as inside:
             jobs, errors = _jobs(inside)
-            plan = collector.plan(inside, options.keep, jobs)
-            collector.remove(inside, plan)
-    data = Cleanup(plan.keep, plan.drop, plan.packages, plan.left, options.keep, plan.size, options.yes)
-    status = Status.CHANGED if options.yes and (plan.drop or plan.packages) else Status.OK
+            data = collector.plan(inside, options.keep, jobs)
+            collector.remove(inside, data)
+            data = replace(data, done=True)
+    status = Status.CHANGED if data.done and (data.drop or data.packages) else Status.OK
     status = Status.DEGRADED if errors else status
     return Result("gc", status, data, tuple(error.to_dict() for error in errors), services.run_id)
 
@@ -180,15 +158,11 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
         return None, (silent,)
 
 
-def _prepared(options: Options, services: Services) -> Context:
-    return prepare(options, services, follow=True)
-
-
 def _on_head(options: Options, services: Services) -> Context:
     require_root(options, services)
     if options.paths.live:
         systemd.take_environment()
-    ctx = _prepared(options, services)
+    ctx = prepare(options, services, follow=True)
     if ctx.role is not Role.HEAD:
         what = f"petal-node {options.command} runs on the head node only, because it changes shared storage"
         raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="run it on the head node")

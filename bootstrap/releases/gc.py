@@ -40,28 +40,28 @@ class UnusedPackage:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What ``gc`` would do.
+class Cleanup:
+    """What ``gc`` removes, or has removed if ``done``.
 
     Args:
         keep: each release that stays, with the reason.
         drop: each release that is removed, with the size of its own directory in bytes.
-        packages: the packages that are removed from the stores.
+        packages: the packages that only those releases need.
         left: sentences about packages that are not needed and stay, with the reason.
+        newest: how many of the newest releases stay.
+        bytes: the size of all that is removed.
     """
 
     keep: Mapping[str, str]
     drop: Mapping[str, int]
     packages: tuple[UnusedPackage, ...]
     left: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes that become free."""
-        return sum(self.drop.values()) + sum(package.size for package in self.packages)
+    newest: int
+    bytes: int
+    done: bool = False
 
 
-def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Plan:
+def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
     """Which releases and packages can be removed.
 
     Args:
@@ -77,7 +77,8 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Plan:
     kept = [release for release in releases if release.name in keep]
     drop = {release.name: size_of(ctx.paths.release(release.name)) for release in releases if release.name not in keep}
     packages, left = _unused_packages(ctx, kept)
-    return Plan(keep, drop, packages, left)
+    size = sum(drop.values()) + sum(package.size for package in packages)
+    return Cleanup(keep, drop, packages, left, newest, size)
 
 
 def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: Sequence[Job] | None) -> dict[str, str]:
@@ -148,7 +149,7 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
     return tuple(sorted(unused, key=lambda package: str(package.prefix))), tuple(left)
 
 
-def remove(ctx: Context, plan: Plan) -> None:
+def remove(ctx: Context, plan: Cleanup) -> None:
     """Carries out a plan. If it is killed, the next ``gc`` removes the rest.
 
     A release is renamed first, so that a half-removed one is never in use, also after a power cut; its packages are

@@ -9,7 +9,8 @@ from ..core.model import Result
 from .lines import Line, count
 
 if TYPE_CHECKING:
-    from ..commands.releases import Cleanup, ListedRelease, ReleaseList, Rollback
+    from ..commands.releases import ListedRelease, ReleaseList, Rollback
+    from ..releases.gc import Cleanup
 
 MAX_SHOWN = 10
 

@@ -19,7 +19,7 @@ from bootstrap.archive import build
 from bootstrap.cli import VERBS
 from bootstrap.commands.lockfile import LockfileSummary
 from bootstrap.commands.log import LogLines
-from bootstrap.commands.releases import Cleanup, ReleaseList, Rollback
+from bootstrap.commands.releases import ReleaseList, Rollback
 from bootstrap.commands.status import NodeStatus
 from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
@@ -27,6 +27,7 @@ from bootstrap.config.schema import ConfigSchema
 from bootstrap.core.errors import ExitCode
 from bootstrap.core.model import Finding, FleetReport, Plan, Role, Severity, Tool
 from bootstrap.engine.registry import CHECKS, STEPS
+from bootstrap.releases.gc import Cleanup
 from bootstrap.report.lines import CHECK_MARKS, MARKS
 from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
 from tests.unit.test_architecture import LAYERS

@@ -133,7 +133,7 @@ def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) ->
     assert plan.keep == {third: "current"}
     assert set(plan.drop) == {first, second}
     assert names(plan.packages) == ["p-1"]  # p-2 is the third's too
-    assert plan.size > 0
+    assert plan.bytes > 0
     collector.remove(world.context, plan)
     assert [one.name for one in all_releases(world.context)] == [third]
     assert sorted(path.name[:3] for path in world.paths.store.glob("*/[!.]*")) == ["p-2", "p-3"]

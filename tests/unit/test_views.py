@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bootstrap.commands.lockfile import LockfileSummary
-from bootstrap.commands.releases import Cleanup, ListedRelease, ReleaseList, Rollback
+from bootstrap.commands.releases import ListedRelease, ReleaseList, Rollback
 from bootstrap.commands.status import NodeStatus
 from bootstrap.core.errors import ConfigError, ExitCode, PetalError
 from bootstrap.core.facts import Cluster, External, Facts, Mount, Queue, SharedDir
@@ -33,7 +33,7 @@ from bootstrap.core.model import (
 )
 from bootstrap.core.options import Options
 from bootstrap.host.locks import Holder
-from bootstrap.releases.gc import UnusedPackage
+from bootstrap.releases.gc import Cleanup, UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.page import page
