@@ -20,7 +20,7 @@ from ..spack import database
 from ..spack.driver import split
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.scope import STACK, write_scope
-from ..spack.solve import ready_spack
+from ..spack.solve import with_lockfile
 from ..spack.workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, specs_of, store_of
 from ..state.context import Context
 from .bundle import PACKAGE, SUFFIX, build, install_dir, is_complete, names_lmod, relativize
@@ -92,8 +92,7 @@ def _install_copy(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:
 
     The second install tree is ``/opt/petal-node``, so Spack's database and ``bin`` in it are removed before and after.
     """
-    spack = ready_spack(ctx, target)
-    shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
+    spack = with_lockfile(ctx, target)
     cache = spack.places.scratch / "lmod"
     temporary = (cache, ctx.paths.home / ".spack-db", ctx.paths.home / "bin")
     for path in temporary:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..config.model import Origin
-from ..core.errors import SpackError
+from ..core.errors import ConfigError, SpackError
 from ..host.atomic import write_atomic
-from ..host.files import remove_tree
+from ..host.files import make_dir, remove_tree
 from ..host.locks import Lock, own_holder
 from ..host.times import timestamp
+from ..lmod.bundle import PACKAGE, SPEC
 from ..state.context import Context
 from .driver import Spack
 from .environments import locked, unlocked
@@ -19,20 +20,43 @@ from .externals import find_compiler
 from .fit import NodeProfile, check_fit
 from .lockfile import Lockfile, Record, joined
 from .program import ensure, is_ready, locate
-from .validate import check_memory, check_specs, with_recipes
-from .workspace import adds_lmod, open_spack, specs_of, without_lmod
+from .workspace import adds_lmod, lockfile_of, open_spack, specs_of
 
 LOCK_WAIT = 600.0
+# clingo takes 1.0 GB with warm caches and 1.6 GB with cold ones for a single package and all 8,600 recipes of
+# spack-packages 2025.11.0, and 60 MB with a dozen recipes (measured with 0.23.0 and 1.1.1): it grows with the recipes.
+MEMORY = 2 << 30
+MEMORY_A_RECIPE = MEMORY // 8192
 
 
-def ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
+def with_lockfile(ctx: Context, target: str) -> Spack:
+    """Spack with the release's lockfile. It is made once and kept, so a run after a kill builds the same.
+
+    Raises:
+        ConfigError, SpackError: as ``solve``; ``lockfile-unfit``.
+        FetchError, PackageError: Spack or a lockfile that is the stack cannot be fetched.
+    """
+    spack, kept = _ready_spack(ctx, target), lockfile_of(ctx, target)
+    if kept.is_file():
+        shutil.copyfile(kept, spack.lockfile)
+        return spack
+    lockfile = stack_lockfile(ctx)
+    if lockfile is None:
+        solve(ctx, spack)
+    else:
+        check_lockfile(ctx, lockfile)
+        ctx.note(f"{ctx.config.stack} is a lockfile: nothing is concretized")
+        write_atomic(spack.lockfile, json.dumps(lockfile.part(target)).encode())
+    make_dir(kept.parent)
+    write_atomic(kept, spack.lockfile.read_bytes())
+    return spack
+
+
+def _ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
     """Spack with the stack as its environment; fetches Spack if it is missing.
 
     Args:
         apart: as for ``open_spack``.
-
-    Raises:
-        FetchError, PackageError, SpackError: as ``open_spack`` and ``ensure``.
     """
     spack = open_spack(ctx, target, apart=apart)
     if not is_ready(ctx.config, spack.program, ctx.paths):
@@ -43,8 +67,8 @@ def ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spac
 
 
 def _write_environment(ctx: Context, spack: Spack) -> None:
-    sections = (key for key in unlocked(ctx.environment) if key != "specs")
-    spack.write_environment(specs_of(ctx), {key: ctx.environment[key] for key in sections})
+    sections = {key: section for key, section in unlocked(ctx.environment).items() if key != "specs"}
+    spack.write_environment(specs_of(ctx), sections)
 
 
 def preview(ctx: Context) -> tuple[str, ...]:
@@ -60,15 +84,15 @@ def preview(ctx: Context) -> tuple[str, ...]:
     program = locate(ctx.config, ctx.paths)
     if not is_ready(ctx.config, program, ctx.paths) or not (program.recipes / "repo.yaml").is_file():
         return ()
-    stack = with_recipes(ctx, program.recipes)
-    place = ctx.paths.scratch / "preview"
+    ctx = _with_recipes(ctx, program.recipes)
+    directory = ctx.paths.scratch / "preview"
     try:
-        spack = open_spack(stack, stack.targets[0], apart=place)
-        _write_environment(stack, spack)
-        advice = check_specs(stack, spack)
+        spack = open_spack(ctx, ctx.targets[0], apart=directory)
+        _write_environment(ctx, spack)
+        advice = check_specs(ctx, spack)
     finally:
-        remove_tree(place)
-    check_memory(stack, program.recipes)
+        remove_tree(directory)
+    check_memory(ctx, program.recipes)
     return advice
 
 
@@ -81,14 +105,14 @@ def solve(ctx: Context, spack: Spack) -> None:
         ConfigError: ``spec-unknown``.
         SpackError: ``spack-memory``, ``spack-no-clingo``, ``spack-concretize``.
     """
-    stack = with_recipes(ctx, spack.program.recipes)
+    ctx = _with_recipes(ctx, spack.program.recipes)
     try:
-        _solve(stack, spack)
+        _solve(ctx, spack)
     except SpackError as error:
-        if error.code != "spack-concretize" or not adds_lmod(stack):
+        if error.code != "spack-concretize" or not adds_lmod(ctx):
             raise
         ctx.note(f"Lmod, which the nodes lack, is not added to the stack: with it {error.what}: {error.why}")
-        _solve(without_lmod(stack), spack)
+        _solve(_without_lmod(ctx), spack)
 
 
 def _solve(ctx: Context, spack: Spack) -> None:
@@ -101,15 +125,75 @@ def _solve(ctx: Context, spack: Spack) -> None:
     spack.concretize()
 
 
-def use_lockfile(ctx: Context, spack: Spack, target: str, lock: Lockfile) -> None:
-    """Takes a target's part of the lockfile that is the stack. Needs no clingo, and no memory for a solve.
+def _with_recipes(ctx: Context, recipes: Path) -> Context:
+    """The same stack, without the Lmod that was added automatically if the recipes have none."""
+    return ctx if (recipes / "packages" / PACKAGE).is_dir() else _without_lmod(ctx)
+
+
+def _without_lmod(ctx: Context) -> Context:
+    """The same stack without the Lmod that was added automatically."""
+    if not adds_lmod(ctx):
+        return ctx
+    specs = [spec for spec in ctx.environment["specs"] if spec != SPEC]
+    return replace(ctx, environment={**ctx.environment, "specs": specs})
+
+
+def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
+    """Checks by Spack's own parser and recipes that every package, version and variant of the stack's specs exists.
+
+    Args:
+        spack: with the stack as its environment.
+
+    Returns:
+        Advice on specs that are right: a virtual package, of which Spack would choose the provider.
 
     Raises:
-        ConfigError: ``lockfile-unfit``.
+        ConfigError: ``spec-unknown``, with every mistake, where it is written, and the nearest names.
+        SpackError: ``spack-failed``.
     """
-    check_lockfile(ctx, lock)
-    ctx.note(f"{ctx.config.stack} is a lockfile: nothing is concretized")
-    write_atomic(spack.lockfile, json.dumps(lock.part(target)).encode())
+    answer = spack.check_specs()
+    if not answer["problems"]:
+        return tuple(answer["advice"])
+    lists = {
+        f"stack {ctx.config.stack}: specs": ctx.environment.get("specs", ()),
+        "spack.specs": ctx.config.spack.specs,
+        "software.spack_packages": ctx.config.software.spack_packages,
+    }
+    places: dict[str, str] = {}  # where each spec is written; the first place counts
+    for name, listed in lists.items():
+        for number, spec in enumerate(listed):
+            places.setdefault(spec, f"{name}[{number}]")
+    specs = specs_of(ctx)
+    problems = tuple((places[specs[index]], message) for index, message in answer["problems"])
+    wrong = len({place for place, _ in problems})
+    raise ConfigError(
+        f"{wrong} {'spec asks' if wrong == 1 else 'specs ask'} for what Spack's recipes do not have",
+        problems,
+        why="\n".join(f"{place}: {message}" for place, message in problems),
+        remedy=("correct the specs, then: petal-node plan --config FILE", *answer["advice"]),
+        code="spec-unknown",
+    )
+
+
+def check_memory(ctx: Context, recipes: Path) -> None:
+    """Refuses to solve if the kernel would run out of memory.
+
+    Raises:
+        SpackError: ``spack-memory``.
+    """
+    packages = sum(not entry.name.startswith((".", "__")) for entry in (recipes / "packages").iterdir())
+    needed = min(MEMORY, packages * MEMORY_A_RECIPE)
+    free = ctx.system.available_memory()
+    if free < needed:
+        raise SpackError(
+            f"{free >> 20} MiB of memory are free on {ctx.facts.host.name}, too little to concretize",
+            why=f"Spack's solver needs {needed >> 20} MiB with these {packages} recipes",
+            remedy=(
+                "fallocate -l 4G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile",
+                "or a head node with 4 GiB or more, or a repository of only the recipes that the stack needs",
+            ),
+            code="spack-memory",
+        )
 
 
 def stack_lockfile(ctx: Context) -> Lockfile | None:
@@ -132,16 +216,10 @@ def check_lockfile(ctx: Context, lock: Lockfile) -> None:
         compiler = find_compiler(ctx.system)
     except SpackError:  # the build reports it, with the packages to install
         compiler = None
-    profile = NodeProfile(
-        ctx.facts.host,
-        compiler,
-        ctx.externals,
-        ctx.targets,
-        ctx.build_targets.cuda if ctx.build_targets else (),
-        ctx.config.spack,
-        ctx.config.specs,
-    )
-    check_fit(lock, profile, ctx.config.stack)
+    cuda = ctx.build_targets.cuda if ctx.build_targets else ()
+    config, host = ctx.config, ctx.facts.host
+    node = NodeProfile(host, compiler, ctx.externals, ctx.targets, cuda, config.spack, config.specs)
+    check_fit(lock, node, config.stack)
 
 
 def make_lockfile(ctx: Context) -> bytes:
@@ -155,7 +233,7 @@ def make_lockfile(ctx: Context) -> bytes:
     """
     # The lockfile is for nodes without --root, so it contains the paths that externals have there.
     ctx = replace(ctx, externals=tuple(replace(one, prefix=Path(one.place)) for one in ctx.externals))
-    place, host = ctx.paths.scratch / "lockfile", ctx.facts.host
+    directory, host = ctx.paths.scratch / "lockfile", ctx.facts.host
     documents = []
     holder = own_holder(host.name, host.boot_id, ctx.run_id)
 
@@ -163,21 +241,17 @@ def make_lockfile(ctx: Context) -> bytes:
         ctx.note(f"waiting for another `petal-node lockfile` on {who}")
 
     with Lock(ctx.paths.var / "lockfile.lock", holder, timeout=LOCK_WAIT, waiting=waiting):
-        remove_tree(place)
+        remove_tree(directory)
         for target in ctx.targets:
-            spack = ready_spack(ctx, target, apart=place)
+            spack = _ready_spack(ctx, target, apart=directory)
             solve(ctx, spack)
             documents.append(json.loads(spack.lockfile.read_bytes()))
-        remove_tree(place)
-    return joined(documents, _record(ctx))
-
-
-def _record(ctx: Context) -> Record:
-    compiler, spack = find_compiler(ctx.system), ctx.config.spack
-    origins: dict[str, Origin | None] = {"spack.source": spack.origin, "spack.recipes": spack.recipes}
-    return Record(
+        remove_tree(directory)
+    compiler = find_compiler(ctx.system)
+    origins = {"spack.source": ctx.config.spack.origin, "spack.recipes": ctx.config.spack.recipes}
+    record = Record(
         created=timestamp(),
-        glibc=ctx.facts.host.glibc,
+        glibc=host.glibc,
         compiler=compiler.spec,
         languages=tuple(compiler.drivers),
         externals=tuple((external.spec, external.place) for external in ctx.externals),
@@ -185,3 +259,4 @@ def _record(ctx: Context) -> Record:
         sources={name: origin.sha256 for name, origin in origins.items() if origin and origin.sha256},
         environment={**unlocked(ctx.environment), "specs": specs_of(ctx)},
     )
+    return joined(documents, record)

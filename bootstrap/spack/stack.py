@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 
 from ..core.errors import SpackError
-from ..host.atomic import write_atomic
-from ..host.files import make_dir, remove_tree
+from ..host.files import remove_tree
 from ..host.log import LOG
 from ..state.context import Context
 from . import database
@@ -18,8 +14,8 @@ from .driver import Parallel, Spack, split
 from .install import EFS_LOCKS, discard_damaged, install_missing, install_or_build
 from .job.worker import build_in_job, job_directory
 from .lockfile import Locked, locked_specs
-from .solve import ready_spack, solve, stack_lockfile, use_lockfile
-from .workspace import lockfile_of, pulled_of, store_of
+from .solve import with_lockfile
+from .workspace import pulled_of, store_of
 
 
 def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
@@ -30,100 +26,66 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
             continues with the next target.
 
     Raises:
-        ConfigError, FetchError, PackageError, SpackError: as ``solve`` and ``ready_spack``.
+        ConfigError, FetchError, PackageError, SpackError: as ``with_lockfile``.
         JobError: the build job failed.
     """
+    # How many locks the store's file system allows on one file; None without a limit.
+    locks = EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
     if ctx.build_queue is not None:
-        _build_in_job(ctx, ctx.build_queue, accept)
+        _build_in_job(ctx, ctx.build_queue, locks, accept)
         return
     for target in ctx.targets:
-        spack = _with_lockfile(ctx, target)
+        spack = with_lockfile(ctx, target)
         _recover(spack)
         try:
-            _install(ctx, spack)
+            _install(ctx, spack, locks)
         except SpackError as error:
             accept(error)
         finally:
-            _keep_copy(spack.places.store)
+            _keep_copy(ctx)
 
 
-def _build_in_job(ctx: Context, queue: str, accept: Callable[[SpackError], None]) -> None:
+def _install(ctx: Context, spack: Spack, locks: int | None) -> None:
+    """Installs from build caches what they have, and builds the rest."""
+    pulled, logs = _pull(ctx, [spack]), ctx.paths.run_logs(ctx.run_id)
+    try:
+        install_or_build(spack, _parallel(ctx, spack), ctx.progress, logs, locks, pulled, lambda text: _warn(ctx, text))
+    finally:
+        remove_tree(pulled_of(ctx))
+
+
+def _build_in_job(ctx: Context, queue: str, locks: int | None, accept: Callable[[SpackError], None]) -> None:
     """Solves all targets here and builds them in one job; no job is submitted if build caches have everything."""
-    spacks = {target: _with_lockfile(ctx, target) for target in ctx.targets}
+    spacks = {target: with_lockfile(ctx, target) for target in ctx.targets}
     for spack in spacks.values():
         _recover(spack)
     failed: tuple[SpackError, ...] = ()
     try:
         with job_directory(ctx) as directory:
-            pulled = _pull(ctx, *spacks.values())
-            if not _install_pulled(ctx, spacks, pulled):
-                failed = build_in_job(ctx, directory, spacks, queue, _lock_limit(ctx), partial(_warn, ctx))
+            pulled = _pull(ctx, spacks.values())
+            if not _install_pulled(ctx, spacks, pulled, locks):
+                failed = build_in_job(ctx, directory, spacks, queue, locks, lambda text: _warn(ctx, text))
     finally:
-        _keep_copy(store_of(ctx))
+        _keep_copy(ctx)
     for error in failed:
         accept(error)
 
 
-def _install_pulled(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled) -> bool:
+def _install_pulled(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled, locks: int | None) -> bool:
     """Installs the packages of build caches if nothing else is missing; False if something is left to build."""
-    taken = {spec.hash for spec in pulled.specs}
-    if any(spec.hash not in taken for spec in _missing(ctx, *spacks.values())):
+    if not set(_missing(ctx, spacks.values())) <= set(pulled.specs):
         return False
     logs = ctx.paths.run_logs(ctx.run_id)
     for spack in spacks.values():
         try:
-            install_missing(spack, _parallel(ctx, spack), ctx.progress, logs, _lock_limit(ctx))
+            install_missing(spack, _parallel(ctx, spack), ctx.progress, logs, locks)
         except SpackError as error:
             if error.code != "spack-install":
                 raise
-            if not discard_damaged(spack, error, pulled, partial(_warn, ctx)):
+            if not discard_damaged(spack, error, pulled, lambda text: _warn(ctx, text)):
                 LOG.warning("a job tries it: %s", error, extra={"step": "spack"})
             return False
     return True
-
-
-def _with_lockfile(ctx: Context, target: str) -> Spack:
-    """Spack with the release's lockfile. It is made once and kept, so a run after a kill builds the same."""
-    spack, kept = ready_spack(ctx, target), lockfile_of(ctx, target)
-    if kept.is_file():
-        shutil.copyfile(kept, spack.lockfile)
-        return spack
-    lock = stack_lockfile(ctx)
-    if lock is None:
-        solve(ctx, spack)
-    else:
-        use_lockfile(ctx, spack, target, lock)
-    make_dir(kept.parent)
-    write_atomic(kept, spack.lockfile.read_bytes())
-    return spack
-
-
-def _recover(spack: Spack) -> None:
-    database.recover(spack, {spec.hash for spec in locked_specs(spack.lockfile) if spec.explicit})
-    database.keep_copy(spack.places.store)
-
-
-def _keep_copy(store: Path) -> None:
-    """After an install the copy is optional, so a failure must not hide how the install ended."""
-    try:
-        database.keep_copy(store)
-    except OSError as error:
-        LOG.warning("no copy of %s was kept: %s", database.index_of(store), error, extra={"step": "spack"})
-
-
-def _lock_limit(ctx: Context) -> int | None:
-    """How many locks the store's file system allows on one file; None without a limit."""
-    return EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
-
-
-def _install(ctx: Context, spack: Spack) -> None:
-    """Installs from build caches what they have, and builds the rest."""
-    pulled, logs = _pull(ctx, spack), ctx.paths.run_logs(ctx.run_id)
-    try:
-        parallel, warn = _parallel(ctx, spack), partial(_warn, ctx)
-        install_or_build(spack, parallel, ctx.progress, logs, _lock_limit(ctx), pulled, warn)
-    finally:
-        remove_tree(pulled_of(ctx))
 
 
 def _parallel(ctx: Context, spack: Spack) -> Parallel:
@@ -131,16 +93,31 @@ def _parallel(ctx: Context, spack: Spack) -> Parallel:
     return split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
 
 
-def _missing(ctx: Context, *spacks: Spack) -> tuple[Locked, ...]:
-    locked = {spec.hash: spec for spack in spacks for spec in locked_specs(spack.lockfile)}
-    return database.missing(tuple(locked.values()), store_of(ctx))
+def _recover(spack: Spack) -> None:
+    database.recover(spack, {spec.hash for spec in locked_specs(spack.lockfile) if spec.explicit})
+    database.keep_copy(spack.places.store)
 
 
-def _pull(ctx: Context, *spacks: Spack) -> Pulled:
+def _keep_copy(ctx: Context) -> None:
+    """After an install the copy is optional, so a failure must not hide how the install ended."""
+    store = store_of(ctx)
+    try:
+        database.keep_copy(store)
+    except OSError as error:
+        LOG.warning("no copy of %s was kept: %s", database.index_of(store), error, extra={"step": "spack"})
+
+
+def _missing(ctx: Context, spacks: Iterable[Spack]) -> tuple[Locked, ...]:
+    specs = {spec.hash: spec for spack in spacks for spec in locked_specs(spack.lockfile)}
+    return database.missing(tuple(specs.values()), store_of(ctx))
+
+
+def _pull(ctx: Context, spacks: Iterable[Spack]) -> Pulled:
     """Fetches the missing packages that build caches have; a package that a cache cannot give is built."""
-    missing = _missing(ctx, *spacks)
+    spacks = list(spacks)
     region, layout = ctx.facts.cluster.region, spacks[0].program.family.cache_layout
-    pulled = pull(missing, ctx.config.spack.caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
+    missing, caches = _missing(ctx, spacks), ctx.config.spack.caches
+    pulled = pull(missing, caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
     for trouble in pulled.troubles:
         _warn(ctx, str(trouble), *trouble.remedy)
     return pulled

@@ -84,7 +84,10 @@ def site_of(ctx: Context, target: str) -> Site:
     check_compiler(compiler, target)
     spack = ctx.config.spack
     sources = {name: mirror.url for name, mirror in spack.mirrors.items() if mirror.sources}
-    return Site(compiler, target, sources, ctx.facts.host, ctx.externals, _cuda(ctx), spack.bootstraps)
+    # The GPU queues' capabilities; not if the stack sets cuda_arch, because two values would contradict.
+    sets_arch = "cuda_arch" in str(ctx.environment.get("packages", ""))
+    cuda = ctx.build_targets.cuda if ctx.build_targets and not sets_arch else ()
+    return Site(compiler, target, sources, ctx.facts.host, ctx.externals, cuda, spack.bootstraps)
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:
@@ -105,21 +108,14 @@ def check_compiler(compiler: Compiler, target: str) -> None:
         )
 
 
-def _cuda(ctx: Context) -> tuple[str, ...]:
-    """The GPU queues' capabilities; empty if the stack sets cuda_arch, because two values would contradict."""
-    if ctx.build_targets is None or "cuda_arch" in str(ctx.environment.get("packages", "")):
-        return ()
-    return ctx.build_targets.cuda
-
-
 def release_specs(ctx: Context) -> tuple[Locked, ...]:
     """The specs of this run's release, for all of its targets.
 
     Raises:
         SpackError: ``state-corrupt``.
     """
-    locked = (locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
-    return tuple({spec.hash: spec for each in locked for spec in each}.values())
+    specs = (spec for target in ctx.targets for spec in locked_specs(lockfile_of(ctx, target)))
+    return tuple({spec.hash: spec for spec in specs}.values())
 
 
 def missing_packages(ctx: Context) -> tuple[str, ...]:
@@ -137,12 +133,6 @@ def missing_packages(ctx: Context) -> tuple[str, ...]:
 def adds_lmod(ctx: Context) -> bool:
     """True if Lmod was added to the stack automatically because the nodes have none."""
     return SPEC in ctx.environment.get("specs", ())
-
-
-def without_lmod(ctx: Context) -> Context:
-    """The same stack without the Lmod that was added automatically."""
-    specs = [spec for spec in ctx.environment.get("specs", ()) if spec != SPEC]
-    return replace(ctx, environment={**ctx.environment, "specs": specs})
 
 
 def specs_of(ctx: Context) -> list[str]:

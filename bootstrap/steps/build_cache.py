@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ..spack import database
 from ..spack.cache.push import Push
 from ..spack.driver import split
 from ..spack.lockfile import Locked, locked_specs
-from ..spack.solve import ready_spack
+from ..spack.solve import with_lockfile
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
 from ..state.store import read_document, shaped, write_document
@@ -79,9 +78,7 @@ def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Lock
     """
     if not specs:
         return
-    spack = ready_spack(ctx, target)
-    shutil.copyfile(lockfile_of(ctx, target), spack.lockfile)
-    host = ctx.facts.host
+    spack, host = with_lockfile(ctx, target), ctx.facts.host
     jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
     push = Push(name, mirror, spack, ctx.facts.cluster.region, jobs, ctx.progress)
     lacking = push.lacking(specs)

@@ -18,7 +18,7 @@ from bootstrap.host.system import System
 from bootstrap.spack.job.directory import DONE, JobDirectory, JobReport
 from bootstrap.spack.job.on_node import BuildJob
 from bootstrap.spack.job.worker import _order
-from bootstrap.spack.stack import _with_lockfile
+from bootstrap.spack.solve import with_lockfile
 from bootstrap.state.context import Context
 from tests.disks import mounted
 from tests.spack.conftest import Site
@@ -67,7 +67,7 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
         Options("bootstrap", str(path), root=prefix, role=Role.HEAD),
         services(System(), run_id="run-of-job", note=print),
     )
-    spacks = {target: _with_lockfile(ctx, target) for target in ctx.targets}
+    spacks = {target: with_lockfile(ctx, target) for target in ctx.targets}
     directory = JobDirectory(ctx.paths, ctx.run_id)
     directory.create()
     directory.prepare(_order(ctx, spacks, None), spacks, "")

@@ -16,7 +16,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.converge import exit_of
 from bootstrap.host.system import Completed
 from bootstrap.spack.program import ensure, locate
-from bootstrap.spack.validate import MEMORY, check_memory
+from bootstrap.spack.solve import MEMORY, check_memory
 from bootstrap.steps.spack import SpackStack
 from tests.world import World, with_spack
 
