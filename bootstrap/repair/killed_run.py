@@ -1,4 +1,4 @@
-"""A killed run leaves a record that says "started" for ever. Its work is done by the steps of the repair."""
+"""Closes the record of a killed run, which would show it as running. The other steps of the repair do its work."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..steps.base import Step
 
 
 class KilledRun(Step):
-    """The newest run of this node has ended, or its process lives."""
+    """The newest run of this node has ended or is running."""
 
     name = "killed-run"
-    title = "no run was killed"
+    title = "the newest run was not killed"
     local = True
     repair_only = True
     severity = Severity.WARN
@@ -30,7 +30,7 @@ class KilledRun(Step):
         newest = dead[0]
         step = next((f" in the step {step.name}" for step in newest.steps if step.outcome.is_running), "")
         reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed{step}"
-        return change(reason, "close its record; the steps below do its work")
+        return change(reason, "close its record; the other steps do its work")
 
     def apply(self, ctx: Context) -> None:
         for run in _dead(ctx):

@@ -1,6 +1,6 @@
-"""Ownership and permissions below <mount>/petal. What other users could have changed is repaired only with --yes.
+"""Ownership and permissions below <mount>/petal. Files that other users could have changed need ``--yes``.
 
-Files of other users are named with the command that gives them to root, and left as they are.
+The owner of a file is never changed: the finding has the command for it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..core.deadlines import SCAN
-from ..core.errors import PetalError, as_error
+from ..core.errors import PetalError, StateError, as_error
 from ..core.model import Finding, blocked, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
+from ..state.store import ClusterState, KnownStorage
 from ..steps.base import HEAD, Step
 from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
-from .ours import is_ours
 
 SHOWN = 3
 WRITABLE = 0o022
-YES = "petal-node repair --yes    (runs chmod go-w; only if you know that nobody else has written to them)"
-UNTOUCHED = "only if you know that nobody else has written to them; otherwise remove them"
+YES = "petal-node repair --yes    (runs chmod go-w; only if you know that no other user has written to them)"
+UNTOUCHED = "only if you know that no other user has written to them; otherwise remove them"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class InsecurePath:
 
     @property
     def is_open_directory(self) -> bool:
-        """A directory of root's. Files that others created in it belong to them, and are found as such."""
+        """A directory of root. Files that others created in it belong to them, and are found because of that."""
         return stat.S_ISDIR(self.mode) and not self.is_foreign
 
     def __str__(self) -> str:
@@ -49,16 +50,21 @@ class InsecurePath:
         return f"{self.path} {f'belongs to user {self.owner}' if self.is_foreign else mode}"
 
 
-class Permissions(Step):
+class StorageScan(Step):
+    """A step that reads the owner and the mode of every file below <mount>/petal."""
+
+    roles = HEAD
+    needs: ClassVar[tuple[type[Step], ...]] = (HiddenMounts, MountStorage)
+    repair_only = True
+    after = (HiddenMounts, MountStorage)
+    seconds = 120
+
+
+class Permissions(StorageScan):
     """Only root can create files in the directories of the cluster's software."""
 
     name = "permissions"
     title = "only root can write to the software's directories"
-    roles = HEAD
-    needs = (HiddenMounts, MountStorage)
-    repair_only = True
-    after = (HiddenMounts, MountStorage)
-    seconds = 120
 
     def probe(self, ctx: Context) -> Finding:
         paths = _insecure_paths(ctx)
@@ -75,16 +81,12 @@ class Permissions(Step):
                 _close(one)
 
 
-class Ownership(Step):
+class Ownership(StorageScan):
     """All files of the cluster's software belong to root, and no other user could have changed them."""
 
     name = "ownership"
     title = "the software's files belong to root, and only root can write to them"
-    roles = HEAD
     needs = (HiddenMounts, MountStorage, Permissions)
-    repair_only = True
-    after = (HiddenMounts, MountStorage)
-    seconds = 120
 
     def probe(self, ctx: Context) -> Finding:
         paths = _insecure_paths(ctx)
@@ -107,14 +109,14 @@ class Ownership(Step):
 
 
 def _insecure_paths(ctx: Context) -> list[InsecurePath] | Finding:
-    """What the scan found, or the verdict if it cannot be done."""
+    """The paths that the scan found, or a finding if it is not possible."""
     if ctx.paths.live and ctx.mounted is None:
         return elsewhere(f"{ctx.paths.mount} is not mounted")
     try:
-        found = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
+        paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
     except (PetalError, OSError) as error:
         return refused(as_error(error, ctx.paths.shared_mount))
-    return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if found is None else found
+    return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if paths is None else paths
 
 
 def _summary(paths: list[InsecurePath]) -> str:
@@ -137,7 +139,7 @@ def _scan(ctx: Context) -> list[InsecurePath] | None:
     Files that vanish during the scan are skipped: other nodes replace their reports at any time.
     """
     top = ctx.paths.shared
-    if not top.is_dir() or not is_ours(ctx):
+    if not top.is_dir() or not is_own_storage(ctx):
         return None
     found = []
     paths = [str(top)]
@@ -169,3 +171,22 @@ def _close(one: InsecurePath) -> None:
             LOG.warning("%s was replaced during the repair and stays as it is", one.path)
     finally:
         os.close(descriptor)
+
+
+def is_own_storage(ctx: Context) -> bool:
+    """True for the storage that this node has used. Reads shared storage, so it may hang.
+
+    If the token cannot be read, the newest install record must be of this node: another storage has none.
+    """
+    before = KnownStorage.load(ctx.paths)
+    if before is None or before.mount != ctx.paths.mount or ctx.paths.shared.is_symlink():
+        return False
+    state = ClusterState(ctx.paths, trusting=True)
+    token = state.token_or_none()
+    if token is not None:
+        return before.knows(ctx.paths.mount, token)
+    try:
+        install = state.install()
+    except StateError:
+        return False
+    return install is not None and install.host == ctx.facts.host.name

@@ -1,4 +1,4 @@
-"""Records on shared storage that cannot be read: they are renamed to ``.bad``, and the steps below write them again."""
+"""Records on shared storage that cannot be read. They are renamed to ``.bad``, and later steps write them again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from ..state.store import ClusterState, KnownStorage
 from ..steps.base import HEAD, Step
 from ..steps.hidden_mounts import HiddenMounts
 from ..steps.mount import MountStorage
-from .ours import is_ours
-from .permissions import Ownership, Permissions
+from .permissions import Ownership, Permissions, is_own_storage
 
 SHOWN = 4
 
@@ -83,4 +82,4 @@ def _damaged(ctx: Context) -> Iterator[Path]:
 
 def _token_is_lost(ctx: Context) -> bool:
     """True if only the token is missing from the storage that this node has used."""
-    return not (ctx.paths.state / "token.json").exists() and is_ours(ctx)
+    return not (ctx.paths.state / "token.json").exists() and is_own_storage(ctx)

@@ -1,4 +1,4 @@
-"""Packages that differ from what was installed, and partial installs."""
+"""Partial installs, and packages whose files are missing or were changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DamagedPackage:
 
     @property
     def was_changed(self) -> bool:
-        """True if a file has other contents, which may be meant; False if files are only missing or empty."""
+        """True if a file has other contents, which may be intended; False if files are only missing or empty."""
         return not all(one.lost for one in self.differences)
 
     def __str__(self) -> str:
@@ -47,11 +47,9 @@ class DamagedPackage:
         return f"{self.name}: {self.differences[0]}{more}"
 
 
-class PartialInstalls(Step):
-    """The store has no package whose install began and did not finish."""
+class StoreRepair(Step):
+    """A step that compares the whole store with its inventories."""
 
-    name = "partial-installs"
-    title = "the store has no partial installs"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Root, StorageOwner)
@@ -59,6 +57,13 @@ class PartialInstalls(Step):
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 300
+
+
+class PartialInstalls(StoreRepair):
+    """The store has no package whose install began and did not finish."""
+
+    name = "partial-installs"
+    title = "the store has no partial installs"
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
@@ -67,7 +72,7 @@ class PartialInstalls(Step):
         try:
             partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SCAN)
         except SpackError:
-            return elsewhere("Spack's database cannot be read")  # ``spack`` reports it, and restores it
+            return elsewhere("Spack's database cannot be read")  # the step ``spack`` reports and restores it
         except (PetalError, OSError) as error:
             return refused(as_error(error, ctx.paths.shared_mount))
         if not partial:
@@ -94,18 +99,11 @@ def _partial_installs(ctx: Context) -> list[Path]:
     return sorted([*database.look(store).partial, *database.leftovers(store)])
 
 
-class MissingFiles(Step):
+class MissingFiles(StoreRepair):
     """Binary packages have all their files. A repair needs no ``--yes``: unpacking the tarball again loses nothing."""
 
     name = "package-files-missing"
     title = "binary packages have all their files"
-    roles = HEAD
-    scope = Scope.CLUSTER
-    needs = (Root, StorageOwner)
-    repair_only = True
-    in_image = True
-    after = WAY_TO_STORAGE
-    seconds = 300
 
     def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _damaged_tarballs)
@@ -120,22 +118,15 @@ class MissingFiles(Step):
         _unpack_again(ctx, {package.prefix for package in _damaged_tarballs(ctx) if not package.was_changed})
 
 
-class ChangedFiles(Step):
+class ChangedFiles(StoreRepair):
     """No file of a package was changed, and no file of a Spack package is missing.
 
-    The changes may be meant, so that a package is installed again only with ``--yes``. A Spack package is removed; the
+    The changes may be intended, so a package is installed again only with ``--yes``. A Spack package is removed; the
     step ``spack``, which follows, installs it like any other missing one.
     """
 
     name = "package-files-changed"
     title = "no file of a package was changed"
-    roles = HEAD
-    scope = Scope.CLUSTER
-    needs = (Root, StorageOwner)
-    repair_only = True
-    in_image = True
-    after = WAY_TO_STORAGE
-    seconds = 300
 
     def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _changed_packages)
@@ -158,7 +149,7 @@ class ChangedFiles(Step):
 
 
 def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Finding:
-    """The damaged packages, or the verdict if the store cannot be read."""
+    """The damaged packages, or the error as a finding if the store cannot be read."""
     seconds = BULK if ctx.options.deep else SCAN
     try:
         return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
@@ -178,7 +169,7 @@ def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
 
 
 def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
-    """Of this release only: nothing could install those of older releases again."""
+    """Packages of the desired release only: those of older releases cannot be installed again."""
     yield from (package for package in _damaged_tarballs(ctx) if package.was_changed)
     if not ctx.config.builds or database.database_problem(store_of(ctx)):
         return
@@ -186,7 +177,7 @@ def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
     for spec in release_specs(ctx):
         prefix = installed.get(spec.hash)
         if spec.external or prefix is None or not database.is_whole(prefix):
-            continue  # ``spack`` finds what is missing
+            continue  # the step ``spack`` finds and installs missing packages
         try:
             found = database.damage(prefix, every_byte=ctx.options.deep)
         except StateError:
