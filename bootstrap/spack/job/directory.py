@@ -125,14 +125,6 @@ class JobDirectory:
         """The directory that a job gets as its argument: ``<mount>/petal/build/<run id>``, as in ``Paths.builds``."""
         return cls(Paths(Path("/"), str(path.parents[2])), path.name)
 
-    @property
-    def may_have_job(self) -> bool:
-        """False if no job was submitted."""
-        try:
-            return self.script.exists()
-        except OSError:  # the storage is stale or gone
-            return True
-
     def create(self) -> None:
         """Makes the directory, and removes one that a killed run with the same id has left."""
         remove_tree(self.path)

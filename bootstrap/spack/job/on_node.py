@@ -57,10 +57,12 @@ class BuildJob:
             remove_tree(self._local)  # left by a killed job
             self._progress("")
             order = self._directory.order()
-            check_node(order, self._directory.shared_root, self._host, self._system)
+            # The Spack of the order, without clingo because a job solves nothing
+            program = SpackInstall(order.version, Path(order.tree), Path(order.recipes), None)
+            check_node(order, program, self._directory.shared_root, self._host, self._system)
             for target in order.modules:
                 try:
-                    self._install(order, target)
+                    self._install(order, program, target)
                 except (PetalError, OSError) as error:
                     errors.append(self._with_node(error))
                     if not order.partial or errors[-1].code != "spack-install":
@@ -76,8 +78,7 @@ class BuildJob:
             errors.append(self._with_node(error))
         return tuple(errors)
 
-    def _install(self, order: Order, target: str) -> None:
-        program = _program(order)
+    def _install(self, order: Order, program: SpackInstall, target: str) -> None:
         parallel = split(self._host.cpus, self._host.memory, order.jobs, side_by_side=program.family.parallel)
         self._note(f"{target}: {parallel.processes} packages at once with {parallel.jobs} jobs each")
         shared, environment = self._directory.path / target, self._local / target
@@ -121,13 +122,10 @@ class BuildJob:
         return PetalError(what, why=error.why, remedy=error.remedy, code=error.code)
 
 
-def _program(order: Order) -> SpackInstall:
-    """The Spack of the order, without clingo because a job solves nothing."""
-    return SpackInstall(order.version, Path(order.tree), Path(order.recipes), None)
-
-
-def check_node(order: Order, shared_root: Path, host: Host, system: System) -> None:
+def check_node(order: Order, program: SpackInstall, shared_root: Path, host: Host, system: System) -> None:
     """Refuses a node on which the packages would differ, or would be installed in another place.
+
+    In the layout ``hybrid`` each image has its own Spack, and a head node that fetched another has it for itself.
 
     Args:
         shared_root: the directory on shared storage that the root of every node must show.
@@ -147,7 +145,17 @@ def check_node(order: Order, shared_root: Path, host: Host, system: System) -> N
     backing = shared_root / store.name
     if not (store.exists() and backing.exists() and store.samefile(backing)):
         wrong.append(f"{store} is not {backing}: petal-node check on that node says why")
-    programs = _program_problems(order)
+    version = version_of(program.tree)
+    sources = ((tree, key_at(Path(tree)) or "unknown", expected) for tree, expected in order.keys.items() if expected)
+    programs = [
+        f"{tree} was unpacked from another source: {key}, and on the head node from {expected}"
+        for tree, key, expected in sources
+        if key != expected
+    ]
+    if version != order.version:
+        programs = [f"Spack at {order.tree}: {version or 'none'}, and the head node has {order.version}"]
+    elif not (program.recipes / "repo.yaml").is_file():
+        programs = [f"recipes at {order.recipes}: none"]
     if wrong or programs:
         raise JobError(
             f"{host.name} cannot build for this cluster",
@@ -159,22 +167,3 @@ def check_node(order: Order, shared_root: Path, host: Host, system: System) -> N
             ),
             code="job-node",
         )
-
-
-def _program_problems(order: Order) -> list[str]:
-    """Differences of Spack and its recipes from those that solved the stack.
-
-    In the layout ``hybrid`` each image has its own Spack, and a head node that fetched another has it for itself.
-    """
-    program = _program(order)
-    version = version_of(program.tree)
-    if version != order.version:
-        return [f"Spack at {order.tree}: {version or 'none'}, and the head node has {order.version}"]
-    if not (program.recipes / "repo.yaml").is_file():
-        return [f"recipes at {order.recipes}: none"]
-    sources = ((tree, key_at(Path(tree)) or "unknown", expected) for tree, expected in order.keys.items() if expected)
-    return [
-        f"{tree} was unpacked from another source: {key}, and on the head node from {expected}"
-        for tree, key, expected in sources
-        if key != expected
-    ]

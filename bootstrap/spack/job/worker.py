@@ -38,6 +38,7 @@ SIGNALLED_SECONDS = 5.0  # the same after a signal to this process: systemd wait
 # (aws-parallelcluster-node: slurm_plugin/resume.py, clustermgtd_timeout), so no job may be submitted.
 HEARTBEAT = "/opt/slurm/etc/pcluster/.slurm_plugin/clustermgtd_heartbeat"
 HEARTBEAT_SECONDS = 300.0
+OTHER_QUEUE = "another install.queue than {queue}, or install: {{where: head}}, in the configuration"
 SCRIPT = """\
 #!/bin/sh
 # Runs the petal-node that has submitted this job, from a verified copy on the disk of this node.
@@ -91,9 +92,23 @@ def build_in_job(
     """
     deadline = time.monotonic() + ctx.config.install.wait
     minutes = wait_for_queue(ctx, queue, deadline)
-    directory.prepare(_order(ctx, spacks, locks), spacks, _script(ctx, directory))
+    spack, host, install = next(iter(spacks.values())), ctx.facts.host, ctx.config.install
+    order = Order(
+        version=spack.program.version,
+        tree=str(spack.program.tree),
+        recipes=str(spack.program.recipes),
+        store=str(spack.places.store),
+        modules={target: str(each.places.modules) for target, each in spacks.items()},
+        os=host.os,
+        glibc=host.glibc,
+        compiler=find_compiler(ctx.system).spec,
+        keys={str(tree): key_at(tree) for tree in spack.program.trees},
+        jobs=install.jobs,
+        partial=install.partial,
+        locks=locks,
+    )
+    directory.prepare(order, spacks, _script(ctx, directory))
     prune(ctx.paths.build_logs)
-    options = ("--exclusive", "--mem=0", "--open-mode=append")
     number = slurm.submit(
         ctx.system,
         directory.script,
@@ -101,7 +116,7 @@ def build_in_job(
         queue=queue,
         minutes=minutes,
         output=directory.output,
-        options=options,
+        options=("--exclusive", "--mem=0", "--open-mode=append"),
     )
     LOG.info("job %s on queue %s builds, its log is %s", number, queue, directory.spack_log, extra={"step": "spack"})
     report = _follow(ctx, directory, number, queue, deadline, tell)
@@ -124,8 +139,12 @@ def end_job(system: System, directory: JobDirectory, patience: float) -> None:
     If the job is not seen to end within ``patience`` seconds because Slurm or its node does not answer, the directory
     stays for the next holder of the lock; after ``GONE_SECONDS`` the job has ended itself.
     """
+    try:
+        was_submitted = directory.script.exists()
+    except OSError:  # the storage is stale or gone
+        was_submitted = True
     gone = True
-    if directory.may_have_job:
+    if was_submitted:
         directory.revoke()
         gone = slurm.wait_until_gone(system, directory.job_name, patience, cancelling=True)
     if not gone and patience >= GONE_SECONDS:
@@ -169,7 +188,7 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
         raise JobError(
             f"Slurm has no queue {queue}",
             why=f"it has {', '.join(sorted(queues)) or 'none'}",
-            remedy=_other_queue(queue),
+            remedy=OTHER_QUEUE.format(queue=queue),
             code="job-queue",
         )
     if queues[queue].state != "up":
@@ -200,10 +219,12 @@ def _follow(
     while True:
         ctx.confirm()
         directory.touch()
-        jobs = _own_jobs(ctx, directory, number)
-        if jobs is not None:
-            job = jobs[0] if jobs else job
-            ended = None if jobs and not jobs[0].ended else ended or time.monotonic()
+        try:  # a restarted run has the id that it had before, so Slurm may remember an earlier job of the same name
+            current = next((each for each in slurm.jobs(ctx.system, directory.job_name) if each.id == number), None)
+            job = current or job
+            ended = None if current and not current.ended else ended or time.monotonic()
+        except PetalError as error:  # the job may run all the same
+            LOG.warning("squeue: %s", error)
         report = directory.report()  # after squeue, so that the report of an ended job is its last one
         for note in report.notes[messages:]:
             tell(note)
@@ -212,85 +233,37 @@ def _follow(
             slurm.wait_until_gone(ctx.system, directory.job_name, ENDING_SECONDS, cancelling=False)
             return report
         now = time.monotonic()
-        said, text = text, _progress(report, job, number, queue)
-        if text != said:  # the second line names a file that every node can read
+        previous, text = text, f"{job or f'job {number} is submitted'}, on queue {queue}"
+        if report.stage == RUNNING:
+            text = f"job {number} on {report.node}, queue {queue}: {report.text or 'it begins'}"
+        if text != previous:  # the second line names a file that every node can read
             ctx.progress(f"{text}\nlog  {directory.spack_log}" if report.stage == RUNNING else text)
             if now - logged >= LOG_SECONDS:
                 logged = now
                 LOG.info("%s", text, extra={"step": "spack"})
-        if ended is not None and now - ended > _patience(job):
-            raise _ended(directory, queue, str(job or f"Slurm does not know job {number} any more"))
+        killed = job is not None and job.ended and job.state not in ("COMPLETED", "FAILED")  # it writes no report
+        if ended is not None and now - ended > (0.0 if killed else LATE_SECONDS):
+            raise JobError(
+                f"the build job on queue {queue} ended without a result",
+                why=str(job or f"Slurm does not know job {number} any more"),
+                remedy=(
+                    f"less {directory.output}",
+                    "petal-node bootstrap    (continues; installed packages stay)",
+                    OTHER_QUEUE.format(queue=queue),
+                ),
+            )
         pending = report.stage == WAITING and not (job and (job.started or job.ended))
         if pending and now > deadline:
             raise _not_started(ctx, queue, str(job or "Slurm does not answer"))
         time.sleep(POLL_SECONDS)
 
 
-def _own_jobs(ctx: Context, directory: JobDirectory, number: str) -> list[slurm.Job] | None:
-    """The job in squeue, if it is there; None if Slurm does not answer, then the job may run all the same.
-
-    A restarted run has the id that it had before, so Slurm may remember an earlier job of the same name.
-    """
-    try:
-        return [job for job in slurm.jobs(ctx.system, directory.job_name) if job.id == number]
-    except PetalError as error:
-        LOG.warning("squeue: %s", error)
-        return None
-
-
-def _progress(report: JobReport, job: slurm.Job | None, number: str, queue: str) -> str:
-    if report.stage == RUNNING:
-        return f"job {number} on {report.node}, queue {queue}: {report.text or 'it begins'}"
-    return f"{job or f'job {number} is submitted'}, on queue {queue}"
-
-
-def _patience(job: slurm.Job | None) -> float:
-    """Seconds after the end of a job until its report is given up. A job that was killed writes none."""
-    killed = job is not None and job.ended and job.state not in ("COMPLETED", "FAILED")
-    return 0.0 if killed else LATE_SECONDS
-
-
-def _ended(directory: JobDirectory, queue: str, why: str) -> JobError:
-    return JobError(
-        f"the build job on queue {queue} ended without a result",
-        why=why,
-        remedy=(
-            f"less {directory.output}",
-            "petal-node bootstrap    (continues; installed packages stay)",
-            *_other_queue(queue),
-        ),
-    )
-
-
 def _not_started(ctx: Context, queue: str, why: str) -> JobError:
     return JobError(
         f"no job could run on queue {queue} within {ctx.config.install.wait} s",
         why=why,
-        remedy=(f"sinfo -p {queue} -R; squeue -p {queue}", *_other_queue(queue), "petal-node bootstrap"),
+        remedy=(f"sinfo -p {queue} -R; squeue -p {queue}", OTHER_QUEUE.format(queue=queue), "petal-node bootstrap"),
         code="job-not-started",
-    )
-
-
-def _other_queue(queue: str) -> tuple[str, ...]:
-    return (f"another install.queue than {queue}, or install: {{where: head}}, in the configuration",)
-
-
-def _order(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Order:
-    spack = next(iter(spacks.values()))
-    host, install = ctx.facts.host, ctx.config.install
-    return Order(
-        version=spack.program.version,
-        tree=str(spack.program.tree),
-        recipes=str(spack.program.recipes),
-        store=str(spack.places.store),
-        modules={target: str(each.places.modules) for target, each in spacks.items()},
-        os=host.os,
-        glibc=host.glibc,
-        compiler=find_compiler(ctx.system).spec,
-        keys={str(tree): key_at(tree) for tree in spack.program.trees},
-        jobs=install.jobs,
-        partial=install.partial,
-        locks=locks,
     )
 
 
