@@ -199,7 +199,7 @@ from_package() {
     elif ! has_checksum "$part"; then
         actual=$(sha256sum <"$part")
         keep_trying
-        fail fetch-checksum "$package has another checksum and was not executed" "wanted $sha256, got ${actual%% *}" \
+        fail fetch-checksum "$package has another checksum and was not executed" "expected $sha256, got ${actual%% *}" \
             "upload the right file, or correct --sha256"
     fi
 }

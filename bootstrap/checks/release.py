@@ -1,4 +1,4 @@
-"""The release that shells get: is it complete and the wanted one, does it fit this node, is its database readable?"""
+"""Whether the current release is complete and desired and fits this node, and whether its database is readable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..steps.root import WAY_TO_STORAGE
 
 
 class CurrentRelease(Check):
-    """Whether ``current`` leads to a complete release, and to the wanted one."""
+    """Whether ``current`` leads to a complete release, and to the desired one."""
 
     name = "release"
     seconds = PROBE

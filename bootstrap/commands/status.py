@@ -12,7 +12,7 @@ from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
 from ..core.options import Options
 from ..core.paths import Paths
-from ..engine.configuration import find_desired_state
+from ..engine.configuration import find_desired_state, mount_in
 from ..host import systemd
 from ..host.locks import Holder, holder_of
 from ..host.times import timestamp
@@ -30,14 +30,14 @@ STALE_SECONDS = 120.0  # an install writes its record every five seconds
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """The answer of ``status``. What shared storage holds is None or empty if it cannot be read.
+    """The answer of ``status``. Values from shared storage are None or empty if it cannot be read.
 
     Args:
         now: the time of the answer, UTC.
         package: the version of this petal-node.
-        wanted: what the cluster should have.
+        desired: the desired state of the cluster.
         runs: the newest runs of this node, newest first.
-        facts: what was detected about this node and its cluster.
+        facts: the detected facts about this node and its cluster.
         current: the release that new shells get.
         install: the last run of the head node.
         install_age: seconds since that record was written.
@@ -52,7 +52,7 @@ class NodeStatus:
     role: Role | None
     now: str
     package: str
-    wanted: DesiredState | None
+    desired: DesiredState | None
     runs: tuple[RunRecord, ...]
     facts: Facts
     current: str | None = None
@@ -98,7 +98,7 @@ def _wait(options: Options, services: Services) -> Result[NodeStatus]:
 
 
 def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
-    """What may still make the node ready; empty if nothing does, so that waiting is useless."""
+    """The activity that may still make the node ready; empty if there is none, so that waiting is useless."""
     install = data.install
     if not data.runs:
         return "no run has started on this node yet"
@@ -116,8 +116,8 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
     """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
-    wanted = find_desired_state(options.root, known, services.system, errors)
-    paths = Paths(options.root, _mount(wanted))
+    desired = find_desired_state(options.root, known, services.system, errors)
+    paths = Paths(options.root, mount_in(desired))
     recorded, unreadable = Runs(paths).latest()
     errors += unreadable
     data = NodeStatus(
@@ -125,7 +125,7 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
         role=known.cluster.role,
         now=timestamp(),
         package=services.tool.version,
-        wanted=wanted,
+        desired=desired,
         runs=tuple(as_it_is(run, known.host.boot_id) for run in recorded),
         facts=known,
     )
@@ -137,13 +137,8 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
     return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
-def _mount(wanted: DesiredState | None) -> str:
-    storage = wanted.config.get("storage", {}) if wanted else {}
-    return str(storage.get("mount", "/shared"))
-
-
 def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
-    """Adds what shared storage holds. Records of another cluster are left out."""
+    """Adds the values from shared storage. Records of another cluster are left out."""
     shared = ClusterState(paths)
     token = shared.token()
     data = replace(data, current=current_release(paths), storage=token)
@@ -170,7 +165,7 @@ def _overall(data: NodeStatus) -> Status:
     problems = (
         last is None and data.role is not None,
         last is not None and last.status in (Status.DEGRADED, Status.FAILED),
-        data.wanted is not None and data.current != data.wanted.release,
+        data.desired is not None and data.current != data.desired.release,
         data.proof is not None and data.asked > 0 and not data.proof.is_whole,
     )
     return Status.DEGRADED if any(problems) else Status.OK

@@ -1,4 +1,4 @@
-"""Replaces this process by the version of petal-node that the cluster wants, if that is another version.
+"""Replaces this process by the version of petal-node in the desired state, if that is another version.
 
 Args of head and login hooks cannot be changed by a cluster update, so they only pin the first version; ``desired.json``
 names the version that counts afterwards. Its archive is copied from shared storage and verified before it runs. It gets
@@ -22,30 +22,27 @@ from ..state.desired import DesiredState
 MARK = "PETAL_HANDED_OVER"
 
 
-def hand_over(wanted: DesiredState | None, own: Tool, paths: Paths, system: System) -> None:
-    """Executes the wanted version; returns if this process already is that version, or its archive is missing.
+def hand_over(desired: DesiredState | None, own: Tool, paths: Paths, system: System) -> None:
+    """Executes the desired version; returns if this process already is that version, or its archive is missing.
 
     Raises:
         FetchError: ``fetch-checksum``, the archive on shared storage does not have the checksum in desired.json.
     """
-    if wanted is None or not wanted.sha256 or own.sha256 is None or wanted.sha256 == own.sha256:
+    if desired is None or not desired.sha256 or own.sha256 is None or desired.sha256 == own.sha256:
         return
-    if os.environ.get(MARK) == wanted.sha256:
-        LOG.warning("version %s is wanted, but its archive runs another one", wanted.version)
+    if os.environ.get(MARK) == desired.sha256:
+        LOG.warning("version %s is desired, but its archive runs another one", desired.version)
         return
-    archive = paths.home / wanted.version / "petal-node"
-    if not archive.is_file() or sha256_of(archive) != wanted.sha256:
-        source = paths.archives / wanted.sha256
+    archive = paths.home / desired.version / "petal-node"
+    if not archive.is_file() or sha256_of(archive) != desired.sha256:
+        source = paths.archives / desired.sha256
         if not system.on_storage(source.is_file, source, PROBE):
             LOG.warning(
-                "version %s is wanted, %s is missing: continuing with %s",
-                wanted.version,
-                source,
-                own.version,
+                "version %s is desired, but %s is missing: continuing with %s", desired.version, source, own.version
             )
             return
-        sha256 = wanted.sha256
+        sha256 = desired.sha256
         system.on_storage(lambda: install_executable(source, archive, sha256), source, DOCUMENT)
-    LOG.info("executing version %s", wanted.version)
-    os.environ[MARK] = wanted.sha256
+    LOG.info("executing version %s", desired.version)
+    os.environ[MARK] = desired.sha256
     os.execv(archive, [str(archive), *sys.argv[1:]])  # noqa: S606 - its checksum was verified

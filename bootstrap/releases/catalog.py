@@ -26,14 +26,14 @@ class ReleaseInfo:
 
     Args:
         manifest: None if the release is incomplete, or if the manifest cannot be read.
-        wanted: the desired state that made the release; None if the release does not hold it.
+        desired: the desired state that made the release; None if the release does not hold it.
         problem: why a document of the release cannot be read, or an empty string.
         published: when the release last became current; None if that is not recorded.
     """
 
     name: str
     manifest: Manifest | None
-    wanted: DesiredState | None
+    desired: DesiredState | None
     problem: str
     published: str | None
 
@@ -55,12 +55,12 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
     for path in ctx.paths.releases.glob("*"):
         if not path.is_dir() or path.name.startswith("."):
             continue
-        manifest, wanted, problem = None, None, ""
+        manifest, desired, problem = None, None, ""
         try:
-            manifest, wanted = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
+            manifest, desired = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
         except StateError as error:
             problem = str(error)
-        releases.append(ReleaseInfo(path.name, manifest, wanted, problem, times.get(path.name)))
+        releases.append(ReleaseInfo(path.name, manifest, desired, problem, times.get(path.name)))
     return tuple(sorted(releases, key=lambda info: (order.get(info.name, -1), info.time, info.name), reverse=True))
 
 
@@ -97,7 +97,7 @@ def needs(ctx: Context, release: ReleaseInfo) -> dict[str, Path]:
         for spec in locked_specs(lockfile):
             if not spec.external:
                 prefixes[spec.hash] = installed.get(spec.hash, Path(f"{spec.name}-{spec.version}"))
-    for package in from_mapping(release.wanted.config, release.name).packages if release.wanted else ():
+    for package in from_mapping(release.desired.config, release.name).packages if release.desired else ():
         if package.origin:
             prefix = package_prefix(package, ctx.paths, ctx.facts.host)
             prefixes[str(prefix)] = prefix

@@ -87,10 +87,10 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-unknown")
-    wanted = ClusterState(ctx.paths).desired_state() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
+    desired = ClusterState(ctx.paths).desired_state() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
     reasons = {current: "current"}
-    if wanted is not None:
-        reasons.setdefault(wanted.release, "wanted")
+    if desired is not None:
+        reasons.setdefault(desired.release, "desired")
     complete = [release for release in releases if release.manifest is not None]
     used: set[str] | None = None if jobs is None else set()
     why = "was current before, and Slurm does not say whether a job uses it"
@@ -139,7 +139,7 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
             unused += [UnusedPackage(prefix, digest, size_of(prefix)) for digest, prefix in free]
         elif free:
             left.append(f"{len(free)} packages in {store}: another Spack than the configured one has installed them")
-    unknown = [release.name for release in kept if release.wanted is None]
+    unknown = [release.name for release in kept if release.desired is None]
     binaries = [path.parents[1] for path in sorted(ctx.paths.store.glob(f"*/[!.]*/{RECEIPT}"))]
     binaries = [path for path in binaries if path not in prefixes]
     if unknown and binaries:

@@ -101,7 +101,7 @@ def _rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
         return release.problem
     if release.manifest is None:
         return "it is incomplete: manifest.json is missing"
-    if release.wanted is None:
+    if release.desired is None:
         return "it does not hold the configuration that made it: desired.json is missing"
     without = {spec.replace("@", "-") for spec in release.manifest.missing}
     missing = sorted(
@@ -118,8 +118,8 @@ def roll_back(ctx: Context, release: ReleaseInfo) -> None:
     Raises:
         LockLost: another process may be publishing.
     """
-    assert release.wanted is not None
-    wanted = replace(release.wanted, version=ctx.tool.version, sha256=ctx.tool.sha256)
+    assert release.desired is not None
+    desired = replace(release.desired, version=ctx.tool.version, sha256=ctx.tool.sha256)
     ctx.confirm()
-    ClusterState(ctx.paths).save_desired_state(wanted)
+    ClusterState(ctx.paths).save_desired_state(desired)
     publish(ctx, release.name)

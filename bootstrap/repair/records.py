@@ -23,7 +23,7 @@ SHOWN = 4
 
 
 class Records(Step):
-    """The records in <mount>/petal/state and the manifest of the wanted release can be read."""
+    """The records in <mount>/petal/state and the manifest of the desired release can be read."""
 
     name = "records"
     title = "the records on shared storage can be read"

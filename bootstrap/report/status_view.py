@@ -19,14 +19,14 @@ MAX_NODES = 8  # failing nodes that are listed
 def status_view(result: Result[NodeStatus], *, verbose: bool) -> list[Line]:
     """The node, its cluster, and the newest runs of the node."""
     data = result.data
-    wanted, now, install = data.wanted, seconds_of(data.now), data.install
-    config = wanted.config if wanted else {}
+    desired, now, install = data.desired, seconds_of(data.now), data.install
+    config = desired.config if desired else {}
     lines = [
         Line(f"petal-node status: {result.status.value}", heading=True),
         _row("node", f"{data.node}, role {data.role.value if data.role else 'unknown'}"),
         _row("stack", f"{_stack(config)}, layout {config.get('layout', 'unknown')}"),
-        _row("release", f"{data.current or 'none'}, desired {wanted.release if wanted else 'unknown'}"),
-        _row("version", f"{data.package}, desired {wanted.version if wanted else 'unknown'}"),
+        _row("release", f"{data.current or 'none'}, desired {desired.release if desired else 'unknown'}"),
+        _row("version", f"{data.package}, desired {desired.version if desired else 'unknown'}"),
     ]
     if install:
         lines += _run_lines(install, now, "install", steps=install.run_id not in {run.run_id for run in data.runs})

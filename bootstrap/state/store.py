@@ -222,8 +222,8 @@ class ClusterState:
     def desired_state(self) -> DesiredState | None:
         return self._read("desired.json", DesiredState.from_dict)  # type: ignore[no-any-return]
 
-    def save_desired_state(self, wanted: DesiredState) -> None:
-        self._write("desired.json", plain(wanted))
+    def save_desired_state(self, desired: DesiredState) -> None:
+        self._write("desired.json", plain(desired))
 
     def published(self) -> tuple[Published, ...]:
         """What ``current`` has led to, the newest last."""
@@ -305,7 +305,7 @@ class ClusterState:
 
 
 def desired_state_of(paths: Paths, release: str) -> DesiredState | None:
-    """What made a release: its configuration, with which it can be wanted again. None in releases from before that.
+    """The desired state that made a release, with which a rollback restores it; None if the release has none.
 
     Raises:
         StateError: it is damaged.
@@ -315,6 +315,6 @@ def desired_state_of(paths: Paths, release: str) -> DesiredState | None:
     return None if document is None else shaped(path, lambda: DesiredState.from_dict(document))
 
 
-def save_desired_state_of(paths: Paths, wanted: DesiredState) -> None:
+def save_desired_state_of(paths: Paths, desired: DesiredState) -> None:
     """Written into the release before it is published."""
-    write_document(paths.release(wanted.release) / "desired.json", plain(wanted))
+    write_document(paths.release(desired.release) / "desired.json", plain(desired))

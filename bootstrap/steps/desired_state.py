@@ -33,13 +33,15 @@ class RecordDesiredState(Step):
             if error.code != "state-corrupt":
                 return refused(error)
             known = None
-        wanted = ctx.desired_state
-        if known != wanted:
+        desired = ctx.desired_state
+        if known != desired:
             before = f"release {known.release}" if known else "nothing"
-            return change(f"desired.json says {before}", f"want release {wanted.release}, petal-node {wanted.version}")
+            return change(
+                f"desired.json has {before}", f"record release {desired.release}, petal-node {desired.version}"
+            )
         if not _archive_is_there(ctx):
             return change("the archive is not on shared storage", f"write {ctx.paths.archives / str(ctx.tool.sha256)}")
-        return satisfied(f"release {wanted.release}, petal-node {wanted.version}")
+        return satisfied(f"release {desired.release}, petal-node {desired.version}")
 
     def on_held(self, ctx: Context) -> None:
         mark_request_applied(ctx)

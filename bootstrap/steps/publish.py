@@ -15,7 +15,7 @@ from .spack import SpackStack
 
 
 class Publish(Step):
-    """New shells get the wanted release."""
+    """New shells get the desired release."""
 
     name = "publish"
     title = "the release is published"
@@ -27,20 +27,21 @@ class Publish(Step):
     is_check = False
 
     def probe(self, ctx: Context) -> Finding:
-        wanted = ctx.desired_release
+        desired = ctx.desired_release
         current = current_release(ctx.paths)
-        manifest = read_manifest(ctx.paths, wanted)
+        manifest = read_manifest(ctx.paths, desired)
         if manifest is None:
             before = current or "nothing"
-            return change(f"release {wanted} is not complete", "write its manifest", f"current: {before} -> {wanted}")
-        if current != wanted:
+            return change(f"release {desired} is not complete", "write its manifest", f"current: {before} -> {desired}")
+        if current != desired:
             before = current or "nothing"
-            return change(f"current is {before}", f"current: {before} -> {wanted}")
+            return change(f"current is {before}", f"current: {before} -> {desired}")
         if manifest.missing and manifest.missing != missing_packages(ctx):
-            return change(f"release {wanted} was published without {', '.join(manifest.missing)}", "write its manifest")
-        if not has_pin(ctx, wanted):
-            return change(f"no module pins a job to {wanted}", f"write petal/{wanted}")
-        return satisfied(f"current is {wanted}")
+            missing = ", ".join(manifest.missing)
+            return change(f"release {desired} was published without {missing}", "write its manifest")
+        if not has_pin(ctx, desired):
+            return change(f"no module pins a job to {desired}", f"write petal/{desired}")
+        return satisfied(f"current is {desired}")
 
     def apply(self, ctx: Context) -> None:
         manifest = read_manifest(ctx.paths, ctx.desired_release)

@@ -244,8 +244,8 @@ class Torture:
 
     def _converged(self) -> bool:
         status = self._status()
-        wanted = status.get("wanted")
-        if not wanted or status["current"] != wanted["release"]:
+        desired = status.get("desired")
+        if not desired or status["current"] != desired["release"]:
             return False
         shell = self.lab.exec("head", ("bash", "-lc", f"{LOAD} && {SAY}"), user="ec2-user")
         return shell.stdout.split() == [str(self.number)] * (len(pieces.NAMES) + 1)

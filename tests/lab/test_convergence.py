@@ -84,42 +84,42 @@ def other_archive(top: Path) -> bytes:
 def test_nodes_follow_another_version_and_back(early: Lab, tmp_path: Path) -> None:
     """The head gets another version by hand; a node that converges hands over to it, and back again."""
     early.exec("head", ("sh", "-c", "cat >/root/other && chmod 755 /root/other"), stdin=other_archive(tmp_path)).check()
-    early.write("head", "/root/petal.yaml", json.dumps(status(early, "head")["data"]["wanted"]["config"]))
+    early.write("head", "/root/petal.yaml", json.dumps(status(early, "head")["data"]["desired"]["config"]))
     for archive, version in (("/root/other", "0.2.0"), ("/opt/petal-node/0.1.0/petal-node", "0.1.0")):
         early.exec("head", (archive, "bootstrap", "--config", "/root/petal.yaml")).check()
         early.exec("compute-1", ("petal-node", "converge")).check()
         for node in ("head", "compute-1"):
             assert early.exec(node, ("petal-node", "version")).stdout == f"petal-node {version}\n"
-            assert status(early, node)["data"]["wanted"]["version"] == version
+            assert status(early, node)["data"]["desired"]["version"] == version
         assert is_ready(early, "compute-1")
 
 
 def test_an_update_moves_the_cluster_and_nodes_with_old_args_follow(early: Lab, tmp_path: Path) -> None:
     """OnNodeUpdated has new pins; the Args of other nodes cannot be changed, also of those that boot later."""
-    before = status(early, "head")["data"]["wanted"]
+    before = status(early, "head")["data"]["desired"]
     old = actions(early, before["config"], (DIST / "petal-node").read_bytes())
     config = {**before["config"], "packages": before["config"]["packages"][1:], "check": {"run": ["mpirun --version"]}}
     new = actions(early, config, other_archive(tmp_path), "petal-2.yaml")
     for head, version in ((new, "0.2.0"), (old, "0.1.0")):
         early.set_custom_actions(old, head=head)
         said = early.phase("head", "updated").check().stdout
-        wanted = status(early, "head")["data"]["wanted"]
-        assert (wanted["version"], wanted["release"] == before["release"]) == (version, head is old), said
-        follow(early, "compute-1", wanted)
+        desired = status(early, "head")["data"]["desired"]
+        assert (desired["version"], desired["release"] == before["release"]) == (version, head is old), said
+        follow(early, "compute-1", desired)
     early.set_custom_actions(old, head=new)
     early.phase("head", "updated").check()
     for result in early.boot("compute-2", PHASES[:4]):
         result.check()
-    follow(early, "compute-2", status(early, "head")["data"]["wanted"])
+    follow(early, "compute-2", status(early, "head")["data"]["desired"])
 
 
-def follow(lab: Lab, node: str, wanted: dict[str, Any]) -> None:
+def follow(lab: Lab, node: str, desired: dict[str, Any]) -> None:
     """A node converges, and has version, configuration and release that the head wants."""
     lab.exec(node, ("petal-node", "converge")).check()
     found = status(lab, node)["data"]
-    assert found["wanted"] == wanted
-    assert found["current"] == wanted["release"]
-    assert lab.exec(node, ("petal-node", "version")).stdout == f"petal-node {wanted['version']}\n"
+    assert found["desired"] == desired
+    assert found["current"] == desired["release"]
+    assert lab.exec(node, ("petal-node", "version")).stdout == f"petal-node {desired['version']}\n"
     assert is_ready(lab, node)
 
 

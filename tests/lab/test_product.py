@@ -70,7 +70,7 @@ class TestCluster:
         data = answer(petal(lab, "head", "status", "--json"))["data"]
         assert data["proved"] == 2
         assert [node["node"] for node in data["proof"]["nodes"]] == [HOSTNAMES[node] for node in COMPUTES]
-        assert data["current"] == data["wanted"]["release"] == data["proof"]["release"]
+        assert data["current"] == data["desired"]["release"] == data["proof"]["release"]
 
     def test_a_users_job_loads_the_modules_and_runs_the_programs(self, lab: Lab, config: dict[str, Any]) -> None:
         output = job(lab, config).check().stdout
@@ -290,7 +290,7 @@ class TestTrouble:
     ) -> None:
         other = {**config["packages"][0], "name": "other", **change}
         text = json.dumps({**config, "packages": [other]})
-        """What is wanted changes, since the administrator said so; what users have does not."""
+        """The desired state follows the administrator; the software of the users stays."""
         keep, restore = ("cp", "-p", WANTED, "/root/wanted"), ("cp", "-p", "/root/wanted", WANTED)
         lab.exec("head", keep).check()
         lab.write("head", "/tmp/other.yaml", text)
@@ -351,7 +351,7 @@ class TestTrouble:
         finally:
             lab.exec("compute-1", ("sh", "-c", "rm -rf /opt/petal-node; mv /opt/before /opt/petal-node")).check()
         assert (result.returncode, strict.returncode) == (0, 1)
-        assert "[fetch-checksum]: wanted" in result.stdout
+        assert "[fetch-checksum]: expected" in result.stdout
         log = lab.exec("compute-1", ("tail", "-n", "1", "/var/log/petal-node.log")).stdout
-        assert "[fetch-checksum]: wanted" in log
+        assert "[fetch-checksum]: expected" in log
         assert not lab.exec("compute-1", ("test", "-e", "/tmp/executed")).ok

@@ -152,7 +152,7 @@ def job_directories(lab: Lab) -> str:
 
 def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked: Result) -> None:
     data = answer(petal(lab, "head", "status", "--json"))["data"]
-    assert (data["proved"], data["current"]) == (1, data["wanted"]["release"]), data
+    assert (data["proved"], data["current"]) == (1, data["desired"]["release"]), data
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
     assert jobs(lab) == [f"COMPLETED {NODE}"]
     assert job_directories(lab) == ""

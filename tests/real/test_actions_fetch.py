@@ -200,7 +200,7 @@ def test_a_client_that_hangs_is_stopped_at_the_budget(hook, tmp_path):
 
 def test_a_wrong_checksum_is_final_deleted_and_not_executed(hook, tmp_path):
     log = fake_aws(hook, tmp_path, f'printf "#!/bin/sh\\ntouch {tmp_path}/EXECUTED\\n" >"$target"')
-    assert f"wanted {hook.sha256}, got " in failed(hook, hook.fetch("s3://bucket/key"), "fetch-checksum")
+    assert f"expected {hook.sha256}, got " in failed(hook, hook.fetch("s3://bucket/key"), "fetch-checksum")
     assert not (tmp_path / "EXECUTED").exists()
     assert len(log.read_text().splitlines()) == 1
     assert hook.left_over() == []

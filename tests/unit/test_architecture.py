@@ -153,7 +153,7 @@ OTHER_DOORS = {
     "spawnv",
     "spawnvp",
 }
-OWN_IMAGE = {"execv"}  # the wanted version, checked by its checksum, in this process's place: handover
+OWN_IMAGE = {"execv"}  # the desired version, checked by its checksum, in this process's place: handover
 
 
 def calls_of(path: Path) -> Iterator[ast.Call]:

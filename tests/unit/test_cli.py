@@ -61,7 +61,7 @@ def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.Capture
     ],
 )
 def test_what_other_versions_call_stays(argv: list[str]) -> None:
-    """A node hands over to the wanted version with the command line that it has itself."""
+    """A node hands over to the desired version with the command line that it has itself."""
     assert parse(argv).command == argv[0]
 
 

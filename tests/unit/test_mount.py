@@ -257,10 +257,10 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
 
     def mount_and_find(source: str, kind: str) -> None:
         mount(source, kind)
-        wanted = DesiredState("0.1.0", None, {**node.config.to_dict(), "check": {"run": ["wanted"]}}, {}, "the-release")
+        desired = DesiredState("0.1.0", None, {**node.config.to_dict(), "check": {"run": ["wanted"]}}, {}, "r1")
         node.paths.state.mkdir(parents=True)
         ClusterState(node.paths).save_token(Token("t" * 32, "head"))
-        ClusterState(node.paths).save_desired_state(wanted)
+        ClusterState(node.paths).save_desired_state(desired)
         seen.append(source)
 
     node.mount = mount_and_find  # type: ignore[method-assign]
@@ -269,7 +269,7 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
     assert seen == ["files:/export/hpc"]
     steps = {step.name: step.outcome for step in record.steps}
     assert (steps["mount"], steps["storage"]) == (Outcome.CHANGED, Outcome.CHANGED)
-    assert record.release == "the-release"
+    assert record.release == "r1"
 
 
 def test_only_the_tool_and_its_units_come_before_the_mount() -> None:

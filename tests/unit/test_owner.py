@@ -61,9 +61,9 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     state = new.paths.state
     assert not [name for name, data in left.items() if (state / name).exists() and (state / name).read_bytes() == data]
     assert ClusterState(new.paths).reports() == ()
-    wanted = ClusterState(new.paths).desired_state()
-    assert wanted is not None
-    assert wanted.release == release
+    desired = ClusterState(new.paths).desired_state()
+    assert desired is not None
+    assert desired.release == release
     token = ClusterState(new.paths).token()
     assert token is not None
     assert token.token != old_token.token

@@ -50,10 +50,10 @@ def ask(
     return ctx
 
 
-def want(world: World, release: str = "wanted-release", mount: str = "/shared") -> None:
-    wanted = DesiredState("0.1.0", None, {"storage": {"mount": mount}, "check": {"run": ["wanted"]}}, {}, release)
+def want(world: World, release: str = "desired-release", mount: str = "/shared") -> None:
+    desired = DesiredState("0.1.0", None, {"storage": {"mount": mount}, "check": {"run": ["desired"]}}, {}, release)
     world.paths.state.mkdir(parents=True, exist_ok=True)
-    ClusterState(world.paths).save_desired_state(wanted)
+    ClusterState(world.paths).save_desired_state(desired)
 
 
 ARGS = "check: {run: [args]}"
@@ -65,9 +65,9 @@ ARGS = "check: {run: [args]}"
         ("", Role.HEAD, "args"),
         ("updated", Role.HEAD, "args"),
         ("configured", Role.HEAD, "args"),
-        ("configured", Role.COMPUTE, "wanted"),
-        ("configured", Role.LOGIN, "wanted"),
-        ("updated", Role.LOGIN, "wanted"),
+        ("configured", Role.COMPUTE, "desired"),
+        ("configured", Role.LOGIN, "desired"),
+        ("updated", Role.LOGIN, "desired"),
     ],
 )
 def test_args_or_wanted_json(world: World, event: str, role: Role, counts: str) -> None:
@@ -79,7 +79,7 @@ def test_the_heads_first_hook_decides_and_its_repetition_obeys(world: World) -> 
     want(world)
     assert ask(world, ARGS, event="start").config.check.run == (CheckCommand("args"),)
     assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("args"),)
-    assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("wanted"),)
+    assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("desired"),)
     assert ask(world, ARGS, event="updated").config.check.run == (CheckCommand("args"),)
 
 
@@ -89,13 +89,13 @@ def test_the_heads_first_hook_run_again_while_storage_is_away_takes_nothing_back
     away = world.paths.shared_mount.rename(world.prefix / "away")
     ask(world, ARGS, event="configured", killed=True)
     away.rename(world.paths.shared_mount)
-    assert ask(world, None, event=BOOT).config.check.run == (CheckCommand("wanted"),)
+    assert ask(world, None, event=BOOT).config.check.run == (CheckCommand("desired"),)
 
 
 def test_a_check_takes_the_release_that_is_wanted_and_a_run_makes_its_own(world: World) -> None:
     want(world)
-    assert ask(world, None, decides=False).release == "wanted-release"
-    assert ask(world, None).release != "wanted-release"
+    assert ask(world, None, decides=False).release == "desired-release"
+    assert ask(world, None).release != "desired-release"
 
 
 def test_what_another_cluster_or_an_older_place_wanted_does_not_count(world: World) -> None:

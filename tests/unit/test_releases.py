@@ -58,10 +58,10 @@ def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> Non
     assert previous_release(world.context) == second
     roll_back(world.context, rollback_target(world.context, None))
     assert current_release(world.paths) == second
-    wanted = ClusterState(world.paths).desired_state()
-    assert wanted is not None
-    assert wanted.release == second
-    assert [package["version"] for package in wanted.config["packages"]] == ["1", "2"]
+    desired = ClusterState(world.paths).desired_state()
+    assert desired is not None
+    assert desired.release == second
+    assert [package["version"] for package in desired.config["packages"]] == ["1", "2"]
     # once more leads forth again, as `cd -` does
     assert previous_release(world.context) == third
     roll_back(world.context, rollback_target(world.context, first[:8]))
@@ -102,8 +102,8 @@ def test_a_rollback_that_is_killed_in_the_middle_is_ended_by_the_next_convergenc
     with pytest.raises(LockLost):
         roll_back(replace(world.context, confirm=dies), to)
     assert current_release(world.paths) == third
-    assert to.wanted is not None
-    world.config_text = json.dumps(dict(to.wanted.config))
+    assert to.desired is not None
+    world.config_text = json.dumps(dict(to.desired.config))
     assert world.release == second
     publish(world, world.config_text)
     assert current_release(world.paths) == second
@@ -160,10 +160,10 @@ def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
     assert collector.plan(world.context, 3, ()).drop == {}
     roll_back(world.context, rollback_target(world.context, second))
     assert collector.plan(world.context, 1, ()).keep == {second: "current"}
-    wanted = ClusterState(world.paths).desired_state()
-    assert wanted is not None
-    ClusterState(world.paths).save_desired_state(replace(wanted, release=third))  # a rollback that was killed
-    assert collector.plan(world.context, 1, ()).keep == {second: "current", third: "wanted"}
+    desired = ClusterState(world.paths).desired_state()
+    assert desired is not None
+    ClusterState(world.paths).save_desired_state(replace(desired, release=third))  # a rollback that was killed
+    assert collector.plan(world.context, 1, ()).keep == {second: "current", third: "desired"}
     assert first in collector.plan(world.context, 1, ()).drop
 
 

@@ -145,12 +145,12 @@ def test_a_damaged_memory_is_none(head: World, text: str) -> None:
 
 
 def test_nobody_obeys_the_wanted_json_of_another_storage(head: World, compute: World) -> None:
-    wanted = DesiredState("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
-    ClusterState(head.paths).save_desired_state(wanted)
+    desired = DesiredState("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
+    ClusterState(head.paths).save_desired_state(desired)
     facts = compute.context.facts
-    assert find_desired_state(compute.prefix, facts, compute.system, []) == wanted
+    assert find_desired_state(compute.prefix, facts, compute.system, []) == desired
     other_storage(head, Token("feed" * 8, "another-head"))
-    write_document(head.paths.state / "desired.json", plain(wanted))
+    write_document(head.paths.state / "desired.json", plain(desired))
     assert find_desired_state(compute.prefix, facts, compute.system, []) is None
 
 

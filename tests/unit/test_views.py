@@ -74,7 +74,7 @@ MISFIT = Finding(
     "its CPU is zen3",
     ("spack: ...",),
 )
-WARN = Finding("release", Severity.WARN, "current is a, wanted is b", "", ("petal-node status",))
+WARN = Finding("release", Severity.WARN, "current is a, desired is b", "", ("petal-node status",))
 TALKS = Finding(
     "mpi:openmpi/4.1", Severity.OK, "2 ranks on a and b sent each other 4 MiB in 0.02 s with Open MPI v4.1.4"
 )
