@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, as_error
 from ..core.model import Finding, NodeReport, Severity, StepReport
 from ..host.times import timestamp
-from ..state.context import Context
+from ..state.context import Context, Observed
 from ..state.release import current_release
 from ..steps.base import Check, Step
 from ..steps.root import WAY_TO_STORAGE
@@ -23,6 +24,7 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
     Args:
         reports: steps that this run has probed; their probes are not repeated.
     """
+    ctx = replace(ctx, observed=Observed())
     probed = {report.name: report for report in reports}
     findings: list[Finding] = []
     for check in checks:
@@ -43,6 +45,8 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
 
 def _current(ctx: Context) -> str | None:
     """The release that new shells get; None if storage has begun to hang after it was checked."""
+    if ctx.observed.release is not None:
+        return ctx.observed.release[0]
     try:
         return ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, PROBE)
     except (PetalError, OSError):

@@ -26,12 +26,11 @@ class CurrentRelease(Check):
     after = WAY_TO_STORAGE
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        current = ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, self.seconds)
+        current, manifest = observe_release(ctx)
         if current is None:
             why = "the head node has not finished the install, or it failed"
             yield self.fail("no release is published yet", why, "on the head node: petal-node status")
             return
-        manifest = current_manifest(ctx, self.seconds)
         if manifest is None:
             remedy = "on the head node: petal-node repair"
             why = "an install or a removal was interrupted"
@@ -71,7 +70,7 @@ class CpuFits(Check):
     after = (*WAY_TO_STORAGE, CurrentRelease)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        manifest = current_manifest(ctx, self.seconds)
+        _, manifest = observe_release(ctx)
         if manifest is not None:
             yield self.fits(ctx.facts.host, manifest)
 
@@ -118,21 +117,23 @@ class ModulesUsable(Check):
     more_names = ("load", "libraries", "run")
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        manifest = current_manifest(ctx)
+        _, manifest = observe_release(ctx)
         if manifest is not None:
             yield from check_login_shell(ctx, manifest, self.seconds)
 
 
-def current_manifest(ctx: Context, seconds: float = PROBE) -> Manifest | None:
-    """The manifest of the release that shells get; None without a complete release.
+def observe_release(ctx: Context) -> tuple[str | None, Manifest | None]:
+    """The id of the release that shells get, and its manifest; None if missing. Read once in the checks of a node.
 
     Raises:
-        StateError: it is damaged.
+        StateError: the manifest is damaged.
         StorageError: shared storage does not answer.
     """
 
-    def read() -> Manifest | None:
+    def read() -> tuple[str | None, Manifest | None]:
         current = current_release(ctx.paths)
-        return None if current is None else read_manifest(ctx.paths, current)
+        return current, None if current is None else read_manifest(ctx.paths, current)
 
-    return ctx.system.on_storage(read, ctx.paths.root, seconds)
+    if ctx.observed.release is None:
+        ctx.observed.release = ctx.system.on_storage(read, ctx.paths.root, PROBE)
+    return ctx.observed.release

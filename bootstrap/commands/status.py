@@ -21,7 +21,7 @@ from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token
 from ..state.owner import is_foreign
 from ..state.release import current_release
-from ..state.store import ClusterState, Runs, as_it_is
+from ..state.store import ClusterState, Runs, mark_if_killed
 from ..steps.boot_service import TIMER
 
 POLL_SECONDS = 1.0
@@ -126,7 +126,7 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
         now=timestamp(),
         package=services.tool.version,
         desired=desired,
-        runs=tuple(as_it_is(run, known.host.boot_id) for run in recorded),
+        runs=tuple(mark_if_killed(run, known.host.boot_id) for run in recorded),
         facts=known,
     )
     try:

@@ -15,7 +15,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ..core.errors import StateError, StorageError
 
@@ -51,7 +51,7 @@ def make_own_dir(path: Path, below: Path) -> None:
         try:
             part.mkdir(0o755)
         except FileExistsError as error:
-            problem = _component_problem(part)
+            problem = _component_problem(part, part.lstat())
             if problem or not part.is_dir():
                 why = str(problem or f"{part} is not a directory")
                 raise StateError(f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="untrusted") from error
@@ -115,17 +115,29 @@ class PathProblem:
         return f"{self.path} {self.why}"
 
 
-def path_problem(path: Path, below: Path) -> PathProblem | None:
+# Results of lstat(2) by path, None for a missing one.
+Lstats = dict[Path, Optional[os.stat_result]]
+
+
+def path_problem(path: Path, below: Path, lstats: Lstats | None = None) -> PathProblem | None:
     """The first component of ``path`` under ``below`` that other users could change or replace, or None.
 
     Each component must belong to root or to the caller, must not be writable by group or others, and must not be a
     symbolic link. A missing one is fine. ``below`` itself is not checked: a mount point may be 1777.
+
+    Args:
+        lstats: results that are used and added, so that one look at several paths reads each component once.
     """
+    lstats = {} if lstats is None else lstats
     for part in [*reversed(path.parents), path]:
-        if below in part.parents:
-            problem = _component_problem(part)
-            if problem:
-                return problem
+        if below not in part.parents:
+            continue
+        if part not in lstats:
+            lstats[part] = _lstat(part)
+        info = lstats[part]
+        problem = info and _component_problem(part, info)
+        if problem:
+            return problem
     return None
 
 
@@ -160,14 +172,17 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
     return PathProblem(path, mode, f"chmod go-w {path}")
 
 
-def _component_problem(path: Path) -> PathProblem | None:
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return None
+def _component_problem(path: Path, info: os.stat_result) -> PathProblem | None:
     if stat.S_ISLNK(info.st_mode):
         return PathProblem(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
     return mode_problem(path, info)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:

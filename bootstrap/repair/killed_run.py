@@ -10,7 +10,7 @@ from ..core.model import Finding, RunRecord, Severity, change, satisfied
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..state.context import Context
-from ..state.store import KEEP_RUNS, ClusterState, Runs, as_it_is, is_dead
+from ..state.store import KEEP_RUNS, ClusterState, Runs, is_dead, mark_if_killed
 from ..steps.base import Step
 
 
@@ -34,7 +34,9 @@ class KilledRun(Step):
 
     def apply(self, ctx: Context) -> None:
         for run in _dead(ctx):
-            closed = replace(as_it_is(run, ctx.facts.host.boot_id), finished=timestamp(), exit=1, hook_may_return=True)
+            closed = replace(
+                mark_if_killed(run, ctx.facts.host.boot_id), finished=timestamp(), exit=1, hook_may_return=True
+            )
             Runs(ctx.paths).save(closed)
             _close_on_shared(ctx, closed)
 

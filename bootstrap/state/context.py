@@ -16,7 +16,7 @@ from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
 from .desired import DesiredState
-from .release import build_targets_of, tree_name
+from .release import Manifest, build_targets_of, tree_name
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ def _unlocked() -> None:
     """No lock is held, so none can be lost."""
 
 
+@dataclass
+class Observed:
+    """What the checks of one node have read from shared storage, so that each document is read once.
+
+    Args:
+        release: the id of the current release and its manifest, None before they are read.
+    """
+
+    release: tuple[str | None, Manifest | None] | None = None
+
+
 @dataclass(frozen=True)
 class Context:
     """One run on one node.
@@ -61,6 +72,7 @@ class Context:
         confirm: called by cluster steps right before they publish; raises LockLost if the lock is no longer held.
         builders: a descriptor for processes that build: no other run begins while a process has it open
             (``locks.builders_ended``).
+        observed: empty at the start of the checks of a node, and not kept afterwards.
     """
 
     options: Options
@@ -78,6 +90,7 @@ class Context:
     progress: Callable[[str], None] = _ignore
     confirm: Callable[[], None] = _unlocked
     builders: int | None = None
+    observed: Observed = field(default_factory=Observed, compare=False)
 
     @property
     def system(self) -> System:

@@ -21,7 +21,7 @@ from ..core.errors import ConfigError
 from ..core.facts import Host, Queue
 from ..core.model import plain
 from ..core.paths import Paths
-from .store import read_document, shaped, write_document
+from .store import read_as, write_document
 
 RELEASE_FORMAT = 2
 INDEX = "modules.json"
@@ -206,12 +206,7 @@ def read_manifest(paths: Paths, release: str) -> Manifest | None:
     Raises:
         StateError: the manifest is damaged.
     """
-    path = paths.manifest(release)
-    raw = read_document(path)
-    if raw is None:
-        return None
-    manifest: Manifest = shaped(path, lambda: Manifest.from_dict(raw))
-    return manifest
+    return read_as(paths.manifest(release), Manifest.from_dict)
 
 
 def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
@@ -221,11 +216,7 @@ def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
         StateError: the index is damaged.
     """
     path = paths.release(release) / INDEX
-    raw = read_document(path)
-    if raw is None:
-        return None
-    trees: tuple[Tree, ...] = shaped(path, lambda: decode.items(raw["trees"], Tree.from_dict))
-    return trees
+    return read_as(path, lambda raw: decode.items(raw["trees"], Tree.from_dict))
 
 
 def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
@@ -235,9 +226,7 @@ def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
         StateError: the index is damaged.
     """
     path = paths.release(release) / INDEX
-    raw = read_document(path) or {}
-    missing: tuple[str, ...] = shaped(path, lambda: decode.items(raw.get("missing", ()), decode.text))
-    return missing
+    return read_as(path, lambda raw: decode.items(raw.get("missing", ()), decode.text)) or ()
 
 
 def write_index(paths: Paths, release: str, trees: Iterable[Tree], missing: Iterable[str] = ()) -> None:

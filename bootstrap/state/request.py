@@ -10,8 +10,9 @@ from ..core.model import Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
 from .context import Context
-from .store import KEPT, read_document, shaped, write_document
+from .store import read_as, write_document
 
+KEPT = "request.json"
 # configured: OnNodeConfigured has run once. pending: a decision of a hook that is not in the desired state yet.
 _SHAPE: dict[str, Callable[[Any], Any]] = {
     "uri": decode.text,
@@ -29,12 +30,9 @@ def kept_request(paths: Paths) -> dict[str, Any]:
     Raises:
         StateError: the file is damaged.
     """
-    path = paths.var / KEPT
-    raw = read_document(path) or {}
-    kept: dict[str, Any] = shaped(
-        path, lambda: {name: decode(raw[name]) for name, decode in _SHAPE.items() if name in raw}
-    )
-    return kept
+    shape = _SHAPE.items()
+    kept = read_as(paths.var / KEPT, lambda raw: {name: read(raw[name]) for name, read in shape if name in raw})
+    return kept or {}
 
 
 def is_pending(paths: Paths) -> bool:

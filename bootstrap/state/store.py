@@ -1,49 +1,50 @@
-"""What petal-node keeps on disk: how its documents are read and written, and the shape of those that all share.
+"""The documents that petal-node keeps on disk: how they are read and written, and the dataclasses that all share.
 
-On the node: one record a run. On shared storage: the storage token, ``desired.json``, the head's install record, the
-proof, and one report a node. What only one concern keeps has its shape there: in ``release``, ``prepare``, ``steps``.
-Every document carries ``format``; a newer one than this version knows is refused.
+On the node: a record of each run, and the storage that the node uses. On shared storage: token, desired state, install
+record, proof, and a report of each node. Every document has a ``format``; a newer one than this version knows is
+refused. Documents of one concern are in ``release``, ``request`` and ``steps``.
 """
 
 from __future__ import annotations
 
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core import decode
 from ..core.errors import StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
 from ..host.atomic import write_json
-from ..host.files import is_deep, make_dir, path_problem, read_json
+from ..host.files import Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
 from .desired import DesiredState, Proof, Published, Token
 from .owner import Owner
 
+T = TypeVar("T")
 FORMAT = 1
 KEEP_RUNS = 30
 KEEP_PUBLISHED = 200
-KEPT = "request.json"  # what a hook of this node was given
 KEEP_SECONDS = 3600.0
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
-    """A document of ours, or None where there is none.
+    """A document with a format number, or None if the file does not exist.
 
     Raises:
-        StateError: damaged (``state-corrupt``) or of a newer petal-node (``state-newer``).
+        StateError: it is damaged (``state-corrupt``), or a newer petal-node wrote it (``state-newer``).
     """
     document = read_json(path)
     if document is None:
         return None
     number = document.get("format")
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise StateError(f"{path} carries no format number", remedy=f"mv {path} {path}.bad")
+        raise StateError(f"{path} has no format number", remedy=f"mv {path} {path}.bad")
     if number > FORMAT:
         raise StateError(
             f"{path} was written by a newer petal-node",
@@ -62,23 +63,32 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, {"format": FORMAT, **content})
 
 
-def shaped(path: Path, build: Callable[[], Any]) -> Any:
-    """What ``build`` makes of a document.
+def shaped(path: Path, build: Callable[[], T]) -> T:
+    """The result of ``build``, which reads the content of a document.
 
     Raises:
-        StateError: the document has another shape than its format says.
+        StateError: the content does not have the shape of its format.
     """
     try:
         return build()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise StateError(
-            f"{path} does not have the shape of its format", why=why, remedy=f"mv {path} {path}.bad"
-        ) from error
+        remedy = f"mv {path} {path}.bad"
+        raise StateError(f"{path} does not have the shape of its format", why=why, remedy=remedy) from error
+
+
+def read_as(path: Path, build: Callable[[Mapping[str, Any]], T]) -> T | None:
+    """A document as ``build`` reads it, or None if the file does not exist.
+
+    Raises:
+        StateError: as ``read_document`` and ``shaped``.
+    """
+    document = read_document(path)
+    return None if document is None else shaped(path, lambda: build(document))
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 for one that somebody else has just removed."""
+    """Seconds since a file was written; 0 if another process has just removed it."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
@@ -86,36 +96,34 @@ def _age(path: Path) -> float:
 
 
 def is_dead(run: RunRecord, boot_id: str) -> bool:
-    """True where a record says "started" and its process is gone: it was killed, or the node went down under it."""
+    """True if the process of an unfinished run has ended: it was killed, or the node went down."""
     return run.finished is None and not (run.boot_id == boot_id and has_process(run.pid))
 
 
-def as_it_is(run: RunRecord, boot_id: str) -> RunRecord:
-    """The record of a run on this node, with an error where it ended without a word."""
+def mark_if_killed(run: RunRecord, boot_id: str) -> RunRecord:
+    """The record of a run on this node; if its process died, degraded and with an error."""
     if not is_dead(run, boot_id):
         return run
-    what = "the run ended without a word: it was killed, or the node went down"
+    what = "the run was killed, or the node went down, before it recorded a result"
     error = {"code": "run-killed", "what": what, "why": "", "remedy": ["petal-node repair"]}
     return replace(run, status=Status.DEGRADED, errors=(*run.errors, error))
 
 
 class Runs:
-    """The records of this node's runs, newest last."""
+    """The records of this node's runs: one file each, whose names sort by time."""
 
     def __init__(self, paths: Paths) -> None:
         self._dir = paths.runs
 
     def save(self, record: RunRecord) -> None:
-        """Writes the record as it stands now; called at the start, after each step and at the end."""
+        """Writes the current record of a run; called at its start, after each step and at its end."""
         write_document(self._path(record.run_id), record.to_dict())
 
     def load(self, run_id: str) -> RunRecord | None:
-        path = self._path(run_id)
-        document = read_document(path)
-        return None if document is None else shaped(path, lambda: RunRecord.from_dict(document))
+        return read_as(self._path(run_id), RunRecord.from_dict)
 
     def latest(self, number: int = 5) -> tuple[tuple[RunRecord, ...], tuple[StateError, ...]]:
-        """The newest records, newest first, and what could not be read."""
+        """The newest records, newest first, and an error for each that cannot be read."""
         records: list[RunRecord] = []
         errors: list[StateError] = []
         for path in sorted(self._dir.glob("*.json"), reverse=True)[:number]:
@@ -129,22 +137,19 @@ class Runs:
         return tuple(records), tuple(errors)
 
     def prune(self) -> None:
-        """Keeps the newest records of each verb, so that a timer's never push out a hook's, and all that are young.
+        """Keeps the newest records of each verb, so that the timer's do not displace a hook's, and all recent ones.
 
-        A run that goes on writes its record again and again, so a young one may be that of a run that is not done.
+        A recent record may be that of a run that continues.
         """
-        seen: Counter[str] = Counter()
+        number: Counter[str] = Counter()
         for path in sorted(self._dir.glob("*.json"), reverse=True):
-            verb = self._verb_of(path)
-            seen[verb] += 1
-            if seen[verb] > KEEP_RUNS and _age(path) > KEEP_SECONDS:
+            try:
+                verb = str((read_json(path) or {}).get("verb"))
+            except StateError:
+                verb = "damaged"
+            number[verb] += 1
+            if number[verb] > KEEP_RUNS and _age(path) > KEEP_SECONDS:
                 path.unlink(missing_ok=True)
-
-    def _verb_of(self, path: Path) -> str:
-        try:
-            return str((read_json(path) or {}).get("verb"))
-        except StateError:
-            return "damaged"
 
     def _path(self, run_id: str) -> Path:
         return self._dir / f"{run_id}.json"
@@ -152,10 +157,10 @@ class Runs:
 
 @dataclass(frozen=True)
 class KnownStorage:
-    """The storage that this node has used, in its own memory.
+    """The storage that this node uses, recorded on the node itself.
 
-    ``cluster`` is the cluster whose head node decides which storage is used; None on the head node itself, which takes
-    another storage only with ``--accept-storage``.
+    ``cluster`` is the cluster whose head node decides which storage is used; None on the head node itself, which
+    accepts another storage only with ``--accept-storage``.
     """
 
     mount: str
@@ -168,10 +173,9 @@ class KnownStorage:
 
     @classmethod
     def load(cls, paths: Paths) -> KnownStorage | None:
-        """The saved storage; None without one, and if the file is damaged."""
+        """The recorded storage; None without a record, or if the file is damaged."""
         try:
-            raw = read_document(paths.seen_storage)
-            return None if raw is None else shaped(paths.seen_storage, lambda: cls._from_dict(raw))
+            return read_as(paths.seen_storage, cls._from_dict)
         except StateError as error:
             LOG.warning("%s", error)
             return None
@@ -185,7 +189,7 @@ class KnownStorage:
         write_document(paths.seen_storage, plain(self))
 
     def knows(self, mount: str, token: Token | None) -> bool:
-        """True for the same storage, for another one of this node's cluster, and for another mount point."""
+        """True for the same storage, for another one of the same cluster, and for another mount point."""
         if mount != self.mount:
             return True
         return token is not None and (
@@ -194,15 +198,22 @@ class KnownStorage:
 
 
 class ClusterState:
-    """The documents on shared storage. Nothing is read that others could have written."""
+    """The documents on shared storage. A document that other users could have written is not read.
 
-    def __init__(self, paths: Paths, *, trusting: bool = False) -> None:
-        """``trusting`` is for the one who finds out what others could have written, and decides nothing by it."""
+    Reads check each directory once per instance, so make a new instance for each look at the storage.
+
+    Args:
+        trusting: read without a check of owners and modes, to diagnose; do not base a decision on the result.
+        lstats: results of the caller's look at the storage (``path_problem``).
+    """
+
+    def __init__(self, paths: Paths, *, trusting: bool = False, lstats: Lstats | None = None) -> None:
         self._paths = paths
         self._trusting = trusting
+        self._lstats: Lstats = {} if lstats is None else lstats
 
     def token(self) -> Token | None:
-        return self._read("token.json", Token.from_dict)  # type: ignore[no-any-return]
+        return self._read("token.json", Token.from_dict)
 
     def token_or_none(self) -> Token | None:
         """The token; None if it is missing or cannot be read."""
@@ -212,34 +223,34 @@ class ClusterState:
             return None
 
     def is_known_storage(self) -> bool:
-        """False where another storage, or another cluster, has come in the place of what this node has used."""
-        before = KnownStorage.load(self._paths)
-        return before is None or before.knows(self._paths.mount, self.token())
+        """False if another storage, or the storage of another cluster, is mounted instead of the one of this node."""
+        known = KnownStorage.load(self._paths)
+        return known is None or known.knows(self._paths.mount, self.token())
 
     def save_token(self, token: Token) -> None:
         self._write("token.json", plain(token))
 
     def desired_state(self) -> DesiredState | None:
-        return self._read("desired.json", DesiredState.from_dict)  # type: ignore[no-any-return]
+        return self._read("desired.json", DesiredState.from_dict)
 
     def save_desired_state(self, desired: DesiredState) -> None:
         self._write("desired.json", plain(desired))
 
     def published(self) -> tuple[Published, ...]:
-        """What ``current`` has led to, the newest last."""
+        """The releases that were current, newest last."""
         return self._read("published.json", Published.all_of) or ()
 
     def note_published(self, release: str, run_id: str, time: str) -> None:
         """Records that a release became current, unless it is the last one recorded."""
-        before = self.published()
-        if before and before[-1].release == release:
+        earlier = self.published()
+        if earlier and earlier[-1].release == release:
             return
-        now = Published(release, time, run_id)
-        self._write("published.json", {"published": [plain(one) for one in (*before, now)[-KEEP_PUBLISHED:]]})
+        entries = (*earlier, Published(release, time, run_id))[-KEEP_PUBLISHED:]
+        self._write("published.json", {"published": [plain(entry) for entry in entries]})
 
     def install(self) -> RunRecord | None:
-        """The head's record of the newest install, running or ended."""
-        return self._read("stack.json", RunRecord.from_dict)  # type: ignore[no-any-return]
+        """The head node's record of the newest install, running or finished."""
+        return self._read("stack.json", RunRecord.from_dict)
 
     def install_age(self) -> float | None:
         """Seconds since the install record was written; None without one."""
@@ -250,7 +261,7 @@ class ClusterState:
         self._write("stack.json", record.to_dict())
 
     def proof(self) -> Proof | None:
-        return self._read("proof.json", Proof.from_dict)  # type: ignore[no-any-return]
+        return self._read("proof.json", Proof.from_dict)
 
     def save_proof(self, proof: Proof) -> None:
         self._write("proof.json", plain(proof))
@@ -259,19 +270,19 @@ class ClusterState:
         self._write(f"nodes/{report.node}.json", report.to_dict())
 
     def report(self, node: str) -> NodeReport | None:
-        return self._read(f"nodes/{node}.json", NodeReport.from_dict)  # type: ignore[no-any-return]
+        return self._read(f"nodes/{node}.json", NodeReport.from_dict)
 
     def reports(self) -> tuple[NodeReport, ...]:
-        """Every node's own last report, by name; a report that cannot be read is left out."""
-        found = []
+        """The last report of each node, sorted by name, without those that cannot be read."""
+        reports = []
         for path in sorted((self._paths.state / "nodes").glob("*.json")):
             try:
                 report = self.report(path.stem)
             except StateError:
                 continue
             if report is not None:
-                found.append(report)
-        return tuple(found)
+                reports.append(report)
+        return tuple(reports)
 
     def remove_records(self) -> None:
         """Removes the records of a former cluster; unread, because a newer petal-node may have written them."""
@@ -280,27 +291,30 @@ class ClusterState:
         for path in (*(state / name for name in names), *(state / "nodes").glob("*.json")):
             path.unlink(missing_ok=True)
 
-    def _read(self, name: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
+    def _read(self, name: str, build: Callable[[Mapping[str, Any]], T]) -> T | None:
         path = self._paths.state / name
-        problem = None if self._trusting else path_problem(path, self._paths.shared_mount)
-        if problem:
-            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="untrusted")
-        document = read_document(path)
-        return None if document is None else shaped(path, lambda: build(document))
+        if not self._trusting:
+            problem = path_problem(path, self._paths.shared_mount, self._lstats)
+            self._lstats.pop(path, None)  # another node may replace a document, never a directory
+            if problem:
+                remedy = f"ls -ld {path}"
+                raise StateError(f"{path} is not read", why=str(problem), remedy=remedy, code="untrusted")
+        return read_as(path, build)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Into what the storage step has made, and never onto another file system that has come in its place."""
-        path = self._paths.state / name
-        problem = path_problem(path.parent, self._paths.shared_mount)
+        """Writes into a directory that the step ``storage`` made, never to another file system mounted in its place."""
+        path, lstats = self._paths.state / name, Lstats()
+        problem = path_problem(path.parent, self._paths.shared_mount, lstats)
         if problem:
-            raise StateError(
-                f"{path} is not written", why=str(problem), remedy=f"ls -ld {path.parent}", code="untrusted"
-            )
-        if not path.parent.is_dir() or not (name == "token.json" or self.is_known_storage()):
-            why = "the storage from before is not there"
-            raise StorageError(
-                f"{path} is not written", why=why, remedy=f"findmnt {self._paths.mount}", code="storage-changed"
-            )
+            remedy = f"ls -ld {path.parent}"
+            raise StateError(f"{path} is not written", why=str(problem), remedy=remedy, code="untrusted")
+        info = lstats[path.parent]
+        is_prepared = info is not None and stat.S_ISDIR(info.st_mode)
+        look = ClusterState(self._paths, lstats=lstats)
+        if not is_prepared or not (name == "token.json" or look.is_known_storage()):
+            why = "the storage that this node used before is not mounted"
+            remedy = f"findmnt {self._paths.mount}"
+            raise StorageError(f"{path} is not written", why=why, remedy=remedy, code="storage-changed")
         write_json(path, {"format": FORMAT, **content})
 
 
@@ -310,9 +324,7 @@ def desired_state_of(paths: Paths, release: str) -> DesiredState | None:
     Raises:
         StateError: it is damaged.
     """
-    path = paths.release(release) / "desired.json"
-    document = read_document(path)
-    return None if document is None else shaped(path, lambda: DesiredState.from_dict(document))
+    return read_as(paths.release(release) / "desired.json", DesiredState.from_dict)
 
 
 def save_desired_state_of(paths: Paths, desired: DesiredState) -> None:

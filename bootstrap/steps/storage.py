@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..core.deadlines import PROBE
 from ..core.errors import PetalError, StateError, StorageError, as_error
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding, Role, change, refused, satisfied
-from ..host.files import PathProblem, make_own_dir, mode_problem, path_problem
+from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
 from ..state.context import Context
 from ..state.desired import Token
@@ -101,21 +102,22 @@ def _serves_another(ctx: Context, token: Token | None) -> bool:
 def _view(ctx: Context) -> StorageView:
     """Runs in a child with a deadline, because every call may hang."""
     paths, mount = ctx.paths, ctx.paths.shared_mount
-    space, tried = os.statvfs(mount), tried_file(ctx)
-    writable = not space.f_flag & os.ST_RDONLY
+    space, tried, directories = os.statvfs(mount), tried_file(ctx), _directories(ctx)
+    writable, lstats = not space.f_flag & os.ST_RDONLY, Lstats()
+    problems = [path_problem(path, mount, lstats) for path in (*directories, paths.builds)]
     try:
-        token = ClusterState(paths).token()
+        token = ClusterState(paths, lstats=lstats).token()
     except StateError as error:
         if error.code != "untrusted":
             raise
         token = None  # ``problem`` has the reason
-    problems = (path_problem(path, mount) for path in (*_directories(ctx)[1:], paths.builds))
+    are_made = all(info and stat.S_ISDIR(info.st_mode) for info in map(lstats.get, directories))
     has_tried = tried.is_file()
     return StorageView(
         problem=mode_problem(mount, mount.stat(), sticky=True) or next(filter(None, problems), None),
         on_root_disk=paths.live and _is_on_root_disk(mount),
         writable=writable,
-        prepared=all(path.is_dir() for path in _directories(ctx)) and (has_tried or _serves_another(ctx, token)),
+        prepared=are_made and (has_tried or _serves_another(ctx, token)),
         free=space.f_bavail * space.f_frsize,
         token=token,
         lock_problem=lock_problem(tried) if ctx.role is Role.HEAD and writable and has_tried else "",

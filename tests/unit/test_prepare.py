@@ -17,8 +17,8 @@ from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS
 from bootstrap.state.context import Context
 from bootstrap.state.desired import DesiredState
-from bootstrap.state.request import keep_request, mark_request_applied
-from bootstrap.state.store import KEPT, ClusterState, write_document
+from bootstrap.state.request import KEPT, keep_request, mark_request_applied
+from bootstrap.state.store import ClusterState, write_document
 from bootstrap.steps.desired_state import RecordDesiredState
 from tests.world import World, services
 
