@@ -94,17 +94,23 @@ class V3(Layout):
         return f"{self.top}/manifests/spec/{spec.name}/{spec.name}-{spec.version}-{spec.hash}.spec.manifest.json"
 
     def blobs(self, spec: Locked, document: Mapping[str, Any]) -> tuple[Blob, ...]:
-        return tuple(self._blob(spec, _record(document, kind)) for kind in (SPEC, TARBALL))
-
-    def _blob(self, spec: Locked, record: Mapping[str, Any]) -> Blob:
-        if record.get("checksumAlgorithm") != "sha256":
-            raise corrupt(spec, "it names a blob without a sha256")
-        digest = _sha256(spec, record.get("checksum"))
-        return Blob(f"blobs/sha256/{digest[:2]}/{digest}", digest)
+        blobs = []
+        for record in (_record(document, SPEC), _record(document, TARBALL)):
+            if record.get("checksumAlgorithm") != "sha256":
+                raise corrupt(spec, "it names a blob without a sha256")
+            digest = _sha256(spec, record.get("checksum"))
+            blobs.append(Blob(f"blobs/sha256/{digest[:2]}/{digest}", digest))
+        return tuple(blobs)
 
     def hash_of(self, document: Mapping[str, Any], directory: Path) -> str:
         digest = str(_record(document, SPEC).get("checksum"))
-        return _root_hash(parsed(_unzipped(directory / "blobs" / "sha256" / digest[:2] / digest)))
+        try:
+            packed = (directory / "blobs" / "sha256" / digest[:2] / digest).read_bytes()
+            with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+                spec = stream.read(LIMIT)
+        except (OSError, EOFError, zlib.error) as error:
+            raise CacheError("a spec", why=f"it cannot be unpacked: {error}", code="cache-corrupt") from error
+        return _root_hash(parsed(spec))
 
 
 def corrupt(spec: Locked, why: str) -> CacheError:
@@ -161,11 +167,3 @@ def _root_hash(document: Mapping[str, Any]) -> str:
         return str(document["spec"]["nodes"][0]["hash"])
     except (KeyError, IndexError, TypeError) as error:
         raise CacheError("a spec", why="it lacks the hash of the package", code="cache-corrupt") from error
-
-
-def _unzipped(path: Path) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(path.read_bytes())) as stream:
-            return stream.read(LIMIT)
-    except (OSError, EOFError, zlib.error) as error:
-        raise CacheError("a spec", why=f"it cannot be unpacked: {error}", code="cache-corrupt") from error

@@ -106,31 +106,24 @@ class _Pull:
             self.failed = self._unusable(missing)
             return []
         keys = open_keyring(self.system, self.directory / ".keys", self.mirror.keys, self.region)
+        taken: list[Locked] = []
         try:
-            with keys if self.mirror.signed else nullcontext() as ring:
-                found = self._take_all(specs, ring)
+            with keys if self.mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
+                try:
+                    results = threads.map(lambda spec: self._take(spec, ring), specs)
+                    for number, (spec, is_taken) in enumerate(zip(specs, results), 1):
+                        taken += [spec] if is_taken else []
+                        progress = f"{len(taken)} found, {number} of {len(specs)} asked for"
+                        self.tell(f"looking for packages in {self.name}: {progress}")
+                except BaseException:
+                    self.stopped.set()  # a run that ends does not wait for transfers
+                    raise
         except CacheError as error:
             self.failed = error
             return []
-        LOG.info(
-            "%d of %d packages are in the build cache %s", len(found), len(specs), self.name, extra={"step": "spack"}
-        )
-        return found
-
-    def _take_all(self, specs: list[Locked], ring: Keyring | None) -> list[Locked]:
-        found: list[Locked] = []
-        with ThreadPoolExecutor(TRANSFERS) as threads:
-            try:
-                for number, (spec, is_taken) in enumerate(
-                    zip(specs, threads.map(lambda spec: self._take(spec, ring), specs)), 1
-                ):
-                    found += [spec] if is_taken else []
-                    progress = f"{len(found)} found, {number} of {len(specs)} asked for"
-                    self.tell(f"looking for packages in {self.name}: {progress}")
-            except BaseException:
-                self.stopped.set()  # a run that ends does not wait for transfers
-                raise
-        return found
+        numbers = (len(taken), len(specs), self.name)
+        LOG.info("%d of %d packages are in the build cache %s", *numbers, extra={"step": "spack"})
+        return taken
 
     def _take(self, spec: Locked, ring: Keyring | None) -> bool:
         """True if the entry of ``spec`` is in the directory; False if the mirror has none that can be used."""

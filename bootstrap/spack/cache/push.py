@@ -17,7 +17,6 @@ from ...host.files import remove_tree, sha256_of
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
-from .entries import Layout
 from .keys import open_keyring, refuse_readable_key
 
 TRANSFERS = 8
@@ -42,8 +41,9 @@ class Push:
         """
         specs = list(specs)
         with ThreadPoolExecutor(TRANSFERS) as threads:
+            uris = [self._uri(self._description(spec)) for spec in specs]
             try:
-                existing = list(threads.map(self._has, specs))
+                existing = list(threads.map(lambda uri: exists(uri, region=self.region, seconds=REQUEST), uris))
             except FetchError as error:
                 raise self._failed(error) from error
         return [spec for spec, is_there in zip(specs, existing) if not is_there]
@@ -62,12 +62,17 @@ class Push:
             self.spack.push([spec.hash for spec in specs], directory, self.jobs)
             if self.mirror.signed:
                 self._sign(directory, specs)
-            self._upload(directory, specs)
+            descriptions = {directory / self._description(spec) for spec in specs}
+            files = sorted(path for path in directory.rglob("*") if path.is_file())
+            last = [path for path in files if path in descriptions]
+            self.tell(f"sending {len(last)} packages to {self.name}")
+            for batch in ([path for path in files if path not in descriptions], last):
+                with ThreadPoolExecutor(TRANSFERS) as threads:
+                    list(threads.map(lambda path: self._put(path, directory), batch))
+        except FetchError as error:
+            raise self._failed(error) from error
         finally:
             remove_tree(directory)
-
-    def _has(self, spec: Locked) -> bool:
-        return exists(self._at(self._description(spec)), region=self.region, seconds=REQUEST)
 
     def _sign(self, directory: Path, specs: Iterable[Locked]) -> None:
         origin = self.mirror.signing_key
@@ -75,37 +80,21 @@ class Push:
         refuse_readable_key(origin)
         with open_keyring(self.spack.system, self.spack.places.scratch / "signing", (origin,), self.region) as ring:
             for spec in specs:
-                plain = directory / self._layout.description(spec, signed=False)
+                plain = directory / self.spack.program.family.cache_layout.description(spec, signed=False)
                 if plain.is_file():  # Spack leaves out a package whose recipe forbids redistribution
                     signed = plain.with_name(f"{plain.name}.signed")
                     ring.sign(plain, signed)
                     plain.unlink()
                     signed.rename(directory / self._description(spec))
 
-    def _upload(self, directory: Path, specs: Iterable[Locked]) -> None:
-        descriptions = {directory / self._description(spec) for spec in specs}
-        files = sorted(path for path in directory.rglob("*") if path.is_file())
-        last = [path for path in files if path in descriptions]
-        for batch in ([path for path in files if path not in descriptions], last):
-            self.tell(f"sending {len(last)} packages to {self.name}")
-            with ThreadPoolExecutor(TRANSFERS) as threads:
-                try:
-                    list(threads.map(lambda path: self._put(path, directory), batch))
-                except FetchError as error:
-                    raise self._failed(error) from error
-
     def _put(self, path: Path, directory: Path) -> None:
-        uri = self._at(str(path.relative_to(directory)))
+        uri = self._uri(str(path.relative_to(directory)))
         upload(path, uri, sha256=sha256_of(path), region=self.region, seconds=FETCH)
 
-    @property
-    def _layout(self) -> Layout:
-        return self.spack.program.family.cache_layout
-
     def _description(self, spec: Locked) -> str:
-        return self._layout.description(spec, signed=self.mirror.signed)
+        return self.spack.program.family.cache_layout.description(spec, signed=self.mirror.signed)
 
-    def _at(self, path: str) -> str:
+    def _uri(self, path: str) -> str:
         return f"{self.mirror.url.rstrip('/')}/{path}"
 
     def _failed(self, error: FetchError) -> CacheError:
