@@ -87,7 +87,11 @@ def refused(record: dict[str, Any], code: str, name: str = "storage") -> dict[st
 
 def becomes_ready(lab: Lab, node: str, seconds: float = 90) -> None:
     """The timer makes the node ready; nobody types anything."""
-    until(f"{node} is ready by itself", lambda: looks_ready(lab, node) and is_ready(lab, node), seconds)
+    try:
+        until(f"{node} is ready by itself", lambda: looks_ready(lab, node) and is_ready(lab, node), seconds)
+    except engine.LabError as error:
+        said = lab.exec(node, ("sh", "-c", "petal-node check; petal-node status; tail -n 30 /var/log/petal-node.log"))
+        raise engine.LabError(f"{error}\n{said.stdout}{said.stderr}") from error
 
 
 def recovers(lab: Lab, node: str, seconds: float = 90) -> None:
