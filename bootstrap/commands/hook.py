@@ -16,8 +16,9 @@ from pathlib import Path
 from ..cluster.detect import read_cluster
 from ..cluster.limits import OTHER_SECONDS
 from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error
-from ..core.model import Outcome, Result, Role, RunRecord, Status
+from ..core.model import Outcome, Result, Role, RunRecord, Status, Tool
 from ..core.options import Options
+from ..core.paths import Paths
 from ..engine.configuration import check_config_uri
 from ..engine.recorder import Recorder, crash, new_record
 from ..engine.run import run
@@ -28,6 +29,7 @@ from ..host.processes import has_process
 from ..host.times import timestamp
 from ..state.context import Services
 from ..state.store import Runs
+from ..steps.self_install import keep_archive
 from .common import require_root, result_of_run
 
 UNIT = "petal-node-worker"
@@ -102,7 +104,7 @@ def _through_worker(options: Options, services: Services) -> RunRecord:
 
 def _worker_argv(options: Options, services: Services) -> list[str]:
     if services.tool.archive is not None:
-        program = [str(services.tool.archive)]
+        program = [str(_lasting_archive(services.tool, options.paths))]
     else:
         program = [sys.executable, "-c", FROM_CHECKOUT, str(Path(__file__).resolve().parents[2])]
     passed_on = {
@@ -115,6 +117,20 @@ def _worker_argv(options: Options, services: Services) -> list[str]:
     }
     arguments = [word for option, value in passed_on.items() if value for word in (option, str(value))]
     return [*program, "worker", *arguments, "--quiet"]
+
+
+def _lasting_archive(tool: Tool, paths: Paths) -> Path:
+    """The archive that the worker runs from, also if systemd starts the worker again.
+
+    It is not the archive of this process: another hook removes a download that it has installed, and ParallelCluster
+    deletes a custom action that has ended.
+    """
+    assert tool.archive is not None
+    try:
+        return keep_archive(tool, paths)
+    except (PetalError, OSError) as error:  # the step self-install will fail too, and say so
+        LOG.warning("the worker runs from %s: %s", tool.archive, error)
+        return tool.archive
 
 
 def _wait(options: Options, services: Services, runs: Runs, spent: float) -> RunRecord:

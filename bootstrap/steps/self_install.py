@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from ..core.model import Finding, Severity, change, elsewhere, satisfied
+from pathlib import Path
+
+from ..core.model import Finding, Severity, Tool, change, elsewhere, satisfied
+from ..core.paths import Paths
 from ..host.atomic import install_executable, replace_link
 from ..host.files import make_dir, sha256_of
 from ..state.context import Context
 from .base import IMAGES, Step
 
 INCOMING = "incoming"
+
+
+def keep_archive(tool: Tool, paths: Paths) -> Path:
+    """Copies the archive that runs to /opt/petal-node/<version>/, and returns that path.
+
+    The downloaded archive is removed: the hook scripts find the copy.
+
+    Raises:
+        FetchError: ``fetch-checksum``, the archive was replaced while it ran.
+        OSError: it cannot be read or written.
+    """
+    assert tool.archive is not None
+    kept = paths.home / tool.version / "petal-node"
+    if not kept.is_file() or sha256_of(kept) != tool.sha256:
+        install_executable(tool.archive, kept, str(tool.sha256))
+    if tool.archive.parent == paths.home / INCOMING:
+        tool.archive.unlink(missing_ok=True)
+    return kept
 
 
 class SelfInstall(Step):
@@ -31,12 +52,6 @@ class SelfInstall(Step):
         return satisfied(f"version {ctx.tool.version} is at {kept}")
 
     def apply(self, ctx: Context) -> None:
-        archive = ctx.tool.archive
-        assert archive is not None
-        kept = ctx.kept_archive
-        if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
-            install_executable(archive, kept, str(ctx.tool.sha256))
+        kept = keep_archive(ctx.tool, ctx.paths)
         make_dir(ctx.paths.link.parent)
         replace_link(ctx.paths.link, str(kept))
-        if archive.parent == ctx.paths.home / INCOMING:
-            archive.unlink(missing_ok=True)

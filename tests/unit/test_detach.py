@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
+from bootstrap.commands.hook import _worker_argv
 from bootstrap.core.errors import ProcessFailed, ProcessTimeout
+from bootstrap.core.model import Tool
+from bootstrap.core.options import Options
+from bootstrap.core.paths import Paths
 from bootstrap.host import system, systemd
+from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System
 from bootstrap.host.systemd import detach, environment_file, parse_environment
+from tests.world import services
 
 
 class OldSystemd(System):
@@ -64,3 +70,32 @@ def test_the_environment_of_a_worker_is_read_back_as_it_was_written() -> None:
     env = {"AWS_ENDPOINT_URL": "http://s3:5000", "HTTP_PROXY": 'http://u:"p\\w"@proxy', "EMPTY": ""}
     assert parse_environment(environment_file(env)) == env
     assert parse_environment("# a comment\nNO quotes\nX=1\n") == {}
+
+
+def worker_program(paths: Paths, archive: Path) -> str:
+    """The first word of the command that a hook starts as its worker."""
+    tool = Tool("0.1.0", archive, sha256_of(archive))
+    options = Options("hook", event="configured", root=paths.prefix)
+    return _worker_argv(options, services(System(), tool, "run"))[0]
+
+
+def test_a_worker_runs_from_the_copy_of_an_archive_that_other_hooks_remove(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    download = paths.home / "incoming" / "0123"
+    download.parent.mkdir(parents=True)
+    download.write_text("archive")
+    kept = paths.home / "0.1.0" / "petal-node"
+    assert worker_program(paths, download) == str(kept)
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("archive", 0o755)
+    assert not download.exists()
+    assert worker_program(paths, kept) == str(kept)
+
+
+def test_a_worker_runs_from_the_archive_of_its_hook_if_that_cannot_be_copied(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "node")
+    script = tmp_path / "script"
+    script.write_text("archive")
+    paths.home.parent.mkdir(parents=True)
+    paths.home.write_text("a file in place of the directory")
+    assert worker_program(paths, script) == str(script)
+    assert script.read_text() == "archive"
