@@ -1,4 +1,4 @@
-# The commands of this repository. Each does its own set-up and says what it installs before it does.
+# The commands of this repository. Each does its own set-up, and prints what it installs.
 
 SHELL := /bin/sh
 PY := .venv/bin/python
@@ -70,22 +70,22 @@ bench-start: dist ## how long `petal-node version` takes, against a bare Python
 bench-hooks: dist ## how long hooks take while an install lasts an hour
 	@$(PY) -m tests.lab.bench_hooks $(ARGS)
 
-bench-layouts: dist ## what each layout costs, from the image build to a job; rewrites its table in docs/layouts.md
+bench-layouts: dist ## time and size of each layout, from the image build to a job; rewrites its table in docs/layouts.md
 	@$(PY) -m tests.lab.bench_layouts $(ARGS)
 
-bench-login: venv ## what a login on a lab's node costs, also while shared storage hangs (after `make lab`)
+bench-login: venv ## time of a login on a node of the lab, also while shared storage hangs (after `make lab`)
 	@$(PY) -m tests.lab.bench_login $(ARGS)
 
 bench-adopt: dist ## how long a new head node takes to adopt a storage with the wanted release (ARGS="--write")
 	@$(PY) -m tests.lab.bench_adopt $(ARGS)
 
-bench-check: dist ## what the check of 2 and of 200 nodes costs (ARGS="--runs 9")
+bench-check: dist ## time of the check of 2 and of 200 nodes (ARGS="--runs 9")
 	@$(PY) -m tests.lab.bench_check $(ARGS)
 
 stacks: venv ## solves every stack of spack_envs/ with all recipes, and records it (ARGS="starter" for one)
 	@$(PY) -m tests.spack.record_stacks $(ARGS)
 
-seeds: venv ## judges every petal seed below a directory (SEEDS=DIR) and rewrites docs/dev/seeds.md
+seeds: venv ## checks every petal seed below a directory (SEEDS=DIR) and rewrites docs/dev/seeds.md
 	@$(PY) -m tests.spack.judge_seeds $(SEEDS)
 
 torture: dist ## make fuzz, then 200 kills at random moments; rewrites docs/dev/reliability.md
@@ -98,5 +98,5 @@ kills: dist ## the kills alone (ARGS="--kills 20 --seed 7")
 house: venv ## size and structure of the package as figures
 	@$(PY) -m tests.house
 
-clean: ## removes what was built; keeps .venv
+clean: ## removes build results; keeps .venv
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Runs the unit tests and the archive's tests on every CPython that is here: `.venv/bin/nox`, or `nox -s unit-3.9`."""
+"""Runs the unit tests and the archive's tests on every installed CPython: `.venv/bin/nox`, or `nox -s unit-3.9`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ LAYOUTS = ("hybrid", "ami")  # those that need a machine image
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
 EXIT_CODES = """\
-Options may stand before or after the verb. `petal-node VERB --help` describes a verb.
+Options may come before or after the verb. `petal-node VERB --help` describes a verb.
 
 Exit codes: 0 success, 1 a step failed, 2 wrong usage, 3 degraded or findings,
 69 no usable Python, 70 a bug, 75 try again, 77 not root, 78 configuration error,
@@ -373,7 +373,7 @@ class Verb(NamedTuple):
         help: one line of ``petal-node --help``; empty for verbs that only programs run.
         add_options: adds the verb's own options.
         description: replaces ``help`` in the verb's own help.
-        takes_config: False for verbs that refuse ``--config``, because they work on what is installed.
+        takes_config: False for verbs that refuse ``--config``, because they work on installed software.
     """
 
     function: str

@@ -59,7 +59,7 @@ class MountOptions(Check):
             yield self.warn(told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
         elif lacking:
             told = f"{mount.point} is mounted without {', '.join(lacking)}"
-            why = "the configuration has that in storage.options, and a mount in use keeps what it was mounted with"
+            why = "storage.options in the configuration has it, and a mount keeps its options until it is mounted again"
             yield self.warn(told, why, "reboot this node, or unmount and mount it while it is not in use")
         else:
             yield self.ok(f"{mount.kind}: {_shown_options(mount)}")

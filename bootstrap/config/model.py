@@ -63,7 +63,7 @@ class Mirror:
 
 @dataclass(frozen=True)
 class SpackConfig:
-    """Spack, its recipes, and what it builds in addition to the stack.
+    """Spack, its recipes, and the specs in addition to the stack.
 
     ``clingo``: wheels, or ``bootstrap``. ``target``: targets, or ``auto`` alone.
     """
@@ -169,7 +169,7 @@ class CheckCommand:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """What is proved on compute nodes.
+    """The checks on compute nodes.
 
     ``load``: modules that must load, empty for all. ``run``: programs that must run. ``mpi``: two nodes communicate
     through each MPI of the release. ``launch``: start a node in each queue without one. ``wait``: seconds.

@@ -13,32 +13,32 @@ T = TypeVar("T")
 # What may become part of a path: a release, a version, a node.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-LARGEST = 1 << 53  # what every reader of JSON takes for the same number
+LARGEST = 1 << 53  # exact in every JSON parser (RFC 8259)
 
 
 def text(value: Any) -> str:
-    """A text that can be written to a terminal's line and handed to a program."""
+    """A string that is valid in a line of a terminal and as an argument of a program."""
     if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" or character == "\0" for character in value):
-        raise TypeError(f"{value!r:.80} is no text")
+        raise TypeError(f"{value!r:.80} is not a string")
     return value
 
 
 def name(value: Any) -> str:
-    """A text that is safe as a part of a path."""
+    """A string that is safe as a part of a path."""
     if not NAME.match(text(value)):
-        raise ValueError(f"{value!r:.80} is no name")
+        raise ValueError(f"{value!r:.80} is not a name")
     return str(value)
 
 
 def sha256(value: Any) -> str:
     if not SHA256.match(text(value)):
-        raise ValueError(f"{value!r:.80} is no sha256")
+        raise ValueError(f"{value!r:.80} is not a SHA-256")
     return str(value)
 
 
 def whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
-        raise TypeError(f"{value!r:.80} is no whole number")
+        raise TypeError(f"{value!r:.80} is not an integer")
     return value
 
 
@@ -48,14 +48,14 @@ def number(value: Any) -> float:
 
 def mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{value!r:.80} is no mapping")
+        raise TypeError(f"{value!r:.80} is not a mapping")
     return dict(value)
 
 
 def items(value: Any, of: Callable[[Any], T]) -> tuple[T, ...]:
     """A list as a tuple, each item read by ``of``."""
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{value!r:.80} is no list")
+        raise TypeError(f"{value!r:.80} is not a list")
     return tuple(of(item) for item in value)
 
 

@@ -71,7 +71,7 @@ class PetalError(Exception):
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def to_dict(self) -> dict[str, object]:
-        """The error as it stands in records and in the JSON envelope."""
+        """The error, as records and the JSON envelope contain it."""
         return {"code": self.code, "what": self.what, "why": self.why, "remedy": list(self.remedy)}
 
 
@@ -162,7 +162,7 @@ class JobError(SpackError):
 
 
 class CacheError(PetalError):
-    """A build cache, or what it holds, cannot be used; codes start with ``cache-``. It never costs an install."""
+    """A build cache or its content cannot be used; codes start with ``cache-``. It never stops an install."""
 
 
 class ModulesError(PetalError):
@@ -212,21 +212,21 @@ class DeadlineExceeded(PetalError):
 
 
 class LockTimeout(PetalError):
-    """Somebody else held the lock until our deadline."""
+    """Another process held the lock until the deadline."""
 
     code = "lock-timeout"
     exit = ExitCode.TRY_AGAIN
 
 
 class LockLost(PetalError):
-    """The lock was lost on the way: this node was cut off from shared storage, and somebody else went on."""
+    """The lock was lost: this node was cut off from shared storage, and another process took it."""
 
     code = "lock-lost"
     exit = ExitCode.TRY_AGAIN
 
 
 class WaitTimeout(PetalError):
-    """What was waited for did not happen in time."""
+    """A wait reached its deadline."""
 
     code = "wait-timeout"
     exit = ExitCode.TRY_AGAIN
@@ -246,7 +246,7 @@ class NotConverged(PetalError):
     exit = ExitCode.BUG
 
 
-# What a file system does to whoever writes there, and no fault of what is written.
+# Faults of a file system, not of the written data.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
 
 

@@ -1,4 +1,4 @@
-"""What is observed of a node and its cluster, once, at the start of a run."""
+"""Facts about a node and its cluster, detected once, at the start of a run."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Queue:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the node knows of its cluster; ``sources`` names the file or service behind each group of facts.
+    """The node's cluster; ``sources`` names the file or service that each group of facts comes from.
 
-    ``queues`` are looked up where they matter (``facts.with_queues``): the head node alone decides by them.
+    ``queues`` are read only if a decision depends on them (``facts.with_queues``), on the head node.
     """
 
     role: Role | None
@@ -67,14 +67,14 @@ class Host:
 
 @dataclass(frozen=True)
 class External:
-    """Software that the nodes have already, as Spack is told of it.
+    """Software of the image that Spack uses as an external.
 
     Args:
         name: Spack's name of the package.
-        spec: with its version and what is known of its variants.
+        spec: with its version and its known variants.
         place: its prefix on a node.
         prefix: its prefix here, which is another one under ``--root``.
-        buildable: Spack may build the package too, where another version or variant is asked for.
+        buildable: Spack may build the package if another version or variant is requested.
     """
 
     name: str

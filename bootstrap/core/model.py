@@ -125,7 +125,7 @@ class Finding:
     Args:
         check: the name of the check or step; a detail follows after a colon (``load:gcc``).
         mark: how severe it is.
-        message: what was observed.
+        message: the observation.
         why: the cause, as far as it is known.
         remedy: lines to act on, commands first.
         changes: what an apply of the step would change; a finding with changes can be repaired.

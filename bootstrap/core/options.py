@@ -1,4 +1,4 @@
-"""What was typed on the command line. Made once, in ``cli``, and never copied."""
+"""The options of a command line. Made once, in ``cli``, and never copied."""
 
 from __future__ import annotations
 

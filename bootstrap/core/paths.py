@@ -1,7 +1,7 @@
 """Every place that petal-node reads or writes, in one table.
 
 With a prefix (``--root DIR``) the whole table moves below that directory: image builds and tests act on a tree
-instead of on this machine. What is installed then holds paths below the prefix.
+instead of on this machine. Installed files then contain paths below the prefix.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Paths:
 
     @property
     def cluster_lock(self) -> Path:
-        """Whoever holds it may change what all nodes share."""
+        """The process that holds it may change files on shared storage."""
         return self.locks / "stack.lock"
 
     @property
@@ -138,7 +138,7 @@ class Paths:
         return self.var / "runs"
 
     def work(self, release: str) -> Path:
-        """What Spack is given for a release, and what is known of how far that is."""
+        """Spack's configuration and environment for a release, and records about its install."""
         return self.var / "spack" / release
 
     @property

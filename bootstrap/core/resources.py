@@ -11,7 +11,7 @@ Kind = Literal["spack_envs", "modulefiles"]
 def path(kind: Kind) -> Path:
     """The directory of one kind of resource.
 
-    In an installed wheel it is package data; in the archive's tree and in a checkout it stands beside ``bootstrap/``.
+    In an installed wheel it is package data; in the archive and in a checkout it is next to ``bootstrap/``.
 
     Raises:
         FileNotFoundError: the installation is incomplete.
@@ -20,4 +20,4 @@ def path(kind: Kind) -> Path:
     for place in (here / "data" / kind, here.parent / kind):
         if place.is_dir():
             return place
-    raise FileNotFoundError(f"{kind}/ is neither in {here / 'data'} nor beside {here}")
+    raise FileNotFoundError(f"{kind}/ is neither in {here / 'data'} nor next to {here}")

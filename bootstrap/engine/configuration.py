@@ -45,7 +45,7 @@ def find_desired_state(root: Path, facts: Facts, system: System, problems: list[
             LOG.warning("%s: %s", point, error)
             problems.append(as_error(error, paths.shared_mount))
             continue
-        if desired is not None and mount_in(desired) == point:  # else it is of another cluster, or from before a move
+        if desired is not None and mount_in(desired) == point:  # else of another cluster, or moved
             return desired
     return None
 

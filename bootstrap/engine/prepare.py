@@ -174,7 +174,7 @@ def _environment(ctx: Context) -> Mapping[str, object]:
 
 
 def _needs_lmod(ctx: Context) -> bool:
-    """True if the stack must build Lmod: the configuration says so, or the image of this machine has none.
+    """True if the stack must build Lmod: by the configuration, or because the image of this machine has none.
 
     Once the cluster's release carries Lmod, later releases do too, because nodes may depend on it, whatever was
     installed on the head node later. An Lmod that does not report a version, on a busy machine, counts as usable.

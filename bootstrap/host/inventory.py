@@ -1,7 +1,8 @@
-"""What a package's files were when it was installed, and what has become of them.
+"""The inventory of a package's files at its install, and differences from it.
 
 The form is that of Spack's ``.spack/install_manifest.json`` (lib/spack/spack/verify.py): a mapping of absolute paths to
-mode, and ``dest`` of a link, or size, time and ``hash`` (SHA-1 in base32) of a file. Binary packages get one like it.
+mode, and ``dest`` of a link, or size, time and ``hash`` (SHA-1 in base32) of a file. petal-node writes one for
+binary packages.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20
-# Spack writes its times after the manifest, and Python compiles modules anew.
+# Spack writes the times after the manifest, and Python compiles modules again.
 CHANGING = (".pyc", "/.spack/install_times.json")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A file that is not as it was installed; ``lost`` where nothing of anybody's would be overwritten by a new one."""
+    """A file that differs from the installed one; ``lost`` if a new install would overwrite no changes."""
 
     path: str
     what: str
@@ -33,7 +34,7 @@ class Difference:
 
 
 def take(directory: Path, final: Path) -> dict[str, Any]:
-    """The inventory of a directory that will stand at ``final``."""
+    """The inventory of a directory that will be moved to ``final``."""
     entries = {}
     for top, folders, files in os.walk(directory):
         for name in (*folders, *files):
@@ -53,7 +54,7 @@ def _entry(path: str) -> dict[str, Any]:
 
 
 def hash_of(path: str) -> str:
-    """As Spack's ``compute_hash``: it finds damage, and is no protection against anybody."""
+    """Spack's ``compute_hash``. It detects damage, but does not protect against an attacker."""
     digest = hashlib.sha1(usedforsecurity=False)
     with open(path, "rb") as file:  # noqa: PTH123
         while block := file.read(CHUNK):
@@ -62,14 +63,14 @@ def hash_of(path: str) -> str:
 
 
 def differences(entries: Mapping[str, Any], *, contents: bool, every_byte: bool = False) -> Iterator[Difference]:
-    """What is not as an inventory says.
+    """The differences of the files from an inventory.
 
     Args:
         contents: also compare the hash of each file whose time has changed.
         every_byte: compare the hash of every file.
 
     Raises:
-        OSError: a file cannot be looked at.
+        OSError: a file cannot be examined.
     """
     for path, entry in entries.items():
         if isinstance(entry, dict):
@@ -95,9 +96,9 @@ def _difference(path: str, entry: Mapping[str, Any], *, contents: bool, every_by
 
 
 def _of_file(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:
-    """By what the file system says of it, without reading it."""
+    """Compares the metadata, without reading the file."""
     if not stat.S_ISREG(info.st_mode):
-        return Difference(path, "is no file any more", lost=False)
+        return Difference(path, "is not a regular file", lost=False)
     if info.st_size != entry["size"]:
         return Difference(path, f"has {info.st_size} bytes, not {entry['size']}", lost=info.st_size == 0)
     if entry.get("mode", 0) & 0o111 and not info.st_mode & 0o111:
@@ -107,7 +108,7 @@ def _of_file(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Diffe
 
 def _of_link(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:
     if not stat.S_ISLNK(info.st_mode):
-        return Difference(path, "is no link any more", lost=False)
+        return Difference(path, "is not a link", lost=False)
     target = _target(path)
     return None if target == entry["dest"] else Difference(path, f"leads to {target}", lost=False)
 

@@ -96,7 +96,7 @@ class Lock:
         holder: this process.
         timeout: seconds to wait for another holder.
         waiting: called once with the description of another holder.
-        inherit: called with the previous holder when the lock is taken; that process may have left work behind.
+        inherit: called with the previous holder when the lock is taken; that process may have left unfinished work.
         nameless: on a full disk, take the lock without recording the holder, because the run may free space.
 
     Raises (on entry):

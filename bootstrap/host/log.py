@@ -1,7 +1,7 @@
 """The node's one log: JSON lines with time, run id and step in /var/log/petal-node.log, written here and read here.
 
-A process that opens it when it has more than ``MOST`` bytes puts it aside first. What Spack said stands
-beside it, in /var/log/petal-node.
+A process that opens it when it has more than ``MOST`` bytes renames it first. Spack's output is in
+/var/log/petal-node.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ WORTH_BYTES = 64 << 20
 
 
 class BuildStage(Step):
-    """No ended build left files behind. Every Spack command fails on an index that was cut off (run with 1.1)."""
+    """No ended build left files. Every Spack command fails on a truncated index (run with 1.1)."""
 
     name = "build-stage"
     title = "ended builds left nothing on this node's disk"

@@ -56,7 +56,7 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
 
 
 def gc_view(result: Result[Cleanup]) -> list[Line]:
-    """What stays with its reason, and what is removed with its size."""
+    """The kept releases with the reason, and the removed releases and packages with their size."""
     data = result.data
     mark, verb = ("+", "removed") if data.done else ("~", "remove")
     lines = [Line(f"keep: {why}", "=", release) for release, why in data.keep.items()]

@@ -1,6 +1,6 @@
 """Reads the database of a store without Spack, and makes store and database agree after a kill or a full disk.
 
-A spec counts as installed when the database says so *and* ``.spack/install_manifest.json`` is there: Spack writes
+A spec counts as installed if the database lists it *and* ``.spack/install_manifest.json`` exists: Spack writes
 ``.spack/spec.json`` first and the manifest last (lib/spack/spack/installer.py).
 
 Spack trusts its index alone (run with 0.23.0 and 1.1.1). If the index is missing, Spack begins an empty one, and the

@@ -101,7 +101,7 @@ class V023(Family):
         }
         return [{"compiler": entry}]
 
-    def externals(self, compiler: Compiler) -> dict[str, Any]:  # noqa: ARG002 - a compiler is no package here
+    def externals(self, compiler: Compiler) -> dict[str, Any]:  # noqa: ARG002 - a compiler is not a package here
         return {}
 
     def hidden(self, compiler: Compiler) -> list[str]:  # noqa: ARG002 - a gcc in the store was asked for

@@ -1,7 +1,7 @@
 """The one parser of spack.lock: the lockfile of a release, and a lockfile that is itself the stack.
 
 The format is Spack's own (lib/spack/spack/environment/environment.py). ``petal-node lockfile`` adds one key at the top,
-RECORD, which Spack ignores. Several targets stand in one file, each with its own roots.
+RECORD, which Spack ignores. One file can contain several targets, each with its own roots.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class BootService(Step):
 
 
 def is_ready(record: RunRecord) -> bool:
-    """True if every step of this node holds. A missing or failed proof is no reason to repeat the other steps."""
+    """True if every step of this node holds. A missing or failed proof does not repeat the other steps."""
     others = [step for step in record.steps if not step.background]
     failed = any(finding.severity is Severity.FAIL for finding in record.findings)
     return bool(others) and all(step.outcome.holds for step in others) and not failed and not record.errors

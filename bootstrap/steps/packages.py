@@ -60,7 +60,7 @@ def _prefix(ctx: Context, package: PackageConfig) -> Path:
 
 
 def _is_whole(ctx: Context, package: PackageConfig) -> bool:
-    """A tarball's prefix gets its name by one rename when all of it is there, and its receipt before that."""
+    """True if the package is complete: its receipt exists before its prefix gets its final name by one rename."""
     prefix = _prefix(ctx, package)
     if package.origin is None:
         return prefix.is_dir()
@@ -69,11 +69,11 @@ def _is_whole(ctx: Context, package: PackageConfig) -> bool:
 
 
 def install(ctx: Context, package: PackageConfig) -> None:
-    """Unpacks a tarball into its prefix; what is there already is replaced when all of it has come.
+    """Unpacks a tarball and replaces its prefix when the new one is complete.
 
     Raises:
-        FetchError, PackageError: it cannot be had or unpacked; what was there is still there.
-        LockLost: somebody else may be doing the same.
+        FetchError, PackageError: it cannot be downloaded or unpacked; the existing prefix is unchanged.
+        LockLost: another process may be installing the same package.
     """
     assert package.origin is not None
     prefix = _prefix(ctx, package)

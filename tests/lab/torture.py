@@ -30,15 +30,16 @@ NAMES = {
 TEXT = """\
 # Reliability
 
-`make torture` writes this file. Each kill is one SIGKILL at a random moment of an install ({seconds:.1f} s here: a binary
-package and two Spack packages, a new release each time, started by OnNodeUpdated's hook or by `petal-node bootstrap`).
-Then the same command runs again; a killed head node continues by itself when it boots. During all rounds a user on a
-compute node opens login shells, loads the release's modules and runs its programs, which must all be of one release. At
-the end of each round the desired release must be current and complete, both locks free, no process of a run left and no
-incomplete package in the store.
+`make torture` writes this file. Each kill is one SIGKILL at a random moment of an install ({seconds:.1f} s here: a
+binary package and two Spack packages, a new release each time, started by OnNodeUpdated's hook or by `petal-node
+bootstrap`). Then the same command runs again; a killed head node continues by itself when it boots. During all rounds
+a user on a compute node opens login shells, loads the release's modules and runs its programs, which must all be of
+one release. At the end of each round the desired release must be current and complete, both locks free, no process of
+a run left and no incomplete package in the store.
 
-{kills} kills with seeds {first} to {last} (in {late} rounds the install ended before the kill), {version}, {cores} cores,
-{minutes:.0f} minutes: **{bad} rounds failed**. The user tried {looks} times and found an incomplete release {half} times.
+{kills} kills with seeds {first} to {last} (in {late} rounds the install ended before the kill), {version},
+{cores} cores, {minutes:.0f} minutes: **{bad} rounds failed**. The user tried {looks} times and found an incomplete
+release {half} times.
 
 | killed | kills | recovered | seconds until recovery: median | maximum |
 |---|---|---|---|---|

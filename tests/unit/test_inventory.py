@@ -56,7 +56,7 @@ def test_every_kind_of_damage_is_told_by_its_name(package: Path) -> None:
     (package / "lib" / "data").unlink()
     (package / "lib" / "data").mkdir()
     (package / "bin" / "tool").unlink()
-    assert ("data", "is no file any more", False) in found(entries)
+    assert ("data", "is not a regular file", False) in found(entries)
     assert ("tool", "is missing", True) in found(entries)
 
 

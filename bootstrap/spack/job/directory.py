@@ -1,6 +1,6 @@
 """The directory of a build job on shared storage, through which the worker on the head node and the job communicate.
 
-``<mount>/petal/build/<run id>/`` exists from before the job is submitted until no process of the job can be alive:
+``<mount>/petal/build/<run id>/`` exists before the job is submitted, and until no process of the job can be running:
 
 - ``alive``: the worker touches it; the job ends if it is removed, or stays unchanged for ``SILENCE_SECONDS``.
 - ``order.json``, ``<target>/scope``, ``<target>/environment``, ``pulled``: the input of the job.
@@ -229,7 +229,7 @@ class WorkerWatch:
         self._changed = clock()
 
     def problem(self) -> str:
-        """Why the job must end, or an empty string. Storage that does not answer is no reason, and no sign of life."""
+        """Why the job must end, or an empty string. Storage that does not answer counts as silence."""
         now = self._clock()
         try:
             sign = self._directory.last_sign()
