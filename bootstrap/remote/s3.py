@@ -86,10 +86,8 @@ def region(known: str | None = None) -> str:
     Raises:
         FetchError: ``fetch-region``, none of them has it.
     """
-    for value in (known, os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION")):
-        if value:
-            return value
-    name = Imds().get("meta-data/placement/region")
+    name = known or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    name = name or Imds().get("meta-data/placement/region")
     if name:
         return name.strip()
     remedy = "set AWS_REGION, or cluster.region in /etc/chef/dna.json"

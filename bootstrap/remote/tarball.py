@@ -13,8 +13,9 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from ..core.errors import DISK_ERRORS, PackageError
 from ..host.files import make_dir
@@ -41,15 +42,20 @@ def unpack(archive: Path, target: Path) -> None:
     make_dir(target)
     try:
         with tarfile.open(archive, "r:*") as tar:
-            members = list(_bounded(tar, archive))
+            members: list[tarfile.TarInfo] = []
+            for member in tar:
+                if len(members) >= MAX_MEMBERS:
+                    what, remedy = f"{archive.name} has more than {MAX_MEMBERS} members", f"tar -tf {archive} | wc -l"
+                    raise PackageError(what, remedy=remedy, code="package-archive")
+                members.append(member)
             _refuse_without_room(members, archive, target)
             names = {member.name: _safe_name(member) for member in members}
-            strip = _top_to_strip(members, names)
+            top = _top_to_strip(names.values())
             links = {names[member.name] for member in members if member.issym()}
             for member in members:
                 _refuse_unsafe(member, names[member.name], links)
             for member in members:
-                _place(tar, member, _stripped(names[member.name], strip), target, strip)
+                _place(tar, member, names[member.name], target, top)
     except OSError as error:
         if error.errno is None:  # bz2 raises an OSError without errno for damaged data
             raise _damaged(archive, error) from error
@@ -63,7 +69,7 @@ def unpack(archive: Path, target: Path) -> None:
         ) from error
     except DAMAGE as error:
         raise _damaged(archive, error) from error
-    _refuse_escapes(target, strip or "")
+    _refuse_escapes(target, top or "")
 
 
 def _damaged(archive: Path, error: Exception) -> PackageError:
@@ -73,17 +79,6 @@ def _damaged(archive: Path, error: Exception) -> PackageError:
         remedy="make it again: tar -czf FILE DIRECTORY; compare the sha256 of the original and of the copy",
         code="package-archive",
     )
-
-
-def _bounded(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
-    for number, member in enumerate(tar):
-        if number >= MAX_MEMBERS:
-            raise PackageError(
-                f"{archive.name} has more than {MAX_MEMBERS} members",
-                remedy=f"tar -tf {archive} | wc -l",
-                code="package-archive",
-            )
-        yield member
 
 
 def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path) -> None:
@@ -102,12 +97,8 @@ def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: 
 
 
 def _unsafe(member: str, why: str) -> PackageError:
-    return PackageError(
-        f"the tarball's member {member!r} is refused",
-        why=why,
-        remedy="make the tarball again without it",
-        code="package-unsafe",
-    )
+    what = f"the tarball's member {member!r} is refused"
+    return PackageError(what, why=why, remedy="make the tarball again without it", code="package-unsafe")
 
 
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
@@ -131,59 +122,49 @@ def _refuse_unsafe(member: tarfile.TarInfo, name: PurePosixPath, links: set[Pure
     if member.issym() and PurePosixPath(member.linkname).is_absolute():
         raise _unsafe(member.name, f"it is a link to {member.linkname}, outside of the package")
     if member.islnk():
-        link = _safe_name_of_link(member)
+        link = PurePosixPath(member.linkname)
+        if link.is_absolute() or ".." in link.parts:
+            raise _unsafe(member.name, f"it is a hard link to {member.linkname}, outside of the package")
         if link in links or any(parent in links for parent in link.parents):
-            raise _unsafe(
-                member.name, f"it is a hard link to {member.linkname}, which is reached through a symbolic link"
-            )
+            why = f"it is a hard link to {member.linkname}, which is reached through a symbolic link"
+            raise _unsafe(member.name, why)
 
 
-def _safe_name_of_link(member: tarfile.TarInfo) -> PurePosixPath:
-    link = PurePosixPath(member.linkname)
-    if link.is_absolute() or ".." in link.parts:
-        raise _unsafe(member.name, f"it is a hard link to {member.linkname}, outside of the package")
-    return link
-
-
-def _top_to_strip(members: list[tarfile.TarInfo], names: dict[str, PurePosixPath]) -> str | None:
+def _top_to_strip(names: Iterable[PurePosixPath]) -> str | None:
     """The single top directory of all members, unless it is part of a package itself (bin, lib, ...)."""
-    tops = {names[member.name].parts[0] for member in members if names[member.name].parts}
-    if len(tops) != 1:
-        return None
-    (top,) = tops
-    nested = any(len(name.parts) > 1 for name in names.values())
-    return top if nested and top not in PLAIN_TOP else None
+    parts = [name.parts for name in names if name.parts]
+    tops = {part[0] for part in parts}
+    is_nested = any(len(part) > 1 for part in parts)
+    return tops.pop() if len(tops) == 1 and is_nested and not tops & PLAIN_TOP else None
 
 
-def _stripped(name: PurePosixPath, strip: str | None) -> PurePosixPath:
-    return PurePosixPath(*name.parts[1:]) if strip is not None else name
-
-
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, name: PurePosixPath, target: Path, strip: str | None) -> None:
-    path = target / name
-    if not name.parts:
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, name: PurePosixPath, target: Path, top: str | None) -> None:
+    """Unpacks one member that was checked; ``top`` is stripped from its name."""
+    skipped = 0 if top is None else 1
+    path = target.joinpath(*name.parts[skipped:])
+    if path == target:
         return
     make_dir(path.parent)
     if member.isdir():
         make_dir(path)
-    elif member.issym():
-        path.unlink(missing_ok=True)
-        path.symlink_to(member.linkname)
-    elif member.islnk():
-        source = target / _stripped(_safe_name_of_link(member), strip)
-        path.unlink(missing_ok=True)
-        os.link(source, path, follow_symlinks=False)
-    else:
-        _write_file(tar, member, path)
-
-
-def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    stream = tar.extractfile(member)
-    if stream is None:
+        return
+    stream = tar.extractfile(member) if member.isreg() else None
+    if member.isreg() and stream is None:
         raise _unsafe(member.name, "it has no content")
     path.unlink(missing_ok=True)
+    if member.issym():
+        path.symlink_to(member.linkname)
+    elif stream is None:
+        source = target.joinpath(*PurePosixPath(member.linkname).parts[skipped:])
+        os.link(source, path, follow_symlinks=False)
+    else:
+        with stream:
+            _write_file(stream, member, path)
+
+
+def _write_file(stream: IO[bytes], member: tarfile.TarInfo, path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with stream, os.fdopen(descriptor, "wb") as out:
+    with os.fdopen(descriptor, "wb") as out:
         shutil.copyfileobj(stream, out, 1 << 20)
         os.fchmod(out.fileno(), 0o755 if member.mode & 0o111 else 0o644)
     moment = min(max(0, int(member.mtime)), 1 << 33)
