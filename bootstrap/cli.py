@@ -90,7 +90,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     """Runs the verb. Expected errors and bugs become results: an operator never sees a traceback."""
     from importlib import import_module
 
-    from .core.errors import PetalError, of_os_error
+    from .core.errors import PetalError, from_os_error
     from .core.model import Result, Status, failed
     from .engine.recorder import crash
 
@@ -102,7 +102,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     except PetalError as error:
         return failed(options.command, error, run_id)
     except OSError as error:
-        return failed(options.command, of_os_error(error, options.paths.shared_mount), run_id)
+        return failed(options.command, from_os_error(error, options.paths.shared_mount), run_id)
     except KeyboardInterrupt:
         interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
         return Result(options.command, Status.FAILED, None, (interrupted,), run_id, 130)

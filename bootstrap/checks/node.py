@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, as_error
+from ..core.errors import PetalError, from_error
 from ..core.model import Finding, NodeReport, Severity, StepReport
 from ..host.times import timestamp
 from ..state.context import Context, Observed
@@ -35,7 +35,7 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
                 else:
                     findings += check.findings(ctx)
             except (PetalError, OSError) as trouble:
-                error = as_error(trouble, ctx.paths.shared_mount)
+                error = from_error(trouble, ctx.paths.shared_mount)
                 findings.append(
                     Finding(check.name, Severity.FAIL, error.what, error.why, error.remedy, code=error.code)
                 )

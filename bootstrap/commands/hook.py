@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..cluster.detect import read_cluster
 from ..cluster.limits import OTHER_SECONDS
-from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, of_os_error
+from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, from_os_error
 from ..core.model import Outcome, Result, Role, RunRecord, Status, Tool
 from ..core.options import Options
 from ..core.paths import Paths
@@ -54,7 +54,7 @@ def hook(options: Options, services: Services) -> Result[RunRecord | None]:
     except PetalError as error:
         result = _recorded(options, services, error)
     except OSError as error:
-        result = _recorded(options, services, of_os_error(error, options.paths.shared_mount))
+        result = _recorded(options, services, from_os_error(error, options.paths.shared_mount))
     except Exception as error:  # noqa: BLE001 - promise 1 also holds for bugs
         bug = crash(error, options.paths, services.run_id)
         result = Result("hook", Status.DEGRADED, None, (bug,), services.run_id, int(ExitCode.BUG))

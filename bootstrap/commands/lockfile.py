@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ..core.errors import ConfigError, PetalError, as_error
+from ..core.errors import ConfigError, PetalError, from_error
 from ..core.model import Result, Status
 from ..core.options import Options
 from ..engine.prepare import prepare_lockfile
@@ -68,7 +68,7 @@ def _put(data: bytes, uri: str, ctx: Context) -> None:
     try:
         put(data, uri, ctx.facts.cluster.region)
     except (PetalError, OSError) as trouble:
-        error = as_error(trouble, ctx.paths.shared_mount)
+        error = from_error(trouble, ctx.paths.shared_mount)
         spare = ctx.paths.var / NAME
         make_dir(spare.parent)
         write_atomic(spare, data)

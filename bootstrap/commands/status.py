@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..cluster import detect as facts
 from ..core.deadlines import COMMAND, PROBE
-from ..core.errors import PetalError, WaitTimeout, as_error
+from ..core.errors import PetalError, WaitTimeout, from_error
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
 from ..core.options import Options
@@ -132,7 +132,7 @@ def look(options: Options, services: Services) -> Result[NodeStatus]:
     try:
         data = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, PROBE)
     except (PetalError, OSError) as error:
-        errors.append(as_error(error, paths.shared_mount))
+        errors.append(from_error(error, paths.shared_mount))
     state = Status.DEGRADED if errors else _overall(data)
     return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 

@@ -1,7 +1,7 @@
-"""The one error tree: what happened, why, what to do about it, and how the process ends.
+"""The error classes: what happened, why, a remedy, and the exit code.
 
-Every failure that petal-node expects is a ``PetalError``. Its ``code`` is stable (docs/errors.md lists them all), its
-``remedy`` is a tuple of lines that an operator can act on, commands first. Anything else that is raised is a bug.
+Every expected failure is a ``PetalError``. Its ``code`` is stable (docs/errors.md lists all codes), and its ``remedy``
+is a tuple of lines that an operator can run or follow, commands first. Any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class ExitCode(IntEnum):
-    """How a verb ends. A hook maps all of them to 0 unless ``--strict`` is given."""
+    """The exit code of a verb. A hook exits 0 in all cases, unless ``--strict`` is given."""
 
     OK = 0
     FAILED = 1
@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-# Names of parameters that are secrets by themselves: a presigned URL's, a token's, a password's.
+# Names of parameters whose values are secrets: signatures of presigned URLs, tokens, passwords.
 _WORDS = "signature|token|credential|passw|secret|access.?key|api.?key"
 SECRET_NAME = re.compile(rf"(?i){_WORDS}|^sig$|^auth")
 _SECRETS = (
@@ -41,7 +41,7 @@ _SECRETS = (
 
 
 def redacted(text: str) -> str:
-    """``text`` without the passwords and signatures of the URLs in it: what records, logs and terminals get."""
+    """``text`` without the passwords and signatures of its URLs, for records, logs and terminals."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
@@ -51,10 +51,10 @@ class PetalError(Exception):
     """An expected failure.
 
     Args:
-        what: one sentence, what did not work.
-        why: the cause as far as it is known, or an empty string.
-        remedy: lines to act on.
-        code: overrides the class's own stable code.
+        what: one sentence that names what failed.
+        why: the cause, or an empty string if it is unknown.
+        remedy: lines to run or follow.
+        code: a stable code instead of that of the class.
     """
 
     code = "failed"
@@ -76,27 +76,27 @@ class PetalError(Exception):
 
 
 class FileSystemError(PetalError):
-    """The kernel refused a file operation: full, read-only, no permission, gone; codes start with ``file-``."""
+    """The kernel refused a file operation; codes start with ``file-``."""
 
     code = "file-failed"
 
 
 class UsageError(PetalError):
-    """The command line does not make sense."""
+    """The command line is invalid."""
 
     code = "usage"
     exit = ExitCode.USAGE
 
 
 class NotRoot(PetalError):
-    """The verb changes the machine and needs root."""
+    """The verb needs root."""
 
     code = "not-root"
     exit = ExitCode.NOT_ROOT
 
 
 class ConfigError(PetalError):
-    """The configuration is wrong; ``problems`` holds every mistake as ``(path, message)``."""
+    """The configuration is invalid; ``problems`` has every mistake as ``(path, message)``."""
 
     code = "config-invalid"
     exit = ExitCode.CONFIG
@@ -120,25 +120,21 @@ class ConfigError(PetalError):
 
 
 class FactsError(PetalError):
-    """The node does not tell what must be known about it."""
+    """A required fact about the node is unknown."""
 
 
 class FetchError(PetalError):
-    """An object could not be had; codes start with ``fetch-``: missing, forbidden, checksum, unreachable, scheme."""
+    """An object could not be fetched; codes start with ``fetch-``."""
 
     code = "fetch-unreachable"
 
 
 class StorageError(PetalError):
-    """Shared storage is absent, unsafe, or does not answer."""
-
-
-class RootError(PetalError):
-    """What backs /opt/petal is not what the layout says."""
+    """Shared storage, or its mount at /opt/petal, is missing, unsafe, in use, or does not answer."""
 
 
 class StateError(PetalError):
-    """A record on disk cannot be used, or must not be written."""
+    """A document on disk cannot be read, or must not be written."""
 
     code = "state-corrupt"
 
@@ -156,7 +152,7 @@ class SpackError(PetalError):
 
 
 class JobError(SpackError):
-    """A build job did not start, or did not come to its end; codes start with ``job-``."""
+    """A build job did not start or did not finish; codes start with ``job-``."""
 
     code = "job-ended"
 
@@ -187,19 +183,19 @@ class ProofError(PetalError):
 
 
 class ProcessFailed(PetalError):
-    """A program ended with a code that its caller does not accept."""
+    """A program could not be started, or its exit code was not accepted."""
 
     code = "process-failed"
 
 
 class AllocationRefused(ProcessFailed):
-    """Slurm gave no nodes for a job step, or not in time."""
+    """Slurm allocated no nodes to a job step in time."""
 
     code = "job-not-started"
 
 
 class ProcessTimeout(PetalError):
-    """A program or a file operation was stopped at its deadline."""
+    """A program was killed at its deadline."""
 
     code = "process-failed"
 
@@ -233,14 +229,14 @@ class WaitTimeout(PetalError):
 
 
 class Bug(PetalError):
-    """An unexpected exception, as an error."""
+    """An unexpected exception."""
 
     code = "bug"
     exit = ExitCode.BUG
 
 
 class NotConverged(PetalError):
-    """A step was applied and its probe still asks for a change: a bug in the step."""
+    """A step was applied, and its probe still reports a change: a bug in the step."""
 
     code = "not-converged"
     exit = ExitCode.BUG
@@ -251,7 +247,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, err
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``, did you mean X?`` for a word close to a known one, else an empty string."""
+    """``, did you mean X?`` if a known word is close to ``word``, else an empty string."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
@@ -264,32 +260,24 @@ _OS_ERRORS = {
     errno.ENOSPC: ("file-no-space", "df -h {mount}; df -i {mount}", "df -h {parent}; df -i {parent}"),
     errno.EDQUOT: ("file-no-space", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
     errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}", "findmnt --target {parent}"),
-    errno.EACCES: (
-        "file-permission",
-        "id; ls -ld {mount}/petal; an export with root_squash refuses root",
-        "id; ls -ld {path}",
-    ),
-    errno.EPERM: (
-        "file-permission",
-        "id; ls -ld {mount}/petal; an export with root_squash refuses root",
-        "id; ls -ld {path}",
-    ),
+    errno.EACCES: ("file-permission", _DENIED, "id; ls -ld {path}"),
+    errno.EPERM: ("file-permission", _DENIED, "id; ls -ld {path}"),
     errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}", "findmnt --target {parent}"),
     errno.EIO: ("file-failed", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
 }
 
 
-def as_error(trouble: PetalError | OSError, mount: Path) -> PetalError:
-    """The trouble as an error of ours, with its code and remedy; ``mount`` is the shared storage's mount point."""
-    return trouble if isinstance(trouble, PetalError) else of_os_error(trouble, mount)
+def from_error(error: PetalError | OSError, mount: Path) -> PetalError:
+    """``error`` itself, or an ``OSError`` as ``from_os_error`` converts it."""
+    return error if isinstance(error, PetalError) else from_os_error(error, mount)
 
 
-def of_os_error(error: OSError, mount: Path) -> FileSystemError:
-    """A refused file operation as an error, with a remedy for the path that was refused.
+def from_os_error(error: OSError, mount: Path) -> FileSystemError:
+    """The error for a refused file operation, with a remedy for its path.
 
     Args:
-        mount: the mount point of shared storage. A path below it, below ``/opt/petal`` (which is backed by it), or an
-            unknown path gets the remedy for the mount.
+        mount: the mount point of shared storage. The remedy names it if the path is below it, below ``/opt/petal``
+            (which it backs), or unknown.
     """
     code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status", ""))
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else None

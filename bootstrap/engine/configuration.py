@@ -10,7 +10,7 @@ from ..config.load import from_mapping, parse
 from ..config.model import Config
 from ..config.values import uri_problem
 from ..core.deadlines import DOCUMENT, PROBE
-from ..core.errors import ConfigError, PetalError, StorageError, as_error
+from ..core.errors import ConfigError, PetalError, StorageError, from_error
 from ..core.facts import NETWORK_KINDS, Facts
 from ..core.options import Options
 from ..core.paths import Paths
@@ -43,7 +43,7 @@ def find_desired_state(root: Path, facts: Facts, system: System, problems: list[
             desired = system.on_storage(partial(desired_state_on, paths, facts), point, PROBE)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", point, error)
-            problems.append(as_error(error, paths.shared_mount))
+            problems.append(from_error(error, paths.shared_mount))
             continue
         if desired is not None and mount_in(desired) == point:  # else of another cluster, or moved
             return desired

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from ..core.errors import Bug, ExitCode, NotConverged, PetalError, as_error
+from ..core.errors import Bug, ExitCode, NotConverged, PetalError, from_error
 from ..core.model import Finding, Mode, Outcome, Scope, Status, StepReport
 from ..host.log import LOG
 from ..state.context import Context
@@ -145,7 +145,7 @@ def _planned(step: Step, ctx: Context) -> StepReport:
     try:
         finding = step.probe(ctx)
     except (PetalError, OSError) as error:
-        return _failed(step, as_error(error, ctx.paths.shared_mount))
+        return _failed(step, from_error(error, ctx.paths.shared_mount))
     return _probed(step, finding, Outcome.WOULD_CHANGE)
 
 
@@ -161,7 +161,7 @@ def _turn(
         if report.outcome.holds:
             step.on_held(ctx)
     except (PetalError, OSError) as trouble:
-        error = as_error(trouble, ctx.paths.shared_mount)
+        error = from_error(trouble, ctx.paths.shared_mount)
         LOG.error("%s: %s", step.name, error, extra={"step": step.name})
         report = _failed(step, error)
     except Exception as bug:  # noqa: BLE001 - a bug costs its step, and the steps that need it

@@ -9,7 +9,7 @@ from types import FrameType
 from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
 from ..core.deadlines import WRITE
-from ..core.errors import ExitCode, PetalError, as_error
+from ..core.errors import ExitCode, PetalError, from_error
 from ..core.model import Mode, NodeReport, Outcome, Role, RunRecord, Scope, Severity, Status, StepReport
 from ..core.options import BOOT, Options
 from ..host.log import LOG, prune_logs
@@ -60,7 +60,7 @@ def run(
         status, code = _run(options, services, recorder, waits, background=background, repairing=repairing)
         _close(recorder, status, code)
     except (PetalError, OSError) as trouble:
-        error = as_error(trouble, paths.shared_mount)
+        error = from_error(trouble, paths.shared_mount)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         if options.event:

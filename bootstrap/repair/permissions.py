@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..core.deadlines import SCAN
-from ..core.errors import PetalError, StateError, as_error
+from ..core.errors import PetalError, StateError, from_error
 from ..core.model import Finding, blocked, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
@@ -115,7 +115,7 @@ def _insecure_paths(ctx: Context) -> list[InsecurePath] | Finding:
     try:
         paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
     except (PetalError, OSError) as error:
-        return refused(as_error(error, ctx.paths.shared_mount))
+        return refused(from_error(error, ctx.paths.shared_mount))
     return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if paths is None else paths
 
 

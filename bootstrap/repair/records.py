@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, StateError, as_error
+from ..core.errors import PetalError, StateError, from_error
 from ..core.model import Finding, change, elsewhere, refused, satisfied
 from ..host.log import LOG
 from ..state.context import Context
@@ -40,7 +40,7 @@ class Records(Step):
                 lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), ctx.paths.shared, PROBE
             )
         except (PetalError, OSError) as error:
-            return refused(as_error(error, ctx.paths.shared_mount))
+            return refused(from_error(error, ctx.paths.shared_mount))
         if not damaged and not lost:
             return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]

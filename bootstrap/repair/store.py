@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.deadlines import BULK, SCAN
-from ..core.errors import PetalError, SpackError, StateError, as_error
+from ..core.errors import PetalError, SpackError, StateError, from_error
 from ..core.model import Finding, Scope, Severity, blocked, change, elsewhere, refused, satisfied
 from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
@@ -74,7 +74,7 @@ class PartialInstalls(StoreRepair):
         except SpackError:
             return elsewhere("Spack's database cannot be read")  # the step ``spack`` reports and restores it
         except (PetalError, OSError) as error:
-            return refused(as_error(error, ctx.paths.shared_mount))
+            return refused(from_error(error, ctx.paths.shared_mount))
         if not partial:
             return satisfied("the store has no partial installs")
         names = ", ".join(path.name for path in partial[:SHOWN])
@@ -154,7 +154,7 @@ def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> 
     try:
         return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
     except (PetalError, OSError) as error:
-        return refused(as_error(error, ctx.paths.shared_mount))
+        return refused(from_error(error, ctx.paths.shared_mount))
 
 
 def _summary(damaged: list[DamagedPackage]) -> str:

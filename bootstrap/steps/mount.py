@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..config.model import StorageConfig
 from ..core.deadlines import PROGRAM
-from ..core.errors import DeadlineExceeded, PetalError, StorageError, as_error
+from ..core.errors import DeadlineExceeded, PetalError, StorageError, from_error
 from ..core.facts import Mount
 from ..core.model import Finding, Role, blocked, change, elsewhere, refused, satisfied
 from ..host import systemd
@@ -80,7 +80,7 @@ class MountStorage(Step):
             mounted = ctx.mounted
             return _unmounted(ctx, device) if mounted is None else _mounted(ctx, device, mounted)
         except (PetalError, OSError) as trouble:
-            return refused(as_error(trouble, ctx.paths.shared_mount))
+            return refused(from_error(trouble, ctx.paths.shared_mount))
 
     def apply(self, ctx: Context) -> None:
         device = device_of(ctx.config.storage, ctx.facts.cluster.region)

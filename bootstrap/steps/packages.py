@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config.model import PackageConfig
 from ..core.deadlines import FETCH
-from ..core.errors import DISK_ERRORS, PackageError, of_os_error
+from ..core.errors import DISK_ERRORS, PackageError, from_os_error
 from ..core.model import Finding, Scope, blocked, change, elsewhere, satisfied
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
@@ -89,7 +89,7 @@ def install(ctx: Context, package: PackageConfig) -> None:
                 write_json(part / FILES, inventory.take(part, prefix))
                 write_json(part / RECEIPT, {**receipt, "source": package.origin.source})
     except OSError as error:
-        known = of_os_error(error, ctx.paths.shared_mount)
+        known = from_os_error(error, ctx.paths.shared_mount)
         code = known.code if error.errno in DISK_ERRORS else ""
         what = f"{package.name} {package.version} cannot be installed"
         raise PackageError(what, why=known.why, remedy=known.remedy, code=code) from error

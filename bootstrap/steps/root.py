@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, as_error
+from ..core.errors import PetalError, from_error
 from ..core.model import Finding, Mode, blocked, change, refused, satisfied
 from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
@@ -33,7 +33,7 @@ class Root(Step):
         try:
             is_bound = ctx.system.on_storage(lambda: root_mount.is_bound(ctx), root, PROBE)
         except (PetalError, OSError) as error:
-            return refused(as_error(error, root))
+            return refused(from_error(error, root))
         if is_bound:
             return change(f"{root} is bound to shared storage", f"remove the bind mount at {root}")
         return _probe_image_build(ctx) if ctx.mode is Mode.IMAGE else _probe_image_release(ctx)

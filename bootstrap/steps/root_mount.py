@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..core.deadlines import COMMAND, PROBE, PROGRAM
-from ..core.errors import PetalError, RootError, as_error
+from ..core.errors import PetalError, StorageError, from_error
 from ..core.model import Finding, blocked, change, refused, satisfied
 from ..host import systemd
 from ..host.atomic import replace_link
@@ -54,7 +54,7 @@ def probe(ctx: Context) -> Finding:
     try:
         state = ctx.system.on_storage(lambda: _backing(ctx), root, PROBE)
     except (PetalError, OSError) as error:
-        return refused(as_error(error, root))
+        return refused(from_error(error, root))
     if state is Backing.FOREIGN:
         return blocked(
             f"{root} is in use for something else",
@@ -78,11 +78,11 @@ def apply(ctx: Context) -> None:
     """Binds it, with a unit if systemd runs.
 
     Raises:
-        RootError: ``storage-unprepared``, the head node has not made the directory.
+        StorageError: ``storage-unprepared``, the head node has not made the directory.
     """
     root, backing = ctx.paths.root, ctx.paths.shared_root
     if not backing.is_dir():
-        raise RootError(
+        raise StorageError(
             f"{backing} is missing",
             why="the head node makes it",
             remedy="on the head node: petal-node status",
@@ -143,7 +143,7 @@ def unbind(ctx: Context) -> None:
     """Removes the bind mount, now and for the next boot, so that the image's own root is visible again.
 
     Raises:
-        RootError: ``root-busy``, programs run from it.
+        StorageError: ``root-busy``, programs run from it.
     """
     root = ctx.paths.root
     if root.is_symlink():
@@ -155,7 +155,7 @@ def unbind(ctx: Context) -> None:
         if root.is_mount():
             ctx.system.run(["umount", str(root)], timeout=PROGRAM)
     except PetalError as error:
-        raise RootError(
+        raise StorageError(
             f"{root} is in use and stays bound to shared storage",
             why=error.why or error.what,
             remedy=(f"fuser -vm {root}", "or reboot this node when its jobs have ended: petal-node does the rest"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, StateError, StorageError, as_error
+from ..core.errors import PetalError, StateError, StorageError, from_error
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding, Role, change, refused, satisfied
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
@@ -65,7 +65,7 @@ class Storage(Step):
         try:
             view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
         except (PetalError, OSError) as error:
-            return refused(as_error(error, ctx.paths.shared_mount))
+            return refused(from_error(error, ctx.paths.shared_mount))
         problem = next(_problems(ctx, mount, view, known), None)
         return refused(problem) if problem else _compare(ctx, mount, view, known)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.core.errors import of_os_error
+from bootstrap.core.errors import from_os_error
 
 MOUNT = Path("/shared")
 
@@ -28,11 +28,11 @@ MOUNT = Path("/shared")
     ],
 )
 def test_the_remedy_is_for_the_path_that_was_refused(number: int, path: str, code: str, remedy: str) -> None:
-    error = of_os_error(OSError(number, os.strerror(number), path), MOUNT)
+    error = from_os_error(OSError(number, os.strerror(number), path), MOUNT)
     assert (error.code, error.remedy) == (code, (remedy,))
     assert path in error.what
 
 
 def test_a_refused_operation_without_a_path_gets_the_remedy_for_the_mount() -> None:
-    error = of_os_error(OSError(errno.EIO, "Input/output error"), MOUNT)
+    error = from_os_error(OSError(errno.EIO, "Input/output error"), MOUNT)
     assert (error.code, error.remedy) == ("file-failed", ("dmesg | tail; findmnt /shared",))

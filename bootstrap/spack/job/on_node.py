@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ...core.errors import JobError, PetalError, as_error
+from ...core.errors import JobError, PetalError, from_error
 from ...core.facts import Host
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
@@ -115,7 +115,7 @@ class BuildJob:
 
     def _with_node(self, trouble: PetalError | OSError) -> PetalError:
         """An error about files names the node: on the head node the same file may be in order."""
-        error = as_error(trouble, self._directory.mount)
+        error = from_error(trouble, self._directory.mount)
         if not error.code.startswith("file-"):
             return error
         what = f"on {self._host.name}: {error.what}"
