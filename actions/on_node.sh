@@ -119,7 +119,7 @@ has_checksum() {
     echo "$sha256  $1" | sha256sum -c --status - 2>/dev/null
 }
 
-# Only root can read or write the directory for what is fetched.
+# Only root can read or write the directory for downloads.
 make_incoming() {
     (umask 022 && mkdir -p "$home" && umask 077 && mkdir -p "$incoming") 2>/dev/null || fail_local
     { [ ! -L "$home" ] && [ ! -L "$incoming" ] && [ "$(stat -c %u "$incoming")" = "$(id -u)" ] && chmod 0700 "$incoming"; } || fail_local
@@ -140,7 +140,7 @@ set_deadline() {
     deadline=$((now + budget))
 }
 
-# Seconds since boot, in $now: nobody sets this clock.
+# Seconds since boot, in $now. This clock is never set back.
 clock() {
     read -r now _ </proc/uptime
     now=${now%.*}

@@ -128,7 +128,7 @@ def _lasting_archive(tool: Tool, paths: Paths) -> Path:
     assert tool.archive is not None
     try:
         return keep_archive(tool, paths)
-    except (PetalError, OSError) as error:  # the step self-install will fail too, and say so
+    except (PetalError, OSError) as error:  # the step self-install reports it
         LOG.warning("the worker runs from %s: %s", tool.archive, error)
         return tool.archive
 

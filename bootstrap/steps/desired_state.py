@@ -51,16 +51,16 @@ class RecordDesiredState(Step):
             sha256 = str(ctx.tool.sha256)
             install_executable(ctx.kept_archive, ctx.paths.archives / sha256, sha256)
         ctx.confirm()
-        _refuse_what_is_settled(ctx)
+        _refuse_outdated(ctx)
         ClusterState(ctx.paths).save_desired_state(ctx.desired_state)
 
 
-def _refuse_what_is_settled(ctx: Context) -> None:
-    """Two runs may take up one decision; who comes second would undo what the hook's own run wrote of its version."""
+def _refuse_outdated(ctx: Context) -> None:
+    """Two runs may resume one request. The second would overwrite the desired state that the first has written."""
     if ctx.resumes_pending and not is_pending(ctx.paths):
         raise StateError(
-            "what this run was to carry out has been carried out meanwhile",
-            why="the run of the hook that decided it has written desired.json",
+            "another run has already applied this change",
+            why="the run of the hook that requested it has written desired.json",
             remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
             code="state-outdated",
         )

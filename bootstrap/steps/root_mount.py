@@ -39,7 +39,7 @@ WantedBy=multi-user.target
 
 
 class Backing(Enum):
-    """What is at /opt/petal now."""
+    """The state of /opt/petal."""
 
     BOUND = "bound"  # the root of shared storage
     FREE = "free"  # it can be mounted over: missing, empty, or a directory of the machine image

@@ -195,7 +195,7 @@ def _changed(ctx: Context, view: StorageView, known: KnownStorage | None) -> Ite
         f"{where} is another file system than before: it has {holds}, this node has used token {known.token[:8]}",
         remedy=(
             f"findmnt {where}",
-            "mount the file system from before",
+            "mount the previous file system",
             f"or accept this one: petal-node bootstrap --accept-storage{on_head}",
         ),
         code="storage-changed",

@@ -165,7 +165,7 @@ def test_a_decision_is_taken_up_once(world: World) -> None:
     written = ClusterState(world.paths).desired_state()
     assert written is not None
     write_document(world.paths.var / KEPT, {"pending": False})
-    with pytest.raises(StateError, match="carried out meanwhile") as caught:
+    with pytest.raises(StateError, match="already applied this change") as caught:
         step.apply(replace(ctx, services=services(world.system, Tool("0.2.0"))))
     assert caught.value.code == "state-outdated"
     assert ClusterState(world.paths).desired_state() == written

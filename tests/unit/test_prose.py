@@ -1,0 +1,84 @@
+"""Plain technical English: sentences that CONTRIBUTING.md ("How it reads") rules out do not come back."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+FOLDERS = ("bootstrap", "actions", "modulefiles", "docs")
+TOP_FILES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "spack_envs/README.md",
+    "Makefile",
+    "Dockerfile.test",
+    "noxfile.py",
+    "pyproject.toml",
+    ".ci/need",
+    ".ci/run",
+    ".ci/spack",
+    ".ci/venv",
+]
+SUFFIXES = {".py", ".md", ".sh", ".lua", ".j2", ".txt", ".toml"}
+FILES = [TOP / name for name in TOP_FILES] + sorted(
+    path for folder in FOLDERS for path in (TOP / folder).rglob("*") if path.suffix in SUFFIXES
+)
+# Each pattern with the words to write instead.
+PATTERNS = {
+    "is no X, is none: is not an X, is missing": (
+        r"(?<!there )(?<!if )\b(?:is|are|was|were) (?:(?-i:none)\b|no (?!longer\b|more\b)(?=\w))"
+    ),
+    "nobody, somebody, whoever: users, another process": r"\b(?:nobody|somebody|someone|anybody|whoever)\b",
+    "anew: again": r"\banew\b",
+    "meanwhile: in the meantime, by another process": r"\bmeanwhile\b",
+    "told, said, says so: reports, prints, shows": r"\btold\b|\b(?:is|are|was|were) said\b|\b(?:say|says|said) so\b",
+    "beside, behind: next to, in addition to, after": r"\bbeside\b|\bbehind\b",
+    "of before, from before: earlier, previous": r"\b(?:of|from|as) before\b",
+    "what is X, as a noun: name the thing": (
+        r"(?:^\W*|[.;:(] ?|\b(?:and|or|of|for|with|from|by|in|on|than|is|all|has|keeps?|removes?|takes?) )"
+        r"what (?:is|was|were|are|has|had|it|they|others?|petal-node) (?!(?:it )?would\b)"
+    ),
+    "stands in, stands under: is in, is listed under": r"\b(?:stands?|stood) (?:in|under|at|with|there|before)\b",
+    "mend, cannot be had, costs itself: repair, cannot be fetched, affects only": (
+        r"\bmend(?:s|ed)?\b|\bcan(?:not| not) be had\b|\bcosts? (?:only )?itself\b"
+    ),
+}
+# Lines that a pattern matches although they are right: file -> parts of lines, each with the reason.
+ALLOWED: dict[str, tuple[str, ...]] = {}
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file that people read: of Python the comments and strings, of other files everything."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        yield from enumerate(text.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield from enumerate(node.value.splitlines(), node.lineno)
+
+
+def allowed(path: Path, line: str) -> bool:
+    return any(part in line for part in ALLOWED.get(str(path.relative_to(TOP)), ()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_no_sentence_has_a_pattern_that_is_ruled_out(path: Path) -> None:
+    found = [
+        f"{number}: {line.strip()}  ({name})"
+        for number, line in prose(path)
+        for name, pattern in PATTERNS.items()
+        if re.search(pattern, line, re.IGNORECASE) and not allowed(path, line)
+    ]
+    assert not found, "\n".join(found)
