@@ -75,7 +75,10 @@ def find_externals(paths: Paths, system: System) -> tuple[External, ...]:
     found: list[External] = []
     for name in ("slurm", *LOOKS):
         try:
-            found += _find(name, paths, system)
+            if name == "slurm":
+                found += _slurm(paths, system)
+            else:
+                found += system.on_storage(partial(LOOKS[name], paths), f"the directory of {name}", PROBE)
         except (PetalError, OSError) as error:
             LOG.warning("no external %s: %s", name, error)
     for external in found:
@@ -94,9 +97,13 @@ def unconfigured(
     only the MPIs that the stack names, or Open MPI if it names none.
     """
     sections = environment.get("packages")
-    decided = set(_decided(sections)) if isinstance(sections, Mapping) else set()
+    configured = set()
+    for key, section in sections.items() if isinstance(sections, Mapping) else ():
+        settings = {str(word).rstrip(":") for word in section} if isinstance(section, Mapping) else set()
+        if str(key).endswith(":") or settings & {"externals", "buildable"}:
+            configured.add(str(key).rstrip(":"))
     named = set(WORD.findall(json.dumps([environment, *specs]))) & MPI or {"openmpi"}
-    return tuple(one for one in found if one.name not in decided and one.name not in MPI - named)
+    return tuple(one for one in found if one.name not in configured and one.name not in MPI - named)
 
 
 def as_packages(externals: Iterable[External]) -> dict[str, Any]:
@@ -110,62 +117,39 @@ def as_packages(externals: Iterable[External]) -> dict[str, Any]:
     return sections
 
 
-def _decided(sections: Mapping[Any, Any]) -> Iterator[str]:
-    for key, section in sections.items():
-        name, settings = str(key), section if isinstance(section, Mapping) else {}
-        if name.endswith(":") or {str(word).rstrip(":") for word in settings} & {"externals", "buildable"}:
-            yield name.rstrip(":")
-
-
-Look = Callable[[Paths], list[External]]
-
-
-def _find(name: str, paths: Paths, system: System) -> list[External]:
-    if name == "slurm":
-        return _find_slurm(paths, system)
-    return system.on_storage(partial(LOOKS[name], paths), f"the directory of {name}", PROBE)
-
-
-def _find_slurm(paths: Paths, system: System) -> list[External]:
+def _slurm(paths: Paths, system: System) -> list[External]:
     """The version is from its headers, or else from sinfo: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
-    place, version, pmix = system.on_storage(partial(_slurm, paths), "Slurm's directory", PROBE)
+
+    def look() -> tuple[str, str | None, bool]:
+        """Slurm's directory, its version if a header has it, and whether it has its plugin for PMIx."""
+        for place in SLURM:
+            prefix = paths.at(place)
+            if (prefix / "bin/sinfo").is_file():
+                plugins = _glob(prefix, "lib*/slurm*/mpi_pmix*.so", "lib/*/slurm*/mpi_pmix*.so")  # Debian's: slurm-wlm
+                return place, slurm_version(_text(prefix / "include/slurm/slurm_version.h")), bool(plugins)
+        return "", None, False
+
+    place, version, pmix = system.on_storage(look, "Slurm's directory", PROBE)
     if place and not version:
         answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=COMMAND).stdout
         match = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)
         version = match[1] if match else None
-    return [_slurm_at(paths, place, version, pmix=pmix)] if version else []
-
-
-def _slurm(paths: Paths) -> tuple[str, str | None, bool]:
-    """Slurm's directory, its version if a header has it, and whether it has its plugin for PMIx."""
-    for place in SLURM:
-        prefix = paths.at(place)
-        if (prefix / "bin/sinfo").is_file():
-            version = slurm_version(_text(prefix / "include/slurm/slurm_version.h"))
-            plugins = _glob(prefix, "lib*/slurm*/mpi_pmix*.so", "lib/*/slurm*/mpi_pmix*.so")  # Debian's: slurm-wlm
-            return place, version, bool(plugins)
-    return "", None, False
-
-
-def _slurm_at(paths: Paths, place: str, version: str, *, pmix: bool) -> External:
-    known = [int(part) for part in version.split(".")[:2]] >= [22, 5]  # the recipe of 1.1 has no +pmix for older ones
-    variant = (" +pmix" if pmix else " ~pmix") if known else ""
-    return _external(paths, "slurm", version + variant, place, buildable=False)
+    if not version:
+        return []
+    has_variant = [int(part) for part in version.split(".")[:2]] >= [22, 5]  # in the recipe of 1.1
+    variant = (" +pmix" if pmix else " ~pmix") if has_variant else ""
+    return [_external(paths, "slurm", version + variant, place, buildable=False)]
 
 
 def _pmix(paths: Paths) -> list[External]:
     """ParallelCluster's PMIx, or the distribution's, whose .pc file contains its prefix (Debian: not ``/usr``)."""
-    for place in (PMIX, *_pmix_of_distribution(paths)):
+    files = _glob(paths.at("/usr"), *(f"{directory}/pmix.pc" for directory in PKG_CONFIG))
+    prefixes = (re.search(r"^prefix=(/usr[\w./+-]*)\s*$", _text(path), re.MULTILINE) for path in files)
+    for place in (PMIX, *(found[1] for found in prefixes if found and ".." not in found[1])):
         version = defined(_text(paths.at(place) / "include/pmix_version.h"), *(f"PMIX_VERSION_{n}" for n in PARTS))
         if version:
             return [_external(paths, "pmix", version, place)]
     return []
-
-
-def _pmix_of_distribution(paths: Paths) -> list[str]:
-    files = _glob(paths.at("/usr"), *(f"{directory}/pmix.pc" for directory in PKG_CONFIG))
-    prefixes = (re.search(r"^prefix=(/usr[\w./+-]*)\s*$", _text(path), re.MULTILINE) for path in files)
-    return [found[1] for found in prefixes if found and ".." not in found[1]]
 
 
 def _libfabric(paths: Paths) -> list[External]:
@@ -190,7 +174,9 @@ def _openmpi(paths: Paths) -> list[External]:
 
 def _openmpi_variants(prefix: Path, version: str) -> Iterator[str]:
     """The variants that its components show, like Spack's detection by ompi_info; others keep their defaults."""
-    components = openmpi_components(_names(prefix))
+    plugins = _glob(prefix, "lib*/openmpi*/mca_*.so", "lib*/prte*/*.so")
+    texts = _glob(prefix, "share/openmpi/help-*.txt", "share/prte/help-*.txt")  # Open MPI 5 links the components in
+    components = openmpi_components(path.name for path in plugins) or openmpi_components(path.name for path in texts)
     fabrics = sorted({name for kind, name in components if kind in ("mtl", "btl", "pml")} & FABRICS)
     schedulers = sorted({name for kind, name in components if kind in ("ras", "plm")} & SCHEDULERS)
     if fabrics:
@@ -203,14 +189,6 @@ def _openmpi_variants(prefix: Path, version: str) -> Iterator[str]:
         yield "+legacylaunchers"  # the recipes' name for an Open MPI 4 that keeps mpirun in addition to srun
     if _glob(prefix, "lib*/libmpi_cxx.so"):
         yield "+cxx"
-
-
-def _names(prefix: Path) -> list[str]:
-    """The files of the components, or of their help texts: Open MPI 5 links the components in."""
-    plugins = _glob(prefix, "lib*/openmpi*/mca_*.so", "lib*/prte*/*.so")
-    texts = _glob(prefix, "share/openmpi/help-*.txt", "share/prte/help-*.txt")
-    names = [path.name for path in plugins]
-    return names if openmpi_components(names) else [path.name for path in texts]
 
 
 def _intel_mpi(paths: Paths) -> list[External]:
@@ -228,7 +206,7 @@ def _intel_mpi(paths: Paths) -> list[External]:
     return found
 
 
-LOOKS: dict[str, Look] = {
+LOOKS: dict[str, Callable[[Paths], list[External]]] = {
     "pmix": _pmix,
     "libfabric": _libfabric,
     "openmpi": _openmpi,

@@ -35,6 +35,7 @@ STARTUP = (
     "sys.pycache_prefix = os.path.join(cache, 'pycache') if cache else None",
     "os.makedirs(os.path.expanduser(os.environ.get('SPACK_USER_CONFIG_PATH') or '~/.spack'), exist_ok=True)",
 )
+PYTHON = Path("python", "bin", "python3")
 SECTIONS = ("config", "upstreams", "repos", "packages", "compilers", "concretizer", "mirrors", "modules")
 MIRRORS = ("file://", "https://")  # these need neither credentials nor boto3
 
@@ -45,31 +46,37 @@ def write(ctx: Context, target: str) -> None:
     Raises:
         SpackError: ``spack-no-compiler``, ``spack-target``.
     """
-    _write_python(_directory(ctx, target) / "python", anywhere(ctx.config, ctx.paths))
-    make_dir(_directory(ctx, target) / "scope")
+    directory = _directory(ctx, target)
+    _write_python(directory / "python", anywhere(ctx.config, ctx.paths))
+    make_dir(directory / "scope")
     for name, content in _sections(ctx, target).items():
-        write_atomic(_directory(ctx, target) / "scope" / f"{name}.yaml", as_yaml({name: content}))
+        write_atomic(directory / "scope" / f"{name}.yaml", as_yaml({name: content}))
 
 
 def missing(ctx: Context, target: str) -> list[Path]:
     """The files of the module that are missing."""
-    scope = [_directory(ctx, target) / "scope" / f"{name}.yaml" for name in SECTIONS]
-    python = _python(ctx, target)
+    directory = _directory(ctx, target)
+    scope = [directory / "scope" / f"{name}.yaml" for name in SECTIONS]
+    python = directory / PYTHON
     return [*(path for path in scope if not path.is_file()), *([] if python.is_symlink() else [python])]
 
 
 def module_values(ctx: Context, target: str) -> dict[str, Any]:
     """The values for the template of the module ``spack/<version>``."""
-    programs = anywhere(ctx.config, ctx.paths)
-    store, host = store_of(ctx), ctx.facts.host
+    store, host, directory = store_of(ctx), ctx.facts.host, _directory(ctx, target)
+    places = []  # of each layout, with a file of each part; if one is missing, Spack is not installed there
+    for program in anywhere(ctx.config, ctx.paths):
+        clingo = [str(program.clingo / RECEIPT)] if program.clingo else []
+        parts = [str(program.tree / "bin" / "spack"), str(program.recipes / "repo.yaml"), *clingo]
+        places.append((str(program.tree), str(program.recipes), parts))
     return {
         "version": ctx.config.spack.version,
         "release": ctx.desired_release,
-        "places": [(str(program.tree), str(program.recipes), _files_of(program)) for program in programs],
+        "places": places,
         "needed": [str(interpreter()), str(store / ".spack-db" / "index.json")],
         "store": str(store),
-        "scope": str(_directory(ctx, target) / "scope"),
-        "python": str(_python(ctx, target)),
+        "scope": str(directory / "scope"),
+        "python": str(directory / PYTHON),
         "family": SPACK_VERSIONS[ctx.config.spack.version],
         "system": f"{host.os}-{host.machine}",
     }
@@ -86,16 +93,6 @@ def _directory(ctx: Context, target: str) -> Path:
     return ctx.paths.release(ctx.desired_release) / "spack" / module_tree(ctx, target).name
 
 
-def _python(ctx: Context, target: str) -> Path:
-    return _directory(ctx, target) / "python" / "bin" / "python3"
-
-
-def _files_of(program: SpackInstall) -> list[str]:
-    """A file of each part; if one is missing, Spack is not installed there."""
-    parts = [program.tree / "bin" / "spack", program.recipes / "repo.yaml"]
-    return [str(path) for path in (*parts, *([program.clingo / RECEIPT] if program.clingo else []))]
-
-
 def _write_python(top: Path, programs: tuple[SpackInstall, ...]) -> None:
     """A virtual environment (PEP 405), so that no variable for clingo affects a user's other programs."""
     python = interpreter()
@@ -103,15 +100,11 @@ def _write_python(top: Path, programs: tuple[SpackInstall, ...]) -> None:
     for directory in (top / "bin", packages):
         make_dir(directory)
     write_atomic(top / "pyvenv.cfg", f"home = {python.parent}\ninclude-system-site-packages = false\n".encode())
-    lines = [*_clingo(programs), "; ".join(STARTUP)]
-    write_atomic(packages / "petal.pth", "".join(line + "\n" for line in lines).encode())
-    replace_link(top / "bin" / "python3", str(python))
-
-
-def _clingo(programs: tuple[SpackInstall, ...]) -> list[str]:
-    """The directories of clingo: next to Spack, or else those of the Python that runs petal-node."""
+    # clingo next to Spack, or else the one of the Python that runs petal-node
     wheels = [str(program.clingo) for program in programs if program.clingo]
-    return list(dict.fromkeys(wheels or [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
+    paths = dict.fromkeys(wheels or [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    write_atomic(packages / "petal.pth", "".join(f"{line}\n" for line in (*paths, "; ".join(STARTUP))).encode())
+    replace_link(top / "bin" / "python3", str(python))
 
 
 def _sections(ctx: Context, target: str) -> dict[str, Any]:
@@ -121,31 +114,30 @@ def _sections(ctx: Context, target: str) -> dict[str, Any]:
     modules = mine / "modules" / f"{host.os}-{host.machine}"
     places = Places(mine / "store", modules, Path(f"${RECIPES}"), Path("$user_cache_path"))
     site = sections(places, site_of(ctx, target), program.family)
+    # Spack decides by the time of recipes whether its index of them is old, so each repository has its own index.
+    key = hashlib.sha256(str(program.recipes).encode()).hexdigest()[:7]
+    config = {
+        "misc_cache": f"$user_cache_path/misc-{key}",
+        # on the node's own disk (TMPDIR or /tmp), in a directory that only the user can read
+        "build_stage:": ["$tempdir/$user/spack-stage", "$user_cache_path/stage"],
+        "environments_root": str(mine / "environments"),
+        "license_dir": str(mine / "licenses"),
+        "install_status": True,
+    }
+    # Modules have the names of the site's tree, so that they find the site's. All are in ``Core``, because a module of
+    # the site's MPI or compiler adds the site's own hierarchy only.
+    module_set = site["modules"]["modules"]["default"]
+    lmod = {**module_set["lmod"], "core_specs": ["platform=linux"]}
     upstream = {"install_tree": str(store_of(ctx)), "modules": {"lmod": str(module_tree(ctx, target))}}
     return {
-        "config": {**site["config"]["config"], **_config(mine, program)},
+        "config": {**site["config"]["config"], **config},
         "upstreams": {"site": upstream},
         "repos": site["repos"]["repos:"],
         "packages": _packages(ctx, site["packages"]["packages"]),
         "compilers": site["compilers"]["compilers:"],
         "concretizer": {**site["concretizer"]["concretizer"], "reuse": True},
         "mirrors": _mirrors(site["mirrors"]["mirrors:"]),
-        "modules": {"default": _modules(site["modules"]["modules"]["default"])},
-    }
-
-
-def _config(mine: Path, program: SpackInstall) -> dict[str, Any]:
-    """Stages are on the node's own disk (TMPDIR or /tmp), in a directory that only the user can read.
-
-    Spack decides by the time of recipes whether its index of them is old, so each repository has an index of its own.
-    """
-    key = hashlib.sha256(str(program.recipes).encode()).hexdigest()[:7]
-    return {
-        "misc_cache": f"$user_cache_path/misc-{key}",
-        "build_stage:": ["$tempdir/$user/spack-stage", "$user_cache_path/stage"],
-        "environments_root": str(mine / "environments"),
-        "license_dir": str(mine / "licenses"),
-        "install_status": True,
+        "modules": {"default": {**module_set, "lmod": lmod}},
     }
 
 
@@ -154,10 +146,8 @@ def _packages(ctx: Context, site: Mapping[str, Any]) -> dict[str, Any]:
     everything = {key: value for key, value in site["all"].items() if key not in ("require", "permissions")}
     stack = with_lists(ctx.environment.get("packages") or {})
     ours = {**site, "all": everything}
-    named = {
-        f"{name}:" if f"{name}:" in stack else name: value for name, value in ours.items()
-    }  # the stack's ``all::``
-    merged: dict[str, Any] = _merged(stack, named)
+    # a key of the stack may end with a colon: ``all::``
+    merged: dict[str, Any] = _merged(stack, {f"{key}:" if f"{key}:" in stack else key: ours[key] for key in ours})
     return merged
 
 
@@ -175,11 +165,3 @@ def _mirrors(site: Mapping[str, Any]) -> dict[str, Any]:
     """The mirrors of sources; the directory of binary packages is root's."""
     sources = {name: mirror for name, mirror in site.items() if mirror["source"]}
     return {name: mirror for name, mirror in sources.items() if mirror["url"].startswith(MIRRORS)}
-
-
-def _modules(site: Mapping[str, Any]) -> dict[str, Any]:
-    """Modules have the names of the site's tree, so that they find the site's.
-
-    All are in ``Core``, because a module of the site's MPI or compiler adds the site's own hierarchy only.
-    """
-    return {**site, "lmod": {**site["lmod"], "core_specs": ["platform=linux"]}}
