@@ -24,7 +24,7 @@ LAYOUTS = ("hybrid", "ami")  # those that need a machine image
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
 EXIT_CODES = """\
-Options may come before or after the verb. `petal-node VERB --help` describes a verb.
+Options can be before or after the verb. Help for a verb: petal-node VERB --help
 
 Exit codes: 0 success, 1 a step failed, 2 wrong usage, 3 degraded or findings,
 69 no usable Python, 70 a bug, 75 try again, 77 not root, 78 configuration error,

@@ -12,7 +12,7 @@ from ..engine.registry import STEPS
 from ..engine.run import run
 from ..engine.run_locks import Waits
 from ..state.context import Services
-from .common import require_root, result_of_run
+from .common import plan_of, require_root, result_of_run
 
 
 def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
@@ -38,5 +38,5 @@ def plan(options: Options, services: Services) -> Result[Plan]:
     code = int(ExitCode.CONFIG) if exit_of(steps, status) == ExitCode.CONFIG else None
     if code is None and options.exit_code and status is Status.CHANGED:
         code = int(ExitCode.DEGRADED)
-    data = Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, ctx.config.to_dict(), steps)
+    data = plan_of("bootstrap", options, ctx, steps)
     return Result("plan", status, data, run_id=services.run_id, exit=code)

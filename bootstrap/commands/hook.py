@@ -107,16 +107,8 @@ def _worker_argv(options: Options, services: Services) -> list[str]:
         program = [str(_lasting_archive(services.tool, options.paths))]
     else:
         program = [sys.executable, "-c", FROM_CHECKOUT, str(Path(__file__).resolve().parents[2])]
-    passed_on = {
-        "--event": options.event,
-        "--run-id": services.run_id,
-        "--config": options.config,
-        "--config-sha256": options.config_sha256,
-        "--role": options.role and options.role.value,
-        "--root": None if options.paths.live else options.root,
-    }
-    arguments = [word for option, value in passed_on.items() if value for word in (option, str(value))]
-    return [*program, "worker", *arguments, "--quiet"]
+    run = ["--event", options.event, "--run-id", services.run_id]
+    return [*program, "worker", *run, *options.common_arguments(), "--quiet"]
 
 
 def _lasting_archive(tool: Tool, paths: Paths) -> Path:

@@ -16,7 +16,7 @@ from ..engine.run_locks import Waits
 from ..host import systemd
 from ..host.files import same_content
 from ..state.context import Services
-from .common import require_root, result_of_run
+from .common import plan_of, require_root, result_of_run
 
 FINE = (Outcome.OK, Outcome.SKIPPED)  # not shown, because there are about twenty
 
@@ -62,6 +62,6 @@ def _plan(options: Options, services: Services) -> Result[Plan]:
     ctx = prepare(options, services)
     steps = engine.plan(REPAIRS, ctx)
     pending = any(step.outcome not in FINE for step in steps)
-    data = Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, ctx.config.to_dict(), steps)
+    data = plan_of("repair", options, ctx, steps)
     status = Status.DEGRADED if pending else Status.OK
     return Result(options.command, status, data, run_id=services.run_id)

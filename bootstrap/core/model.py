@@ -332,7 +332,7 @@ class FleetReport:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do on this node; ``config`` is the whole configuration with its defaults."""
+    """The changes that ``command`` would make on this node; ``config`` has all defaults."""
 
     node: str
     role: Role
@@ -340,6 +340,7 @@ class Plan:
     release: str | None
     config: Mapping[str, Any]
     steps: tuple[StepReport, ...]
+    command: str
 
 
 @dataclass(frozen=True)

@@ -77,3 +77,13 @@ class Options:
     def paths(self) -> Paths:
         """The paths below ``root``, with shared storage at its default mount point."""
         return Paths(self.root)
+
+    def common_arguments(self) -> list[str]:
+        """The common options of this command line, for a command that continues it."""
+        typed = {
+            "--config": self.config,
+            "--config-sha256": self.config_sha256,
+            "--role": self.role and self.role.value,
+            "--root": None if self.paths.live else self.root,
+        }
+        return [word for option, value in typed.items() if value for word in (option, str(value))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
+LABEL_WIDTH = 13  # of the names of steps and the ids of releases
+TEXT = 2 + 5 + LABEL_WIDTH + 1  # the column after mark and label
 CHECK_MARKS = {Severity.OK: "ok", Severity.WARN: "warn", Severity.FAIL: "FAIL", Severity.SKIP: "-"}
 
 
@@ -34,7 +36,7 @@ class Line:
     def __str__(self) -> str:
         if not self.mark and not self.label:
             return (" " * (0 if self.heading else self.indent) + self.text).rstrip()
-        label = f"{self.label:<10} " if self.label else ""
+        label = f"{self.label:<{LABEL_WIDTH}} " if self.label else ""
         return f"{' ' * self.indent}{self.mark:<5}{label}{self.text}".rstrip()
 
 
@@ -43,11 +45,11 @@ def step_lines(step: StepReport) -> list[Line]:
     reason, *rest = step.reason.splitlines() or [""]
     code = f" [{step.error['code']}]" if step.error else ""
     lines = [Line(reason + code, MARKS[step.outcome], step.name)]
-    lines += [Line(text, indent=20) for text in rest]
+    lines += [Line(text, indent=TEXT + 2) for text in rest]
     if step.outcome is Outcome.WOULD_CHANGE:
-        lines += [Line(text, indent=20) for text in step.changes]
+        lines += [Line(text, indent=TEXT + 2) for text in step.changes]
     if step.error or step.outcome is Outcome.BLOCKED:
-        lines += [Line(f"try  {text}", indent=18) for text in step.remedy]
+        lines += [Line(f"try  {text}", indent=TEXT) for text in step.remedy]
     return lines
 
 
@@ -94,6 +96,16 @@ def error_lines(error: Mapping[str, Any]) -> list[Line]:
     return lines + [Line(f"try  {text}") for text in error.get("remedy", ())]
 
 
-def count(items: Sized, word: str) -> str:
+def count(number: int, word: str) -> str:
     """``1 package``, ``2 packages``."""
-    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def human(number: int) -> str:
+    """``1.5 GiB``."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

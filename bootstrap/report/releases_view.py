@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..core.model import Result
-from .lines import Line, count
+from .lines import Line, count, human
 
 if TYPE_CHECKING:
-    from ..commands.releases import ListedRelease, ReleaseList, Rollback
+    from ..commands.releases import ReleaseList, Rollback
     from ..releases.gc import Cleanup
 
 MAX_SHOWN = 10
@@ -22,24 +21,18 @@ def releases_view(result: Result[ReleaseList]) -> list[Line]:
     for release in data.releases:
         current = release.release == data.current
         state = "  current" if current else "" if release.complete else "  incomplete"
-        lines.append(Line(_when(release) + state, "=" if current else "", release.release))
+        date = f"created {release.created}" if release.created else "never published"
+        if release.published:
+            date = f"published {release.published}"
+        lines.append(Line(date + state, "=" if current else "", release.release))
         size = f", {human(release.bytes)}" if release.bytes is not None else ""
-        lines.append(Line(f"{release.modules} modules, {release.packages} packages{size}", indent=7))
+        lines.append(Line(f"{count(release.modules, 'module')}, {count(release.packages, 'package')}{size}", indent=7))
         lines += [Line(release.problem, "!")] if release.problem else []
-        lines += [Line(_some(release.specs), indent=7)] if release.specs else []
-    lines.append(Line(f"{count(data.releases, 'release')} in {data.root}", heading=True))
+        if release.specs:
+            more = f" and {len(release.specs) - MAX_SHOWN} more" if release.specs[MAX_SHOWN:] else ""
+            lines.append(Line(", ".join(release.specs[:MAX_SHOWN]) + more, indent=7))
+    lines.append(Line(f"{count(len(data.releases), 'release')} in {data.root}", heading=True))
     return lines + ([Line(f"petal-node rollback makes {data.before} current")] if data.before else [])
-
-
-def _when(release: ListedRelease) -> str:
-    if release.published:
-        return f"published {release.published}"
-    return f"created {release.created}" if release.created else "never published"
-
-
-def _some(words: Sequence[str]) -> str:
-    more = f" and {len(words) - MAX_SHOWN} more" if words[MAX_SHOWN:] else ""
-    return ", ".join(words[:MAX_SHOWN]) + more
 
 
 def rollback_view(result: Result[Rollback]) -> list[Line]:
@@ -66,17 +59,7 @@ def gc_view(result: Result[Cleanup]) -> list[Line]:
     lines += [Line(f"not removed: {reason}", "!") for reason in data.left]
     if not data.drop and not data.packages:
         return [*lines, Line("nothing to remove", heading=True)]
-    what = f"{count(data.drop, 'release')} and {count(data.packages, 'package')}, {human(data.bytes)}"
+    what = f"{count(len(data.drop), 'release')} and {count(len(data.packages), 'package')}, {human(data.bytes)}"
     if data.done:
         return [*lines, Line(f"removed {what}", heading=True)]
     return [*lines, Line(what, heading=True), Line(f"try  petal-node gc --keep {data.newest} --yes")]
-
-
-def human(number: int) -> str:
-    """``1.5 GiB``."""
-    size = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

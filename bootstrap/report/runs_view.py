@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.model import Outcome, Plan, Result, RunRecord, Severity, StepReport, Tool
-from .lines import Line, error_lines, finding_lines, skipped_lines, step_lines, steps_lines, summary
+from .lines import TEXT, Line, error_lines, finding_lines, skipped_lines, step_lines, steps_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.lockfile import LockfileSummary
@@ -54,18 +54,18 @@ def _node(run: RunRecord) -> str:
 
 
 def plan_view(result: Result[Plan]) -> list[Line]:
-    """What a run, or a repair, would do."""
+    """The changes that a run or a repair would make."""
     plan = result.data
     if result.command == "repair":
-        head, command = f"petal-node repair --dry-run  role={plan.role.value}  node={plan.node}", "repair"
+        head = f"petal-node repair --dry-run  role={plan.role.value}  node={plan.node}"
         lines = _changed_lines(plan.steps)
     else:
         where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}"
-        head, command = f"petal-node plan  {where}  release={plan.release or 'unknown'}", "bootstrap"
+        head = f"petal-node plan  {where}  release={plan.release or 'unknown'}"
         lines = [*steps_lines(plan.steps), *skipped_lines(plan.steps)]
     lines = [Line(head, heading=True), *lines, Line(summary(plan.steps), heading=True)]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
-    return lines + ([Line(f"try  petal-node {command}")] if pending else [])
+    return lines + ([Line(f"try  {plan.command}")] if pending else [])
 
 
 def _changed_lines(steps: tuple[StepReport, ...]) -> list[Line]:
@@ -99,9 +99,9 @@ def log_view(result: Result[LogLines]) -> list[Line]:
             lines.append(Line(f"run {entry.run_id or 'unknown'}, {f'{day} UTC' if day else 'no date'}", heading=True))
         first, *rest = entry.message.splitlines() or [""]
         lines.append(Line(f"{clock} {first}".strip(), LEVEL_MARKS.get(entry.level, ""), entry.step or "-"))
-        lines += [Line(text, indent=18) for text in (*rest, *entry.traceback.splitlines())]
+        lines += [Line(text, indent=TEXT) for text in (*rest, *entry.traceback.splitlines())]
     lines += [Line(f"Spack log: {path}", heading=True) for path in result.data.spack_logs]
-    return lines or [Line(f"{result.data.log} has no such lines", heading=True)]
+    return lines or [Line(f"{result.data.log} has no matching lines", heading=True)]
 
 
 def version_view(result: Result[Tool]) -> list[Line]:

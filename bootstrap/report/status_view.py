@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..cluster.hostlist import folded
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
 from ..host.times import age_of, seconds_of
-from .lines import Line, error_lines, step_lines, summary
+from .lines import Line, error_lines, human, step_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.status import NodeStatus
@@ -108,9 +108,12 @@ def _fact_lines(data: NodeStatus) -> list[Line]:
     lines = []
     for title, facts in (("cluster", data.facts.cluster), ("host", data.facts.host)):
         lines += [Line(f"{title}:", heading=True)]
-        lines += [Line(f"{name:<10} {_flat(value)}") for name, value in plain(facts).items()]
+        values = plain(facts)
+        if "memory" in values:
+            values["memory"] = human(values["memory"])
+        lines += [Line(f"{name:<10} {_flat(value)}") for name, value in values.items()]
     lines.append(Line("externals:", heading=True))
-    return lines + [Line(f"{external.spec} at {external.place}") for external in data.externals]
+    return lines + ([Line(f"{external.spec} at {external.place}") for external in data.externals] or [Line("none")])
 
 
 def _flat(value: Any) -> str:

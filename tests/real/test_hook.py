@@ -124,7 +124,9 @@ def test_64_bootstraps_at_once_install_once_and_the_others_end_with_its_result(
 ) -> None:
     outputs = [(tmp_path / f"out-{number}").open("w+") for number in range(MANY)]
     all_of_them = [install.start(output) for output in outputs]
-    waiting = re.compile(rf"(?:wanted|packages) +waiting for {socket.gethostname().split('.')[0]}, process (\d+)")
+    waiting = re.compile(
+        rf"(?:desired-state|packages) +waiting for {socket.gethostname().split('.')[0]}, process (\d+)"
+    )
     until(lambda: sum(bool(waiting.search(said(output))) for output in outputs) == MANY - 1, 300)
     install.go.set()
     assert [process.wait(300) for process in all_of_them] == [0] * MANY

@@ -143,13 +143,13 @@ def test_a_failure_of_a_hook_script_is_an_error_with_its_time(tmp_path: Path) ->
     target.write_text(f"2026-11-28T10:00:00Z {message}\n")
     assert text_of(log_view(show(tmp_path))) == [
         "run unknown, 2026-11-28 UTC",
-        f"  x    -          10:00:00 {message}",
+        f"  x    -             10:00:00 {message}",
     ]
 
 
 def test_an_empty_log_and_a_log_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = text_of(log_view(show(tmp_path)))
-    assert line == f"{Paths(tmp_path).log} has no such lines"
+    assert line == f"{Paths(tmp_path).log} has no matching lines"
 
     def refuse(_path: Path) -> list[Entry]:
         raise PermissionError(13, "Permission denied")
