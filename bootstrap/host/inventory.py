@@ -114,5 +114,5 @@ def _of_link(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Diffe
 
 
 def _target(link: str) -> str:
-    """As it is written: pathlib would make ``./a`` an ``a``."""
+    """The target as written; pathlib would change ``./a`` to ``a``."""
     return os.readlink(link)  # noqa: PTH115

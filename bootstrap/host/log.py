@@ -1,7 +1,6 @@
-"""The node's one log: JSON lines with time, run id and step in /var/log/petal-node.log, written here and read here.
+"""The log of the node, /var/log/petal-node.log: JSON lines with time, run id and step.
 
-A process that opens it when it has more than ``MOST`` bytes renames it first. Spack's output is in
-/var/log/petal-node.
+A process that opens a log of more than ``MOST`` bytes renames it first. The output of Spack is in /var/log/petal-node.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ KEEP_SECONDS = 3600.0
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 LOG = logging.getLogger("petal")
-LOG.addHandler(logging.NullHandler())  # before the log is open nothing goes to stderr
+LOG.addHandler(logging.NullHandler())  # nothing goes to stderr before the log is open
 
 
 class _JsonLines(logging.Formatter):
@@ -48,60 +47,55 @@ class _JsonLines(logging.Formatter):
 
 
 def open_log(path: Path, run_id: str) -> None:
-    """Sends everything to ``path`` from now on. A log that cannot be written costs the log, never the run."""
+    """Logs to ``path`` from now on. If it cannot be written, the run continues without a log."""
     LOG.setLevel(logging.DEBUG)
     LOG.propagate = False
     close_log()
-    LOG.addHandler(_handler(path, run_id))
-
-
-def _handler(path: Path, run_id: str) -> logging.Handler:
-    try:
+    handler: logging.Handler = logging.NullHandler()
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put_aside(path)
-        handler: logging.Handler = logging.FileHandler(path, encoding="utf-8")
-        with suppress(FileNotFoundError):  # put aside by another run at this moment
+        _rotate(path)
+        handler = logging.FileHandler(path, encoding="utf-8")
+        with suppress(FileNotFoundError):  # another run renames it at this moment
             path.chmod(0o640)
-    except OSError:
-        return logging.NullHandler()
     handler.setFormatter(_JsonLines(run_id))
-    return handler
+    LOG.addHandler(handler)
 
 
 def older(path: Path) -> Path:
-    """Where the log before this one is."""
+    """The path of the previous log."""
     return path.with_name(f"{path.name}.1")
 
 
-def _put_aside(path: Path) -> None:
-    """A log that has grown becomes the older one; runs that have it open go on writing there.
+def _rotate(path: Path) -> None:
+    """Renames a log that is too large; runs that have it open continue to write to it.
 
-    Of two processes that see it at once the second finds another file at its place, or none, and leaves that alone. One
-    that cannot be moved goes on growing, which is better than none.
+    If two processes do this at once, the second one finds another file at ``path``, or none, and does nothing. A log
+    that cannot be renamed continues to grow.
     """
-    with suppress(OSError), path.open("rb") as grown:
-        if os.fstat(grown.fileno()).st_size <= MOST:
+    with suppress(OSError), path.open("rb") as log:
+        if os.fstat(log.fileno()).st_size <= MOST:
             return
-        fcntl.flock(grown, fcntl.LOCK_EX)
-        if os.path.samestat(os.fstat(grown.fileno()), path.stat()):
+        fcntl.flock(log, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(log.fileno()), path.stat()):
             path.rename(older(path))
 
 
 def prune_logs(folder: Path) -> None:
-    """Removes what Spack said, but for the newest runs and all that are young: one may go on.
+    """Removes the output of Spack of old runs; recent files may belong to a run that continues.
 
     Args:
-        folder: ``Paths.logs``, with ``spack-RUN.log``; ids of runs sort by time.
+        folder: ``Paths.logs``, with ``spack-RUN.log``; run ids sort by time.
     """
     for path in sorted(folder.glob("spack-*.log"))[:-KEEP_LOGS]:
-        with suppress(OSError):  # housekeeping costs no run its end
+        with suppress(OSError):  # no run fails because of this
             if time.time() - path.stat().st_mtime > KEEP_SECONDS:
                 path.unlink()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line; ``time`` is UTC. A line in another format, or a cut one, is a ``message`` without the other fields."""
+    """One line; ``time`` is UTC. An incomplete line, or one in another format, has only a ``message``."""
 
     message: str
     time: str = ""
@@ -116,10 +110,10 @@ _HOOK_SCRIPT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (petal-node \w+: .
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """Every line, the older log's first; a run that had that one open when it was put aside wrote its last lines there.
+    """Every line of the previous log and of this one; a missing log has no lines.
 
     Raises:
-        OSError: it cannot be read, but for one that is not there, which is empty.
+        OSError: a log cannot be read.
     """
     for file in (older(path), path):
         try:
@@ -142,7 +136,7 @@ def _entry(line: str) -> Entry:
 
 
 def close_log() -> None:
-    """Closes what ``open_log`` opened."""
+    """Closes the log."""
     for handler in list(LOG.handlers):
         LOG.removeHandler(handler)
         handler.close()

@@ -191,7 +191,12 @@ def base_env(user: str | None = None) -> dict[str, str]:
     import pwd
 
     entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
-    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": entry.pw_dir}
+    return clean_env(entry.pw_dir)
+
+
+def clean_env(home: Path | str, **more: str) -> dict[str, str]:
+    """The environment of every program that gets nothing from this process, with ``more`` variables."""
+    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": str(home), **more}
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:

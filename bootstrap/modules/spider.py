@@ -15,13 +15,13 @@ from ..core.deadlines import INDEX
 from ..core.errors import ModulesError
 from ..host.atomic import staged_dir, write_atomic
 from ..host.files import make_dir
-from ..host.system import PATH
+from ..host.system import PATH, clean_env
 from ..lmod.find import NONE, Lmod, find_lmod, usable_copies
 from ..state.context import Context
 
 UPDATE = "update_lmod_system_cache_files"
 CACHE, TIMESTAMP = "spiderT.lua", "timestamp"
-ENV = {"PATH": PATH, "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+ENV = clean_env("/nonexistent")
 # Parse each file with Lua first, because Lmod's spider silently skips files with syntax errors.
 PARSE = "for number = 1, #arg do local ok, why = loadfile(arg[number]) if not ok then print(why) os.exit(1) end end"
 FILES_PER_PROCESS = 1000

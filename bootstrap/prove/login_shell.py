@@ -17,7 +17,7 @@ from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Severity
-from ..host.system import PATH
+from ..host.system import clean_env
 from ..state.context import Context
 from ..state.release import Manifest
 from .fleet import ordinary_user
@@ -115,7 +115,7 @@ def ask_shell(
     """The answers in order, without end; a shell that ended early answers the rest with its last output."""
     user = ordinary_user(ctx)
     entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
-    env = {"PATH": PATH, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "LANG": "C.UTF-8"}
+    env = clean_env(entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
     if not ctx.paths.live:
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
     words = [word for program in programs for word in ("--", *shlex.split(program.command))]

@@ -15,7 +15,7 @@ from ..core.errors import ProcessFailed, SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, read_json
 from ..host.log import LOG
-from ..host.system import PATH, Completed, System
+from ..host.system import Completed, System, clean_env
 from .program import SpackInstall
 from .scope import NOTHING, STACK, Places, as_yaml, with_lists
 
@@ -267,18 +267,16 @@ class Spack:
         scratch = self.places.scratch
         for name in ("home", "tmp"):
             make_dir(scratch / name)
-        env = {
-            "PATH": PATH,
-            "HOME": str(scratch / "home"),
-            "TMPDIR": str(scratch / "tmp"),
-            "LANG": "C.UTF-8",
-            "SPACK_PYTHON": sys.executable,
-            "SPACK_DISABLE_LOCAL_CONFIG": "1",
-            "SPACK_USER_CACHE_PATH": str(scratch / "user"),
-            "SPACK_GNUPGHOME": str(scratch / "gpg"),
-            "PYTHONPYCACHEPREFIX": str(scratch / "pycache"),
-            "PYTHONUNBUFFERED": "1",
-        }
+        env = clean_env(
+            scratch / "home",
+            TMPDIR=str(scratch / "tmp"),
+            SPACK_PYTHON=sys.executable,
+            SPACK_DISABLE_LOCAL_CONFIG="1",
+            SPACK_USER_CACHE_PATH=str(scratch / "user"),
+            SPACK_GNUPGHOME=str(scratch / "gpg"),
+            PYTHONPYCACHEPREFIX=str(scratch / "pycache"),
+            PYTHONUNBUFFERED="1",
+        )
         if self.program.clingo is not None:
             env["PYTHONPATH"] = str(self.program.clingo)
         return env
