@@ -13,22 +13,10 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 FOLDERS = ("bootstrap", "actions", "modulefiles", "docs")
-TOP_FILES = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "spack_envs/README.md",
-    "Makefile",
-    "Dockerfile.test",
-    "noxfile.py",
-    "pyproject.toml",
-    ".ci/need",
-    ".ci/run",
-    ".ci/spack",
-    ".ci/venv",
-]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "spack_envs/README.md"]
+BUILD = ["Makefile", "Dockerfile.test", "noxfile.py", "pyproject.toml", ".ci/need", ".ci/run", ".ci/spack", ".ci/venv"]
 SUFFIXES = {".py", ".md", ".sh", ".lua", ".j2", ".txt", ".toml"}
-FILES = [TOP / name for name in TOP_FILES] + sorted(
+FILES = [TOP / name for name in (*PAGES, *BUILD)] + sorted(
     path for folder in FOLDERS for path in (TOP / folder).rglob("*") if path.suffix in SUFFIXES
 )
 # Each pattern with the words to write instead.
