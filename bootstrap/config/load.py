@@ -1,4 +1,7 @@
-"""Reads petal.yaml: returns a frozen ``Config``, or reports every mistake at once, each with its path."""
+"""Reads petal.yaml: returns a frozen ``Config``, or reports its mistakes together, each with its path.
+
+A rule for several keys of a section is checked only if each of them is valid (marshmallow, ``skip_on_field_errors``).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
         name: the name of the file in error messages.
 
     Raises:
-        ConfigError: with every mistake in ``problems``, exit code 78.
+        ConfigError: with the mistakes in ``problems``, exit code 78.
     """
     return from_mapping(read_yaml(data, name), name)
 
