@@ -39,7 +39,7 @@ class CurrentRelease(Check):
             message = f"the current release is {current}, the desired one is {ctx.release}"
             yield self.warn(message, "", "on the head node: petal-node status")
         else:
-            yield self.ok(f"{current} of {manifest.created}")
+            yield self.ok(f"release {current} of {manifest.created} is complete and current")
 
 
 class SpackDatabase(Check):

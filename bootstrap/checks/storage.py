@@ -127,7 +127,9 @@ class DiskSpace(Check):
             yield self.warn(_left(low[0]), "", *_to_free(low[0]))
         else:
             least = min(distinct, key=lambda disk: disk.free)
-            yield self.ok(f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)}")
+            yield self.ok(
+                f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)} file systems"
+            )
 
 
 def _left(disk: DiskUsage) -> str:

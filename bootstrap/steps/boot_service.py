@@ -67,7 +67,7 @@ class BootService(Step):
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.paths.live or not ctx.system.has_systemd():
-            return elsewhere("systemd does not run here")
+            return elsewhere("systemd does not run on this machine")
         stale = [unit.name for unit in (SERVICE, TIMER) if unit.needs_write(ctx.paths.units)]
         if stale:
             reason = f"{len(stale)} units are missing or differ"

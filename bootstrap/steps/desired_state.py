@@ -1,4 +1,4 @@
-"""What this cluster should have stands on shared storage: the archive of this tool, the configuration, the release."""
+"""The desired state of the cluster on shared storage: desired.json and the archive of petal-node."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .storage_owner import StorageOwner
 
 
 class RecordDesiredState(Step):
-    """Other nodes obey desired.json before their own Args, and take the archive from here before they ask S3."""
+    """For other nodes, desired.json counts before their own Args, and they copy the archive from here instead of S3."""
 
     name = "desired-state"
-    title = "the other nodes know what to have"
+    title = "the desired state is recorded for the other nodes"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (SelfInstall, Storage, StorageOwner)
@@ -28,20 +28,20 @@ class RecordDesiredState(Step):
 
     def probe(self, ctx: Context) -> Finding:
         try:
-            known = ClusterState(ctx.paths).desired_state()
+            recorded = ClusterState(ctx.paths).desired_state()
         except StateError as error:
             if error.code != "state-corrupt":
                 return refused(error)
-            known = None
+            recorded = None
         desired = ctx.desired_state
-        if known != desired:
-            before = f"release {known.release}" if known else "nothing"
-            return change(
-                f"desired.json has {before}", f"record release {desired.release}, petal-node {desired.version}"
-            )
+        content = f"release {desired.release} and petal-node {desired.version}"
+        if recorded != desired:
+            before = f"desired.json has release {recorded.release}" if recorded else "desired.json is missing"
+            before += " with another configuration" if recorded and recorded.release == desired.release else ""
+            return change(before, f"write {content}")
         if not _archive_is_there(ctx):
             return change("the archive is not on shared storage", f"write {ctx.paths.archives / str(ctx.tool.sha256)}")
-        return satisfied(f"release {desired.release}, petal-node {desired.version}")
+        return satisfied(f"desired.json has {content}")
 
     def on_held(self, ctx: Context) -> None:
         mark_request_applied(ctx)
@@ -51,19 +51,15 @@ class RecordDesiredState(Step):
             sha256 = str(ctx.tool.sha256)
             install_executable(ctx.kept_archive, ctx.paths.archives / sha256, sha256)
         ctx.confirm()
-        _refuse_outdated(ctx)
+        if ctx.resumes_pending and not is_pending(ctx.paths):
+            # Two runs may resume one decision; the second would overwrite what the first one recorded.
+            raise StateError(
+                "another run has already applied this change",
+                why="the run of the hook that requested it has written desired.json",
+                remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
+                code="state-outdated",
+            )
         ClusterState(ctx.paths).save_desired_state(ctx.desired_state)
-
-
-def _refuse_outdated(ctx: Context) -> None:
-    """Two runs may resume one request. The second would overwrite the desired state that the first has written."""
-    if ctx.resumes_pending and not is_pending(ctx.paths):
-        raise StateError(
-            "another run has already applied this change",
-            why="the run of the hook that requested it has written desired.json",
-            remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
-            code="state-outdated",
-        )
 
 
 def _archive_is_there(ctx: Context) -> bool:

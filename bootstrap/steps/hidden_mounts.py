@@ -1,4 +1,4 @@
-"""Shared storage that ParallelCluster mounted and that is not mounted any more, and mounts that hide it or the root."""
+"""Mounts that hide shared storage or the root, and shared storage of /etc/fstab that is not mounted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for exam
 class HiddenMounts(Step):
     """Shared storage is mounted if /etc/fstab has it, and no other mount hides it or the root.
 
-    Mounts of other people are named with the command that removes them, and never unmounted.
+    Other mounts are never unmounted: the finding has the command.
     """
 
     name = "hidden-mounts"
@@ -47,7 +47,7 @@ class HiddenMounts(Step):
 
 
 def _hidden(ctx: Context) -> str | None:
-    """The mount point whose uppermost mount is not petal-node's, shared storage first: the root depends on it."""
+    """The mount point whose upper mount is not petal-node's; shared storage first, because the root depends on it."""
     points = [mount.point for mount in ctx.system.mounts() if mount.kind != AUTOMOUNT]
     root, storage = str(ctx.paths.root), ctx.paths.mount
     if points.count(storage) > 1 and not _is_known_storage(ctx):
@@ -56,7 +56,7 @@ def _hidden(ctx: Context) -> str | None:
 
 
 def _is_known_storage(ctx: Context) -> bool:
-    """True for the storage that this node has used, also if it never used one; False for a mount that hangs."""
+    """True for the storage that this node has used, or if it has used none. False for a mount that hangs."""
     before = KnownStorage.load(ctx.paths)
     if before is None:
         return True

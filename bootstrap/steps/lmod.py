@@ -1,4 +1,4 @@
-"""Lmod, which reads the module tree: a node has it from its machine image, else from the release."""
+"""Lmod on a node: the machine image's, else the one that the release contains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NodeLmod(Step):
     """
 
     name = CHECK_NAME
-    title = "Lmod is installed and new enough"
+    title = "a Lmod that is new enough is installed"
     needs = (Root,)
     image_layouts = IMAGES
     seconds = 20
@@ -55,7 +55,7 @@ class NodeLmod(Step):
             if place is None or copy not in place.parents or not bundle.is_complete(copy):
                 return change(f"this node does not use {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
         if lmod is not None and place is not None:
-            return satisfied(f"Lmod {lmod.version}, built by the stack, is at {place}")
+            return satisfied(f"Lmod {lmod.version} of the release is at {place}")
         return _without_lmod(ctx, problem)
 
     def apply(self, ctx: Context) -> None:

@@ -1,4 +1,4 @@
-"""The release carries the Lmod that the stack has built, packed for the nodes whose image has none."""
+"""Packs the stack's Lmod into the release, for nodes whose image has none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LmodPack(Step):
     """Packs Lmod if it was added to the stack, or the configuration or the head node's image asks for it."""
 
     name = "lmod-pack"
-    title = "the release carries Lmod"
+    title = "the release contains Lmod for the nodes"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (SpackStack,)
@@ -29,9 +29,9 @@ class LmodPack(Step):
 
     def probe(self, ctx: Context) -> Finding:
         if not _is_needed(ctx):
-            return elsewhere("the nodes' own Lmod is used")
+            return elsewhere("the nodes use the Lmod of their image")
         if is_pending(ctx):
-            return change("the stack is not concretized yet", "pack Lmod for the nodes that have none")
+            return change("the stack is not concretized yet", "pack Lmod for nodes without it")
         try:
             lmods = _stack_lmods(ctx)
             missing = database.missing(tuple(lmods.values()), store_of(ctx))

@@ -1,4 +1,4 @@
-"""Binary packages: tarballs, unpacked into the store under the naming that Spack uses, and prefixes of the image."""
+"""Binary packages: tarballs, unpacked in the store with the directory names of Spack, and prefixes of the image."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FILES = ".petal/files.json"
 
 
 class Packages(Step):
-    """Every package of the configuration lies under its prefix."""
+    """Every package of the configuration is at its prefix."""
 
     name = "packages"
-    title = "binary packages are in the store"
+    title = "binary packages are installed"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Root,)
@@ -37,16 +37,18 @@ class Packages(Step):
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.packages:
-            return elsewhere("the configuration lists none")
+            return elsewhere("the configuration has no packages")
         absent = [package for package in ctx.config.packages if package.prefix and not _prefix(ctx, package).is_dir()]
         if absent:
             names = ", ".join(f"{package.name} at {_prefix(ctx, package)}" for package in absent)
-            return blocked(f"the image does not carry {names}", "install it into the image, or drop it from packages")
+            return blocked(
+                f"the machine image does not contain {names}", "install it in the image, or remove it from packages"
+            )
         missing = [package for package in ctx.config.packages if not _is_whole(ctx, package)]
         if missing:
             lines = (f"unpack {package.name} {package.version} into {_prefix(ctx, package)}" for package in missing)
-            return change(f"{len(missing)} of {len(ctx.config.packages)} are missing", *lines)
-        return satisfied(f"all {len(ctx.config.packages)} are there")
+            return change(f"{len(missing)} of {len(ctx.config.packages)} packages are missing", *lines)
+        return satisfied(f"installed packages: {len(ctx.config.packages)}, all of the configuration")
 
     def apply(self, ctx: Context) -> None:
         for package in ctx.config.packages:

@@ -1,4 +1,4 @@
-"""The release is proved: a job on the compute nodes loaded its modules and ran its programs."""
+"""Proves the release: a job on the compute nodes loads its modules and runs its programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Proof(Step):
     """Runs when compute nodes have joined, long after the head node's hook has returned."""
 
     name = "proof"
-    title = "compute nodes can use it"
+    title = "compute nodes can use the release"
     roles = HEAD
     needs = (Root, Publish)
     background = True
@@ -41,8 +41,8 @@ class Proof(Step):
                 satisfied(str(proof)) if proof.is_whole else change(f"only {proof}", "run a job on the compute nodes")
             )
         if _no_node_will_join(ctx):
-            return elsewhere("no compute node is up: petal-node check --nodes all, when there are some")
-        return change("not proved yet: petal-node check --nodes all", "run a job on the compute nodes")
+            return elsewhere("no compute node is up; when nodes are up: petal-node check --nodes all")
+        return change("the release is not proved yet: petal-node check --nodes all", "run a job on the compute nodes")
 
     def apply(self, ctx: Context) -> None:
         candidates = wait_for_nodes(ctx)

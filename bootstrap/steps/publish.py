@@ -1,4 +1,4 @@
-"""A release is complete when its manifest is there, and published when ``current`` leads to it: one rename."""
+"""A release is complete when it has a manifest, and published when the link ``current`` leads to it."""
 
 from __future__ import annotations
 
@@ -27,26 +27,24 @@ class Publish(Step):
     is_check = False
 
     def probe(self, ctx: Context) -> Finding:
-        desired = ctx.desired_release
-        current = current_release(ctx.paths)
-        manifest = read_manifest(ctx.paths, desired)
+        release, current = ctx.desired_release, current_release(ctx.paths)
+        manifest = read_manifest(ctx.paths, release)
+        link = f"link current -> {release}    (now: {current or 'missing'})"
         if manifest is None:
-            before = current or "nothing"
-            return change(f"release {desired} is not complete", "write its manifest", f"current: {before} -> {desired}")
-        if current != desired:
-            before = current or "nothing"
-            return change(f"current is {before}", f"current: {before} -> {desired}")
+            return change(f"release {release} is not published yet", "write its manifest", link)
+        if current != release:
+            return change(f"the current release is {current or 'missing'}, the desired one is {release}", link)
         if manifest.missing and manifest.missing != missing_packages(ctx):
-            missing = ", ".join(manifest.missing)
-            return change(f"release {desired} was published without {missing}", "write its manifest")
-        if not has_pin(ctx, desired):
-            return change(f"no module pins a job to {desired}", f"write petal/{desired}")
-        return satisfied(f"current is {desired}")
+            names = ", ".join(manifest.missing)
+            return change(f"release {release} was published without {names}", "write its manifest")
+        if not has_pin(ctx, release):
+            return change(f"release {release} has no module for jobs to load", f"write the module petal/{release}")
+        return satisfied(f"release {release} is current")
 
     def apply(self, ctx: Context) -> None:
         manifest = read_manifest(ctx.paths, ctx.desired_release)
         if manifest is None or manifest.missing:
-            # What the manifest calls complete is on the disk before it is: a snapshot has nothing else.
+            # The files reach the disk before the manifest, so a snapshot with a manifest is complete.
             ctx.system.flush(ctx.paths.root)
             write_manifest(ctx.paths, _manifest(ctx))
         save_desired_state(ctx)

@@ -1,4 +1,4 @@
-"""This petal-node lies at /opt/petal-node/<version>/ and is the one that an operator types."""
+"""This petal-node is at /opt/petal-node/<version>/, and the command in the PATH leads to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def keep_archive(tool: Tool, paths: Paths) -> Path:
 
 
 class SelfInstall(Step):
-    """Keeps the archive that runs, and links it into the PATH."""
+    """Copies the archive that runs, and links it into the PATH."""
 
     name = "self-install"
     title = "petal-node is installed"
@@ -43,12 +43,12 @@ class SelfInstall(Step):
 
     def probe(self, ctx: Context) -> Finding:
         if ctx.tool.archive is None:
-            return elsewhere("it runs from a checkout, not from an archive")
+            return elsewhere("petal-node runs from a checkout, not from an archive")
         kept = ctx.kept_archive
         if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
-            return change(f"version {ctx.tool.version} is not kept yet", f"write {kept}", f"link {ctx.paths.link}")
+            return change(f"version {ctx.tool.version} is not installed yet", f"write {kept}", f"link {ctx.paths.link}")
         if not ctx.paths.link.is_symlink() or ctx.paths.link.resolve() != kept.resolve():
-            return change(f"{ctx.paths.link} does not lead to it", f"link {ctx.paths.link} -> {kept}")
+            return change(f"{ctx.paths.link} does not lead to this petal-node", f"link {ctx.paths.link} -> {kept}")
         return satisfied(f"version {ctx.tool.version} is at {kept}")
 
     def apply(self, ctx: Context) -> None:

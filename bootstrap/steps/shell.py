@@ -1,6 +1,6 @@
-"""Every new shell of this node finds Lmod and the release: static files on local disk, sourced last.
+"""Init files on local disk, with which new shells find Lmod and the current release. They are sourced last.
 
-ParallelCluster's images carry Tcl environment-modules with init files in /etc/profile.d; ``zz-petal`` sorts last.
+ParallelCluster's images have Tcl environment-modules with init files in /etc/profile.d; ``zz-petal`` sorts last.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Shell(Step):
     def probe(self, ctx: Context) -> Finding:
         lmod = find_lmod(ctx)
         if lmod is None and is_pending(ctx):
-            return change("they come with Lmod", "write them")
+            return change("the init files need Lmod, which the stack builds", "write the init files")
         if lmod is None:
             return elsewhere("this node has no Lmod yet")
         stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]

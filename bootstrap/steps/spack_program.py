@@ -1,4 +1,4 @@
-"""Spack, its recipes and clingo lie where they are run from: in the layout ``hybrid`` in the machine image."""
+"""Spack, its recipes and clingo in the machine image (layout ``hybrid``)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .self_install import SelfInstall
 
 
 class SpackProgram(Step):
-    """For an image that carries Spack and not what Spack builds."""
+    """Installs Spack in an image that contains no packages of Spack."""
 
     name = "spack-program"
-    title = "Spack and its recipes are here"
+    title = "Spack and its recipes are installed"
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (SelfInstall,)
@@ -23,10 +23,10 @@ class SpackProgram(Step):
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.builds:
-            return elsewhere("the configuration asks for no Spack stack")
+            return elsewhere("the configuration has no Spack stack")
         program = locate(ctx.config, ctx.paths)
         if not is_ready(ctx.config, program, ctx.paths) or version_of(program.tree) != program.version:
-            return change(f"{program.tree} is not there", f"fetch Spack {program.version} and its recipes")
+            return change(f"{program.tree} is missing or incomplete", f"fetch Spack {program.version} and its recipes")
         return satisfied(f"Spack {program.version} is at {program.tree}")
 
     def apply(self, ctx: Context) -> None:

@@ -209,7 +209,7 @@ def _compare(ctx: Context, mount: Mount | None, view: StorageView, known: KnownS
         return change(f"{ctx.paths.shared} is not prepared", *lines)
     assert view.token is not None
     token, free = f"token {view.token.token[:8]}", f"{view.free / GIB:.0f} GiB free"
-    kind = "not checked under --root" if mount is None else f"{mount.kind} from {mount.source}"
+    kind = "a directory" if mount is None else f"{mount.kind} from {mount.source}"
     if _serves_another(ctx, view.token):
         return satisfied(f"{kind}, {free}, {token} of cluster {view.token.owner}")
     if known != KnownStorage.of(ctx.paths.mount, view.token, ctx.role):

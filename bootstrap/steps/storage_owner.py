@@ -1,7 +1,7 @@
-"""Shared storage serves this cluster. A storage of another cluster is taken over only with ``--accept-storage``.
+"""Shared storage serves this cluster. The storage of another cluster is taken over only with ``--accept-storage``.
 
-Store and releases stay, and the probes of the other steps find which of them count. The records of the former cluster
-are removed, and the storage gets a new token, so that nodes that know the old one write nothing there.
+Store and releases stay, and the probes of the later steps decide which of them are used. The records of the other
+cluster are removed, and the storage gets a new token, so that nodes that know the old one write nothing to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .storage import Storage, try_locks
 
 
 class StorageOwner(Step):
-    """The name of this cluster is on the storage."""
+    """The token on the storage names this cluster."""
 
     name = "storage-owner"
     title = "shared storage serves this cluster"
@@ -35,15 +35,15 @@ class StorageOwner(Step):
     def probe(self, ctx: Context) -> Finding:
         own = Owner.of(ctx.facts.cluster)
         if own is None:
-            return elsewhere("this node does not know its cluster's name")
+            return elsewhere("the name of this cluster is not known")
         try:
             token = ClusterState(ctx.paths).token()
         except StateError as error:
             return refused(error)
         if token is None or token.owner is None:
-            return change("shared storage names no cluster yet", f"write {own}")
+            return change("shared storage has no owner yet", f"write the owner, cluster {own}")
         if not is_foreign(token.owner, ctx.facts.cluster):
-            return satisfied(f"shared storage serves {own}")
+            return satisfied(f"shared storage serves cluster {own}")
         if not ctx.options.accept_storage:
             return refused(_serves_another(ctx, token.owner))
         lines = (f"take over {_release(ctx)}", f"remove the records of cluster {token.owner} in {ctx.paths.state}")
@@ -59,7 +59,7 @@ class StorageOwner(Step):
             shared.save_token(replace(token, owner=own))
             return
         try_locks(ctx)
-        # The token comes last: until it is written, a run after a kill finds another cluster's storage.
+        # The token is written last: until then, a run after a kill finds the storage of another cluster.
         ctx.confirm()
         shared.remove_records()
         taken = Token(os.urandom(16).hex(), ctx.facts.host.name, own)

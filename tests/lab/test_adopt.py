@@ -65,7 +65,7 @@ def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab,
     steps = {step["name"]: step for step in json.loads(done.stdout.splitlines()[-1])["data"]["steps"]}
     assert (steps["storage-owner"]["outcome"], steps["storage-owner"]["reason"]) == (
         "changed",
-        "shared storage serves next in us-east-1",
+        "shared storage serves cluster next in us-east-1",
     )
     assert steps["storage-owner"]["changes"][0] == f"take over release {left['current']}"
     assert {steps[name]["outcome"] for name in ("packages", "module-tree", "publish")} == {"ok"}

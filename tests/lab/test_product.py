@@ -192,7 +192,7 @@ class TestCluster:
 
     def test_the_log_is_readable_for_root_and_says_so_to_others(self, lab: Lab) -> None:
         shown = lab.exec("head", ("petal-node", "log", "-n", "200")).check().stdout
-        assert "done: current is" in shown
+        assert "is current" in shown
         run_id = next(line for line in shown.splitlines() if line.startswith("run ")).split()[1].rstrip(",")
         of_run = lab.exec("head", ("petal-node", "log", "--run", run_id, "--level", "debug")).check().stdout
         assert {line.split(",")[0] for line in of_run.splitlines() if line.startswith("run ")} == {f"run {run_id}"}
@@ -309,7 +309,7 @@ class TestTrouble:
         lab.write("head", "/tmp/other.json", json.dumps({"stack": "none"}))
         result = lab.exec("head", ("petal-node", "hook", "configured", "--config", "/tmp/other.json"))
         assert result.returncode == 0
-        assert "packages   all 2 are there" in result.stdout
+        assert "installed packages: 2" in result.stdout
 
     def test_a_missing_configuration_object(self, lab: Lab) -> None:
         result = hook(lab, "head", "--config", "s3://petal/no/petal.yaml")

@@ -131,7 +131,7 @@ FAULTS: dict[str, Fault] = {
         C, "echo 'module() { :; }' >>/opt/petal-node/init/petal.sh", "shell", "1 init files are missing or differ"
     ),
     "link of the command": Fault(
-        C, "ln -sfn /nowhere /usr/local/bin/petal-node", "self-install", "does not lead to it", petal=TOOL
+        C, "ln -sfn /nowhere /usr/local/bin/petal-node", "self-install", "does not lead to this", petal=TOOL
     ),
     "boot service disabled": Fault(
         C, "systemctl -q disable petal-node-converge.service", "boot-service", "is not enabled"

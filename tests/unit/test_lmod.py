@@ -132,7 +132,7 @@ def test_a_node_unpacks_the_lmod_of_the_release(tmp_path: Path) -> None:
     before = step.probe(world.context)
     assert (before.pending, before.changes) == (True, (f"unpack {archive} into {world.paths.lmods}",))
     step.apply(world.context)
-    assert step.probe(world.context).reason.startswith("Lmod 8.6.19, built by the stack, is at ")
+    assert step.probe(world.context).reason.startswith("Lmod 8.6.19 of the release is at ")
     lmod = find.find_lmod(world.context)
     assert lmod is not None
     assert lmod.place == world.paths.lmods / "8.7.60-aaaaaaa/lmod-aaaaaaa/lmod/lmod"

@@ -52,7 +52,7 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     found = converge(new, Waits(cluster=0), accept=True)
     assert (found["storage-owner"].outcome, found["storage-owner"].reason) == (
         Outcome.CHANGED,
-        "shared storage serves demo in us-east-1",
+        "shared storage serves cluster demo in us-east-1",
     )
     assert found["storage-owner"].changes[0] == f"take over release {release}"
     assert {found[name].outcome for name in INSTALL} == {Outcome.OK}
