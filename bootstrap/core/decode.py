@@ -1,6 +1,6 @@
-"""Typed readers for documents from a disk: each gives the value in its type, or raises TypeError or ValueError.
+"""Typed readers for documents: each returns the value in its type, or raises TypeError or ValueError.
 
-``state.shaped`` turns those into an error that names the file.
+``state.store.shaped`` converts these into an error that names the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# What may become part of a path: a release, a version, a node.
+# A part of a path: a release, a version, a node.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 LARGEST = 1 << 53  # exact in every JSON parser (RFC 8259)
@@ -60,12 +60,12 @@ def items(value: Any, of: Callable[[Any], T]) -> tuple[T, ...]:
 
 
 def maybe(value: Any, of: Callable[[Any], T]) -> T | None:
-    """None, or what ``of`` reads."""
+    """None, or the value as ``of`` reads it."""
     return None if value is None else of(value)
 
 
 def error(value: Any) -> dict[str, Any]:
-    """An error as ``PetalError.to_dict`` writes it; a step's may have its code alone."""
+    """An error as ``PetalError.to_dict`` writes it; that of a step may have only its code."""
     raw = mapping(value)
     read: dict[str, Any] = {key: text(raw.get(key, "")) for key in ("code", "what", "why")}
     read["remedy"] = list(items(raw.get("remedy", ()), text))

@@ -19,7 +19,7 @@ EFS = re.compile(r"fs-[0-9a-f]+\.efs\.|127\.0\.0\.1:/")
 
 @dataclass(frozen=True)
 class SharedDir:
-    """One directory that the cluster shares: where, and of which kind (ebs, efs, fsx, raid)."""
+    """A shared directory of the cluster: its mount point and its kind (ebs, efs, fsx, raid)."""
 
     mount: str
     kind: str
@@ -96,7 +96,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that is observed once, at the start of a run."""
+    """All facts, detected once at the start of a run."""
 
     cluster: Cluster
     host: Host
@@ -111,7 +111,7 @@ class Facts:
         return found[-1] if found else None
 
     def is_efs(self, path: str) -> bool:
-        """True where EFS is mounted at ``path``, as far as its source tells, or the cluster."""
+        """True if EFS is mounted at ``path``, by the mount's source or the cluster's configuration."""
         mount = self.mount_of(path)
         told = SharedDir(path, "efs") in self.cluster.shared
         return told or (mount is not None and mount.kind in NETWORK_KINDS and bool(EFS.match(mount.source)))

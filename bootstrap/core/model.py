@@ -1,4 +1,4 @@
-"""The nouns of petal-node as frozen dataclasses. No input, no output, standard library only."""
+"""The nouns of petal-node as frozen dataclasses. This module uses the standard library only and does no I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import ExitCode, PetalError
 
 
 class Role(str, Enum):
-    """What a node is for (ParallelCluster: HeadNode, ComputeFleet, LoginNode)."""
+    """The type of a node (ParallelCluster: HeadNode, ComputeFleet, LoginNode)."""
 
     HEAD = "head"
     COMPUTE = "compute"
@@ -21,14 +21,14 @@ class Role(str, Enum):
 
 
 class Scope(str, Enum):
-    """Whose state a step changes: this node's, or the cluster's (then under the cluster lock)."""
+    """Whether a step changes this node, or files of the cluster; the latter needs the cluster lock."""
 
     NODE = "node"
     CLUSTER = "cluster"
 
 
 class Outcome(str, Enum):
-    """What became of a step in a run. Never a boolean."""
+    """The result of a step in a run."""
 
     OK = "ok"
     CHANGED = "changed"
@@ -41,12 +41,12 @@ class Outcome(str, Enum):
 
     @property
     def is_running(self) -> bool:
-        """True while the step has not come to its end."""
+        """True until the step has ended."""
         return self in (Outcome.RUNNING, Outcome.WAITING)
 
     @property
     def holds(self) -> bool:
-        """True when the steps that need this one may go on."""
+        """True if the steps that need this one can run."""
         return self in (Outcome.OK, Outcome.CHANGED, Outcome.SKIPPED)
 
 
@@ -67,7 +67,7 @@ class StepReport:
 
     @property
     def headline(self) -> str:
-        """The reason where there is room for one line."""
+        """The first line of the reason."""
         return self.reason.partition("\n")[0]
 
     @classmethod
@@ -87,7 +87,7 @@ class StepReport:
 
 
 class Status(str, Enum):
-    """How a run, a check or a whole answer stands."""
+    """The status of a run, a check or a command."""
 
     OK = "ok"
     CHANGED = "changed"
@@ -102,7 +102,7 @@ class Status(str, Enum):
 
 
 class Mode(str, Enum):
-    """What kind of machine a run works on: a cluster's node, a machine image that is built, a tree under ``--root``."""
+    """The target of a run: a node of a cluster, a machine image during its build, or a tree under ``--root``."""
 
     NODE = "node"
     IMAGE = "image"
@@ -110,7 +110,7 @@ class Mode(str, Enum):
 
 
 class Severity(str, Enum):
-    """How severe a finding is. ``SKIP``: the question does not apply to this node."""
+    """The severity of a finding. ``SKIP``: the check does not apply to this node."""
 
     OK = "ok"
     WARN = "warn"
@@ -124,12 +124,12 @@ class Finding:
 
     Args:
         check: the name of the check or step; a detail follows after a colon (``load:gcc``).
-        mark: how severe it is.
+        severity: ``fail`` makes the run or the check degraded.
         message: the observation.
-        why: the cause, as far as it is known.
-        remedy: lines to act on, commands first.
-        changes: what an apply of the step would change; a finding with changes can be repaired.
-        code: the stable code of the error that was found, or an empty string.
+        why: the cause, or an empty string if it is unknown.
+        remedy: lines to run or follow, commands first.
+        changes: the changes that an apply of the step would make; a finding with changes can be repaired.
+        code: the stable code of an error, or an empty string.
         exit: the exit code of that error, 0 without one.
     """
 
@@ -144,7 +144,7 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """True if nothing has to change: also for a deviation that the configuration accepts."""
+        """True if nothing has to change; also for a deviation that the configuration accepts."""
         return self.severity in (Severity.OK, Severity.WARN) and not self.changes
 
     @property
@@ -154,28 +154,28 @@ class Finding:
 
     @property
     def blocked(self) -> bool:
-        """True if it does not hold and an apply could not change that."""
+        """True if something is wrong that an apply cannot correct."""
         return self.severity is Severity.FAIL and not self.changes
 
     @property
     def skipped(self) -> bool:
-        """True if it does not apply to this node, this event or this configuration."""
+        """True if the step does not apply to this node, event or configuration."""
         return self.severity is Severity.SKIP
 
     @property
     def reason(self) -> str:
-        """The message with its cause, as one text."""
+        """The message and its cause in one line."""
         return f"{self.message}: {self.why}" if self.why else self.message
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """The finding as an error of a record; None if it carries no error code."""
+        """The finding as an error of a record; None without an error code."""
         error = {"code": self.code, "what": self.message, "why": self.why, "remedy": list(self.remedy)}
         return error if self.code else None
 
     @property
     def anchor(self) -> str:
-        """Where docs/checks.md explains this check."""
+        """The link to this check in docs/checks.md."""
         return "docs/checks.md#" + self.check.split(":", 1)[0].replace(".", "-")
 
     @classmethod
@@ -195,41 +195,41 @@ class Finding:
 
 
 def satisfied(reason: str) -> Finding:
-    """It holds."""
+    """Nothing has to change."""
     return Finding("", Severity.OK, reason)
 
 
 def accepted(reason: str, error: PetalError) -> Finding:
-    """It does not hold as it should, and the configuration accepts that: the run ends degraded."""
+    """Something is wrong that the configuration accepts: the run ends degraded."""
     return Finding("", Severity.WARN, reason, "", error.remedy, (), error.code, int(error.exit))
 
 
 def change(reason: str, first: str, *more: str) -> Finding:
-    """It does not hold; the lines after the reason say what an apply changes."""
+    """An apply would make these changes."""
     return Finding("", Severity.FAIL, reason, changes=(first, *more))
 
 
 def blocked(reason: str, *remedy: str) -> Finding:
-    """It does not hold, and an apply could not make it hold."""
+    """Something is wrong that an apply cannot correct."""
     return Finding("", Severity.FAIL, reason, remedy=remedy)
 
 
 def refused(error: PetalError) -> Finding:
-    """Blocked by an error that has its own code."""
+    """Blocked by an error with a code."""
     return Finding("", Severity.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit))
 
 
 def elsewhere(reason: str) -> Finding:
-    """It does not apply to this node, this event or this configuration."""
+    """The step does not apply to this node, event or configuration."""
     return Finding("", Severity.SKIP, reason)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run of a verb did on one node. ``finished`` is empty until it has ended.
+    """The record of one run of a verb on one node.
 
-    Times are UTC in ISO 8601 with a trailing ``Z``. ``budget`` is how many seconds a hook waits for the run,
-    ``settled`` is true once nothing is left that a hook waits for.
+    Times are UTC in ISO 8601 with a trailing ``Z``; ``finished`` is None until the run has ended. A hook waits for
+    ``budget`` seconds, or until ``hook_may_return``.
     """
 
     run_id: str
@@ -280,7 +280,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """All findings of one node, as it wrote them itself."""
+    """All findings of one node, written by that node."""
 
     node: str
     role: str
@@ -289,13 +289,13 @@ class NodeReport:
     findings: tuple[Finding, ...]
 
     @property
-    def well(self) -> bool:
-        """It was asked, and nothing failed."""
+    def passed(self) -> bool:
+        """True if the node was checked and no check failed."""
         return self.asked and not any(finding.severity is Severity.FAIL for finding in self.findings)
 
     @property
     def asked(self) -> bool:
-        """False where all that is known is what Slurm says of the node."""
+        """False if only the node's state in Slurm is known."""
         return any(finding.severity in (Severity.OK, Severity.FAIL) for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class NodeReport:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:
-        """A report as JSON holds it; ``findings`` replaces those in ``raw``."""
+        """A report from JSON; ``findings`` replaces those in ``raw``."""
         return cls(
             node=decode.text(raw["node"]),
             role=decode.text(raw["role"]),
@@ -315,7 +315,7 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class Tool:
-    """This petal-node: its version, and the archive that it runs from (None in a checkout)."""
+    """The running petal-node: its version, and its archive (None in a checkout)."""
 
     version: str
     archive: Path | None = None
@@ -324,7 +324,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class FleetReport:
-    """The reports of several nodes; ``between`` are the findings of jobs that ran on two of them together."""
+    """The reports of several nodes; ``between`` has the findings of jobs that ran on two nodes together."""
 
     nodes: tuple[NodeReport, ...]
     between: tuple[Finding, ...] = ()
@@ -345,7 +345,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Lines:
-    """The answer of a verb that only programs run."""
+    """Lines of output of a verb for programs."""
 
     lines: tuple[str, ...] = ()
 
@@ -355,7 +355,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Result(Generic[T_co]):
-    """What a verb returns, printed as text or as the JSON envelope.
+    """The result of a verb, printed as text or as the JSON envelope.
 
     Args:
         data: a dataclass, whose type chooses the text view; None if an error ended the verb.
@@ -375,13 +375,13 @@ class Result(Generic[T_co]):
 
 
 def failed(command: str, error: PetalError, run_id: str | None = None) -> Result[None]:
-    """The result of a verb that an expected error ended."""
+    """The result of a verb that failed with an expected error."""
     status = Status.DEGRADED if error.exit is ExitCode.DEGRADED else Status.FAILED
     return Result(command, status, None, (error.to_dict(),), run_id, int(error.exit))
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON can hold it: enums as their values, paths as text, tuples as lists."""
+    """A dataclass as JSON values: enums as their values, paths as strings, tuples as lists."""
     return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
 
 

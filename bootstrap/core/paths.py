@@ -1,4 +1,4 @@
-"""Every place that petal-node reads or writes, in one table.
+"""The paths that petal-node reads and writes.
 
 With a prefix (``--root DIR``) the whole table moves below that directory: image builds and tests act on a tree
 instead of on this machine. Installed files then contain paths below the prefix.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """The places of one node.
+    """The paths of one node.
 
     Args:
         prefix: ``/`` on a node, a directory under ``--root``.
@@ -54,14 +54,14 @@ class Paths:
 
     @property
     def pins(self) -> Path:
-        """Modulefiles ``petal/<release>``, one for each release that a job may be pinned to."""
+        """Modulefiles ``petal/<release>``: a job that loads one stays on that release."""
         return self.root / "modulefiles"
 
     def manifest(self, release: str) -> Path:
         return self.release(release) / "manifest.json"
 
     def lmod_packs(self, release: str) -> Path:
-        """The Lmod that the release has built, packed once for each module tree."""
+        """The Lmod that the release has built, one archive for each module tree."""
         return self.release(release) / "lmod"
 
     # shared storage
@@ -97,7 +97,7 @@ class Paths:
 
     @property
     def builds(self) -> Path:
-        """What worker and build jobs tell each other: a directory for each run, there while its job may live."""
+        """A directory for each run with a build job: files that the worker and the job exchange."""
         return self.shared / "build"
 
     @property
@@ -147,7 +147,7 @@ class Paths:
 
     @property
     def scratch(self) -> Path:
-        """Node-local room for downloads, Spack's stage and its caches: never shared storage."""
+        """A directory on local disk for downloads, Spack's stage and its caches."""
         return self.at("/var/cache/petal-node/scratch")
 
     @property
@@ -156,7 +156,7 @@ class Paths:
 
     @property
     def logs(self) -> Path:
-        """What Spack and failed packages said, by run."""
+        """The output of Spack and of failed packages, by run."""
         return self.log.parent / "petal-node"
 
     def run_logs(self, run_id: str) -> Path:
@@ -164,7 +164,7 @@ class Paths:
         return self.logs / run_id
 
     def spack_log(self, run_id: str) -> Path:
-        """What Spack said in a run."""
+        """The output of Spack in a run."""
         return self.logs / f"spack-{run_id}.log"
 
     @property

@@ -1,23 +1,24 @@
-"""Reads YAML text. Keys that are written twice and YAML aliases are mistakes: both hide what a file says."""
+"""Reads YAML. Duplicate keys and aliases are errors, because they hide the content of a file."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..core.errors import ConfigError
 from .files import is_deep
 
 REMEDY = "correct the file, then: petal-node plan --config FILE"
-# What PyYAML's constructors raise where a tag does not fit its value: !!int "", !!bool x, !!map [1], 2026-02-31.
+# Raised by PyYAML if a tag does not fit its value: !!int "", !!bool x, !!map [1], 2026-02-31.
 _BY_TAGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def read_yaml(data: bytes | str, name: str, *, aliases: bool = False) -> dict[str, Any]:
-    """A YAML mapping; an empty file is an empty one.
+    """A YAML mapping; empty for an empty file.
 
     Args:
-        aliases: also read aliases and keys that are twice there, as other programs write them. The document may then
-            hold itself: only what is looked for may be visited.
+        aliases: accept aliases and duplicate keys, which other programs write. The document may then contain itself,
+            so do not traverse it completely.
 
     Raises:
         ConfigError: ``config-syntax``.
@@ -27,21 +28,16 @@ def read_yaml(data: bytes | str, name: str, *, aliases: bool = False) -> dict[st
     try:
         loaded = yaml.load(data, Loader=yaml.SafeLoader if aliases else _strict_loader())  # noqa: S506 - safe both
     except (yaml.YAMLError, *_BY_TAGS, RecursionError) as error:
-        why = (
-            (" ".join(str(error).split()) or type(error).__name__)
-            .replace('"<byte string>"', name)
-            .replace('"<unicode string>"', name)
-        )
+        text = " ".join(str(error).split()) or type(error).__name__
+        why = re.sub(r'"<(byte|unicode) string>"', lambda _: name, text)
         raise ConfigError(f"{name} is not YAML", why=why, remedy=REMEDY, code="config-syntax") from error
     if loaded is None:
         return {}
-    if not isinstance(loaded, dict):
-        why = f"it holds {type(loaded).__name__}, a mapping is needed"
-        raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
-    if not aliases and is_deep(loaded):
-        why = "its values are nested too deeply"
-        raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
-    return loaded
+    if isinstance(loaded, dict) and (aliases or not is_deep(loaded)):
+        return loaded
+    is_mapping = isinstance(loaded, dict)
+    why = "its values are nested too deeply" if is_mapping else f"it holds {type(loaded).__name__}, a mapping is needed"
+    raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
 
 
 def _strict_loader() -> Any:

@@ -53,7 +53,7 @@ def total(reports: Sequence[NodeReport]) -> str:
     """``proved on 2 of 3 nodes, 1 not asked``; for one head or login node the totals of its checks."""
     if len(reports) == 1 and reports[0].role != "compute":
         return totals(reports[0].findings)
-    passed, asked = sum(report.well for report in reports), sum(report.asked for report in reports)
+    passed, asked = sum(report.passed for report in reports), sum(report.asked for report in reports)
     rest = f", {len(reports) - asked} not asked" if asked < len(reports) else ""
     return f"proved on {passed} of {asked} nodes{rest}"
 

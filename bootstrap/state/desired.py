@@ -99,7 +99,7 @@ class Proof:
     @property
     def proved(self) -> int:
         """The number of nodes that passed with this release."""
-        return sum(node.well and node.release == self.release for node in self.nodes)
+        return sum(node.passed and node.release == self.release for node in self.nodes)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Proof:

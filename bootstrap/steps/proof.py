@@ -60,8 +60,8 @@ class Proof(Step):
         ClusterState(ctx.paths).save_proof(proof)
         if not proof.is_whole:
             asked = [report for report in reports if report.asked]
-            problems = [f"{report.node}: {summary_of(report)}" for report in asked if not report.well]
-            others = [report for report in asked if report.well and report.release != proof.release]
+            problems = [f"{report.node}: {summary_of(report)}" for report in asked if not report.passed]
+            others = [report for report in asked if report.passed and report.release != proof.release]
             problems += [f"{report.node}: has release {report.release}" for report in others]
             problems += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]
             raise ProofError(f"only {proof}", why="; ".join(problems), remedy="petal-node check --nodes all")

@@ -47,7 +47,7 @@ def test_a_node_that_says_nothing_has_failed(tmp_path: Path) -> None:
     half = fleet.report_lines(NodeReport("q1-st-c5-2", "compute", "t", None, (GOOD, GOOD)))[1:]
     world.system.answers["srun"] = lambda _: "\n".join(["noise", "{broken", *lines, *half])
     reports = fleet.prove(world.context, nodes)
-    assert [report.well for report in reports] == [True, False]
+    assert [report.passed for report in reports] == [True, False]
     assert reports[1].findings[0].message == "the job on this node gave no report"
 
 
@@ -57,7 +57,7 @@ def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
     lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", "r", (finding,)))
     assert max(len(line) for line in lines) < 1024
     (report,) = fleet.reports_of_lines(lines).values()
-    assert not report.well
+    assert not report.passed
 
 
 def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_each_queue_is_one_step(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world)
     reports = fleet.prove(world.context, slurm.nodes())
-    assert all(report.well for report in reports)
+    assert all(report.passed for report in reports)
     assert sorted(len(names) for names in slurm.asked) == [1, 8]
 
 
@@ -144,7 +144,7 @@ def test_a_node_that_slurm_refuses_for_another_reason_is_found_by_halves(tmp_pat
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world, broken=("q1-6",))
     reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
-    assert [name for name, report in reports.items() if not report.well] == ["q1-6"]
+    assert [name for name, report in reports.items() if not report.passed] == ["q1-6"]
     assert (reports["q1-6"].findings[0].check, reports["q1-6"].findings[0].message) == ("job", "no job could be run")
     assert len(slurm.asked) <= 8
 
@@ -154,7 +154,7 @@ def test_what_slurm_says_of_every_node_is_not_asked_again(tmp_path: Path) -> Non
     slurm = Controller(world, broken=("q1-6",))
     slurm.words = "Invalid account or account/partition combination specified"
     reports = [report for report in fleet.prove(world.context, slurm.nodes()) if report.node.startswith("q1")]
-    assert not any(report.well for report in reports)
+    assert not any(report.passed for report in reports)
     assert len([names for names in slurm.asked if names[0].startswith("q1")]) == 1
 
 
@@ -180,7 +180,7 @@ def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -
 
     world.system.answers["srun"] = dead
     reports = fleet.prove(world.context, slurm.nodes())
-    assert not any(report.well for report in reports)
+    assert not any(report.passed for report in reports)
     assert len(slurm.asked) == 2
 
 
