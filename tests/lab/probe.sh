@@ -1,5 +1,5 @@
 #!/bin/bash
-# A hook that only looks: what it is started with and what it finds. Args: --event NAME, then anything.
+# A hook that prints its arguments and its environment. Args: --event NAME, then any others.
 umask 022
 place=/var/log/parallelcluster/probe/$2
 mkdir -p "$place"

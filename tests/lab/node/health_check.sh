@@ -1,3 +1,3 @@
 #!/bin/sh
-# Stands where ParallelCluster has 90_pcluster_health_check_manager: no GPU here, nothing to check.
+# In place of ParallelCluster's 90_pcluster_health_check_manager. The lab has no GPU to check.
 exit 0

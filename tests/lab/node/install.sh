@@ -10,17 +10,17 @@ systemctl -q enable petal-lab-imds.service petal-lab-resolver.service
 if [ -d /opt/slurm/etc ]; then
     install -m 0644 units/slurmctld.service units/slurmd.service -t /etc/systemd/system
     install -m 0644 slurm.conf -t /opt/slurm/etc
-    # Slurm takes an empty prolog.d for a prolog that failed.
+    # To Slurm, an empty prolog.d is a failed prolog.
     for when in prolog.d epilog.d; do
         install -m 0755 health_check.sh "/opt/slurm/etc/scripts/$when/90_pcluster_health_check_manager"
     done
-    # Slurm 22.05 needs no word about cgroups that it does not use, and knows none; later ones do.
+    # Later versions of Slurm need an option to run without cgroups; Slurm 22.05 does not know it.
     case $(/opt/slurm/sbin/slurmd -V) in
         *' 22.'*) ;;
         *) echo CgroupPlugin=disabled >/opt/slurm/etc/cgroup.conf ;;
     esac
 fi
-# ParallelCluster's "config" and "finalize" start these, not the boot.
+# The phases "config" and "finalize" start these, as in ParallelCluster, not the boot.
 for unit in munge slurmctld slurmd; do rm -f "/etc/systemd/system/multi-user.target.wants/$unit.service"; done
 rm -f /etc/munge/munge.key /etc/fstab
 # Each daemon-reload runs every generator. A node without disks, passwords and consoles needs this one.
