@@ -63,6 +63,7 @@ class Locked:
         kept = (edge for edge in edges if {"link", "run"} & set(edge.get("parameters", {}).get("deptypes", ["run"])))
         system = system_of(raw.get("arch"))
         compiler, cuda = raw.get("compiler"), (raw.get("parameters") or {}).get("cuda_arch")
+        architectures = cuda if isinstance(cuda, list) else [cuda]
         return cls(
             name=decode.text(raw["name"]),
             version=decode.text(raw["version"]),
@@ -73,11 +74,8 @@ class Locked:
             keeps=tuple(str(edge["hash"]) for edge in kept),
             system=decode.name(system) if system else "",
             compiler=f"{compiler['name']}-{compiler['version']}" if compiler else "",
-            cuda=tuple(str(item) for item in (cuda if isinstance(cuda, list) else [cuda]) if item not in _NO_CUDA),
+            cuda=tuple(str(item) for item in architectures if item not in (None, "none", "None")),
         )
-
-
-_NO_CUDA = (None, "none", "None")
 
 
 def system_of(arch: Any) -> str:

@@ -132,18 +132,20 @@ def _trees(config: Config, top: Path) -> list[tuple[Origin, Path]]:
     """Spack and, if Spack does not contain them, its recipes, with the directories that they are unpacked to.
 
     The name of a directory contains the checksum, because users run from an older tree while a newer one is unpacked. A
-    tree whose name is the version alone is used if its receipt fits.
+    directory as source is used in place.
     """
     program, recipes = config.spack.origin, config.spack.recipes
     assert program is not None
-    plain = top / config.spack.version
-    named = plain if _is_whole(program, plain) else plain.with_name(f"{plain.name}-{_key(program)}")
-    wanted = [(program, named)]
+    named = [(program, config.spack.version)]
     if not config.spack.includes_recipes:
         assert recipes is not None
-        wanted.append((recipes, top / f"recipes-{_key(recipes)}"))
-    local = [(origin, local_path(origin.source), tree) for origin, tree in wanted]
-    return [(origin, source if source is not None and source.is_dir() else tree) for origin, source, tree in local]
+        named.append((recipes, "recipes"))
+    trees = []
+    for origin, name in named:
+        source = local_path(origin.source)
+        is_directory = source is not None and source.is_dir()
+        trees.append((origin, source if source and is_directory else top / f"{name}-{_key(origin)}"))
+    return trees
 
 
 def _check_python(spack: SpackConfig, python: tuple[int, int] = sys.version_info[:2]) -> None:

@@ -102,14 +102,14 @@ def with_lists(packages: Any) -> Any:
     """
     if not isinstance(packages, Mapping):  # Spack reports what is wrong with it
         return packages
-    return {name: _with_lists(value) if isinstance(value, Mapping) else value for name, value in packages.items()}
-
-
-def _with_lists(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {  # a key may end with a mark for replacing or joining weaker scopes: ``require::``
-        key: [value] if isinstance(value, str) and str(key).rstrip(":+-") in LISTS else value
-        for key, value in section.items()
-    }
+    result = dict(packages)  # a key may end with a mark for replacing or joining weaker scopes: ``require::``
+    for name, section in packages.items():
+        if isinstance(section, Mapping):
+            result[name] = {
+                key: [value] if isinstance(value, str) and str(key).rstrip(":+-") in LISTS else value
+                for key, value in section.items()
+            }
+    return result
 
 
 def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
@@ -128,11 +128,10 @@ def sections(places: Places, site: Site, family: Family) -> dict[str, Any]:
 
 def _bootstrap(places: Places, site: Site, family: Family) -> dict[str, Any]:
     """Spack fetches nothing; with ``clingo: bootstrap`` only binaries whose checksums are in its own tree."""
-    root = str(places.scratch / "bootstrap")
     names = family.bootstraps_from if site.bootstraps else ()
     return {
         "enable": bool(names),
-        "root": root,
+        "root": str(places.scratch / "bootstrap"),
         "sources:": [{"name": name, "metadata": f"$spack/share/spack/bootstrap/{name}"} for name in names],
         "trusted:": dict.fromkeys(names, True),
     }
@@ -156,15 +155,12 @@ def _config(places: Places) -> dict[str, Any]:
 
 
 def _mirrors(site: Site) -> dict[str, Any]:
-    sources = {name: _mirror(url) for name, url in site.mirrors.items()}
-    if site.pulled is None:
-        return sources
-    pulled = {"url": f"file://{site.pulled}", "source": False, "binary": True, "signed": False}
-    return {**sources, PULLED: pulled}
-
-
-def _mirror(url: str) -> dict[str, Any]:
-    return {"url": url if "://" in url else f"file://{url}", "source": True, "binary": False}
+    mirrors: dict[str, Any] = {}
+    for name, url in site.mirrors.items():
+        mirrors[name] = {"url": url if "://" in url else f"file://{url}", "source": True, "binary": False}
+    if site.pulled is not None:
+        mirrors[PULLED] = {"url": f"file://{site.pulled}", "source": False, "binary": True, "signed": False}
+    return mirrors
 
 
 def _packages(site: Site, family: Family) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
         ConfigError, FetchError, PackageError, SpackError: as ``with_lockfile``.
         JobError: the build job failed.
     """
-    # How many locks the store's file system allows on one file; None without a limit.
-    locks = EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
+    locks = lock_limit(ctx)
     if ctx.build_queue is not None:
         _build_in_job(ctx, ctx.build_queue, locks, accept)
         return
@@ -43,6 +42,11 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
             accept(error)
         finally:
             _keep_copy(ctx)
+
+
+def lock_limit(ctx: Context) -> int | None:
+    """How many locks the store's file system allows on one file; None without a limit."""
+    return EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
 
 
 def _install(ctx: Context, spack: Spack, locks: int | None) -> None:

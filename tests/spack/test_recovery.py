@@ -43,14 +43,14 @@ def test_a_lost_or_damaged_index_comes_back_and_nothing_whole_is_built_again(
     assert len(before) > 1, "nothing is implicit here"
 
     shutil.rmtree(index.parent)  # 1: all of Spack's database is gone, and a copy is there
-    _repaired(prefix, site.config, "is missing, though", "is restored from")
+    _repaired(prefix, site.config, "is missing, but", "is restored from")
     assert (manifests(store), _explicit(store)) == (before, {"probe"})
 
     index.write_text(index.read_text()[:200])  # 2: cut off, without any copy, and a package is half there
     shutil.rmtree(store / database.COPIES)
     half = next(store.glob("linux-*/probe-2-*"))
     (half / ".spack" / "install_manifest.json").unlink()
-    _repaired(prefix, site.config, "is not JSON", "no copy", f"did not finish: {half.name}", "made anew")
+    _repaired(prefix, site.config, "is not JSON", "no copy", f"did not finish: {half.name}", "is rebuilt")
     after = manifests(store)
     assert {path for path in before if after[path] != before[path]} == {half / ".spack" / "install_manifest.json"}
     assert _explicit(store) == {"probe"}, "what nobody asked for would get a module of its own"
@@ -119,7 +119,7 @@ def test_where_few_locks_are_allowed_on_a_file_spack_is_asked_for_slices(
         kind = ("build", "run") if name == "top" else ("build",)
         needs = "".join(f'    depends_on("{other}", type={kind})\n' for other in needed)
         site.add(name, TINY, title=name.title(), name=name, needs=needs, lock=lock, counts=counts)
-    monkeypatch.setattr("bootstrap.spack.stack._locks", lambda _: limit)
+    monkeypatch.setattr("bootstrap.spack.stack.lock_limit", lambda _: limit)
     record = bootstrap(prefix, site.config.replace("[probe]", "[top]"))
     assert record.status is Status.CHANGED, record
     built = [line.split() for line in counts.read_text().splitlines()]

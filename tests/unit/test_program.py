@@ -48,21 +48,6 @@ def test_another_checksum_lies_beside_the_tree_that_users_run_from(world: World,
     assert fetch(world) == tree
 
 
-def test_a_tree_without_a_checksum_in_its_name_is_used_where_it_fits_and_never_changed(
-    world: World, tmp_path: Path
-) -> None:
-    """As petal-node named it before."""
-    made = fetch(world)
-    old = made.rename(made.with_name("1.1.1"))
-    before = snapshot(old)
-    assert fetch(world) == old
-    other = fetch(patched(world, tmp_path / "patched.tar.gz"))
-    assert other.name.startswith("1.1.1-")
-    assert snapshot(old) == before
-    (old / RECEIPT).write_text("garbage")
-    assert fetch(world) == made
-
-
 def test_a_tree_whose_receipt_is_damaged_is_made_anew(world: World) -> None:
     tree = fetch(world)
     (tree / RECEIPT).write_text("garbage")
