@@ -14,7 +14,7 @@ from ..steps.base import Check
 
 UNITS = {Role.HEAD: "slurmctld", Role.COMPUTE: "slurmd"}
 DOWN = ("inactive", "failed")
-# munge(7): a credential is made and taken apart by the node's own munged. No word from outside is in it.
+# munge(7): the node's own munged encodes and decodes a credential. The command contains no external input.
 ROUND_TRIP = "set -o pipefail; munge -n | unmunge -n"
 
 
@@ -37,8 +37,8 @@ class Munge(Check):
 class Slurm(Check):
     """Whether Slurm's daemon of this node runs, and slurmctld answers.
 
-    On a compute node slurmctld is asked in a job only. A hook may run before the daemons start, so that it is silent
-    about them.
+    On a compute node slurmctld is asked in a job only. A hook may run before the daemons start, so it has no
+    finding about them.
     """
 
     name = "slurm"

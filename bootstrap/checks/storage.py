@@ -28,7 +28,7 @@ HARMFUL = {
     "noac": "nothing is cached: every start of a program asks the server for each file again (nfs(5))",
     "acregmin=0": "nothing is cached: every start of a program asks the server for each file again (nfs(5))",
     "lookupcache=none": "every search along PATH asks the server for each directory again (nfs(5))",
-    "vers=3": "locks are another service's, and are lost when it restarts (nfs(5))",
+    "vers=3": "another service keeps the locks, and loses them when it restarts (nfs(5))",
 }
 # Options that /proc/mounts shows as they were requested; others are omitted, or changed by the server (nfs(5)).
 SHOWN = ("noatime", "nodiratime", "relatime", "hard", "nconnect=", "noresvport", "flock", "user_xattr")
@@ -45,43 +45,34 @@ class MountOptions(Check):
         mount = ctx.mounted
         if not ctx.paths.live or mount is None:
             return
-        root = next((found for found in reversed(ctx.system.mounts()) if found.point == str(ctx.paths.root)), mount)
-        stopping = [found.point for found in (mount, root) if "noexec" in found.options]
-        if stopping:
-            remedy = f"mount -o remount,exec {stopping[0]}"
-            yield self.fail(f"{stopping[0]} is mounted noexec", "no program can be run from it", remedy)
-            return
-        harm = [(option, why) for option in mount.options if (why := HARMFUL.get(option)) and _is_network(mount)]
-        lacking = [option for option in ctx.config.storage.options if not _is_shown(option, mount)]
-        if harm:
-            option, why = harm[0]
-            told = f"{mount.point} is mounted with {', '.join(option for option, _ in harm)}"
-            yield self.warn(told, f"{option}: {why}", f"findmnt {mount.point}", _where_options_are(ctx))
-        elif lacking:
-            told = f"{mount.point} is mounted without {', '.join(lacking)}"
+        root = next((other for other in reversed(ctx.system.mounts()) if other.point == str(ctx.paths.root)), mount)
+        noexec = [one.point for one in (mount, root) if "noexec" in one.options]
+        harmful = [option for option in mount.options if option in HARMFUL and mount.kind in NETWORK_KINDS]
+        missing = [
+            option for option in ctx.config.storage.options if option.startswith(SHOWN) and option not in mount.options
+        ]
+        if noexec:
+            remedy = f"mount -o remount,exec {noexec[0]}"
+            yield self.fail(f"{noexec[0]} is mounted noexec", "no program can be run from it", remedy)
+        elif harmful:
+            setting = "storage.options in the configuration"
+            if ctx.config.storage.source is None:
+                setting = (
+                    f"the options of {mount.point} in the cluster's configuration (SharedStorage) or in /etc/fstab"
+                )
+            message, why = f"{mount.point} is mounted with {', '.join(harmful)}", f"{harmful[0]}: {HARMFUL[harmful[0]]}"
+            yield self.warn(message, why, f"findmnt {mount.point}", f"correct {setting}")
+        elif missing:
+            message = f"{mount.point} is mounted without {', '.join(missing)}"
             why = "storage.options in the configuration has it, and a mount keeps its options until it is mounted again"
-            yield self.warn(told, why, "reboot this node, or unmount and mount it while it is not in use")
+            yield self.warn(message, why, "reboot this node, or unmount and mount it while it is not in use")
         else:
             yield self.ok(f"{mount.kind}: {_shown_options(mount)}")
 
 
-def _where_options_are(ctx: Context) -> str:
-    if ctx.config.storage.source is not None:
-        return "correct storage.options in the configuration"
-    return f"correct the options of {ctx.paths.mount} in the cluster's configuration (SharedStorage) or in /etc/fstab"
-
-
-def _is_network(mount: Mount) -> bool:
-    return mount.kind in NETWORK_KINDS
-
-
-def _is_shown(option: str, mount: Mount) -> bool:
-    return not option.startswith(SHOWN) or option in mount.options
-
-
 def _shown_options(mount: Mount) -> str:
     telling = ("rw", "ro", "vers=", "hard", "nconnect=", "noatime", "relatime", "flock", "local_lock=")
-    return ",".join(option for option in mount.options if option.startswith(telling)) or "no option that matters"
+    return ",".join(option for option in mount.options if option.startswith(telling)) or "no relevant option"
 
 
 @dataclass(frozen=True)
@@ -97,6 +88,18 @@ class DiskUsage:
     @property
     def is_low(self) -> bool:
         return (self.share < LOW_SHARE and self.free < LOW_BYTES) or self.inodes < LOW_SHARE
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Commands that show the directories with the most files or bytes."""
+        if self.inodes < LOW_SHARE:
+            return (f"df -i {self.place}", f"du -x --inodes -d 2 {self.place} | sort -n | tail")
+        return (f"df -h {self.place}", f"du -xh -d 2 {self.place} | sort -h | tail")
+
+    def __str__(self) -> str:
+        if self.inodes < LOW_SHARE and self.free:
+            return f"{self.place} has {self.inodes:.0%} of its inodes left"
+        return f"{self.place} has {self.free / (1 << 20):.0f} MiB left"
 
     @classmethod
     def of(cls, place: Path, shown: str) -> DiskUsage:
@@ -119,29 +122,17 @@ class DiskSpace(Check):
         if ctx.mounted is not None or not ctx.paths.live:
             disks.append(ctx.system.on_storage(lambda: DiskUsage.of(shared, ctx.paths.mount), shared, self.seconds))
         distinct = list({disk.device: disk for disk in reversed(disks)}.values())
-        full = [disk for disk in distinct if disk.free == 0 or disk.inodes == 0]
-        low = [disk for disk in distinct if disk.is_low]
+        full = next((disk for disk in distinct if disk.free == 0 or disk.inodes == 0), None)
+        low = next((disk for disk in distinct if disk.is_low), None)
         if full:
-            yield self.fail(_left(full[0]), "nothing can be written there", *_to_free(full[0]))
+            yield self.fail(str(full), "nothing can be written there", *full.commands)
         elif low:
-            yield self.warn(_left(low[0]), "", *_to_free(low[0]))
+            yield self.warn(str(low), "", *low.commands)
         else:
             least = min(distinct, key=lambda disk: disk.free)
             yield self.ok(
                 f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)} file systems"
             )
-
-
-def _left(disk: DiskUsage) -> str:
-    if disk.inodes < LOW_SHARE and disk.free:
-        return f"{disk.place} has {disk.inodes:.0%} of its inodes left"
-    return f"{disk.place} has {disk.free / (1 << 20):.0f} MiB left"
-
-
-def _to_free(disk: DiskUsage) -> tuple[str, ...]:
-    if disk.inodes < LOW_SHARE:
-        return (f"df -i {disk.place}", f"du -x --inodes -d 2 {disk.place} | sort -n | tail")
-    return (f"df -h {disk.place}", f"du -xh -d 2 {disk.place} | sort -h | tail")
 
 
 class OptSpack(Check):
