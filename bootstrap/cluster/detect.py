@@ -19,6 +19,7 @@ from ..core.errors import ConfigError, FactsError
 from ..core.facts import Cluster, Facts, Host, Queue, SharedDir
 from ..core.model import Role
 from ..core.paths import Paths
+from ..host.files import text_or_empty
 from ..host.system import System
 from ..host.yaml_text import read_yaml
 from ..remote.s3 import Imds
@@ -40,7 +41,6 @@ SHARED_KEYS = (
     ("fsx", "fsx_shared_dirs"),
     ("raid", "raid_shared_dir"),
 )
-LIMIT = 1 << 20
 # Names of regions, users and queues; any other text is ignored.
 WORD = re.compile(r"[A-Za-z0-9._@\\+:-]{1,255}\Z")
 DIRECTORY = re.compile(r"[A-Za-z0-9._+/-]{1,1000}\Z")
@@ -65,7 +65,7 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
             cluster = replace(cluster, role=ROLES[tag], sources=(*cluster.sources, "instance tags"))
     host = Host(
         name=node_name(paths, system),
-        os=parse_os_release(_text(paths.at("/etc/os-release")) or _text(Path("/etc/os-release"))),
+        os=parse_os_release(text_or_empty(paths.at("/etc/os-release")) or text_or_empty(Path("/etc/os-release"))),
         glibc=(os.confstr("CS_GNU_LIBC_VERSION") or "unknown").rpartition(" ")[2],
         machine=os.uname().machine,
         target=own_cpu(),
@@ -78,13 +78,13 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
 
 def node_name(paths: Paths, system: System) -> str:
     """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
-    names = (os.environ.get("SLURMD_NODENAME", ""), _text(paths.at(SLURM_NAME)).strip())
+    names = (os.environ.get("SLURMD_NODENAME", ""), text_or_empty(paths.at(SLURM_NAME)).strip())
     return next((name for name in names if HOST_NAME.match(name)), "") or system.hostname()
 
 
 def with_queues(known: Facts, paths: Paths) -> Facts:
     """The facts with the cluster's queues too. PyYAML needs 0.1 s for every 10 KiB of cluster-config.yaml."""
-    return replace(known, cluster=replace(known.cluster, queues=parse_queues(_text(paths.at(CLUSTER_CONFIG)))))
+    return replace(known, cluster=replace(known.cluster, queues=parse_queues(text_or_empty(paths.at(CLUSTER_CONFIG)))))
 
 
 def role_of(facts: Facts) -> Role:
@@ -105,15 +105,7 @@ def role_of(facts: Facts) -> Role:
 
 def read_cluster(paths: Paths) -> Cluster:
     """The cluster according to the files of the node, without any network access."""
-    return merge(parse_dna(_text(paths.at(DNA))), parse_cfnconfig(_text(paths.at(CFNCONFIG))))
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(LIMIT).decode(errors="replace")
-    except OSError:
-        return ""
+    return merge(parse_dna(text_or_empty(paths.at(DNA))), parse_cfnconfig(text_or_empty(paths.at(CFNCONFIG))))
 
 
 def parse_dna(text: str) -> Cluster:

@@ -14,6 +14,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.model import Role
 from ..core.paths import Paths
+from ..host.files import text_or_empty
 from ..host.yaml_text import read_yaml
 from .detect import CLUSTER_CONFIG
 
@@ -34,7 +35,7 @@ def hook_budget(role: Role, event: str, budget: int, paths: Paths, uptime: float
     """
     if role is not Role.HEAD:
         return OTHER_SECONDS
-    limit = head_limit(_text(paths, VERSION), _text(paths, CLUSTER_CONFIG))
+    limit = head_limit(text_or_empty(paths.at(VERSION)), text_or_empty(paths.at(CLUSTER_CONFIG)))
     if event != "configured" or uptime >= limit:  # an update has its own limit, a run by hand has none
         return float(budget)
     return max(0.0, min(float(budget), limit - RESERVED - uptime))
@@ -53,10 +54,3 @@ def head_limit(version: str, cluster_config: str) -> float:
     match = re.search(r"([0-9]{1,4})\.([0-9]{1,4})\.[0-9]", version)
     old = match is not None and (int(match.group(1)), int(match.group(2))) < (3, 13)
     return HEAD_LIMIT_BEFORE_3_13 if old else HEAD_LIMIT
-
-
-def _text(paths: Paths, path: str) -> str:
-    try:
-        return paths.at(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

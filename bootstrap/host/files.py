@@ -185,6 +185,15 @@ def _lstat(path: Path) -> os.stat_result | None:
         return None
 
 
+def text_or_empty(path: Path, limit: int = 1 << 20) -> str:
+    """The first ``limit`` bytes of a text file; an empty string if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(limit).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     """A JSON object, or None if the file does not exist.
 

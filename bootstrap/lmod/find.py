@@ -10,6 +10,7 @@ from pathlib import Path
 from ..core.deadlines import COMMAND
 from ..core.errors import LmodError, PetalError
 from ..core.paths import Paths
+from ..host.files import text_or_empty
 from ..host.system import System
 from ..state.context import Context
 
@@ -121,10 +122,7 @@ def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
     """
     listed: list[str] = []
     for name in (TCL_COMMANDS, *TCL_LISTS):
-        try:
-            text = paths.at(name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
+        text = text_or_empty(paths.at(name))
         if name == TCL_COMMANDS:
             listed += [path for used in TCL_USE.findall(text) for path in used.split()]
         else:
