@@ -123,7 +123,9 @@ def parse(argv: Sequence[str]) -> Options:
     """
     from argparse import REMAINDER, SUPPRESS
 
-    top = _parser("", f"{DESCRIPTION}\n\nVerbs:\n{_verbs()}", EXIT_CODES)
+    shown = {name: verb.help for name, verb in VERBS.items() if verb.help}
+    verbs = "\n".join(f"  {name:<10} {text}" for name, text in shown.items())
+    top = _parser("", f"{DESCRIPTION}\n\nVerbs:\n{verbs}", EXIT_CODES)
     top.usage = "petal-node [options] VERB [options]"
     top.add_argument("command", metavar="VERB", help=SUPPRESS)
     top.add_argument("rest", nargs=REMAINDER, help=SUPPRESS)
@@ -133,10 +135,10 @@ def parse(argv: Sequence[str]) -> Options:
     if verb is None:
         from .core.errors import did_you_mean
 
-        shown = [name for name, verb in VERBS.items() if verb.help]
         top.error(f"unknown verb {typed.command!r}{did_you_mean(typed.command, shown)} (verbs: {', '.join(shown)})")
     parser = _parser(f" {typed.command}", verb.description or verb.help, takes_config=verb.takes_config)
-    verb.add_options(parser)
+    if verb.add_options is not None:
+        verb.add_options(parser)
     options = _options(vars(parser.parse_args(rest, typed)))
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
@@ -151,8 +153,9 @@ def _options(typed: dict[str, Any]) -> Options:
     from .core.model import Role
     from .core.options import Options
 
-    if typed.get("config"):
-        typed["config"] = _absolute(typed["config"])
+    config = typed.get("config")
+    if config and ":" not in config:  # a hook's worker runs in another directory
+        typed["config"] = os.path.abspath(config)  # noqa: PTH100 - keeps links
     if "role" in typed:
         typed["role"] = Role(typed["role"])
     for name in {"root", "html", "directory"} & set(typed):
@@ -160,11 +163,6 @@ def _options(typed: dict[str, Any]) -> Options:
     for name in ("package", "sha256"):  # Args of the hook script
         typed.pop(name, None)
     return Options(**typed)
-
-
-def _absolute(config: str) -> str:
-    """A path from ``/``, because a hook's worker runs in another directory; a URI as it is."""
-    return config if ":" in config else os.path.abspath(config)  # noqa: PTH100 - keeps links
 
 
 def _refused_hook(argv: Sequence[str]) -> Options:
@@ -205,10 +203,6 @@ def _parser(verb: str, description: str, epilog: str = "", *, takes_config: bool
     return parser
 
 
-def _verbs() -> str:
-    return "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items() if verb.help)
-
-
 def _flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     parser.add_argument(name, action="store_true", help=text)
 
@@ -226,12 +220,6 @@ def _hook_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sha256", metavar="HEX", help="read by the hook script: the checksum of the archive")
 
 
-def _converge_options(parser: argparse.ArgumentParser) -> None:
-    from .core.options import BOOT
-
-    parser.set_defaults(event=BOOT)
-
-
 def _worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--event", choices=EVENTS, required=True)
     parser.add_argument("--run-id", type=_name, required=True)
@@ -240,10 +228,6 @@ def _worker_options(parser: argparse.ArgumentParser) -> None:
 def _build_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-id", type=_name, required=True)
     parser.add_argument("directory", metavar="DIR")
-
-
-def _mpi_rank_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--loaded", type=int)
 
 
 def _bootstrap_options(parser: argparse.ArgumentParser) -> None:
@@ -258,10 +242,6 @@ def _bootstrap_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "make this machine an image for the nodes of a cluster with this layout"
     parser.add_argument("--layout", choices=LAYOUTS, help=text)
-
-
-def _plan_options(parser: argparse.ArgumentParser) -> None:
-    _flag(parser, "--exit-code", "exit 3 if there is something to change")
 
 
 def _lockfile_options(parser: argparse.ArgumentParser) -> None:
@@ -298,10 +278,6 @@ def _repair_options(parser: argparse.ArgumentParser) -> None:
     _seconds(parser, "--lock-wait", SHORT_LOCK_WAIT, "how long to wait for an installer")
 
 
-def _releases_options(parser: argparse.ArgumentParser) -> None:
-    _flag(parser, "--no-sizes", "do not measure the sizes, which reads every package")
-
-
 def _rollback_options(parser: argparse.ArgumentParser) -> None:
     from .core.options import SHORT_LOCK_WAIT
 
@@ -327,10 +303,6 @@ def _log_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", choices=LOG_LEVELS, help=text)
     text = "how many of the newest lines to show (default: %(default)s)"
     parser.add_argument("-n", "--lines", dest="number", type=_positive, default=LOG_LINES, metavar="N", help=text)
-
-
-def _no_options(_: argparse.ArgumentParser) -> None:
-    pass
 
 
 # Types of arguments: argparse prints the message of ArgumentTypeError, and "invalid NAME value" for a ValueError.
@@ -378,7 +350,7 @@ class Verb(NamedTuple):
 
     function: str
     help: str
-    add_options: Callable[[argparse.ArgumentParser], None] = _no_options
+    add_options: Callable[[argparse.ArgumentParser], object] | None = None
     description: str = ""
     takes_config: bool = True
 
@@ -393,13 +365,22 @@ system that it was made for."""
 
 VERBS: Mapping[str, Verb] = {
     "bootstrap": Verb("bootstrap.bootstrap", "make this node match the configuration", _bootstrap_options),
-    "plan": Verb("bootstrap.plan", "show what bootstrap would do; change nothing", _plan_options),
+    "plan": Verb(
+        "bootstrap.plan",
+        "show what bootstrap would do; change nothing",
+        lambda parser: _flag(parser, "--exit-code", "exit 3 if there is something to change"),
+    ),
     "status": Verb("status.status", "show the state of this node and of its cluster", _status_options),
     "check": Verb("check.check", "check that this node, or compute nodes, can use the software", _check_options),
     "repair": Verb(
         "repair.repair", "repair what the checks find, if that is safe", _repair_options, takes_config=False
     ),
-    "releases": Verb("releases.releases", "list the published releases", _releases_options, takes_config=False),
+    "releases": Verb(
+        "releases.releases",
+        "list the published releases",
+        lambda parser: _flag(parser, "--no-sizes", "do not measure the sizes, which reads every package"),
+        takes_config=False,
+    ),
     "rollback": Verb(
         "releases.rollback", "make the previous or another release current", _rollback_options, takes_config=False
     ),
@@ -408,8 +389,8 @@ VERBS: Mapping[str, Verb] = {
     "log": Verb("log.log", "show the log of this node, by run", _log_options),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", _hook_options),
     "version": Verb("about.version", "print the version"),
-    "converge": Verb("bootstrap.converge", "", _converge_options, takes_config=False),
+    "converge": Verb("bootstrap.converge", "", lambda parser: parser.set_defaults(event="boot"), takes_config=False),
     "worker": Verb("hook.worker", "", _worker_options),
     "build-job": Verb("build.build", "", _build_job_options),
-    "mpi-rank": Verb("rank.rank", "", _mpi_rank_options),
+    "mpi-rank": Verb("rank.rank", "", lambda parser: parser.add_argument("--loaded", type=int)),
 }

@@ -145,8 +145,7 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
         if record is not None:
             _list_steps(services, record, listed)
             if record.hook_may_return:
-                _list_running(services, record)
-                return _as_settled(record)
+                return _as_returned(services, record)
         now = time.monotonic()
         budget = unknown if record is None or record.budget is None else record.budget
         if now - started > budget:
@@ -161,13 +160,10 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
             raise WaitTimeout("the worker was killed", why=why, remedy=remedy, code="worker-missing")
         if now - heartbeat > HEARTBEAT_SECONDS:
             heartbeat = now
-            services.note(f"{_current_step(record)} ({now - started:.0f} s of {budget:.0f} s)")
+            running = [step for step in record.steps if step.outcome.is_running] if record else []
+            activity = f"{running[-1].name}: {running[-1].headline}" if running else "starting"
+            services.note(f"{activity} ({now - started:.0f} s of {budget:.0f} s)")
         time.sleep(POLL_SECONDS)
-
-
-def _current_step(record: RunRecord | None) -> str:
-    running = [step for step in record.steps if step.outcome.is_running] if record else []
-    return f"{running[-1].name}: {running[-1].headline}" if running else "starting"
 
 
 def _list_steps(services: Services, record: RunRecord, listed: set[str]) -> None:
@@ -179,19 +175,16 @@ def _list_steps(services: Services, record: RunRecord, listed: set[str]) -> None
             services.listen(step)
 
 
-def _list_running(services: Services, record: RunRecord) -> None:
-    """Shows the steps that continue after the hook and that users wait for; the proof is not one of them."""
-    for step in record.steps:
-        if step.outcome is Outcome.RUNNING and not step.background and record.finished is None:
-            services.listen(replace(step, outcome=Outcome.WAITING))
-
-
-def _as_settled(record: RunRecord) -> RunRecord:
-    """The record with the result of the hook: background steps that still run do not count."""
+def _as_returned(services: Services, record: RunRecord) -> RunRecord:
+    """The record with the result of the hook, which does not depend on the steps that continue after it."""
     if record.finished is not None:
         return record
-    changed = any(step.outcome is Outcome.CHANGED for step in record.steps)
-    failed = any(step.error or not step.outcome.holds for step in record.steps if not step.outcome.is_running)
+    ended = [step for step in record.steps if not step.outcome.is_running]
+    for step in record.steps:
+        if step.outcome is Outcome.RUNNING and not step.background:  # users wait for it, but not for the proof
+            services.listen(replace(step, outcome=Outcome.WAITING))
+    failed = any(step.error or not step.outcome.holds for step in ended)
+    changed = any(step.outcome is Outcome.CHANGED for step in ended)
     status = Status.DEGRADED if failed else Status.CHANGED if changed else Status.OK
     return replace(record, status=status, exit=int(status.exit))
 

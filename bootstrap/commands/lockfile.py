@@ -22,7 +22,7 @@ NAME = "spack.lock"
 
 @dataclass(frozen=True)
 class LockfileSummary:
-    """A lockfile, where it is and which system it fits.
+    """A lockfile with its URI and the system that it fits.
 
     Args:
         packages: how many packages Spack builds from it.
@@ -45,16 +45,16 @@ def write(options: Options, services: Services) -> Result[LockfileSummary]:
     """Makes the lockfile and writes it to ``--output``.
 
     Raises:
-        UsageError: nothing can be put there.
-        ConfigError: the configuration asks for no Spack stack, or for what does not exist.
-        PetalError: it cannot be solved, or not be put there; then it lies on this machine.
+        UsageError: ``--output`` cannot be written.
+        ConfigError: the configuration has no Spack stack, or the stack is wrong.
+        PetalError: the stack cannot be solved, or the lockfile cannot be written.
     """
     require_root(options, services)
     check_output(options.output)
     ctx = prepare_lockfile(options, services)
     if not ctx.config.builds:
         remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
-        raise ConfigError("the configuration asks for no Spack stack", remedy=remedy)
+        raise ConfigError("the configuration has no Spack stack", remedy=remedy)
     for note in ctx.build_targets.notes if ctx.build_targets else ():
         services.note(note)
     data = make_lockfile(ctx)
@@ -64,7 +64,7 @@ def write(options: Options, services: Services) -> Result[LockfileSummary]:
 
 
 def _put(data: bytes, uri: str, ctx: Context) -> None:
-    """What took minutes to solve is not lost where its place turns out to be closed."""
+    """Writes the lockfile to ``uri``. If that fails, a copy stays on this machine, because the solve takes minutes."""
     try:
         put(data, uri, ctx.facts.cluster.region)
     except (PetalError, OSError) as trouble:

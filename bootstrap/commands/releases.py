@@ -1,4 +1,4 @@
-"""``releases``, ``rollback``, ``gc``: list releases, publish an earlier one again, remove those that are not needed."""
+"""``releases``, ``rollback``, ``gc``: list releases, publish an earlier one again, remove unused ones."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ListedRelease:
     """One release.
 
     Args:
-        published: when it was made current the last time, None if that was never recorded.
+        published: when it became current the last time, None if that was not recorded.
         created: when its manifest was written, None if it is incomplete.
-        problem: why something of it cannot be read, or an empty string.
+        problem: why a part of it cannot be read, or an empty string.
         bytes: its size with all its packages, None if it was not measured.
     """
 
@@ -106,7 +106,7 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     Raises:
         UsageError: this is not the head node.
         ReleaseError: the release is unknown or incomplete.
-        LockTimeout: an install goes on.
+        LockTimeout: an install is in progress.
     """
     ctx = _on_head(options, services)
     with cluster_lock(ctx, options.command, options.lock_wait, services.listen, CLUSTER_HOOKS) as inside:
@@ -125,7 +125,7 @@ def gc(options: Options, services: Services) -> Result[collector.Cleanup]:
     Raises:
         UsageError: this is not the head node.
         ReleaseError: ``release-unknown``.
-        LockTimeout: an install goes on.
+        LockTimeout: an install is in progress.
     """
     ctx = _on_head(options, services)
     if not options.yes:
@@ -143,14 +143,14 @@ def gc(options: Options, services: Services) -> Result[collector.Cleanup]:
 
 
 def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...]]:
-    """The jobs of the cluster; None and the reason if Slurm cannot be asked. A tree below --root has no jobs."""
+    """The jobs of the cluster; None and the reason if Slurm does not answer. A tree below --root has no jobs."""
     if not ctx.paths.live or find_slurm(ctx.system) is None:
         return (), ()
     try:
         return squeue(ctx.system), ()
     except PetalError as error:
         silent = ReleaseError(
-            "Slurm does not say which jobs it has, so every release stays that was current before",
+            "Slurm does not list its jobs, so every release that was current before stays",
             why=str(error),
             remedy=("scontrol ping", "systemctl start slurmctld", "petal-node gc"),
             code="slurm-silent",

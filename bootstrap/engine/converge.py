@@ -72,7 +72,8 @@ def converge(
 def status_of(reports: Sequence[StepReport]) -> Status:
     """The status of a run as a whole."""
     outcomes = {report.outcome for report in reports}
-    if any(report.exit == ExitCode.CONFIG or _failed_in_foreground(report) for report in reports):
+    failed = [report for report in reports if report.outcome is Outcome.FAILED and not report.background]
+    if failed or any(report.exit == ExitCode.CONFIG for report in reports):
         return Status.FAILED
     accepted = any(report.error is not None and report.outcome.holds for report in reports)
     if accepted or outcomes & {Outcome.FAILED, Outcome.BLOCKED}:
@@ -87,10 +88,6 @@ def exit_of(reports: Sequence[StepReport], status: Status) -> int:
     codes = {report.exit for report in reports}
     telling = (ExitCode.BUG, ExitCode.CONFIG, ExitCode.TRY_AGAIN)
     return int(next((code for code in telling if code in codes), status.exit))
-
-
-def _failed_in_foreground(report: StepReport) -> bool:
-    return report.outcome is Outcome.FAILED and not report.background
 
 
 @contextmanager

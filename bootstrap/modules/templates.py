@@ -9,6 +9,8 @@ from typing import Any
 
 from ..core import resources
 
+_LUA_ESCAPES = {code: f"\\{code:03d}" for code in (*range(32), 127)} | {ord('"'): '\\"', ord("\\"): "\\\\"}
+
 
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Renders a template. A name in the template that is missing in ``values`` raises ``jinja2.UndefinedError``."""
@@ -36,13 +38,7 @@ def digest() -> str:
 
 def lua(value: object) -> str:
     """A Lua string literal (Lua 5.1 manual, 2.1): quotes, backslashes and control characters are escaped."""
-    return '"' + "".join(_lua_character(character) for character in str(value)) + '"'
-
-
-def _lua_character(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    return f"\\{ord(character):03d}" if ord(character) < 32 or ord(character) == 127 else character
+    return f'"{str(value).translate(_LUA_ESCAPES)}"'
 
 
 def csh(value: object) -> str:
