@@ -152,7 +152,7 @@ def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
         holder=holder_of(paths.cluster_lock) if install and install.finished is None else None,
         proof=proof,
         proved=proof.proved if proof else 0,
-        asked=proof.asked if proof else 0,
+        asked=proof.checked if proof else 0,
         reports=tuple(shared.reports()),
     )
 

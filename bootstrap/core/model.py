@@ -291,10 +291,10 @@ class NodeReport:
     @property
     def passed(self) -> bool:
         """True if the node was checked and no check failed."""
-        return self.asked and not any(finding.severity is Severity.FAIL for finding in self.findings)
+        return self.was_checked and not any(finding.severity is Severity.FAIL for finding in self.findings)
 
     @property
-    def asked(self) -> bool:
+    def was_checked(self) -> bool:
         """False if only the node's state in Slurm is known."""
         return any(finding.severity in (Severity.OK, Severity.FAIL) for finding in self.findings)
 

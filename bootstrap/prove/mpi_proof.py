@@ -35,7 +35,7 @@ def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[No
     """
     if not ctx.config.check.mpi or not nodes:
         return ()
-    usable = {report.node for report in reports if report.asked and report.release is not None}
+    usable = {report.node for report in reports if report.was_checked and report.release is not None}
     return prove_release(ctx, [node for node in nodes if node.name in usable])
 
 

@@ -26,7 +26,7 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
     reports, between = result.data.nodes, result.data.between
     if not reports:
         return [Line("no node was checked: none is up", heading=True), Line("try  sinfo -N")]
-    lines = [*_table([report for report in reports if report.asked]), *_unchecked(reports)]
+    lines = [*_table([report for report in reports if report.was_checked]), *_unchecked(reports)]
     last = ""
     for finding, names in problems(reports):
         lines += [Line(f"{names}:", indent=0)] if names != last else []
@@ -53,7 +53,7 @@ def total(reports: Sequence[NodeReport]) -> str:
     """``proved on 2 of 3 nodes, 1 not asked``; for one head or login node the totals of its checks."""
     if len(reports) == 1 and reports[0].role != "compute":
         return totals(reports[0].findings)
-    passed, asked = sum(report.passed for report in reports), sum(report.asked for report in reports)
+    passed, asked = sum(report.passed for report in reports), sum(report.was_checked for report in reports)
     rest = f", {len(reports) - asked} not asked" if asked < len(reports) else ""
     return f"proved on {passed} of {asked} nodes{rest}"
 
@@ -102,7 +102,7 @@ def _unchecked(reports: Sequence[NodeReport]) -> list[Line]:
     """Nodes that were not checked and have no known problem, one line for each reason."""
     groups: dict[str, list[str]] = {}
     for report in reports:
-        for finding in report.findings if not report.asked else ():
+        for finding in report.findings if not report.was_checked else ():
             if finding.severity is Severity.SKIP:
                 groups.setdefault(finding.message, []).append(report.node)
     return [

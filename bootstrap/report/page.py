@@ -22,7 +22,7 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
 
     data = result.data
     reports, between = (data.nodes, data.between) if isinstance(data, FleetReport) else ((data,), ())
-    asked = [report for report in reports if report.asked]
+    asked = [report for report in reports if report.was_checked]
     groups: dict[tuple[Finding, ...], list[str]] = {}  # nodes with equal findings share one list
     for report in asked:
         groups.setdefault(report.findings, []).append(report.node)
@@ -35,7 +35,7 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
         releases=sorted({report.release for report in asked if report.release}),
         checks=checks,
         columns=[(folded(nodes), marks) for marks, nodes in columns.items()],
-        unasked=[(report.node, finding) for report in reports if not report.asked for finding in report.findings],
+        unasked=[(report.node, finding) for report in reports if not report.was_checked for finding in report.findings],
         problems=problems(reports),
         between=between,
         nodes=[(folded(names), findings) for findings, names in groups.items()],

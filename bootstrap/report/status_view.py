@@ -71,7 +71,7 @@ def _stack(config: Mapping[str, Any]) -> str:
 
 def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
     """The nodes without a failure in one line, and the first failure of each other node."""
-    passed = [report for report in reports if report.asked and not _failure(report)]
+    passed = [report for report in reports if report.was_checked and not _failure(report)]
     failing = [report for report in reports if _failure(report)]
     lines = []
     if passed:

@@ -90,7 +90,7 @@ class Proof:
     @property
     def is_whole(self) -> bool:
         """True if at least one node was tested, all tested nodes passed, and so did all pairs."""
-        return 0 < self.asked == self.proved and not self.failed_between
+        return 0 < self.checked == self.proved and not self.failed_between
 
     @property
     def failed_between(self) -> tuple[Finding, ...]:
@@ -108,11 +108,14 @@ class Proof:
         return cls(decode.text(raw["release"]), decode.text(raw["time"]), nodes, between)
 
     @property
-    def asked(self) -> int:
-        return sum(node.asked for node in self.nodes)
+    def checked(self) -> int:
+        """The number of nodes that were tested."""
+        return sum(node.was_checked for node in self.nodes)
 
     def __str__(self) -> str:
-        left = [node.node for node in self.nodes if not node.asked]
-        more = f", not asked: {', '.join(left[:8])}{' and more' if len(left) > 8 else ''}" if left else ""
+        unchecked = [node.node for node in self.nodes if not node.was_checked]
+        more = (
+            f", not tested: {', '.join(unchecked[:8])}{' and more' if len(unchecked) > 8 else ''}" if unchecked else ""
+        )
         apart = "".join(f"; {finding.check}: {finding.message}" for finding in self.failed_between[:1])
-        return f"proved on {self.proved} of {self.asked} nodes at {self.time}{more}{apart}"
+        return f"proved on {self.proved} of {self.checked} nodes at {self.time}{more}{apart}"

@@ -163,9 +163,9 @@ def release_id(
             (plain(package) for package in config.packages), key=lambda item: (item["name"], item["version"])
         ),
     }
-    said = config.modules
-    if said.defaults or said.hide:
-        parts["modules"] = {"defaults": said.defaults, "hide": sorted(said.hide)}
+    modules = config.modules
+    if modules.defaults or modules.hide:
+        parts["modules"] = {"defaults": modules.defaults, "hide": sorted(modules.hide)}
     if config.builds:
         parts["spack"] = {
             "environment": environment,

@@ -64,7 +64,7 @@ def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> N
     world = World(tmp_path / "head", live=True)
     reports = fleet.prove(world.context, parse_sinfo(SINFO)[-2:])
     assert [report.findings[0].severity for report in reports] == [Severity.WARN, Severity.WARN]
-    assert not any(report.asked for report in reports)
+    assert not any(report.was_checked for report in reports)
     assert reports[0].findings[0].why == "Not responding"
     assert not any(command[0] == "srun" for command in world.system.commands)
 
@@ -135,7 +135,7 @@ def test_a_group_that_is_refused_is_asked_without_those_that_others_took(tmp_pat
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world, busy=("q1-3", "q1-4"))
     reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
-    assert [name for name, report in reports.items() if not report.asked] == ["q1-3", "q1-4"]
+    assert [name for name, report in reports.items() if not report.was_checked] == ["q1-3", "q1-4"]
     assert reports["q1-3"].findings[0].message == "not asked: busy (allocated)"
     assert [len(names) for names in slurm.asked if names[0].startswith("q1")] == [8, 6]
 
