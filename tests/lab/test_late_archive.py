@@ -86,6 +86,7 @@ def test_an_s3_that_hangs_costs_a_compute_node_nothing_but_time(cluster: Lab) ->
         assert result.seconds < HOOK_SECONDS
         assert "[fetch-unreachable]: " in logged(cluster, "compute-2")
         assert has_unit(cluster, "compute-2")
+        cluster.phase("compute-2", PHASES[-1]).check()  # starts slurmd
     finally:
         subprocess.run(["docker", "unpause", cluster.container("s3")], check=True, stdout=subprocess.DEVNULL)
         sh(cluster, "head", f"rm -rf {KEPT} && mv /root/archive {KEPT}")
