@@ -56,11 +56,11 @@ def converge(
     with ExitStack() as stack:
         locks = _locks(ctx, waits or Waits(), hooks or LockHooks(), stack, listen, steps)
         for step in (step for step in steps if not step.background and step.name not in reports):
-            reports[step.name] = _turn(step, ctx, reports, listen, locks)
+            reports[step.name] = _run_step(step, ctx, reports, listen, locks)
             listen(reports[step.name])
     for step in (step for step in steps if step.background):
         if background:
-            reports[step.name] = _turn(step, ctx, reports, listen, None)
+            reports[step.name] = _run_step(step, ctx, reports, listen, None)
         else:
             report = _not_applicable(step, ctx, reports) or _planned(step, ctx)
             skipped = report.outcome is Outcome.WOULD_CHANGE
@@ -146,7 +146,7 @@ def _planned(step: Step, ctx: Context) -> StepReport:
     return _probed(step, finding, Outcome.WOULD_CHANGE)
 
 
-def _turn(
+def _run_step(
     step: Step, ctx: Context, done: Mapping[str, StepReport], listen: Listener, locks: RunLocks | None
 ) -> StepReport:
     report = _not_applicable(step, ctx, done)
@@ -198,15 +198,12 @@ def _apply(step: Step, ctx: Context, finding: Finding, listen: Listener) -> Step
 
 def _probed(step: Step, finding: Finding, pending: Outcome = Outcome.WOULD_CHANGE) -> StepReport:
     """The report of a probe; ``pending`` is the outcome if something would change."""
-    outcome = (
-        pending
-        if finding.pending
-        else Outcome.SKIPPED
-        if finding.skipped
-        else Outcome.OK
-        if finding.holds
-        else Outcome.BLOCKED
-    )
+    if finding.pending:
+        outcome = pending
+    elif finding.skipped:
+        outcome = Outcome.SKIPPED
+    else:
+        outcome = Outcome.OK if finding.holds else Outcome.BLOCKED
     return replace(
         _report(step, outcome, finding.reason),
         changes=finding.changes,
