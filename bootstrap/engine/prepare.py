@@ -1,4 +1,4 @@
-"""Makes the ``Context`` of a run from the options: the node, its configuration, the release that it should have."""
+"""Makes the ``Context`` of a run from its options: the node, its configuration, and its desired release."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
     boot follows it.
 
     Args:
-        follow: the command only looks: it takes the desired state as it is.
+        follow: use the desired state and never change it, for commands that only read.
         may_hand_over: if the cluster should have another version of petal-node, that version replaces this process.
 
     Raises:
-        FactsError, ConfigError, FetchError, StateError: something that the run needs is not known.
+        FactsError, ConfigError, FetchError, StateError: a value that the run needs is unknown.
     """
     if options.layout is not None:
         return _prepare_image(options, services)
@@ -71,13 +71,13 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
 
 
 def prepare_lockfile(options: Options, services: Services) -> Context:
-    """The context of a solve: what an install on the head node would know, on any machine of its kind.
+    """The context of a solve, as an install on a head node of the same kind of machine would have it.
 
-    It needs neither a role nor shared storage; the desired state is read only without ``--config``. Spack is put on
-    this machine's own disk, as for an image.
+    It needs neither a role nor shared storage; the desired state is read only without ``--config``. Spack is
+    installed on the disk of this machine, as for an image.
 
     Raises:
-        FactsError, ConfigError, FetchError, StateError: something that the solve needs is not known.
+        FactsError, ConfigError, FetchError, StateError: a value that the solve needs is unknown.
     """
     facts = detect.gather(options.paths, services.system, Role.HEAD)
     problems: list[PetalError] = []
@@ -99,7 +99,7 @@ def prepare_without_config(options: Options, services: Services) -> Context:
 
 
 def _prepare_image(options: Options, services: Services) -> Context:
-    """A machine that becomes an image does what a head node does, without a cluster.
+    """The context of a head node without a cluster, for a machine that becomes an image.
 
     Raises:
         UsageError: the machine is a node of a cluster.
@@ -116,7 +116,7 @@ def _prepare_image(options: Options, services: Services) -> Context:
 
 
 def _sets_desired_state(options: Options, *, follow: bool) -> bool:
-    """True if this run on the head node decides what the cluster should have.
+    """True if this run on the head node decides the desired state of the cluster.
 
     An operator's ``--config``, an update's hook and the first OnNodeConfigured decide. A repeated OnNodeConfigured has
     old arguments, so the desired state counts. A hook's decision that was not recorded, because the hook was killed or
@@ -129,7 +129,7 @@ def _sets_desired_state(options: Options, *, follow: bool) -> bool:
 
 
 def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
-    """With the release that this configuration and this petal-node make; a known stack is not read again."""
+    """The context with the release of this configuration and this petal-node; a known stack is not read again."""
     builds = ctx.config.builds
     environment = ctx.environment if desired else _environment(ctx)
     externals = unconfigured(find_externals(ctx.paths, ctx.system) if builds else (), environment, ctx.config.specs)
@@ -157,7 +157,7 @@ def _scope_inputs(ctx: Context, externals: tuple[External, ...]) -> Mapping[str,
         return {}
     try:
         compiler = find_compiler(ctx.system)
-    except SpackError:  # the step of the stack reports it; the other steps go on
+    except SpackError:  # the step of the stack reports it; the other steps continue
         compiler = None
     return scope_digest_inputs(compiler, externals)
 
@@ -176,16 +176,16 @@ def _environment(ctx: Context) -> Mapping[str, object]:
 def _needs_lmod(ctx: Context) -> bool:
     """True if the stack must build Lmod: by the configuration, or because the image of this machine has none.
 
-    Once the cluster's release carries Lmod, later releases do too, because nodes may depend on it, whatever was
-    installed on the head node later. An Lmod that does not report a version, on a busy machine, counts as usable.
+    Once a release of the cluster contains Lmod, later releases do too, because nodes may depend on it, even if Lmod
+    was installed on the head node later. An Lmod that does not report a version, on a busy machine, counts as usable.
     """
     if ctx.config.modules.lmod == "stack":
         return True
     lmod = image_lmod(ctx.system)
-    return lmod is None or bool(lmod.numbers and lmod.problem) or _release_carries_lmod(ctx)
+    return lmod is None or bool(lmod.numbers and lmod.problem) or _release_has_lmod(ctx)
 
 
-def _release_carries_lmod(ctx: Context) -> bool:
+def _release_has_lmod(ctx: Context) -> bool:
     if ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""The record of one run, up to date after each step, also if the run is killed; and the report of a crash."""
+"""The record of one run, written after each step, so that a killed run leaves one; and crash reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recorder:
     """Keeps the record of one run on this node's disk, and after ``mirror_to`` a copy on shared storage.
 
     Args:
-        on_full_disk: go on if the record cannot be written, so that a repair can free space.
+        on_full_disk: continue if the record cannot be written, so that a repair can free space.
     """
 
     def __init__(self, paths: Paths, record: RunRecord, *, on_full_disk: bool = False) -> None:
@@ -37,12 +37,12 @@ class Recorder:
         self._mirror = shared
 
     def step(self, report: StepReport, *, lets_hook_return: bool = False) -> None:
-        """Records a step. With ``settles`` a hook may return; the record then has the step that is the reason."""
+        """Records a step. After a step with ``lets_hook_return`` the hook need not wait for the rest of the run."""
         self._steps[report.name] = report
         self.update(steps=tuple(self._steps.values()), hook_may_return=self.record.hook_may_return or lets_hook_return)
 
     def is_running(self, name: str) -> bool:
-        """True if the step's last report says that it is being applied."""
+        """True if the last report of the step is ``running``: its change is in progress."""
         return name in self._steps and self._steps[name].outcome is Outcome.RUNNING
 
     def update(self, **changes: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..cluster.hostlist import folded
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
-from .lines import CHECK_MARKS, Line, finding_lines
+from .lines import CHECK_MARKS, Line, count, finding_lines
 
 NOT_REACHED = "."
 MAX_WIDTH = 100  # columns of a table, above which numbers replace the names of the nodes
@@ -46,7 +46,7 @@ def totals(findings: Iterable[Finding]) -> str:
     """``1 failed, 2 warnings, 9 ok``."""
     marks = [finding.severity for finding in findings]
     failures, warnings = marks.count(Severity.FAIL), marks.count(Severity.WARN)
-    return f"{failures} failed, {warnings} {'warning' if warnings == 1 else 'warnings'}, {marks.count(Severity.OK)} ok"
+    return f"{failures} failed, {count(warnings, 'warning')}, {marks.count(Severity.OK)} ok"
 
 
 def total(reports: Sequence[NodeReport]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..cluster.hostlist import folded
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
 from ..host.times import age_of, seconds_of
-from .lines import Line, error_lines, human, step_lines, summary
+from .lines import Line, count, error_lines, human, step_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.status import NodeStatus
@@ -39,7 +39,10 @@ def status_view(result: Result[NodeStatus], *, verbose: bool) -> list[Line]:
         lines += [_row("proof", f"{data.proof}{_ago(data.proof.time, now)}"), *_node_lines(data.proof.nodes, now)]
     else:
         lines.append(_row("proof", "none yet"))
-    lines += [_row("reports", count_of(data.reports)), *_node_lines(data.reports, now)] if data.reports else []
+    if data.reports:
+        passed = sum(not _failure(report) for report in data.reports)
+        lines.append(_row("reports", f"{passed} of {len(data.reports)} nodes ok"))
+        lines += _node_lines(data.reports, now)
     lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
     for run in data.runs:
         lines += _run_lines(run, now, "run")
@@ -53,11 +56,6 @@ def _row(label: str, text: str) -> Line:
     return Line(f"{label:<9} {text}")
 
 
-def count_of(reports: Sequence[NodeReport]) -> str:
-    passed = sum(not _failure(report) for report in reports)
-    return f"{passed} of {len(reports)} nodes ok"
-
-
 def _stack(config: Mapping[str, Any]) -> str:
     """``starter, 2 specs, 1 package``: the software that the configuration asks for."""
     if not config:
@@ -65,8 +63,8 @@ def _stack(config: Mapping[str, Any]) -> str:
     spack = config.get("spack")
     lists = ((spack.get("specs") if isinstance(spack, Mapping) else None, "spec"), (config.get("packages"), "package"))
     # Another version of petal-node may have written the configuration, with other types.
-    counts = [(len(items), word) for items, word in lists if isinstance(items, list) and items]
-    return ", ".join([str(config.get("stack", "none")), *(f"{n} {word}{'s' * (n > 1)}" for n, word in counts)])
+    counts = [count(len(items), word) for items, word in lists if isinstance(items, list) and items]
+    return ", ".join([str(config.get("stack", "none")), *counts])
 
 
 def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
