@@ -91,7 +91,11 @@ def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _parse(data: bytes, name: str) -> Mapping[str, Any]:
     document = read_yaml(data, name)
-    return _environment(document.get("spack", _of_seed(document)), name)
+    section = document.get("spack")
+    if "spack" not in document and SEED & document.keys():
+        software = document.get("software")
+        section = {"specs": (software.get("spack_packages") or []) if isinstance(software, dict) else []}
+    return _environment(section, name)
 
 
 def _environment(section: Any, name: str) -> Mapping[str, Any]:
@@ -110,14 +114,6 @@ def _environment(section: Any, name: str) -> Mapping[str, Any]:
         why = f"YAML reads a value as something else than a string, number, list or mapping ({error}): put it in quotes"
         raise _invalid(f"{name} is not a Spack environment", why) from error
     return plain
-
-
-def _of_seed(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A petal seed as an environment with its list of specs; None if the document is not a seed."""
-    if not SEED & document.keys():
-        return None
-    software = document.get("software")
-    return {"specs": (software.get("spack_packages") or []) if isinstance(software, dict) else []}
 
 
 def _invalid(what: str, why: str) -> ConfigError:
