@@ -107,7 +107,10 @@ def vendored(requirements: Path, kept: Path) -> Path:
         first: dict[str, bytes] = {}
         for machine in MACHINES:
             tree = _pip_install(requirements, machine, Path(work) / machine)
-            files = dict(_needed(tree))
+            files = {name: path.read_bytes() for name, path in walk(tree) if not DROPPED.search(name)}
+            for name in files:
+                if name.endswith("/METADATA"):  # its header is enough
+                    files[name] = files[name].split(b"\n\n")[0] + b"\n"
             first = first or files
             differing = sorted(name for name in first.keys() | files.keys() if first.get(name) != files.get(name))
             if differing:
@@ -135,14 +138,6 @@ def _pip_install(requirements: Path, machine: str, target: Path) -> Path:
         what = f"pip could not fetch the packages for {machine} from PyPI or a mirror:"
         raise BuildError("\n".join([what, *errors[-12:]]))
     return target
-
-
-def _needed(tree: Path) -> Iterator[tuple[str, bytes]]:
-    """The files that nodes need, with their content; of METADATA only the header."""
-    for name, path in walk(tree):
-        if not DROPPED.search(name):
-            data = path.read_bytes()
-            yield name, data.split(b"\n\n")[0] + b"\n" if name.endswith("/METADATA") else data
 
 
 def collect(root: Path, packages: Path) -> dict[str, bytes]:

@@ -80,7 +80,14 @@ def _make(source: zipfile.ZipFile, tree: Path, machine: str, distrust: Distrust)
     private = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=tree.parent))
     try:
         copy = private / tree.name
-        _unpack(source, copy, tree, machine)
+        for member in source.infolist():
+            for part in ("tree/", f"arch/{machine}/"):
+                if member.filename.startswith(part):
+                    target = copy / member.filename[len(part) :]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(source.read(member))
+        # The tool's own modules only: 40 ms once, which users who cannot write here would pay at each start.
+        compileall.compile_dir(str(copy / "bootstrap"), quiet=2, stripdir=str(copy), prependdir=str(tree))
         _flush(copy)
         if os.path.lexists(tree) and distrust(str(tree), os.geteuid()):
             tree.rename(private / "distrusted")
@@ -92,17 +99,6 @@ def _make(source: zipfile.ZipFile, tree: Path, machine: str, distrust: Distrust)
         _fsync(tree.parent)
     finally:
         shutil.rmtree(private, ignore_errors=True)
-
-
-def _unpack(source: zipfile.ZipFile, copy: Path, tree: Path, machine: str) -> None:
-    for member in source.infolist():
-        for part in ("tree/", f"arch/{machine}/"):
-            if member.filename.startswith(part):
-                target = copy / member.filename[len(part) :]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read(member))
-    # The tool's own modules only: 40 ms once, which users who cannot write here would pay at each start.
-    compileall.compile_dir(str(copy / "bootstrap"), quiet=2, stripdir=str(copy), prependdir=str(tree))
 
 
 def _flush(tree: Path) -> None:
