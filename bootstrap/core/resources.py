@@ -1,4 +1,4 @@
-"""Where the files that ship with the package are: environments and templates."""
+"""The directories of the files that ship with the package: environments and templates."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def recording(recorder: Recorder, ctx: Context, steps: Sequence[Step]) -> Listen
 
 
 def _close(recorder: Recorder, status: Status, code: int) -> None:
-    """A failed hook costs the stack, never the node: its record says degraded, and keeps the exit code."""
+    """The record of a failed hook is degraded, because the node works without the stack; it keeps the exit code."""
     if recorder.record.verb == "hook" and status is Status.FAILED:
         status = Status.DEGRADED
     recorder.update(finished=timestamp(), status=status, exit=int(code), hook_may_return=True)

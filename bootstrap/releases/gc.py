@@ -93,7 +93,7 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
         reasons.setdefault(desired.release, "desired")
     complete = [release for release in releases if release.manifest is not None]
     used: set[str] | None = None if jobs is None else set()
-    why = "was current before, and Slurm does not say whether a job uses it"
+    why = "it was current, and Slurm does not list the jobs that may use it"
     oldest = min((job for job in jobs or () if not job.ended), key=lambda job: job.submitted, default=None)
     if oldest is not None:
         used = current_since(history(ctx), oldest.submitted)

@@ -1,4 +1,4 @@
-"""Puts Spack, its recipes and clingo where the configuration says, from pinned sources. Nothing is cloned."""
+"""Installs Spack, its recipes and clingo from the pinned sources of the configuration. Nothing is cloned."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def is_ready(config: Config, program: SpackInstall, paths: Paths) -> bool:
 
 
 def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | None) -> None:
-    """Fetches and unpacks what is missing, and checks that it is what the configuration says.
+    """Downloads and unpacks missing sources, and compares them with the configuration.
 
     Raises:
         FetchError, PackageError: a source cannot be fetched or unpacked.

@@ -148,7 +148,7 @@ def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
         Advice on specs that are right: a virtual package, of which Spack would choose the provider.
 
     Raises:
-        ConfigError: ``spec-unknown``, with every mistake, where it is written, and the nearest names.
+        ConfigError: ``spec-unknown``, with every mistake, its position, and the nearest names.
         SpackError: ``spack-failed``.
     """
     answer = spack.check_specs()

@@ -190,7 +190,7 @@ def test_gc_removes_nothing_that_was_current_if_slurm_cannot_be_asked(tmp_path: 
     (world.paths.releases / "feedfeedfeed").mkdir()  # never complete, never current
     plan = collector.plan(world.context, 1, None)
     assert set(plan.keep) == {first, second, third}
-    assert "Slurm does not say" in plan.keep[second]
+    assert "Slurm does not list" in plan.keep[second]
     assert list(plan.drop) == ["feedfeedfeed"]
 
 

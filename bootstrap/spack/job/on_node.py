@@ -144,7 +144,7 @@ def check_node(order: Order, program: SpackInstall, shared_root: Path, host: Hos
     store = Path(order.store)
     backing = shared_root / store.name
     if not (store.exists() and backing.exists() and store.samefile(backing)):
-        wrong.append(f"{store} is not {backing}: petal-node check on that node says why")
+        wrong.append(f"{store} is not {backing}: run petal-node check on that node")
     version = version_of(program.tree)
     sources = ((tree, key_at(Path(tree)) or "unknown", expected) for tree, expected in order.keys.items() if expected)
     programs = [
