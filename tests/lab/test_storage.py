@@ -38,8 +38,8 @@ EMPTY = "mount -t tmpfs -o mode=1777 other /shared"
 LINKED = f"{COPY} && mv /shared/petal /root/other/ && ln -s /root/other/petal /shared/"
 FAULTS = {
     "root disk": ("mount --bind /root /shared", "storage-local", "/shared is on the root disk"),
-    "empty file system": (EMPTY, "storage-changed", "it holds no token"),
-    "another cluster's": (f"{COPY} && {OTHER_TOKEN}", "storage-changed", "it holds token feedfeed"),
+    "empty file system": (EMPTY, "storage-changed", "it has no token"),
+    "another cluster's": (f"{COPY} && {OTHER_TOKEN}", "storage-changed", "it has token feedfeed"),
     "foreign petal": (f"{COPY} && chown -R ec2-user /shared/petal", "untrusted", "belongs to user 1000"),
     "loose state": (f"{COPY} && chmod 777 /shared/petal/state", "untrusted", "can be written by others"),
     "symlinked petal": (LINKED, "untrusted", "is a symbolic link to /root/other/petal"),
