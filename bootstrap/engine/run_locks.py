@@ -102,7 +102,7 @@ class RunLocks:
         return Lock(path, holder, timeout=timeout, waiting=waiting, inherit=inherit, nameless=nameless)
 
     def _end_previous_run(self, previous: Holder) -> None:
-        """The builders of a run that was killed go on, and would write into the store at the same time."""
+        """Ends the builders of a killed run, which would write into the store at the same time."""
         self._previous = previous
         host = self._ctx.facts.host
         on_this_boot = (previous.host, previous.boot_id) == (host.name, host.boot_id)
