@@ -107,11 +107,10 @@ class Facts:
 
     def mount_of(self, path: str) -> Mount | None:
         """The mount that ``path`` itself is the mount point of; the last one wins, as in the kernel."""
-        found = [mount for mount in self.mounts if mount.point == path]
-        return found[-1] if found else None
+        return next((mount for mount in reversed(self.mounts) if mount.point == path), None)
 
     def is_efs(self, path: str) -> bool:
         """True if EFS is mounted at ``path``, by the mount's source or the cluster's configuration."""
         mount = self.mount_of(path)
-        told = SharedDir(path, "efs") in self.cluster.shared
-        return told or (mount is not None and mount.kind in NETWORK_KINDS and bool(EFS.match(mount.source)))
+        has_efs_source = mount is not None and mount.kind in NETWORK_KINDS and bool(EFS.match(mount.source))
+        return has_efs_source or SharedDir(path, "efs") in self.cluster.shared

@@ -51,7 +51,8 @@ def make_own_dir(path: Path, below: Path) -> None:
         try:
             part.mkdir(0o755)
         except FileExistsError as error:
-            problem = _component_problem(part, part.lstat())
+            info = _lstat(part)
+            problem = info and _component_problem(part, info)
             if problem or not part.is_dir():
                 why = str(problem or f"{part} is not a directory")
                 raise StateError(f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="untrusted") from error

@@ -155,12 +155,12 @@ def environment_file(env: Mapping[str, str]) -> str:
 
 def parse_environment(text: str) -> dict[str, str]:
     """Variables that ``environment_file`` wrote; other lines are ignored."""
-    lines = (re.fullmatch(r'(\w+)="((?:[^"\\]|\\.)*)"', line) for line in text.splitlines())
-    return {found.group(1): re.sub(r"\\(.)", r"\1", found.group(2)) for found in lines if found}
+    matches = (re.fullmatch(r'(\w+)="((?:[^"\\]|\\.)*)"', line) for line in text.splitlines())
+    return {match[1]: re.sub(r"\\(.)", r"\1", match[2]) for match in matches if match}
 
 
 def take_environment() -> None:
-    """Reaches S3 as the last hook did (endpoint, proxies); variables that are set already stay."""
+    """Sets the variables of the last hook to reach S3 (endpoint, proxies), except those that are set already."""
     try:
         kept = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
     except OSError:  # no worker has run here under systemd

@@ -47,20 +47,20 @@ def kept_role(options: Options) -> Role | None:
 
 
 def keep_request(options: Options, ctx: Context | None = None) -> None:
-    """Keeps the arguments of a hook, and the configuration that it used, so that S3 need not be asked again.
+    """Keeps the arguments of a hook and its configuration, so that later runs do not fetch it again.
 
     Args:
-        ctx: None while the configuration is not known; the kept configuration of the same URI is then left as it is.
+        ctx: None if the configuration is not known yet; a kept configuration of the same URI then stays.
     """
     if not options.config or options.event in ("", BOOT):
         return
-    before = kept_request(options.paths)
+    previous = kept_request(options.paths)
     source = {"uri": options.config, "config_sha256": options.config_sha256}
-    kept = before if all(before.get(key) == value for key, value in source.items()) else {}
-    kept |= {key: value for key, value in source.items() if value} | {"configured": bool(before.get("configured"))}
+    kept = previous if all(previous.get(key) == value for key, value in source.items()) else {}
+    kept |= {key: value for key, value in source.items() if value} | {"configured": bool(previous.get("configured"))}
     if ctx is not None:
         kept["config"] = ctx.config.to_dict()
-        if options.event != "start":  # typed by hand, a start hook has the arguments of the node's creation
+        if options.event != "start":  # a start hook that is run by hand has the arguments of the node's creation
             kept["pending"] = ctx.sets_desired_state
     if options.role is not None:
         kept["role"] = options.role.value
@@ -68,7 +68,7 @@ def keep_request(options: Options, ctx: Context | None = None) -> None:
 
 
 def mark_request_applied(ctx: Context) -> None:
-    """The decision of the head node's hook is in the desired state now; from here on the desired state counts."""
+    """Records that the decision of the head node's hook is in the desired state, which counts from now on."""
     request = kept_request(ctx.paths)
     applied = {**request, "pending": False, "configured": True}
     if request and applied != request:
