@@ -412,7 +412,7 @@ def test_the_plan_names_the_target_and_what_is_not_in_the_table(tmp_path: Path) 
     assert any("q9.large" in line for line in probe.changes)
     assert not any("this head node" in line for line in probe.changes)
     better = World(tmp_path / "better", config_text=with_spack(tmp_path), queues=queues("c7a.large"))
-    assert any("this head node is x86_64_v3" in line for line in SpackStack().probe(better.context).changes)
+    assert any("this head node has x86_64_v3" in line for line in SpackStack().probe(better.context).changes)
 
 
 def test_a_stack_that_says_cuda_arch_itself_is_left_alone(tmp_path: Path) -> None:
