@@ -17,7 +17,7 @@ from bootstrap.engine.prepare import prepare
 from bootstrap.host.system import System
 from bootstrap.spack.job.directory import DONE, JobDirectory, JobReport
 from bootstrap.spack.job.on_node import BuildJob
-from bootstrap.spack.job.worker import _order
+from bootstrap.spack.job.worker import order_of
 from bootstrap.spack.solve import with_lockfile
 from bootstrap.state.context import Context
 from tests.disks import mounted
@@ -70,7 +70,7 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
     spacks = {target: with_lockfile(ctx, target) for target in ctx.targets}
     directory = JobDirectory(ctx.paths, ctx.run_id)
     directory.create()
-    directory.prepare(_order(ctx, spacks, None), spacks, "")
+    directory.prepare(order_of(ctx, spacks, None), spacks, "")
     return ctx, directory
 
 

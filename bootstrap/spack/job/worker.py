@@ -68,6 +68,25 @@ def job_directory(ctx: Context) -> Iterator[JobDirectory]:
         end_job(ctx.system, directory, patience)
 
 
+def order_of(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Order:
+    """The task of the job: the stack of this run, one Spack for each target."""
+    spack, host, install = next(iter(spacks.values())), ctx.facts.host, ctx.config.install
+    return Order(
+        version=spack.program.version,
+        tree=str(spack.program.tree),
+        recipes=str(spack.program.recipes),
+        store=str(spack.places.store),
+        modules={target: str(each.places.modules) for target, each in spacks.items()},
+        os=host.os,
+        glibc=host.glibc,
+        compiler=find_compiler(ctx.system).spec,
+        keys={str(tree): key_at(tree) for tree in spack.program.trees},
+        jobs=install.jobs,
+        partial=install.partial,
+        locks=locks,
+    )
+
+
 def build_in_job(
     ctx: Context,
     directory: JobDirectory,
@@ -92,22 +111,7 @@ def build_in_job(
     """
     deadline = time.monotonic() + ctx.config.install.wait
     minutes = wait_for_queue(ctx, queue, deadline)
-    spack, host, install = next(iter(spacks.values())), ctx.facts.host, ctx.config.install
-    order = Order(
-        version=spack.program.version,
-        tree=str(spack.program.tree),
-        recipes=str(spack.program.recipes),
-        store=str(spack.places.store),
-        modules={target: str(each.places.modules) for target, each in spacks.items()},
-        os=host.os,
-        glibc=host.glibc,
-        compiler=find_compiler(ctx.system).spec,
-        keys={str(tree): key_at(tree) for tree in spack.program.trees},
-        jobs=install.jobs,
-        partial=install.partial,
-        locks=locks,
-    )
-    directory.prepare(order, spacks, _script(ctx, directory))
+    directory.prepare(order_of(ctx, spacks, locks), spacks, _script(ctx, directory))
     prune(ctx.paths.build_logs)
     number = slurm.submit(
         ctx.system,
