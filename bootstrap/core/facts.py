@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from .model import Role, plain
+from .model import Role
 
 # The file systems that several nodes can mount at once.
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
@@ -101,9 +100,6 @@ class Facts:
     cluster: Cluster
     host: Host
     mounts: tuple[Mount, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
     def mount_of(self, path: str) -> Mount | None:
         """The mount that ``path`` itself is the mount point of; the last one wins, as in the kernel."""

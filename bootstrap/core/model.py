@@ -251,9 +251,6 @@ class RunRecord:
     budget: float | None = None
     hook_may_return: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
         return cls(
@@ -297,9 +294,6 @@ class NodeReport:
     def was_checked(self) -> bool:
         """False if only the node's state in Slurm is known."""
         return any(finding.severity in (Severity.OK, Severity.FAIL) for finding in self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:

@@ -10,7 +10,7 @@ from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
 from ..core.deadlines import WRITE
 from ..core.errors import ExitCode, PetalError, from_error
-from ..core.model import Mode, NodeReport, Outcome, Role, RunRecord, Scope, Severity, Status, StepReport
+from ..core.model import Mode, NodeReport, Outcome, Role, RunRecord, Scope, Severity, Status, StepReport, plain
 from ..core.options import BOOT, Options
 from ..host.log import LOG, prune_logs
 from ..host.times import timestamp
@@ -194,4 +194,4 @@ def save_report(ctx: Context, report: NodeReport) -> None:
             return
     except (OSError, PetalError) as error:
         LOG.info("the report stays on this node: %s", error)
-    write_document(ctx.paths.var / "report.json", report.to_dict())
+    write_document(ctx.paths.var / "report.json", plain(report))

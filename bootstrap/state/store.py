@@ -117,7 +117,7 @@ class Runs:
 
     def save(self, record: RunRecord) -> None:
         """Writes the current record of a run; called at its start, after each step and at its end."""
-        write_document(self._path(record.run_id), record.to_dict())
+        write_document(self._path(record.run_id), plain(record))
 
     def load(self, run_id: str) -> RunRecord | None:
         return read_as(self._path(run_id), RunRecord.from_dict)
@@ -258,7 +258,7 @@ class ClusterState:
         return _age(path) if path.exists() else None
 
     def save_install(self, record: RunRecord) -> None:
-        self._write("stack.json", record.to_dict())
+        self._write("stack.json", plain(record))
 
     def proof(self) -> Proof | None:
         return self._read("proof.json", Proof.from_dict)
@@ -267,7 +267,7 @@ class ClusterState:
         self._write("proof.json", plain(proof))
 
     def save_report(self, report: NodeReport) -> None:
-        self._write(f"nodes/{report.node}.json", report.to_dict())
+        self._write(f"nodes/{report.node}.json", plain(report))
 
     def report(self, node: str) -> NodeReport | None:
         return self._read(f"nodes/{node}.json", NodeReport.from_dict)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootstrap.core.errors import PetalError, StateError
-from bootstrap.core.model import NodeReport, RunRecord
+from bootstrap.core.model import NodeReport, RunRecord, plain
 from bootstrap.core.paths import Paths
 from bootstrap.host import locks as lock
 from bootstrap.spack import database
@@ -113,7 +113,7 @@ def read_all(prefix: Path) -> bool:
         for record in found if isinstance(found, tuple) else (found,):
             if isinstance(record, (RunRecord, NodeReport)):
                 kind = type(record)
-                assert kind.from_dict(json.loads(json.dumps(record.to_dict(), allow_nan=False))) == record
+                assert kind.from_dict(json.loads(json.dumps(plain(record), allow_nan=False))) == record
     return accepted
 
 

@@ -12,7 +12,7 @@ from bootstrap.cluster.hostlist import folded
 from bootstrap.cluster.slurm import SlurmNode, parse_sinfo
 from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import AllocationRefused, ProcessFailed
-from bootstrap.core.model import Finding, NodeReport, Severity
+from bootstrap.core.model import Finding, NodeReport, Severity, plain
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet
 from bootstrap.state.store import write_document
@@ -189,7 +189,7 @@ def test_a_busy_node_is_told_with_its_own_last_report_and_its_age(tmp_path: Path
     context = world.context
     bad = Finding("load:gcc", Severity.FAIL, "ended with 1")
     own = NodeReport("q1-1", "compute", timestamp(time.time() - 720), "r", (GOOD, bad))
-    write_document(context.paths.state / "nodes" / "q1-1.json", own.to_dict())
+    write_document(context.paths.state / "nodes" / "q1-1.json", plain(own))
     (report,) = fleet.prove(context, parse_sinfo("q1-1|allocated|q1|none"))
     (finding,) = report.findings
     assert (finding.severity, finding.message) == (Severity.SKIP, "not asked: busy (allocated)")

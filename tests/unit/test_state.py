@@ -11,7 +11,7 @@ import pytest
 
 from bootstrap.config.load import parse
 from bootstrap.core.errors import StateError
-from bootstrap.core.model import Outcome, RunRecord, Status, StepReport
+from bootstrap.core.model import Outcome, RunRecord, Status, StepReport, plain
 from bootstrap.core.paths import Paths
 from bootstrap.host import atomic, files
 from bootstrap.state import desired as documents
@@ -29,7 +29,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
             "a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
         ),
     )
-    record = RunRecord.from_dict({**RECORD.to_dict(), "status": "degraded", "exit": 3})
+    record = RunRecord.from_dict({**plain(RECORD), "status": "degraded", "exit": 3})
     record = RunRecord(**{**record.__dict__, "steps": steps, "status": Status.DEGRADED})
     runs.save(record)
     assert runs.load("r1") == record
