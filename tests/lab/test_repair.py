@@ -178,7 +178,9 @@ FAULTS: dict[str, Fault] = {
         "this node has no Lmod",
         "refused",
         "mv /usr/share/lmod.away /usr/share/lmod",
-        "modules: {lmod: stack}",
+        "modules: {lmod: stack} in the configuration"
+        if stack.no_spack() is None
+        else "name a stack in the configuration",
     ),
     "a profile resets MODULEPATH": Fault(
         C,
