@@ -54,6 +54,8 @@ ALL: tuple[Check, ...] = (
     DiskSpace(),
     SeedFromImage(),
     Root(),
+    CurrentRelease(),
+    SpackDatabase(),
     RecordDesiredState(),
     Packages(),
     SpackProgram(),
@@ -69,8 +71,6 @@ ALL: tuple[Check, ...] = (
     BuildCache(),
     Proof(),
     OptSpack(),
-    CurrentRelease(),
-    SpackDatabase(),
     CpuFits(),
     ModulesUsable(),
 )

@@ -22,6 +22,7 @@ class HiddenMounts(Step):
     name = "hidden-mounts"
     title = "no other mount hides shared storage or the root"
     repair_only = True
+    goes_on_after_deadlines = True
 
     def probe(self, ctx: Context) -> Finding:
         mount = ctx.paths.mount

@@ -36,6 +36,7 @@ class NodeLmod(Step):
     title = "a Lmod that is new enough is installed"
     needs = (Root,)
     image_layouts = IMAGES
+    goes_on_after_deadlines = True
     seconds = 20
 
     def severity_on(self, ctx: Context) -> Severity:

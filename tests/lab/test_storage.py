@@ -33,7 +33,10 @@ from tests.lab.faults import (
 
 MINE = ("sh", "-c", "find /shared -mindepth 1 -printf '%p %y %u %m %s %T@\\n' | sort")
 COPY = "mkdir -p /root/other && mount -t tmpfs -o mode=1777 other /shared && cp -a /lab/shared/petal /shared/"
-OTHER_TOKEN = 'sed -i \'s/"token": "[0-9a-f]*"/"token": "feedfeedfeedfeed"/\' /shared/petal/state/token.json'
+OTHER_TOKEN = (
+    'sed -i \'s/"token": "[0-9a-f]*"/"token": "feedfeedfeedfeed"/; s/"name": "[^"]*"/"name": "other"/\''
+    " /shared/petal/state/token.json"
+)
 EMPTY = "mount -t tmpfs -o mode=1777 other /shared"
 LINKED = f"{COPY} && mv /shared/petal /root/other/ && ln -s /root/other/petal /shared/"
 FAULTS = {
