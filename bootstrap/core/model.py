@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from . import decode
-from .errors import ExitCode, PetalError
+from .errors import ConfigError, ExitCode, PetalError
 
 
 class Role(str, Enum):
@@ -131,6 +131,7 @@ class Finding:
         changes: the changes that an apply of the step would make; a finding with changes can be repaired.
         code: the stable code of an error, or an empty string.
         exit: the exit code of that error, 0 without one.
+        problems: every mistake of a configuration, as path and message.
     """
 
     check: str
@@ -141,6 +142,7 @@ class Finding:
     changes: tuple[str, ...] = ()
     code: str = ""
     exit: int = 0
+    problems: tuple[tuple[str, str], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -170,8 +172,12 @@ class Finding:
     @property
     def error(self) -> dict[str, Any] | None:
         """The finding as an error of a record; None without an error code."""
-        error = {"code": self.code, "what": self.message, "why": self.why, "remedy": list(self.remedy)}
-        return error if self.code else None
+        if not self.code:
+            return None
+        error: dict[str, Any] = {"code": self.code, "what": self.message, "why": self.why, "remedy": list(self.remedy)}
+        if self.problems:
+            error["problems"] = [{"path": path, "message": message} for path, message in self.problems]
+        return error
 
     @property
     def anchor(self) -> str:
@@ -216,7 +222,8 @@ def blocked(reason: str, *remedy: str) -> Finding:
 
 def refused(error: PetalError) -> Finding:
     """Blocked by an error with a code."""
-    return Finding("", Severity.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit))
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    return Finding("", Severity.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit), problems)
 
 
 def elsewhere(reason: str) -> Finding:
