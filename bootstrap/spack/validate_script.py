@@ -221,8 +221,12 @@ def of_git(spec: Any) -> bool:
 
 
 def advice(spec: Any) -> list[str]:
-    """A virtual package is right, and leaves the choice to Spack."""
-    if not spec.name or not spack.repo.PATH.is_virtual(spec.name) or recipe_of(spec):
+    """A virtual package is right, and leaves the choice to Spack.
+
+    Only a name without a recipe of its own is looked up as a virtual package, because the first such question reads
+    all recipes.
+    """
+    if not spec.name or recipe_of(spec) or not spack.repo.PATH.is_virtual(spec.name):
         return []
     return [f"{spec.name} is provided by {providers_of(spec.name)}, and Spack would choose: name one"]
 

@@ -155,7 +155,7 @@ def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
     assert record.exit == 1
 
 
-def test_a_seed_is_told_in_seconds_what_the_recipes_lack(config_text: str, full_recipes: Path, tmp_path: Path) -> None:
+def test_a_seeds_mistakes_are_reported_before_a_solve(config_text: str, full_recipes: Path, tmp_path: Path) -> None:
     """All 8,600 recipes; nothing is solved, and a second run knows it before it takes a lock."""
     small = next(line for line in config_text.splitlines() if "recipes:" in line)
     text = config_text.replace(small, f"  recipes: {{source: {full_recipes}}}")
@@ -173,8 +173,9 @@ def test_a_seed_is_told_in_seconds_what_the_recipes_lack(config_text: str, full_
         assert "git@2.40.4" in places["software.spack_packages[1]"]
         assert "samtools" in places["software.spack_packages[2]"]
         assert any("netlib-scalapack" in line for line in error["remedy"])
-        assert steps(record)["spack"].seconds < 20
-    assert not list(Paths(prefix).log.parent.rglob("spack-*.log")), "Spack was asked"
+        assert not any(prefix.rglob("spack.lock"))  # nothing was solved
+    logs = Paths(prefix).log.parent.rglob("spack-*.log")
+    assert not any("concretize" in path.read_text() for path in logs)
 
 
 @BOTH
