@@ -120,7 +120,8 @@ def test_the_image_carries_the_stacks_lmod_and_environment_modules_is_still_ther
     """``module`` is Lmod's, in a shell within a shell too, and reads Tcl's modules. No package was installed."""
     for node in NODES:
         query = ("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", TCL_MODULES, *LMOD)
-        assert baked.exec(node, query).stdout.splitlines() == [f"{TCL_MODULES} installed"]
+        packages = [line for line in baked.exec(node, query).stdout.splitlines() if not line.endswith("not-installed")]
+        assert packages == [f"{TCL_MODULES} installed"]
         command = baked.shell(node, "bash -lc 'echo $LMOD_CMD'").check().stdout
         assert command.startswith("/opt/petal-node/lmod/"), command
         script = "bash -lc 'module --version; module load null libsigsegv; module list; printenv LIBSIGSEGV_ROOT' 2>&1"

@@ -106,4 +106,5 @@ def test_a_robbed_run_publishes_nothing_over_the_new_holders_work(nfs: Machine, 
     assert releases[1] in nfs.head.read("/shared/petal/state/desired.json")
     assert nfs.head.sh("ls -d /shared/petal/root/store/*/hello-3.0*").code != 0
     assert publish(nfs, "1.0") == releases[0]
+    client.petal("repair").ok()  # it acted as a head node, and is a compute node again
     client.petal("check").ok()
