@@ -47,7 +47,7 @@ class Slurm(Check):
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
         unit = UNITS.get(ctx.role)
-        if unit and ctx.paths.live and not ctx.options.event and ctx.system.has_systemd():
+        if unit and ctx.paths.live and not ctx.options.event and not _in_job() and ctx.system.has_systemd():
             state = systemd.state(unit, ctx.system, timeout=self.seconds)
             if state in DOWN:
                 remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
@@ -67,4 +67,9 @@ class Slurm(Check):
 
 
 def _asks_slurm(ctx: Context) -> bool:
-    return (ctx.paths.live and ctx.role is not Role.COMPUTE) or "SLURM_JOB_ID" in os.environ
+    return (ctx.paths.live and ctx.role is not Role.COMPUTE) or _in_job()
+
+
+def _in_job() -> bool:
+    """True if slurmd has started this process, so slurmd runs on this node, whatever the state of its unit."""
+    return "SLURM_JOB_ID" in os.environ

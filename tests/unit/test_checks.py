@@ -129,6 +129,16 @@ def test_a_daemon_of_slurm_that_does_not_run_is_named_with_the_command(
     assert not [command for command in world.system.commands if "restart" in command]
 
 
+def test_a_job_proves_that_slurmd_runs_whatever_its_unit_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path / "node", Role.COMPUTE, live=True)
+    world.system.systemd = True
+    world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
+    world.system.answers["scontrol"] = lambda _: "Slurmctld(primary) at head is UP\n"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    (finding,) = daemons.Slurm().findings(world.context)
+    assert (finding.severity, finding.message) == (Severity.OK, "slurmctld answers")
+
+
 def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path: Path) -> None:
     world = World(tmp_path / "node", Role.COMPUTE, live=True)
     world.system.systemd = True
