@@ -98,7 +98,7 @@ def _wait(options: Options, services: Services) -> Result[NodeStatus]:
 
 
 def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
-    """The activity that may still make the node ready; empty if there is none, so that waiting is useless."""
+    """The activity that may still make the node ready; empty if waiting is useless, because nothing is in progress."""
     install = data.install
     if not data.runs:
         return "no run has started on this node yet"

@@ -36,7 +36,7 @@ class Source:
 
     Args:
         uri: s3://, https:// or file:// (an absolute path means file://).
-        sha256: the expected checksum in hexadecimal; None if there is none (configuration files).
+        sha256: the expected checksum in hexadecimal; None for configuration files, which have no checksum.
         region: the bucket's region; None takes it from the environment or IMDS.
         seconds: the deadline of all attempts together.
         is_stopped: polled during the transfer; True ends it because the result is not needed any more.

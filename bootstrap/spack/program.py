@@ -215,7 +215,7 @@ def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -
 
 
 def version_of(tree: Path) -> str | None:
-    """The version of the Spack in a tree, None if there is none."""
+    """The version of Spack in a tree, None if the tree has no Spack."""
     source = tree / "lib" / "spack" / "spack" / "__init__.py"
     text = source.read_text(encoding="utf-8", errors="replace") if source.is_file() else ""
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)

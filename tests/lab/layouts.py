@@ -87,7 +87,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
-    """What somebody types in an image build; the outcome of each step."""
+    """Runs the command of an image build and returns the outcome of each step."""
     publish(lab, config)
     program = (DIST / "petal-node").read_bytes()
     lab.exec(BUILDER, ("sh", "-c", "cat >/tmp/petal-node; chmod 755 /tmp/petal-node"), stdin=program).check()

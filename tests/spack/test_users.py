@@ -67,7 +67,7 @@ class Cluster:
         return self.home / "spack" / SPACK_VERSIONS[self.version]
 
     def types(self, script: str, *, shell: str = "bash", user: str = USER) -> subprocess.CompletedProcess[str]:
-        """What somebody types into a new shell after ``module load spack``."""
+        """Runs commands in a new shell after ``module load spack``."""
         lmod = lmod_of_this_machine()
         lines = [f"source {lmod}/init/{'csh' if shell == 'tcsh' else shell}", "module load spack", script]
         env = {

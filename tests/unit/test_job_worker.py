@@ -226,7 +226,7 @@ def test_squeue() -> None:
 
 
 class Clock:
-    """Time that passes only where somebody sleeps."""
+    """A clock that only sleep() advances."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -311,7 +311,7 @@ def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: P
 
 @pytest.fixture
 def builder(tmp_path: Path) -> Callable[[str, Path], Result[verb.LockfileSummary]]:
-    """A machine of the nodes' kind on which somebody types ``petal-node lockfile``; Spack is played."""
+    """A machine like the nodes for ``petal-node lockfile``, with a fake Spack."""
     world = World(tmp_path / "builder")
     (world.prefix / "shared").rmdir()
 

@@ -146,7 +146,7 @@ class _Pull:
         return False
 
     def _description(self, spec: Locked, ring: Keyring | None) -> bytes | None:
-        """The content of the entry's description, verified if the mirror is signed; None if there is none."""
+        """The entry's description, verified if the mirror is signed; None if the entry has no description."""
         for signed in (True, False) if ring is None else (True,):
             uri = self._uri(self.layout.description(spec, signed=signed))
             try:
