@@ -127,10 +127,12 @@ def parse(argv: Sequence[str]) -> Options:
     verbs = "\n".join(f"  {name:<10} {text}" for name, text in shown.items())
     top = _parser("", f"{DESCRIPTION}\n\nVerbs:\n{verbs}", EXIT_CODES)
     top.usage = "petal-node [options] VERB [options]"
-    top.add_argument("command", metavar="VERB", help=SUPPRESS)
+    top.add_argument("command", metavar="VERB", nargs="?", help=SUPPRESS)
     top.add_argument("rest", nargs=REMAINDER, help=SUPPRESS)
     typed = top.parse_args(argv)
     rest = vars(typed).pop("rest")
+    if not hasattr(typed, "command"):
+        top.error(f"the verb is missing (verbs: {', '.join(shown)})")
     verb = VERBS.get(typed.command)
     if verb is None:
         from .core.errors import did_you_mean
@@ -209,7 +211,7 @@ def _flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
 
 def _seconds(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
     text += " (default: %(default).0f)"
-    parser.add_argument(name, type=float, default=default, metavar="SECONDS", help=text)
+    parser.add_argument(name, type=_number_of_seconds, default=default, metavar="SECONDS", help=text)
 
 
 def _hook_options(parser: argparse.ArgumentParser) -> None:
@@ -306,6 +308,15 @@ def _log_options(parser: argparse.ArgumentParser) -> None:
 
 
 # Types of arguments: argparse prints the message of ArgumentTypeError, and "invalid NAME value" for a ValueError.
+
+
+def _number_of_seconds(text: str) -> float:
+    from argparse import ArgumentTypeError
+
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds") from error
 
 
 def _positive(text: str) -> int:

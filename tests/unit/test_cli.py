@@ -178,3 +178,18 @@ def test_programs_get_the_home_of_whom_they_run_as(monkeypatch: pytest.MonkeyPat
 def test_the_version_is_told_without_any_import_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     assert capsys.readouterr().out.startswith("petal-node ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--root", "/nowhere"], "the verb is missing"),
+        (["status", "--timeout", "x"], "'x' is not a number of seconds"),
+        (["gc", "--keep", "x"], "'x' is not a positive number"),
+    ],
+)
+def test_a_wrong_command_line_names_the_mistake(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
