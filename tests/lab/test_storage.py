@@ -138,7 +138,7 @@ def hangs_nobody(cluster: Lab, node: str) -> None:
             assert typed.seconds < seconds, typed
             assert typed.returncode in (1, 3), typed
             said = typed.stdout + typed.stderr
-            assert "did not answer within" in said or "is hidden by fuse.dead" in said, typed
+            assert "did not answer within" in said or "is hidden by another mount: fuse.dead" in said, said
         assert has_timer(cluster, node)
         login = cluster.exec(node, ("bash", "-lc", "true"), timeout=30)
         assert login.ok
