@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import NodeReport, RunRecord, StepReport, plain
 from bootstrap.engine import converge as engine
-from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
 from bootstrap.engine.registry import STEPS
-from bootstrap.engine.run_locks import Waits
 from bootstrap.host.files import remove_tree
 from bootstrap.host.locks import Holder
 from bootstrap.state.desired import Proof
@@ -36,9 +35,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def converge(world: World, waits: Waits | None = None, *, accept: bool = False) -> dict[str, StepReport]:
-    ctx = typed(world.context, accept_storage=accept)
-    return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None, waits, hooks=CLUSTER_HOOKS)}
+def converge(world: World, *, accept: bool = False, **typed_options: Any) -> dict[str, StepReport]:
+    ctx = typed(world.context, accept_storage=accept, **typed_options)
+    return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None)}
 
 
 def reborn(old: World, cluster: str = "demo", mount: Mount = EBS) -> World:

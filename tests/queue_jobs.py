@@ -12,7 +12,6 @@ from bootstrap.cluster import slurm as slurm_commands
 from bootstrap.cluster.slurm import ENDED
 from bootstrap.core.model import StepReport, Tool
 from bootstrap.engine import converge as engine
-from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import sha256_of
 from bootstrap.spack.job import worker
@@ -101,7 +100,7 @@ def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
 def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[str, StepReport], list[str]]:
     told: list[StepReport] = []
     ctx = replace(world.context, services=replace(world.services, note=note))
-    reports = engine.converge(STEPS, ctx, told.append, background=False, hooks=CLUSTER_HOOKS)
+    reports = engine.converge(STEPS, ctx, told.append, background=False)
     return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
 
 

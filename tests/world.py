@@ -320,9 +320,9 @@ class World:
     def services(self) -> Services:
         return services(self.system, self.tool)
 
-    def options(self, config: Path | str | None = None, **options: Any) -> Options:
+    def options(self, config: Path | str | None = None, command: str = "bootstrap", **options: Any) -> Options:
         """The options of a command line on this node."""
-        return Options("bootstrap", str(config) if config else None, root=self.prefix, **options)
+        return Options(command, str(config) if config else None, root=self.prefix, **options)
 
     def mount(self, source: str, kind: str, *options: str) -> None:
         """From now on this is mounted as shared storage."""

@@ -10,7 +10,6 @@ from ..engine.converge import exit_of
 from ..engine.prepare import prepare
 from ..engine.registry import STEPS
 from ..engine.run import run
-from ..engine.run_locks import Waits
 from ..state.context import Services
 from .common import plan_of, require_root, result_of_run
 
@@ -18,16 +17,13 @@ from .common import plan_of, require_root, result_of_run
 def bootstrap(options: Options, services: Services) -> Result[RunRecord]:
     """Makes this node match the configuration, or with ``--layout`` a machine image for that layout."""
     require_root(options, services)
-    waits = Waits(node=min(120.0, options.lock_wait), cluster=options.lock_wait)
-    record = run(options, services, waits=waits, background=False)
-    return result_of_run(options.command, record)
+    return result_of_run(options.command, run(options, services))
 
 
 def converge(options: Options, services: Services) -> Result[RunRecord]:
     """Run by the service at boot and by its timer: makes this node match the desired state of the cluster."""
     require_root(options, services)
-    record = run(options, services)
-    return result_of_run(options.command, record)
+    return result_of_run(options.command, run(options, services))
 
 
 def plan(options: Options, services: Services) -> Result[Plan]:

@@ -78,8 +78,7 @@ def _ended(result: Result[RunRecord | None], *, strict: bool) -> Result[RunRecor
 
 def worker(options: Options, services: Services) -> Result[RunRecord]:
     """The detached process: does the work and writes the record that the hook reads."""
-    record = run(options, services, verb="hook")
-    return result_of_run("hook", record)
+    return result_of_run("hook", run(options, services))
 
 
 def _through_worker(options: Options, services: Services) -> RunRecord:
@@ -192,7 +191,7 @@ def _as_returned(services: Services, record: RunRecord) -> RunRecord:
 def _recorded(options: Options, services: Services, error: PetalError) -> Result[RunRecord]:
     """Writes the record of a hook that failed before its worker started."""
     LOG.error("%s", error)
-    recorder = Recorder(options.paths, new_record(options, services, "hook"))
+    recorder = Recorder(options.paths, new_record(options, services))
     try:
         recorder.update(
             finished=timestamp(),

@@ -13,9 +13,8 @@ from ..core.deadlines import BULK
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status
 from ..core.options import Options
-from ..engine.converge import cluster_lock
-from ..engine.lock_hooks import CLUSTER_HOOKS
 from ..engine.prepare import prepare
+from ..engine.run_locks import cluster_lock
 from ..host import systemd
 from ..host.files import size_of
 from ..releases import gc as collector
@@ -109,7 +108,7 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
         LockTimeout: an install is in progress.
     """
     ctx = _on_head(options, services)
-    with cluster_lock(ctx, options.command, options.lock_wait, services.listen, CLUSTER_HOOKS) as inside:
+    with cluster_lock(ctx) as inside:
         target = rollback_target(inside, options.release)
         former = current_release(inside.paths)
         if target.name != former:
@@ -132,7 +131,7 @@ def gc(options: Options, services: Services) -> Result[collector.Cleanup]:
         jobs, errors = _jobs(ctx)
         data = collector.plan(ctx, options.keep, jobs)
     else:
-        with cluster_lock(ctx, options.command, options.lock_wait, services.listen, CLUSTER_HOOKS) as inside:
+        with cluster_lock(ctx) as inside:
             jobs, errors = _jobs(inside)
             data = collector.plan(inside, options.keep, jobs)
             collector.remove(inside, data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..core.deadlines import LOCK
 from ..core.errors import UsageError
 from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
 from ..core.options import Options
@@ -12,7 +11,6 @@ from ..engine import converge as engine
 from ..engine.prepare import prepare
 from ..engine.registry import REPAIRS
 from ..engine.run import run
-from ..engine.run_locks import Waits
 from ..host import systemd
 from ..host.files import same_content
 from ..state.context import Services
@@ -31,15 +29,12 @@ def _repair(options: Options, services: Services) -> Result[RunRecord]:
     _refuse_other_version(options, services)
     if options.paths.live:
         systemd.take_environment()
-    waits = Waits(node=min(LOCK, options.lock_wait), cluster=options.lock_wait)
 
     def listen(step: StepReport) -> None:
         if step.outcome not in FINE:
             services.listen(step)
 
-    quiet = replace(services, listen=listen)
-    record = run(options, quiet, waits=waits, background=False, repairing=True)
-    return result_of_run(options.command, record)
+    return result_of_run(options.command, run(options, replace(services, listen=listen)))
 
 
 def _refuse_other_version(options: Options, services: Services) -> None:

@@ -8,16 +8,16 @@ is probed again under it, because another process may have made the change.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from ..core.errors import Bug, ExitCode, NotConverged, PetalError, from_error
-from ..core.model import Finding, Mode, Outcome, Scope, Status, StepReport
+from ..core.model import Finding, Mode, Outcome, Status, StepReport
 from ..host.log import LOG
 from ..state.context import Context
 from ..steps.base import Step
-from .run_locks import LockHooks, RunLocks, Waits
+from .run_locks import RunLocks
 
 Listener = Callable[[StepReport], None]
 ENOUGH = (Outcome.OK, Outcome.CHANGED, Outcome.SKIPPED, Outcome.WOULD_CHANGE)
@@ -35,9 +35,7 @@ def converge(
     steps: Sequence[Step],
     ctx: Context,
     listen: Listener,
-    waits: Waits | None = None,
     *,
-    hooks: LockHooks | None = None,
     background: bool = True,
     already: Sequence[StepReport] = (),
 ) -> tuple[StepReport, ...]:
@@ -48,13 +46,12 @@ def converge(
     Args:
         listen: called with each step when it waits for a lock (``waiting``, with the holder), when it starts to change
             something (``running``) and when it has ended.
-        hooks: run under the cluster lock.
         background: also apply background steps; a run in the foreground leaves them to a later run.
         already: reports of this run's earlier part; these steps are not tried again.
     """
     reports = {report.name: report for report in already}
     with ExitStack() as stack:
-        locks = _locks(ctx, waits or Waits(), hooks or LockHooks(), stack, listen, steps)
+        locks = RunLocks(ctx, stack, listen)
         for step in (step for step in steps if not step.background and step.name not in reports):
             reports[step.name] = _run_step(step, ctx, reports, listen, locks)
             listen(reports[step.name])
@@ -88,42 +85,6 @@ def exit_of(reports: Sequence[StepReport], status: Status) -> int:
     codes = {report.exit for report in reports}
     telling = (ExitCode.BUG, ExitCode.CONFIG, ExitCode.TRY_AGAIN)
     return int(next((code for code in telling if code in codes), status.exit))
-
-
-@contextmanager
-def cluster_lock(
-    ctx: Context, command: str, seconds: float, listen: Listener, hooks: LockHooks | None = None
-) -> Iterator[Context]:
-    """Holds the cluster lock for a command that is not a run of steps.
-
-    Args:
-        seconds: how long to wait for an install in progress.
-        listen: called with the holder that the command waits for.
-
-    Raises:
-        LockTimeout: another process still holds it.
-    """
-    with ExitStack() as stack:
-
-        def waiting(name: str, holder: str) -> None:
-            LOG.info("waiting for %s", holder)
-            listen(StepReport(name, name, Outcome.WAITING, f"waiting for {holder}"))
-
-        locks = RunLocks(ctx, Waits(cluster=seconds), hooks or LockHooks(), stack, waiting)
-        with locks.hold(command, Scope.CLUSTER) as inside:
-            yield inside
-
-
-def _locks(
-    ctx: Context, waits: Waits, hooks: LockHooks, stack: ExitStack, listen: Listener, steps: Sequence[Step]
-) -> RunLocks:
-    by_name = {step.name: step for step in steps}
-
-    def waiting(name: str, holder: str) -> None:
-        LOG.info("waiting for %s", holder, extra={"step": name})
-        listen(_report(by_name[name], Outcome.WAITING, f"waiting for {holder}"))
-
-    return RunLocks(ctx, waits, hooks, stack, waiting)
 
 
 def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport | None:
@@ -175,7 +136,7 @@ def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, locks: RunLoc
         return _probed(step, finding)
     if locks is None:
         return _apply(step, ctx, finding, listen)
-    with locks.hold(step.name, step.scope, claims_storage=step.claims_storage) as inside:
+    with locks.hold(_report(step, Outcome.WAITING, ""), step.scope, claims_storage=step.claims_storage) as inside:
         finding = step.probe(inside)
         return _apply(step, inside, finding, listen) if finding.pending else _probed(step, finding)
 

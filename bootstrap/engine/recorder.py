@@ -62,11 +62,11 @@ class Recorder:
                 self._mirror = None
 
 
-def new_record(options: Options, services: Services, verb: str) -> RunRecord:
-    """The record of a run that starts now."""
+def new_record(options: Options, services: Services) -> RunRecord:
+    """The record of a run that starts now. A hook's worker makes the record of the hook."""
     return RunRecord(
         run_id=services.run_id,
-        verb=verb,
+        verb="hook" if options.command == "worker" else options.command,
         event=options.event,
         role=options.role.value if options.role else None,
         host=services.system.hostname(),

@@ -20,11 +20,9 @@ from ..state.store import ClusterState, Runs, write_document
 from ..steps.base import Step
 from ..steps.boot_service import arrange_timer
 from .converge import Listener, converge, exit_of, status_of
-from .lock_hooks import CLUSTER_HOOKS
 from .prepare import prepare, prepare_without_config
 from .recorder import Recorder, crash, new_record
 from .registry import BEFORE_DESIRED, CHECKS, LOCAL, REPAIRS, awaits_mount, steps_for
-from .run_locks import Waits
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
 SEVERITY = (Status.OK, Status.CHANGED, Status.RUNNING, Status.DEGRADED, Status.FAILED)
@@ -34,30 +32,20 @@ class Terminated(BaseException):
     """The process received SIGTERM: the record is closed before it ends."""
 
 
-def run(
-    options: Options,
-    services: Services,
-    *,
-    verb: str = "",
-    waits: Waits | None = None,
-    background: bool = True,
-    repairing: bool = False,
-) -> RunRecord:
+def run(options: Options, services: Services) -> RunRecord:
     """Converges this node and returns the finished record. Expected errors are in the record, they are not raised.
 
-    Args:
-        verb: the name of the run in its record, by default that of the command.
-        background: also wait for compute nodes and prove.
-        repairing: also apply the steps that only a repair applies, and check the node at the end, whatever its role.
+    ``repair`` applies other steps than ``bootstrap``, and checks the node at the end, whatever its role. Only a run of
+    an event waits for compute nodes and proves; an operator does not wait for that.
     """
     paths = options.paths
-    recorder = Recorder(paths, new_record(options, services, verb or options.command), on_full_disk=repairing)
+    recorder = Recorder(paths, new_record(options, services), on_full_disk=options.command == "repair")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
         recorder.update()
         keep_request(options)
-        status, code = _run(options, services, recorder, waits, background=background, repairing=repairing)
+        status, code = _run(options, services, recorder)
         _close(recorder, status, code)
     except (PetalError, OSError) as trouble:
         error = from_error(trouble, paths.shared_mount)
@@ -81,22 +69,15 @@ def run(
     return recorder.record
 
 
-def _run(
-    options: Options,
-    services: Services,
-    recorder: Recorder,
-    waits: Waits | None,
-    *,
-    background: bool,
-    repairing: bool,
-) -> tuple[Status, int]:
+def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Status, int]:
+    repairing = options.command == "repair"
     ctx = _prepare(options, services, recorder)
     mounted: tuple[StepReport, ...] = ()
     if awaits_mount(ctx):
-        mounted = _converge(BEFORE_DESIRED, ctx, recorder, waits)
+        mounted = _converge(BEFORE_DESIRED, ctx, recorder)
         ctx = _prepare(options, services, recorder)  # the storage that was just mounted may have the desired state
     steps = REPAIRS if repairing else steps_for(ctx)
-    reports = _converge(steps, ctx, recorder, waits, background=background, already=mounted)
+    reports = _converge(steps, ctx, recorder, mounted)
     status = status_of(reports)
     if repairing or (options.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
         checked = _self_check(ctx, recorder, reports, warnings_count=repairing)
@@ -132,16 +113,10 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _converge(
-    steps: Sequence[Step],
-    ctx: Context,
-    recorder: Recorder,
-    waits: Waits | None = None,
-    *,
-    background: bool = True,
-    already: Sequence[StepReport] = (),
+    steps: Sequence[Step], ctx: Context, recorder: Recorder, already: Sequence[StepReport] = ()
 ) -> tuple[StepReport, ...]:
     record = recording(recorder, ctx, steps)
-    return converge(steps, ctx, record, waits, hooks=CLUSTER_HOOKS, background=background, already=already)
+    return converge(steps, ctx, record, background=bool(ctx.options.event), already=already)
 
 
 def recording(recorder: Recorder, ctx: Context, steps: Sequence[Step]) -> Listener:

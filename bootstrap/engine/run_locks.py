@@ -1,105 +1,80 @@
 """The locks of one run: the cluster's is held to the end of the run, the node's for one step at a time.
 
-A process that holds the node's lock never waits for the cluster's, so two runs never wait for each other.
+A process that holds the node's lock never waits for the cluster's, so two runs never wait for each other. Under the
+cluster lock, the builders and jobs of killed runs end, and a run that is outdated by now is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from ..core.model import Scope
+from ..core.deadlines import LOCK
+from ..core.errors import StateError, StorageError
+from ..core.model import Mode, Outcome, Scope, StepReport
 from ..host.locks import Holder, Lock, builders_ended, own_holder
 from ..host.log import LOG
 from ..host.processes import has_process
+from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
+from ..state.store import ClusterState
 
 NODE_LOCK = "node.lock"
 
 
-@dataclass(frozen=True)
-class Waits:
-    """How long a run waits for each lock, in seconds."""
-
-    node: float = 120.0
-    cluster: float = 7200.0
-
-
-@dataclass(frozen=True)
-class LockHooks:
-    """Functions that run under the cluster lock.
-
-    Args:
-        on_acquired: called once, right after the lock was taken.
-        before_change: called before each change, except by a step that claims the storage; raises to refuse it.
-    """
-
-    on_acquired: tuple[Callable[[Context], None], ...] = ()
-    before_change: tuple[Callable[[Context], None], ...] = ()
-
-
 class RunLocks:
-    """Takes the lock that a change needs.
+    """Takes the lock that a change needs, and waits for each at most as long as ``--lock-wait`` allows.
 
     Args:
-        waiting: called with the name of the step or command and a description of the holder that it waits for.
+        stack: releases the cluster lock at its end.
+        listen: called with the report of the step or command that waits, which names the holder.
     """
 
-    def __init__(
-        self, ctx: Context, waits: Waits, hooks: LockHooks, stack: ExitStack, waiting: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, ctx: Context, stack: ExitStack, listen: Callable[[StepReport], None]) -> None:
         self._ctx = ctx
-        self._waits = waits
-        self._hooks = hooks
         self._stack = stack
-        self._waiting = waiting
+        self._listen = listen
         self._cluster: Lock | None = None
         self._previous: Holder | None = None
         self._builders: int | None = None
 
     @contextmanager
-    def hold(self, name: str, scope: Scope, *, claims_storage: bool = False) -> Iterator[Context]:
-        """Holds the lock of ``scope`` for the step or command ``name``.
+    def hold(self, report: StepReport, scope: Scope, *, claims_storage: bool = False) -> Iterator[Context]:
+        """Holds the lock of ``scope`` for one step or command.
+
+        Args:
+            report: a report of the step or command, for ``listen``.
+            claims_storage: the change makes this cluster the owner of the storage, so it is not refused.
 
         Yields:
             The context for the change: its ``confirm`` makes sure that the lock is still held.
         """
+        ctx, host, timeout = self._ctx, self._ctx.facts.host, self._ctx.options.lock_wait
+        holder, waiting = own_holder(host.name, host.boot_id, ctx.run_id), partial(self._wait, report)
         if scope is Scope.NODE:
-            with self._lock(name, self._ctx.paths.var / NODE_LOCK, self._waits.node, nameless=True):
-                yield self._ctx
+            path = ctx.paths.var / NODE_LOCK
+            with Lock(path, holder, timeout=min(LOCK, timeout), waiting=waiting, nameless=True):
+                yield ctx
             return
         if self._cluster is None:
-            lock = self._lock(name, self._ctx.cluster_lock, self._waits.cluster, self._end_previous_run)
+            lock = Lock(ctx.cluster_lock, holder, timeout=timeout, waiting=waiting, inherit=self._end_previous_run)
             self._cluster = self._stack.enter_context(lock)
-            for on_acquired in self._hooks.on_acquired:
-                on_acquired(self._ctx)
+            end_abandoned_jobs(ctx.paths, ctx.system)
         else:
             self._cluster.confirm()
         if not claims_storage:
-            for before_change in self._hooks.before_change:
-                before_change(self._ctx)
+            _refuse_changed_storage(ctx)
+            _refuse_outdated_run(ctx)
         if self._builders is None:
-            path = self._ctx.cluster_lock.with_suffix(".builders")
-            ended = builders_ended(path, self._previous, self._waits.cluster, partial(self._waiting, name))
+            ended = builders_ended(ctx.cluster_lock.with_suffix(".builders"), self._previous, timeout, waiting)
             self._builders = self._stack.enter_context(ended)
-        yield replace(self._ctx, confirm=self._cluster.confirm, builders=self._builders)
+        yield replace(ctx, confirm=self._cluster.confirm, builders=self._builders)
 
-    def _lock(
-        self,
-        name: str,
-        path: Path,
-        timeout: float,
-        inherit: Callable[[Holder], None] | None = None,
-        *,
-        nameless: bool = False,
-    ) -> Lock:
-        host = self._ctx.facts.host
-        holder = own_holder(host.name, host.boot_id, self._ctx.run_id)
-        waiting = partial(self._waiting, name)
-        return Lock(path, holder, timeout=timeout, waiting=waiting, inherit=inherit, nameless=nameless)
+    def _wait(self, report: StepReport, holder: str) -> None:
+        LOG.info("waiting for %s", holder, extra={"step": report.name})
+        self._listen(replace(report, outcome=Outcome.WAITING, reason=f"waiting for {holder}"))
 
     def _end_previous_run(self, previous: Holder) -> None:
         """Ends the builders of a killed run, which would write into the store at the same time."""
@@ -110,3 +85,50 @@ class RunLocks:
             ended = self._ctx.system.end_run(previous.run_id)
             if ended:
                 LOG.warning("ended %d processes of the killed run %s", ended, previous.run_id)
+
+
+@contextmanager
+def cluster_lock(ctx: Context) -> Iterator[Context]:
+    """Holds the cluster lock for a command that is not a run of steps.
+
+    Raises:
+        LockTimeout: another process still holds it.
+    """
+    command = ctx.options.command
+    with ExitStack() as stack:
+        locks = RunLocks(ctx, stack, ctx.services.listen)
+        with locks.hold(StepReport(command, command, Outcome.WAITING, ""), Scope.CLUSTER) as inside:
+            yield inside
+
+
+def _refuse_changed_storage(ctx: Context) -> None:
+    """A run that waited for the lock may find that the storage serves another cluster, or was replaced.
+
+    Raises:
+        StorageError: ``storage-changed``.
+    """
+    if not ClusterState(ctx.paths).is_known_storage():
+        where = ctx.paths.shared_mount
+        raise StorageError(
+            f"shared storage at {where} changed owner or was replaced while this run waited for the lock",
+            remedy=("petal-node status", f"findmnt {where}"),
+            code="storage-changed",
+        )
+
+
+def _refuse_outdated_run(ctx: Context) -> None:
+    """A run that follows the desired state may find another release in it: after a rollback or an update.
+
+    Raises:
+        StateError: ``state-outdated``.
+    """
+    if ctx.sets_desired_state or ctx.mode is Mode.IMAGE or ctx.release is None:
+        return
+    desired = ClusterState(ctx.paths).desired_state()
+    if desired is not None and desired.release != ctx.release:
+        raise StateError(
+            f"this run was to make release {ctx.release}, but the desired release is now {desired.release}",
+            why="a rollback or an update changed it while this run waited for the lock",
+            remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
+            code="state-outdated",
+        )

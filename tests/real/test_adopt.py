@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.engine.run_locks import Waits
 from tests.adoption import NFS, converge, installed, leave_records, reborn, write_dna
 from tests.unit.test_laws import snapshot
 from tests.world import World
@@ -43,7 +42,7 @@ def test_while_the_other_cluster_installs_nothing_is_taken_over(old: World, held
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     new = reborn(old, mount=NFS)
     before = snapshot(new.paths.state)
-    found = converge(new, Waits(cluster=0), accept=True)
+    found = converge(new, accept=True, lock_wait=0)
     assert (found["storage-owner"].error or {}).get("code") == "lock-timeout"
     assert snapshot(new.paths.state) == before
 

@@ -137,7 +137,7 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     """A unit's environment stands in a file outside of --root, and so would the unit."""
     units: list[str | None] = []
     monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
-    monkeypatch.setattr(hook, "_wait", lambda options, services, *_: new_record(options, services, "hook"))
+    monkeypatch.setattr(hook, "_wait", lambda options, services, *_: new_record(options, services))
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)
     assert main(["hook", "start", "--root", str(tmp_path), "-q"]) == 0

@@ -177,7 +177,7 @@ def test_a_hook_does_not_wait_for_a_build_job(tmp_path: Path) -> None:
     options = world.options(event="configured")
     for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
         world.config_text = text
-        recorder = Recorder(world.paths, new_record(options, world.services, "hook"))
+        recorder = Recorder(world.paths, new_record(options, world.services))
         told = recording(recorder, typed(world.context, layout="hybrid"), STEPS)
         told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
         assert not recorder.record.hook_may_return
@@ -192,7 +192,7 @@ def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monke
     world = head(tmp_path)
     world.paths.state.mkdir(parents=True, exist_ok=True)
     options = world.options(event="configured")
-    recorder = Recorder(world.paths, new_record(options, world.services, "hook"))
+    recorder = Recorder(world.paths, new_record(options, world.services))
     saved: list[RunRecord] = []
     monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
     recording(recorder, world.context, STEPS)(StepReport("spack", "", Outcome.RUNNING, "a job builds it"))

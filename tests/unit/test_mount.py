@@ -264,8 +264,8 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
         seen.append(source)
 
     node.mount = mount_and_find  # type: ignore[method-assign]
-    options = node.options(node.prefix / "petal.yaml", role=Role.COMPUTE, event="configured")
-    record = run(options, node.services, verb="hook")
+    options = node.options(node.prefix / "petal.yaml", "worker", role=Role.COMPUTE, event="configured")
+    record = run(options, node.services)
     assert seen == ["files:/export/hpc"]
     steps = {step.name: step.outcome for step in record.steps}
     assert (steps["mount"], steps["storage"]) == (Outcome.CHANGED, Outcome.CHANGED)

@@ -20,7 +20,6 @@ from bootstrap.engine.configuration import find_desired_state
 from bootstrap.engine.prepare import prepare
 from bootstrap.engine.registry import STEPS
 from bootstrap.engine.run import run
-from bootstrap.engine.run_locks import Waits
 from bootstrap.host import system
 from bootstrap.state.context import Context
 from bootstrap.state.desired import DesiredState
@@ -49,7 +48,7 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     release, old_token = current_release(old.paths), ClusterState(old.paths).token()
     assert old_token is not None
     new = reborn(old)
-    found = converge(new, Waits(cluster=0), accept=True)
+    found = converge(new, accept=True, lock_wait=0)
     assert (found["storage-owner"].outcome, found["storage-owner"].reason) == (
         Outcome.CHANGED,
         "shared storage serves cluster demo in us-east-1",

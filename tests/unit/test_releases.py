@@ -16,7 +16,6 @@ from bootstrap.commands.releases import _jobs
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
-from bootstrap.engine.lock_hooks import CLUSTER_HOOKS
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
 from bootstrap.host.times import timestamp
@@ -113,7 +112,7 @@ def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -
     world, (_, second, third) = three(tmp_path)
     roll_back(world.context, rollback_target(world.context, None))
     world.paths.release(third).joinpath("manifest.json").unlink()  # so that there is something to do
-    reports = engine.converge(STEPS, replace(world.context, sets_desired_state=False), silent, hooks=CLUSTER_HOOKS)
+    reports = engine.converge(STEPS, replace(world.context, sets_desired_state=False), silent)
     failed = [report for report in reports if report.outcome is Outcome.FAILED]
     assert failed[0].error
     assert failed[0].error["code"] == "state-outdated"

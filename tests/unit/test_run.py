@@ -22,12 +22,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path / "node")
 
 
-def one_run(world: World, config: Path | None, event: str, verb: str) -> RunRecord:
+def one_run(world: World, config: Path | None, event: str, command: str) -> RunRecord:
     archive = world.prefix.with_name("archive")
     archive.write_bytes(b"petal-node")
     tool = Tool("0.1.0", archive, sha256_of(archive))
-    options = world.options(config, role=Role.HEAD, event=event)
-    return run(options, services(world.system, tool, f"run-{event}"), verb=verb)
+    options = world.options(config, command, role=Role.HEAD, event=event)
+    return run(options, services(world.system, tool, f"run-{event}"))
 
 
 @pytest.mark.parametrize("text", [None, "layout: shard", "a: ["], ids=["missing", "a mistake", "no YAML"])
@@ -37,7 +37,7 @@ def test_without_a_configuration_petal_node_is_there_and_the_next_run_has_the_ri
     config = tmp_path / "petal.yaml"
     if text is not None:
         config.write_text(text)
-    record = one_run(world, config, "configured", "hook")
+    record = one_run(world, config, "configured", "worker")
     assert {step.name: step.outcome for step in record.steps} == {
         "self-install": Outcome.CHANGED,
         "boot-service": Outcome.SKIPPED,
