@@ -1,13 +1,14 @@
 """The one place that calls Slurm: nodes, queues and jobs as its commands report them, and the jobs that are submitted.
 
-Only this module builds command lines of sinfo, squeue, scontrol, srun, sbatch and scancel.
+Only this module builds command lines of sinfo, squeue, scontrol, srun, sbatch and scancel. Every function that runs one
+raises ProcessFailed or ProcessTimeout if slurmctld does not answer.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,8 @@ OWNER = "root"  # of all jobs that are submitted here
 # srun(1) without an allocation (src/srun/libsrun/allocate.c); any other message comes from a step that began.
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
 # Refusals after which some of the nodes may still be free. Any other refusal concerns all nodes of the request.
-SOME_NODES_REFUSED = ("busy", "Immediate execution impossible", "configuration is not available", "not available")
+SOME_NODES_REFUSED = ("busy", "Immediate execution impossible", "not available")
+END_SECONDS = 10  # for srun after the time limit of its job
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,16 @@ class SlurmNode:
     @property
     def condition(self) -> str:
         """One word for why a job can or cannot start there now, followed by Slurm's own state."""
-        words = (
-            ("powered off", self.powered_down),
-            ("rebooting", any(mark in REBOOT_SUFFIXES for mark in self.suffix)),
-            ("down", self.state in DOWN),
-            ("joining", self.joining),
-            ("draining", self.state.startswith("drain")),
-            ("free", self.free),
-            ("busy", self.up),
-        )
-        word = next((word for word, fits in words if fits), "down")
+        words = {
+            "powered off": self.powered_down,
+            "rebooting": any(mark in REBOOT_SUFFIXES for mark in self.suffix),
+            "down": self.state in DOWN,
+            "joining": self.joining,
+            "draining": self.state.startswith("drain"),
+            "free": self.free,
+            "busy": self.up,
+        }
+        word = next((word for word, fits in words.items() if fits), "down")
         return f"{word} ({self.state}{self.suffix})"
 
 
@@ -98,39 +100,35 @@ def find_slurm(system: System) -> str | None:
 
 
 def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
-    """Every node once, with its first partition; or the nodes of one queue.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: slurmctld does not answer.
-    """
+    """Every node once, with its first partition; or the nodes of one queue."""
     of_queue = [f"--partition={queue}"] if queue else []
-    done = system.run(["sinfo", "--noheader", "--Node", *of_queue, "--format=%N|%T|%P|%E"], timeout=COMMAND)
-    return parse_sinfo(done.stdout)
+    command = ["sinfo", "--noheader", "--Node", *of_queue, "--format=%N|%T|%P|%E"]
+    return parse_sinfo(system.run(command, timeout=COMMAND).stdout)
 
 
 def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
     """Lines of ``sinfo -h -N -o '%N|%T|%P|%E'``."""
     by_name: dict[str, SlurmNode] = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|", 3)
-        if len(fields) != 4 or fields[0] in by_name:
-            continue
-        name, full, partition, reason = fields
+    for name, full, partition, reason in _rows(text, 4):
         state = full.rstrip("*~#!%$@^-+")
-        by_name[name] = SlurmNode(
-            name, state.lower(), full[len(state) :], partition.rstrip("*"), reason if reason != "none" else ""
+        node = SlurmNode(
+            name, state.lower(), full[len(state) :], partition.rstrip("*"), "" if reason == "none" else reason
         )
+        by_name.setdefault(name, node)
     return tuple(by_name.values())
 
 
-def partitions(system: System) -> tuple[Partition, ...]:
-    """All queues.
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """The lines that have so many fields between ``|``; the last field may contain more of them."""
+    for line in text.splitlines():
+        fields = line.strip().split("|", columns - 1)
+        if len(fields) == columns:
+            yield fields
 
-    Raises:
-        ProcessFailed, ProcessTimeout: slurmctld does not answer.
-    """
-    done = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND)
-    return parse_partitions(done.stdout)
+
+def partitions(system: System) -> tuple[Partition, ...]:
+    """All queues."""
+    return parse_partitions(system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND).stdout)
 
 
 def parse_partitions(text: str) -> tuple[Partition, ...]:
@@ -139,44 +137,29 @@ def parse_partitions(text: str) -> tuple[Partition, ...]:
     A time limit is ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``infinite``.
     """
     by_name = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) == 3:
-            name, state, limit = fields
-            days, _, clock = limit.rpartition("-")
-            numbers = [int(part) for part in clock.split(":") if part.isdigit()]
-            hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
-            total = (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None
-            by_name[name] = Partition(name, state.lower(), total)
+    for name, state, limit in _rows(text, 3):
+        days, _, clock = limit.rpartition("-")
+        numbers = [int(part) for part in clock.split(":") if part.isdigit()]
+        hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
+        total = (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None
+        by_name[name] = Partition(name, state.lower(), total)
     return tuple(by_name.values())
 
 
 def unfolded(system: System, text: str) -> tuple[str, ...]:
-    """The names of a hostlist.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: Slurm is missing, or ``text`` is not a hostlist.
-    """
+    """The names of a hostlist; ProcessFailed also if ``text`` is not one."""
     if "[" not in text:
         return tuple(name for name in text.split(",") if name)
     return tuple(system.run(["scontrol", "show", "hostnames", text], timeout=COMMAND).stdout.split())
 
 
 def ping(system: System, seconds: float) -> Completed:
-    """``scontrol ping``: exits 0 and prints UP if slurmctld answers.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: scontrol is missing or hangs.
-    """
+    """``scontrol ping``: exits 0 and prints UP if slurmctld answers."""
     return system.run(["scontrol", "ping"], timeout=seconds, ok=None)
 
 
 def setting(system: System, name: str) -> str | None:
-    """A value of slurm.conf as slurmctld uses it; None if it is not set.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: slurmctld does not answer.
-    """
+    """A value of slurm.conf as slurmctld uses it; None if it is not set."""
     shown = system.run(["scontrol", "show", "config"], timeout=COMMAND).stdout
     match = re.search(rf"(?m)^{re.escape(name)}\s*=\s*(\S.*?)\s*$", shown)
     return match.group(1) if match else None
@@ -218,11 +201,7 @@ class Job:
 
 
 def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
-    """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: slurmctld does not answer, or does not say when a job was submitted.
-    """
+    """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name."""
     selection = [f"--user={OWNER}", f"--name={name}"] if name else []
     command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%N|%r"]
     env = {**base_env(), "SLURM_TIME_FORMAT": "%s"}  # squeue(1); the default is local time without its zone
@@ -235,11 +214,10 @@ def parse_squeue(text: str) -> tuple[Job, ...]:
     Raises:
         ProcessFailed: a submission time is not a number.
     """
-    lines = [line.strip().split("|", 5) for line in text.splitlines()]
     try:
         return tuple(
             Job(number, user, float(submitted), state, where, reason)
-            for number, user, submitted, state, where, reason in (fields for fields in lines if len(fields) == 6)
+            for number, user, submitted, state, where, reason in _rows(text, 6)
         )
     except ValueError as error:
         raise ProcessFailed("squeue does not say when a job was submitted", why=str(error)) from error
@@ -261,7 +239,6 @@ def submit(
 
     Raises:
         JobError: ``job-not-started``.
-        ProcessTimeout: slurmctld does not answer.
     """
     command = ["sbatch", "--parsable", f"--partition={queue}", f"--job-name={name}", "--nodes=1", "--ntasks=1"]
     command += [f"--time={minutes}", "--no-requeue", "--chdir=/", "--export=NIL", f"--output={output}", *options]
@@ -279,11 +256,7 @@ def submit(
 
 
 def cancel(system: System, name: str) -> None:
-    """Cancels root's jobs of that name.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: slurmctld does not answer.
-    """
+    """Cancels root's jobs of that name."""
     system.run(["scancel", f"--user={OWNER}", f"--name={name}"], timeout=COMMAND)
 
 
@@ -316,37 +289,31 @@ def srun(
     *,
     name: str,
     nodes: Sequence[str],
-    queue: str | None,
+    queue: str,
     minutes: int,
     immediate: int,
     mpi: str = "none",
     export: str = "NONE",
     options: Sequence[str] = (),
     user: str | None = None,
-    timeout: float,
 ) -> Completed:
     """Runs one task of ``argv`` on each of the nodes, in a job of its own.
 
     Args:
-        queue: a partition of all of the nodes; None for Slurm's default.
+        queue: a partition that all of the nodes are in.
         minutes: the job's time limit.
         immediate: seconds that the job may wait for the nodes.
-        export: the variables that the tasks inherit, as for ``--export``.
-        options: more options of srun(1).
+        mpi, export, options: further options of srun(1).
         user: an ordinary user of the cluster; None runs the job as the caller.
-        timeout: seconds until srun is stopped.
 
     Returns:
         How srun ended, whatever its exit code.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: srun is missing, or did not end in time.
     """
-    command = ["srun", f"--mpi={mpi}", f"--job-name={name}", *([f"--partition={queue}"] if queue else [])]
+    command = ["srun", f"--mpi={mpi}", f"--job-name={name}", f"--partition={queue}"]
     command += [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--nodelist={folded(nodes)}"]
     command += [f"--time={minutes}", f"--immediate={immediate}", f"--export={export}", "--chdir=/"]
     command += [*options, *argv]
-    return system.run(command, timeout=timeout, user=user, ok=None)
+    return system.run(command, timeout=immediate + 60 * minutes + END_SECONDS, user=user, ok=None)
 
 
 def require_step(done: Completed, nodes: Sequence[str]) -> None:
@@ -365,10 +332,6 @@ def require_step(done: Completed, nodes: Sequence[str]) -> None:
 
 
 def mpi_plugins(system: System) -> str:
-    """The output of ``srun --mpi=list``; older versions of Slurm print it to stderr.
-
-    Raises:
-        ProcessFailed, ProcessTimeout: srun is missing or hangs.
-    """
+    """The output of ``srun --mpi=list``; older versions of Slurm print it to stderr."""
     done = system.run(["srun", "--mpi=list"], timeout=COMMAND, ok=None)
     return done.stdout + done.stderr

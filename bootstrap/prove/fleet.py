@@ -1,7 +1,6 @@
 """Checks compute nodes through Slurm: a job runs ``check`` on them as an ordinary user and prints their findings.
 
-srun mixes the output of its tasks in pieces of 1,024 bytes (slurmstepd's MAX_MSG_LEN) and keeps only shorter lines in
-one piece, so a report is one short line per finding, and a last line with their number.
+A report is one line for each finding, and a last line with their number.
 """
 
 from __future__ import annotations
@@ -25,15 +24,14 @@ from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import ClusterState
 from .launch import by_queue, launch_nodes
+from .lines import short_line
 
 JOB_MINUTES = 4
 JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
 IMMEDIATE_SECONDS = 10
-END_SECONDS = 10  # for srun after the time limit of its job
 POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
 LMOD_SECONDS = 180.0  # the converge timer of a node repeats every 30 s
-LINE_BYTES = 1000
 
 
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
@@ -139,7 +137,6 @@ def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[Nod
             immediate=IMMEDIATE_SECONDS,
             options=("--quiet", "--no-kill", f"--mem={JOB_MEMORY}"),
             user=ordinary_user(ctx),
-            timeout=60 * JOB_MINUTES + IMMEDIATE_SECONDS + END_SECONDS,
         )
         require_step(done, names)
     except AllocationRefused as refused:
@@ -188,20 +185,11 @@ def ordinary_user(ctx: Context) -> str | None:
 
 
 def report_lines(report: NodeReport) -> list[str]:
-    """A report as short lines; long texts are cut."""
-
-    def cut(text: str, length: int) -> str:  # to ASCII without JSON escapes, so that the length of a line is known
-        return text[:length].encode("ascii", "replace").decode("ascii")
-
+    """A report as short lines, with the first two remedies of each finding."""
     lines = []
     for finding in report.findings:
-        for length in (400, 100, 30):
-            texts = (cut(finding.check, 100), finding.severity, cut(finding.message, length), cut(finding.why, length))
-            remedy = tuple(cut(line, length) for line in finding.remedy[:2])
-            line = json.dumps({"node": report.node, "finding": plain(Finding(*texts, remedy))})
-            if len(line) < LINE_BYTES:
-                break
-        lines.append(line)
+        shown = Finding(finding.check, finding.severity, finding.message, finding.why, finding.remedy[:2])
+        lines.append(short_line({"node": report.node, "finding": plain(shown)}))
     last = {name: getattr(report, name) for name in ("node", "role", "time", "release")}
     return [*lines, json.dumps({**last, "lines": len(lines)})]
 

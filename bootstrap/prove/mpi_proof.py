@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..cluster.slurm import SlurmNode, mpi_plugins, require_step, setting, srun
-from ..core.deadlines import COMMAND
 from ..core.errors import PetalError, StateError
 from ..core.model import Finding, NodeReport, Severity
 from ..host.log import LOG
@@ -55,16 +54,11 @@ def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ..
     if not modules:
         return (Finding("mpi", Severity.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
     names = [node.name for node in pair]
-    return tuple(prove_mpi(ctx, module, names, queue=pair[0].partition) for module in modules)
+    return tuple(prove_mpi(ctx, module, names, pair[0].partition) for module in modules)
 
 
-def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | None = None) -> Finding:
-    """Runs one job of two tasks, one on each node, that exchange messages through the module's MPI.
-
-    Args:
-        names: the two nodes.
-        queue: a queue that has both; None for Slurm's default queue.
-    """
+def prove_mpi(ctx: Context, module: str, names: Sequence[str], queue: str) -> Finding:
+    """Runs one job of two tasks on two nodes of a queue, which exchange messages through the module's MPI."""
     ctx.note(f"trying {module} between {' and '.join(names)}")
     try:
         done = srun(
@@ -79,7 +73,6 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | N
             export="HOME,LANG",
             options=(f"--wait={LAST_RANK_SECONDS}", "--kill-on-bad-exit=0"),
             user=ordinary_user(ctx),
-            timeout=IMMEDIATE_SECONDS + 60 * JOB_MINUTES + LAST_RANK_SECONDS,
         )
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except PetalError as error:
@@ -90,7 +83,7 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], *, queue: str | N
     return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, queue)))
 
 
-def _slurmd_log(ctx: Context, evidence: Evidence, queue: str | None) -> str:
+def _slurmd_log(ctx: Context, evidence: Evidence, queue: str) -> str:
     """The errors in slurmd's log on a node that did not start its task: srun does not print them. Needs root."""
     nodes = evidence.not_launched
     step = re.search(r"StepId=([\d.]+)", evidence.stderr)
@@ -109,7 +102,6 @@ def _slurmd_log(ctx: Context, evidence: Evidence, queue: str | None) -> str:
             minutes=1,
             immediate=IMMEDIATE_SECONDS,
             options=("--quiet",),
-            timeout=IMMEDIATE_SECONDS + COMMAND,
         )
         require_step(done, nodes[:1])
     except PetalError as error:

@@ -1,7 +1,4 @@
-"""The lines of a rank: a short one before each stage, so that its last stage is known whatever ends it.
-
-srun mixes the output of its tasks in pieces of 1,024 bytes, so only shorter lines stay in one piece.
-"""
+"""The lines of a rank: one before each stage, so that its last stage is known whatever ends it."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-TEXT_LENGTH = 200  # characters of each text: four of them still make a short line if all are escaped
-LINE_BYTES = 1000
+from .lines import short_line
+
 BULK_BYTES = 4 << 20  # more than any fabric sends with the first packet
 
 
@@ -86,13 +83,8 @@ class Rank:
 
 
 def line(number: int, node: str, stage: Stage, facts: Mapping[str, Any]) -> str:
-    """One line. Texts are cut until it is short enough."""
-    for length in (TEXT_LENGTH, TEXT_LENGTH // 2, TEXT_LENGTH // 10):
-        cut = {name: value[:length] if isinstance(value, str) else value for name, value in facts.items()}
-        text = json.dumps({"rank": number, "node": node[:64], "stage": stage.value, **cut})
-        if len(text) < LINE_BYTES:
-            break
-    return text
+    """One line."""
+    return short_line({"rank": number, "node": node, "stage": stage.value, **facts})
 
 
 def ranks_of(lines: Iterable[str]) -> dict[int, Rank]:

@@ -22,8 +22,9 @@ from bootstrap.core.model import Severity
 from bootstrap.host.system import Completed
 from bootstrap.prove import mpi_proof as proof
 from bootstrap.prove import mpi_rank as rank
+from bootstrap.prove.lines import LINE_BYTES
 from bootstrap.prove.mpi_judge import Evidence, judge, quote
-from bootstrap.prove.mpi_stages import LINE_BYTES, Stage, line, ranks_of
+from bootstrap.prove.mpi_stages import Stage, line, ranks_of
 from bootstrap.state.release import Manifest, ModuleFile, Tree, write_manifest
 from tests.world import World
 
@@ -395,7 +396,7 @@ def test_root_reads_the_log_of_a_slurmd_that_did_not_start_the_task(
     older = f"{launch.format('11.0')}[t] error: cannot find mpi plugin for mpi/pmix\n"
     log = f"{older}{launch.format('13.0')}[t] a line\n{evidence.slurmd}"
     asked = answering(world, monkeypatch, evidence, log)
-    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], "q1")
     assert finding.message == f"Slurm: {TWO} did not start the task"
     assert finding.why.startswith("mpi/pmix_v4: init: (null) [0]: mpi_pmix.c:195: pmi/pmix: can not load PMIx library")
     assert asked[-1][-4:] == ["/usr/bin/tail", "-n", "60", "/var/log/slurmd.log"]
@@ -405,7 +406,7 @@ def test_root_reads_the_log_of_a_slurmd_that_did_not_start_the_task(
 def test_other_users_do_not_read_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.system.root = False
     asked = answering(world, monkeypatch, recorded("libpmix-not-on-one"))
-    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], "q1")
     assert finding.message == f"Slurm: {TWO} did not start the task"
     assert "Task launch for StepId=13.0 failed" in finding.why
     assert "slurmd.log" in finding.remedy[1]
@@ -417,6 +418,6 @@ def test_a_job_that_does_not_end_is_a_failure_of_slurm(world: World, monkeypatch
         raise ProcessTimeout(f"{argv[0]} did not end within 250 s and was stopped", why="")
 
     monkeypatch.setattr(world.system, "run", run)
-    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO])
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], "q1")
     assert (finding.severity, finding.message) == (Severity.FAIL, "Slurm: the job did not end")
     assert "did not end within 250 s" in finding.why
