@@ -41,7 +41,7 @@ class LockfileSummary:
     externals: tuple[str, ...]
 
 
-def write(options: Options, services: Services) -> Result[LockfileSummary]:
+def lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
     """Makes the lockfile and writes it to ``--output``.
 
     Raises:

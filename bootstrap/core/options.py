@@ -1,4 +1,4 @@
-"""The options of a command line. Made once, in ``cli``, and never copied."""
+"""The options of a command line. Made once, in ``commands/arguments.py``, and never copied."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from .model import Role
 from .paths import Paths
 
 BOOT = "boot"  # the event of a run after a boot
-LOCK_WAIT = 7200.0  # seconds that bootstrap waits for another installer
-SHORT_LOCK_WAIT = 60.0  # repair, rollback and gc
-STATUS_WAIT = 3600.0  # seconds of ``status --wait``
-LOG_LINES = 50
-KEEP = 3  # releases that gc keeps
 
 
 @dataclass(frozen=True)
@@ -50,14 +45,14 @@ class Options:
     event: str = ""
     words: tuple[str, ...] = ()
     strict: bool = False
-    lock_wait: float = LOCK_WAIT
+    lock_wait: float = 7200.0
     accept_storage: bool = False
     layout: str | None = None
     exit_code: bool = False
     output: str = "spack.lock"
     verbose: bool = False
     wait: bool = False
-    timeout: float = STATUS_WAIT
+    timeout: float = 3600.0
     nodes: str | None = None
     html: Path | None = None
     lines: bool = False
@@ -66,10 +61,10 @@ class Options:
     deep: bool = False
     no_sizes: bool = False
     release: str | None = None
-    keep: int = KEEP
+    keep: int = 3
     run: str | None = None
     level: str = "info"
-    number: int = LOG_LINES
+    number: int = 50
     directory: Path = Path()
     loaded: int = 0
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.cli import VERBS, main, parse
+from bootstrap.cli import main
 from bootstrap.commands import hook
+from bootstrap.commands.arguments import VERBS, parse
 from bootstrap.core.model import Role
 from bootstrap.core.paths import Paths
 from bootstrap.engine.recorder import new_record

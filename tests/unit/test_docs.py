@@ -16,7 +16,7 @@ import yaml
 from marshmallow import Schema, fields
 
 from bootstrap.archive import build
-from bootstrap.cli import VERBS
+from bootstrap.commands.arguments import VERBS
 from bootstrap.commands.lockfile import LockfileSummary
 from bootstrap.commands.log import LogLines
 from bootstrap.commands.releases import ReleaseList, Rollback

@@ -328,7 +328,7 @@ def builder(tmp_path: Path) -> Callable[[str, Path], Result[verb.LockfileSummary
         path = tmp_path / "petal.yaml"
         path.write_text(config)
         options = Options("lockfile", config=str(path), root=world.prefix, output=str(output))
-        return verb.write(options, Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None))
+        return verb.lockfile(options, Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None))
 
     return solve_stack
 

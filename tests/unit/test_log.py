@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.cli import LOG_LEVELS
+from bootstrap.commands.arguments import LOG_LEVELS
 from bootstrap.commands.common import Services
 from bootstrap.commands.log import LogLines, log
 from bootstrap.core.errors import NotRoot, UsageError

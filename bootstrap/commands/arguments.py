@@ -1,0 +1,258 @@
+"""The verbs, their options, and the parser: a command line becomes ``Options``."""
+
+from __future__ import annotations
+
+import os
+from argparse import REMAINDER, SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ..core import decode
+from ..core.errors import did_you_mean
+from ..core.model import Role
+from ..core.options import BOOT, Options
+
+T = TypeVar("T")
+
+EVENTS = ("start", "configured", "updated")
+LAYOUTS = ("hybrid", "ami")  # those that need a machine image
+LOG_LEVELS = ("debug", "info", "warning", "error")
+SHORT_LOCK_WAIT = 60.0  # seconds; bootstrap waits longer for another installer
+DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
+EXIT_CODES = """\
+Options can be before or after the verb. Help for a verb: petal-node VERB --help
+
+Exit codes: 0 success, 1 a step failed, 2 wrong usage, 3 degraded or findings,
+69 no usable Python, 70 a bug, 75 try again, 77 not root, 78 configuration error,
+130 interrupted, 143 terminated."""
+LOCKFILE = """\
+Solve the Spack stack of --config for this operating system, glibc and compiler and for the
+configured targets, and install nothing. Run it on the head node or on another machine with
+the same image. It needs gcc, g++ and memory for Spack's solver, no cluster and no shared
+storage. It prints the lines to add to petal.yaml; head nodes then install without clingo and
+with little memory. The lockfile is Spack's spack.lock with one more key, which records the
+system that it was made for."""
+
+
+def _type(convert: Callable[[str], T], what: str) -> Callable[[str], T]:
+    """A type of argument with a message of its own."""
+
+    def converted(text: str) -> T:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"{text!r} is not {what}") from error
+
+    return converted
+
+
+def _positive_number(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise ValueError(text)
+    return int(text)
+
+
+def _value(text: str, metavar: str | None = None, **keywords: Any) -> dict[str, Any]:
+    """Keywords of ``add_argument`` for an option with a value."""
+    return {"help": text, "metavar": metavar, **keywords}
+
+
+def _flag(text: str) -> dict[str, Any]:
+    return {"help": text, "action": "store_true"}
+
+
+def _seconds(default: float, text: str) -> dict[str, Any]:
+    number = _type(float, "a number of seconds")
+    return _value(f"{text} (default: {default:.0f})", "SECONDS", type=number, default=default)
+
+
+POSITIVE = _type(_positive_number, "a positive number")
+RELEASE = _type(decode.name, "a release id: petal-node releases lists them")
+SHA256 = _type(lambda text: decode.sha256(text.lower()), "a SHA-256")
+RUN_ID = _value("the id of the run", "ID", type=_type(decode.name, "the id of a run"), required=True)
+LOCK_WAIT = _seconds(SHORT_LOCK_WAIT, "how long to wait for an installer")
+COMMON = {
+    "--config": _value("petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)", "URI"),
+    "--config-sha256": _value("refuse --config if its SHA-256 differs", "HEX", type=SHA256),
+    "--role": _value("the role of this node (default: detected)", choices=[role.value for role in Role]),
+    "--root": _value("act on the tree below DIR instead of / (image builds, tests)", "DIR"),
+    "--json": _flag("print one JSON object"),
+    "-q --quiet": _flag("print errors only"),
+}
+
+
+class Verb(NamedTuple):
+    """One verb.
+
+    Args:
+        function: module and function below ``commands/``.
+        help: one line of ``petal-node --help``; empty for verbs that only programs run.
+        takes_config: False for verbs that refuse ``--config``, because they work on installed software.
+        description: replaces ``help`` in the verb's own help.
+    """
+
+    function: str
+    help: str = ""
+    takes_config: bool = True
+    description: str = ""
+
+
+VERBS: Mapping[str, Verb] = {
+    "bootstrap": Verb("bootstrap.bootstrap", "make this node match the configuration"),
+    "plan": Verb("bootstrap.plan", "show what bootstrap would do; change nothing"),
+    "status": Verb("status.status", "show the state of this node and of its cluster"),
+    "check": Verb("check.check", "check that this node, or compute nodes, can use the software"),
+    "repair": Verb("repair.repair", "repair what the checks find, if that is safe", takes_config=False),
+    "releases": Verb("releases.releases", "list the published releases", takes_config=False),
+    "rollback": Verb("releases.rollback", "make the previous or another release current", takes_config=False),
+    "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", takes_config=False),
+    "lockfile": Verb("lockfile.lockfile", "solve the Spack stack and write its lockfile", description=LOCKFILE),
+    "log": Verb("log.log", "show the log of this node, by run"),
+    "hook": Verb("hook.hook", "run by ParallelCluster's custom actions"),
+    "version": Verb("about.version", "print the version"),
+    "converge": Verb("bootstrap.converge", takes_config=False),
+    "worker": Verb("hook.worker"),
+    "build-job": Verb("build.build"),
+    "mpi-rank": Verb("rank.rank"),
+}
+OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "bootstrap": {
+        "--lock-wait": _seconds(Options.lock_wait, "how long to wait for another installer"),
+        "--accept-storage": _flag(
+            "accept a changed shared file system, or one last used by a deleted cluster "
+            "(run on the head node; applies to all nodes)"
+        ),
+        "--layout": _value("make this machine an image for the nodes of a cluster with this layout", choices=LAYOUTS),
+    },
+    "plan": {"--exit-code": _flag("exit 3 if there is something to change")},
+    "status": {
+        "--verbose": _flag("also show the facts about this node and the software of its image"),
+        "--wait": _flag("wait until the node is ready (exit 0) or stays degraded (exit 3)"),
+        "--timeout": _seconds(Options.timeout, "how long --wait waits; then exit 75"),
+    },
+    "check": {
+        "--lines": _flag(SUPPRESS),
+        "--nodes": _value("check compute nodes in a Slurm job that runs as the cluster's user", "all|idle|LIST"),
+        "--html": _value("also write a self-contained HTML report", "FILE"),
+    },
+    "repair": {
+        "--dry-run": _flag("show what would be repaired; exit 3 if there is anything"),
+        "--yes": _flag("also apply destructive repairs"),
+        "--deep": _flag("compare every byte of the packages, not only changed files"),
+        "--lock-wait": LOCK_WAIT,
+    },
+    "releases": {"--no-sizes": _flag("do not measure the sizes, which reads every package")},
+    "rollback": {
+        "release": _value(
+            "a release of `petal-node releases`, or the beginning of its id (default: the previous one)",
+            "ID",
+            nargs="?",
+            default=None,
+            type=RELEASE,
+        ),
+        "--lock-wait": LOCK_WAIT,
+    },
+    "gc": {
+        "--keep": _value(f"how many of the newest releases to keep (default: {Options.keep})", "N", type=POSITIVE),
+        "--yes": _flag("remove them"),
+        "--lock-wait": LOCK_WAIT,
+    },
+    "lockfile": {
+        "--output": _value(
+            "destination: path, file:// or s3:// URI. If it is a directory, the file name contains the checksum "
+            f"(default: {Options.output})",
+            "URI",
+        )
+    },
+    "log": {
+        "--run": _value("show one whole run; the beginning of its id is enough", "ID"),
+        "--level": _value(f"the lowest level to show (default: {Options.level})", choices=LOG_LEVELS),
+        "-n --lines": _value(
+            f"how many of the newest lines to show (default: {Options.number})", "N", dest="number", type=POSITIVE
+        ),
+    },
+    "hook": {
+        "event": _value("the event of the node", "start|configured|updated", choices=EVENTS),
+        "--strict": _flag("exit with the verb's own code instead of 0"),
+        # The hook scripts pass all Args on, and have used these two already.
+        "--package": _value("read by the hook script: where the archive is", "URI"),
+        "--sha256": _value("read by the hook script: the checksum of the archive", "HEX"),
+    },
+    "worker": {"--event": _value("the event of the hook", choices=EVENTS, required=True), "--run-id": RUN_ID},
+    "build-job": {"--run-id": RUN_ID, "directory": _value("the directory of the order", "DIR")},
+    "mpi-rank": {"--loaded": _value("the exit code of module load", "CODE", type=int)},
+}
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """The options of a command line.
+
+    Raises:
+        SystemExit: the arguments are wrong, or ask for help; argparse has printed it.
+    """
+    shown = {name: verb.help for name, verb in VERBS.items() if verb.help}
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in shown.items())
+    top = _parser("", f"{DESCRIPTION}\n\nVerbs:\n{lines}", EXIT_CODES)
+    top.usage = "petal-node [options] VERB [options]"
+    top.add_argument("command", metavar="VERB", nargs="?", help=SUPPRESS)
+    top.add_argument("rest", nargs=REMAINDER, help=SUPPRESS)
+    typed = top.parse_args(argv)
+    rest = vars(typed).pop("rest")
+    known = f"(verbs: {', '.join(shown)})"
+    if not hasattr(typed, "command"):
+        top.error(f"the verb is missing {known}")
+    if typed.command not in VERBS:
+        top.error(f"unknown verb {typed.command!r}{did_you_mean(typed.command, shown)} {known}")
+    verb = VERBS[typed.command]
+    parser = _parser(typed.command, verb.description or verb.help)
+    options = _options(vars(parser.parse_args(rest, typed)))
+    if (options.config or options.config_sha256) and not verb.takes_config:
+        bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
+        parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")
+    return options
+
+
+def parse_refused_hook(argv: Sequence[str]) -> Options:
+    """A hook with wrong arguments. It is recorded, because ParallelCluster throws a hook's stderr away."""
+    known = ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--root", nargs="?", default="/", const="/")
+    root = Path(known.parse_known_args(argv)[0].root).resolve()
+    event = next((word for word in argv if word in EVENTS), "")
+    return Options("hook", root=root, event=event, words=tuple(argv), strict="--strict" in argv)
+
+
+def _parser(verb: str, description: str, epilog: str = "") -> ArgumentParser:
+    """A parser with the common options. An option that was not typed is not set: ``Options`` has the defaults."""
+    parser = ArgumentParser(
+        prog=f"petal-node {verb}".rstrip(),
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,  # --accept-stor must not count as --accept-storage
+        argument_default=SUPPRESS,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    common = parser.add_argument_group("common options")
+    without_config = verb in VERBS and not VERBS[verb].takes_config
+    for names, keywords in COMMON.items():
+        hidden = {"help": SUPPRESS} if without_config and names.startswith("--config") else {}
+        common.add_argument(*names.split(), **{**keywords, **hidden})
+    for names, own in OPTIONS.get(verb, {}).items():
+        parser.add_argument(*names.split(), **own)
+    return parser
+
+
+def _options(typed: dict[str, Any]) -> Options:
+    """The values that argparse has read, in the types that the verbs use."""
+    config = typed.get("config")
+    if config and ":" not in config:  # a hook's worker runs in another directory
+        typed["config"] = os.path.abspath(config)  # noqa: PTH100 - keeps links
+    if typed["command"] == "converge":
+        typed["event"] = BOOT
+    if "role" in typed:
+        typed["role"] = Role(typed["role"])
+    for name in {"root", "html", "directory"} & set(typed):
+        typed[name] = Path(typed[name]).resolve()
+    for name in ("package", "sha256"):  # Args of the hook script
+        typed.pop(name, None)
+    return Options(**typed)
