@@ -7,6 +7,7 @@ import re
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ from ..core.deadlines import FETCH
 from ..core.errors import PackageError, SpackError, StateError
 from ..core.paths import Paths
 from ..host.atomic import private_dir, staged_dir, write_json
-from ..host.files import make_dir, read_json, real_path_problem
+from ..host.files import read_json, real_path_problem
 from ..remote.fetch import Source, download, local_path
 from ..remote.tarball import unpack
 from .families import FAMILIES, Family
@@ -33,6 +34,7 @@ class SpackInstall:
         recipes: the repository of recipes.
         clingo: the directory of clingo's wheels; None if the configuration names none.
         bootstraps: Spack may fetch clingo itself.
+        sources: the directories to unpack sources to.
     """
 
     version: str
@@ -40,6 +42,7 @@ class SpackInstall:
     recipes: Path
     clingo: Path | None
     bootstraps: bool = False
+    sources: tuple[tuple[tuple[Origin, ...], Path], ...] = ()
 
     @property
     def family(self) -> Family:
@@ -59,32 +62,49 @@ def locate(config: Config, paths: Paths) -> SpackInstall:
     Raises:
         SpackError: ``spack-python``; ``untrusted``, others could change what root is about to run.
     """
-    _check_python(config.spack)
-    for origin in (*(origin for origin, _ in _trees(config, _top(config, paths))), *config.spack.wheels):
-        _check_trusted(origin)
-    return _below(config, _top(config, paths))
+    spack = config.spack
+    _check_python(spack)
+    for origin in (spack.origin, spack.recipes, *spack.wheels):
+        if origin is not None:
+            _check_trusted(origin)
+    return _install_below((paths.home if config.carries_spack else paths.root) / "spack", spack)
 
 
 def anywhere(config: Config, paths: Paths) -> tuple[SpackInstall, ...]:
     """The installations of every layout: below the root, and in the machine image."""
-    return tuple(dict.fromkeys(_below(config, top / "spack") for top in (paths.root, paths.home)))
+    return tuple(dict.fromkeys(_install_below(top / "spack", config.spack) for top in (paths.root, paths.home)))
 
 
-def is_ready(config: Config, program: SpackInstall, paths: Paths) -> bool:
+def _install_below(top: Path, spack: SpackConfig) -> SpackInstall:
+    """The names of directories contain checksums, because users run from an old tree while a new one is unpacked."""
+    named = [(spack.origin, spack.version)] + ([] if spack.includes_recipes else [(spack.recipes, "recipes")])
+    sources = []
+    for origin, name in named:
+        assert origin is not None
+        source = local_path(origin.source)
+        tree = source if source and source.is_dir() else top / f"{name}-{_key((origin,))}"
+        sources.append(((origin,), tree))
+    recipes = sources[-1][1] / FAMILIES[spack.family].repository
+    wheels = tuple(wheel for wheel in spack.wheels if _fits(wheel))
+    clingo = top / f"clingo-{_key(wheels)}" if wheels else None
+    wheel_sources = ((wheels, clingo),) if clingo else ()
+    return SpackInstall(spack.version, sources[0][1], recipes, clingo, spack.bootstraps, (*sources, *wheel_sources))
+
+
+def is_ready(program: SpackInstall) -> bool:
     """True if nothing has to be fetched."""
-    trees = all(_is_whole(origin, tree) for origin, tree in _trees(config, _top(config, paths)))
-    return trees and (program.clingo is None or (program.clingo / RECEIPT).is_file())
+    return all(_is_whole(origins, directory) for origins, directory in program.sources)
 
 
-def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | None) -> None:
+def ensure(program: SpackInstall, paths: Paths, region: str | None) -> None:
     """Downloads and unpacks missing sources, and compares them with the configuration.
 
     Raises:
         FetchError, PackageError: a source cannot be fetched or unpacked.
         SpackError: ``spack-source``.
     """
-    (origin, tree), *others = _trees(config, _top(config, paths))
-    _ensure_tree(origin, tree, paths, region)
+    for origins, directory in program.sources:
+        fetch_missing(origins, directory, unpack_wheel if directory == program.clingo else unpack, paths, region)
     version = version_of(program.tree)
     if version != program.version:
         raise SpackError(
@@ -93,17 +113,12 @@ def ensure(config: Config, program: SpackInstall, paths: Paths, region: str | No
             remedy="correct spack.version or spack.source in the configuration",
             code="spack-source",
         )
-    for origin, tree in others:
-        _ensure_tree(origin, tree, paths, region)
     if not (program.recipes / "repo.yaml").is_file():
         raise SpackError(
-            f"{origin.source} contains no recipes",
-            why=f"{program.recipes}/repo.yaml is missing",
+            f"the source of the recipes contains none: {program.recipes}/repo.yaml is missing",
             remedy=f"use a release of github.com/spack/{program.family.recipes_from}",
             code="spack-source",
         )
-    if program.clingo is not None:
-        _ensure_wheels(_fitting(config.spack.wheels), program.clingo, paths, region)
 
 
 def key_at(tree: Path) -> str:
@@ -112,40 +127,7 @@ def key_at(tree: Path) -> str:
     Raises:
         StateError: the receipt is damaged.
     """
-    receipt = read_json(tree / RECEIPT)
-    return str(receipt.get("key", "")) if receipt else ""
-
-
-def _top(config: Config, paths: Paths) -> Path:
-    return (paths.home if config.carries_spack else paths.root) / "spack"
-
-
-def _below(config: Config, top: Path) -> SpackInstall:
-    trees = _trees(config, top)
-    wheels = _fitting(config.spack.wheels)
-    clingo = top / f"clingo-{'-'.join(_key(wheel) for wheel in wheels)}" if wheels else None
-    repository = FAMILIES[config.spack.family].repository
-    return SpackInstall(config.spack.version, trees[0][1], trees[-1][1] / repository, clingo, config.spack.bootstraps)
-
-
-def _trees(config: Config, top: Path) -> list[tuple[Origin, Path]]:
-    """Spack and, if Spack does not contain them, its recipes, with the directories that they are unpacked to.
-
-    The name of a directory contains the checksum, because users run from an older tree while a newer one is unpacked. A
-    directory as source is used in place.
-    """
-    program, recipes = config.spack.origin, config.spack.recipes
-    assert program is not None
-    named = [(program, config.spack.version)]
-    if not config.spack.includes_recipes:
-        assert recipes is not None
-        named.append((recipes, "recipes"))
-    trees = []
-    for origin, name in named:
-        source = local_path(origin.source)
-        is_directory = source is not None and source.is_dir()
-        trees.append((origin, source if source and is_directory else top / f"{name}-{_key(origin)}"))
-    return trees
+    return str((read_json(tree / RECEIPT) or {}).get("key", ""))
 
 
 def _check_python(spack: SpackConfig, python: tuple[int, int] = sys.version_info[:2]) -> None:
@@ -179,39 +161,62 @@ def _check_trusted(origin: Origin) -> None:
         )
 
 
-def _key(origin: Origin) -> str:
-    """Identifies an origin: its checksum, or for a local file without one its path, size and time."""
-    if origin.sha256:
-        return origin.sha256[:12]
-    path = local_path(origin.source)
-    info = path.stat() if path is not None and path.exists() else None
-    text = f"{origin.source} {info.st_size} {info.st_mtime_ns}" if info else origin.source
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _key(origins: Sequence[Origin]) -> str:
+    """Identifies origins: by checksum, or a local file without one by path, size and time."""
+    keys = []
+    for origin in origins:
+        path = local_path(origin.source)
+        info = path.stat() if path is not None and path.exists() else None
+        text = f"{origin.source} {info.st_size} {info.st_mtime_ns}" if info else origin.source
+        keys.append((origin.sha256 or hashlib.sha256(text.encode()).hexdigest())[:12])
+    return "-".join(keys)
 
 
-def _is_whole(origin: Origin, tree: Path) -> bool:
-    if local_path(origin.source) == tree:
+def _is_whole(origins: Sequence[Origin], directory: Path) -> bool:
+    if local_path(origins[0].source) == directory:
         return True
     try:
-        return key_at(tree) == _key(origin)
-    except StateError:  # damaged: the tree is unpacked again
+        return key_at(directory) == _key(origins)
+    except StateError:  # damaged: the directory is made again
         return False
 
 
-def _ensure_tree(origin: Origin, tree: Path, paths: Paths, region: str | None) -> None:
-    if _is_whole(origin, tree):
+def fetch_missing(
+    origins: Sequence[Origin], directory: Path, unpack: Callable[[Path, Path], None], paths: Paths, region: str | None
+) -> None:
+    """Downloads the origins and unpacks them into one directory, unless that was done before.
+
+    Raises:
+        FetchError, PackageError: with the source as the configuration names it.
+    """
+    if _is_whole(origins, directory):
         return
-    with staged_dir(tree, keep=lambda: _is_whole(origin, tree)) as part:
-        with private_dir(paths.scratch / _key(origin)) as scratch:
-            archive = scratch / "archive"
-            download(Source(origin.source, origin.sha256, region, FETCH), archive)
-            try:
-                unpack(archive, part)
-            except PackageError as error:  # name the source of the configuration, not the temporary file
-                what = f"{origin.source} cannot be used"
-                why = f"{error.what}: {error.why}".replace(str(archive), "it").replace(archive.name, "it")
-                raise PackageError(what, why=why, remedy=error.remedy, code=error.code) from error
-        write_json(part / RECEIPT, {"key": _key(origin), "source": origin.source, "sha256": origin.sha256})
+    with staged_dir(directory, keep=lambda: _is_whole(origins, directory)) as part:
+        for origin in origins:
+            with private_dir(paths.scratch / _key((origin,))) as scratch:
+                archive = scratch / "archive"
+                download(Source(origin.source, origin.sha256, region, FETCH), archive)
+                try:
+                    unpack(archive, part)
+                except PackageError as error:
+                    what = f"{origin.source} cannot be used"
+                    why = f"{error.what}: {error.why}".replace(str(archive), "it").replace(archive.name, "it")
+                    raise PackageError(what, why=why, remedy=error.remedy, code=error.code) from error
+        write_json(part / RECEIPT, {"key": _key(origins), "sources": [origin.source for origin in origins]})
+
+
+def unpack_wheel(wheel: Path, target: Path) -> None:
+    """Unpacks a wheel next to others in ``target``.
+
+    Raises:
+        PackageError: ``package-archive``.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as opened:
+            opened.extractall(target)  # zipfile drops absolute names and ``..`` itself
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        what, remedy = f"{wheel} is not a wheel", "python3 -m zipfile -t FILE; pip download clingo"
+        raise PackageError(what, why=str(error), remedy=remedy, code="package-archive") from error
 
 
 def version_of(tree: Path) -> str | None:
@@ -222,50 +227,22 @@ def version_of(tree: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def _fitting(wheels: tuple[Origin, ...]) -> tuple[Origin, ...]:
-    return tuple(wheel for wheel in wheels if fits(PurePosixPath(unquote(urlsplit(wheel.source).path)).name))
-
-
-def fits(wheel: str, python: tuple[int, int] = sys.version_info[:2], machine: str = "") -> bool:
-    """True if this interpreter can import the wheel with that file name (PEP 427, PEP 425)."""
+def _fits(wheel: Origin) -> bool:
+    """True if this interpreter can import the wheel, by its file name (PEP 427, PEP 425)."""
     import platform
 
-    parts = wheel.removesuffix(".whl").split("-")
+    name = PurePosixPath(unquote(urlsplit(wheel.source).path)).name
+    parts = name.removesuffix(".whl").split("-")
     if len(parts) < 5:
         return False
-    tags, abi, system = parts[-3], parts[-2], parts[-1]
-    if system != "any" and not system.endswith(machine or platform.machine()):
+    tags, abi, system = parts[-3:]
+    if system != "any" and not system.endswith(platform.machine()):
         return False
-    own = f"cp{python[0]}{python[1]}"
+    major, minor = sys.version_info[:2]
     for tag in tags.split("."):
-        if tag == own or (tag.startswith("py3") and abi == "none"):
+        if tag == f"cp{major}{minor}" or (tag.startswith("py3") and abi == "none"):
             return True
         older = re.fullmatch(r"cp3(\d+)", tag)
-        if abi == "abi3" and older and int(older.group(1)) <= python[1]:
+        if abi == "abi3" and older and int(older.group(1)) <= minor:
             return True
     return False
-
-
-def _ensure_wheels(wheels: tuple[Origin, ...], directory: Path, paths: Paths, region: str | None) -> None:
-    def is_whole() -> bool:
-        return (directory / RECEIPT).is_file()
-
-    if is_whole():
-        return
-    with staged_dir(directory, keep=is_whole) as part:
-        make_dir(part)
-        for wheel in wheels:
-            with private_dir(paths.scratch / _key(wheel)) as scratch:
-                archive = scratch / "wheel"
-                download(Source(wheel.source, wheel.sha256, region, FETCH), archive)
-                _unpack_wheel(wheel, archive, part)
-        write_json(part / RECEIPT, {"wheels": [wheel.source for wheel in wheels]})
-
-
-def _unpack_wheel(wheel: Origin, archive: Path, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(target)  # zipfile drops absolute names and ``..`` itself
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        what, remedy = f"{wheel.source} is not a wheel", f"python3 -m zipfile -t {wheel.source}; pip download clingo"
-        raise PackageError(what, why=str(error), remedy=remedy, code="package-archive") from error

@@ -59,9 +59,9 @@ def _ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spa
         apart: as for ``open_spack``.
     """
     spack = open_spack(ctx, target, apart=apart)
-    if not is_ready(ctx.config, spack.program, ctx.paths):
+    if not is_ready(spack.program):
         ctx.note(f"Spack {spack.program.version} and its recipes")
-    ensure(ctx.config, spack.program, ctx.paths, ctx.facts.cluster.region)
+    ensure(spack.program, ctx.paths, ctx.facts.cluster.region)
     _write_environment(ctx, spack)
     return spack
 
@@ -82,7 +82,7 @@ def preview(ctx: Context) -> tuple[str, ...]:
         SpackError: as ``locate``, ``open_spack`` and ``check_memory``.
     """
     program = locate(ctx.config, ctx.paths)
-    if not is_ready(ctx.config, program, ctx.paths) or not (program.recipes / "repo.yaml").is_file():
+    if not is_ready(program) or not (program.recipes / "repo.yaml").is_file():
         return ()
     ctx = _with_recipes(ctx, program.recipes)
     directory = ctx.paths.scratch / "preview"

@@ -25,9 +25,9 @@ class SpackProgram(Step):
         if not ctx.config.builds:
             return elsewhere("the configuration has no Spack stack")
         program = locate(ctx.config, ctx.paths)
-        if not is_ready(ctx.config, program, ctx.paths) or version_of(program.tree) != program.version:
+        if not is_ready(program) or version_of(program.tree) != program.version:
             return change(f"{program.tree} is missing or incomplete", f"fetch Spack {program.version} and its recipes")
         return satisfied(f"Spack {program.version} is at {program.tree}")
 
     def apply(self, ctx: Context) -> None:
-        ensure(ctx.config, locate(ctx.config, ctx.paths), ctx.paths, ctx.facts.cluster.region)
+        ensure(locate(ctx.config, ctx.paths), ctx.paths, ctx.facts.cluster.region)

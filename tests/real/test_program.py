@@ -35,8 +35,8 @@ def world(tmp_path: Path) -> World:
 def fetch(world: World, start: Any) -> None:
     start.wait()
     program = locate(world.config, world.paths)
-    ensure(world.config, program, world.paths, None)
-    assert is_ready(world.config, program, world.paths)
+    ensure(program, world.paths, None)
+    assert is_ready(program)
     assert len(list((program.tree / "lib").iterdir())) == len(FILES) + 1
     assert program.clingo is not None
     assert (program.clingo / "clingo" / "__init__.py").is_file()

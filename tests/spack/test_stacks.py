@@ -73,7 +73,7 @@ def test_two_versions_of_a_package_are_no_stack_for_spack_either(sites: Callable
     options = Options("plan", str(tmp_path / "petal.yaml"), root=prefix, role=Role.HEAD)
     ctx = prepare(options, services(System()))
     spack = open_spack(ctx, ctx.targets[0])
-    ensure(ctx.config, spack.program, ctx.paths, None)
+    ensure(spack.program, ctx.paths, None)
     spack.write_environment(["probe@1", "probe@:1"], {})
     spack.concretize()
     spack.write_environment(["probe@1", "probe@2"], {})

@@ -121,11 +121,11 @@ def test_recipes_of_0_23_lie_in_its_own_tree(recipes: bool, tmp_path: Path) -> N
     assert found.tree == world.paths.root / "spack" / f"0.23.0-{sha256_of(archive)[:12]}"
     assert found.recipes == found.tree / "var/spack/repos/builtin"
     if recipes:
-        program.ensure(world.config, found, world.paths, None)
-        assert program.is_ready(world.config, found, world.paths)
+        program.ensure(found, world.paths, None)
+        assert program.is_ready(found)
     else:
         with pytest.raises(SpackError) as caught:
-            program.ensure(world.config, found, world.paths, None)
+            program.ensure(found, world.paths, None)
         assert caught.value.code == "spack-source"
         assert caught.value.remedy == ("use a release of github.com/spack/spack",)
 

@@ -24,8 +24,8 @@ def world(tmp_path: Path) -> World:
 
 def fetch(world: World) -> Path:
     program = locate(world.config, world.paths)
-    ensure(world.config, program, world.paths, None)
-    assert is_ready(world.config, program, world.paths)
+    ensure(program, world.paths, None)
+    assert is_ready(program)
     return program.tree
 
 
@@ -75,4 +75,4 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_kep
 def test_a_receipt_of_another_origin_is_no_receipt(world: World) -> None:
     tree = fetch(world)
     write_json(tree / RECEIPT, {"key": "0123456789ab"})
-    assert not is_ready(world.config, locate(world.config, world.paths), world.paths)
+    assert not is_ready(locate(world.config, world.paths))

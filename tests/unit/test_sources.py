@@ -59,10 +59,14 @@ def test_another_tarball_than_the_checksum_names_is_not_unpacked(part: str, tmp_
     origin = getattr(world.config.spack, part)
     Path(origin.source).write_bytes(b"evil")
     with pytest.raises(FetchError) as caught:
-        program.ensure(world.config, program.locate(world.config, world.paths), world.paths, None)
+        program.ensure(program.locate(world.config, world.paths), world.paths, None)
     assert caught.value.code == "fetch-checksum"
     trees = {path.name.partition("-")[0] for path in (world.paths.root / "spack").glob("*")}
     assert trees <= ({"1.1.1"} if part == "recipes" else set())
+
+
+def fetch_wheel(wheel: Path, directory: Path, world: World) -> None:
+    program.fetch_missing((Origin(str(wheel)),), directory, program.unpack_wheel, world.paths, None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 60])
@@ -71,7 +75,7 @@ def test_a_damaged_wheel_is_refused_and_leaves_nothing(content: bytes, tmp_path:
     world.paths.scratch.mkdir(parents=True)
     (tmp_path / "clingo.whl").write_bytes(content)
     with pytest.raises(PackageError) as caught:
-        program._ensure_wheels((Origin(str(tmp_path / "clingo.whl")),), tmp_path / "clingo", world.paths, None)
+        fetch_wheel(tmp_path / "clingo.whl", tmp_path / "clingo", world)
     assert caught.value.code == "package-archive"
     assert caught.value.remedy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clingo.whl", "node"]
@@ -83,7 +87,7 @@ def test_a_wheel_cannot_write_outside(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "clingo.whl", "w") as wheel:
         for name in ("../../evil", "/etc/evil", "clingo/__init__.py"):
             wheel.writestr(name, "x")
-    program._ensure_wheels((Origin(str(tmp_path / "clingo.whl")),), tmp_path / "w" / "clingo", world.paths, None)
+    fetch_wheel(tmp_path / "clingo.whl", tmp_path / "w" / "clingo", world)
     assert (tmp_path / "w" / "clingo" / "clingo" / "__init__.py").is_file()
     outside = [path for path in tmp_path.rglob("evil") if tmp_path / "w" / "clingo" not in path.parents]
     assert outside == []

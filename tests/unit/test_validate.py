@@ -32,7 +32,7 @@ UNKNOWN: dict[str, Any] = {
 
 def fetched(world: World) -> None:
     ctx = world.context
-    ensure(ctx.config, locate(ctx.config, ctx.paths), ctx.paths, None)
+    ensure(locate(ctx.config, ctx.paths), ctx.paths, None)
 
 
 def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
