@@ -96,7 +96,7 @@ def _partial_installs(ctx: Context) -> list[Path]:
     running = ClusterState(ctx.paths).install()
     if running is not None and running.finished is None and running.run_id != ctx.run_id:
         return []
-    return sorted([*database.look(store).partial, *database.leftovers(store)])
+    return database.look(store)[0]
 
 
 class MissingFiles(StoreRepair):
@@ -142,7 +142,7 @@ class ChangedFiles(StoreRepair):
         damaged = list(_changed_packages(ctx)) if ctx.options.yes else []
         _unpack_again(ctx, {package.prefix for package in damaged if package.tarball})
         for prefix in (package.prefix for package in damaged if not package.tarball):
-            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``database.leftovers`` finds it after a kill
+            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``database.look`` finds it after a kill
             ctx.confirm()
             move_aside(prefix, garbage)
             remove_tree(garbage)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +47,17 @@ def records(index: Path) -> dict[str, dict[str, Any]]:
     Raises:
         SpackError: ``spack-database``, the index cannot be read.
     """
+    why = "a record is not what Spack writes"
     try:
         document = read_json(index, limit=LIMIT)
+        found: dict[str, dict[str, Any]] = dict(document["database"]["installs"]) if document is not None else {}
+        values = [(record.get("path"), record.get("spec", {})) for record in found.values()]
+        if all(isinstance(path, (str, type(None))) and isinstance(spec, dict) for path, spec in values):
+            return found
     except StateError as error:
         raise SpackError(error.what, why=error.why, remedy=error.remedy, code="spack-database") from error
-    if document is None:
-        return {}
-    try:
-        found: dict[str, dict[str, Any]] = dict(document["database"]["installs"])
-        paths_and_specs = [(record.get("path"), record.get("spec", {})) for record in found.values()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-    else:
-        if all(isinstance(path, (str, type(None))) and isinstance(spec, dict) for path, spec in paths_and_specs):
-            return found
-        why = "a record is not what Spack writes"
     what = f"the database {index} cannot be read"
     raise SpackError(what, why=why, remedy=f"ls -l {index.parent}", code="spack-database")
 
@@ -138,46 +133,26 @@ def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
     return tuple(differences(entries, contents=built_here, every_byte=every_byte and built_here))
 
 
-@dataclass(frozen=True)
-class Condition:
-    """The prefixes of a store.
+def look(store: Path) -> tuple[list[Path], bool]:
+    """Compares the store with its index.
 
-    Args:
-        partial: Spack began to build or unpack these, and did not finish.
-        whole: completely installed.
-        recorded: installed according to the index.
-    """
-
-    partial: frozenset[Path]
-    whole: frozenset[Path]
-    recorded: frozenset[Path]
-
-    @property
-    def agrees(self) -> bool:
-        """True if the index is right."""
-        return self.whole == self.recorded
-
-
-def look(store: Path) -> Condition:
-    """Reads the store and its index.
+    Returns:
+        The prefixes that Spack did not finish, with its other leftovers; and whether the index has the whole prefixes
+        and no others.
 
     Raises:
         SpackError: ``spack-database``.
     """
-    prefixes = frozenset(_prefixes(store))
-    recorded = frozenset(prefix for prefix in installed(store).values() if store in prefix.parents)
-    whole = frozenset(path for path in prefixes if is_whole(path) and (path in recorded or is_sound(path)))
-    return Condition(prefixes - whole, whole, recorded)
+    prefixes = _prefixes(store)
+    recorded = {prefix for prefix in installed(store).values() if store in prefix.parents}
+    whole = {path for path in prefixes if is_whole(path) and (path in recorded or is_sound(path))}
+    leftovers = {path for pattern in LEFTOVERS for path in store.glob(pattern)}
+    return sorted((prefixes - whole) | leftovers), whole == recorded
 
 
-def _prefixes(store: Path) -> list[Path]:
+def _prefixes(store: Path) -> set[Path]:
     """Every prefix that Spack has begun. petal-node's binary packages have no ``.spack``."""
-    return [directory.parent for directory in store.glob("[!.]*/[!.]*/.spack")]
-
-
-def leftovers(store: Path) -> list[Path]:
-    """Leftovers of Spack: prefixes that it moved aside, and interrupted writes."""
-    return [path for pattern in LEFTOVERS for path in store.glob(pattern)]
+    return {directory.parent for directory in store.glob("[!.]*/[!.]*/.spack")}
 
 
 def database_problem(store: Path) -> str:
@@ -211,14 +186,13 @@ def recover(spack: Spack, roots: Container[str]) -> None:
     problem = database_problem(store)
     if problem:
         warn(f"{problem}: {restore(store)}")
-    condition = look(store)
-    unfinished = sorted([*condition.partial, *leftovers(store)])
+    unfinished, agrees = look(store)
     if unfinished:
         names = ", ".join(path.name for path in unfinished[:SHOWN]) + (" and more" if unfinished[SHOWN:] else "")
         warn(f"removing prefixes that an earlier install did not finish: {names}")
     for path in unfinished:
         remove_tree(path)
-    if condition.agrees:
+    if agrees:
         return
     explicit = _explicit(store)
     warn("Spack's database and its store differ: the database is rebuilt from whole packages only")

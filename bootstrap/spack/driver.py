@@ -45,17 +45,6 @@ def split(cores: int, memory: int, limit: int = 0, *, side_by_side: bool = True)
     For the same reason each may run twice its share of the cores. A compiler can need 1 GiB, so at most as many cores
     are used as there are GiB of memory.
 
-    ====== ========= ====
-    cores  processes jobs
-    ====== ========= ====
-    1      1         1
-    2      2         2
-    8      3         6
-    16     4         8
-    64     8         16
-    192    8         48
-    ====== ========= ====
-
     Args:
         memory: of the machine, in bytes.
         limit: cores that the install may use, 0 for all.
@@ -69,6 +58,9 @@ def split(cores: int, memory: int, limit: int = 0, *, side_by_side: bool = True)
 @dataclass(frozen=True)
 class Spack:
     """Spack with one scope and one environment.
+
+    If a command fails, its method raises a SpackError with Spack's error lines; the code is ``spack-failed`` if the
+    method names no other.
 
     Args:
         scope: the directory for ``-C``.
@@ -105,11 +97,7 @@ class Spack:
         write_atomic(self.environment / "spack.yaml", as_yaml({"spack": content}))
 
     def concretize(self) -> None:
-        """Solves the environment and writes ``lockfile``.
-
-        Raises:
-            SpackError: ``spack-concretize``, with Spack's error; ``spack-no-clingo``.
-        """
+        """Solves the environment and writes ``lockfile``: ``spack-concretize``, ``spack-no-clingo``."""
         try:
             if not self.program.bootstraps:
                 self.system.run([sys.executable, "-c", "import clingo"], timeout=PROGRAM, env=self._env())
@@ -129,18 +117,10 @@ class Spack:
             raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
 
     def check_specs(self) -> dict[str, Any]:
-        """Checks the environment's specs against the recipes, without solving: see ``validate_script``.
-
-        Returns:
-            ``problems``, pairs of the index of a spec and a message, and ``advice``, messages.
-
-        Raises:
-            SpackError: ``spack-failed``, Spack cannot read the environment.
-        """
+        """Checks the environment's specs against the recipes, without solving: the answer of ``validate_script``."""
         answer = self.environment / "specs.json"
         answer.unlink(missing_ok=True)
-        what = "Spack could not check the specs"
-        self._run("python", str(SCRIPT), str(answer), timeout=INDEX, code="spack-failed", what=what)
+        self._run("python", str(SCRIPT), str(answer), timeout=INDEX, what="Spack could not check the specs")
         return read_json(answer) or {}
 
     def install(
@@ -164,65 +144,42 @@ class Spack:
         return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
 
     def unpack(self, digest: str) -> None:
-        """Installs one package of the lockfile and its runtime dependencies, all from the scope's build cache.
-
-        Raises:
-            SpackError: ``spack-install``.
-        """
+        """Installs a package and its runtime dependencies, all from the scope's build cache: ``spack-install``."""
         arguments = [*NO_MODULES, "install", "--only-concrete", "--cache-only", f"/{digest}"]
         what = "Spack could not install a package that it had packed"
         self._run(*arguments, timeout=PACK, code="spack-install", what=what)
 
     def write_modules(self) -> None:
-        """Writes the environment's lmod modules. Existing files are not changed.
-
-        Raises:
-            SpackError: ``spack-failed``.
-        """
-        what = "Spack could not write its modules"
-        self._run("module", "lmod", "refresh", "-y", timeout=SOLVE, code="spack-failed", what=what)
+        """Writes the environment's lmod modules. Existing files are not changed."""
+        self._run("module", "lmod", "refresh", "-y", what="Spack could not write its modules")
 
     def reindex(self) -> None:
-        """Makes Spack rebuild its database from the store and from the present database.
+        """Makes Spack rebuild its database from the store and from the present database: ``spack-database``.
 
         Spack counts every prefix with ``.spack/spec.json`` as installed, and writes that file first: see ``database``.
-
-        Raises:
-            SpackError: ``spack-database``.
         """
-        self._run("reindex", timeout=SOLVE, code="spack-database", what="Spack could not reindex its store")
+        self._run("reindex", code="spack-database", what="Spack could not reindex its store")
 
     def mark_implicit(self, hashes: Sequence[str]) -> None:
-        """Marks packages in the database as dependencies only.
-
-        Raises:
-            SpackError: ``spack-database``.
-        """
+        """Marks packages in the database as dependencies only: ``spack-database``."""
         what = "Spack could not mark packages as implicit"
-        self._run("mark", "-i", *_by_hash(hashes), timeout=SOLVE, code="spack-database", what=what)
+        self._run("mark", "-i", *_by_hash(hashes), code="spack-database", what=what)
 
     def uninstall(self, hashes: Sequence[str]) -> None:
-        """Removes packages from the store, also if others need them. Modules of other packages stay.
-
-        Raises:
-            SpackError: ``spack-failed``.
-        """
+        """Removes packages from the store, also if others need them. Modules of other packages stay."""
         arguments = [*NO_MODULES, "uninstall", "-y", "--force", *_by_hash(hashes)]
-        what = "Spack could not remove packages"
-        self._run(*arguments, timeout=SOLVE, code="spack-failed", what=what, inside=False)
+        self._run(*arguments, what="Spack could not remove packages", inside=False)
 
     def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
-        """Packs installed packages into a build cache at ``directory``, unsigned and without an index.
-
-        Raises:
-            SpackError: ``cache-push``.
-        """
+        """Packs packages into a build cache at ``directory``, unsigned and without an index: ``cache-push``."""
         make_dir(directory)
         options = ["--unsigned", "--only", "package", "-j", str(jobs)]
         arguments = ["buildcache", "push", *options, f"file://{directory}", *_by_hash(hashes)]
         self._run(*arguments, timeout=PACK, code="cache-push", what="Spack could not pack the packages that it built")
 
-    def _run(self, *arguments: str, timeout: float, code: str, what: str, inside: bool = True) -> Completed:
+    def _run(
+        self, *arguments: str, what: str, code: str = "spack-failed", timeout: float = SOLVE, inside: bool = True
+    ) -> None:
         def note_error(line: str) -> None:
             if line.startswith("==> Error"):
                 self.note(line.removeprefix("==> ").strip())
@@ -230,7 +187,6 @@ class Spack:
         done = self._spack(*arguments, timeout=timeout, on_line=note_error, inside=inside)
         if done.returncode != 0:
             raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
-        return done
 
     def _spack(
         self,

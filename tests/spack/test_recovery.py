@@ -185,4 +185,4 @@ def test_a_disk_that_is_full_in_mid_build_is_told_and_the_next_run_goes_on(
     second = bootstrap(prefix, config)
     assert second.status is Status.CHANGED, second
     assert manifests(store).items() > whole.items()
-    assert database.look(store).agrees
+    assert database.look(store)[1]
