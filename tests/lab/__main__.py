@@ -30,7 +30,7 @@ def up(lab: Lab) -> None:
 
 
 def demo_anywhere(lab: Lab) -> None:
-    """Run the demo in containers, or without them where there are none."""
+    """Run the demo in containers, or without containers if no engine is available."""
     reason = Lab.available()
     if reason:
         local_demo(reason)

@@ -1,4 +1,4 @@
-"""The lab's connections into its nodes: an agent runs there, one for each command at a time, and is asked again."""
+"""The lab's connections to its nodes: one agent process per concurrent command, reused for later commands."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import Any
 from tests.lab.engine import LabError
 
 CODE = (Path(__file__).parent / "node" / "agent.py").read_text(encoding="utf-8")
-GONE = 137  # what ``docker exec`` says of a command whose container went down
+GONE = 137  # exit code of ``docker exec`` for a command whose container stopped
 
 
 class Agent:
-    """One process in one node."""
+    """One agent process in one node."""
 
     def __init__(self, container: str) -> None:
-        """Start it; it ends when it is closed, or with the node."""
+        """Start the process; it ends when it is closed or when the node stops."""
         argv = ["docker", "exec", "-i", container, "python3", "-u", "-c", CODE]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._left = b""
 
     @property
     def alive(self) -> bool:
-        """False once the node went down."""
+        """False after the node has stopped."""
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any] | None:
-        """The answer; None where the node went down. ``TimeoutError`` where there is none in time."""
+        """Return the answer, or None if the node stopped. Raise ``TimeoutError`` if no answer comes in time."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -44,7 +44,7 @@ class Agent:
         try:
             answer: dict[str, Any] | None = json.loads(line) if line else None
         except ValueError as error:
-            raise LabError(f"an agent said {line.decode(errors='replace')}") from error
+            raise LabError(f"invalid answer of an agent: {line.decode(errors='replace')}") from error
         return answer
 
     def _line(self, timeout: float) -> bytes:
@@ -64,16 +64,16 @@ class Agent:
         return line
 
     def close(self) -> None:
-        """End it, and what it runs is left to the node."""
+        """End the agent; a command that it runs goes on in the node."""
         self._process.kill()
         self._process.communicate()
 
 
 class Agents:
-    """Those of a lab. A command takes a free one, or a new one where all are busy."""
+    """The agents of a lab. A command takes a free one, or starts a new one if all are busy."""
 
     def __init__(self) -> None:
-        """None runs yet."""
+        """Start without any agent."""
         self._free: dict[str, list[Agent]] = {}
 
     def run(
@@ -99,7 +99,7 @@ class Agents:
             raise
         if answer is None:
             agent.close()
-            return GONE, b"", b"the node went down"
+            return GONE, b"", b"the node stopped"
         self._free.setdefault(container, []).append(agent)
         return answer["returncode"], base64.b64decode(answer["stdout"]), base64.b64decode(answer["stderr"])
 
@@ -113,7 +113,7 @@ class Agents:
         return Agent(container)
 
     def close(self, container: str | None = None) -> None:
-        """End those of a node, or all: before it goes down."""
+        """End the agents of one node or of all nodes, before the node stops."""
         for name in [container] if container else list(self._free):
             for agent in self._free.pop(name, []):
                 agent.close()

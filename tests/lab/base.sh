@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make the lab's base image from Debian's own packages, since an image registry may be out of reach.
+# Make the lab's base image from Debian's packages, because an image registry may be unreachable.
 #   base.sh [SUITE]     bookworm (default) or trixie; root, Docker and debootstrap are needed
-# The image petal-lab-base:SUITE carries a hash of its recipe; it is made again only when that changes.
+# The image petal-lab-base:SUITE carries a hash of its recipe; it is made again only if the recipe changes.
 # DEBIAN_MIRROR  where packages come from (http://deb.debian.org/debian)
 # PYTHON         a Python with pip that fetches the image's wheels (python3)
 set -eu
@@ -23,7 +23,7 @@ root=$work/root
 mkdir -p "$cache" "$root"
 cleanup() {
     umount "$root/proc" 2>/dev/null || true
-    # Not while something is still mounted in it: that would be the host's.
+    # Do not remove it while something is still mounted in it: that could be a directory of the host.
     if ! grep -q " $work/" /proc/mounts; then rm -rf "$work"; fi
 }
 trap cleanup EXIT

@@ -1,13 +1,13 @@
-"""``make bench-adopt``: how long a new head node's hook takes to adopt a storage that has the wanted release.
+"""``make bench-adopt``: how long the hook of a new head node takes to adopt storage with the desired release.
 
-Real Spack installs 200 small packages, 40 files each, into a store on a file system of its own, an ext4 image that is
-mounted by loop, as an EBS volume would be. Then, time and again, everything of the head node but that storage is thrown
-away, a new head node of the cluster takes its place, and its OnNodeConfigured runs: ``petal-node hook configured`` from
-the archive. What is measured is that command from its start to its end, and the seconds of CPU of all that it started,
-its worker included: other work on the machine makes the first longer and hardly the second.
+Real Spack installs 200 small packages of 40 files each into a store on a separate file system, an ext4 image that is
+loop-mounted like an EBS volume. Then, repeatedly, everything of the head node except that storage is
+removed, a new head node of the cluster replaces it, and its OnNodeConfigured runs: ``petal-node hook configured`` from
+the archive. The benchmark measures the time of that command, and the CPU seconds of all its processes including
+its worker: other work on the machine affects the first figure and hardly the second.
 
 * warm: the storage has just been read;
-* cold: it was unmounted, and nothing of its image is in the page cache.
+* cold: it was unmounted, and the page cache contains nothing of its image.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.lab.engine import LabError, say
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT / "dist" / "petal-node"
 PAGE = ROOT / "docs" / "adopting.md"
-LIMIT = 2.0  # seconds of the head node's time
+LIMIT = 2.0  # seconds on the head node
 PACKAGES, LAYER, FILES = 200, 20, 40
 SHOWN = 0.02
 SET_CHILD_SUBREAPER = 36
@@ -71,7 +71,7 @@ def names() -> list[str]:
 
 
 def write_recipes(repository: Path) -> None:
-    """Each package needs two of the layer before it."""
+    """Each package depends on two packages of the previous layer."""
     for number, name in enumerate(names()):
         before = [number - LAYER, number // LAYER * LAYER - LAYER + (number + 1) % LAYER] if number >= LAYER else []
         needs = "".join(f'    depends_on("many{other}")\n' for other in before)
@@ -83,7 +83,7 @@ def write_recipes(repository: Path) -> None:
 
 @dataclass(frozen=True)
 class Adoption:
-    """Seconds of the clock and of CPU, and the record of the run."""
+    """Wall-clock seconds, CPU seconds, and the record of the run."""
 
     wall: float
     cpu: float
@@ -96,7 +96,7 @@ def _cpu() -> float:
 
 
 def _adopt_orphans() -> None:
-    """What a hook leaves behind becomes a child of this process (prctl(2)), which can ask what it used."""
+    """Make this process the parent of orphaned processes of a hook (prctl(2)), so that it can read their CPU time."""
     if ctypes.CDLL(None, use_errno=True).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise LabError(f"prctl: {os.strerror(ctypes.get_errno())}")
 
@@ -111,7 +111,7 @@ def _reap() -> None:
 
 @dataclass
 class Head:
-    """A head node in a directory whose shared storage is a file system of its own."""
+    """A head node in a directory whose shared storage is a separate file system."""
 
     top: Path
     config: Path
@@ -136,7 +136,7 @@ class Head:
         _run(["umount", str(self.shared)])
 
     def forget(self) -> None:
-        """Nothing of the storage is in memory any more."""
+        """Drop everything of the storage from the page cache."""
         self.unmount()
         descriptor = os.open(self.image, os.O_RDONLY)
         try:
@@ -147,7 +147,7 @@ class Head:
         self.mount()
 
     def is_replaced(self) -> None:
-        """A new instance as the cluster's head node; the storage is all that it has of the one before."""
+        """Replace the head node by a new instance that keeps only the shared storage."""
         for path in self.prefix.iterdir():
             if path != self.shared:
                 shutil.rmtree(path)
@@ -157,10 +157,10 @@ class Head:
         dna.write_text(json.dumps({"cluster": {**cluster, "ebs_shared_dirs": "/shared"}}), encoding="utf-8")
 
     def hook(self, seconds: float) -> Adoption:
-        """OnNodeConfigured, from its start to the end of its worker.
+        """Run OnNodeConfigured until its worker ends.
 
         Raises:
-            LabError: it did not end well.
+            LabError: the hook or its worker failed.
         """
         env = {"PATH": os.environ["PATH"], "PETAL_PREFIX": str(self.prefix), "PETAL_PYTHON": sys.executable}
         argv = [str(ARCHIVE), "hook", "configured", "--strict", "--config", str(self.config), "--root"]
@@ -184,10 +184,10 @@ def _run(argv: list[str]) -> None:
 
 @contextmanager
 def head(top: Path) -> Iterator[Head]:
-    """Recipes, configuration, an empty storage."""
+    """Create recipes, the configuration and empty storage."""
     reason = stack.no_spack()
     if reason:
-        raise LabError(f"no real Spack: {reason}")
+        raise LabError(reason)
     tree = top / "recipes"
     recipes.subset(stack.spack_cache() / stack.RECIPES, tree, ())
     write_recipes(tree / "repos" / "spack_repo" / "builtin")
@@ -217,10 +217,10 @@ def head(top: Path) -> Iterator[Head]:
 
 
 def measure(made: Head, rounds: int) -> dict[str, list[Adoption]]:
-    """Each adoption, cold and warm in turn.
+    """Measure adoptions, cold and warm in turn.
 
     Raises:
-        LabError: something was built, or the release is another one.
+        LabError: something was built, or the release differs.
     """
     made.is_replaced()
     first = made.hook(3600)

@@ -1,8 +1,8 @@
-"""What the check of a cluster costs beside Slurm and the nodes: on two real nodes, and with 200 recorded reports.
+"""How long a cluster check takes in addition to Slurm and the nodes: with two real nodes and with 200 recorded reports.
 
-A lab of its own. The 200 reports come through one real job step of 200 tasks; each prints the report of one node as
-it was recorded on a real one; a sinfo and an srun in front of Slurm's own play the nodes that are not there. Everything
-behind them is the product: gathering, the table, JSON and the page.
+It uses a separate lab. The 200 reports come from one real job step of 200 tasks; each prints the report of one node as
+recorded on a real node. Wrappers of sinfo and srun emulate the missing nodes. Everything
+else is petal-node: gathering, the table, JSON and the HTML page.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RECORDED = "/shared/recorded"
 SINFO = f"""#!/bin/sh
 i=1; while [ $i -le {NODES} ]; do echo "many-st-c5-$i|idle|queue1*|none"; i=$((i + 1)); done
 """
-# What petal-node asks of srun, as 200 tasks on the two nodes that are there.
+# Runs petal-node's srun command as 200 tasks on the two existing nodes.
 SRUN = f"""#!/bin/sh
 exec /opt/slurm/bin/srun.real --quiet -N2 -n{NODES} --overcommit \\
     --mpi=none --export=NONE --chdir=/ /bin/sh -c 'cat {RECORDED}/$((SLURM_PROCID + 1))'
@@ -39,14 +39,14 @@ print(json.dumps([once(sys.argv[2:]) for _ in range(int(sys.argv[1]))]))
 
 
 def timed(lab: Lab, node: str, runs: int, *argv: str, user: str = "root") -> list[float]:
-    """Seconds of each run, measured in the node."""
+    """Return the seconds of each run, measured in the node."""
     result = lab.exec(node, ("python3", "-c", TIMES, str(runs), *argv), user=user, timeout=900).check()
     times: list[float] = json.loads(result.stdout)
     return times
 
 
 def of_two_nodes(lab: Lab, runs: int) -> tuple[float, float, float]:
-    """Medians: the check of both nodes, ``srun -N2 true``, and the slower node's own check as the job runs it."""
+    """Return medians: the check of both nodes, ``srun -N2 true``, and the slower node's check as the job runs it."""
     whole = timed(lab, "head", runs, "petal-node", "check", "--nodes", "all")
     bare = timed(lab, "head", runs, "/opt/slurm/bin/srun", "-N2", "true", user="ec2-user")
     own = [
@@ -56,7 +56,7 @@ def of_two_nodes(lab: Lab, runs: int) -> tuple[float, float, float]:
 
 
 def record(lab: Lab) -> None:
-    """The report of a real node, under 200 names; every tenth has a failure of its own."""
+    """Record the report of a real node under 200 names; every tenth report has a different failure."""
     lines = lab.exec("compute-1", ("petal-node", "check", "--lines"), user="ec2-user").check().stdout
     files = {}
     for number in range(1, NODES + 1):
@@ -73,7 +73,7 @@ def record(lab: Lab) -> None:
 
 
 def of_many(lab: Lab, runs: int) -> tuple[float, float]:
-    """Medians: the check of 200 nodes, and its one step alone."""
+    """Return medians: the check of 200 nodes, and its job step alone."""
     page = "/tmp/check.html"
     told = lab.exec("head", ("petal-node", "check", "--nodes", "all", "--html", page))
     if f"proved on {NODES - NODES // 10} of {NODES} nodes" not in told.stdout:

@@ -1,4 +1,4 @@
-"""``make bench-hooks``: how long hooks take while an install lasts an hour, against what they may take."""
+"""``make bench-hooks``: how long hooks take during an install of an hour, compared with their limits."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def hour_long(lab: Lab, budget: int) -> None:
 
 
 def tell(what: str, result: Result, limit: float) -> bool:
-    """One line of the answer."""
+    """Print one line of the result."""
     took = result.check().hook_seconds or 0.0
     print(f"{what:<62} {took:6.2f} s   may take {limit:5.1f} s   {'ok' if took <= limit else 'TOO LONG'}", flush=True)
     return took <= limit
 
 
 def bench(lab: Lab, budget: int) -> bool:
-    """Measure each situation; true when all were in time."""
+    """Measure each situation; return True if all were within their limits."""
     reason = stack.no_spack()
     if reason:
-        raise LabError(f"no real Spack: {reason}")
+        raise LabError(reason)
     lab.ensure_engine()
     lab.build_images()
     lab.fresh()
@@ -57,7 +57,7 @@ def bench(lab: Lab, budget: int) -> bool:
 
 
 def main() -> int:
-    """Run it on a lab of its own."""
+    """Run the benchmark on a separate lab."""
     lab = Lab("petal-bench")
     try:
         return 0 if bench(lab, int(sys.argv[1]) if len(sys.argv) > 1 else BUDGET) else 1

@@ -1,14 +1,14 @@
-"""``make bench-install``: a stack of two dozen small packages, by petal-node and by Spack's own commands, in one run.
+"""``make bench-install``: a stack of two dozen small packages, installed by petal-node and by Spack's own commands.
 
 Measured in turn, each time with an empty store and the same warm caches:
 
 * petal-node: ``petal-node bootstrap`` of the whole stack: concretize, install, modules, publish;
-* loop: ``spack install SPEC`` for one spec after the other, each concretized for itself;
-* at once: the specs in one environment: ``spack concretize``, ``spack install -p 2``, ``spack module lmod refresh``.
+* loop: ``spack install SPEC`` for one spec after the other, each concretized separately;
+* at once: all specs in one environment: ``spack concretize``, ``spack install -p 2``, ``spack module lmod refresh``.
 
 All three use the same Spack, recipes, configuration scope, stage and caches on this machine. ``--full`` uses the whole
-recipe repository. What counts is the ratio within a round: other work on the machine slows all three, and what varies
-while a round lasts shows in the seconds of CPU, which that hardly changes.
+recipe repository. The result is the ratio within a round: other work on the machine slows all three. Variation
+within a round shows in the CPU seconds, which other work hardly changes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KINDS = ("petal-node", "loop", "at once")
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds of the clock, and of CPU by everything that was started."""
+    """Wall-clock seconds, and CPU seconds of all started processes."""
 
     wall: float
     cpu: float
@@ -52,7 +52,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Bench:
-    """One place with Spack's trees, a recipe repository and warm caches."""
+    """One directory with Spack's trees, a recipe repository and warm caches."""
 
     top: Path
     recipes: Path
@@ -60,19 +60,19 @@ class Bench:
 
     @property
     def node(self) -> Path:
-        """petal-node's prefix; the other two use its scope and its program, in stores of their own."""
+        """petal-node's prefix; the other two use its scope and its Spack, with separate stores."""
         return self.top / "node"
 
     @property
     def work(self) -> Path:
-        """Where petal-node has written its scope."""
+        """The directory into which petal-node has written its scope."""
         return next((self.node / "var/lib/petal-node/spack").glob("*/*/scope")).parent
 
     def run(self, argv: list[str], env: dict[str, str]) -> None:
-        """A command to its end; its output is kept for a look.
+        """Run a command to its end and keep its output in a file.
 
         Raises:
-            LabError: it failed.
+            LabError: the command failed.
         """
         log = self.top / "output.log"
         with log.open("ab") as output:
@@ -84,18 +84,18 @@ class Bench:
             raise LabError(f"{' '.join(argv)} ended with {done.returncode}:\n{tail}")
 
     def petal(self) -> None:
-        """The whole stack, as a head node gets it."""
+        """Install the whole stack as on a head node."""
         argv = [sys.executable, "-m", "bootstrap", "bootstrap", "--root", str(self.node), "--role", "head"]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.run([*argv, "--config", str(self.config)], env)
 
     def loop(self) -> None:
-        """One spec at a time, each solved for itself, as a shell script does it."""
+        """Install one spec at a time, each concretized separately, as in a shell script."""
         for spec in bench_stack.dependencies():
             self.run([*self._spack(), "install", spec], self._env())
 
     def at_once(self) -> None:
-        """One environment, two packages at a time, then its modules."""
+        """Install one environment, two packages at a time, then write its modules."""
         environment = self.top / "environment"
         environment.mkdir()
         content = {"spack": {"specs": list(bench_stack.dependencies()), "view": False, "concretizer": {"unify": True}}}
@@ -112,7 +112,7 @@ class Bench:
         return stack.spack_cache() / stack.SPACK
 
     def _env(self) -> dict[str, str]:
-        """What petal-node gives Spack: the same caches, clingo and byte code."""
+        """The environment in which petal-node runs Spack: the same caches, clingo and byte code."""
         scratch = self.node / "var/cache/petal-node/scratch/spack"
         return {
             "PATH": "/usr/bin:/bin", "HOME": str(scratch / "home"), "LANG": "C.UTF-8", "SPACK_PYTHON": sys.executable,
@@ -122,7 +122,7 @@ class Bench:
         }  # fmt: skip
 
     def own_scope(self) -> None:
-        """petal-node's scope with another store and module tree, and its clingo."""
+        """petal-node's scope and clingo with another store and module tree."""
         shutil.copytree(next((self.node / "opt/petal/spack").glob("clingo-*")), self.top / "clingo")
         target = self.top / "scope"
         shutil.copytree(self.work / "scope", target)
@@ -133,7 +133,7 @@ class Bench:
             path.write_text(text.replace(str(modules), str(self.top / "modules")), encoding="utf-8")
 
     def empty(self) -> None:
-        """No store, no release, no environment; programs and caches stay."""
+        """Remove stores, releases and environments; keep programs and caches."""
         for name in ("opt/petal/store", "opt/petal/releases", "opt/petal/current", "shared", "var/lib/petal-node"):
             _remove(self.node / name)
         for name in ("store", "modules", "environment"):
@@ -149,10 +149,10 @@ def _remove(path: Path) -> None:
 
 
 def prepare(top: Path, *, full: bool) -> Bench:
-    """Recipes, configuration, and one run of petal-node that warms every cache."""
+    """Create recipes and the configuration, and warm every cache by one run of petal-node."""
     reason = stack.no_spack()
     if reason:
-        raise LabError(f"no real Spack: {reason}")
+        raise LabError(reason)
     make = bench_stack.full if full else bench_stack.small
     tree = make(stack.spack_cache() / stack.RECIPES, top / "recipes")
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -182,7 +182,7 @@ def _sha256(path: Path) -> str:
 
 
 def timed(action: Callable[[], None]) -> Took:
-    """How long an action takes; its processes have ended with it."""
+    """Measure an action, including all its processes."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     action()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -191,7 +191,7 @@ def timed(action: Callable[[], None]) -> Took:
 
 
 def measure(bench: Bench, rounds: int, loops: int) -> dict[str, list[Took]]:
-    """What each way takes, round by round; who is first changes with the round. The loop is in the first ``loops``."""
+    """Measure each variant, round by round, in changing order. The loop runs in the first ``loops`` rounds only."""
     ways: dict[str, Callable[[], None]] = {"petal-node": bench.petal, "loop": bench.loop, "at once": bench.at_once}
     took: dict[str, list[Took]] = {kind: [] for kind in KINDS}
     for number in range(rounds):
@@ -207,12 +207,12 @@ def measure(bench: Bench, rounds: int, loops: int) -> dict[str, list[Took]]:
 
 
 def ratio(took: dict[str, list[Took]], other: str) -> float:
-    """The median of petal-node's time over the other's, round by round."""
+    """The median over the rounds of petal-node's time divided by the other's."""
     return statistics.median(ours.wall / theirs.wall for ours, theirs in zip(took["petal-node"], took[other]))
 
 
 def lines(took: dict[str, list[Took]], repository: str) -> list[str]:
-    """The table of one repository, as docs/dev/benchmarks.md holds it."""
+    """The table of one repository for docs/dev/benchmarks.md."""
     count = len(took["petal-node"])
     found = [
         f"### {repository} repository, {count} {'round' if count == 1 else 'rounds'}, {timestamp()}", "",
@@ -234,7 +234,7 @@ def lines(took: dict[str, list[Took]], repository: str) -> list[str]:
 
 
 def machine() -> str:
-    """What it was run on."""
+    """The machine on which the benchmark ran."""
     model = next(
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -246,7 +246,7 @@ def machine() -> str:
 
 
 def write_page(repository: str, table: list[str]) -> None:
-    """Puts the table into docs/dev/benchmarks.md in the place of the one before."""
+    """Replace the table in docs/dev/benchmarks.md."""
     text = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- {repository} -->", f"<!-- end of {repository} -->"
     head, rest = text.split(begin, 1)
@@ -256,11 +256,11 @@ def write_page(repository: str, table: list[str]) -> None:
 
 
 def main() -> int:
-    """Run it below a new directory, which is removed."""
+    """Run the benchmark in a new directory, and remove the directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="with all recipes: two minutes a round, with the loop 13")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loops", type=int, help="in how many of them the loop is run too (all)")
+    parser.add_argument("--loops", type=int, help="number of rounds that include the loop (all)")
     parser.add_argument("--write", action="store_true", help="write the result into docs/dev/benchmarks.md")
     asked = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="petal-bench-"))

@@ -1,4 +1,4 @@
-"""``make bench-layouts``: what each layout costs, from the image build to a user's job; rewrites docs/layouts.md."""
+"""``make bench-layouts``: time and disk space of each layout, from image to job; rewrites docs/layouts.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One column."""
+    """One column of the table."""
 
     build: float
     growth: float
@@ -49,7 +49,7 @@ def image_bytes(image: str) -> int:
 
 
 def build_image(lab: Lab, layout: str) -> tuple[float, float]:
-    """Bake an image for the layout and let the lab start from it; seconds and megabytes."""
+    """Build an image for the layout and start the lab from it; return seconds and megabytes."""
     if layout == "shared":
         return 0.0, 0.0
     lab.fresh()
@@ -66,7 +66,7 @@ def job(lab: Lab) -> float:
 
 
 def cost(lab: Lab, layout: str) -> Cost:
-    """From the image build to a user's second job."""
+    """Measure a layout from the image build to a user's second job."""
     lab.image = None
     build, growth = build_image(lab, layout)
     lab.fresh()
@@ -89,7 +89,7 @@ def table(costs: dict[str, Cost]) -> str:
 
 
 def main() -> int:
-    """Run it on a lab of its own."""
+    """Run the benchmark on a separate lab."""
     lab = Lab("petal-bench")
     try:
         lab.ensure_engine()

@@ -1,8 +1,8 @@
-"""Prints what a login costs on a node of the lab, with shared storage well and with /shared and /opt/petal hanging.
+"""Measure logins on a node of the lab, with healthy shared storage and while /shared and /opt/petal hang.
 
-And what of it is petal-node's: ``bash -lc true`` with its file in /etc/profile.d and without, and beside it what a
-shell costs that sources Spack's setup-env.sh. ``make lab`` first, then ``make bench-login``. Medians, timed in the node
-itself, so the engine costs nothing.
+It also measures petal-node's part, ``bash -lc true`` with and without its file in /etc/profile.d, and for comparison a
+shell that sources Spack's setup-env.sh. Run ``make lab`` first. The results are medians, timed in the node
+itself, so the container engine adds nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from tests.lab import stack
 from tests.lab.cluster import Lab
-from tests.lab.faults import BOTH, has_fuse, laid_over, sh, taken_off
+from tests.lab.faults import BOTH, has_fuse, mount_bad_file_system, sh, unmount_bad_file_system
 
 LOGINS = {
     "root: bash -lc true": ("bash", "-lc", "true"),
@@ -22,9 +22,9 @@ LOGINS = {
     "user: su - ec2-user": ("su", "-", "ec2-user", "-c", "true"),
 }
 PROFILE = "/etc/profile.d/zz-petal.sh"
-LMODS = "/etc/profile.d/lmod.sh"  # of the lab's image; ParallelCluster's have none
+LMODS = "/etc/profile.d/lmod.sh"  # of the lab's image; ParallelCluster's images do not have it
 LIMIT = 15.0  # ms that petal-node may add to a login shell
-# Runs in the node; arguments: how often, then the command.
+# Runs in the node; arguments: number of runs, command.
 TIMER = """
 import json, statistics, subprocess, sys, time
 def once():
@@ -39,12 +39,12 @@ print(json.dumps([statistics.median(times), max(times)]))
 
 
 def measure(lab: Lab, node: str, runs: int) -> dict[str, tuple[float, float]]:
-    """Median and maximum of each login, in ms."""
+    """Return median and maximum of each login, in ms."""
     return {name: once(lab, node, command, runs) for name, command in LOGINS.items()}
 
 
 def added(lab: Lab, node: str, runs: int) -> list[str]:
-    """What petal-node adds to a login shell, Lmod's own start included, and Spack's own file to a shell."""
+    """Print what petal-node adds to a login shell (including Lmod's start), and what Spack's file adds to a shell."""
     sh(lab, node, f"mv {LMODS} {LMODS}.away")
     try:
         lines = _of_petal(lab, node, runs)
@@ -70,7 +70,7 @@ def _of_petal(lab: Lab, node: str, runs: int) -> list[str]:
 
 
 def _of_spack(lab: Lab, node: str, runs: int) -> str:
-    """Spack on the same disk; the first run compiles its Python and is not counted."""
+    """Measure Spack on the same disk; the first run compiles its Python and is not counted."""
     reason = stack.no_spack()
     if reason:
         return f"Spack's setup-env.sh: {reason}"
@@ -84,7 +84,7 @@ def _of_spack(lab: Lab, node: str, runs: int) -> str:
 
 
 def once(lab: Lab, node: str, command: tuple[str, ...], runs: int) -> tuple[float, float]:
-    """Median and maximum of one command in the node, in ms."""
+    """Return median and maximum of one command in the node, in ms."""
     result = lab.exec(node, ("python3", "-c", TIMER, str(runs), *command), timeout=600).check()
     median, most = json.loads(result.stdout)
     return median, most
@@ -100,11 +100,11 @@ def main() -> int:
         print("bench-login: the node has no /dev/fuse, or no lab runs: make lab", file=sys.stderr)
         return 1
     well = measure(lab, options.node, options.runs)
-    sh(lab, options.node, laid_over("deaf", *BOTH))
+    sh(lab, options.node, mount_bad_file_system("deaf", *BOTH))
     try:
         hanging = measure(lab, options.node, options.runs)
     finally:
-        sh(lab, options.node, taken_off(*BOTH))
+        sh(lab, options.node, unmount_bad_file_system(*BOTH))
     print(f"{'login on ' + options.node:<24}{'well':>18}{'storage hangs':>22}    ms, median (max) of {options.runs}")
     for name, (median, most) in well.items():
         cells = [f"{median:.1f} ({most:.1f})", "{:.1f} ({:.1f})".format(*hanging[name])]

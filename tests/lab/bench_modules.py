@@ -1,7 +1,7 @@
-"""``make bench-modules``: what ``module`` costs with a release of 1,000 modules, with Lmod's cache and without.
+"""``make bench-modules``: how long ``module`` takes in a release of 1,000 modules, with and without Lmod's cache.
 
-Once with the release on this machine's disk, and once on a file system that takes 1 ms for each operation and lets the
-kernel keep nothing (a FUSE pass-through), as a busy file server may. ``lmod bash COMMAND`` is timed, as shells run it.
+The release is on this machine's disk, then on a file system (a FUSE pass-through) that takes 1 ms per operation and
+disables the kernel's caches, like a busy file server. The benchmark times ``lmod bash COMMAND``, as shells run it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGE = HERE.parents[1] / "docs" / "modules.md"
 BEGIN, END = "<!-- bench-modules -->", "<!-- end of bench-modules -->"
 MODULES = 1000
 COMMANDS = ("-t avail", "spider", "load lib7 hello")
-# Of the time without the cache, at most.
+# The largest allowed part of the time without the cache.
 LIMITS = {
     "local disk": {"-t avail": 1.0, "spider": 1 / 3, "load lib7 hello": 2 / 3},
     "1 ms an operation": dict.fromkeys(COMMANDS, 1 / 3),
@@ -40,7 +40,7 @@ LIMITS = {
 
 
 def make(place: Path) -> RealWorld:
-    """A node with a release of so many modules, and its cache."""
+    """Create a node with a release of ``MODULES`` modules and its cache."""
     world = RealWorld(place / "node", config_text=with_package(place))
     engine.converge(STEPS, world.context, lambda _: None)
     tree = tree_of(world)
@@ -59,17 +59,17 @@ def tree_of(world: RealWorld) -> Path:
 
 
 def environments(world: RealWorld, lmod: Lmod) -> tuple[dict[str, str], dict[str, str]]:
-    """A shell's environment with the cache, as the init file makes it, and without."""
+    """A shell's environment with the cache, as the init file sets it, and without."""
     without = {
         "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LMOD_VERSION": lmod.version,
-        "LMOD_SHORT_TIME": "86400",  # Lmod keeps none of its own for the user
+        "LMOD_SHORT_TIME": "86400",  # Lmod writes no cache for the user
         "PETAL_RELEASE": str(world.paths.release(world.release)), "MODULEPATH": f"{tree_of(world)}/Core",
     }  # fmt: skip
     return {**without, "LMOD_RC": str(world.paths.init / "lmodrc.lua"), "LMOD_CACHED_LOADS": "yes"}, without
 
 
 def timed(lmod: Lmod, command: str, env: Mapping[str, str], runs: int) -> float:
-    """The median of so many runs, in ms."""
+    """Return the median of ``runs`` runs, in ms."""
     argv, times = [str(lmod.place / "libexec" / "lmod"), "bash", *command.split()], []
     for _ in range(runs):
         started = time.perf_counter()
@@ -80,7 +80,7 @@ def timed(lmod: Lmod, command: str, env: Mapping[str, str], runs: int) -> float:
 
 @contextmanager
 def slow(directory: Path) -> Iterator[None]:
-    """Lays 1 ms over each operation below a directory."""
+    """Delay each operation below a directory by 1 ms."""
     backing = directory.with_name("backing")
     directory.rename(backing)
     directory.mkdir()
@@ -98,7 +98,7 @@ def slow(directory: Path) -> Iterator[None]:
 
 
 def measure(world: RealWorld, lmod: Lmod, runs: int, runs_without: int) -> dict[str, tuple[float, float]]:
-    """With and without the cache, by command, in ms."""
+    """Measure each command with and without the cache, in ms."""
     with_cache, without = environments(world, lmod)
     return {
         command: (timed(lmod, command, with_cache, runs), timed(lmod, command, without, runs_without))
@@ -107,7 +107,7 @@ def measure(world: RealWorld, lmod: Lmod, runs: int, runs_without: int) -> dict[
 
 
 def table(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[str]:
-    """The results, and what was wanted."""
+    """The results and the limits."""
     lines = ["| release on | command | with the cache | without | share | wanted |", "|---|---|---|---|---|---|"]
     for where, results in found.items():
         for command, (cached, plain) in results.items():
@@ -118,7 +118,7 @@ def table(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[str]:
 
 
 def write_page(lines: list[str], lmod: Lmod) -> None:
-    """Puts the table into docs/modules.md in the place of the one before."""
+    """Replace the table in docs/modules.md."""
     text = PAGE.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN, 1)
     tail = rest.split(END, 1)[1]
@@ -127,9 +127,9 @@ def write_page(lines: list[str], lmod: Lmod) -> None:
 
 
 def main() -> int:
-    """Run it below a new directory, which is removed."""
+    """Run the benchmark in a new directory, and remove the directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=9, help="of each command, but one where that takes half a minute")
+    parser.add_argument("--runs", type=int, default=9, help="runs of each command; one if it takes half a minute")
     parser.add_argument("--write", action="store_true", help="write the result into docs/modules.md")
     asked = parser.parse_args()
     lmod = image_lmod(System())

@@ -1,7 +1,7 @@
-"""The stack that ``make bench`` builds: two dozen small packages of our own, in independent branches, really compiled.
+"""The stack of ``make bench``: two dozen small packages of our own, in independent branches, compiled from source.
 
-Each package is one C file that its own recipe writes, compiles a few times and installs, so that nothing is fetched.
-Six libraries stand at the bottom, the others need one or two of them: no chain is longer than three, as in the stacks
+Each package is one C file that its recipe writes, compiles a few times and installs, so that nothing is downloaded.
+Six libraries have no dependencies, the others need one or two packages. No chain is longer than three, as in the stacks
 that sites build.
 """
 
@@ -71,7 +71,7 @@ FUNCTIONS = 40
 
 
 def dependencies() -> dict[str, tuple[str, ...]]:
-    """Every package of the stack, and which others it needs."""
+    """Every package of the stack with its dependencies."""
     bases = [f"bench-base{number}" for number in range(BASES)]
     middles = [f"bench-middle{number}" for number in range(MIDDLES)]
     found: dict[str, tuple[str, ...]] = dict.fromkeys(bases, ())
@@ -89,13 +89,13 @@ def write_recipes(
     hold: Path | None = None,
     functions: int = FUNCTIONS,
 ) -> None:
-    """Adds the stack's recipes to a repository.
+    """Add the stack's recipes to a repository.
 
     Args:
         repository: the directory ``.../spack_repo/builtin``.
-        broken: packages whose source does not compile while the file ``switch`` is there.
-        hold: every package stays in its phase ``build`` while this file is there, two minutes at most.
-        functions: in each translation unit; few of them cost next to no compiling.
+        broken: packages whose source does not compile while the file ``switch`` exists.
+        hold: every package stays in its phase ``build`` while this file exists, for at most two minutes.
+        functions: functions per translation unit; a small number compiles almost instantly.
     """
     for name, needed in dependencies().items():
         recipe = repository / "packages" / name.replace("-", "_") / "package.py"
@@ -124,14 +124,14 @@ def small(
     hold: Path | None = None,
     functions: int = FUNCTIONS,
 ) -> Path:
-    """A repository with the stack and what a compiler needs; its tree."""
+    """Create a repository with the stack and the compiler's recipes; return its tree."""
     recipes.subset(upstream, target, ())
     write_recipes(target / "repos" / "spack_repo" / "builtin", broken, switch, hold, functions)
     return target
 
 
 def full(upstream: Path, target: Path) -> Path:
-    """A copy of the whole repository with the stack in it; its tree."""
+    """Create a copy of the whole repository with the stack; return its tree."""
     shutil.copytree(upstream, target, ignore=shutil.ignore_patterns("__pycache__", ".git"))
     write_recipes(target / "repos" / "spack_repo" / "builtin")
     return target

@@ -1,4 +1,4 @@
-"""A lab cluster, from the host's side: up, boot its nodes phase by phase, run things there, down."""
+"""A lab cluster from the host's side: start it, boot its nodes phase by phase, run commands, remove it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG_PATHS = tuple(f"/lab/cluster/{part}/cluster-config.yaml" for part in ("sh
 
 @dataclass(frozen=True)
 class Action:
-    """One custom action, as the cluster YAML has it."""
+    """One custom action of the cluster YAML."""
 
     script: str
     args: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ Actions = Mapping[str, "Action | Sequence[Action]"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a command in a node did."""
+    """The result of a command in a node."""
 
     what: str
     returncode: int
@@ -55,27 +55,27 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Say whether it succeeded."""
+        """Return whether the command succeeded."""
         return self.returncode == 0
 
     @property
     def hook_seconds(self) -> float | None:
-        """Return how long the hook itself took (all steps), by the executor's log; None without one."""
+        """Return how long the hook took (all steps) according to the executor's log, or None if the log has no time."""
         times = re.findall(r"Script \d+ took ([\d.]+) s", self.stderr)
         return sum(map(float, times)) if times else None
 
     def check(self) -> Result:
-        """Return itself, or raise with all it said."""
+        """Return itself, or raise ``LabError`` with the output of the command."""
         if not self.ok:
             raise LabError(f"{self.what}: exit {self.returncode}\n{self.stdout}\n{self.stderr}")
         return self
 
 
 class Lab:
-    """One lab; its name is that of its containers' prefix, network and volumes."""
+    """One lab; its name is the prefix of its containers, network and volumes."""
 
     def __init__(self, name: str = "petal-lab", base: str | None = None) -> None:
-        """Name a lab; nothing is started."""
+        """Name a lab without starting anything."""
         self.name = name
         self.image: str | None = None
         self._compose: list[str] | None = None
@@ -84,7 +84,7 @@ class Lab:
 
     @staticmethod
     def available() -> str | None:
-        """Return why no lab can run here, or None."""
+        """Return why no lab can run here, or None if one can."""
         return engine.unavailable()
 
     def ensure_engine(self) -> None:
@@ -92,7 +92,7 @@ class Lab:
         engine.ensure_engine()
 
     def build_images(self) -> str:
-        """Build what is out of date; return the node image's name."""
+        """Build the outdated images; return the node image's name."""
         return engine.build_images(self.base)
 
     # -- the containers -------------------------------------------------------------------------------------
@@ -103,13 +103,13 @@ class Lab:
         if Path("/dev/fuse").exists():
             env["LAB_FUSE"] = "/dev/fuse:/dev/fuse"
         if Path("/sys/fs/cgroup/cgroup.controllers").exists():
-            env["LAB_CGROUP"] = "/sys/fs/cgroup:/lab/cgroup:ro"  # v2: the engine gives each node its own tree
+            env["LAB_CGROUP"] = "/sys/fs/cgroup:/lab/cgroup:ro"  # v2: the engine gives each node a separate tree
         return env
 
     def compose(self, *argv: str) -> None:
         """Run Compose for this lab."""
         if self._compose is None:
-            self._compose = engine.compose_command()  # asked once: each answer starts Compose
+            self._compose = engine.compose_command()  # called once, because each call starts Compose
         if self._compose is None:
             raise LabError("no Compose here")
         full = [*self._compose, "-p", self.name, "-f", str(engine.HERE / "docker-compose.yml"), *argv]
@@ -126,27 +126,27 @@ class Lab:
             raise LabError(f"{' '.join(full)}: exit {done.returncode}\n{done.stdout}")
 
     def up(self) -> None:
-        """Bring the containers up (engine and images first) and wait until each can be used."""
+        """Start the engine, build the images, start the containers and wait until each is ready."""
         self.ensure_engine()
         self.build_images()
         self.compose("up", "-d")
         self.wait_ready()
 
     def fresh(self) -> None:
-        """Throw everything away and bring the lab up again, unbooted: nodes and storage as new."""
+        """Remove everything and start the lab again with new nodes and storage, without booting the nodes."""
         self.down()
         self.compose("up", "-d")
         self.wait_ready()
 
     def bake(self, node: str) -> str:
-        """Make a machine image of a node's disk, as an image build ends; who starts nodes from it sets ``image``."""
+        """Make a machine image of a node's disk, like an image build. Set ``image`` to start nodes from it."""
         image = f"{self.name}-baked"
         argv = ["docker", "commit", self.container(node), image]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         return image
 
     def wait_ready(self, seconds: float = 90) -> None:
-        """Wait for systemd in every node, its metadata service and S3; give the cluster its munge key."""
+        """Wait for systemd, the metadata service and S3 in every node; create the cluster's munge key."""
         for node in NODES:
             self.wait_systemd(node, seconds)
         probe = ("curl", "-sf", "-o", "/dev/null", "http://s3:5000/")
@@ -161,7 +161,7 @@ class Lab:
             self.set_custom_actions({})
 
     def wait_systemd(self, node: str, seconds: float = 90) -> None:
-        """Wait until systemd has started everything in a node; a failed unit is an error that names it."""
+        """Wait until systemd has started all units of a node; raise ``LabError`` with the names of failed units."""
         command = ("systemctl", "is-system-running")
         state = ""
 
@@ -175,14 +175,14 @@ class Lab:
             raise LabError(f"{node}: " + self.exec(node, ("systemctl", "--failed", "--no-legend")).stdout)
 
     def restart(self, node: str) -> None:
-        """Reboot a node. Its custom actions do not run again, as on a real one."""
+        """Reboot a node. Its custom actions do not run again, as on a real node."""
         self.hang_up(node)
         argv = ["docker", "restart", "-t", "10", self.container(node)]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         self.wait_systemd(node)
 
     def replace(self, node: str) -> None:
-        """Give a node a new machine, unbooted, as an instance that was launched again; shared storage stays."""
+        """Replace a node by a new machine that has not booted, like a replaced instance; shared storage stays."""
         self.hang_up(node)
         self.compose("up", "-d", "--force-recreate", "--no-deps", node)
         self.wait_systemd(node)
@@ -193,7 +193,7 @@ class Lab:
         self.compose("down", "-v", "-t", "1", "--remove-orphans")
 
     def hang_up(self, node: str | None = None) -> None:
-        """End the connections into a node, or into all: before it goes down, and when nothing more is asked."""
+        """Close the connections to a node or to all nodes, before the node stops or after the last command."""
         self._agents.close(self.container(node) if node else None)
 
     # -- in a node ------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Lab:
         timeout: float = 300,
     ) -> Result:
         """Run a command in a node. It has only the container's environment and ``env``."""
-        # Our death would leave the command running: a limit inside, one outside for a dead engine.
+        # If this process dies, the command goes on: hence a limit inside, and one outside in case the engine hangs.
         limit = ["timeout", "-k", "5", f"{timeout:.0f}"]
         started = time.monotonic()
         try:
@@ -228,7 +228,7 @@ class Lab:
         return Result(f"{node}: {' '.join(argv)}", code, said, told, time.monotonic() - started)
 
     def shell(self, node: str, script: str, *, user: str = "ec2-user", timeout: float = 300) -> Result:
-        """Run a script in a login shell, as a user who has just logged in."""
+        """Run a script in a login shell of a user."""
         return self.exec(node, ("sudo", "-n", "-i", "-u", user, "bash", "-lc", script), timeout=timeout)
 
     def write(self, node: str, path: str, text: str, mode: str = "644") -> None:
@@ -243,16 +243,16 @@ class Lab:
     # -- S3 and the cluster's configuration -----------------------------------------------------------------
 
     def put(self, bucket: str, key: str, path: Path | str) -> str:
-        """Put a file into the lab's S3; return its address."""
+        """Put a file into the lab's S3; return its URI."""
         return self.put_bytes(bucket, key, Path(path).read_bytes())
 
     def put_bytes(self, bucket: str, key: str, data: bytes) -> str:
-        """Put an object into the lab's S3; return its address."""
+        """Put an object into the lab's S3; return its URI."""
         self.exec("s3", (*S3, "put", bucket, key), stdin=data).check()
         return f"s3://{bucket}/{key}"
 
     def put_all(self, bucket: str, objects: Mapping[str, bytes]) -> None:
-        """Put many objects in one go."""
+        """Put many objects with one call."""
         self.exec("s3", (*S3, "put-all", bucket), stdin=packed(objects)).check()
 
     def unpack(self, node: str, directory: str, files: Mapping[str, bytes]) -> None:
@@ -272,12 +272,12 @@ class Lab:
         queue: Actions | None = None,
         login: Actions | None = None,
     ) -> str:
-        """Write cluster-config.yaml for all nodes; ``actions`` is for every role that names no other."""
+        """Write cluster-config.yaml for all nodes; ``actions`` applies to every role without its own actions."""
         text = (engine.HERE / "cluster-config.yaml").read_text(encoding="utf-8")
         for mark, indent, mine in (("head", 2, head), ("queue", 6, queue), ("login", 6, login)):
             wanted = dict(mine if mine is not None else actions or {})
             if mark == "queue":
-                wanted.pop("OnNodeUpdated", None)  # a queue has none (pcluster's schema)
+                wanted.pop("OnNodeUpdated", None)  # a queue does not have OnNodeUpdated (pcluster's schema)
             text = text.replace(f"@{mark}@\n", custom_actions(wanted, " " * indent))
         for path in CONFIG_PATHS:
             self.write("head", path, text)
@@ -290,7 +290,7 @@ class Lab:
         return self.exec(node, ("python3", "/opt/lab/phase.py", phase), timeout=timeout)
 
     def boot(self, node: str, phases: Sequence[str] = PHASES) -> list[Result]:
-        """Run the phases in ParallelCluster's order; the first that fails is the last, as there."""
+        """Run the phases in ParallelCluster's order and stop after the first that fails, as ParallelCluster does."""
         results = []
         for phase in phases:
             results.append(self.phase(node, phase))
@@ -299,7 +299,7 @@ class Lab:
         return results
 
     def boot_all(self) -> dict[str, list[Result]]:
-        """Boot the head, then the other nodes at once, as clustermgtd launches them."""
+        """Boot the head node, then all other nodes at the same time, as clustermgtd launches them."""
         results = {"head": self.boot("head")}
         with ThreadPoolExecutor() as pool:
             results.update(zip(NODES[1:], pool.map(self.boot, NODES[1:])))
@@ -313,12 +313,12 @@ class Lab:
         return self.exec(node, inner, user=user, env={"HOME": f"/home/{user}"}, timeout=timeout)
 
     def idle(self) -> int:
-        """Return how many compute nodes Slurm says are idle."""
+        """Return the number of idle compute nodes according to Slurm."""
         done = self.exec("head", ("/opt/slurm/bin/sinfo", "-h", "-N", "-o", "%t"))
         return done.stdout.split().count("idle") if done.ok else 0
 
     def wait_idle(self, count: int = 2, seconds: float = 60) -> None:
-        """Wait until so many compute nodes are idle."""
+        """Wait until ``count`` compute nodes are idle."""
         until(f"{count} nodes idle", lambda: self.idle() >= count, seconds)
 
 
@@ -334,7 +334,7 @@ def packed(files: Mapping[str, bytes]) -> bytes:
 
 
 def custom_actions(actions: Actions, indent: str) -> str:
-    """Return a CustomActions block, or nothing. Strings are quoted as JSON, which YAML reads alike."""
+    """Return a CustomActions block, or an empty string. Strings are quoted as JSON, which is valid YAML."""
     if not actions:
         return ""
     lines = ["CustomActions:"]

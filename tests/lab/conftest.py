@@ -1,7 +1,7 @@
 """pytest-docker's fixtures for the lab.
 
-Its name is petal-test, so that ``make lab`` can run beside it; ``PETAL_TEST_LAB`` gives a second checkout its own, and
-each process of a test run that is shared out (pytest-xdist) has one.
+The lab is named petal-test, so that ``make lab`` can run at the same time. ``PETAL_TEST_LAB`` sets another name, and
+each worker of pytest-xdist has its own lab.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ NAME = (os.environ.get("PETAL_TEST_LAB") or "petal-test") + (f"-{WORKER}" if WOR
 
 @pytest.fixture(scope="session")
 def lab_images() -> Iterator[Lab]:
-    """Return the lab with engine and images there; skip, by name, where no container can run.
+    """Return the lab after starting the engine and building images; skip if no container can run.
 
-    The compose file's variables are set from before pytest-docker's first command to after its last: without
-    them it would name the other lab.
+    The variables of the compose file are set before pytest-docker's first command and removed after its last: without
+    them pytest-docker would use the other lab.
     """
     lab = Lab(NAME)
     reason = Lab.available()
@@ -46,7 +46,7 @@ def lab_images() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def docker_compose_command(lab_images: Lab) -> str:
-    """Compose v2 or v1, whichever is here."""
+    """Compose v2 or v1."""
     return " ".join(engine.compose_command() or ())
 
 
@@ -58,25 +58,25 @@ def docker_compose_file() -> str:
 
 @pytest.fixture(scope="session")
 def docker_compose_project_name() -> str:
-    """Fixed, so that a session finds and removes what a killed one left."""
+    """A fixed name, so that a session finds and removes the containers of a killed session."""
     return NAME
 
 
 @pytest.fixture(scope="session")
 def docker_setup() -> list[str]:
-    """Every session starts with new nodes and empty storage."""
+    """Start every session with new nodes and empty storage."""
     return ["down -v -t 1 --remove-orphans", "up -d"]
 
 
 @pytest.fixture(scope="session")
 def docker_cleanup() -> list[str]:
-    """Nothing is left."""
+    """Remove containers, network and volumes."""
     return ["down -v -t 1 --remove-orphans"]
 
 
 @pytest.fixture(scope="session")
 def lab(lab_images: Lab, docker_services: object) -> Iterator[Lab]:
-    """The lab, up and not booted. Who needs new nodes calls ``lab.fresh()``."""
+    """The lab with running nodes that have not booted. A test that needs new nodes calls ``lab.fresh()``."""
     del docker_services
     lab_images.wait_ready()
     yield lab_images
@@ -85,12 +85,12 @@ def lab(lab_images: Lab, docker_services: object) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def cluster(lab: Lab) -> Lab:
-    """A head node that has installed, and a compute and a login node that are ready."""
+    """A head node after its install, and a ready compute and login node."""
     lab.fresh()
     publish(lab, stack.lab_config(lab, spack=False))
     for node in ("head", "compute-1", "login-1"):
         for result in lab.boot(node):
             result.check()
-        faults.becomes_ready(lab, node, 60)
+        faults.wait_until_ready(lab, node, 60)
         engine.until(f"{node} has no timer", lambda node=node: not faults.has_timer(lab, node), 60)  # type: ignore[misc]
     return lab

@@ -32,12 +32,12 @@ def show(text: str) -> None:
 
 
 def publish(lab: Lab, config: dict[str, object]) -> None:
-    """Put package, hook scripts and configuration into S3, and name them in the cluster's configuration."""
+    """Put package, hook scripts and configuration into S3, and add them to the cluster's configuration."""
     lab.set_custom_actions(actions(lab, config, (DIST / "petal-node").read_bytes()))
 
 
 def actions(lab: Lab, config: dict[str, object], package: bytes, name: str = "petal.yaml") -> dict[str, Action]:
-    """The custom actions for a package and a configuration, with all that they need in S3."""
+    """Return the custom actions for a package and a configuration, after uploading their objects to S3."""
     bucket = stack.Bucket(lab)
     digest = hashlib.sha256(package).hexdigest()
     uri = bucket.put(f"petal-node/{digest[:12]}/petal-node", package).uri
@@ -52,7 +52,7 @@ def actions(lab: Lab, config: dict[str, object], package: bytes, name: str = "pe
 
 
 def boot(lab: Lab, nodes: Sequence[str]) -> None:
-    """Boot nodes at once, and show what their hooks said."""
+    """Boot nodes at the same time, and show the output of their hooks."""
     with ThreadPoolExecutor() as pool:
         booted = list(zip(nodes, pool.map(lab.boot, nodes)))
     for node, results in booted:
@@ -60,7 +60,7 @@ def boot(lab: Lab, nodes: Sequence[str]) -> None:
 
 
 def tell(lab: Lab, node: str, results: Sequence[Result]) -> None:
-    """One node's boot: the output of its hooks, and how long they took."""
+    """Show one node's boot: the output of its hooks, and how long they took."""
     for result, phase in zip(results, ("init", "start", "config", "configured", "finalize")):
         if phase in ("start", "configured"):
             took = f"{result.hook_seconds:.1f} s" if result.hook_seconds is not None else "?"
@@ -70,7 +70,7 @@ def tell(lab: Lab, node: str, results: Sequence[Result]) -> None:
 
 
 def wait_for_proof(lab: Lab) -> None:
-    """Until the head has recorded a proof, or given up: the install has ended, and no run is at work there."""
+    """Wait until the head node has recorded a proof, or until its install has ended without a proof."""
 
     def ended() -> bool:
         answer = lab.exec("head", ("petal-node", "status", "--json"))
@@ -82,7 +82,7 @@ def wait_for_proof(lab: Lab) -> None:
 
 
 def again(lab: Lab) -> None:
-    """Every hook a second time: nothing may change."""
+    """Run every hook a second time: nothing may change."""
     for node in NODES:
         for event in ("start", "configured"):
             result = lab.phase(node, event).check()
@@ -93,7 +93,7 @@ def again(lab: Lab) -> None:
 
 
 def demo(lab: Lab) -> None:
-    """The whole story, on a new lab that is left running."""
+    """Run the whole demo on a new lab that is left running."""
     started = time.monotonic()
     if not (DIST / "petal-node").is_file():
         raise LabError("dist/petal-node is not there: make dist")
@@ -103,7 +103,7 @@ def demo(lab: Lab) -> None:
     lab.fresh()
     reason = stack.no_spack()
     if reason:
-        say(f"no real Spack, so this shows the binary packages only: {reason}")
+        say(f"the demo shows binary packages only, because {reason}")
     config = stack.lab_config(lab, spack=reason is None)
     publish(lab, config)
     boot(lab, ["head"])
@@ -123,7 +123,7 @@ def demo(lab: Lab) -> None:
 
 
 def job(lab: Lab, config: dict[str, object]) -> Result:
-    """What a user types: load the modules, run the programs."""
+    """Run a user's commands: load the modules, run the programs."""
     check = config["check"]
     assert isinstance(check, dict)
     script = " && ".join([f"module load {' '.join(check['load'])}", *check["run"], "module -t list 2>&1"])

@@ -1,4 +1,4 @@
-"""The container engine: is there one, can there be one, start it, build the lab's images."""
+"""The container engine: find it, install it, start it, build the lab's images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ DEFAULT_BASE = DEBIAN_BASE + "bookworm"
 
 
 class LabError(RuntimeError):
-    """The lab cannot do what was asked of it."""
+    """An operation of the lab failed."""
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal what happens."""
+    """Print a progress message."""
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
@@ -35,7 +35,7 @@ LONGEST_PAUSE = 1.0
 
 
 def until(what: str, condition: Callable[[], bool], seconds: float) -> None:
-    """Poll a condition up to a deadline, ever more seldom: a look into a container costs a tenth of a second of CPU."""
+    """Poll a condition up to a deadline, at growing intervals: a command in a container takes 0.1 s of CPU."""
     deadline, pause = time.monotonic() + seconds, 0.1
     while not condition():
         if time.monotonic() > deadline:
@@ -45,7 +45,7 @@ def until(what: str, condition: Callable[[], bool], seconds: float) -> None:
 
 
 def quiet(argv: Sequence[str], timeout: float = 30) -> bool:
-    """Say whether a command can be started and succeeds."""
+    """Return whether a command can be started and succeeds."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             argv,
@@ -60,12 +60,12 @@ def quiet(argv: Sequence[str], timeout: float = 30) -> bool:
 
 
 def answers() -> bool:
-    """Say whether an engine answers."""
+    """Return whether an engine answers."""
     return quiet(["docker", "info"])
 
 
 def compose_command() -> list[str] | None:
-    """Return how Compose is called here: the plugin (v2) or docker-compose (v1)."""
+    """Return the command of Compose: the plugin (v2) or docker-compose (v1)."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if quiet([*command, "version"]):
             return command
@@ -73,7 +73,7 @@ def compose_command() -> list[str] | None:
 
 
 def unavailable(install: bool = True) -> str | None:
-    """Return why no container can run here, or None. ``install``: as root, packages count as to be had."""
+    """Return why no container can run here, or None if one can. ``install``: root may install the packages."""
     if sys.platform != "linux":
         return "the lab needs Linux"
     if answers() and compose_command():
@@ -86,7 +86,7 @@ def unavailable(install: bool = True) -> str | None:
 
 
 def ensure_engine() -> None:
-    """Make sure that an engine answers: install and start one, as root, saying so first."""
+    """Make sure that an engine answers: as root, install and start one after printing a message."""
     reason = unavailable()
     if reason:
         raise LabError(reason)
@@ -119,12 +119,12 @@ def install(packages: Sequence[str]) -> None:
 
 
 def start() -> None:
-    """Start the engine: by systemd where it runs, else on its own."""
+    """Start the engine: by systemd if it runs, else as a process."""
     say("starting dockerd (its log: /var/log/dockerd.log)")
     if Path("/run/systemd/system").is_dir():
         quiet(["systemctl", "start", "docker"], timeout=60)
     else:
-        # setsid forks: the engine is nobody's child here, and outlives this process without a handle
+        # setsid forks: the engine is no child of this process and outlives it
         with Path("/var/log/dockerd.log").open("ab") as log:
             subprocess.run(
                 ["setsid", "--fork", "dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", check=True
@@ -134,7 +134,7 @@ def start() -> None:
 
 @contextlib.contextmanager
 def alone(name: str, seconds: float = 900) -> Iterator[None]:
-    """Hold a lab for this process: a second session would take the first one's containers down."""
+    """Lock a lab for this process: a second session would remove the containers of the first."""
     place = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "petal-node" / "lab"
     place.mkdir(parents=True, exist_ok=True)
     with (place / f"{name}.lock").open("a+", encoding="utf-8") as lock:
@@ -158,7 +158,7 @@ def node_image(base: str) -> str:
 
 
 def build_images(base: str = DEFAULT_BASE) -> str:
-    """Make the base image where it is ours and out of date, and the node image; return the latter's name."""
+    """Make the base image if it is ours and outdated, and the node image; return the name of the node image."""
     ours = base.startswith(DEBIAN_BASE)
     if ours:
         make_base(base[len(DEBIAN_BASE) :])
@@ -172,7 +172,7 @@ def build_images(base: str = DEFAULT_BASE) -> str:
 
 
 def make_base(suite: str) -> None:
-    """Run base.sh; it does nothing while its recipe is the image's."""
+    """Run base.sh; it does nothing if the image has the hash of its recipe."""
     if not quiet(["docker", "image", "inspect", DEBIAN_BASE + suite]) and not shutil.which("debootstrap"):
         install(["debootstrap"])
     env = {**os.environ, "PYTHON": sys.executable}
@@ -181,7 +181,7 @@ def make_base(suite: str) -> None:
 
 
 def context() -> bytes:
-    """Return the build context: only what the image is made of, however large the work tree is."""
+    """Return the build context: only the files of the image, however large the work tree is."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in CONTEXT:

@@ -1,4 +1,4 @@
-"""What the tests of faults share: a fault laid over a node that is well, and what must hold before and after it."""
+"""Helpers of the fault tests: inject a fault into a healthy node and compare the node before and after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HAVE = (
     "readlink /opt/petal/current /usr/local/bin/petal-node; cat /etc/systemd/system/opt-petal.mount; "
     "find /opt/petal-node/init /etc/profile.d /etc/fish -type f -printf '%p %T@ %s\\n' | sort"
 )
-# Ours that run: programs of the archive, and children of them that wait for a mount.
+# Our running processes: programs of the archive, and their children that wait for a mount.
 OURS = "ps -eo pid,stat,args | grep -E 'petal-node|/opt/petal' | grep -vE 'grep|badfs' || true"
 
 
@@ -40,21 +40,21 @@ def has_timer(lab: Lab, node: str) -> bool:
 
 
 def records(lab: Lab, node: str) -> list[dict[str, Any]]:
-    """The records of this node's runs, newest first; read from its own disk."""
+    """The records of this node's runs, newest first, read from the node's disk."""
     names = "ls -r /var/lib/petal-node/runs/*.json | head -n 20"
     texts = sh(lab, node, f"for name in $({names}); do tr -d '\\n' <$name; echo; done").splitlines()
     return [json.loads(text) for text in texts]
 
 
 def looks_ready(lab: Lab, node: str) -> bool:
-    """By the newest record nothing failed so far: a look that costs little, before the check, which costs a second."""
-    for newest in records(lab, node)[:1]:  # none before the first run has begun
+    """Return whether the newest record has no failure: a cheap test before the check, which takes a second."""
+    for newest in records(lab, node)[:1]:  # empty before the first run has begun
         return not newest["errors"] and all(step["outcome"] not in ("failed", "blocked") for step in newest["steps"])
     return False
 
 
 def last_hook(lab: Lab, node: str) -> dict[str, Any]:
-    """The record of the newest hook, once its worker has ended too."""
+    """Wait until the worker of the newest hook has ended, and return the hook's record."""
 
     def newest() -> dict[str, Any]:
         hooks: list[dict[str, Any]] = [record for record in records(lab, node) if record["verb"] == "hook"]
@@ -65,15 +65,15 @@ def last_hook(lab: Lab, node: str) -> dict[str, Any]:
 
 
 def hook(lab: Lab, node: str) -> Result:
-    """OnNodeConfigured, run by the executor: it succeeds, and on other nodes than the head within 10 s."""
+    """Run OnNodeConfigured by the executor: it succeeds, and within 10 s except on the head node."""
     result = lab.phase(node, "configured").check()
     if node != "head":
         assert (result.hook_seconds or 0) < HOOK_SECONDS
     return result
 
 
-def refused(record: dict[str, Any], code: str, name: str = "storage") -> dict[str, Any]:
-    """The storage step of a record: blocked or failed with this code and a remedy; no step that needs it was tried."""
+def blocked_step(record: dict[str, Any], code: str, name: str = "storage") -> dict[str, Any]:
+    """Return the storage step, which failed or is blocked with ``code`` and a remedy; dependent steps are blocked."""
     steps: dict[str, dict[str, Any]] = {step["name"]: step for step in record["steps"]}
     storage = steps[name]
     assert storage["outcome"] in ("blocked", "failed"), storage
@@ -85,26 +85,26 @@ def refused(record: dict[str, Any], code: str, name: str = "storage") -> dict[st
     return storage
 
 
-def becomes_ready(lab: Lab, node: str, seconds: float = 90) -> None:
-    """The timer makes the node ready; nobody types anything."""
+def wait_until_ready(lab: Lab, node: str, seconds: float = 90) -> None:
+    """Wait until the timer has made the node ready, without any command."""
     try:
         until(f"{node} is ready by itself", lambda: looks_ready(lab, node) and is_ready(lab, node), seconds)
     except engine.LabError as error:
-        said = lab.exec(node, ("sh", "-c", "petal-node check; petal-node status; tail -n 30 /var/log/petal-node.log"))
-        raise engine.LabError(f"{error}\n{said.stdout}{said.stderr}") from error
+        report = lab.exec(node, ("sh", "-c", "petal-node check; petal-node status; tail -n 30 /var/log/petal-node.log"))
+        raise engine.LabError(f"{error}\n{report.stdout}{report.stderr}") from error
 
 
-def recovers(lab: Lab, node: str, seconds: float = 90) -> None:
-    """The node becomes ready, its timer stops, and no process of ours is left."""
-    becomes_ready(lab, node, seconds)
+def wait_until_recovered(lab: Lab, node: str, seconds: float = 90) -> None:
+    """Wait until the node is ready, its timer has stopped, and no process of ours remains."""
+    wait_until_ready(lab, node, seconds)
     until(f"{node} needs no timer", lambda: not has_timer(lab, node), seconds)
     until(f"nothing of ours runs on {node}", lambda: not sh(lab, node, OURS), 30)
 
 
 @contextmanager
 def fault(lab: Lab, node: str, make: str, back: str) -> Iterator[None]:
-    """Something is wrong on a node that was well; what users have there is the same before and after."""
-    sh(lab, node, f"systemctl stop {TIMER} {SERVICE}")  # a run of before must not write in between
+    """Inject a fault into a healthy node, undo it, and compare what users have before and after."""
+    sh(lab, node, f"systemctl stop {TIMER} {SERVICE}")  # an earlier run must not write in between
     before = sh(lab, node, HAVE)
     sh(lab, node, make)
     try:
@@ -114,8 +114,8 @@ def fault(lab: Lab, node: str, make: str, back: str) -> Iterator[None]:
     assert sh(lab, node, HAVE) == before
 
 
-def can_use(lab: Lab, node: str) -> None:
-    """A user's new shell has what it had."""
+def assert_users_can_work(lab: Lab, node: str) -> None:
+    """A user's new shell still loads a module and runs its program."""
     assert "hello from" in lab.shell(node, "module load hello && hello").check().stdout
 
 
@@ -123,15 +123,15 @@ def has_fuse(lab: Lab, node: str) -> bool:
     return lab.exec(node, ("test", "-c", "/dev/fuse")).ok
 
 
-def needs_fuse(lab: Lab, node: str) -> None:
-    """Skips where the host has none; brings the file system along, since the image may be of another checkout."""
+def require_fuse(lab: Lab, node: str) -> None:
+    """Skip without /dev/fuse; copy the file system to the node, because the image may be of another checkout."""
     if not has_fuse(lab, node):
         pytest.skip("the lab's nodes have no /dev/fuse")
     lab.write(node, BADFS, (engine.HERE / "node" / "badfs.py").read_text(encoding="utf-8"), "755")
 
 
-def laid_over(kind: str, *points: str) -> str:
-    """A bad file system over each of these mount points, by units that serve it."""
+def mount_bad_file_system(kind: str, *points: str) -> str:
+    """The commands that mount a bad file system over each mount point, served by transient units."""
     lines = [
         f"systemd-run --quiet --collect --unit=badfs{number} python3 {BADFS} {kind} {point}; "
         f"until grep -q 'badfs {point} ' /proc/mounts; do sleep 0.1; done"
@@ -140,5 +140,5 @@ def laid_over(kind: str, *points: str) -> str:
     return "; ".join(lines)
 
 
-def taken_off(*points: str) -> str:
+def unmount_bad_file_system(*points: str) -> str:
     return "; ".join(f"systemctl stop badfs{number}; umount -l {point}" for number, point in enumerate(points))

@@ -1,9 +1,9 @@
-"""Kills something of petal-node at a random moment, lets it go on, and looks whether anybody could tell.
+"""Kill a process of petal-node at a random moment, run it again, and verify that no user notices.
 
-One round: a new release is asked for, by OnNodeUpdated's hook or by hand; at a moment that the seed decides something
-of it gets SIGKILL (the hook, the worker, one of Spack's processes) or the whole head node does; then it is run again.
-All the time a user on a compute node loads the modules of the release that is current and runs their programs: they
-must all say the same number.
+One round: OnNodeUpdated's hook or a command requests a new release; at a moment drawn from the seed a process
+(the hook, the worker, one of Spack's processes) or the whole head node gets SIGKILL; then the request is repeated.
+During the round a user on a compute node loads the modules of the current release and runs their programs, which
+must all print the same number.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CONVERGED_SECONDS = 180.0
 QUIET_SECONDS = 60.0
 LOAD = f"module load hello {' '.join(pieces.NAMES)}"
 SAY = " && ".join(["hello", *pieces.NAMES])
-# Runs as a user on a compute node until the file is gone; each look is a new login shell, some a second: without the
-# pause the looks alone keep a core busy.
+# Runs as a user on a compute node until the file is removed; each look is a new login shell. Without the pause the
+# looks alone keep a core busy.
 WATCH = f"""
 rm -f /tmp/watch.*; : >/tmp/watch.failed; : >/tmp/watch.looks; : >/tmp/watch
 while [ -e /tmp/watch ]; do
@@ -45,7 +45,7 @@ while [ -e /tmp/watch ]; do
     sleep 0.2
 done
 """
-# $1 = what; prints the pid and the name of what was killed, or nothing where there is none at this moment.
+# $1 = kind of process; prints the pid of the killed process, or nothing if no such process runs at this moment.
 KILL = r"""
 import os, random, signal, sys
 what, seed = sys.argv[1], int(sys.argv[2])
@@ -66,7 +66,7 @@ if found:
     os.kill(pid, signal.SIGKILL)
     print(pid, f"{found.index(pid) + 1} of {len(found)}")
 """
-# Prints what is left: processes that carry a run's mark, locks that are held, prefixes that are not whole.
+# Prints leftovers: processes with a run's mark, held locks, incomplete prefixes.
 LEFT = r"""
 import fcntl, glob, os, sys
 for pid in (name for name in os.listdir("/proc") if name.isdigit() and name != str(os.getpid())):
@@ -91,7 +91,7 @@ for path in glob.glob("/opt/petal/store/**/.*.part", recursive=True):
 
 @dataclass(frozen=True)
 class Round:
-    """What one seed decided and what came of it."""
+    """The decisions of one seed and the result of its round."""
 
     seed: int
     number: int
@@ -106,10 +106,10 @@ class Round:
 
 
 class Torture:
-    """A lab with a head node that installs and a compute node that looks on."""
+    """A lab with a head node that installs and a compute node with a user."""
 
     def __init__(self, lab: Lab) -> None:
-        """Bring up a new lab and install the first release, without a kill: its time is what moments are drawn from."""
+        """Start a new lab and install two releases without a kill; moments are drawn from the time of the second."""
         self.lab = lab
         lab.fresh()
         bucket = Bucket(lab)
@@ -137,7 +137,7 @@ class Torture:
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[], tuple[int, str]]]:
-        """A user looks all the time; what is given says how often, and what went wrong."""
+        """Run the user's loop; yield a function that returns the number of looks and the failures."""
         with ThreadPoolExecutor() as pool:
             watch = pool.submit(self.lab.exec, "compute-1", ("sh", "-c", WATCH), user="ec2-user", timeout=86400)
             until("the user looks", lambda: self._looks()[0] > 0, 30)
@@ -152,7 +152,7 @@ class Torture:
         return int(count or 0), self.lab.exec("compute-1", ("cat", "/tmp/watch.failed")).stdout
 
     def kill(self, seed: int, looks: Callable[[], tuple[int, str]]) -> Round:
-        """One round; once more, with the next release and earlier, where its moment came after all was done."""
+        """Run one round; repeat it at an earlier moment if the install had ended before the kill."""
         for attempt in range(ATTEMPTS):
             result = self.round(seed, looks, 0.5**attempt)
             if result.killed or result.troubles:
@@ -160,10 +160,10 @@ class Torture:
         return result
 
     def round(self, seed: int, looks: Callable[[], tuple[int, str]], part: float = 1.0) -> Round:
-        """Ask for the next release, kill, go on, and look.
+        """Request the next release, kill, repeat the request, and verify the result.
 
         Args:
-            part: of the time that an install takes, from which the moment is drawn.
+            part: fraction of the install time from which the moment is drawn.
         """
         chance = random.Random(seed)
         target = chance.choice(TARGETS)
@@ -191,14 +191,14 @@ class Torture:
         )  # fmt: skip
 
     def _ask(self, start: str) -> Result:
-        """Asks for the release: by the hook, as an update of the cluster does, or by hand."""
+        """Request the release by the hook, as an update of the cluster does, or by a command."""
         if start == "hook":
             return self.lab.phase("head", "updated")
         argv = ("petal-node", "bootstrap", "--config", "s3://petal/petal-node/petal.yaml")
         return self.lab.exec("head", argv, env={"AWS_ENDPOINT_URL": "http://s3:5000"})
 
     def _kill(self, target: str, seed: int, moment: float, running: Future[Result]) -> str:
-        """At its moment, or as soon after it as there is something to kill; empty when it came too late."""
+        """Kill at the moment, or later as soon as such a process runs; return an empty string if it was too late."""
         deadline = time.monotonic() + moment
         until("the moment", lambda: time.monotonic() >= deadline, moment + 1)
         if target == "container":
@@ -215,7 +215,7 @@ class Torture:
         return "worker" in self.lab.exec("head", ("ps", "ax", "-o", "args")).stdout
 
     def _step(self) -> str:
-        """Where the install stood, by its record on shared storage; compute-1 sees it also while the head is dead."""
+        """The last step of the record on shared storage, read on compute-1 because the head node may be dead."""
         record = json.loads(self.lab.exec("compute-1", ("cat", "/shared/petal/state/stack.json")).check().stdout)
         return str(record["steps"][-1]["name"]) if record["finished"] is None else "before the lock"
 
@@ -224,7 +224,7 @@ class Torture:
         self.lab.wait_systemd("head")
 
     def _go_on(self, start: str, target: str) -> list[str]:
-        """It is run again; what a hook had begun on a node that died goes on by itself."""
+        """Repeat the request; a hook's request on a node that died goes on automatically."""
         troubles = []
         if not (target == "container" and start == "hook" and self._is_known()):
             troubles += _trouble(self._ask(start))
@@ -235,7 +235,7 @@ class Torture:
         return troubles
 
     def _is_known(self) -> bool:
-        """True when the hook had come so far that the node itself knows what it was asked for."""
+        """Return whether the hook had already recorded its request on the node."""
         kept = json.loads(self.lab.read("head", "/var/lib/petal-node/request.json"))
         return bool(kept["config"]["packages"][0]["version"] == str(self.number))
 
@@ -256,7 +256,7 @@ class Torture:
         return data or {}
 
     def _left(self) -> list[str]:
-        """What is there that should not be, once everything has come to rest."""
+        """Return leftovers after everything has ended."""
         left: list[str] = []
 
         def nothing() -> bool:

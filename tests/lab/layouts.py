@@ -1,4 +1,4 @@
-"""Machine images in the lab: a stack with real Spack and its own Lmod, and the image build that carries it."""
+"""Machine images in the lab: a stack with real Spack and its own Lmod, and the image build that includes it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.lab.cluster import Lab, packed
 from tests.lab.demo import DIST, publish, wait_for_proof
 from tests.lab.engine import LabError, say
 
-BUILDER = "head"  # any machine that is no node of a cluster yet
+BUILDER = "head"  # a machine that is not yet a node of a cluster
 S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
-# What a machine without Lmod gets with it, and what ParallelCluster's images have in its place.
+# Packages of a machine without Lmod, and the package that ParallelCluster's images have instead of Lmod.
 LMOD = ("lmod", "lua-filesystem", "lua-json", "lua-posix", "lua-term")
 TCL_MODULES = "environment-modules"
-# The nodes' image has no Lmod, so the stack builds one.
+# The nodes' image has no Lmod, so the stack builds Lmod.
 SHOWN = replace(own_lmod.SHOWN, name=stack.LIBSIGSEGV.name, spec=stack.LIBSIGSEGV.spec, run=())
 # A repository in a directory: the packages and their index (sources.list(5), deb-src-control(5)).
 REPOSITORY = r"""
@@ -42,14 +42,14 @@ RUN echo 'deb [trusted=yes] file:/srv/packages ./' >/etc/apt/sources.list && exp
 
 
 def config_of(lab: Lab) -> dict[str, Any]:
-    """Binary packages and libsigsegv; the sources lie on the node's own disk, since an image build has no storage."""
+    """Binary packages and libsigsegv; the sources are on the node's disk: an image build has no shared storage."""
     lab.unpack(BUILDER, "/srv/mirror", stack.mirror_files(SHOWN))
     config = stack.lab_config(lab, spack=True, shown=SHOWN)
     return {**config, "spack": {**config["spack"], "mirrors": {"sources": "/srv/mirror"}}}
 
 
 def image_without_lmod(lab: Lab) -> str:
-    """A node's image as ParallelCluster's are: with environment-modules, and Lmod in a repository only."""
+    """A node's image like ParallelCluster's: with environment-modules, and Lmod only in a package repository."""
     with tarfile.open(fileobj=io.BytesIO(_repository(lab))) as tar:
         files = {f"packages/{member.name}": _content(tar, member) for member in tar if member.isfile()}
     node = engine.node_image(lab.base)
@@ -63,7 +63,7 @@ def image_without_lmod(lab: Lab) -> str:
 
 
 def _repository(lab: Lab) -> bytes:
-    """The base's own packages, fetched once."""
+    """The packages of the base image, fetched once."""
     key = hashlib.sha256(f"{lab.base} {REPOSITORY} {LMOD}".encode()).hexdigest()[:12]
     kept = stack.lab_cache() / f"lmod-{key}.tar"
     if not kept.is_file():
@@ -87,7 +87,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
-    """Runs the command of an image build and returns the outcome of each step."""
+    """Run the command of an image build and return the outcome of each step."""
     publish(lab, config)
     program = (DIST / "petal-node").read_bytes()
     lab.exec(BUILDER, ("sh", "-c", "cat >/tmp/petal-node; chmod 755 /tmp/petal-node"), stdin=program).check()
@@ -98,7 +98,7 @@ def bake(lab: Lab, layout: str, config: dict[str, Any]) -> dict[str, str]:
 
 
 def bring_up(lab: Lab, config: dict[str, Any]) -> None:
-    """Boots all nodes of a fresh lab with a configuration, and waits until the cluster is proved."""
+    """Boot all nodes of a fresh lab with a configuration, and wait until the cluster is proved."""
     publish(lab, config)
     booted = lab.boot_all()
     assert [result.returncode for results in booted.values() for result in results] == [0] * 20

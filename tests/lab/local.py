@@ -1,7 +1,7 @@
-"""The demo where no container can run: the same hook scripts and steps on this machine, each node a directory.
+"""The demo without containers: the same hook scripts and steps on this machine, each node is a directory.
 
-``PETAL_PREFIX`` moves everything that a node has below its directory (``--root``), and the directories share one
-``shared``. What that leaves out is said: mounts, systemd, Slurm and so the proof by a job, IMDS and S3.
+``PETAL_PREFIX`` moves all paths of a node below its directory (``--root``), and the directories share one
+``shared``. The demo prints what it leaves out: mounts, systemd, Slurm (hence the proof by a job), IMDS and S3.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HOOK_SECONDS = 600
 
 
 def local_demo(reason: str) -> None:
-    """Run the story below a new directory, which is left for a look."""
+    """Run the demo in a new directory, which is kept."""
     say(f"no container can run here: {reason}")
     say(f"the same hooks run on this machine, each node a directory: {LEFT_OUT}")
     top = Path(tempfile.mkdtemp(prefix="petal-demo-"))
@@ -56,7 +56,7 @@ def _config(top: Path) -> dict[str, Any]:
     config["check"] = {"load": ["hello"], "run": ["hello"]}
     reason = stack.no_spack() or _no_compiler()
     if reason:
-        say(f"no real Spack, so this shows the binary packages only: {reason}")
+        say(f"the demo shows binary packages only, because {reason}")
         return config
     for name, data in stack.mirror_files().items():
         path = top / "mirror" / name
@@ -82,7 +82,7 @@ def _arguments(top: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _make_node(top: Path, node: str, role: str) -> None:
-    """A node's directory: who it is, and the storage that all share."""
+    """Create a node's directory: its identity and a link to the shared storage."""
     dna = top / node / "etc" / "chef" / "dna.json"
     dna.parent.mkdir(parents=True)
     cluster = {"stack_name": "demo", "node_type": role, "region": "us-east-1", "ebs_shared_dirs": "/shared"}
@@ -92,7 +92,7 @@ def _make_node(top: Path, node: str, role: str) -> None:
 
 
 def run_hook(node: Path, event: str, args: list[str]) -> str:
-    """One hook as ParallelCluster runs it: hardly any environment, a foreign directory, stderr piped."""
+    """Run one hook as ParallelCluster does: a minimal environment, another directory, stderr is a pipe."""
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin", "PETAL_PREFIX": str(node)}
     env["PETAL_PYTHON"] = sys.executable  # clingo was fetched for this Python
     argv = ["/bin/sh", str(DIST / SCRIPTS[event]), *args]

@@ -1,8 +1,8 @@
-"""The stack's own Lmod in the lab: real recipes, real sources, and nodes as ParallelCluster's, without any Lmod.
+"""The stack's own Lmod in the lab: real recipes, real sources, and nodes without Lmod, like ParallelCluster's.
 
-Lua 5.4.4, luaposix 35.0 and LuaFileSystem 1.8.0 are what the recipes ask for. Of Lmod and of LuaRocks, which the
-recipe of Lua brings, Debian has other versions than the recipes know: those get one more, and another checksum.
-What they are linked to is the system's.
+Lua 5.4.4, luaposix 35.0 and LuaFileSystem 1.8.0 match the recipes. For Lmod and LuaRocks, which the
+recipe of Lua contains, Debian has versions that the recipes do not know: the recipes get them with their checksums.
+They are linked to libraries of the system.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LUAROCKS_SHA256 = "c3fb3d960dffb2b2fe9de7e3cb004dc4d0b34bb3d342578af84f84325c669
 
 
 def missing() -> str | None:
-    """Why it cannot be built here, or None."""
+    """Return why Lmod cannot be built here, or None if it can."""
     absent = [path for path in map(_kept, GITHUB) if not path.is_file()]
-    return stack.no_spack() or (f"{absent[0]} is not there (make spack fetches it)" if absent else None)
+    return stack.no_spack() or (f"{absent[0].name} is not in {absent[0].parent} (make spack)" if absent else None)
 
 
 def _kept(sha256: str) -> Path:
@@ -36,7 +36,7 @@ def _kept(sha256: str) -> Path:
 
 
 def edit(repository: Path, layout: recipes.Layout = recipes.PACKAGES) -> None:
-    """Tells the recipes of a subset of the versions that Debian has."""
+    """Add Debian's versions to the recipes of a subset."""
     lmod, luarocks = sources.SOURCES["lmod"], sources.SOURCES["luarocks"]
     first = '    version("8.7'
     _replace(layout.recipe(repository, "lmod"), first, f'    version("{VERSION}", sha256="{lmod.sha256}")\n{first}')

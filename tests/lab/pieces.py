@@ -1,6 +1,6 @@
-"""A stack whose every version is a new release: two recipes for real Spack that take a moment, and a binary package.
+"""A stack of which every version is a new release: two slow recipes for real Spack, and a binary package.
 
-What is built is nothing; how it is built is real: Spack concretizes, forks its builders, registers prefixes, writes
+The packages are almost empty, but Spack really concretizes, forks its builders, registers prefixes and writes
 modules. ``slowly@N`` takes N seconds.
 """
 
@@ -59,7 +59,7 @@ def packed_recipes() -> Path:
 
 
 def pack(kind: str, texts: dict[str, str]) -> Path:
-    """A repository of these recipes and what a compiler needs, made once for each version of the code that makes it."""
+    """A repository of these recipes and a compiler's, packed once for each version of the code that creates it."""
     code = Path(recipes.__file__).read_bytes() + json.dumps(texts).encode()
     version = hashlib.sha256(code).hexdigest()[:12]
     archive = stack.lab_cache() / f"{kind}-{version}.tar.gz"
@@ -78,12 +78,12 @@ def pack(kind: str, texts: dict[str, str]) -> Path:
 
 
 def program(number: int) -> bytes:
-    """The binary package of one release; it says its number too."""
+    """The binary package of one release; its program prints the number too."""
     return stack.packed_program(f"#!/bin/sh\necho {number}\n".encode())
 
 
 def spack_section(lab: Lab, bucket: Bucket, repository: Path | None = None) -> dict[str, Any]:
-    """The configuration's part that is the same for every release; its objects are collected in ``bucket``."""
+    """The section of the configuration that is the same for every release; its objects are collected in ``bucket``."""
     ask = "import os, sys; print('%d.%d' % sys.version_info[:2], os.uname().machine)"
     version, machine = lab.exec("head", ("python3", "-c", ask)).check().stdout.split()
     wheels = stack.clingo_wheels(version, machine)

@@ -11,10 +11,10 @@ readlink "/proc/$$/fd/2" >"$place/stderr"
 id -u >"$place/uid"
 if mountpoint -q /shared; then echo mounted; elif [ -e /shared ]; then echo there; else echo absent; fi >"$place/shared"
 command -v srun >"$place/srun" || echo none >"$place/srun"
-if systemctl -q is-active munge; then # without it each takes 4 s to say so
+if systemctl -q is-active munge; then # without munge each command takes 4 s
     /opt/slurm/bin/scontrol ping >"$place/ping" 2>&1
     /opt/slurm/bin/sinfo -h -N -o '%N %T' >"$place/sinfo" 2>&1
 fi
 systemctl is-active slurmd >"$place/slurmd"
 echo "probe: $2"
-echo "probe: nobody sees this" >&2
+echo "probe: hidden from the node's log" >&2

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What makes a bare distribution a ParallelCluster-like node image. Runs inside the image, as root:
+# Turn a bare distribution into a ParallelCluster-like node image. Runs inside the image, as root:
 #   provision.sh packages   the distribution's packages (apt or dnf; needs the network)
 #   provision.sh layout     users, /opt/slurm, /opt/amazon/openmpi, launchers (offline)
 # base.sh calls it in a chroot; Dockerfile.test calls it for bases from a registry.
@@ -9,14 +9,14 @@ DEBIAN_PACKAGES="systemd systemd-sysv dbus python3 git gcc g++ gfortran make pat
   perl-base tar gzip lmod slurm-wlm munge iproute2 procps dos2unix jq curl ca-certificates openmpi-bin
   libopenmpi-dev tcsh fish zsh strace unzip squashfs-tools sudo tclsh kmod bsdutils less
   libreadline-dev libncurses-dev tcl-dev pkgconf bc"
-# Rocky 9 has Slurm, munge and Lmod in EPEL; Amazon Linux 2023 has none of them: hooks only.
+# Rocky 9 has Slurm, munge and Lmod in EPEL; Amazon Linux 2023 lacks all three, so it only runs hooks.
 RPM_PACKAGES="systemd dbus python3 git gcc gcc-c++ gcc-gfortran make patch bzip2 xz file perl tar gzip iproute
   procps-ng dos2unix jq ca-certificates openmpi-devel tcsh zsh strace unzip squashfs-tools sudo tcl kmod
   util-linux hostname findutils which"
 RPM_OPTIONAL="Lmod slurm slurm-slurmctld slurm-slurmd munge fish"
 
 packages_apt() {
-    # The lab reads no manual and speaks no language: leave both out as dpkg unpacks.
+    # The lab needs no manuals and no translations: exclude both when dpkg unpacks.
     cat >/etc/dpkg/dpkg.cfg.d/90petal-lab <<'CFG'
 path-exclude=/usr/share/doc/*
 path-exclude=/usr/share/man/*
@@ -42,7 +42,7 @@ packages_dnf() {
 }
 
 packages() {
-    # The user ids that ParallelCluster reserves, before a package takes others for the same names.
+    # Create the users with ParallelCluster's ids before a package creates them with other ids.
     add_user pcluster-admin 400
     add_user slurm 401
     add_user munge 402
@@ -57,7 +57,7 @@ add_user() { # NAME UID
 cluster_user() {
     if getent passwd 1000 >/dev/null; then userdel -r "$(getent passwd 1000 | cut -d: -f1)" 2>/dev/null || true; fi
     groupadd -f -g 1000 ec2-user
-    # The home directory comes with the shared /home (node/phase.py).
+    # The home directory is created in the shared /home (node/phase.py).
     useradd -u 1000 -g 1000 -d /home/ec2-user -M -s /bin/bash ec2-user
     echo 'ec2-user ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/90-ec2-user
     chmod 0440 /etc/sudoers.d/90-ec2-user
@@ -73,7 +73,7 @@ slurm_prefix() {
         if [ -e "/usr/bin/$tool" ]; then mv "/usr/bin/$tool" /opt/slurm/bin/; fi
     done
     for daemon in slurmctld slurmd slurmstepd; do
-        # slurmd starts slurmstepd by the path that it was built with.
+        # slurmd starts slurmstepd by a path fixed at build time.
         if [ -e "/usr/sbin/$daemon" ]; then mv "/usr/sbin/$daemon" /opt/slurm/sbin/; fi
     done
     ln -s /opt/slurm/sbin/slurmstepd /usr/sbin/slurmstepd
@@ -104,7 +104,7 @@ openmpi_prefix() {
     done
 }
 
-# ParallelCluster's Python: its version changes with patch releases, so nothing may know it.
+# ParallelCluster's Python: its version changes with patch releases, so no code may depend on it.
 virtual_environments() {
     version=$(python3 -c 'import platform; print(platform.python_version())')
     cookbook=/opt/parallelcluster/pyenv/versions/$version/envs/cookbook_virtualenv
@@ -126,7 +126,7 @@ virtual_environment() { # PREFIX REQUIREMENT...
     prefix=$1
     shift
     python3 -m venv --without-pip "$prefix"
-    # pip runs from its own wheel and is not left behind.
+    # pip runs from its wheel and is not installed.
     "$prefix/bin/python3" "$(echo "$wheels"/pip-*.whl)/pip" install -q --no-index --find-links "$wheels" \
         --no-warn-script-location --root-user-action ignore --no-cache-dir "$@"
 }
@@ -137,7 +137,7 @@ trim() {
     : >/etc/machine-id
 }
 
-# Units that a container has no use for, and those which ParallelCluster starts later.
+# Disable units that a container does not need, and units that ParallelCluster starts later.
 quiet_units() {
     systemctl mask -q systemd-udevd.service systemd-logind.service getty.target console-getty.service \
         systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \

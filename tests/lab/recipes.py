@@ -1,9 +1,9 @@
-"""A small recipe repository out of a real one, as a site's own subset would be: what is built is verbatim.
+"""A subset of a real recipe repository, as a site could make it; the recipes of built packages are unchanged.
 
-Concretizing with all 8,000 recipes costs 18 s warm and 68 s cold, since the compilers' recipes pull a thousand
-packages into what is possible. Here the kept recipes are copied as they are; compilers, libc and make with every
-dependency, conflict and patch taken out, which is right for what the system brings; whatever else a kept recipe may
-name is an empty recipe. The tests of real Spack use the whole repository as well.
+Concretizing with all 8,000 recipes takes 18 s warm and 68 s cold, because the compilers' recipes add a thousand
+possible packages. The kept recipes are copied unchanged; compilers, libc and make are copied without their
+dependencies, conflicts and patches, which is right for externals; every other package that a kept recipe
+names gets an empty recipe. The tests of real Spack use the whole repository as well.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ IMPORT = re.compile(r"^from spack\.package import .*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a repository of recipes looks to a family of Spack.
+    """The layout of a recipe repository in one family of Spack.
 
     Args:
-        repository: where it lies in its tree.
-        always: what every build needs.
-        named: what must exist though no recipe names it: the virtual package of the module hierarchy, which somebody
-            must provide, and what build systems that are part of Spack depend on.
+        repository: its path in its tree.
+        always: packages that every build needs.
+        named: packages that must exist although no recipe names them: the virtual package of the modules, which
+            needs a provider, and the dependencies of Spack's build systems.
     """
 
     repository: str
@@ -65,11 +65,11 @@ IN_SPACK = Layout(
 def subset(
     recipes: Path, target: Path, keep: tuple[str, ...], bare: tuple[str, ...] = (), layout: Layout = PACKAGES
 ) -> None:
-    """Writes a repository below ``target`` with the recipes ``keep`` and all that they may need, bare.
+    """Write a repository below ``target`` with the recipes ``keep`` and empty recipes of their possible dependencies.
 
     Args:
-        recipes: the top of a spack-packages tree, or of a Spack that carries its recipes.
-        bare: recipes that are there with their variants, and without what they need.
+        recipes: the top of a spack-packages tree, or of a Spack that contains its recipes.
+        bare: recipes that are copied with their variants and without their dependencies.
     """
     source, made = recipes / layout.repository, target / layout.repository
     made.mkdir(parents=True)
@@ -88,7 +88,7 @@ def subset(
 
 
 def spack_with(tree: Path, target: Path, keep: tuple[str, ...]) -> None:
-    """A Spack that carries its recipes, with a subset of them and without its own tests and documentation."""
+    """Copy a Spack that contains its recipes, with a subset of them and without its tests and documentation."""
     left_out = shutil.ignore_patterns("repos", "test", "docs", "__pycache__", "*.pyc", ".*")
     shutil.copytree(tree, target, symlinks=True, ignore=left_out)
     subset(tree, target, keep, layout=IN_SPACK)
@@ -111,7 +111,7 @@ def _write_empty(made: Path, name: str, layout: Layout) -> None:
 
 
 def pack(tree: Path, archive: Path) -> None:
-    """Packs a tree with one directory at its top, as a release tarball has."""
+    """Pack a tree with one directory at its top, like a release tarball."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     part = archive.with_name(f".{archive.name}.part")
     with tarfile.open(part, "w:gz", compresslevel=1) as tar:

@@ -1,7 +1,7 @@
-"""Real upstream sources without upstream: Debian's .orig tarballs that have the checksum of Spack's recipes.
+"""Real upstream sources from Debian: .orig tarballs that have the checksums of Spack's recipes.
 
-``python -m tests.lab.sources [NAME...]`` lays them into a Spack source mirror and prints its place. Each is what
-bookworm's source package of that name holds; the sha256 is that of the recipe in Spack's repository, but for Lmod and
+``python -m tests.lab.sources [NAME...]`` puts them into a Spack source mirror and prints its path. Each is from
+bookworm's source package of that name; the sha256 is that of the recipe in Spack's repository, except for Lmod and
 LuaRocks (see ``own_lmod``).
 """
 
@@ -20,7 +20,7 @@ MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")
 
 
 class Source(NamedTuple):
-    """One tarball: where Debian's pool has it and what it must be."""
+    """One tarball: its path in Debian's pool and its checksum."""
 
     version: str
     path: str
@@ -73,28 +73,28 @@ SOURCES = {
 
 
 class SourceError(RuntimeError):
-    """A source could not be had."""
+    """A source cannot be fetched."""
 
 
 def cache() -> Path:
-    """Return the mirror's place, the same for every work tree of this user."""
+    """Return the mirror's directory, the same for every work tree of this user."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "petal-node" / "lab" / "sources"
 
 
 def place(mirror: Path, source: Source) -> Path:
-    """Return where Spack looks for it: ``_source-cache/archive/<aa>/<sha256>.<ext>`` (Spack's ``fetch_strategy``)."""
+    """Return its path in the mirror: ``_source-cache/archive/<aa>/<sha256>.<ext>`` (Spack's ``fetch_strategy``)."""
     extension = source.path.rsplit(".orig.", 1)[1]
     return mirror / "_source-cache" / "archive" / source.sha256[:2] / f"{source.sha256}.{extension}"
 
 
 def right(data: bytes, source: Source) -> bool:
-    """Say whether these bytes are that source."""
+    """Return whether these bytes have the checksum of the source."""
     return hashlib.sha256(data).hexdigest() == source.sha256
 
 
 def fetch(source: Source) -> bytes:
-    """Return a source's bytes, from the first mirror that has the right ones."""
+    """Return a source's bytes from the first mirror that has them with the right checksum."""
     said = []
     for mirror in filter(None, (os.environ.get("DEBIAN_MIRROR"), *MIRRORS)):
         url = f"{mirror}/pool/main/{source.path}"
@@ -111,7 +111,7 @@ def fetch(source: Source) -> bytes:
 
 
 def mirror(*names: str) -> Path:
-    """Return a Spack source mirror that holds these sources (all, when none is named), fetching what is missing."""
+    """Return a Spack source mirror with these sources (all if no name is given), after fetching the missing ones."""
     top = cache()
     for name in names or SOURCES:
         source = SOURCES[name]

@@ -1,7 +1,7 @@
-"""What the demo and the lab's tests put into S3: the package, a binary package, Spack, recipes, clingo, sources.
+"""The objects of the demo and the lab's tests in S3: the archive, a binary package, Spack, recipes, clingo, sources.
 
 Spack's tree, its recipes and one upstream patch come from PETAL_SPACK_CACHE (``make spack`` fills it); the tarballs
-of the sources are Debian's, with the checksums that the recipes ask for; clingo comes from PyPI.
+of the sources are Debian's, with the checksums of the recipes; clingo comes from PyPI.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ int main(void) {
 
 @dataclass(frozen=True)
 class Shown:
-    """What real Spack builds from its real recipe and Debian's tarball, and the program that shows it to a user.
+    """A package that real Spack builds from its real recipe and Debian's tarball, and the program that a user runs.
 
-    ``system``: what it is built with and the node's own system has; ``bare``: those of it that are asked for with
-    variants. ``also``: recipes of what else is built, in the versions of ``pins``; ``edit`` changes them in the
-    repository that they are copied to, and ``files`` gives their sources.
+    ``system``: dependencies that the node's system provides; ``bare``: those of them that are requested with
+    variants. ``also``: recipes of other built packages, in the versions of ``pins``; ``edit`` changes them in the
+    repository into which they are copied, and ``files`` are their sources.
     """
 
     name: str
@@ -68,31 +68,31 @@ class Shown:
 
 # One precision and static only: a third of the recipe's default work, and the same recipe.
 FFTW = Shown("fftw", "fftw@3.3.10 ~mpi ~shared precision=long_double", ("fftwl-wisdom -n cof8",), (FFTW_PATCH,))
-# A tenth of FFTW's work; the demo shows FFTW.
+# It takes a tenth of FFTW's time; the demo builds FFTW.
 BZIP2 = Shown("bzip2", "bzip2@1.0.8 ~shared", ("bzip2 --help",), system=("diffutils@3.8",))
 LIBSIGSEGV = Shown("libsigsegv", "libsigsegv@2.14")
 
 
 def spack_cache() -> Path:
-    """Where real Spack is looked for."""
+    """The directory in which the tests look for real Spack."""
     default = Path.home() / ".cache" / "petal-node" / "spack"
     return Path(os.environ.get("PETAL_SPACK_CACHE") or default)
 
 
 def lab_cache() -> Path:
-    """What the lab keeps between runs: all of it can be made again."""
+    """The lab's cache directory; everything in it can be created again."""
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "petal-node" / "lab"
     place.mkdir(parents=True, exist_ok=True)
     return place
 
 
 def no_spack() -> str | None:
-    """Why no real Spack can be shown here, or None."""
+    """Return why real Spack cannot be used here, or None if it can."""
     for name in (SPACK, RECIPES):
         if not (spack_cache() / name).is_dir():
-            return f"{spack_cache() / name} is not there (make spack fetches it)"
+            return f"{name} is not in {spack_cache()} (make spack)"
     patch = _patch()
-    return None if patch.is_file() else f"{patch} is not there (make spack fetches it)"
+    return None if patch.is_file() else f"{patch.name} is not in {patch.parent} (make spack)"
 
 
 def _patch() -> Path:
@@ -101,18 +101,18 @@ def _patch() -> Path:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """An object where the nodes can fetch it."""
+    """An object that the nodes can fetch."""
 
     uri: str
     sha256: str
 
     def origin(self) -> dict[str, str]:
-        """As the configuration names it."""
+        """Its entry in the configuration."""
         return {"source": self.uri, "sha256": self.sha256}
 
 
 class Bucket:
-    """The lab's S3. Objects are collected and sent together, since each call into a container costs half a second."""
+    """The lab's S3. Objects are collected and sent together, because each call into a container takes half a second."""
 
     def __init__(self, lab: Lab) -> None:
         """Collect for a lab that is up."""
@@ -120,7 +120,7 @@ class Bucket:
         self._objects: dict[str, bytes] = {}
 
     def put(self, key: str, data: bytes) -> Uploaded:
-        """Take an object; its address is known at once."""
+        """Add an object and return its URI."""
         self._objects[key] = data
         return Uploaded(f"s3://{BUCKET}/{key}", hashlib.sha256(data).hexdigest())
 
@@ -145,14 +145,14 @@ class Folder:
         return Uploaded(f"file://{path}", hashlib.sha256(data).hexdigest())
 
     def send(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: ``put`` has written the objects."""
 
 
 Place = Union[Bucket, Folder]
 
 
 def packed_program(program: bytes) -> bytes:
-    """A binary package as a vendor makes one: a program in a tarball with one directory at its top."""
+    """A binary package like a vendor's: a program in a tarball with one directory at its top."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
         member = tarfile.TarInfo("hello-1.0/bin/hello")
@@ -174,7 +174,7 @@ def compiled_program(lab: Lab) -> bytes:
 
 
 def base_config(hello: Uploaded) -> dict[str, Any]:
-    """The configuration with binary packages only: a tarball, and the MPI that the image carries."""
+    """The configuration with binary packages only: a tarball, and the image's MPI."""
     return {
         "stack": "none",
         "packages": [
@@ -188,11 +188,11 @@ def base_config(hello: Uploaded) -> dict[str, Any]:
 def add_spack(
     config: dict[str, Any], place: Place, wheels: list[Path], make: str, mirror: str, shown: Shown = FFTW
 ) -> dict[str, Any]:
-    """The configuration with real Spack on top, and what it builds.
+    """Add real Spack and the packages that it builds to the configuration.
 
     Args:
         make: the version of the system's GNU make.
-        mirror: where ``mirror_files`` lie on the head node.
+        mirror: the directory of ``mirror_files`` on the head node.
     """
     packages = {
         spec.partition("@")[0]: {"externals": [{"spec": spec, "prefix": "/usr"}], "buildable": False}
@@ -218,7 +218,7 @@ def add_spack(
 
 
 def lab_config(lab: Lab, *, spack: bool, shown: Shown = FFTW) -> dict[str, Any]:
-    """Everything for a lab that is up: objects in S3, sources on the storage that becomes /shared."""
+    """Prepare a running lab: objects in S3, sources on the storage that becomes /shared."""
     bucket = Bucket(lab)
     config = base_config(bucket.put("packages/hello-1.0.tar.gz", packed_program(compiled_program(lab))))
     if spack:
@@ -232,7 +232,7 @@ def lab_config(lab: Lab, *, spack: bool, shown: Shown = FFTW) -> dict[str, Any]:
 
 
 def packed_spack() -> Path:
-    """Spack's tree as a tarball, made once."""
+    """Spack's tree as a tarball, packed once."""
     archive = lab_cache() / f"{SPACK}.tar.gz"
     if not archive.is_file():
         recipes.pack(spack_cache() / SPACK, archive)
@@ -240,7 +240,7 @@ def packed_spack() -> Path:
 
 
 def packed_recipes(shown: Shown = FFTW) -> Path:
-    """The subset of the recipes that a package needs, anew when the code that makes it has changed."""
+    """The subset of the recipes that a package needs, packed again if the code that creates it has changed."""
     code = Path(recipes.__file__).read_bytes() + inspect.getsource(inspect.getmodule(shown.edit) or recipes).encode()
     name = "-".join((shown.name, *shown.also))
     version = f"{name}-{hashlib.sha256(code).hexdigest()[:12]}"
@@ -257,7 +257,7 @@ def packed_recipes(shown: Shown = FFTW) -> Path:
 
 
 def packed_old_spack(*keep: str) -> Path:
-    """Spack 0.23, which carries its recipes, with a subset of them; anew when the code that makes it has changed."""
+    """Spack 0.23 with a subset of its recipes, packed again if the code that creates it has changed."""
     code = Path(recipes.__file__).read_bytes() + " ".join(keep).encode()
     archive = lab_cache() / f"{OLD_SPACK}-{hashlib.sha256(code).hexdigest()[:12]}.tar.gz"
     if not archive.is_file():
@@ -268,7 +268,7 @@ def packed_old_spack(*keep: str) -> Path:
 
 
 def clingo_wheels(version: str, machine: str) -> list[Path]:
-    """clingo and what it imports, for the nodes' Python."""
+    """clingo and its dependencies, for the nodes' Python."""
     place = lab_cache() / f"wheels-{version}-{machine}"
     if len(list(place.glob("*.whl"))) < len(WHEELS):
         say(f"fetching from PyPI: {' '.join(WHEELS)}")

@@ -1,4 +1,4 @@
-"""A cluster is deleted and its shared storage is not: the next cluster's nodes boot with it, in any order."""
+"""A cluster is deleted, its shared storage is kept: the nodes of the next cluster boot with it, in any order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from tests.lab.cluster import PHASES, Lab
 from tests.lab.engine import until
-from tests.lab.faults import becomes_ready, can_use, last_hook, refused, sh
+from tests.lab.faults import assert_users_can_work, blocked_step, last_hook, sh, wait_until_ready
 from tests.lab.test_convergence import status
 
-# A process of the head node that dies holds the lock, and has left its name.
+# A process of the dying head node holds the lock, and has recorded its name.
 INSTALLS = (
     "import fcntl, time; f = open('/shared/petal/lock/stack.lock', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); "
     "open('/run/holds', 'w').close(); time.sleep(600)"
@@ -22,7 +22,7 @@ KEPT = "cd /shared/petal/root && find store releases current -printf '%p %i %T@ 
 
 
 def rename(lab: Lab, node: str) -> None:
-    """From now on the node is one of the cluster ``next``; ParallelCluster's files say so before any hook runs."""
+    """Make the node a part of the cluster ``next``; ParallelCluster writes these files before any hook runs."""
     stack = "arn:aws:cloudformation:us-east-1:123456789012:stack/next/9f8e7d6c"
     dna = json.loads(lab.read(node, "/etc/chef/dna.json"))
     named = {key: "next" for key in ("stack_name", "cluster_name") if key in dna["cluster"]}
@@ -31,7 +31,7 @@ def rename(lab: Lab, node: str) -> None:
 
 
 def boot(lab: Lab, node: str) -> None:
-    """A new machine's boot, as a node of the next cluster."""
+    """Boot a new machine as a node of the next cluster."""
     first, *rest = PHASES
     lab.phase(node, first).check()
     rename(lab, node)
@@ -41,7 +41,7 @@ def boot(lab: Lab, node: str) -> None:
 
 @pytest.fixture
 def left(cluster: Lab) -> dict[str, Any]:
-    """What the first cluster has on its storage when its head node dies in the middle of a run."""
+    """The storage of the first cluster after its head node died in the middle of a run."""
     found: dict[str, Any] = status(cluster, "head")["data"]
     assert [report["node"] for report in found["reports"]]
     sh(cluster, "head", f'systemd-run --quiet --collect python3 -c "{INSTALLS}"')
@@ -50,15 +50,15 @@ def left(cluster: Lab) -> dict[str, Any]:
     return found
 
 
-def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab, left: dict[str, Any]) -> None:
-    for node in ("head", "login-1", "compute-1"):  # and with the head node what held the lock
+def test_the_next_cluster_uses_the_software_of_the_deleted_cluster(cluster: Lab, left: dict[str, Any]) -> None:
+    for node in ("head", "login-1", "compute-1"):  # and with the head node the holder of the lock
         cluster.replace(node)
     boot(cluster, "login-1")
-    early = refused(last_hook(cluster, "login-1"), "storage-unprepared")
+    early = blocked_step(last_hook(cluster, "login-1"), "storage-unprepared")
     assert f"serves cluster {cluster.name} in us-east-1" in early["reason"]
 
     boot(cluster, "head")
-    owner = refused(last_hook(cluster, "head"), "storage-other-cluster", "storage-owner")
+    owner = blocked_step(last_hook(cluster, "head"), "storage-other-cluster", "storage-owner")
     assert "if that cluster is deleted: petal-node bootstrap --accept-storage" in owner["remedy"]
     assert sh(cluster, "head", KEPT) == left["kept"]
     done = cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage", "--json"), env=ENDPOINT).check()
@@ -70,12 +70,12 @@ def test_the_next_cluster_has_the_software_of_the_one_that_is_gone(cluster: Lab,
     assert steps["storage-owner"]["changes"][0] == f"take over release {left['current']}"
     assert {steps[name]["outcome"] for name in ("packages", "module-tree", "publish")} == {"ok"}
     assert sh(cluster, "head", KEPT) == left["kept"]
-    becomes_ready(cluster, "head")
+    wait_until_ready(cluster, "head")
 
-    becomes_ready(cluster, "login-1")
-    can_use(cluster, "login-1")
+    wait_until_ready(cluster, "login-1")
+    assert_users_can_work(cluster, "login-1")
     boot(cluster, "compute-1")
-    becomes_ready(cluster, "compute-1")
-    can_use(cluster, "compute-1")
+    wait_until_ready(cluster, "compute-1")
+    assert_users_can_work(cluster, "compute-1")
     names = {report["node"] for report in status(cluster, "head")["data"]["reports"]}
     assert names <= {"ip-10-0-0-20", "queue1-st-c5-1"}

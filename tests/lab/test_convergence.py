@@ -1,4 +1,4 @@
-"""What no hook will do again: nodes that come too early, reboots, a head that dies while it builds, updates."""
+"""Convergence without a hook: nodes that boot too early, reboots, a head node that dies during a build, updates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def timer_runs(lab: Lab, node: str) -> bool:
 
 @pytest.fixture(scope="module")
 def early(lab: Lab) -> Lab:
-    """Login and compute nodes whose hooks ran before the head's."""
+    """Login and compute nodes whose hooks ran before the head node's."""
     lab.fresh()
     publish(lab, stack.lab_config(lab, spack=False))
     for node in ("login-1", "compute-1"):
@@ -46,7 +46,7 @@ def early(lab: Lab) -> Lab:
     return lab
 
 
-def test_nodes_that_came_before_the_head_end_ready_and_their_timer_stops(early: Lab) -> None:
+def test_nodes_that_booted_before_the_head_node_become_ready_and_their_timer_stops(early: Lab) -> None:
     for result in early.boot("head"):
         result.check()
     for node in ("login-1", "compute-1"):
@@ -57,7 +57,7 @@ def test_nodes_that_came_before_the_head_end_ready_and_their_timer_stops(early: 
 
 
 @pytest.mark.parametrize("node", ["login-1", "compute-1", "head"])
-def test_a_reboot_of_a_ready_node_ends_ready_and_without_a_timer(early: Lab, node: str) -> None:
+def test_a_ready_node_is_ready_after_a_reboot_and_its_timer_stops(early: Lab, node: str) -> None:
     runs = len(status(early, node)["data"]["runs"])
     early.restart(node)
     until("the convergence after boot has ended", lambda: _ended(early, node, runs), 60)
@@ -73,7 +73,7 @@ def _ended(lab: Lab, node: str, before: int) -> bool:
 
 
 def other_archive(top: Path) -> bytes:
-    """The same program as version 0.2.0, made by the archive's own builder."""
+    """The same program as version 0.2.0, built by the archive's builder."""
     for folder in ("bootstrap", "actions", "modulefiles", "spack_envs"):
         shutil.copytree(TOP / folder, top / folder, ignore=shutil.ignore_patterns("__pycache__"))
     source = top / "bootstrap" / "__init__.py"
@@ -81,8 +81,8 @@ def other_archive(top: Path) -> bytes:
     return build.build(top / "dist", top, TOP / "build/vendor").archive.read_bytes()
 
 
-def test_nodes_follow_another_version_and_back(early: Lab, tmp_path: Path) -> None:
-    """The head gets another version by hand; a node that converges hands over to it, and back again."""
+def test_nodes_follow_the_head_node_to_another_version_and_back(early: Lab, tmp_path: Path) -> None:
+    """An operator starts another version on the head node; a node that converges hands over to it, and back."""
     early.exec("head", ("sh", "-c", "cat >/root/other && chmod 755 /root/other"), stdin=other_archive(tmp_path)).check()
     early.write("head", "/root/petal.yaml", json.dumps(status(early, "head")["data"]["desired"]["config"]))
     for archive, version in (("/root/other", "0.2.0"), ("/opt/petal-node/0.1.0/petal-node", "0.1.0")):
@@ -94,17 +94,17 @@ def test_nodes_follow_another_version_and_back(early: Lab, tmp_path: Path) -> No
         assert is_ready(early, "compute-1")
 
 
-def test_an_update_moves_the_cluster_and_nodes_with_old_args_follow(early: Lab, tmp_path: Path) -> None:
-    """OnNodeUpdated has new pins; the Args of other nodes cannot be changed, also of those that boot later."""
+def test_nodes_with_old_args_follow_an_update_of_the_head_node(early: Lab, tmp_path: Path) -> None:
+    """OnNodeUpdated has new pins; the Args of other nodes cannot change, even of nodes that boot later."""
     before = status(early, "head")["data"]["desired"]
     old = actions(early, before["config"], (DIST / "petal-node").read_bytes())
     config = {**before["config"], "packages": before["config"]["packages"][1:], "check": {"run": ["mpirun --version"]}}
     new = actions(early, config, other_archive(tmp_path), "petal-2.yaml")
     for head, version in ((new, "0.2.0"), (old, "0.1.0")):
         early.set_custom_actions(old, head=head)
-        said = early.phase("head", "updated").check().stdout
+        output = early.phase("head", "updated").check().stdout
         desired = status(early, "head")["data"]["desired"]
-        assert (desired["version"], desired["release"] == before["release"]) == (version, head is old), said
+        assert (desired["version"], desired["release"] == before["release"]) == (version, head is old), output
         follow(early, "compute-1", desired)
     early.set_custom_actions(old, head=new)
     early.phase("head", "updated").check()
@@ -114,7 +114,7 @@ def test_an_update_moves_the_cluster_and_nodes_with_old_args_follow(early: Lab, 
 
 
 def follow(lab: Lab, node: str, desired: dict[str, Any]) -> None:
-    """A node converges, and has version, configuration and release that the head wants."""
+    """Let a node converge; it has version, configuration and release of the head node."""
     lab.exec(node, ("petal-node", "converge")).check()
     found = status(lab, node)["data"]
     assert found["desired"] == desired
@@ -123,10 +123,10 @@ def follow(lab: Lab, node: str, desired: dict[str, Any]) -> None:
     assert is_ready(lab, node), lab.exec(node, ("petal-node", "check")).stdout
 
 
-def test_a_head_that_dies_in_the_middle_of_a_build_goes_on_after_its_boot(lab: Lab) -> None:
+def test_a_head_node_that_dies_during_a_build_completes_it_after_its_boot(lab: Lab) -> None:
     reason = stack.no_spack()
     if reason:
-        pytest.skip(f"no real Spack: {reason}")
+        pytest.skip(reason)
     lab.fresh()
     bucket = stack.Bucket(lab)
     config = pieces.config(bucket, pieces.spack_section(lab, bucket), 1, ("slowly@30",))

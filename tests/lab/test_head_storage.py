@@ -1,4 +1,4 @@
-"""A head node whose shared storage misbehaves before anything is installed, or while it is."""
+"""Faults of the head node's shared storage before or during the first install."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.lab.faults import (
     BADFS,
     SERVICE,
     TIMER,
-    becomes_ready,
-    can_use,
+    assert_users_can_work,
+    blocked_step,
     has_timer,
     hook,
     is_ready,
     last_hook,
-    needs_fuse,
-    refused,
+    require_fuse,
     sh,
-    taken_off,
+    unmount_bad_file_system,
+    wait_until_ready,
 )
 
 SMALL = {"size": "64m", "mode": "1777"}
@@ -32,12 +32,12 @@ SMALL = {"size": "64m", "mode": "1777"}
 
 @pytest.fixture
 def new_head(cluster: Lab) -> Callable[..., str]:
-    """A head node that was launched again, with a small file system of its own as /shared."""
+    """A replaced head node with a separate small file system as /shared."""
 
     def launch(prepare: str = "true", config: dict[str, Any] | None = None, **options: str) -> str:
         cluster.replace("head")
         if BADFS in prepare:
-            needs_fuse(cluster, "head")
+            require_fuse(cluster, "head")
         wanted = config or cluster_config(cluster)
         cluster.put_bytes(stack.BUCKET, "petal-node/petal.yaml", json.dumps(wanted).encode())
         for phase in ("init", "start"):
@@ -51,7 +51,7 @@ def new_head(cluster: Lab) -> Callable[..., str]:
 
 
 def cluster_config(cluster: Lab) -> dict[str, Any]:
-    """What the cluster wants, by the storage that the other nodes have."""
+    """The cluster's desired configuration, from the storage of the other nodes."""
     config: dict[str, Any] = json.loads(sh(cluster, "compute-1", "cat /lab/shared/petal/state/desired.json"))["config"]
     return config
 
@@ -74,7 +74,7 @@ USE_UP = "i=0; while touch /shared/fill.$i 2>/dev/null; do i=$((i + 1)); done; t
     ],
     ids=["no space", "no inodes"],
 )
-def test_a_head_node_whose_storage_is_full_installs_when_there_is_room(
+def test_a_head_node_with_full_storage_installs_after_space_is_freed(
     cluster: Lab, new_head: Callable[..., str], prepare: str, options: dict[str, str], look: str, free: str
 ) -> None:
     output = new_head(prepare, **options)
@@ -86,12 +86,12 @@ def test_a_head_node_whose_storage_is_full_installs_when_there_is_room(
     assert record["status"] == "degraded"
     assert has_timer(cluster, "head")
     sh(cluster, "head", free)
-    becomes_ready(cluster, "head")
-    can_use(cluster, "head")
+    wait_until_ready(cluster, "head")
+    assert_users_can_work(cluster, "head")
 
 
 @pytest.mark.parametrize("options", [{"size": "12m"}, {"nr_inodes": "300"}], ids=["no space", "no inodes"])
-def test_a_package_that_does_not_fit_costs_the_package_and_leaves_no_part(
+def test_only_a_package_that_does_not_fit_fails_and_its_partial_files_are_removed(
     cluster: Lab, new_head: Callable[..., str], options: dict[str, str]
 ) -> None:
     config = cluster_config(cluster)
@@ -113,8 +113,8 @@ def test_a_package_that_does_not_fit_costs_the_package_and_leaves_no_part(
     assert "hello-1.0" in sh(cluster, "head", "ls /shared/petal/root/store/*")
     assert sh(cluster, "head", "ls -A /var/cache/petal-node/scratch") == ""
     sh(cluster, "head", "mount -o remount,size=128m,nr_inodes=50000 /shared")
-    becomes_ready(cluster, "head")
-    can_use(cluster, "head")
+    wait_until_ready(cluster, "head")
+    assert_users_can_work(cluster, "head")
 
 
 FIRST = {
@@ -137,14 +137,14 @@ REMEDIES = {
 }
 
 
-def test_what_is_wrong_with_shared_from_the_start_gets_nothing_and_each_remedy_works(
+def test_nothing_is_written_to_a_faulty_storage_and_each_remedy_works(
     cluster: Lab, new_head: Callable[..., str]
 ) -> None:
-    new_head("chmod 777 /shared")  # so nothing is installed yet
+    new_head("chmod 777 /shared")  # prevents the first install
     for name, (prepare, code, message) in FIRST.items():
         sh(cluster, "head", f"systemctl stop {TIMER} {SERVICE}; chmod 1777 /shared; rm -rf /shared/petal; {prepare}")
         assert message in hook(cluster, "head").stdout
-        step = refused(last_hook(cluster, "head"), code)
+        step = blocked_step(last_hook(cluster, "head"), code)
         assert message in step["reason"]
         assert sh(cluster, "head", "find /shared/petal/ /root/evil -mindepth 1 2>/dev/null; true") == ""
         assert REMEDIES[name] in step["remedy"]
@@ -153,41 +153,39 @@ def test_what_is_wrong_with_shared_from_the_start_gets_nothing_and_each_remedy_w
         steps = {step["name"]: step["outcome"] for step in plan["data"]["steps"]}
         assert steps["storage"] in ("ok", "would-change"), name
     hook(cluster, "head")
-    becomes_ready(cluster, "head")
+    wait_until_ready(cluster, "head")
 
 
-def test_a_server_that_squashes_root_is_told_and_nothing_is_left_there(
-    cluster: Lab, new_head: Callable[..., str]
-) -> None:
+def test_root_squash_is_reported_and_no_file_remains_on_the_server(cluster: Lab, new_head: Callable[..., str]) -> None:
     serve = f"systemd-run --quiet --collect --unit=badfs0 python3 {BADFS} squash /shared /export"
     serve += "; until grep -q 'badfs /shared ' /proc/mounts; do sleep 0.1; done"
     output = new_head(f"mkdir /export && mount --bind /shared /export && {serve}")
     assert "its server squashes root" in output
-    step = refused(last_hook(cluster, "head"), "storage-squashed")
+    step = blocked_step(last_hook(cluster, "head"), "storage-squashed")
     assert "no_root_squash" in step["remedy"][1]
     assert sh(cluster, "head", "find /export -mindepth 1") == ""
-    sh(cluster, "head", taken_off("/shared"))
-    becomes_ready(cluster, "head")
+    sh(cluster, "head", unmount_bad_file_system("/shared"))
+    wait_until_ready(cluster, "head")
 
 
-def test_a_file_system_that_is_meant_is_accepted_once_on_the_head_node(
+def test_accept_storage_on_the_head_node_accepts_a_new_file_system_for_all_nodes(
     cluster: Lab, new_head: Callable[..., str]
 ) -> None:
-    """The head node comes back with an empty one; nothing goes there until somebody says so, and others follow."""
+    """Nothing is written to the new file system until ``--accept-storage``; then the other nodes follow."""
     new_head()
     until("the head node is ready", lambda: is_ready(cluster, "head"), 60)
     sh(cluster, "head", "systemctl stop opt-petal.mount && umount /shared && mount --bind /lab/shared /shared")
     kept = sh(cluster, "head", "find /lab/shared/petal -printf '%p %T@\\n' | sort")
     hook(cluster, "head")
-    storage = refused(last_hook(cluster, "head"), "storage-changed")
+    storage = blocked_step(last_hook(cluster, "head"), "storage-changed")
     assert any("petal-node bootstrap --accept-storage" in line for line in storage["remedy"])
     assert sh(cluster, "head", "find /lab/shared/petal -printf '%p %T@\\n' | sort") == kept
     endpoint = {"AWS_ENDPOINT_URL": "http://s3:5000"}
     cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage"), env=endpoint).check()
-    becomes_ready(cluster, "head")
-    # to the other nodes the storage is what it was; one that knows the head node's other one follows too
+    wait_until_ready(cluster, "head")
+    # for the other nodes the storage is unchanged; a node that knows the head node's other storage follows too
     seen = json.loads(sh(cluster, "head", "cat /var/lib/petal-node/storage.json"))
     sh(cluster, "login-1", f"sed -i 's/{seen['token']}/{'f' * 32}/' /var/lib/petal-node/storage.json")
     cluster.exec("login-1", ("petal-node", "bootstrap")).check()
-    becomes_ready(cluster, "login-1")
-    can_use(cluster, "compute-1")
+    wait_until_ready(cluster, "login-1")
+    assert_users_can_work(cluster, "compute-1")

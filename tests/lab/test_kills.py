@@ -1,4 +1,4 @@
-"""Ten kills with fixed seeds; ``make torture`` runs 200 (docs/dev/reliability.md)."""
+"""Ten kills with fixed seeds; ``make kills`` runs 200 (docs/dev/reliability.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Looks = Callable[[], tuple[int, str]]
 def torture(lab: Lab) -> Torture:
     reason = stack.no_spack()
     if reason:
-        pytest.skip(f"no real Spack: {reason}")
+        pytest.skip(reason)
     return Torture(lab)
 
 
@@ -27,10 +27,10 @@ def looks(torture: Torture) -> Iterator[Looks]:
         yield seen
 
 
-# Each target twice at least: the hook, the worker, Spack, the node; asked for by the hook and by hand.
+# Each target at least twice (hook, worker, Spack, node), requested by the hook and by a command.
 @pytest.mark.parametrize("seed", [1, 2, 7, 11, 14, 15, 16, 20, 24, 30])
-def test_after_a_kill_it_goes_on_and_no_user_could_tell(torture: Torture, looks: Looks, seed: int) -> None:
+def test_an_install_continues_after_a_kill_and_no_user_notices(torture: Torture, looks: Looks, seed: int) -> None:
     result = torture.kill(seed, looks)
     assert not result.troubles
-    assert result.killed, "its moment came too late three times"
+    assert result.killed, "the install had ended before the kill in three attempts"
     assert result.looks > 0

@@ -1,4 +1,4 @@
-"""The lab keeps its promises: ParallelCluster's contract with a custom action, a cluster that computes."""
+"""The lab itself: ParallelCluster's contract with a custom action, and a working cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.cluster import HOSTNAMES, NODES, Action, Actions, Lab, Result
 
 HERE = Path(__file__).parent
 ROLES = {"head": "HeadNode", "login-1": "LoginNode", "compute-1": "ComputeFleet", "compute-2": "ComputeFleet"}
-# One of each kind that a shell, YAML or a list could break.
+# One of each kind of text that a shell, YAML or a list could break.
 ODD_ARGS = ("two words", 'a "quoted" word', "it's", "$HOME `id` \\n", "*", "", "#no comment", "ümläut: x")
 HELLO = """#include <mpi.h>
 #include <stdio.h>
@@ -27,13 +27,13 @@ int main(int c, char **v) {
 
 
 def probed(lab: Lab, node: str, event: str, what: str) -> str:
-    """Return what the probe wrote down."""
+    """Return the files that the probe hook has written."""
     return lab.read(node, f"/var/log/parallelcluster/probe/{event}/{what}").strip()
 
 
 @pytest.fixture(scope="module")
 def booted(lab: Lab) -> dict[str, list[Result]]:
-    """All nodes of a new lab booted with the probe as their hooks."""
+    """Boot all nodes of a new lab with the probe as their hooks."""
     lab.fresh()
     url = lab.put("petal", "hooks/v1/probe.sh", HERE / "probe.sh")
     lab.set_custom_actions(
@@ -47,7 +47,7 @@ def booted(lab: Lab) -> dict[str, list[Result]]:
 
 @pytest.mark.usefixtures("booted")
 class TestHook:
-    """What a hook is started with (custom_action_executor.py, fetch_and_run, the nodes' user data)."""
+    """The environment in which a hook starts (custom_action_executor.py, fetch_and_run, the nodes' user data)."""
 
     def test_every_phase_succeeds(self, booted: dict[str, list[Result]]) -> None:
         """All nodes boot."""
@@ -57,14 +57,14 @@ class TestHook:
 
     @pytest.mark.parametrize("node", NODES)
     def test_environment(self, lab: Lab, node: str) -> None:
-        """Only what the facts list: no HOME, no LANG, no Slurm on PATH, nothing from cfnconfig."""
+        """Exactly the documented variables: no HOME, no LANG, no Slurm on PATH, nothing from cfnconfig."""
         text = probed(lab, node, "OnNodeConfigured", "environ")
         env = dict(item.split("=", 1) for item in text.split("\0") if item)
         events = {
             f"cfn_{event}{tail}" for event in ("preinstall", "postinstall", "postupdate") for tail in ("", "_args")
         }
         # bash (fetch_and_run) exports the first three; Python (the executor), started without a locale, makes
-        # its own C.UTF-8 and hands that on (PEP 538): a ParallelCluster hook has that too.
+        # its own C.UTF-8 and exports it (PEP 538): a ParallelCluster hook has it too.
         shell = {"PWD", "SHLVL", "_", "LC_CTYPE"}
         assert set(env) - shell == events | {
             "PATH",
@@ -98,12 +98,12 @@ class TestHook:
 
     @pytest.mark.parametrize("node", NODES)
     def test_storage_appears_between_the_hooks(self, lab: Lab, node: str) -> None:
-        """/shared: not there at OnNodeStart, mounted and 1777 at OnNodeConfigured."""
+        """/shared is missing at OnNodeStart, and mounted with mode 1777 at OnNodeConfigured."""
         assert probed(lab, node, "OnNodeStart", "shared") == "absent"
         assert probed(lab, node, "OnNodeConfigured", "shared") == "mounted"
         assert lab.exec(node, ("stat", "-c", "%a %U", "/shared")).stdout.split() == ["1777", "root"]
 
-    def test_head_configured_sees_no_compute(self, lab: Lab) -> None:
+    def test_no_compute_node_has_registered_at_the_heads_configured_hook(self, lab: Lab) -> None:
         """Slurmctld is up, and no node has reported yet."""
         assert "is UP" in probed(lab, "head", "OnNodeConfigured", "ping")
         states = dict(line.split() for line in probed(lab, "head", "OnNodeConfigured", "sinfo").splitlines())
@@ -115,13 +115,13 @@ class TestHook:
         assert probed(lab, "compute-1", "OnNodeConfigured", "slurmd") == "inactive"
 
     def test_output(self, booted: dict[str, list[Result]]) -> None:
-        """Stdout reaches the node's log; stderr of a hook that succeeds is nobody's."""
+        """Stdout of a hook reaches the node's log; stderr of a successful hook does not."""
         for results in booted.values():
             assert "probe: OnNodeStart" in results[1].stdout
             assert "nobody sees this" not in results[1].stdout + results[1].stderr
 
     def test_updated(self, lab: Lab) -> None:
-        """OnNodeUpdated runs on head and login; a queue has none, and that is silently nothing."""
+        """OnNodeUpdated runs on head and login nodes; a queue has no such event, and nothing runs there."""
         for node in ("head", "login-1"):
             assert "probe: OnNodeUpdated" in lab.phase(node, "updated").check().stdout
             assert probed(lab, node, "OnNodeUpdated", "cwd") == "/etc/chef"
@@ -130,11 +130,11 @@ class TestHook:
 
 @pytest.mark.usefixtures("booted")
 class TestCluster:
-    """Nodes that compute, know themselves and run systemd."""
+    """Nodes with working Slurm, node facts and systemd."""
 
     @pytest.mark.parametrize("node", NODES)
     def test_facts(self, lab: Lab, node: str) -> None:
-        """Each role has the keys of its role, and no others."""
+        """Each role has exactly the keys of its role."""
         cluster = json.loads(lab.read(node, "/etc/chef/dna.json"))["cluster"]
         assert cluster["node_type"] == ROLES[node]
         assert cluster["ebs_shared_dirs"] == "/shared"
@@ -168,7 +168,7 @@ class TestCluster:
         assert sorted(lab.shell("login-1", script).check().stdout.splitlines()) == sorted(out.splitlines())
 
     @pytest.mark.parametrize("node", NODES)
-    def test_metadata_wants_a_token(self, lab: Lab, node: str) -> None:
+    def test_metadata_requires_a_token(self, lab: Lab, node: str) -> None:
         """IMDSv1 is refused; with a token the facts of the instance are there."""
         base = "http://169.254.169.254/latest"
         code = ("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", base + "/meta-data/instance-id")
@@ -190,7 +190,7 @@ class TestCluster:
         assert kind == ROLES[node].replace("ComputeFleet", "Compute")
 
     def test_s3_with_instance_credentials(self, lab: Lab) -> None:
-        """The AWS CLI, too, finds region-less credentials in the metadata service and S3 by the endpoint."""
+        """The AWS CLI gets credentials from the metadata service and S3's address from the endpoint variable."""
         env = {"AWS_ENDPOINT_URL": "http://s3:5000"}
         out = lab.exec("compute-1", ("aws", "s3", "cp", "s3://petal/hooks/v1/probe.sh", "-"), env=env).check()
         assert out.stdout == (HERE / "probe.sh").read_text(encoding="utf-8")
@@ -221,7 +221,7 @@ class TestCluster:
             assert time.monotonic() < deadline, "the timer did not run"
 
     def test_restart_keeps_the_node(self, lab: Lab) -> None:
-        """A reboot: mounts, the user's mount units and daemons come back; hooks do not run."""
+        """After a reboot mounts, the user's mount units and daemons are active again; hooks do not run."""
         before = probed(lab, "head", "OnNodeStart", "name")
         lab.restart("head")
         lab.restart("compute-1")
@@ -232,11 +232,11 @@ class TestCluster:
 
 
 class TestFailure:
-    """What a failing hook leaves behind."""
+    """The files and exit codes after a failed hook."""
 
     @pytest.fixture(autouse=True)
     def hook(self, lab: Lab, booted: dict[str, list[Result]]) -> None:
-        """Set the hook that fails, with CRLF line ends, which are mended."""
+        """Set a failing hook with CRLF line ends, which the executor converts."""
         del booted
         text = "#!/bin/sh\r\necho out\r\necho 'it broke' >&2\r\nexit 7\r\n"
         url = lab.put_bytes("petal", "hooks/bad.sh", text.encode())
@@ -252,7 +252,7 @@ class TestFailure:
         assert event["detail"]["error"] == {"exit_code": 7, "stderr": "it broke\n"}
         assert event["message"] == "Failed to execute OnNodeStart script 1, return code: 7."
         left = lab.exec(node, ("ls", "/opt/parallelcluster/tmp")).stdout.split()
-        assert len(left) == 2  # the one that failed and the one that never ran
+        assert len(left) == 2  # the failed script and the script that never ran
 
     def test_head(self, lab: Lab) -> None:
         """The head leaves one line for CloudFormation, without the hook's stderr."""
@@ -292,7 +292,7 @@ class TestFailure:
 
 
 def test_cluster_config_loads_in_pcluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ParallelCluster's own schema takes the lab's cluster configuration (where pcluster is installed)."""
+    """ParallelCluster's schema accepts the lab's cluster configuration (if pcluster is installed)."""
     reason = "aws-parallelcluster is not installed"
     schema = pytest.importorskip("pcluster.schemas.cluster_schema", reason=reason)
     yaml = pytest.importorskip("yaml")

@@ -12,14 +12,14 @@ from tests.lab import stack
 from tests.lab.cluster import PHASES, Lab
 from tests.lab.demo import DIST
 from tests.lab.engine import until
-from tests.lab.faults import HOOK_SECONDS, can_use, recovers, sh
+from tests.lab.faults import HOOK_SECONDS, assert_users_can_work, sh, wait_until_recovered
 
 UNIT = "petal-node-hook.service"
 KEPT = "/lab/shared/petal/archive"
 
 
 def has_unit(lab: Lab, node: str) -> bool:
-    """Whether the unit is still to run: it exists, also while systemd waits to start it again."""
+    """Whether the unit exists, including the time in which systemd waits to restart it."""
     return lab.exec(node, ("test", "-e", f"/etc/systemd/system/{UNIT}")).ok
 
 
@@ -28,14 +28,14 @@ def logged(lab: Lab, node: str) -> str:
 
 
 def package(lab: Lab) -> tuple[str, str]:
-    """The archive's key in S3 and its checksum, as the cluster's configuration names them."""
+    """The archive's key in S3 and its checksum from the cluster's configuration."""
     digest = sh(lab, "head", f"ls {KEPT} /root/archive 2>/dev/null | grep -E '^[0-9a-f]{{64}}$'").strip()
     return f"petal-node/{digest[:12]}/petal-node", digest
 
 
 @contextmanager
 def nowhere(lab: Lab) -> Iterator[None]:
-    """Neither S3 nor shared storage has the archive."""
+    """Remove the archive from S3 and from shared storage."""
     key, _ = package(lab)
     lab.delete(stack.BUCKET, key)
     sh(lab, "head", f"mv {KEPT} /root/archive && mkdir {KEPT}")
@@ -47,7 +47,7 @@ def nowhere(lab: Lab) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("place", ["S3", "shared storage"])
-def test_a_compute_node_that_found_no_archive_comes_ready_when_there_is_one(cluster: Lab, place: str) -> None:
+def test_a_compute_node_without_an_archive_becomes_ready_when_the_archive_appears(cluster: Lab, place: str) -> None:
     cluster.replace("compute-2")
     with nowhere(cluster):
         results = cluster.boot("compute-2", PHASES)
@@ -63,13 +63,13 @@ def test_a_compute_node_that_found_no_archive_comes_ready_when_there_is_one(clus
         else:
             sh(cluster, "head", f"cp -a /root/archive/* {KEPT}/")
         until("the unit has removed itself", lambda: not has_unit(cluster, "compute-2"), 120)
-        recovers(cluster, "compute-2")
-    can_use(cluster, "compute-2")
+        wait_until_recovered(cluster, "compute-2")
+    assert_users_can_work(cluster, "compute-2")
     assert sh(cluster, "compute-2", "ls -A /opt/petal-node/incoming") == ""
 
 
-def test_an_s3_that_hangs_costs_a_compute_node_nothing_but_time(cluster: Lab) -> None:
-    """Connections are taken and never answered; the hook is what ParallelCluster's executor would start."""
+def test_a_hanging_s3_only_delays_a_compute_node(cluster: Lab) -> None:
+    """The endpoint accepts connections and never answers; the hook runs as ParallelCluster's executor starts it."""
     cluster.replace("compute-2")
     for phase in ("init", "config"):
         cluster.phase("compute-2", phase).check()
@@ -91,5 +91,5 @@ def test_an_s3_that_hangs_costs_a_compute_node_nothing_but_time(cluster: Lab) ->
         subprocess.run(["docker", "unpause", cluster.container("s3")], check=True, stdout=subprocess.DEVNULL)
         sh(cluster, "head", f"rm -rf {KEPT} && mv /root/archive {KEPT}")
     until("the unit has removed itself", lambda: not has_unit(cluster, "compute-2"), 120)
-    recovers(cluster, "compute-2")
-    can_use(cluster, "compute-2")
+    wait_until_recovered(cluster, "compute-2")
+    assert_users_can_work(cluster, "compute-2")

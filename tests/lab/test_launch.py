@@ -1,6 +1,6 @@
-"""check.launch: where a queue has no node that runs, the proof starts one, as a job would, and proves on it.
+"""check.launch: if a queue has no running node, the proof starts one, as a job would, and proves on it.
 
-Slurm's own power saving starts it: the lab's ResumeProgram asks the machine that plays the instance to bring slurmd up.
+Slurm's power saving starts it: the lab's ResumeProgram starts slurmd on the machine that represents the instance.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ PrivateData=cloud
 RESUME = """#!/bin/sh
 echo "$@" >/lab/shared/resume.part && mv /lab/shared/resume.part /lab/shared/resume
 """
-# What an instance does when it is launched: its slurmd registers, and says that the machine has just booted (-b).
+# What a launched instance does: its slurmd registers, and reports that the machine has just booted (-b).
 INSTANCE = "until [ -e /lab/shared/resume ]; do sleep 0.2; done; exec /opt/slurm/sbin/slurmd -D -b"
 
 
 @pytest.fixture(scope="module")
 def cluster(lab: Lab) -> Lab:
-    """A queue with a static node that runs, and one whose only node is powered off."""
+    """A queue with a running static node, and a queue whose only node is powered off."""
     lab.fresh()
     lab.exec("compute-2", ("hostname", NAME)).check()
     address = lab.exec("head", ("getent", "hosts", "queue1-st-c5-2")).check().stdout.split()
@@ -58,7 +58,7 @@ def cluster(lab: Lab) -> Lab:
     return lab
 
 
-def test_the_proof_starts_a_node_in_the_queue_that_has_none(cluster: Lab) -> None:
+def test_the_proof_starts_a_node_in_a_queue_without_running_nodes(cluster: Lab) -> None:
     def proof() -> dict[str, Any]:
         answer = json.loads(cluster.exec("head", ("petal-node", "status", "--json")).stdout)
         found: dict[str, Any] = answer["data"]

@@ -1,4 +1,4 @@
-"""The layouts: a machine image is baked, a cluster starts from it, the layout changes; nothing is built twice."""
+"""The layouts: build a machine image, start a cluster from it, change the layout; no package is built twice."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ COMPUTES = ("compute-1", "compute-2")
 
 @pytest.fixture(scope="module")
 def baked(lab: Lab) -> Iterator[Lab]:
-    """A cluster whose nodes are started from an image that carries everything, with the layout ``ami``."""
+    """A cluster with the layout ``ami``, whose nodes start from an image that includes the release."""
     reason = own_lmod.missing()
     if reason:
-        pytest.skip(f"no real Spack: {reason}")
+        pytest.skip(reason)
     lab.image = image_without_lmod(lab)
     lab.fresh()
     config = config_of(lab)
@@ -76,14 +76,14 @@ def baked(lab: Lab) -> Iterator[Lab]:
 
 
 def typed(lab: Lab, config: dict[str, Any], verb: str) -> Result:
-    """A verb on the head node with a configuration of its own."""
+    """Run a verb on the head node with another configuration."""
     lab.write("head", "/tmp/typed.yaml", json.dumps(config))
     argv = ("petal-node", verb, "--config", "/tmp/typed.yaml", "--json")
     return lab.exec("head", argv, env=S3, timeout=200)
 
 
 def switch(lab: Lab, layout: str) -> Result:
-    """The head node is given the layout, the others follow; then a job on both compute nodes proves it."""
+    """Change the layout on the head node, let the other nodes follow, and prove it by a job on both compute nodes."""
     done = typed(lab, {**current_config(lab), "layout": layout}, "bootstrap").check()
     for node in NODES[1:]:
         petal(lab, node, "bootstrap").check()
@@ -97,7 +97,7 @@ def current_config(lab: Lab) -> dict[str, Any]:
 
 
 def built(lab: Lab, node: str = "head") -> str:
-    """When libsigsegv was built that users see."""
+    """The build time of the libsigsegv that users see."""
     script = "cat /opt/petal/store/linux-*/libsigsegv-2.14-*/.spack/install_times.json"
     return lab.exec(node, ("sh", "-c", script)).check().stdout
 
@@ -106,7 +106,7 @@ def is_mount(lab: Lab, node: str) -> bool:
     return lab.exec(node, ("mountpoint", "-q", "/opt/petal")).ok
 
 
-def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
+def test_a_cluster_uses_the_release_of_its_image(baked: Lab) -> None:
     data = answer(petal(baked, "head", "status", "--json"))["data"]
     assert data["proved"] == 2, data["proof"]
     assert not any(is_mount(baked, node) for node in NODES)
@@ -116,8 +116,8 @@ def test_a_cluster_uses_what_its_image_carries(baked: Lab) -> None:
     assert steps["root"]["reason"].startswith("the machine image has release ")
 
 
-def test_the_image_carries_the_stacks_lmod_and_environment_modules_is_still_there(baked: Lab) -> None:
-    """``module`` is Lmod's, in a shell within a shell too, and reads Tcl's modules. No package was installed."""
+def test_the_image_includes_the_stacks_lmod_and_keeps_environment_modules(baked: Lab) -> None:
+    """``module`` is Lmod's, also in a nested shell, and reads Tcl modules. No distribution package was installed."""
     for node in NODES:
         query = ("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", TCL_MODULES, *LMOD)
         packages = [line for line in baked.exec(node, query).stdout.splitlines() if not line.endswith("not-installed")]
@@ -133,15 +133,15 @@ def test_the_image_carries_the_stacks_lmod_and_environment_modules_is_still_ther
         assert "Currently Loaded Modulefiles" in baked.exec(node, ("sh", "-c", f"({of_tcl}) 2>&1")).check().stdout
 
 
-def test_a_users_job_builds_against_what_spack_built_and_runs_it(baked: Lab) -> None:
-    """On a compute node: the module's variables lead a compiler to the library, and the program finds it."""
+def test_a_users_job_compiles_and_runs_a_program_with_a_library_of_spack(baked: Lab) -> None:
+    """On a compute node the compiler finds the library by the module's variables, and the program finds it too."""
     baked.write("head", "/home/ec2-user/uses.c", PROGRAM)
     done = baked.srun("-w", "queue1-st-c5-1", "bash", "-lc", JOB)
     assert done.check().stdout == "libsigsegv 2.14\n"
 
 
-def test_a_user_installs_a_package_of_his_own_in_a_job_and_runs_it_on_another_node(baked: Lab) -> None:
-    """Spack is the image's, the store and its library too; what it builds goes into the user's home."""
+def test_a_user_installs_a_package_in_a_job_and_runs_it_on_another_node(baked: Lab) -> None:
+    """Spack, the store and its library are the image's; the user's package goes into the user's home."""
     repo = "/home/ec2-user/spack_repo/own"
     baked.write("head", f"{repo}/repo.yaml", "repo: {namespace: own, api: v2.0}\n")
     baked.write("head", f"{repo}/packages/own/package.py", RECIPE)
@@ -159,7 +159,7 @@ def assert_own_runs(lab: Lab) -> None:
     assert places["own"].startswith("/home/ec2-user/spack/1.1/store/")
 
 
-def test_a_release_that_the_image_does_not_carry_is_not_installed_on_the_head_alone(baked: Lab) -> None:
+def test_a_release_that_is_missing_in_the_image_is_not_installed_on_the_head_only(baked: Lab) -> None:
     config = current_config(baked)
     other = {**config, "packages": config["packages"][:1], "check": {}}
     done = typed(baked, other, "plan")
@@ -169,13 +169,13 @@ def test_a_release_that_the_image_does_not_carry_is_not_installed_on_the_head_al
     assert "bootstrap --layout ami" in root["remedy"][0]
 
 
-def test_a_node_of_a_cluster_does_not_become_an_image(baked: Lab) -> None:
+def test_an_image_build_on_a_cluster_node_is_refused(baked: Lab) -> None:
     done = petal(baked, "head", "bootstrap", "--layout", "ami")
     assert done.returncode == 2
     assert "this is the head node of a cluster" in done.stderr
 
 
-def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
+def test_a_change_of_the_layout_builds_nothing(baked: Lab) -> None:
     before, release = built(baked), answer(petal(baked, "head", "status", "--json"))["data"]["current"]
     moved = switch(baked, "shared")
     steps = {step["name"]: step["outcome"] for step in answer(moved)["data"]["steps"]}
@@ -196,8 +196,8 @@ def test_the_layout_is_switched_and_nothing_is_built(baked: Lab) -> None:
     assert answer(petal(baked, "head", "status", "--json"))["data"]["current"] == release
 
 
-def test_hybrid_installs_with_the_images_spack(baked: Lab) -> None:
-    """Spack, recipes and clingo come from nowhere else: their objects are gone."""
+def test_the_layout_hybrid_installs_with_the_images_spack(baked: Lab) -> None:
+    """The objects of Spack, recipes and clingo are removed, so no other source exists."""
     config = current_config(baked)
     for origin in (config["spack"], config["spack"]["recipes"], *config["spack"]["clingo"]):
         bucket, _, key = origin["source"].removeprefix("s3://").partition("/")

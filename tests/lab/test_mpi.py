@@ -1,4 +1,4 @@
-"""MPI between two compute nodes through Slurm (``check.mpi``): it works, and each fault gives a true finding.
+"""MPI between two compute nodes through Slurm (``check.mpi``): it works, and each fault gives an accurate finding.
 
 Each fault is a real one on nodes that otherwise work: plugins, libraries and packets that are missing.
 """
@@ -26,14 +26,14 @@ CONFIG = "/root/mpi.json"
 CHECK = {"load": ["openmpi"], "run": [], "mpi": True}
 PREFIX = "/opt/amazon/openmpi"
 HIDDEN = "/root/hidden"
-PORTS = "1024-2000"  # where Debian's Open MPI listens: btl_tcp_port_min_v4 and above
+PORTS = "1024-2000"  # the lowest port of Debian's Open MPI: btl_tcp_port_min_v4
 MPICH = "/opt/mpich"
-# As in proof.SCRIPT, with an MPI that no module brings.
+# As in proof.SCRIPT, with an MPI that has no module.
 RANK = f"PATH={MPICH}/bin:$PATH exec petal-node mpi-rank"
 
 
 class Broken(NamedTuple):
-    """A fault: its nodes, the commands that make and undo it, and texts that the finding contains."""
+    """A fault: its nodes, the commands that inject and undo it, and texts of the finding."""
 
     nodes: Sequence[str]
     make: str
@@ -43,7 +43,7 @@ class Broken(NamedTuple):
 
 
 def away(*files: str) -> tuple[str, str]:
-    """Commands that move files and links away (globs of a shell), and back."""
+    """Commands that move files and links (globs of a shell) away and back."""
     listed = " ".join(files)
     make = f"mkdir {HIDDEN} && for file in {listed}; do echo $file >>{HIDDEN}.list && mv $file {HIDDEN}/; done"
     back = f"while read -r file; do mv {HIDDEN}/${{file##*/}} $file; done <{HIDDEN}.list; rm -r {HIDDEN} {HIDDEN}.list"
@@ -57,7 +57,7 @@ CLEAN = "/etc/profile.d/zzz-clean.sh"
 LIBMPI = "$(readlink -f /usr/lib/*/libmpi.so.40)"
 RULE = f"ip rule add pref 10 ipproto 6 {{}} {PORTS} blackhole"
 WITHOUT_PMIX = f"mv {PREFIX}/lib {PREFIX}/hidden && ln -s {MPICH}/lib {PREFIX}/lib"
-# What hangs costs a minute: one of them is here, the other (no route to the node) is tests/unit/mpi_jobs/blackhole.txt.
+# A hang takes a minute: one is tested here, the other (no route to the node) in tests/unit/mpi_jobs/blackhole.txt.
 FAULTS = {
     "no plugin anywhere": Broken(
         ("head", *BOTH), *PLUGIN, "Slurm: srun --mpi=list has no pmix plugin", "cannot find mpi plugin for mpi/pmix"
@@ -118,15 +118,15 @@ def talking(cluster: Lab) -> Lab:
 
 @pytest.fixture(scope="module")
 def mpich(talking: Lab) -> Lab:
-    """Debian's MPICH, which has no PMIx, on both nodes; the library alone, as no two MPIs share /usr."""
+    """Debian's MPICH without PMIx on both nodes; only the library, because two MPIs cannot be installed in /usr."""
     if not shutil.which("apt-get"):
-        pytest.skip("no apt-get here to fetch Debian's libmpich12 with")
+        pytest.skip("apt-get, which fetches Debian's libmpich12, is not installed")
     place = stack.lab_cache() / "debs-mpich"
     place.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["apt-get", "-qq", "download", "libmpich12"], cwd=place, capture_output=True, check=False)
     package = next(iter(place.glob("libmpich12_4.0*.deb")), None)
     if package is None:
-        pytest.skip(f"bookworm's libmpich12 cannot be had: {done.stderr.decode().strip()}")
+        pytest.skip(f"bookworm's libmpich12 cannot be fetched: {done.stderr.decode().strip()}")
     for node in BOTH:
         install(talking, node, package)
     return talking
@@ -140,8 +140,8 @@ def install(lab: Lab, node: str, package: Path) -> None:
     lab.exec(node, ("sh", "-c", script), stdin=package.read_bytes()).check()
 
 
-def asked(lab: Lab) -> dict[str, Any]:
-    """What ``check --nodes all`` finds of MPI."""
+def mpi_finding(lab: Lab) -> dict[str, Any]:
+    """The MPI finding of ``check --nodes all``."""
     result = lab.exec("head", ("petal-node", "check", "--nodes", "all", "--json"))
     envelope = json.loads(result.stdout)
     (finding,) = envelope["data"]["between"]
@@ -153,7 +153,7 @@ def asked(lab: Lab) -> dict[str, Any]:
 
 @contextmanager
 def broken(lab: Lab, nodes: Sequence[str], make: str, back: str) -> Iterator[None]:
-    """A fault on some nodes; that they talk to each other again after all of them is the last test."""
+    """Inject a fault on some nodes and undo it; the last test verifies that MPI works again after all faults."""
     try:
         for node in nodes:
             sh(lab, node, make)
@@ -164,8 +164,8 @@ def broken(lab: Lab, nodes: Sequence[str], make: str, back: str) -> Iterator[Non
     lab.wait_idle()
 
 
-def test_two_nodes_talk_through_the_mpi_of_the_release(talking: Lab) -> None:
-    finding = asked(talking)
+def test_two_nodes_communicate_through_the_mpi_of_the_release(talking: Lab) -> None:
+    finding = mpi_finding(talking)
     assert (finding["check"], finding["severity"]) == ("mpi:openmpi/4.1", "ok")
     assert finding["message"].startswith(f"2 ranks on {FIRST} and {SECOND} sent each other 4 MiB in 0.")
     assert "with Open MPI v4.1.4, PMIx 4.2.2" in finding["message"]
@@ -174,11 +174,11 @@ def test_two_nodes_talk_through_the_mpi_of_the_release(talking: Lab) -> None:
 
 
 def test_the_job_runs_as_an_ordinary_user(talking: Lab) -> None:
-    """The software is run as its users run it, and nothing of root's is in its environment."""
+    """The software runs like a user's job, without any variable of root in its environment."""
     seen = "/tmp/who-runs-mpi"
     script = f'[ -z "$SLURM_PROCID" ] || {{ id -un; env; }} >{seen}'
     with broken(talking, (ONE,), f"echo '{script}' >{CLEAN}", f"rm {CLEAN} {seen}"):
-        asked(talking)
+        mpi_finding(talking)
         user, *env = talking.read(ONE, seen).splitlines()
     assert user == "ec2-user"
     assert "HOME=/home/ec2-user" in env
@@ -189,7 +189,7 @@ def test_the_job_runs_as_an_ordinary_user(talking: Lab) -> None:
 def test_the_finding_names_the_fault(talking: Lab, name: str) -> None:
     nodes, make, back, message, why = FAULTS[name]
     with broken(talking, nodes, make, back):
-        finding = asked(talking)
+        finding = mpi_finding(talking)
     assert finding["severity"] == "fail"
     assert message in finding["message"], finding
     assert why in finding["why"], finding
@@ -197,33 +197,33 @@ def test_the_finding_names_the_fault(talking: Lab, name: str) -> None:
     assert finding["remedy"][-1].startswith("srun --mpi=pmix -N2 -n2 -w "), finding
 
 
-def test_an_mpi_without_pmix_leaves_each_rank_alone(mpich: Lab) -> None:
+def test_the_finding_for_an_mpi_without_pmix_says_that_each_rank_is_alone(mpich: Lab) -> None:
     with broken(mpich, BOTH, WITHOUT_PMIX, f"rm {PREFIX}/lib && mv {PREFIX}/hidden {PREFIX}/lib"):
-        finding = asked(mpich)
+        finding = mpi_finding(mpich)
     assert finding["message"].startswith("MPI: each rank is alone: MPICH Version: 4.0.2 does not use the PMIx")
     assert f"MPI_Comm_size is 1 on {FIRST}" in finding["why"]
 
 
-def test_ranks_of_mpich_talk_too(mpich: Lab) -> None:
-    """The other ABI, by the start-up that this MPICH has."""
+def test_ranks_of_mpich_communicate(mpich: Lab) -> None:
+    """This is the other ABI, started by PMI-2, which this MPICH supports."""
     done = mpich.srun("--mpi=pmi2", "-N2", "-n2", "--chdir=/", "--export=HOME", "/bin/bash", "-lc", RANK).check()
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert sorted(line["rank"] for line in told if line["stage"] == "done") == [0, 1]
-    assert {line["size"] for line in told if line["stage"] == "exchange"} == {2}
-    assert {line["version"] for line in told if line["stage"] == "init"} == {"MPICH Version: 4.0.2"}
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(line["rank"] for line in reports if line["stage"] == "done") == [0, 1]
+    assert {line["size"] for line in reports if line["stage"] == "exchange"} == {2}
+    assert {line["version"] for line in reports if line["stage"] == "init"} == {"MPICH Version: 4.0.2"}
 
 
 def test_the_remedy_can_be_run(talking: Lab) -> None:
     nodes, make, back, *_ = FAULTS["unreadable library"]
     with broken(talking, nodes, make, back):
-        finding = asked(talking)
+        finding = mpi_finding(talking)
         repeated = talking.shell("head", finding["remedy"][-1])
     assert "Permission denied" in repeated.stdout
     assert repeated.returncode == 1
     assert talking.shell("head", finding["remedy"][-1]).check().stdout.count('"stage": "done"') == 2
 
 
-def test_no_job_is_started_with_one_node(talking: Lab) -> None:
+def test_no_mpi_job_is_started_with_one_usable_node(talking: Lab) -> None:
     state = "/opt/slurm/bin/scontrol update nodename=" + SECOND + " state="
     with broken(talking, ("head",), f"{state}drain reason=test", f"{state}resume"):
         result = talking.exec("head", ("petal-node", "check", "--nodes", "all", "--json"))
@@ -232,5 +232,5 @@ def test_no_job_is_started_with_one_node(talking: Lab) -> None:
     assert "two nodes of one queue are needed, and 1 can be used" in finding["message"]
 
 
-def test_after_all_these_faults_the_job_succeeds_again(talking: Lab) -> None:
-    assert asked(talking)["severity"] == "ok"
+def test_the_mpi_job_succeeds_after_all_faults_are_undone(talking: Lab) -> None:
+    assert mpi_finding(talking)["severity"] == "ok"

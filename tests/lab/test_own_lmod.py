@@ -1,6 +1,6 @@
-"""Nodes whose image has Tcl environment-modules and no Lmod: the stack builds one, and each node has it on its disk.
+"""Nodes whose image has Tcl environment-modules and no Lmod: the stack builds Lmod, each node copies it to its disk.
 
-And every way into a shell that a user has on such a node.
+The tests load modules in every kind of shell on such a node.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.lab.test_product import answer, petal
 
 COPY = "/opt/petal-node/lmod/in-use"
 USER = ("runuser", "-u", "ec2-user", "--", "env", "-i", "HOME=/home/ec2-user", "USER=ec2-user", "PATH=/usr/bin:/bin")
-# Loads a module of the release and one of the image's, and says where the program of the first lies.
+# Loads a module of the release and one of the image, and prints the path of the first one's program.
 LOADS = "module load null bzip2 && command -v bzip2 && module -t list"
-# How a shell may begin on a node, and what it says is Lmod's in each.
+# The ways to start a shell on a node.
 WAYS = {
     "bash, login": ("bash", "-lc", LOADS),
     "bash, interactive": ("bash", "-ic", LOADS),
@@ -46,10 +46,10 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def cluster(lab: Lab) -> Iterator[Lab]:
-    """A cluster that has come up, and proved it."""
+    """A booted and proved cluster."""
     reason = own_lmod.missing()
     if reason:
-        pytest.skip(f"no real Spack: {reason}")
+        pytest.skip(reason)
     lab.image = image_without_lmod(lab)
     try:
         lab.fresh()
@@ -61,21 +61,21 @@ def cluster(lab: Lab) -> Iterator[Lab]:
 
 
 def root(lab: Lab, node: str, script: str) -> Result:
-    """What root types."""
+    """Run a script as root."""
     return lab.exec(node, ("sh", "-c", script))
 
 
 def typed(lab: Lab, node: str, *argv: str) -> str:
-    """What a command says, stderr among it."""
+    """Return stdout and stderr of a command."""
     return lab.exec(node, ("sh", "-c", 'exec "$@" 2>&1', "sh", *argv)).check().stdout
 
 
-def loads(said: str) -> bool:
-    """What ``LOADS`` printed: the release's program, and both modules."""
-    return "/opt/petal/store/" in said and {"null", "bzip2/1.0.8"} <= set(said.split())
+def loaded_both(output: str) -> bool:
+    """Return whether the output of ``LOADS`` has the release's program and both modules."""
+    return "/opt/petal/store/" in output and {"null", "bzip2/1.0.8"} <= set(output.split())
 
 
-def test_every_node_uses_its_own_copy_and_the_image_is_as_it_was(cluster: Lab) -> None:
+def test_every_node_uses_its_own_copy_and_the_image_is_unchanged(cluster: Lab) -> None:
     data = answer(petal(cluster, "head", "status", "--json"))["data"]
     assert data["proved"] == 2
     for node in NODES:
@@ -90,7 +90,7 @@ def test_every_node_uses_its_own_copy_and_the_image_is_as_it_was(cluster: Lab) -
         assert "Currently Loaded Modulefiles" in cluster.exec(node, ("sh", "-c", f"({of_tcl}) 2>&1")).check().stdout
 
 
-def test_real_spack_has_built_a_real_package_and_a_job_runs_it(cluster: Lab) -> None:
+def test_a_job_runs_a_real_package_that_real_spack_has_built(cluster: Lab) -> None:
     """The stack comes from S3: Spack 1.1.1, the real recipe, Debian's tarball of the real source."""
     check = {"load": ["hello", "openmpi", "bzip2"], "run": ["hello", "mpirun --version", *stack.BZIP2.run]}
     assert job(cluster, {"check": check}).check().stderr.count("block-sorting file compressor.  Version 1.0.8") == 2
@@ -100,15 +100,15 @@ def test_real_spack_has_built_a_real_package_and_a_job_runs_it(cluster: Lab) -> 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_shell_on_a_node_loads_the_releases_modules_and_the_images(cluster: Lab, way: str) -> None:
-    """With nothing in its environment from a shell before it."""
-    said = typed(cluster, "compute-1", *USER, *WAYS[way])
-    assert loads(said), said
+def test_a_shell_loads_modules_of_the_release_and_of_the_image(cluster: Lab, way: str) -> None:
+    """The environment has no variables of an earlier shell."""
+    output = typed(cluster, "compute-1", *USER, *WAYS[way])
+    assert loaded_both(output), output
 
 
 @pytest.fixture(scope="module")
 def jobs(cluster: Lab) -> dict[str, str]:
-    """What each of ``JOBS`` printed. They are submitted from a login shell, as users do."""
+    """The output of each of ``JOBS``, submitted from a login shell, as users do."""
     files = {program: f"/home/ec2-user/job-{number}" for number, program in enumerate(JOBS)}
     for program, file in files.items():
         cluster.write("head", file, f"#!/bin/{program}\n{JOBS[program]}\n")
@@ -118,19 +118,19 @@ def jobs(cluster: Lab) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("program", JOBS)
-def test_a_batch_job_in_any_shell(jobs: dict[str, str], program: str) -> None:
-    assert loads(jobs[program]), jobs[program]
+def test_a_batch_job_loads_modules_in_any_shell(jobs: dict[str, str], program: str) -> None:
+    assert loaded_both(jobs[program]), jobs[program]
 
 
 @pytest.mark.parametrize("begins", ["bash -c", "bash -lc", "zsh -c", "fish -c"])
-def test_srun_in_any_shell(cluster: Lab, begins: str) -> None:
+def test_srun_loads_modules_in_any_shell(cluster: Lab, begins: str) -> None:
     what = LOADS.replace("&&", ";and") if begins.startswith("fish") else LOADS
-    said = typed(cluster, "head", *USER, "bash", "-lc", f"srun {begins} '{what}'")
-    assert loads(said), said
+    output = typed(cluster, "head", *USER, "bash", "-lc", f"srun {begins} '{what}'")
+    assert loaded_both(output), output
 
 
-def test_root_by_sudo_has_them_too_and_its_shell_looks_at_nothing_that_is_shared(cluster: Lab) -> None:
-    assert loads(typed(cluster, "compute-1", *USER, "sudo", "-i", "bash", "-lc", LOADS))
+def test_a_root_shell_loads_modules_and_its_start_reads_nothing_on_shared_storage(cluster: Lab) -> None:
+    assert loaded_both(typed(cluster, "compute-1", *USER, "sudo", "-i", "bash", "-lc", LOADS))
     traced = "strace -f -e trace=%file -o /tmp/trace env -i HOME=/root bash -lc 'module --version' 2>/dev/null"
     root(cluster, "compute-1", traced).check()
     looked = root(cluster, "compute-1", "grep -c . /tmp/trace; grep -e '\"/opt/petal/' -e '\"/shared' /tmp/trace")
@@ -147,14 +147,14 @@ def test_no_shell_starts_python_or_spack(cluster: Lab) -> None:
     assert [line for line in started if "python" in line or "spack" in line] == []
 
 
-def test_sh_without_the_line_has_no_module(cluster: Lab) -> None:
-    """The other half of what docs/modules.md says of it."""
+def test_a_non_login_sh_has_no_module_command(cluster: Lab) -> None:
+    """docs/modules.md documents a line for such shells."""
     assert cluster.exec("compute-1", (*USER, "dash", "-c", "module load bzip2")).returncode == 127
 
 
 @pytest.fixture
 def without_spack(cluster: Lab) -> Iterator[None]:
-    """Nobody finds Spack, and the nodes may only read."""
+    """Hide Spack, and mount the root read-only on the nodes."""
     nodes = ("compute-1", "compute-2")
     root(cluster, "head", "mv /shared/petal/root/spack /shared/petal/root/.spack-away").check()
     for node in nodes:
@@ -167,31 +167,33 @@ def without_spack(cluster: Lab) -> Iterator[None]:
 
 @pytest.mark.usefixtures("without_spack")
 @pytest.mark.parametrize("user", ["ec2-user", "nobody"])
-def test_a_job_needs_no_spack_and_writes_nothing(cluster: Lab, user: str) -> None:
-    """And no home: that of ``nobody`` is not there."""
+def test_a_job_runs_without_spack_and_with_a_read_only_root(cluster: Lab, user: str) -> None:
+    """It needs no home either: the user ``nobody`` has none."""
     assert not root(cluster, "compute-1", "ls -d /opt/petal/spack || touch /opt/petal/new").ok
     script = f"srun -N2 --chdir=/ bash -lc '{LOADS}; echo text | bzip2 | bunzip2'"
-    said = typed(cluster, "head", "runuser", "-u", user, "--", "env", "-i", "PATH=/usr/bin:/bin", "bash", "-lc", script)
-    assert loads(said), said
-    assert said.count("text\n") == 2
-    assert said.count("/opt/petal/store/") == 2
+    output = typed(
+        cluster, "head", "runuser", "-u", user, "--", "env", "-i", "PATH=/usr/bin:/bin", "bash", "-lc", script
+    )
+    assert loaded_both(output), output
+    assert output.count("text\n") == 2
+    assert output.count("/opt/petal/store/") == 2
 
 
 def test_a_missing_or_damaged_copy_is_repaired(cluster: Lab) -> None:
-    broken = {
-        "gone": f"rm -r $(readlink -f {COPY})",
-        "half": f"rm -r {COPY}/.complete {COPY}/lua-*/lib",
+    damages = {
+        "missing": f"rm -r $(readlink -f {COPY})",
+        "incomplete": f"rm -r {COPY}/.complete {COPY}/lua-*/lib",
         "without its link": f"rm {COPY}",
-        "dead": f"chmod -x {COPY}/lmod-*/lmod/lmod/libexec/lmod",
+        "not executable": f"chmod -x {COPY}/lmod-*/lmod/lmod/libexec/lmod",
     }
-    for what, script in broken.items():
+    for name, script in damages.items():
         root(cluster, "compute-1", script).check()
-        assert not petal(cluster, "compute-1", "check").ok, what
+        assert not petal(cluster, "compute-1", "check").ok, name
         petal(cluster, "compute-1", "repair").check()
         petal(cluster, "compute-1", "check").check()
 
 
-def test_a_damaged_archive_is_an_error_and_is_packed_again(cluster: Lab) -> None:
+def test_a_damaged_lmod_archive_is_reported_and_packed_again_after_its_removal(cluster: Lab) -> None:
     archive = root(cluster, "head", "ls /opt/petal/releases/*/lmod/*/*.tar.gz").check().stdout.strip()
     root(cluster, "head", f"cp {archive} /tmp/before; truncate -s 100000 {archive}").check()
     root(cluster, "compute-2", f"rm -r $(readlink -f {COPY})").check()
@@ -207,7 +209,7 @@ def test_a_damaged_archive_is_an_error_and_is_packed_again(cluster: Lab) -> None
 
 
 def test_a_second_bootstrap_with_the_same_configuration_changes_nothing(cluster: Lab) -> None:
-    """The head node's copy is no Lmod of its image's: the stack keeps its Lmod, and nothing changes."""
+    """The head node's copy does not count as an Lmod of the image, so the stack keeps its Lmod."""
     before = answer(petal(cluster, "head", "status", "--json"))["data"]["current"]
     again = ("petal-node", "bootstrap", "--config", "s3://petal/petal-node/petal.yaml", "--json")
     done = cluster.exec("head", again, env=S3, timeout=120).check()
@@ -216,7 +218,7 @@ def test_a_second_bootstrap_with_the_same_configuration_changes_nothing(cluster:
     assert answer(petal(cluster, "head", "status", "--json"))["data"]["current"] == before
 
 
-def test_a_new_node_has_it_from_the_release_at_its_first_hook(cluster: Lab) -> None:
+def test_a_new_node_gets_lmod_from_the_release_in_its_first_hook(cluster: Lab) -> None:
     cluster.replace("compute-1")
     cluster.boot("compute-1")
-    assert loads(typed(cluster, "compute-1", *USER, "bash", "-lc", LOADS))
+    assert loaded_both(typed(cluster, "compute-1", *USER, "bash", "-lc", LOADS))

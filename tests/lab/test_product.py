@@ -1,6 +1,6 @@
 """petal-node on the lab: from the hooks of a new cluster to a program that runs on every compute node.
 
-The first half boots a cluster once and looks at it from all sides; the second breaks one thing at a time on it.
+The first half boots a cluster once and inspects it; the second injects one fault at a time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def answer(result: Result) -> dict[str, Any]:
 
 
 def hook(lab: Lab, node: str, *args: str) -> Result:
-    """The installed tool's own hook verb, as an update's hook script calls it: on the head its Args decide."""
+    """Run the installed tool's hook verb like the hook script of an update; on the head node its Args apply."""
     env = {"AWS_ENDPOINT_URL": "http://s3:5000", "PATH": "/usr/bin:/bin"}
     return lab.exec(node, ("/usr/local/bin/petal-node", "hook", "updated", *args), env=env, timeout=120)
 
@@ -66,7 +66,7 @@ class TestCluster:
             node: [0] * 5 for node in NODES
         }
 
-    def test_the_worker_proved_it_on_both_nodes_after_the_hook(self, lab: Lab) -> None:
+    def test_the_worker_proved_the_release_on_both_nodes_after_the_hook(self, lab: Lab) -> None:
         data = answer(petal(lab, "head", "status", "--json"))["data"]
         assert data["proved"] == 2
         assert [node["node"] for node in data["proof"]["nodes"]] == [HOSTNAMES[node] for node in COMPUTES]
@@ -79,7 +79,7 @@ class TestCluster:
         assert output.count("mpirun (Open MPI)") == 2
 
     @pytest.mark.parametrize("node", EVERY)
-    def test_every_node_calls_itself_well(self, lab: Lab, node: str) -> None:
+    def test_check_succeeds_on_every_node(self, lab: Lab, node: str) -> None:
         result = petal(lab, node, "check", "--json")
         findings = answer(result)["data"]["findings"]
         assert result.returncode == 0, findings
@@ -87,14 +87,14 @@ class TestCluster:
             f["check"] for f in findings
         }
 
-    def test_check_of_the_cluster_is_a_table(self, lab: Lab) -> None:
+    def test_check_of_all_nodes_prints_a_table(self, lab: Lab) -> None:
         result = petal(lab, "head", "check", "--nodes", "all").check()
         head, *rows, total = result.stdout.splitlines()
         assert head.split() == ["check", "queue1-st-c5-[1-2]"]
         assert {row.split()[-1] for row in rows} == {"ok"}
         assert total == "proved on 2 of 2 nodes"
 
-    def test_check_of_all_nodes_as_a_page_and_of_a_hostlist(self, lab: Lab) -> None:
+    def test_check_of_a_hostlist_writes_an_html_page(self, lab: Lab) -> None:
         whole = petal(lab, "head", "check", "--nodes", "all", "--html", "/root/check.html").check()
         assert whole.stdout.splitlines()[-1] == "proved on 2 of 2 nodes"
         page = lab.read("head", "/root/check.html")
@@ -105,7 +105,7 @@ class TestCluster:
         nowhere = petal(lab, "head", "check", "--html", "/no/such/place.html")
         assert (nowhere.returncode, "cannot write the HTML report" in nowhere.stderr) == (2, True)
 
-    def test_busy_and_drained_nodes_are_told_apart_from_failing_ones(self, lab: Lab) -> None:
+    def test_check_distinguishes_busy_and_drained_nodes_from_failing_ones(self, lab: Lab) -> None:
         name = HOSTNAMES["compute-1"]
         slurm = "/opt/slurm/bin"
         lab.exec(
@@ -129,19 +129,21 @@ class TestCluster:
         assert "disk swap at 5" in drained.stdout
         until("the node is free", lambda: petal(lab, "head", "check", "--nodes", "all", "-q").returncode == 0, 30)
 
-    def test_status_waits_for_nobody_on_a_cluster_that_is_ready(self, lab: Lab) -> None:
+    def test_status_reports_no_waiting_nodes_on_a_ready_cluster(self, lab: Lab) -> None:
         for node in EVERY:
             assert petal(lab, node, "status", "--wait", "--timeout", "20").returncode == 0
         assert "queue1-st-c5-[1-2]: ok" in petal(lab, "head", "status").stdout
 
-    def test_a_name_that_slurm_does_not_know_is_wrong_usage(self, lab: Lab) -> None:
+    def test_check_of_an_unknown_node_name_is_a_usage_error(self, lab: Lab) -> None:
         result = petal(lab, "head", "check", "--nodes", "queue9-st-x-1")
         assert result.returncode == 2
         assert "no such node: queue9-st-x-1" in result.stderr
 
     @pytest.mark.parametrize("node", EVERY)
     @pytest.mark.parametrize("event", ["start", "configured"])
-    def test_a_second_run_of_a_hook_changes_nothing_and_says_why(self, lab: Lab, node: str, event: str) -> None:
+    def test_a_second_run_of_a_hook_changes_nothing_and_prints_the_reason(
+        self, lab: Lab, node: str, event: str
+    ) -> None:
         lab.phase(node, event).check()
         run = last_run(lab, node)
         assert {step["outcome"] for step in run["steps"]} <= {"ok", "skipped"}
@@ -154,7 +156,7 @@ class TestCluster:
         run = last_run(lab, node)
         assert (run["event"], run["status"]) == ("updated", "ok")
 
-    def test_the_archive_itself_is_a_custom_action(self, lab: Lab) -> None:
+    def test_the_archive_can_be_a_custom_action(self, lab: Lab) -> None:
         """``Script: s3://.../petal-node`` under a random name, through dos2unix, unlinked afterwards."""
         uri = lab.put(stack.BUCKET, "petal-node/as-script", DIST / "petal-node")
         text = lab.read("compute-1", CLUSTER_CONFIG)
@@ -168,7 +170,7 @@ class TestCluster:
         assert "hook configured on compute queue1-st-c5-1: ok" in result.stdout
         assert lab.exec("compute-1", ("ls", "/opt/parallelcluster/tmp")).stdout == ""
 
-    def test_without_its_files_a_node_asks_the_metadata_service_for_its_role(self, lab: Lab) -> None:
+    def test_a_node_without_its_files_gets_its_role_from_the_metadata_service(self, lab: Lab) -> None:
         hide = "mv /etc/chef/dna.json /etc/chef/dna && mv /etc/parallelcluster/cfnconfig /etc/parallelcluster/cfn"
         back = "mv /etc/chef/dna /etc/chef/dna.json; mv /etc/parallelcluster/cfn /etc/parallelcluster/cfnconfig"
         lab.exec("compute-2", ("sh", "-c", hide)).check()
@@ -183,14 +185,14 @@ class TestCluster:
         assert petal(lab, node, "plan", "--exit-code").returncode == 0
 
     @pytest.mark.parametrize("node", EVERY)
-    def test_a_user_may_ask_for_status_and_check(self, lab: Lab, node: str) -> None:
+    def test_a_user_can_run_status_and_check(self, lab: Lab, node: str) -> None:
         assert petal(lab, node, "status", "--json", user="ec2-user").returncode == 0
         assert petal(lab, node, "check", user="ec2-user").returncode == 0
         refused = petal(lab, node, "bootstrap", user="ec2-user")
         assert refused.returncode == 77
         assert "sudo petal-node bootstrap" in refused.stderr
 
-    def test_the_log_is_readable_for_root_and_says_so_to_others(self, lab: Lab) -> None:
+    def test_only_root_can_read_the_log_and_others_get_an_error(self, lab: Lab) -> None:
         shown = lab.exec("head", ("petal-node", "log", "-n", "200")).check().stdout
         assert "is current" in shown
         run_id = next(line for line in shown.splitlines() if line.startswith("run ")).split()[1].rstrip(",")
@@ -200,7 +202,7 @@ class TestCluster:
         assert (user.returncode, "sudo petal-node log" in user.stderr) == (77, True)
 
     def test_other_nodes_take_the_archive_from_shared_storage(self, lab: Lab) -> None:
-        """A node that has none, and an S3 that has none either."""
+        """Neither the node nor S3 has the archive."""
         digest = lab.exec("head", ("sha256sum", "/usr/local/bin/petal-node")).stdout.split()[0]
         lab.exec("compute-2", ("rm", "-rf", "/opt/petal-node", "/usr/local/bin/petal-node")).check()
         hook_script = (DIST / "on_node_configured.sh").read_bytes()
@@ -210,7 +212,7 @@ class TestCluster:
         assert "hook configured on compute queue1-st-c5-2: changed" in result.stdout
         assert lab.exec("compute-2", ("sha256sum", "/usr/local/bin/petal-node")).stdout.split()[0] == digest
 
-    def test_nothing_on_shared_storage_can_be_written_by_users(self, lab: Lab) -> None:
+    def test_users_cannot_write_any_file_on_shared_storage(self, lab: Lab) -> None:
         loose = lab.exec(
             "head",
             ("find", "/shared/petal", "(", "-perm", "/022", "-o", "-not", "-user", "root", ")", "-not", "-type", "l"),
@@ -218,21 +220,21 @@ class TestCluster:
         assert loose.stdout == ""
         assert not lab.exec("head", ("touch", "/opt/petal/x"), user="ec2-user").ok
 
-    def test_the_root_is_kept_over_a_reboot(self, lab: Lab) -> None:
+    def test_the_root_is_mounted_after_a_reboot(self, lab: Lab) -> None:
         lab.restart("login-1")
         assert (
             lab.exec("login-1", ("findmnt", "-n", "-o", "FSROOT", "/opt/petal")).stdout.strip().endswith("/petal/root")
         )
         assert petal(lab, "login-1", "check").returncode == 0
 
-    def test_a_roots_shell_never_resolves_current_on_shared_storage(self, lab: Lab) -> None:
+    def test_a_root_shell_never_resolves_current_on_shared_storage(self, lab: Lab) -> None:
         shell = 'echo "$PETAL_RELEASE"'
         assert lab.exec("head", ("bash", "-lc", shell)).stdout.strip() == "/opt/petal/current"
         release = answer(petal(lab, "head", "status", "--json"))["data"]["current"]
         assert lab.shell("head", shell).stdout.strip() == f"/opt/petal/releases/{release}"
 
     @pytest.mark.parametrize("shell", ["bash", "fish"])
-    def test_every_shell_finds_the_modules(self, lab: Lab, shell: str) -> None:
+    def test_every_shell_finds_the_modules_of_the_release(self, lab: Lab, shell: str) -> None:
         argv = ("sudo", "-n", "-i", "-u", "ec2-user", shell, "-l", "-c", "module load hello && hello")
         result = lab.exec("compute-1", argv)
         assert "hello from queue1-st-c5-1" in result.stdout, result
@@ -251,7 +253,7 @@ FIVE = {
 
 @pytest.fixture
 def intact(lab: Lab, booted: dict[str, list[Result]]) -> Iterator[str]:
-    """What stood on shared storage before the test stands there after it."""
+    """The files on shared storage are the same before and after the test."""
     command = (
         "sh",
         "-c",
@@ -264,7 +266,7 @@ def intact(lab: Lab, booted: dict[str, list[Result]]) -> Iterator[str]:
 
 @pytest.mark.usefixtures("intact")
 class TestTrouble:
-    def test_five_mistakes_are_told_at_once(self, lab: Lab) -> None:
+    def test_five_configuration_mistakes_are_reported_together(self, lab: Lab) -> None:
         lab.write("head", "/tmp/five.yaml", json.dumps(FIVE))
         result = petal(lab, "head", "plan", "--config", "/tmp/five.yaml")
         assert result.returncode == 78
@@ -285,7 +287,7 @@ class TestTrouble:
         [({"sha256": "0" * 63 + "a"}, "fetch-checksum"), ({"source": "s3://petal/no/such.tar.gz"}, "fetch-missing")],
         ids=["wrong checksum", "missing object"],
     )
-    def test_a_package_that_cannot_be_had_costs_the_package_only(
+    def test_only_the_package_fails_that_cannot_be_fetched(
         self, lab: Lab, config: dict[str, Any], change: dict[str, str], code: str
     ) -> None:
         other = {**config["packages"][0], "name": "other", **change}
@@ -304,21 +306,21 @@ class TestTrouble:
         assert outcomes["publish"]["outcome"] == "blocked"
         assert run["status"] == "degraded"
 
-    def test_the_first_hook_run_again_does_not_take_back_what_was_wanted_since(self, lab: Lab) -> None:
+    def test_the_first_hook_run_again_does_not_undo_a_later_configuration(self, lab: Lab) -> None:
         """Its Args are those of the cluster's creation."""
         lab.write("head", "/tmp/other.json", json.dumps({"stack": "none"}))
         result = lab.exec("head", ("petal-node", "hook", "configured", "--config", "/tmp/other.json"))
         assert result.returncode == 0
         assert "installed packages: 2" in result.stdout
 
-    def test_a_missing_configuration_object(self, lab: Lab) -> None:
+    def test_a_missing_configuration_object_is_reported(self, lab: Lab) -> None:
         result = hook(lab, "head", "--config", "s3://petal/no/petal.yaml")
         assert result.returncode == 0
         assert "does not exist" in result.stdout
         assert last_run(lab, "head")["errors"][0]["code"] == "fetch-missing"
 
     @pytest.mark.parametrize("node", ["head", "compute-2"])
-    def test_missing_shared_storage(self, lab: Lab, node: str) -> None:
+    def test_missing_shared_storage_is_reported(self, lab: Lab, node: str) -> None:
         lab.exec(node, ("umount", "/opt/petal")).check()
         lab.exec(node, ("umount", "/shared")).check()
         try:
@@ -332,7 +334,7 @@ class TestTrouble:
         assert run["status"] == "degraded"
         assert next(step for step in run["steps"] if step["name"] == "storage")["outcome"] == "blocked"
 
-    def test_a_wrong_checksum_of_the_archive_itself(self, lab: Lab) -> None:
+    def test_an_archive_with_a_wrong_checksum_is_refused(self, lab: Lab) -> None:
         lab.exec("compute-1", ("cp", "-a", "/opt/petal-node", "/opt/before")).check()
         lab.exec("compute-1", ("rm", "-rf", "/opt/petal-node")).check()
         script = lab.exec(

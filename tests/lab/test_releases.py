@@ -1,4 +1,4 @@
-"""Releases on a cluster: published, taken back for good, pinned by jobs, and removed when nobody uses them."""
+"""Releases on a cluster: publish, roll back, pin by jobs, and remove unused ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from tests.lab import stack
 from tests.lab.cluster import Lab
 from tests.lab.engine import until
-from tests.lab.faults import becomes_ready, sh
+from tests.lab.faults import sh, wait_until_ready
 
 
-def told(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
-    """What a verb on the head node answers."""
+def data_of(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
+    """The data of a verb's JSON output on the head node."""
     done = lab.exec("head", ("petal-node", *verb, "--json"), env={"AWS_ENDPOINT_URL": "http://s3:5000"})
     assert done.returncode == code, done.stdout + done.stderr
     data: dict[str, Any] = json.loads(done.stdout)["data"]
@@ -23,14 +23,14 @@ def told(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two(cluster: Lab) -> tuple[str, str]:
-    """Two releases: the second hides what the first has in sight."""
-    first = told(cluster, "status")["current"]
+    """Two releases: the second hides a module of the first."""
+    first = data_of(cluster, "status")["current"]
     config = json.loads(sh(cluster, "head", "cat /shared/petal/state/desired.json"))["config"]
     check = {**config["check"], "load": ["hello/1.0", "openmpi"]}
     text = json.dumps({**config, "check": check, "modules": {"hide": ["hello"]}})
     uri = cluster.put_bytes(stack.BUCKET, "petal-node/second.yaml", text.encode())
-    told(cluster, "bootstrap", "--config", uri)
-    second = told(cluster, "status")["current"]
+    data_of(cluster, "bootstrap", "--config", uri)
+    second = data_of(cluster, "status")["current"]
     assert first != second
     return first, second
 
@@ -39,36 +39,36 @@ def sees_hello(lab: Lab, node: str) -> bool:
     return "hello/1.0" in lab.shell(node, "module -t avail 2>&1").check().stdout
 
 
-def test_a_rollback_holds_on_every_node_and_no_convergence_undoes_it(cluster: Lab, two: tuple[str, str]) -> None:
+def test_a_rollback_applies_to_every_node_and_no_convergence_undoes_it(cluster: Lab, two: tuple[str, str]) -> None:
     first, second = two
     assert not sees_hello(cluster, "compute-1")
-    told_before = told(cluster, "releases")
+    told_before = data_of(cluster, "releases")
     assert [one["release"] for one in told_before["releases"]] == [second, first]
     assert told_before["before"] == first
     assert all(one["bytes"] > 0 and one["published"] for one in told_before["releases"])
-    assert told(cluster, "rollback")["release"] == first
+    assert data_of(cluster, "rollback")["release"] == first
     for node in ("head", "login-1", "compute-1"):
         assert sees_hello(cluster, node)
         cluster.exec(node, ("petal-node", "converge")).check()
         assert sh(cluster, node, "readlink /opt/petal/current").strip() == f"releases/{first}"
     cluster.restart("head")
-    becomes_ready(cluster, "head")
-    assert told(cluster, "status")["current"] == first
-    told(cluster, "rollback", second[:6])
+    wait_until_ready(cluster, "head")
+    assert data_of(cluster, "status")["current"] == first
+    data_of(cluster, "rollback", second[:6])
 
 
-def test_a_job_keeps_its_release_and_gc_leaves_it_there(cluster: Lab, two: tuple[str, str]) -> None:
+def test_a_job_keeps_its_release_and_gc_does_not_remove_it(cluster: Lab, two: tuple[str, str]) -> None:
     """The job is submitted from a shell of the first release, and runs while the second is current."""
     first, second = two
-    told(cluster, "rollback", first)
+    data_of(cluster, "rollback", first)
     script = "#!/bin/bash\nwhile [ ! -e /shared/go ]; do sleep 0.2; done\n"
     script += "module load hello && hello && echo $PETAL_RELEASE\n"
     cluster.write("head", "/shared/job.sh", script, "755")
     submit = "cd /shared && sbatch --parsable --output=/shared/job.out job.sh"
     number = cluster.shell("head", submit).check().stdout.split()[-1]
     until("the job runs", lambda: "RUNNING" in cluster.shell("head", f"squeue -h -j {number} -o %T").stdout, 60)
-    told(cluster, "rollback", second)
-    plan = told(cluster, "gc", "--keep", "1")
+    data_of(cluster, "rollback", second)
+    plan = data_of(cluster, "gc", "--keep", "1")
     why = f"was current after job {number} of ec2-user was submitted"
     assert plan["keep"] == {second: "current", first: why}
     assert plan["drop"] == {}
@@ -79,9 +79,9 @@ def test_a_job_keeps_its_release_and_gc_leaves_it_there(cluster: Lab, two: tuple
     assert out.splitlines()[-1] == f"/opt/petal/releases/{first}"
 
 
-def test_a_job_is_pinned_by_a_module(cluster: Lab, two: tuple[str, str]) -> None:
+def test_a_module_pins_the_release_of_a_job(cluster: Lab, two: tuple[str, str]) -> None:
     first, second = two
-    assert told(cluster, "status")["current"] == second
+    assert data_of(cluster, "status")["current"] == second
     said = cluster.srun(
         "-N1", "bash", "-lc", f"module load petal/{first} && module load hello && hello && module -t avail"
     )
@@ -89,43 +89,43 @@ def test_a_job_is_pinned_by_a_module(cluster: Lab, two: tuple[str, str]) -> None
     assert "hello/1.0" in said.stderr
 
 
-def test_a_job_that_is_younger_than_the_current_release_keeps_no_other(cluster: Lab, two: tuple[str, str]) -> None:
+def test_gc_keeps_no_older_release_for_a_job_of_the_current_one(cluster: Lab, two: tuple[str, str]) -> None:
     first, second = two
     cluster.exec(
         "head", ("systemd-run", "--quiet", "--unit=held", "--uid=ec2-user", "/opt/slurm/bin/srun", "sleep", "300")
     )
     until("the step runs", lambda: "RUNNING" in cluster.shell("head", "squeue -h -o %T").stdout, 60)
-    assert told(cluster, "status")["current"] == second
-    assert list(told(cluster, "gc", "--keep", "1")["drop"]) == [first]
+    assert data_of(cluster, "status")["current"] == second
+    assert list(data_of(cluster, "gc", "--keep", "1")["drop"]) == [first]
     cluster.exec("head", ("/opt/slurm/bin/scancel", "--user=ec2-user")).check()
     until("no job is left", lambda: not cluster.shell("head", "squeue -h").stdout.strip(), 60)
 
 
-def test_without_an_answer_of_slurm_no_release_is_removed(cluster: Lab, two: tuple[str, str]) -> None:
+def test_gc_removes_no_release_if_slurm_does_not_answer(cluster: Lab, two: tuple[str, str]) -> None:
     first, second = two
     cluster.exec("head", ("systemctl", "stop", "slurmctld")).check()
     try:
-        plan = told(cluster, "gc", "--keep", "1", "--yes", code=3)
+        plan = data_of(cluster, "gc", "--keep", "1", "--yes", code=3)
     finally:
         cluster.exec("head", ("systemctl", "start", "slurmctld")).check()
     assert (set(plan["keep"]), plan["drop"]) == ({first, second}, {})
     until("Slurm answers", lambda: cluster.shell("head", "squeue -h").returncode == 0, 60)
 
 
-def test_gc_says_first_and_removes_what_nobody_needs(cluster: Lab, two: tuple[str, str]) -> None:
+def test_gc_lists_unused_packages_and_releases_before_it_removes_them(cluster: Lab, two: tuple[str, str]) -> None:
     first, second = two
-    assert told(cluster, "gc", "--keep", "2")["drop"] == {}
-    plan = told(cluster, "gc", "--keep", "1")
+    assert data_of(cluster, "gc", "--keep", "2")["drop"] == {}
+    plan = data_of(cluster, "gc", "--keep", "1")
     assert list(plan["drop"]) == [first]
-    assert plan["packages"] == []  # the second needs them too
-    assert told(cluster, "gc", "--keep", "1", "--yes")["done"]
+    assert plan["packages"] == []  # the second release needs them too
+    assert data_of(cluster, "gc", "--keep", "1", "--yes")["done"]
     assert sh(cluster, "compute-1", "ls /opt/petal/releases").split() == [second]
-    assert told(cluster, "gc", "--keep", "1")["drop"] == {}
+    assert data_of(cluster, "gc", "--keep", "1")["drop"] == {}
     assert "hello from" in cluster.shell("compute-1", "module load hello/1.0 && hello").check().stdout
-    told(cluster, "rollback", first, code=1)
+    data_of(cluster, "rollback", first, code=1)
 
 
-def test_nobody_but_the_head_node_and_root_may(cluster: Lab, two: tuple[str, str]) -> None:
+def test_only_root_on_the_head_node_can_change_releases(cluster: Lab, two: tuple[str, str]) -> None:
     del two
     assert cluster.exec("compute-1", ("petal-node", "rollback")).returncode == 2
     assert cluster.exec("head", ("petal-node", "gc"), user="ec2-user").returncode == 77

@@ -1,6 +1,6 @@
-"""Faults, each injected for real on a cluster that is well: the right check finds it, repair mends it or says why not.
+"""Real faults on a healthy cluster: the right check finds each, repair corrects it or explains why it does not.
 
-What is not part of the fault is the same before and after, and on a healthy node repair changes nothing.
+Everything else is the same before and after, and on a healthy node repair changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RELEASE = "/opt/petal/releases/$(jq -r .release /shared/petal/state/desired.json
 HELLO = "$(echo /opt/petal/store/*/hello-*)"
 PIECE = "$(echo /opt/petal/store/*/piece-*)"
 CORE = f"{RELEASE}/modules/*/Core"
-# All that users have and that the cluster keeps, by content; not what each run writes anew, nor when it was written.
+# The content of everything that users and the cluster use, except files that each run writes, and except times.
 HAVE = r"""
 readlink /opt/petal/current /usr/local/bin/petal-node; findmnt -rno TARGET,FSTYPE,OPTIONS / /shared /opt/petal
 systemctl is-enabled petal-node-converge.service opt-petal.mount; systemctl is-active munge
@@ -55,13 +55,13 @@ END
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done, what check must say under which name, and how repair ends.
+    """How to inject a fault, the finding of check, and the result of repair.
 
     Args:
-        make: a script of root's on the node.
-        check: the name of the first finding that is not well.
-        ends: ``mended``, ``yes`` (only with --yes), ``refused`` (named, with ``try``).
-        back: what takes back a fault that is refused.
+        make: a script that root runs on the node.
+        check: the check of the first warning or failure.
+        ends: ``repaired``, ``yes`` (only with --yes), ``refused`` (reported with a remedy that contains ``try_``).
+        back: a script that undoes a refused fault.
         env: put before petal-node.
     """
 
@@ -69,7 +69,7 @@ class Fault:
     make: str
     check: str
     words: str
-    ends: str = "mended"
+    ends: str = "repaired"
     back: str = ""
     try_: str = ""
     petal: str = "petal-node"
@@ -297,7 +297,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def boot(lab: Lab) -> None:
-    """A new head node, with Spack's packages if Spack is in the cache, and a new compute node."""
+    """Boot a new head node, with Spack's packages if Spack is in the cache, and a new compute node."""
     lab.fresh()
     bucket = stack.Bucket(lab)
     config = stack.lab_config(lab, spack=False)
@@ -332,7 +332,7 @@ def booted(lab: Lab) -> Lab:
 
 @pytest.fixture
 def cluster(booted: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A healthy cluster. A test that fails may leave its fault, so that the next test gets a new cluster."""
+    """A healthy cluster. A failed test may leave its fault, so the next test gets a new cluster."""
     failures = request.session.testsfailed
     yield booted
     if request.session.testsfailed > failures:
@@ -344,7 +344,7 @@ def have(lab: Lab, node: str) -> str:
 
 
 def envelope(lab: Lab, node: str, script: str) -> dict[str, Any]:
-    """The one line of JSON that a script ends with."""
+    """The JSON in the last line of a script's output."""
     done = lab.exec(node, ("bash", "-c", script))
     lines = done.stdout.splitlines()
     assert lines, done
@@ -357,17 +357,17 @@ def troubles(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_found_by_its_check_and_mended_or_refused(cluster: Lab, name: str) -> None:
+def test_a_fault_is_found_by_its_check_and_repaired_or_refused(cluster: Lab, name: str) -> None:
     fault, node = FAULTS[name], FAULTS[name].node
     if fault.spack and stack.no_spack() is not None:
-        pytest.skip(f"no real Spack: {stack.no_spack()}")
+        pytest.skip(str(stack.no_spack()))
     before = have(cluster, node)
     answer = envelope(cluster, node, f"{fault.make}\n{fault.petal} check --json")
     assert answer["status"] == "degraded", answer
     first = troubles(answer["data"]["findings"])[0]
     assert (first["check"], fault.words in first["message"] + first["why"]) == (fault.check, True), first
     assert first["remedy"]
-    if fault.ends != "mended":
+    if fault.ends != "repaired":
         left = envelope(cluster, node, f"{fault.petal} repair --json")
         assert left["exit_code"] == 3, left
         again = troubles(left["data"]["findings"])[0]
@@ -378,20 +378,20 @@ def test_a_fault_is_found_by_its_check_and_mended_or_refused(cluster: Lab, name:
         cluster.exec(node, ("sh", "-c", fault.back)).check()
         assert cluster.exec(node, ("petal-node", "check", "--quiet")).returncode == 0
     else:
-        mended = envelope(cluster, node, f"{fault.petal} repair {'--yes' if fault.ends == 'yes' else ''} --json")
-        run = mended["data"]
-        told = [(step["name"], step["outcome"], step["reason"]) for step in run["steps"] if step["outcome"] != "ok"]
-        assert troubles(run["findings"]) == [], told
-        assert mended["exit_code"] == 0, told
+        repaired = envelope(cluster, node, f"{fault.petal} repair {'--yes' if fault.ends == 'yes' else ''} --json")
+        run = repaired["data"]
+        changes = [(step["name"], step["outcome"], step["reason"]) for step in run["steps"] if step["outcome"] != "ok"]
+        assert troubles(run["findings"]) == [], changes
+        assert repaired["exit_code"] == 0, changes
         assert [step["name"] for step in run["steps"] if step["outcome"] == "changed"]
     assert have(cluster, node) == before
 
 
-def test_mounts_that_hang_over_storage_and_root_are_named_with_the_commands(cluster: Lab) -> None:
-    """Everything that touches shared storage hangs, and check and repair still answer."""
-    faults.needs_fuse(cluster, C)
+def test_hanging_mounts_over_storage_and_root_are_reported_with_the_umount_commands(cluster: Lab) -> None:
+    """Every access to shared storage hangs, and check and repair still answer."""
+    faults.require_fuse(cluster, C)
     before = have(cluster, C)
-    faults.sh(cluster, C, faults.laid_over("deaf", *faults.BOTH))
+    faults.sh(cluster, C, faults.mount_bad_file_system("deaf", *faults.BOTH))
     try:
         answer = envelope(cluster, C, "petal-node check --json")
         first = troubles(answer["data"]["findings"])[0]
@@ -403,8 +403,8 @@ def test_mounts_that_hang_over_storage_and_root_are_named_with_the_commands(clus
             (command,) = (line.split("    ")[0] for line in named["remedy"] if line.startswith("umount"))
             assert command == f"umount --lazy {point}"
             faults.sh(cluster, C, command)
-        mended = envelope(cluster, C, "petal-node repair --json")
-        assert (mended["exit_code"], troubles(mended["data"]["findings"])) == (0, [])
+        repaired = envelope(cluster, C, "petal-node repair --json")
+        assert (repaired["exit_code"], troubles(repaired["data"]["findings"])) == (0, [])
     finally:
         cluster.exec(C, ("sh", "-c", "systemctl stop badfs0 badfs1"))
     assert have(cluster, C) == before
@@ -423,23 +423,23 @@ cp -a /root/lib/. /var/lib/petal-node && rm -r /root/lib
 """
 
 
-def test_a_disk_that_is_full_of_dead_builds_is_made_room_on(cluster: Lab) -> None:
-    """Not even the record of the repair itself can be written when it begins."""
+def test_repair_frees_a_disk_that_is_full_of_abandoned_builds(cluster: Lab) -> None:
+    """The disk is so full that repair cannot write its record when it starts."""
     before = have(cluster, C)
     faults.sh(cluster, C, SMALL)
     try:
-        mended = envelope(cluster, C, "petal-node repair --json")
-        assert (mended["exit_code"], troubles(mended["data"]["findings"])) == (0, [])
-        assert {step["name"]: step["outcome"] for step in mended["data"]["steps"]}["build-stage"] == "changed"
+        repaired = envelope(cluster, C, "petal-node repair --json")
+        assert (repaired["exit_code"], troubles(repaired["data"]["findings"])) == (0, [])
+        assert {step["name"]: step["outcome"] for step in repaired["data"]["steps"]}["build-stage"] == "changed"
         kept = json.loads(cluster.exec(C, ("petal-node", "status", "--json")).stdout)["data"]["runs"]
-        assert mended["run_id"] in [run["run_id"] for run in kept]  # one of a fast clock may stand before it
+        assert repaired["run_id"] in [run["run_id"] for run in kept]  # a record by a fast clock may be first
     finally:
         faults.sh(cluster, C, BIG)
     assert have(cluster, C) == before
 
 
 @pytest.mark.parametrize("node", [H, C])
-def test_on_a_healthy_node_repair_changes_nothing_and_users_can_work(cluster: Lab, node: str) -> None:
+def test_repair_changes_nothing_on_a_healthy_node_and_users_can_work(cluster: Lab, node: str) -> None:
     before = have(cluster, node)
     planned = cluster.exec(node, ("petal-node", "repair", "--dry-run"))
     assert (planned.returncode, "~" in planned.stdout) == (0, False), planned
@@ -447,10 +447,10 @@ def test_on_a_healthy_node_repair_changes_nothing_and_users_can_work(cluster: La
     assert done["exit_code"] == 0
     assert {step["outcome"] for step in done["data"]["steps"]} <= {"ok", "skipped"}
     assert have(cluster, node) == before
-    faults.can_use(cluster, node)
+    faults.assert_users_can_work(cluster, node)
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_not(cluster: Lab) -> None:
+def test_a_dry_run_prints_the_repairs_and_changes_nothing(cluster: Lab) -> None:
     faults.sh(cluster, C, "mv /etc/profile.d/zz-petal.sh /root/")
     planned = cluster.exec(C, ("petal-node", "repair", "--dry-run"))
     assert planned.returncode == 3
@@ -460,9 +460,9 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(cluster: Lab) -> None:
     assert cluster.exec(C, ("petal-node", "repair"), user="ec2-user").returncode == 77
 
 
-def test_a_package_that_cannot_be_built_again_is_missing_until_it_can(cluster: Lab) -> None:
+def test_a_damaged_package_stays_missing_until_it_can_be_built_again(cluster: Lab) -> None:
     if stack.no_spack() is not None:
-        pytest.skip(f"no real Spack: {stack.no_spack()}")
+        pytest.skip(str(stack.no_spack()))
     recipe = "$(find /opt/petal/spack -path '*/piece/package.py')"
     before = have(cluster, H)
     faults.sh(cluster, H, f"echo >>{PIECE}/bin/piece; cp {recipe} /root/; sed -i 's/mkdirp/no_such_thing/' {recipe}")
@@ -478,6 +478,6 @@ def test_a_package_that_cannot_be_built_again_is_missing_until_it_can(cluster: L
         assert missing["severity"] == "fail"
     finally:
         faults.sh(cluster, H, f"cp /root/package.py {recipe}; rm /root/package.py")
-    mended = envelope(cluster, H, "petal-node repair --json")
-    assert (mended["exit_code"], troubles(mended["data"]["findings"])) == (0, [])
+    repaired = envelope(cluster, H, "petal-node repair --json")
+    assert (repaired["exit_code"], troubles(repaired["data"]["findings"])) == (0, [])
     assert have(cluster, H) == before

@@ -1,7 +1,7 @@
-"""Shared storage that misbehaves on nodes that were well: what is said, how long it takes, what does not change.
+"""Faults of shared storage on healthy nodes: the messages, the time until they appear, and what stays unchanged.
 
-The hook runs as ParallelCluster runs it, the verbs as an operator types them. When the fault is gone the node recovers
-without a hand, by its timer, or at once by the verb that the remedy names.
+The hook runs as in ParallelCluster, the verbs as an operator types them. After the fault the node recovers
+automatically by its timer, or at once by the command in the remedy.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from tests.lab.engine import until
 from tests.lab.faults import (
     BOTH,
     HAVE,
-    can_use,
+    assert_users_can_work,
+    blocked_step,
     fault,
     has_timer,
     hook,
     is_ready,
-    laid_over,
     last_hook,
-    needs_fuse,
-    recovers,
-    refused,
+    mount_bad_file_system,
+    require_fuse,
     sh,
-    taken_off,
+    unmount_bad_file_system,
+    wait_until_recovered,
 )
 
 MINE = ("sh", "-c", "find /shared -mindepth 1 -printf '%p %y %u %m %s %T@\\n' | sort")
@@ -54,57 +54,57 @@ FAULTS = {
     ("node", "name"),
     [*(("compute-1", name) for name in FAULTS), *(("head", name) for name in list(FAULTS)[:3])],
 )
-def test_storage_that_is_not_the_clusters_is_not_used(cluster: Lab, node: str, name: str) -> None:
+def test_storage_of_another_cluster_or_with_unsafe_permissions_is_not_used(cluster: Lab, node: str, name: str) -> None:
     make, code, message = FAULTS[name]
     with fault(cluster, node, make, "umount /shared; rm -rf /root/other"):
         before = cluster.exec(node, MINE).stdout
         output = hook(cluster, node).stdout
         assert message in output
-        assert message in refused(last_hook(cluster, node), code)["reason"]
+        assert message in blocked_step(last_hook(cluster, node), code)["reason"]
         typed = cluster.exec(node, ("petal-node", "bootstrap"))
         assert (typed.returncode, message in typed.stdout) == (3, True)
         assert cluster.exec(node, MINE).stdout == before
-        can_use(cluster, node)
+        assert_users_can_work(cluster, node)
         until("its timer tries again", lambda: has_timer(cluster, node), 20)
     cluster.exec(node, ("petal-node", "bootstrap")).check()
     assert is_ready(cluster, node)
 
 
-def test_storage_that_comes_60_s_late_is_used_when_it_comes(cluster: Lab) -> None:
-    """The root went with it, as on a node whose server was away while it booted."""
+def test_storage_that_is_mounted_60_s_late_is_used_then(cluster: Lab) -> None:
+    """The root is unmounted too, as on a node that booted while the file server was down."""
     node, mount = "login-1", "systemd-run --quiet --on-active=60 --timer-property=AccuracySec=1s mount /shared"
     have = sh(cluster, node, HAVE)
     sh(cluster, node, f"systemctl stop opt-petal.mount && umount /shared && {mount}")
     missing = time.monotonic()
     assert "/shared is not mounted" in hook(cluster, node).stdout
-    storage = refused(last_hook(cluster, node), "storage-not-mounted")
+    storage = blocked_step(last_hook(cluster, node), "storage-not-mounted")
     assert storage["remedy"][0] == "mount /shared"
     assert sh(cluster, node, "find /shared /opt/petal -mindepth 1") == ""
     until("the storage is there", lambda: cluster.exec(node, ("mountpoint", "-q", "/shared")).ok, 90)
     assert time.monotonic() - missing > 50
-    recovers(cluster, node)
+    wait_until_recovered(cluster, node)
     assert sh(cluster, node, HAVE) == have
-    can_use(cluster, node)
+    assert_users_can_work(cluster, node)
 
 
-def test_read_only_storage_is_enough_for_a_compute_node(cluster: Lab) -> None:
+def test_a_compute_node_is_ready_with_read_only_storage(cluster: Lab) -> None:
     with fault(cluster, "compute-1", "mount -o remount,bind,ro /shared", "mount -o remount,bind,rw /shared"):
         hook(cluster, "compute-1")
         assert last_hook(cluster, "compute-1")["status"] == "ok"
         assert cluster.exec("compute-1", ("test", "-s", "/var/lib/petal-node/report.json")).ok
-        can_use(cluster, "compute-1")
-    recovers(cluster, "compute-1")
+        assert_users_can_work(cluster, "compute-1")
+    wait_until_recovered(cluster, "compute-1")
 
 
-def test_read_only_storage_on_the_head_node_is_told_and_costs_nobody_anything(cluster: Lab) -> None:
+def test_the_head_node_reports_read_only_storage_and_users_keep_their_software(cluster: Lab) -> None:
     with fault(cluster, "head", "mount -o remount,bind,ro /shared", "mount -o remount,bind,rw /shared"):
         assert "/shared is mounted read-only" in hook(cluster, "head").stdout
-        assert refused(last_hook(cluster, "head"), "storage-read-only")["remedy"] == [
+        assert blocked_step(last_hook(cluster, "head"), "storage-read-only")["remedy"] == [
             "findmnt /shared",
             "mount -o remount,rw /shared",
         ]
-        can_use(cluster, "head")
-    recovers(cluster, "head")
+        assert_users_can_work(cluster, "head")
+    wait_until_recovered(cluster, "head")
 
 
 VERBS: Sequence[tuple[tuple[str, ...], float]] = [
@@ -116,35 +116,35 @@ VERBS: Sequence[tuple[tuple[str, ...], float]] = [
 ]
 
 
-def test_storage_that_hangs_hangs_nobody(cluster: Lab) -> None:
-    """On every role at once, since it takes a minute and a half: each node has a mount of its own that hangs."""
+def test_no_command_hangs_if_shared_storage_hangs(cluster: Lab) -> None:
+    """All roles are tested at the same time, because it takes 90 s: each node has a separate hanging mount."""
     nodes = ("compute-1", "login-1", "head")
     for node in nodes:
-        needs_fuse(cluster, node)
+        require_fuse(cluster, node)
     with ThreadPoolExecutor() as at_once:
-        for done in [at_once.submit(hangs_nobody, cluster, node) for node in nodes]:
+        for done in [at_once.submit(assert_no_command_hangs, cluster, node) for node in nodes]:
             done.result()
 
 
-def hangs_nobody(cluster: Lab, node: str) -> None:
-    """Who asks it cannot even be killed, and every verb ends by itself within its deadline."""
-    with fault(cluster, node, laid_over("dead", *BOTH), taken_off(*BOTH)):
+def assert_no_command_hangs(cluster: Lab, node: str) -> None:
+    """Processes that use the mount cannot be killed, yet every verb ends within its deadline."""
+    with fault(cluster, node, mount_bad_file_system("dead", *BOTH), unmount_bad_file_system(*BOTH)):
         started = time.monotonic()
         hook(cluster, node)
         assert time.monotonic() - started < 40
-        assert refused(last_hook(cluster, node), "storage-hangs")["reason"] == "/shared did not answer within 5 s"
+        assert blocked_step(last_hook(cluster, node), "storage-hangs")["reason"] == "/shared did not answer within 5 s"
         for verb, seconds in VERBS:
             typed = cluster.exec(node, ("petal-node", *verb), timeout=60)
             assert typed.seconds < seconds, typed
             assert typed.returncode in (1, 3), typed
-            said = typed.stdout + typed.stderr
-            assert "did not answer within" in said or "is hidden by another mount: fuse.dead" in said, said
+            output = typed.stdout + typed.stderr
+            assert "did not answer within" in output or "is hidden by another mount: fuse.dead" in output, output
         assert has_timer(cluster, node)
         login = cluster.exec(node, ("bash", "-lc", "true"), timeout=30)
         assert login.ok
         assert login.seconds < 5
-    recovers(cluster, node)
-    can_use(cluster, node)
+    wait_until_recovered(cluster, node)
+    assert_users_can_work(cluster, node)
 
 
 ECHO = "echo $PETAL_RELEASE"
@@ -158,10 +158,10 @@ LOGINS = {
 
 
 @pytest.mark.parametrize("shell", LOGINS)
-def test_a_login_ends_while_storage_hangs(cluster: Lab, shell: str) -> None:
-    """root's never touches it; a user's gives it 5 s, and has a shell then."""
-    needs_fuse(cluster, "login-1")
-    with fault(cluster, "login-1", laid_over("deaf", *BOTH), taken_off(*BOTH)):
+def test_a_login_shell_starts_while_shared_storage_hangs(cluster: Lab, shell: str) -> None:
+    """A login of root never touches storage; a login of a user waits at most 5 s for it."""
+    require_fuse(cluster, "login-1")
+    with fault(cluster, "login-1", mount_bad_file_system("deaf", *BOTH), unmount_bad_file_system(*BOTH)):
         root = cluster.exec("login-1", LOGINS[shell], timeout=40).check()
         user = cluster.exec("login-1", LOGINS[shell], user="ec2-user", timeout=40).check()
     assert root.stdout.strip() == user.stdout.strip() == "/opt/petal/current"

@@ -1,6 +1,6 @@
-"""An install that lasts an hour: hooks return, nothing of it holds them, and it goes on.
+"""An install of an hour: hooks return in time, and the install goes on without holding their streams.
 
-How long they take is measured by ``make bench-hooks``.
+``make bench-hooks`` measures the time of the hooks.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tests.lab.engine import until
 
 BUDGET = 5
 BUILDER = "ps ax -o pid=,args= | grep '[b]in/spack.* install' | head -n 1"
-# Prints what the standard streams of process $1 are.
+# Prints the files of the standard streams of process $1.
 STREAMS = 'for end in 0 1 2; do readlink "/proc/$1/fd/$end"; done'
 
 
 @pytest.fixture(scope="module")
 def busy(lab: Lab) -> Iterator[Lab]:
-    """A head node that installs for an hour; its hook has returned."""
+    """A head node during an install of an hour, after its hook has returned."""
     reason = stack.no_spack()
     if reason:
-        pytest.skip(f"no real Spack: {reason}")
+        pytest.skip(reason)
     lab.fresh()
     hour_long(lab, BUDGET)
     for result in lab.boot("head", PHASES[:4]):
@@ -40,7 +40,7 @@ def builder(lab: Lab) -> str:
     return lab.exec("head", ("sh", "-c", BUILDER)).stdout.split()[0]
 
 
-def test_the_install_goes_on_behind_the_hook_and_holds_none_of_its_streams(busy: Lab) -> None:
+def test_the_install_goes_on_after_the_hook_without_its_streams(busy: Lab) -> None:
     streams = busy.exec("head", ("sh", "-c", STREAMS, "streams", builder(busy))).check().stdout.split("\n")[:3]
     assert streams[0] == "/dev/null"
     shown = busy.exec("head", ("petal-node", "status")).stdout
@@ -51,7 +51,7 @@ def test_the_install_goes_on_behind_the_hook_and_holds_none_of_its_streams(busy:
     assert "petal-node-worker" in cgroup
 
 
-def test_the_hook_again_joins_in_and_returns_too(busy: Lab) -> None:
+def test_a_second_hook_follows_the_running_install_and_returns(busy: Lab) -> None:
     before = builder(busy)
     again = busy.phase("head", "configured").check()
     assert "waiting for ip-10-0-0-10, process" in again.stdout
@@ -60,7 +60,7 @@ def test_the_hook_again_joins_in_and_returns_too(busy: Lab) -> None:
 
 
 @pytest.mark.parametrize("node", ["login-1", "compute-1"])
-def test_other_nodes_do_not_wait_for_it(busy: Lab, node: str) -> None:
+def test_hooks_of_other_nodes_do_not_wait_for_the_install(busy: Lab, node: str) -> None:
     for result in busy.boot(node):
         result.check()
     status = json.loads(busy.exec(node, ("petal-node", "status", "--json")).stdout)["data"]
@@ -70,7 +70,7 @@ def test_other_nodes_do_not_wait_for_it(busy: Lab, node: str) -> None:
     until("the timer runs", lambda: busy.exec(node, timer).stdout.strip() == "active", 30)
 
 
-def test_when_its_unit_is_stopped_nothing_of_it_is_left(busy: Lab) -> None:
+def test_no_process_remains_after_the_workers_unit_is_stopped(busy: Lab) -> None:
     busy.exec("head", ("systemctl", "stop", "petal-node-worker-*")).check()
     assert busy.exec("head", ("sh", "-c", BUILDER)).stdout == ""
     record = json.loads(busy.exec("head", ("petal-node", "status", "--json")).stdout)["data"]["runs"][-2]

@@ -49,7 +49,7 @@ class Witness(Package):
 SAY = "module load witness && witness"
 NAMES = ("witness", "second", "third")
 CACHE = "/shared/cache"
-# The tarball of the package $1 in a build cache has its checksum and is no tarball.
+# Replaces the tarball of the package $1 in a build cache by random bytes with a matching checksum.
 SPOIL = f"""
 import glob, hashlib, json, os, sys
 (manifest,) = glob.glob(f"{CACHE}/v3/manifests/spec/{{sys.argv[1]}}/*.json")
@@ -61,7 +61,7 @@ os.makedirs(place, exist_ok=True)
 open(f"{{place}}/{{part['checksum']}}", "w").write("no tarball")
 json.dump(document, open(manifest, "w"))
 """
-# Spack's processes on a node, whatever they are called by now: they carry the mark of their run.
+# Spack's processes on a node, found by the environment variable of their run.
 BUILDERS = "grep -lz '^PETAL_RUN_ID=' /proc/[0-9]*/environ 2>/dev/null || true"
 
 
@@ -69,7 +69,7 @@ BUILDERS = "grep -lz '^PETAL_RUN_ID=' /proc/[0-9]*/environ 2>/dev/null || true"
 def section(lab: Lab) -> dict[str, Any]:
     reason = stack.no_spack()
     if reason:
-        pytest.skip(f"no real Spack: {reason}")
+        pytest.skip(reason)
     lab.fresh()
     bucket = stack.Bucket(lab)
     recipes = {name: RECIPE.replace("Witness", name.title()).replace("witness", name) for name in NAMES}
@@ -80,7 +80,7 @@ def section(lab: Lab) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hooked(lab: Lab, section: dict[str, Any]) -> Result:
-    """A cluster with one compute node, whose stack a job on that has built and proved; what the head's hook said."""
+    """Boot a cluster whose stack is built and proved by jobs on its compute node; return the head node's hook."""
     publish(lab, config_of(section, 1))
     hook = lab.boot("head")[3].check()
     for result in lab.boot("compute-1"):
@@ -111,7 +111,7 @@ def bootstrap(lab: Lab, config: dict[str, Any], *verb: str) -> Result:
 
 
 def worker(lab: Lab, config: dict[str, Any]) -> Result:
-    """As systemd begins it again after a kill: with the id that it had."""
+    """Run the worker with a fixed run id, as systemd restarts it after a kill."""
     return bootstrap(lab, config, "worker", "--event", "updated", "--run-id", "run-of-worker")
 
 
@@ -119,24 +119,24 @@ def worker(lab: Lab, config: dict[str, Any]) -> Result:
 def held(
     lab: Lab, config: dict[str, Any], start: Callable[[Lab, dict[str, Any]], Result] = bootstrap
 ) -> Iterator[Future[Result]]:
-    """A run whose job is in the middle of a build, and stays there."""
+    """Start a run and hold its job in the middle of a build."""
     lab.write("head", HOLD, "")
     with ThreadPoolExecutor() as pool:
         running = pool.submit(start, lab, config)
         try:
-            until("the job builds", lambda: "witness (install)" in said(lab), 120)
+            until("the job builds", lambda: "witness (install)" in job_report(lab), 120)
             yield running
         finally:
             lab.exec("head", ("rm", "-f", HOLD)).check()
 
 
-def said(lab: Lab) -> str:
-    """What the job tells its worker; Spack names a phase with the first line that the build prints in it."""
+def job_report(lab: Lab) -> str:
+    """The job's report to its worker; it names a phase after the build's first output in that phase."""
     return lab.exec("head", ("sh", "-c", "cat /shared/petal/build/*/report.json")).stdout
 
 
 def jobs(lab: Lab) -> list[str]:
-    """State and node of every build job that Slurm remembers, the oldest first."""
+    """State and node of every build job in Slurm's queue and memory, oldest first."""
     argv = ("/opt/slurm/bin/squeue", "-h", "-t", "all", "-S", "i", "-o", "%T %N %j")
     lines = lab.exec("head", argv).check().stdout.splitlines()
     return [line.rpartition(" ")[0] for line in lines if " petal-build-" in line]
@@ -150,7 +150,7 @@ def job_directories(lab: Lab) -> str:
     return lab.exec("head", ("ls", "-A", "/shared/petal/build")).check().stdout
 
 
-def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked: Result) -> None:
+def test_a_compute_node_builds_the_head_node_publishes_and_a_job_proves_the_release(lab: Lab, hooked: Result) -> None:
     data = answer(petal(lab, "head", "status", "--json"))["data"]
     assert (data["proved"], data["current"]) == (1, data["desired"]["release"]), data
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
@@ -162,11 +162,11 @@ def test_the_node_builds_the_head_publishes_and_a_job_proves_it(lab: Lab, hooked
     assert (hooked.hook_seconds or 99) < 60
 
 
-def test_a_worker_that_is_told_to_end_takes_its_job_along(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
-    """And while it builds, ``status`` says on which node, how far, and where the log is."""
+def test_a_worker_cancels_its_job_on_sigterm(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """During the build, ``status`` prints the node, the progress and the path of the log."""
     del hooked
     with held(lab, config_of(section, 2)) as running:
-        until("status tells it", lambda: "witness (install)" in petal(lab, "head", "status").stdout, 20)
+        until("status shows the phase", lambda: "witness (install)" in petal(lab, "head", "status").stdout, 20)
         lines = petal(lab, "head", "status").stdout.splitlines()
         number = next(number for number, line in enumerate(lines) if "queue queue1: installing 0 of 1" in line)
         assert f"on {NODE}, queue queue1: " in lines[number]
@@ -179,7 +179,7 @@ def test_a_worker_that_is_told_to_end_takes_its_job_along(lab: Lab, hooked: Resu
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
 
 
-def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
+def test_after_a_kill_the_next_run_cancels_the_old_job_before_it_builds(
     lab: Lab, hooked: Result, section: dict[str, Any]
 ) -> None:
     del hooked
@@ -202,7 +202,7 @@ def test_after_a_kill_the_next_run_ends_the_job_before_it_builds(
     assert job_directories(lab) == ""
 
 
-def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+def test_an_unknown_queue_is_refused_before_any_change(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
     del hooked
     before = lab.read("head", "/shared/petal/state/desired.json")
     for verb in ("plan", "bootstrap"):
@@ -212,24 +212,24 @@ def test_an_unknown_queue_is_refused_before_anything(lab: Lab, hooked: Result, s
     assert lab.read("head", "/shared/petal/state/desired.json") == before
 
 
-def lose(lab: Lab, *names: str) -> None:
-    """Somebody removes packages from the store."""
+def remove_packages(lab: Lab, *names: str) -> None:
+    """Remove packages from the store."""
     for name in names:
         lab.exec("head", ("sh", "-c", f"rm -r /opt/petal/store/linux-*/{name}-*")).check()
 
 
-def spack_said(lab: Lab, done: Result) -> str:
-    """What Spack printed on the head node and in a job of the run."""
+def spack_output(lab: Lab, done: Result) -> str:
+    """Spack's output on the head node and in a job of the run."""
     run_id = answer(done)["run_id"]
     files = f"/var/log/petal-node/spack-{run_id}.log /shared/petal/build-logs/{run_id}/spack.log"
     return lab.exec("head", ("sh", "-c", f"cat {files} 2>/dev/null; true")).check().stdout
 
 
-def test_a_worker_that_is_begun_again_follows_its_own_job(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
-    """Slurm remembers the job that was killed, which had the same name."""
+def test_a_restarted_worker_follows_its_new_job(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """Slurm still lists the cancelled job, which had the same name."""
     del hooked
     config, before = config_of(section, 1), len(jobs(lab))
-    lose(lab, "witness")
+    remove_packages(lab, "witness")
     with held(lab, config, worker) as running:
         assert lab.exec("head", ("python3", "-", "worker", "1"), stdin=KILL.encode()).check().stdout
         running.result()
@@ -244,10 +244,10 @@ def test_a_worker_that_is_begun_again_follows_its_own_job(lab: Lab, hooked: Resu
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
 
 
-def test_a_node_with_another_spack_builds_nothing(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
-    """Its image would carry it; here its receipt alone is another."""
+def test_a_compute_node_with_another_spack_builds_nothing(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
+    """Such a Spack would come from the node's image; this test only replaces its receipt."""
     del hooked
-    lose(lab, "witness")
+    remove_packages(lab, "witness")
     tree = f"/opt/petal/spack/1.1.1-{section['sha256'][:12]}"
     receipt = f"{tree}/.petal-origin.json"
     lab.write("compute-1", "/root/receipt.json", json.dumps({"key": "another"}))
@@ -263,7 +263,7 @@ def test_a_node_with_another_spack_builds_nothing(lab: Lab, hooked: Result, sect
 
 
 def test_a_build_cache_and_a_build_job_work_together(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
-    """One package comes out of the cache, one is corrupt there, one is not there: one job, and the head is told."""
+    """One package is in the cache, one is corrupt, one is missing: one job builds two, the log names the corrupt."""
     del hooked
     config = config_of(section, 1)
     mirror = {"url": f"file://{CACHE}", "signed": False, "push": True}
@@ -273,24 +273,24 @@ def test_a_build_cache_and_a_build_job_work_together(lab: Lab, hooked: Result, s
     outcomes = {step["name"]: step["outcome"] for step in answer(pushed)["data"]["steps"]}
     assert (pushed.returncode, outcomes["build-cache"]) == (0, "changed"), pushed
 
-    lose(lab, *NAMES)
+    remove_packages(lab, *NAMES)
     lab.exec("head", ("rm", "-r", f"{CACHE}/v3/manifests/spec/third")).check()
     lab.exec("head", ("python3", "-", "second"), stdin=SPOIL.encode()).check()
     before = len(jobs(lab))
     mixed = bootstrap(lab, config)
     assert mixed.returncode == 0, mixed
     assert jobs(lab)[before:] == [f"COMPLETED {NODE}"]
-    said = spack_said(lab, mixed)
-    assert [name for name in NAMES if f"{name}: Executing phase" in said] == ["second", "third"]
+    output = spack_output(lab, mixed)
+    assert [name for name in NAMES if f"{name}: Executing phase" in output] == ["second", "third"]
     lines = map(json.loads, lab.read("head", "/var/log/petal-node.log").splitlines())
-    told = [line["message"] for line in lines if line["run_id"] == answer(mixed)["run_id"]]
-    assert len([line for line in told if line.startswith("second cannot be unpacked from a build cache")]) == 1
+    messages = [line["message"] for line in lines if line["run_id"] == answer(mixed)["run_id"]]
+    assert len([line for line in messages if line.startswith("second cannot be unpacked from a build cache")]) == 1
 
-    lose(lab, "witness")
+    remove_packages(lab, "witness")
     before = len(jobs(lab))
-    taken = bootstrap(lab, config)
-    assert taken.returncode == 0, taken
-    assert len(jobs(lab)) == before, "no compute node was needed"
-    assert "witness: Executing phase" not in spack_said(lab, taken)
+    cached = bootstrap(lab, config)
+    assert cached.returncode == 0, cached
+    assert len(jobs(lab)) == before, "a job was submitted although the cache has the package"
+    assert "witness: Executing phase" not in spack_output(lab, cached)
     assert lab.shell("head", SAY).check().stdout == f"1 {NODE}\n"
     assert job_directories(lab) == ""

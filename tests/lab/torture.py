@@ -1,4 +1,4 @@
-"""``make torture``: kills an install many times at random moments, and writes docs/dev/reliability.md.
+"""``make kills``: kill an install many times at random moments, and write docs/dev/reliability.md.
 
 Every seed is printed with its result; ``ARGS="--seed N --kills 1"`` repeats one of them.
 """
@@ -87,10 +87,10 @@ def _row(target: str, killed: Sequence[Round]) -> str:
 
 
 def torture(lab: Lab, first: int, kills: int) -> int:
-    """Kills until enough were killed; returns how many rounds ended badly."""
+    """Run rounds until ``kills`` of them killed something; return the number of failed rounds."""
     reason = stack.no_spack()
     if reason:
-        raise LabError(f"no real Spack: {reason}")
+        raise LabError(reason)
     lab.ensure_engine()
     lab.build_images()
     started = time.monotonic()
@@ -115,7 +115,7 @@ def torture(lab: Lab, first: int, kills: int) -> int:
 
 
 def main() -> int:
-    """Run it."""
+    """Run the rounds and write the report."""
     parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 1000 * 1000, help="the first seed")

@@ -140,7 +140,7 @@ def test_the_release_is_the_same_in_every_layout(builder: World) -> None:
     assert other.release == builder.release
 
 
-def test_a_node_of_a_cluster_does_not_become_an_image(builder: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_build_on_a_cluster_node_is_refused(builder: World, monkeypatch: pytest.MonkeyPatch) -> None:
     dna = builder.prefix / "etc/chef/dna.json"
     dna.parent.mkdir(parents=True)
     dna.write_text(json.dumps({"cluster": {"node_type": "HeadNode"}}))

@@ -1,6 +1,6 @@
 """Runs commands in a node for the lab: a request a line on stdin, an answer a line on stdout, both JSON.
 
-``docker exec`` would do the same and costs a tenth of a second of CPU a time. It ends with its stdin.
+It is faster than ``docker exec``, which takes 0.1 s of CPU per command. It ends at the end of its stdin.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The container's own: Python has added LC_CTYPE to os.environ (PEP 538).
+# The environment of the container: Python has added LC_CTYPE to os.environ (PEP 538).
 GIVEN = dict(entry.split("=", 1) for entry in Path("/proc/self/environ").read_text().split("\0") if "=" in entry)
 
 
 def run(asked: dict[str, Any]) -> dict[str, Any]:
-    """What the command did; a user, directory or program that is not there is 126, as for the container engine."""
+    """Return the command's result; a missing user, directory or program gives 126, as in the container engine."""
     try:
         account = pwd.getpwnam(asked["user"])
         done = subprocess.run(

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """A file system that misbehaves, without any library: the kernel's FUSE protocol on /dev/fuse (linux/fuse.h, 7.31).
 
-badfs.py deaf MOUNT            nobody answers, but who asks can be killed: a hard NFS mount whose server is gone
-badfs.py dead MOUNT            requests are taken and never answered: not even SIGKILL helps who asks
-badfs.py squash MOUNT BACKING  shows BACKING, and takes root for user 65534, as an export with root_squash does
-badfs.py nolock MOUNT BACKING  shows BACKING, and has no locks, as Lustre without flock
-badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation; nothing is kept by who asks
+badfs.py deaf MOUNT            never answers, callers can be killed: a hard NFS mount whose server is gone
+badfs.py dead MOUNT            accepts requests and never answers: SIGKILL does not end the callers
+badfs.py squash MOUNT BACKING  shows BACKING, and maps root to user 65534, like an export with root_squash
+badfs.py nolock MOUNT BACKING  shows BACKING without locks, like Lustre without flock
+badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation; the kernel caches nothing
 
-It runs in the foreground; its end gives an error to all who wait. The mount point is to be unmounted then.
+It runs in the foreground. When it ends, all waiting callers get an error; unmount the mount point then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POSIX_LOCKS = 1 << 1
 
 
 def mount(kind: str, target: str) -> int:
-    """Mount and return the descriptor on which requests come."""
+    """Mount and return the descriptor of the request queue."""
     device = os.open("/dev/fuse", os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
@@ -42,7 +42,7 @@ def mount(kind: str, target: str) -> int:
 
 
 def init_answer(flags: int = 0) -> bytes:
-    """Without any option locks are the kernel's own business; with POSIX_LOCKS they are asked for here."""
+    """Without an option the kernel handles locks; with POSIX_LOCKS this server gets the requests."""
     return struct.pack("<IIIIHHIIHHII24x", 7, 31, 1 << 16, flags, 12, 9, 1 << 16, 1, 16, 0, 0, 0)
 
 
@@ -56,7 +56,7 @@ def attributes(info: os.stat_result) -> bytes:
 
 
 class Tree:
-    """A directory, seen through a server that has no locks: one method an operation, by path."""
+    """A directory behind a server without locks: one method per operation, by path."""
 
     flags = POSIX_LOCKS
 
@@ -196,21 +196,21 @@ class Squash(Tree):
     flags = 0
 
     def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:
-        """With the rights of whom the server takes the caller for."""
+        """Answer with the rights of the user to whom the server maps the caller."""
         return super().answer(opcode, node, uid or NOBODY, gid if uid else NOBODY, body)
 
 
 class Slow(Tree):
-    """A server that is 1 ms away."""
+    """A server with a delay of 1 ms."""
 
     def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:
-        """The answer of a tree, late."""
+        """Return the answer of a tree after the delay."""
         time.sleep(0.001)
         return super().answer(opcode, node, uid, gid, body)
 
 
 def serve(device: int, tree: Tree | None) -> None:
-    """Answer until the mount is gone; without a tree only the greeting is answered."""
+    """Answer until the mount is gone; without a tree answer only the initial request."""
     while True:
         try:
             request = os.read(device, 1 << 18)
@@ -229,12 +229,12 @@ def serve(device: int, tree: Tree | None) -> None:
                 data = tree.answer(opcode, node, uid, gid, request[IN_HEADER.size :])
             except (OSError, KeyError) as error:
                 code = -(getattr(error, "errno", None) or errno.ESTALE)
-        with contextlib.suppress(OSError):  # who asked has gone
+        with contextlib.suppress(OSError):  # the caller has ended
             os.write(device, OUT_HEADER.pack(OUT_HEADER.size + len(data), code, unique) + data)
 
 
 def main(kind: str, target: str, backing: str = "") -> None:
-    """Mount, and misbehave."""
+    """Mount the file system and serve it."""
     os.umask(0)
     device = mount(kind, target)
     if kind == "deaf":

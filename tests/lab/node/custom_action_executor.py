@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fetch and run a cluster's custom actions on this node.
 
-Own code to the contract of ParallelCluster 3.16's custom_action_executor.py (cookbook, environment part):
-which script, how it is fetched, its name, its environment, its streams, what a failure leaves behind.
+Our implementation of the contract of ParallelCluster 3.16's custom_action_executor.py (cookbook, environment part):
+which script, how it is fetched, its name, its environment, its streams, and the results of a failure.
 Left out: the 5 s that it waits for the CloudWatch agent after a failure, and the shutdown of the node.
 """
 
@@ -47,13 +47,13 @@ class StepFailure(Exception):
         self.stage, self.step, self.detail = stage, step, detail
 
     def message(self, event: str) -> str:
-        """Return the fixed text that a user is shown."""
+        """Return the fixed text for users."""
         verb = {"downloading": "download", "executing": "execute"}[self.stage]
         return f"Failed to {verb} {event} script {self.step}{self}"
 
 
 def section(config: Any, cluster: dict[str, Any]) -> Any:
-    """Return the part of the cluster configuration that this node obeys; KeyError when there is none."""
+    """Return this node's section of the cluster configuration; KeyError if it is missing."""
     kind = cluster["node_type"]
     if kind == "HeadNode":
         return config["HeadNode"]
@@ -65,7 +65,7 @@ def section(config: Any, cluster: dict[str, Any]) -> Any:
 
 
 def scripts(config: Any, cluster: dict[str, Any], event: str) -> list[Script]:
-    """Return the steps of an event. What is missing or does not match is silently nothing, as there."""
+    """Return the steps of an event. A missing or different event silently gives no steps, as in ParallelCluster."""
     try:
         action = section(config, cluster)["CustomActions"][EVENTS[event]]
         steps = action.get("Sequence") or [action]
@@ -130,7 +130,7 @@ def execute(step: int, script: Script, path: str, env: dict[str, str]) -> None:
 
 
 def report(failure: StepFailure, event: str, cluster: dict[str, Any]) -> NoReturn:
-    """Leave what CloudFormation (head: one line) or CloudWatch (others: an event) is shown, and exit 1."""
+    """Write the line for CloudFormation (head node) or the event for CloudWatch (other nodes), and exit 1."""
     message = failure.message(EVENTS[event])
     log.error("%s", message)
     if cluster["node_type"] == "HeadNode":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write what a ParallelCluster node knows about itself, for this node's role.
+"""Write the files that describe a ParallelCluster node, for this node's role.
 
-Keys as the templates of ParallelCluster 3.16 give them: dna.json from cluster_stack.py, queues_stack.py and
+The keys are those of ParallelCluster 3.16's templates: dna.json from cluster_stack.py, queues_stack.py and
 login_nodes_stack.py; cfnconfig from the cookbook's init/cfnconfig.erb; the Slurm node files from
 recipes/init.rb of the cookbook's slurm part.
 """
@@ -150,7 +150,7 @@ def slurm_node(lab: str, name: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the files; what is there already is replaced, as a new instance would have it."""
+    """Write the files, and replace existing ones, as on a new instance."""
     me = json.loads(Path("/etc/lab/node.json").read_text(encoding="utf-8"))
     lab, role = me["lab"], me["role"]
     write("/etc/chef/dna.json", json.dumps({"cluster": dna(lab, role)}, indent=1) + "\n")

@@ -2,8 +2,8 @@
 """A lab node's instance metadata service: 169.254.169.254:80, IMDSv2 only.
 
 ParallelCluster requires IMDSv2 since 3.7 (config default ``ImdsSupport: v2.0``). Instance tags are in the
-metadata only where a launch template allows it, which ParallelCluster's do not; the lab serves them so that
-the fallback can be tested, and leaves them out once /etc/lab/imds-no-tags exists.
+metadata only if a launch template allows it, which ParallelCluster's do not; the lab serves them so that
+the fallback can be tested, and omits them if /etc/lab/imds-no-tags exists.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import ClassVar
 ADDRESS = ("169.254.169.254", 80)
 REGION = "us-east-1"
 ROLE = "petal-lab-node"
-# The EC2 tag has other words than dna.json (pcluster templates: get_default_instance_tags).
+# The values of the EC2 tag differ from dna.json (pcluster templates: get_default_instance_tags).
 TAGS = {"HeadNode": "HeadNode", "LoginNode": "LoginNode", "ComputeFleet": "Compute"}
 TYPES = {"HeadNode": "c6a.large", "LoginNode": "c6a.large", "ComputeFleet": "c6a.xlarge"}
 
 
 def node() -> dict[str, str]:
-    """Return which lab and role this node has (written by PID 1)."""
+    """Return the lab and role of this node (written by PID 1)."""
     with Path("/etc/lab/node.json").open(encoding="utf-8") as handle:
         known: dict[str, str] = json.load(handle)
     return known
@@ -82,7 +82,7 @@ def metadata() -> dict[str, str]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """PUT /latest/api/token, then GET with that token; without one 401, as IMDSv2 does."""
+    """PUT /latest/api/token, then GET with that token; without a token 401, like IMDSv2."""
 
     tokens: ClassVar[dict[str, float]] = {}
 
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_PUT(self) -> None:
-        """Hand out a session token."""
+        """Return a session token."""
         seconds = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "")
         if self.path != "/latest/api/token" or not seconds.isdigit() or not 1 <= int(seconds) <= 21600:
             self.answer(400)
@@ -123,16 +123,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """The server, without HTTPServer's reverse look-up of its own address: 5 s where no resolver answers."""
+    """The server, without HTTPServer's reverse lookup of its address, which takes 5 s if no resolver answers."""
 
     def server_bind(self) -> None:
-        """Bind, and know one's name."""
+        """Bind, and set the server's name without a lookup."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS
 
 
 def ready() -> None:
-    """Tell systemd (Type=notify) that requests are answered from now on."""
+    """Notify systemd (Type=notify) that the server is ready."""
     if "NOTIFY_SOCKET" in os.environ:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])

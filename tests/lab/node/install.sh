@@ -1,5 +1,5 @@
 #!/bin/sh
-# Put the files of a lab node where a ParallelCluster node has them. Runs in the image's build.
+# Put the files of a lab node where a ParallelCluster node has them. Runs during the image build.
 set -eu
 cd /opt/lab
 install -D -m 0755 custom_action_executor.py fetch_and_run -t /opt/parallelcluster/scripts
@@ -10,7 +10,7 @@ systemctl -q enable petal-lab-imds.service petal-lab-resolver.service
 if [ -d /opt/slurm/etc ]; then
     install -m 0644 units/slurmctld.service units/slurmd.service -t /etc/systemd/system
     install -m 0644 slurm.conf -t /opt/slurm/etc
-    # To Slurm, an empty prolog.d is a failed prolog.
+    # Slurm treats an empty prolog.d as a failed prolog.
     for when in prolog.d epilog.d; do
         install -m 0755 health_check.sh "/opt/slurm/etc/scripts/$when/90_pcluster_health_check_manager"
     done
@@ -23,7 +23,7 @@ fi
 # The phases "config" and "finalize" start these, as in ParallelCluster, not the boot.
 for unit in munge slurmctld slurmd; do rm -f "/etc/systemd/system/multi-user.target.wants/$unit.service"; done
 rm -f /etc/munge/munge.key /etc/fstab
-# Each daemon-reload runs every generator. A node without disks, passwords and consoles needs this one.
+# Each daemon-reload runs every generator. A node without disks, passwords and consoles needs only this one.
 mkdir -p /etc/systemd/system-generators
 for generator in /usr/lib/systemd/system-generators/*; do
     case $generator in

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One phase of a lab node's boot, in ParallelCluster's order: init start config configured finalize.
 
-The order and what each phase has done by its end: the user data of the head node (cfn-init's
+The sources of the order and of each phase's result: the user data of the head node (cfn-init's
 ``chefPrepEnv -> shellRunPreInstall -> chefConfig -> shellRunPostInstall -> chefFinalize``) and of compute and
 login nodes (resources/compute_node/user_data.sh). ``updated`` is what cfn-hup runs on update-cluster.
 """
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 VERSION = "3.16.1"
-# Everything a hook's parent has, and nothing more: no HOME, no LANG (the bootstrap scripts set none), no
-# Slurm and no modules on PATH. AWS_ENDPOINT_URL is the lab's own addition: its S3.
+# The exact environment of a hook's parent: no HOME, no LANG (the bootstrap scripts do not set it), no
+# Slurm and no modules on PATH. The lab adds AWS_ENDPOINT_URL for its S3.
 PYTHONS = "/opt/parallelcluster/pyenv/versions/3.14.6/envs/"
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin:/opt/aws/bin",
@@ -46,7 +46,7 @@ def run(*argv: str) -> None:
 
 
 def mount(source: str, target: str, mode: int = 0o755) -> None:
-    """Bind-mount, and keep it over reboots as the cookbook does: by a line in fstab."""
+    """Bind-mount persistently, like the cookbook by a line in fstab."""
     Path(source).mkdir(parents=True, exist_ok=True)
     Path(target).mkdir(parents=True, exist_ok=True)
     if os.path.ismount(target):
@@ -61,7 +61,7 @@ def mount(source: str, target: str, mode: int = 0o755) -> None:
 
 
 def home() -> None:
-    """Give the cluster user a home directory in the shared /home; nodes may race for it."""
+    """Give the cluster user a home directory in the shared /home; several nodes may create it at the same time."""
     place = Path("/home/ec2-user")
     try:
         place.mkdir(mode=0o755)
@@ -73,7 +73,7 @@ def home() -> None:
 
 
 def init() -> None:
-    """Do as cinc's ``init``: the node's facts, /home, ParallelCluster's own shared directories."""
+    """Emulate cinc's ``init``: the node's facts, /home, ParallelCluster's own shared directories."""
     run(sys.executable, "/opt/lab/facts.py")
     mount("/lab/cluster/home", "/home")
     mount("/lab/cluster/shared", "/opt/parallelcluster/shared")
@@ -93,7 +93,7 @@ def munge() -> None:
 
 
 def config() -> None:
-    """Do as cinc's ``config``: SharedStorage (1777), munge, on the head slurmctld."""
+    """Emulate cinc's ``config``: SharedStorage (1777), munge, and slurmctld on the head node."""
     mount("/lab/shared", "/shared", 0o1777)
     storages = "ebs:\n- mount_dir: /shared\n  volume_id: vol-0123456789abcdef1\nraid: []\nefs: []\nfsx: []\n"
     Path("/etc/parallelcluster/shared_storages_data.yaml").write_text(storages, encoding="utf-8")
@@ -109,7 +109,7 @@ def config() -> None:
 
 
 def finalize() -> None:
-    """Do as cinc's ``finalize``: slurmd on compute nodes. Nobody could run a job there before."""
+    """Emulate cinc's ``finalize``: start slurmd on compute nodes. No job can run on them before that."""
     if role() != "ComputeFleet" or not HAS_SLURM:
         return
     run("systemctl", "-q", "enable", "--now", "slurmd")
@@ -119,7 +119,7 @@ def finalize() -> None:
 
 
 def registered(text: str) -> bool:
-    """Say whether ``scontrol show node`` tells of a node that has reported to slurmctld."""
+    """Return whether ``scontrol show node`` shows a node that has reported to slurmctld."""
     found = re.search(r"\bState=(\S+)", text)
     return found is not None and not re.search("UNKNOWN|NOT_RESPONDING", found.group(1))
 
@@ -140,7 +140,7 @@ def until(what: str, condition: Callable[[], bool], seconds: float = 30.0) -> No
 
 
 def hook(event: str) -> int:
-    """Run a custom action as the node's boot does: its environment, its directory, where its output goes.
+    """Run a custom action as the node's boot does: same environment, directory and destination of its output.
 
     On the head cfn-init takes stdout through a pipe, waits for its end and logs it afterwards; on the others
     it goes to cloud-init-output.log as it comes.
@@ -166,7 +166,7 @@ def hook(event: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run the phase that is named."""
+    """Run the named phase."""
     os.umask(0o022)
     phases: dict[str, Callable[[], None]] = {"init": init, "config": config, "finalize": finalize}
     if len(argv) != 1 or argv[0] not in (*phases, *EVENTS):

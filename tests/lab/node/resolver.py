@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A lab node's resolver: the engine's, but a name that nobody knows gets its NXDOMAIN at once, as in a VPC.
+"""A lab node's resolver: it forwards to the engine's, but returns NXDOMAIN for an unknown name at once, as in a VPC.
 
-The engine's resolver (127.0.0.11) lets every question about a name outside an internal network go unanswered,
-which costs each asker 10 to 20 s: Slurm's daemons ask for such an address as they start.
+The engine's resolver (127.0.0.11) does not answer questions about names outside an internal network,
+which delays each client by 10 to 20 s: Slurm's daemons look up such a name when they start.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 LAB: str = json.loads(Path("/etc/lab/node.json").read_text(encoding="utf-8"))["lab"]
 ENGINE = ("127.0.0.11", 53)
 OWN = ("127.0.0.1", 53)
-PATIENCE = 4.0  # s; the engine answers for its own containers in 1 ms, but a busy machine may not
+PATIENCE = 4.0  # s; the engine answers for its own containers in 1 ms, a busy machine takes longer
 PRIVATE = re.compile(r"(?:\d+\.){3}10|(?:\d+\.){2}(?:1[6-9]|2\d|3[01])\.172|(?:\d+\.){2}168\.192")
 
 
@@ -32,7 +32,7 @@ def name_asked(question: bytes) -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Say whether the engine may know it: a name without a dot or in the lab's network, a private address."""
+    """Return whether the engine may know the name: without a dot, in the lab's network, or a private address."""
     if name.endswith(".in-addr.arpa"):
         return PRIVATE.fullmatch(name[: -len(".in-addr.arpa")]) is not None
     return "." not in name or name.endswith("." + LAB)
@@ -53,13 +53,13 @@ def answer(question: bytes) -> bytes:
 
 
 def serve(own: socket.socket, question: bytes, asker: tuple[str, int]) -> None:
-    """Answer one question; what is no question gets none."""
+    """Answer one question; ignore other packets."""
     with contextlib.suppress(ValueError, IndexError, OSError):
         own.sendto(answer(question), asker)
 
 
 def main() -> None:
-    """Answer for ever."""
+    """Answer questions forever."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         own.bind(OWN)
         if "NOTIFY_SOCKET" in os.environ:
