@@ -88,12 +88,12 @@ stacks: venv ## solves every stack of spack_envs/ with all recipes, and records 
 seeds: venv ## checks every petal seed below a directory (SEEDS=DIR) and rewrites docs/dev/seeds.md
 	@$(PY) -m tests.spack.judge_seeds $(SEEDS)
 
-torture: dist ## make fuzz, then 200 kills at random moments; rewrites docs/dev/reliability.md
+torture: dist ## make fuzz, then make kills
 	@$(MAKE) fuzz
 	@$(MAKE) kills
 
-kills: dist ## the kills alone (ARGS="--kills 20 --seed 7")
-	@$(PY) -m tests.lab.torture $(ARGS)
+kills: dist ## 200 kills at random moments; rewrites docs/dev/reliability.md (ARGS="--kills 20 --seed 7")
+	@$(PY) -m tests.lab.many_kills $(ARGS)
 
 house: venv ## size and structure of the package as figures
 	@$(PY) -m tests.house

@@ -11,7 +11,7 @@ from tests.lab import stack
 from tests.lab.cluster import NODES, Lab
 from tests.lab.demo import demo, publish
 from tests.lab.engine import LabError, say
-from tests.lab.local import local_demo
+from tests.lab.local_demo import local_demo
 
 
 def up(lab: Lab) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.lab import pieces, stack
+from tests.lab import release_stack, stack
 from tests.lab.cluster import Lab, Result
 from tests.lab.demo import publish
 from tests.lab.engine import LabError, say
@@ -18,8 +18,8 @@ OTHERS = 10.0
 def hour_long(lab: Lab, budget: int) -> None:
     """Publish a configuration whose install takes an hour."""
     bucket = Bucket(lab)
-    section = pieces.spack_section(lab, bucket)
-    config = pieces.config(bucket, section, 1, ("slowly@3600",))
+    section = release_stack.spack_section(lab, bucket)
+    config = release_stack.config(bucket, section, 1, ("slowly@3600",))
     bucket.send()
     publish(lab, {**config, "install": {"budget": budget}})
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from tests.lab import pieces
+from tests.lab import release_stack
 from tests.lab.cluster import PHASES, Lab, Result
 from tests.lab.demo import publish
 from tests.lab.engine import LabError, until
@@ -29,15 +29,16 @@ STARTS = ("hook", "bootstrap")
 ATTEMPTS = 3
 CONVERGED_SECONDS = 180.0
 QUIET_SECONDS = 60.0
-LOAD = f"module load hello {' '.join(pieces.NAMES)}"
-SAY = " && ".join(["hello", *pieces.NAMES])
+LOAD = f"module load hello {' '.join(release_stack.NAMES)}"
+SAY = " && ".join(["hello", *release_stack.NAMES])
 # Runs as a user on a compute node until the file is removed; each look is a new login shell. Without the pause the
 # looks alone keep a core busy.
+ANSWERS = len(release_stack.NAMES) + 1  # one line per program
 WATCH = f"""
 rm -f /tmp/watch.*; : >/tmp/watch.failed; : >/tmp/watch.looks; : >/tmp/watch
 while [ -e /tmp/watch ]; do
     said=$(bash -lc '{LOAD} && {SAY}' 2>&1)
-    if [ "$(echo "$said" | sort -u | wc -l)" = 1 ] && [ "$(echo "$said" | wc -l)" = {len(pieces.NAMES) + 1} ]; then
+    if [ "$(echo "$said" | sort -u | wc -l)" = 1 ] && [ "$(echo "$said" | wc -l)" = {ANSWERS} ]; then
         echo "$said" | head -n 1 >>/tmp/watch.looks
     else
         echo "$said" >>/tmp/watch.failed
@@ -105,7 +106,7 @@ class Round:
     troubles: tuple[str, ...]
 
 
-class Torture:
+class KilledInstalls:
     """A lab with a head node that installs and a compute node with a user."""
 
     def __init__(self, lab: Lab) -> None:
@@ -113,7 +114,7 @@ class Torture:
         self.lab = lab
         lab.fresh()
         bucket = Bucket(lab)
-        self._section = pieces.spack_section(lab, bucket)
+        self._section = release_stack.spack_section(lab, bucket)
         bucket.send()
         self.number = 1
         self._publish()
@@ -131,7 +132,7 @@ class Torture:
 
     def _publish(self) -> None:
         bucket = Bucket(self.lab)
-        config = pieces.config(bucket, self._section, self.number)
+        config = release_stack.config(bucket, self._section, self.number)
         bucket.send()
         publish(self.lab, config)
 
@@ -248,7 +249,7 @@ class Torture:
         if not desired or status["current"] != desired["release"]:
             return False
         shell = self.lab.exec("head", ("bash", "-lc", f"{LOAD} && {SAY}"), user="ec2-user")
-        return shell.stdout.split() == [str(self.number)] * (len(pieces.NAMES) + 1)
+        return shell.stdout.split() == [str(self.number)] * ANSWERS
 
     def _status(self) -> dict[str, Any]:
         answer = self.lab.exec("head", ("petal-node", "status", "--json"))

@@ -10,7 +10,7 @@ import tarfile
 from dataclasses import replace
 from typing import Any
 
-from tests.lab import engine, own_lmod, stack
+from tests.lab import engine, stack, stack_lmod
 from tests.lab.cluster import Lab, packed
 from tests.lab.demo import DIST, publish, wait_for_proof
 from tests.lab.engine import LabError, say
@@ -21,7 +21,7 @@ S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
 LMOD = ("lmod", "lua-filesystem", "lua-json", "lua-posix", "lua-term")
 TCL_MODULES = "environment-modules"
 # The nodes' image has no Lmod, so the stack builds Lmod.
-SHOWN = replace(own_lmod.SHOWN, name=stack.LIBSIGSEGV.name, spec=stack.LIBSIGSEGV.spec, run=())
+SHOWN = replace(stack_lmod.SHOWN, name=stack.LIBSIGSEGV.name, spec=stack.LIBSIGSEGV.spec, run=())
 # A repository in a directory: the packages and their index (sources.list(5), deb-src-control(5)).
 REPOSITORY = r"""
 mkdir /srv/packages && cd /srv/packages && exec 3>&1 1>&2 && apt-get -q update && apt-get -q download "$@"

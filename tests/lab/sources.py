@@ -2,7 +2,7 @@
 
 ``python -m tests.lab.sources [NAME...]`` puts them into a Spack source mirror and prints its path. Each is from
 bookworm's source package of that name; the sha256 is that of the recipe in Spack's repository, except for Lmod and
-LuaRocks (see ``own_lmod``).
+LuaRocks (see ``stack_lmod``).
 """
 
 from __future__ import annotations

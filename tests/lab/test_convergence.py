@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bootstrap.archive import build
-from tests.lab import pieces, stack
+from tests.lab import release_stack, stack
 from tests.lab.cluster import PHASES, Lab
 from tests.lab.demo import DIST, actions, publish, wait_for_proof
 from tests.lab.engine import until
@@ -129,7 +129,7 @@ def test_a_head_node_that_dies_during_a_build_completes_it_after_its_boot(lab: L
         pytest.skip(reason)
     lab.fresh()
     bucket = stack.Bucket(lab)
-    config = pieces.config(bucket, pieces.spack_section(lab, bucket), 1, ("slowly@30",))
+    config = release_stack.config(bucket, release_stack.spack_section(lab, bucket), 1, ("slowly@30",))
     bucket.send()
     publish(lab, {**config, "install": {"budget": 2}, "check": {**config["check"], "wait": 300}})
     for result in lab.boot("head"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import own_lmod
+from tests.lab import stack_lmod
 from tests.lab.cluster import NODES, Lab, Result
 from tests.lab.layouts import BUILDER, LMOD, S3, TCL_MODULES, bake, bring_up, config_of, image_without_lmod
 from tests.lab.test_product import answer, petal
@@ -49,7 +49,7 @@ COMPUTES = ("compute-1", "compute-2")
 @pytest.fixture(scope="module")
 def baked(lab: Lab) -> Iterator[Lab]:
     """A cluster with the layout ``ami``, whose nodes start from an image that includes the release."""
-    reason = own_lmod.missing()
+    reason = stack_lmod.missing()
     if reason:
         pytest.skip(reason)
     lab.image = image_without_lmod(lab)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import engine, faults, pieces, stack
+from tests.lab import engine, faults, release_stack, stack
 from tests.lab.cluster import Lab
 from tests.lab.demo import publish
 
@@ -302,7 +302,7 @@ def boot(lab: Lab) -> None:
     bucket = stack.Bucket(lab)
     config = stack.lab_config(lab, spack=False)
     if stack.no_spack() is None:
-        small = pieces.config(bucket, pieces.spack_section(lab, bucket), 1)
+        small = release_stack.config(bucket, release_stack.spack_section(lab, bucket), 1)
         config = {
             **small,
             "packages": config["packages"],

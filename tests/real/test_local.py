@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import local, stack
+from tests.lab import local_demo, stack
 from tests.world import lmod_of_this_machine
 
 
-@pytest.mark.skipif(not (local.DIST / "petal-node").is_file(), reason="dist/ is not built: make dist")
+@pytest.mark.skipif(not (local_demo.DIST / "petal-node").is_file(), reason="dist/ is not built: make dist")
 def test_the_demo_without_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stack, "no_spack", lambda: "left out of this test")
-    monkeypatch.setattr(local.tempfile, "mkdtemp", lambda prefix: str(tmp_path))  # noqa: ARG005
-    local.local_demo("this is a test")
+    monkeypatch.setattr(local_demo.tempfile, "mkdtemp", lambda prefix: str(tmp_path))  # noqa: ARG005
+    local_demo.local_demo("this is a test")
     output = capfd.readouterr()
     assert "no Slurm: so no job proves it" in output.err
-    for node in local.NODES:
+    for node in local_demo.NODES:
         assert f"== {node}: on_node_configured.sh" in output.out
     again = output.out.split("== every hook once more")[1]
     assert " changed" not in again

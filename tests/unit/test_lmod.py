@@ -1,6 +1,6 @@
 """The stack's own Lmod: when the stack builds one, which Lmod a node uses, and the init files of its shells.
 
-That it runs on nodes without any is in tests/lab/test_own_lmod.py, that Spack moves it in tests/spack/test_own_lmod.py.
+tests/lab/test_stack_lmod.py runs it on nodes without Lmod; tests/spack/test_stack_lmod.py relocates it by Spack.
 """
 
 from __future__ import annotations

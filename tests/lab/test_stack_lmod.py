@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import own_lmod, stack
+from tests.lab import stack, stack_lmod
 from tests.lab.cluster import NODES, Lab, Result
 from tests.lab.demo import job
 from tests.lab.layouts import S3, TCL_MODULES, bring_up, image_without_lmod
@@ -47,13 +47,13 @@ JOBS = {
 @pytest.fixture(scope="module")
 def cluster(lab: Lab) -> Iterator[Lab]:
     """A booted and proved cluster."""
-    reason = own_lmod.missing()
+    reason = stack_lmod.missing()
     if reason:
         pytest.skip(reason)
     lab.image = image_without_lmod(lab)
     try:
         lab.fresh()
-        bring_up(lab, stack.lab_config(lab, spack=True, shown=own_lmod.SHOWN))
+        bring_up(lab, stack.lab_config(lab, spack=True, shown=stack_lmod.SHOWN))
         yield lab
     finally:
         lab.image = None
@@ -80,7 +80,7 @@ def test_every_node_uses_its_own_copy_and_the_image_is_unchanged(cluster: Lab) -
     assert data["proved"] == 2
     for node in NODES:
         command = cluster.exec(node, (*USER, "bash", "-lc", "echo $LMOD_CMD; module --version 2>&1")).check().stdout
-        assert f"Version {own_lmod.VERSION}" in command
+        assert f"Version {stack_lmod.VERSION}" in command
         assert command.startswith("/opt/petal-node/lmod/")
         leads = root(cluster, node, f"grep -rl -e /opt/petal/ -e /shared/petal {COPY}/; find {COPY}/ -lname '/*' -ls")
         assert leads.stdout == ""

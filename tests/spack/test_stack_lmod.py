@@ -1,6 +1,6 @@
 """Real Spack of both families moves the stack's own Lmod to the path that it has on every node; what is in it is small.
 
-Lmod itself, built from its real recipe, is in tests/lab/test_own_lmod.py.
+Lmod itself, built from its real recipe, is in tests/lab/test_stack_lmod.py.
 """
 
 from __future__ import annotations

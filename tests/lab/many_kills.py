@@ -18,7 +18,7 @@ from bootstrap import __version__
 from tests.lab import stack
 from tests.lab.cluster import Lab
 from tests.lab.engine import LabError, say
-from tests.lab.kills import TARGETS, Round, Torture
+from tests.lab.kills import TARGETS, KilledInstalls, Round
 
 REPORT = Path(__file__).parents[2] / "docs" / "dev" / "reliability.md"
 NAMES = {
@@ -30,7 +30,7 @@ NAMES = {
 TEXT = """\
 # Reliability
 
-`make torture` writes this file. Each kill is one SIGKILL at a random moment of an install ({seconds:.1f} s here: a
+`make kills` writes this file. Each kill is one SIGKILL at a random moment of an install ({seconds:.1f} s here: a
 binary package and two Spack packages, a new release each time, started by OnNodeUpdated's hook or by `petal-node
 bootstrap`). Then the same command runs again; a killed head node continues by itself when it boots. During all rounds
 a user on a compute node opens login shells, loads the release's modules and runs its programs, which must all be of
@@ -86,7 +86,7 @@ def _row(target: str, killed: Sequence[Round]) -> str:
     return f"| {NAMES[target]} | {len(mine)} | {well} | {statistics.median(times):.1f} | {max(times):.1f} |"
 
 
-def torture(lab: Lab, first: int, kills: int) -> int:
+def run_rounds(lab: Lab, first: int, kills: int) -> int:
     """Run rounds until ``kills`` of them killed something; return the number of failed rounds."""
     reason = stack.no_spack()
     if reason:
@@ -94,7 +94,7 @@ def torture(lab: Lab, first: int, kills: int) -> int:
     lab.ensure_engine()
     lab.build_images()
     started = time.monotonic()
-    victim = Torture(lab)
+    victim = KilledInstalls(lab)
     rounds: list[Round] = []
     with victim.watched() as looks:
         for seed in itertools.count(first):
@@ -116,14 +116,14 @@ def torture(lab: Lab, first: int, kills: int) -> int:
 
 def main() -> int:
     """Run the rounds and write the report."""
-    parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 1000 * 1000, help="the first seed")
-    parser.add_argument("--name", default="petal-torture", help="the lab's name")
+    parser.add_argument("--name", default="petal-kills", help="the lab's name")
     options = parser.parse_args()
     lab = Lab(options.name)
     try:
-        bad = torture(lab, options.seed, options.kills)
+        bad = run_rounds(lab, options.seed, options.kills)
     except LabError as error:
         say(str(error))
         return 1

@@ -55,7 +55,7 @@ def packed_recipes() -> Path:
     """The repository as a tarball."""
     texts = {name: recipe(name, range(1, VERSIONS), "0.02", FILES) for name in NAMES}
     texts["slowly"] = recipe("slowly", (30, 3600), "int(str(spec.version))", 1)
-    return pack("pieces", texts)
+    return pack("release-stack", texts)
 
 
 def pack(kind: str, texts: dict[str, str]) -> Path:

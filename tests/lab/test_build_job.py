@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import pieces, stack
+from tests.lab import release_stack, stack
 from tests.lab.cluster import HOSTNAMES, Lab, Result
 from tests.lab.demo import publish
 from tests.lab.engine import until
@@ -73,7 +73,7 @@ def section(lab: Lab) -> dict[str, Any]:
     lab.fresh()
     bucket = stack.Bucket(lab)
     recipes = {name: RECIPE.replace("Witness", name.title()).replace("witness", name) for name in NAMES}
-    made = pieces.spack_section(lab, bucket, pieces.pack("witness", recipes))
+    made = release_stack.spack_section(lab, bucket, release_stack.pack("witness", recipes))
     bucket.send()
     return made
 
