@@ -17,7 +17,6 @@ from ..core.errors import LmodError
 from ..core.model import Mode, Role
 from ..host.files import make_dir, remove_tree
 from ..spack import database
-from ..spack.driver import split
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.scope import STACK, write_scope
 from ..spack.solve import with_lockfile
@@ -98,9 +97,8 @@ def _install_copy(ctx: Context, target: str, lmod: Locked, copy: Path) -> None:
     for path in temporary:
         remove_tree(path)
     try:
-        host, needed = ctx.facts.host, _with_dependencies(locked_specs(spack.lockfile), [lmod])
-        jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
-        spack.push([spec.hash for spec in needed], cache, jobs)
+        needed = _with_dependencies(locked_specs(spack.lockfile), [lmod])
+        spack.push([spec.hash for spec in needed], cache)
         scope = spack.scope.with_name("lmod-scope")
         make_dir(scope)
         projection = f"{copy.relative_to(ctx.paths.home)}/{{name}}-{{hash:7}}"

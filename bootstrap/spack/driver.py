@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
 from ..core.errors import ProcessFailed, SpackError
+from ..core.facts import Host
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, read_json
 from ..host.log import LOG
@@ -37,22 +38,24 @@ class Parallel:
     jobs: int
 
 
-def split(cores: int, memory: int, limit: int = 0, *, side_by_side: bool = True) -> Parallel:
+def usable_cores(host: Host, limit: int) -> int:
+    """The cores for a build: at most as many as there are GiB of memory, because a compiler can need 1 GiB.
+
+    Args:
+        limit: cores that the install may use, 0 for all.
+    """
+    return max(1, min(host.cpus, limit or host.cpus, round(host.memory / GIB)))
+
+
+def split(cores: int) -> Parallel:
     """Divides the cores so that both many small packages and one large package use all of them.
 
     Most packages use one core for half of their time (fetch, unpack, configure, link, install), so several are built
     at once: about the square root of the cores, at most 8, because a dependency graph seldom has more that are ready.
-    For the same reason each may run twice its share of the cores. A compiler can need 1 GiB, so at most as many cores
-    are used as there are GiB of memory.
-
-    Args:
-        memory: of the machine, in bytes.
-        limit: cores that the install may use, 0 for all.
-        side_by_side: this Spack can build several packages at once.
+    For the same reason each may run twice its share of the cores.
     """
-    usable = max(1, min(cores, limit or cores, round(memory / GIB)))
-    processes = min(MOST_PROCESSES, usable, max(2, round(math.sqrt(usable)))) if side_by_side else 1
-    return Parallel(processes, min(usable, math.ceil(2 * usable / processes)))
+    processes = min(MOST_PROCESSES, cores, max(2, round(math.sqrt(cores))))
+    return Parallel(processes, min(cores, math.ceil(2 * cores / processes)))
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Spack:
         output: a file that gets everything that Spack prints.
         note: gets Spack's error lines as they come.
         builders: a descriptor that every process of Spack keeps open (``cluster_lock``).
+        cores: the cores that it may use.
+        locks: how many locks the store's file system allows on one file; None without a limit.
     """
 
     system: System
@@ -78,6 +83,13 @@ class Spack:
     output: Path
     note: Callable[[str], None]
     builders: int | None = None
+    cores: int = 1
+    locks: int | None = None
+
+    @property
+    def parallel(self) -> Parallel:
+        """How an install uses the cores; Spack 0.23 builds one package after the other."""
+        return split(self.cores) if self.program.family.parallel else Parallel(1, self.cores)
 
     @property
     def lockfile(self) -> Path:
@@ -124,11 +136,7 @@ class Spack:
         return read_json(answer) or {}
 
     def install(
-        self,
-        parallel: Parallel,
-        on_line: Callable[[str], None],
-        on_idle: Callable[[], None],
-        part: Sequence[str] = (),
+        self, on_line: Callable[[str], None], on_idle: Callable[[], None], part: Sequence[str] = ()
     ) -> Completed:
         """Installs the packages of the lockfile. If one fails, Spack continues with those that do not need it.
 
@@ -138,8 +146,8 @@ class Spack:
         Returns:
             How Spack ended, also if it failed; the database tells which packages are installed.
         """
-        processes = ["-p", str(parallel.processes)] if self.program.family.parallel else []
-        options = ["--only-concrete", "-j", str(parallel.jobs), *processes]
+        processes = ["-p", str(self.parallel.processes)] if self.program.family.parallel else []
+        options = ["--only-concrete", "-j", str(self.parallel.jobs), *processes]
         arguments = [*NO_MODULES, "install", *options, *_by_hash(part)]
         return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
 
@@ -170,10 +178,10 @@ class Spack:
         arguments = [*NO_MODULES, "uninstall", "-y", "--force", *_by_hash(hashes)]
         self._run(*arguments, what="Spack could not remove packages", inside=False)
 
-    def push(self, hashes: Sequence[str], directory: Path, jobs: int) -> None:
+    def push(self, hashes: Sequence[str], directory: Path) -> None:
         """Packs packages into a build cache at ``directory``, unsigned and without an index: ``cache-push``."""
         make_dir(directory)
-        options = ["--unsigned", "--only", "package", "-j", str(jobs)]
+        options = ["--unsigned", "--only", "package", "-j", str(self.cores)]
         arguments = ["buildcache", "push", *options, f"file://{directory}", *_by_hash(hashes)]
         self._run(*arguments, timeout=PACK, code="cache-push", what="Spack could not pack the packages that it built")
 

@@ -22,7 +22,7 @@ from ..host.log import LOG
 from ..host.system import Completed
 from . import database
 from .cache.pull import Pulled
-from .driver import Parallel, Spack, failure
+from .driver import Spack, failure
 from .lockfile import Locked, locked_specs
 from .progress import FIRST_PHASE, InstallProgress, ProgressReporter
 
@@ -32,7 +32,6 @@ NAMED = 6
 KEPT_RUNS = 5
 BUILD_LOG = "spack-build-out.txt"
 FULL = os.strerror(errno.ENOSPC)
-EFS_LOCKS = 512 - 112  # less a margin for Spack's readers, and for locks of a client that died with a running lease
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,12 @@ class Failure:
         return "\n".join((head, *(f"    {line}" for line in self.lines), *where))
 
 
-def install_missing(
-    spack: Spack, parallel: Parallel, tell: Callable[[str], None], logs: Path, locks: int | None = None
-) -> None:
+def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> None:
     """Installs the packages of the lockfile that the store lacks, as many of them as possible.
 
     Args:
         tell: gets the progress, a line at a time.
         logs: a directory of this run, for the logs of packages that fail.
-        locks: how many locks the store's file system allows on one file; None without a limit.
 
     Raises:
         SpackError: ``spack-install``, with each package that failed, and those that were not tried because of it;
@@ -76,7 +72,7 @@ def install_missing(
     lacking = {spec.hash for spec in database.missing(specs, store)}
     present = [spec.hash for spec in specs if spec.hash not in lacking]
     progress = InstallProgress(specs, present, database.from_cache(specs, store), time.monotonic())
-    done = _run(spack, parallel, ProgressReporter(progress, tell), locks)
+    done = _run(spack, ProgressReporter(progress, tell))
     progress.end()
     missing = database.missing(specs, store)
     if not missing:
@@ -104,13 +100,7 @@ def install_missing(
 
 
 def install_or_build(
-    spack: Spack,
-    parallel: Parallel,
-    tell: Callable[[str], None],
-    logs: Path,
-    locks: int | None,
-    pulled: Pulled,
-    warn: Callable[[str], None],
+    spack: Spack, tell: Callable[[str], None], logs: Path, pulled: Pulled, warn: Callable[[str], None]
 ) -> None:
     """Like ``install_missing``, but builds a package from source if Spack cannot unpack it from a build cache.
 
@@ -122,11 +112,11 @@ def install_or_build(
         SpackError: as ``install_missing``.
     """
     try:
-        install_missing(spack, parallel, tell, logs, locks)
+        install_missing(spack, tell, logs)
     except SpackError as error:
         if not discard_damaged(spack, error, pulled, warn):
             raise
-        install_missing(spack, parallel, tell, logs, locks)
+        install_missing(spack, tell, logs)
 
 
 def discard_damaged(spack: Spack, error: SpackError, pulled: Pulled, warn: Callable[[str], None]) -> bool:
@@ -145,20 +135,21 @@ def discard_damaged(spack: Spack, error: SpackError, pulled: Pulled, warn: Calla
     return bool(damaged)
 
 
-def _run(spack: Spack, parallel: Parallel, reporter: ProgressReporter, limit: int | None) -> Completed:
+def _run(spack: Spack, reporter: ProgressReporter) -> Completed:
     """One install, or one for each slice. Packages that need one that failed in an earlier slice are not tried."""
+    limit = spack.locks
     specs, store = locked_specs(spack.lockfile), spack.places.store
     chosen = {spec.hash for spec in database.missing(specs, store)}
     chosen |= {spec.hash for spec in specs if spec.explicit and not spec.external}  # Spack records which are explicit
     if limit is None or len(specs) <= limit or not chosen:
-        return spack.install(parallel, reporter.line, reporter.idle)
+        return spack.install(reporter.line, reporter.idle)
     ended: list[Completed] = []
     needs = {spec.hash: spec.needs for spec in specs}
     lost: set[str] = set()
     for part in slices(locked_for(specs), chosen, limit):
         hashes = possible(part, needs, lost)
         if hashes:
-            ended.append(spack.install(parallel, reporter.line, reporter.idle, hashes))
+            ended.append(spack.install(reporter.line, reporter.idle, hashes))
             lost |= set(hashes) & {spec.hash for spec in database.missing(specs, store)}
         if ended and ended[-1].returncode < 0:
             break

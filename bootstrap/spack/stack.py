@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from ..core.errors import SpackError
 from ..host.files import remove_tree
@@ -10,8 +11,8 @@ from ..host.log import LOG
 from ..state.context import Context
 from . import database
 from .cache.pull import Pulled, pull
-from .driver import Parallel, Spack, split
-from .install import EFS_LOCKS, discard_damaged, install_missing, install_or_build
+from .driver import Spack
+from .install import discard_damaged, install_missing, install_or_build
 from .job.worker import build_in_job, job_directory
 from .lockfile import Locked, locked_specs
 from .solve import with_lockfile
@@ -29,36 +30,30 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
         ConfigError, FetchError, PackageError, SpackError: as ``with_lockfile``.
         JobError: the build job failed.
     """
-    locks = lock_limit(ctx)
     if ctx.build_queue is not None:
-        _build_in_job(ctx, ctx.build_queue, locks, accept)
+        _build_in_job(ctx, ctx.build_queue, accept)
         return
     for target in ctx.targets:
         spack = with_lockfile(ctx, target)
         _recover(spack)
         try:
-            _install(ctx, spack, locks)
+            _install(ctx, spack)
         except SpackError as error:
             accept(error)
         finally:
             _keep_copy(ctx)
 
 
-def lock_limit(ctx: Context) -> int | None:
-    """How many locks the store's file system allows on one file; None without a limit."""
-    return EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
-
-
-def _install(ctx: Context, spack: Spack, locks: int | None) -> None:
+def _install(ctx: Context, spack: Spack) -> None:
     """Installs from build caches what they have, and builds the rest."""
     pulled, logs = _pull(ctx, [spack]), ctx.paths.run_logs(ctx.run_id)
     try:
-        install_or_build(spack, _parallel(ctx, spack), ctx.progress, logs, locks, pulled, lambda text: _warn(ctx, text))
+        install_or_build(spack, ctx.progress, logs, pulled, partial(_warn, ctx))
     finally:
         remove_tree(pulled_of(ctx))
 
 
-def _build_in_job(ctx: Context, queue: str, locks: int | None, accept: Callable[[SpackError], None]) -> None:
+def _build_in_job(ctx: Context, queue: str, accept: Callable[[SpackError], None]) -> None:
     """Solves all targets here and builds them in one job; no job is submitted if build caches have everything."""
     spacks = {target: with_lockfile(ctx, target) for target in ctx.targets}
     for spack in spacks.values():
@@ -67,34 +62,29 @@ def _build_in_job(ctx: Context, queue: str, locks: int | None, accept: Callable[
     try:
         with job_directory(ctx) as directory:
             pulled = _pull(ctx, spacks.values())
-            if not _install_pulled(ctx, spacks, pulled, locks):
-                failed = build_in_job(ctx, directory, spacks, queue, locks, lambda text: _warn(ctx, text))
+            if not _install_pulled(ctx, spacks, pulled):
+                failed = build_in_job(ctx, directory, spacks, queue, partial(_warn, ctx))
     finally:
         _keep_copy(ctx)
     for error in failed:
         accept(error)
 
 
-def _install_pulled(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled, locks: int | None) -> bool:
+def _install_pulled(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled) -> bool:
     """Installs the packages of build caches if nothing else is missing; False if something is left to build."""
     if not set(_missing(ctx, spacks.values())) <= set(pulled.specs):
         return False
     logs = ctx.paths.run_logs(ctx.run_id)
     for spack in spacks.values():
         try:
-            install_missing(spack, _parallel(ctx, spack), ctx.progress, logs, locks)
+            install_missing(spack, ctx.progress, logs)
         except SpackError as error:
             if error.code != "spack-install":
                 raise
-            if not discard_damaged(spack, error, pulled, lambda text: _warn(ctx, text)):
+            if not discard_damaged(spack, error, pulled, partial(_warn, ctx)):
                 LOG.warning("a job tries it: %s", error, extra={"step": "spack"})
             return False
     return True
-
-
-def _parallel(ctx: Context, spack: Spack) -> Parallel:
-    host = ctx.facts.host
-    return split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=spack.program.family.parallel)
 
 
 def _recover(spack: Spack) -> None:

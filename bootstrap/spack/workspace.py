@@ -14,13 +14,15 @@ from ..modules import templates
 from ..state.context import Context
 from ..state.release import tree_name
 from . import database
-from .driver import Spack
+from .driver import Spack, usable_cores
 from .externals import Compiler, find_compiler
 from .families import FAMILIES
 from .job.directory import JobDirectory
 from .lockfile import Locked, locked_specs
 from .program import locate
 from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
+
+EFS_LOCKS = 512 - 112  # less a margin for Spack's readers, and for locks of a client that died with a running lease
 
 
 def lockfile_of(ctx: Context, target: str) -> Path:
@@ -64,7 +66,15 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
         site = replace(site, pulled=pulled_of(ctx))
     write_scope(work / "scope", places, site, program.family)
     output = ctx.paths.spack_log(ctx.run_id)
-    return Spack(ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders)
+    cores, locks = usable_cores(ctx.facts.host, config.install.jobs), lock_limit(ctx)
+    return Spack(
+        ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders, cores, locks
+    )
+
+
+def lock_limit(ctx: Context) -> int | None:
+    """How many locks the store's file system allows on one file; None without a limit: see ``install``."""
+    return EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
 
 
 def pulled_of(ctx: Context) -> Path:

@@ -13,7 +13,6 @@ from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, s
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
-from ..spack.driver import split
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.solve import with_lockfile
 from ..spack.workspace import lockfile_of, release_specs, store_of
@@ -78,9 +77,7 @@ def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Lock
     """
     if not specs:
         return
-    spack, host = with_lockfile(ctx, target), ctx.facts.host
-    jobs = split(host.cpus, host.memory, ctx.config.install.jobs, side_by_side=False).jobs
-    push = Push(name, mirror, spack, ctx.facts.cluster.region, jobs, ctx.progress)
+    push = Push(name, mirror, with_lockfile(ctx, target), ctx.facts.cluster.region, ctx.progress)
     lacking = push.lacking(specs)
     if lacking:
         push.send(lacking)

@@ -70,7 +70,7 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
     spacks = {target: with_lockfile(ctx, target) for target in ctx.targets}
     directory = JobDirectory(ctx.paths, ctx.run_id)
     directory.create()
-    directory.prepare(order_of(ctx, spacks, None), spacks, "")
+    directory.prepare(order_of(ctx, spacks), spacks, "")
     return ctx, directory
 
 

@@ -119,7 +119,7 @@ def test_where_few_locks_are_allowed_on_a_file_spack_is_asked_for_slices(
         kind = ("build", "run") if name == "top" else ("build",)
         needs = "".join(f'    depends_on("{other}", type={kind})\n' for other in needed)
         site.add(name, TINY, title=name.title(), name=name, needs=needs, lock=lock, counts=counts)
-    monkeypatch.setattr("bootstrap.spack.stack.lock_limit", lambda _: limit)
+    monkeypatch.setattr("bootstrap.spack.workspace.lock_limit", lambda _: limit)
     record = bootstrap(prefix, site.config.replace("[probe]", "[top]"))
     assert record.status is Status.CHANGED, record
     built = [line.split() for line in counts.read_text().splitlines()]

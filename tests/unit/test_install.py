@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bootstrap.spack import install, progress
-from bootstrap.spack.driver import GIB, Parallel, split
+from bootstrap.spack.driver import GIB, Parallel, split, usable_cores
 from bootstrap.spack.install import Failure, classify_missing, explain, possible
 from bootstrap.spack.lockfile import Locked
 from bootstrap.spack.progress import InstallProgress, ProgressReporter, elapsed
+from tests.world import HOST
 
 
 def locked(name: str, *needs: Locked) -> Locked:
@@ -105,7 +107,8 @@ def test_the_time_in_words(seconds: float, words: str) -> None:
     ],
 )  # fmt: skip
 def test_cores_are_shared_by_one_rule(cores: int, memory: int, limit: int, expected: Parallel) -> None:
-    assert split(cores, memory * GIB, limit) == expected
+    host = replace(HOST, cpus=cores, memory=memory * GIB)
+    assert split(usable_cores(host, limit)) == expected
 
 
 def test_the_record_is_not_written_for_each_line_and_not_forgotten_in_silence() -> None:

@@ -30,7 +30,6 @@ class Push:
     mirror: Mirror
     spack: Spack
     region: str | None
-    jobs: int
     tell: Callable[[str], None]
 
     def lacking(self, specs: Iterable[Locked]) -> list[Locked]:
@@ -59,7 +58,7 @@ class Push:
         remove_tree(directory)
         try:
             self.tell(f"packing {len(specs)} packages for {self.name}")
-            self.spack.push([spec.hash for spec in specs], directory, self.jobs)
+            self.spack.push([spec.hash for spec in specs], directory)
             if self.mirror.signed:
                 self._sign(directory, specs)
             descriptions = {directory / self._description(spec) for spec in specs}

@@ -12,7 +12,7 @@ from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
 from ..cache.pull import Pulled
-from ..driver import Spack, split
+from ..driver import Spack, usable_cores
 from ..externals import find_compiler
 from ..install import install_or_build
 from ..program import SpackInstall, key_at, version_of
@@ -79,17 +79,20 @@ class BuildJob:
         return tuple(errors)
 
     def _install(self, order: Order, program: SpackInstall, target: str) -> None:
-        parallel = split(self._host.cpus, self._host.memory, order.jobs, side_by_side=program.family.parallel)
-        self._note(f"{target}: {parallel.processes} packages at once with {parallel.jobs} jobs each")
         shared, environment = self._directory.path / target, self._local / target
         make_dir(environment)
         for name in ("spack.yaml", "spack.lock"):
             (environment / name).write_bytes((shared / "environment" / name).read_bytes())
         places = Places(Path(order.store), Path(order.modules[target]), program.recipes, self._scratch / "spack")
         log = self._directory.spack_log
-        spack = Spack(self._system, program, places, shared / "scope", environment, log, self._note)
+        cores = usable_cores(self._host, order.jobs)
+        spack = Spack(
+            self._system, program, places, shared / "scope", environment, log, self._note, None, cores, order.locks
+        )
+        used = spack.parallel
+        self._note(f"{target}: {used.processes} packages at once with {used.jobs} jobs each")
         pulled = Pulled(self._directory.pulled, program.family.cache_layout)
-        install_or_build(spack, parallel, self._progress, self._directory.logs, order.locks, pulled, self._tell)
+        install_or_build(spack, self._progress, self._directory.logs, pulled, self._tell)
 
     def _note(self, text: str) -> None:
         self._optional("printing", lambda: self._print(text))

@@ -68,7 +68,7 @@ def job_directory(ctx: Context) -> Iterator[JobDirectory]:
         end_job(ctx.system, directory, patience)
 
 
-def order_of(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Order:
+def order_of(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
     """The task of the job: the stack of this run, one Spack for each target."""
     spack, host, install = next(iter(spacks.values())), ctx.facts.host, ctx.config.install
     return Order(
@@ -83,7 +83,7 @@ def order_of(ctx: Context, spacks: Mapping[str, Spack], locks: int | None) -> Or
         keys={str(tree): key_at(tree) for tree in spack.program.trees},
         jobs=install.jobs,
         partial=install.partial,
-        locks=locks,
+        locks=spack.locks,
     )
 
 
@@ -92,14 +92,12 @@ def build_in_job(
     directory: JobDirectory,
     spacks: Mapping[str, Spack],
     queue: str,
-    locks: int | None,
     tell: Callable[[str], None],
 ) -> tuple[SpackError, ...]:
     """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
 
     Args:
         directory: with the packages that build caches have.
-        locks: how many locks the store's file system allows on one file, None without a limit.
         tell: called with each message of the job for the operator.
 
     Returns:
@@ -111,7 +109,7 @@ def build_in_job(
     """
     deadline = time.monotonic() + ctx.config.install.wait
     minutes = wait_for_queue(ctx, queue, deadline)
-    directory.prepare(order_of(ctx, spacks, locks), spacks, _script(ctx, directory))
+    directory.prepare(order_of(ctx, spacks), spacks, _script(ctx, directory))
     prune(ctx.paths.build_logs)
     number = slurm.submit(
         ctx.system,
