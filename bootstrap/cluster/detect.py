@@ -22,7 +22,7 @@ from ..core.paths import Paths
 from ..host.files import text_or_empty
 from ..host.system import System
 from ..host.yaml_text import read_yaml
-from ..remote.s3 import Imds
+from ..remote.s3 import metadata
 from .targets import own_cpu
 
 ROLES = {
@@ -60,7 +60,7 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
     if role is not None:
         cluster = replace(cluster, role=role, sources=("--role", *cluster.sources))
     elif cluster.role is None and paths.live:
-        tag = (Imds().get("meta-data/tags/instance/parallelcluster:node-type") or "").strip()
+        tag = (metadata("meta-data/tags/instance/parallelcluster:node-type") or "").strip()
         if tag in ROLES:
             cluster = replace(cluster, role=ROLES[tag], sources=(*cluster.sources, "instance tags"))
     host = Host(

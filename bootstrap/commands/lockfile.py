@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ..core.errors import ConfigError, PetalError, from_error
+from ..core.deadlines import DOCUMENT
+from ..core.errors import ConfigError, PetalError
 from ..core.model import Result, Status
 from ..core.options import Options
 from ..engine.prepare import prepare_lockfile
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
-from ..remote.upload import check_output, place_of, put
+from ..remote.fetch import upload
+from ..remote.upload import check_output, place_of
 from ..spack.lockfile import Lockfile, parse
 from ..spack.solve import make_lockfile
 from ..state.context import Context, Services
@@ -66,14 +68,13 @@ def lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
 def _put(data: bytes, uri: str, ctx: Context) -> None:
     """Writes the lockfile to ``uri``. If that fails, a copy stays on this machine, because the solve takes minutes."""
     try:
-        put(data, uri, ctx.facts.cluster.region)
-    except (PetalError, OSError) as trouble:
-        error = from_error(trouble, ctx.paths.shared_mount)
+        upload(data, uri, region=ctx.facts.cluster.region, seconds=DOCUMENT)
+    except PetalError as error:
         spare = ctx.paths.var / NAME
         make_dir(spare.parent)
         write_atomic(spare, data)
         error.remedy = (*error.remedy, f"the lockfile is kept: ls -l {spare}")
-        raise error from trouble
+        raise
 
 
 def _summary(lock: Lockfile, uri: str, data: bytes, ctx: Context) -> LockfileSummary:

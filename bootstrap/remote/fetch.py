@@ -7,14 +7,16 @@ PETAL_FETCH_SECONDS replaces the caller's deadline.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from ..core.errors import FetchError
@@ -89,10 +91,9 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
     if path is not None:
         return path.is_file()
 
-    def head(region: str, left: float) -> bool:
+    def head(url: str, auth: Any, left: float) -> bool:
         import requests
 
-        url, auth = _signed(uri, region)
         with requests.head(url, auth=auth, timeout=_timeout(left)) as answer:
             if answer.status_code >= 500 or answer.status_code == 429:
                 raise _TryAgain(f"the server answered {answer.status_code}")
@@ -101,48 +102,45 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
     return bool(_with_retries(uri, region, seconds, head, "could not be asked for"))
 
 
-def upload(path: Path, uri: str, *, sha256: str, region: str | None = None, seconds: float = 60.0) -> None:
-    """Copies a file to s3:// or file://. The object appears complete or not at all.
+def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds: float = 60.0) -> None:
+    """Writes a file, or bytes, to s3:// or file://. The object appears complete or not at all.
+
+    S3 refuses a body with another checksum.
 
     Raises:
-        FetchError: as ``download``.
+        FetchError: as ``download``; ``fetch-too-large``.
     """
     target = local_path(uri)
-    if target is None:
-        put_object(path, uri, sha256=sha256, region=region, seconds=seconds)
+    if target is not None:
+        try:
+            with staged_file(target) as part, _opened(source) as stream, part.open("wb") as copy:
+                shutil.copyfileobj(stream, copy, CHUNK)
+        except OSError as error:
+            why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
+            raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code="fetch-forbidden") from error
         return
-    try:
-        with staged_file(target) as part:
-            shutil.copyfile(path, part)
-    except OSError as error:
-        why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
-        raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code="fetch-forbidden") from error
-
-
-def put_object(source: Path | bytes, uri: str, *, sha256: str, region: str | None, seconds: float) -> None:
-    """Writes a file, or bytes, to s3://. S3 refuses a body with another checksum.
-
-    Raises:
-        FetchError: as ``download``.
-    """
     if not uri.startswith("s3://"):
         what, remedy = f"{uri} cannot be written", "write s3://BUCKET/KEY or file:///PATH"
         raise FetchError(what, why="only s3:// and file:// can be written", remedy=remedy, code="fetch-scheme")
     if isinstance(source, Path) and source.stat().st_size > MAX_PUT:
         what, why = f"{source.name} is too large for {uri}", "S3 accepts 5 GiB in one request"
         raise FetchError(what, why=why, remedy=f"aws s3 cp {source} {uri}", code="fetch-too-large")
+    sha256 = sha256_of(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
 
-    def put(region: str, left: float) -> None:
+    def put(url: str, auth: Any, left: float) -> None:
         import requests
 
-        url, auth = _signed(uri, region, sha256)
         with (
-            source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream,
+            _opened(source) as stream,
             requests.put(url, data=stream, auth=auth, allow_redirects=False, timeout=_timeout(left)) as answer,
         ):
-            _check_status(uri, answer, unsigned=auth is None, verb="written")
+            _check_status(uri, answer, auth, verb="written")
 
-    _with_retries(uri, region, seconds, put, "could not be written")
+    _with_retries(uri, region, seconds, put, "could not be written", sha256)
+
+
+def _opened(source: Path | bytes) -> IO[bytes]:
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
 
 
 def local_path(uri: str) -> Path | None:
@@ -173,12 +171,19 @@ class _TryAgain(Exception):
 
 
 def _with_retries(
-    uri: str, region: str | None, seconds: float, attempt: Callable[[str, float], Any], failure: str
+    uri: str,
+    region: str | None,
+    seconds: float,
+    attempt: Callable[[str, Any, float], Any],
+    failure: str,
+    sha256: str | None = None,
 ) -> Any:
     """Calls ``attempt`` until it succeeds or the deadline passes, and returns its result.
 
     Args:
-        attempt: gets the region and the seconds that are left; raises ``_TryAgain`` or an exception of requests.
+        attempt: gets the address, its authenticator (None: unsigned) and the seconds that are left; raises
+            ``_TryAgain`` or an exception of requests.
+        sha256: the checksum of the body that an attempt sends.
     """
     import requests
     from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
@@ -187,7 +192,10 @@ def _with_retries(
     variable = os.environ.get(SECONDS, "")
     seconds = float(variable) if variable.isdigit() else seconds
     deadline = time.monotonic() + seconds
-    region = s3.region(region) if uri.startswith("s3://") else ""
+    url, region_name = uri, ""
+    if uri.startswith("s3://"):
+        region_name = s3.region(region)
+        url = s3.s3_url(uri, region_name)
 
     def log(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -195,7 +203,8 @@ def _with_retries(
 
     def attempt_once() -> Any:
         try:
-            return attempt(region, max(0.1, deadline - time.monotonic()))
+            auth = s3.s3_auth(region_name, sha256) if region_name else None
+            return attempt(url, auth, max(0.1, deadline - time.monotonic()))
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
             raise FetchError(f"{uri} is not a valid URI", why=str(error), remedy=remedy, code="fetch-scheme") from error
@@ -219,54 +228,45 @@ def _with_retries(
         ) from error
 
 
-def _signed(uri: str, region: str, sha256: str | None = None) -> tuple[str, Any]:
-    """The https address of a URI, and the authenticator of its requests (None: unsigned)."""
-    return (s3.s3_url(uri, region), s3.s3_auth(region, sha256)) if uri.startswith("s3://") else (uri, None)
-
-
 def _timeout(left: float) -> tuple[float, float]:
     return min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)
 
 
 def _transfer(source: Source, part: Path) -> None:
     path = local_path(source.uri)
-    if path is None:
-        _transfer_http(source, part)
-    elif path.is_file():
+    if path is not None:
+        if not path.is_file():
+            raise FetchError(f"{path} does not exist", remedy=f"ls -l {path}", code="fetch-missing")
         shutil.copyfile(path, part)
+    elif urlsplit(source.uri).scheme in ("s3", "https"):
+        _with_retries(source.uri, source.region, source.seconds, partial(_get, source, part), "could not be fetched")
     else:
-        raise FetchError(f"{path} does not exist", remedy=f"ls -l {path}", code="fetch-missing")
+        remedy = "write s3://BUCKET/KEY, https://HOST/PATH or file:///PATH"
+        why = "only s3://, https:// and file:// are supported"
+        raise FetchError(f"{source.uri} cannot be fetched", why=why, remedy=remedy, code="fetch-scheme")
     if source.sha256 is not None:
         verify(source.uri, source.sha256, sha256_of(part))
 
 
-def _transfer_http(source: Source, part: Path) -> None:
-    if urlsplit(source.uri).scheme not in ("s3", "https"):
-        remedy = "write s3://BUCKET/KEY, https://HOST/PATH or file:///PATH"
-        why = "only s3://, https:// and file:// are supported"
-        raise FetchError(f"{source.uri} cannot be fetched", why=why, remedy=remedy, code="fetch-scheme")
+def _get(source: Source, part: Path, url: str, auth: Any, left: float) -> None:
+    """One attempt to complete ``part``."""
+    import requests
 
-    def get(region: str, left: float) -> None:
-        import requests
-
-        deadline = time.monotonic() + left
-        is_s3 = source.uri.startswith("s3://")
-        url, auth = _signed(source.uri, region)
-        offset = part.stat().st_size
-        with requests.get(
-            url,
-            auth=auth,
-            headers={"Range": f"bytes={offset}-"} if offset else {},
-            stream=True,
-            allow_redirects=not is_s3,  # another host could not check the signature, and would see the token
-            timeout=_timeout(left),
-        ) as answer:
-            _check_redirect(url, answer.url)
-            _check_status(source.uri, answer, unsigned=is_s3 and auth is None)
-            if answer.status_code != 416:  # 416: the part is as long as the object, and its checksum decides
-                _receive(source, answer, part, deadline, append=offset > 0 and answer.status_code == 206)
-
-    _with_retries(source.uri, source.region, source.seconds, get, "could not be fetched")
+    deadline = time.monotonic() + left
+    offset = part.stat().st_size
+    with requests.get(
+        url,
+        auth=auth,
+        headers={"Range": f"bytes={offset}-"} if offset else {},
+        stream=True,
+        # another host than S3 could not check the signature, and would see the token
+        allow_redirects=not source.uri.startswith("s3://"),
+        timeout=_timeout(left),
+    ) as answer:
+        _check_redirect(url, answer.url)
+        _check_status(source.uri, answer, auth)
+        if answer.status_code != 416:  # 416: the part is as long as the object, and its checksum decides
+            _receive(source, answer, part, deadline, append=offset > 0 and answer.status_code == 206)
 
 
 def _check_redirect(requested: str, answered: str) -> None:
@@ -276,12 +276,12 @@ def _check_redirect(requested: str, answered: str) -> None:
         raise FetchError(what, why=why, remedy=f"curl -sI {requested}", code="fetch-scheme")
 
 
-def _check_status(uri: str, answer: Any, *, unsigned: bool, verb: str = "read") -> None:
+def _check_status(uri: str, answer: Any, auth: Any, *, verb: str = "read") -> None:
     code = answer.status_code
     if code in (200, 206, 416):
         return
     why = f"the server answered {code}"
-    if code in (401, 403) and unsigned:
+    if code in (401, 403) and auth is None and uri.startswith("s3://"):
         raise FetchError(
             f"{uri} cannot be {verb} without credentials",
             why=f"{why}; neither the environment nor the instance metadata service has credentials",

@@ -7,75 +7,49 @@ own tools read: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_EC2_METADAT
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..core.errors import FetchError
-
-if TYPE_CHECKING:
-    import requests
 
 IMDS = "http://169.254.169.254"
 IMDS_TIMEOUT = 2.0
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """A key that signs requests; the temporary keys of a role have a token."""
+def metadata(path: str) -> str | None:
+    """The text at ``/latest/<path>`` of the instance metadata service, None without a value or an answer.
 
-    key: str
-    secret: str
-    token: str | None = None
+    Version 2 of the service wants a session token first (EC2 user guide, instancedata-data-retrieval).
+    """
+    import requests
 
-
-class Imds:
-    """The instance metadata service, version 2: a session token first (EC2 user guide, instancedata-data-retrieval)."""
-
-    def __init__(self) -> None:
-        self._base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS).rstrip("/")
-        self._token: str | None = None
-
-    def get(self, path: str) -> str | None:
-        """The text at ``/latest/<path>``, or None if the service has no such value or does not answer."""
-        import requests
-
-        session = requests.Session()
-        session.trust_env = False  # a proxy must never see these
-        try:
-            answer = session.get(
-                f"{self._base}/latest/{path}",
-                headers={"X-aws-ec2-metadata-token": self._session_token(session)},
-                timeout=IMDS_TIMEOUT,
-            )
-        except requests.RequestException:
-            return None
-        return answer.text if answer.status_code == 200 else None
-
-    def _session_token(self, session: requests.Session) -> str:
-        if self._token is None:
-            headers = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
-            answer = session.put(f"{self._base}/latest/api/token", headers=headers, timeout=IMDS_TIMEOUT)
-            answer.raise_for_status()
-            self._token = answer.text
-        return self._token
+    base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS).rstrip("/") + "/latest"
+    session = requests.Session()
+    session.trust_env = False  # a proxy must never see these
+    try:
+        headers = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
+        token = session.put(f"{base}/api/token", headers=headers, timeout=IMDS_TIMEOUT)
+        token.raise_for_status()
+        answer = session.get(f"{base}/{path}", headers={"X-aws-ec2-metadata-token": token.text}, timeout=IMDS_TIMEOUT)
+    except requests.RequestException:
+        return None
+    return answer.text if answer.status_code == 200 else None
 
 
-def credentials() -> Credentials | None:
-    """The key in the environment, else the instance role's, else None (then a request is not signed)."""
+def credentials() -> tuple[str, str, str | None] | None:
+    """Key, secret and token from the environment, else of the instance's role; None: a request is not signed."""
     import json
 
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     if key and secret:
-        return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
-    imds = Imds()
-    roles = imds.get("meta-data/iam/security-credentials/")
+        return key, secret, os.environ.get("AWS_SESSION_TOKEN")
+    roles = metadata("meta-data/iam/security-credentials/")
     if not roles:
         return None
-    text = imds.get(f"meta-data/iam/security-credentials/{roles.split()[0]}")
+    text = metadata(f"meta-data/iam/security-credentials/{roles.split()[0]}")
     try:
         answer: dict[str, Any] = json.loads(text or "{}")
-        return Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"])
+        return answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"]
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -87,7 +61,7 @@ def region(known: str | None = None) -> str:
         FetchError: ``fetch-region``, none of them has it.
     """
     name = known or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    name = name or Imds().get("meta-data/placement/region")
+    name = name or metadata("meta-data/placement/region")
     if name:
         return name.strip()
     remedy = "set AWS_REGION, or cluster.region in /etc/chef/dna.json"
@@ -120,13 +94,12 @@ def s3_auth(region_name: str, sha256: str | None = None) -> Any:
     Args:
         sha256: checksum of the body, so that the body is not read into memory to be signed.
     """
-    key = credentials()
-    if key is None:
+    found = credentials()
+    if found is None:
         return None
     from requests_aws4auth import AWS4Auth
 
-    if sha256 is None:
-        return AWS4Auth(key.key, key.secret, region_name, "s3", session_token=key.token)
+    key, secret, token = found
 
     class Streamed(AWS4Auth):  # type: ignore[misc]
         """Signs the given checksum instead of the body; S3 compares the body with it."""
@@ -141,4 +114,4 @@ def s3_auth(region_name: str, sha256: str | None = None) -> Any:
             request.headers["x-amz-content-sha256"] = sha256
             return super().get_canonical_headers(request, include)
 
-    return Streamed(key.key, key.secret, region_name, "s3", session_token=key.token)
+    return (Streamed if sha256 else AWS4Auth)(key, secret, region_name, "s3", session_token=token)

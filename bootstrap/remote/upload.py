@@ -1,14 +1,12 @@
-"""Writes the results of commands to the destination of ``--output``: a path, file:// or s3:// URI."""
+"""The destination of ``--output``: a path, file:// or s3:// URI."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from ..core.deadlines import DOCUMENT
 from ..core.errors import UsageError
-from ..host.atomic import write_atomic
-from .fetch import local_path, put_object
+from .fetch import local_path
 
 
 def place_of(output: str, data: bytes, name: str) -> str:
@@ -19,12 +17,11 @@ def place_of(output: str, data: bytes, name: str) -> str:
         name: the file's name without the checksum, ``spack.lock``.
     """
     path = local_path(output) if ":/" in output else Path(output).absolute()
-    directory = output.endswith("/") or (path is not None and path.is_dir())
-    stem, _, ending = name.partition(".")
-    in_directory = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
-    if path is not None:
-        return str(path / in_directory if directory else path)
-    return output + in_directory if directory else output
+    uri = output if path is None else str(path)
+    if output.endswith("/") or (path is not None and path.is_dir()):
+        stem, _, ending = name.partition(".")
+        return f"{uri.rstrip('/')}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
+    return uri
 
 
 def check_output(output: str) -> None:
@@ -41,18 +38,3 @@ def check_output(output: str) -> None:
     if not is_valid:
         why = "it must be a path, file:///PATH or s3://BUCKET/KEY"
         raise UsageError(f"{output!r} is not a valid destination", why=why, remedy="--output s3://BUCKET/locks/")
-
-
-def put(data: bytes, uri: str, region: str | None) -> None:
-    """Writes ``data`` to ``uri`` and replaces an existing object.
-
-    Raises:
-        FetchError: as ``fetch.put_object``.
-        OSError: a file cannot be written.
-    """
-    path = local_path(uri)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-        return
-    put_object(data, uri, sha256=hashlib.sha256(data).hexdigest(), region=region, seconds=DOCUMENT)

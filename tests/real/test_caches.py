@@ -271,7 +271,7 @@ def test_an_entry_uploaded_to_s3_is_taken_from_there(s3: Any, cache: Path, key: 
     for path in (path for path in cache.rglob("*") if path.is_file()):
         target = f"{uri}/{path.relative_to(cache)}"
         assert not exists(target, region="us-east-1")
-        upload(path, target, sha256=sha256_of(path), region="us-east-1")
+        upload(path, target, region="us-east-1")
         assert exists(target, region="us-east-1")
     listed = s3.list_objects_v2(Bucket="petal")["Contents"]
     assert len(listed) == 3
@@ -281,7 +281,7 @@ def test_an_entry_uploaded_to_s3_is_taken_from_there(s3: Any, cache: Path, key: 
 def test_an_upload_to_a_missing_bucket_is_an_error(s3: Any, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(FetchError) as caught:
-        upload(tmp_path / "x", "s3://absent/x", sha256=sha256_of(tmp_path / "x"), region="us-east-1")
+        upload(tmp_path / "x", "s3://absent/x", region="us-east-1")
     assert caught.value.code == "fetch-missing"
 
 
@@ -298,7 +298,7 @@ def test_a_file_too_large_for_one_request_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as stream:
         stream.truncate((5 << 30) + 1)
     with pytest.raises(FetchError) as caught:
-        upload(tmp_path / "x", "s3://petal/x", sha256="0" * 64, region="us-east-1")
+        upload(tmp_path / "x", "s3://petal/x", region="us-east-1")
     assert caught.value.code == "fetch-too-large"
 
 

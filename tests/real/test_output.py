@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import FetchError, UsageError
-from bootstrap.remote.fetch import Source, read
-from bootstrap.remote.upload import check_output, place_of, put
+from bootstrap.remote.fetch import Source, read, upload
+from bootstrap.remote.upload import check_output, place_of
 from tests.real.server import always, answer, first, serving
 
 DATA = b'{"_meta": {}}\n' * 1000
@@ -51,7 +51,7 @@ def test_an_invalid_destination_is_refused(output: str) -> None:
 
 def test_a_file_and_its_directory_are_made(tmp_path: Path) -> None:
     place = tmp_path / "a" / "b.lock"
-    put(DATA, str(place), None)
+    upload(DATA, str(place))
     assert place.read_bytes() == DATA
 
 
@@ -64,10 +64,10 @@ def test_an_object_is_written_to_moto_and_read_back(tmp_path: Path, keys: pytest
         host, port = server.get_host_and_port()
         keys.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="petal")
-        put(DATA, "s3://petal/locks/a b+.lock", None)
+        upload(DATA, "s3://petal/locks/a b+.lock")
         assert read(Source("s3://petal/locks/a b+.lock", SHA), tmp_path) == DATA
         with pytest.raises(FetchError) as caught:
-            put(DATA, "s3://absent/spack.lock", None)
+            upload(DATA, "s3://absent/spack.lock")
     finally:
         server.stop()
     assert caught.value.code == "fetch-missing"
@@ -76,7 +76,7 @@ def test_an_object_is_written_to_moto_and_read_back(tmp_path: Path, keys: pytest
 def test_the_request_is_signed_and_a_server_error_is_tried_again(keys: pytest.MonkeyPatch) -> None:
     with serving(first(2, always(503), lambda handler, _: answer(handler, 200))) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)
-        put(b"x", "s3://bucket/key", None)
+        upload(b"x", "s3://bucket/key")
     assert server.paths == ["/bucket/key"] * 3
     assert "Credential=key/" in server.requests[-1]["Authorization"]
 
@@ -89,6 +89,6 @@ def test_a_refused_upload_is_an_error(code: int, said: str, keys: pytest.MonkeyP
     with serving(always(code)) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)
         with pytest.raises(FetchError) as caught:
-            put(b"x", "s3://bucket/key", None)
+            upload(b"x", "s3://bucket/key")
     assert caught.value.code == said
     assert caught.value.remedy

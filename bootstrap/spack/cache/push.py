@@ -13,7 +13,7 @@ from pathlib import Path
 from ...config.model import Mirror
 from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
-from ...host.files import remove_tree, sha256_of
+from ...host.files import remove_tree
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
@@ -88,7 +88,7 @@ class Push:
 
     def _put(self, path: Path, directory: Path) -> None:
         uri = self._uri(str(path.relative_to(directory)))
-        upload(path, uri, sha256=sha256_of(path), region=self.region, seconds=FETCH)
+        upload(path, uri, region=self.region, seconds=FETCH)
 
     def _description(self, spec: Locked) -> str:
         return self.spack.program.family.cache_layout.description(spec, signed=self.mirror.signed)
