@@ -88,6 +88,5 @@ def _guarded(options: Options, services: Services) -> Result[object]:
         interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
         return Result(options.command, Status.FAILED, None, (interrupted,), services.run_id, 130)
     except Exception as error:  # noqa: BLE001 - nothing above this catches it
-        bug = crash(error, options.paths, services.run_id)
-        return Result(options.command, Status.FAILED, None, (bug,), services.run_id, 70)
+        return failed(options.command, crash(error, options.paths, services.run_id), services.run_id)
     return result

@@ -111,8 +111,8 @@ VERBS: Mapping[str, Verb] = {
     "log": Verb("log.log", "show the log of this node, by run"),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions"),
     "version": Verb("about.version", "print the version"),
-    "converge": Verb("bootstrap.converge", takes_config=False),
-    "worker": Verb("hook.worker"),
+    "converge": Verb("bootstrap.bootstrap", takes_config=False),
+    "worker": Verb("bootstrap.bootstrap"),
     "build-job": Verb("build.build"),
     "mpi-rank": Verb("rank.rank"),
 }

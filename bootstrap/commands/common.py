@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from ..core.errors import NotRoot
-from ..core.model import Plan, Result, RunRecord, StepReport
+from ..core.model import Plan, Result, RunRecord
 from ..core.options import Options
-from ..state.context import Context, Services
+from ..engine.converge import plan
+from ..engine.prepare import prepare
+from ..state.context import Services
+from ..steps.base import Step
 
 
 def require_root(options: Options, services: Services) -> None:
@@ -23,12 +27,14 @@ def require_root(options: Options, services: Services) -> None:
         )
 
 
-def plan_of(verb: str, options: Options, ctx: Context, steps: tuple[StepReport, ...]) -> Plan:
-    """The plan of ``verb``, with the command that applies it."""
+def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Step]) -> Plan:
+    """What ``verb`` would do with these steps, and the command that does it."""
+    ctx = prepare(options, services)
     command = shlex.join(["petal-node", verb, *options.common_arguments()])
-    return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, ctx.config.to_dict(), steps, command)
+    reports, config = plan(steps, ctx), ctx.config.to_dict()
+    return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, command)
 
 
-def result_of_run(command: str, record: RunRecord) -> Result[RunRecord]:
+def result_of_run(record: RunRecord) -> Result[RunRecord]:
     """A finished or running record as the result of the verb that made it."""
-    return Result(command, record.status, record, record.errors, record.run_id, record.exit)
+    return Result(record.verb, record.status, record, record.errors, record.run_id, record.exit)

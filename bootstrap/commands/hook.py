@@ -15,13 +15,11 @@ from pathlib import Path
 
 from ..cluster.detect import read_cluster
 from ..cluster.limits import OTHER_SECONDS
-from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, from_os_error
-from ..core.model import Outcome, Result, Role, RunRecord, Status, Tool
+from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, from_error
+from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..core.options import Options
-from ..core.paths import Paths
 from ..engine.configuration import check_config_uri
 from ..engine.recorder import Recorder, crash, new_record
-from ..engine.run import run
 from ..host import systemd
 from ..host.files import make_dir
 from ..host.log import LOG
@@ -43,46 +41,28 @@ WORKER_LOGS = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-
 FROM_CHECKOUT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli import entry; entry()"
 
 
-def hook(options: Options, services: Services) -> Result[RunRecord | None]:
-    """Runs one event of this node's life."""
-    if options.words or not options.event:
-        return _refuse(options, services)
+def hook(options: Options, services: Services) -> Result[RunRecord]:
+    """Runs one event of this node's life. A failure, also a bug, is recorded."""
     try:
-        require_root(options, services)
         record = _through_worker(options, services)
-        result: Result[RunRecord | None] = result_of_run("hook", record)
-    except PetalError as error:
-        result = _recorded(options, services, error)
-    except OSError as error:
-        result = _recorded(options, services, from_os_error(error, options.paths.shared_mount))
-    except Exception as error:  # noqa: BLE001 - promise 1 also holds for bugs
-        bug = crash(error, options.paths, services.run_id)
-        result = Result("hook", Status.DEGRADED, None, (bug,), services.run_id, int(ExitCode.BUG))
-    return _ended(result, strict=options.strict)
-
-
-def _refuse(options: Options, services: Services) -> Result[RunRecord | None]:
-    """Records that the arguments are wrong, and does nothing else."""
-    error = UsageError(
-        "the arguments of the hook cannot be used",
-        why=" ".join(options.words),
-        remedy=("petal-node hook --help", "correct Args in the cluster configuration"),
-        code="hook-usage",
-    )
-    return _ended(_recorded(options, services, error), strict=options.strict)
-
-
-def _ended(result: Result[RunRecord | None], *, strict: bool) -> Result[RunRecord | None]:
-    return result if strict else replace(result, exit=int(ExitCode.OK))
-
-
-def worker(options: Options, services: Services) -> Result[RunRecord]:
-    """The detached process: does the work and writes the record that the hook reads."""
-    return result_of_run("hook", run(options, services))
+    except (PetalError, OSError) as error:
+        record = _recorded(options, services, from_error(error, options.paths.shared_mount))
+    except Exception as error:  # noqa: BLE001 - a hook exits 0 also with a bug
+        record = _recorded(options, services, crash(error, options.paths, services.run_id))
+    result = result_of_run(record)
+    return result if options.strict else replace(result, exit=int(ExitCode.OK))
 
 
 def _through_worker(options: Options, services: Services) -> RunRecord:
     """Starts the worker and waits for it. The time that the hook script used counts too."""
+    if options.words or not options.event:
+        raise UsageError(
+            "the arguments of the hook cannot be used",
+            why=" ".join(options.words),
+            remedy=("petal-node hook --help", "correct Args in the cluster configuration"),
+            code="hook-usage",
+        )
+    require_root(options, services)
     if options.config is not None:
         check_config_uri(options.config)  # refuses a URI with a secret: every user can list the arguments of a process
     paths = options.paths
@@ -102,26 +82,22 @@ def _through_worker(options: Options, services: Services) -> RunRecord:
 
 
 def _worker_argv(options: Options, services: Services) -> list[str]:
-    if services.tool.archive is not None:
-        program = [str(_lasting_archive(services.tool, options.paths))]
-    else:
+    """The command line of the worker. Its archive stays, also if systemd starts the worker again.
+
+    That of this process may not: another hook removes a download that it has installed, and ParallelCluster deletes a
+    custom action that has ended.
+    """
+    archive = services.tool.archive
+    if archive is None:
         program = [sys.executable, "-c", FROM_CHECKOUT, str(Path(__file__).resolve().parents[2])]
+    else:
+        try:
+            program = [str(keep_archive(services.tool, options.paths))]
+        except (PetalError, OSError) as error:  # the step self-install reports it
+            LOG.warning("the worker runs from %s: %s", archive, error)
+            program = [str(archive)]
     run = ["--event", options.event, "--run-id", services.run_id]
     return [*program, "worker", *run, *options.common_arguments(), "--quiet"]
-
-
-def _lasting_archive(tool: Tool, paths: Paths) -> Path:
-    """The archive that the worker runs from, also if systemd starts the worker again.
-
-    It is not the archive of this process: another hook removes a download that it has installed, and ParallelCluster
-    deletes a custom action that has ended.
-    """
-    assert tool.archive is not None
-    try:
-        return keep_archive(tool, paths)
-    except (PetalError, OSError) as error:  # the step self-install reports it
-        LOG.warning("the worker runs from %s: %s", tool.archive, error)
-        return tool.archive
 
 
 def _wait(options: Options, services: Services, runs: Runs, spent: float) -> RunRecord:
@@ -188,18 +164,13 @@ def _as_returned(services: Services, record: RunRecord) -> RunRecord:
     return replace(record, status=status, exit=int(status.exit))
 
 
-def _recorded(options: Options, services: Services, error: PetalError) -> Result[RunRecord]:
-    """Writes the record of a hook that failed before its worker started."""
+def _recorded(options: Options, services: Services, error: PetalError) -> RunRecord:
+    """The record of a hook that failed before its worker started, as written."""
     LOG.error("%s", error)
     recorder = Recorder(options.paths, new_record(options, services))
+    changes = {"errors": (error.to_dict(),), "status": Status.DEGRADED, "exit": int(error.exit)}
     try:
-        recorder.update(
-            finished=timestamp(),
-            status=Status.DEGRADED,
-            exit=int(error.exit),
-            errors=(error.to_dict(),),
-            hook_may_return=True,
-        )
+        recorder.update(**changes, finished=timestamp(), hook_may_return=True)
     except OSError as write_error:
         LOG.error("the record cannot be written: %s", write_error)
-    return result_of_run("hook", recorder.record)
+    return recorder.record

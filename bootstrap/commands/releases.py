@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -127,13 +128,10 @@ def gc(options: Options, services: Services) -> Result[collector.Cleanup]:
         LockTimeout: an install is in progress.
     """
     ctx = _on_head(options, services)
-    if not options.yes:
-        jobs, errors = _jobs(ctx)
-        data = collector.plan(ctx, options.keep, jobs)
-    else:
-        with cluster_lock(ctx) as inside:
-            jobs, errors = _jobs(inside)
-            data = collector.plan(inside, options.keep, jobs)
+    with cluster_lock(ctx) if options.yes else nullcontext(ctx) as inside:
+        jobs, errors = _jobs(inside)
+        data = collector.plan(inside, options.keep, jobs)
+        if options.yes:
             collector.remove(inside, data)
             data = replace(data, done=True)
     status = Status.CHANGED if data.done and (data.drop or data.packages) else Status.OK

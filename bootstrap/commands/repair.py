@@ -7,8 +7,6 @@ from dataclasses import replace
 from ..core.errors import UsageError
 from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
 from ..core.options import Options
-from ..engine import converge as engine
-from ..engine.prepare import prepare
 from ..engine.registry import REPAIRS
 from ..engine.run import run
 from ..host import systemd
@@ -21,10 +19,8 @@ FINE = (Outcome.OK, Outcome.SKIPPED)  # not shown, because there are about twent
 
 def repair(options: Options, services: Services) -> Result[RunRecord | Plan]:
     """Repairs this node, and on the head node the cluster's storage; ``--dry-run`` only plans it."""
-    return _plan(options, services) if options.dry_run else _repair(options, services)
-
-
-def _repair(options: Options, services: Services) -> Result[RunRecord]:
+    if options.dry_run:
+        return _plan(options, services)
     require_root(options, services)
     _refuse_other_version(options, services)
     if options.paths.live:
@@ -34,7 +30,7 @@ def _repair(options: Options, services: Services) -> Result[RunRecord]:
         if step.outcome not in FINE:
             services.listen(step)
 
-    return result_of_run(options.command, run(options, replace(services, listen=listen)))
+    return result_of_run(run(options, replace(services, listen=listen)))
 
 
 def _refuse_other_version(options: Options, services: Services) -> None:
@@ -54,9 +50,6 @@ def _refuse_other_version(options: Options, services: Services) -> None:
 
 def _plan(options: Options, services: Services) -> Result[Plan]:
     """What ``repair`` would do. Exits 3 if it would do anything, or cannot repair something."""
-    ctx = prepare(options, services)
-    steps = engine.plan(REPAIRS, ctx)
-    pending = any(step.outcome not in FINE for step in steps)
-    data = plan_of("repair", options, ctx, steps)
-    status = Status.DEGRADED if pending else Status.OK
+    data = plan_of("repair", options, services, REPAIRS)
+    status = Status.OK if all(step.outcome in FINE for step in data.steps) else Status.DEGRADED
     return Result(options.command, status, data, run_id=services.run_id)

@@ -77,7 +77,7 @@ def new_record(options: Options, services: Services) -> RunRecord:
     )
 
 
-def crash(error: Exception, paths: Paths, run_id: str) -> dict[str, Any]:
+def crash(error: Exception, paths: Paths, run_id: str) -> Bug:
     """Writes the crash report of a bug and returns the error that names it."""
     text = redacted("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     LOG.error("bug: %s", text)
@@ -89,4 +89,4 @@ def crash(error: Exception, paths: Paths, run_id: str) -> dict[str, Any]:
         target = "the log"
     what = f"petal-node has a bug: {type(error).__name__}: {error}"
     remedy = "please report it with that file"
-    return Bug(what, why=f"the crash report is {target}", remedy=remedy).to_dict()
+    return Bug(what, why=f"the crash report is {target}", remedy=remedy)

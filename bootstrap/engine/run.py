@@ -60,7 +60,7 @@ def run(options: Options, services: Services) -> RunRecord:
         recorder.update(errors=(interrupted,))
         _close(recorder, Status.FAILED, code)
     except Exception as bug:  # noqa: BLE001 - a bug leaves a record and a report, not a broken node
-        recorder.update(errors=(crash(bug, paths, services.run_id),))
+        recorder.update(errors=(crash(bug, paths, services.run_id).to_dict(),))
         _close(recorder, Status.FAILED, ExitCode.BUG)
     Runs(paths).prune()
     prune_logs(paths.logs)

@@ -78,7 +78,7 @@ def test_errors_log_and_crash_report_are_masked(text: str, tmp_path: Path) -> No
         told = crash(bug, Paths(tmp_path), "run-1")
     finally:
         close_log()
-    assert "hidden" not in json.dumps(told)
+    assert "hidden" not in json.dumps(told.to_dict())
     kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(kept) == 2
     assert "hidden" not in "".join(kept)
