@@ -1,19 +1,62 @@
-"""Typed readers for documents: each returns the value in its type, or raises TypeError or ValueError.
+"""Reads documents into frozen dataclasses: each field by its annotation, or TypeError or ValueError.
 
 ``state.store.shaped`` converts these into an error that names the file.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import MISSING, fields
+from enum import Enum
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 # A part of a path: a release, a version, a node.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 LARGEST = 1 << 53  # exact in every JSON parser (RFC 8259)
+
+# For annotations of fields whose values are read more strictly than their types say: see the functions below.
+Name = str
+Sha256 = str
+RelativePath = str
+ErrorDict = Mapping[str, Any]
+
+
+def build(kind: type[T], raw: Any) -> T:
+    """The dataclass ``kind`` from a mapping. A missing key gives the field's default; unknown keys are ignored.
+
+    Raises:
+        KeyError: a field without a default is missing.
+        TypeError, ValueError: a value does not fit the annotation of its field.
+    """
+    given, described = mapping(raw), cast("Any", kind)
+    values = {}
+    for field in fields(described):
+        if field.name in given or (field.default is MISSING and field.default_factory is MISSING):
+            values[field.name] = _reader(str(field.type), kind.__module__)(given[field.name])
+    return kind(**values)
+
+
+@functools.cache
+def _reader(annotation: str, module: str) -> Callable[[Any], Any]:
+    """The reader for an annotation as written in ``module``; Python 3.9 cannot evaluate ``str | None``."""
+    if annotation in _READERS:
+        return _READERS[annotation]
+    if annotation.endswith(" | None"):
+        inner = _reader(annotation[: -len(" | None")], module)
+        return lambda value: maybe(value, inner)
+    if annotation.startswith("tuple["):
+        inner = _reader(annotation[len("tuple[") : -len(", ...]")], module)
+        return lambda value: items(value, inner)
+    if annotation.startswith("Mapping["):
+        of_key, of_value = (_reader(part, module) for part in annotation[len("Mapping[") : -1].split(", ", 1))
+        return lambda value: {of_key(key): of_value(item) for key, item in mapping(value).items()}
+    kind = getattr(sys.modules[module], annotation)
+    return kind if issubclass(kind, Enum) else functools.partial(build, kind)
 
 
 def text(value: Any) -> str:
@@ -36,6 +79,13 @@ def sha256(value: Any) -> str:
     return str(value)
 
 
+def relative_path(value: Any) -> str:
+    """A path that stays inside of its directory."""
+    if text(value).startswith("/") or ".." in value.split("/"):
+        raise ValueError(f"{value!r:.80} leads out of its directory")
+    return str(value)
+
+
 def whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
         raise TypeError(f"{value!r:.80} is not an integer")
@@ -44,6 +94,12 @@ def whole(value: Any) -> int:
 
 def number(value: Any) -> float:
     return value if isinstance(value, float) else float(whole(value))
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.80} is not true or false")
+    return value
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -77,3 +133,22 @@ def error(value: Any) -> dict[str, Any]:
 def _problem(value: Any) -> dict[str, str]:
     raw = mapping(value)
     return {"path": text(raw["path"]), "message": text(raw["message"])}
+
+
+def pair(value: Any) -> tuple[str, str]:
+    first, second = items(value, text)
+    return first, second
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "str": text,
+    "int": whole,
+    "float": number,
+    "bool": boolean,
+    "Any": lambda value: value,
+    "tuple[str, str]": pair,
+    "Name": name,
+    "Sha256": sha256,
+    "RelativePath": relative_path,
+    "ErrorDict": error,
+}

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from . import decode
+from .decode import ErrorDict, Name
 from .errors import ConfigError, ExitCode, PetalError
 
 
@@ -61,7 +61,7 @@ class StepReport:
     changes: tuple[str, ...] = ()
     remedy: tuple[str, ...] = ()
     seconds: float = 0.0
-    error: Mapping[str, Any] | None = None
+    error: ErrorDict | None = None
     exit: int = 0
     background: bool = False
 
@@ -69,21 +69,6 @@ class StepReport:
     def headline(self) -> str:
         """The first line of the reason."""
         return self.reason.partition("\n")[0]
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> StepReport:
-        return cls(
-            name=decode.text(raw["name"]),
-            title=decode.text(raw.get("title", raw["name"])),
-            outcome=Outcome(raw["outcome"]),
-            reason=decode.text(raw.get("reason", "")),
-            changes=decode.items(raw.get("changes", ()), decode.text),
-            remedy=decode.items(raw.get("remedy", ()), decode.text),
-            seconds=decode.number(raw.get("seconds", 0.0)),
-            error=decode.maybe(raw.get("error"), decode.error),
-            exit=decode.whole(raw.get("exit", 0)),
-            background=raw.get("background", False) is True,
-        )
 
 
 class Status(str, Enum):
@@ -184,18 +169,6 @@ class Finding:
         """The link to this check in docs/checks.md."""
         return "docs/checks.md#" + self.check.split(":", 1)[0].replace(".", "-")
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Finding:
-        return cls(
-            check=decode.text(raw["check"]),
-            severity=Severity(raw["severity"]),
-            message=decode.text(raw["message"]),
-            why=decode.text(raw.get("why", "")),
-            remedy=decode.items(raw.get("remedy", ()), decode.text),
-            changes=decode.items(raw.get("changes", ()), decode.text),
-            code=decode.text(raw.get("code", "")),
-        )
-
 
 # The answers of a step's probe; the engine and the checks fill in the step's name.
 
@@ -239,7 +212,7 @@ class RunRecord:
     ``budget`` seconds, or until ``hook_may_return``.
     """
 
-    run_id: str
+    run_id: Name
     verb: str
     event: str
     role: str | None
@@ -253,33 +226,10 @@ class RunRecord:
     exit: int | None = None
     release: str | None = None
     steps: tuple[StepReport, ...] = ()
-    errors: tuple[Mapping[str, Any], ...] = ()
+    errors: tuple[ErrorDict, ...] = ()
     findings: tuple[Finding, ...] = ()
     budget: float | None = None
     hook_may_return: bool = False
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
-        return cls(
-            run_id=decode.name(raw["run_id"]),
-            verb=decode.text(raw["verb"]),
-            event=decode.text(raw["event"]),
-            role=decode.maybe(raw["role"], decode.text),
-            host=decode.text(raw["host"]),
-            package=decode.maybe(raw["package"], decode.text),
-            pid=decode.whole(raw["pid"]),
-            boot_id=decode.text(raw["boot_id"]),
-            started=decode.text(raw["started"]),
-            finished=decode.maybe(raw.get("finished"), decode.text),
-            status=Status(raw["status"]),
-            exit=decode.maybe(raw.get("exit"), decode.whole),
-            release=decode.maybe(raw.get("release"), decode.text),
-            steps=decode.items(raw.get("steps", ()), StepReport.from_dict),
-            errors=decode.items(raw.get("errors", ()), decode.error),
-            findings=decode.items(raw.get("findings", ()), Finding.from_dict),
-            budget=decode.maybe(raw.get("budget"), decode.number),
-            hook_may_return=raw.get("hook_may_return", False) is True,
-        )
 
 
 @dataclass(frozen=True)
@@ -290,7 +240,7 @@ class NodeReport:
     role: str
     time: str
     release: str | None
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -301,17 +251,6 @@ class NodeReport:
     def was_checked(self) -> bool:
         """False if only the node's state in Slurm is known."""
         return any(finding.severity in (Severity.OK, Severity.FAIL) for finding in self.findings)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], findings: tuple[Finding, ...] | None = None) -> NodeReport:
-        """A report from JSON; ``findings`` replaces those in ``raw``."""
-        return cls(
-            node=decode.text(raw["node"]),
-            role=decode.text(raw["role"]),
-            time=decode.text(raw["time"]),
-            release=decode.maybe(raw.get("release"), decode.text),
-            findings=decode.items(raw.get("findings", ()), Finding.from_dict) if findings is None else findings,
-        )
 
 
 @dataclass(frozen=True)
@@ -366,7 +305,7 @@ class Result(Generic[T_co]):
     command: str
     status: Status
     data: T_co
-    errors: tuple[Mapping[str, Any], ...] = ()
+    errors: tuple[ErrorDict, ...] = ()
     run_id: str | None = None
     exit: int | None = None
 

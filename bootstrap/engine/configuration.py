@@ -100,10 +100,10 @@ def read_config(
     if options.config is not None:
         return parse(_content(options.config, options.config_sha256, options.root, region, system), options.config)
     kept = kept_request(options.paths)
-    if "config" in kept:
-        return from_mapping(kept["config"], str(kept.get("uri")))
-    if "uri" in kept and not follow:
-        return parse(_content(kept["uri"], kept.get("config_sha256"), options.root, region, system), kept["uri"])
+    if kept.config is not None:
+        return from_mapping(kept.config, str(kept.uri))
+    if kept.uri is not None and not follow:
+        return parse(_content(kept.uri, kept.config_sha256, options.root, region, system), kept.uri)
     why = "; ".join(map(str, problems)) or "shared storage has no desired state yet"
     raise ConfigError(
         "this node has no configuration",

@@ -124,8 +124,8 @@ def _sets_desired_state(options: Options, *, follow: bool) -> bool:
     """
     kept = kept_request(options.paths)
     if options.event == BOOT or not options.config:
-        return not follow and bool(kept.get("pending"))
-    return options.event != "configured" or not kept.get("configured")
+        return not follow and kept.pending
+    return options.event != "configured" or not kept.configured
 
 
 def _with_release(ctx: Context, desired: DesiredState | None) -> Context:

@@ -16,12 +16,12 @@ import os
 import random
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core import decode
 from ..core.errors import DISK_ERRORS, LockLost, LockTimeout, StateError, StorageError
@@ -58,23 +58,12 @@ class Holder:
     def __str__(self) -> str:
         return f"{self.host}, process {self.pid}, since {self.since}, run {self.run_id}"
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Holder:
-        return cls(
-            host=decode.text(raw["host"]),
-            pid=decode.whole(raw["pid"]),
-            boot_id=decode.text(raw["boot_id"]),
-            process_start=decode.number(raw["process_start"]),
-            since=decode.text(raw["since"]),
-            run_id=decode.text(raw["run_id"]),
-        )
-
 
 def holder_of(path: Path) -> Holder | None:
     """The last holder of the lock at ``path``, which may have ended; None if it is unknown."""
     try:
         raw = read_json(path.with_suffix(".holder"))
-        return None if raw is None else Holder.from_dict(raw)
+        return None if raw is None else decode.build(Holder, raw)
     except (StateError, KeyError, TypeError, ValueError):
         return None
     except OSError as error:

@@ -10,10 +10,12 @@ import pwd
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from ..cluster.hostlist import folded, natural
 from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, srun
+from ..core import decode
 from ..core.deadlines import PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
@@ -203,9 +205,9 @@ def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
             raw: dict[str, Any] = json.loads(line)
             node = str(raw["node"])
             if "finding" in raw:
-                findings.setdefault(node, []).append(Finding.from_dict(raw["finding"]))
+                findings.setdefault(node, []).append(decode.build(Finding, raw["finding"]))
             elif raw["lines"] == len(findings.get(node, ())):
-                reports[node] = NodeReport.from_dict(raw, tuple(findings.get(node, ())))
+                reports[node] = replace(decode.build(NodeReport, raw), findings=tuple(findings.get(node, ())))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return reports

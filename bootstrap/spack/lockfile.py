@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import decode
+from ..core.decode import Sha256
 from ..core.errors import ConfigError, SpackError, StateError
 from ..host.files import read_json
 
@@ -128,21 +129,15 @@ class Record:
     languages: tuple[str, ...]
     externals: tuple[tuple[str, str], ...]
     cuda: tuple[str, ...]
-    sources: Mapping[str, str]
+    sources: Mapping[str, Sha256]
     environment: Mapping[str, Any]
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Record:
         if raw["format"] != RECORD_FORMAT:
             raise ValueError(f"its {RECORD} format is {raw['format']}, and this petal-node reads {RECORD_FORMAT}")
-        return cls(
-            **{name: decode.text(raw[name]) for name in ("created", "glibc", "compiler")},
-            languages=decode.items(raw["languages"], decode.text),
-            externals=decode.items(raw["externals"], lambda pair: (decode.text(pair["spec"]), decode.text(pair["at"]))),
-            cuda=decode.items(raw["cuda"], decode.text),
-            sources={name: decode.sha256(value) for name, value in decode.mapping(raw["sources"]).items()},
-            environment=decode.mapping(raw["environment"]),
-        )
+        externals = decode.items(raw["externals"], lambda external: (external["spec"], external["at"]))
+        return decode.build(cls, {**raw, "externals": externals})
 
     def to_dict(self) -> dict[str, Any]:
         externals = [{"spec": spec, "at": place} for spec, place in self.externals]

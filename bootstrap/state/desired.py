@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import decode
+from ..core.decode import Name, Sha256
 from ..core.model import Finding, NodeReport, Severity
 from .owner import Owner
 
@@ -19,46 +20,34 @@ class DesiredState:
     ``cuda`` (compute capabilities of the GPUs) are the choice of the head node, which all other nodes use.
     """
 
-    version: str
-    sha256: str | None
+    version: Name
+    sha256: Sha256 | None
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    release: str
-    targets: tuple[str, ...] = ()
-    cuda: tuple[str, ...] = ()
+    release: Name
+    targets: tuple[Name, ...] = ()
+    cuda: tuple[Name, ...] = ()
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> DesiredState:
-        config, environment = decode.mapping(raw["config"]), decode.mapping(raw["environment"])
-        decode.text(decode.mapping(config.get("storage", {})).get("mount", "/shared"))
-        decode.items(environment.get("specs", ()), decode.text)
-        return cls(
-            version=decode.name(raw["version"]),
-            sha256=decode.maybe(raw.get("sha256"), decode.sha256),
-            config=config,
-            environment=environment,
-            release=decode.name(raw["release"]),
-            targets=decode.items(raw.get("targets", ()), decode.name),
-            cuda=decode.items(raw.get("cuda", ()), decode.name),
-        )
+    def __post_init__(self) -> None:
+        """Checks what is used before the configuration is parsed."""
+        decode.text(decode.mapping(self.config.get("storage", {})).get("mount", "/shared"))
+        decode.items(self.environment.get("specs", ()), decode.text)
 
 
 @dataclass(frozen=True)
 class Published:
     """A release became current at ``time``."""
 
-    release: str
+    release: Name
     time: str
     run_id: str
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Published:
-        return cls(decode.name(raw["release"]), decode.text(raw["time"]), decode.text(raw["run_id"]))
 
-    @classmethod
-    def all_of(cls, raw: Mapping[str, Any]) -> tuple[Published, ...]:
-        """All entries of ``published.json``."""
-        return decode.items(raw["published"], cls.from_dict)
+@dataclass(frozen=True)
+class History:
+    """The releases that were current, newest last."""
+
+    published: tuple[Published, ...]
 
 
 @dataclass(frozen=True)
@@ -71,11 +60,6 @@ class Token:
     token: str
     host: str
     owner: Owner | None = None
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Token:
-        owner = decode.maybe(decode.maybe(raw.get("owner"), decode.mapping), Owner.from_dict)
-        return cls(decode.text(raw["token"]), decode.text(raw["host"]), owner)
 
 
 @dataclass(frozen=True)
@@ -100,12 +84,6 @@ class Proof:
     def proved(self) -> int:
         """The number of nodes that passed with this release."""
         return sum(node.passed and node.release == self.release for node in self.nodes)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Proof:
-        nodes = decode.items(raw["nodes"], NodeReport.from_dict)
-        between = decode.items(raw.get("between", ()), Finding.from_dict)
-        return cls(decode.text(raw["release"]), decode.text(raw["time"]), nodes, between)
 
     @property
     def checked(self) -> int:

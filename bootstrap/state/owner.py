@@ -6,11 +6,9 @@ mounts. CloudFormation keeps the name of a stack unique in an account and region
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from ..core import decode
+from ..core.decode import NAME, Name
 from ..core.facts import Cluster
 
 
@@ -18,7 +16,7 @@ from ..core.facts import Cluster
 class Owner:
     """A cluster, as it writes its name on the storage that serves it. ``region`` is empty if the node has none."""
 
-    name: str
+    name: Name
     region: str = ""
 
     def __str__(self) -> str:
@@ -27,13 +25,9 @@ class Owner:
     @classmethod
     def of(cls, cluster: Cluster) -> Owner | None:
         """This node's cluster; None if its name is unknown, or cannot be the name of a stack."""
-        if cluster.name is None or not decode.NAME.match(cluster.name):
+        if cluster.name is None or not NAME.match(cluster.name):
             return None
         return cls(cluster.name, cluster.region or "")
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Owner:
-        return cls(decode.name(raw["name"]), decode.text(raw.get("region", "")))
 
 
 def is_foreign(owner: Owner | None, cluster: Cluster) -> bool:

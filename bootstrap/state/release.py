@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from ..cluster import targets
 from ..cluster.targets import BuildTargets
 from ..config.model import Config, PackageConfig
-from ..core import decode
+from ..core.decode import Name, RelativePath
 from ..core.errors import ConfigError
 from ..core.facts import Host, Queue
 from ..core.model import plain
@@ -37,30 +37,26 @@ class ModuleFile:
     """
 
     name: str
-    path: str
+    path: RelativePath
     origin: str
     sha256: str = ""
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> ModuleFile:
-        name, path, origin = (decode.text(raw[key]) for key in ("name", "path", "origin"))
-        if path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"{path!r} is outside of the module tree")
-        return cls(name, path, origin, decode.text(raw.get("sha256", "")))
 
 
 @dataclass(frozen=True)
 class Tree:
     """The modules of one CPU target, in ``modules/<name>`` of the release."""
 
-    name: str
-    target: str
+    name: Name
+    target: Name
     modules: tuple[ModuleFile, ...]
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Tree:
-        modules = decode.items(raw["modules"], ModuleFile.from_dict)
-        return cls(decode.name(raw["name"]), decode.name(raw["target"]), modules)
+
+@dataclass(frozen=True)
+class ModuleIndex:
+    """The complete module trees of a release, and the packages that were missing when they were written."""
+
+    trees: tuple[Tree, ...]
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Manifest:
     the lockfile that the release was published without (``install.partial``).
     """
 
-    release: str
+    release: Name
     created: str
     os: str
     glibc: str
@@ -88,18 +84,6 @@ class Manifest:
         """The modules in Core of the tree for a CPU; of the first tree if the CPU runs none."""
         tree = self.tree_for(cpu) or (self.trees[0] if self.trees else None)
         return tuple(module.name for module in tree.modules if module.path.startswith("Core/")) if tree else ()
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
-        return cls(
-            release=decode.name(raw["release"]),
-            created=decode.text(raw["created"]),
-            os=decode.text(raw["os"]),
-            glibc=decode.text(raw["glibc"]),
-            specs=decode.items(raw["specs"], decode.text),
-            trees=decode.items(raw["trees"], Tree.from_dict),
-            missing=decode.items(raw.get("missing", ()), decode.text),
-        )
 
 
 def build_targets_of(config: Config, queues: Sequence[Queue], machine: str) -> BuildTargets:
@@ -206,33 +190,21 @@ def read_manifest(paths: Paths, release: str) -> Manifest | None:
     Raises:
         StateError: the manifest is damaged.
     """
-    return read_as(paths.manifest(release), Manifest.from_dict)
+    return read_as(paths.manifest(release), Manifest)
 
 
-def read_index(paths: Paths, release: str) -> tuple[Tree, ...] | None:
+def read_index(paths: Paths, release: str) -> ModuleIndex | None:
     """The module trees of a release, or None until all are written.
 
     Raises:
         StateError: the index is damaged.
     """
-    path = paths.release(release) / INDEX
-    return read_as(path, lambda raw: decode.items(raw["trees"], Tree.from_dict))
+    return read_as(paths.release(release) / INDEX, ModuleIndex)
 
 
-def read_missing(paths: Paths, release: str) -> tuple[str, ...]:
-    """The packages that were missing when the modules of a release were written.
-
-    Raises:
-        StateError: the index is damaged.
-    """
-    path = paths.release(release) / INDEX
-    return read_as(path, lambda raw: decode.items(raw.get("missing", ()), decode.text)) or ()
-
-
-def write_index(paths: Paths, release: str, trees: Iterable[Tree], missing: Iterable[str] = ()) -> None:
-    """Records that the module trees are complete, with their modules."""
-    content = {"trees": [plain(tree) for tree in trees], "missing": list(missing)}
-    write_document(paths.release(release) / INDEX, content)
+def write_index(paths: Paths, release: str, index: ModuleIndex) -> None:
+    """Records that the module trees are complete."""
+    write_document(paths.release(release) / INDEX, plain(index))
 
 
 def write_manifest(paths: Paths, manifest: Manifest) -> None:

@@ -23,7 +23,7 @@ from ..host.atomic import write_json
 from ..host.files import Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
-from .desired import DesiredState, Proof, Published, Token
+from .desired import DesiredState, History, Proof, Published, Token
 from .owner import Owner
 
 T = TypeVar("T")
@@ -77,14 +77,14 @@ def shaped(path: Path, build: Callable[[], T]) -> T:
         raise StateError(f"{path} does not have the shape of its format", why=why, remedy=remedy) from error
 
 
-def read_as(path: Path, build: Callable[[Mapping[str, Any]], T]) -> T | None:
-    """A document as ``build`` reads it, or None if the file does not exist.
+def read_as(path: Path, kind: type[T]) -> T | None:
+    """A document as the dataclass ``kind``, or None if the file does not exist.
 
     Raises:
         StateError: as ``read_document`` and ``shaped``.
     """
     document = read_document(path)
-    return None if document is None else shaped(path, lambda: build(document))
+    return None if document is None else shaped(path, lambda: decode.build(kind, document))
 
 
 def _age(path: Path) -> float:
@@ -120,7 +120,7 @@ class Runs:
         write_document(self._path(record.run_id), plain(record))
 
     def load(self, run_id: str) -> RunRecord | None:
-        return read_as(self._path(run_id), RunRecord.from_dict)
+        return read_as(self._path(run_id), RunRecord)
 
     def latest(self, number: int = 5) -> tuple[tuple[RunRecord, ...], tuple[StateError, ...]]:
         """The newest records, newest first, and an error for each that cannot be read."""
@@ -175,15 +175,10 @@ class KnownStorage:
     def load(cls, paths: Paths) -> KnownStorage | None:
         """The recorded storage; None without a record, or if the file is damaged."""
         try:
-            return read_as(paths.seen_storage, cls._from_dict)
+            return read_as(paths.seen_storage, cls)
         except StateError as error:
             LOG.warning("%s", error)
             return None
-
-    @classmethod
-    def _from_dict(cls, raw: Mapping[str, Any]) -> KnownStorage:
-        cluster = decode.maybe(decode.maybe(raw.get("cluster"), decode.mapping), Owner.from_dict)
-        return cls(decode.text(raw["mount"]), decode.text(raw["token"]), cluster)
 
     def save(self, paths: Paths) -> None:
         write_document(paths.seen_storage, plain(self))
@@ -213,7 +208,7 @@ class ClusterState:
         self._lstats: Lstats = {} if lstats is None else lstats
 
     def token(self) -> Token | None:
-        return self._read("token.json", Token.from_dict)
+        return self._read("token.json", Token)
 
     def token_or_none(self) -> Token | None:
         """The token; None if it is missing or cannot be read."""
@@ -231,14 +226,15 @@ class ClusterState:
         self._write("token.json", plain(token))
 
     def desired_state(self) -> DesiredState | None:
-        return self._read("desired.json", DesiredState.from_dict)
+        return self._read("desired.json", DesiredState)
 
     def save_desired_state(self, desired: DesiredState) -> None:
         self._write("desired.json", plain(desired))
 
     def published(self) -> tuple[Published, ...]:
         """The releases that were current, newest last."""
-        return self._read("published.json", Published.all_of) or ()
+        history = self._read("published.json", History)
+        return history.published if history else ()
 
     def note_published(self, release: str, run_id: str, time: str) -> None:
         """Records that a release became current, unless it is the last one recorded."""
@@ -246,11 +242,11 @@ class ClusterState:
         if earlier and earlier[-1].release == release:
             return
         entries = (*earlier, Published(release, time, run_id))[-KEEP_PUBLISHED:]
-        self._write("published.json", {"published": [plain(entry) for entry in entries]})
+        self._write("published.json", plain(History(entries)))
 
     def install(self) -> RunRecord | None:
         """The head node's record of the newest install, running or finished."""
-        return self._read("stack.json", RunRecord.from_dict)
+        return self._read("stack.json", RunRecord)
 
     def install_age(self) -> float | None:
         """Seconds since the install record was written; None without one."""
@@ -261,7 +257,7 @@ class ClusterState:
         self._write("stack.json", plain(record))
 
     def proof(self) -> Proof | None:
-        return self._read("proof.json", Proof.from_dict)
+        return self._read("proof.json", Proof)
 
     def save_proof(self, proof: Proof) -> None:
         self._write("proof.json", plain(proof))
@@ -270,7 +266,7 @@ class ClusterState:
         self._write(f"nodes/{report.node}.json", plain(report))
 
     def report(self, node: str) -> NodeReport | None:
-        return self._read(f"nodes/{node}.json", NodeReport.from_dict)
+        return self._read(f"nodes/{node}.json", NodeReport)
 
     def reports(self) -> tuple[NodeReport, ...]:
         """The last report of each node, sorted by name, without those that cannot be read."""
@@ -291,7 +287,7 @@ class ClusterState:
         for path in (*(state / name for name in names), *(state / "nodes").glob("*.json")):
             path.unlink(missing_ok=True)
 
-    def _read(self, name: str, build: Callable[[Mapping[str, Any]], T]) -> T | None:
+    def _read(self, name: str, kind: type[T]) -> T | None:
         path = self._paths.state / name
         if not self._trusting:
             problem = path_problem(path, self._paths.shared_mount, self._lstats)
@@ -299,7 +295,7 @@ class ClusterState:
             if problem:
                 remedy = f"ls -ld {path}"
                 raise StateError(f"{path} is not read", why=str(problem), remedy=remedy, code="untrusted")
-        return read_as(path, build)
+        return read_as(path, kind)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes into a directory that the step ``storage`` made, never to another file system mounted in its place."""
@@ -324,7 +320,7 @@ def desired_state_of(paths: Paths, release: str) -> DesiredState | None:
     Raises:
         StateError: it is damaged.
     """
-    return read_as(paths.release(release) / "desired.json", DesiredState.from_dict)
+    return read_as(paths.release(release) / "desired.json", DesiredState)
 
 
 def save_desired_state_of(paths: Paths, desired: DesiredState) -> None:

@@ -7,7 +7,7 @@ from ..core.model import Finding, Scope, change, refused, satisfied
 from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..state.context import Context
-from ..state.request import is_pending, mark_request_applied
+from ..state.request import kept_request, mark_request_applied
 from ..state.store import ClusterState
 from .base import HEAD, Step
 from .root import WAY_TO_STORAGE
@@ -51,7 +51,7 @@ class RecordDesiredState(Step):
             sha256 = str(ctx.tool.sha256)
             install_executable(ctx.kept_archive, ctx.paths.archives / sha256, sha256)
         ctx.confirm()
-        if ctx.resumes_pending and not is_pending(ctx.paths):
+        if ctx.resumes_pending and not kept_request(ctx.paths).pending:
             # Two runs may resume one decision; the second would overwrite what the first one recorded.
             raise StateError(
                 "another run has already applied this change",

@@ -13,7 +13,7 @@ from ..modules.spider import invalidate, is_missing, write_cache
 from ..modules.tree import missing_of_users, unlisted, write_tree
 from ..spack.workspace import missing_packages, module_tree
 from ..state.context import Context
-from ..state.release import ModuleFile, Tree, current_release, read_index, read_manifest, read_missing, write_index
+from ..state.release import ModuleFile, ModuleIndex, Tree, current_release, read_index, read_manifest, write_index
 from .base import HEAD, Step
 from .packages import Packages
 from .spack import SpackStack
@@ -38,24 +38,23 @@ class ModuleTree(Step):
         trees = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         try:
             index = read_index(ctx.paths, ctx.desired_release)
-            missing = read_missing(ctx.paths, ctx.desired_release)
         except StateError as error:
             return change(str(error), *trees)
         if index is None:
             return change(f"release {ctx.desired_release} has no module tree yet", *trees)
-        if missing and missing != missing_packages(ctx):
+        if index.missing and index.missing != missing_packages(ctx):
             return change("packages were installed after the module tree was written", *trees)
-        return _compare(ctx, tuple(index))
+        return _compare(ctx, index.trees)
 
     def apply(self, ctx: Context) -> None:
         in_use = current_release(ctx.paths) == ctx.desired_release
         if not in_use and read_manifest(ctx.paths, ctx.desired_release) is None:
             remove_tree(module_tree(ctx, ctx.targets[0]).parent)
         try:
-            index = read_index(ctx.paths, ctx.desired_release) or ()
+            index = read_index(ctx.paths, ctx.desired_release)
         except StateError:
-            index = ()
-        for module, path in _files(ctx, index):
+            index = None
+        for module, path in _files(ctx, index.trees if index else ()):
             if path.exists() and _is_wrong(ctx, module, path):
                 LOG.warning("%s was changed or is empty, and is written again", path, extra={"step": self.name})
                 path.unlink()
@@ -64,7 +63,7 @@ class ModuleTree(Step):
             invalidate(module_tree(ctx, target))
             trees.append(write_tree(ctx, target))
             write_cache(ctx, module_tree(ctx, target))
-        write_index(ctx.paths, ctx.desired_release, trees, missing_packages(ctx))
+        write_index(ctx.paths, ctx.desired_release, ModuleIndex(tuple(trees), missing_packages(ctx)))
 
 
 def _absent_paths(paths: list[str]) -> ModulesError:

@@ -53,12 +53,13 @@ class Publish(Step):
 
 def _manifest(ctx: Context) -> Manifest:
     host = ctx.facts.host
+    index = read_index(ctx.paths, ctx.desired_release)
     return Manifest(
         release=ctx.desired_release,
         created=timestamp(),
         os=host.os,
         glibc=host.glibc,
         specs=tuple(specs_of(ctx)),
-        trees=read_index(ctx.paths, ctx.desired_release) or (),
+        trees=index.trees if index else (),
         missing=missing_packages(ctx),
     )

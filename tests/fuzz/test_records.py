@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bootstrap.core import decode
 from bootstrap.core.errors import PetalError, StateError
 from bootstrap.core.model import NodeReport, RunRecord, plain
 from bootstrap.core.paths import Paths
@@ -113,7 +114,7 @@ def read_all(prefix: Path) -> bool:
         for record in found if isinstance(found, tuple) else (found,):
             if isinstance(record, (RunRecord, NodeReport)):
                 kind = type(record)
-                assert kind.from_dict(json.loads(json.dumps(plain(record), allow_nan=False))) == record
+                assert decode.build(kind, json.loads(json.dumps(plain(record), allow_nan=False))) == record
     return accepted
 
 

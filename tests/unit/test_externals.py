@@ -236,5 +236,5 @@ def test_a_package_at_the_prefix_of_an_external_keeps_spacks_module(world: World
     assert module.read_text() == text
     listed = read_index(world.paths, world.release)
     assert listed is not None
-    found = [(one.name, one.origin) for tree in listed for one in tree.modules]
+    found = [(one.name, one.origin) for tree in listed.trees for one in tree.modules]
     assert found == [("openmpi/4.1.7", "spack"), ("spack/1.1.1", "spack")]

@@ -47,7 +47,9 @@ def test_defaults_become_a_module_and_a_default_version(tmp_path: Path) -> None:
     assert (core(world) / "hello" / "default").readlink() == Path("1.0.lua")
     text = (core(world) / "StdEnv" / f"{world.release}.lua").read_text()
     assert 'load("hello/1.0")' in text
-    (tree,) = read_index(world.paths, world.release) or ()
+    index = read_index(world.paths, world.release)
+    assert index is not None
+    (tree,) = index.trees
     assert [(module.name, module.origin) for module in tree.modules] == [
         (f"StdEnv/{world.release}", "site"), ("hello/1.0", "package"),
     ]  # fmt: skip
@@ -62,7 +64,9 @@ def test_a_hidden_module_is_not_listed(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path) + "modules: {hide: [hello]}\n")
     converge(world)
     assert (core(world) / "hello" / ".modulerc.lua").read_text() == 'hide_version("hello/1.0")\n'
-    (tree,) = read_index(world.paths, world.release) or ()
+    index = read_index(world.paths, world.release)
+    assert index is not None
+    (tree,) = index.trees
     assert tree.modules == ()
     assert (core(world) / "hello" / "1.0.lua").is_file()
 
@@ -70,7 +74,9 @@ def test_a_hidden_module_is_not_listed(tmp_path: Path) -> None:
 def test_the_users_spack_can_be_hidden_too(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_spack(tmp_path) + "modules: {hide: [spack]}\n")
     converge(world)
-    (tree,) = read_index(world.paths, world.release) or ()
+    index = read_index(world.paths, world.release)
+    assert index is not None
+    (tree,) = index.trees
     assert [module.name for module in tree.modules] == ["fftw/3.3.10", "hello/1.0"]
 
 
@@ -92,7 +98,9 @@ def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
     (core(world) / "own" / "1.lua").write_text("-- mine")
     assert "does not contain own/1" in ModuleTree().probe(world.context).reason
     converge(world)
-    (tree,) = read_index(world.paths, world.release) or ()
+    index = read_index(world.paths, world.release)
+    assert index is not None
+    (tree,) = index.trees
     assert "own/1" in [module.name for module in tree.modules]
 
 

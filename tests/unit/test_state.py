@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.config.load import parse
+from bootstrap.core import decode
 from bootstrap.core.errors import StateError
 from bootstrap.core.model import Outcome, RunRecord, Status, StepReport, plain
 from bootstrap.core.paths import Paths
@@ -29,7 +30,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
             "a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
         ),
     )
-    record = RunRecord.from_dict({**plain(RECORD), "status": "degraded", "exit": 3})
+    record = decode.build(RunRecord, {**plain(RECORD), "status": "degraded", "exit": 3})
     record = RunRecord(**{**record.__dict__, "steps": steps, "status": Status.DEGRADED})
     runs.save(record)
     assert runs.load("r1") == record

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import decode
+from ...core.decode import ErrorDict, Name
 from ...core.errors import JobError, StateError
 from ...core.model import plain
 from ...core.paths import Paths
@@ -57,7 +58,7 @@ class Order:
     tree: str
     recipes: str
     store: str
-    modules: Mapping[str, str]
+    modules: Mapping[Name, str]
     os: str
     glibc: str
     compiler: str
@@ -65,18 +66,6 @@ class Order:
     jobs: int = 0
     partial: bool = False
     locks: int | None = None
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Order:
-        texts = ("version", "tree", "recipes", "store", "os", "glibc", "compiler")
-        return cls(
-            modules={decode.name(key): decode.text(value) for key, value in decode.mapping(raw["modules"]).items()},
-            keys={decode.text(key): decode.text(value) for key, value in decode.mapping(raw["keys"]).items()},
-            jobs=decode.whole(raw["jobs"]),
-            partial=raw["partial"] is True,
-            locks=None if raw["locks"] is None else decode.whole(raw["locks"]),
-            **{name: decode.text(raw[name]) for name in texts},
-        )
 
 
 @dataclass(frozen=True)
@@ -93,14 +82,8 @@ class JobReport:
     stage: str = WAITING
     node: str = ""
     text: str = ""
-    errors: tuple[Mapping[str, Any], ...] = ()
+    errors: tuple[ErrorDict, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> JobReport:
-        stage, node, text = (decode.text(raw[name]) for name in ("stage", "node", "text"))
-        errors, notes = decode.items(raw["errors"], decode.error), decode.items(raw["notes"], decode.text)
-        return cls(stage, node, text, errors, notes)
 
 
 class JobDirectory:
@@ -155,8 +138,7 @@ class JobDirectory:
         raw = self._read(self._order)
         if raw is None:
             raise JobError(f"{self._order} is missing", why="the run of this job has ended", code="job-ended")
-        order: Order = shaped(self._order, lambda: Order.from_dict(raw))
-        return order
+        return shaped(self._order, lambda: decode.build(Order, raw))
 
     def report(self) -> JobReport:
         """What the job has written.
@@ -165,7 +147,7 @@ class JobDirectory:
             StateError: the report is damaged, or another user could have changed it.
         """
         raw = self._read(self._report)
-        return JobReport() if raw is None else shaped(self._report, lambda: JobReport.from_dict(raw))
+        return JobReport() if raw is None else shaped(self._report, lambda: decode.build(JobReport, raw))
 
     def write_report(self, report: JobReport) -> None:
         write_json(self._report, plain(report))
