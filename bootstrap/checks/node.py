@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, from_error
-from ..core.model import Finding, NodeReport, Severity, StepReport
+from ..core.model import Finding, NodeReport, Severity, StepReport, refused
 from ..host.times import timestamp
 from ..state.context import Context, Observed
 from ..state.release import current_release
@@ -35,10 +35,7 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
                 else:
                     findings += check.findings(ctx)
             except (PetalError, OSError) as trouble:
-                error = from_error(trouble, ctx.paths.shared_mount)
-                findings.append(
-                    Finding(check.name, Severity.FAIL, error.what, error.why, error.remedy, code=error.code)
-                )
+                findings.append(replace(refused(from_error(trouble, ctx.paths.shared_mount)), check=check.name))
     release = _current(ctx) if reaches_storage(findings) else None
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
 

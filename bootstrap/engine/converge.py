@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from ..core.errors import Bug, ExitCode, NotConverged, PetalError, from_error
-from ..core.model import Finding, Mode, Outcome, Status, StepReport
+from ..core.model import Finding, Mode, Outcome, Status, StepReport, refused
 from ..host.log import LOG
 from ..state.context import Context
 from ..steps.base import Step
@@ -100,11 +100,14 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
 
 
 def _planned(step: Step, ctx: Context) -> StepReport:
+    return _probed(step, _probe(step, ctx))
+
+
+def _probe(step: Step, ctx: Context) -> Finding:
     try:
-        finding = step.probe(ctx)
+        return step.probe(ctx)
     except (PetalError, OSError) as error:
-        return _failed(step, from_error(error, ctx.paths.shared_mount))
-    return _probed(step, finding, Outcome.WOULD_CHANGE)
+        return refused(from_error(error, ctx.paths.shared_mount))
 
 
 def _run_step(
@@ -131,13 +134,13 @@ def _run_step(
 
 
 def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, locks: RunLocks | None) -> StepReport:
-    finding = step.probe(ctx)
+    finding = _probe(step, ctx)
     if not finding.pending:
         return _probed(step, finding)
     if locks is None:
         return _apply(step, ctx, finding, listen)
     with locks.hold(_report(step, Outcome.WAITING, ""), step.scope, claims_storage=step.claims_storage) as inside:
-        finding = step.probe(inside)
+        finding = _probe(step, inside)
         return _apply(step, inside, finding, listen) if finding.pending else _probed(step, finding)
 
 

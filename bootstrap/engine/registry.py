@@ -1,6 +1,6 @@
 """Every check and step of petal-node, in one order: causes before effects. All else is a filter of it.
 
-A step is in ``STEPS`` if a bootstrap applies it, in ``REPAIRS`` if ``repair`` does, in ``CHECKS`` if ``check`` asks it.
+Its attribute ``runs`` has the verbs and image builds that it is a part of.
 """
 
 from __future__ import annotations
@@ -75,20 +75,23 @@ ALL: tuple[Check, ...] = (
     ModulesUsable(),
 )
 
-_STEPS = tuple(check for check in ALL if isinstance(check, Step))
-STEPS = tuple(step for step in _STEPS if not step.repair_only and Mode.NODE in step.modes)
-REPAIRS = tuple(step for step in _STEPS if step.in_repair and Mode.NODE in step.modes)
-CHECKS = tuple(check for check in ALL if not isinstance(check, Step) or check.is_check)
+
+def _steps_of(run: str) -> tuple[Step, ...]:
+    return tuple(check for check in ALL if isinstance(check, Step) and run in check.runs)
+
+
+STEPS = _steps_of("bootstrap")
+REPAIRS = _steps_of("repair")
+CHECKS = tuple(check for check in ALL if "check" in check.runs)
 # Needs neither shared storage nor a configuration, so a node without both is still installed and tries again.
 LOCAL = tuple(step for step in STEPS if step.local)
-BEFORE_DESIRED = tuple(step for step in STEPS if step.local or step.before_desired)
+# What a node does before it can read the desired state from shared storage.
+BEFORE_DESIRED = tuple(step for step in STEPS if step.local or isinstance(step, MountStorage))
 
 
 def steps_for(ctx: Context) -> tuple[Step, ...]:
     """The steps that a bootstrap applies to this machine."""
-    if ctx.mode is Mode.IMAGE:
-        return tuple(step for step in _STEPS if ctx.config.layout in step.image_layouts)
-    return STEPS
+    return _steps_of(ctx.config.layout) if ctx.mode is Mode.IMAGE else STEPS
 
 
 def awaits_mount(ctx: Context) -> bool:

@@ -19,7 +19,7 @@ class BuildStage(Step):
     name = "build-stage"
     title = "ended builds left nothing on this node's disk"
     local = True
-    repair_only = True
+    runs = frozenset({"repair", "check"})
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:

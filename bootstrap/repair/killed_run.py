@@ -20,7 +20,7 @@ class KilledRun(Step):
     name = "killed-run"
     title = "the newest run was not killed"
     local = True
-    repair_only = True
+    runs = frozenset({"repair", "check"})
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:

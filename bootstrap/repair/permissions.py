@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..core.deadlines import SCAN
-from ..core.errors import PetalError, StateError, from_error
-from ..core.model import Finding, blocked, change, elsewhere, refused, satisfied
+from ..core.errors import StateError
+from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.store import ClusterState, KnownStorage
@@ -55,7 +55,7 @@ class StorageScan(Step):
 
     roles = HEAD
     needs: ClassVar[tuple[type[Step], ...]] = (HiddenMounts, MountStorage)
-    repair_only = True
+    runs = frozenset({"repair", "check"})
     after = (HiddenMounts, MountStorage)
     seconds = 120
 
@@ -112,10 +112,7 @@ def _insecure_paths(ctx: Context) -> list[InsecurePath] | Finding:
     """The paths that the scan found, or a finding if it is not possible."""
     if ctx.paths.live and ctx.mounted is None:
         return elsewhere(f"{ctx.paths.mount} is not mounted")
-    try:
-        paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
-    except (PetalError, OSError) as error:
-        return refused(from_error(error, ctx.paths.shared_mount))
+    paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
     return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if paths is None else paths
 
 

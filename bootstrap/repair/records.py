@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, StateError, from_error
-from ..core.model import Finding, change, elsewhere, refused, satisfied
+from ..core.errors import StateError
+from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
@@ -29,18 +29,15 @@ class Records(Step):
     title = "the records on shared storage can be read"
     roles = HEAD
     needs = (HiddenMounts, MountStorage, Permissions, Ownership)
-    repair_only = True
+    runs = frozenset({"repair", "check"})
     after = (HiddenMounts, MountStorage, Permissions, Ownership)
 
     def probe(self, ctx: Context) -> Finding:
         if ctx.paths.live and ctx.mounted is None:
             return elsewhere(f"{ctx.paths.mount} is not mounted")
-        try:
-            damaged, lost = ctx.system.on_storage(
-                lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), ctx.paths.shared, PROBE
-            )
-        except (PetalError, OSError) as error:
-            return refused(from_error(error, ctx.paths.shared_mount))
+        damaged, lost = ctx.system.on_storage(
+            lambda: (list(_damaged(ctx)), _token_is_lost(ctx)), ctx.paths.shared, PROBE
+        )
         if not damaged and not lost:
             return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.deadlines import BULK, SCAN
-from ..core.errors import PetalError, SpackError, StateError, from_error
-from ..core.model import Finding, Scope, Severity, blocked, change, elsewhere, refused, satisfied
+from ..core.errors import SpackError, StateError
+from ..core.model import Finding, Scope, Severity, blocked, change, elsewhere, satisfied
 from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
@@ -53,7 +53,7 @@ class StoreRepair(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Root, StorageOwner)
-    repair_only = True
+    runs = frozenset({"repair", "check"})
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 300
@@ -73,8 +73,6 @@ class PartialInstalls(StoreRepair):
             partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SCAN)
         except SpackError:
             return elsewhere("Spack's database cannot be read")  # the step ``spack`` reports and restores it
-        except (PetalError, OSError) as error:
-            return refused(from_error(error, ctx.paths.shared_mount))
         if not partial:
             return satisfied("the store has no partial installs")
         names = ", ".join(path.name for path in partial[:SHOWN])
@@ -107,8 +105,6 @@ class MissingFiles(StoreRepair):
 
     def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _damaged_tarballs)
-        if isinstance(damaged, Finding):
-            return damaged
         incomplete = [package for package in damaged if not package.was_changed]
         if not incomplete:
             return satisfied("binary packages have all their files")
@@ -130,8 +126,6 @@ class ChangedFiles(StoreRepair):
 
     def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _changed_packages)
-        if isinstance(damaged, Finding):
-            return damaged
         if not damaged:
             return satisfied("all packages are as they were installed")
         if ctx.options.yes:
@@ -148,13 +142,8 @@ class ChangedFiles(StoreRepair):
             remove_tree(garbage)
 
 
-def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage] | Finding:
-    """The damaged packages, or the error as a finding if the store cannot be read."""
-    seconds = BULK if ctx.options.deep else SCAN
-    try:
-        return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, seconds)
-    except (PetalError, OSError) as error:
-        return refused(from_error(error, ctx.paths.shared_mount))
+def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage]:
+    return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, BULK if ctx.options.deep else SCAN)
 
 
 def _summary(damaged: list[DamagedPackage]) -> str:

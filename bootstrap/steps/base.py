@@ -9,14 +9,12 @@ from typing import ClassVar
 
 from ..core.deadlines import PROBE
 from ..core.errors import DeadlineExceeded
-from ..core.model import Finding, Mode, Outcome, Role, Scope, Severity, StepReport
+from ..core.model import Finding, Outcome, Role, Scope, Severity, StepReport
 from ..state.context import Context
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})
-MODES = frozenset(Mode)
-IMAGES = frozenset({"hybrid", "ami"})  # the layouts that an image build makes
-NO_LAYOUTS: frozenset[str] = frozenset()
+ON_NODES = frozenset({"bootstrap", "repair", "check"})
 
 
 class Check(ABC):
@@ -25,15 +23,18 @@ class Check(ABC):
     Attributes:
         name: the name of its findings, or their beginning (``load`` for ``load:gcc``).
         roles: the nodes that it applies to.
+        runs: the verbs that it is a part of, and the layouts whose image build it is a part of.
         after: if one of these failed, this check is left out, because it would fail for the same cause.
-        seconds: the deadline of the whole check.
+        seconds: the deadline of the whole check; None if all its looks at storage have deadlines, and it answers also
+            if one of them did not end in time. An inner deadline would end the child of an outer one.
         more_names: names of further findings of the same check.
     """
 
     name: ClassVar[str]
     roles: ClassVar[frozenset[Role]] = EVERYWHERE
+    runs: ClassVar[frozenset[str]] = frozenset({"check"})
     after: ClassVar[tuple[type[Check], ...]] = ()
-    seconds: ClassVar[float] = 3 * PROBE
+    seconds: ClassVar[float | None] = 3 * PROBE
     more_names: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -64,40 +65,30 @@ class Step(Check):
         title: the state that it makes, as a statement for people.
         scope: steps of the cluster are applied under the cluster lock only.
         needs: steps that must hold before this one is applied.
-        modes: the kinds of machine that it applies to.
-        image_layouts: the layouts whose image build applies it.
         in_image: in the layout ``ami`` the machine image contains the result, and nodes do not change it.
         local: it holds without shared storage, so it is also applied at OnNodeStart and without a configuration.
-        before_desired: it is applied before the desired state is read from shared storage.
         background: a hook returns before it has ended, and its failure leaves the node ready.
-        repair_only: only ``repair`` applies it, because it looks at every file or removes data.
-        in_repair: ``repair`` applies it.
         claims_storage: it makes this cluster the owner of shared storage; all other cluster steps come after it.
-        is_check: ``check`` has a finding of it.
-        goes_on_after_deadlines: its probe answers also if one of its own looks at storage did not end in time. As a
-            check it runs in this process, because an inner deadline ends the child of an outer one.
         severity: the mark of its finding as a check, if it does not hold.
     """
 
     title: ClassVar[str]
     scope: ClassVar[Scope] = Scope.NODE
     needs: ClassVar[tuple[type[Step], ...]] = ()
-    modes: ClassVar[frozenset[Mode]] = MODES
-    image_layouts: ClassVar[frozenset[str]] = NO_LAYOUTS
+    runs: ClassVar[frozenset[str]] = ON_NODES
     in_image: ClassVar[bool] = False
     local: ClassVar[bool] = False
-    before_desired: ClassVar[bool] = False
     background: ClassVar[bool] = False
-    repair_only: ClassVar[bool] = False
-    in_repair: ClassVar[bool] = True
     claims_storage: ClassVar[bool] = False
-    is_check: ClassVar[bool] = True
-    goes_on_after_deadlines: ClassVar[bool] = False
     severity: ClassVar[Severity] = Severity.FAIL
 
     @abstractmethod
     def probe(self, ctx: Context) -> Finding:
-        """Whether it holds. Reads only, and returns expected errors as findings."""
+        """Whether it holds. Reads only.
+
+        Raises:
+            PetalError, OSError: it does not hold, or that cannot be found out now: the step is blocked.
+        """
 
     @abstractmethod
     def apply(self, ctx: Context) -> None:
@@ -122,7 +113,7 @@ class Step(Check):
         """Its probe as a finding of a check, with a deadline."""
         if self.in_image and not ctx.config.bound:
             return ()
-        if self.goes_on_after_deadlines:
+        if self.seconds is None:
             return self._as_check(self.probe(ctx), ctx)
         late = DeadlineExceeded(f"the check {self.name} did not finish within {self.seconds:.0f} s")
         return self._as_check(ctx.system.with_deadline(lambda: self.probe(ctx), self.seconds, late), ctx)

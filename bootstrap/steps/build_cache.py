@@ -8,8 +8,8 @@ from typing import Any
 
 from ..config.model import Mirror
 from ..core import decode
-from ..core.errors import CacheError, PetalError, SpackError, StateError
-from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, satisfied
+from ..core.errors import CacheError, PetalError, StateError
+from ..core.model import Finding, Scope, accepted, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
@@ -32,19 +32,14 @@ class BuildCache(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Publish,)
-    image_layouts = frozenset({"ami"})
+    runs = frozenset({"bootstrap", "ami"})  # a build cache is not part of a node, so a repair leaves it alone
     in_image = True
-    in_repair = False  # a build cache is not part of a node
-    is_check = False
 
     def probe(self, ctx: Context) -> Finding:
         mirrors = _mirrors(ctx)
         if not mirrors or not ctx.config.builds:
             return elsewhere("the configuration has no build cache to push to")
-        try:
-            built, record = _built(ctx), _PushRecord(ctx)
-        except SpackError as error:
-            return refused(error)
+        built, record = _built(ctx), _PushRecord(ctx)
         if record.failure is not None:
             return accepted(f"not all packages are in {', '.join(mirrors)}: {record.failure}", record.failure)
         missing = {name: record.missing(mirror, built) for name, mirror in mirrors.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.errors import StateError
-from ..core.model import Finding, Scope, change, refused, satisfied
+from ..core.model import Finding, Scope, change, satisfied
 from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..state.context import Context
@@ -31,7 +31,7 @@ class RecordDesiredState(Step):
             recorded = ClusterState(ctx.paths).desired_state()
         except StateError as error:
             if error.code != "state-corrupt":
-                return refused(error)
+                raise
             recorded = None
         desired = ctx.desired_state
         content = f"release {desired.release} and petal-node {desired.version}"

@@ -21,8 +21,8 @@ class HiddenMounts(Step):
 
     name = "hidden-mounts"
     title = "no other mount hides shared storage or the root"
-    repair_only = True
-    goes_on_after_deadlines = True
+    runs = frozenset({"repair", "check"})
+    seconds = None
 
     def probe(self, ctx: Context) -> Finding:
         mount = ctx.paths.mount

@@ -15,7 +15,7 @@ from ..spack.environments import LOCK
 from ..spack.workspace import specs_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
-from .base import IMAGES, Step
+from .base import ON_NODES, Step
 from .root import Root
 
 FETCH_SECONDS = 120.0  # reads a few MiB from shared storage and unpacks them
@@ -35,9 +35,8 @@ class NodeLmod(Step):
     name = CHECK_NAME
     title = "a Lmod that is new enough is installed"
     needs = (Root,)
-    image_layouts = IMAGES
-    goes_on_after_deadlines = True
-    seconds = 20
+    runs = ON_NODES | {"hybrid", "ami"}
+    seconds = None
 
     def severity_on(self, ctx: Context) -> Severity:
         """A node whose own Lmod works can be used, also if the release carries a newer one."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.errors import SpackError
-from ..core.model import Finding, Scope, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Scope, blocked, change, elsewhere, satisfied
 from ..lmod.build import build_bundle, bundle_path, is_pending, stack_lmod
 from ..lmod.bundle import SPEC, names_lmod
 from ..lmod.find import OLDEST, dotted, image_lmod, numbers_of
@@ -23,20 +22,16 @@ class LmodPack(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (SpackStack,)
-    image_layouts = frozenset({"ami"})
+    runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True
-    is_check = False
 
     def probe(self, ctx: Context) -> Finding:
         if not _is_needed(ctx):
             return elsewhere("the nodes use the Lmod of their image")
         if is_pending(ctx):
             return change("the stack is not concretized yet", "pack Lmod for nodes without it")
-        try:
-            lmods = _stack_lmods(ctx)
-            missing = database.missing(tuple(lmods.values()), store_of(ctx))
-        except SpackError as error:
-            return refused(error)
+        lmods = _stack_lmods(ctx)
+        missing = database.missing(tuple(lmods.values()), store_of(ctx))
         return _compare(ctx, lmods, is_built=not missing) if lmods else elsewhere("the stack has no Lmod")
 
     def apply(self, ctx: Context) -> None:

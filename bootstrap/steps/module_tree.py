@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..core.errors import ModulesError, StateError
-from ..core.model import Finding, Scope, change, refused, satisfied
+from ..core.model import Finding, Scope, change, satisfied
 from ..host.files import remove_tree, sha256_of
 from ..host.log import LOG
 from ..modules.spider import invalidate, is_missing, write_cache
@@ -27,14 +27,13 @@ class ModuleTree(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Packages, SpackStack)
-    image_layouts = frozenset({"ami"})
+    runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True
-    is_check = False
 
     def probe(self, ctx: Context) -> Finding:
         absent = [path for path in ctx.config.modules.paths if not ctx.paths.at(path).is_dir()]
         if absent:
-            return refused(_absent_paths(absent))
+            raise _absent_paths(absent)
         trees = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         try:
             index = read_index(ctx.paths, ctx.desired_release)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ..config.model import StorageConfig
 from ..core.deadlines import PROGRAM
-from ..core.errors import DeadlineExceeded, PetalError, StorageError, from_error
+from ..core.errors import DeadlineExceeded, PetalError, StorageError
 from ..core.facts import Mount
-from ..core.model import Finding, Role, blocked, change, elsewhere, refused, satisfied
+from ..core.model import Finding, Role, blocked, change, elsewhere, satisfied
 from ..host import systemd
 from ..host.files import fstab_has, make_dir
 from ..state.context import Context
@@ -68,19 +68,15 @@ class MountStorage(Step):
     title = "the storage of the configuration is mounted"
     needs = (SelfInstall,)
     after = (HiddenMounts,)
-    before_desired = True
 
     def probe(self, ctx: Context) -> Finding:
         if ctx.config.storage.source is None:
             return elsewhere("the configuration has no storage.source")
         if not ctx.paths.live:
             return elsewhere("nothing is mounted under --root")
-        try:
-            device = device_of(ctx.config.storage, ctx.facts.cluster.region)
-            mounted = ctx.mounted
-            return _unmounted(ctx, device) if mounted is None else _mounted(ctx, device, mounted)
-        except (PetalError, OSError) as trouble:
-            return refused(from_error(trouble, ctx.paths.shared_mount))
+        device = device_of(ctx.config.storage, ctx.facts.cluster.region)
+        mounted = ctx.mounted
+        return _unmounted(ctx, device) if mounted is None else _mounted(ctx, device, mounted)
 
     def apply(self, ctx: Context) -> None:
         device = device_of(ctx.config.storage, ctx.facts.cluster.region)

@@ -15,7 +15,7 @@ from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context
 from ..state.release import package_prefix
-from .base import HEAD, Step
+from .base import HEAD, ON_NODES, Step
 from .root import WAY_TO_STORAGE, Root
 
 RECEIPT = ".petal/package.json"
@@ -30,7 +30,7 @@ class Packages(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Root,)
-    image_layouts = frozenset({"ami"})
+    runs = ON_NODES | {"ami"}
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 30

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..cluster.slurm import find_slurm, nodes
-from ..core.errors import PetalError, ProofError, StateError
-from ..core.model import Finding, change, elsewhere, refused, satisfied
+from ..core.errors import PetalError, ProofError
+from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.times import timestamp
 from ..prove.fleet import prove, summary_of, wait_for_lmod, wait_for_nodes
 from ..prove.mpi_proof import between_nodes
@@ -24,18 +24,14 @@ class Proof(Step):
     roles = HEAD
     needs = (Root, Publish)
     background = True
-    in_repair = False  # a job that proves repairs nothing
-    is_check = False
+    runs = frozenset({"bootstrap"})  # a job that proves repairs nothing
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.paths.live:
             return elsewhere("no jobs run under --root")
         if find_slurm(ctx.system) is None:
             return elsewhere("this node has no Slurm")
-        try:
-            proof = ClusterState(ctx.paths).proof()
-        except StateError as error:
-            return refused(error)
+        proof = ClusterState(ctx.paths).proof()
         if proof is not None and proof.release == ctx.desired_release:
             return (
                 satisfied(str(proof)) if proof.is_whole else change(f"only {proof}", "run a job on the compute nodes")

@@ -22,9 +22,8 @@ class Publish(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Packages, SpackStack, ModuleTree)
-    image_layouts = frozenset({"ami"})
+    runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True
-    is_check = False
 
     def probe(self, ctx: Context) -> Finding:
         release, current = ctx.desired_release, current_release(ctx.paths)

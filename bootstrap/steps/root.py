@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, from_error
-from ..core.model import Finding, Mode, blocked, change, refused, satisfied
+from ..core.model import Finding, Mode, blocked, change, satisfied
 from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
 from . import root_mount
-from .base import Step
+from .base import ON_NODES, Step
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
 from .seed_from_image import SeedFromImage
@@ -24,17 +23,13 @@ class Root(Step):
     title = "the software root is at /opt/petal"
     needs = (Storage, StorageOwner, SeedFromImage)
     after = (HiddenMounts, MountStorage, Storage)
-    image_layouts = frozenset({"ami"})
+    runs = ON_NODES | {"ami"}
 
     def probe(self, ctx: Context) -> Finding:
         root = ctx.paths.root
         if ctx.config.bound:
             return root_mount.probe(ctx)
-        try:
-            is_bound = ctx.system.on_storage(lambda: root_mount.is_bound(ctx), root, PROBE)
-        except (PetalError, OSError) as error:
-            return refused(from_error(error, root))
-        if is_bound:
+        if ctx.system.on_storage(lambda: root_mount.is_bound(ctx), root, PROBE):
             return change(f"{root} is bound to shared storage", f"remove the bind mount at {root}")
         return _probe_image_build(ctx) if ctx.mode is Mode.IMAGE else _probe_image_release(ctx)
 

@@ -11,8 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 from ..core.deadlines import COMMAND, PROBE, PROGRAM
-from ..core.errors import PetalError, StorageError, from_error
-from ..core.model import Finding, blocked, change, refused, satisfied
+from ..core.errors import PetalError, StorageError
+from ..core.model import Finding, blocked, change, satisfied
 from ..host import systemd
 from ..host.atomic import replace_link
 from ..host.files import make_dir, real_path_problem
@@ -51,10 +51,7 @@ class Backing(Enum):
 def probe(ctx: Context) -> Finding:
     """Whether the root is bound to shared storage, also after a reboot."""
     root, backing = ctx.paths.root, ctx.paths.shared_root
-    try:
-        state = ctx.system.on_storage(lambda: _backing(ctx), root, PROBE)
-    except (PetalError, OSError) as error:
-        return refused(from_error(error, root))
+    state = ctx.system.on_storage(lambda: _backing(ctx), root, PROBE)
     if state is Backing.FOREIGN:
         return blocked(
             f"{root} is in use for something else",

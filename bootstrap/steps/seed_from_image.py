@@ -30,7 +30,7 @@ class SeedFromImage(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (StorageOwner,)
-    is_check = False
+    runs = frozenset({"bootstrap", "repair"})
 
     def probe(self, ctx: Context) -> Finding:
         shared = ctx.paths.shared_root

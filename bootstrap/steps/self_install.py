@@ -9,7 +9,7 @@ from ..core.paths import Paths
 from ..host.atomic import install_executable, replace_link
 from ..host.files import make_dir, sha256_of
 from ..state.context import Context
-from .base import IMAGES, Step
+from .base import ON_NODES, Step
 
 INCOMING = "incoming"
 
@@ -38,7 +38,7 @@ class SelfInstall(Step):
     name = "self-install"
     title = "petal-node is installed"
     local = True
-    image_layouts = IMAGES
+    runs = ON_NODES | {"hybrid", "ami"}
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:

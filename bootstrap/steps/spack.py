@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from ..cluster.targets import cpus_of, runs
-from ..core.errors import ConfigError, FetchError, SpackError
-from ..core.model import Finding, Scope, accepted, change, elsewhere, refused, satisfied
+from ..core.errors import SpackError
+from ..core.model import Finding, Scope, accepted, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
 from ..spack import database
@@ -19,7 +19,7 @@ from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_sp
 from ..state.context import Context
 from ..state.release import check_queue
 from ..state.store import read_document, write_document
-from .base import HEAD, Step
+from .base import HEAD, ON_NODES, Step
 from .root import WAY_TO_STORAGE, Root
 
 SHOWN = 8
@@ -33,7 +33,7 @@ class SpackStack(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (Root,)
-    image_layouts = frozenset({"ami"})
+    runs = ON_NODES | {"ami"}
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 30
@@ -46,18 +46,15 @@ class SpackStack(Step):
         if not ctx.config.builds:
             return elsewhere("the configuration has no Spack stack")
         store = store_of(ctx)
-        try:
-            locked = all(locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
-            specs = release_specs(ctx)
-            damage = database.database_problem(store)
-            missing = specs if damage else database.missing(specs, store)
-            if missing or not locked:
-                _check_compiler(ctx)
-                check_queue(ctx.config, ctx.facts.cluster.queues)
-            if not locked:
-                return _not_locked(ctx)
-        except (ConfigError, FetchError, SpackError) as error:
-            return refused(error)
+        locked = all(locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)
+        specs = release_specs(ctx)
+        damage = database.database_problem(store)
+        missing = specs if damage else database.missing(specs, store)
+        if missing or not locked:
+            _check_compiler(ctx)
+            check_queue(ctx.config, ctx.facts.cluster.queues)
+        if not locked:
+            return _not_locked(ctx)
         if damage:
             return change(damage, "restore the database from its newest copy, or make it again from complete packages")
         return _compare(ctx, specs, missing)

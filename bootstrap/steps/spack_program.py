@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.model import Finding, Mode, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, Scope, change, elsewhere, satisfied
 from ..spack.program import ensure, is_ready, locate, version_of
 from ..state.context import Context
 from .base import HEAD, Step
@@ -17,9 +17,7 @@ class SpackProgram(Step):
     roles = HEAD
     scope = Scope.CLUSTER
     needs = (SelfInstall,)
-    modes = frozenset({Mode.IMAGE})
-    image_layouts = frozenset({"hybrid"})
-    is_check = False
+    runs = frozenset({"hybrid"})
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.builds:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, StateError, StorageError, from_error
+from ..core.errors import StateError, StorageError
 from ..core.facts import NETWORK_KINDS, Mount
-from ..core.model import Finding, Role, change, refused, satisfied
+from ..core.model import Finding, Role, change, satisfied
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
 from ..state.context import Context
@@ -59,15 +59,13 @@ class Storage(Step):
         mount, where = ctx.mounted if ctx.paths.live else None, ctx.paths.mount
         if ctx.paths.live and mount is None:
             if ctx.config.storage.source is None:
-                return refused(_not_mounted(ctx))
+                raise _not_mounted(ctx)
             return change(f"{where} is not mounted yet", f"use {where} when it is mounted")
         known = KnownStorage.load(ctx.paths)  # before the storage is read: another run writes the token first
-        try:
-            view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
-        except (PetalError, OSError) as error:
-            return refused(from_error(error, ctx.paths.shared_mount))
-        problem = next(_problems(ctx, mount, view, known), None)
-        return refused(problem) if problem else _compare(ctx, mount, view, known)
+        view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
+        for problem in _problems(ctx, mount, view, known):
+            raise problem
+        return _compare(ctx, mount, view, known)
 
     def apply(self, ctx: Context) -> None:
         if ctx.paths.live and ctx.mounted is None:

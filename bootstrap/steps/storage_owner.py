@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ..core.errors import StateError, StorageError
-from ..core.model import Finding, Scope, change, elsewhere, refused, satisfied
+from ..core.errors import StorageError
+from ..core.model import Finding, Scope, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
@@ -30,22 +30,19 @@ class StorageOwner(Step):
     scope = Scope.CLUSTER
     needs = (Storage,)
     claims_storage = True
-    is_check = False
+    runs = frozenset({"bootstrap", "repair"})
 
     def probe(self, ctx: Context) -> Finding:
         own = Owner.of(ctx.facts.cluster)
         if own is None:
             return elsewhere("the name of this cluster is not known")
-        try:
-            token = ClusterState(ctx.paths).token()
-        except StateError as error:
-            return refused(error)
+        token = ClusterState(ctx.paths).token()
         if token is None or token.owner is None:
             return change("shared storage has no owner yet", f"write the owner, cluster {own}")
         if not is_foreign(token.owner, ctx.facts.cluster):
             return satisfied(f"shared storage serves cluster {own}")
         if not ctx.options.accept_storage:
-            return refused(_serves_another(ctx, token.owner))
+            raise _serves_another(ctx, token.owner)
         lines = (f"take over {_release(ctx)}", f"remove the records of cluster {token.owner} in {ctx.paths.state}")
         return change(f"shared storage serves cluster {token.owner}", *lines)
 

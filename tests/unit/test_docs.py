@@ -148,7 +148,7 @@ def test_the_table_of_checks_is_the_checks() -> None:
     told = [
         [
             ", ".join(f"[{name}](#{name})" for name in (check.name, *check.more_names)),
-            f"{check.seconds:.0f} s",
+            f"{check.seconds:.0f} s" if check.seconds else "-",
             "all" if len(check.roles) == len(Role) else " and ".join(sorted(role.value for role in check.roles)),
             ", ".join(earlier.name for earlier in check.after) or "-",
         ]

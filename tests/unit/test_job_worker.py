@@ -105,9 +105,9 @@ def test_an_unknown_queue_is_a_mistake_of_the_configuration(tmp_path: Path) -> N
         check_queue(config, (Queue("q1", ()), Queue("q2", ())))
     assert (int(caught.value.exit), caught.value.why) == (78, "it has q1, q2")
     check_queue(config, ())  # cluster-config.yaml cannot be read: Slurm is asked later
-    probe = SpackStack().probe(head(tmp_path, queue="gpu").context)
-    assert probe.error is not None
-    assert probe.error["code"] == "job-queue"
+    with pytest.raises(ConfigError) as caught:
+        SpackStack().probe(head(tmp_path, queue="gpu").context)
+    assert caught.value.code == "job-queue"
     world = head(tmp_path, queue="gpu")
     world.queues = ()
     Slurm(world, builds(world))

@@ -49,11 +49,10 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
     assert UNKNOWN["advice"][0] in caught.value.remedy
     assert not [argv for argv in world.system.commands if "concretize" in argv]
 
-    probe = SpackStack().probe(world.context)
-    assert probe.blocked
-    assert probe.error is not None
-    assert probe.error["code"] == "spec-unknown"
     reports = engine.plan([SpackStack()], world.context)
+    assert reports[0].outcome is Outcome.BLOCKED
+    assert reports[0].error is not None
+    assert reports[0].error["code"] == "spec-unknown"
     assert engine.status_of(reports) is Status.FAILED
     assert exit_of(reports, Status.FAILED) == ExitCode.CONFIG
     assert engine.converge([SpackStack()], world.context, lambda _: None)[0].outcome is Outcome.BLOCKED
