@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..checks.node import check_node
 from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
@@ -12,11 +14,12 @@ from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.registry import CHECKS
 from ..engine.run import save_report
+from ..host.atomic import write_atomic
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..prove.fleet import prove, report_lines
 from ..prove.mpi_proof import between_nodes
-from ..report.render import try_page, write_page
+from ..report.page import page, require_writable
 from ..state.context import Context, Services
 from ..state.desired import Proof
 from ..state.store import ClusterState
@@ -25,22 +28,25 @@ from ..state.store import ClusterState
 def check(options: Options, services: Services) -> Result[NodeReport | FleetReport | Lines]:
     """The checks of this node, or of the nodes that ``--nodes`` names."""
     if options.html:
-        try_page(options.html)
-    result: Result[NodeReport | FleetReport | Lines]
-    result = _check_nodes(options, services, options.nodes) if options.nodes else _check_this_node(options, services)
+        require_writable(options.html)
+    result: Result[NodeReport | FleetReport]
+    if options.nodes:
+        result = _check_nodes(options, services, options.nodes)
+    else:
+        result = _check_this_node(options, services)
+        if options.lines:  # for the head node, through srun
+            return Result("check", Status.OK, Lines(tuple(report_lines(result.data))), run_id=services.run_id)
     if options.html:
-        write_page(result, options.html)
+        write_atomic(options.html, page(result, timestamp()).encode())
     return result
 
 
-def _check_this_node(options: Options, services: Services) -> Result[NodeReport | Lines]:
+def _check_this_node(options: Options, services: Services) -> Result[NodeReport]:
     ctx = prepare(options, services, follow=True)
     report = check_node(ctx, CHECKS)
     if services.system.is_root() and ctx.role is not Role.HEAD:
         save_report(ctx, report)
-    if options.lines:  # for the head node, through srun
-        return Result("check", Status.OK, Lines(tuple(report_lines(report))), run_id=services.run_id)
-    return Result("check", _status([report]), report, run_id=services.run_id)
+    return Result("check", _status(report.findings), report, run_id=services.run_id)
 
 
 def _check_nodes(options: Options, services: Services, which: str) -> Result[FleetReport]:
@@ -57,7 +63,8 @@ def _check_nodes(options: Options, services: Services, which: str) -> Result[Fle
     if which == "all":
         off = {node.name for node in chosen if node.powered_down}
         _save_proof(ctx, tuple(report for report in reports if report.node not in off), between)
-    return Result("check", _status(reports, between), FleetReport(reports, between), run_id=services.run_id)
+    findings = [*(finding for report in reports for finding in report.findings), *between]
+    return Result("check", _status(findings), FleetReport(reports, between), run_id=services.run_id)
 
 
 def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
@@ -86,8 +93,7 @@ def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     return tuple(known[name] for name in names if which != "idle" or (known[name].up and known[name].state == "idle"))
 
 
-def _status(reports: tuple[NodeReport, ...] | list[NodeReport], between: tuple[Finding, ...] = ()) -> Status:
-    marks = {
-        finding.severity for findings in (*(report.findings for report in reports), between) for finding in findings
-    }
-    return Status.DEGRADED if marks & {Severity.FAIL, Severity.WARN} or not reports else Status.OK
+def _status(findings: Iterable[Finding]) -> Status:
+    """Degraded with a warning or failure, and if nothing was checked."""
+    severities = {finding.severity for finding in findings}
+    return Status.OK if severities and not severities & {Severity.FAIL, Severity.WARN} else Status.DEGRADED

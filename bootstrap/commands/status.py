@@ -45,7 +45,7 @@ class NodeStatus:
         proof: the last proof; ``proved`` of ``asked`` compute nodes can use the release.
         reports: the last report of each login and compute node.
         storage: the token of shared storage with the cluster that owns it.
-        externals: the software of the image that Spack can use; empty without ``--verbose`` or ``--json``.
+        externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
     """
 
     node: str
@@ -64,7 +64,7 @@ class NodeStatus:
     asked: int = 0
     reports: tuple[NodeReport, ...] = ()
     storage: Token | None = None
-    externals: tuple[External, ...] = ()
+    externals: tuple[External, ...] | None = None
 
 
 def status(options: Options, services: Services) -> Result[NodeStatus]:

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Sequence
 
 from ..cluster.hostlist import folded
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
-from .lines import CHECK_MARKS, Line, count, finding_lines
+from .lines import CHECK_MARKS, PROBLEMS, Line, count, finding_lines, grouped
 
 NOT_REACHED = "."
 MAX_WIDTH = 100  # columns of a table, above which numbers replace the names of the nodes
-Columns = dict[tuple[str, ...], list[str]]
 
 
 def node_view(result: Result[NodeReport]) -> list[Line]:
     """The checks of one node."""
     report = result.data
     head = f"petal-node check  node={report.node}  role={report.role}  release={report.release or 'none'}"
-    lines = [line for finding in report.findings for line in finding_lines(finding)]
-    return [Line(head, heading=True), *lines, Line(totals(report.findings), heading=True)]
+    return [
+        Line(head, heading=True),
+        *finding_lines(report.findings),
+        Line(totals(report.findings), heading=True),
+    ]
 
 
 def fleet_view(result: Result[FleetReport]) -> list[Line]:
@@ -27,13 +29,10 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
     if not reports:
         return [Line("no node was checked: none is up", heading=True), Line("try  sinfo -N")]
     lines = [*_table([report for report in reports if report.was_checked]), *_unchecked(reports)]
-    last = ""
-    for finding, names in problems(reports):
-        lines += [Line(f"{names}:", indent=0)] if names != last else []
-        lines += finding_lines(finding)
-        last = names
-    lines += [Line("between the nodes:", indent=0)] if between else []
-    lines += [line for finding in between for line in finding_lines(finding)]
+    for names, findings in grouped((names, finding) for finding, names in problems(reports)).items():
+        lines += [Line(f"{names}:", indent=0), *finding_lines(findings)]
+    if between:
+        lines += [Line("between the nodes:", indent=0), *finding_lines(between)]
     return [*lines, Line(total(reports), heading=True)]
 
 
@@ -58,23 +57,18 @@ def total(reports: Sequence[NodeReport]) -> str:
     return f"proved on {passed} of {asked} nodes{rest}"
 
 
-def columns_of(reports: Sequence[NodeReport]) -> tuple[list[str], Columns]:
+def columns_of(reports: Sequence[NodeReport]) -> tuple[list[str], dict[tuple[str, ...], list[str]]]:
     """The checks in their order, and the nodes grouped by the marks of all checks."""
-    checks = list(dict.fromkeys(finding.check for report in reports for finding in report.findings))
-    columns: Columns = {}
-    for report in reports:
-        marks = {finding.check: CHECK_MARKS[finding.severity] for finding in report.findings}
-        columns.setdefault(tuple(marks.get(check, NOT_REACHED) for check in checks), []).append(report.node)
-    return checks, columns
+    marks = [{finding.check: CHECK_MARKS[finding.severity] for finding in report.findings} for report in reports]
+    checks = list(dict.fromkeys(check for of_node in marks for check in of_node))
+    columns = (tuple(of_node.get(check, NOT_REACHED) for check in checks) for of_node in marks)
+    return checks, grouped(zip(columns, (report.node for report in reports)))
 
 
 def problems(reports: Iterable[NodeReport]) -> list[tuple[Finding, str]]:
     """Each warning and failure once, with the names of its nodes."""
-    groups: dict[Finding, list[str]] = {}
-    for report in reports:
-        for finding in report.findings:
-            if finding.severity in (Severity.WARN, Severity.FAIL):
-                groups.setdefault(finding, []).append(report.node)
+    found = ((finding, report.node) for report in reports for finding in report.findings)
+    groups = grouped((finding, node) for finding, node in found if finding.severity in PROBLEMS)
     return [(finding, folded(names)) for finding, names in groups.items()]
 
 
@@ -100,11 +94,7 @@ def _table(reports: Sequence[NodeReport]) -> list[Line]:
 
 def _unchecked(reports: Sequence[NodeReport]) -> list[Line]:
     """Nodes that were not checked and have no known problem, one line for each reason."""
-    groups: dict[str, list[str]] = {}
-    for report in reports:
-        for finding in report.findings if not report.was_checked else ():
-            if finding.severity is Severity.SKIP:
-                groups.setdefault(finding.message, []).append(report.node)
-    return [
-        Line(f"{folded(names)}: {message}", CHECK_MARKS[Severity.SKIP], indent=0) for message, names in groups.items()
-    ]
+    found = ((finding, report.node) for report in reports if not report.was_checked for finding in report.findings)
+    groups = grouped((finding.message, node) for finding, node in found if finding.severity is Severity.SKIP)
+    mark = CHECK_MARKS[Severity.SKIP]
+    return [Line(f"{folded(names)}: {message}", mark, indent=0) for message, names in groups.items()]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.model import Finding, Outcome, Severity, StepReport
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 MARKS = {
     Outcome.OK: "=",
@@ -21,6 +24,7 @@ MARKS = {
 LABEL_WIDTH = 13  # of the names of steps and the ids of releases
 TEXT = 2 + 5 + LABEL_WIDTH + 1  # the column after mark and label
 CHECK_MARKS = {Severity.OK: "ok", Severity.WARN: "warn", Severity.FAIL: "FAIL", Severity.SKIP: "-"}
+PROBLEMS = (Severity.WARN, Severity.FAIL)
 
 
 @dataclass(frozen=True)
@@ -40,30 +44,26 @@ class Line:
         return f"{' ' * self.indent}{self.mark:<5}{label}{self.text}".rstrip()
 
 
-def step_lines(step: StepReport) -> list[Line]:
-    """One step, with the changes that it would make, or the reason and the remedy if it failed."""
-    reason, *rest = step.reason.splitlines() or [""]
-    code = f" [{step.error['code']}]" if step.error else ""
-    lines = [Line(reason + code, MARKS[step.outcome], step.name)]
-    lines += [Line(text, indent=TEXT + 2) for text in rest]
-    if step.outcome is Outcome.WOULD_CHANGE:
-        lines += [Line(text, indent=TEXT + 2) for text in step.changes]
-    if step.error or step.outcome is Outcome.BLOCKED:
-        lines += [Line(f"try  {text}", indent=TEXT) for text in step.remedy]
+def step_lines(steps: Iterable[StepReport]) -> list[Line]:
+    """Each step but the skipped ones, with the changes that it would make, or the reason and remedy of a failure."""
+    lines = []
+    for step in steps:
+        if step.outcome is Outcome.SKIPPED:
+            continue
+        reason, *details = step.reason.splitlines() or [""]
+        if step.outcome is Outcome.WOULD_CHANGE:
+            details += step.changes
+        code = f" [{step.error['code']}]" if step.error else ""
+        lines.append(Line(reason + code, MARKS[step.outcome], step.name))
+        lines += [Line(text, indent=TEXT + 2) for text in details]
+        if step.error or step.outcome is Outcome.BLOCKED:
+            lines += remedy_lines(step.remedy, TEXT)
     return lines
-
-
-def steps_lines(steps: Iterable[StepReport]) -> list[Line]:
-    """All steps but the skipped ones."""
-    return [line for step in steps if step.outcome is not Outcome.SKIPPED for line in step_lines(step)]
 
 
 def skipped_lines(steps: Iterable[StepReport]) -> list[Line]:
     """The skipped steps, one line for each reason."""
-    groups: dict[str, list[str]] = {}
-    for step in steps:
-        if step.outcome is Outcome.SKIPPED:
-            groups.setdefault(step.reason, []).append(step.name)
+    groups = grouped((step.reason, step.name) for step in steps if step.outcome is Outcome.SKIPPED)
     return [Line(f"{', '.join(names)}: {reason}", MARKS[Outcome.SKIPPED]) for reason, names in groups.items()]
 
 
@@ -74,26 +74,42 @@ def summary(steps: Iterable[StepReport]) -> str:
     return ", ".join(counts) or "no steps"
 
 
-def finding_lines(finding: Finding) -> list[Line]:
-    """The result of one check; a warning or failure with its reason, remedy and documentation."""
-    lines = [Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.severity])]
-    if finding.severity not in (Severity.WARN, Severity.FAIL):
-        return lines
-    lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
-    lines += [Line(f"try  {text}", indent=7) for text in finding.remedy]
-    return [*lines, Line(f"more {finding.anchor}", indent=7)]
+def finding_lines(findings: Iterable[Finding]) -> list[Line]:
+    """The results of checks; a warning or failure with its reason, remedy and documentation."""
+    lines = []
+    for finding in findings:
+        lines.append(Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.severity]))
+        if finding.severity in PROBLEMS:
+            lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
+            lines += [*remedy_lines(finding.remedy, 7), Line(f"more {finding.anchor}", indent=7)]
+    return lines
 
 
-def error_lines(error: Mapping[str, Any]) -> list[Line]:
-    """An error: what happened, each mistake or the reason, the remedy."""
-    lines = [Line(f"petal-node: {error['what']} [{error['code']}]", heading=True)]
-    problems = error.get("problems") or ()
-    if problems:
-        lines += [Line(f"{problem['path']}: {problem['message']}") for problem in problems]
-    elif error.get("why"):
-        first, *rest = str(error["why"]).splitlines()
-        lines += [Line(f"why  {first}"), *(Line(text, indent=7) for text in rest)]
-    return lines + [Line(f"try  {text}") for text in error.get("remedy", ())]
+def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
+    """Errors: what happened, each mistake or the reason, the remedy."""
+    lines = []
+    for error in errors:
+        lines.append(Line(f"petal-node: {error['what']} [{error['code']}]", heading=True))
+        if error.get("problems"):
+            lines += [Line(f"{problem['path']}: {problem['message']}") for problem in error["problems"]]
+        elif error.get("why"):
+            first, *rest = str(error["why"]).splitlines()
+            lines += [Line(f"why  {first}"), *(Line(text, indent=7) for text in rest)]
+        lines += remedy_lines(error.get("remedy", ()), 2)
+    return lines
+
+
+def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:
+    """The commands to try."""
+    return [Line(f"try  {text}", indent=indent) for text in remedy]
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values of each key, in their order."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def count(number: int, word: str) -> str:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..cluster.hostlist import folded
-from ..core.model import Finding, FleetReport, NodeReport, Result
+from ..core.errors import UsageError
+from ..core.model import FleetReport, NodeReport, Result
 from .checks_view import columns_of, problems, total
-from .lines import CHECK_MARKS
+from .lines import CHECK_MARKS, grouped
 
 TEMPLATE = Path(__file__).with_name("check.html.j2")
+
+
+def require_writable(file: Path) -> None:
+    """Fails before the checks run if the page cannot be written.
+
+    Raises:
+        UsageError: the directory is missing or not writable, or ``file`` is a directory.
+    """
+    directory = file.parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK) or file.is_dir():
+        raise UsageError(
+            f"cannot write the HTML report to {file}",
+            why="the directory is missing or not writable",
+            remedy=f"ls -ld {directory}",
+        )
 
 
 def page(result: Result[NodeReport | FleetReport], time: str) -> str:
@@ -23,9 +40,7 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
     data = result.data
     reports, between = (data.nodes, data.between) if isinstance(data, FleetReport) else ((data,), ())
     asked = [report for report in reports if report.was_checked]
-    groups: dict[tuple[Finding, ...], list[str]] = {}  # nodes with equal findings share one list
-    for report in asked:
-        groups.setdefault(report.findings, []).append(report.node)
+    nodes = grouped((report.findings, report.node) for report in asked)  # nodes with equal findings share one list
     checks, columns = columns_of(asked)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -38,6 +53,6 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
         unasked=[(report.node, finding) for report in reports if not report.was_checked for finding in report.findings],
         problems=problems(reports),
         between=between,
-        nodes=[(folded(names), findings) for findings, names in groups.items()],
+        nodes=[(folded(names), findings) for findings, names in nodes.items()],
         marks=CHECK_MARKS,
     )

@@ -11,19 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, TextIO
 
-from ..core.errors import UsageError
 from ..core.model import Outcome, Result, Status, StepReport, plain
 from ..core.options import Options
-from ..host.atomic import write_atomic
-from ..host.times import timestamp
-from . import page
 from .lines import Line, error_lines, step_lines
 from .views import text_lines
 
-ENVELOPE = 1
+ENVELOPE = 1  # the version of the one shape of --json
 HEARTBEAT_SECONDS = 60.0
 COLOURS = {
     "ok": "green",
@@ -38,19 +33,6 @@ COLOURS = {
 }
 
 
-def envelope(result: Result[Any]) -> dict[str, Any]:
-    """The one shape of ``--json``; ``petal`` is its version."""
-    return {
-        "petal": ENVELOPE,
-        "command": result.command,
-        "status": result.status.value,
-        "exit_code": result.exit_code,
-        "run_id": result.run_id,
-        "data": {} if result.data is None else plain(result.data),
-        "errors": [dict(error) for error in result.errors],
-    }
-
-
 def show(result: Result[Any], options: Options, *, steps_shown: bool = False) -> None:
     """Prints the answer to stdout, and errors to stderr.
 
@@ -58,12 +40,21 @@ def show(result: Result[Any], options: Options, *, steps_shown: bool = False) ->
         steps_shown: the steps were printed while they ran, so do not print them again.
     """
     if options.json:
-        _write(sys.stdout, [json.dumps(envelope(result), ensure_ascii=True, sort_keys=True)])
+        envelope = {
+            "petal": ENVELOPE,
+            "command": result.command,
+            "status": result.status.value,
+            "exit_code": result.exit_code,
+            "run_id": result.run_id,
+            "data": {} if result.data is None else plain(result.data),
+            "errors": [dict(error) for error in result.errors],
+        }
+        _write(sys.stdout, [json.dumps(envelope, ensure_ascii=True, sort_keys=True)])
         return
     if not options.quiet:
-        _print(sys.stdout, text_lines(result, steps_shown=steps_shown, verbose=options.verbose))
+        _print(sys.stdout, text_lines(result, steps_shown=steps_shown))
     if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
-        _print(sys.stderr, [line for error in result.errors for line in error_lines(error)])
+        _print(sys.stderr, error_lines(result.errors))
 
 
 def tell(line: str) -> None:
@@ -71,34 +62,9 @@ def tell(line: str) -> None:
     _write(sys.stdout, [line])
 
 
-def try_page(file: Path) -> None:
-    """Fails early if the page cannot be written.
-
-    Raises:
-        UsageError: the directory is missing or not writable, or ``file`` is a directory.
-    """
-    directory = file.parent
-    if not directory.is_dir() or not os.access(directory, os.W_OK) or file.is_dir():
-        raise UsageError(
-            f"cannot write the HTML report to {file}",
-            why="the directory is missing or not writable",
-            remedy=f"ls -ld {directory}",
-        )
-
-
-def write_page(result: Result[Any], file: Path) -> None:
-    """Writes the answer of ``check`` as an HTML page."""
-    write_atomic(file, page.page(result, timestamp()).encode())
-
-
-def text_of(lines: Iterable[Line]) -> list[str]:
-    """Lines without colours."""
-    return [str(line) for line in lines]
-
-
 def _print(stream: TextIO, lines: Iterable[Line]) -> None:
     if not _wants_colour(stream):
-        _write(stream, text_of(lines))
+        _write(stream, map(str, lines))
         return
     from rich.console import Console
     from rich.text import Text
@@ -153,30 +119,25 @@ class Progress:
         if self._silent:
             return
         self.shown = True
-        if report.outcome is Outcome.SKIPPED:  # printed at the end, grouped by reason
-            return
         if report.outcome is Outcome.RUNNING:
             self.note(f"{report.name}: {report.headline}")
-            return
-        self.close()
-        _print(sys.stdout, step_lines(report))
+        elif report.outcome is not Outcome.SKIPPED:  # those are printed at the end, grouped by reason
+            self.close()
+            _print(sys.stdout, step_lines([report]))
 
     def note(self, text: str) -> None:
         if self._silent:
             return
         if _wants_colour(sys.stdout):
-            self._spin(text)
+            if self._status is None:
+                from rich.console import Console
+
+                self._status = Console(highlight=False).status(_ascii(text))
+                self._status.start()
+            self._status.update(_ascii(text)[:100])
         elif time.monotonic() - self._beat > HEARTBEAT_SECONDS:
             self._beat = time.monotonic()
             _write(sys.stdout, [f"  ..  {text}"])
-
-    def _spin(self, text: str) -> None:
-        if self._status is None:
-            from rich.console import Console
-
-            self._status = Console(highlight=False).status(_ascii(text))
-            self._status.start()
-        self._status.update(_ascii(text)[:100])
 
     def close(self) -> None:
         """Removes the spinner."""

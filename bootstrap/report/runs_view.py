@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.model import Outcome, Plan, Result, RunRecord, Severity, StepReport, Tool
-from .lines import TEXT, Line, error_lines, finding_lines, skipped_lines, step_lines, steps_lines, summary
+from .lines import PROBLEMS, TEXT, Line, error_lines, finding_lines, skipped_lines, step_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.lockfile import LockfileSummary
@@ -19,12 +19,10 @@ def run_view(result: Result[RunRecord], *, steps_shown: bool) -> list[Line]:
     run = result.data
     if run.verb == "repair":
         return _repair_view(run, steps_shown=steps_shown)
-    lines = [*([] if steps_shown else steps_lines(run.steps)), *skipped_lines(run.steps)]
-    lines += [
-        line for finding in run.findings if finding.severity is not Severity.OK for line in finding_lines(finding)
-    ]
+    lines = [*([] if steps_shown else step_lines(run.steps)), *skipped_lines(run.steps)]
+    lines += finding_lines(finding for finding in run.findings if finding.severity is not Severity.OK)
     if result.command == "hook":  # ParallelCluster throws away the stderr of a hook that succeeds
-        lines += [line for error in result.errors for line in error_lines(error)]
+        lines += error_lines(result.errors)
     running = run.finished is None and not run.hook_may_return
     state = "still running in the background" if running else result.status.value
     title = f"{result.command} {run.event}".strip()
@@ -38,10 +36,10 @@ def run_view(result: Result[RunRecord], *, steps_shown: bool) -> list[Line]:
 
 
 def _repair_view(run: RunRecord, *, steps_shown: bool) -> list[Line]:
-    left = [finding for finding in run.findings if finding.severity in (Severity.WARN, Severity.FAIL)]
+    left = [finding for finding in run.findings if finding.severity in PROBLEMS]
     lines = [] if steps_shown else _changed_lines(run.steps)
-    lines += [Line("remaining findings:", heading=True)] if left else []
-    lines += [line for finding in left for line in finding_lines(finding)]
+    if left:
+        lines += [Line("remaining findings:", heading=True), *finding_lines(left)]
     fixed = [step.name for step in run.steps if step.outcome is Outcome.CHANGED]
     changes = f"fixed {', '.join(fixed)}" if fixed else "changed nothing"
     after = f"{len(left)} left" if left else "all checks are ok" if run.findings else "no check ran"
@@ -62,7 +60,7 @@ def plan_view(result: Result[Plan]) -> list[Line]:
     else:
         where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}"
         head = f"petal-node plan  {where}  release={plan.release or 'unknown'}"
-        lines = [*steps_lines(plan.steps), *skipped_lines(plan.steps)]
+        lines = [*step_lines(plan.steps), *skipped_lines(plan.steps)]
     lines = [Line(head, heading=True), *lines, Line(summary(plan.steps), heading=True)]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
     return lines + ([Line(f"try  {plan.command}")] if pending else [])
@@ -70,8 +68,7 @@ def plan_view(result: Result[Plan]) -> list[Line]:
 
 def _changed_lines(steps: tuple[StepReport, ...]) -> list[Line]:
     """All steps but those that are fine, so that a healthy node has no lines."""
-    fine = (Outcome.OK, Outcome.SKIPPED)
-    return [line for step in steps if step.outcome not in fine for line in step_lines(step)]
+    return step_lines(step for step in steps if step.outcome is not Outcome.OK)
 
 
 def lockfile_view(result: Result[LockfileSummary]) -> list[Line]:

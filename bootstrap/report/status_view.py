@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
+from ..core.facts import External, Facts
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
 from ..host.times import age_of, seconds_of
 from .lines import Line, count, error_lines, human, step_lines, summary
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 MAX_NODES = 8  # failing nodes that are listed
 
 
-def status_view(result: Result[NodeStatus], *, verbose: bool) -> list[Line]:
+def status_view(result: Result[NodeStatus]) -> list[Line]:
     """The node, its cluster, and the newest runs of the node."""
     data = result.data
     desired, now, install = data.desired, seconds_of(data.now), data.install
@@ -46,10 +47,11 @@ def status_view(result: Result[NodeStatus], *, verbose: bool) -> list[Line]:
     lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
     for run in data.runs:
         lines += _run_lines(run, now, "run")
-        failed = [step for step in run.steps if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)]
-        lines += [line for step in failed for line in step_lines(step)]
-        lines += [line for error in run.errors for line in error_lines(error)]
-    return lines + (_fact_lines(data) if verbose else [])
+        lines += step_lines(
+            step for step in run.steps if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)
+        )
+        lines += error_lines(run.errors)
+    return lines if data.externals is None else [*lines, *_fact_lines(data.facts, data.externals)]
 
 
 def _row(label: str, text: str) -> Line:
@@ -69,7 +71,7 @@ def _stack(config: Mapping[str, Any]) -> str:
 
 def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
     """The nodes without a failure in one line, and the first failure of each other node."""
-    passed = [report for report in reports if report.was_checked and not _failure(report)]
+    passed = [report for report in reports if report.passed]
     failing = [report for report in reports if _failure(report)]
     lines = []
     if passed:
@@ -97,21 +99,20 @@ def _run_lines(run: RunRecord, now: float | None, label: str, *, steps: bool = T
         _row(label, f"{run.verb} {run.event}".strip() + f": {state}"),
         _row("", summary(run.steps)),
         _row("", f"run {run.run_id}, started {run.started}"),
-        *(line for step in running for line in step_lines(step)),
+        *step_lines(running),
     ]
 
 
-def _fact_lines(data: NodeStatus) -> list[Line]:
+def _fact_lines(facts: Facts, externals: Sequence[External]) -> list[Line]:
     """The detected facts, one line for each."""
     lines = []
-    for title, facts in (("cluster", data.facts.cluster), ("host", data.facts.host)):
-        lines += [Line(f"{title}:", heading=True)]
-        values = plain(facts)
+    for title, values in (("cluster", plain(facts.cluster)), ("host", plain(facts.host))):
         if "memory" in values:
             values["memory"] = human(values["memory"])
+        lines += [Line(f"{title}:", heading=True)]
         lines += [Line(f"{name:<10} {_flat(value)}") for name, value in values.items()]
     lines.append(Line("externals:", heading=True))
-    return lines + ([Line(f"{external.spec} at {external.place}") for external in data.externals] or [Line("none")])
+    return lines + ([Line(f"{external.spec} at {external.place}") for external in externals] or [Line("none")])
 
 
 def _flat(value: Any) -> str:

@@ -30,7 +30,6 @@ from bootstrap.host.log import (
     open_log,
     prune_logs,
 )
-from bootstrap.report.render import text_of
 from bootstrap.report.runs_view import log_view
 from tests.world import World
 
@@ -129,7 +128,7 @@ def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None
     assert shown(None, "warning", 9) == []
     with pytest.raises(UsageError, match="the log has no run 2025"):
         show(tmp_path, run="2025")
-    lines = text_of(log_view(show(tmp_path)))
+    lines = list(map(str, log_view(show(tmp_path))))
     assert lines[0].startswith("run 20261128T100000.000Z-aaaaaa, 2")
     assert lines[1].endswith(" first")
     assert " spack " in lines[1]
@@ -141,14 +140,14 @@ def test_a_failure_of_a_hook_script_is_an_error_with_its_time(tmp_path: Path) ->
     target.parent.mkdir(parents=True)
     message = "petal-node start: s3://b/k could not be fetched [fetch-missing]: 404. Remedy: upload it"
     target.write_text(f"2026-11-28T10:00:00Z {message}\n")
-    assert text_of(log_view(show(tmp_path))) == [
+    assert list(map(str, log_view(show(tmp_path)))) == [
         "run unknown, 2026-11-28 UTC",
         f"  x    -             10:00:00 {message}",
     ]
 
 
 def test_an_empty_log_and_a_log_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = text_of(log_view(show(tmp_path)))
+    (line,) = list(map(str, log_view(show(tmp_path))))
     assert line == f"{Paths(tmp_path).log} has no matching lines"
 
     def refuse(_path: Path) -> list[Entry]:
