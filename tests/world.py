@@ -284,7 +284,7 @@ class World:
 
     @property
     def release(self) -> str:
-        system = scope_digest_inputs(find_compiler(self.system), self.externals) if self.config.builds else {}
+        system = scope_digest_inputs(find_compiler(self.system), self.externals) if self.config.uses_spack else {}
         environment = {**self.environment, "system": system}
         return release.release_id(self.config, self.host, environment, templates.digest(), self.build_targets)
 
@@ -294,7 +294,7 @@ class World:
 
     @property
     def externals(self) -> tuple[External, ...]:
-        found = find_externals(self.paths, self.system) if self.config.builds else ()
+        found = find_externals(self.paths, self.system) if self.config.uses_spack else ()
         return unconfigured(found, self.environment, self.config.specs)
 
     @property

@@ -51,7 +51,7 @@ class SpackDatabase(Check):
     after = WAY_TO_STORAGE
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        if not ctx.config.builds:
+        if not ctx.config.uses_spack:
             return
         place = store_of(ctx)
         damage = ctx.system.on_storage(lambda: database_problem(place), place, self.seconds)

@@ -54,7 +54,7 @@ def lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
     require_root(options, services)
     check_output(options.output)
     ctx = prepare_lockfile(options, services)
-    if not ctx.config.builds:
+    if not ctx.config.uses_spack:
         remedy = "stack: NAME or spack: {specs: [...]} in the configuration"
         raise ConfigError("the configuration has no Spack stack", remedy=remedy)
     for note in ctx.build_targets.notes if ctx.build_targets else ():

@@ -203,18 +203,18 @@ class Config:
         return (*self.spack.specs, *self.software.spack_packages)
 
     @property
-    def bound(self) -> bool:
+    def root_is_shared(self) -> bool:
         """True if /opt/petal is a bind mount of a directory on shared storage."""
         return self.layout != "ami"
 
     @property
-    def carries_spack(self) -> bool:
+    def spack_in_image(self) -> bool:
         """True if Spack and clingo are part of the machine image."""
         return self.layout in IMAGES
 
     @property
-    def builds(self) -> bool:
-        """True if Spack is needed."""
+    def uses_spack(self) -> bool:
+        """True if the configuration has a stack or specs."""
         return self.stack != "none" or bool(self.specs)
 
     def to_dict(self) -> dict[str, Any]:

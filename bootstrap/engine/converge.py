@@ -91,7 +91,7 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
     """A report without a probe: the step is not for this node or event, or a step that it needs does not hold."""
     if ctx.role not in step.roles:
         return _report(step, Outcome.SKIPPED, "only the head node does this")
-    if step.in_image and not ctx.config.bound and ctx.mode is not Mode.IMAGE:
+    if step.in_image and not ctx.config.root_is_shared and ctx.mode is not Mode.IMAGE:
         return _report(step, Outcome.SKIPPED, "the machine image contains it")
     if ctx.options.event == "start" and not step.local:
         return _report(step, Outcome.SKIPPED, "shared storage is not mounted at OnNodeStart")

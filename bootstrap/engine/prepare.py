@@ -84,7 +84,7 @@ def prepare_lockfile(options: Options, services: Services) -> Context:
     desired = None if options.config else find_desired_state(options.root, facts, services.system, problems)
     config = read_config(options, facts, desired, services.system, problems)
     paths = Paths(options.root, config.storage.mount)
-    local = replace(config, layout=config.layout if config.carries_spack else "hybrid")
+    local = replace(config, layout=config.layout if config.spack_in_image else "hybrid")
     return _with_release(Context(options, services, paths, facts, Role.HEAD, local), None)
 
 
@@ -130,10 +130,10 @@ def _sets_desired_state(options: Options, *, follow: bool) -> bool:
 
 def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
     """The context with the release of this configuration and this petal-node; a known stack is not read again."""
-    builds = ctx.config.builds
+    uses_spack = ctx.config.uses_spack
     environment = ctx.environment if desired else _environment(ctx)
-    externals = unconfigured(find_externals(ctx.paths, ctx.system) if builds else (), environment, ctx.config.specs)
-    facts = detect.with_queues(ctx.facts, ctx.paths) if builds and ctx.config.bound else ctx.facts
+    externals = unconfigured(find_externals(ctx.paths, ctx.system) if uses_spack else (), environment, ctx.config.specs)
+    facts = detect.with_queues(ctx.facts, ctx.paths) if uses_spack and ctx.config.root_is_shared else ctx.facts
     queues = facts.cluster.queues
     if ctx.sets_desired_state and ctx.mode is not Mode.IMAGE:
         check_queue(ctx.config, queues)
@@ -147,13 +147,14 @@ def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
 
 def choose_targets(config: Config, facts: Facts, desired: DesiredState | None) -> BuildTargets:
     """The CPU targets of the release. If cluster-config.yaml cannot be read now, the earlier choice stays."""
-    if config.builds and config.bound and not facts.cluster.queues and desired is not None and desired.targets:
+    queues_unknown = config.root_is_shared and not facts.cluster.queues
+    if config.uses_spack and queues_unknown and desired is not None and desired.targets:
         return BuildTargets(desired.targets, desired.cuda)
     return build_targets_of(config, facts.cluster.queues, facts.host.machine)
 
 
 def _scope_inputs(ctx: Context, externals: tuple[External, ...]) -> Mapping[str, object]:
-    if not ctx.config.builds:
+    if not ctx.config.uses_spack:
         return {}
     try:
         compiler = find_compiler(ctx.system)
@@ -164,7 +165,7 @@ def _scope_inputs(ctx: Context, externals: tuple[External, ...]) -> Mapping[str,
 
 def _environment(ctx: Context) -> Mapping[str, object]:
     """The stack's spack.yaml, with an Lmod of its own if the nodes need one."""
-    if not ctx.config.builds:
+    if not ctx.config.uses_spack:
         return {}
     make_dir(ctx.paths.scratch)
     environment = environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)

@@ -41,7 +41,7 @@ def write_tree(ctx: Context, target: str) -> Tree:
     """
     tree = module_tree(ctx, target)
     make_dir(tree / "Core")
-    if ctx.config.builds:
+    if ctx.config.uses_spack:
         ctx.note(f"writing Spack's modules for {target}")
         open_spack(ctx, target).write_modules()
         _write_users_spack(ctx, target)
@@ -84,7 +84,7 @@ def unlisted(tree: Path, listed: Tree) -> list[str]:
 def missing_of_users(ctx: Context, target: str) -> list[Path]:
     """Missing files of the users' Spack, if the release has a module for it."""
     path = _users_module(ctx, target)
-    return users.missing(ctx, target) if ctx.config.builds and path.is_file() and _is_ours(path) else []
+    return users.missing(ctx, target) if ctx.config.uses_spack and path.is_file() and _is_ours(path) else []
 
 
 def _visible(tree: Path) -> Iterator[tuple[str, Path]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..config.load import from_mapping
 from ..core.errors import StateError
-from ..core.model import Mode
 from ..spack import database
 from ..spack.families import FAMILIES
 from ..spack.lockfile import locked_specs
@@ -70,7 +69,7 @@ def history(ctx: Context) -> tuple[Published, ...]:
     Raises:
         StateError: the record cannot be read.
     """
-    return ClusterState(ctx.paths).published() if ctx.config.bound and ctx.mode is not Mode.IMAGE else ()
+    return ClusterState(ctx.paths).published() if ctx.publishes_to_cluster else ()
 
 
 def previous_release(ctx: Context) -> str | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ..cluster.slurm import Job
 from ..core.errors import ReleaseError
-from ..core.model import Mode
 from ..host.atomic import move_aside
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
@@ -87,7 +86,7 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-unknown")
-    desired = ClusterState(ctx.paths).desired_state() if ctx.config.bound and ctx.mode is not Mode.IMAGE else None
+    desired = ClusterState(ctx.paths).desired_state() if ctx.publishes_to_cluster else None
     reasons = {current: "current"}
     if desired is not None:
         reasons.setdefault(desired.release, "desired")
@@ -127,7 +126,7 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
     """The packages that no kept release needs; and sentences about those that are not removed."""
     needed = {key: prefix for release in kept for key, prefix in needs(ctx, release).items()}
     prefixes = set(needed.values())
-    own_store = store_of(ctx) if ctx.config.builds else None
+    own_store = store_of(ctx) if ctx.config.uses_spack else None
     unused, left = [], []
     for store in stores(ctx):
         free = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..core.errors import ReleaseError, StateError
-from ..core.model import Mode
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir
 from ..host.log import LOG
@@ -44,7 +43,7 @@ def _record_current(ctx: Context) -> None:
     It is called before the link is switched too, because a run that was killed after its switch recorded nothing.
     """
     release = current_release(ctx.paths)
-    if release is None or not ctx.config.bound or ctx.mode is Mode.IMAGE:
+    if release is None or not ctx.publishes_to_cluster:
         return
     try:
         ClusterState(ctx.paths).note_published(release, ctx.run_id, timestamp(ctx.paths.current.lstat().st_mtime))

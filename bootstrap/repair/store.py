@@ -67,7 +67,7 @@ class PartialInstalls(StoreRepair):
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
-        if not ctx.config.builds:
+        if not ctx.config.uses_spack:
             return elsewhere("the configuration has no Spack stack")
         try:
             partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SCAN)
@@ -160,7 +160,7 @@ def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
 def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
     """Packages of the desired release only: those of older releases cannot be installed again."""
     yield from (package for package in _damaged_tarballs(ctx) if package.was_changed)
-    if not ctx.config.builds or database.database_problem(store_of(ctx)):
+    if not ctx.config.uses_spack or database.database_problem(store_of(ctx)):
         return
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):

@@ -67,7 +67,7 @@ def locate(config: Config, paths: Paths) -> SpackInstall:
     for origin in (spack.origin, spack.recipes, *spack.wheels):
         if origin is not None:
             _check_trusted(origin)
-    return _install_below((paths.home if config.carries_spack else paths.root) / "spack", spack)
+    return _install_below((paths.home if config.spack_in_image else paths.root) / "spack", spack)
 
 
 def anywhere(config: Config, paths: Paths) -> tuple[SpackInstall, ...]:

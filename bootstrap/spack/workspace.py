@@ -74,7 +74,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
 
 def lock_limit(ctx: Context) -> int | None:
     """How many locks the store's file system allows on one file; None without a limit: see ``install``."""
-    return EFS_LOCKS if ctx.config.bound and ctx.facts.is_efs(ctx.paths.mount) else None
+    return EFS_LOCKS if ctx.config.root_is_shared and ctx.facts.is_efs(ctx.paths.mount) else None
 
 
 def pulled_of(ctx: Context) -> Path:
@@ -134,7 +134,7 @@ def missing_packages(ctx: Context) -> tuple[str, ...]:
     Raises:
         SpackError: ``state-corrupt``, ``spack-database``.
     """
-    if not ctx.config.builds:
+    if not ctx.config.uses_spack:
         return ()
     absent = database.missing(release_specs(ctx), store_of(ctx))
     return tuple(sorted(f"{spec.name}@{spec.version}" for spec in absent))

@@ -116,6 +116,11 @@ class Context:
         return Mode.NODE if self.paths.live else Mode.TREE
 
     @property
+    def publishes_to_cluster(self) -> bool:
+        """True if shared storage records which releases are current; a machine image has its own release."""
+        return self.config.root_is_shared and self.mode is not Mode.IMAGE
+
+    @property
     def desired_state(self) -> DesiredState:
         """The desired state of the cluster after this run."""
         cuda = self.build_targets.cuda if self.build_targets else ()
@@ -149,7 +154,7 @@ class Context:
     def build_queue(self) -> str | None:
         """The Slurm queue whose nodes build the stack, None if this machine builds it: only clusters have Slurm."""
         install = self.config.install
-        in_job = install.where == "slurm" and self.config.builds and self.mode is Mode.NODE
+        in_job = install.where == "slurm" and self.config.uses_spack and self.mode is Mode.NODE
         return install.queue if in_job else None
 
     @property

@@ -94,7 +94,7 @@ def build_targets_of(config: Config, queues: Sequence[Queue], machine: str) -> B
     Raises:
         ConfigError: ``target-mixed``.
     """
-    if not config.builds:
+    if not config.uses_spack:
         return BuildTargets((machine,))
     return targets.build_targets(config.spack.targets, queues, machine)
 
@@ -106,7 +106,7 @@ def check_queue(config: Config, queues: Sequence[Queue]) -> None:
         ConfigError: ``job-queue``.
     """
     wanted, names = config.install.queue, [queue.name for queue in queues]
-    if config.install.where != "slurm" or not config.builds or not names or wanted in names:
+    if config.install.where != "slurm" or not config.uses_spack or not names or wanted in names:
         return
     raise ConfigError(
         f"install.queue {wanted} is not a queue of this cluster",
@@ -150,7 +150,7 @@ def release_id(
     modules = config.modules
     if modules.defaults or modules.hide:
         parts["modules"] = {"defaults": modules.defaults, "hide": sorted(modules.hide)}
-    if config.builds:
+    if config.uses_spack:
         parts["spack"] = {
             "environment": environment,
             "specs": sorted(config.specs),

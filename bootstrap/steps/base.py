@@ -111,7 +111,7 @@ class Step(Check):
 
     def findings(self, ctx: Context) -> Iterable[Finding]:
         """Its probe as a finding of a check, with a deadline."""
-        if self.in_image and not ctx.config.bound:
+        if self.in_image and not ctx.config.root_is_shared:
             return ()
         if self.seconds is None:
             return self._as_check(self.probe(ctx), ctx)

@@ -37,7 +37,7 @@ class BuildCache(Step):
 
     def probe(self, ctx: Context) -> Finding:
         mirrors = _mirrors(ctx)
-        if not mirrors or not ctx.config.builds:
+        if not mirrors or not ctx.config.uses_spack:
             return elsewhere("the configuration has no build cache to push to")
         built, record = _built(ctx), _PushRecord(ctx)
         if record.failure is not None:

@@ -82,7 +82,7 @@ def _without_lmod(ctx: Context, problem: str) -> Finding:
         return blocked(f"{problem}, and no release carries one yet that this CPU runs", status)
     if LOCK in ctx.environment:
         setting = "petal-node lockfile    (on a machine without Lmod: the new lockfile contains Lmod)"
-    elif ctx.config.builds:
+    elif ctx.config.uses_spack:
         setting = "modules: {lmod: stack} in the configuration: the stack builds Lmod for every node that has none"
     else:
         setting = "name a stack in the configuration: it builds Lmod for the nodes"

@@ -59,7 +59,7 @@ def _compare(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) -> Findi
 def _is_needed(ctx: Context) -> bool:
     """A stack may contain Lmod for users alone: then the nodes have their own."""
     specs = specs_of(ctx)
-    if not ctx.config.builds or not names_lmod(specs):
+    if not ctx.config.uses_spack or not names_lmod(specs):
         return False
     if ctx.config.modules.lmod == "stack" or SPEC in specs:
         return True

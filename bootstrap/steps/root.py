@@ -27,14 +27,14 @@ class Root(Step):
 
     def probe(self, ctx: Context) -> Finding:
         root = ctx.paths.root
-        if ctx.config.bound:
+        if ctx.config.root_is_shared:
             return root_mount.probe(ctx)
         if ctx.system.on_storage(lambda: root_mount.is_bound(ctx), root, PROBE):
             return change(f"{root} is bound to shared storage", f"remove the bind mount at {root}")
         return _probe_image_build(ctx) if ctx.mode is Mode.IMAGE else _probe_image_release(ctx)
 
     def apply(self, ctx: Context) -> None:
-        if ctx.config.bound:
+        if ctx.config.root_is_shared:
             root_mount.apply(ctx)
             return
         if root_mount.is_bound(ctx):
@@ -70,7 +70,7 @@ def _probe_image_release(ctx: Context) -> Finding:
         problem,
         "on the machine that becomes the image: petal-node bootstrap --layout ami --config FILE",
         "or in the configuration: layout: shared",
-        *((target,) if ctx.config.builds else ()),
+        *((target,) if ctx.config.uses_spack else ()),
     )
 
 

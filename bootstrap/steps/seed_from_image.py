@@ -34,7 +34,7 @@ class SeedFromImage(Step):
 
     def probe(self, ctx: Context) -> Finding:
         shared = ctx.paths.shared_root
-        if not ctx.config.bound or not ctx.paths.live:
+        if not ctx.config.root_is_shared or not ctx.paths.live:
             return elsewhere("the layout does not copy the image's release to shared storage")
         if ctx.mounted is None or not (shared / "store").is_dir():
             return elsewhere("shared storage is not prepared yet")

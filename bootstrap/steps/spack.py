@@ -43,7 +43,7 @@ class SpackStack(Step):
         return ctx.build_queue is not None
 
     def probe(self, ctx: Context) -> Finding:
-        if not ctx.config.builds:
+        if not ctx.config.uses_spack:
             return elsewhere("the configuration has no Spack stack")
         store = store_of(ctx)
         locked = all(locked_specs(lockfile_of(ctx, target)) for target in ctx.targets)

@@ -20,7 +20,7 @@ class SpackProgram(Step):
     runs = frozenset({"hybrid"})
 
     def probe(self, ctx: Context) -> Finding:
-        if not ctx.config.builds:
+        if not ctx.config.uses_spack:
             return elsewhere("the configuration has no Spack stack")
         program = locate(ctx.config, ctx.paths)
         if not is_ready(program) or version_of(program.tree) != program.version:

@@ -117,7 +117,7 @@ def test_bad_input_is_refused_with_its_path(text: str, path: str, says: str) -> 
 
 def test_an_empty_file_is_a_configuration() -> None:
     assert load.parse("") == model.Config()
-    assert not load.parse("").builds
+    assert not load.parse("").uses_spack
 
 
 def test_a_configuration_round_trips_through_json() -> None:

@@ -35,7 +35,7 @@ def problems(text: str) -> dict[str, str]:
 
 def test_a_seed_with_a_section_spack_is_a_configuration() -> None:
     read = load.parse(SEED + SPACK)
-    assert read.builds
+    assert read.uses_spack
     assert read.specs == ("zlib", "gcc@11.3.0", "samtools@1.17")
     assert load.from_mapping(json.loads(json.dumps(read.to_dict()))) == read
 
@@ -48,7 +48,7 @@ def test_a_seed_without_a_section_spack_gets_a_hint() -> None:
 
 
 def test_a_seed_without_software_needs_no_spack() -> None:
-    assert not load.parse("cluster: {name: a, region: b}\nusers:\ndata:\n").builds
+    assert not load.parse("cluster: {name: a, region: b}\nusers:\ndata:\n").uses_spack
 
 
 @pytest.mark.parametrize(
