@@ -33,7 +33,7 @@ def with_lockfile(ctx: Context, target: str) -> Spack:
     """Spack with the release's lockfile. It is made once and kept, so a run after a kill builds the same.
 
     Raises:
-        ConfigError, SpackError: as ``solve``; ``lockfile-unfit``.
+        ConfigError, SpackError: as ``solve`` and ``stack_lockfile``.
         FetchError, PackageError: Spack or a lockfile that is the stack cannot be fetched.
     """
     spack, kept = _ready_spack(ctx, target), lockfile_of(ctx, target)
@@ -44,7 +44,6 @@ def with_lockfile(ctx: Context, target: str) -> Spack:
     if lockfile is None:
         solve(ctx, spack)
     else:
-        check_lockfile(ctx, lockfile)
         ctx.note(f"{ctx.config.stack} is a lockfile: nothing is concretized")
         write_atomic(spack.lockfile, json.dumps(lockfile.part(target)).encode())
     make_dir(kept.parent)
@@ -53,11 +52,7 @@ def with_lockfile(ctx: Context, target: str) -> Spack:
 
 
 def _ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack:
-    """Spack with the stack as its environment; fetches Spack if it is missing.
-
-    Args:
-        apart: as for ``open_spack``.
-    """
+    """Spack with the stack as its environment; fetches Spack if it is missing. ``apart`` as for ``open_spack``."""
     spack = open_spack(ctx, target, apart=apart)
     if not is_ready(spack.program):
         ctx.note(f"Spack {spack.program.version} and its recipes")
@@ -84,7 +79,8 @@ def preview(ctx: Context) -> tuple[str, ...]:
     program = locate(ctx.config, ctx.paths)
     if not is_ready(program) or not (program.recipes / "repo.yaml").is_file():
         return ()
-    ctx = _with_recipes(ctx, program.recipes)
+    if not _has_lmod(program.recipes):
+        ctx = _without_lmod(ctx)
     directory = ctx.paths.scratch / "preview"
     try:
         spack = open_spack(ctx, ctx.targets[0], apart=directory)
@@ -105,7 +101,8 @@ def solve(ctx: Context, spack: Spack) -> None:
         ConfigError: ``spec-unknown``.
         SpackError: ``spack-memory``, ``spack-no-clingo``, ``spack-concretize``.
     """
-    ctx = _with_recipes(ctx, spack.program.recipes)
+    if not _has_lmod(spack.program.recipes):
+        ctx = _without_lmod(ctx)
     try:
         _solve(ctx, spack)
     except SpackError as error:
@@ -125,9 +122,8 @@ def _solve(ctx: Context, spack: Spack) -> None:
     spack.concretize()
 
 
-def _with_recipes(ctx: Context, recipes: Path) -> Context:
-    """The same stack, without the Lmod that was added automatically if the recipes have none."""
-    return ctx if (recipes / "packages" / PACKAGE).is_dir() else _without_lmod(ctx)
+def _has_lmod(recipes: Path) -> bool:
+    return (recipes / "packages" / PACKAGE).is_dir()
 
 
 def _without_lmod(ctx: Context) -> Context:
@@ -200,26 +196,20 @@ def stack_lockfile(ctx: Context) -> Lockfile | None:
     """The lockfile that is the stack, or None.
 
     Raises:
-        ConfigError: ``lockfile-unfit``.
+        ConfigError: ``lockfile-unfit``, it is damaged or not for this cluster.
         FetchError: it cannot be fetched.
     """
-    return locked(ctx.config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
-
-
-def check_lockfile(ctx: Context, lock: Lockfile) -> None:
-    """Refuses a lockfile that is not for this cluster.
-
-    Raises:
-        ConfigError: ``lockfile-unfit``.
-    """
-    try:
-        compiler = find_compiler(ctx.system)
-    except SpackError:  # the build reports it, with the packages to install
-        compiler = None
-    cuda = ctx.build_targets.cuda if ctx.build_targets else ()
     config, host = ctx.config, ctx.facts.host
-    node = NodeProfile(host, compiler, ctx.externals, ctx.targets, cuda, config.spack, config.specs)
-    check_fit(lock, node, config.stack)
+    lock = locked(config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
+    if lock is not None:
+        try:
+            compiler = find_compiler(ctx.system)
+        except SpackError:  # the build reports it, with the packages to install
+            compiler = None
+        cuda = ctx.build_targets.cuda if ctx.build_targets else ()
+        node = NodeProfile(host, compiler, ctx.externals, ctx.targets, cuda, config.spack, config.specs)
+        check_fit(lock, node, config.stack)
+    return lock
 
 
 def make_lockfile(ctx: Context) -> bytes:
@@ -233,13 +223,13 @@ def make_lockfile(ctx: Context) -> bytes:
     """
     # The lockfile is for nodes without --root, so it contains the paths that externals have there.
     ctx = replace(ctx, externals=tuple(replace(one, prefix=Path(one.place)) for one in ctx.externals))
-    directory, host = ctx.paths.scratch / "lockfile", ctx.facts.host
+    directory, host, config = ctx.paths.scratch / "lockfile", ctx.facts.host, ctx.config
     documents = []
-    holder = own_holder(host.name, host.boot_id, ctx.run_id)
 
     def waiting(who: str) -> None:
         ctx.note(f"waiting for another `petal-node lockfile` on {who}")
 
+    holder = own_holder(host.name, host.boot_id, ctx.run_id)
     with Lock(ctx.paths.var / "lockfile.lock", holder, timeout=LOCK_WAIT, waiting=waiting):
         remove_tree(directory)
         for target in ctx.targets:
@@ -248,7 +238,7 @@ def make_lockfile(ctx: Context) -> bytes:
             documents.append(json.loads(spack.lockfile.read_bytes()))
         remove_tree(directory)
     compiler = find_compiler(ctx.system)
-    origins = {"spack.source": ctx.config.spack.origin, "spack.recipes": ctx.config.spack.recipes}
+    origins = {"spack.source": config.spack.origin, "spack.recipes": config.spack.recipes}
     record = Record(
         created=timestamp(),
         glibc=host.glibc,

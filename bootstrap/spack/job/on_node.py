@@ -136,29 +136,30 @@ def check_node(order: Order, program: SpackInstall, shared_root: Path, host: Hos
     Raises:
         JobError: ``job-node``.
     """
-    properties = (
+
+    def differing(*properties: tuple[str, str | None, str]) -> list[str]:
+        return [
+            f"{name}: {here or 'none'}, and the head node has {expected}"
+            for name, here, expected in properties
+            if here != expected
+        ]
+
+    wrong = differing(
         ("operating system", host.os, order.os),
         ("glibc", host.glibc, order.glibc),
         ("compiler", find_compiler(system).spec, order.compiler),
     )
-    wrong = [
-        f"{name}: {here}, and the head node has {expected}" for name, here, expected in properties if here != expected
-    ]
     store = Path(order.store)
     backing = shared_root / store.name
     if not (store.exists() and backing.exists() and store.samefile(backing)):
         wrong.append(f"{store} is not {backing}: run petal-node check on that node")
-    version = version_of(program.tree)
-    sources = ((tree, key_at(Path(tree)) or "unknown", expected) for tree, expected in order.keys.items() if expected)
-    programs = [
-        f"{tree} was unpacked from another source: {key}, and on the head node from {expected}"
-        for tree, key, expected in sources
-        if key != expected
-    ]
-    if version != order.version:
-        programs = [f"Spack at {order.tree}: {version or 'none'}, and the head node has {order.version}"]
-    elif not (program.recipes / "repo.yaml").is_file():
-        programs = [f"recipes at {order.recipes}: none"]
+    keys = ((tree, key_at(Path(tree)) or "unknown", expected) for tree, expected in order.keys.items() if expected)
+    programs = differing(
+        (f"Spack at {order.tree}", version_of(program.tree), order.version),
+        *((f"{tree} was unpacked from another source", key, expected) for tree, key, expected in keys),
+    )
+    if not (program.recipes / "repo.yaml").is_file():
+        programs.append(f"recipes at {order.recipes}: none")
     if wrong or programs:
         raise JobError(
             f"{host.name} cannot build for this cluster",
