@@ -37,16 +37,12 @@ LEFTOVERS = ("[!.]*/.*.old", "[!.]*/.*.garbage", ".spack-db/index.json.*.temp")
 
 
 def index_of(store: Path) -> Path:
-    """The path of a store's database."""
+    """A store's database."""
     return store / ".spack-db" / "index.json"
 
 
 def records(index: Path) -> dict[str, dict[str, Any]]:
-    """The database's record of each spec, by hash; empty if there is no such file.
-
-    Raises:
-        SpackError: ``spack-database``, the index cannot be read.
-    """
+    """The record of each spec by hash, empty without the file; SpackError ``spack-database`` if it is damaged."""
     why = "a record is not what Spack writes"
     try:
         document = read_json(index, limit=LIMIT)
@@ -67,9 +63,6 @@ def installed(store: Path) -> dict[str, Path]:
 
     A package that is installed again after a reindex has a record without a path (database.py: ``_add``); it is where
     ``scope.PROJECTION`` puts it.
-
-    Raises:
-        SpackError: ``spack-database``, the index cannot be read.
     """
     prefixes = {}
     for digest, record in records(index_of(store)).items():
@@ -139,9 +132,6 @@ def look(store: Path) -> tuple[list[Path], bool]:
     Returns:
         The prefixes that Spack did not finish, with its other leftovers; and whether the index has the whole prefixes
         and no others.
-
-    Raises:
-        SpackError: ``spack-database``.
     """
     prefixes = _prefixes(store)
     recorded = {prefix for prefix in installed(store).values() if store in prefix.parents}
@@ -173,9 +163,6 @@ def recover(spack: Spack, roots: Container[str]) -> None:
 
     Args:
         roots: hashes of the explicit specs; other packages that a reindex finds are marked as dependencies.
-
-    Raises:
-        SpackError: ``spack-database``.
     """
 
     def warn(text: str) -> None:

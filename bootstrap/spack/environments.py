@@ -36,43 +36,42 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     """
     if config.stack == "none":
         return {}
-    environment = _read_stack(config, scratch, region)
+    environment = _fetch(config, scratch, region) if "/" in config.stack else _shipped(config.stack)
     if not environment.get("specs") and not config.specs:
         why, remedy = "its list of specs is empty", "name specs there or in spack.specs, or write stack: none"
         raise ConfigError(f"the stack {config.stack} asks for no package", why=why, remedy=remedy, code="stack-invalid")
     return environment
 
 
-def _read_stack(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
-    if "/" in config.stack:
-        source = Source(config.stack, config.stack_sha256, region)
-        data = read(source, scratch, limit=lockfile.LIMIT)
-        if lockfile.is_lockfile(data):
-            digest = hashlib.sha256(data).hexdigest()
-            write_atomic(_copy_of(scratch, digest), data)
-            solved = lockfile.parse(data, config.stack).environment
-            return {**_environment(dict(solved), config.stack), LOCK: digest}
-        if len(data) > SMALL:
-            raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
-        return _parse(data, config.stack)
-    path = resources.path("spack_envs") / config.stack / "spack.yaml"
-    if not path.is_file():
-        known = sorted(item.parent.name for item in resources.path("spack_envs").glob("*/spack.yaml"))
-        why = f"petal-node ships {', '.join(known) or 'none'}{did_you_mean(config.stack, known)}"
-        remedy = "correct stack in the configuration"
-        raise ConfigError(f"there is no stack {config.stack!r}", why=why, remedy=remedy, code="stack-invalid")
-    return _parse(path.read_bytes(), str(path))
+def _fetch(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
+    data = read(Source(config.stack, config.stack_sha256, region), scratch, limit=lockfile.LIMIT)
+    if lockfile.is_lockfile(data):
+        digest = hashlib.sha256(data).hexdigest()
+        write_atomic(_copy_of(scratch, digest), data)
+        solved = lockfile.parse(data, config.stack).environment
+        return {**_environment(dict(solved), config.stack), LOCK: digest}
+    if len(data) > SMALL:
+        raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
+    return _parse(data, config.stack)
 
 
 def _copy_of(scratch: Path, digest: str) -> Path:
     return scratch / f"stack-{digest[:12]}.lock"
 
 
+def _shipped(name: str) -> Mapping[str, Any]:
+    shipped = {path.parent.name: path for path in resources.path("spack_envs").glob("*/spack.yaml")}
+    if name not in shipped:
+        why = f"petal-node ships {', '.join(sorted(shipped)) or 'none'}{did_you_mean(name, shipped)}"
+        remedy = "correct stack in the configuration"
+        raise ConfigError(f"there is no stack {name!r}", why=why, remedy=remedy, code="stack-invalid")
+    return _parse(shipped[name].read_bytes(), str(shipped[name]))
+
+
 def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region: str | None) -> Lockfile | None:
     """The lockfile that is the stack, or None. It is fetched again if this node does not have it.
 
     Raises:
-        ConfigError: ``lockfile-unfit``.
         FetchError: its URI cannot be read, or contains another file now.
     """
     digest = environment.get(LOCK)

@@ -48,7 +48,7 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
         apart: a local directory to use instead, without the store and build caches, if nothing is to be installed.
 
     Raises:
-        SpackError: ``spack-no-compiler``, ``spack-target``.
+        SpackError: as ``locate`` and ``site_of``.
     """
     config = ctx.config
     work = (apart or ctx.paths.work(ctx.desired_release)) / target
@@ -101,11 +101,7 @@ def site_of(ctx: Context, target: str) -> Site:
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:
-    """Checks before the build that the compiler has options for the target.
-
-    Raises:
-        SpackError: ``spack-target``.
-    """
+    """Refuses a compiler without options for the target, before a build: SpackError ``spack-target``."""
     if not compiler_builds(target, compiler.version):
         raise SpackError(
             f"gcc {compiler.version} cannot build for {target}",
@@ -119,11 +115,7 @@ def check_compiler(compiler: Compiler, target: str) -> None:
 
 
 def release_specs(ctx: Context) -> tuple[Locked, ...]:
-    """The specs of this run's release, for all of its targets.
-
-    Raises:
-        SpackError: ``state-corrupt``.
-    """
+    """The specs of this run's release, for all of its targets; SpackError ``state-corrupt``."""
     specs = (spec for target in ctx.targets for spec in locked_specs(lockfile_of(ctx, target)))
     return tuple({spec.hash: spec for spec in specs}.values())
 

@@ -7,6 +7,7 @@ each kind of problem is reported once for each mirror.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from ...host.log import LOG
 from ...host.system import System
 from ...remote.fetch import Source, download, local_path, read
 from ..lockfile import Locked
-from .entries import LIMIT, Layout, corrupt, parsed, unwrapped
+from .entries import LIMIT, MALFORMED, Layout, unwrapped
 from .keys import Keyring, open_keyring
 
 TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
@@ -33,10 +34,7 @@ ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
 
 @dataclass(frozen=True)
 class Pulled:
-    """The entries in ``directory`` that Spack can install.
-
-    ``troubles``: one error for each kind of problem of each mirror.
-    """
+    """The entries in ``directory`` that Spack can install, and an error for each kind of problem of each mirror."""
 
     directory: Path
     layout: Layout
@@ -64,12 +62,7 @@ def pull(
     region: str | None,
     tell: Callable[[str], None],
 ) -> Pulled:
-    """Gets the entries of ``specs`` from the first mirror that has a usable one, into ``directory``.
-
-    Args:
-        directory: emptied first; as large as the entries.
-        tell: gets the progress.
-    """
+    """Gets the entries of ``specs`` from the first mirror that has a usable one, into ``directory``: emptied first."""
     remove_tree(directory)
     missing, taken, troubles = list(specs), [], []
     for name, mirror in mirrors.items():
@@ -163,18 +156,22 @@ class _Pull:
 
     def _take_blobs(self, spec: Locked, description: bytes) -> None:
         """Fetches the files that the description names, then writes the description."""
-        document = parsed(description)
-        for blob in self.layout.blobs(spec, document):
-            source = Source(self._uri(blob.path), blob.sha256, self.region, FETCH, self.stopped.is_set)
-            try:
-                download(source, self.directory / blob.path)
-            except FetchError as error:
-                if error.code in {"fetch-checksum", "fetch-missing"}:
-                    raise corrupt(spec, str(error)) from error
-                raise
-        digest = self.layout.hash_of(document, self.directory)
+        what = f"the entry of {spec.name}@{spec.version}"
+        try:
+            document = json.loads(description)
+            for path, sha256 in self.layout.blobs(spec, document).items():
+                download(
+                    Source(self._uri(path), sha256, self.region, FETCH, self.stopped.is_set), self.directory / path
+                )
+            digest = self.layout.hash_of(document, self.directory)
+        except MALFORMED as error:
+            raise CacheError(what, why=f"{type(error).__name__}: {error}", code="cache-corrupt") from error
+        except FetchError as error:
+            if error.code in {"fetch-checksum", "fetch-missing"}:
+                raise CacheError(what, why=str(error), code="cache-corrupt") from error
+            raise
         if digest != spec.hash:
-            raise corrupt(spec, f"it is the entry of another package, {digest}")
+            raise CacheError(what, why=f"it is the entry of another package, {digest}", code="cache-corrupt")
         target = self.directory / self.layout.description(spec, signed=False)
         make_dir(target.parent)
         target.write_bytes(description)
