@@ -1,4 +1,4 @@
-"""Storages that outlived their cluster: what a head node left there, and a new head node that finds it."""
+"""Shared storage of a deleted cluster: its state, and a new head node that adopts it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EBS = Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",))
 
 
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The head node of the cluster ``old`` has installed, on a disk of its own."""
+    """The head node of the cluster ``old`` with an install on a separate disk."""
     lmod = tmp_path / "lmod" / "libexec" / "lmod"
     lmod.parent.mkdir(parents=True)
     lmod.touch()
@@ -40,8 +40,8 @@ def converge(world: World, *, accept: bool = False, **typed_options: Any) -> dic
     return {step.name: step for step in engine.converge(STEPS, ctx, lambda _: None)}
 
 
-def reborn(old: World, cluster: str = "demo", mount: Mount = EBS) -> World:
-    """A head node that never ran: of the former one only shared storage is left."""
+def new_head_node(old: World, cluster: str = "demo", mount: Mount = EBS) -> World:
+    """A new head node; only shared storage remains of the previous one."""
     for path in old.prefix.iterdir():
         if path.name != "shared":
             remove_tree(path)
@@ -58,8 +58,8 @@ def write_dna(world: World) -> None:
     dna.write_text(json.dumps({"cluster": cluster}))
 
 
-def leave_records(world: World) -> dict[str, bytes]:
-    """What stands there when the head node dies in mid-run; desired.json is of a petal-node that this one is not."""
+def write_records_of_dead_head(world: World) -> dict[str, bytes]:
+    """Write the records of a head node that died during a run; desired.json has the format of a newer petal-node."""
     report = NodeReport("q9-st-c5-1", "compute", "2026-11-24T08:00:00Z", "r0", ())
     run_record = RunRecord(
         "r-9", "hook", "updated", "head", "ip-10-0-0-10", "9.9", 77, "boot-1", "2026-11-24T08:00:00Z"

@@ -1,7 +1,7 @@
-"""Which tests stay together where two processes share them out (``make test``): those with one thing for a session.
+"""The distribution of tests over processes (``make test``): tests with a session resource run in one process.
 
 pytest-xdist's own groups (``--dist loadgroup``) do not work with pytest 9.2: it renames tests through an attribute that
-is no more.
+no longer exists.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 FOLDERS = ("archive", "nfs")
-FILES = ("lab", "real", "spack")  # each process has a lab of its own; what waits runs beside what works
+FILES = ("lab", "real", "spack")  # each process has its own lab; tests that wait run next to tests that compute
 
 
 class ByFolder(LoadScopeScheduling):
-    """Tests of a folder, or of a file, run in one process, one after the other, the most first; others anywhere."""
+    """The tests of a folder or of a file run in one process, largest group first; other tests run in any process."""
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
@@ -28,6 +28,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where tests are shared out, a file of one long test is not left for the end, when the others are idle."""
+    """With several processes, start long files first, so that no process is idle at the end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.nodeid.split("/")[1] not in (*FOLDERS, *FILES))

@@ -1,4 +1,4 @@
-"""Small file systems of their own, for tests that fill one."""
+"""Small separate file systems for tests that fill a disk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 @contextmanager
 def mounted(place: Path, size: int, mode: str = "755") -> Iterator[Path]:
-    """A disk with so many MiB, mounted at ``place`` and gone afterwards; skips where nobody may mount one."""
+    """Mount a disk with ``size`` MiB at ``place`` and remove it afterwards; skip if mounting is not possible."""
     place.mkdir(parents=True)
     argv = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode={mode}", "tmpfs", place]
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"the test mounts a file system, which fails here: {done.stderr.strip()}")
     try:
         yield place
     finally:

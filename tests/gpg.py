@@ -1,4 +1,4 @@
-"""Keys for tests: real ones, made by the system's gpg."""
+"""Real keys for tests, created by the system's gpg."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 @dataclass(frozen=True)
 class Key:
-    """A key that signs: the files of its public and of its secret half."""
+    """A signing key: the files of its public and secret half."""
 
     public: Path
     secret: Path
 
 
 def made_key(place: Path, name: str) -> Key:
-    """A new key without a passphrase."""
+    """Create a key without a passphrase."""
     if not shutil.which("gpg"):
-        pytest.skip("no gpg on this machine")
+        pytest.skip("gpg is not installed")
     home = place / name
     home.mkdir(mode=0o700, parents=True)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]

@@ -1,4 +1,4 @@
-"""Prints the size and the structure of the package as figures: `make house`."""
+"""Print size and structure of the package as figures: `make house`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Trees that look like a machine image: the files that tell of Spack's externals, at ParallelCluster's places.
+"""Trees that look like a machine image: the files by which externals are found, at ParallelCluster's paths.
 
-``tests/real/test_externals.py`` reads the same kinds of files out of Debian's packages.
+``tests/real/test_externals.py`` reads the same kinds of files from Debian's packages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ VARS = '#!/bin/sh\nexport I_MPI_ROOT="$(cd "$(dirname "${BASH_SOURCE:-$0}")/.." 
 
 
 def write(top: Path, *files: str | tuple[str, str]) -> None:
-    """Files below ``top``, empty or with a text; what lies in ``bin`` can be run."""
+    """Write files below ``top``, empty or with a text; files in ``bin`` are executable."""
     for file in files:
         name, text = (file, "") if isinstance(file, str) else file
         path = top / name
@@ -53,7 +53,7 @@ def intel_mpi(top: Path, version: str = "2021.13") -> None:
 
 
 def parallelcluster(prefix: Path) -> None:
-    """An x86_64 image with everything."""
+    """An x86_64 image with all externals."""
     slurm(prefix / "opt/slurm")
     pmix(prefix / "opt/pmix")
     libfabric(prefix / "opt/amazon/efa")

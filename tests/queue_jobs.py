@@ -1,4 +1,4 @@
-"""A head node whose stack is built in a job, with a Slurm that plays the node of the queue."""
+"""A head node whose stack is built in a job, with a fake Slurm that runs the job of the queue's node."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NODE = replace(HOST, name="q1-st-c5-1", cpus=64, memory=128 << 30)
 
 
 class Slurm:
-    """Slurm with one queue: whenever squeue is asked for a job, its node goes on and says how the job stands."""
+    """Slurm with one queue: each squeue for a job advances its node and prints the job's state."""
 
     def __init__(self, world: World, node: Callable[[Path], str]) -> None:
         self.world = world
         self.node = node
-        self.jobs: dict[str, list[str]] = {}  # by name: state and the path of the script
+        self.jobs: dict[str, list[str]] = {}  # job name -> state and path of the script
         self.sbatch: tuple[str, ...] = ()
         world.system.answers |= {
             "sbatch": self._sbatch, "squeue": self._squeue, "scancel": self._scancel, "sinfo": self._sinfo,
@@ -70,8 +70,8 @@ def head(tmp_path: Path, queue: str = "q1", wait: int = 60) -> World:
     return World(tmp_path / "head", live=True, config_text=text, tool=tool)
 
 
-def without_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A directory is not a disk of its own and has no Lmod; no test waits for a second to pass."""
+def emulate_node_without_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Replace the tests for a separate disk and Lmod, which a directory does not have, and remove waiting times."""
     (tmp_path / "lmod" / "libexec").mkdir(parents=True)
     (tmp_path / "lmod" / "libexec" / "lmod").touch()
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
@@ -81,7 +81,7 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def builds(world: World, **other: object) -> Callable[[Path], str]:
-    """A node that does what the order says, with this world's programs."""
+    """A node that executes the order with this world's programs."""
 
     def node(place: Path) -> str:
         host = replace(NODE, **other)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def builds(world: World, **other: object) -> Callable[[Path], str]:
 
 
 def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
-    """A node whose job stands like that, one state at each look, before it does anything."""
+    """A node whose job has the given states, one per squeue, before it starts."""
     left = list(states)
     return lambda place: left.pop(0) if left else node(place)
 

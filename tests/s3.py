@@ -1,4 +1,4 @@
-"""moto's S3 in this process, where our own code and boto3 look for AWS'."""
+"""moto's S3 in this process, at the endpoint of our code and of boto3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ):
         monkeypatch.setenv(name, value)
     client = boto3.client("s3", region_name="us-east-1")
-    for bucket in client.list_buckets()["Buckets"]:  # moto's state is the process's
+    for bucket in client.list_buckets()["Buckets"]:  # moto keeps its state in the process
         name = bucket["Name"]
         for entry in client.list_objects_v2(Bucket=name).get("Contents", ()):
             client.delete_object(Bucket=name, Key=entry["Key"])

@@ -1,4 +1,4 @@
-"""A node in a directory: everything that a step needs, with the programs of the node played by ``FakeSystem``.
+"""A node in a directory: everything that a step needs; ``FakeSystem`` emulates the programs of the node.
 
 Real programs exercise the same contracts in tests/real (processes, locks, shells), tests/spack (Spack) and tests/lab
 (mounts, systemd, Slurm).
@@ -59,7 +59,7 @@ def hosts(text: str) -> list[str]:
 
 
 class FakeSystem(System):
-    """Answers commands from a table and remembers them; nothing real is started."""
+    """Answer commands from a table and record them; no process is started."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -223,7 +223,7 @@ def _fake_reindex(store: Path) -> None:
 
 
 def _bind(source: Path, target: Path) -> None:
-    """A symbolic link plays the bind mount."""
+    """Use a symbolic link instead of a bind mount."""
     if target.is_dir() and not target.is_symlink():
         target.rmdir()
     if not target.is_symlink():
@@ -235,12 +235,12 @@ def _report(node: str, release_id: str) -> NodeReport:
 
 
 def lmod_of_this_machine() -> Path | None:
-    """Where this machine's own Lmod lies."""
+    """The directory of this machine's Lmod."""
     return next(iter(image_places()), None)
 
 
 def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:
-    """A tar.gz with text files, or with members as they are given."""
+    """A tar.gz with text files, or with the given members."""
     with tarfile.open(path, "w:gz") as tar:
         for name, content in members.items():
             if isinstance(content, tarfile.TarInfo):
@@ -254,7 +254,7 @@ def tarball(path: Path, members: Mapping[str, str | tarfile.TarInfo]) -> Path:
 
 @dataclass
 class World:
-    """One node: its prefix, its facts, and the context that steps get."""
+    """One node: its prefix, its facts, and the context of steps."""
 
     prefix: Path
     role: Role = Role.HEAD
@@ -325,7 +325,7 @@ class World:
         return Options(command, str(config) if config else None, root=self.prefix, **options)
 
     def mount(self, source: str, kind: str, *options: str) -> None:
-        """From now on this is mounted as shared storage."""
+        """Mount this file system as shared storage."""
         self.mounts = (*self.mounts, Mount(source, self.config.storage.mount, kind, ("rw", *options)))
 
     def as_node(self, name: str, role: Role) -> World:
@@ -362,7 +362,7 @@ def with_package(tmp_path: Path) -> str:
 
 
 def with_spack(tmp_path: Path) -> str:
-    """A configuration with a Spack stack; the tree is just what its version check reads."""
+    """A configuration with a Spack stack; the tree has only the files that the version check reads."""
     spack = tarball(tmp_path / "spack.tar.gz", {"spack-1.1.1/lib/spack/spack/__init__.py": '__version__ = "1.1.1"\n'})
     top = "packages/repos/spack_repo/builtin"
     recipe = 'class Fftw(Package):\n    version("3.3.10")\n'

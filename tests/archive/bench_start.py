@@ -1,4 +1,4 @@
-"""Prints what `petal-node version` costs, warm, against a bare Python: medians of alternating runs and their ratio.
+"""Print the time of a warm `petal-node version` and of a bare Python: medians of alternating runs and their ratio.
 
 Run as `make bench-start`, or `python tests/archive/bench_start.py [ARCHIVE] [--runs N]`.
 """
@@ -31,7 +31,7 @@ class Start:
 
 
 def measure(archive: Path, runs: int, prefix: str) -> Start:
-    """Times one cold start and ``runs`` warm ones. ``prefix`` holds the cache, so the machine's own is left alone."""
+    """Time one cold start and ``runs`` warm ones. The cache is in ``prefix``, so the machine's cache is not used."""
     env = {"PATH": "/usr/bin:/bin", "PETAL_PREFIX": prefix}
     usr = Path(prefix, "usr/bin")
     usr.mkdir(parents=True, exist_ok=True)

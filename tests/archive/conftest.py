@@ -1,4 +1,4 @@
-"""What the archive's tests share: built archives, the Pythons of this machine, and a place other users can reach."""
+"""Fixtures of the archive's tests: built archives, the Pythons of this machine, a directory for other users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOBODY = 65534
 
 @cache
 def pythons() -> dict[str, str]:
-    """The CPythons here by minor version, for example ``{"3.9": "/usr/bin/python3.9"}``."""
+    """The installed CPythons by minor version, for example ``{"3.9": "/usr/bin/python3.9"}``."""
     folders = [Path(entry) for entry in os.get_exec_path() if "shims" not in entry]
     if pyenv := shutil.which("pyenv"):
         root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=True).stdout.strip()
@@ -35,15 +35,15 @@ def pythons() -> dict[str, str]:
 
 
 def python(version: str) -> str:
-    """The path of one CPython, or a skip that names it."""
+    """The path of one CPython; skip if it is not installed."""
     if version not in pythons():
-        pytest.skip(f"no CPython {version} on this machine")
+        pytest.skip(f"CPython {version} is not installed")
     return pythons()[version]
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a program ended. Its output is ASCII or UTF-8, or reading it fails."""
+    """The result of a program. Reading output that is neither ASCII nor UTF-8 fails."""
 
     code: int
     out: str
@@ -52,7 +52,7 @@ class Ran:
 
 @dataclass
 class Node:
-    """A directory as a node, with one copy of the archive. ``uid`` is who runs it."""
+    """A directory as a node, with one copy of the archive, which the user ``uid`` runs."""
 
     prefix: Path
     archive: Path
@@ -83,7 +83,7 @@ def run(command: list[str]) -> Ran:
 
 @cache
 def good_python() -> str:
-    """A Python >= 3.9 that any user can run: the system's if it will do."""
+    """A Python >= 3.9 that any user can run, preferably the system's."""
     able = [path for version, path in pythons().items() if version.startswith("3.") and int(version[2:]) >= 9]
     return next((path for path in able if path.startswith("/usr")), able[0])
 
@@ -107,13 +107,13 @@ def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> build.Bui
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> build.Built:
-    """The archive that ships."""
+    """The real archive."""
     return build.build(tmp_path_factory.mktemp("real"), ROOT)
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user can look into (pytest's own are root's alone)."""
+    """A directory that every user can enter (only root can enter pytest's directories)."""
     folder = Path(tempfile.mkdtemp(prefix="petal-test-"))
     folder.chmod(0o755)
     yield folder
@@ -129,9 +129,9 @@ def node(public: Path, built: build.Built) -> Node:
 
 @pytest.fixture
 def user(node: Node, public: Path) -> Node:
-    """The same node, seen by an ordinary user with a home."""
+    """The same node for an ordinary user with a home directory."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("acting as another user needs root and setpriv")
+        pytest.skip("the test acts as another user, which needs root and setpriv")
     home = public / "home"
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)

@@ -1,4 +1,4 @@
-"""What is in the archive, and that the same tree gives the same bytes."""
+"""The contents of the archive; the same tree gives the same bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_compiled_package_is_refused():
         build.check_compiled({**members, "tree/hidden": b"\x7fELF"})
 
 
-def test_carries_the_resources_and_every_licence(real):
+def test_the_archive_has_the_resources_and_every_licence(real):
     with zipfile.ZipFile(real.archive) as archive:
         names = archive.namelist()
         assert archive.testzip() is None
@@ -56,7 +56,7 @@ def test_carries_the_resources_and_every_licence(real):
     assert not [name for name in names if "/archive/" in name and "bootstrap" in name]
 
 
-def test_checksum_and_manifest_are_true(real):
+def test_checksum_and_manifest_match_the_archive(real):
     dist = real.archive.parent
     assert run(["sh", "-c", f"cd {dist} && sha256sum -c petal-node.sha256"]).code == 0
     manifest = json.loads((dist / "petal-node.json").read_text())
@@ -67,7 +67,7 @@ def test_checksum_and_manifest_are_true(real):
         assert (facts["sha256"], facts["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
 
 
-def test_hooks_are_single_files(real):
+def test_each_hook_script_is_a_single_file(real):
     for event in build.EVENTS:
         text = (real.archive.parent / f"on_node_{event}.sh").read_text("ascii")
         assert text.startswith("#!/bin/sh\n")
@@ -86,7 +86,7 @@ def test_the_bytes_do_not_depend_on_dates_and_modes_of_the_sources(checkout, bui
     assert again.archive.read_bytes() == built.archive.read_bytes()
 
 
-def test_another_tree_has_another_content(checkout, built, tmp_path):
+def test_a_changed_tree_changes_the_content_checksum(checkout, built, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(checkout, copy)
     (copy / "bootstrap/new.py").touch()
@@ -102,13 +102,13 @@ def test_every_python_builds_the_same_bytes(version, built, checkout, tmp_path):
         subprocess.run(probe, capture_output=True, text=True, check=True).stdout.strip(),
     }
     if len({"ng" in name for name in zlibs}) == 2:
-        pytest.skip(f"the zlib of CPython {version} compresses to other bytes: {' and '.join(sorted(zlibs))}")
+        pytest.skip(f"the zlib of CPython {version} compresses to different bytes: {' and '.join(sorted(zlibs))}")
     code = "import sys, pathlib; from bootstrap.archive.build import build;build(*map(pathlib.Path, sys.argv[1:]))"
     arguments = [tmp_path, checkout, ROOT / "build/vendor"]
     subprocess.run([program, "-c", code, *map(str, arguments)], cwd=ROOT, check=True, timeout=120)
     assert (tmp_path / "petal-node").read_bytes() == built.archive.read_bytes()
 
 
-def test_a_rebuild_is_quick_and_needs_no_network(real, tmp_path, monkeypatch):
+def test_a_rebuild_is_fast_and_needs_no_network(real, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_pip_install", None)
     assert build.build(tmp_path).seconds < 3

@@ -1,4 +1,4 @@
-"""The archive starts: on every Python, for every user, from any name, many at a time."""
+"""The archive starts on every Python, for every user, under any file name, many times at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLD = ["2.7", "3.6", "3.7", "3.8"]
 
 
 def run_json(node, *arguments, **more):
-    """The answer of the probe, which must succeed and print nothing to stderr."""
+    """The output of the probe, which must succeed without any output to stderr."""
     ran = node.run(*arguments, **more)
     assert (ran.code, ran.err) == (0, ""), ran
     return json.loads(ran.out)
@@ -70,13 +70,13 @@ def test_a_chosen_python_that_is_old_is_refused(node, version):
 
 
 def fake_python(path, version, log):
-    """An interpreter that logs each of its starts."""
+    """Create an interpreter that logs each of its starts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\necho {path.name} >>{log}\nexec {python(version)} "$@"\n')
     path.chmod(0o755)
 
 
-def test_an_old_system_python_is_passed_over_and_started_once(node, tmp_path):
+def test_an_old_system_python_is_started_once_and_skipped(node, tmp_path):
     log = tmp_path / "log"
     fake_python(node.prefix / "usr/bin/python3", "3.6", log)
     fake_python(node.prefix / "opt/parallelcluster/pyenv/versions/3.8.20/bin/python3", "3.8", log)
@@ -90,7 +90,7 @@ def test_an_old_system_python_is_passed_over_and_started_once(node, tmp_path):
     assert log.read_text() == "python3\npython3\n"
 
 
-def test_no_python_names_the_package_of_the_distribution(node):
+def test_the_error_without_a_python_names_the_distributions_package(node):
     (node.prefix / "etc").mkdir()
     (node.prefix / "etc/os-release").write_text('ID="rocky"\nVERSION_ID="8.10"\n')
     node.env |= {"PETAL_PYTHON": "", "PATH": "/nonexistent"}
@@ -109,14 +109,14 @@ def test_arguments_and_exit_code_pass_through(node):
 # names and links
 
 
-def test_through_a_link_and_as_an_argument_of_sh(node, public):
+def test_the_archive_starts_through_a_link_and_by_sh(node, public):
     (public / "link").symlink_to("petal-node")
     assert run_json(node, archive=public / "link")["archive"] == str(node.archive)
     ran = run(["env", "-i", f"PETAL_PREFIX={node.prefix}", f"PETAL_PYTHON={good_python()}", "sh", str(node.archive)])
     assert json.loads(ran.out)["archive"] == str(node.archive)
 
 
-def test_dos2unix_leaves_it_alone(node):
+def test_dos2unix_does_not_change_the_archive(node):
     if not shutil.which("dos2unix"):
         pytest.skip("dos2unix is not installed")
     before = hashlib.sha256(node.archive.read_bytes()).hexdigest()
@@ -124,7 +124,7 @@ def test_dos2unix_leaves_it_alone(node):
     assert hashlib.sha256(node.archive.read_bytes()).hexdigest() == before
 
 
-def test_as_a_custom_action_under_random_names_it_leaves_one_tree(node, public):
+def test_custom_actions_under_random_names_share_one_tree(node, public):
     """ParallelCluster's executor: temp name without extension, chmod, dos2unix, run, unlink."""
     for name in ("tmp1a2b", "tmpxyz9", "tmp0000"):
         script = Path(shutil.copy(node.archive, public / name))
@@ -139,14 +139,14 @@ def test_as_a_custom_action_under_random_names_it_leaves_one_tree(node, public):
 # the cache
 
 
-def test_sixteen_at_once(node):
+def test_sixteen_simultaneous_first_starts_succeed(node):
     with ThreadPoolExecutor(16) as pool:
         runs = list(pool.map(lambda _: node.run("libs"), range(16)))
     assert {(ran.code, ran.err) for ran in runs} == {(0, "")}
     assert len(node.trees()) == 1
 
 
-def test_the_tree_is_readable_by_all_and_writable_by_root_under_any_umask(node):
+def test_under_any_umask_all_users_can_read_and_only_root_can_write_the_tree(node):
     before = os.umask(0o077)
     try:
         run_json(node)
@@ -159,7 +159,7 @@ def test_the_tree_is_readable_by_all_and_writable_by_root_under_any_umask(node):
         assert mode & 0o044 == 0o044, path
 
 
-def test_the_warm_start_unpacks_nothing(node):
+def test_a_warm_start_unpacks_nothing(node):
     run_json(node)
     (tree,) = node.trees()
     (tree / "yaml/__init__.py").write_text("")
@@ -169,7 +169,7 @@ def test_the_warm_start_unpacks_nothing(node):
 
 @pytest.fixture
 def steps(node, monkeypatch):
-    """Unpacks in this process; the steps that decide what a kill or a power cut leaves are recorded, in order."""
+    """Unpack in this process, and record in order the steps that matter after a kill or a power cut."""
     log = []
 
     def record(owner, name, label):
@@ -190,7 +190,7 @@ def make(node):
     return unpack.make_tree(str(node.archive), str(node.cache), "tree", "x86_64", pytest.fail, distrust)
 
 
-def test_a_tree_is_on_disk_before_it_has_its_name(node, steps):
+def test_a_tree_is_flushed_to_disk_before_it_is_renamed(node, steps):
     make(node)
     assert steps.index("syncfs") > max(number for number, step in enumerate(steps) if step == "write")
     assert steps[steps.index("syncfs") :] == ["syncfs", "rename tree", "fsync directory"]
@@ -198,7 +198,7 @@ def test_a_tree_is_on_disk_before_it_has_its_name(node, steps):
 
 @pytest.mark.parametrize("moment", ["write", "syncfs", "rename"])
 def test_a_tree_of_a_killed_start_is_never_used(node, moment, monkeypatch):
-    """The kill comes in the middle of the files, before the flush, or before the rename."""
+    """The kill happens between two files, before the flush, or before the rename."""
     count = iter(range(100))
     write = Path.write_bytes
     die = {
@@ -233,7 +233,7 @@ def test_leftovers_of_killed_starts_are_removed_and_other_files_stay(node):
 @pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
 def test_root_refuses_a_cache_that_others_could_have_filled(node, public, harm):
     if os.geteuid() != 0:
-        pytest.skip("root's cache needs root")
+        pytest.skip("the test uses the cache of root, which needs root")
     spoil(node.cache, harm, public)
     ran = node.run("version")
     assert ran.code == 69
@@ -244,7 +244,7 @@ def test_root_refuses_a_cache_that_others_could_have_filled(node, public, harm):
 @pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
 def test_root_replaces_a_tree_that_others_could_have_changed(node, public, harm):
     if os.geteuid() != 0:
-        pytest.skip("root's cache needs root")
+        pytest.skip("the test uses the cache of root, which needs root")
     tree = Path(run_json(node)["tree"])
     shutil.rmtree(tree)
     spoil(tree, harm, public)
@@ -267,7 +267,7 @@ def spoil(place, harm, public):
 # other users
 
 
-def test_a_user_takes_roots_tree(node, user):
+def test_a_user_uses_the_tree_of_root(node, user):
     tree = run_json(node)["tree"]
     assert run_json(user, "libs")["tree"] == tree
 
@@ -278,7 +278,7 @@ def test_a_user_ignores_a_root_tree_that_cannot_be_trusted(user, public, harm):
     assert run_json(user, "libs")["tree"].startswith(user.env["HOME"])
 
 
-def test_a_user_without_roots_tree_gets_one_of_their_own(user):
+def test_a_user_gets_a_separate_tree_if_root_has_none(user):
     for home, expected in (
         ({}, user.env["HOME"] + "/.cache/"),
         ({"XDG_CACHE_HOME": user.env["HOME"] + "/xdg"}, user.env["HOME"] + "/xdg/"),
@@ -310,7 +310,7 @@ def test_a_user_refuses_an_own_cache_that_others_can_write(user):
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.99])
-def test_a_truncated_archive_says_so(node, kept):
+def test_a_truncated_archive_is_reported(node, kept):
     data = node.archive.read_bytes()
     node.archive.write_bytes(data[: int(len(data) * kept)])
     ran = node.run("version")
@@ -320,7 +320,7 @@ def test_a_truncated_archive_says_so(node, kept):
     assert node.trees() == []
 
 
-def test_a_flipped_byte_says_so_and_leaves_nothing(node):
+def test_a_flipped_byte_is_reported_and_leaves_no_tree(node):
     data = bytearray(node.archive.read_bytes())
     data[len(data) // 2] ^= 0xFF
     node.archive.write_bytes(data)
@@ -329,11 +329,11 @@ def test_a_flipped_byte_says_so_and_leaves_nothing(node):
     assert "the archive is damaged" in ran.err
 
 
-def test_a_noexec_cache_says_so(node):
+def test_a_cache_on_a_noexec_mount_is_reported(node):
     node.cache.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "noexec,mode=755", "petal-test", str(node.cache)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("a file system cannot be mounted here")
+        pytest.skip("the test mounts a file system, which is not possible here")
     try:
         ran = node.run("version")
     finally:
@@ -343,9 +343,9 @@ def test_a_noexec_cache_says_so(node):
     assert "remount,exec" in ran.err
 
 
-def test_a_warm_start_costs_at_most_four_bare_pythons(real, public):
+def test_a_warm_start_takes_at_most_the_time_of_four_bare_pythons(real, public):
     if not Path("/usr/bin/python3").exists():
-        pytest.skip("no /usr/bin/python3 to compare with")
+        pytest.skip("/usr/bin/python3, the reference, is not installed")
     archive = Path(shutil.copy(real.archive, public / "petal-node"))
     ratios = (bench_start.measure(archive, runs=20, prefix=str(public)).ratio for _ in range(3))
     assert any(ratio <= 4 for ratio in ratios)

@@ -1,4 +1,4 @@
-"""One machine for the session; skipped, by name, where no machine can be had."""
+"""One machine for the session; the tests are skipped if no machine can be started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARCHIVE = TOP / "dist" / "petal-node"
 
 @pytest.fixture(scope="session")
 def nfs() -> Iterator[Machine]:
-    """Head and clients, booted, the clients with the head's storage mounted."""
+    """The booted head node and clients; the clients have mounted the head node's storage."""
     reason = image.unavailable()
     try:
         if not reason:
@@ -25,16 +25,16 @@ def nfs() -> Iterator[Machine]:
     except LabError as error:
         reason = str(error)
     if reason:
-        pytest.skip(f"no real NFS: {reason}")
+        pytest.skip(reason)
     if not ARCHIVE.is_file():
-        pytest.skip("no real NFS: dist/petal-node is not built (make dist)")
+        pytest.skip("dist/petal-node is missing (make dist)")
     with Machine(ARCHIVE) as machine:
         yield machine
 
 
 @pytest.fixture(scope="session")
 def releases(nfs: Machine) -> tuple[str, str]:
-    """The ids of two releases that the head node has made; both clients have what they need of them."""
+    """The ids of two releases of the head node; both clients are configured to use them."""
     for version in ("1.0", "2.0"):
         configure(nfs.head, version)
     made = publish(nfs, "2.0"), publish(nfs, "1.0")

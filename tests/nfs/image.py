@@ -1,4 +1,4 @@
-"""What the machine boots: one of Debian's kernels and a root file system, made once and kept; and what runs add."""
+"""The machine's kernel (Debian's) and root file system, made once and cached; and the files that each run adds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 RECIPE = HERE / "image.sh"
 GUEST = HERE / "guest"
-PACKAGES = {kernel.QEMU: "qemu-system-x86"}  # where the command is not named like its package
+PACKAGES = {kernel.QEMU: "qemu-system-x86"}  # commands whose package has another name
 
 
 def place() -> Path:
-    """The directory of the image of the chosen kind by this very recipe."""
+    """The directory of the image, named after the chosen kind and the recipe's checksum."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "petal-node" / "nfs"
     return cache / f"{kernel.chosen().name}-{hashlib.sha256(RECIPE.read_bytes()).hexdigest()[:16]}"
 
@@ -32,30 +32,30 @@ def _is_made() -> bool:
 
 
 def _missing() -> list[str]:
-    """The commands that are needed and not here."""
+    """The required commands that are not installed."""
     kind = kernel.chosen()
     needed = ["cpio", *kind.started_with, *(() if _is_made() else ("debootstrap", *kind.made_with))]
     return [command for command in needed if shutil.which(command) is None]
 
 
 def unavailable() -> str | None:
-    """Why no machine can be had here, or None. As root with apt-get, packages count as to be had."""
+    """Return why no machine can run here, or None if one can. Root with apt-get can install missing packages."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return "the machine is made for Linux on x86_64"
+        return "the machine for real NFS needs Linux on x86_64"
     root = os.geteuid() == 0
     missing = _missing()
     if missing and not (root and shutil.which("apt-get")):
-        return f"{', '.join(missing)} missing, and only root with apt-get could install them"
+        return f"the machine for real NFS needs {', '.join(missing)}, which only root can install with apt-get"
     if not _is_made() and not root:
-        return "the machine's root file system is not made yet, and only root can run debootstrap"
+        return "the machine for real NFS has no root file system yet, and debootstrap needs root"
     return None
 
 
 def ensure() -> Path:
-    """The directory with ``kernel`` and ``root.cpio.gz``; installs and makes what is missing, saying so first.
+    """Install and create missing parts after a message; return the directory with ``kernel`` and ``root.cpio.gz``.
 
     Raises:
-        LabError: it cannot be had.
+        LabError: the image cannot be created.
     """
     missing = _missing()
     if missing:
@@ -65,12 +65,12 @@ def ensure() -> Path:
         argv = ["sh", str(RECIPE), str(place()), kernel.chosen().name]
         done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise LabError("the machine for real NFS was not made")
+            raise LabError("the machine for real NFS could not be created")
     return place()
 
 
 def write_initrd(archive: Path, scratch: Path) -> Path:
-    """The kept root file system, and behind it what the tests run there: the kernel unpacks one after the other."""
+    """Write the cached root file system followed by the files of the tests; the kernel unpacks both archives."""
     folder = scratch / "payload" / "lab"
     shutil.copytree(GUEST, folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(archive, folder / "petal-node")
@@ -90,9 +90,9 @@ def write_initrd(archive: Path, scratch: Path) -> Path:
 
 
 def _unpack_and_compile(archive: Path, root: Path) -> None:
-    """What a node's first start makes costs every node seconds, so it is made here.
+    """Create the files of petal-node's first start here, because that would take seconds on every node.
 
-    Compiled modules are used where this system's Python is of the machine's minor version, else made there again.
+    The compiled modules are valid if this system's Python has the machine's minor version, else nodes compile again.
     """
     env = {"PATH": os.environ["PATH"], "PETAL_PREFIX": str(root)}
     subprocess.run([sys.executable, str(archive), "version"], env=env, check=True, stdout=subprocess.DEVNULL)

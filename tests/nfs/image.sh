@@ -1,8 +1,8 @@
 #!/bin/sh
-# Make the machine's kernel and root file system from Debian's own packages: image.sh DIRECTORY uml|qemu
-# writes DIRECTORY/kernel and DIRECTORY/root.cpio.gz. Nothing of them is installed on the host.
-#   uml   Debian's user-mode-linux, a kernel that is a program; the C library that it needs stands beside it. Older ones
-#         than 6.16 know no seccomp=, and fail on a processor with AVX-512.
+# Make the machine's kernel and root file system from Debian's packages: image.sh DIRECTORY uml|qemu
+# writes DIRECTORY/kernel and DIRECTORY/root.cpio.gz. It installs nothing on the host.
+#   uml   Debian's user-mode-linux, a kernel that is a program; its C library is stored next to it. Versions older
+#         than 6.16 do not know seccomp=, and fail on a processor with AVX-512.
 #   qemu  Debian's kernel for any PC
 # DEBIAN_MIRROR  where packages come from (http://deb.debian.org/debian)
 set -eu
@@ -22,7 +22,7 @@ root=$work/root
 mkdir -p "$cache" "$root"
 cache=$(cd "$cache" && pwd)
 cleanup() {
-    # Not while something is still mounted in it: that would be the host's.
+    # Do not remove it while something is still mounted in it: that could be a directory of the host.
     if ! grep -q " $work/" /proc/mounts; then rm -rf "$work"; fi
 }
 trap cleanup EXIT
@@ -35,9 +35,9 @@ cp /etc/resolv.conf "$root/etc/resolv.conf"
 mkdir -p "$root/kernel"
 # shellcheck disable=SC2016 # expanded in the chroot
 quietly chroot "$root" sh -ec '
-    apt-get -q -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false update # mirrors of it lag behind
+    apt-get -q -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false update # mirrors may be outdated
     cd /kernel
-    apt-get -q download $(apt-cache depends --important "$1" | sed "s/.* //") # with what it depends on itself
+    apt-get -q download $(apt-cache depends --important "$1" | sed "s/.* //") # with its direct dependencies
     for package in ./*.deb; do dpkg-deb -x "$package" .; done
     mv "$2" /lib/modules
     version=$(ls /lib/modules)
@@ -53,7 +53,7 @@ uml)
 qemu) cp "$root/kernel/boot/vmlinuz-$version" "$target/kernel" ;;
 esac
 
-# Only the modules that are loaded, with what they need; no documentation, locales and package lists.
+# Keep only the loaded modules with their dependencies; remove documentation, locales and package lists.
 # shellcheck disable=SC2016,SC2086 # expanded in the chroot; a list
 quietly chroot "$root" sh -ec '
     version=$1; shift
@@ -66,7 +66,7 @@ quietly chroot "$root" sh -ec '
     rm -rf "/lib/modules/$version"
     mv "/slim/lib/modules/$version" "/lib/modules/$version"
     depmod "$version"' -- "$version" $modules
-# Nodes need none of these: hardware, logins, what is mounted already, and NFS's own units.
+# Mask units that nodes do not need: hardware, logins, existing mounts, and NFS's own units.
 for unit in apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
     console-getty.service getty@tty1.service systemd-logind.service kmod-static-nodes.service modprobe@.service \
     systemd-modules-load.service systemd-sysctl.service systemd-udevd.service systemd-udev-trigger.service \
@@ -83,7 +83,7 @@ rm -rf "$root/kernel" "$root/slim" "$root/var/lib/apt/lists" "$root/var/cache/ap
 rm -rf "$root/usr/share/doc" "$root/usr/share/man" "$root/usr/share/locale" "$root/usr/share/i18n"
 rm -rf "$root/usr/lib/x86_64-linux-gnu/gconv" "$root/usr/lib/udev/hwdb.bin" "$root/var/lib/dpkg/info"
 find "$root/usr/lib/python3.11" -name '*.pyc' -delete
-chroot "$root" python3 -m compileall -q /usr/lib/python3.11 || true # spares each start of Python some seconds here
+chroot "$root" python3 -m compileall -q /usr/lib/python3.11 || true # saves seconds at each start of Python in the machine
 
 (cd "$root" && find . -print0 | cpio --null --quiet -o -H newc | gzip -1) >"$work/root.cpio.gz"
 mv "$work/root.cpio.gz" "$target/root.cpio.gz"

@@ -1,7 +1,7 @@
-"""The two kernels that the machine may have: what each needs here, and how it is started.
+"""The two possible kernels of the machine: the commands that each needs, and how it is started.
 
-PETAL_NFS_MACHINE says which: ``uml``, also where it says nothing, is the quick one; ``qemu`` has two processors and
-the kernel that Debian has for any PC.
+PETAL_NFS_MACHINE selects one: ``uml`` (the default) is faster; ``qemu`` has two processors and
+Debian's kernel for PCs.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from tests.lab.engine import LabError
 
 MEMORY = 3 << 30
-INIT = ("rdinit=/lab/init.sh", "rootfstype=tmpfs")  # what lies over tmpfs can be exported; over ramfs it cannot
+INIT = ("rdinit=/lab/init.sh", "rootfstype=tmpfs")  # an overlay on tmpfs can be exported; one on ramfs cannot
 QEMU = "qemu-system-x86_64"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Commands that make the image and that start it, and how: ``argv(kernel, initrd, port)``.
+    """The commands that make and start the image, and the command line: ``argv(kernel, initrd, port)``.
 
-    The machine's console is its standard output, its first serial port the descriptor ``port``. What it writes here
-    stands beside the initrd.
+    The machine's console is its standard output, its first serial port the descriptor ``port``. Its files on the host
+    are next to the initrd.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Kind:
 
 
 def _uml(kernel: Path, initrd: Path, port: int) -> list[str]:
-    """User-mode Linux, a kernel that is a program of this system: neither root nor hardware is asked for anything."""
-    shared_memory = Path("/dev/shm")  # for the machine's memory, a file that must be executable
+    """User-mode Linux, a kernel that is a program of this system: it needs neither root nor hardware."""
+    shared_memory = Path("/dev/shm")  # the machine's memory is a file that must be executable
     fits = shared_memory.is_dir() and shutil.disk_usage(shared_memory).free > MEMORY
     fits = fits and not os.statvfs(shared_memory).f_flag & os.ST_NOEXEC
     return [
@@ -46,10 +46,10 @@ def _uml(kernel: Path, initrd: Path, port: int) -> list[str]:
 
 
 def _qemu(kernel: Path, initrd: Path, port: int) -> list[str]:
-    """Without acceleration: /dev/kvm is often there and does not work."""
+    """QEMU without acceleration: /dev/kvm often exists and does not work."""
     return [
         *(QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-m", f"{MEMORY >> 20}M", "-smp", "2"),
-        # Not -nographic, where the firmware greets on the first serial port.
+        # Not -nographic: its firmware writes to the first serial port.
         *("-nodefaults", "-display", "none", "-no-reboot", "-kernel", str(kernel), "-initrd", str(initrd)),
         *("-append", " ".join(("console=ttyS1", "quiet", "panic=1", "mitigations=off", *INIT))),
         *("-chardev", f"socket,id=port,fd={port}", "-serial", "chardev:port", "-serial", "stdio"),
@@ -63,7 +63,7 @@ def chosen() -> Kind:
     """The kind that PETAL_NFS_MACHINE names.
 
     Raises:
-        LabError: there is none of that name.
+        LabError: PETAL_NFS_MACHINE has an unknown name.
     """
     name = os.environ.get("PETAL_NFS_MACHINE") or "uml"
     if name not in KINDS:

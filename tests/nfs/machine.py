@@ -1,4 +1,4 @@
-"""The machine and its nodes, as the tests see them: ``machine.head.run(...)``, ``machine.client(1).run(...)``."""
+"""The machine and its nodes for the tests: ``machine.head.run(...)``, ``machine.client(1).run(...)``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOUNT = ("mount", "-t", "nfs4", "-o", "vers=4.2,hard,noatime,_netdev", "head:/sr
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended, or was ended at its deadline: ``code`` is None then. Seconds are the machine's."""
+    """A command that has ended, or was killed at its deadline (``code`` is None). Seconds are those of the machine."""
 
     what: str
     code: int | None
@@ -39,13 +39,13 @@ class Done:
     seconds: float
 
     def ok(self) -> Done:
-        """Itself, where it ended with 0."""
+        """Return itself; fail if the exit code is not 0."""
         if self.code != 0:
             raise LabError(f"{self.what}: exit {self.code} after {self.seconds:.1f} s\n{self.output[-4000:]}")
         return self
 
     def json(self) -> Any:
-        """What it printed, as JSON; petal-node's --json is one line."""
+        """The output as JSON; petal-node's --json prints one line."""
         try:
             return json.loads(self.output[self.output.index("{") :])
         except ValueError as error:
@@ -53,7 +53,7 @@ class Done:
 
 
 class Running:
-    """A command that goes on while the test does something else."""
+    """A command that runs in the background of the test."""
 
     def __init__(self, what: str, seconds: float, answer: Future[dict[str, Any]]) -> None:
         self.what = what
@@ -65,7 +65,7 @@ class Running:
         return self._answer.done()
 
     def result(self) -> Done:
-        """Waits for its end, at most until its own deadline and a little."""
+        """Wait for its end, until shortly after its deadline."""
         try:
             raw = self._answer.result(self._seconds + ANSWER_SECONDS)
         except NoAnswer as error:
@@ -81,14 +81,14 @@ class Node:
         self.name = name
 
     def begin(self, *argv: str, seconds: float = 60) -> Running:
-        """Starts a command; it is ended after ``seconds``."""
+        """Start a command; it is killed after ``seconds``."""
         return self._machine.ask(self.name, argv, seconds)
 
     def run(self, *argv: str, seconds: float = 60) -> Done:
         return self.begin(*argv, seconds=seconds).result()
 
     def sh(self, script: str, *argv: str, seconds: float = 60) -> Done:
-        """A shell script with arguments."""
+        """Run a shell script with arguments."""
         return self.run("sh", "-c", script, "sh", *argv, seconds=seconds)
 
     def read(self, path: str) -> str:
@@ -98,17 +98,17 @@ class Node:
         self.sh('mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1.part"; mv "$1.part" "$1"', path, text).ok()
 
     def petal(self, *argv: str, seconds: float = 120) -> Done:
-        """petal-node as it was built."""
+        """Run the built petal-node."""
         return self.run("/lab/petal-node", *argv, seconds=seconds)
 
     def until(self, what: str, script: str, seconds: float = 60) -> None:
-        """Waits for a shell condition. The node itself asks: each question from here costs a start."""
+        """Wait for a shell condition. The node polls itself, because each command from here starts a process."""
         done = self.sh(f"until {{ {script}; }} >/dev/null 2>&1; do sleep {POLL_SECONDS}; done", seconds=seconds)
         if done.code != 0:
             raise LabError(f"{self.name}: not within {seconds:.0f} s: {what}")
 
     def unplug(self) -> None:
-        """The node's link goes down: nothing comes, nothing goes, and nobody is told."""
+        """Set the node's link down: all packets are lost without an error."""
         assert self.name is not None
         self._machine.host.run("ip", "link", "set", self.name, "down").ok()
 
@@ -118,7 +118,7 @@ class Node:
 
 
 class Machine:
-    """One kernel, booted when entered, gone with all its processes when left."""
+    """One kernel: booted on enter, killed with all its processes on exit."""
 
     def __init__(self, archive: Path) -> None:
         self._archive = archive
@@ -130,7 +130,7 @@ class Machine:
         self.head = Node(self, "head")
 
     def client(self, number: int) -> Node:
-        """1 and 2 have mounted the head's storage as ParallelCluster does; 3 has nothing mounted."""
+        """Clients 1 and 2 have mounted the head node's storage like ParallelCluster; client 3 has no mount."""
         return Node(self, f"client{number}")
 
     @property
@@ -152,7 +152,7 @@ class Machine:
             process.kill()
             process.wait()
         if hasattr(self, "_listener"):
-            self._listener.join()  # the channel ends with the process
+            self._listener.join()  # the process ends after the channel is closed
             self._socket.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -160,7 +160,7 @@ class Machine:
         initrd = image.write_initrd(self._archive, self._scratch)
         self._socket, port = socket.socketpair()
         argv = [
-            # Deadlines in the machine are those of real nodes: what else runs here must not slow it down.
+            # Deadlines in the machine are those of real nodes: other processes here must not slow it down.
             *("nice", "-n", "-10", "setpriv", "--pdeathsig", "KILL"),
             *kernel.chosen().argv(image.place() / "kernel", initrd, port.fileno()),
         ]
@@ -178,7 +178,7 @@ class Machine:
 
     @staticmethod
     def _wait_for_systemd(node: Node) -> None:
-        """Asked anew each time: what came in before the node changed its root stays outside for good."""
+        """Start a new command for each poll: one from before the node's change of root stays outside."""
         running = "systemctl is-system-running | grep -qx running"
         until(f"systemd on {node.name}", lambda: node.sh(running).code == 0, BOOT_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Two releases with one binary package each, and a cluster that has them."""
+"""Two releases with one binary package each, and a cluster with both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sha256sum "/srv/hello-$1.tar.gz" | cut -d' ' -f1
 
 
 def configure(node: Node, version: str, *, storage: str = "mount: /shared", files: int = 0) -> str:
-    """Packs a program that says its version, with so many files beside it; returns the configuration's path."""
+    """Pack a program that prints its version, with ``files`` further files; return the configuration's path."""
     sha256 = node.sh(PACK, version, str(files)).ok().output.strip()
     package = f'{{name: hello, version: "{version}", source: file:///srv/hello-{version}.tar.gz, sha256: {sha256}}}'
     path = f"/etc/petal-{version}.yaml"
@@ -26,7 +26,7 @@ def configure(node: Node, version: str, *, storage: str = "mount: /shared", file
 
 
 def publish(nfs: Machine, version: str) -> str:
-    """The head node makes and publishes the release with this version; returns its id."""
+    """Let the head node create and publish the release of this version; return its id."""
     nfs.head.petal("bootstrap", "--config", f"/etc/petal-{version}.yaml").ok()
     return current(nfs.head)
 

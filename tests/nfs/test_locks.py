@@ -1,4 +1,4 @@
-"""The lock between the head node, which sees a local disk, and its NFS clients; and what becomes of its holders."""
+"""The lock between the head node, which uses a local disk, and its NFS clients; holders that are killed or cut off."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .machine import LEASE, Machine, Node, Running
 from .software import codes, configure, current, publish
 
 FOLDER = "/shared/locks"
-# A client renews its lease when two thirds of it are over (Linux, fs/nfs/nfs4renewd.c), so so much is left at least.
+# A client renews its lease when two thirds of it are over (Linux, fs/nfs/nfs4renewd.c), so at least a third is left.
 LEFT = LEASE / 3
 
 
 def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[int, int, int]:
-    """Six processes on three nodes, so many rounds each: rounds in all, double holders, changes from node to node."""
+    """Run six processes on three nodes; return the number of rounds, of double holders and of changes between nodes."""
     nfs.head.run("mkdir", "-p", f"/shared/{folder}").ok()
     nodes = [nfs.head, nfs.client(1), nfs.client(2)] * 2
     workers = [
@@ -28,13 +28,13 @@ def contend(nfs: Machine, folder: str, rounds: list[int], *how: str) -> tuple[in
     return len(stays), doubles, sum(one[2] != other[2] for one, other in pairs)
 
 
-def test_a_thousand_rounds_and_never_two_holders(nfs: Machine) -> None:
+def test_the_lock_never_has_two_holders_in_a_thousand_rounds(nfs: Machine) -> None:
     count, doubles, changes = contend(nfs, "rounds", [167, 167, 167, 167, 166, 166])
     assert (count, doubles) == (1000, 0)
-    assert changes > 20, "hardly anybody contended"
+    assert changes > 20, "the nodes hardly competed for the lock"
 
 
-def test_the_count_sees_double_holders_where_flock_is_the_lock(nfs: Machine) -> None:
+def test_double_holders_are_counted_if_flock_is_used_as_control(nfs: Machine) -> None:
     _, doubles, _ = contend(nfs, "flock", [20] * 6, "flock")
     assert doubles > 0
 
@@ -48,18 +48,18 @@ def folder(nfs: Machine) -> str:
 
 
 def hold(node: Node, folder: str, run: str, *go: str) -> Running:
-    """Takes the lock as ``run``; with ``go`` keeps it until that file is there, and confirms it."""
+    """Take the lock as ``run``; with ``go`` keep it until that file exists, and confirm it."""
     return node.begin("python3", "/lab/hold.py", folder, run, "60", *go, seconds=120)
 
 
 def holding(nfs: Machine, node: Node, folder: str, go: str) -> Running:
-    """The same, and it holds."""
+    """Start ``hold`` and wait until it holds the lock."""
     running = hold(node, folder, "first", go)
     nfs.head.until("the first holds", f"grep -qs first {folder}/stack.holder")
     return running
 
 
-def test_a_killed_holder_frees_it_at_once(nfs: Machine, folder: str) -> None:
+def test_the_lock_of_a_killed_holder_is_free_at_once(nfs: Machine, folder: str) -> None:
     first = holding(nfs, nfs.client(1), folder, "/tmp/never")
     nfs.client(1).run("pkill", "-KILL", "-f", "hold.py /shared").ok()
     for node in (nfs.client(2), nfs.head):
@@ -67,8 +67,8 @@ def test_a_killed_holder_frees_it_at_once(nfs: Machine, folder: str) -> None:
     assert first.result().code == -9
 
 
-def test_who_is_cut_off_knows_afterwards_whether_it_still_holds(nfs: Machine, folder: str) -> None:
-    """One is robbed after its lease; the other one, cut off for as long, was not missed by anybody."""
+def test_a_holder_that_was_cut_off_knows_whether_it_lost_the_lock(nfs: Machine, folder: str) -> None:
+    """Another node takes one lock after the lease; no node requests the other lock, so its holder keeps it."""
     robbed, alone = nfs.client(1), nfs.client(2)
     nfs.head.run("mkdir", f"{folder}/wanted", f"{folder}/quiet").ok()
     first = holding(nfs, robbed, f"{folder}/wanted", "/tmp/robbed")
@@ -78,7 +78,7 @@ def test_who_is_cut_off_knows_afterwards_whether_it_still_holds(nfs: Machine, fo
     began = time.monotonic()
     waited = hold(nfs.head, f"{folder}/wanted", "next").result().ok().json()["waited"]
     assert LEFT - 1 < waited < 4 * LEASE
-    time.sleep(max(0, began + 1.5 * LEASE - time.monotonic()))  # longer than the lease: that is the case
+    time.sleep(max(0, began + 1.5 * LEASE - time.monotonic()))  # the test is about a time longer than the lease
     robbed.plug()
     alone.plug()
     robbed.write("/tmp/robbed", "")
@@ -89,8 +89,8 @@ def test_who_is_cut_off_knows_afterwards_whether_it_still_holds(nfs: Machine, fo
     assert second.result().ok().json()["error"] is None
 
 
-def test_a_robbed_run_publishes_nothing_over_the_new_holders_work(nfs: Machine, releases: tuple[str, str]) -> None:
-    """A head node whose storage is NFS too (EFS, FSx), cut off in the middle of an install; another one goes on."""
+def test_a_run_that_lost_its_lock_publishes_nothing(nfs: Machine, releases: tuple[str, str]) -> None:
+    """A head node with NFS storage (EFS, FSx) is cut off during an install; another head node takes the lock."""
     client = nfs.client(1)
     path = configure(client, "3.0", files=400)
     robbed = client.begin("/lab/petal-node", "bootstrap", "--role", "head", "--config", path, "--json", seconds=200)

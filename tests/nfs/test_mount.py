@@ -1,4 +1,4 @@
-"""``storage.source``: a node that has nothing mounted mounts the head node's export itself, and keeps it."""
+"""``storage.source``: a node without shared storage mounts the head node's export itself, also after a boot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STARTS = 8.0
 
 
 def configure(node: Node, source: str) -> None:
-    """The configuration as a hook's Args would give it. Its packages are not what the cluster wants."""
+    """Write the configuration of a hook's Args. It differs from the cluster's desired configuration."""
     node.write(
         CONFIG, f"storage: {{mount: /shared, source: '{source}', options: [nconnect=2]}}\ncheck: {{run: ['no']}}\n"
     )
@@ -25,7 +25,7 @@ def configure(node: Node, source: str) -> None:
 
 @pytest.fixture
 def node(nfs: Machine, releases: tuple[str, str]) -> Iterator[Node]:
-    """A node that nobody mounted anything on."""
+    """A node without any mounted storage."""
     bare = nfs.client(3)
     configure(bare, SOURCE)
     yield bare
@@ -37,7 +37,7 @@ def node(nfs: Machine, releases: tuple[str, str]) -> Iterator[Node]:
     )
 
 
-def test_a_node_mounts_it_and_obeys_what_stands_there(nfs: Machine, node: Node, releases: tuple[str, str]) -> None:
+def test_a_node_mounts_the_export_and_uses_its_release(nfs: Machine, node: Node, releases: tuple[str, str]) -> None:
     plan = node.petal("plan", "--role", "compute", "--config", CONFIG, "--json").json()["data"]["steps"]
     outcomes = {step["name"]: step["outcome"] for step in plan}
     assert (outcomes["mount"], outcomes["storage"], outcomes["root"]) == ("would-change",) * 3
@@ -56,11 +56,11 @@ def test_a_node_mounts_it_and_obeys_what_stands_there(nfs: Machine, node: Node, 
     assert releases[0] in check.output
     assert node.run("bash", "-lc", "module load hello && hello").ok().output.strip() == "hello 1.0"
     assert node.petal("plan", "--exit-code").code == 0
-    keeps_it_over_a_boot(node)
+    assert_mounts_survive_a_boot(node)
 
 
-def keeps_it_over_a_boot(node: Node) -> None:
-    """Its units do, and neither boot nor logins wait for them."""
+def assert_mounts_survive_a_boot(node: Node) -> None:
+    """The units are enabled, and neither boot nor logins wait for them."""
     assert node.run("systemd-escape", "--path", "--suffix=mount", "/shared").ok().output.strip() == "shared.mount"
     for unit in ("shared.mount", "opt-petal.mount"):
         assert node.run("systemctl", "is-enabled", unit).ok().output.strip() == "enabled"
@@ -70,11 +70,11 @@ def keeps_it_over_a_boot(node: Node) -> None:
     found = node.run("systemd-analyze", "verify", "default.target", "shared.mount", "opt-petal.mount")
     assert "cycle" not in found.output
     node.run("systemctl", "stop", "opt-petal.mount", "shared.mount").ok()
-    node.run("systemctl", "start", "multi-user.target").ok()  # what a boot does
+    node.run("systemctl", "start", "multi-user.target").ok()  # as a boot does
     node.until("both are mounted", "grep -q ' /shared ' /proc/mounts && grep -q ' /opt/petal ' /proc/mounts", 30)
 
 
-def test_a_server_that_does_not_answer_costs_seconds_and_the_node_comes_later(nfs: Machine, node: Node) -> None:
+def test_a_hook_ends_in_time_if_the_server_is_silent_and_the_node_is_ready_later(nfs: Machine, node: Node) -> None:
     nfs.head.unplug()
     done = node.petal(*HOOK, seconds=60)
     assert done.code == 0
@@ -85,7 +85,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_the_node_comes_later(nf
     node.petal("check").ok()
 
 
-def test_what_is_mounted_from_elsewhere_is_left_alone(nfs: Machine, node: Node) -> None:
+def test_an_existing_mount_of_another_source_is_not_changed(nfs: Machine, node: Node) -> None:
     node.run("mount", "-t", "tmpfs", "other", "/shared").ok()
     done = node.petal("bootstrap", "--role", "compute", "--config", CONFIG, "--json")
     node.run("umount", "/shared").ok()
@@ -93,7 +93,7 @@ def test_what_is_mounted_from_elsewhere_is_left_alone(nfs: Machine, node: Node) 
     assert f"/shared is mounted from other, the configuration has {SOURCE}" in done.output
 
 
-def test_an_export_that_is_not_there_is_named(nfs: Machine, node: Node) -> None:
+def test_a_missing_export_is_reported(nfs: Machine, node: Node) -> None:
     configure(node, "head:/srv/nothing")
     done = node.petal("bootstrap", "--role", "compute", "--config", CONFIG, "--json")
     assert done.code == 1

@@ -1,4 +1,4 @@
-"""The server stops answering, and comes back: everything ends in its time, says why, and is well again by itself."""
+"""The server stops answering and comes back: commands end in time with the reason, and nodes recover automatically."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import pytest
 from .machine import Done, Machine, Node
 from .software import codes
 
-# What a hook waits, and what the start of two Pythons costs in the machine while other tests run.
+# The time of a hook, and the time to start Python twice in the machine while other tests run.
 HOOK_SECONDS = 10.0
 STARTS = 8.0
-# What of ours is older than any deadline, but for the readers that the kernel does not let die (state D).
+# Our processes older than any deadline, except those that the kernel cannot kill (state D).
 OLD = "ps -eo etimes=,state=,args= | awk '$1 > 60 && $2 != \"D\" && /[p]etal-node/' | grep ."
 
 
 @pytest.fixture
 def client(nfs: Machine, releases: tuple[str, str]) -> Iterator[Node]:
-    """A client that is ready; the server answers again when the test is over."""
+    """A ready client; the server answers again after the test."""
     yield nfs.client(2)
     nfs.head.plug()
 
 
 def record_of(client: Node, hook: Done) -> dict[str, Any]:
-    """What the worker wrote, as soon as it has ended: a hook waits for that only so long."""
+    """Wait for the worker's end and return its record: a hook waits only for a limited time."""
     record = f"/var/lib/petal-node/runs/{hook.json()['run_id']}.json"
     client.until("the worker has ended", f"""grep '"finished": "2' {record}""", 60)
     run: dict[str, Any] = json.loads(client.read(record))
     return run
 
 
-def test_every_verb_ends_in_its_time_while_the_server_is_silent(nfs: Machine, client: Node) -> None:
+def test_status_and_plan_end_in_time_while_the_server_is_silent(nfs: Machine, client: Node) -> None:
     nfs.head.unplug()
     asked = [client.begin("/lab/petal-node", verb, "--json", seconds=30) for verb in ("status", "plan")]
     status, plan = (running.result() for running in asked)
@@ -43,7 +43,7 @@ def test_every_verb_ends_in_its_time_while_the_server_is_silent(nfs: Machine, cl
     assert "/shared did not answer within 5 s" in plan.output
 
 
-def test_a_hook_ends_with_0_and_the_node_is_ready_again_by_itself(nfs: Machine, client: Node) -> None:
+def test_a_hook_exits_0_during_an_outage_and_the_node_recovers_automatically(nfs: Machine, client: Node) -> None:
     client.write("/etc/petal.yaml", "stack: none\n")
     hook = ("hook", "configured", "--config", "/etc/petal.yaml")
     record_of(client, client.petal(*hook, "--json").ok())

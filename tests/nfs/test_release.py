@@ -1,4 +1,4 @@
-"""What users on the clients see while the head node publishes: a whole release, old or new."""
+"""Users on the clients see a complete release, old or new, while the head node publishes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from .software import current, publish
 
 STOP = "/tmp/stop-reading"
 SWITCHES = 40
-PAUSE = 0.05  # between two looks of a reader: who publishes needs the processor too
+PAUSE = 0.05  # seconds between two rounds of a reader: the publisher needs the processor too
 
 
 def readers(nfs: Machine, pause: float) -> list[Running]:
-    """A reader on each client, at work; ``pause`` seconds between two looks leave the processor to who publishes."""
+    """Start a reader on each client; ``pause`` seconds between two rounds leave the processor to the publisher."""
     clients = [nfs.client(1), nfs.client(2)]
     for client in clients:
         client.run("rm", "-f", STOP).ok()
@@ -24,11 +24,11 @@ def end(nfs: Machine, running: list[Running]) -> list[dict[str, object]]:
     return [reader.result().ok().json() for reader in running]
 
 
-def test_bootstraps_that_switch_releases_are_seen_whole(nfs: Machine, releases: tuple[str, str]) -> None:
+def test_clients_see_only_complete_releases_during_bootstraps(nfs: Machine, releases: tuple[str, str]) -> None:
     running = readers(nfs, PAUSE)
     for version, release in (("2.0", releases[1]), ("1.0", releases[0])) * 2:
         assert publish(nfs, version) == release
-        nfs.host.sh("echo 2 >/proc/sys/vm/drop_caches").ok()  # a client may look at an old name for 30 s (acdirmin)
+        nfs.host.sh("echo 2 >/proc/sys/vm/drop_caches").ok()  # a client may cache an old name for 30 s (acdirmin)
         for client in (nfs.client(1), nfs.client(2)):
             client.until("it sees this one", f"readlink /opt/petal/current | grep -q {release}", 90)
     for seen in end(nfs, running):
@@ -37,8 +37,8 @@ def test_bootstraps_that_switch_releases_are_seen_whole(nfs: Machine, releases: 
         assert int(str(seen["rounds"])) > 20
 
 
-def test_many_switches_are_seen_whole(nfs: Machine, releases: tuple[str, str]) -> None:
-    """More of them than bootstraps have time for, by the same rename."""
+def test_clients_see_only_complete_releases_during_many_switches(nfs: Machine, releases: tuple[str, str]) -> None:
+    """The same rename as in a bootstrap, in less time."""
     running = readers(nfs, PAUSE)
     nfs.head.run("python3", "/lab/switch.py", str(SWITCHES), releases[1], releases[0], seconds=120).ok()
     for seen in end(nfs, running):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
-from tests.adoption import NFS, converge, installed, leave_records, reborn, write_dna
+from tests.adoption import NFS, converge, installed, new_head_node, write_dna, write_records_of_dead_head
 from tests.unit.test_laws import snapshot
 from tests.world import World
 
@@ -40,7 +40,7 @@ def test_while_the_other_cluster_installs_nothing_is_taken_over(old: World, held
     """The lock is the truth, whatever an administrator said of the other cluster."""
     with held.open("r+") as file, pytest.raises(BlockingIOError):
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    new = reborn(old, mount=NFS)
+    new = new_head_node(old, mount=NFS)
     before = snapshot(new.paths.state)
     found = converge(new, accept=True, lock_wait=0)
     assert (found["storage-owner"].error or {}).get("code") == "lock-timeout"
@@ -57,8 +57,8 @@ def ask_status(world: World, capsys: pytest.CaptureFixture[str]) -> tuple[dict[s
 
 
 def test_status_shows_no_records_of_another_cluster(old: World, capsys: pytest.CaptureFixture[str]) -> None:
-    leave_records(old)
-    new = reborn(old)
+    write_records_of_dead_head(old)
+    new = new_head_node(old)
     write_dna(new)
     answer, text = ask_status(new, capsys)
     assert answer["status"] == "degraded"

@@ -10,7 +10,7 @@ import pytest
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import sha256_of
-from tests.golden import held, trouble_with_lua
+from tests.golden import compare_with_golden, lua_error
 from tests.world import World, tarball, with_spack
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -62,5 +62,5 @@ def written(world: World) -> dict[str, Path]:
 @pytest.mark.parametrize("name", [*FILES, "petal.lua", "lmodrc.lua"])
 def test_a_lua_file_equals_its_golden_file_and_is_valid(name: str, world: World) -> None:
     path = written(world)[name]
-    held(GOLDEN / name, normal(path.read_text(encoding="utf-8"), world))
-    assert trouble_with_lua(path) == ""
+    compare_with_golden(GOLDEN / name, normal(path.read_text(encoding="utf-8"), world))
+    assert lua_error(path) == ""

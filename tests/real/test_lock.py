@@ -84,7 +84,7 @@ def test_who_waits_knows_for_whom_and_ends_at_its_deadline(path: Path, other: su
     assert "run run-x" in caught.value.why
 
 
-def test_a_killed_holder_frees_it_at_once(path: Path, other: subprocess.Popen[str]) -> None:
+def test_the_lock_of_a_killed_holder_is_free_at_once(path: Path, other: subprocess.Popen[str]) -> None:
     other.send_signal(signal.SIGKILL)
     other.wait()
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Real Spack under --root, from PETAL_SPACK_CACHE. Without it these tests skip, counted and named."""
+"""Real Spack under --root, from PETAL_SPACK_CACHE. Without it these tests are skipped."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ class Probe(Package):
 
 
 def spack_tree(version: str) -> Path:
-    """A release of Spack, as it was unpacked."""
+    """Return an unpacked release of Spack."""
     tree = stack.spack_cache() / f"spack-{version}"
     if not tree.is_dir():
-        pytest.skip(f"no real Spack: {tree} is not there (make spack fetches it)")
+        pytest.skip(f"Spack {version} is not in {tree.parent} (make spack)")
     if not shutil.which("g++"):
-        pytest.skip("no C++ compiler on this machine, which Spack builds with")
+        pytest.skip("g++, which Spack needs, is not installed")
     if lmod_of_this_machine() is None:
-        pytest.skip("no Lmod on this machine, and a release without it is degraded")
+        pytest.skip("Lmod, which a complete release needs, is not installed")
     return tree
 
 
 @pytest.fixture
 def version() -> str:
-    """The Spack of a test that does not name one; those that run on both families are parametrized with it."""
+    """The version of Spack for tests that do not set one; tests of both families are parametrized with it."""
     return VERSIONS[0]
 
 
@@ -68,13 +68,13 @@ def version() -> str:
 def full_recipes() -> Path:
     tree = stack.spack_cache() / stack.RECIPES
     if not tree.is_dir():
-        pytest.skip(f"no real recipes: {tree} is not there (make spack fetches them)")
+        pytest.skip(f"{tree.name} is not in {tree.parent} (make spack)")
     return tree
 
 
 @pytest.fixture(scope="session")
 def small_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tarball with the real recipe of libsigsegv and little else."""
+    """A tarball with the real recipe of libsigsegv and few others."""
     place = tmp_path_factory.mktemp("recipes")
     subsets.subset(full_recipes, place / "tree", KEPT)
     subsets.pack(place / "tree", place / "recipes.tar.gz")
@@ -97,7 +97,7 @@ def mirror() -> Path:
     try:
         return sources.mirror("libsigsegv")
     except sources.SourceError as error:
-        pytest.skip(f"no source of libsigsegv: {error}")
+        pytest.skip(f"the source of libsigsegv cannot be fetched: {error}")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def spack_archive(version: str) -> Path:
 
 @dataclass(frozen=True)
 class Site:
-    """A Spack as a site has it: directories that are used in place, with a recipe of its own that takes a moment."""
+    """A site's Spack: directories that are used in place, with a slow recipe of the site."""
 
     tree: Path
     config: str
@@ -115,7 +115,7 @@ class Site:
     repository: Path
 
     def add(self, package: str, recipe: str, **values: object) -> None:
-        """One more recipe, or another one for the same package."""
+        """Add a recipe, or replace the one of the same package."""
         path = self.layout.recipe(self.repository, package)
         path.parent.mkdir(exist_ok=True)
         path.write_text(recipe.format(imports=self.layout.imports, **values))
@@ -123,12 +123,12 @@ class Site:
 
 @pytest.fixture
 def sites(clingo: list[Path], request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Site]:
-    """Makes the site of a version."""
+    """Create the site of a version."""
     return lambda version: make_site(version, tmp_path, clingo, request)
 
 
 def make_site(version: str, place: Path, clingo: list[Path], request: pytest.FixtureRequest) -> Site:
-    """The site of a version, unpacked below ``place``."""
+    """Unpack the site of a version below ``place``."""
     wheels = ", ".join(f"{{source: {path}, sha256: {sha256_of(path)}}}" for path in clingo)
     tree = recipes = unpacked(packed(version), place / version)
     layout, more = IN_SPACK, ""
@@ -142,13 +142,13 @@ def make_site(version: str, place: Path, clingo: list[Path], request: pytest.Fix
 
 
 def packed(version: str) -> Path:
-    """Spack as a tarball, with few recipes where it carries them."""
+    """Spack as a tarball, with few recipes if it contains recipes."""
     spack_tree(version)
     return stack.packed_spack() if version == "1.1.1" else stack.packed_old_spack(*KEPT)
 
 
 def unpacked(archive: Path, place: Path) -> Path:
-    """The one directory at the top of a tarball."""
+    """Unpack a tarball and return its only top directory."""
     with tarfile.open(archive) as tar:
         tar.extractall(place)
     (top,) = place.iterdir()
@@ -157,7 +157,7 @@ def unpacked(archive: Path, place: Path) -> Path:
 
 @pytest.fixture
 def recipes_key(version: str, request: pytest.FixtureRequest) -> str:
-    """The key ``recipes`` of a configuration, empty where Spack carries them."""
+    """The key ``recipes`` of a configuration, empty if Spack contains recipes."""
     if version == "0.23.0":
         return ""
     small: Path = request.getfixturevalue("small_recipes")
@@ -168,7 +168,7 @@ def recipes_key(version: str, request: pytest.FixtureRequest) -> str:
 def config_text(
     version: str, spack_archive: Path, recipes_key: str, clingo: list[Path], mirror: Path, tmp_path: Path
 ) -> str:
-    """A stack of one package that is built for real."""
+    """A stack of one package that Spack really builds."""
     environment = tmp_path / "spack.yaml"
     environment.write_text(
         "spack:\n  specs: [libsigsegv@2.14]\n"
@@ -183,5 +183,5 @@ def config_text(
 
 
 def manifests(store: Path) -> dict[Path, int]:
-    """When each package that is whole was finished."""
+    """The install times of all complete packages."""
     return {path: path.stat().st_mtime_ns for path in store.glob("linux-*/*/.spack/install_manifest.json")}

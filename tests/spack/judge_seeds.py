@@ -1,7 +1,7 @@
-"""``make seeds SEEDS=DIR``: checks the specs of every petal seed below a directory, and writes docs/dev/seeds.md.
+"""``make seeds SEEDS=DIR``: check the specs of every petal seed below a directory, and write docs/dev/seeds.md.
 
-The seeds themselves are not part of this repository. Each is loaded as it is, as ``stack``, and its specs are judged
-against the whole recipes, as ``petal-node plan`` does it.
+The seeds are not part of this repository. Each is loaded unchanged as ``stack``, and its specs are checked
+against all recipes, as in ``petal-node plan``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HIDDEN = Path("/nowhere")
 
 @dataclass(frozen=True)
 class Judged:
-    """One seed: its specs, each that is wrong with what is said of it, and advice; or why it is not loaded."""
+    """One seed: its specs, its errors and advice by spec; or the reason why it cannot be loaded."""
 
     name: str
     specs: int = 0
@@ -39,7 +39,7 @@ class Judged:
 
 
 def judge(path: Path, top: Path, place: Path) -> Judged:
-    """One file, loaded and judged."""
+    """Load and check one file."""
     name = str(path.relative_to(top))
     try:
         specs = environments.load(Config(stack=str(path)), HIDDEN, None)["specs"]
@@ -52,7 +52,7 @@ def judge(path: Path, top: Path, place: Path) -> Judged:
 
 
 def tables(judged: Iterable[Judged]) -> list[str]:
-    """By seed, and by what is said."""
+    """The tables by seed and by message."""
     lines = ["| seed | specs | mistakes |", "|---|---|---|"]
     said: Counter[tuple[str, str]] = Counter()
     for one in judged:
@@ -67,7 +67,7 @@ def tables(judged: Iterable[Judged]) -> list[str]:
 
 
 def main() -> int:
-    """Judges and writes."""
+    """Check all seeds and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="a checkout with seeds")
     top = parser.parse_args().directory

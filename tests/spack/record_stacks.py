@@ -1,4 +1,4 @@
-"""``make stacks``: solves every stack for every case, and rewrites stacks.json and the table in docs/stacks.md.
+"""``make stacks``: solve every stack for every case, and rewrite stacks.json and the table in docs/stacks.md.
 
 A case takes minutes and up to 2 GB. ``ARGS="starter"`` solves one stack; the others keep their record.
 """
@@ -29,7 +29,7 @@ BEGIN, END = "<!-- solved -->", "<!-- end of solved -->"
 
 
 def measured(name: str, case: Case) -> Solved:
-    """One case in a process of its own, whose children are this Spack's alone."""
+    """Solve one case in a separate process, so that the resource use of its children is only this Spack's."""
     wheels = cache.clingo_wheels(f"{sys.version_info[0]}.{sys.version_info[1]}", os.uname().machine)
     place = Path(tempfile.mkdtemp(prefix="petal-stack-"))
     try:
@@ -40,7 +40,7 @@ def measured(name: str, case: Case) -> Solved:
 
 
 def record(name: str, case: Case, solved: Solved) -> None:
-    """Puts one case into the record at once, so that a run that is cut off keeps what it has solved."""
+    """Add one case to the record at once, so that an interrupted run keeps the solved cases."""
     stacks = {known: found for known, found in recorded().items() if known in shipped()}
     entry = {"digest": digest(name), "when": timestamp(), "machine": machine()}
     stacks.setdefault(name, {})[case.name] = {**entry, **solved.to_dict()}
@@ -48,7 +48,7 @@ def record(name: str, case: Case, solved: Solved) -> None:
 
 
 def table(stacks: dict[str, Any]) -> list[str]:
-    """The record as docs/stacks.md shows it."""
+    """The record as a table for docs/stacks.md."""
     lines = [
         "| stack | solved for | packages to build | externals | seconds | MiB |",
         "|---|---|---|---|---|---|",
@@ -61,7 +61,7 @@ def table(stacks: dict[str, Any]) -> list[str]:
 
 
 def write(stacks: dict[str, Any]) -> None:
-    """The record and its page, which unit tests hold together."""
+    """Write the record and its page; unit tests verify that both agree."""
     RECORD.write_text(json.dumps(stacks, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN, 1)
     body = "\n".join(["", *table(stacks), ""])
@@ -69,7 +69,7 @@ def write(stacks: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Solves what was asked for."""
+    """Solve the requested cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stack", nargs="*", help="only these")
     names = parser.parse_args().stack or shipped()

@@ -1,7 +1,7 @@
-"""The stacks of ``spack_envs/``, concretized as an install does it, and the record of that in ``stacks.json``.
+"""The stacks of ``spack_envs/``, concretized as in an install, and the record in ``stacks.json``.
 
-``tests/spack/record_stacks.py`` (``make stacks``) writes the record. That the files are still those of the record is
-what tests/unit/test_stacks.py looks at, in no time; one of them is solved in each run of the tests.
+``tests/spack/record_stacks.py`` (``make stacks``) writes the record. tests/unit/test_stacks.py verifies quickly that
+the files still match the record; one stack is solved in each run of the tests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.lab import stack as cache
 
 RECORD = Path(__file__).with_name("stacks.json")
 RECIPES = "repos/spack_repo/builtin"
-# Python asks the kernel which machine it is. With this it says another one: recipes and archspec see that machine.
+# Replaces the machine that Python gets from the kernel: recipes and archspec see this machine.
 OTHER_MACHINE = """\
 import os
 
@@ -43,10 +43,10 @@ os.uname = lambda: os.uname_result((*_kernels()[:4], "{machine}"))
 
 @dataclass(frozen=True)
 class Case:
-    """What a stack is solved for.
+    """The conditions under which a stack is solved.
 
     Args:
-        image: on a ParallelCluster image with everything that becomes an external, else on one without.
+        image: on a ParallelCluster image with all externals, else on one without any.
     """
 
     target: str
@@ -66,11 +66,11 @@ class Solved:
     """A stack that Spack has solved.
 
     Args:
-        roots: the packages that were asked for, with the version that they get.
-        built: how many packages an install builds.
-        externals: what is used as it lies on the machine.
-        seconds: of the clock, for Spack's command alone.
-        mib: the largest resident set of any process up to then.
+        roots: the requested packages with their versions.
+        built: the number of packages that an install builds.
+        externals: the packages of the machine that are used.
+        seconds: wall-clock time of Spack's command.
+        mib: the largest resident set of any process.
     """
 
     roots: Mapping[str, str]
@@ -89,12 +89,12 @@ def shipped() -> tuple[str, ...]:
 
 
 def environment(name: str) -> Mapping[str, Any]:
-    """What counts of a stack's file."""
+    """The part of a stack's file that affects its solution."""
     return environments.load(Config(stack=name), Path("/nowhere"), None)
 
 
 def digest(name: str) -> str:
-    """What a record holds for: what the stack asks for, Spack and recipes. Comments do not count."""
+    """A digest of the stack without comments, of Spack and of the recipes: the record is valid for this digest."""
     asked = json.dumps([environment(name), cache.SPACK, cache.RECIPES], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()
 
@@ -102,12 +102,12 @@ def digest(name: str) -> str:
 def solve(
     name: str, case: Case, place: Path, wheels: Sequence[Path], scratch: Path, only: frozenset[str] = frozenset()
 ) -> Solved:
-    """Solves a stack with real Spack, all recipes and the scope of an install.
+    """Solve a stack with real Spack, all recipes and the scope of an install.
 
     Args:
-        only: of the stack's specs those of these packages, else all of them.
+        only: solve only the stack's specs of these packages, else all specs.
         place: an empty directory for the node, its store and the environment.
-        scratch: Spack's caches; what is in them from before is used.
+        scratch: Spack's caches; existing ones are used.
 
     Raises:
         SpackError: ``spack-concretize``.
@@ -128,7 +128,7 @@ def solve(
 
 
 def checked(name: str, place: Path, scratch: Path, specs: Sequence[str] = ()) -> dict[str, Any]:
-    """What real Spack with all recipes reports of a stack's specs, or of other specs, on an image."""
+    """The reports of real Spack with all recipes about a stack's or other specs, on an image."""
     spack = _spack(name, CASES[0], place, (), scratch, frozenset())
     if specs:
         spack.write_environment(specs, {})
@@ -157,7 +157,7 @@ def _site(case: Case, node: Path, system: System, asked: Mapping[str, Any]) -> S
 
 
 def _python_path(case: Case, place: Path, wheels: Sequence[Path]) -> Path:
-    """clingo, and for another machine than this one what makes Python take it for that."""
+    """The path of clingo, and of the module that emulates another machine."""
     import platform
 
     directory = place / "python"
@@ -170,6 +170,6 @@ def _python_path(case: Case, place: Path, wheels: Sequence[Path]) -> Path:
 
 
 def recorded() -> dict[str, Any]:
-    """The record as it stands in the repository."""
+    """The record in the repository."""
     found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     return found

@@ -1,4 +1,4 @@
-"""A store that outlived its head node, with real Spack: found again, and built upon."""
+"""Real Spack uses the store of a deleted head node, and builds further packages on top of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.spack.test_spack import bootstrap, steps, store_of
 
 
 def new_head(prefix: Path) -> None:
-    """A new head node of the cluster, with a disk of its own: of the one before only shared storage is left."""
+    """A new head node of the cluster with a new disk; only shared storage remains of the previous one."""
     for path in prefix.iterdir() if prefix.is_dir() else ():
         if path.name != "shared":
             remove_tree(path)
@@ -32,13 +32,13 @@ def spack_ran(prefix: Path) -> bool:
 
 
 def made(store: Path) -> dict[str, int]:
-    """Every prefix with when its last file was written, in nanoseconds."""
+    """Every prefix with the time of its newest file, in nanoseconds."""
     return {path.parts[-3]: path.stat().st_mtime_ns for path in store.glob("linux-*/*/.spack/install_manifest.json")}
 
 
 @pytest.fixture
 def site(sites: Callable[[str], Site], tmp_path: Path) -> Site:
-    """With a second recipe, of a package that needs nothing of the first."""
+    """A site with a second recipe, of an independent package."""
     site = sites("1.1.1")
     (tree,) = (tmp_path / "recipes").iterdir()
     recipe = PACKAGES.recipe(tree / PACKAGES.repository, "extra")
@@ -47,18 +47,18 @@ def site(sites: Callable[[str], Site], tmp_path: Path) -> Site:
     return site
 
 
-def test_a_store_from_a_snapshot_is_used_and_built_upon(site: Site, tmp_path: Path) -> None:
+def test_a_store_from_a_snapshot_is_used_and_extended(site: Site, tmp_path: Path) -> None:
     prefix = tmp_path / "head"
     new_head(prefix)
     first = bootstrap(prefix, site.config)
     assert first.status.value == "changed", first
     before = made(store_of(prefix, "1.1.1"))
 
-    _the_same_release_is_found(prefix, site, first, before)
-    _another_release_builds_what_is_new(prefix, site, first, before)
+    _assert_the_same_release_is_found(prefix, site, first, before)
+    _assert_another_release_builds_new_packages_only(prefix, site, first, before)
 
 
-def _the_same_release_is_found(prefix: Path, site: Site, first: RunRecord, before: dict[str, int]) -> None:
+def _assert_the_same_release_is_found(prefix: Path, site: Site, first: RunRecord, before: dict[str, int]) -> None:
     new_head(prefix)
     again = bootstrap(prefix, site.config)
     assert {
@@ -73,7 +73,9 @@ def _the_same_release_is_found(prefix: Path, site: Site, first: RunRecord, befor
     assert made(store_of(prefix, "1.1.1")) == before
 
 
-def _another_release_builds_what_is_new(prefix: Path, site: Site, first: RunRecord, before: dict[str, int]) -> None:
+def _assert_another_release_builds_new_packages_only(
+    prefix: Path, site: Site, first: RunRecord, before: dict[str, int]
+) -> None:
     new_head(prefix)
     more = site.config.replace("specs: [probe]", "specs: [probe, extra]")
     upgraded = bootstrap(prefix, more)

@@ -1,6 +1,6 @@
-"""Real Spack of both families: what one cluster has built, another one takes from a build cache and builds nothing.
+"""Real Spack of both families: a cluster installs the packages of another cluster from a build cache without building.
 
-Both have the same root, as all clusters do: the first one's tree is moved away before the second one begins.
+Both clusters have the same root, like all clusters: the first one's tree is moved away before the second one starts.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class {name}(Package):
 
 @dataclass(frozen=True)
 class Stack:
-    """A program and a library that it is linked with; while ``switch`` is there, neither can be built."""
+    """A program and its library; while ``switch`` exists, neither can be built."""
 
     version: str
     config: str
@@ -109,7 +109,7 @@ def unsigned(url: object, *, push: bool = True) -> str:
 
 
 def build_first(built: Stack, mirror: str, tmp_path: Path) -> Path:
-    """The first cluster builds and pushes; its tree as it is then, moved away."""
+    """Let the first cluster build and push; move its tree away and return it."""
     prefix = tmp_path / "head"
     record = bootstrap(prefix, built.config + mirror)
     assert record.status is Status.CHANGED, record
@@ -119,7 +119,7 @@ def build_first(built: Stack, mirror: str, tmp_path: Path) -> Path:
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Every file of the packages, by its place in the store, and every link; how long each took is not compared."""
+    """Every file and link of the packages by its path in the store, except build times."""
     found = {}
     for path in (path for package in store.glob("linux-*/cached*") for path in package.rglob("*")):
         if path.name == "install_times.json":
@@ -133,7 +133,7 @@ def contents(store: Path) -> dict[str, str]:
 
 
 def phases(prefix: Path) -> str:
-    """What Spack said in the runs below a prefix."""
+    """Spack's output in the runs below a prefix."""
     return "".join(path.read_text() for path in Paths(prefix).log.parent.rglob("spack-*.log"))
 
 
@@ -147,7 +147,9 @@ def assert_nothing_was_built(record: RunRecord, built: Stack, prefix: Path) -> N
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_second_cluster_builds_nothing_and_nothing_is_relocated(built: Stack, key: Key, tmp_path: Path) -> None:
+def test_a_second_cluster_installs_from_the_cache_without_building_or_relocating(
+    built: Stack, key: Key, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     first = build_first(built, signed(cache, key), tmp_path)
@@ -163,9 +165,9 @@ def test_a_second_cluster_builds_nothing_and_nothing_is_relocated(built: Stack, 
     added = {name for name in after if name not in before}
     assert {Path(name).name for name in added} <= {"binary_distribution"}
     assert {name: after[name] for name in before} == before
-    assert not list(Paths(prefix).scratch.rglob("pulled")), "what was taken is left on the disk"
+    assert not list(Paths(prefix).scratch.rglob("pulled")), "a tarball of the cache is left on the disk"
 
-    _killed_while_it_unpacks(cache, store)
+    _leave_a_killed_unpack(cache, store)
     notes.clear()
     again = bootstrap(prefix, built.config + signed(cache, key), notes)
     assert_nothing_was_built(again, built, prefix)
@@ -173,8 +175,8 @@ def test_a_second_cluster_builds_nothing_and_nothing_is_relocated(built: Stack, 
     assert any("did not finish: cachedapp-1-" in note for note in notes), notes
 
 
-def _killed_while_it_unpacks(cache: Path, store: Path) -> None:
-    """The first files of the tarball are there, the manifest among them, and Spack has recorded nothing."""
+def _leave_a_killed_unpack(cache: Path, store: Path) -> None:
+    """Leave the state of a killed unpack: the first files exist, including the manifest, and Spack has no record."""
     (prefix,) = store.glob("linux-*/cachedapp-1-*")
     shutil.rmtree(prefix)
     (tarball,) = (path for path in cache.rglob("*") if path.is_file() and _holds(path, prefix.name))
@@ -202,10 +204,10 @@ def _holds(path: Path, name: str) -> bool:
         return False
 
 
-def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
+def test_a_failed_push_does_not_fail_the_release_and_is_retried(
     built: Stack, key: Key, other: Key, s3: Any, tmp_path: Path
 ) -> None:
-    """Over S3. A second cluster, which knows another key, says so and builds."""
+    """The mirror is in S3. A second cluster with another key reports it and builds."""
     prefix, mirror = tmp_path / "head", signed("s3://petal/spack cache", key)
     record = bootstrap(prefix, built.config + mirror)
     found = steps(record)
@@ -238,8 +240,8 @@ def test_a_push_that_fails_costs_the_release_nothing_and_is_tried_again(
     assert "cachedapp: Executing phase" in phases(prefix)
 
 
-def test_an_image_takes_what_a_cluster_has_built_and_builds_what_is_corrupt(built: Stack, tmp_path: Path) -> None:
-    """Unsigned. The tarball of the library has its checksum, and is no tarball."""
+def test_an_image_build_uses_the_cache_and_builds_corrupt_packages(built: Stack, tmp_path: Path) -> None:
+    """The mirror is unsigned. The file of the library has the right checksum and is not a tarball."""
     cache = tmp_path / "cache"
     cache.mkdir()
     build_first(built, unsigned(cache), tmp_path)
@@ -262,7 +264,9 @@ def test_an_image_takes_what_a_cluster_has_built_and_builds_what_is_corrupt(buil
     assert "from a build cache" in steps(record)["spack"].reason
 
 
-def test_plain_spack_and_petal_node_take_what_the_other_has_signed(built: Stack, key: Key, tmp_path: Path) -> None:
+def test_plain_spack_and_petal_node_install_packages_that_the_other_has_signed(
+    built: Stack, key: Key, tmp_path: Path
+) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
@@ -279,7 +283,7 @@ def test_plain_spack_and_petal_node_take_what_the_other_has_signed(built: Stack,
 
 
 class PlainSpack:
-    """Spack with the configuration that petal-node wrote in another tree, and signatures as it checks them itself."""
+    """Spack with petal-node's configuration in another tree; it checks signatures itself."""
 
     def __init__(self, tree: Path, tmp_path: Path) -> None:
         (self.work,) = (path.parent for path in tree.glob("var/lib/petal-node/spack/*/*/scope"))
@@ -289,7 +293,7 @@ class PlainSpack:
         (self.extra / "bootstrap.yaml").write_text(json.dumps({"bootstrap": bootstrapping}))
         self.spack = next(tmp_path.glob("1.1.1/*/bin/spack"))
         self.clingo = next(tree.glob("shared/petal/root/spack/clingo-*"))
-        self.home = Path(tempfile.mkdtemp(prefix="gpg"))  # short: gpg's agent has a socket there
+        self.home = Path(tempfile.mkdtemp(prefix="gpg"))  # a short path, because gpg's agent has a socket in it
 
     def close(self) -> None:
         subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=True)

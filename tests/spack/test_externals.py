@@ -1,6 +1,6 @@
 """Real Spack 1.1.1 and the real recipes of Slurm, PMIx, libfabric, Open MPI and Intel MPI, with an image's externals.
 
-Nothing is compiled: what stands in the image are empty files, so packages are installed with ``--fake``.
+Nothing is compiled: the image has empty files, so packages are installed with ``--fake``.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from tests.spack.test_spack import bootstrap
 from tests.world import HOST, lmod_of_this_machine
 
 KEPT = ("slurm", "pmix", "libfabric", "openmpi", "intel-oneapi-mpi", "osu-micro-benchmarks")
-# Recipes that those ask for with variants.
+# Recipes of dependencies that are requested with variants.
 BARE = ("binutils", "cuda", "hdf5", "hip", "hwloc", "papi", "prrte", "rdma-core", "ucc", "ucx", "valgrind")
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A concretized stack: every node by its name, and the Spack that made it."""
+    """A concretized stack: every node by its name, and its Spack."""
 
     nodes: Mapping[str, Any]
     spack: Spack
 
     def where(self, name: str) -> tuple[str, str | None]:
-        """The version of a package, and where it lies if it is an external."""
+        """The version of a package, and its path if it is an external."""
         node = self.nodes[name]
         return node["version"], (node.get("external") or {}).get("path")
 
@@ -57,7 +57,7 @@ def mpi_recipes(full_recipes: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests of these recipes, which are read and compiled once then."""
+    """One directory for all tests of these recipes, so that Spack reads and compiles them once."""
     return tmp_path_factory.mktemp("scratch")
 
 
@@ -74,7 +74,7 @@ def unpacked_clingo(clingo: list[Path], tmp_path_factory: pytest.TempPathFactory
 def solve(
     mpi_recipes: Path, scratch: Path, unpacked_clingo: Path, tmp_path: Path
 ) -> Callable[[list[str], dict[str, Any]], Solved]:
-    """Concretizes a stack on the node below ``tmp_path / "node"``."""
+    """Concretize a stack on the node below ``tmp_path / "node"``."""
     system = System()
     program = SpackInstall("1.1.1", spack_tree("1.1.1"), mpi_recipes, unpacked_clingo)
     places = Places(tmp_path / "store", tmp_path / "modules", mpi_recipes, scratch)
@@ -100,10 +100,10 @@ def install_fake(spack: Spack) -> None:
     spack.write_modules()
 
 
-def test_the_images_mpi_is_used_and_its_module_unlocks_what_was_built_with_it(
+def test_the_images_mpi_is_used_and_its_module_unlocks_packages_built_with_it(
     solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
 ) -> None:
-    """Intel MPI is there too, and is not taken: nobody named it."""
+    """Intel MPI is installed too, and not used, because the stack does not name it."""
     images.parallelcluster(tmp_path / "node")
     solved = solve(["osu-micro-benchmarks"], {})
     assert solved.where("openmpi") == ("5.0.6", f"{tmp_path}/node/opt/amazon/openmpi5")
@@ -127,10 +127,10 @@ def test_the_images_mpi_is_used_and_its_module_unlocks_what_was_built_with_it(
         assert "osu-micro-benchmarks/7.5.1.lua" in done.stdout
 
 
-def test_what_is_built_uses_the_images_slurm_and_libfabric(
+def test_packages_are_built_with_the_images_slurm_and_libfabric(
     solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
 ) -> None:
-    """And externals below /usr get no module, though the stack names them: it would put /usr into search paths."""
+    """Externals below /usr get no module, even if the stack names them: it would put /usr into search paths."""
     images.parallelcluster(tmp_path / "node")
     (tmp_path / "node/opt/slurm").rename(tmp_path / "node/opt/elsewhere")
     images.slurm(tmp_path / "node/usr")
@@ -148,7 +148,7 @@ def test_what_is_built_uses_the_images_slurm_and_libfabric(
     assert not (core / "slurm").exists()
 
 
-def test_what_the_stack_says_of_a_package_counts_and_the_rest_stays(
+def test_package_settings_of_a_stack_apply_and_other_externals_stay(
     solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
 ) -> None:
     images.parallelcluster(tmp_path / "node")
@@ -160,7 +160,7 @@ def test_what_the_stack_says_of_a_package_counts_and_the_rest_stays(
     assert solved.nodes["openmpi"]["parameters"]["legacylaunchers"] is True
 
 
-def test_intel_mpi_where_the_stack_names_it(
+def test_intel_mpi_is_used_if_the_stack_names_it(
     solve: Callable[[list[str], dict[str, Any]], Solved], tmp_path: Path
 ) -> None:
     images.parallelcluster(tmp_path / "node")
@@ -172,7 +172,7 @@ def test_intel_mpi_where_the_stack_names_it(
 
 
 def test_a_run_uses_an_external_publishes_its_module_and_finds_it_again(config_text: str, tmp_path: Path) -> None:
-    """The whole product, with a package that is built for real beside the image's Open MPI."""
+    """A complete run with a package that Spack really builds, and the image's Open MPI."""
     prefix = tmp_path / "head"
     images.parallelcluster(prefix)
     config = config_text + "  specs: [openmpi]\n"
@@ -191,10 +191,8 @@ def test_a_run_uses_an_external_publishes_its_module_and_finds_it_again(config_t
     assert bootstrap(prefix, config).release != first.release
 
 
-def test_recipes_that_lack_a_package_do_not_mind_its_external(
-    full_recipes: Path, unpacked_clingo: Path, tmp_path: Path
-) -> None:
-    """A site's own subset of the recipes: without Slurm's, and with an Open MPI that has no variants."""
+def test_an_external_without_a_recipe_is_ignored(full_recipes: Path, unpacked_clingo: Path, tmp_path: Path) -> None:
+    """A site's subset of the recipes without Slurm, and with an Open MPI without variants."""
     recipes.subset(full_recipes, tmp_path / "tree", ("libsigsegv",))
     repository = tmp_path / "tree" / "repos" / "spack_repo" / "builtin"
     prefix = Path("/opt/nowhere")

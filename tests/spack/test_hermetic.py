@@ -1,7 +1,7 @@
-"""Nothing of the machine's own Spack is read or written: its files are poisoned, and strace tells every path.
+"""petal-node reads and writes no file of the machine's own Spack: its files are invalid, and strace prints every path.
 
-The whole of a head node's run is traced: petal-node, Spack, its builders, compilers. It runs in a mount namespace of
-its own, in which ``/etc`` is a copy with a poisoned ``/etc/spack``.
+The complete run of a head node is traced: petal-node, Spack, its builders, compilers. It runs in a mount namespace
+in which ``/etc`` is a copy with an invalid ``/etc/spack``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bootstrap.spack.families import FAMILIES
 from tests.spack.conftest import VERSIONS, Site
 
 SECTIONS = ("bootstrap", "compilers", "concretizer", "config", "mirrors", "modules", "packages", "repos", "upstreams")
-# What a site writes into its Spack tree; every line would show in what is built, or where.
+# Configuration in a site's Spack tree; every line would change what is built, or where.
 SITE = {
     "packages": {"packages": {"probe": {"require": ["@1"]}}},
     "config": {"config": {"install_tree": {"root": "/poison"}, "build_language": "poison", "locks": False}},
@@ -42,7 +42,7 @@ PATH = re.compile(r'(?:AT_FDCWD<([^>]*)>, )?"([^"]*)"')
 
 @pytest.fixture
 def site(version: str, sites: Callable[[str], Site]) -> Site:
-    """Directories with configuration of their own, used in place."""
+    """Directories with a site's configuration, used in place."""
     made = sites(version)
     for place in (made.tree / "etc" / "spack", made.tree / "etc" / "spack" / "site"):
         place.mkdir(exist_ok=True)
@@ -53,10 +53,10 @@ def site(version: str, sites: Callable[[str], Site]) -> Site:
 
 @pytest.fixture
 def poison(site: Site, tmp_path: Path) -> dict[str, str]:
-    """An environment and files that would break every Spack that looks at one of them.
+    """An environment and files that break every Spack that reads one of them.
 
     Args:
-        site: made before, since what it is made of lies below the real home.
+        site: must exist, because its sources are below the real home directory.
     """
     home, etc = tmp_path / "home", tmp_path / "etc"
     shutil.copytree("/etc", etc, symlinks=True)
@@ -84,7 +84,7 @@ def traced(command: list[str], poison: dict[str, str], tmp_path: Path) -> list[s
     strace = ["strace", "-f", "-y", "-s", "4096", "--seccomp-bpf", "-e", "trace=%file", "-o", str(log)]
     isolated = ["unshare", "-m", "sh", "-ec", ISOLATED, "sh", str(tmp_path / "etc")]
     if subprocess.run([*isolated, *strace, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no strace in a mount namespace here: it needs root, ptrace and strace 5.3")
+        pytest.skip("strace does not work in a mount namespace (it needs root, ptrace and strace 5.3)")
     done = subprocess.run(
         [*isolated, *strace, *command], env={**os.environ, **poison}, check=False, capture_output=True, text=True
     )
@@ -93,7 +93,7 @@ def traced(command: list[str], poison: dict[str, str], tmp_path: Path) -> list[s
 
 
 def changed(calls: list[str]) -> Iterator[str]:
-    """The paths that calls create, write or remove; -y tells where a relative one starts."""
+    """The paths that calls create, write or remove; strace -y prints the directory of relative paths."""
     for call in calls:
         if CHANGE.search(call):
             found = PATH.findall(call)
@@ -103,8 +103,8 @@ def changed(calls: list[str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.skipif(not shutil.which("strace"), reason="no strace on this machine")
-def test_nothing_of_the_machines_own_spack_is_read_or_written(
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_no_file_of_the_machines_own_spack_is_read_or_written(
     version: str, site: Site, poison: dict[str, str], tmp_path: Path
 ) -> None:
     config, prefix = tmp_path / "petal.yaml", tmp_path / "head"

@@ -1,4 +1,4 @@
-"""Real Spack, a stack of two dozen packages of which two do not compile: best effort, honest, and finished later."""
+"""Real Spack and two dozen packages of which two do not compile: the others are installed, a later run completes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOST = ("bench-base1", "bench-middle1", "bench-middle2", "bench-top1", "bench-to
 
 @pytest.fixture
 def switch(tmp_path: Path) -> Path:
-    """While this file is there, the broken packages do not compile."""
+    """While this file exists, the broken packages do not compile."""
     path = tmp_path / "broken"
     path.touch()
     return path
@@ -31,7 +31,7 @@ def switch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Path:
-    """While this file is there, every package stays in its phase ``build``."""
+    """While this file exists, every package stays in its phase ``build``."""
     return tmp_path / "hold"
 
 
@@ -50,7 +50,7 @@ def stack_config(
     )
 
 
-def test_what_fails_stops_only_what_needs_it_and_the_next_run_finishes(
+def test_a_failed_package_stops_only_its_dependents_and_the_next_run_completes(
     stack_config: str, switch: Path, tmp_path: Path
 ) -> None:
     prefix = tmp_path / "head"
@@ -81,7 +81,7 @@ def test_what_fails_stops_only_what_needs_it_and_the_next_run_finishes(
     assert paths.current.is_symlink()
 
 
-def test_partial_publishes_what_is_there_says_so_and_is_completed_later(
+def test_partial_publishes_the_installed_packages_and_a_later_run_completes_them(
     stack_config: str, switch: Path, tmp_path: Path
 ) -> None:
     prefix = tmp_path / "head"
@@ -110,8 +110,10 @@ def test_partial_publishes_what_is_there_says_so_and_is_completed_later(
     assert bootstrap(prefix, config).status is Status.OK
 
 
-def test_the_record_says_how_far_it_is(stack_config: str, switch: Path, hold: Path, tmp_path: Path) -> None:
-    """As ``status`` reads it, on this node and from shared storage. Packages build until it has been told."""
+def test_the_record_shows_the_progress_of_an_install(
+    stack_config: str, switch: Path, hold: Path, tmp_path: Path
+) -> None:
+    """Read by ``status`` on this node and from shared storage. Builds are held until the test has seen them."""
     switch.unlink()
     hold.touch()
     prefix = tmp_path / "head"

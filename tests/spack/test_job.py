@@ -1,4 +1,4 @@
-"""The build job's side with real Spack, and shared storage that is really full; tests/lab has it with real Slurm."""
+"""The build job with real Spack and full shared storage; tests/lab runs it with real Slurm."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ BLOCK = 4096
 
 @pytest.fixture
 def disk() -> Iterator[Callable[[Path, int], Path]]:
-    """Mounts a disk with so many MiB."""
+    """Mount a disk with this number of MiB."""
     with ExitStack() as disks:
         yield lambda place, size: disks.enter_context(mounted(place, size))
 
 
 def fill(place: Path, left: int = 0) -> None:
-    """To the last block, or until so many bytes are left."""
+    """Fill a disk to the last block, or until ``left`` bytes are free."""
     room = os.statvfs(place)
     with (place / "filler").open("wb", buffering=0) as stream, suppress(OSError):
         for _ in range(room.f_bavail * room.f_bsize - left, 0, -BLOCK):
@@ -60,7 +60,7 @@ def fill(place: Path, left: int = 0) -> None:
 
 
 def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
-    """What the worker does up to the submission of the job."""
+    """Do the worker's part before the submission of the job."""
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
     ctx = prepare(
@@ -75,7 +75,7 @@ def ordered(prefix: Path, config: str) -> tuple[Context, JobDirectory]:
 
 
 def job(ctx: Context, directory: JobDirectory, printed: list[str]) -> tuple[tuple[PetalError, ...], JobReport]:
-    """What a node of the queue does, and what the worker then finds."""
+    """Do the compute node's part, and return its errors and report."""
     errors = BuildJob(directory, ctx.facts.host, System(), ctx.paths.scratch, printed.append).run()
     assert not (ctx.paths.scratch / "build-job").exists()
     return errors, directory.report()
@@ -87,10 +87,10 @@ def built(prefix: Path, name: str) -> list[Path]:
     ]
 
 
-def test_a_full_disk_takes_no_word_of_the_job_and_costs_no_package(
+def test_a_full_disk_prevents_neither_the_jobs_report_nor_its_packages(
     sites: Callable[[str], Site], disk: Callable[[Path, int], Path], tmp_path: Path
 ) -> None:
-    """Packages have room on their disk, what worker and job tell each other has not."""
+    """The packages' disk has space; the disk of the files between worker and job has none."""
     site, prefix = sites("1.1.1"), tmp_path / "head"
     site.add("quick", RECIPE, name="Quick", size=1)
     disk(Paths(prefix).builds, 2)
@@ -103,10 +103,10 @@ def test_a_full_disk_takes_no_word_of_the_job_and_costs_no_package(
     assert built(prefix, "quick")
 
 
-def test_a_package_that_fills_the_shared_disk_is_told_with_the_node_that_met_it(
+def test_a_package_that_fills_shared_storage_is_reported_with_the_nodes_name(
     sites: Callable[[str], Site], disk: Callable[[Path, int], Path], tmp_path: Path
 ) -> None:
-    """Spack itself ends there, so whether independent packages are built is a matter of their order."""
+    """Spack itself ends then, so whether independent packages are built depends on their order."""
     site, prefix = sites("1.1.1"), tmp_path / "head"
     site.add("fat", RECIPE, name="Fat", size=64)
     disk(prefix / "shared", 200)
@@ -114,13 +114,13 @@ def test_a_package_that_fills_the_shared_disk_is_told_with_the_node_that_met_it(
     ctx, directory = ordered(prefix, site.config.replace("[probe]", "[probe, fat]"))
     fill(prefix / "shared", 32 << 20)
     errors, state = job(ctx, directory, [])
-    (error,), (told,) = errors, state.errors
+    (error,), (reported,) = errors, state.errors
     assert state.stage == DONE
-    assert error.to_dict() == told
-    assert told["code"] == "file-no-space"
-    assert told["what"].startswith(f"on {ctx.facts.host.name}: ")
-    assert "fat@1 failed in phase install" in told["why"]
+    assert error.to_dict() == reported
+    assert reported["code"] == "file-no-space"
+    assert reported["what"].startswith(f"on {ctx.facts.host.name}: ")
+    assert "fat@1 failed in phase install" in reported["why"]
     assert built(prefix, "fat") == []
     assert "No space left on device" in directory.spack_log.read_text()
     (log,) = directory.logs.glob("fat-1-*.log")
-    assert str(log) in told["why"]
+    assert str(log) in reported["why"]

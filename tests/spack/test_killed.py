@@ -1,4 +1,4 @@
-"""Real Spack of both families, killed: no builder is left, nothing half is visible, and the next run ends well."""
+"""Real Spack of both families, killed: no builder remains, nothing incomplete is visible, and the next run succeeds."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ class Held(Package):
 '''
 
 
-def until(what: str, holds: Callable[[], bool]) -> None:
+def until(event: str, holds: Callable[[], bool]) -> None:
     limit = time.monotonic() + SECONDS
     while not holds():
-        assert time.monotonic() < limit, f"not within {SECONDS:.0f} s: {what}"
+        assert time.monotonic() < limit, f"not within {SECONDS:.0f} s: {event}"
         time.sleep(0.02)
 
 
 @dataclass
 class Victim:
-    """A head node whose builds can be held, one new version of the package at a time."""
+    """A head node whose builds can be held; each run builds a new version of the package."""
 
     site: Site
     prefix: Path
@@ -78,7 +78,7 @@ class Victim:
         return self.site.config.replace("[probe]", f"[held@{number}]")
 
     def begin(self, number: int) -> tuple[subprocess.Popen[str], int]:
-        """A worker whose builder is held, and the builder's process."""
+        """Start a worker and hold its builder; return the worker and the builder's pid."""
         self.started.unlink(missing_ok=True)
         self.hold.touch()
         path = self.prefix.with_suffix(".yaml")
@@ -93,7 +93,7 @@ class Victim:
         return worker, int(self.started.read_text())
 
     def processes(self) -> list[str]:
-        """Everything that works for this head node, whatever its parent has become."""
+        """All processes of this head node, including orphans."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -108,7 +108,7 @@ class Victim:
 def victims(
     request: pytest.FixtureRequest, clingo: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Victim]]:
-    """Makes the head node of a version, once."""
+    """Create the head node of a version once."""
     made: dict[str, Victim] = {}
 
     def victim(version: str) -> Victim:
@@ -131,7 +131,7 @@ def _victim(version: str, place: Path, site: Site) -> Victim:
     return made
 
 
-# Who gets which signal: each pair once, with the family that it is the worse for (both were run with all nine).
+# The signalled process and the signal: each pair once, with the more critical family (both were run with all nine).
 TABLE = {
     "1.1.1": (
         ("group", signal.SIGINT), ("group", signal.SIGTERM), ("spack", signal.SIGKILL), ("worker", signal.SIGTERM),
@@ -149,7 +149,7 @@ ROWS = [(version, who, number) for version in VERSIONS for who, number in TABLE[
     ROWS,
     ids=[f"{version}-{who}-{number.name}" for version, who, number in ROWS],
 )
-def test_whatever_is_killed_no_builder_is_left_and_the_next_run_ends_well(
+def test_after_a_kill_no_builder_remains_and_the_next_run_succeeds(
     victims: Callable[[str], Victim], version: str, who: str, number: signal.Signals
 ) -> None:
     victim = victims(version)
@@ -161,15 +161,15 @@ def test_whatever_is_killed_no_builder_is_left_and_the_next_run_ends_well(
     else:
         os.kill({"spack": os.getsid(builder), "worker": worker.pid}[who], number)
     if (who, number) == ("spack", signal.SIGINT):
-        victim.hold.unlink()  # Spack's own process alone waits for its builder then
-    said, _ = worker.communicate(timeout=SECONDS)
+        victim.hold.unlink()  # only Spack's own process waits for its builder then
+    output, _ = worker.communicate(timeout=SECONDS)
     if (who, number) == ("worker", signal.SIGKILL):
-        assert not _may_be_taken_over(paths), "another node would not know of the builder"
+        assert not _may_be_taken_over(paths), "another node could take over despite the builder"
     else:
-        assert not has_process(builder), said
-        assert victim.processes() == [], said
+        assert not has_process(builder), output
+        assert victim.processes() == [], output
     if worker.returncode != 0:
-        assert paths.current.resolve() == before, "something half is visible"
+        assert paths.current.resolve() == before, "an incomplete release is visible"
 
     victim.hold.unlink(missing_ok=True)
     record = bootstrap(victim.prefix, victim.config(release))
@@ -180,11 +180,11 @@ def test_whatever_is_killed_no_builder_is_left_and_the_next_run_ends_well(
     assert (next(victim.store.glob(f"linux-*/held-{release}-*/bin/held"))).read_text() == str(release)
     assert paths.current.resolve().name == record.release
     now = manifests(victim.store)
-    assert {path: now.get(path) for path in whole} == whole, "what was whole was built again"
+    assert {path: now.get(path) for path in whole} == whole, "a complete package was built again"
 
 
 def _may_be_taken_over(paths: Paths) -> bool:
-    """As another node sees it, which cannot end the builder."""
+    """Return whether another node, which cannot end the builder, could take the lock."""
     try:
         with lock.builders_ended(paths.locks / "stack.builders", None, 0.5, lambda _: None):
             return True

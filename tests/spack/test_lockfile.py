@@ -1,4 +1,4 @@
-"""Real Spack: a stack is solved on one node; another one, without clingo or memory for it, installs it or refuses."""
+"""Real Spack: one node solves a stack; another node without clingo or enough memory installs it or refuses it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.spack.conftest import VERSIONS, spack_tree
 from tests.spack.test_spack import bootstrap, steps, store_of
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
-TINY = 64 << 20  # bytes that are free
+TINY = 64 << 20  # free bytes of memory
 
 
 @pytest.fixture
 def solve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[Path, dict[str, Any]]]:
-    """``petal-node lockfile`` as it is typed, on a machine that has nothing of a cluster."""
+    """Run ``petal-node lockfile`` on a machine outside of a cluster."""
 
     def run(config: str, *more: str) -> tuple[Path, dict[str, Any]]:
         path, builder = tmp_path / "builder.yaml", tmp_path / "builder"
@@ -52,24 +52,24 @@ def solve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str],
 
 def with_lock(config: str, lock: Path) -> str:
     """The same configuration with the lockfile as its stack, and without clingo."""
-    left_out = ("stack:", "  clingo:", "  target:")
-    kept = [line for line in config.splitlines() if not line.startswith(left_out)]
+    excluded = ("stack:", "  clingo:", "  target:")
+    kept = [line for line in config.splitlines() if not line.startswith(excluded)]
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     return "\n".join([f"stack: file://{lock}", f'stack_sha256: "{digest}"', *kept]) + "\n"
 
 
 def lean(prefix: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
-    """A run on a node that could not solve anything: no clingo, and 64 MiB of memory."""
+    """A run on a node that cannot concretize: no clingo, and 64 MiB of memory."""
     monkeypatch.setattr(System, "available_memory", lambda _: TINY)
     return bootstrap(prefix, config)
 
 
 @BOTH
-def test_what_one_node_solves_another_installs_without_clingo_and_memory(
+def test_a_node_without_clingo_installs_the_lockfile_of_another_node(
     version: str, config_text: str, solve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, told = solve(config_text)
-    assert lock.name == f"spack-{told['sha256'][:12]}.lock"
+    lock, data = solve(config_text)
+    assert lock.name == f"spack-{data['sha256'][:12]}.lock"
 
     prefix, cache = tmp_path / "head", tmp_path / "cache"
     cache.mkdir()
@@ -84,18 +84,18 @@ def test_what_one_node_solves_another_installs_without_clingo_and_memory(
     assert {spec.hash for spec in installed} == set(json.loads(lock.read_text())["concrete_specs"])
     assert next(store_of(prefix, version).glob("linux-*/libsigsegv-2.14-*/lib/libsigsegv.so")).exists()
     assert list((paths.current / "modules").glob("*/Core/libsigsegv/2.14.lua"))
-    said = "".join(path.read_text() for path in (paths.log.parent / "petal-node").glob("spack-*.log"))
-    assert "install --only-concrete" in said
-    assert "concretize" not in said
+    output = "".join(path.read_text() for path in (paths.log.parent / "petal-node").glob("spack-*.log"))
+    assert "install --only-concrete" in output
+    assert "concretize" not in output
 
     again = lean(prefix, with_lock(config_text, lock), monkeypatch)
     assert again.release == record.release
     assert {step.outcome for step in again.steps} <= {Outcome.OK, Outcome.SKIPPED}
-    _another_node_refuses_it(config_text, lock, tmp_path / "other")
+    _assert_a_different_node_refuses_it(config_text, lock, tmp_path / "other")
 
 
-def _another_node_refuses_it(config: str, lock: Path, prefix: Path) -> None:
-    """It tells all that differs, before Spack is even fetched."""
+def _assert_a_different_node_refuses_it(config: str, lock: Path, prefix: Path) -> None:
+    """The error names all differences, before Spack is fetched."""
     text = lock.read_text()
     system = json.loads(text)["concrete_specs"].popitem()[1]["arch"]["platform_os"]
     other = prefix.with_suffix(".lock")
@@ -114,16 +114,16 @@ def _another_node_refuses_it(config: str, lock: Path, prefix: Path) -> None:
     assert len(differences) == 3, error["why"]
     assert any(line.startswith("petal-node lockfile") for line in error["remedy"])
     assert not Paths(prefix).current.exists()
-    assert not list(Paths(prefix).log.parent.rglob("spack-*.log")), "Spack was asked"
+    assert not list(Paths(prefix).log.parent.rglob("spack-*.log")), "Spack was started"
 
 
-def test_spacks_own_lockfile_is_read_and_ours_is_read_by_spack(
+def test_spack_reads_our_lockfile_and_petal_node_reads_spacks(
     config_text: str, solve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One for two targets: Spack sees both, a cluster takes the one that it builds for."""
+    """A lockfile for two targets: Spack shows both, a cluster installs the one of its target."""
     both = config_text + "  target: [x86_64_v3, x86_64_v2]\n"
-    made, told = solve(both)
-    assert told["targets"] == ["x86_64_v3", "x86_64_v2"]
+    made, data = solve(both)
+    assert data["targets"] == ["x86_64_v3", "x86_64_v2"]
     document = json.loads(made.read_text())
     environment = tmp_path / "environment"
     environment.mkdir()
@@ -145,12 +145,12 @@ def test_spacks_own_lockfile_is_read_and_ours_is_read_by_spack(
     store = store_of(tmp_path / "head", "1.1.1")
     assert len(list(store.glob("linux-*-x86_64_v2/libsigsegv-2.14-*/lib/libsigsegv.so"))) == 1
     assert not list(store.glob("linux-*-x86_64_v3"))
-    _it_is_solved_again_and_nothing_is_forgotten(both, made, solve)
+    _assert_a_lockfile_is_solved_again_to_the_same_result(both, made, solve)
 
 
 @BOTH
-def test_spack_takes_clingo_from_the_sources_that_are_named_and_no_others(version: str, tmp_path: Path) -> None:
-    """What the setting ``clingo: bootstrap`` comes to; nothing is fetched here."""
+def test_spack_fetches_clingo_only_from_the_named_sources(version: str, tmp_path: Path) -> None:
+    """The effect of ``clingo: bootstrap``; nothing is fetched here."""
     family = FAMILIES[SPACK_VERSIONS[version]]
     tree = spack_tree(version)
     program = SpackInstall(version, tree, tmp_path, None, bootstraps=True)
@@ -161,13 +161,13 @@ def test_spack_takes_clingo_from_the_sources_that_are_named_and_no_others(versio
     output = tmp_path / "output"
     spack = Spack(System(), program, places, tmp_path / "scope", tmp_path / "environment", output, lambda _: None)
     spack.write_environment([], {})
-    said = spack._spack("bootstrap", "list", timeout=120, on_line=lambda _: None).stdout
-    names = re.findall(r"^Name: (\S+) (\w+)", said, re.MULTILINE)
-    assert names == [(name, "ENABLED") for name in family.bootstraps_from], said
+    printed = spack._spack("bootstrap", "list", timeout=120, on_line=lambda _: None).stdout
+    names = re.findall(r"^Name: (\S+) (\w+)", printed, re.MULTILINE)
+    assert names == [(name, "ENABLED") for name in family.bootstraps_from], printed
 
 
-def _it_is_solved_again_and_nothing_is_forgotten(config: str, first: Path, solve: Any) -> None:
-    """With the lockfile as stack, ``petal-node lockfile`` goes by what it was made from, the stack's packages too."""
+def _assert_a_lockfile_is_solved_again_to_the_same_result(config: str, first: Path, solve: Any) -> None:
+    """With a lockfile as stack, ``petal-node lockfile`` uses the recorded stack, including its package settings."""
     clingo = next(line for line in config.splitlines() if "clingo:" in line)
     targets = next(line for line in config.splitlines() if "target:" in line)
     second, _ = solve("\n".join([with_lock(config, first), clingo, targets]) + "\n")

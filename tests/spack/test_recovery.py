@@ -1,4 +1,4 @@
-"""Real Spack of both families: a lost index, few locks, a full disk. Nothing that is whole is built again."""
+"""Real Spack of both families: a lost index, few locks, a full disk. No complete package is built again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _explicit(store: Path) -> set[str]:
 
 
 @BOTH
-def test_a_lost_or_damaged_index_comes_back_and_nothing_whole_is_built_again(
+def test_a_lost_or_damaged_index_is_restored_without_rebuilding_complete_packages(
     version: str, sites: Callable[[str], Site], tmp_path: Path
 ) -> None:
     site, prefix = sites(version), tmp_path / "head"
@@ -40,20 +40,20 @@ def test_a_lost_or_damaged_index_comes_back_and_nothing_whole_is_built_again(
     store = store_of(prefix, version)
     before, index = manifests(store), database.index_of(store)
     assert _explicit(store) == {"probe"}
-    assert len(before) > 1, "nothing is implicit here"
+    assert len(before) > 1, "the stack has no implicit package"
 
-    shutil.rmtree(index.parent)  # 1: all of Spack's database is gone, and a copy is there
+    shutil.rmtree(index.parent)  # 1: Spack's database is missing, a copy exists
     _repaired(prefix, site.config, "is missing, but", "is restored from")
     assert (manifests(store), _explicit(store)) == (before, {"probe"})
 
-    index.write_text(index.read_text()[:200])  # 2: cut off, without any copy, and a package is half there
+    index.write_text(index.read_text()[:200])  # 2: a truncated index without a copy, and an incomplete package
     shutil.rmtree(store / database.COPIES)
     half = next(store.glob("linux-*/probe-2-*"))
     (half / ".spack" / "install_manifest.json").unlink()
     _repaired(prefix, site.config, "is not JSON", "no copy", f"did not finish: {half.name}", "is rebuilt")
     after = manifests(store)
     assert {path for path in before if after[path] != before[path]} == {half / ".spack" / "install_manifest.json"}
-    assert _explicit(store) == {"probe"}, "what nobody asked for would get a module of its own"
+    assert _explicit(store) == {"probe"}, "an implicit package would get a module"
 
     old, config = index.read_bytes(), site.config.replace("[probe]", "[probe@1]")  # 3: an index older than the store
     assert bootstrap(prefix, config).status is Status.CHANGED
@@ -104,7 +104,7 @@ GRAPH = {
 
 
 @pytest.mark.parametrize(("version", "limit", "most"), [("1.1.1", None, len(GRAPH)), ("1.1.1", 5, 5), ("0.23.0", 7, 6)])
-def test_where_few_locks_are_allowed_on_a_file_spack_is_asked_for_slices(
+def test_an_install_runs_in_slices_if_the_file_system_limits_locks(
     version: str,
     limit: int | None,
     most: int,
@@ -112,7 +112,7 @@ def test_where_few_locks_are_allowed_on_a_file_spack_is_asked_for_slices(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first one shows what is counted: all of them in one install. In 0.23 glibc and the runtime are two more."""
+    """The first case shows the total: one install of all packages. In 0.23 glibc and the runtime count too."""
     site, prefix, counts = sites(version), tmp_path / "head", tmp_path / "counts"
     lock = store_of(prefix, version) / ".spack-db" / "prefix_lock"
     for name, needed in GRAPH.items():
@@ -150,20 +150,20 @@ class Fat(Package):
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[Path], Path]]:
-    """Mounts a disk with 40 MiB."""
+    """Mount a disk with 40 MiB."""
     with ExitStack() as disks:
         yield lambda place: disks.enter_context(mounted(place, 40))
 
 
 @pytest.mark.parametrize(("version", "full"), [("1.1.1", "store"), ("0.23.0", "stage")])
-def test_a_disk_that_is_full_in_mid_build_is_told_and_the_next_run_goes_on(
+def test_a_full_disk_during_a_build_is_reported_and_the_next_run_continues(
     version: str, full: str, sites: Callable[[str], Site], small_disk: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     site, prefix = sites(version), tmp_path / "head"
     site.add("fat", FAT)
     store = store_of(prefix, version)
     paths = Paths(prefix)
-    disk, place = paths.shared_root / store.name, store  # the root is bound to it
+    disk, place = paths.shared_root / store.name, store  # the root is a bind mount of it
     if full == "stage":
         disk = place = paths.scratch / "spack" / "stage"
     small_disk(disk)

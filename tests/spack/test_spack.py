@@ -1,4 +1,4 @@
-"""Real Spack of both families: a real package from its real recipe, found again by a second run, and honest errors."""
+"""Real Spack of both families: a real package from its real recipe, a second run that finds it, and errors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bootstrap.spack import database
 from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import locked_specs
-from tests.golden import held, trouble_with_lua
+from tests.golden import held, lua_error
 from tests.spack.conftest import VERSIONS, Site, spack_tree
 from tests.world import services
 
-# The formats exclude each other (lib/spack/spack/database.py: _DB_VERSION), which is why a family has its own store.
+# The formats are incompatible (lib/spack/spack/database.py: _DB_VERSION), so each family has a separate store.
 DATABASE = {"0.23.0": "7", "1.1.1": "8"}
 GOLDEN = Path(__file__).with_name("golden")
 RUNS = iter(range(1000))
@@ -38,7 +38,7 @@ def bootstrap(
     told: Callable[[str], None] | None = None,
     image: str | None = None,
 ) -> RunRecord:
-    """One run of the head node below ``prefix``; ``told`` gets the name of each step that has news."""
+    """Run the head node below ``prefix``; append the name of each printed step to ``told``."""
     (prefix / "shared").mkdir(parents=True, exist_ok=True)
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
@@ -54,10 +54,10 @@ def steps(record: RunRecord) -> dict[str, StepReport]:
 
 @pytest.fixture
 def poisoned(config_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home directory whose Spack configuration would break everything that reads it.
+    """A home directory whose Spack configuration breaks every Spack that reads it.
 
     Args:
-        config_text: made before, since what it names lies below the real home.
+        config_text: must exist, because its files are below the real home directory.
     """
     home = tmp_path / "home"
     (home / ".spack").mkdir(parents=True)
@@ -71,7 +71,7 @@ def poisoned(config_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def normal(text: str, prefix: Path, release: str) -> str:
-    """Without what differs from run to run and from machine to machine."""
+    """Replace the parts of a text that differ between runs and machines."""
     for value, word in ((str(prefix), "PREFIX"), (prefix.name.rpartition("-")[2], "HASH"), (release, "RELEASE")):
         text = text.replace(value, word)
     text = re.sub(r"^-- libsigsegv@.*$", "-- SPEC", text, flags=re.MULTILINE)
@@ -102,7 +102,7 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     module = paths.current / "modules" / next((paths.current / "modules").iterdir()).name / "Core/libsigsegv/2.14.lua"
     assert str(library.parent.parent) in module.read_text()
     held(GOLDEN / f"libsigsegv-{version}.lua", normal(module.read_text(), library.parent.parent, first.release))
-    assert trouble_with_lua(module) == ""
+    assert lua_error(module) == ""
 
     second = bootstrap(prefix, config_text)
     assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}
@@ -113,11 +113,11 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     written = [path for path in tree.rglob("*") if path.lstat().st_mtime > unpacked + 1]
     assert written == [], "Spack wrote into its own tree"
 
-    _a_damaged_package_is_built_again(prefix, config_text, store, library.parent.parent)
+    _assert_a_damaged_package_is_built_again(prefix, config_text, store, library.parent.parent)
 
 
-def _a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, package: Path) -> None:
-    """Its install manifest, which Spack writes last, is what "whole" means."""
+def _assert_a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, package: Path) -> None:
+    """A package is complete if it has its install manifest, which Spack writes last."""
     (package / ".spack" / "install_manifest.json").unlink()
     database_index = store / ".spack-db" / "index.json"
     database_index.write_text(database_index.read_text().replace('"installed":true', '"installed":false'))
@@ -126,7 +126,7 @@ def _a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, pa
     assert (package / ".spack" / "install_manifest.json").is_file()
 
 
-def test_a_cluster_goes_to_the_other_family_and_back_and_rebuilds_nothing(
+def test_a_cluster_switches_to_the_other_family_and_back_without_rebuilding(
     sites: Callable[[str], Site], tmp_path: Path
 ) -> None:
     old, new, prefix = sites("0.23.0").config, sites("1.1.1").config, tmp_path / "head"
@@ -141,7 +141,7 @@ def test_a_cluster_goes_to_the_other_family_and_back_and_rebuilds_nothing(
 
 
 @BOTH
-def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
+def test_an_unsolvable_stack_is_reported_with_spacks_message_and_not_published(
     config_text: str, tmp_path: Path
 ) -> None:
     prefix = tmp_path / "head"
@@ -155,8 +155,10 @@ def test_what_spack_cannot_solve_is_told_in_its_words_and_nothing_is_published(
     assert record.exit == 1
 
 
-def test_a_seeds_mistakes_are_reported_before_a_solve(config_text: str, full_recipes: Path, tmp_path: Path) -> None:
-    """All 8,600 recipes; nothing is solved, and a second run knows it before it takes a lock."""
+def test_mistakes_of_a_seed_are_reported_before_concretization(
+    config_text: str, full_recipes: Path, tmp_path: Path
+) -> None:
+    """With all 8,600 recipes; nothing is solved, and a second run reports the mistakes before it takes a lock."""
     small = next(line for line in config_text.splitlines() if "recipes:" in line)
     text = config_text.replace(small, f"  recipes: {{source: {full_recipes}}}")
     seed = "software: {spack_packages: [scalapack, git@2.40.0, samtols@1.17, python@3.13]}\n"
@@ -179,7 +181,7 @@ def test_a_seeds_mistakes_are_reported_before_a_solve(config_text: str, full_rec
 
 
 @BOTH
-def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
+def test_a_source_that_cannot_be_fetched_is_reported_with_its_package(
     config_text: str, mirror: Path, tmp_path: Path
 ) -> None:
     record = bootstrap(tmp_path / "head", config_text.replace(str(mirror), str(tmp_path / "empty")))
@@ -197,7 +199,7 @@ def test_a_source_that_cannot_be_fetched_is_told_with_its_package(
         ("source: {recipes}", "source: {tree}", "spack-source"),
     ],
 )
-def test_something_else_than_spack(
+def test_a_tarball_that_is_not_spack_is_refused(
     config_text: str, spack_archive: Path, small_recipes: Path, tmp_path: Path, old: str, new: str, code: str
 ) -> None:
     from bootstrap.host.files import sha256_of
@@ -214,7 +216,7 @@ def test_something_else_than_spack(
     assert error["remedy"]
 
 
-def test_without_clingo_the_error_says_what_to_list(config_text: str, tmp_path: Path) -> None:
+def test_missing_clingo_is_reported(config_text: str, tmp_path: Path) -> None:
     text = "\n".join(line for line in config_text.splitlines() if "clingo:" not in line) + "\n"
     error = steps(bootstrap(tmp_path / "head", text))["spack"].error
     assert error is not None
@@ -222,12 +224,12 @@ def test_without_clingo_the_error_says_what_to_list(config_text: str, tmp_path: 
 
 
 @BOTH
-def test_whether_packages_are_built_side_by_side_is_what_spacks_install_knows(version: str) -> None:
+def test_parallel_package_builds_depend_on_spacks_install_options(version: str) -> None:
     text = (spack_tree(version) / "lib" / "spack" / "spack" / "cmd" / "install.py").read_text()
     assert ("concurrent_packages" in text) == FAMILIES[SPACK_VERSIONS[version]].parallel
 
 
-def test_what_spack_said_is_cut_to_what_matters() -> None:
+def test_spacks_output_is_shortened_to_its_errors() -> None:
     output = "\n".join(["noise"] * 50 + ["==> Error: it broke", "  since", "", "more"] + ["noise"] * 3)
     assert failure(output).splitlines()[:2] == ["it broke", "  since"]
     assert failure("a\nb") == "a\nb"

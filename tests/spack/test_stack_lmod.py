@@ -1,4 +1,4 @@
-"""Real Spack of both families moves the stack's own Lmod to the path that it has on every node; what is in it is small.
+"""Real Spack of both families relocates the stack's Lmod to its path on every node; its packages are tiny ones.
 
 Lmod itself, built from its real recipe, is in tests/lab/test_stack_lmod.py.
 """
@@ -77,11 +77,11 @@ class Lmod(Package):
 
 @pytest.fixture
 def sites_without_lmod(sites: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Site]:
-    """The recipes of Lmod and Lua, on a machine whose image has no Lmod, whatever this one has."""
+    """Sites with recipes of Lmod and Lua, on an image without Lmod; the Lmod of this machine is hidden."""
 
     def made(version: str) -> Site:
         site = sites(version)
-        monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())  # after the fixture has looked for this machine's
+        monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())  # after the fixture has found this machine's Lmod
         site.add("lua", LUA)
         site.add("lmod", LMOD)
         return site
@@ -91,13 +91,13 @@ def sites_without_lmod(sites: Callable[[str], Site], monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def prefix() -> Iterator[Path]:
-    """A node with short paths, as a real one: a first line with a long one would go through Spack's sbang."""
+    """A node with short paths like a real one: Spack's sbang would replace a script's long first line."""
     with tempfile.TemporaryDirectory(prefix="petal-") as name:
         yield Path(name, "node")
 
 
 @BOTH
-def test_a_copy_runs_where_the_store_is_not(
+def test_a_copy_of_lmod_runs_without_the_store(
     version: str, sites_without_lmod: Callable[[str], Site], prefix: Path
 ) -> None:
     config = f"{sites_without_lmod(version).config}modules: {{lmod: stack}}\n"
@@ -114,7 +114,7 @@ def test_a_copy_runs_where_the_store_is_not(
     assert (lmod.version, lmod.problem) == ("8.7.1", "")
     said = subprocess.run([lmod.place / "libexec" / "lmod"], capture_output=True, text=True, check=True).stdout
     (lua,) = paths.lmod_in_use.resolve().glob("lua-*")
-    assert said.startswith("Version 8.7.1 of /")  # which Spack fills up with slashes to the old length
+    assert said.startswith("Version 8.7.1 of /")  # Spack pads the path with slashes to its old length
     assert Path(said.split()[-1]).samefile(lua)
     assert (lua / "bin" / "lua5.4").readlink() == Path("lua")
     assert (lmod.place / "init" / "bash").read_text() == f"export LMOD_PKG={lmod.place}\n"
@@ -127,7 +127,7 @@ def test_a_copy_runs_where_the_store_is_not(
     assert {step.outcome for step in again.steps} <= {Outcome.OK, Outcome.SKIPPED}, again
 
 
-def test_the_next_release_packs_the_same_and_builds_nothing(
+def test_the_next_release_packs_the_same_archive_without_building(
     sites_without_lmod: Callable[[str], Site], prefix: Path
 ) -> None:
     config = f"{sites_without_lmod('1.1.1').config}modules: {{lmod: stack}}\n"
@@ -161,7 +161,7 @@ def has_no_recipe(site: Site) -> None:
 def test_an_lmod_that_cannot_be_built_does_not_block_the_stack(
     version: str, fails: Callable[[Site], None], sites_without_lmod: Callable[[str], Site], tmp_path: Path
 ) -> None:
-    """Lmod was added: everything that the configuration names is built and published."""
+    """Lmod was added automatically: all packages of the configuration are built and published."""
     site = sites_without_lmod(version)
     fails(site)
     record = bootstrap(tmp_path / "node", f"{site.config}modules: {{lmod: stack}}\n")

@@ -1,4 +1,4 @@
-"""Real Spack and all of its recipes: the stacks that ship, and what is said of seeds in petal's form."""
+"""Real Spack and all of its recipes: the included stacks, and messages about seeds in petal's format."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ users: [{name: user1, uid: 5001, gid: 5001}]
 
 @pytest.mark.usefixtures("full_recipes")
 @pytest.mark.parametrize("name", shipped())
-def test_every_spec_of_a_stack_is_right(name: str, tmp_path: Path) -> None:
+def test_every_spec_of_the_included_stacks_is_valid(name: str, tmp_path: Path) -> None:
     assert checked(name, tmp_path, stack.lab_cache() / "stacks") == {"problems": [], "advice": []}
 
 
-def test_some_of_the_starter_is_solved_with_all_recipes_as_the_record_says(
+def test_specs_of_the_starter_are_solved_with_the_recorded_versions(
     full_recipes: Path, clingo: list[Path], tmp_path: Path
 ) -> None:
-    """Eight thousand recipes, a ParallelCluster image's externals, and the scope that an install writes. The whole of
-    each stack takes minutes, and is solved by ``make stacks``."""
+    """With 8,000 recipes, the externals of a ParallelCluster image, and the scope of an install. To solve all specs of
+    a stack takes minutes; ``make stacks`` does that."""
     case = next(case for case in CASES if case.machine == platform.machine())
     some = frozenset({"cmake", "openmpi"})
     solved = solve("starter", case, tmp_path, clingo, stack.lab_cache() / "stacks", some)
@@ -51,7 +51,7 @@ def test_some_of_the_starter_is_solved_with_all_recipes_as_the_record_says(
 
 
 @pytest.mark.usefixtures("full_recipes")
-def test_a_seed_is_a_stack_and_what_spack_lacks_comes_with_a_suggestion(tmp_path: Path) -> None:
+def test_a_seed_is_a_valid_stack_and_unknown_names_get_suggestions(tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text(SEED)
     read = parse(f"stack: {tmp_path}/seed.yaml\nspack: {{source: /s, recipes: {{source: /r}}}}\n")
     specs = environments.load(read, tmp_path, None)["specs"]
@@ -66,7 +66,7 @@ def test_a_seed_is_a_stack_and_what_spack_lacks_comes_with_a_suggestion(tmp_path
     assert advice.startswith("scalapack is provided by ")
 
 
-def test_two_versions_of_a_package_are_no_stack_for_spack_either(sites: Callable[[str], Site], tmp_path: Path) -> None:
+def test_spack_also_refuses_two_versions_of_a_package(sites: Callable[[str], Site], tmp_path: Path) -> None:
     prefix = tmp_path / "head"
     (prefix / "shared").mkdir(parents=True)
     (tmp_path / "petal.yaml").write_text(sites("1.1.1").config)

@@ -1,4 +1,4 @@
-"""Real Spack 1.1.1 builds for what the queues run: enforced targets, one module tree each, and GPUs as a preference."""
+"""Real Spack 1.1.1 builds for the CPUs of the queues: enforced targets, a module tree per target, preferred GPUs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ CUDA = """\
 
 
 def bootstrap(prefix: Path, config: str, *queues: tuple[str, str]) -> RunRecord:
-    """One run of the head node below ``prefix``, in a cluster with these queues."""
+    """Run the head node below ``prefix`` in a cluster with these queues."""
     (prefix / "shared").mkdir(parents=True, exist_ok=True)
     cluster = prefix / "opt/parallelcluster/shared/cluster-config.yaml"
     cluster.parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +92,10 @@ def target_of(spec: dict[str, Any]) -> str:
 
 def needs(*targets: str) -> None:
     if os.uname().machine != "x86_64" or not set(targets) <= set(runnable(own_cpu())):
-        pytest.skip(f"this machine does not run {' and '.join(targets)}, which are built here")
+        pytest.skip(f"the CPU of this machine does not support {' and '.join(targets)}")
 
 
-def test_a_list_builds_a_module_tree_for_each_target_in_one_store(config_text: str, tmp_path: Path) -> None:
+def test_a_list_of_targets_builds_a_module_tree_for_each_in_one_store(config_text: str, tmp_path: Path) -> None:
     needs("x86_64_v3", "x86_64_v2")
     prefix, config = tmp_path / "head", config_text + "  target: [x86_64_v3, x86_64_v2]\n"
     record = bootstrap(prefix, config, ("q1", "c6a.large"))
@@ -125,7 +125,7 @@ def test_a_list_builds_a_module_tree_for_each_target_in_one_store(config_text: s
 
 @pytest.fixture
 def gpu_config(config_text: str, full_recipes: Path, small_recipes: Path, tmp_path: Path) -> str:
-    """A stack of a package with CUDA, one without, and one with a requirement of its own."""
+    """A stack of a package with CUDA, one without, and one with another requirement."""
     tree = tmp_path / "recipes" / "tree"
     recipes.subset(full_recipes, tree, ("libsigsegv",))
     own = tree / "repos/spack_repo/builtin/packages"
@@ -146,7 +146,7 @@ def gpu_config(config_text: str, full_recipes: Path, small_recipes: Path, tmp_pa
     return text.replace(sha256_of(small_recipes), sha256_of(archive))
 
 
-def test_auto_is_what_the_queues_have_in_common_and_their_gpus_are_preferred(gpu_config: str, tmp_path: Path) -> None:
+def test_the_target_auto_is_common_to_all_queues_and_their_gpus_are_preferred(gpu_config: str, tmp_path: Path) -> None:
     needs("x86_64_v3")
     prefix = tmp_path / "head"
     record = bootstrap(prefix, gpu_config, ("q1", "p4d.24xlarge"), ("q2", "p5.48xlarge"), ("q3", "c7i.large"))
@@ -160,15 +160,15 @@ def test_auto_is_what_the_queues_have_in_common_and_their_gpus_are_preferred(gpu
     plain = bootstrap(tmp_path / "other", gpu_config, ("q1", "c6a.large"))
     assert plain.release != record.release
     error = steps(plain)["spack"].error
-    assert error is not None, "gpu-app+cuda wants a cuda_arch, and no queue gives one"
+    assert error is not None, "gpu-app+cuda needs a cuda_arch, and no queue has a GPU"
     assert "cuda_arch" in error["why"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_a_stack_asks_of_all_packages_in_a_text_holds_beside_ours(
+def test_a_requirement_of_a_stack_for_all_packages_is_combined_with_ours(
     version: str, sites: Callable[[str], Site], tmp_path: Path
 ) -> None:
-    """Spack takes a text for a list of one, and would replace it by ours, which is a list, instead of joining them."""
+    """The stack's requirement is a string. Spack would replace it by our list instead of joining both."""
     needs("x86_64_v3")
     site = sites(version)
     site.add("probe", CHOICES)
@@ -192,7 +192,7 @@ def test_what_a_stack_asks_of_all_packages_in_a_text_holds_beside_ours(
     assert {target_of(specs[name]) for name in chosen} == {"x86_64_v3"}
 
 
-def test_spacks_own_archspec_lacks_just_the_names_that_are_refused() -> None:
+def test_exactly_the_names_missing_in_spacks_archspec_are_refused() -> None:
     import archspec.cpu
 
     table = spack_tree("1.1.1") / "lib/spack/spack/vendor/archspec/json/cpu/microarchitectures.json"

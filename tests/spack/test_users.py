@@ -1,4 +1,4 @@
-"""A user builds on top of the release with real Spack of both families, and the site's files stay as they are."""
+"""A user builds on top of the release with real Spack of both families, and the site's files do not change."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.world import lmod_of_this_machine
 
 USER = "nobody"
 OPTION = {"bash": "-e", "zsh": "-e", "tcsh": "-f", "fish": "--no-config"}
-# What a Spack that the user has had before leaves in the environment.
+# Variables that another Spack of the user has set.
 OTHER_SPACK = {"SPACK_ROOT": "/nowhere", "SPACK_DISABLE_LOCAL_CONFIG": "1", "SPACK_PYTHON": "/nowhere/python"}
-# A package of the user's own, which needs what the site has.
+# A package of the user with a dependency in the site's store.
 RECIPE = '''\
 {imports}from spack.package import *
 
@@ -42,8 +42,8 @@ class Mine(Package):
         install(join_path(spec["probe"].prefix.bin, "probe"), join_path(prefix.bin, "mine"))
 '''
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be a site and its user"),
-    pytest.mark.skipif(lmod_of_this_machine() is None, reason="no Lmod on this machine"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="the tests act as two users, which needs root"),
+    pytest.mark.skipif(lmod_of_this_machine() is None, reason="Lmod is not installed"),
 ]
 
 
@@ -63,11 +63,11 @@ class Cluster:
 
     @property
     def mine(self) -> Path:
-        """Where everything of the user's Spack is."""
+        """The directory of the user's Spack."""
         return self.home / "spack" / SPACK_VERSIONS[self.version]
 
     def types(self, script: str, *, shell: str = "bash", user: str = USER) -> subprocess.CompletedProcess[str]:
-        """Runs commands in a new shell after ``module load spack``."""
+        """Run commands in a new shell after ``module load spack``."""
         lmod = lmod_of_this_machine()
         lines = [f"source {lmod}/init/{'csh' if shell == 'tcsh' else shell}", "module load spack", script]
         env = {
@@ -86,7 +86,7 @@ class Cluster:
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def cluster(request: pytest.FixtureRequest, clingo: list[Path]) -> Iterator[Cluster]:
-    """A release with ``probe``, and a user who has installed ``mine``. pytest's own directories are root's alone."""
+    """A release with ``probe``, and a user who has installed ``mine``. Only root can enter pytest's own directories."""
     with tempfile.TemporaryDirectory(prefix="petal-users-") as name:
         place = Path(name)
         place.chmod(0o755)
@@ -109,7 +109,7 @@ def home_of(place: Path, user: str) -> Path:
 
 
 def add_recipe(cluster: Cluster) -> Path:
-    """A repository of the user's own, as ``spack repo create`` makes one."""
+    """Create a user's repository, like ``spack repo create``."""
     layout, old = (IN_SPACK, True) if cluster.version == "0.23.0" else (PACKAGES, False)
     top = cluster.home / "recipes" / ("mine" if old else "spack_repo/mine")
     recipe = layout.recipe(top, "mine")
@@ -120,7 +120,7 @@ def add_recipe(cluster: Cluster) -> Path:
 
 
 def digest(cluster: Cluster) -> dict[str, tuple[int, int, int, str]]:
-    """Every file of the site: mode, owner, time of change, and what is in it."""
+    """Every file of the site: mode, owner, time of change, content."""
     found = {}
     for top in (cluster.prefix / "opt" / "petal", cluster.prefix.with_name("site")):
         for path in [top, *top.rglob("*")]:
@@ -139,7 +139,7 @@ def probe_of(cluster: Cluster) -> Path:
     return probe
 
 
-def test_what_the_site_has_is_used_and_only_the_rest_is_built(cluster: Cluster) -> None:
+def test_packages_of_the_site_are_used_and_only_others_are_built(cluster: Cluster) -> None:
     store = cluster.mine / "store"
     assert names(store) == ["mine-1"]
     (built,) = store.glob("linux-*/mine-1-*")
@@ -148,9 +148,9 @@ def test_what_the_site_has_is_used_and_only_the_rest_is_built(cluster: Cluster) 
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
-def test_a_users_module_brings_what_it_needs_of_the_site(cluster: Cluster, shell: str) -> None:
+def test_a_users_module_loads_its_dependencies_of_the_site(cluster: Cluster, shell: str) -> None:
     if not shutil.which(shell):
-        pytest.skip(f"no {shell} on this machine")
+        pytest.skip(f"{shell} is not installed")
     typed = "module load mine; mine; which mine probe spack; module unload spack; echo $SPACK_ROOT"
     told = cluster.run(typed, shell=shell).split()
     (built,) = (cluster.mine / "store").glob("linux-*/mine-1-*")
@@ -158,7 +158,7 @@ def test_a_users_module_brings_what_it_needs_of_the_site(cluster: Cluster, shell
     assert told == [*map(str, programs), OTHER_SPACK["SPACK_ROOT"]]
 
 
-def test_an_install_in_tcsh_can_be_loaded_at_once_and_removed(cluster: Cluster) -> None:
+def test_a_package_installed_in_tcsh_can_be_loaded_at_once_and_removed(cluster: Cluster) -> None:
     told = cluster.run("spack install probe@1 && module load probe/1 && which probe", shell="tcsh").split()
     (built,) = (cluster.mine / "store").glob("linux-*/probe-1-*")
     assert told[-1] == str(built / "bin" / "probe")
@@ -179,7 +179,7 @@ IS_REFUSED = (
 )  # fmt: skip
 
 
-def test_nothing_that_a_user_does_changes_the_site(cluster: Cluster) -> None:
+def test_no_command_of_a_user_changes_the_site(cluster: Cluster) -> None:
     before = digest(cluster)
     cluster.run("\n".join(DOES))
     refused = cluster.run("\n".join(f"if {line}; then echo '{line}'; fi" for line in IS_REFUSED))
@@ -188,7 +188,7 @@ def test_nothing_that_a_user_does_changes_the_site(cluster: Cluster) -> None:
     assert cluster.run("module load mine; mine") == ""
 
 
-def test_root_has_a_store_of_its_own_too(cluster: Cluster) -> None:
+def test_root_has_a_separate_store_too(cluster: Cluster) -> None:
     before, home = digest(cluster), home_of(cluster.prefix.parent, "root")
     root = replace(cluster, home=home)
     root.run("spack install probe@1; spack clean -a; spack config add config:build_jobs:2", user="root")
@@ -197,7 +197,7 @@ def test_root_has_a_store_of_its_own_too(cluster: Cluster) -> None:
     assert digest(cluster) == before
 
 
-def test_without_the_store_nothing_is_built_anew(cluster: Cluster) -> None:
+def test_a_missing_site_store_is_reported_instead_of_rebuilt(cluster: Cluster) -> None:
     index = store_of(cluster.prefix, cluster.version) / ".spack-db" / "index.json"
     away = index.rename(index.with_name("away"))
     try:

@@ -53,14 +53,14 @@ Check = Callable[[Mapping[str, Any]], "dict[str, Any]"]
 
 @pytest.fixture(scope="module", params=["1.2.0", "1.1.1", "0.23.0"])
 def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Check]:
-    """Checks the section ``spack`` of an environment as it is."""
+    """Check the section ``spack`` of an environment."""
     version, place, system = request.param, tmp_path_factory.mktemp("check"), System()
     tree = spack_tree(version)
     recipes = tree / "var/spack/repos/builtin"
     if version in RECIPES_OF:
         recipes = tree.with_name(RECIPES_OF[version]) / RECIPES
     if not recipes.is_dir():
-        pytest.skip(f"no recipes for Spack {version}: {recipes} is not there (make spack fetches them)")
+        pytest.skip(f"{recipes} is missing (make spack)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SPACK_VERSIONS, "1.2.0", "1.1")
         program = SpackInstall(version, tree, recipes, None)
@@ -75,7 +75,7 @@ def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             content = {"view": False, **section}
             concretizer = {"reuse": False, "unify": True, **section.get("concretizer", {})}
             (place / "scope" / "concretizer.yaml").write_bytes(as_yaml({"concretizer": concretizer}))
-            if "toolchains" in section:  # the scope of an install drops them
+            if "toolchains" in section:  # the scope of an install ignores them
                 (place / "scope" / "toolchains.yaml").write_bytes(as_yaml({"toolchains": section["toolchains"]}))
             (place / "environment" / "spack.yaml").write_bytes(as_yaml({"spack": content}))
             return spack.check_specs()
@@ -83,7 +83,7 @@ def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield run
 
 
-def test_every_mistake_is_reported_at_once_and_nothing_that_is_right(check: Check) -> None:
+def test_exactly_the_mistakes_are_reported_in_one_run(check: Check) -> None:
     specs = [*RIGHT, *(entry for entry, _ in MISTAKES)]
     definitions = [{"tools": ["zlib", "nosuchtool"]}, {"libs": ["zlib", "bzip2"]}]
     answer = check({"specs": specs, "definitions": definitions, "packages": PACKAGES})
@@ -98,7 +98,7 @@ def test_every_mistake_is_reported_at_once_and_nothing_that_is_right(check: Chec
             assert [message for message in found if message.startswith(beginning)], (entry, found)
 
 
-def test_a_virtual_package_is_right_and_gets_advice(check: Check) -> None:
+def test_a_virtual_package_is_accepted_with_advice(check: Check) -> None:
     answer = check({"specs": ["scalapack"]})
     assert answer["problems"] == []
     (advice,) = answer["advice"]
@@ -115,13 +115,13 @@ def test_environments_that_spack_accepts_are_accepted(check: Check) -> None:
 
 def test_a_toolchain_is_expanded(check: Check, request: pytest.FixtureRequest) -> None:
     if "0.23.0" in request.node.name:
-        pytest.skip("Spack 0.23 has no toolchains")
+        pytest.skip("Spack 0.23 does not support toolchains")
     section = {"specs": ["zlib %sys"], "toolchains": {"sys": [{"spec": "%c=gcc", "when": "%c"}]}}
     assert check(section)["problems"] == []
 
 
 def test_a_group_of_specs_is_checked(check: Check, request: pytest.FixtureRequest) -> None:
     if "1.2.0" not in request.node.name:
-        pytest.skip("groups came with Spack 1.2")
+        pytest.skip("groups need Spack 1.2")
     ((_, message),) = check({"specs": ["zlib", {"group": "libs", "specs": ["bzip2", "nosuchlib"]}]})["problems"]
     assert message.startswith("there is no package nosuchlib")

@@ -28,12 +28,12 @@ from bootstrap.spack.job.directory import (
 )
 from bootstrap.spack.job.on_node import BuildJob
 from bootstrap.spack.program import RECEIPT
-from tests.queue_jobs import NODE, Slurm, builds, converge, head, left, without_waiting
+from tests.queue_jobs import NODE, Slurm, builds, converge, emulate_node_without_waiting, head, left
 
 
 @pytest.fixture(autouse=True)
 def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    without_waiting(monkeypatch, tmp_path)
+    emulate_node_without_waiting(monkeypatch, tmp_path)
 
 
 def test_the_error_of_a_package_names_logs_that_the_head_node_can_read(tmp_path: Path) -> None:

@@ -30,13 +30,13 @@ from bootstrap.spack.lockfile import Locked
 from bootstrap.state.release import check_queue
 from bootstrap.state.store import Runs
 from bootstrap.steps.spack import SpackStack
-from tests.queue_jobs import INSTALL, NODE, Slurm, builds, converge, head, in_time, left, without_waiting
+from tests.queue_jobs import INSTALL, NODE, Slurm, builds, converge, emulate_node_without_waiting, head, in_time, left
 from tests.world import World, typed, with_spack
 
 
 @pytest.fixture(autouse=True)
 def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    without_waiting(monkeypatch, tmp_path)
+    emulate_node_without_waiting(monkeypatch, tmp_path)
 
 
 def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from bootstrap.state.owner import Owner, is_foreign
 from bootstrap.state.release import current_release
 from bootstrap.state.store import ClusterState, KnownStorage, write_document
 from bootstrap.steps.root import Root
-from tests.adoption import EBS, NFS, converge, installed, leave_records, reborn, write_dna
+from tests.adoption import EBS, NFS, converge, installed, new_head_node, write_dna, write_records_of_dead_head
 from tests.unit.test_laws import snapshot
 from tests.world import World, services
 
@@ -44,10 +44,10 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
-    left = leave_records(old)
+    left = write_records_of_dead_head(old)
     release, old_token = current_release(old.paths), ClusterState(old.paths).token()
     assert old_token is not None
-    new = reborn(old)
+    new = new_head_node(old)
     found = converge(new, accept=True, lock_wait=0)
     assert (found["storage-owner"].outcome, found["storage-owner"].reason) == (
         Outcome.CHANGED,
@@ -74,7 +74,7 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
 
 def test_another_release_is_made_beside_the_old_one(old: World) -> None:
     release = current_release(old.paths)
-    new = reborn(old)
+    new = new_head_node(old)
     new.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
     found = converge(new, accept=True)
     assert found["publish"].outcome is Outcome.CHANGED
@@ -87,7 +87,7 @@ def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None
     release = current_release(old.paths)
     shutil.rmtree(next(old.paths.store.glob("linux-*/fftw-*")))
     (old.paths.archives / ".feed.r-1").write_text("half")
-    found = converge(reborn(old), accept=True)
+    found = converge(new_head_node(old), accept=True)
     assert found["spack"].outcome is Outcome.CHANGED
     assert found["publish"].outcome is Outcome.OK
     assert current_release(old.paths) == release
@@ -98,7 +98,7 @@ def test_nobody_obeys_what_another_cluster_wanted(old: World, role: Role) -> Non
     ClusterState(old.paths).save_desired_state(
         DesiredState("9.9.9", "f" * 64, {"check": {"run": ["theirs"]}}, {}, "r9")
     )
-    new = reborn(old)
+    new = new_head_node(old)
     write_dna(new)
     with pytest.raises(ConfigError, match="belongs to cluster old") as caught:
         prepare(new.options(role=role, event=BOOT), new.services)
@@ -110,7 +110,7 @@ def test_nobody_obeys_what_another_cluster_wanted(old: World, role: Role) -> Non
 
 
 def test_nodes_that_boot_before_their_head_node_wait_for_it(old: World) -> None:
-    new = reborn(old)
+    new = new_head_node(old)
     login = new.as_node("login", Role.LOGIN)
     before = snapshot(new.paths.shared_mount)
     found = converge(login)
@@ -124,7 +124,7 @@ def test_nodes_that_boot_before_their_head_node_wait_for_it(old: World) -> None:
 
 @pytest.mark.parametrize("mount", [NFS, EBS], ids=["network", "disk"])
 def test_a_storage_of_another_cluster_is_left_alone(old: World, mount: Mount) -> None:
-    new = reborn(old, mount=mount)
+    new = new_head_node(old, mount=mount)
     before = snapshot(new.paths.shared_mount)
     found = converge(new)
     assert (found["storage-owner"].outcome, code(found["storage-owner"])) == (Outcome.BLOCKED, "storage-other-cluster")
@@ -139,7 +139,7 @@ def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
     token = ClusterState(old.paths).token()
     login = old.as_node("login", Role.LOGIN)
     assert converge(login)["root"].outcome is Outcome.CHANGED
-    new = reborn(old, "old", NFS)
+    new = new_head_node(old, "old", NFS)
     found = converge(new)
     assert (found["storage-owner"].outcome, found["spack"].outcome) == (Outcome.OK, Outcome.OK)
     assert ClusterState(new.paths).token() == token
@@ -204,8 +204,8 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
 def test_an_adoption_that_was_killed_is_done_again(
     old: World, monkeypatch: pytest.MonkeyPatch, last: str, *, done: bool
 ) -> None:
-    leave_records(old)
-    new = reborn(old)
+    write_records_of_dead_head(old)
+    new = new_head_node(old)
     owner, name = (KnownStorage, "save") if last == "KnownStorage" else (ClusterState, last)
     real: Callable[..., Any] = getattr(owner, name)
 
@@ -236,8 +236,8 @@ def test_the_record_of_an_adopting_run_replaces_the_former_clusters(
     old: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
-    leave_records(old)
-    new = reborn(old)
+    write_records_of_dead_head(old)
+    new = new_head_node(old)
     new.live = False
     write_dna(new)
     config = new.prefix / "petal.yaml"
@@ -282,7 +282,7 @@ def test_a_damaged_owner_is_told_and_nothing_is_taken_over(old: World, owner: An
     token = ClusterState(old.paths).token()
     assert token is not None
     write_document(old.paths.state / "token.json", {**plain(token), "owner": owner})
-    new = reborn(old)
+    new = new_head_node(old)
     before = snapshot(new.paths.shared_mount)
     found = converge(new)
     assert (found["storage"].outcome, code(found["storage"])) == (Outcome.BLOCKED, "state-corrupt")

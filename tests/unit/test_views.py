@@ -38,7 +38,7 @@ from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.page import page
 from bootstrap.state.desired import DesiredState, Proof
-from tests.golden import held
+from tests.golden import compare_with_golden
 from tests.world import HOST
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -187,7 +187,7 @@ def text_of(result: Result[Any], **options: Any) -> str:
 
 
 def golden(name: str, text: str) -> None:
-    held(GOLDEN / f"{name}.txt", text)
+    compare_with_golden(GOLDEN / f"{name}.txt", text)
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -1,8 +1,8 @@
-"""Runs what the tests ask for, in the namespaces of a node, and answers: one JSON object a line, in any order.
+"""Runs the tests' commands in the namespaces of a node, and answers: one JSON object per line, in any order.
 
-A request names an ``id``, the ``node`` (null: the machine itself), ``argv`` and the seconds that it may take. The
-answer has the exit code (null: it was ended at its deadline) and the output. Output goes through files, so that a
-process that was left behind holds nobody.
+A request has an ``id``, the ``node`` (null: the machine itself), ``argv`` and a timeout in seconds. The
+answer has the exit code (null: killed at its deadline) and the output. Output goes through files, so that an
+orphaned process does not delay the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIMIT = 200_000
 
 
 def start_node(name: str) -> int:
-    """A node's first process, as the machine numbers it."""
+    """Start a node; return the pid of its first process in the machine."""
     address, role = NODES[name]
     cgroup = Path("/sys/fs/cgroup") / name
     cgroup.mkdir()
@@ -57,7 +57,7 @@ def _only_child(pid: int) -> int:
         if found:
             return int(found[0])
         time.sleep(0.02)
-    raise RuntimeError(f"process {pid} started nothing")
+    raise RuntimeError(f"process {pid} has no child")
 
 
 def run(argv: list[str], seconds: float) -> tuple[int | None, str]:
@@ -84,7 +84,7 @@ class Agent:
         self._writing = threading.Lock()
 
     def serve(self) -> None:
-        """Until the machine is ended from outside. The first line that is sent says that others may come."""
+        """Serve until the machine is ended from outside. The first line tells the tests that the agent is ready."""
         self._send(b"{}\n")
         rest = b""
         while True:

@@ -1,8 +1,8 @@
-"""Takes the lock and tells how long that took; where GO is named, keeps it until that file is there, and confirms it.
+"""Takes the lock and prints how long that took; with GO, keeps the lock until that file exists, and confirms it.
 
     hold.py DIRECTORY RUN SECONDS [GO]
 
-One line of JSON: the seconds waited, and the error that ended it or null.
+Prints one line of JSON: the seconds waited, and the final error or null.
 """
 
 from __future__ import annotations

@@ -13,6 +13,6 @@ hostname machine
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
-/lab/petal-node version # all is there, unpacked and compiled: it is looked through once, for all nodes
+/lab/petal-node version # everything is unpacked and compiled; this reads it once for all nodes
 ln -s /var/cache/petal-node/*-x86_64 /lab/tree
 exec python3 /lab/agent.py

@@ -1,9 +1,9 @@
-"""ROUNDS times: take the lock, stay a moment, let go. Prints when that was, as JSON: [[in, out], ...].
+"""ROUNDS times: take the lock, hold it briefly, release it. Prints the times as JSON: [[taken, released], ...].
 
     lock_rounds.py DIRECTORY ROUNDS [flock]
 
-All nodes of the machine share one kernel and so one monotonic clock: two who were inside at once are seen for certain.
-The lock is petal-node's own, out of its archive; ``flock`` takes flock(2) in its place, the control that must go wrong.
+All nodes of the machine share one kernel and one monotonic clock, so two simultaneous holders are always detected.
+The lock is petal-node's, from its archive; ``flock`` uses flock(2) instead, a control that must fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, "/lab/tree")
 from bootstrap.host.locks import Holder, Lock
 
 INSIDE_SECONDS = 0.002
-OUTSIDE_SECONDS = 0.02  # who comes back at once gets it again, since the others only look now and then
+OUTSIDE_SECONDS = 0.02  # a process that returns at once gets the lock again, because the others poll
 
 
 @contextmanager

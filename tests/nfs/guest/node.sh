@@ -1,5 +1,5 @@
 #!/bin/sh
-# One node of the cluster, in namespaces of its own: a file system over the machine's, its name, its network.
+# One node of the cluster in separate namespaces: an overlay of the machine's file system, a host name, a network.
 #   node.sh NAME ADDRESS head|client
 set -eu
 name=$1 address=$2 role=$3

@@ -1,10 +1,10 @@
-"""Reads the current release as a user's shell does, again and again until STOP is there: it must always be whole.
+"""Reads the current release like a user's shell, repeatedly until STOP exists: it must always be complete.
 
     read_release.py STOP SECONDS
 
-A round begins SECONDS after the last. ``current`` is resolved once a round, then its manifest, each of its modules and
-the program behind it are read under that name. An old release is fine (NFS caches), a half one is not. One line of
-JSON: rounds, releases, what was half.
+A round starts SECONDS after the last. Each round resolves ``current`` once, then reads its manifest, modules and
+programs. An old release is allowed (NFS caches), an incomplete one is not. Prints one line of
+JSON: rounds, releases, incomplete files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ROOT = Path("/opt/petal")
 
 
 def resolve() -> Path:
-    """``current``. A link that is replaced twice while it is read is stale to a client of NFS (the kernel looks again
-    once): nothing half, and the next look finds it."""
+    """Resolve ``current``. A link that is replaced twice while it is read is stale for NFS clients (the kernel retries
+    once): that is no incomplete release, and the next attempt finds the link."""
     for _ in range(3):
         try:
             return (ROOT / "current").readlink()

@@ -1,4 +1,4 @@
-"""Publishes two releases in turn, TIMES times, with petal-node's own rename: switch.py TIMES RELEASE RELEASE."""
+"""Publishes two releases in turn, TIMES times, with petal-node's rename: switch.py TIMES RELEASE RELEASE."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ from bootstrap.host.atomic import replace_link
 
 for number in range(int(sys.argv[1])):
     replace_link(Path("/opt/petal/current"), f"releases/{sys.argv[2 + number % 2]}")
-    time.sleep(0.2)  # readers shall meet each of them
+    time.sleep(0.2)  # so that readers see each release
