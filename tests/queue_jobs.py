@@ -76,7 +76,7 @@ def emulate_node_without_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "lmod" / "libexec" / "lmod").touch()
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "lmod"),))
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
-    for module, name in ((worker, "POLL_SECONDS"), (worker, "LATE_SECONDS"), (slurm_commands, "POLL_SECONDS")):
+    for module, name in ((worker, "REFRESH"), (worker, "LATE_SECONDS"), (slurm_commands, "POLL")):
         monkeypatch.setattr(module, name, 0.01)
 
 

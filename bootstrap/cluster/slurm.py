@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.deadlines import COMMAND
+from ..core.deadlines import COMMAND, POLL
 from ..core.errors import AllocationRefused, JobError, PetalError, ProcessFailed
 from ..host.log import LOG
 from ..host.system import Completed, System, base_env
 from .hostlist import folded
 
-POLL_SECONDS = 1.0
 # sinfo(1), NODE STATE CODES: a suffix says more than the base state.
 FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
 UP = FREE | {"allocated", "alloc", "completing", "comp", "reserved", "resv"}
@@ -36,7 +35,6 @@ OWNER = "root"  # of all jobs that are submitted here
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
 # Refusals after which some of the nodes may still be free. Any other refusal concerns all nodes of the request.
 SOME_NODES_REFUSED = ("busy", "Immediate execution impossible", "not available")
-END_SECONDS = 10  # for srun after the time limit of its job
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ def wait_until_gone(system: System, name: str, seconds: float, *, cancelling: bo
             LOG.warning("waiting for the end of job %s: %s", name, error)
         if time.monotonic() >= deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL)
 
 
 def srun(
@@ -313,7 +311,7 @@ def srun(
     command += [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--nodelist={folded(nodes)}"]
     command += [f"--time={minutes}", f"--immediate={immediate}", f"--export={export}", "--chdir=/"]
     command += [*options, *argv]
-    return system.run(command, timeout=immediate + 60 * minutes + END_SECONDS, user=user, ok=None)
+    return system.run(command, timeout=immediate + 60 * minutes + COMMAND, user=user, ok=None)
 
 
 def require_step(done: Completed, nodes: Sequence[str]) -> None:

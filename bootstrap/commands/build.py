@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 
 from ..cluster import detect
+from ..core.deadlines import REFRESH
 from ..core.errors import ExitCode, JobError
 from ..core.model import Lines, Result, Role, Status, failed
 from ..core.options import Options
@@ -14,8 +15,6 @@ from ..spack.job.directory import JobDirectory, WorkerWatch
 from ..spack.job.on_node import BuildJob
 from ..state.context import Services
 from .common import require_root
-
-WATCH_SECONDS = 5.0
 
 
 def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
@@ -38,7 +37,7 @@ def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
         signal.signal(number, cancel)
     host = detect.gather(options.paths, services.system, Role.COMPUTE).host
     try:
-        signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, REFRESH, REFRESH)
         errors = BuildJob(directory, host, services.system, options.paths.scratch, services.note).run()
     except Terminated as end:
         error = JobError("the build job was ended", why=str(end), code="job-ended")

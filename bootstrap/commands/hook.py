@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..cluster.detect import read_cluster
 from ..cluster.limits import OTHER_SECONDS
+from ..core.deadlines import HEARTBEAT
 from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, from_error
 from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..core.options import Options
@@ -34,7 +35,6 @@ UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0  # of a head node whose worker has not written its record yet
 STARTED = "PETAL_HOOK_STARTED"  # seconds since boot at which the hook script started
 POLL_SECONDS = 0.05
-HEARTBEAT_SECONDS = 60.0
 RESTART_SECONDS = 10.0  # systemd starts a killed worker again within this time
 WORKER_LOGS = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
 # The worker of a checkout; its first argument is the checkout.
@@ -133,7 +133,7 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
             remedy = ("petal-node bootstrap", *WORKER_LOGS)
             why = f"its process ended, and systemd did not start it again within {RESTART_SECONDS:.0f} s"
             raise WaitTimeout("the worker was killed", why=why, remedy=remedy, code="worker-missing")
-        if now - heartbeat > HEARTBEAT_SECONDS:
+        if now - heartbeat > HEARTBEAT:
             heartbeat = now
             running = [step for step in record.steps if step.outcome.is_running] if record else []
             activity = f"{running[-1].name}: {running[-1].headline}" if running else "starting"

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from ..cluster import detect as facts
-from ..core.deadlines import COMMAND, PROBE
+from ..core.deadlines import COMMAND, POLL, PROBE, SILENCE
 from ..core.errors import PetalError, WaitTimeout, from_error
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
@@ -23,9 +23,6 @@ from ..state.owner import is_foreign
 from ..state.release import current_release
 from ..state.store import ClusterState, Runs, mark_if_killed
 from ..steps.boot_service import TIMER
-
-POLL_SECONDS = 1.0
-STALE_SECONDS = 120.0  # an install writes its record every five seconds
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def _wait(options: Options, services: Services) -> Result[NodeStatus]:
         if activity != noted:
             services.note(f"waiting: {activity}")
             noted = activity
-        time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
 
 
 def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
@@ -104,7 +101,7 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
         return "no run has started on this node yet"
     if data.runs[0].status is Status.RUNNING:
         return f"run {data.runs[0].run_id} is running"
-    if install and install.finished is None and (data.install_age or 0) < STALE_SECONDS:
+    if install and install.finished is None and (data.install_age or 0) < SILENCE:
         return f"{install.host} is installing (run {install.run_id})"
     timed = paths.live and services.system.has_systemd()
     if timed and systemd.state(TIMER.name, services.system, timeout=COMMAND) == "active":

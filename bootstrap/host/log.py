@@ -16,12 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ..core.deadlines import RECENT
 from ..core.errors import redacted
 from .times import timestamp
 
 MOST = 10 << 20
 KEEP_LOGS = 20
-KEEP_SECONDS = 3600.0
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 LOG = logging.getLogger("petal")
@@ -89,7 +89,7 @@ def prune_logs(folder: Path) -> None:
     """
     for path in sorted(folder.glob("spack-*.log"))[:-KEEP_LOGS]:
         with suppress(OSError):  # no run fails because of this
-            if time.time() - path.stat().st_mtime > KEEP_SECONDS:
+            if time.time() - path.stat().st_mtime > RECENT:
                 path.unlink()
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..core.deadlines import FLUSH
 from ..core.errors import PetalError, ProcessFailed, ProcessTimeout
 from ..core.facts import Mount
 from .atomic import flush_filesystem
@@ -26,8 +27,6 @@ T = TypeVar("T")
 # ParallelCluster starts custom actions with a PATH without Slurm, and perhaps without HOME and LANG.
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DRAIN_SECONDS = 1.0
-KILL_SECONDS = 2.0
-FLUSH_SECONDS = 900.0
 # Started and not waited for; kept because Popen warns if it is collected while its process runs.
 _detached: list[subprocess.Popen[bytes]] = []
 
@@ -111,7 +110,7 @@ class System:
             StorageError: ``storage-hangs``, the deadline passed.
             OSError: data could not be written.
         """
-        self.on_storage(lambda: flush_filesystem(path), path, FLUSH_SECONDS)
+        self.on_storage(lambda: flush_filesystem(path), path, FLUSH)
 
     def which(self, name: str) -> str | None:
         """The full path of a program on the PATH that ``run`` uses."""
@@ -249,7 +248,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     """Ends a process and its descendants; does not wait for one that hangs in the kernel, on a dead mount."""
     end_tree(process.pid)
     try:
-        process.wait(timeout=KILL_SECONDS)
+        process.wait(timeout=DRAIN_SECONDS)
     except subprocess.TimeoutExpired:
         LOG.warning("process %d does not end on SIGKILL", process.pid)
         _abandoned.append(process)

@@ -25,13 +25,13 @@ ENV = clean_env("/nonexistent")
 # Parse each file with Lua first, because Lmod's spider silently skips files with syntax errors.
 PARSE = "for number = 1, #arg do local ok, why = loadfile(arg[number]) if not ok then print(why) os.exit(1) end end"
 FILES_PER_PROCESS = 1000
-WHOLE_SECONDS = 2  # Lmod compares times in whole seconds
 
 
 def invalidate(tree: Path) -> None:
     """Makes Lmod read the tree itself until ``write_cache``. Call it before a change of the tree."""
     for cache in _directory(tree).glob(f"*/{CACHE}"):
-        timestamp, later = cache.with_name(TIMESTAMP), max(cache.stat().st_mtime, time.time()) + WHOLE_SECONDS
+        timestamp = cache.with_name(TIMESTAMP)
+        later = max(cache.stat().st_mtime, time.time()) + 2  # Lmod compares whole seconds
         write_atomic(timestamp, b"the tree is being written\n")
         os.utime(timestamp, (later, later))
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..cluster.hostlist import folded, natural
 from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, srun
 from ..core import decode
-from ..core.deadlines import PROBE
+from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
 from ..host.log import LOG
@@ -31,7 +31,6 @@ from .lines import short_line
 JOB_MINUTES = 4
 JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
 IMMEDIATE_SECONDS = 10
-POLL_SECONDS = 2.0
 LATECOMER_SECONDS = 60.0
 LMOD_SECONDS = 180.0  # the converge timer of a node repeats every 30 s
 
@@ -66,7 +65,7 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
                 ctx.note(message)
                 ctx.progress(message)
                 previous = message
-            time.sleep(min(POLL_SECONDS, deadline - now))
+            time.sleep(min(POLL, deadline - now))
     finally:
         launch.cancel(ctx)
 
@@ -94,7 +93,7 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
         if message != previous:
             ctx.progress(message)
             previous = message
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL)
 
 
 def _nodes(ctx: Context) -> tuple[SlurmNode, ...]:

@@ -19,7 +19,6 @@ from .mpi_judge import Evidence, judge
 
 IMMEDIATE_SECONDS = 60
 JOB_MINUTES = 3  # a rank ends itself after one
-LAST_RANK_SECONDS = 10  # until the other rank ends, after one has ended
 LOG_LINES = 60
 # Arguments: the module, petal-node. The job has no PATH (``--export``): the login shell sets it.
 SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
@@ -71,7 +70,7 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], queue: str) -> Fi
             immediate=IMMEDIATE_SECONDS,
             mpi="pmix",
             export="HOME,LANG",
-            options=(f"--wait={LAST_RANK_SECONDS}", "--kill-on-bad-exit=0"),
+            options=("--wait=10", "--kill-on-bad-exit=0"),  # ends the other rank 10 s after the first
             user=ordinary_user(ctx),
         )
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)

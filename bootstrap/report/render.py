@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from ..core.deadlines import HEARTBEAT
 from ..core.model import Outcome, Result, Status, StepReport, plain
 from ..core.options import Options
 from .lines import Line, error_lines, step_lines
 from .views import text_lines
 
 ENVELOPE = 1  # the version of the one shape of --json
-HEARTBEAT_SECONDS = 60.0
 COLOURS = {
     "ok": "green",
     "=": "green",
@@ -135,7 +135,7 @@ class Progress:
                 self._status = Console(highlight=False).status(_ascii(text))
                 self._status.start()
             self._status.update(_ascii(text)[:100])
-        elif time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+        elif time.monotonic() - self._beat > HEARTBEAT:
             self._beat = time.monotonic()
             _write(sys.stdout, [f"  ..  {text}"])
 

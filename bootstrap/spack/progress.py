@@ -17,12 +17,11 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
+from ..core.deadlines import HEARTBEAT, REFRESH
 from ..host.log import LOG
 from .lockfile import Locked
 
-TELL_SECONDS = 5.0  # the run's record is written each time, on shared storage too
 IDLE_SECONDS = 30.0
-LOG_SECONDS = 60.0
 SHOWN = 4
 INSTALLING = re.compile(r"^==> Installing (\S+)")
 PHASE = re.compile(r"^==> (?:\d+: )?(\S+): Executing phase: '(\w+)'")
@@ -153,11 +152,11 @@ class ProgressReporter:
         """Takes a line of Spack's."""
         self._changed |= self._progress.line(text)
         if self._changed:
-            self._report(TELL_SECONDS)
+            self._report(REFRESH)
 
     def idle(self) -> None:
         """Called while Spack prints nothing: reports a change that waits, and the elapsed time."""
-        self._report(TELL_SECONDS if self._changed else IDLE_SECONDS)
+        self._report(REFRESH if self._changed else IDLE_SECONDS)
 
     def _report(self, interval: float) -> None:
         now = self._clock()
@@ -166,7 +165,7 @@ class ProgressReporter:
         self._reported, self._changed = now, False
         text = self._progress.text(now)
         self._tell(text)
-        if now - self._logged >= LOG_SECONDS:
+        if now - self._logged >= HEARTBEAT:
             self._logged = now
             LOG.info("%s", text, extra={"step": "spack"})
 

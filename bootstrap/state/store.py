@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..core import decode
+from ..core.deadlines import RECENT
 from ..core.errors import StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
@@ -30,7 +31,6 @@ T = TypeVar("T")
 FORMAT = 1
 KEEP_RUNS = 30
 KEEP_PUBLISHED = 200
-KEEP_SECONDS = 3600.0
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -148,7 +148,7 @@ class Runs:
             except StateError:
                 verb = "damaged"
             number[verb] += 1
-            if number[verb] > KEEP_RUNS and _age(path) > KEEP_SECONDS:
+            if number[verb] > KEEP_RUNS and _age(path) > RECENT:
                 path.unlink(missing_ok=True)
 
     def _path(self, run_id: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..cluster.targets import runnable
-from ..core.deadlines import PROBE
+from ..core.deadlines import DOCUMENT, PROBE
 from ..core.errors import LmodError, PetalError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
@@ -18,7 +18,6 @@ from ..state.release import current_release, tree_name
 from .base import ON_NODES, Step
 from .root import Root
 
-FETCH_SECONDS = 120.0  # reads a few MiB from shared storage and unpacks them
 IN_THE_IMAGE = (
     "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
     "or into the image: dnf install Lmod        (EPEL)",
@@ -66,7 +65,7 @@ class NodeLmod(Step):
         ctx.note(f"unpacking Lmod {archive.name}")
         fetched = ctx.paths.scratch / archive.name
         try:
-            ctx.system.on_storage(lambda: bundle.fetch(ctx.paths, archive), archive, FETCH_SECONDS)
+            ctx.system.on_storage(lambda: bundle.fetch(ctx.paths, archive), archive, DOCUMENT)
             bundle.install(ctx.paths, archive, fetched)
         finally:
             fetched.unlink(missing_ok=True)

@@ -24,12 +24,13 @@ from bootstrap.commands.status import NodeStatus
 from bootstrap.config.load import parse
 from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
+from bootstrap.core.deadlines import RECENT
 from bootstrap.core.errors import ExitCode
 from bootstrap.core.model import Finding, FleetReport, Plan, Role, Severity, Tool
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.releases.gc import Cleanup
 from bootstrap.report.lines import CHECK_MARKS, MARKS
-from bootstrap.state.store import KEEP_RUNS, KEEP_SECONDS
+from bootstrap.state.store import KEEP_RUNS
 from tests.unit.test_architecture import LAYERS
 
 TOP = Path(__file__).parents[2]
@@ -322,7 +323,7 @@ def test_every_step_is_in_the_readme() -> None:
 def test_what_the_readme_says_of_spack_and_the_output_of_records_is_so() -> None:
     assert f"Spack {' and '.join(SPACK_VERSIONS)} only" in (TOP / "README.md").read_text(encoding="utf-8")
     assert f"the newest {KEEP_RUNS} of each verb and all that are younger than an hour" in text_of("output.md")
-    assert KEEP_SECONDS == 3600
+    assert RECENT == 3600
 
 
 def test_contributing_lists_the_layers_of_the_architecture_test() -> None:

@@ -119,7 +119,7 @@ def test_the_record_is_not_written_for_each_line_and_not_forgotten_in_silence() 
     for second in range(100):
         now[0] = float(second)
         reporter.line("==> zlib: Executing phase: 'build'" if second % 2 else "compiling")
-    assert len(said) <= 1 + 100 / progress.TELL_SECONDS
+    assert len(said) <= 1 + 100 / progress.REFRESH
     before = len(said)
     for second in range(100, 400):
         now[0] = float(second)

@@ -13,6 +13,7 @@ import pytest
 
 from bootstrap.commands import build as build_verb
 from bootstrap.commands.common import Services
+from bootstrap.core.deadlines import SILENCE
 from bootstrap.core.model import Outcome
 from bootstrap.core.options import Options
 from bootstrap.host.files import sha256_of
@@ -20,7 +21,6 @@ from bootstrap.remote.tarball import unpack
 from bootstrap.spack.job.directory import (
     DONE,
     RUNNING,
-    SILENCE_SECONDS,
     JobDirectory,
     JobReport,
     Order,
@@ -75,10 +75,10 @@ def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
     directory.create()
     watch = WorkerWatch(directory, lambda: now[0])
     for touched in (1, 2):
-        now[0] += SILENCE_SECONDS - 1
+        now[0] += SILENCE - 1
         os.utime(directory.path / "alive", (touched, touched))
         assert watch.problem() == ""
-    now[0] += SILENCE_SECONDS - 1
+    now[0] += SILENCE - 1
     assert watch.problem() == ""
     now[0] += 2
     assert watch.problem().startswith("no sign of life of the worker for ")
@@ -92,7 +92,7 @@ def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
 def test_the_program_of_the_job_ends_its_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """The build is interrupted in the middle, by the timer or by Slurm's signal; a process that it leaves ends too."""
     world = head(tmp_path)
-    monkeypatch.setattr(build_verb, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(build_verb, "REFRESH", 0.05)
     monkeypatch.setattr(build_verb.detect, "gather", lambda *_: world.context.facts)
     results = []
 
@@ -271,7 +271,7 @@ def test_storage_that_does_not_answer_is_no_sign_of_life_and_no_end(
         raise OSError(errno.ESTALE, "Stale file handle")
 
     monkeypatch.setattr(JobDirectory, "last_sign", stale)
-    now[0] += SILENCE_SECONDS - 1
+    now[0] += SILENCE - 1
     assert watch.problem() == ""
-    now[0] += SILENCE_SECONDS
+    now[0] += SILENCE
     assert "no sign of life" in watch.problem()

@@ -91,7 +91,7 @@ def test_nothing_is_submitted_while_no_node_can_come(tmp_path: Path) -> None:
     assert report.error is not None
     assert report.error["code"] == "job-not-started"
     assert not slurm.jobs
-    beat = world.paths.at(worker.HEARTBEAT)
+    beat = world.paths.at(worker.CLUSTERMGTD)
     beat.parent.mkdir(parents=True)
     beat.write_text("now")
     assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
@@ -249,7 +249,7 @@ def test_the_wait_for_nodes_and_for_the_job_have_one_deadline(tmp_path: Path, mo
         answer(argv) if "--Node" in argv or clock.now > 3000 else "q1|inact|infinite\n"
     )
     monkeypatch.setattr(worker, "time", clock)
-    monkeypatch.setattr(worker, "POLL_SECONDS", 30.0)
+    monkeypatch.setattr(worker, "REFRESH", 30.0)
     report = converge(world)[0]["spack"]
     assert report.error is not None
     assert report.error["code"] == "job-not-started"

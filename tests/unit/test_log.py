@@ -13,6 +13,7 @@ import pytest
 from bootstrap.commands.arguments import LOG_LEVELS
 from bootstrap.commands.common import Services
 from bootstrap.commands.log import LogLines, log
+from bootstrap.core.deadlines import RECENT
 from bootstrap.core.errors import NotRoot, UsageError
 from bootstrap.core.model import Result, Tool
 from bootstrap.core.options import Options
@@ -20,7 +21,6 @@ from bootstrap.core.paths import Paths
 from bootstrap.host import log as module
 from bootstrap.host.log import (
     KEEP_LOGS,
-    KEEP_SECONDS,
     LEVELS,
     LOG,
     Entry,
@@ -92,7 +92,7 @@ def test_the_levels_that_can_be_asked_for_are_the_logs_own() -> None:
 
 def test_what_spack_said_goes_with_all_but_the_newest_and_the_young_runs(tmp_path: Path) -> None:
     ids = [f"20261128T1000{number:02d}.000Z-abcdef" for number in range(KEEP_LOGS + 3)]
-    long_ago = time.time() - KEEP_SECONDS - 60
+    long_ago = time.time() - RECENT - 60
     for run_id in ids:
         log = tmp_path / f"spack-{run_id}.log"
         log.write_text("said")

@@ -202,14 +202,14 @@ def test_waiting_ends_with_the_first_node_when_nobody_is_joining(
     world = World(tmp_path / "head", live=True)
     answers = iter(["", "a|unknown*|q|none\nb|idle~|q|none\n", "a|idle|q|none\nb|idle~|q|none\n"])
     world.system.answers["sinfo"] = lambda _: next(answers)
-    monkeypatch.setattr(fleet, "POLL_SECONDS", 0)
+    monkeypatch.setattr(fleet, "POLL", 0)
     assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["a"]
 
 
 def test_waiting_ends_at_its_deadline_with_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "head", live=True, config_text="check: {wait: 0}")
     world.system.answers["sinfo"] = lambda _: "a|down*|q|none\n"
-    monkeypatch.setattr(fleet, "POLL_SECONDS", 0)
+    monkeypatch.setattr(fleet, "POLL", 0)
     assert fleet.wait_for_nodes(world.context) == ()
     assert CheckConfig().wait > 0
 
@@ -232,7 +232,7 @@ def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *states: str, squ
     world.system.answers |= {
         "sinfo": sinfo, "sbatch": lambda _: "12\n", "scancel": lambda _: "", "squeue": lambda _: squeue,
     }  # fmt: skip
-    monkeypatch.setattr(fleet, "POLL_SECONDS", 0)
+    monkeypatch.setattr(fleet, "POLL", 0)
     return world
 
 

@@ -50,7 +50,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[Status, NodeStatus])
         return Result("status", state, found)
 
     monkeypatch.setattr(verb, "look", say)
-    monkeypatch.setattr(verb, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(verb, "POLL", 0.0)
     return asked_for
 
 

@@ -2,7 +2,7 @@
 
 ``<mount>/petal/build/<run id>/`` exists before the job is submitted, and until no process of the job can be running:
 
-- ``alive``: the worker touches it; the job ends if it is removed, or stays unchanged for ``SILENCE_SECONDS``.
+- ``alive``: the worker touches it; the job ends if it is removed, or stays unchanged for ``SILENCE``.
 - ``order.json``, ``<target>/scope``, ``<target>/environment``, ``pulled``: the input of the job.
 - ``job.sh``: the script for sbatch. It is written last, so without it no job was submitted.
 - ``report.json``: written by the job: its progress and its result.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import decode
+from ...core.deadlines import SILENCE
 from ...core.decode import ErrorDict, Name
 from ...core.errors import JobError, StateError
 from ...core.model import plain
@@ -34,8 +35,6 @@ from ...host.log import LOG
 from ...state.store import shaped
 from ..driver import Spack
 
-# An NFS client may show the time of a file that is up to 60 s old (nfs(5), acregmax).
-SILENCE_SECONDS = 120.0
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 
 
@@ -222,4 +221,4 @@ class WorkerWatch:
         if sign != self._sign:
             self._sign, self._changed = sign, now
         silence = now - self._changed
-        return f"no sign of life of the worker for {silence:.0f} s" if silence > SILENCE_SECONDS else ""
+        return f"no sign of life of the worker for {silence:.0f} s" if silence > SILENCE else ""

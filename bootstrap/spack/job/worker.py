@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ...cluster import slurm
-from ...core.deadlines import INSTALL
+from ...core.deadlines import COMMAND, HEARTBEAT, INSTALL, REFRESH, SILENCE
 from ...core.errors import JobError, PetalError, SpackError
 from ...core.paths import Paths
 from ...host.files import remove_tree
@@ -25,19 +25,16 @@ from ..driver import Spack
 from ..externals import find_compiler
 from ..install import prune
 from ..program import key_at
-from ..progress import LOG_SECONDS
-from .directory import DONE, RUNNING, SILENCE_SECONDS, WAITING, JobDirectory, JobReport, Order
+from .directory import DONE, RUNNING, WAITING, JobDirectory, JobReport, Order
 
-POLL_SECONDS = 5.0
-ENDING_SECONDS = 15.0  # for the end of a job that has written its result
 LATE_SECONDS = 60.0  # after the end of a job for its report: NFS may show it that late (nfs(5), acregmax)
 # For a cancelled job: Slurm's KillWait (30 s), or a node that Slurm cannot reach, until the job has ended itself.
-GONE_SECONDS = SILENCE_SECONDS + 30.0
+GONE_SECONDS = SILENCE + 30.0
 SIGNALLED_SECONDS = 5.0  # the same after a signal to this process: systemd waits ten (TimeoutStopSec)
 # clustermgtd launches nodes. Before it runs, ParallelCluster's ResumeProgram marks every node down that a job requests
 # (aws-parallelcluster-node: slurm_plugin/resume.py, clustermgtd_timeout), so no job may be submitted.
-HEARTBEAT = "/opt/slurm/etc/pcluster/.slurm_plugin/clustermgtd_heartbeat"
-HEARTBEAT_SECONDS = 300.0
+CLUSTERMGTD = "/opt/slurm/etc/pcluster/.slurm_plugin/clustermgtd_heartbeat"
+CLUSTERMGTD_SECONDS = 300.0
 OTHER_QUEUE = "another install.queue than {queue}, or install: {{where: head}}, in the configuration"
 SCRIPT = """\
 #!/bin/sh
@@ -176,7 +173,7 @@ def wait_for_queue(ctx: Context, queue: str, deadline: float) -> int:
             raise _not_started(ctx, queue, obstacle)
         ctx.progress(f"waiting for queue {queue}, which is to build: {obstacle}")
         ctx.confirm()
-        time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(REFRESH, max(0.0, deadline - time.monotonic())))
 
 
 def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
@@ -196,7 +193,7 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
     if queues[queue].state != "up":
         return f"the queue is {queues[queue].state}", None
     try:
-        launching = time.time() - ctx.paths.at(HEARTBEAT).stat().st_mtime < HEARTBEAT_SECONDS
+        launching = time.time() - ctx.paths.at(CLUSTERMGTD).stat().st_mtime < CLUSTERMGTD_SECONDS
     except OSError:
         launching = False
     if not up and not launching:
@@ -232,7 +229,7 @@ def _follow(
             tell(note)
         messages = max(messages, len(report.notes))
         if report.stage == DONE:
-            slurm.wait_until_gone(ctx.system, directory.job_name, ENDING_SECONDS, cancelling=False)
+            slurm.wait_until_gone(ctx.system, directory.job_name, COMMAND, cancelling=False)
             return report
         now = time.monotonic()
         previous, text = text, f"{job or f'job {number} is submitted'}, on queue {queue}"
@@ -240,7 +237,7 @@ def _follow(
             text = f"job {number} on {report.node}, queue {queue}: {report.text or 'it begins'}"
         if text != previous:  # the second line names a file that every node can read
             ctx.progress(f"{text}\nlog  {directory.spack_log}" if report.stage == RUNNING else text)
-            if now - logged >= LOG_SECONDS:
+            if now - logged >= HEARTBEAT:
                 logged = now
                 LOG.info("%s", text, extra={"step": "spack"})
         killed = job is not None and job.ended and job.state not in ("COMPLETED", "FAILED")  # it writes no report
@@ -257,7 +254,7 @@ def _follow(
         pending = report.stage == WAITING and not (job and (job.started or job.ended))
         if pending and now > deadline:
             raise _not_started(ctx, queue, str(job or "Slurm does not answer"))
-        time.sleep(POLL_SECONDS)
+        time.sleep(REFRESH)
 
 
 def _not_started(ctx: Context, queue: str, why: str) -> JobError:
