@@ -95,7 +95,7 @@ class CpuFits(Check):
     def _other_cpu(self, host: Host, built: list[str]) -> Finding:
         mine = level(host.target)
         shown = mine if all(target == level(target) for target in built) else host.target
-        both = common({name: name for name in (*built, host.target)}, host.machine)
+        both = common((*built, host.target), host.machine)
         return self.fail(
             f"the release was built for {' and '.join(built)}, this node has {shown}",
             f"its CPU is {host.target}: programs may end with SIGILL (Illegal instruction)",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,22 +25,8 @@ LEVELS = {
 # The target of instance types that the table lacks.
 FALLBACKS = {"x86_64": "x86_64_v3", "aarch64": "neoverse_n1"}
 # In archspec 0.2.7, and not in the copy of it that Spack 1.1.1 builds with (compared in tests/spack).
-UNKNOWN_TO_SPACK = frozenset(
-    {
-        *(
-            "alderlake",
-            "ampere1",
-            "ampere1a",
-            "armv9.2a",
-            "arrowlake",
-            "arrowlake_s",
-            "neoverse_v3ae",
-            "olympus",
-            "x60",
-        ),
-        "zen6",
-    }
-)
+UNKNOWN_TO_SPACK = frozenset({"alderlake", "ampere1", "ampere1a", "armv9.2a", "arrowlake", "arrowlake_s"})
+UNKNOWN_TO_SPACK |= {"neoverse_v3ae", "olympus", "x60", "zen6"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +36,6 @@ class BuildTargets:
     targets: tuple[str, ...]
     cuda: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def fallback(machine: str) -> str:
-    """The target for an architecture (``uname -m``) if no instance type is known."""
-    return FALLBACKS.get(machine, machine)
 
 
 def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -> BuildTargets:
@@ -70,13 +51,30 @@ def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -
     """
     families = {kind: family_of(kind) for queue in queues for kind in queue.instances}
     cuda = tuple(sorted({family.cuda for family in families.values() if family and family.cuda}, key=int))
+    assumed = FALLBACKS.get(machine, machine)
     if asked:
-        _check_machine(asked, machine)
+        foreign = next((name for name in asked if machine_of(name) != machine), None)
+        if foreign:
+            raise ConfigError(
+                f"spack.target {foreign} is a target of {machine_of(foreign)}, this head node is {machine}",
+                why="Spack cannot build for another architecture than its own",
+                remedy=f"spack: {{target: auto}} or {{target: {assumed}}} in the configuration",
+                code="target-mixed",
+            )
         return BuildTargets(tuple(asked), cuda)
-    assumed = fallback(machine)
     cpus = {kind: family.cpu if family else assumed for kind, family in families.items()}
-    _check_mixture(cpus, machine)
-    target = common(cpus, machine) if cpus else assumed
+    wrong = [kind for kind, cpu in cpus.items() if machine_of(cpu) != machine]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)} cannot run what this head node builds",
+            why=f"it is {machine}, and they are {machine_of(cpus[wrong[0]])}: one store is for one architecture",
+            remedy=(
+                "give all queues instance types of the head node's architecture",
+                f"or leave those queues without it: spack: {{target: {assumed}}} in the configuration",
+            ),
+            code="target-mixed",
+        )
+    target = common(cpus.values(), machine) if cpus else assumed
     notes = []
     unknown = [f"{kind} of queue {queue.name}" for queue in queues for kind in queue.instances if not families[kind]]
     if unknown:
@@ -92,38 +90,9 @@ def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(family.cpu for family in families if family))
 
 
-def _check_machine(asked: Sequence[str], machine: str) -> None:
-    wrong = [name for name in asked if machine_of(name) != machine]
-    if wrong:
-        raise ConfigError(
-            f"spack.target {wrong[0]} is a target of {machine_of(wrong[0])}, this head node is {machine}",
-            why="Spack cannot build for another architecture than its own",
-            remedy=f"spack: {{target: auto}} or {{target: {fallback(machine)}}} in the configuration",
-            code="target-mixed",
-        )
-
-
-def _check_mixture(cpus: Mapping[str, str], machine: str) -> None:
-    wrong = [kind for kind, cpu in cpus.items() if machine_of(cpu) != machine]
-    if wrong:
-        raise ConfigError(
-            f"{', '.join(wrong)} cannot run what this head node builds",
-            why=f"it is {machine}, and they are {machine_of(cpus[wrong[0]])}: one store is for one architecture",
-            remedy=(
-                "give all queues instance types of the head node's architecture",
-                f"or leave those queues without it: spack: {{target: {fallback(machine)}}} in the configuration",
-            ),
-            code="target-mixed",
-        )
-
-
-def common(cpus: Mapping[str, str], machine: str) -> str:
-    """The best level that all CPUs run.
-
-    Args:
-        cpus: by instance type.
-    """
-    return next((level for level in LEVELS[machine] if all(runs(cpu, level) for cpu in cpus.values())), machine)
+def common(cpus: Collection[str], machine: str) -> str:
+    """The best level that all CPUs run."""
+    return next((level for level in LEVELS[machine] if all(runs(cpu, level) for cpu in cpus)), machine)
 
 
 def level(cpu: str) -> str:
