@@ -83,15 +83,6 @@ class SlurmNode:
         return f"{word} ({self.state}{self.suffix})"
 
 
-@dataclass(frozen=True)
-class Partition:
-    """A queue: ``state`` is up, down, drain or inact; ``minutes`` is its time limit, None without one."""
-
-    name: str
-    state: str
-    minutes: int | None
-
-
 def find_slurm(system: System) -> str | None:
     """The path of sinfo, or None on a machine without Slurm."""
     return system.which("sinfo")
@@ -124,24 +115,23 @@ def _rows(text: str, columns: int) -> Iterator[list[str]]:
             yield fields
 
 
-def partitions(system: System) -> tuple[Partition, ...]:
-    """All queues."""
+def partitions(system: System) -> dict[str, tuple[str, int | None]]:
+    """The state (up, down, drain, inact) of each queue and its time limit in minutes, None without one."""
     return parse_partitions(system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND).stdout)
 
 
-def parse_partitions(text: str) -> tuple[Partition, ...]:
+def parse_partitions(text: str) -> dict[str, tuple[str, int | None]]:
     """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one line for each state of its nodes.
 
     A time limit is ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``infinite``.
     """
-    by_name = {}
+    queues = {}
     for name, state, limit in _rows(text, 3):
         days, _, clock = limit.rpartition("-")
         numbers = [int(part) for part in clock.split(":") if part.isdigit()]
         hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
-        total = (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None
-        by_name[name] = Partition(name, state.lower(), total)
-    return tuple(by_name.values())
+        queues[name] = (state.lower(), (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None)
+    return queues
 
 
 def unfolded(system: System, text: str) -> tuple[str, ...]:

@@ -25,14 +25,8 @@ from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import ClusterState
-from .launch import by_queue, launch_nodes
+from .launch import by_queue, cancel_launch, launch_nodes, pending_queues
 from .lines import short_line
-
-JOB_MINUTES = 4
-JOB_MEMORY = "200M"  # of each node: if memory is scheduled, a job without --mem asks for all of it
-IMMEDIATE_SECONDS = 10
-LATECOMER_SECONDS = 60.0
-LMOD_SECONDS = 180.0  # the converge timer of a node repeats every 30 s
 
 
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
@@ -43,7 +37,7 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
     Returns:
         All nodes that are not powered down; empty if none is up within ``check.wait`` seconds.
     """
-    launch = launch_nodes(ctx, _nodes(ctx))
+    launched = launch_nodes(ctx, _nodes(ctx))
     deadline = time.monotonic() + ctx.config.check.wait
     first_up: float | None = None
     previous = ""
@@ -52,12 +46,12 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
             known = _nodes(ctx)
             up = [node for node in known if node.up]
             joining = [node for node in known if node.joining]
-            pending = launch.pending(ctx, known)
+            pending = pending_queues(ctx, launched, known)
             now = time.monotonic()
             first_up = first_up or (now if up else None)
-            if up and not pending and (not joining or now - (first_up or now) > LATECOMER_SECONDS):
+            if up and not pending and (not joining or now - (first_up or now) > 60):
                 return tuple(node for node in known if not node.powered_down)
-            if now >= deadline or (launch.queues and not pending and not up and not joining):
+            if now >= deadline or (launched and not pending and not up and not joining):
                 return tuple(up)
             message = f"waiting for compute nodes: {len(up)} up, {len(joining)} joining"
             message += f", none in {folded(pending)} yet" if pending else ""
@@ -67,17 +61,18 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
                 previous = message
             time.sleep(min(POLL, deadline - now))
     finally:
-        launch.cancel(ctx)
+        if launched:
+            cancel_launch(ctx)
 
 
 def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
-    """Waits for nodes that started before the release to unpack its Lmod, at most ``LMOD_SECONDS``.
+    """Waits for nodes that started before the release to unpack its Lmod, at most 3 minutes.
 
     Returns at once if the release carries no Lmod. The proof reports nodes that still have none.
     """
     if not any(ctx.paths.lmod_packs(ctx.desired_release).glob(f"*/*{SUFFIX}")):
         return
-    deadline = time.monotonic() + LMOD_SECONDS
+    deadline = time.monotonic() + 180  # the converge timer of a node repeats every 30 s
     names = {node.name for node in candidates if node.up}
     previous = ""
     while time.monotonic() < deadline:
@@ -134,9 +129,9 @@ def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[Nod
             name="petal-proof",
             nodes=names,
             queue=queue,
-            minutes=JOB_MINUTES,
-            immediate=IMMEDIATE_SECONDS,
-            options=("--quiet", "--no-kill", f"--mem={JOB_MEMORY}"),
+            minutes=4,
+            immediate=10,
+            options=("--quiet", "--no-kill", "--mem=200M"),  # without --mem a job asks for all memory of its nodes
             user=ordinary_user(ctx),
         )
         require_step(done, names)

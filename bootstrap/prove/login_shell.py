@@ -97,9 +97,8 @@ def check_login_shell(ctx: Context, manifest: Manifest, seconds: float) -> Itera
     load = f"module load {' '.join(modules)}" if modules else "true"
     for program in programs:
         yield judge_program(program, next(answers), load)
-    libraries = [(name, next(answers)) for name in modules]
-    if libraries:
-        yield judge_libraries([(name, answer) for name, answer in libraries if answer.alive], len(libraries))
+    if modules:
+        yield judge_libraries([(name, next(answers)) for name in modules])
 
 
 def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
@@ -151,21 +150,17 @@ def judge_module_command(ctx: Context, answer: Answer) -> Finding:
     return Finding("modules", Severity.OK, f"Lmod {version} looks into {release.replace(f'{ctx.paths.releases}/', '')}")
 
 
-def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None = None) -> Finding:
-    """Whether ldd found every library of the modules' programs.
-
-    Args:
-        modules: the number of modules; the shell may have been ended before it came to all of them.
-    """
+def judge_libraries(answers: Sequence[tuple[str, Answer]]) -> Finding:
+    """Whether ldd found every library of the programs of each module."""
     missing: list[tuple[str, str, str]] = []
+    looked_at = [(name, answer) for name, answer in answers if answer.alive]
     programs = 0
-    for name, answer in answers:
+    for name, answer in looked_at:
         parts = HEADER.split(answer.text)[1:]
         for program, output in zip(parts[::2], parts[1::2]):
             programs += 1
             libraries = dict.fromkeys(library or version for library, version in NOT_FOUND.findall(output))
             missing += [(program, name, library) for library in libraries]
-    late = [name for name, answer in answers if answer.code == 124]  # timeout(1)
     if missing:
         first, module, _ = missing[0]
         why = "; ".join(f"{program} of {name}: {library}" for program, name, library in missing[:QUOTED])
@@ -173,15 +168,15 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], modules: int | None =
         remedy = (f"bash -lc 'module load {module}; ldd {first}'", ON_HEAD)
         # A warning: a program that is started by a script of its package may find its libraries by that script.
         return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)
+    late = [name for name, answer in looked_at if answer.code == 124]  # timeout(1)
     if late:
         why = f"for {', '.join(late)}"
         return Finding("libraries", Severity.WARN, f"ldd did not end within {PROGRAM:.0f} s", why)
-    if len(answers) < (modules or 0):
-        what = f"only {len(answers)} of {modules} modules were looked at"
+    if len(looked_at) < len(answers):
+        what = f"only {len(looked_at)} of {len(answers)} modules were looked at"
         return Finding("libraries", Severity.WARN, what, "the deadline ended")
-    return Finding(
-        "libraries", Severity.OK, f"the {programs} programs of {len(answers)} modules find all their libraries"
-    )
+    what = f"the {programs} programs of {len(answers)} modules find all their libraries"
+    return Finding("libraries", Severity.OK, what)
 
 
 def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:

@@ -88,10 +88,10 @@ class Evidence:
 
 def judge(evidence: Evidence) -> Finding:
     """The finding ``mpi:MODULE``; the message of a failure begins with ``Slurm``, ``PMIx`` or ``MPI``."""
-    rules = (_not_started, _without_library, _not_connected, _stopped)
-    failure = next((finding for rule in rules if (finding := rule(evidence))), None)
-    if failure is not None:
-        return failure
+    for rule in (_not_started, _without_library, _not_connected, _stopped):
+        failure = rule(evidence)
+        if failure is not None:
+            return failure
     rank = evidence.ranks[0]
     sent = f"{BULK_BYTES >> 20} MiB in {rank.facts.get('seconds')} s with {rank.version}, PMIx {rank.pmix_version}"
     message = f"{len(evidence.ranks)} ranks on {' and '.join(evidence.nodes)} sent each other {sent}"

@@ -17,9 +17,7 @@ from .fleet import ordinary_user
 from .launch import by_queue
 from .mpi_judge import Evidence, judge
 
-IMMEDIATE_SECONDS = 60
-JOB_MINUTES = 3  # a rank ends itself after one
-LOG_LINES = 60
+IMMEDIATE_SECONDS = 60  # the job that checked the nodes may just be ending
 # Arguments: the module, petal-node. The job has no PATH (``--export``): the login shell sets it.
 SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
 
@@ -66,7 +64,7 @@ def prove_mpi(ctx: Context, module: str, names: Sequence[str], queue: str) -> Fi
             name="petal-mpi",
             nodes=names,
             queue=queue,
-            minutes=JOB_MINUTES,
+            minutes=3,  # a rank ends itself after one
             immediate=IMMEDIATE_SECONDS,
             mpi="pmix",
             export="HOME,LANG",
@@ -94,7 +92,7 @@ def _slurmd_log(ctx: Context, evidence: Evidence, queue: str) -> str:
             return ""
         done = srun(
             ctx.system,
-            ["/usr/bin/tail", "-n", str(LOG_LINES), path],
+            ["/usr/bin/tail", "-n", "60", path],
             name="petal-mpi",
             nodes=nodes[:1],
             queue=queue,

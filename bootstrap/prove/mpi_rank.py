@@ -12,12 +12,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .mpi_stages import BULK_BYTES, Stage, line
 
-DEADLINE_SECONDS = 60.0
 HANGS = 3  # exit code of a rank that its own deadline ended
 LIBRARIES = ("libmpi.so*", "libmpich.so*")
 DIRECTORIES = ("lib", "lib64", "lib/release")  # the last is Intel MPI's
@@ -30,6 +30,7 @@ class RankFailed(Exception):
     """This rank cannot continue; the text is the reason."""
 
 
+@dataclass
 class Task:
     """One rank from its start to its end.
 
@@ -39,20 +40,17 @@ class Task:
         tell: writes a line at once.
         loaded: the exit code of ``module load``.
         stop: ends this process with an exit code, whatever its other thread does.
+        stage: the stage that it has begun.
     """
 
-    def __init__(
-        self, env: Mapping[str, str], node: str, tell: Callable[[str], None], loaded: int, *, stop: Callable[[int], Any]
-    ) -> None:
-        self.env = env
-        self.node = node
-        self.tell = tell
-        self.loaded = loaded
-        self.stop = stop
-        self.number = int(env.get("SLURM_PROCID") or 0)
-        self.stage = Stage.START
+    env: Mapping[str, str]
+    node: str
+    tell: Callable[[str], None]
+    loaded: int
+    stop: Callable[[int], Any] = os._exit
+    stage: Stage = Stage.START
 
-    def run(self, seconds: float = DEADLINE_SECONDS) -> int:
+    def run(self, seconds: float = 60.0) -> int:
         """Runs all stages.
 
         Returns:
@@ -102,7 +100,7 @@ class Task:
         self._report(**facts)
 
     def _report(self, **facts: Any) -> None:
-        self.tell(line(self.number, self.node, self.stage, facts))
+        self.tell(line(int(self.env.get("SLURM_PROCID") or 0), self.node, self.stage, facts))
 
     def _end_hanging(self, seconds: float) -> None:
         """Called by the timer's thread while the main thread is inside MPI."""
@@ -213,4 +211,4 @@ class Library:
 def run(tell: Callable[[str], None], loaded: int) -> int:
     """Runs this process as one rank; see ``Task``."""
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
-    return Task(os.environ, node, tell, loaded, stop=os._exit).run()
+    return Task(os.environ, node, tell, loaded).run()

@@ -26,18 +26,15 @@ class Stage(str, Enum):
     DONE = "done"
 
     def __str__(self) -> str:
-        return NAMES[self]
-
-
-NAMES = {
-    Stage.START: "the start",
-    Stage.LOAD: "the loading of the library",
-    Stage.INIT: "MPI_Init",
-    Stage.EXCHANGE: "the first exchange (MPI_Allreduce)",
-    Stage.BULK: "the exchange of a large message (MPI_Sendrecv)",
-    Stage.FINALIZE: "MPI_Finalize",
-    Stage.DONE: "the end",
-}
+        return {
+            "start": "the start",
+            "load": "the loading of the library",
+            "init": "MPI_Init",
+            "exchange": "the first exchange (MPI_Allreduce)",
+            "bulk": "the exchange of a large message (MPI_Sendrecv)",
+            "finalize": "MPI_Finalize",
+            "done": "the end",
+        }[self.value]
 
 
 @dataclass

@@ -224,7 +224,8 @@ def test_programs_that_find_their_libraries_are_counted() -> None:
         "the 2 programs of 2 modules find all their libraries"
     )
     assert login_shell.judge_libraries([("big", Answer(124, ""))]).severity is Severity.WARN
-    assert login_shell.judge_libraries([], 3).message == "only 0 of 3 modules were looked at"
+    ended = [(name, Answer(1, "", alive=False)) for name in ("a", "b", "c")]
+    assert login_shell.judge_libraries(ended).message == "only 0 of 3 modules were looked at"
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def wait_for_queue(ctx: Context, queue: str, deadline: float) -> int:
 def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
     """Why no job can run in the queue now, or an empty string; and the queue's time limit."""
     try:
-        queues = {partition.name: partition for partition in slurm.partitions(ctx.system)}
+        queues = slurm.partitions(ctx.system)
         up = queue in queues and any(node.up for node in slurm.nodes(ctx.system, queue))
     except PetalError as error:
         return str(error), None
@@ -190,15 +190,16 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
             remedy=OTHER_QUEUE.format(queue=queue),
             code="job-queue",
         )
-    if queues[queue].state != "up":
-        return f"the queue is {queues[queue].state}", None
+    state, minutes = queues[queue]
+    if state != "up":
+        return f"the queue is {state}", None
     try:
         launching = time.time() - ctx.paths.at(CLUSTERMGTD).stat().st_mtime < CLUSTERMGTD_SECONDS
     except OSError:
         launching = False
     if not up and not launching:
         return "none of its nodes is up, and ParallelCluster does not launch nodes yet", None
-    return "", queues[queue].minutes
+    return "", minutes
 
 
 def _follow(
