@@ -4,16 +4,14 @@
 #
 #   on_node_EVENT.sh --package URI --sha256 HEX --config URI [--strict] [any option of `petal-node hook`]
 #
-# It looks for the archive on this node (/opt/petal-node), on shared storage (<mount>/petal/archive/<sha256>) and at
-# --package (s3:// by the AWS CLI, https:// by curl, file://). No byte is executed before the checksum of a copy that only
-# root can write was verified.
+# The archive is on this node (/opt/petal-node), on shared storage (<mount>/petal/archive/<sha256>) or at --package (s3:// by
+# the AWS CLI, https:// by curl, file://). Nothing is executed before the checksum of a copy that only root can write was
+# verified. If the archive cannot be fetched, petal-node-hook.service runs this hook again until it can.
 #
-# The exit code is 0 whatever fails, because a failed custom action terminates the node. --strict returns the code of the
-# tool, or 1. A failure is one line on stdout, on stderr and in /var/log/petal-node.log. If the archive could not be
-# fetched, petal-node-hook.service runs the hook with the same arguments again until it can.
+# The exit code is 0 whatever fails, because a failed custom action terminates the node; with --strict it is the tool's, or
+# 1. A failure is one line on stdout, on stderr and in /var/log/petal-node.log.
 #
-#   PETAL_FETCH_SECONDS  time for shared storage and the network (default: 60; 6 on compute and login nodes, whose hooks
-#                        end within 10 s)
+#   PETAL_FETCH_SECONDS  time to find the archive (default: 60; 6 on compute and login nodes, whose hooks end within 10 s)
 #   AWS_ENDPOINT_URL     another S3
 #   PETAL_PREFIX         for tests and image builds: prefix of every path; the tool gets it as --root
 #
@@ -25,8 +23,7 @@ SECRETS='signature|token|credential|passw|secret|access.?key|api.?key' # parts o
 
 main() {
     prepare
-    parse_arguments "$@"
-    check_arguments
+    read_arguments "$@"
     words=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
     find_archive
     remove_unit
@@ -51,29 +48,18 @@ prepare() {
         export PETAL_HOOK_STARTED
     fi
     part=$incoming/.part.$$
-    trap clean_up EXIT
+    trap '[ -z "$child" ] || kill "$child" 2>/dev/null; rm -f "$part" "$part".*' EXIT
     trap 'exit 143' TERM INT HUP
 }
 
-# shellcheck disable=SC2329  # called by the trap
-clean_up() {
-    [ -z "$child" ] || kill "$child" 2>/dev/null
-    rm -f "$part" "$part".*
-}
-
-# --------------------------------------------------------------------------------------------------- arguments
-
-# Reads the arguments that this script needs; the tool gets all of them.
-parse_arguments() {
+# Reads and checks the arguments that this script needs; the tool gets all of them.
+read_arguments() {
     option=''
     for word; do
         case $option in --package) package=$word ;; --sha256) sha256=$word ;; --role) role=$word ;; esac
         case $word in --package=*) package=${word#*=} ;; --sha256=*) sha256=${word#*=} ;; --role=*) role=${word#*=} ;; --strict) strict=yes ;; esac
         option=$word
     done
-}
-
-check_arguments() {
     usage='correct Args in the cluster configuration: --package URI --sha256 HEX --config URI [--strict]' why=''
     [ -n "$sha256" ] || why='--sha256 is missing'
     [ -n "$package" ] || why='--package is missing'
@@ -92,8 +78,6 @@ check_arguments() {
     *) fail hook-usage "--package cannot be used: $package" "only s3://, https:// and file:// are accepted" "$usage" ;;
     esac
 }
-
-# ------------------------------------------------------------------------------------------------- the archive
 
 # Sets $archive to a verified file, or ends.
 find_archive() {
@@ -194,36 +178,32 @@ from_package() {
     s3://*) from_s3 || outcome=$? ;;
     https://*) from_https || outcome=$? ;;
     esac
-    if [ $outcome -ne 0 ]; then
-        fail_fetch
-    elif ! has_checksum "$part"; then
-        actual=$(sha256sum <"$part")
-        keep_trying
-        fail fetch-checksum "$package has another checksum and was not executed" "expected $sha256, got ${actual%% *}" \
-            "upload the right file, or correct --sha256"
-    fi
+    [ $outcome -eq 0 ] || fail_fetch
+    has_checksum "$part" && return
+    actual=$(sha256sum <"$part")
+    keep_trying
+    fail fetch-checksum "$package has another checksum and was not executed" "expected $sha256, got ${actual%% *}" \
+        "upload the right file, or correct --sha256"
 }
 
 # The client retries by itself (AWS_MAX_ATTEMPTS). Without credentials the object may still be public.
 from_s3() {
     # shellcheck disable=SC2086  # two files
     region=$(sed -n 's/.*"region"[[:space:]]*:[[:space:]]*"\([a-z0-9-]*\)".*/\1/p; s/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' $facts 2>/dev/null | head -n 1)
-    aws_cp && return || result=$?
-    grep -q 'locate credentials' "$part.error" && aws_cp --no-sign-request || return "$result"
-}
-
-aws_cp() {
-    limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=6 aws s3 cp --only-show-errors --cli-connect-timeout 5 \
-        --cli-read-timeout 20 ${region:+--region "$region"} ${AWS_ENDPOINT_URL:+--endpoint-url "$AWS_ENDPOINT_URL"} \
-        "$@" "$package" "$part" >/dev/null 2>>"$part.error"
+    for unsigned in '' --no-sign-request; do
+        result=0
+        limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=6 aws s3 cp --only-show-errors $unsigned \
+            --cli-connect-timeout 5 --cli-read-timeout 20 ${region:+--region "$region"} \
+            ${AWS_ENDPOINT_URL:+--endpoint-url "$AWS_ENDPOINT_URL"} "$package" "$part" >/dev/null 2>>"$part.error" || result=$?
+        { [ "$result" -ne 0 ] && grep -q 'locate credentials' "$part.error"; } || break
+    done
+    return "$result"
 }
 
 from_https() {
     limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
         --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" >/dev/null 2>"$part.error"
 }
-
-# ---------------------------------------------------------------------------------------------------- failures
 
 fail_fetch() {
     reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-300)
@@ -309,24 +289,22 @@ record() {
     return 0
 }
 
-# ----------------------------------------------------------------------------------------------------- the run
-
-# Runs the tool as a child, because this script decides the exit code.
+# Runs the tool as a child, because this script decides the exit code. If another hook installs the archive and removes it
+# from here at that moment, the installed one runs.
 run_archive() {
-    code=0
-    "$archive" hook "$event" "$@" ${prefix:+--root "$prefix"} || code=$?
-    if [ $code -ge 126 ] && [ ! -e "$archive" ] && kept_archive "$home"/*/petal-node; then # another hook installed it now
+    for _ in first second; do
         code=0
         "$archive" hook "$event" "$@" ${prefix:+--root "$prefix"} || code=$?
-    fi
-    if [ $code -eq 69 ] || [ $code -ge 126 ] || { [ $code -ne 0 ] && [ -z "$strict" ]; }; then # the tool could not record it
+        { [ $code -ge 126 ] && [ ! -e "$archive" ] && kept_archive "$home"/*/petal-node; } || break
+    done
+    if [ "$code" -eq 69 ] || [ "$code" -ge 126 ] || { [ "$code" -ne 0 ] && [ -z "$strict" ]; }; then # the tool could not record it
         reason="it ended with code $code" remedy="run $archive hook $event, and read /var/log/petal-node.log"
-        [ $code -ne 69 ] || reason="no Python >= 3.9, or it could not be unpacked (its message is above)"
+        [ "$code" -ne 69 ] || reason="no Python >= 3.9, or it could not be unpacked (its message is above)"
         record archive-failed "petal-node hook $event did not finish" "$reason" "$remedy"
     fi
     [ -n "$strict" ] || exit 0
-    [ $code -lt 126 ] || exit 1
-    exit $code
+    [ "$code" -lt 126 ] || exit 1
+    exit "$code"
 }
 
 main "$@"
