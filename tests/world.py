@@ -40,7 +40,6 @@ LMOD_VERSION = "Modules based on Lua: Version 8.6.19  2022-04-16"
 HOST = Host("ip-10-0-0-10", "debian12", "2.36", "x86_64", "x86_64_v3", 2, 8 << 30, "boot-1")
 
 
-@dataclass(frozen=True)
 class LivePaths(Paths):
     """A prefix that is treated as a running node, so that mounts, units and Slurm are part of the test."""
 

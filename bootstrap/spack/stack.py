@@ -46,7 +46,7 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
 
 def _install(ctx: Context, spack: Spack) -> None:
     """Installs from build caches what they have, and builds the rest."""
-    pulled, logs = _pull(ctx, [spack]), ctx.paths.run_logs(ctx.run_id)
+    pulled, logs = _pull(ctx, [spack]), ctx.paths.logs / ctx.run_id
     try:
         install_or_build(spack, ctx.progress, logs, pulled, partial(_warn, ctx))
     finally:
@@ -74,7 +74,7 @@ def _install_pulled(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled) -
     """Installs the packages of build caches if nothing else is missing; False if something is left to build."""
     if not set(_missing(ctx, spacks.values())) <= set(pulled.specs):
         return False
-    logs = ctx.paths.run_logs(ctx.run_id)
+    logs = ctx.paths.logs / ctx.run_id
     for spack in spacks.values():
         try:
             install_missing(spack, ctx.progress, logs)
