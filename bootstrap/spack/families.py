@@ -48,17 +48,17 @@ class Family(ABC):
     def repos(self, recipes: Path) -> Any:
         """The section ``repos``: this repository and no other."""
 
-    @abstractmethod
-    def compilers(self, compiler: Compiler, host: Host) -> list[Any]:
+    def compilers(self, compiler: Compiler, host: Host) -> list[Any]:  # noqa: ARG002 - for a family that has them
         """The section ``compilers``."""
+        return []
 
-    @abstractmethod
-    def externals(self, compiler: Compiler) -> dict[str, Any]:
+    def externals(self, compiler: Compiler) -> dict[str, Any]:  # noqa: ARG002 - the same
         """The system's compiler in the section ``packages``."""
+        return {}
 
-    @abstractmethod
-    def hidden(self, compiler: Compiler) -> list[str]:
+    def hidden(self, compiler: Compiler) -> list[str]:  # noqa: ARG002 - a gcc in the store was asked for
         """Installed specs that get no module: the system's, and the runtime packages that Spack adds to a compiler."""
+        return ["glibc", "gcc-runtime"]
 
 
 SECTIONS: Mapping[str, Any] = {
@@ -101,12 +101,6 @@ class V023(Family):
         }
         return [{"compiler": entry}]
 
-    def externals(self, compiler: Compiler) -> dict[str, Any]:  # noqa: ARG002 - a compiler is not a package here
-        return {}
-
-    def hidden(self, compiler: Compiler) -> list[str]:  # noqa: ARG002 - a gcc in the store was asked for
-        return ["glibc", "gcc-runtime"]
-
 
 class V11(Family):
     """1.1: a compiler is an external package, and the recipes have a repository of their own."""
@@ -125,9 +119,6 @@ class V11(Family):
     def repos(self, recipes: Path) -> Any:
         return {"builtin": str(recipes)}
 
-    def compilers(self, compiler: Compiler, host: Host) -> list[Any]:  # noqa: ARG002 - deprecated, and still read
-        return []
-
     def externals(self, compiler: Compiler) -> dict[str, Any]:
         languages = [language for language, name in _LANGUAGES_11.items() if name in compiler.drivers]
         external = {
@@ -138,7 +129,7 @@ class V11(Family):
         return {"gcc": {"externals": [external]}}
 
     def hidden(self, compiler: Compiler) -> list[str]:
-        return ["glibc", "gcc-runtime", "compiler-wrapper", compiler.spec]
+        return [*super().hidden(compiler), "compiler-wrapper", compiler.spec]
 
 
 _DRIVERS_023 = {"cc": "c", "cxx": "cxx", "f77": "fortran", "fc": "fortran"}

@@ -15,6 +15,7 @@ from typing import Any
 from ..core import decode
 from ..core.decode import Sha256
 from ..core.errors import ConfigError, SpackError, StateError
+from ..core.model import plain
 from ..host.files import read_json
 
 RECORD = "petal-node"
@@ -59,7 +60,7 @@ class Locked:
 
     @classmethod
     def from_dict(cls, digest: str, raw: Mapping[str, Any], roots: set[str]) -> Locked:
-        """Reads a node of ``concrete_specs``, in the formats of Spack 0.23 and 1.x."""
+        """A node of ``concrete_specs``, in the formats of Spack 0.23 and 1.x."""
         edges = raw.get("dependencies", ())
         kept = (edge for edge in edges if {"link", "run"} & set(edge.get("parameters", {}).get("deptypes", ["run"])))
         system = system_of(raw.get("arch"))
@@ -131,17 +132,11 @@ class Record:
     cuda: tuple[str, ...]
     sources: Mapping[str, Sha256]
     environment: Mapping[str, Any]
+    format: int = RECORD_FORMAT
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Record:
-        if raw["format"] != RECORD_FORMAT:
-            raise ValueError(f"its {RECORD} format is {raw['format']}, and this petal-node reads {RECORD_FORMAT}")
-        externals = decode.items(raw["externals"], lambda external: (external["spec"], external["at"]))
-        return decode.build(cls, {**raw, "externals": externals})
-
-    def to_dict(self) -> dict[str, Any]:
-        externals = [{"spec": spec, "at": place} for spec, place in self.externals]
-        return {"format": RECORD_FORMAT, **vars(self), "externals": externals}
+    def __post_init__(self) -> None:
+        if self.format != RECORD_FORMAT:
+            raise ValueError(f"its {RECORD} format is {self.format}, and this petal-node reads {RECORD_FORMAT}")
 
 
 @dataclass(frozen=True)
@@ -214,7 +209,7 @@ def parse(data: bytes, name: str) -> Lockfile:
     """
     try:
         document = json.loads(data)
-        record = Record.from_dict(document[RECORD]) if RECORD in document else None
+        record = decode.build(Record, document[RECORD]) if RECORD in document else None
         lock = Lockfile(document, _specs(document), record)
         _check_whole(lock)
     except MALFORMED as error:
@@ -254,7 +249,7 @@ def joined(documents: Sequence[Mapping[str, Any]], record: Record) -> bytes:
     specs = {digest: raw for document in documents for digest, raw in document["concrete_specs"].items()}
     whole = {
         **_header(documents[0]),
-        RECORD: record.to_dict(),
+        RECORD: plain(record),
         "roots": list(roots.values()),
         "concrete_specs": specs,
     }

@@ -17,7 +17,7 @@ from bootstrap.config.load import parse
 from bootstrap.config.model import Origin, SpackConfig
 from bootstrap.core.errors import ConfigError, FetchError, PetalError
 from bootstrap.core.facts import External
-from bootstrap.core.model import Outcome, Result, StepReport, Tool
+from bootstrap.core.model import Outcome, Result, StepReport, Tool, plain
 from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
@@ -68,7 +68,7 @@ def document(*nodes: dict[str, Any], record: Record | None = RECORDED) -> dict[s
     return {
         "_meta": {"file-type": "spack-lockfile", "lockfile-version": 6, "specfile-version": 5},
         "spack": {"version": "1.1.1", "type": "release"},
-        **({RECORD: record.to_dict()} if record else {}),
+        **({RECORD: plain(record)} if record else {}),
         "roots": [{"hash": "fftw", "spec": "fftw"}],
         "concrete_specs": {raw["hash"]: raw for raw in whole},
     }
