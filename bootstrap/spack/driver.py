@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,17 +214,29 @@ class Spack:
         options = [word for scope in scopes for word in ("-C", str(scope))]
         options += ["-e", str(self.environment)] if inside else ["-E"]
         argv = [str(self.program.tree / "bin" / "spack"), *options, *arguments]
+        lost: list[OSError] = []
         make_dir(self.output.parent)
-        with closing(_Output(self.output)) as log:
-            log.line(f"$ spack {' '.join(arguments)}")
+        with self.output.open("ab", buffering=0) as log:
+
+            def write(line: str) -> None:
+                try:
+                    log.write(line.encode(errors="replace") + b"\n")
+                except OSError as error:  # the disk is full, and Spack continues
+                    lost.append(error)
 
             def keep(line: str) -> None:
-                log.line(line)
+                write(line)
                 on_line(line)
 
-            return self.system.run(
-                argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
-            )
+            write(f"$ spack {' '.join(arguments)}")
+            try:
+                return self.system.run(
+                    argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
+                )
+            finally:
+                if lost:
+                    text = "%s lacks %d lines: %s"
+                    LOG.warning(text, self.output, len(lost), lost[0], extra={"step": "spack"})
 
     def _env(self) -> dict[str, str]:
         scratch = self.places.scratch
@@ -244,28 +255,6 @@ class Spack:
         if self.program.clingo is not None:
             env["PYTHONPATH"] = str(self.program.clingo)
         return env
-
-
-class _Output:
-    """A file of lines. If the disk is full, lines are lost and counted; the program that prints them continues."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream = path.open("ab", buffering=0)
-        self._lost = 0
-
-    def close(self) -> None:
-        if self._lost:
-            LOG.warning("%s lacks %d lines", self._path, self._lost, extra={"step": "spack"})
-        self._stream.close()
-
-    def line(self, text: str) -> None:
-        try:
-            self._stream.write(text.encode(errors="replace") + b"\n")
-        except OSError as error:
-            if not self._lost:
-                LOG.warning("%s: %s", self._path, error, extra={"step": "spack"})
-            self._lost += 1
 
 
 def _by_hash(hashes: Sequence[str]) -> list[str]:

@@ -52,11 +52,7 @@ class Compiler:
 
 
 def find_compiler(system: System) -> Compiler:
-    """The GCC in the PATH.
-
-    Raises:
-        SpackError: ``spack-no-compiler``.
-    """
+    """The GCC in the PATH; SpackError ``spack-no-compiler`` without C or C++."""
     names = {"c": "gcc", "cxx": "g++", "fortran": "gfortran"}
     drivers = {language: path for language, name in names.items() if (path := system.which(name))}
     if "c" not in drivers or "cxx" not in drivers:

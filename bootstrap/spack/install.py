@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,15 +102,7 @@ def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> No
 def install_or_build(
     spack: Spack, tell: Callable[[str], None], logs: Path, pulled: Pulled, warn: Callable[[str], None]
 ) -> None:
-    """Like ``install_missing``, but builds a package from source if Spack cannot unpack it from a build cache.
-
-    Args:
-        pulled: the packages of build caches that Spack's scope refers to.
-        warn: gets the names of the packages that are built instead, and the reason.
-
-    Raises:
-        SpackError: as ``install_missing``.
-    """
+    """Like ``install_missing``, but builds a package from source if Spack cannot unpack it from a build cache."""
     try:
         install_missing(spack, tell, logs)
     except SpackError as error:
@@ -123,8 +115,7 @@ def discard_damaged(spack: Spack, error: SpackError, pulled: Pulled, warn: Calla
     """Removes the packages of build caches that Spack could not unpack; False if the install failed for another reason.
 
     Args:
-        error: the error of the install.
-        warn: gets the names of the packages to build instead, and the reason.
+        warn: gets the names of the packages, which are to be built, and the reason.
     """
     if error.code != "spack-install":
         return False
@@ -158,11 +149,7 @@ def _run(spack: Spack, reporter: ProgressReporter) -> Completed:
 
 
 def possible(part: Iterable[str], needs: Mapping[str, Iterable[str]], lost: set[str]) -> list[str]:
-    """The packages of a slice that need no lost one. The others are added to ``lost``.
-
-    Args:
-        part: hashes, each after those that it needs.
-    """
+    """The packages of a slice that need no lost one. The others are added to ``lost``."""
     hashes = []
     for digest in part:
         if digest in lost or not lost.isdisjoint(needs[digest]):
@@ -173,11 +160,7 @@ def possible(part: Iterable[str], needs: Mapping[str, Iterable[str]], lost: set[
 
 
 def locked_for(specs: Iterable[Locked]) -> dict[str, frozenset[str]]:
-    """The hashes that are locked to build each spec after its dependencies, in an order in which they can be built.
-
-    Args:
-        specs: all concrete specs of a lockfile; dependencies outside of it are ignored.
-    """
+    """The hashes that are locked to build each spec after its dependencies, in an order in which they can be built."""
     by_hash = {spec.hash: spec for spec in specs}
     when_built: dict[str, frozenset[str]] = {}
     locks: dict[str, frozenset[str]] = {}
@@ -199,10 +182,7 @@ def locked_for(specs: Iterable[Locked]) -> dict[str, frozenset[str]]:
 def slices(locks: Mapping[str, frozenset[str]], chosen: Collection[str], limit: int) -> Iterator[tuple[str, ...]]:
     """The chosen specs in as few slices as their order allows, each of which needs no more locks than ``limit``.
 
-    A spec that needs more by itself has a slice of its own.
-
-    Args:
-        locks: the result of ``locked_for``.
+    A spec that needs more by itself has a slice of its own. The order and ``locks`` are those of ``locked_for``.
     """
     part: list[str] = []
     held: frozenset[str] = frozenset()
@@ -217,10 +197,9 @@ def slices(locks: Mapping[str, frozenset[str]], chosen: Collection[str], limit: 
 
 
 def classify_missing(
-    missing: Iterable[Locked], progress: InstallProgress
+    missing: tuple[Locked, ...], progress: InstallProgress
 ) -> tuple[list[Locked], list[Locked], list[Locked]]:
     """The missing packages: those that failed, those that need a missing one, those that Spack did not begin."""
-    missing = tuple(missing)
     absent = {spec.hash for spec in missing}
     waiting = [spec for spec in missing if absent & set(spec.needs)]
     rest = [spec for spec in missing if not absent & set(spec.needs)]
@@ -228,13 +207,12 @@ def classify_missing(
     return failed, waiting, [spec for spec in rest if spec not in failed]
 
 
-def explain(failures: Iterable[Failure], waiting: Iterable[Locked], not_begun: Iterable[Locked]) -> str:
+def explain(failures: Sequence[Failure], waiting: Iterable[Locked], not_begun: Iterable[Locked]) -> str:
     """The failures one by one, then the packages that are missing because of them."""
 
     def names(specs: Iterable[Locked]) -> str:
         return ", ".join(sorted(spec.name for spec in specs))
 
-    failures = list(failures)
     parts = [str(failed) for failed in failures[:NAMED]]
     if failures[NAMED:]:
         parts.append(f"and {len(failures) - NAMED} more failed: {names(each.spec for each in failures[NAMED:])}")

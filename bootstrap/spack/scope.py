@@ -64,21 +64,16 @@ class Site:
 
 
 def write_scope(directory: Path, places: Places, site: Site, family: Family) -> None:
-    """Writes the scope for a Spack of that family."""
-    inherit_nothing(directory / NOTHING, family)
-    for name, content in sections(places, site, family).items():
-        write_atomic(directory / f"{name}.yaml", as_yaml(content))
-
-
-def inherit_nothing(directory: Path, family: Family) -> None:
-    """Writes the scope that empties every section, so that configuration in the Spack tree has no effect.
+    """Writes the scope for a Spack of that family, and one that empties every section of the Spack tree.
 
     ``SPACK_DISABLE_LOCAL_CONFIG`` ignores the user's and the system's configuration only, and 0.23 and 1.1 have no
     switch for ``$spack/etc/spack``. Spack's defaults are read again in a stronger scope.
     """
-    make_dir(directory)
+    make_dir(directory / NOTHING)
     for name, empty in family.sections.items():
-        write_atomic(directory / f"{name}.yaml", as_yaml({f"{name}:": empty}))
+        write_atomic(directory / NOTHING / f"{name}.yaml", as_yaml({f"{name}:": empty}))
+    for name, content in sections(places, site, family).items():
+        write_atomic(directory / f"{name}.yaml", as_yaml(content))
 
 
 def as_yaml(document: Mapping[str, Any]) -> bytes:

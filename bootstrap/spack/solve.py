@@ -137,15 +137,11 @@ def _without_lmod(ctx: Context) -> Context:
 def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
     """Checks by Spack's own parser and recipes that every package, version and variant of the stack's specs exists.
 
-    Args:
-        spack: with the stack as its environment.
-
     Returns:
         Advice on specs that are right: a virtual package, of which Spack would choose the provider.
 
     Raises:
         ConfigError: ``spec-unknown``, with every mistake, its position, and the nearest names.
-        SpackError: ``spack-failed``.
     """
     answer = spack.check_specs()
     if not answer["problems"]:
@@ -172,11 +168,7 @@ def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
 
 
 def check_memory(ctx: Context, recipes: Path) -> None:
-    """Refuses to solve if the kernel would run out of memory.
-
-    Raises:
-        SpackError: ``spack-memory``.
-    """
+    """Refuses to solve if the kernel would run out of memory: SpackError ``spack-memory``."""
     packages = sum(not entry.name.startswith((".", "__")) for entry in (recipes / "packages").iterdir())
     needed = min(MEMORY, packages * MEMORY_A_RECIPE)
     free = ctx.system.available_memory()

@@ -28,7 +28,7 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
 
     Raises:
         ConfigError, FetchError, PackageError, SpackError: as ``with_lockfile``.
-        JobError: the build job failed.
+        JobError: as ``build_in_job``.
     """
     if ctx.build_queue is not None:
         _build_in_job(ctx, ctx.build_queue, accept)

@@ -50,11 +50,7 @@ class Keyring:
     descriptor: int
 
     def verified(self, text: bytes, name: str) -> bytes:
-        """Returns the signed content as gpg outputs it. Text around it is not part of it.
-
-        Raises:
-            CacheError: ``cache-unverified``, with the id of the key that signed.
-        """
+        """The signed content as gpg outputs it, without text around it; else CacheError ``cache-unverified``."""
         if not text.startswith(SIGNED):
             raise CacheError(name, why="it is not signed", code="cache-unverified")
         signed, content = self.home / f"{name}.asc", self.home / f"{name}.json"
@@ -67,11 +63,7 @@ class Keyring:
         return content.read_bytes()
 
     def sign(self, path: Path, signed: Path) -> None:
-        """Clear-signs the file ``path`` into ``signed`` with the secret key.
-
-        Raises:
-            CacheError: ``cache-key``.
-        """
+        """Clear-signs the file ``path`` into ``signed`` with the secret key; CacheError ``cache-key``."""
         no_passphrase = ("--pinentry-mode", "loopback", "--passphrase", "")
         done = self._run(*no_passphrase, "--output", str(signed), "--clearsign", str(path))
         if done.returncode != 0:
@@ -82,11 +74,7 @@ class Keyring:
             raise CacheError("the signing key cannot sign", why=done.tail(3), remedy=remedy, code="cache-key")
 
     def add(self, key: bytes, source: str) -> None:
-        """Imports a key.
-
-        Raises:
-            CacheError: ``cache-key``.
-        """
+        """Imports a key; CacheError ``cache-key``."""
         path = self.home / "key"
         write_atomic(path, key, mode=0o600)
         done = self._run("--import", str(path))
@@ -142,11 +130,7 @@ def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str
 
 
 def refuse_readable_key(origin: Origin) -> None:
-    """Refuses a secret key that other users can read.
-
-    Raises:
-        CacheError: ``cache-key``.
-    """
+    """Refuses a secret key that other users can read: CacheError ``cache-key``."""
     path = local_path(origin.source)
     if path is not None and path.is_file() and path.stat().st_mode & 0o077:
         remedy = f"chmod 600 {path}, and consider a new key"

@@ -68,9 +68,13 @@ def pull(
     for name, mirror in mirrors.items():
         if missing:
             job = _Pull(name, mirror, layout, directory, system, region, tell)
-            found = job.run(missing)
+            try:
+                found = job.run(missing)
+                troubles += job.report(bool(found))
+            except CacheError as error:
+                found = []
+                troubles.append(error)
             taken += found
-            troubles += job.report(bool(found))
             missing = [spec for spec in missing if spec not in found]
     return Pulled(directory, layout, tuple(taken), tuple(troubles))
 
@@ -89,31 +93,26 @@ class _Pull:
     stopped: threading.Event = field(default_factory=threading.Event)
     refused: list[FetchError] = field(default_factory=list)
     troubles: list[tuple[Locked, PetalError]] = field(default_factory=list)
-    failed: CacheError | None = None
 
     def run(self, specs: list[Locked]) -> list[Locked]:
-        """Returns the specs whose entries are in the directory."""
+        """Returns the specs whose entries are in the directory; CacheError if the mirror or its keys are missing."""
         path = local_path(self.mirror.url)
         if path is not None and not path.is_dir():
-            missing = FetchError(f"{path} is not a directory", remedy=f"ls -ld {path}", code="fetch-missing")
-            self.failed = self._unusable(missing)
-            return []
+            raise self._unusable(
+                FetchError(f"{path} is not a directory", remedy=f"ls -ld {path}", code="fetch-missing")
+            )
         keys = open_keyring(self.system, self.directory / ".keys", self.mirror.keys, self.region)
         taken: list[Locked] = []
-        try:
-            with keys if self.mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
-                try:
-                    results = threads.map(lambda spec: self._take(spec, ring), specs)
-                    for number, (spec, is_taken) in enumerate(zip(specs, results), 1):
-                        taken += [spec] if is_taken else []
-                        progress = f"{len(taken)} found, {number} of {len(specs)} asked for"
-                        self.tell(f"looking for packages in {self.name}: {progress}")
-                except BaseException:
-                    self.stopped.set()  # a run that ends does not wait for transfers
-                    raise
-        except CacheError as error:
-            self.failed = error
-            return []
+        with keys if self.mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
+            try:
+                results = threads.map(lambda spec: self._take(spec, ring), specs)
+                for number, (spec, is_taken) in enumerate(zip(specs, results), 1):
+                    taken += [spec] if is_taken else []
+                    progress = f"{len(taken)} found, {number} of {len(specs)} asked for"
+                    self.tell(f"looking for packages in {self.name}: {progress}")
+            except BaseException:
+                self.stopped.set()  # a run that ends does not wait for transfers
+                raise
         numbers = (len(taken), len(specs), self.name)
         LOG.info("%d of %d packages are in the build cache %s", *numbers, extra={"step": "spack"})
         return taken
@@ -181,8 +180,6 @@ class _Pull:
 
     def report(self, has_found: bool) -> list[CacheError]:
         """One error for each kind of problem, with the packages that it concerns."""
-        if self.failed is not None:
-            return [self.failed]
         kinds: dict[str, list[tuple[Locked, PetalError]]] = {}
         for spec, error in self.troubles:
             kinds.setdefault(error.code, []).append((spec, error))

@@ -24,7 +24,7 @@ TRANSFERS = 8
 
 @dataclass(frozen=True)
 class Push:
-    """The push to one mirror."""
+    """The push to one mirror. Its methods raise CacheError or SpackError ``cache-push``, CacheError ``cache-key``."""
 
     name: str
     mirror: Mirror
@@ -33,11 +33,7 @@ class Push:
     tell: Callable[[str], None]
 
     def lacking(self, specs: Iterable[Locked]) -> list[Locked]:
-        """The specs that the mirror does not have.
-
-        Raises:
-            CacheError: ``cache-push``, the mirror does not answer.
-        """
+        """The specs that the mirror does not have."""
         specs = list(specs)
         with ThreadPoolExecutor(TRANSFERS) as threads:
             uris = [self._uri(self._description(spec)) for spec in specs]
@@ -48,12 +44,7 @@ class Push:
         return [spec for spec, is_there in zip(specs, existing) if not is_there]
 
     def send(self, specs: list[Locked]) -> None:
-        """Packs, signs and uploads.
-
-        Raises:
-            CacheError: ``cache-push``, ``cache-key``.
-            SpackError: ``cache-push``.
-        """
+        """Packs, signs and uploads."""
         directory = self.spack.places.scratch / "pushed"
         remove_tree(directory)
         try:

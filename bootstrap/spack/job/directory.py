@@ -140,11 +140,7 @@ class JobDirectory:
         return shaped(self._order, lambda: decode.build(Order, raw))
 
     def report(self) -> JobReport:
-        """What the job has written.
-
-        Raises:
-            StateError: the report is damaged, or another user could have changed it.
-        """
+        """What the job has written; StateError if it is damaged, or another user could have changed it."""
         raw = self._read(self._report)
         return JobReport() if raw is None else shaped(self._report, lambda: decode.build(JobReport, raw))
 
@@ -152,11 +148,7 @@ class JobDirectory:
         write_json(self._report, plain(report))
 
     def write_result(self, report: JobReport) -> None:
-        """Writes the last report. On full storage the input, which is not needed any more, makes room for it.
-
-        Raises:
-            OSError: the report cannot be written.
-        """
+        """Writes the last report. On full storage the input, which is not needed any more, makes room for it."""
         try:
             self.write_report(report)
         except OSError as error:
@@ -167,11 +159,7 @@ class JobDirectory:
             self.write_report(report)
 
     def touch(self) -> None:
-        """The worker is alive. It works on full storage too.
-
-        Raises:
-            OSError: the storage is gone or read-only.
-        """
+        """The worker is alive. It works on full storage too."""
         os.utime(self._alive)
 
     def revoke(self) -> None:
@@ -182,11 +170,7 @@ class JobDirectory:
             LOG.warning("%s: %s", self._alive, error)
 
     def last_sign(self) -> int | None:
-        """When the worker touched its file, by the clock of the storage; None if the job must end.
-
-        Raises:
-            OSError: the storage does not answer.
-        """
+        """When the worker touched its file, by the clock of the storage; None if the job must end."""
         try:
             with self._alive.open("rb") as stream:  # open(2) makes an NFS client ask the server (nfs(5), close-to-open)
                 return os.fstat(stream.fileno()).st_mtime_ns

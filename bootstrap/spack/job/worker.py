@@ -53,13 +53,13 @@ exec ./{sha256} build-job --run-id {run} {directory}
 def job_directory(ctx: Context) -> Iterator[JobDirectory]:
     """The directory of this run's job. At the end of the block no process of the job is alive, if one was submitted."""
     directory = JobDirectory(ctx.paths, ctx.run_id)
-    patience = SIGNALLED_SECONDS
+    patience = GONE_SECONDS
     try:
         directory.create()
         yield directory
-        patience = GONE_SECONDS
-    except Exception:
-        patience = GONE_SECONDS
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            patience = SIGNALLED_SECONDS
         raise
     finally:
         end_job(ctx.system, directory, patience)
@@ -94,7 +94,6 @@ def build_in_job(
     """Installs the lockfiles of ``spacks`` in one job on a node of the queue.
 
     Args:
-        directory: with the packages that build caches have.
         tell: called with each message of the job for the operator.
 
     Returns:
@@ -153,13 +152,7 @@ def end_job(system: System, directory: JobDirectory, patience: float) -> None:
 
 
 def wait_for_queue(ctx: Context, queue: str, deadline: float) -> int:
-    """Waits until nodes of the queue are up or can be launched.
-
-    Args:
-        deadline: by ``time.monotonic``.
-
-    Returns:
-        The time limit of a job there, in minutes.
+    """Waits until nodes of the queue are up or can be launched, and returns the time limit of a job there, in minutes.
 
     Raises:
         JobError: ``job-queue``, Slurm has no such queue; ``job-not-started``.
@@ -205,13 +198,7 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
 def _follow(
     ctx: Context, directory: JobDirectory, number: str, queue: str, deadline: float, tell: Callable[[str], None]
 ) -> JobReport:
-    """Keeps the job alive and passes on its messages until it has written its result.
-
-    Raises:
-        JobError: ``job-not-started``, ``job-ended``.
-        StateError: the report is damaged, or another user could have changed it.
-        LockLost: another process has the lock.
-    """
+    """Keeps the job alive and passes on its messages until it has written its result."""
     job: slurm.Job | None = None
     ended: float | None = None
     logged = float("-inf")
