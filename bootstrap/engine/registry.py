@@ -20,8 +20,7 @@ from ..steps.boot_service import BootService
 from ..steps.build_cache import BuildCache
 from ..steps.desired_state import RecordDesiredState
 from ..steps.hidden_mounts import HiddenMounts
-from ..steps.lmod import NodeLmod
-from ..steps.lmod_pack import LmodPack
+from ..steps.lmod import LmodPack, NodeLmod
 from ..steps.module_tree import ModuleTree
 from ..steps.mount import MountStorage
 from ..steps.packages import Packages
@@ -31,8 +30,7 @@ from ..steps.root import Root
 from ..steps.seed_from_image import SeedFromImage
 from ..steps.self_install import SelfInstall
 from ..steps.shell import Shell
-from ..steps.spack import SpackStack
-from ..steps.spack_program import SpackProgram
+from ..steps.spack import SpackProgram, SpackStack
 from ..steps.storage import Storage
 from ..steps.storage_owner import StorageOwner
 

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -276,19 +277,25 @@ def size_of(path: Path) -> int:
     """
     total = 0
     counted: set[int] = set()
-    names = [os.fspath(path)]
+    for _, info in walk(path, skip=OSError):
+        if info.st_nlink == 1 or info.st_ino not in counted:
+            counted.add(info.st_ino)
+            total += info.st_blocks * 512
+    return total
+
+
+def walk(top: Path, *, skip: type[OSError] = FileNotFoundError) -> Iterator[tuple[str, os.stat_result]]:
+    """Every path of a tree with its lstat(2), parents first. Those whose error is ``skip`` are left out."""
+    names = [os.fspath(top)]
     while names:
         name = names.pop()
         try:
             info = os.lstat(name)
             if stat.S_ISDIR(info.st_mode):
                 names += [entry.path for entry in os.scandir(name)]
-        except OSError:
+        except skip:
             continue
-        if info.st_nlink == 1 or info.st_ino not in counted:
-            counted.add(info.st_ino)
-            total += info.st_blocks * 512
-    return total
+        yield name, info
 
 
 def remove_tree(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import ClassVar
 
 from ..core.deadlines import SCAN
 from ..core.errors import StateError
-from ..core.model import Finding, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, at_most, blocked, change, elsewhere, satisfied
+from ..host.files import walk
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.store import ClusterState, KnownStorage
@@ -59,6 +61,18 @@ class StorageScan(Step):
     after = (HiddenMounts, MountStorage)
     seconds = 120
 
+    def probe(self, ctx: Context) -> Finding:
+        if ctx.paths.live and ctx.mounted is None:
+            return elsewhere(f"{ctx.paths.mount} is not mounted")
+        paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
+        if paths is None:
+            return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used")
+        return self.judge(ctx, paths)
+
+    @abstractmethod
+    def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
+        """The finding about the insecure paths of a scan."""
+
 
 class Permissions(StorageScan):
     """Only root can create files in the directories of the cluster's software."""
@@ -66,10 +80,7 @@ class Permissions(StorageScan):
     name = "permissions"
     title = "only root can write to the software's directories"
 
-    def probe(self, ctx: Context) -> Finding:
-        paths = _insecure_paths(ctx)
-        if isinstance(paths, Finding):
-            return paths
+    def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
         directories = [one for one in paths if one.is_open_directory]
         if not directories:
             return satisfied(f"only root can write to the directories below {ctx.paths.shared}")
@@ -88,10 +99,7 @@ class Ownership(StorageScan):
     title = "the software's files belong to root, and only root can write to them"
     needs = (HiddenMounts, MountStorage, Permissions)
 
-    def probe(self, ctx: Context) -> Finding:
-        paths = _insecure_paths(ctx)
-        if isinstance(paths, Finding):
-            return paths
+    def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
         foreign = [one for one in paths if one.is_foreign]
         writable = [one for one in paths if not one.is_foreign and not one.is_open_directory]
         if foreign:
@@ -108,16 +116,8 @@ class Ownership(StorageScan):
                 _close(one)
 
 
-def _insecure_paths(ctx: Context) -> list[InsecurePath] | Finding:
-    """The paths that the scan found, or a finding if it is not possible."""
-    if ctx.paths.live and ctx.mounted is None:
-        return elsewhere(f"{ctx.paths.mount} is not mounted")
-    paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
-    return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used") if paths is None else paths
-
-
 def _summary(paths: list[InsecurePath]) -> str:
-    return f"{paths[0]}{f', and {len(paths) - 1} more' if paths[1:] else ''}"
+    return ", ".join(at_most(1, paths))
 
 
 def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:
@@ -139,15 +139,7 @@ def _scan(ctx: Context) -> list[InsecurePath] | None:
     if not top.is_dir() or not is_own_storage(ctx):
         return None
     found = []
-    paths = [str(top)]
-    while paths:
-        path = paths.pop()
-        try:
-            info = os.lstat(path)
-            if stat.S_ISDIR(info.st_mode):
-                paths += [entry.path for entry in os.scandir(path)]
-        except FileNotFoundError:
-            continue
+    for path, info in walk(top):
         one = InsecurePath(path, info.st_uid, info.st_mode)
         if one.is_foreign or (not stat.S_ISLNK(info.st_mode) and info.st_mode & WRITABLE):  # a link has no own mode
             found.append(one)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core.deadlines import PROBE
 from ..core.errors import StateError
-from ..core.model import Finding, change, elsewhere, satisfied
+from ..core.model import Finding, at_most, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
@@ -42,8 +42,9 @@ class Records(Step):
             return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
         lines += ["write the storage token that this node remembers"] if lost else []
-        what = f"{damaged[0]} is damaged" if damaged else f"{ctx.paths.state}/token.json, the storage token, is missing"
-        return change(what + (f", and {len(damaged) - 1} more" if damaged[1:] else ""), *lines)
+        if damaged:
+            return change(", ".join(at_most(1, [f"{path} is damaged" for path in damaged])), *lines)
+        return change(f"{ctx.paths.state}/token.json, the storage token, is missing", *lines)
 
     def apply(self, ctx: Context) -> None:
         for path in list(_damaged(ctx)):

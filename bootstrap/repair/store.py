@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import SpackError, StateError
-from ..core.model import Finding, Scope, Severity, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, Severity, at_most, blocked, change, elsewhere, satisfied
 from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences
@@ -18,7 +18,7 @@ from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
 from ..state.store import ClusterState
-from ..steps.base import HEAD, Step
+from ..steps.base import ClusterStep
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
 from ..steps.storage_owner import StorageOwner
@@ -43,15 +43,12 @@ class DamagedPackage:
         return not all(one.lost for one in self.differences)
 
     def __str__(self) -> str:
-        more = f", and {len(self.differences) - 1} more files" if self.differences[1:] else ""
-        return f"{self.name}: {self.differences[0]}{more}"
+        return f"{self.name}: {', '.join(at_most(1, self.differences, ' files'))}"
 
 
-class StoreRepair(Step):
+class StoreRepair(ClusterStep):
     """A step that compares the whole store with its inventories."""
 
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Root, StorageOwner)
     runs = frozenset({"repair", "check"})
     in_image = True
@@ -75,9 +72,8 @@ class PartialInstalls(StoreRepair):
             return elsewhere("Spack's database cannot be read")  # the step ``spack`` reports and restores it
         if not partial:
             return satisfied("the store has no partial installs")
-        names = ", ".join(path.name for path in partial[:SHOWN])
-        more = f" and {len(partial) - SHOWN} more" if partial[SHOWN:] else ""
-        reason = f"{len(partial)} interrupted installs left files in the store: {names}{more}"
+        names = ", ".join(at_most(SHOWN, [path.name for path in partial]))
+        reason = f"{len(partial)} interrupted installs left files in the store: {names}"
         return change(reason, *(f"remove {path}" for path in partial[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
@@ -147,7 +143,7 @@ def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> 
 
 
 def _summary(damaged: list[DamagedPackage]) -> str:
-    return f"{damaged[0]}{f'; and {len(damaged) - 1} more packages' if damaged[1:] else ''}"
+    return "; ".join(at_most(1, damaged, " packages"))
 
 
 def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..core import decode
 from ..core.deadlines import RECENT
-from ..core.errors import StateError, StorageError
+from ..core.errors import PetalError, StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
 from ..host.atomic import write_json
@@ -85,6 +85,24 @@ def read_as(path: Path, kind: type[T]) -> T | None:
     """
     document = read_document(path)
     return None if document is None else shaped(path, lambda: decode.build(kind, document))
+
+
+def save_failure(path: Path, run_id: str, error: PetalError) -> None:
+    """Keeps a failure that a run accepts. The next run tries again, so it does not find the failure."""
+    write_document(path, {"run_id": run_id, **error.to_dict()})
+
+
+def failure_of(path: Path, run_id: str) -> PetalError | None:
+    """The failure that this run has kept; None also if the file is damaged."""
+    try:
+        document = read_document(path) or {}
+        kept = shaped(path, lambda: decode.error(document))
+    except StateError as error:
+        LOG.warning("%s", error)
+        return None
+    if document.get("run_id") != run_id:
+        return None
+    return PetalError(kept["what"], why=kept["why"], remedy=kept["remedy"], code=kept["code"])
 
 
 def _age(path: Path) -> float:

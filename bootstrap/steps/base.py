@@ -133,3 +133,10 @@ class Step(Check):
         remedy = finding.remedy or (("petal-node repair",) if finding.pending else ())
         mark = finding.severity if finding.holds else self.severity_on(ctx)
         return (replace(finding, check=self.name, severity=mark, remedy=remedy),)
+
+
+class ClusterStep(Step):
+    """A step that changes files of the cluster: the head node does it, under the cluster lock."""
+
+    roles = HEAD
+    scope = Scope.CLUSTER

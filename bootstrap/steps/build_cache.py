@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
-
 from ..config.model import Mirror
 from ..core import decode
-from ..core.errors import CacheError, PetalError, StateError
-from ..core.model import Finding, Scope, accepted, change, elsewhere, satisfied
+from ..core.errors import PetalError, StateError
+from ..core.model import Finding, accepted, at_most, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push
@@ -17,20 +13,20 @@ from ..spack.lockfile import Locked, locked_specs
 from ..spack.solve import with_lockfile
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
-from ..state.store import read_document, shaped, write_document
-from .base import HEAD, Step
+from ..state.store import failure_of, read_document, save_failure, shaped, write_document
+from .base import ClusterStep
 from .publish import Publish
 
 SHOWN = 8
+PUSHED = "pushed.json"
+FAILURE = "push-failed.json"
 
 
-class BuildCache(Step):
+class BuildCache(ClusterStep):
     """Packages that were built here are in each build cache with ``push``. A failed push degrades the run only."""
 
     name = "build-cache"
     title = "built packages are in the build caches"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Publish,)
     runs = frozenset({"bootstrap", "ami"})  # a build cache is not part of a node, so a repair leaves it alone
     in_image = True
@@ -39,30 +35,36 @@ class BuildCache(Step):
         mirrors = _mirrors(ctx)
         if not mirrors or not ctx.config.uses_spack:
             return elsewhere("the configuration has no build cache to push to")
-        built, record = _built(ctx), _PushRecord(ctx)
-        if record.failure is not None:
-            return accepted(f"not all packages are in {', '.join(mirrors)}: {record.failure}", record.failure)
-        missing = {name: record.missing(mirror, built) for name, mirror in mirrors.items()}
+        built, pushed = _built(ctx), _pushed(ctx)
+        failure = failure_of(ctx.paths.work(ctx.desired_release) / FAILURE, ctx.run_id)
+        if failure is not None:
+            return accepted(f"not all packages are in {', '.join(mirrors)}: {failure}", failure)
+        missing = {
+            name: [spec for spec in built if spec.hash not in pushed.get(mirror.url, ())]
+            for name, mirror in mirrors.items()
+        }
         counts = [f"{len(specs)} are not recorded as pushed to {name}" for name, specs in missing.items() if specs]
         lines = [f"push {spec.name}@{spec.version} to {name}" for name, specs in missing.items() for spec in specs]
-        more = [f"and {len(lines) - SHOWN} more"] if lines[SHOWN:] else []
         if counts:
-            return change(f"of {len(built)} built packages {', '.join(counts)}", *lines[:SHOWN], *more)
+            return change(f"of {len(built)} built packages {', '.join(counts)}", *at_most(SHOWN, lines))
         if not all(lockfile_of(ctx, target).is_file() for target in ctx.targets):
             return change("no package is built yet", "push the packages when they are built")
         return satisfied(f"the {len(built)} packages that were built here are in {', '.join(mirrors)}")
 
     def apply(self, ctx: Context) -> None:
-        record, built = _PushRecord(ctx), {spec.hash: spec for spec in _built(ctx)}
+        hashes, pushed, work = {spec.hash for spec in _built(ctx)}, _pushed(ctx), ctx.paths.work(ctx.desired_release)
         for name, mirror in _mirrors(ctx).items():
+            missing = hashes.difference(pushed.get(mirror.url, ()))
             try:
                 for target in ctx.targets:
-                    here = (spec for spec in locked_specs(lockfile_of(ctx, target)) if spec.hash in built)
-                    _push(ctx, name, mirror, target, record.missing(mirror, here))
-                record.save_pushed(mirror, built.values())
+                    specs = locked_specs(lockfile_of(ctx, target))
+                    _push(ctx, name, mirror, target, [spec for spec in specs if spec.hash in missing])
             except PetalError as error:
                 LOG.warning("%s", error, extra={"step": self.name})
-                record.save_failure(error)
+                save_failure(work / FAILURE, ctx.run_id, error)
+                continue
+            pushed[mirror.url] = tuple(sorted(hashes))
+            write_document(work / PUSHED, {"pushed": pushed})
 
 
 def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked]) -> None:
@@ -90,45 +92,12 @@ def _built(ctx: Context) -> list[Locked]:
     return [spec for spec in specs if not spec.external and spec.hash not in others]
 
 
-class _PushRecord:
-    """The packages that were pushed to each mirror, so that a run that changes nothing asks no mirror.
-
-    ``failure`` is the failed push of this run; the next run tries again.
-    """
-
-    def __init__(self, ctx: Context) -> None:
-        self.failure: PetalError | None = None
-        self._path: Path = ctx.paths.work(ctx.desired_release) / "pushed.json"
-        self._run_id = ctx.run_id
-        self._pushed: dict[str, tuple[str, ...]] = {}
-        try:
-            raw = read_document(self._path) or {}
-            self._pushed, failure = shaped(self._path, lambda: _decoded(raw))
-        except StateError as error:  # all packages count as not pushed
-            LOG.warning("%s", error, extra={"step": BuildCache.name})
-            return
-        if failure is not None and raw.get("run_id") == self._run_id:
-            self.failure = CacheError(
-                failure["what"], why=failure["why"], remedy=failure["remedy"], code=failure["code"]
-            )
-
-    def missing(self, mirror: Mirror, specs: Iterable[Locked]) -> list[Locked]:
-        return [spec for spec in specs if spec.hash not in self._pushed.get(mirror.url, ())]
-
-    def save_pushed(self, mirror: Mirror, specs: Iterable[Locked]) -> None:
-        self._pushed[mirror.url] = tuple(sorted(spec.hash for spec in specs))
-        self._write()
-
-    def save_failure(self, error: PetalError) -> None:
-        self.failure = error
-        self._write()
-
-    def _write(self) -> None:
-        failure = self.failure.to_dict() if self.failure else None
-        write_document(self._path, {"run_id": self._run_id, "pushed": self._pushed, "failure": failure})
-
-
-def _decoded(raw: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ...]], Mapping[str, Any] | None]:
-    pushed = decode.mapping(raw.get("pushed", {}))
-    hashes = {url: decode.items(listed, decode.text) for url, listed in pushed.items()}
-    return hashes, decode.maybe(raw.get("failure"), decode.error)
+def _pushed(ctx: Context) -> dict[str, tuple[str, ...]]:
+    """The hashes that were pushed, by the URL of the mirror: a run that changes nothing asks no mirror."""
+    path = ctx.paths.work(ctx.desired_release) / PUSHED
+    try:
+        pushed = (read_document(path) or {}).get("pushed", {})
+        return shaped(path, lambda: {url: decode.items(hashes, decode.text) for url, hashes in pushed.items()})
+    except StateError as error:  # all packages count as not pushed
+        LOG.warning("%s", error, extra={"step": BuildCache.name})
+        return {}

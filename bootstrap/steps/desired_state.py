@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from ..core.errors import StateError
-from ..core.model import Finding, Scope, change, satisfied
+from ..core.model import Finding, change, satisfied
 from ..host.atomic import install_executable
 from ..host.files import sha256_of
 from ..state.context import Context
 from ..state.request import kept_request, mark_request_applied
 from ..state.store import ClusterState
-from .base import HEAD, Step
+from .base import ClusterStep
 from .root import WAY_TO_STORAGE
 from .self_install import SelfInstall
 from .storage import Storage
 from .storage_owner import StorageOwner
 
 
-class RecordDesiredState(Step):
+class RecordDesiredState(ClusterStep):
     """For other nodes, desired.json counts before their own Args, and they copy the archive from here instead of S3."""
 
     name = "desired-state"
     title = "the desired state is recorded for the other nodes"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (SelfInstall, Storage, StorageOwner)
     after = WAY_TO_STORAGE
 

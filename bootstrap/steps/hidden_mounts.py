@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from ..core.deadlines import PROBE, PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host.files import fstab_has
 from ..state.context import Context
-from ..state.store import ClusterState, KnownStorage
+from ..state.store import ClusterState
 from .base import Step
 
 AUTOMOUNT = "autofs"  # systemd.automount(5) leaves this below a mount, for example of FSx for Lustre
@@ -50,31 +53,18 @@ class HiddenMounts(Step):
 def _hidden(ctx: Context) -> str | None:
     """The mount point whose upper mount is not petal-node's; shared storage first, because the root depends on it."""
     points = [mount.point for mount in ctx.system.mounts() if mount.kind != AUTOMOUNT]
-    root, storage = str(ctx.paths.root), ctx.paths.mount
-    if points.count(storage) > 1 and not _is_known_storage(ctx):
+    root, storage = ctx.paths.root, ctx.paths.mount
+    shared = ClusterState(ctx.paths, trusting=True)
+    if points.count(storage) > 1 and not _is_true(ctx, storage, shared.is_known_storage):
         return storage
-    return root if points.count(root) > 1 and not _is_backed(ctx) else None
+    if points.count(str(root)) > 1 and not _is_true(ctx, root, lambda: root.samefile(ctx.paths.shared_root)):
+        return str(root)
+    return None
 
 
-def _is_known_storage(ctx: Context) -> bool:
-    """True for the storage that this node has used, or if it has used none. False for a mount that hangs."""
-    before = KnownStorage.load(ctx.paths)
-    if before is None:
-        return True
+def _is_true(ctx: Context, where: Path | str, question: Callable[[], bool]) -> bool:
+    """The answer of ``question`` about a mount; False if the mount hangs or cannot be read."""
     try:
-        token = ctx.system.on_storage(ClusterState(ctx.paths, trusting=True).token_or_none, ctx.paths.mount, PROBE)
-    except (PetalError, OSError):
-        return False
-    return before.knows(ctx.paths.mount, token)
-
-
-def _is_backed(ctx: Context) -> bool:
-    backing, root = ctx.paths.shared_root, ctx.paths.root
-
-    def is_same() -> bool:
-        return root.exists() and backing.exists() and root.samefile(backing)
-
-    try:
-        return ctx.system.on_storage(is_same, root, PROBE)
+        return ctx.system.on_storage(question, where, PROBE)
     except (PetalError, OSError):
         return False

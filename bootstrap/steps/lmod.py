@@ -1,4 +1,4 @@
-"""Lmod on a node: the machine image's, else the one that the release contains."""
+"""Lmod on a node: the machine image's, else the one that the head node packs into the release."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from ..core.deadlines import DOCUMENT, PROBE
 from ..core.errors import LmodError, PetalError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
-from ..lmod.build import is_left_to_nodes, is_pending
-from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod
+from ..lmod.build import build_bundle, bundle_path, is_left_to_nodes, is_pending, stack_lmod
+from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod, image_lmod, numbers_of
+from ..spack import database
 from ..spack.environments import LOCK
-from ..spack.workspace import specs_of
+from ..spack.lockfile import Locked
+from ..spack.workspace import specs_of, store_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
-from .base import ON_NODES, Step
+from .base import ON_NODES, ClusterStep, Step
 from .root import Root
+from .spack import SpackStack
 
 IN_THE_IMAGE = (
     "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
@@ -104,3 +107,60 @@ def _bundle(ctx: Context) -> Path | None:
         return ctx.system.on_storage(look, ctx.paths.root, PROBE)
     except (PetalError, OSError):
         return None
+
+
+class LmodPack(ClusterStep):
+    """Packs Lmod if it was added to the stack, or the configuration or the head node's image asks for it."""
+
+    name = "lmod-pack"
+    title = "the release contains Lmod for the nodes"
+    needs = (SpackStack,)
+    runs = frozenset({"bootstrap", "repair", "ami"})
+    in_image = True
+
+    def probe(self, ctx: Context) -> Finding:
+        if not _needs_pack(ctx):
+            return elsewhere("the nodes use the Lmod of their image")
+        if is_pending(ctx):
+            return change("the stack is not concretized yet", "pack Lmod for nodes without it")
+        lmods = _stack_lmods(ctx)
+        missing = database.missing(tuple(lmods.values()), store_of(ctx))
+        return _compare_packs(ctx, lmods, is_built=not missing) if lmods else elsewhere("the stack has no Lmod")
+
+    def apply(self, ctx: Context) -> None:
+        for target, lmod in _stack_lmods(ctx).items():
+            if not bundle_path(ctx, target, lmod).is_file():
+                ctx.note(f"packing Lmod {lmod.version} for {target}")
+                build_bundle(ctx, target, lmod)
+
+
+def _compare_packs(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) -> Finding:
+    versions = sorted({lmod.version for lmod in lmods.values()})
+    old = [version for version in versions if numbers_of(version) < OLDEST]
+    if old or not is_built:
+        problem = f"the stack's Lmod {old[0]} is too old, {dotted(OLDEST)} is needed" if old else "Lmod is not built"
+        return blocked(
+            problem, "petal-node status    (whether the stack went on without it)", f"add {bundle.SPEC} to the stack"
+        )
+    unpacked = [target for target, lmod in lmods.items() if not bundle_path(ctx, target, lmod).is_file()]
+    if unpacked:
+        lines = [f"pack it for {target}" for target in unpacked]
+        return change(f"Lmod is not packed yet for {' and '.join(unpacked)}", *lines)
+    return satisfied(f"Lmod {' and '.join(versions)} is packed")
+
+
+def _needs_pack(ctx: Context) -> bool:
+    """A stack may contain Lmod for users alone: then the nodes have their own."""
+    specs = specs_of(ctx)
+    if not ctx.config.uses_spack or not bundle.names_lmod(specs):
+        return False
+    if ctx.config.modules.lmod == "stack" or bundle.SPEC in specs:
+        return True
+    lmod = image_lmod(ctx.system)
+    return lmod is None or bool(lmod.problem)
+
+
+def _stack_lmods(ctx: Context) -> dict[str, Locked]:
+    """The stack's Lmod for each CPU target."""
+    lmods = ((target, stack_lmod(ctx, target)) for target in ctx.targets)
+    return {target: lmod for target, lmod in lmods if lmod is not None}

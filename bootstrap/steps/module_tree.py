@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..core.errors import ModulesError, StateError
-from ..core.model import Finding, Scope, change, satisfied
+from ..core.model import Finding, change, satisfied
 from ..host.files import remove_tree, sha256_of
 from ..host.log import LOG
 from ..modules.spider import invalidate, is_missing, write_cache
@@ -14,18 +14,16 @@ from ..modules.tree import missing_of_users, unlisted, write_tree
 from ..spack.workspace import missing_packages, module_tree
 from ..state.context import Context
 from ..state.release import ModuleFile, ModuleIndex, Tree, current_release, read_index, read_manifest, write_index
-from .base import HEAD, Step
+from .base import ClusterStep
 from .packages import Packages
 from .spack import SpackStack
 
 
-class ModuleTree(Step):
+class ModuleTree(ClusterStep):
     """Each CPU target has a tree with a file for every module of the release."""
 
     name = "module-tree"
     title = "the module tree is complete"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Packages, SpackStack)
     runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True

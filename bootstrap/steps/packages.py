@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config.model import PackageConfig
 from ..core.deadlines import FETCH
 from ..core.errors import DISK_ERRORS, PackageError, from_os_error
-from ..core.model import Finding, Scope, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import make_dir, read_json
@@ -15,20 +15,18 @@ from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context
 from ..state.release import package_prefix
-from .base import HEAD, ON_NODES, Step
+from .base import ON_NODES, ClusterStep
 from .root import WAY_TO_STORAGE, Root
 
 RECEIPT = ".petal/package.json"
 FILES = ".petal/files.json"
 
 
-class Packages(Step):
+class Packages(ClusterStep):
     """Every package of the configuration is at its prefix."""
 
     name = "packages"
     title = "binary packages are installed"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Root,)
     runs = ON_NODES | {"ami"}
     in_image = True

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from ..core.model import Finding, Scope, change, satisfied
+from ..core.model import Finding, change, satisfied
 from ..host.times import timestamp
 from ..releases.publish import has_pin, publish, save_desired_state
 from ..spack.workspace import missing_packages, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
-from .base import HEAD, Step
+from .base import ClusterStep
 from .module_tree import ModuleTree
 from .packages import Packages
 from .spack import SpackStack
 
 
-class Publish(Step):
+class Publish(ClusterStep):
     """New shells get the desired release."""
 
     name = "publish"
     title = "the release is published"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Packages, SpackStack, ModuleTree)
     runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True

@@ -8,17 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.deadlines import BULK
-from ..core.model import Finding, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.atomic import staged_dir, write_atomic
+from ..host.files import real_path_problem
 from ..state.context import Context
-from . import root_mount
-from .base import HEAD, Step
+from .base import ClusterStep
 from .storage_owner import StorageOwner
 
 STORES = "store*"  # each family of Spack has its own
 
 
-class SeedFromImage(Step):
+class SeedFromImage(ClusterStep):
     """Copies the image's stores and release to <mount>/petal/root, before it is mounted over them.
 
     The release's directory is copied last, so an unfinished copy is never complete. A mark, named after the release,
@@ -27,8 +27,6 @@ class SeedFromImage(Step):
 
     name = "seed-from-image"
     title = "shared storage has the release of the image"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (StorageOwner,)
     runs = frozenset({"bootstrap", "repair"})
 
@@ -60,13 +58,20 @@ class SeedFromImage(Step):
 def _compare(ctx: Context, *, begun: bool) -> Finding:
     """The image and a shared storage without the release."""
     shared, image = ctx.paths.shared_root, ctx.paths.root
-    if not root_mount.is_image(image) or not _manifest(ctx, image).is_file():
+    if not is_image(image) or not _manifest(ctx, image).is_file():
         return elsewhere("the machine image does not have the release")
     if begun and not any(shared.glob("releases/[!.]*/manifest.json")):  # so the stores there are the copy's
         return change(f"the copy of release {ctx.desired_release} was interrupted", "copy the rest")
     if any(_is_filled(store) for store in shared.glob(STORES)):
         return elsewhere("shared storage has a store already: the release is installed into it")
     return change(f"the machine image has release {ctx.desired_release}", f"copy it to {shared}")
+
+
+def is_image(root: Path) -> bool:
+    """True for the root of a machine image: a directory of petal-node, which may be mounted over."""
+    if root.is_symlink() or root.is_mount() or not (root / "store").is_dir() or not (root / "releases").is_dir():
+        return False
+    return not real_path_problem(root)
 
 
 def _is_filled(directory: Path) -> bool:

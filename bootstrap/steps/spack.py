@@ -1,4 +1,4 @@
-"""The Spack stack: the lockfile of the release, and every package of the lockfile in the store."""
+"""The Spack stack: every package of the release's lockfile in the store; and Spack itself in the machine image."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from pathlib import Path
 
 from ..cluster.targets import cpus_of, runs
 from ..core.errors import SpackError
-from ..core.model import Finding, Scope, accepted, change, elsewhere, satisfied
+from ..core.model import Finding, accepted, at_most, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
 from ..spack import database
 from ..spack.externals import find_compiler
 from ..spack.lockfile import Locked, locked_specs
+from ..spack.program import ensure, is_ready, locate, version_of
 from ..spack.solve import preview, stack_lockfile
 from ..spack.stack import build
 from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_specs, specs_of, store_of
 from ..state.context import Context
 from ..state.release import check_queue
-from ..state.store import read_document, write_document
-from .base import HEAD, ON_NODES, Step
+from ..state.store import failure_of, save_failure
+from .base import ON_NODES, ClusterStep
 from .root import WAY_TO_STORAGE, Root
+from .self_install import SelfInstall
 
 SHOWN = 8
 
 
-class SpackStack(Step):
+class SpackStack(ClusterStep):
     """Every spec of the stack is installed."""
 
     name = "spack"
     title = "the Spack stack is installed in the store"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Root,)
     runs = ON_NODES | {"ami"}
     in_image = True
@@ -75,8 +75,7 @@ def _compare(ctx: Context, specs: tuple[Locked, ...], missing: tuple[Locked, ...
     failure = _accepted_failure(ctx, len(missing))
     if failure is not None:
         return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are installed: {failure}", failure)
-    lines = [f"install {spec.name}@{spec.version}" for spec in missing[:SHOWN]]
-    lines += [f"and {len(missing) - SHOWN} more"] if missing[SHOWN:] else []
+    lines = at_most(SHOWN, [f"install {spec.name}@{spec.version}" for spec in missing])
     return change(f"{len(missing)} of {len(specs)} packages are missing{_job(ctx)}", *lines)
 
 
@@ -116,16 +115,16 @@ def _accept_or_raise(ctx: Context, error: SpackError) -> None:
     if not may_go_on:
         raise error
     LOG.warning("continuing without: %s", error, extra={"step": SpackStack.name})
-    write_document(_failure_file(ctx), {"run_id": ctx.run_id, **error.to_dict()})
+    save_failure(_failure_file(ctx), ctx.run_id, error)
 
 
 def _accepted_failure(ctx: Context, missing: int) -> SpackError | None:
-    """The failure without which this run went on; the next run tries again."""
-    raw = read_document(_failure_file(ctx)) if ctx.config.install.partial or adds_lmod(ctx) else None
-    if raw is None or raw.get("run_id") != ctx.run_id:
+    """The failure in spite of which this run went on."""
+    failure = failure_of(_failure_file(ctx), ctx.run_id) if ctx.config.install.partial or adds_lmod(ctx) else None
+    if failure is None:
         return None
     what = f"the release is made without {missing} packages"
-    return SpackError(what, why=str(raw.get("why")), remedy=raw.get("remedy", ()), code="spack-partial")
+    return SpackError(what, why=failure.why, remedy=failure.remedy, code="spack-partial")
 
 
 def _failure_file(ctx: Context) -> Path:
@@ -163,3 +162,23 @@ def _check_compiler(ctx: Context) -> None:
         compiler = find_compiler(ctx.system)
         for target in ctx.targets:
             check_compiler(compiler, target)
+
+
+class SpackProgram(ClusterStep):
+    """Installs Spack in an image that contains no packages of Spack."""
+
+    name = "spack-program"
+    title = "Spack and its recipes are installed"
+    needs = (SelfInstall,)
+    runs = frozenset({"hybrid"})
+
+    def probe(self, ctx: Context) -> Finding:
+        if not ctx.config.uses_spack:
+            return elsewhere("the configuration has no Spack stack")
+        program = locate(ctx.config, ctx.paths)
+        if not is_ready(program) or version_of(program.tree) != program.version:
+            return change(f"{program.tree} is missing or incomplete", f"fetch Spack {program.version} and its recipes")
+        return satisfied(f"Spack {program.version} is at {program.tree}")
+
+    def apply(self, ctx: Context) -> None:
+        ensure(locate(ctx.config, ctx.paths), ctx.paths, ctx.facts.cluster.region)

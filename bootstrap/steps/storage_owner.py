@@ -10,24 +10,22 @@ import os
 from dataclasses import replace
 
 from ..core.errors import StorageError
-from ..core.model import Finding, Scope, change, elsewhere, satisfied
+from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Token
 from ..state.owner import Owner, is_foreign
 from ..state.release import current_in
 from ..state.store import ClusterState, KnownStorage
-from .base import HEAD, Step
+from .base import ClusterStep
 from .storage import Storage, try_locks
 
 
-class StorageOwner(Step):
+class StorageOwner(ClusterStep):
     """The token on the storage names this cluster."""
 
     name = "storage-owner"
     title = "shared storage serves this cluster"
-    roles = HEAD
-    scope = Scope.CLUSTER
     needs = (Storage,)
     claims_storage = True
     runs = frozenset({"bootstrap", "repair"})

@@ -24,7 +24,7 @@ from bootstrap.modules.tree import package_values
 from bootstrap.spack.externals import Compiler
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.scope import Places, Site, write_scope
-from bootstrap.steps.root_mount import TEMPLATE
+from bootstrap.steps.root import TEMPLATE
 from bootstrap.steps.shell import _stub
 from tests.fuzz import inputs
 from tests.fuzz.conftest import EXAMPLES

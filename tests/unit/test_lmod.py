@@ -27,8 +27,7 @@ from bootstrap.spack.environments import LOCK
 from bootstrap.spack.workspace import lockfile_of, specs_of
 from bootstrap.state.context import Context
 from bootstrap.state.store import ClusterState
-from bootstrap.steps.lmod import NodeLmod
-from bootstrap.steps.lmod_pack import LmodPack
+from bootstrap.steps.lmod import LmodPack, NodeLmod
 from bootstrap.steps.shell import MARK, SH, Shell
 from tests.world import World, typed, with_spack
 
