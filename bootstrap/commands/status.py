@@ -18,8 +18,7 @@ from ..host.locks import Holder, holder_of
 from ..host.times import timestamp
 from ..spack.externals import find_externals
 from ..state.context import Services
-from ..state.desired import DesiredState, Proof, Token
-from ..state.owner import is_foreign
+from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
 from ..state.store import ClusterState, Runs, mark_if_killed
 from ..steps.boot_service import TIMER

@@ -18,10 +18,9 @@ from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.system import System
 from ..remote.fetch import SMALL, Source, local_path, read, verify
-from ..state.desired import DesiredState
-from ..state.owner import is_foreign
+from ..state.desired import DesiredState, is_foreign
 from ..state.request import kept_request
-from ..state.store import ClusterState, KnownStorage
+from ..state.store import ClusterState
 
 
 def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> DesiredState | None:
@@ -56,10 +55,10 @@ def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
     Raises:
         StorageError: ``storage-other-cluster``.
     """
-    shared, known = ClusterState(paths), KnownStorage.load(paths)
-    token = shared.token()
-    if known is not None and not known.knows(paths.mount, token):
+    shared = ClusterState(paths)
+    if not shared.is_known_storage():
         return None
+    token = shared.token()
     if token is not None and is_foreign(token.owner, facts.cluster):
         raise StorageError(
             f"{paths.shared_mount} belongs to cluster {token.owner}, so its desired state is not used",

@@ -171,9 +171,11 @@ def is_own_storage(ctx: Context) -> bool:
     if before is None or before.mount != ctx.paths.mount or ctx.paths.shared.is_symlink():
         return False
     state = ClusterState(ctx.paths, trusting=True)
-    token = state.token_or_none()
-    if token is not None:
-        return before.knows(ctx.paths.mount, token)
+    try:
+        if state.token() is not None:
+            return state.is_known_storage()
+    except StateError as error:
+        LOG.warning("%s", error)
     try:
         install = state.install()
     except StateError:

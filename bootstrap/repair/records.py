@@ -10,8 +10,7 @@ from ..core.errors import StateError
 from ..core.model import Finding, at_most, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
-from ..state.desired import Token
-from ..state.owner import Owner
+from ..state.desired import Owner, Token
 from ..state.release import read_index, read_manifest
 from ..state.store import ClusterState, KnownStorage
 from ..steps.base import HEAD, Step

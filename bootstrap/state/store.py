@@ -24,8 +24,7 @@ from ..host.atomic import write_json
 from ..host.files import Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
-from .desired import DesiredState, History, Proof, Published, Token
-from .owner import Owner
+from .desired import DesiredState, History, Owner, Proof, Published, Token
 
 T = TypeVar("T")
 FORMAT = 1
@@ -227,13 +226,6 @@ class ClusterState:
 
     def token(self) -> Token | None:
         return self._read("token.json", Token)
-
-    def token_or_none(self) -> Token | None:
-        """The token; None if it is missing or cannot be read."""
-        try:
-            return self.token()
-        except StateError:
-            return None
 
     def is_known_storage(self) -> bool:
         """False if another storage, or the storage of another cluster, is mounted instead of the one of this node."""

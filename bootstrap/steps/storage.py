@@ -15,8 +15,7 @@ from ..core.model import Finding, Role, change, satisfied
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
 from ..state.context import Context
-from ..state.desired import Token
-from ..state.owner import Owner, is_foreign
+from ..state.desired import Owner, Token, is_foreign
 from ..state.store import ClusterState, KnownStorage
 from .base import Step
 from .hidden_mounts import HiddenMounts

@@ -13,8 +13,7 @@ from ..core.errors import StorageError
 from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.log import LOG
 from ..state.context import Context
-from ..state.desired import Token
-from ..state.owner import Owner, is_foreign
+from ..state.desired import Owner, Token, is_foreign
 from ..state.release import current_in
 from ..state.store import ClusterState, KnownStorage
 from .base import ClusterStep

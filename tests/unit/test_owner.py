@@ -22,8 +22,7 @@ from bootstrap.engine.registry import STEPS
 from bootstrap.engine.run import run
 from bootstrap.host import system
 from bootstrap.state.context import Context
-from bootstrap.state.desired import DesiredState
-from bootstrap.state.owner import Owner, is_foreign
+from bootstrap.state.desired import DesiredState, Owner, is_foreign
 from bootstrap.state.release import current_release
 from bootstrap.state.store import ClusterState, KnownStorage, write_document
 from bootstrap.steps.root import Root

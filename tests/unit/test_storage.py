@@ -16,8 +16,7 @@ from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import make_own_dir
 from bootstrap.remote import tarball
 from bootstrap.state.context import Context
-from bootstrap.state.desired import DesiredState, Proof, Token
-from bootstrap.state.owner import Owner
+from bootstrap.state.desired import DesiredState, Owner, Proof, Token
 from bootstrap.state.store import ClusterState, KnownStorage, write_document
 from bootstrap.steps import storage as storage_step
 from tests.world import World, typed, with_package
