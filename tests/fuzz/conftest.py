@@ -1,7 +1,7 @@
-"""How many examples, and from which seed.
+"""The number of examples and their seed.
 
-``make test`` looks at the same examples each time: 500 a target, fewer where a target says so. ``make fuzz`` looks at
-10,000 a target from a new seed each time and prints it; ``make fuzz SEED=N`` is that run again.
+``make test`` runs the same examples each time: 500 per target, fewer if a target sets it. ``make fuzz`` runs
+10,000 per target from a new seed, and prints the seed; ``make fuzz SEED=N`` repeats that run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.fuzz import node
 
 EXAMPLES = int(os.environ.get("PETAL_FUZZ", "500"))
 LONG = "PETAL_FUZZ" in os.environ
-# A fixture's directory serves all examples of a test, and each example makes its own tree in it.
+# All examples of a test share a fixture's directory; each example makes its own tree in it.
 hypothesis.settings.register_profile(
     "petal",
     max_examples=EXAMPLES,
@@ -44,6 +44,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A node that was bootstrapped once, with every record that it left; examples work on copies."""
+    """A bootstrapped node with every record; examples work on copies."""
     top = tmp_path_factory.mktemp("node")
     return node.install(top)

@@ -1,4 +1,4 @@
-"""Input that nobody would write: junk of every type, valid documents with a few places changed, and damaged bytes."""
+"""Unlikely input: junk of every type, valid documents with a few changed values, and damaged bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-# What means something to a shell, Lua, YAML, a path or a terminal.
+# Characters with a meaning in a shell, Lua, YAML, a path or a terminal.
 NASTY = (
     "", ".", "..", "/", "//", "../../../../tmp/petal-fuzz", "/etc/passwd", "~root", "-rf", "--", "-", "a b", "a'b",
     'a"b', "a\\", "$(id)", "`id`", "${IFS}", "a;id", "a|id", "a&id", "a>x", "a\nb", "a\rb", "a\tb", "\x00", "a\x00b",
@@ -52,7 +52,7 @@ junk = st.one_of(
 
 
 def places(document: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value in a document, its own first."""
+    """The path of every value in a document, starting with the document itself."""
     found = [here]
     items = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
@@ -62,14 +62,14 @@ def places(document: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-# One value of each kind that a reader could take for another.
+# One value of each kind that a reader could confuse with another.
 OTHERS: tuple[Any, ...] = (
     None, True, -1, 10**400, float("nan"), "", "a/../../b", "\ud800", [1], {"a": 1}, _nest(480, mapping=True),
 )  # fmt: skip
 
 
 def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy of a document with another value at one place."""
+    """A copy of a document with another value at one path."""
     if not path:
         return value
     copied = copy.copy(document)
@@ -79,7 +79,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 @st.composite
 def mutated(draw: Callable[..., Any], documents: st.SearchStrategy[Any]) -> Any:
-    """A valid document with one to three of its values replaced, removed, doubled, or with a key too many."""
+    """A valid document with one to three values replaced, removed or doubled, or with an additional key."""
     document = copy.deepcopy(draw(documents))
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(document)))
@@ -111,7 +111,7 @@ def _grown(value: Any, key: str, item: Any) -> Any:
 
 @st.composite
 def damaged(draw: Callable[..., Any], whole: st.SearchStrategy[bytes]) -> bytes:
-    """Bytes with a few of them changed, cut out, doubled, or put in."""
+    """Bytes of which a few are changed, removed, doubled or inserted."""
     data = bytearray(draw(whole))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -128,12 +128,12 @@ def damaged(draw: Callable[..., Any], whole: st.SearchStrategy[bytes]) -> bytes:
 
 
 def json_bytes(document: Any) -> bytes:
-    """As Python writes JSON, NaN and Infinity included; lone surrogates stay escapes."""
+    """JSON as Python writes it, including NaN and Infinity; lone surrogates stay escapes."""
     return json.dumps(document).encode()
 
 
 def files_of(valid: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
-    """What a JSON file may hold: a mutated document, damaged bytes, anything."""
+    """The content of a JSON file: a mutated document, damaged bytes, anything."""
     return st.one_of(
         mutated(valid).map(json_bytes),
         mutated(valid).map(json_bytes),
@@ -146,7 +146,7 @@ def files_of(valid: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
     )
 
 
-# YAML that means more than it seems to: tags, aliases, bombs, keys that are twice there or no texts.
+# YAML with special meaning: tags, aliases, bombs, keys that are duplicate or not strings.
 YAML_LINES = (
     "a: 1\na: 2", "a: &a [1]\nb: *a", "a: &a [*a]", "<<: {a: 1}", "<<: [1]", "? [1, 2]\n: 3", "? {a: 1}\n: 3",
     "!!int '': 1", "stack: !!int ''", "stack: !!bool x", "stack: !!float x", "stack: !!timestamp x",
@@ -163,7 +163,7 @@ YAML_LINES = (
 
 
 def yaml_of(document: Any) -> bytes:
-    """As PyYAML writes it; what that cannot write, as JSON."""
+    """YAML as PyYAML writes it, or JSON if PyYAML cannot write the value."""
     try:
         return yaml.safe_dump(document, allow_unicode=True).encode()
     except (yaml.YAMLError, UnicodeError, RecursionError):
@@ -171,7 +171,7 @@ def yaml_of(document: Any) -> bytes:
 
 
 def yaml_files(valid: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
-    """What a YAML file may hold."""
+    """The content of a YAML file."""
     lines = st.lists(st.sampled_from(YAML_LINES), min_size=1, max_size=3).map("\n".join)
     return st.one_of(
         mutated(valid).map(yaml_of),

@@ -1,7 +1,7 @@
-"""One command line in one directory tree, and the law that holds whatever stands in its files.
+"""One command line in one directory tree, and the law that holds for any content of its files.
 
-The law: an exit code that docs/output.md knows and never 70, no traceback, an error with a code and a remedy or a
-reason, and not a byte changed outside of ``--root``.
+The law: an exit code of docs/output.md other than 70, no traceback, an error with a code and a remedy or a
+reason, and no change outside of ``--root``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALLOWED = {int(code) for code in ExitCode} - {int(ExitCode.BUG)}
 
 
 class QuickSystem(system.System):
-    """The real one without its waits: a look at storage needs no child here, and Lmod's version is known."""
+    """The real one without its waits: access to storage needs no child process here, and Lmod's version is fixed."""
 
     def run(self, argv: Sequence[str], **options: Any) -> system.Completed:
         if Path(argv[0]).name == "lmod":
@@ -48,7 +48,7 @@ class QuickSystem(system.System):
 
 
 def install(top: Path) -> Path:
-    """A head node's tree after one bootstrap with a package."""
+    """Create a head node's tree by one bootstrap with a package."""
     prefix = top / "node"
     (prefix / "shared").mkdir(parents=True)
     (prefix / "etc" / "chef").mkdir(parents=True)
@@ -61,7 +61,7 @@ def install(top: Path) -> Path:
 
 @contextlib.contextmanager
 def copied(prefix: Path) -> Iterator[Path]:
-    """A copy of a node's tree; links lead to the copy."""
+    """Copy a node's tree; links in it point to the copy."""
     top = prefix.parent / uuid.uuid4().hex
     other = top / "node"
     try:
@@ -78,7 +78,7 @@ def copied(prefix: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def empty(top: Path) -> Iterator[Path]:
-    """A node's tree that holds nothing but the mount point."""
+    """A node's tree with only the mount point."""
     prefix = top / uuid.uuid4().hex / "node"
     try:
         (prefix / "shared").mkdir(parents=True)
@@ -88,7 +88,7 @@ def empty(top: Path) -> Iterator[Path]:
 
 
 def call(argv: Sequence[str], *, quick: bool = True) -> tuple[int, str]:
-    """The exit code of one command line and everything that it printed."""
+    """The exit code and the output of one command line."""
     streams = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
     fast = patch.object(system, "System", QuickSystem) if quick else contextlib.nullcontext()
     handlers = keep_signals()
@@ -101,7 +101,7 @@ def call(argv: Sequence[str], *, quick: bool = True) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def keep_signals() -> Iterator[None]:
-    """A run takes SIGTERM and SIGHUP over; the test process wants its own back."""
+    """Restore the handlers of SIGTERM and SIGHUP, which a run replaces."""
     import signal
 
     before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]
@@ -113,7 +113,7 @@ def keep_signals() -> Iterator[None]:
 
 
 def obeys(argv: Sequence[str], prefix: Path, *, quick: bool = True) -> dict[str, Any]:
-    """Runs a command line on ``prefix`` and checks the law; returns the envelope."""
+    """Run a command line on ``prefix`` and check the law; return the envelope."""
     outside = prefix.parent
     before = fingerprint(outside, but=prefix)
     code, out = call([*argv, "--json", "--root", str(prefix)], quick=quick)
@@ -126,7 +126,7 @@ def obeys(argv: Sequence[str], prefix: Path, *, quick: bool = True) -> dict[str,
         assert error["code"], error
         assert error["what"], error
         assert error["remedy"] or error["why"] or error.get("problems"), error
-    if argv[0] in READING:  # they change nothing, so the same again as people see it
+    if argv[0] in READING:  # these verbs change nothing, so run them again with text output
         again, text = call([*argv, "--root", str(prefix)], quick=quick)
         assert again == code, text
         assert "Traceback" not in text
@@ -135,11 +135,11 @@ def obeys(argv: Sequence[str], prefix: Path, *, quick: bool = True) -> dict[str,
 
 
 def _no_number(name: str) -> None:
-    raise AssertionError(f"{name} is no JSON")
+    raise AssertionError(f"{name} is not valid JSON")
 
 
 def fingerprint(top: Path, but: Path | None = None) -> dict[str, tuple[object, ...]]:
-    """What lies below ``top``: kind, mode, size, time of change, and the content of small files or links."""
+    """Everything below ``top``: kind, mode, size, change time, and the content of small files and links."""
     found: dict[str, tuple[object, ...]] = {}
     for directory, names, files in os.walk(top):
         if but is not None and Path(directory, but.name) == but:
@@ -149,7 +149,7 @@ def fingerprint(top: Path, but: Path | None = None) -> dict[str, tuple[object, .
             info = path.lstat()
             content: object = None
             if stat.S_ISLNK(info.st_mode):
-                content = os.readlink(path)  # noqa: PTH115 - also where it is no valid text
+                content = os.readlink(path)  # noqa: PTH115 - the target may be invalid text
             elif stat.S_ISREG(info.st_mode):
                 content = path.read_bytes()
             found[str(path)] = (info.st_mode, info.st_nlink if stat.S_ISREG(info.st_mode) else 0, content)

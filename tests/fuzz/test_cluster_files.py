@@ -1,4 +1,4 @@
-"""What ParallelCluster leaves on a node: dna.json, cfnconfig, cluster-config.yaml and the rest, as any bytes."""
+"""ParallelCluster's files on a node (dna.json, cfnconfig, cluster-config.yaml and others) with arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ yaml_files = inputs.yaml_files(st.just(CLUSTER))
 
 
 def is_usable(cluster: Cluster) -> None:
-    """Nothing in it can end a line, leave a directory, or be refused by a system call."""
+    """Assert that a word cannot end a line, leave a directory, or be refused by a system call."""
     words = [cluster.name, cluster.region, cluster.user, cluster.queue, cluster.head_ip]
     for word in words:
         assert word is None or (word.isprintable() and word and len(word) < 300), word
@@ -80,19 +80,19 @@ def test_dna(data: bytes) -> None:
     is_usable(facts.parse_dna(data.decode(errors="replace")))
 
 
-def test_every_value_of_dna_may_be_another() -> None:
+def test_any_value_of_dna_json_can_be_replaced() -> None:
     for place in inputs.places(DNA)[1:]:
         for value in (*inputs.NASTY, *inputs.OTHERS):
             is_usable(facts.parse_dna(inputs.json_bytes(inputs.replaced(DNA, place, value)).decode()))
 
 
-def test_every_value_of_cfnconfig_may_be_another() -> None:
+def test_any_value_of_cfnconfig_can_be_replaced() -> None:
     for line in CFNCONFIG.splitlines():
         for value in inputs.NASTY:
             is_usable(facts.parse_cfnconfig(CFNCONFIG.replace(line, f"{line.partition('=')[0]}={shlex.quote(value)}")))
 
 
-def test_a_nodes_name_is_a_name_of_one_file(tmp_path: Path) -> None:
+def test_a_nodes_name_is_a_single_path_component(tmp_path: Path) -> None:
     with node.empty(tmp_path) as prefix:
         file = prefix / facts.SLURM_NAME.lstrip("/")
         file.parent.mkdir(parents=True)
@@ -104,7 +104,7 @@ def test_a_nodes_name_is_a_name_of_one_file(tmp_path: Path) -> None:
             assert not set(found) & set("/\\ ;$`'\""), found
 
 
-def test_a_nodes_report_stays_in_its_directory_whatever_the_node_is_called(installed: Path) -> None:
+def test_a_report_stays_in_its_directory_for_any_node_name(installed: Path) -> None:
     with node.copied(installed) as prefix:
         file = prefix / facts.SLURM_NAME.lstrip("/")
         file.parent.mkdir(parents=True)
@@ -118,9 +118,9 @@ def test_cfnconfig(data: bytes) -> None:
     is_usable(facts.parse_cfnconfig(data.decode(errors="replace")))
 
 
-@settings(max_examples=EXAMPLES // 2)  # PyYAML needs 10 ms for one of these
+@settings(max_examples=EXAMPLES // 2)  # PyYAML needs 10 ms for one example
 @given(data=yaml_files, version=st.one_of(st.just(RELEASE), inputs.texts, st.from_regex(r"\d{1,5000}\.\d+\.\d+")))
-def test_the_clusters_own_limit(data: bytes, version: str) -> None:
+def test_the_head_nodes_time_limit_is_positive_for_any_file(data: bytes, version: str) -> None:
     limit = limits.head_limit(version, data.decode(errors="replace"))
     assert math.isfinite(limit)
     assert limit > 0
@@ -128,8 +128,8 @@ def test_the_clusters_own_limit(data: bytes, version: str) -> None:
 
 @settings(max_examples=EXAMPLES // 2)
 @given(data=yaml_files)
-def test_the_queues_are_read_or_passed_over_and_a_target_is_chosen(data: bytes) -> None:
-    """Whatever stands there, the choice is one known target, or a mistake with a remedy."""
+def test_the_target_is_valid_for_any_queues(data: bytes) -> None:
+    """For any content, the result is one known target or an error with a remedy."""
     queues = facts.parse_queues(data.decode(errors="replace"))
     for queue in queues:
         assert queue.name.isprintable()
@@ -145,14 +145,14 @@ def test_the_queues_are_read_or_passed_over_and_a_target_is_chosen(data: bytes) 
         assert all(arch.isdigit() for arch in build_targets.cuda)
 
 
-def test_every_value_of_the_queues_may_be_another() -> None:
+def test_any_value_of_the_queues_can_be_replaced() -> None:
     for place in inputs.places(CLUSTER)[1:]:
         for value in (*inputs.NASTY, *inputs.OTHERS):
             facts.parse_queues(inputs.yaml_of(inputs.replaced(CLUSTER, place, value)).decode(errors="replace"))
 
 
 @given(data=inputs.damaged(st.just(OS_RELEASE.encode())), value=inputs.texts)
-def test_the_operating_system_is_a_name_of_one_directory(data: bytes, value: str) -> None:
+def test_the_operating_system_is_a_single_path_component(data: bytes, value: str) -> None:
     for text in (data.decode(errors="replace"), f"ID={value}\nVERSION_ID={value}"):
         name = facts.parse_os_release(text)
         assert "/" not in name
@@ -168,7 +168,7 @@ def test_the_operating_system_is_a_name_of_one_directory(data: bytes, value: str
     name=st.one_of(inputs.texts, st.just("q1-st-c5-1")),
     verb=st.sampled_from(["status", "plan", "converge"]),
 )  # fmt: skip
-def test_every_verb_answers_on_a_node_with_such_files(
+def test_every_verb_answers_with_arbitrary_cluster_files(
     dna: bytes, cfn: bytes, cluster: bytes, name: str, verb: str, installed: Path
 ) -> None:
     with node.copied(installed) as prefix:
@@ -190,7 +190,7 @@ def test_every_verb_answers_on_a_node_with_such_files(
         st.binary(max_size=200), inputs.texts.map(lambda text: text.encode(errors="surrogatepass")), dna_files
     )
 )
-def test_what_slurm_and_the_kernel_print_is_read_or_passed_over(data: bytes) -> None:
+def test_invalid_output_of_slurm_and_the_kernel_is_ignored(data: bytes) -> None:
     text = data.decode(errors="replace")
     for given_text in (
         text,

@@ -32,7 +32,7 @@ from tests.world import HOST, World
 
 LUA = next((path for name in ("lua", "lua5.4", "lua5.3", "lua5.1") if (path := shutil.which(name))), None)
 needs_lua = pytest.mark.skipif(LUA is None, reason="no Lua is installed: apt-get install lua5.3")
-# Says every call of a module file back, each argument in hexadecimal: a file that runs anything else fails.
+# Prints every call of a module file with hexadecimal arguments: a file that runs anything else fails.
 LUA_READER = r"""
 local function hex(text) return (tostring(text):gsub(".", function(c) return string.format("%02x", c:byte()) end)) end
 local sandbox = {}
@@ -48,14 +48,14 @@ if setfenv then chunk = setfenv(assert(loadfile(arg[1])), sandbox) end
 chunk = chunk or assert(loadfile(arg[1], "t", sandbox))
 chunk()
 """
-# Texts as a program can be given them: a NUL ends an argument, a lone surrogate is no text.
+# Texts that can be arguments of a program: no NUL and no lone surrogate.
 words = inputs.texts.filter(lambda text: "\0" not in text and "\ud800" not in text and text.isprintable())
 anything = st.text(st.characters(codec="utf-8"), max_size=30) | words
 SHA = "ab" * 32
 
 
 def lua_calls(text: str, top: Path) -> list[tuple[str, ...]]:
-    """What a module file calls, in real Lua."""
+    """The calls of a module file in real Lua."""
     file, reader = top / f"{uuid.uuid4().hex}.lua", top / "reader.lua"
     reader.write_text(LUA_READER)
     file.write_bytes(text.encode())
@@ -66,8 +66,8 @@ def lua_calls(text: str, top: Path) -> list[tuple[str, ...]]:
     return [(name, *(bytes.fromhex(word[1:]).decode() for word in said)) for name, *said in lines]
 
 
-def shell_says(script: str, top: Path, shell: str = "sh") -> str:
-    """What a script prints in a real shell, which first checks its syntax."""
+def shell_output(script: str, top: Path, shell: str = "sh") -> str:
+    """The output of a script in a real shell, which first checks the syntax."""
     file = top / f"{uuid.uuid4().hex}.sh"
     file.write_bytes(script.encode())
     subprocess.run([shell, "-n", str(file)], check=True, timeout=20)
@@ -113,7 +113,7 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, s
     command = shlex.quote(f"/no/{lmod}/libexec/lmod")
     before = f"unset PETAL_RELEASE MODULEPATH; LMOD_CMD={command}; typeset() {{ echo LMOD_CMD; }}; "
     before += 'printf() { command printf "$@"; }\n'
-    said = shell_says(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
+    said = shell_output(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
     assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{site}:/image/{site}\n"
 
 
@@ -124,7 +124,7 @@ def test_a_shell_sources_the_init_file_of_any_directory(name: str, tmp_path: Pat
     directory = tmp_path / uuid.uuid4().hex / name
     directory.mkdir(parents=True)
     (directory / "petal.sh").write_text("echo sourced\n")
-    assert shell_says(_stub("sh", directory / "petal.sh"), tmp_path) == "sourced\n"
+    assert shell_output(_stub("sh", directory / "petal.sh"), tmp_path) == "sourced\n"
 
 
 @given(mirrors=st.dictionaries(anything.map(lambda text: text[:100]), anything, max_size=3), store=anything)
@@ -140,7 +140,7 @@ def test_yaml_reads_back_every_value_of_spacks_scope(mirrors: dict[str, str], st
     assert tree == str(places.store)
 
 
-# Every place of petal.yaml that a name can stand in, and what of it reaches a file that something else reads.
+# Every key of petal.yaml that takes a name, and how to find the name in the files of other programs.
 def _package(**changes: Any) -> dict[str, Any]:
     return {"packages": [{"name": "cfd", "version": "1", "prefix": "/usr", **changes}]}
 
@@ -164,7 +164,7 @@ FIELDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[Config], str]
     "check.load[0]": (lambda text: {"check": {"load": [text]}}, lambda made: made.check.load[0]),
     "check.run[0]": (lambda text: {"check": {"run": [text]}}, lambda made: made.check.run[0].command),
 }
-# These become parts of paths, module names or unit files: nothing but plain characters passes.
+# These become parts of paths, module names or unit files: only plain characters are accepted.
 PLAIN = {
     "packages[0].name", "packages[0].version", "packages[0].prefix", "packages[0].requires[0]", "packages[0].env",
     "storage.mount", "spack.target", "spack.mirrors", "check.load[0]",
@@ -172,7 +172,7 @@ PLAIN = {
 
 
 @given(field=st.sampled_from(sorted(FIELDS)), text=inputs.texts)
-def test_a_name_is_refused_with_its_path_or_kept_as_it_is(field: str, text: str) -> None:
+def test_a_name_is_refused_with_its_path_or_kept_unchanged(field: str, text: str) -> None:
     build, read = FIELDS[field]
     try:
         made = load.from_mapping(build(text))
@@ -196,7 +196,7 @@ def test_a_name_is_refused_with_its_path_or_kept_as_it_is(field: str, text: str)
 @needs_lua
 @settings(max_examples=max(60, EXAMPLES // 4))
 @given(field=st.sampled_from([name for name in sorted(FIELDS) if name.startswith("packages")]), text=inputs.texts)
-def test_what_is_accepted_of_a_package_is_literal_in_its_module(field: str, text: str, tmp_path: Path) -> None:
+def test_an_accepted_package_name_is_literal_in_its_module(field: str, text: str, tmp_path: Path) -> None:
     try:
         made = load.from_mapping(FIELDS[field][0](text))
     except ConfigError:
@@ -225,7 +225,7 @@ def test_a_mount_cannot_add_a_line_to_the_unit(mount: str) -> None:
 
 
 @pytest.mark.parametrize("shell", ["csh", "tcsh", "fish"])
-def test_the_other_shells_read_back_a_quoted_word(shell: str, tmp_path: Path) -> None:
+def test_tcsh_and_fish_read_back_a_quoted_word(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     quote = templates.fish if shell == "fish" else templates.csh

@@ -1,4 +1,4 @@
-"""Records: whatever stands where petal-node keeps its own, each verb answers, names the file, and loses nothing."""
+"""Records with any content: each verb answers, names the damaged file, and loses nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MANIFEST = {
 }  # fmt: skip
 NOTE = {"release": "abc", "time": "2026-11-24T08:00:00Z", "run_id": "r"}
 INDEX = {"database": {"installs": {"a" * 32: {"installed": True, "path": "/opt/petal/store/x"}}}}
-# Where each record lies; {release} is what ``current`` leads to.
+# The path of each record; {release} is the target of ``current``.
 PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "wanted": ("shared/petal/state/desired.json", WANTED),
     "install": ("shared/petal/state/stack.json", RUN),
@@ -86,10 +86,10 @@ def place(prefix: Path, name: str) -> Path:
 
 
 def read_all(prefix: Path) -> bool:
-    """Every reader of a record on disk; what cannot be read is an error of ours, and all of it can be told as JSON.
+    """Call every reader of a record on disk; invalid records raise PetalError, and all results are valid JSON.
 
     Returns:
-        False where something was refused.
+        False if a reader refused a record.
     """
     paths, shared = Paths(prefix), state.ClusterState(Paths(prefix))
     readers = (
@@ -119,7 +119,7 @@ def read_all(prefix: Path) -> bool:
 
 
 @given(record=record_files)
-def test_every_reader_gives_a_record_or_says_what_is_wrong(record: tuple[str, bytes], tmp_path: Path) -> None:
+def test_every_reader_returns_a_record_or_an_error(record: tuple[str, bytes], tmp_path: Path) -> None:
     name, data = record
     with node.empty(tmp_path) as prefix:
         path = prefix / PLACES[name][0].format(release="r")
@@ -130,7 +130,7 @@ def test_every_reader_gives_a_record_or_says_what_is_wrong(record: tuple[str, by
 
 
 @pytest.mark.parametrize("name", sorted(PLACES))
-def test_every_value_of_every_record_may_be_another(name: str, tmp_path: Path) -> None:
+def test_any_value_of_any_record_can_be_replaced(name: str, tmp_path: Path) -> None:
     document = PLACES[name][1]
     with node.empty(tmp_path) as prefix:
         path = prefix / PLACES[name][0].format(release="r")
@@ -139,16 +139,16 @@ def test_every_value_of_every_record_may_be_another(name: str, tmp_path: Path) -
             for value in inputs.OTHERS:
                 path.write_bytes(inputs.json_bytes(inputs.replaced(document, here, value)))
                 try:
-                    if not read_all(prefix):  # refused: how that is told is one path for all
+                    if not read_all(prefix):  # refused: all errors take the same path to the output
                         continue
                     node.obeys(["status", "--role", "head"], prefix)
                 except Exception as error:
                     raise AssertionError(f"{here} = {value!r:.60}") from error
 
 
-@settings(max_examples=max(50, EXAMPLES // 10))  # a whole node is copied for each
+@settings(max_examples=max(50, EXAMPLES // 10))  # each example copies a whole node
 @given(record=record_files, verb=st.sampled_from(VERBS[:3]))
-def test_every_verb_answers_whatever_a_record_holds(
+def test_every_verb_answers_for_any_content_of_a_record(
     record: tuple[str, bytes], verb: list[str], installed: Path
 ) -> None:
     name, data = record
@@ -159,7 +159,7 @@ def test_every_verb_answers_whatever_a_record_holds(
 
 @settings(max_examples=max(5, EXAMPLES // 200))
 @given(record=record_files, verb=st.sampled_from(VERBS))
-def test_the_same_with_real_processes(record: tuple[str, bytes], verb: list[str], installed: Path) -> None:
+def test_damaged_records_in_a_real_process(record: tuple[str, bytes], verb: list[str], installed: Path) -> None:
     name, data = record
     with node.copied(installed) as prefix:
         place(prefix, name).write_bytes(data)
@@ -168,7 +168,7 @@ def test_the_same_with_real_processes(record: tuple[str, bytes], verb: list[str]
 
 
 @pytest.mark.parametrize("name", sorted(set(PLACES) - {"holder"}))
-def test_a_newer_format_is_called_newer_and_kept(name: str, installed: Path) -> None:
+def test_a_record_of_a_newer_format_is_reported_and_kept(name: str, installed: Path) -> None:
     with node.copied(installed) as prefix:
         path = place(prefix, name)
         newer = json.dumps({**PLACES[name][1], "format": 2, "more": [1]}).encode()
@@ -176,13 +176,13 @@ def test_a_newer_format_is_called_newer_and_kept(name: str, installed: Path) -> 
         texts = []
         for verb in VERBS:
             texts.append(json.dumps(node.obeys(verb, prefix)))
-            assert path.read_bytes() == newer, f"{verb} wrote over the record of a newer petal-node"
+            assert path.read_bytes() == newer, f"{verb} overwrote the record of a newer petal-node"
         assert any("newer petal-node" in text for text in texts) or name == "report"
 
 
 @pytest.mark.parametrize("name", sorted(PLACES))
 @pytest.mark.parametrize("kind", ["directory", "pipe", "link", "unreadable"])
-def test_a_record_that_is_no_file(kind: str, name: str, installed: Path) -> None:
+def test_every_verb_answers_if_a_record_is_not_a_file(kind: str, name: str, installed: Path) -> None:
     with node.copied(installed) as prefix:
         path = place(prefix, name)
         path.unlink(missing_ok=True)

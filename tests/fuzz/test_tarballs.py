@@ -1,4 +1,4 @@
-"""Tarballs: whatever one holds, nothing outside of the target changes, and what is kept is harmless."""
+"""Tarballs with any content: nothing outside of the target changes, and the unpacked files are harmless."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEPT = (tarfile.REGTYPE, tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarf
 REFUSED = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, b"Z")
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 PACKERS: tuple[Callable[[bytes], bytes], ...] = (bytes, gzip.compress, bz2.compress, lzma.compress)
-# Few names, so that members meet each other: a file where a directory is, a link on the way to another.
+# Few names, so that members collide: a file in place of a directory, a link in the path of another member.
 PARTS = ("a", "b", "file")
 below_top = st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map(lambda parts: "/".join(["top", *parts]))
 steps = st.lists(st.sampled_from(("..", "..", ".", "a", "b", "canary", "target", "file")), min_size=1, max_size=5)
@@ -41,7 +41,7 @@ OUTSIDE = (
 
 @st.composite
 def honest(draw: Callable[..., Any]) -> tuple[tarfile.TarInfo, bytes]:
-    """A member that could be kept by itself; it may still lead outside through others, or by where its link leads."""
+    """A member that is valid on its own; with other members or by its link target it may still lead outside."""
     made = tarfile.TarInfo(draw(below_top))
     made.type, made.mode = draw(st.sampled_from(KEPT)), draw(st.sampled_from([0o644, 0o755, 0o000, 0o777, 0o1777]))
     if made.type == tarfile.SYMTYPE:
@@ -55,7 +55,7 @@ def honest(draw: Callable[..., Any]) -> tuple[tarfile.TarInfo, bytes]:
 
 @st.composite
 def odd(draw: Callable[..., Any]) -> tuple[tarfile.TarInfo, bytes]:
-    """A member with one property that no vendor's tarball has."""
+    """A member with one property that vendors' tarballs do not have."""
     made, content = draw(honest())
     what = draw(st.sampled_from(("name", "kind", "mode", "link", "size", "header", "text")))
     if what == "name":
@@ -101,7 +101,7 @@ def packed(members: list[tuple[tarfile.TarInfo, bytes]], kind: int, pack: Callab
     for member, content in members:
         try:
             stream.write(member.tobuf(kind, "utf-8", "surrogateescape"))
-        except (ValueError, OverflowError):  # this format cannot say it
+        except (ValueError, OverflowError):  # the format cannot express it
             continue
         stream.write(content + b"\0" * (-len(content) % 512))
     return pack(stream.getvalue() + b"\0" * 1024)
@@ -132,7 +132,7 @@ WHOLE = [pack(whole()) for pack in PACKERS]
 
 @contextmanager
 def next_to_a_canary(top: Path) -> Iterator[Path]:
-    """A directory for the target, with files around it that must not change."""
+    """A target directory next to files that must not change."""
     place = top / uuid.uuid4().hex
     try:
         (place / "canary").mkdir(parents=True)
@@ -145,7 +145,7 @@ def next_to_a_canary(top: Path) -> Iterator[Path]:
 
 
 def unpacks_or_refuses(data: bytes, top: Path) -> bool:
-    """True if it was unpacked. In both cases nothing else has changed, and an error has a remedy."""
+    """Return whether it was unpacked; nothing else has changed, and an error has a remedy."""
     with next_to_a_canary(top) as place:
         (place / "x.tar").write_bytes(data)
         before = fingerprint(place)
@@ -166,7 +166,7 @@ def unpacks_or_refuses(data: bytes, top: Path) -> bool:
 
 
 def is_harmless(target: Path) -> None:
-    """Files, directories and links that stay inside; nothing that others can write, nothing setuid, all root's."""
+    """Assert: files, directories and links stay inside, owned by root, not writable by others, not setuid."""
     for directory, inner, files in os.walk(target):
         for name in inner + files:
             path = Path(directory, name)
@@ -181,7 +181,7 @@ def is_harmless(target: Path) -> None:
 
 
 @given(data=honest_archives)
-def test_members_that_meet_each_other_stay_inside(data: bytes, tmp_path: Path) -> None:
+def test_members_that_collide_stay_inside(data: bytes, tmp_path: Path) -> None:
     unpacks_or_refuses(data, tmp_path)
 
 
@@ -198,7 +198,7 @@ def test_a_damaged_tarball_changes_nothing_outside(data: bytes, tmp_path: Path) 
 
 
 def test_valid_tarballs_are_often_generated(tmp_path: Path) -> None:
-    """A generator whose tarballs are all refused would prove nothing."""
+    """The other tests would prove nothing if all tarballs were refused."""
     kept: list[bool] = []
 
     @settings(max_examples=100, derandomize=True)
@@ -222,7 +222,7 @@ def _header(name: str, kind: bytes, size: int, content: bytes = b"") -> bytes:
 
 
 def _sparse(size: int) -> bytes:
-    """GNU tar's old sparse header (tar manual, "Storing Sparse Files"): no data, and a size of its own at byte 483."""
+    """GNU tar's old sparse header (tar manual, "Storing Sparse Files"): no data, and the real size at byte 483."""
     block = bytearray(_header("a", tarfile.GNUTYPE_SPARSE, 0))
     block[483:495] = b"\x80" + size.to_bytes(11, "big")
     block[148:156] = b" " * 8

@@ -1,6 +1,6 @@
-"""One hook script on one node: a directory (PETAL_PREFIX), and stand-ins for the archive and the clients on PATH.
+"""One hook script on one node: a directory (PETAL_PREFIX), and substitutes for the archive and the clients on PATH.
 
-The environment is what ParallelCluster gives: a PATH, no HOME, no LANG.
+The environment is ParallelCluster's: a PATH, no HOME, no LANG.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Hook:
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Polls a condition up to a deadline."""
+    """Poll a condition up to a deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -121,11 +121,11 @@ def ran_the_archive(hook: Hook, ran: Ran) -> None:
 
 
 def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> str:
-    """Checks all that a failure must leave, and returns the line that it wrote."""
+    """Check the results of a failed hook, and return its log line."""
     assert ran.code == exit_code, ran
     assert "argument [hook]" not in ran.out or code == "archive-failed"
     written = ran.err.splitlines()
-    if written and "Killed" in written[0]:  # the shell reports a killed child
+    if written and "Killed" in written[0]:  # the shell's message about a killed child
         written = written[1:]
     (line,) = written
     assert ran.out.endswith(line + "\n")
@@ -138,7 +138,7 @@ def failed(hook: Hook, ran: Ran, code: str, *, exit_code: int = 0) -> str:
     assert abs(datetime.now(timezone.utc) - moment(time_of)) < timedelta(seconds=60)
     assert stat.S_IMODE((hook.prefix / "var/log/petal-node.log").stat().st_mode) == 0o640
     (entry,) = entries(hook.prefix / "var/log/petal-node.log")
-    assert (entry.message, entry.level, entry.time) == (line, "error", time_of)  # `petal-node log` shows it
+    assert (entry.message, entry.level, entry.time) == (line, "error", time_of)  # `petal-node log` prints this format
     return line
 
 

@@ -1,4 +1,4 @@
-"""Other versions of Lmod than this machine's: 8.7 as Debian trixie has it, and one that is too old."""
+"""Versions of Lmod other than this machine's: 8.7 as in Debian trixie, and one that is too old."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.lab import sources
 from tests.world import World, lmod_of_this_machine
 
 NEWER, TOO_OLD = "8.7.60", "8.4.31"
-NEEDED = ("make", "bc", "tclsh")  # by its configure and make install
+NEEDED = ("make", "bc", "tclsh")  # for its configure and make install
 
 
 def newer(place: Path) -> Path:
-    """Installs Lmod 8.7.60 from its source below ``place``, with this machine's Lua; skips where that cannot be."""
+    """Install Lmod 8.7.60 from source below ``place`` with this machine's Lua; skip if that is not possible."""
     absent = [program for program in NEEDED if not shutil.which(program)]
     if lmod_of_this_machine() is None or absent:
         pytest.skip(f"Lmod {NEWER} needs Lmod's Lua and {', '.join(absent or NEEDED)}")
     try:
         archive = sources.place(sources.mirror("lmod"), sources.SOURCES["lmod"])
     except sources.SourceError as error:
-        pytest.skip(f"no source of Lmod {NEWER}: {error}")
+        pytest.skip(f"the source of Lmod {NEWER} cannot be fetched: {error}")
     with tarfile.open(archive) as tar:
         wanted = [member for member in tar if not re.search(r"/(rt|docs|my_docs|contrib|testDir)/", member.name)]
         tar.extractall(place / "source", wanted)
@@ -38,7 +38,7 @@ def newer(place: Path) -> Path:
 
 
 def too_old(newer: Path, place: Path) -> Path:
-    """A real Lmod that says that it is an older one."""
+    """A real Lmod that reports an older version."""
     shutil.copytree(newer, place)
     version = place / "libexec" / "Version.lua"
     text = version.read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def too_old(newer: Path, place: Path) -> Path:
 
 
 class RealWorld(World):
-    """A node whose Lmod is this machine's."""
+    """A node with this machine's Lmod."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

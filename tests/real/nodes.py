@@ -17,7 +17,7 @@ def command(node: Path, *argv: str) -> list[str]:
 
 
 def petal(node: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs one command to its end; of this process's environment it has PATH alone."""
+    """Run one command to its end; of this process's environment it gets only PATH."""
     environment = {"PATH": os.environ["PATH"], "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9", **env}
     return subprocess.run(
         command(node, *argv), cwd=TOP, env=environment, capture_output=True, text=True, timeout=60, check=False

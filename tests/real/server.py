@@ -1,4 +1,4 @@
-"""A web server that misbehaves as it is told, in place of S3, of a package's site and of the metadata service."""
+"""A web server with configurable faults, in place of S3, of a package's site and of the metadata service."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_GET  # noqa: N815 - the base class has such names
 
     def log_message(self, *_args: object) -> None:
-        """Quiet."""
+        """Print nothing."""
 
 
 Behaviour = Callable[[Handler, int], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with what ``behave`` says for the n-th request; remembers what was asked.
+    """Answer the n-th request by ``behave``, and record all requests.
 
-    ``ended`` is set when the test is over: whoever answers late or never waits for it.
+    ``ended`` is set at the end of the test; late or missing answers wait for it.
     """
 
     daemon_threads = True
@@ -53,12 +53,12 @@ class Server(ThreadingHTTPServer):
         return [request["path"] for request in self.requests]
 
     def handle_error(self, *_args: object) -> None:
-        """A client that has had enough is what many of these tests are about."""
+        """Ignore clients that close the connection, which many tests provoke."""
 
 
 @contextmanager
 def serving(behave: Behaviour, key: Path | None = None, certificate: Path | None = None) -> Iterator[Server]:
-    """A server that runs; with a certificate it speaks TLS."""
+    """A running server; with a certificate it uses TLS."""
     server = Server(behave)
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -76,7 +76,7 @@ def serving(behave: Behaviour, key: Path | None = None, certificate: Path | None
 
 
 def made_certificate(place: Path) -> tuple[Path, Path]:
-    """The key and the certificate of a server on localhost; skips where openssl is not there."""
+    """Create the key and certificate of a server on localhost; skip if openssl is not installed."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     key, certificate = place / "key.pem", place / "cert.pem"
@@ -87,7 +87,7 @@ def made_certificate(place: Path) -> tuple[Path, Path]:
 
 
 def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None) -> None:
-    """One whole answer, or one that breaks off where ``length`` promises more."""
+    """Send one complete answer, or a truncated one if ``length`` is larger than the data."""
     handler.send_response(code)
     handler.send_header("Content-Length", str(len(body) if length is None else length))
     handler.end_headers()
@@ -97,7 +97,7 @@ def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = 
 
 
 def content(data: bytes) -> Behaviour:
-    """Gives ``data``, from where a Range asks for it."""
+    """Send ``data``, or the part that a Range requests."""
 
     def behave(handler: Handler, _: int) -> None:
         wanted = handler.headers.get("Range")
@@ -108,22 +108,22 @@ def content(data: bytes) -> Behaviour:
 
 
 def always(code: int) -> Behaviour:
-    """The same answer for ever."""
+    """Always send the same answer."""
     return lambda handler, _: answer(handler, code, b"<Error/>")
 
 
 def first(times: int, bad: Behaviour, then: Behaviour) -> Behaviour:
-    """Misbehaves at first, and is well then."""
+    """Misbehave at first, and answer correctly later."""
     return lambda handler, number: (bad if number <= times else then)(handler, number)
 
 
 def cut_off(data: bytes, at: int) -> Behaviour:
-    """Promises all of ``data`` and sends the beginning."""
+    """Announce all of ``data`` and send only the beginning."""
     return lambda handler, _: answer(handler, 200, data[:at], len(data))
 
 
 def dripping(data: bytes, seconds: float) -> Behaviour:
-    """Sends ``data`` a byte at a time: never silent, and never done in time."""
+    """Send ``data`` byte by byte: never silent, and never complete in time."""
 
     def behave(handler: Handler, _: int) -> None:
         handler.send_response(200)
@@ -138,5 +138,5 @@ def dripping(data: bytes, seconds: float) -> Behaviour:
 
 
 def silent(handler: Handler, _: int) -> None:
-    """Takes the request and says nothing, as behind a firewall that drops packets."""
+    """Accept the request and never answer, as if a firewall dropped the packets."""
     handler.server.ended.wait(600)

@@ -1,4 +1,4 @@
-"""The hook scripts for real, in dash and bash: what they hand on, how they end, and what they leave."""
+"""The real hook scripts in dash and bash: the arguments that they pass on, their exit codes and their files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bootstrap.archive import build
 from tests.real.hooks import ROOT, failed, fake_aws, ran_the_archive, until
 
-# what it hands on
+# the arguments that it passes on
 
 
 def test_the_archive_gets_the_event_and_every_argument(hook):
@@ -24,7 +24,7 @@ def test_the_archive_gets_the_event_and_every_argument(hook):
     assert "stdin" not in ran.out
 
 
-def test_arguments_with_equals_signs_and_capital_letters(hook):
+def test_arguments_can_have_equals_signs_and_capital_letters(hook):
     ran = hook.run(f"--package={hook.archive.as_uri()}", f"--sha256={hook.sha256.upper()}")
     ran_the_archive(hook, ran)
 
@@ -35,7 +35,7 @@ def test_every_event_has_a_script(hook, event):
     assert f"argument [hook]\nargument [{event}]\n" in hook.fetch(hook.archive.as_uri()).out
 
 
-def test_the_source_file_names_the_files_to_upload_and_does_nothing(hook):
+def test_the_source_file_only_names_the_files_to_upload(hook):
     hook.script = ROOT / "actions/on_node.sh"
     ran = hook.fetch(hook.archive.as_uri())
     assert ran.code == 0
@@ -44,19 +44,19 @@ def test_the_source_file_names_the_files_to_upload_and_does_nothing(hook):
     assert hook.fetch(hook.archive.as_uri(), "--strict").code == 1
 
 
-def test_closed_stdin_foreign_directory_deleted_script(hook, tmp_path):
+def test_a_hook_runs_with_closed_stdin_in_a_foreign_directory_after_its_deletion(hook, tmp_path):
     hook.stand_in("aws", f'rm -f {hook.script}\nsleep 0.2\nfor last; do :; done; cp {hook.archive} "$last"\n')
     gone = tmp_path / "gone"
     gone.mkdir()
     hook.script, script = tmp_path / "closed", hook.script
     hook.script.write_text(f'rmdir {gone}; exec {hook.shell} {script} "$@" <&-')
-    ran = hook.fetch("s3://b/k", cwd=gone)  # the shell itself complains of the directory on stderr
+    ran = hook.fetch("s3://b/k", cwd=gone)  # the shell itself reports the directory on stderr
     assert ran.code == 0
     assert "argument [configured]" in ran.out
     assert not script.exists()
 
 
-# wrong use
+# usage errors
 
 
 SECRET = "it contains a password or a signature, and every user can list the arguments of a process"
@@ -78,36 +78,36 @@ SECRET = "it contains a password or a signature, and every user can list the arg
         (["--package", "https://h/k?sig=hidden", "--sha256", "0" * 64], SECRET),
     ],
 )
-def test_wrong_arguments(hook, arguments, why):
+def test_wrong_arguments_are_a_usage_error_without_secrets(hook, arguments, why):
     assert f": {why}. Remedy: " in failed(hook, hook.run(*arguments), "hook-usage")
     kept = [path for path in hook.prefix.rglob("*") if path.is_file() and b"hidden" in path.read_bytes()]
     assert kept == [], "a secret was written"
 
 
-def test_strict_turns_every_failure_of_the_hook_into_1(hook, tmp_path):
+def test_with_strict_every_failure_of_the_hook_exits_1(hook, tmp_path):
     failed(hook, hook.run("--strict"), "hook-usage", exit_code=1)
     hook.prefix = tmp_path / "other"
     failed(hook, hook.fetch(f"file://{tmp_path}/none", "--strict"), "fetch-missing", exit_code=1)
 
 
-# how the archive ends
+# exit codes of the archive
 
 
 @pytest.mark.parametrize("ends", ["1", "3", "69", "126", "127", "KILL"])
-def test_whatever_the_archive_ends_with_the_hook_ends_with_0(hook, ends):
+def test_the_hook_exits_0_for_any_exit_code_of_the_archive(hook, ends):
     hook.env["ARCHIVE_ENDS"] = ends
     failed(hook, hook.fetch(hook.archive.as_uri()), "archive-failed")
 
 
 @pytest.mark.parametrize(("ends", "code"), [("1", 1), ("3", 3), ("78", 78), ("69", 69), ("126", 1), ("KILL", 1)])
-def test_strict_hands_the_code_on(hook, ends, code):
+def test_with_strict_the_hook_exits_with_the_archives_code(hook, ends, code):
     hook.env["ARCHIVE_ENDS"] = ends
     ran = hook.fetch(hook.archive.as_uri(), "--strict")
     assert ran.code == code
     assert len(hook.log()) == (ends in ("69", "126", "KILL"))  # the tool logs its own failures
 
 
-def test_a_disk_that_cannot_be_written_costs_the_stack_and_not_the_node(hook, tmp_path):
+def test_a_hook_exits_0_if_the_disk_cannot_be_written(hook, tmp_path):
     hook.prefix = tmp_path / "a-file"
     hook.prefix.write_text("")
     ran = hook.fetch(hook.archive.as_uri())
@@ -116,11 +116,11 @@ def test_a_disk_that_cannot_be_written_costs_the_stack_and_not_the_node(hook, tm
     assert len(ran.err.splitlines()) == 1
 
 
-def test_a_terminated_hook_leaves_no_part(hook, tmp_path):
+def test_a_terminated_hook_leaves_no_partial_file(hook, tmp_path):
     fake_aws(hook, tmp_path, 'echo half >"$target"; sleep 1; exit 1')
     command = [hook.shell, str(hook.script), *hook.arguments("s3://b/k")]
     process = subprocess.Popen(command, env=hook.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: bool(hook.left_over()))  # the transfer is under way
+    until(lambda: bool(hook.left_over()))  # the transfer has begun
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143
     assert hook.left_over() == []

@@ -1,4 +1,4 @@
-"""The hook scripts for real, in dash and bash: every source of the archive, and every way in which it can fail."""
+"""The real hook scripts in dash and bash: every source of the archive and its possible failures."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.real.server import (
     serving,
 )
 
-# where it finds the archive
+# local sources of the archive
 
 
-def test_installed_already(hook):
+def test_an_installed_archive_is_used_without_a_download(hook):
     place = hook.home / "0.1.0/petal-node"
     place.parent.mkdir(parents=True)
     shutil.copy(hook.archive, place)
@@ -42,7 +42,7 @@ def test_installed_already(hook):
     assert hook.left_over() == []
 
 
-def test_another_version_or_a_link_is_not_used_as_installed(hook, tmp_path):
+def test_an_installed_archive_of_another_version_or_a_link_is_not_used(hook, tmp_path):
     for version in ("0.1.0", "0.2.0"):
         (hook.home / version).mkdir(parents=True)
     (hook.home / "0.1.0/petal-node").write_text("#!/bin/sh\necho WRONG\n")
@@ -53,7 +53,7 @@ def test_another_version_or_a_link_is_not_used_as_installed(hook, tmp_path):
 
 
 @pytest.mark.parametrize("mount", ["/shared", "/fsx data", "/efs"])
-def test_shared_storage_before_the_network(hook, mount):
+def test_shared_storage_is_used_before_the_network(hook, mount):
     hook.write("proc/mounts", "proc /proc proc rw 0 0\n1.2.3.4:/x /fsx\\040data lustre rw 0 0\nh:/ /efs nfs4 rw 0 0\n")
     place = hook.write(f"{mount[1:]}/petal/archive/{hook.sha256}", ARCHIVE)
     ran = hook.fetch("s3://b/not-asked-for")
@@ -62,7 +62,7 @@ def test_shared_storage_before_the_network(hook, mount):
     assert f"ran {hook.home}/incoming/" in ran.out
 
 
-def test_what_stands_on_shared_storage_is_verified_as_a_copy(hook):
+def test_an_archive_on_shared_storage_with_a_wrong_checksum_is_not_run(hook):
     hook.write(f"shared/petal/archive/{hook.sha256}", "#!/bin/sh\necho STOLEN\n")
     ran = hook.fetch(hook.archive.as_uri())
     ran_the_archive(hook, ran)
@@ -71,7 +71,7 @@ def test_what_stands_on_shared_storage_is_verified_as_a_copy(hook):
 
 
 @pytest.mark.parametrize("trap", ["fifo", "directory", "link to a device"])
-def test_traps_on_shared_storage_do_not_hang(hook, trap):
+def test_pipes_and_devices_on_shared_storage_do_not_block_the_hook(hook, trap):
     place = hook.write(f"shared/petal/archive/{hook.sha256}", "")
     place.unlink()
     {"fifo": os.mkfifo, "directory": os.mkdir, "link to a device": lambda at: at.symlink_to("/dev/zero")}[trap](place)
@@ -80,8 +80,8 @@ def test_traps_on_shared_storage_do_not_hang(hook, trap):
     assert ran.seconds < 6
 
 
-def test_shared_storage_that_hangs_is_given_up(hook):
-    """`test` and `timeout` that never end, as on a dead NFS mount: not even SIGKILL would help there."""
+def test_a_hook_does_not_wait_for_shared_storage_that_hangs(hook):
+    """`test` and `timeout` never end, as on a dead NFS mount, where even SIGKILL has no effect."""
     pids = hook.prefix / "pids"
     sleeper = hook.stand_in("sleeper", f"echo $$ >>{pids}\nexec sleep 300\n")
     real = shutil.which("timeout")
@@ -93,7 +93,7 @@ def test_shared_storage_that_hangs_is_given_up(hook):
         os.kill(int(pid), signal.SIGKILL)
 
 
-def test_incoming_is_roots_alone(hook):
+def test_only_root_can_enter_the_download_directory(hook):
     ran_the_archive(hook, hook.fetch(hook.archive.as_uri()))
     assert stat.S_IMODE((hook.home / "incoming").stat().st_mode) == 0o700
     assert stat.S_IMODE((hook.home / "incoming" / hook.sha256).stat().st_mode) == 0o755
@@ -101,14 +101,14 @@ def test_incoming_is_roots_alone(hook):
     assert hook.left_over() == [hook.sha256]
 
 
-def test_parts_of_killed_hooks_are_removed_and_those_of_others_stay(hook):
+def test_only_partial_files_of_killed_hooks_are_removed(hook):
     old, new = (hook.write(f"opt/petal-node/incoming/.part.{name}", "part") for name in ("12345", "23456.error"))
     os.utime(old, (time.time() - 7200,) * 2)
     ran_the_archive(hook, hook.fetch(hook.archive.as_uri()))
     assert hook.left_over() == [new.name, hook.sha256]
 
 
-def test_what_a_killed_hook_left_is_verified_and_used_or_replaced(hook):
+def test_the_download_of_a_killed_hook_is_used_if_its_checksum_matches(hook):
     left = hook.home / "incoming" / hook.sha256
     left.parent.mkdir(parents=True)
     shutil.copy(hook.archive, left)
@@ -118,7 +118,7 @@ def test_what_a_killed_hook_left_is_verified_and_used_or_replaced(hook):
     ran_the_archive(hook, hook.fetch(hook.archive.as_uri()))
 
 
-def test_links_in_the_way_are_not_followed(hook, tmp_path):
+def test_planted_links_at_download_paths_are_not_followed(hook, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     hook.home.mkdir(parents=True)
@@ -127,8 +127,8 @@ def test_links_in_the_way_are_not_followed(hook, tmp_path):
     assert list(elsewhere.iterdir()) == []
 
 
-def test_an_archive_that_another_hook_moved_away_is_found_again(hook):
-    """The first run moves the file and fails with 127 for want of it, as when two hooks install at once."""
+def test_an_archive_that_another_hook_has_moved_is_found_again(hook):
+    """The first run moves the file and fails with 127 because it is missing, as if two hooks install at once."""
     hook.env["ARCHIVE_ENDS"] = "MOVED"
     ran = hook.fetch(hook.archive.as_uri())
     ran_the_archive(hook, ran)
@@ -138,7 +138,7 @@ def test_an_archive_that_another_hook_moved_away_is_found_again(hook):
 # the network
 
 
-def test_aws_cli_with_the_cluster_s_region(hook, tmp_path):
+def test_the_aws_cli_gets_the_clusters_region(hook, tmp_path):
     log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
     hook.write("etc/chef/dna.json", '{"cluster": {"stack_name": "c", "region": "eu-west-3", "x": 1}}')
     hook.write("etc/parallelcluster/cfnconfig", "cfn_region=us-east-1\n")
@@ -147,7 +147,7 @@ def test_aws_cli_with_the_cluster_s_region(hook, tmp_path):
     assert "--region eu-west-3 s3://bucket/a key+1" in line
 
 
-def test_region_from_cfnconfig_and_another_endpoint(hook, tmp_path):
+def test_the_region_comes_from_cfnconfig_and_the_endpoint_can_be_set(hook, tmp_path):
     log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
     hook.write("etc/parallelcluster/cfnconfig", 'stack_name=c\ncfn_region="us-east-2"\n')
     hook.env["AWS_ENDPOINT_URL"] = "http://s3:5000"
@@ -180,17 +180,17 @@ def test_a_public_object_needs_no_credentials(hook, tmp_path):
     assert ["--no-sign-request" in line for line in log.read_text().splitlines()] == [False, True]
 
 
-def test_the_client_retries_by_itself(hook, tmp_path):
+def test_the_aws_cli_retries_itself(hook, tmp_path):
     fake_aws(hook, tmp_path, f'[ "$AWS_RETRY_MODE$AWS_MAX_ATTEMPTS" = standard6 ] && cp {hook.archive} "$target"')
     ran_the_archive(hook, hook.fetch("s3://bucket/key"))
 
 
-def test_without_a_client_the_failure_names_it(hook):
+def test_the_error_names_a_missing_client(hook):
     hook.stand_in("aws", "echo \"env: 'aws': No such command\" >&2; exit 127\n")
     assert "that aws or curl is installed" in failed(hook, hook.fetch("s3://bucket/key"), "fetch-unreachable")
 
 
-def test_a_client_that_hangs_is_stopped_at_the_budget(hook, tmp_path):
+def test_a_hanging_client_is_stopped_at_the_budget(hook, tmp_path):
     fake_aws(hook, tmp_path, "sleep 300")
     hook.env["PETAL_FETCH_SECONDS"] = "2"
     ran = hook.fetch("s3://bucket/key")
@@ -198,7 +198,7 @@ def test_a_client_that_hangs_is_stopped_at_the_budget(hook, tmp_path):
     assert ran.seconds < 8
 
 
-def test_a_wrong_checksum_is_final_deleted_and_not_executed(hook, tmp_path):
+def test_an_archive_with_a_wrong_checksum_is_deleted_and_not_executed(hook, tmp_path):
     log = fake_aws(hook, tmp_path, f'printf "#!/bin/sh\\ntouch {tmp_path}/EXECUTED\\n" >"$target"')
     assert f"expected {hook.sha256}, got " in failed(hook, hook.fetch("s3://bucket/key"), "fetch-checksum")
     assert not (tmp_path / "EXECUTED").exists()
@@ -206,14 +206,14 @@ def test_a_wrong_checksum_is_final_deleted_and_not_executed(hook, tmp_path):
     assert hook.left_over() == []
 
 
-def test_messages_are_one_line_of_ascii_whatever_a_client_writes(hook, tmp_path):
+def test_messages_are_one_line_of_ascii_for_any_output_of_a_client(hook, tmp_path):
     fake_aws(hook, tmp_path, r"""printf 'bad "quote" back\\slash \377\303\251 tab\t (404)\n' >&2; exit 1""")
     line = failed(hook, hook.fetch('s3://bucket/k"ey'), "fetch-missing")
     assert 'bad "quote" back\\slash ??? tab  (404)' in line
 
 
 def plays(archive: Path) -> Behaviour:
-    """An object store of one object: the end of the path decides the answer."""
+    """An object store with one object: the end of the path selects the answer."""
 
     def behave(handler: Handler, number: int) -> None:
         name = handler.path.rsplit("/", 1)[-1]
@@ -238,39 +238,39 @@ def needs_curl() -> None:
         pytest.skip("curl is not installed")
 
 
-def test_https(hook, tls):
+def test_an_archive_is_fetched_by_https(hook, tls):
     needs_curl()
     url = f"https://localhost:{tls.server_port}"
     ran_the_archive(hook, hook.fetch(f"{url}/petal-node"))
 
 
-def test_https_answers(hook, tls):
+def test_404_over_https_is_reported_as_missing(hook, tls):
     needs_curl()
     url = f"https://localhost:{tls.server_port}"
     failed(hook, hook.fetch(f"{url}/404"), "fetch-missing")
     assert tls.paths == ["/404"]
 
 
-def test_https_forbidden(hook, tls):
+def test_403_over_https_is_reported_as_forbidden(hook, tls):
     needs_curl()
     failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/403"), "fetch-forbidden")
 
 
-def test_https_is_tried_again_after_503(hook, tls):
+def test_https_is_retried_after_503(hook, tls):
     needs_curl()
     ran_the_archive(hook, hook.fetch(f"https://localhost:{tls.server_port}/flaky"))
     assert tls.paths == ["/flaky"] * 3
 
 
-def test_https_with_an_unknown_certificate_is_not_believed(hook, tls):
+def test_https_with_an_unknown_certificate_is_refused(hook, tls):
     needs_curl()
     hook.env = {"PETAL_FETCH_SECONDS": "1"}
     failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/petal-node"), "fetch-unreachable")
     assert tls.paths == []
 
 
-def test_the_real_aws_cli(hook, s3, monkeypatch):
-    """Against a server that implements S3; the environment has no HOME, as in a custom action."""
+def test_an_archive_is_fetched_by_the_real_aws_cli(hook, s3, monkeypatch):
+    """The server implements S3; the environment has no HOME, as in a custom action."""
     aws = shutil.which("aws")
     if not aws:
         pytest.skip("the AWS CLI is not installed")
@@ -292,8 +292,8 @@ def test_the_real_aws_cli(hook, s3, monkeypatch):
     assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "fetch-forbidden")
 
 
-def test_a_server_that_never_ends_fills_no_disk(hook, tmp_path):
-    """64 MiB are the limit, also without a Content-Length."""
+def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
+    """The limit is 64 MiB, also without a Content-Length."""
     needs_curl()
     key, certificate = made_certificate(tmp_path)
 
@@ -312,7 +312,7 @@ def test_a_server_that_never_ends_fills_no_disk(hook, tmp_path):
     assert hook.left_over() == []
 
 
-def test_a_server_that_drips_is_stopped_at_the_limit(hook, tmp_path):
+def test_a_slow_download_is_stopped_at_the_time_limit(hook, tmp_path):
     needs_curl()
     key, certificate = made_certificate(tmp_path)
     with serving(dripping(hook.archive.read_bytes(), 0.5), key, certificate) as server:
@@ -322,9 +322,9 @@ def test_a_server_that_drips_is_stopped_at_the_limit(hook, tmp_path):
     assert ran.seconds < 6
 
 
-def test_file_that_is_missing(hook, tmp_path):
+def test_a_missing_file_is_reported(hook, tmp_path):
     failed(hook, hook.fetch(f"file://{tmp_path}/none"), "fetch-missing")
 
 
-def test_file_that_is_a_directory(hook, tmp_path):
+def test_a_directory_instead_of_a_file_is_reported(hook, tmp_path):
     failed(hook, hook.fetch(f"file://{tmp_path}"), "fetch-forbidden")

@@ -1,4 +1,4 @@
-"""The hook scripts for real, in dash and bash: how long they look for the archive, and what goes on after them."""
+"""The real hook scripts in dash and bash: how long they search the archive, and the unit that continues after them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SLEEPS = """case $* in *shared/petal*) echo $$ >>%s; exec sleep 300 ;; *) exec %
     ],
     ids=["compute", "login", "--role compute", "--role=login"],
 )
-def test_hooks_of_other_nodes_end_within_10_s_whatever_hangs(hook, tmp_path, place, text, arguments):
-    """Shared storage never answers and neither does S3."""
+def test_hooks_of_other_nodes_end_within_10_s_if_storage_and_s3_hang(hook, tmp_path, place, text, arguments):
+    """Neither shared storage nor S3 answers."""
     pids = tmp_path / "pids"
     hook.stand_in("timeout", SLEEPS % (pids, shutil.which("timeout")))
     hook.write(place, text)
@@ -43,8 +43,8 @@ def test_hooks_of_other_nodes_end_within_10_s_whatever_hangs(hook, tmp_path, pla
         os.kill(int(pid), signal.SIGKILL)
 
 
-def test_a_head_node_has_a_minute(hook, tmp_path):
-    """It gets its archive long after another node would have given up."""
+def test_a_head_node_waits_longer_for_its_archive(hook, tmp_path):
+    """It gets its archive after the time limit of other nodes."""
     fake_aws(hook, tmp_path, f'sleep 9; cp {hook.archive} "$target"')
     hook.write("etc/chef/dna.json", DNA % "HeadNode")
     hook.env["PETAL_FETCH_SECONDS"] = ""
@@ -53,7 +53,7 @@ def test_a_head_node_has_a_minute(hook, tmp_path):
     assert ran.seconds > 8
 
 
-def test_the_tool_is_told_when_the_hook_began(hook):
+def test_the_tool_gets_the_start_time_of_the_hook(hook):
     before = float(Path("/proc/uptime").read_text().split()[0])
     ran = hook.fetch(hook.archive.as_uri())
     after = float(Path("/proc/uptime").read_text().split()[0])
@@ -63,7 +63,7 @@ def test_the_tool_is_told_when_the_hook_began(hook):
 
 @pytest.fixture
 def unit(hook):
-    """systemd runs here; this file records how it was called."""
+    """Emulate systemd-run by a script that records its call in this file."""
     (hook.prefix / "run/systemd/system").mkdir(parents=True)
     hook.stand_in("systemctl", f'echo "$*" >>{hook.prefix}/systemctl\n')
     hook.env["PETAL_FETCH_SECONDS"] = "1"
@@ -71,7 +71,7 @@ def unit(hook):
 
 
 def start(hook: Hook, unit: Path) -> subprocess.CompletedProcess[str]:
-    """Starts the unit as systemd does."""
+    """Start the unit like systemd."""
     (command,) = re.findall("ExecStart=(.*)", unit.read_text())
     argv = [hook.shell, *command.split()[1:]]
     return subprocess.run(
@@ -87,8 +87,8 @@ def start(hook: Hook, unit: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("answer", ["Could not connect", "(403) Forbidden", "(404) Not Found"])
-def test_a_unit_runs_the_hook_again_until_the_archive_can_be_fetched(hook, tmp_path, unit, answer):
-    """It has the deleted script, the environment and every argument, and no answer is final for it."""
+def test_a_unit_repeats_the_hook_until_the_archive_can_be_fetched(hook, tmp_path, unit, answer):
+    """The unit has a copy of the script, the environment and every argument, and it retries after any answer."""
     ready = tmp_path / "ready"
     fake_aws(hook, tmp_path, f'[ -e {ready} ] || {{ echo "{answer}" >&2; exit 1; }}\ncp {hook.archive} "$target"')
     hook.env["AWS_ENDPOINT_URL"] = "http://it's here:5000"
@@ -96,10 +96,10 @@ def test_a_unit_runs_the_hook_again_until_the_archive_can_be_fetched(hook, tmp_p
     assert ran.code == 0
     assert "journalctl -u petal-node-hook.service" in ran.out
     assert (hook.prefix / "systemctl").read_text().endswith("--no-block restart petal-node-hook.service\n")
-    assert (unit.parent / "multi-user.target.wants/petal-node-hook.service").resolve() == unit  # a reboot starts it too
+    assert (unit.parent / "multi-user.target.wants/petal-node-hook.service").resolve() == unit  # enabled at boot
     hook.script.unlink()
     again = start(hook, unit)
-    assert again.returncode == 75  # on-failure: systemd starts it again
+    assert again.returncode == 75  # on-failure: systemd restarts it
     assert answer in again.stdout
     assert len(hook.log()) == 1
     ready.touch()
@@ -116,8 +116,8 @@ def test_a_unit_runs_the_hook_again_until_the_archive_can_be_fetched(hook, tmp_p
     assert [path for path in unit.parent.rglob("*") if not path.is_dir()] == []
 
 
-def test_the_unit_is_bounded_and_survives_what_it_should(unit, hook, tmp_path):
-    """Names of keys and sections, as systemd.unit(5) and systemd.service(5) have them."""
+def test_the_unit_has_limits_and_restarts(unit, hook, tmp_path):
+    """Names of keys and sections as in systemd.unit(5) and systemd.service(5)."""
     assert hook.fetch(f"file://{tmp_path}/none").code == 0
     text = unit.read_text()
     sections = {part.partition("]")[0]: part.split()[1:] for part in text.split("[")[1:]}
@@ -130,7 +130,7 @@ def test_the_unit_is_bounded_and_survives_what_it_should(unit, hook, tmp_path):
         assert [line for line in done.stderr.splitlines() if unit.name in line] == []
 
 
-def test_the_unit_keeps_no_key_on_the_disk(hook, tmp_path, unit):
+def test_the_unit_writes_no_aws_key_to_the_disk(hook, tmp_path, unit):
     fake_aws(hook, tmp_path, 'echo "Could not connect" >&2; exit 1')
     hook.env |= {"AWS_SECRET_ACCESS_KEY": "s3cret", "AWS_SESSION_TOKEN": "t0ken", "AWS_REGION": "eu-west-1"}
     assert hook.fetch("s3://bucket/key").code == 0
@@ -142,7 +142,7 @@ def test_the_unit_keeps_no_key_on_the_disk(hook, tmp_path, unit):
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in [kept, *kept.iterdir()])
 
 
-def test_the_unit_also_finds_what_the_head_node_puts_on_shared_storage(hook, tmp_path, unit):
+def test_the_unit_also_finds_the_archive_on_shared_storage(hook, tmp_path, unit):
     fake_aws(hook, tmp_path, 'echo "(403) Forbidden" >&2; exit 1')
     assert hook.fetch("s3://bucket/key").code == 0
     hook.write(f"shared/petal/archive/{hook.sha256}", ARCHIVE)
@@ -151,7 +151,7 @@ def test_the_unit_also_finds_what_the_head_node_puts_on_shared_storage(hook, tmp
     assert "argument [configured]" in done.stdout
 
 
-def test_a_later_hook_that_has_the_archive_removes_the_unit(hook, tmp_path, unit):
+def test_a_later_hook_with_the_archive_removes_the_unit(hook, tmp_path, unit):
     assert hook.fetch(f"file://{tmp_path}/none").code == 0
     ran_out = hook.fetch(hook.archive.as_uri()).out
     assert "argument [configured]" in ran_out

@@ -1,4 +1,4 @@
-"""What a foreign storage looks like to real processes: who holds its lock, and what ``status`` says of it."""
+"""Storage of another cluster with real processes: the holder of its lock, and the output of ``status``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def held(old: World) -> Iterator[Path]:
-    """The cluster lock, held by a process that lives."""
+    """The cluster lock, held by a running process."""
     script = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     path = old.paths.locks / "stack.lock"
     argv = [sys.executable, "-c", script, str(path)]
@@ -36,8 +36,8 @@ def held(old: World) -> Iterator[Path]:
         process.kill()
 
 
-def test_while_the_other_cluster_installs_nothing_is_taken_over(old: World, held: Path) -> None:
-    """The lock is the truth, whatever an administrator said of the other cluster."""
+def test_storage_is_not_taken_over_while_the_other_cluster_installs(old: World, held: Path) -> None:
+    """A held lock prevents it, even with ``--accept-storage``."""
     with held.open("r+") as file, pytest.raises(BlockingIOError):
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     new = new_head_node(old, mount=NFS)
@@ -48,7 +48,7 @@ def test_while_the_other_cluster_installs_nothing_is_taken_over(old: World, held
 
 
 def ask_status(world: World, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
-    """What a person and a program are told; the real facts of this machine and the cluster's name."""
+    """The output of status as text and as JSON, with the real facts of this machine and the cluster's name."""
     main(["status", "--json", "--root", str(world.prefix)])
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     main(["status", "--root", str(world.prefix)])

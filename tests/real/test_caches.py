@@ -63,7 +63,7 @@ def blob(cache: Path, data: bytes, kind: str) -> dict[str, Any]:
 
 
 def put(cache: Path, spec: Locked, key: Key | None = None, *, of: Locked | None = None) -> Path:
-    """An entry as Spack 1.1 writes it; ``of``: the package that it really contains."""
+    """Write an entry like Spack 1.1; ``of``: the package that it really contains."""
     document = {"spec": {"nodes": [{"name": spec.name, "hash": (of or spec).hash}]}}
     parts = [
         blob(cache, f"tarball of {spec.name}".encode(), "application/vnd.spack.install.v2.tar+gzip"),
@@ -100,11 +100,11 @@ def only_trouble(pulled: Pulled) -> CacheError:
     return trouble
 
 
-def test_a_signed_entry_is_taken_as_it_was_signed(cache: Path, key: Key, tmp_path: Path) -> None:
+def test_a_signed_entry_is_installed_with_its_signed_content(cache: Path, key: Key, tmp_path: Path) -> None:
     put(cache, ZLIB, key)
     pulled = take(tmp_path, mirror_of(cache, key), ZLIB, HDF5)
     assert pulled.specs == (ZLIB,)
-    assert pulled.troubles == (), "a mirror may lack a package"
+    assert pulled.troubles == (), "a package missing in a mirror is not an error"
     text = (tmp_path / "pulled" / V3.description(ZLIB, signed=False)).read_bytes()
     for part in json.loads(text)["data"]:
         digest = part["checksum"]
@@ -157,21 +157,21 @@ def test_text_around_the_signed_text_is_ignored(cache: Path, key: Key, tmp_path:
         assert only_trouble(pulled).code == "cache-unverified"
 
 
-def test_a_signed_entry_of_another_package_is_not_taken(cache: Path, key: Key, tmp_path: Path) -> None:
+def test_a_signed_entry_of_another_package_is_refused(cache: Path, key: Key, tmp_path: Path) -> None:
     put(cache, ZLIB, key, of=HDF5)
     trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
     assert trouble.code == "cache-corrupt"
     assert HDF5.hash in trouble.why
 
 
-def test_without_signatures_signed_entries_are_taken_too(cache: Path, key: Key, tmp_path: Path) -> None:
+def test_an_unsigned_mirror_also_accepts_signed_entries(cache: Path, key: Key, tmp_path: Path) -> None:
     put(cache, ZLIB, key)
     put(cache, HDF5)
     assert set(take(tmp_path, mirror_of(cache), ZLIB, HDF5).specs) == {ZLIB, HDF5}
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no-json", "no-checksum", "no-data", "path"])
-def test_a_corrupt_entry_costs_itself_only(cache: Path, tmp_path: Path, damage: str) -> None:
+def test_a_corrupt_entry_affects_only_its_own_package(cache: Path, tmp_path: Path, damage: str) -> None:
     put(cache, HDF5)
     path = put(cache, ZLIB)
     document = json.loads(path.read_text())
@@ -203,7 +203,7 @@ def test_an_unreachable_mirror_is_reported_once(url: str, tmp_path: Path, monkey
     assert "the mirror site" in trouble.what
 
 
-def test_a_package_of_two_mirrors_is_taken_from_the_first(tmp_path: Path) -> None:
+def test_a_package_in_two_mirrors_is_installed_from_the_first(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     put(first, ZLIB)
     put(second, ZLIB)
@@ -264,7 +264,7 @@ def test_without_gpg_the_error_says_what_to_install(cache: Path, key: Key, tmp_p
     assert only_trouble(pulled).code == "cache-key"
 
 
-def test_an_entry_uploaded_to_s3_is_taken_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
+def test_an_entry_uploaded_to_s3_is_installed_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
     s3.create_bucket(Bucket="petal")
     put(cache, ZLIB, key)
     uri = "s3://petal/spack cache/ü"
@@ -285,7 +285,7 @@ def test_an_upload_to_a_missing_bucket_is_an_error(s3: Any, tmp_path: Path) -> N
     assert caught.value.code == "fetch-missing"
 
 
-def test_the_names_of_the_old_layout() -> None:
+def test_entries_of_the_old_layout_have_spacks_names() -> None:
     document = {"binary_cache_checksum": {"hash_algorithm": "sha256", "hash": "0" * 64}}
     name = f"{SYSTEM}-gcc-12.2.0-zlib-1.0-{ZLIB.hash}"
     assert V2.description(ZLIB, signed=True) == f"build_cache/{name}.spec.json.sig"
@@ -313,7 +313,7 @@ def test_a_role_without_read_access_is_reported(tmp_path: Path, monkeypatch: pyt
 
 
 def files_of(cache: Path) -> Callable[[Handler, int], None]:
-    """A web server with a build cache on it."""
+    """A web server with a build cache."""
 
     def behave(handler: Handler, _: int) -> None:
         path = cache / handler.path.lstrip("/")
@@ -322,7 +322,7 @@ def files_of(cache: Path) -> Callable[[Handler, int], None]:
     return behave
 
 
-def test_an_entry_is_taken_from_an_https_server_with_a_known_certificate(
+def test_an_entry_is_installed_from_an_https_server_with_a_known_certificate(
     cache: Path, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(cache, ZLIB, key)
@@ -334,7 +334,7 @@ def test_an_entry_is_taken_from_an_https_server_with_a_known_certificate(
         assert take(tmp_path, mirror, ZLIB, HDF5).specs == (ZLIB,)
 
 
-class Told(Exception):
+class Interrupted(Exception):
     """The exception of a signal that ends a run."""
 
 
@@ -358,7 +358,7 @@ def test_a_run_that_is_interrupted_does_not_wait_for_a_transfer(cache: Path, key
         waited_for.set()
 
     def told(_: int, __: object) -> None:
-        raise Told
+        raise Interrupted
 
     def tell_when_it_comes() -> None:
         assert begun.wait(30)
@@ -369,7 +369,7 @@ def test_a_run_that_is_interrupted_does_not_wait_for_a_transfer(cache: Path, key
         with serving(behave, private, certificate) as server, pytest.MonkeyPatch.context() as patch:
             patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
             threading.Thread(target=tell_when_it_comes).start()
-            with pytest.raises(Told):
+            with pytest.raises(Interrupted):
                 take(tmp_path, mirror_of(f"https://localhost:{server.server_port}", key))
             assert not waited_for.is_set()
     finally:

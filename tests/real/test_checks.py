@@ -1,4 +1,4 @@
-"""What a user does in a fresh shell, with a real bash, real ldd and programs that lack a library."""
+"""A user's commands in a new shell, with a real bash, real ldd and programs with a missing library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ module() {
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """A node in a directory, whose shells have a ``module`` of ours and whose programs are copies of real ones."""
+    """A node in a directory; its shells have our ``module`` function, and its programs are copies of real ones."""
     made = World(tmp_path / "node")
     made.paths.init.mkdir(parents=True)
     (made.paths.init / "petal.sh").write_text(MODULE.replace("TREE", str(tmp_path / "tree")))
@@ -46,7 +46,7 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-def test_modules_libraries_and_programs(world: World) -> None:
+def test_modules_libraries_and_programs_are_checked(world: World) -> None:
     programs = (
         CheckCommand("good-tool"),
         CheckCommand("script", 3),
@@ -68,7 +68,7 @@ def test_modules_libraries_and_programs(world: World) -> None:
     assert runs[-1].code == 127
 
 
-def test_a_module_that_does_not_load_says_why_and_keeps_no_other_from_it(world: World) -> None:
+def test_a_module_that_does_not_load_is_reported_and_others_are_still_checked(world: World) -> None:
     answers = login_shell.ask_shell(world.context, ("broken", "good"), (), 60)
     _, broken, good, no_libraries, _ = (next(answers) for _ in range(5))
     assert (broken.code, broken.text) == (1, "no such module")
@@ -76,7 +76,7 @@ def test_a_module_that_does_not_load_says_why_and_keeps_no_other_from_it(world: 
     assert (good.code, good.alive) == (0, True)
 
 
-def test_a_shell_that_ends_in_the_middle_answers_for_the_rest_with_its_last_words(world: World) -> None:
+def test_the_last_output_of_a_shell_that_ends_early_is_reported_for_the_rest(world: World) -> None:
     with (world.paths.init / "petal.sh").open("a") as file:
         file.write("echo the profile gave up; exit 7\n")
     answers = login_shell.ask_shell(world.context, ("good",), (), 60)
@@ -85,7 +85,7 @@ def test_a_shell_that_ends_in_the_middle_answers_for_the_rest_with_its_last_word
     assert "the profile gave up" in shell.text
 
 
-def test_a_shell_that_hangs_is_ended_at_its_deadline(world: World) -> None:
+def test_a_hanging_shell_is_killed_at_its_deadline(world: World) -> None:
     with (world.paths.init / "petal.sh").open("a") as file:
         file.write('module() { [ "$2" != hang ] || sleep 60; }\n')
     answers = login_shell.ask_shell(world.context, ("good", "hang"), (), 2)

@@ -1,4 +1,4 @@
-"""Debian's own Slurm, PMIx, libfabric and Open MPI: the files that tell of externals as packagers install them."""
+"""Debian's Slurm, PMIx, libfabric and Open MPI: the files by which externals are found, as packagers install them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PACKAGES = (
 
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Those packages unpacked; downloaded once, and not installed."""
+    """The packages, downloaded once and unpacked without installing them."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        pytest.skip("no apt-get and dpkg-deb here to fetch Debian's packages with")
+        pytest.skip("apt-get or dpkg-deb, which fetch Debian's packages, is not installed")
     place = stack.lab_cache() / "debs-externals"
     if len(list(place.glob("*.deb"))) < len(PACKAGES):
         place.mkdir(parents=True, exist_ok=True)
         if subprocess.run(["apt-get", "-qq", "download", *PACKAGES], cwd=place, check=False).returncode:
-            pytest.skip(f"Debian's packages cannot be had: {' '.join(PACKAGES)}")
+            pytest.skip(f"Debian's packages cannot be downloaded: {' '.join(PACKAGES)}")
     top = tmp_path_factory.mktemp("debian")
     for package in place.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", str(package), str(top)], check=True)
@@ -36,12 +36,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def version_of(package: str) -> str:
-    """The upstream version of a Debian package, by its file's name: NAME_VERSION-REVISION_ARCH.deb."""
+    """The upstream version of a Debian package, from its file name: NAME_VERSION-REVISION_ARCH.deb."""
     name = next((stack.lab_cache() / "debs-externals").glob(f"{package}_*.deb")).name
     return name.split("_")[1].split("-")[0].split("+")[0]
 
 
-def test_the_distributions_slurm_and_pmix(debian: Path) -> None:
+def test_slurm_and_pmix_of_the_distribution_are_found(debian: Path) -> None:
     found = {one.name: one for one in find_externals(Paths(debian), System())}
     assert set(found) == {"slurm", "pmix"}, "an Open MPI and a libfabric below /usr are not ParallelCluster's"
     assert found["slurm"].spec == f"slurm@{version_of('libslurm-dev')} +pmix"
@@ -50,8 +50,8 @@ def test_the_distributions_slurm_and_pmix(debian: Path) -> None:
     assert (found["pmix"].prefix / "include" / "pmix.h").is_file()
 
 
-def test_open_mpi_and_libfabric_at_the_places_of_the_efa_installer(debian: Path) -> None:
-    """The lab's images are made in the same way."""
+def test_open_mpi_and_libfabric_are_found_at_the_paths_of_the_efa_installer(debian: Path) -> None:
+    """The lab's images have the same paths."""
     amazon = debian / "opt" / "amazon"
     real = next((debian / "usr" / "lib").glob("*/openmpi"))
     (amazon / "openmpi" / "bin").mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""S3 and the metadata service misbehave while a hook runs: it ends in time and with 0, and the record says it all.
+"""Faults of S3 and the metadata service during a hook: it exits 0 in time, and its record describes the fault.
 
-Whole runs: the hook, its detached worker, a server that plays S3 and IMDS. Each object misbehaves alone.
+Complete runs: the hook, its detached worker, a server in place of S3 and IMDS. One object has a fault at a time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from tests.real.server import (
 from tests.world import tarball
 
 SECONDS = 3  # PETAL_FETCH_SECONDS
-IN_TIME = SECONDS + 12  # with two starts of Python, and the metadata service's own patience
+IN_TIME = SECONDS + 12  # including two starts of Python, and the timeout of the metadata client
 ROLE = "/latest/meta-data/iam/security-credentials/"
 KEYS = json.dumps({"AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "token"}).encode()
 
 
 def imds(handler: Handler, _: int) -> None:
-    """A metadata service that gives the instance's role."""
+    """A metadata service with the instance's role."""
     answers = {"/latest/api/token": b"t", ROLE: b"role", f"{ROLE}role": KEYS}
     found = answers.get(handler.path)
     answer(handler, 200 if found else 404, found or b"")
@@ -48,7 +48,7 @@ def imds(handler: Handler, _: int) -> None:
 
 @dataclass
 class World:
-    """A node, its S3 and its metadata service; what is not told otherwise works."""
+    """A node, its S3 and its metadata service, which work unless a fault is set."""
 
     node: Path
     objects: dict[str, bytes]
@@ -75,7 +75,7 @@ class World:
         }
 
     def hook(self, config: str = "s3://bucket/petal.yaml", **env: str) -> dict[str, Any]:
-        """The finished record of a hook, which ended with 0 and in time."""
+        """Run a hook, which exits 0 in time, and return its finished record."""
         started = time.monotonic()
         done = petal(self.node, "hook", "configured", "--config", config, **{**self.environment(), **env})
         assert time.monotonic() - started < IN_TIME
@@ -84,7 +84,7 @@ class World:
         return runs(self.node)[-1]
 
     def retries(self) -> list[str]:
-        """What the log says of them."""
+        """The retries in the log."""
         lines = (self.node / "var/log/petal-node.log").read_text().splitlines()
         return [line["message"] for line in map(json.loads, lines) if "trying again in" in line["message"]]
 
@@ -130,7 +130,7 @@ def binaries_only(world: World) -> None:
 
 
 def failed(world: World, name: str, record: dict[str, Any], code: str) -> dict[str, Any]:
-    """All that a failed fetch leaves: the error with its remedy, and nothing half-made."""
+    """Assert the results of a failed fetch: the error with its remedy, and no partial file."""
     error = ERRORS[name](record)
     assert error["code"] == code, error
     assert f"s3://bucket/{name}" in error["what"]
@@ -145,7 +145,7 @@ def failed(world: World, name: str, record: dict[str, Any], code: str) -> dict[s
 
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize(("status", "code"), [(403, "fetch-forbidden"), (404, "fetch-missing")])
-def test_a_no_is_final(world: World, name: str, status: int, code: str) -> None:
+def test_a_definite_denial_is_not_retried(world: World, name: str, status: int, code: str) -> None:
     world.faults[name] = always(status)
     assert str(status) in failed(world, name, world.hook(), code)["why"]
     assert world.asked[name] == 1
@@ -161,7 +161,7 @@ BROKEN: dict[str, Callable[[bytes], Behaviour]] = {
 
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize("how", BROKEN)
-def test_what_never_comes_is_given_up_in_time(world: World, name: str, how: str) -> None:
+def test_an_object_that_never_arrives_is_given_up_in_time(world: World, name: str, how: str) -> None:
     world.faults[name] = BROKEN[how](world.objects[name])
     error = failed(world, name, world.hook(), "fetch-unreachable")
     assert f"within {SECONDS} s" in error["what"]
@@ -171,7 +171,7 @@ def test_what_never_comes_is_given_up_in_time(world: World, name: str, how: str)
 
 @pytest.mark.parametrize("name", ["petal.yaml", "hello.tar.gz"])
 @pytest.mark.parametrize("how", ["500", "cut off"])
-def test_what_comes_at_the_fourth_try_is_used(world: World, name: str, how: str) -> None:
+def test_an_object_that_arrives_at_the_fourth_attempt_is_used(world: World, name: str, how: str) -> None:
     binaries_only(world)
     data = world.objects[name]
     bad = cut_off(data, len(data) // 2) if how == "cut off" else always(500)
@@ -185,7 +185,7 @@ def test_what_comes_at_the_fourth_try_is_used(world: World, name: str, how: str)
 
 
 @pytest.mark.parametrize("name", ["hello.tar.gz", "spack.tar.gz"])
-def test_another_object_is_not_used(world: World, name: str) -> None:
+def test_an_object_with_another_checksum_is_not_used(world: World, name: str) -> None:
     world.faults[name] = content(b"something else")
     assert "its sha256 is" in failed(world, name, world.hook(), "fetch-checksum")["why"]
     assert world.asked[name] == 1
@@ -194,7 +194,7 @@ def test_another_object_is_not_used(world: World, name: str) -> None:
 @pytest.mark.parametrize(
     "endpoint", ["http://127.0.0.1:9", "http://s3.invalid"], ids=["nobody listens", "a name that nobody knows"]
 )
-def test_no_way_to_s3(world: World, endpoint: str) -> None:
+def test_an_unreachable_s3_is_reported(world: World, endpoint: str) -> None:
     record = world.hook(AWS_ENDPOINT_URL=endpoint)
     failed(world, "petal.yaml", record, "fetch-unreachable")
     assert world.retries()
@@ -206,8 +206,8 @@ def no_role(handler: Handler, number: int) -> None:
 
 
 @pytest.mark.parametrize("blocked", ["no role", "refused", "dropped"])
-def test_no_credentials(world: World, blocked: str) -> None:
-    """S3 answers 403 to whom it does not know; why nobody signed is told, and IMDS is not waited for."""
+def test_missing_credentials_are_reported_with_their_cause(world: World, blocked: str) -> None:
+    """S3 answers 403 to an unsigned request; the error names the reason, and the hook does not wait for IMDS."""
     world.faults["petal.yaml"] = always(403)
     with ExitStack() as servers:
         behaviour = {"no role": no_role, "dropped": silent}.get(blocked)
@@ -218,7 +218,7 @@ def test_no_credentials(world: World, blocked: str) -> None:
     assert "Authorization" not in world.s3.requests[-1]
 
 
-def test_the_instances_role_signs(world: World) -> None:
+def test_requests_are_signed_with_the_instances_role(world: World) -> None:
     world.faults["petal.yaml"] = always(403)
     failed(world, "petal.yaml", world.hook(), "fetch-forbidden")
     headers = {name.lower(): value for name, value in world.s3.requests[-1].items()}
@@ -226,7 +226,7 @@ def test_the_instances_role_signs(world: World) -> None:
     assert headers["x-amz-security-token"] == "token"
 
 
-def test_the_same_command_converges_when_s3_is_well_again(world: World) -> None:
+def test_the_same_command_succeeds_after_s3_has_recovered(world: World) -> None:
     binaries_only(world)
     world.faults["hello.tar.gz"] = always(500)
     failed(world, "hello.tar.gz", world.hook(), "fetch-unreachable")
@@ -236,7 +236,7 @@ def test_the_same_command_converges_when_s3_is_well_again(world: World) -> None:
     assert (world.node / "opt/petal/current/manifest.json").is_file()
 
 
-def test_strict_gives_the_code(world: World) -> None:
+def test_with_strict_the_hook_exits_with_the_errors_code(world: World) -> None:
     world.faults["petal.yaml"] = always(404)
     argv = ("hook", "configured", "--config", "s3://bucket/petal.yaml", "--strict")
     assert petal(world.node, *argv, **world.environment()).returncode == 1

@@ -1,4 +1,4 @@
-"""Real transfers: moto's S3 for the protocol, and a server of our own that misbehaves in every way we know."""
+"""Real transfers: moto's S3 for the protocol, and a server with all known faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], Server]]:
-    """Starts a server and makes it the S3 endpoint."""
+    """Start a server and make it the S3 endpoint."""
     with ExitStack() as servers:
 
         def start(behave: Behaviour) -> Server:
@@ -47,7 +47,7 @@ def test_a_signed_request_fetches_the_object(serve: Callable[..., Server], tmp_p
     assert len(server.requests) == 1, "a file with the expected checksum is not fetched again"
 
 
-def test_a_server_error_is_tried_again(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_server_error_is_retried(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(first(2, always(500), content(DATA)))
     download(source(), tmp_path / "x")
     assert len(server.requests) == 3
@@ -72,7 +72,7 @@ def test_a_server_without_ranges_sends_the_object_again(serve: Callable[..., Ser
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "fetch-forbidden"), (401, "fetch-forbidden"), (404, "fetch-missing")]
 )
-def test_a_no_is_final(serve: Callable[..., Server], tmp_path: Path, status: int, code: str) -> None:
+def test_a_definite_denial_is_not_retried(serve: Callable[..., Server], tmp_path: Path, status: int, code: str) -> None:
     server = serve(always(status))
     with pytest.raises(FetchError) as caught:
         download(source(), tmp_path / "x")
@@ -90,7 +90,7 @@ def test_another_object_is_refused_and_not_kept(serve: Callable[..., Server], tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_deadline_holds_for_all_attempts(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_the_deadline_includes_all_attempts(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(always(503))
     started = time.monotonic()
     with pytest.raises(FetchError) as caught:
@@ -101,7 +101,7 @@ def test_the_deadline_holds_for_all_attempts(serve: Callable[..., Server], tmp_p
     assert len(server.requests) > 1
 
 
-def test_a_silent_server_ends_at_the_deadline(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_silent_server_is_given_up_at_the_deadline(serve: Callable[..., Server], tmp_path: Path) -> None:
     serve(silent)
     started = time.monotonic()
     with pytest.raises(FetchError):
@@ -109,7 +109,7 @@ def test_a_silent_server_ends_at_the_deadline(serve: Callable[..., Server], tmp_
     assert time.monotonic() - started < 15
 
 
-def test_a_closed_port_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port_is_reported_as_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(FetchError) as caught:
@@ -133,7 +133,7 @@ def test_an_invalid_uri_is_refused(uri: str, code: str, tmp_path: Path) -> None:
     assert caught.value.code == code
 
 
-def test_a_uri_without_a_host_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_uri_without_a_host_is_not_retried(tmp_path: Path) -> None:
     started = time.monotonic()
     for uri in ("https://", "https:///x"):
         with pytest.raises(FetchError) as caught:
@@ -144,7 +144,7 @@ def test_a_uri_without_a_host_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_redirect_of_s3_is_not_followed(serve: Callable[..., Server], tmp_path: Path) -> None:
-    """The other host would see the session token, and could not check the signature."""
+    """The other host would get the session token, and the signature would be invalid there."""
     other = serve(lambda handler, _: answer(handler, 200, DATA))
     place = f"http://127.0.0.1:{other.server_port}/elsewhere"
 

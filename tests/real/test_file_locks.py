@@ -1,4 +1,4 @@
-"""A file system without locks, through the kernel (FUSE): it is tried, and refused with its own words."""
+"""A FUSE file system without locks is refused with the kernel's error."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ BADFS = Path(__file__).parents[1] / "lab" / "node" / "badfs.py"
 
 @pytest.fixture
 def without_locks(tmp_path: Path) -> Iterator[World]:
-    """A node whose shared storage has none."""
+    """A node with shared storage without locks."""
     if os.geteuid() or not Path("/dev/fuse").exists():
-        pytest.skip("needs root and /dev/fuse for a file system of its own")
+        pytest.skip("the test mounts a FUSE file system, which needs root and /dev/fuse")
     world = World(tmp_path / "head")
     mount = world.paths.shared_mount
     (tmp_path / "backing").mkdir()
@@ -33,8 +33,8 @@ def without_locks(tmp_path: Path) -> Iterator[World]:
         limit = time.monotonic() + 20
         while not mount.is_mount():
             if process.poll() is not None and process.stderr is not None:
-                pytest.skip(f"no FUSE here: {process.stderr.read().decode()[-200:]}")
-            assert time.monotonic() < limit, "it is not mounted after 20 s"
+                pytest.skip(f"the FUSE file system cannot be mounted: {process.stderr.read().decode()[-200:]}")
+            assert time.monotonic() < limit, "the file system is not mounted after 20 s"
             time.sleep(0.02)
         yield world
     finally:
@@ -46,7 +46,10 @@ def without_locks(tmp_path: Path) -> Iterator[World]:
 def test_a_file_system_without_locks_is_refused_with_the_reason(without_locks: World) -> None:
     world = without_locks
     steps = [step for step in STEPS if step.name in ("self-install", "storage", "root")]
-    for outcome in (Outcome.FAILED, Outcome.BLOCKED):  # it is tried when it is prepared, and looked at ever after
+    for outcome in (
+        Outcome.FAILED,
+        Outcome.BLOCKED,
+    ):  # first run, later run
         report = engine.converge(steps, world.context, lambda _: None)[1]
         assert report.outcome is outcome
         assert report.error is not None

@@ -1,4 +1,4 @@
-"""The files of worker and build job on shared storage that is really full."""
+"""The files of worker and build job on full shared storage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = 4096
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[JobDirectory]:
-    """A job's directory on a disk with 2 MiB."""
+    """A job's directory on a disk of 2 MiB."""
     with mounted(tmp_path / "shared", 2, "1777") as mount:
         (mount / "petal").mkdir(mode=0o755)
         made = JobDirectory(Paths(Path("/"), str(mount)), "run-1")
@@ -32,32 +32,32 @@ def directory(tmp_path: Path) -> Iterator[JobDirectory]:
 
 
 def fill(directory: JobDirectory) -> None:
-    """To the last block."""
+    """Fill a disk to the last block."""
     with (directory.mount / "filler").open("wb", buffering=0) as stream, suppress(OSError):
         while True:
             stream.write(bytes(BLOCK))
     assert os.statvfs(directory.mount).f_bavail == 0
 
 
-def test_the_input_of_a_job_makes_room_for_its_result(directory: JobDirectory) -> None:
+def test_a_job_frees_its_input_to_write_its_result(directory: JobDirectory) -> None:
     directory.write_report(JobReport(RUNNING, "q1-st-c5-1", "installing 1 of 2"))
     fill(directory)
     with pytest.raises(OSError, match="No space left") as caught:
         directory.write_report(JobReport(RUNNING, "q1-st-c5-1", "installing 2 of 2"))
     assert caught.value.errno == errno.ENOSPC
-    assert directory.report().text == "installing 1 of 2"  # whole, and the one before
+    assert directory.report().text == "installing 1 of 2"  # complete, and the previous content
     directory.write_result(JobReport(DONE, "q1-st-c5-1", "", ERRORS, ("built instead",)))
     report = directory.report()
     assert (report.stage, report.errors, report.notes) == (DONE, ERRORS, ("built instead",))
 
 
-def test_a_worker_shows_that_it_is_alive_and_ends_its_job(directory: JobDirectory) -> None:
+def test_a_worker_updates_its_heartbeat_and_ends_its_job(directory: JobDirectory) -> None:
     fill(directory)
     now = [0.0]
     watch = WorkerWatch(directory, lambda: now[0])
     for _ in range(2):
         sign, deadline = directory.last_sign(), time.monotonic() + 5
-        while directory.last_sign() == sign and time.monotonic() < deadline:  # times of files have steps of some ms
+        while directory.last_sign() == sign and time.monotonic() < deadline:  # file times have a resolution of some ms
             directory.touch()
         assert directory.last_sign() not in (sign, None)
         now[0] += 100.0

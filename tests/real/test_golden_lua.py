@@ -1,4 +1,4 @@
-"""Golden files of all Lua files that petal-node writes; tests/spack has those that Spack renders from our template."""
+"""Golden files of all Lua files of petal-node; tests/spack has those that Spack renders from our template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A release that uses all keys for modules."""
+    """A release with all keys for modules."""
     place = tmp_path_factory.mktemp("golden")
     package = tarball(place / "cfd.tar.gz", {"cfd-24.1/bin/cfd": "#!/bin/sh\n", "cfd-24.1/lib/pkgconfig/cfd.pc": ""})
     cfd = f"name: cfd, version: '24.1', source: {package}, sha256: {sha256_of(package)}, requires: [openmpi]"
@@ -42,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def normal(text: str, world: World) -> str:
-    """Without what differs from run to run."""
+    """Replace the parts of a text that differ between runs."""
     text = text.replace(world.release, "RELEASE").replace(str(world.prefix), "")
     text = re.sub(r"(hello-1.0|cfd-24.1)-[0-9a-f]{7}", r"\1-HASH", text.replace(str(world.prefix.parent), "/site"))
     text = re.sub(r'"/[^"]*/python3\.\d+"', '"PYTHON"', text)

@@ -1,4 +1,4 @@
-"""The hook verb as a real process: it returns in time, holds nothing open, and leaves a record whatever happens."""
+"""The hook verb as a real process: it returns in time, keeps nothing open, and always leaves a record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slow(package: Path) -> Iterator[tuple[str, threading.Event]]:
-    """An S3 that sends the package when it is told to."""
+    """An S3 that sends the package only after the test permits it."""
     go = threading.Event()
 
     def behave(handler: Handler, _: int) -> None:
@@ -61,14 +61,14 @@ def config(tmp_path: Path, source: str, digest: str, budget: int = 60) -> str:
     return str(path)
 
 
-def test_a_hook_returns_at_its_budget_and_the_work_goes_on(
+def test_a_hook_returns_at_its_budget_and_its_worker_continues(
     node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
 ) -> None:
     endpoint, go = slow
     path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package), budget=1)
     started = time.monotonic()
     done = petal(node, "hook", "configured", "--config", path, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
-    assert time.monotonic() - started < 10, "somebody kept the hook's stdout or stderr"
+    assert time.monotonic() - started < 10, "a process keeps the hook's stdout or stderr open"
     assert done.returncode == 0
     assert "still running" in done.stdout
     assert runs(node)[0]["finished"] is None
@@ -77,7 +77,7 @@ def test_a_hook_returns_at_its_budget_and_the_work_goes_on(
     assert (node / "opt/petal/current/manifest.json").is_file()
 
 
-def test_a_killed_worker_leaves_a_record_that_says_started_and_the_next_run_converges(
+def test_a_killed_worker_leaves_an_unfinished_record_and_the_next_run_converges(
     node: Path, package: Path, slow: tuple[str, threading.Event], tmp_path: Path
 ) -> None:
     endpoint, go = slow
@@ -97,7 +97,7 @@ def test_a_killed_worker_leaves_a_record_that_says_started_and_the_next_run_conv
 
 @dataclass(frozen=True)
 class Install:
-    """A bootstrap that waits for its package until it may go on."""
+    """A bootstrap that waits for its package until the test releases it."""
 
     argv: list[str]
     env: dict[str, str]
@@ -119,7 +119,7 @@ def install(node: Path, package: Path, slow: tuple[str, threading.Event], tmp_pa
 MANY = 64
 
 
-def test_64_bootstraps_at_once_install_once_and_the_others_end_with_its_result(
+def test_of_64_simultaneous_bootstraps_one_installs_and_all_have_its_result(
     node: Path, install: Install, tmp_path: Path
 ) -> None:
     outputs = [(tmp_path / f"out-{number}").open("w+") for number in range(MANY)]
@@ -143,11 +143,11 @@ def test_64_bootstraps_at_once_install_once_and_the_others_end_with_its_result(
 
 
 def said(output: TextIO) -> str:
-    """What a process has written to a file so far."""
+    """The output of a process so far."""
     return Path(output.name).read_text()
 
 
-def test_a_stopped_installer_is_not_robbed_and_ends_its_work(node: Path, install: Install) -> None:
+def test_a_stopped_installer_keeps_its_lock_and_completes(node: Path, install: Install) -> None:
     holder = install.start()
     until((node / "shared/petal/lock/stack.holder").exists)
     os.kill(holder.pid, signal.SIGSTOP)
@@ -163,7 +163,7 @@ def test_a_stopped_installer_is_not_robbed_and_ends_its_work(node: Path, install
     assert (node / "opt/petal/current/manifest.json").is_file()
 
 
-def test_who_does_not_get_the_lock_in_time_ends_with_75_and_says_who_has_it(node: Path, install: Install) -> None:
+def test_a_run_without_the_lock_at_its_deadline_exits_75_and_names_the_holder(node: Path, install: Install) -> None:
     first = install.start()
     until((node / "shared/petal/lock/stack.holder").exists)
     second = petal(node, "bootstrap", "--config", install.config, "--lock-wait", "0.5")
@@ -173,7 +173,7 @@ def test_who_does_not_get_the_lock_in_time_ends_with_75_and_says_who_has_it(node
     assert f"process {first.pid}" in second.stdout
 
 
-def test_a_worker_that_is_told_to_end_closes_its_record(node: Path, package: Path, slow: Any, tmp_path: Path) -> None:
+def test_a_terminated_worker_completes_its_record(node: Path, package: Path, slow: Any, tmp_path: Path) -> None:
     endpoint, _ = slow
     path = config(tmp_path, "s3://bucket/hello.tar.gz", sha256_of(package), budget=1)
     petal(node, "hook", "configured", "--config", path, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
@@ -188,7 +188,7 @@ def test_a_worker_that_is_told_to_end_closes_its_record(node: Path, package: Pat
     [("layout: shard", 78), ("a: [", 78), (None, 78), ("storage: {mount: /elsewhere}", 3)],
     ids=["mistake", "no YAML", "no file", "no storage"],
 )
-def test_a_hook_ends_with_0_and_keeps_the_verbs_code(node: Path, tmp_path: Path, text: str | None, code: int) -> None:
+def test_a_hook_exits_0_and_records_the_exit_code(node: Path, tmp_path: Path, text: str | None, code: int) -> None:
     path = tmp_path / "petal.yaml"
     if text is not None:
         path.write_text(text)
@@ -200,7 +200,7 @@ def test_a_hook_ends_with_0_and_keeps_the_verbs_code(node: Path, tmp_path: Path,
 
 
 def test_a_worker_that_cannot_start_is_an_error_in_the_record(node: Path, tmp_path: Path) -> None:
-    """Nothing can be written where the record should be: the hook still ends with 0, and with words."""
+    """The directory of the record cannot be written: the hook still exits 0 and prints the error."""
     (node / "var").mkdir()
     (node / "var/lib").write_text("a file where a directory should be")
     done = petal(node, "hook", "configured", "--config", "/no/file")

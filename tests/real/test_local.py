@@ -10,7 +10,7 @@ from tests.lab import local_demo, stack
 from tests.world import lmod_of_this_machine
 
 
-@pytest.mark.skipif(not (local_demo.DIST / "petal-node").is_file(), reason="dist/ is not built: make dist")
+@pytest.mark.skipif(not (local_demo.DIST / "petal-node").is_file(), reason="dist/petal-node is missing (make dist)")
 def test_the_demo_without_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

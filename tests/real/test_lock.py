@@ -1,4 +1,4 @@
-"""Real locks between real processes: one holder at a time, a dead holder frees it, those who wait know for whom."""
+"""Real locks between real processes: one holder at a time, a dead holder frees it, waiting runs know the holder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def other(path: Path, tmp_path: Path):
     process.stdout.close()
 
 
-def test_who_waits_knows_for_whom_and_ends_at_its_deadline(path: Path, other: subprocess.Popen[str]) -> None:
+def test_a_waiting_run_names_the_holder_and_ends_at_its_deadline(path: Path, other: subprocess.Popen[str]) -> None:
     told: list[str] = []
     with pytest.raises(LockTimeout) as caught, take(path, 0.5, told):
         pass
@@ -92,13 +92,13 @@ def test_the_lock_of_a_killed_holder_is_free_at_once(path: Path, other: subproce
         assert time.monotonic() - started < 5
 
 
-def test_a_stopped_holder_is_not_robbed(path: Path, other: subprocess.Popen[str]) -> None:
+def test_a_stopped_holder_keeps_its_lock(path: Path, other: subprocess.Popen[str]) -> None:
     other.send_signal(signal.SIGSTOP)
     with pytest.raises(LockTimeout), take(path, 0.5):
         pass
 
 
-def test_the_holder_is_readable_and_is_us(path: Path) -> None:
+def test_the_holder_file_names_this_process(path: Path) -> None:
     with take(path):
         holder = lock.holder_of(path)
         assert holder is not None
@@ -106,8 +106,8 @@ def test_the_holder_is_readable_and_is_us(path: Path) -> None:
     assert path.exists()
 
 
-def test_one_process_never_opens_its_lock_twice(path: Path) -> None:
-    """Closing a second descriptor would drop the lock without a word (fcntl(2))."""
+def test_a_process_never_opens_its_lock_twice(path: Path) -> None:
+    """Closing a second descriptor would silently release the lock (fcntl(2))."""
     with take(path), pytest.raises(RuntimeError, match="held by this process already"), take(path):
         pass
 
@@ -124,7 +124,7 @@ def test_a_child_that_ends_does_not_free_the_parents_lock(path: Path) -> None:
         assert probe.returncode != 0
 
 
-def test_eight_processes_never_hold_it_at_once(path: Path, tmp_path: Path) -> None:
+def test_eight_processes_never_hold_the_lock_simultaneously(path: Path, tmp_path: Path) -> None:
     total = tmp_path / "total"
     total.write_text("0")
     workers = [start(COUNT, path, total) for _ in range(8)]
@@ -134,7 +134,7 @@ def test_eight_processes_never_hold_it_at_once(path: Path, tmp_path: Path) -> No
     assert total.read_text() == "160"
 
 
-def test_a_damaged_holder_file_is_no_obstacle(path: Path) -> None:
+def test_a_damaged_holder_file_does_not_block_the_lock(path: Path) -> None:
     path.parent.mkdir()
     path.with_suffix(".holder").write_text("{garbage")
     assert lock.holder_of(path) is None
@@ -142,8 +142,8 @@ def test_a_damaged_holder_file_is_no_obstacle(path: Path) -> None:
         assert lock.holder_of(path) is not None
 
 
-def test_a_lock_that_is_held_is_confirmed_and_one_that_somebody_had_is_not(path: Path) -> None:
-    """Between hosts it is tests/nfs that robs; here the name of a holder in between is all that is left of it."""
+def test_a_held_lock_is_confirmed_and_a_lost_one_is_not(path: Path) -> None:
+    """tests/nfs has the loss between hosts; here only the holder file has another holder's name."""
     with take(path) as mine:
         mine.confirm()
         write_json(path.with_suffix(".holder"), plain(lock.own_holder("thief", "boot", "run-2")))
@@ -151,8 +151,8 @@ def test_a_lock_that_is_held_is_confirmed_and_one_that_somebody_had_is_not(path:
             mine.confirm()
 
 
-def test_nobody_goes_on_while_a_builder_of_a_dead_run_is_left_wherever_it_is(path: Path) -> None:
-    """Its process group, its parent and its run have ended, and this test could not find it on another node."""
+def test_no_run_continues_while_a_builder_of_a_dead_run_exists(path: Path) -> None:
+    """Its process group, its parent and its run have ended, and another node could not see the builder."""
     path.parent.mkdir()
     before, told = lock.own_holder("other-node", "boot", "run-x"), []
     with start(LEAVE, path) as run:

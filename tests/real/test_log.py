@@ -1,4 +1,4 @@
-"""The node's log, when many processes of a node find at once that it has grown."""
+"""The node's log if many processes find simultaneously that it must be rotated."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def say(path: Path, run_id: str, text: str) -> None:
     close_log()
 
 
-def test_many_that_see_it_at_once_put_it_aside_once_and_lose_no_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_simultaneous_rotations_rotate_once_and_lose_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 4000)
     path = tmp_path / "petal-node.log"
     say(path, "old", "x" * 5000)

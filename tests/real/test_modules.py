@@ -36,10 +36,10 @@ def silent(_: StepReport) -> None:
 
 @pytest.fixture(scope="module", params=["of this machine", lmods.NEWER])
 def lmod(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The Lmod that the node has: Debian bookworm's is 8.6.19."""
+    """The Lmod of the node: Debian bookworm's is 8.6.19."""
     found = lmod_of_this_machine()
     if found is None or not shutil.which("bash"):
-        pytest.skip("no Lmod on this machine")
+        pytest.skip("Lmod is not installed")
     if request.param == lmods.NEWER:
         found = lmods.newer(tmp_path_factory.mktemp("lmod"))
         open_to_all(found)
@@ -49,7 +49,7 @@ def lmod(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class Typed:
-    """A user's shell on a node with this release: as the init file makes it, but for the user."""
+    """A user's shell on a node with this release, set up by the init file."""
 
     def __init__(self, world: World, lmod: Path, release: str) -> None:
         (tree,) = (world.paths.release(release) / "modules").iterdir()
@@ -63,15 +63,15 @@ class Typed:
         }  # fmt: skip
 
     def __call__(self, script: str, **env: str) -> str:
-        """What bash says, stderr behind stdout."""
+        """The output of bash, stderr after stdout."""
         argv = ["bash", "-c", f". {self.lmod}/init/bash\n{script}"]
         done = subprocess.run(argv, env={**self.env, **env}, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout + done.stderr
 
     def looks(self, command: str, **env: str) -> int:
-        """How many path operations of ``module COMMAND`` are below the tree."""
+        """The number of path operations of ``module COMMAND`` below the tree."""
         if not shutil.which("strace"):
-            pytest.skip("no strace on this machine")
+            pytest.skip("strace is not installed")
         trace = Path(self.env["HOME"]) / "trace"
         argv = [
             "strace",
@@ -105,7 +105,7 @@ def test_lmod_uses_the_cache_of_a_release_and_it_is_complete(world: World, lmod:
     assert "hello/1.0" in typed("module -t avail")
     assert "hello/1.0" in typed("module -t spider")
     assert "ok" in typed('module load hello && [ -n "$HELLO_ROOT" ] && echo ok')
-    # what is written behind it is seen as soon as the cache is void
+    # later modules are visible as soon as the cache is invalid
     path = typed.tree / "Core" / "late" / "1.lua"
     path.parent.mkdir()
     path.write_text("-- late\n")
@@ -118,7 +118,7 @@ def test_lmod_uses_the_cache_of_a_release_and_it_is_complete(world: World, lmod:
 
 
 def test_one_mpi_is_loaded_and_its_dependents_follow_it(lmod: Path, tmp_path: Path) -> None:
-    """``family`` and ``depends_on`` of binary packages, which stand in one tree with Spack's."""
+    """``family`` and ``depends_on`` of binary packages, which share a tree with Spack's."""
     packages = ", ".join(
         f"{{name: {name}, version: '{version}', prefix: /opt/{name}}}"
         for name, version in (("openmpi", "4.1"), ("openmpi", "5.0"), ("mpich", "4.2"))
@@ -193,11 +193,11 @@ def test_a_failed_cache_is_an_error_and_the_old_one_stays(world: World, lmod: Pa
     with pytest.raises(ModulesError) as error:
         write_cache(world.context, typed.tree)
     assert (error.value.code, error.value.why) == ("modules-cache", "spider: no room")
-    assert "hello/1.0" in typed("module -t avail")  # with the cache from before
+    assert "hello/1.0" in typed("module -t avail")  # with the previous cache
 
 
 def test_an_lmod_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the modules' readers is missing then: the release is there, and status and check say why."""
+    """Only the modules cannot be read then: the release is installed, and status and check give the reason."""
     old = lmods.too_old(lmods.newer(tmp_path), tmp_path / "old")
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(old),))
     world = lmods.RealWorld(tmp_path / "n", config_text=with_package(tmp_path))
@@ -241,7 +241,7 @@ def test_after_a_rollback_only_new_shells_use_the_other_release(world: World, lm
 
 
 def open_to_all(place: Path) -> None:
-    """Another user may enter it."""
+    """Let another user enter a directory."""
     for directory in (place, *place.parents):
         if directory != Path("/"):
             directory.chmod(directory.stat().st_mode | 0o055)
@@ -252,9 +252,9 @@ LOOP = ". '{init}' && module load hello && hello && echo $PETAL_RELEASE"
 
 
 def test_two_hundred_switches_while_eight_shells_load_and_run(world: World, lmod: Path, tmp_path: Path) -> None:
-    """Every shell finds a whole release, the module and the program, whenever it starts."""
+    """Every shell finds a complete release, the module and the program."""
     if os.geteuid() != 0:
-        pytest.skip("only root can start a shell as another user")
+        pytest.skip("the test starts a shell as another user, which needs root")
     first = release_of(world)
     before = world.config_text
     world.config_text = before + "modules: {hide: [nothing]}\n"
@@ -302,7 +302,7 @@ def test_two_hundred_switches_while_eight_shells_load_and_run(world: World, lmod
 def test_a_login_shell_has_the_defaults_and_the_cache(shell: str, lmod: Path, tmp_path: Path) -> None:
     program = shutil.which(shell)
     if program is None or os.geteuid() != 0:
-        pytest.skip(f"{shell} as an ordinary user cannot be started here")
+        pytest.skip(f"the test starts {shell} as an ordinary user, which needs root and {shell}")
     place = tmp_path / "n"
     world = lmods.RealWorld(place, config_text=with_package(tmp_path) + "modules: {defaults: [hello]}\n")
     release = release_of(world)

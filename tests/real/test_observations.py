@@ -1,4 +1,4 @@
-"""How many path system calls one run makes on shared storage, counted by strace: on NFS each may be a round trip."""
+"""The number of path system calls of one run on shared storage, counted by strace: on NFS each may be a round trip."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from tests.real.nodes import TOP, petal
 from tests.world import lmod_of_this_machine, with_package
 
-CALLS = 40  # of petal-node itself; Lmod's own and those of the programs are not counted
+CALLS = 40  # of petal-node itself, without those of Lmod and of the programs
 SOFTWARE = re.compile(r"/(modules|modulefiles|store/linux-[^/]+)(/|$)")
 
 
 def path_calls(node: Path, *argv: str) -> Counter[str]:
-    """The paths of the system calls of one run on shared storage, and below the root that it backs."""
+    """The paths of the system calls of one run on shared storage and below the root."""
     trace = node.parent / "trace"
     strace = ["strace", "-f", "-qq", "-s", "4096", "-e", "trace=%file", "-o", str(trace)]
     program = [sys.executable, "-m", "bootstrap", *argv, "--root", str(node)]
@@ -31,9 +31,9 @@ def path_calls(node: Path, *argv: str) -> Counter[str]:
     return Counter(path.removeprefix(str(node)) for path in called if not SOFTWARE.search(path))
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="no strace on this machine")
-@pytest.mark.skipif(lmod_of_this_machine() is None, reason="no Lmod on this machine")
-def test_a_boot_of_a_ready_compute_node_reads_each_document_once_per_look(tmp_path: Path) -> None:
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.skipif(lmod_of_this_machine() is None, reason="Lmod is not installed")
+def test_a_boot_of_a_ready_compute_node_reads_each_document_once_per_probe(tmp_path: Path) -> None:
     node = tmp_path / "node"
     (node / "shared").mkdir(parents=True)
     config = tmp_path / "petal.yaml"

@@ -1,4 +1,4 @@
-"""A lockfile is put on a disk and into S3: moto's S3 for the protocol, and a server of our own that refuses."""
+"""A lockfile is written to a disk and to S3: moto's S3 for the protocol, and a server that refuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     return monkeypatch
 
 
-def test_the_destination_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_destination_may_be_a_file_or_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     places = {
         "spack.lock": tmp_path / "spack.lock",
@@ -49,7 +49,7 @@ def test_an_invalid_destination_is_refused(output: str) -> None:
         check_output(output)
 
 
-def test_a_file_and_its_directory_are_made(tmp_path: Path) -> None:
+def test_a_file_and_its_directory_are_created(tmp_path: Path) -> None:
     place = tmp_path / "a" / "b.lock"
     upload(DATA, str(place))
     assert place.read_bytes() == DATA
@@ -73,7 +73,7 @@ def test_an_object_is_written_to_moto_and_read_back(tmp_path: Path, keys: pytest
     assert caught.value.code == "fetch-missing"
 
 
-def test_the_request_is_signed_and_a_server_error_is_tried_again(keys: pytest.MonkeyPatch) -> None:
+def test_the_request_is_signed_and_a_server_error_is_retried(keys: pytest.MonkeyPatch) -> None:
     with serving(first(2, always(503), lambda handler, _: answer(handler, 200))) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)
         upload(b"x", "s3://bucket/key")

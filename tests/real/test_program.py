@@ -1,4 +1,4 @@
-"""Spack, its recipes and clingo are fetched by several processes at once: a lockfile is made beside a worker."""
+"""Several processes fetch Spack, its recipes and clingo simultaneously, like a lockfile command next to a worker."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fetch(world: World, start: Any) -> None:
     assert (program.clingo / "clingo" / "__init__.py").is_file()
 
 
-def test_each_finds_all_of_it_whole_and_nothing_half_is_left(world: World) -> None:
+def test_simultaneous_fetches_all_succeed_and_leave_no_partial_tree(world: World) -> None:
     fork = multiprocessing.get_context("fork")
     for _ in range(ROUNDS):
         start = fork.Barrier(PROCESSES)

@@ -29,7 +29,7 @@ from bootstrap.steps.base import Step
 from tests.world import World, typed, with_package, with_spack
 
 USER = 12345
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the tests change the owner of files, which needs root")
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def head(tmp_path: Path) -> World:
     return made
 
 
-def mended(step: Step, ctx: Context) -> Finding:
-    """Applied where its probe asks for it, and probed again."""
+def repaired(step: Step, ctx: Context) -> Finding:
+    """Apply a step if its probe requires it, and probe again."""
     assert step.probe(ctx).pending
     step.apply(ctx)
     return step.probe(ctx)
@@ -52,24 +52,24 @@ def yes(world: World) -> Context:
     return typed(world.context, yes=True)
 
 
-def test_a_directory_that_others_can_write_to_is_closed(head: World) -> None:
+def test_write_permission_for_others_is_removed_from_a_directory(head: World) -> None:
     head.paths.state.chmod(0o777)
     assert Permissions().probe(head.context).reason.startswith(f"{head.paths.state} has mode 0777")
-    assert mended(Permissions(), head.context).holds
+    assert repaired(Permissions(), head.context).holds
     assert head.paths.state.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_file_that_others_could_have_changed_is_closed_only_with_yes(head: World) -> None:
+def test_write_permission_for_others_is_removed_from_a_file_only_with_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     program.chmod(0o777)
     assert Permissions().probe(head.context).holds
     assert Ownership().probe(head.context).blocked
-    assert mended(Ownership(), yes(head)).holds
+    assert repaired(Ownership(), yes(head)).holds
     assert program.stat().st_mode & 0o777 == 0o755
 
 
 @needs_root
-def test_a_file_of_a_user_is_named_with_the_command_and_stays(head: World) -> None:
+def test_a_file_of_a_user_is_reported_with_a_command_and_not_changed(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     os.chown(program, USER, USER)
     for ctx in (head.context, yes(head)):
@@ -84,7 +84,7 @@ def test_a_file_of_a_user_is_named_with_the_command_and_stays(head: World) -> No
 
 
 @needs_root
-def test_a_record_of_a_user_is_never_believed(head: World) -> None:
+def test_a_record_owned_by_a_user_is_not_read(head: World) -> None:
     wanted = head.paths.state / "desired.json"
     os.chown(wanted, USER, USER)
     probe = Ownership().probe(yes(head))
@@ -107,7 +107,7 @@ def test_a_link_of_a_user_is_not_followed(head: World, tmp_path: Path) -> None:
     assert secret.stat().st_mode & 0o777 == 0o666
 
 
-def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> None:
+def test_changed_storage_is_not_repaired(head: World) -> None:
     token = head.paths.state / "token.json"
     token.write_text(token.read_text().replace('"token": "', '"token": "feed'))
     head.paths.state.chmod(0o777)
@@ -116,53 +116,53 @@ def test_another_storage_than_the_one_from_before_is_left_alone(head: World) -> 
     assert head.paths.state.stat().st_mode & 0o777 == 0o777
 
 
-def test_a_lost_token_is_the_one_that_this_node_remembers(head: World) -> None:
+def test_a_lost_token_is_restored_from_the_nodes_copy(head: World) -> None:
     token = ClusterState(head.paths).token()
     assert token is not None
     ClusterState(head.paths).save_install(record(head, 1, os.getpid(), finished=True))
     (head.paths.state / "token.json").unlink()
-    assert mended(Records(), head.context).holds
+    assert repaired(Records(), head.context).holds
     again = ClusterState(head.paths).token()
     assert again is not None
     assert again.token == token.token
 
 
-def test_a_token_is_not_written_where_this_node_never_installed(head: World) -> None:
+def test_no_token_is_written_by_a_node_that_did_not_install(head: World) -> None:
     ClusterState(head.paths).save_install(replace(record(head, 1, 1, finished=True), host="another"))
     (head.paths.state / "token.json").unlink()
     assert Records().probe(head.context).holds
 
 
-def test_a_lost_file_is_installed_again_and_an_edited_one_only_by_yes(head: World) -> None:
+def test_a_lost_file_is_restored_and_an_edited_one_only_with_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     text = program.read_text()
     program.unlink()
-    assert mended(MissingFiles(), head.context).holds
+    assert repaired(MissingFiles(), head.context).holds
     assert program.read_text() == text
     program.write_text(text + "# a site's own line\n")
     refused = ChangedFiles().probe(head.context)
     assert (refused.blocked, "changes are lost" in refused.remedy[-1]) == (True, True)
     assert MissingFiles().probe(head.context).holds
-    assert mended(ChangedFiles(), yes(head)).holds
+    assert repaired(ChangedFiles(), yes(head)).holds
     assert program.read_text() == text
 
 
-def test_a_damaged_inventory_costs_its_own_package_only(head: World) -> None:
+def test_a_damaged_inventory_affects_only_its_own_package(head: World) -> None:
     inventory = next(head.paths.store.glob("*/hello-*/.petal/files.json"))
     inventory.write_text("{")
     assert "files.json cannot be read" in MissingFiles().probe(head.context).reason
-    assert mended(MissingFiles(), head.context).holds
+    assert repaired(MissingFiles(), head.context).holds
 
 
-def test_a_pipe_that_others_can_write_to_is_closed_without_a_reader(head: World) -> None:
+def test_write_permission_is_removed_from_a_pipe_without_opening_it(head: World) -> None:
     pipe = head.paths.shared_root / "store" / "pipe"
     os.mkfifo(pipe)
     pipe.chmod(0o666)
-    assert mended(Ownership(), yes(head)).holds
+    assert repaired(Ownership(), yes(head)).holds
     assert pipe.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_package_that_cannot_be_had_again_keeps_what_it_has(head: World, tmp_path: Path) -> None:
+def test_a_damaged_package_is_kept_if_it_cannot_be_fetched_again(head: World, tmp_path: Path) -> None:
     prefix = next(head.paths.store.glob("*/hello-*"))
     (prefix / "bin" / "hello").unlink()
     (tmp_path / "hello.tar.gz").unlink()
@@ -193,13 +193,13 @@ def dead_pid() -> int:
 def test_the_record_of_a_killed_run_is_closed(head: World, dead_pid: int) -> None:
     Runs(head.paths).save(record(head, 1, dead_pid, finished=False))
     assert "was killed" in KilledRun().probe(head.context).reason
-    assert mended(KilledRun(), head.context).holds
+    assert repaired(KilledRun(), head.context).holds
     closed = Runs(head.paths).load("20261124T081401.000Z-aaaaaa")
     assert closed is not None
     assert (closed.exit, closed.errors[-1]["code"]) == (1, "run-killed")
 
 
-def test_a_run_that_lives_or_was_followed_by_another_is_no_fault(head: World, dead_pid: int) -> None:
+def test_the_record_of_a_running_or_superseded_run_is_not_changed(head: World, dead_pid: int) -> None:
     Runs(head.paths).save(record(head, 1, os.getpid(), finished=False))
     assert KilledRun().probe(head.context).holds
     Runs(head.paths).save(record(head, 2, dead_pid, finished=False))
@@ -207,16 +207,16 @@ def test_a_run_that_lives_or_was_followed_by_another_is_no_fault(head: World, de
     assert KilledRun().probe(head.context).holds
 
 
-def test_an_index_of_spacks_that_was_cut_off_is_removed_and_the_others_stay(head: World) -> None:
+def test_a_truncated_index_of_spack_is_removed_and_valid_ones_stay(head: World) -> None:
     misc = head.paths.scratch / "spack" / "misc" / "providers"
     misc.mkdir(parents=True)
     (misc / "good.json").write_text('{"providers": {}}')
     (misc / "cut.json").write_text('{"providers": {"mp')
-    assert mended(BuildStage(), head.context).holds
+    assert repaired(BuildStage(), head.context).holds
     assert [path.name for path in misc.iterdir()] == ["good.json"]
 
 
-def test_stages_are_removed_only_while_no_run_goes_on(head: World) -> None:
+def test_stages_are_removed_only_if_no_run_is_active(head: World) -> None:
     stage = head.paths.scratch / "spack" / "stage" / "spack-stage-x"
     stage.mkdir(parents=True)
     with (stage / "source").open("wb") as file:
@@ -226,11 +226,11 @@ def test_stages_are_removed_only_while_no_run_goes_on(head: World) -> None:
     BuildStage().apply(head.context)
     assert stage.is_dir()
     head.system.other_runs = lambda _: frozenset()  # type: ignore[method-assign]
-    assert mended(BuildStage(), head.context).holds
+    assert repaired(BuildStage(), head.context).holds
     assert not stage.exists()
 
 
-def test_a_process_of_another_run_is_seen_as_long_as_it_lives() -> None:
+def test_a_process_of_another_run_is_found_until_it_ends() -> None:
     process = subprocess.Popen(["sleep", "60"], env={**os.environ, RUN_MARK: "a-build-job"})
     try:
         assert "a-build-job" in System().other_runs("mine")
@@ -241,7 +241,7 @@ def test_a_process_of_another_run_is_seen_as_long_as_it_lives() -> None:
     assert "a-build-job" not in System().other_runs("mine")
 
 
-def test_a_changed_spack_package_is_removed_only_with_yes_and_installed_by_the_next_step(tmp_path: Path) -> None:
+def test_a_changed_spack_package_is_reinstalled_only_with_yes(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=with_spack(tmp_path))
     steps = [step for step in STEPS if step.name not in ("proof", "lmod", "shell")]
     engine.converge(steps, world.context, lambda _: None)
@@ -256,7 +256,7 @@ def test_a_changed_spack_package_is_removed_only_with_yes_and_installed_by_the_n
     assert ChangedFiles().probe(world.context).blocked
     ChangedFiles().apply(world.context)
     assert program.exists()
-    assert mended(ChangedFiles(), yes(world)).holds
+    assert repaired(ChangedFiles(), yes(world)).holds
     assert [path.name for path in prefix.parent.iterdir() if "fftw" in path.name] == []
     found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
     assert found["spack"].outcome is Outcome.CHANGED

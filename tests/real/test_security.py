@@ -1,4 +1,4 @@
-"""Real processes against what docs/security.md promises: modes, secrets, credentials, checksums, planted files."""
+"""The promises of docs/security.md with real processes: modes, secrets, credentials, checksums, planted files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SECRETS = {
 PROXY_PASSWORD = "password-of-the-proxy"
 ROLE = {"AccessKeyId": "ASIAOFTHEROLE", "SecretAccessKey": "secret-of-the-role", "Token": "token-of-the-role"}
 IMDS_TOKEN = "token-of-the-metadata-service"
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the tests change the owner of files, which needs root")
 
 
 class Cloud(ThreadingHTTPServer):
-    """S3 in path style and the instance metadata service, versions 1 and 2, at one address; remembers every request."""
+    """S3 in path style and the instance metadata service, versions 1 and 2, at one address; records every request."""
 
     daemon_threads = True
 
@@ -102,7 +102,7 @@ def cloud() -> Iterator[Cloud]:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """A head node's tree that knows its role and region."""
+    """A head node's tree with its role and region."""
     prefix = tmp_path / "head"
     (prefix / "shared").mkdir(parents=True)
     (prefix / "etc" / "chef").mkdir(parents=True)
@@ -131,7 +131,7 @@ def petal(node: Path, *argv: str, umask: int = 0o022, **env: str) -> subprocess.
 
 
 def package(tmp_path: Path, source: str = "") -> str:
-    """A configuration with one tarball, from its own place or from ``source``."""
+    """A configuration with one tarball, from its path or from ``source``."""
     archive = tarball(
         tmp_path / "hello.tar.gz", {"hello-1.0/bin/hello": "#!/bin/sh\necho hello\n", "hello-1.0/etc/x": "x"}
     )
@@ -147,7 +147,7 @@ def configuration(tmp_path: Path, text: str) -> Path:
 
 
 def modes(prefix: Path) -> dict[str, int]:
-    """The mode of everything in a tree; names that differ from run to run are levelled."""
+    """The mode of every file in a tree; names that differ between runs are normalized."""
     found = {}
     for path in prefix.rglob("*"):
         if not path.is_symlink():
@@ -177,14 +177,14 @@ def test_the_same_modes_under_every_umask(tmp_path: Path) -> None:
     for name in (*modules, *(name for name in found if name.endswith("state/desired.json"))):
         assert found[name] == 0o644
         parents = [parent for parent in map(str, Path(name).parents) if parent != "."]
-        assert all(found[parent] & 0o005 == 0o005 for parent in parents), "users must get there"
+        assert all(found[parent] & 0o005 == 0o005 for parent in parents), "users cannot read it"
     program = next(name for name in found if name.endswith("/bin/hello"))
     assert found[program] == 0o755
     assert found["var/log/petal-node.log"] == 0o640
 
 
 def test_programs_that_we_start_get_our_umask(tmp_path: Path) -> None:
-    """Spack builds with it: what is in the store must be readable by users and writable by nobody else."""
+    """Spack builds with this umask: users can read the store, and only root can write it."""
     program = "import os; print(oct(os.umask(0)))"
     script = f"""
 import sys
@@ -203,7 +203,7 @@ cli.entry()
 
 @needs_root
 @pytest.mark.parametrize("kind", ["link", "foreign directory", "open directory", "file"])
-def test_what_somebody_put_on_shared_storage_first_is_refused(kind: str, node: Path, tmp_path: Path) -> None:
+def test_a_directory_that_a_user_created_on_shared_storage_is_refused(kind: str, node: Path, tmp_path: Path) -> None:
     shared, victim = node / "shared", tmp_path / "victim"
     shared.chmod(0o1777)
     victim.mkdir()
@@ -238,7 +238,7 @@ def test_nothing_is_written_to_tmp(node: Path, tmp_path: Path) -> None:
 
 
 class Watch:
-    """Everything that stands in the arguments of any process while it looks."""
+    """Record the arguments of all processes while it runs."""
 
     def __init__(self, words: list[str]) -> None:
         self._words = words
@@ -268,7 +268,7 @@ class Watch:
 
 
 def holding(tree: Path, words: list[str]) -> dict[str, list[str]]:
-    """The files of a tree that hold one of the words."""
+    """The files of a tree that contain one of the words."""
     found = {}
     for path in tree.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -280,7 +280,7 @@ def holding(tree: Path, words: list[str]) -> dict[str, list[str]]:
 
 
 def test_a_hook_leaves_no_secret_in_records_logs_output_or_arguments(node: Path, cloud: Cloud, tmp_path: Path) -> None:
-    """The hook's caller has keys, the proxy a password, the role credentials: all are used, none stays."""
+    """The caller has keys, the proxy a password, the role credentials: all are used, none is stored."""
     text = package(tmp_path, "s3://bucket/hello.tar.gz")
     cloud.objects = {
         "/bucket/hello.tar.gz": (tmp_path / "hello.tar.gz").read_bytes(),
@@ -295,7 +295,7 @@ def test_a_hook_leaves_no_secret_in_records_logs_output_or_arguments(node: Path,
     assert next((node / "shared" / "petal" / "root" / "store").rglob("bin/hello"))
     signed = [headers for _, path, headers in cloud.requests if path.startswith("/bucket/")]
     assert all("Credential=ASIAOFTHEROLE/" in headers["authorization"] for headers in signed), (
-        "the worker has no keys of its caller"
+        "the worker has keys of its caller"
     )
     assert watch.looks > 5
     assert watch.seen == set()
@@ -314,7 +314,7 @@ def test_a_hook_leaves_no_secret_in_records_logs_output_or_arguments(node: Path,
 @pytest.mark.parametrize(
     "verb", [("hook", "configured", "--strict"), ("bootstrap",), ("plan",)], ids=lambda verb: verb[0]
 )
-def test_a_configuration_at_a_place_with_a_secret_is_refused_and_not_repeated(
+def test_a_configuration_uri_with_a_secret_is_refused_and_not_printed(
     verb: tuple[str, ...], uri: str, node: Path
 ) -> None:
     done = petal(node, *verb, "--config", uri)
@@ -322,13 +322,13 @@ def test_a_configuration_at_a_place_with_a_secret_is_refused_and_not_repeated(
     assert "config-missing" in done.stderr + done.stdout
     assert "hidden-word" not in done.stdout + done.stderr
     assert holding(node, ["hidden-word"]) == {}
-    assert not (node / "var/log/petal-node-worker.log").exists(), "a worker was started with it"
+    assert not (node / "var/log/petal-node-worker.log").exists(), "a worker was started with the secret"
 
 
 # ------------------------------------------------------------------------------------------------------ credentials
 
 
-def test_without_s3_nobody_asks_for_credentials(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+def test_no_credentials_are_requested_without_s3(node: Path, cloud: Cloud, tmp_path: Path) -> None:
     config = configuration(tmp_path, package(tmp_path))
     for verb in (["bootstrap"], ["plan"], ["status", "--verbose"], ["check"]):
         argv = [*verb, "--config", str(config)]
@@ -336,7 +336,7 @@ def test_without_s3_nobody_asks_for_credentials(node: Path, cloud: Cloud, tmp_pa
     assert cloud.requests == []
 
 
-def test_only_version_2_of_the_metadata_service_is_spoken(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+def test_only_version_2_of_the_metadata_service_is_used(node: Path, cloud: Cloud, tmp_path: Path) -> None:
     text = package(tmp_path, "s3://bucket/hello.tar.gz")
     cloud.objects = {"/bucket/hello.tar.gz": (tmp_path / "hello.tar.gz").read_bytes()}
     done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), **environment(cloud))
@@ -351,7 +351,7 @@ def test_only_version_2_of_the_metadata_service_is_spoken(node: Path, cloud: Clo
     assert holding(node, [*ROLE.values(), IMDS_TOKEN]) == {}
 
 
-def test_a_metadata_service_without_version_2_is_asked_for_nothing(node: Path, cloud: Cloud, tmp_path: Path) -> None:
+def test_a_metadata_service_without_version_2_gets_no_data_request(node: Path, cloud: Cloud, tmp_path: Path) -> None:
     cloud.version_2 = False
     text = package(tmp_path, "s3://bucket/hello.tar.gz")
     cloud.objects = {"/bucket/hello.tar.gz": (tmp_path / "hello.tar.gz").read_bytes()}
@@ -402,7 +402,7 @@ def test_a_configuration_with_another_checksum_is_not_read(
     assert plan()["errors"][0]["code"] == "fetch-checksum"
 
 
-def test_a_hook_hands_the_configurations_checksum_on(node: Path, tmp_path: Path) -> None:
+def test_a_hook_passes_on_the_configurations_checksum(node: Path, tmp_path: Path) -> None:
     config = configuration(tmp_path, package(tmp_path))
     argv = ("hook", "configured", "--strict", "--config", str(config), "--config-sha256")
     assert petal(node, *argv, "0" * 64).returncode == 1
@@ -413,7 +413,7 @@ def test_a_hook_hands_the_configurations_checksum_on(node: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("there", ["nothing", "the right one", "another"])
 def test_a_job_runs_the_archive_of_its_name_and_no_other(tmp_path: Path, there: str) -> None:
-    """By a real shell: from a copy on the node's own disk, which is compared each time."""
+    """A real shell runs a copy on the node's disk, whose checksum is verified each time."""
     shared, cache = tmp_path / "archive", tmp_path / "a cache"
     good = b'#!/bin/sh\necho "ran $*"\n'
     name = hashlib.sha256(good).hexdigest()
@@ -432,7 +432,7 @@ def test_a_job_runs_the_archive_of_its_name_and_no_other(tmp_path: Path, there: 
 
     assert run().stdout == f"ran build-job --run-id run-1 {tmp_path}\n"
     (shared / name).write_bytes(b"#!/bin/sh\necho evil\n")
-    assert run().stdout == f"ran build-job --run-id run-1 {tmp_path}\n", "the copy is still the right one"
+    assert run().stdout == f"ran build-job --run-id run-1 {tmp_path}\n", "the copy has changed"
     (cache / name).unlink()
     refused = run()
     assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""Real shells of an ordinary user find the best module tree that their CPU runs, in whatever release is current."""
+"""Real shells of an ordinary user use the best module tree for their CPU in the current release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHELLS = {
     "tcsh": ("csh", "source {init}; echo $PETAL_RELEASE; echo $MODULEPATH"),
     "fish": ("fish", "source {init}; echo $PETAL_RELEASE; string join : $MODULEPATH"),
 }
-# What Tcl environment-modules does to a shell within a shell, which has Lmod's variables already.
+# The effect of Tcl environment-modules on a nested shell that already has Lmod's variables.
 TCL_MODULES = {
     "bash": "module() {{ echo tcl; }}; export BASH_ENV=/usr/share/Modules/init/bash",
     "zsh": "module() {{ echo tcl; }}",
@@ -36,9 +36,9 @@ TREES = ("os-zen4", "os-x86_64_v4", "os-x86_64_v3", "os-x86_64_v2")
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that others may enter, with a blank in its name."""
+    """A directory with a space in its name that others can enter."""
     if os.geteuid() != 0:
-        pytest.skip("only root can start a shell as another user")
+        pytest.skip("the test starts a shell as another user, which needs root")
     with tempfile.TemporaryDirectory(prefix="petal shells ") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -61,10 +61,10 @@ def login(place: Path, shell: str, user: int) -> list[str]:
 
 
 def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = None) -> str:
-    """What a new shell prints; ``{init}`` in the script is the init file."""
+    """The output of a new shell; ``{init}`` in the script is the init file."""
     program, lmod = shutil.which(shell), lmod or lmod_of_this_machine()
     if program is None or lmod is None:
-        pytest.skip(f"{shell if program is None else 'Lmod'} is not on this machine")
+        pytest.skip(f"{shell if program is None else 'Lmod'} is not installed")
     kind, _ = SHELLS[shell]
     values = {
         "current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod),
@@ -83,7 +83,7 @@ def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = N
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_users_shell_takes_the_best_tree_of_the_release_that_is_current(place: Path, shell: str) -> None:
+def test_a_users_shell_uses_the_best_tree_of_the_current_release(place: Path, shell: str) -> None:
     first = publish(place, "r1", "os-x86_64_v3", "os-icelake", "os-x86_64_v2")
     assert login(place, shell, NOBODY) == [str(first), f"{first}/modules/os-x86_64_v3/Core"]
     second = publish(place, "r2", "os-x86_64_v2", "os-x86_64_v3", "os-x86_64_v4")
@@ -93,7 +93,7 @@ def test_a_users_shell_takes_the_best_tree_of_the_release_that_is_current(place:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_directories_of_site_and_image_stand_behind_the_releases(place: Path, shell: str) -> None:
+def test_module_directories_of_site_and_image_follow_those_of_the_release(place: Path, shell: str) -> None:
     first = publish(place, "r1", "os-x86_64_v3")
     _, script = SHELLS[shell]
     given = {"tcsh": "setenv MODULEPATH /ami/a:/ami/b", "fish": "set -gx MODULEPATH /ami/a /ami/b"}
@@ -103,14 +103,14 @@ def test_the_directories_of_site_and_image_stand_behind_the_releases(place: Path
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_roots_shell_asks_the_file_alone(place: Path, shell: str) -> None:
+def test_a_root_shell_reads_only_the_init_file(place: Path, shell: str) -> None:
     publish(place, "r1", "os-x86_64_v3")
     assert login(place, shell, 0) == [f"{place}/current", f"{place}/current/modules/os-x86_64_v4/Core"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_module_is_lmods_where_environment_modules_was_sourced_before(place: Path, shell: str) -> None:
-    """In ``#!/bin/bash -l`` of a job, say: /etc/profile.d/modules.sh comes before ours there again."""
+def test_module_is_lmods_after_environment_modules_was_sourced(place: Path, shell: str) -> None:
+    """For example in a job with ``#!/bin/bash -l``: /etc/profile.d/modules.sh is sourced again before our file."""
     publish(place, "r1", "os-x86_64_v3")
     source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
     told = ["echo $BASH_ENV"] if shell == "bash" else []
@@ -122,7 +122,7 @@ def test_module_is_lmods_where_environment_modules_was_sourced_before(place: Pat
         assert said[-1] == f"{lmod_of_this_machine()}/init/bash"
 
 
-# Another Lmod than ours made ``module`` before: its program, and a function that calls it.
+# ``module`` of another Lmod: its program, and a function that calls it.
 OTHER_LMOD = {
     "bash": "export LMOD_CMD=CMD; module() {{ echo $LMOD_CMD; }}",
     "zsh": "export LMOD_CMD=CMD; module() {{ echo $LMOD_CMD; }}",
@@ -133,9 +133,7 @@ OTHER_LMOD = {
 
 @pytest.mark.parametrize("shell", OTHER_LMOD)
 @pytest.mark.parametrize(("cmd", "stays"), [("/site/lmod/libexec/lmod", True), ("/old/lmod/libexec/lmod", False)])
-def test_an_lmod_of_the_sites_stays_and_one_that_is_too_old_does_not(
-    place: Path, shell: str, cmd: str, stays: bool
-) -> None:
+def test_a_sites_lmod_is_kept_unless_it_is_too_old(place: Path, shell: str, cmd: str, stays: bool) -> None:
     publish(place, "r1", "os-x86_64_v3")
     before = re.sub(r"\bCMD\b", cmd, OTHER_LMOD[shell])
     said = typed(place, shell, f"{before}\nsource {{init}}\nmodule --version", NOBODY)
@@ -143,23 +141,23 @@ def test_an_lmod_of_the_sites_stays_and_one_that_is_too_old_does_not(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_goes_on_where_lmod_is_gone(place: Path, shell: str) -> None:
-    """dash ends at ``.`` of a file that is not there (POSIX, dot)."""
+def test_a_shell_continues_if_lmod_is_missing(place: Path, shell: str) -> None:
+    """dash ends at ``.`` of a missing file (POSIX, dot)."""
     publish(place, "r1", "os-x86_64_v3")
     source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
     assert typed(place, shell, f"{source}\necho goes on", NOBODY, lmod=place / "gone").splitlines()[-1] == "goes on"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_every_shell_says_which_lmod_it_has(place: Path, shell: str) -> None:
-    """By that its cache is found, and init/sh of Lmod's does not."""
+def test_every_shell_sets_the_version_of_lmod(place: Path, shell: str) -> None:
+    """Lmod finds its cache by the version; its init/sh does not set it."""
     publish(place, "r1", "os-x86_64_v3")
     source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
     assert typed(place, shell, f"{source}\necho $LMOD_VERSION", NOBODY).splitlines()[-1] == "8.6.19"
 
 
 def test_a_script_in_zsh_loads_no_completion(place: Path) -> None:
-    """It would write ~/.zcompdump for each job of an array, on the same file system."""
+    """It would write ~/.zcompdump on shared storage for each job of an array."""
     publish(place, "r1", "os-x86_64_v3")
     said = typed(place, "zsh", "source {init}; whence compinit || echo none; module --version", NOBODY)
     assert said.splitlines()[0] == "none"

@@ -1,4 +1,4 @@
-"""Real processes: deadlines that hold, trees that end, descriptors that nobody keeps, storage that hangs."""
+"""Real processes: deadlines, process trees that end, descriptors that are closed, storage that hangs."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_output_code_and_environment() -> None:
+def test_run_returns_output_and_exit_code_with_the_given_environment() -> None:
     done = SYSTEM.run(["sh", "-c", "echo out; echo err >&2; env"], timeout=10)
     assert "/opt/slurm/bin" in done.stdout
     assert "PYTEST_CURRENT_TEST" not in done.stdout
     assert done.stderr == "err\n"
 
 
-def test_a_code_that_nobody_accepts_is_an_error_with_what_it_said() -> None:
+def test_an_unexpected_exit_code_raises_an_error_with_the_output() -> None:
     with pytest.raises(ProcessFailed) as caught:
         SYSTEM.run(["sh", "-c", "echo broken >&2; exit 7"], timeout=10)
     assert caught.value.why == "broken"
     assert SYSTEM.run(["sh", "-c", "exit 7"], timeout=10, ok=None).returncode == 7
 
 
-def test_a_program_that_is_not_there() -> None:
+def test_a_missing_program_raises_an_error() -> None:
     with pytest.raises(ProcessFailed, match="cannot be started"):
         SYSTEM.run(["/no/such/program"], timeout=10)
 
 
-def test_bytes_that_are_no_utf8_are_replaced() -> None:
+def test_invalid_utf8_in_output_is_replaced() -> None:
     assert "�" in SYSTEM.run(["printf", "a\\377b"], timeout=10).stdout
 
 
-def test_at_its_deadline_a_program_ends_with_all_its_children(tmp_path: Path) -> None:
-    """Also with one that left the group, as Spack's builders do, and one that ignores SIGTERM."""
+def test_a_program_and_all_its_children_are_killed_at_the_deadline(tmp_path: Path) -> None:
+    """The children include one that left the process group, like Spack's builders, and one that ignores SIGTERM."""
     script = f"""
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -77,8 +77,8 @@ print(child.pid, flush=True)
 """
 
 
-def left_behind(run_id: str) -> int:
-    """A program of the run that lives on in a session of its own, while what started it is gone."""
+def orphan(run_id: str) -> int:
+    """Start a program of the run in a new session whose parent has ended."""
     done = subprocess.run(
         [sys.executable, "-c", LEAVES_A_BUILDER + "os._exit(0)"],
         env={**os.environ, RUN_MARK: run_id}, stdout=subprocess.PIPE, text=True, check=True,
@@ -86,8 +86,8 @@ def left_behind(run_id: str) -> int:
     return int(done.stdout)
 
 
-def test_what_a_run_left_behind_is_found_by_its_mark_and_nothing_else_is_ended() -> None:
-    mine, other = left_behind("run-a"), left_behind("run-b")
+def test_only_orphans_with_the_mark_of_the_run_are_killed() -> None:
+    mine, other = orphan("run-a"), orphan("run-b")
     try:
         assert end_marked("run-a") == 1
         assert gone(mine)
@@ -98,10 +98,10 @@ def test_what_a_run_left_behind_is_found_by_its_mark_and_nothing_else_is_ended()
     assert gone(other)
 
 
-def test_who_ends_a_run_spares_itself_and_what_it_came_from() -> None:
+def test_end_run_does_not_kill_the_caller_and_its_parents() -> None:
     script = "import sys; from bootstrap.host.processes import end_marked; print(end_marked('run-c'))"
     outer = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {script!r}]).returncode)"
-    child = left_behind("run-c")
+    child = orphan("run-c")
     done = subprocess.run(
         [sys.executable, "-c", outer], env={**os.environ, RUN_MARK: "run-c"}, cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE, text=True, check=False,
@@ -110,13 +110,13 @@ def test_who_ends_a_run_spares_itself_and_what_it_came_from() -> None:
     assert gone(child)
 
 
-def test_a_program_carries_the_mark_of_its_run_whatever_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_has_the_mark_of_its_run_in_any_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_MARK, "run-d")
     for env in (None, {"PATH": "/usr/bin:/bin"}):
         assert f"{RUN_MARK}=run-d" in SYSTEM.run(["env"], timeout=10, env=env).stdout
 
 
-def test_a_program_that_dies_of_a_signal_takes_what_it_started_with_it() -> None:
+def test_the_children_of_a_program_killed_by_a_signal_are_killed() -> None:
     lines: list[str] = []
     script = (
         LEAVES_A_BUILDER.replace("start_new_session=True, stdout=subprocess.DEVNULL", "")
@@ -127,7 +127,7 @@ def test_a_program_that_dies_of_a_signal_takes_what_it_started_with_it() -> None
     assert gone(int(lines[0]))
 
 
-def test_lines_come_as_they_are_written_and_the_deadline_holds_for_them_too() -> None:
+def test_lines_arrive_as_they_are_written_until_the_deadline() -> None:
     lines: list[str] = []
     SYSTEM.run(["sh", "-c", "echo one; echo two >&2; printf three"], timeout=10, on_line=lines.append)
     assert lines == ["one", "two", "three"]
@@ -135,7 +135,7 @@ def test_lines_come_as_they_are_written_and_the_deadline_holds_for_them_too() ->
         SYSTEM.run(["sh", "-c", "echo one; sleep 100"], timeout=0.5, on_line=lines.append)
 
 
-def test_silence_is_told_while_it_lasts() -> None:
+def test_silence_of_a_program_is_reported_repeatedly() -> None:
     said: list[str] = []
     ticking = "echo one; read -r -t 30 x <&3 || true"
     reader, writer = os.pipe()
@@ -152,15 +152,15 @@ def test_silence_is_told_while_it_lasts() -> None:
     assert said.count("idle") >= 2
 
 
-def test_a_descendant_that_keeps_the_output_open_holds_nobody() -> None:
+def test_a_descendant_that_keeps_the_output_open_does_not_delay_the_caller() -> None:
     started = time.monotonic()
     SYSTEM.run(["sh", "-c", "sleep 30 & echo done"], timeout=20, on_line=lambda _: None)
     assert time.monotonic() - started < 20
     subprocess.run(["pkill", "-f", "^sleep 30$"], check=False)
 
 
-def test_a_detached_program_holds_none_of_our_descriptors(tmp_path: Path) -> None:
-    """ParallelCluster's executor waits for whoever holds a hook's stderr."""
+def test_a_detached_program_inherits_no_descriptors(tmp_path: Path) -> None:
+    """ParallelCluster's executor waits until a hook's stderr is closed."""
     script = (
         "from pathlib import Path\nfrom bootstrap.host.system import System\n"
         "from bootstrap.host.systemd import detach\n"
@@ -196,7 +196,7 @@ def test_a_detached_program_gets_no_aws_keys(tmp_path: Path, monkeypatch: pytest
     assert "secret" not in text
 
 
-def test_what_hangs_is_given_up_and_said_so(tmp_path: Path) -> None:
+def test_a_guarded_call_that_hangs_raises_an_error_at_its_deadline(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     started = time.monotonic()
     with pytest.raises(StorageError) as caught:
@@ -205,18 +205,18 @@ def test_what_hangs_is_given_up_and_said_so(tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_what_a_guarded_look_raises_arrives(tmp_path: Path) -> None:
+def test_an_exception_of_a_guarded_call_is_raised_in_the_caller(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         SYSTEM.on_storage((tmp_path / "absent").read_text, "x", 5)
     assert SYSTEM.on_storage(lambda: {"a": (1, 2)}, "x", 5) == {"a": (1, 2)}
 
 
-def test_a_reader_that_is_killed_is_an_error() -> None:
+def test_a_killed_guarded_call_raises_an_error() -> None:
     with pytest.raises(ProcessFailed, match="was killed"):
         SYSTEM.on_storage(lambda: os.kill(os.getpid(), signal.SIGKILL), "x", 5)
 
 
-def test_a_program_that_sigkill_does_not_end_is_left_behind_at_the_deadline(
+def test_a_program_that_survives_sigkill_is_abandoned_at_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that waits for a dead mount survives SIGKILL; here nothing kills the process at all."""
@@ -254,18 +254,18 @@ def test_a_call_inside_another_call_runs_in_the_same_child_with_the_earlier_dead
     assert not deadline._abandoned
 
 
-def test_what_is_left_of_a_session_ends_too() -> None:
-    """A builder whose parent has ended already: nobody is its parent any more, its session still names it."""
+def test_orphaned_processes_of_a_session_are_killed() -> None:
+    """A builder whose parent has ended can still be found by its session."""
     with pytest.raises(ProcessTimeout):
         SYSTEM.run(["sh", "-c", "sleep 77 & exit 0"], timeout=1.0)
     assert not [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == ["sleep", "77"]]
 
 
-def test_a_hung_look_keeps_nobodys_output_open(tmp_path: Path) -> None:
+def test_a_hanging_guarded_call_does_not_keep_the_output_open(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     script = (
         "import os, signal\nfrom bootstrap.host.system import System\nfrom pathlib import Path\n"
-        "os.kill = lambda *a: None\n"  # a child in the kernel's hands cannot be killed either
+        "os.kill = lambda *a: None\n"  # a child that waits in the kernel cannot be killed either
         f"try: System().on_storage(Path({str(tmp_path / 'fifo')!r}).read_text, 'x', 0.2)\n"
         "except Exception as e: print(e.code)\n"
     )
@@ -277,7 +277,7 @@ def test_a_hung_look_keeps_nobodys_output_open(tmp_path: Path) -> None:
         """Lets the child that was left behind end."""
 
 
-def test_a_process_is_there_or_not() -> None:
+def test_has_process_finds_only_running_processes() -> None:
     assert has_process(os.getpid())
     child = subprocess.Popen(["sleep", "100"])
     end_tree(child.pid)
@@ -286,8 +286,8 @@ def test_a_process_is_there_or_not() -> None:
     assert own_start() < time.time()
 
 
-def test_the_memory_that_is_free_is_the_kernels() -> None:
-    """proc_meminfo(5), in kB; other programs move it while the test reads."""
+def test_available_memory_is_the_kernels_figure() -> None:
+    """proc_meminfo(5), in kB; other programs change it during the test."""
     told = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
     kernels = 1024 * sum(int(told[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
     assert abs(SYSTEM.available_memory() - kernels) < kernels / 4
