@@ -30,7 +30,7 @@ def stack_lmod(ctx: Context, target: str) -> Locked | None:
     """The Lmod in the stack's lockfile for a CPU target, None if the stack has none.
 
     Raises:
-        SpackError: ``state-corrupt``.
+        StateError: the lockfile is damaged.
     """
     specs = locked_specs(lockfile_of(ctx, target))
     return next((spec for spec in specs if spec.name == PACKAGE and spec.explicit and not spec.external), None)
@@ -115,7 +115,7 @@ def lacks_only_lmod(ctx: Context) -> bool:
     """True if everything that the user asked for is installed, and only the Lmod that was added is missing.
 
     Raises:
-        SpackError: ``state-corrupt``, ``spack-database``.
+        StateError, SpackError: the lockfile or the database is damaged.
     """
     if not adds_lmod(ctx):
         return False

@@ -88,7 +88,7 @@ def needs(ctx: Context, release: ReleaseInfo) -> dict[str, Path]:
     The prefix of a package that Spack's database lacks is ``name-version``.
 
     Raises:
-        SpackError: a lockfile or a database cannot be read.
+        StateError, SpackError: a lockfile or a database cannot be read.
     """
     installed = {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
     prefixes = {}

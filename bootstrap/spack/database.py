@@ -13,15 +13,17 @@ differ does Spack rebuild the index.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core import decode
 from ..core.errors import SpackError, StateError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
+from ..state.store import shaped
 from .driver import Spack
 from .lockfile import Locked, system_of
 
@@ -43,19 +45,20 @@ def index_of(store: Path) -> Path:
 
 def records(index: Path) -> dict[str, dict[str, Any]]:
     """The record of each spec by hash, empty without the file; SpackError ``spack-database`` if it is damaged."""
-    why = "a record is not what Spack writes"
     try:
         document = read_json(index, limit=LIMIT)
-        found: dict[str, dict[str, Any]] = dict(document["database"]["installs"]) if document is not None else {}
-        values = [(record.get("path"), record.get("spec", {})) for record in found.values()]
-        if all(isinstance(path, (str, type(None))) and isinstance(spec, dict) for path, spec in values):
-            return found
+        return {} if document is None else shaped(index, lambda: _records(document))
     except StateError as error:
-        raise SpackError(error.what, why=error.why, remedy=error.remedy, code="spack-database") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
-    what = f"the database {index} cannot be read"
-    raise SpackError(what, why=why, remedy=f"ls -l {index.parent}", code="spack-database")
+        remedy = f"ls -l {index.parent}"
+        raise SpackError(error.what, why=error.why, remedy=remedy, code="spack-database") from error
+
+
+def _records(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = decode.mapping(document["database"]["installs"])
+    for record in found.values():
+        decode.maybe(record.get("path"), decode.text)
+        decode.mapping(record.get("spec", {}))
+    return found
 
 
 def installed(store: Path) -> dict[str, Path]:

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..core import decode
 from ..core.decode import Sha256
-from ..core.errors import ConfigError, SpackError, StateError
+from ..core.errors import ConfigError
 from ..core.model import plain
 from ..host.files import read_json
+from ..state.store import shaped
 
 RECORD = "petal-node"
 RECORD_FORMAT = 1
@@ -90,20 +91,9 @@ def system_of(arch: Any) -> str:
 
 
 def locked_specs(path: Path) -> tuple[Locked, ...]:
-    """The concrete specs of a spack.lock; empty if there is no such file.
-
-    Raises:
-        SpackError: ``state-corrupt``, it is not a lockfile.
-    """
-    try:
-        document = read_json(path, limit=READ_LIMIT)
-    except StateError as error:
-        raise SpackError(error.what, why=error.why, remedy=error.remedy, code="state-corrupt") from error
-    try:
-        return tuple(_specs(document).values()) if document is not None else ()
-    except MALFORMED as error:
-        why, remedy = f"{type(error).__name__}: {error}", f"mv {path} {path}.bad    (the stack is solved again)"
-        raise SpackError(f"{path} is not a Spack lockfile", why=why, remedy=remedy, code="state-corrupt") from error
+    """The concrete specs of a spack.lock, empty without the file; StateError if it is damaged."""
+    document = read_json(path, limit=READ_LIMIT)
+    return () if document is None else shaped(path, lambda: tuple(_specs(document).values()))
 
 
 def _specs(document: Mapping[str, Any]) -> dict[str, Locked]:

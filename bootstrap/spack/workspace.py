@@ -115,17 +115,13 @@ def check_compiler(compiler: Compiler, target: str) -> None:
 
 
 def release_specs(ctx: Context) -> tuple[Locked, ...]:
-    """The specs of this run's release, for all of its targets; SpackError ``state-corrupt``."""
+    """The specs of this run's release, for all of its targets; StateError for a damaged lockfile."""
     specs = (spec for target in ctx.targets for spec in locked_specs(lockfile_of(ctx, target)))
     return tuple({spec.hash: spec for spec in specs}.values())
 
 
 def missing_packages(ctx: Context) -> tuple[str, ...]:
-    """The packages of this run's release that the store lacks, as ``name@version``, sorted.
-
-    Raises:
-        SpackError: ``state-corrupt``, ``spack-database``.
-    """
+    """The packages of this run's release that the store lacks, as ``name@version``, sorted."""
     if not ctx.config.uses_spack:
         return ()
     absent = database.missing(release_specs(ctx), store_of(ctx))
