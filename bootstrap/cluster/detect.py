@@ -115,35 +115,26 @@ def parse_dna(text: str) -> Cluster:
     except (ValueError, RecursionError):
         loaded = {}
     raw = loaded.get("cluster") if isinstance(loaded, dict) else None
-    return _cluster(raw, DNA, SHARED_KEYS) if isinstance(raw, dict) else Cluster(role=None)
+    return _cluster(raw, DNA) if isinstance(raw, dict) else Cluster(role=None)
 
 
 def parse_cfnconfig(text: str) -> Cluster:
     """The cluster according to cfnconfig: lines of bash assignments (aws-parallelcluster-cookbook: cfnconfig.erb)."""
-    raw: dict[str, Any] = {}
-    for line in text.splitlines():
-        name, separator, value = line.partition("=")
-        if separator and name.strip().isidentifier():
-            raw[name.strip()] = _unquoted(value.strip())
-    return _cluster(raw, CFNCONFIG, SHARED_KEYS[:1], "cfn_") if raw else Cluster(role=None)
+    pairs = [line.partition("=") for line in text.splitlines()]
+    raw = {name.strip().removeprefix("cfn_"): _unquoted(value.strip()) for name, equals, value in pairs if equals}
+    return _cluster(raw, CFNCONFIG) if raw else Cluster(role=None)
 
 
-def _cluster(
-    raw: Mapping[str, Any], source: str, shared_keys: tuple[tuple[str, str], ...], prefix: str = ""
-) -> Cluster:
-    """The cluster from the values of one file, whose names begin with ``prefix``."""
-
-    def word(key: str) -> str | None:
-        return _word(raw, prefix + key)
-
+def _cluster(raw: Mapping[str, Any], source: str) -> Cluster:
+    """The cluster from the values of one file."""
     return Cluster(
-        role=ROLES.get(str(raw.get(f"{prefix}node_type"))),
+        role=ROLES.get(str(raw.get("node_type"))),
         name=_word(raw, "cluster_name") or _word(raw, "stack_name"),
-        region=word("region"),
-        user=word("cluster_user"),
-        queue=word("scheduler_queue_name"),
-        head_ip=word("head_node_private_ip"),
-        shared=tuple(SharedDir(mount, kind) for kind, key in shared_keys for mount in _dirs(raw.get(prefix + key))),
+        region=_word(raw, "region"),
+        user=_word(raw, "cluster_user"),
+        queue=_word(raw, "scheduler_queue_name"),
+        head_ip=_word(raw, "head_node_private_ip"),
+        shared=tuple(SharedDir(mount, kind) for kind, key in SHARED_KEYS for mount in _dirs(raw.get(key))),
         sources=(source,),
     )
 

@@ -49,13 +49,14 @@ def unpack(archive: Path, target: Path) -> None:
                     raise PackageError(what, remedy=remedy, code="package-archive")
                 members.append(member)
             _refuse_without_room(members, archive, target)
-            names = {member.name: _safe_name(member) for member in members}
-            top = _top_to_strip(names.values())
-            links = {names[member.name] for member in members if member.issym()}
+            top = _top_to_strip(PurePosixPath(member.name) for member in members)
+            links = {PurePosixPath(member.name) for member in members if member.issym()}
             for member in members:
-                _refuse_unsafe(member, names[member.name], links)
+                danger = _danger(member, links)
+                if danger:
+                    raise _unsafe(member.name, danger)
             for member in members:
-                _place(tar, member, names[member.name], target, top)
+                _place(tar, member, target, top)
     except OSError as error:
         if error.errno is None:  # bz2 raises an OSError without errno for damaged data
             raise _damaged(archive, error) from error
@@ -101,33 +102,23 @@ def _unsafe(member: str, why: str) -> PackageError:
     return PackageError(what, why=why, remedy="make the tarball again without it", code="package-unsafe")
 
 
-def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
-    name = PurePosixPath(member.name)
-    if "\0" in member.name + member.linkname:
-        raise _unsafe(member.name, "its name contains a NUL")
-    if name.is_absolute():
-        raise _unsafe(member.name, "its name is absolute")
-    if ".." in name.parts:
-        raise _unsafe(member.name, "its name leads upwards")
-    return name
-
-
-def _refuse_unsafe(member: tarfile.TarInfo, name: PurePosixPath, links: set[PurePosixPath]) -> None:
-    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-        raise _unsafe(member.name, "it is a device or a pipe")
-    if member.mode & 0o6000 and not member.issym():
-        raise _unsafe(member.name, "it is setuid or setgid")
-    if any(parent in links for parent in name.parents):
-        raise _unsafe(member.name, "it lies below a symbolic link of the archive")
-    if member.issym() and PurePosixPath(member.linkname).is_absolute():
-        raise _unsafe(member.name, f"it is a link to {member.linkname}, outside of the package")
-    if member.islnk():
-        link = PurePosixPath(member.linkname)
-        if link.is_absolute() or ".." in link.parts:
-            raise _unsafe(member.name, f"it is a hard link to {member.linkname}, outside of the package")
-        if link in links or any(parent in links for parent in link.parents):
-            why = f"it is a hard link to {member.linkname}, which is reached through a symbolic link"
-            raise _unsafe(member.name, why)
+def _danger(member: tarfile.TarInfo, links: set[PurePosixPath]) -> str | None:
+    """Why a member is refused, or None. ``links`` are the symbolic links of the archive."""
+    name, link = PurePosixPath(member.name), PurePosixPath(member.linkname)
+    leads_out = link.is_absolute() or ".." in link.parts
+    by_link = not links.isdisjoint((link, *link.parents))
+    dangers = {
+        "its name contains a NUL": "\0" in member.name + member.linkname,
+        "its name is absolute": name.is_absolute(),
+        "its name leads upwards": ".." in name.parts,
+        "it is a device or a pipe": not (member.isreg() or member.isdir() or member.issym() or member.islnk()),
+        "it is setuid or setgid": bool(member.mode & 0o6000) and not member.issym(),
+        "it lies below a symbolic link of the archive": not links.isdisjoint(name.parents),
+        f"it is a link to {link}, outside of the package": member.issym() and link.is_absolute(),
+        f"it is a hard link to {link}, outside of the package": member.islnk() and leads_out,
+        f"it is a hard link to {link}, which is reached through a symbolic link": member.islnk() and by_link,
+    }
+    return next((why for why, applies in dangers.items() if applies), None)
 
 
 def _top_to_strip(names: Iterable[PurePosixPath]) -> str | None:
@@ -138,10 +129,10 @@ def _top_to_strip(names: Iterable[PurePosixPath]) -> str | None:
     return tops.pop() if len(tops) == 1 and is_nested and not tops & PLAIN_TOP else None
 
 
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, name: PurePosixPath, target: Path, top: str | None) -> None:
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, top: str | None) -> None:
     """Unpacks one member that was checked; ``top`` is stripped from its name."""
     skipped = 0 if top is None else 1
-    path = target.joinpath(*name.parts[skipped:])
+    path = target.joinpath(*PurePosixPath(member.name).parts[skipped:])
     if path == target:
         return
     make_dir(path.parent)
