@@ -183,7 +183,7 @@ def _needs_lmod(ctx: Context) -> bool:
     if ctx.config.modules.lmod == "stack":
         return True
     lmod = image_lmod(ctx.system)
-    return lmod is None or bool(lmod.numbers and lmod.problem) or _release_has_lmod(ctx)
+    return lmod is None or bool(lmod.version and lmod.problem) or _release_has_lmod(ctx)
 
 
 def _release_has_lmod(ctx: Context) -> bool:

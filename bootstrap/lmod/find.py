@@ -16,7 +16,7 @@ from ..state.context import Context
 
 PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
 CHECK_NAME = "lmod"  # of the check that a node has an Lmod that works; the proof waits for it
-OLDEST = (8, 5)
+OLDEST = "8.5"
 NONE = "this node has no Lmod"
 # Where Tcl environment-modules lists its directories (modules(1), "Modulepath initial setup"): Red Hat's and Amazon's
 # file, Ubuntu's, and that of versions before 4. The commands in ``initrc`` take precedence over the lists.
@@ -35,23 +35,24 @@ class Lmod:
 
     Args:
         place: the directory that has init/ and libexec/.
-        numbers: its version, ``(8, 6, 19)``; empty if Lmod did not report one.
+        version: ``8.6.19``; empty if Lmod did not report one.
     """
 
     place: Path
-    numbers: tuple[int, ...]
-
-    @property
-    def version(self) -> str:
-        """``8.6.19``."""
-        return dotted(self.numbers)
+    version: str
 
     @property
     def problem(self) -> str:
         """Why shells cannot use it, or an empty string."""
-        if self.numbers >= OLDEST:
+        if not is_old(self.version):
             return ""
-        return f"Lmod {self.version or 'unknown'} in {self.place} is too old, {dotted(OLDEST)} is needed"
+        return f"Lmod {self.version or 'unknown'} in {self.place} is too old, {OLDEST} is needed"
+
+
+def is_old(version: str) -> bool:
+    """True if shells cannot use this version, ``8.6.19`` or ``8.6.19-1``."""
+    first, second = (re.findall(r"\d+", text)[:2] for text in (version, OLDEST))
+    return [int(part) for part in first] < [int(part) for part in second]
 
 
 def find_lmod(ctx: Context) -> Lmod | None:
@@ -69,13 +70,8 @@ def find_lmod(ctx: Context) -> Lmod | None:
 
 def image_lmod(system: System) -> Lmod | None:
     """The Lmod of the machine image: the first that shells can use, else the first."""
-    first = None
-    for place in image_places():
-        lmod = _read_version(system, place)
-        if not lmod.problem:
-            return lmod
-        first = first or lmod
-    return first
+    found = [_read_version(system, place) for place in image_places()]
+    return next((lmod for lmod in found if not lmod.problem), found[0] if found else None)
 
 
 def image_places() -> tuple[Path, ...]:
@@ -100,17 +96,6 @@ def lmod_in(system: System, copy: Path) -> Lmod | None:
     """The Lmod in one copy, None if the copy has none."""
     place = next(copy.glob("lmod-*/lmod/lmod"), copy)
     return _read_version(system, place) if _has_lmod(place) else None
-
-
-def dotted(numbers: tuple[int, ...]) -> str:
-    """``8.6.19``."""
-    return ".".join(map(str, numbers))
-
-
-def numbers_of(version: str) -> tuple[int, ...]:
-    """The numbers at the start of a version: ``(8, 6, 19)`` for ``8.6.19-1``."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
@@ -140,14 +125,14 @@ def _read_version(system: System, place: Path) -> Lmod:
     try:
         return Lmod(place, _version(system, program, program.stat().st_ctime_ns))
     except PetalError:
-        return Lmod(place, ())
+        return Lmod(place, "")
 
 
 @lru_cache(maxsize=32)  # several steps and checks need it, and each start of Lmod costs a node's start 20 ms
-def _version(system: System, program: Path, changed: int) -> tuple[int, ...]:  # noqa: ARG001 - part of the key
+def _version(system: System, program: Path, changed: int) -> str:  # noqa: ARG001 - part of the key
     """Raises instead of returning an empty version, so that the cache does not keep it."""
     done = system.run([str(program), "bash", "--version"], timeout=COMMAND, ok=None)
     found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
     if not found:
         raise LmodError(f"{program} reports no version", remedy=f"{program} bash --version", code="lmod-incomplete")
-    return numbers_of(found.group(1))
+    return found.group(1)

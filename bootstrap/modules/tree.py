@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +55,17 @@ def write_tree(ctx: Context, target: str) -> Tree:
         _write_package(ctx, package, path)
         origins[site.module_name(path)] = "package"
     site.apply_settings(ctx, tree, list(module_files(tree)))
-    return Tree(tree.name, target, tuple(scan(tree, {**origins, site.defaults_module(ctx): "site"})))
+    origins[site.defaults_module(ctx)] = "site"
+    modules = (
+        ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path))
+        for name, path in _visible(tree)
+    )
+    return Tree(tree.name, target, tuple(modules))
 
 
 def module_files(tree: Path) -> Iterator[Path]:
     """Every module file of a tree, hidden modules included."""
     return (path for path in sorted(tree.rglob("*.lua")) if not path.name.startswith("."))
-
-
-def scan(tree: Path, origins: Mapping[str, str]) -> list[ModuleFile]:
-    """The modules of a tree, without those that a ``.modulerc.lua`` hides.
-
-    Args:
-        origins: the origin of each module that is not Spack's.
-    """
-    return [
-        ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path))
-        for name, path in _visible(tree)
-    ]
 
 
 def unlisted(tree: Path, listed: Tree) -> list[str]:
@@ -88,6 +81,7 @@ def missing_of_users(ctx: Context, target: str) -> list[Path]:
 
 
 def _visible(tree: Path) -> Iterator[tuple[str, Path]]:
+    """The modules of a tree with their names, without those that a ``.modulerc.lua`` hides."""
     for path in module_files(tree):
         rules = [directory / site.RULES for directory in (path.parent, path.parent.parent)]
         text = "".join(rule.read_text(encoding="utf-8") for rule in rules if rule.is_file())

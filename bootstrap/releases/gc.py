@@ -20,12 +20,11 @@ from ..spack import database
 from ..spack.workspace import open_spack, store_of
 from ..state.context import Context
 from ..state.desired import Published
-from ..state.release import current_release
+from ..state.release import RECEIPT, current_release
 from ..state.store import ClusterState
 from .catalog import ReleaseInfo, all_releases, history, needs, stores
-from .publish import PIN
+from .publish import pin_of
 
-RECEIPT = Path(".petal", "package.json")
 GONE = ".gone"
 
 
@@ -161,7 +160,7 @@ def remove(ctx: Context, plan: Cleanup) -> None:
     for release in plan.drop:
         ctx.confirm()
         ctx.note(f"removing release {release}")
-        (ctx.paths.pins / PIN / f"{release}.lua").unlink(missing_ok=True)
+        pin_of(ctx, release).unlink(missing_ok=True)
         _rename(ctx.paths.release(release))
     for gone in ctx.paths.releases.glob(f".*{GONE}"):
         remove_tree(gone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ..core.errors import ReleaseError, StateError
 from ..host.atomic import replace_link, write_atomic
@@ -12,16 +13,8 @@ from ..host.times import timestamp
 from ..modules import templates
 from ..state.context import Context
 from ..state.release import current_release
-from ..state.store import ClusterState, desired_state_of, save_desired_state_of
+from ..state.store import ClusterState
 from .catalog import ReleaseInfo, all_releases, needs, previous_release
-
-PIN = "petal"
-
-
-def save_desired_state(ctx: Context) -> None:
-    """Saves the desired state in the release before it is published, so that a rollback can restore it."""
-    if desired_state_of(ctx.paths, ctx.desired_release) != ctx.desired_state:
-        save_desired_state_of(ctx.paths, ctx.desired_state)
 
 
 def publish(ctx: Context, release: str) -> None:
@@ -30,7 +23,10 @@ def publish(ctx: Context, release: str) -> None:
     Raises:
         LockLost: another process may be publishing.
     """
-    write_pin(ctx, release)
+    pin = pin_of(ctx, release)
+    make_dir(pin.parent)
+    values = {"release": release, "path": str(ctx.paths.release(release)), "root": str(ctx.paths.root)}
+    write_atomic(pin, templates.render("petal.lua.j2", values).encode())
     _record_current(ctx)
     ctx.confirm()
     replace_link(ctx.paths.current, f"releases/{release}")
@@ -51,17 +47,9 @@ def _record_current(ctx: Context) -> None:
         LOG.warning("%s", error)
 
 
-def has_pin(ctx: Context, release: str) -> bool:
-    """True if jobs can be pinned to the release with ``module load petal/<release>``."""
-    return (ctx.paths.pins / PIN / f"{release}.lua").is_file()
-
-
-def write_pin(ctx: Context, release: str) -> None:
-    """Writes the module ``petal/<release>``."""
-    make_dir(ctx.paths.pins / PIN)
-    values = {"release": release, "path": str(ctx.paths.release(release)), "root": str(ctx.paths.root)}
-    text = templates.render("petal.lua.j2", values)
-    write_atomic(ctx.paths.pins / PIN / f"{release}.lua", text.encode())
+def pin_of(ctx: Context, release: str) -> Path:
+    """The module ``petal/<release>``, with which jobs are pinned to a release."""
+    return ctx.paths.pins / "petal" / f"{release}.lua"
 
 
 def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:

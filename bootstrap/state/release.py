@@ -25,6 +25,7 @@ from .store import read_as, write_document
 
 RELEASE_FORMAT = 2
 INDEX = "modules.json"
+RECEIPT = ".petal/package.json"  # in the prefix of a binary package
 ID_LENGTH = 12
 
 

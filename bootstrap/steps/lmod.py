@@ -10,7 +10,7 @@ from ..core.errors import LmodError, PetalError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
 from ..lmod.build import build_bundle, bundle_path, is_left_to_nodes, is_pending, stack_lmod
-from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, dotted, find_lmod, image_lmod, numbers_of
+from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, find_lmod, image_lmod, is_old
 from ..spack import database
 from ..spack.environments import LOCK
 from ..spack.lockfile import Locked
@@ -24,7 +24,7 @@ from .spack import SpackStack
 IN_THE_IMAGE = (
     "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
     "or into the image: dnf install Lmod        (EPEL)",
-    f"or an Lmod of {dotted(OLDEST)} or later at {PLACES[1]} of the image",
+    f"or an Lmod of {OLDEST} or later at {PLACES[1]} of the image",
 )
 
 
@@ -136,9 +136,9 @@ class LmodPack(ClusterStep):
 
 def _compare_packs(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) -> Finding:
     versions = sorted({lmod.version for lmod in lmods.values()})
-    old = [version for version in versions if numbers_of(version) < OLDEST]
+    old = [version for version in versions if is_old(version)]
     if old or not is_built:
-        problem = f"the stack's Lmod {old[0]} is too old, {dotted(OLDEST)} is needed" if old else "Lmod is not built"
+        problem = f"the stack's Lmod {old[0]} is too old, {OLDEST} is needed" if old else "Lmod is not built"
         return blocked(
             problem, "petal-node status    (whether the stack went on without it)", f"add {bundle.SPEC} to the stack"
         )

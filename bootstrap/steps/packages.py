@@ -14,11 +14,10 @@ from ..host.files import make_dir, read_json
 from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context
-from ..state.release import package_prefix
+from ..state.release import RECEIPT, package_prefix
 from .base import ON_NODES, ClusterStep
 from .root import WAY_TO_STORAGE, Root
 
-RECEIPT = ".petal/package.json"
 FILES = ".petal/files.json"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ..core.model import Finding, change, satisfied
 from ..host.times import timestamp
-from ..releases.publish import has_pin, publish, save_desired_state
+from ..releases.publish import pin_of, publish
 from ..spack.workspace import missing_packages, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
+from ..state.store import save_desired_state_of
 from .base import ClusterStep
 from .module_tree import ModuleTree
 from .packages import Packages
@@ -34,7 +35,7 @@ class Publish(ClusterStep):
         if manifest.missing and manifest.missing != missing_packages(ctx):
             names = ", ".join(manifest.missing)
             return change(f"release {release} was published without {names}", "write its manifest")
-        if not has_pin(ctx, release):
+        if not pin_of(ctx, release).is_file():
             return change(f"release {release} has no module for jobs to load", f"write the module petal/{release}")
         return satisfied(f"release {release} is current")
 
@@ -44,7 +45,7 @@ class Publish(ClusterStep):
             # The files reach the disk before the manifest, so a snapshot with a manifest is complete.
             ctx.system.flush(ctx.paths.root)
             write_manifest(ctx.paths, _manifest(ctx))
-        save_desired_state(ctx)
+        save_desired_state_of(ctx.paths, ctx.desired_state)  # before it is published, for a later rollback
         publish(ctx, ctx.desired_release)
 
 
