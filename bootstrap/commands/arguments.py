@@ -53,6 +53,15 @@ def _positive_number(text: str) -> int:
     return int(text)
 
 
+def _uri(text: str) -> str:
+    """A URI, or a path that is valid in the directory of a hook's worker too."""
+    return text if ":" in text or not text else os.path.abspath(text)  # noqa: PTH100 - keeps links
+
+
+def _path(text: str) -> Path:
+    return Path(text).resolve()
+
+
 def _value(text: str, metavar: str | None = None, **keywords: Any) -> dict[str, Any]:
     """Keywords of ``add_argument`` for an option with a value."""
     return {"help": text, "metavar": metavar, **keywords}
@@ -73,10 +82,10 @@ SHA256 = _type(lambda text: decode.sha256(text.lower()), "a SHA-256")
 RUN_ID = _value("the id of the run", "ID", type=_type(decode.name, "the id of a run"), required=True)
 LOCK_WAIT = _seconds(SHORT_LOCK_WAIT, "how long to wait for an installer")
 COMMON = {
-    "--config": _value("petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)", "URI"),
+    "--config": _value("petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)", "URI", type=_uri),
     "--config-sha256": _value("refuse --config if its SHA-256 differs", "HEX", type=SHA256),
     "--role": _value("the role of this node (default: detected)", choices=[role.value for role in Role]),
-    "--root": _value("act on the tree below DIR instead of / (image builds, tests)", "DIR"),
+    "--root": _value("act on the tree below DIR instead of / (image builds, tests)", "DIR", type=_path),
     "--json": _flag("print one JSON object"),
     "-q --quiet": _flag("print errors only"),
 }
@@ -134,7 +143,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "check": {
         "--lines": _flag(SUPPRESS),
         "--nodes": _value("check compute nodes in a Slurm job that runs as the cluster's user", "all|idle|LIST"),
-        "--html": _value("also write a self-contained HTML report", "FILE"),
+        "--html": _value("also write a self-contained HTML report", "FILE", type=_path),
     },
     "repair": {
         "--dry-run": _flag("show what would be repaired; exit 3 if there is anything"),
@@ -179,8 +188,9 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "--package": _value("read by the hook script: where the archive is", "URI"),
         "--sha256": _value("read by the hook script: the checksum of the archive", "HEX"),
     },
+    "converge": {"--event": _value(SUPPRESS, choices=(BOOT,), default=BOOT)},
     "worker": {"--event": _value("the event of the hook", choices=EVENTS, required=True), "--run-id": RUN_ID},
-    "build-job": {"--run-id": RUN_ID, "directory": _value("the directory of the order", "DIR")},
+    "build-job": {"--run-id": RUN_ID, "directory": _value("the directory of the order", "DIR", type=_path)},
     "mpi-rank": {"--loaded": _value("the exit code of module load", "CODE", type=int)},
 }
 
@@ -206,7 +216,12 @@ def parse(argv: Sequence[str]) -> Options:
         top.error(f"unknown verb {typed.command!r}{did_you_mean(typed.command, shown)} {known}")
     verb = VERBS[typed.command]
     parser = _parser(typed.command, verb.description or verb.help)
-    options = _options(vars(parser.parse_args(rest, typed)))
+    values = vars(parser.parse_args(rest, typed))
+    for name in ("package", "sha256"):  # Args of the hook script
+        values.pop(name, None)
+    if "role" in values:
+        values["role"] = Role(values["role"])
+    options = Options(**values)
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
         parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")
@@ -240,19 +255,3 @@ def _parser(verb: str, description: str, epilog: str = "") -> ArgumentParser:
     for names, own in OPTIONS.get(verb, {}).items():
         parser.add_argument(*names.split(), **own)
     return parser
-
-
-def _options(typed: dict[str, Any]) -> Options:
-    """The values that argparse has read, in the types that the verbs use."""
-    config = typed.get("config")
-    if config and ":" not in config:  # a hook's worker runs in another directory
-        typed["config"] = os.path.abspath(config)  # noqa: PTH100 - keeps links
-    if typed["command"] == "converge":
-        typed["event"] = BOOT
-    if "role" in typed:
-        typed["role"] = Role(typed["role"])
-    for name in {"root", "html", "directory"} & set(typed):
-        typed[name] = Path(typed[name]).resolve()
-    for name in ("package", "sha256"):  # Args of the hook script
-        typed.pop(name, None)
-    return Options(**typed)

@@ -14,7 +14,7 @@ from ..host.atomic import write_atomic
 from ..host.files import make_dir
 from ..remote.fetch import upload
 from ..remote.upload import check_output, place_of
-from ..spack.lockfile import Lockfile, parse
+from ..spack.lockfile import parse
 from ..spack.solve import make_lockfile
 from ..state.context import Context, Services
 from .common import require_root
@@ -62,7 +62,21 @@ def lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
     data = make_lockfile(ctx)
     uri = place_of(options.output, data, NAME)
     _put(data, uri, ctx)
-    return Result("lockfile", Status.CHANGED, _summary(parse(data, uri), uri, data, ctx), run_id=services.run_id)
+    lock = parse(data, uri)
+    assert lock.record is not None
+    summary = LockfileSummary(
+        node=ctx.facts.host.name,
+        uri=uri,
+        sha256=hashlib.sha256(data).hexdigest(),
+        packages=len(lock.built()),
+        targets=ctx.targets,
+        os=next(iter(lock.specs.values())).os,
+        glibc=lock.record.glibc,
+        compiler=lock.record.compiler,
+        spack=lock.spack,
+        externals=tuple(f"{spec} at {prefix}" for spec, prefix in lock.record.externals),
+    )
+    return Result("lockfile", Status.CHANGED, summary, run_id=services.run_id)
 
 
 def _put(data: bytes, uri: str, ctx: Context) -> None:
@@ -75,20 +89,3 @@ def _put(data: bytes, uri: str, ctx: Context) -> None:
         write_atomic(spare, data)
         error.remedy = (*error.remedy, f"the lockfile is kept: ls -l {spare}")
         raise
-
-
-def _summary(lock: Lockfile, uri: str, data: bytes, ctx: Context) -> LockfileSummary:
-    record = lock.record
-    assert record is not None
-    return LockfileSummary(
-        node=ctx.facts.host.name,
-        uri=uri,
-        sha256=hashlib.sha256(data).hexdigest(),
-        packages=len(lock.built()),
-        targets=ctx.targets,
-        os=next(iter(lock.specs.values())).os,
-        glibc=record.glibc,
-        compiler=record.compiler,
-        spack=lock.spack,
-        externals=tuple(f"{spec} at {prefix}" for spec, prefix in record.externals),
-    )

@@ -29,17 +29,13 @@ class NodeStatus:
     """The answer of ``status``. Values from shared storage are None or empty if it cannot be read.
 
     Args:
-        now: the time of the answer, UTC.
         package: the version of this petal-node.
-        desired: the desired state of the cluster.
         runs: the newest runs of this node, newest first.
-        facts: the detected facts about this node and its cluster.
         current: the release that new shells get.
         install: the last run of the head node.
         install_age: seconds since that record was written.
         holder: the process that has the cluster lock, while ``install`` runs.
         proof: the last proof; ``proved`` of ``asked`` compute nodes can use the release.
-        reports: the last report of each login and compute node.
         storage: the token of shared storage with the cluster that owns it.
         externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
     """

@@ -105,15 +105,12 @@ def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
     Lmod must find these modules in each shell. The directories are not accessed, because one may be on storage that
     hangs.
     """
-    listed: list[str] = []
-    for name in (TCL_COMMANDS, *TCL_LISTS):
-        text = text_or_empty(paths.at(name))
-        if name == TCL_COMMANDS:
-            listed += [path for used in TCL_USE.findall(text) for path in used.split()]
-        else:
-            words = (word for line in text.splitlines() for word in line.partition("#")[0].strip().split(":"))
-            listed += [path for path in words if path.startswith("/")]
-    return tuple(path for path in dict.fromkeys(listed) if "$" not in path)
+    used = TCL_USE.findall(text_or_empty(paths.at(TCL_COMMANDS)))
+    lines = [
+        line.partition("#")[0].strip() for name in TCL_LISTS for line in text_or_empty(paths.at(name)).splitlines()
+    ]
+    listed = [path for text in used for path in text.split()] + [path for line in lines for path in line.split(":")]
+    return tuple(path for path in dict.fromkeys(listed) if path.startswith("/") and "$" not in path)
 
 
 def _has_lmod(place: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.errors import ModulesError, did_you_mean
 from ..host.atomic import replace_link, write_atomic
-from ..host.files import make_dir, remove_tree
+from ..host.files import remove_tree
 from ..state.context import Context
 from . import templates
 
@@ -75,6 +75,5 @@ def _set_defaults(ctx: Context, directory: Path, modules: Sequence[Path]) -> Non
         if "/" in entry:
             for path in matching:
                 replace_link(path.parent / DEFAULT, path.name)
-    make_dir(directory)
     values = {"release": ctx.desired_release, "modules": entries}
-    write_atomic(directory / f"{ctx.desired_release}.lua", templates.render("defaults.lua.j2", values).encode())
+    templates.write(directory / f"{ctx.desired_release}.lua", "defaults.lua.j2", values)

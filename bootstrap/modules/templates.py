@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..core import resources
+from ..host.atomic import write_atomic
+from ..host.files import make_dir
 
 _LUA_ESCAPES = {code: f"\\{code:03d}" for code in (*range(32), 127)} | {ord('"'): '\\"', ord("\\"): "\\\\"}
 
@@ -21,6 +24,12 @@ def render(name: str, values: Mapping[str, Any]) -> str:
     )
     environment.filters.update({"lua": lua, "sh": shlex.quote, "csh": csh, "fish": fish})
     return environment.from_string(text(name)).render(values)
+
+
+def write(path: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Renders a template into a file, and makes the file's directory."""
+    make_dir(path.parent)
+    write_atomic(path, render(name, values).encode())
 
 
 def text(name: str) -> str:

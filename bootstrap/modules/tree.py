@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config.model import PackageConfig
 from ..core.errors import ModulesError
-from ..host.atomic import write_atomic
-from ..host.files import make_dir, sha256_of
+from ..host.files import make_dir, same_content, sha256_of
 from ..spack import users
 from ..spack.workspace import module_tree, open_spack
 from ..state.context import Context
@@ -56,16 +55,20 @@ def write_tree(ctx: Context, target: str) -> Tree:
         origins[site.module_name(path)] = "package"
     site.apply_settings(ctx, tree, list(module_files(tree)))
     origins[site.defaults_module(ctx)] = "site"
-    modules = (
-        ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path))
-        for name, path in _visible(tree)
-    )
-    return Tree(tree.name, target, tuple(modules))
+    return Tree(tree.name, target, tuple(scan(tree, origins)))
 
 
 def module_files(tree: Path) -> Iterator[Path]:
     """Every module file of a tree, hidden modules included."""
     return (path for path in sorted(tree.rglob("*.lua")) if not path.name.startswith("."))
+
+
+def scan(tree: Path, origins: Mapping[str, str]) -> list[ModuleFile]:
+    """The visible modules of a tree; ``origins`` has the origin of each one that is not Spack's."""
+    return [
+        ModuleFile(name, str(path.relative_to(tree)), origins.get(name, "spack"), sha256_of(path))
+        for name, path in _visible(tree)
+    ]
 
 
 def unlisted(tree: Path, listed: Tree) -> list[str]:
@@ -95,8 +98,7 @@ def _write_users_spack(ctx: Context, target: str) -> None:
         ctx.note(f"the stack contains spack/{path.stem}: users get it, without the release as upstream")
         return
     users.write(ctx, target)
-    make_dir(path.parent)
-    write_atomic(path, templates.render("spack.lua.j2", users.module_values(ctx, target)).encode())
+    templates.write(path, "spack.lua.j2", users.module_values(ctx, target))
 
 
 def _users_module(ctx: Context, target: str) -> Path:
@@ -108,11 +110,10 @@ def _is_ours(path: Path) -> bool:
 
 
 def _write_package(ctx: Context, package: PackageConfig, path: Path) -> None:
-    content = templates.render("package.lua.j2", package_values(ctx, package)).encode()
+    values = package_values(ctx, package)
     if not path.is_file():
-        make_dir(path.parent)
-        write_atomic(path, content)
-    elif path.read_bytes() != content:
+        templates.write(path, "package.lua.j2", values)
+    elif not same_content(path, templates.render("package.lua.j2", values).encode()):
         raise ModulesError(
             f"the module {package.name}/{package.version} exists already",
             why=f"Spack wrote {path} for a package of the stack",

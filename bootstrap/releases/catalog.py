@@ -48,12 +48,10 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
     Raises:
         StateError: the record of published releases cannot be read.
     """
-    times = {entry.release: entry.time for entry in history(ctx)}
-    order = {entry.release: number for number, entry in enumerate(history(ctx))}
-    releases = []
-    for path in ctx.paths.releases.glob("*"):
-        if not path.is_dir() or path.name.startswith("."):
-            continue
+    entries, releases = history(ctx), []
+    times = {entry.release: entry.time for entry in entries}
+    order = {entry.release: number for number, entry in enumerate(entries)}
+    for path in (path for path in ctx.paths.releases.glob("[!.]*") if path.is_dir()):
         manifest, desired, problem = None, None, ""
         try:
             manifest, desired = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
@@ -75,11 +73,9 @@ def history(ctx: Context) -> tuple[Published, ...]:
 def previous_release(ctx: Context) -> str | None:
     """The release that was current before the present one; None if no complete release is recorded."""
     current = current_release(ctx.paths)
-    names = [entry.release for entry in history(ctx)]
-    if current in names:
-        names = names[: len(names) - 1 - names[::-1].index(current)]
     complete = {info.name for info in all_releases(ctx) if info.manifest is not None}
-    return next((name for name in reversed(names) if name != current and name in complete), None)
+    names = (entry.release for entry in reversed(history(ctx)))
+    return next((name for name in names if name != current and name in complete), None)
 
 
 def needs(ctx: Context, release: ReleaseInfo) -> dict[str, Path]:

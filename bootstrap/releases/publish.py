@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import ReleaseError, StateError
-from ..host.atomic import replace_link, write_atomic
-from ..host.files import make_dir
+from ..host.atomic import replace_link
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..modules import templates
@@ -23,10 +22,8 @@ def publish(ctx: Context, release: str) -> None:
     Raises:
         LockLost: another process may be publishing.
     """
-    pin = pin_of(ctx, release)
-    make_dir(pin.parent)
     values = {"release": release, "path": str(ctx.paths.release(release)), "root": str(ctx.paths.root)}
-    write_atomic(pin, templates.render("petal.lua.j2", values).encode())
+    templates.write(pin_of(ctx, release), "petal.lua.j2", values)
     _record_current(ctx)
     ctx.confirm()
     replace_link(ctx.paths.current, f"releases/{release}")

@@ -30,11 +30,7 @@ def require_writable(file: Path) -> None:
 
 
 def page(result: Result[NodeReport | FleetReport], time: str) -> str:
-    """The page.
-
-    Args:
-        time: when the checks ran.
-    """
+    """The page, with the time of the checks."""
     import jinja2
 
     data = result.data

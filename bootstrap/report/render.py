@@ -34,11 +34,7 @@ COLOURS = {
 
 
 def show(result: Result[Any], options: Options, *, steps_shown: bool = False) -> None:
-    """Prints the answer to stdout, and errors to stderr.
-
-    Args:
-        steps_shown: the steps were printed while they ran, so do not print them again.
-    """
+    """Prints the answer to stdout, without the steps that were shown while they ran, and errors to stderr."""
     if options.json:
         envelope = {
             "petal": ENVELOPE,
@@ -103,11 +99,7 @@ def _wants_colour(stream: TextIO) -> bool:
 
 
 class Progress:
-    """Prints each step when it ends. A terminal also gets a spinner with the current activity, a log a line a minute.
-
-    Args:
-        silent: for ``--json`` and ``--quiet``.
-    """
+    """Prints each step when it ends. A terminal also gets a spinner with the current activity, a log a line a minute."""
 
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent

@@ -29,11 +29,7 @@ VIEWS: Mapping[str, Callable[[Any], list[Line]]] = {
 
 
 def text_lines(result: Result[Any], *, steps_shown: bool = False) -> list[Line]:
-    """The text for stdout.
-
-    Args:
-        steps_shown: the steps were printed while they ran.
-    """
+    """The text for stdout, without the steps that were shown while they ran."""
     if result.data is None:  # errors go to stderr, and in a hook also to stdout, which is its log
         return error_lines(result.errors) if result.command == "hook" else []
     if isinstance(result.data, RunRecord):
