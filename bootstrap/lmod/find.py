@@ -105,11 +105,10 @@ def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
     Lmod must find these modules in each shell. The directories are not accessed, because one may be on storage that
     hangs.
     """
-    used = TCL_USE.findall(text_or_empty(paths.at(TCL_COMMANDS)))
-    lines = [
-        line.partition("#")[0].strip() for name in TCL_LISTS for line in text_or_empty(paths.at(name)).splitlines()
-    ]
-    listed = [path for text in used for path in text.split()] + [path for line in lines for path in line.split(":")]
+    listed = " ".join(TCL_USE.findall(text_or_empty(paths.at(TCL_COMMANDS)))).split()
+    for name in TCL_LISTS:
+        for line in text_or_empty(paths.at(name)).splitlines():
+            listed += line.partition("#")[0].strip().split(":")
     return tuple(path for path in dict.fromkeys(listed) if path.startswith("/") and "$" not in path)
 
 

@@ -99,7 +99,7 @@ def _wants_colour(stream: TextIO) -> bool:
 
 
 class Progress:
-    """Prints each step when it ends. A terminal also gets a spinner with the current activity, a log a line a minute."""
+    """Prints each step when it ends. A terminal also gets a spinner with the activity, a log gets a line a minute."""
 
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
