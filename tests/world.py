@@ -93,7 +93,7 @@ class FakeSystem(System):
         text = answer(argv)
         for line in text.splitlines() if options.get("on_line") else ():
             options["on_line"](line)
-        return Completed(tuple(argv), 0, text, "", 0.0)
+        return Completed(0, text, "")
 
     def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:  # noqa: ARG002
         return action()

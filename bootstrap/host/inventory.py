@@ -84,33 +84,24 @@ def _difference(path: str, entry: Mapping[str, Any], *, contents: bool, every_by
         info = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return Difference(path, "is missing", lost=True)
-    if "dest" in entry:
-        return _of_link(path, info, entry) if contents else None
-    if "size" not in entry or path.endswith(CHANGING):
+    is_link = "dest" in entry
+    is_compared = contents if is_link else "size" in entry and not path.endswith(CHANGING)
+    if not is_compared:
         return None
-    found = _of_file(path, info, entry)
-    touched = every_byte or (contents and info.st_mtime != entry.get("time"))
-    if found is None and touched and "hash" in entry and hash_of(path) != entry["hash"]:
-        return Difference(path, "has other contents", lost=False)
-    return found
-
-
-def _of_file(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:
-    """Compares the metadata, without reading the file."""
-    if not stat.S_ISREG(info.st_mode):
-        return Difference(path, "is not a regular file", lost=False)
-    if info.st_size != entry["size"]:
-        return Difference(path, f"has {info.st_size} bytes, not {entry['size']}", lost=info.st_size == 0)
-    if entry.get("mode", 0) & 0o111 and not info.st_mode & 0o111:
-        return Difference(path, "cannot be executed", lost=True)
-    return None
-
-
-def _of_link(path: str, info: os.stat_result, entry: Mapping[str, Any]) -> Difference | None:
-    if not stat.S_ISLNK(info.st_mode):
-        return Difference(path, "is not a link", lost=False)
-    target = _target(path)
-    return None if target == entry["dest"] else Difference(path, f"leads to {target}", lost=False)
+    what, lost = "", False
+    if is_link and not stat.S_ISLNK(info.st_mode):
+        what = "is not a link"
+    elif is_link:
+        what = "" if _target(path) == entry["dest"] else f"leads to {_target(path)}"
+    elif not stat.S_ISREG(info.st_mode):
+        what = "is not a regular file"
+    elif info.st_size != entry["size"]:
+        what, lost = f"has {info.st_size} bytes, not {entry['size']}", info.st_size == 0
+    elif entry.get("mode", 0) & 0o111 and not info.st_mode & 0o111:
+        what, lost = "cannot be executed", True
+    elif every_byte or (contents and info.st_mtime != entry.get("time")):
+        what = "has other contents" if "hash" in entry and hash_of(path) != entry["hash"] else ""
+    return Difference(path, what, lost) if what else None
 
 
 def _target(link: str) -> str:

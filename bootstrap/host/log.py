@@ -13,9 +13,10 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..core import decode
 from ..core.deadlines import RECENT
 from ..core.errors import redacted
 from .times import timestamp
@@ -38,7 +39,7 @@ class _JsonLines(logging.Formatter):
             "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "run_id": self._run_id,
-            "step": getattr(record, "step", None),
+            "step": getattr(record, "step", ""),
             "message": redacted(record.getMessage()),
         }
         if record.exc_info:
@@ -105,7 +106,6 @@ class Entry:
     traceback: str = ""
 
 
-_NAMES = tuple(field.name for field in fields(Entry))
 _HOOK_SCRIPT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (petal-node \w+: .*)")  # a failure of actions/on_node.sh
 
 
@@ -125,14 +125,14 @@ def entries(path: Path) -> Iterator[Entry]:
 
 def _entry(line: str) -> Entry:
     try:
-        raw = json.loads(line)
-        texts = {name: raw.get(name) or "" for name in _NAMES}
-    except (ValueError, AttributeError, RecursionError):
+        entry = decode.build(Entry, json.loads(line))
+        if entry.level in LEVELS:
+            return entry
+    except (ValueError, TypeError, KeyError, RecursionError):
         script = _HOOK_SCRIPT.match(line)
-        return Entry(script[2], script[1], "error") if script else Entry(line.rstrip("\n"))
-    if texts["level"] not in LEVELS or not all(isinstance(text, str) for text in texts.values()):
-        return Entry(line.rstrip("\n"))
-    return Entry(**texts)
+        if script:
+            return Entry(script[2], script[1], "error")
+    return Entry(line.rstrip("\n"))
 
 
 def close_log() -> None:

@@ -35,11 +35,9 @@ _detached: list[subprocess.Popen[bytes]] = []
 class Completed:
     """A program that has ended. Bytes of its output that are not UTF-8 are replaced."""
 
-    argv: tuple[str, ...]
     returncode: int
     stdout: str
     stderr: str
-    seconds: float
 
     def tail(self, lines: int = 12) -> str:
         """The last lines of stderr, or of stdout if stderr is empty."""
@@ -97,8 +95,8 @@ class System:
                 stream.close()
         if process.returncode < 0:  # a signal killed it; its descendants still run
             end_tree(process.pid)
-        done = Completed(tuple(argv), process.returncode, stdout, stderr, time.monotonic() - started)
-        LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, done.seconds)
+        done = Completed(process.returncode, stdout, stderr)
+        LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, time.monotonic() - started)
         if ok is not None and done.returncode not in ok:
             raise ProcessFailed(f"{argv[0]} ended with {done.returncode}", why=done.tail())
         return done

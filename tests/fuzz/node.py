@@ -37,7 +37,7 @@ class QuickSystem(system.System):
 
     def run(self, argv: Sequence[str], **options: Any) -> system.Completed:
         if Path(argv[0]).name == "lmod":
-            return system.Completed(tuple(argv), 0, LMOD_VERSION, "", 0.0)
+            return system.Completed(0, LMOD_VERSION, "")
         return super().run(argv, **options)
 
     def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:  # noqa: ARG002

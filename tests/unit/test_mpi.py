@@ -378,11 +378,11 @@ def answering(world: World, monkeypatch: pytest.MonkeyPatch, evidence: Evidence,
     def run(argv: Sequence[str], **_: Any) -> Completed:
         asked.append(argv)
         if "--mpi=pmix" in argv:
-            return Completed(tuple(argv), evidence.code, evidence.stdout, evidence.stderr, 0.1)
+            return Completed(evidence.code, evidence.stdout, evidence.stderr)
         if "--mpi=list" in argv:
-            return Completed(tuple(argv), 0, "", evidence.plugins, 0.1)
+            return Completed(0, "", evidence.plugins)
         shown = "SlurmdDebug = info\nSlurmdLogFile           = /var/log/slurmd.log\n"
-        return Completed(tuple(argv), 0, shown if argv[0] == "scontrol" else log, "", 0.1)
+        return Completed(0, shown if argv[0] == "scontrol" else log, "")
 
     monkeypatch.setattr(world.system, "run", run)
     return asked

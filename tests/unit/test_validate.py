@@ -79,7 +79,7 @@ def test_an_environment_that_spack_cannot_read_is_an_error(tmp_path: Path, monke
 
     def refuse(argv: Sequence[str], **options: Any) -> Completed:
         text = "==> Error: definition must have a single attribute\n"
-        return Completed(tuple(argv), 1, text, "", 0.0) if "python" in argv else run(argv, **options)
+        return Completed(1, text, "") if "python" in argv else run(argv, **options)
 
     monkeypatch.setattr(world.system, "run", refuse)
     with pytest.raises(SpackError) as caught:
