@@ -53,7 +53,7 @@ class Slurm(Check):
                 remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
                 yield self.fail(f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
                 return
-        if not _asks_slurm(ctx):
+        if not _in_job() and (not ctx.paths.live or ctx.role is Role.COMPUTE):
             return
         try:
             done = ping(ctx.system, self.seconds)
@@ -64,10 +64,6 @@ class Slurm(Check):
             yield self.ok("slurmctld answers")
             return
         yield self.fail("slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
-
-
-def _asks_slurm(ctx: Context) -> bool:
-    return (ctx.paths.live and ctx.role is not Role.COMPUTE) or _in_job()
 
 
 def _in_job() -> bool:

@@ -36,18 +36,12 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
                     findings += check.findings(ctx)
             except (PetalError, OSError) as trouble:
                 findings.append(replace(refused(from_error(trouble, ctx.paths.shared_mount)), check=check.name))
-    release = _current(ctx) if reaches_storage(findings) else None
-    return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
-
-
-def _current(ctx: Context) -> str | None:
-    """The release that new shells get; None if storage has begun to hang after it was checked."""
+    release = None
     if ctx.observed.release is not None:
-        return ctx.observed.release[0]
-    try:
-        return ctx.system.on_storage(lambda: current_release(ctx.paths), ctx.paths.root, PROBE)
-    except (PetalError, OSError):
-        return None
+        release = ctx.observed.release[0]
+    elif reaches_storage(findings):
+        release = ctx.system.try_storage(lambda: current_release(ctx.paths), ctx.paths.root, PROBE)
+    return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
 
 
 def failed(findings: Iterable[Finding]) -> set[str]:

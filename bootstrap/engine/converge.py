@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from ..core.errors import Bug, ExitCode, NotConverged, PetalError, from_error
-from ..core.model import Finding, Mode, Outcome, Status, StepReport, refused
+from ..core.model import Finding, Mode, Outcome, Status, StepReport, blocked, elsewhere, refused
 from ..host.log import LOG
 from ..state.context import Context
 from ..steps.base import Step
@@ -27,7 +27,7 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
     """What a run would do, step by step, each with its reason. Changes nothing."""
     reports: dict[str, StepReport] = {}
     for step in steps:
-        reports[step.name] = _not_applicable(step, ctx, reports) or _planned(step, ctx)
+        reports[step.name] = _planned(step, ctx, reports)
     return tuple(reports.values())
 
 
@@ -59,9 +59,9 @@ def converge(
         if background:
             reports[step.name] = _run_step(step, ctx, reports, listen, None)
         else:
-            report = _not_applicable(step, ctx, reports) or _planned(step, ctx)
-            skipped = report.outcome is Outcome.WOULD_CHANGE
-            reports[step.name] = replace(report, outcome=Outcome.SKIPPED) if skipped else report
+            report = _planned(step, ctx, reports)
+            is_skipped = report.outcome is Outcome.WOULD_CHANGE
+            reports[step.name] = replace(report, outcome=Outcome.SKIPPED) if is_skipped else report
         listen(reports[step.name])
     return tuple(reports.values())
 
@@ -87,20 +87,20 @@ def exit_of(reports: Sequence[StepReport], status: Status) -> int:
     return int(next((code for code in telling if code in codes), status.exit))
 
 
-def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport | None:
-    """A report without a probe: the step is not for this node or event, or a step that it needs does not hold."""
+def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> Finding | None:
+    """A finding without a probe: the step is not for this node or event, or a step that it needs does not hold."""
     if ctx.role not in step.roles:
-        return _report(step, Outcome.SKIPPED, "only the head node does this")
+        return elsewhere("only the head node does this")
     if step.in_image and not ctx.config.root_is_shared and ctx.mode is not Mode.IMAGE:
-        return _report(step, Outcome.SKIPPED, "the machine image contains it")
+        return elsewhere("the machine image contains it")
     if ctx.options.event == "start" and not step.local:
-        return _report(step, Outcome.SKIPPED, "shared storage is not mounted at OnNodeStart")
+        return elsewhere("shared storage is not mounted at OnNodeStart")
     names = [need.name for need in step.needs if need.name in done and done[need.name].outcome not in ENOUGH]
-    return _report(step, Outcome.BLOCKED, f"needs {', '.join(names)}") if names else None
+    return blocked(f"needs {', '.join(names)}") if names else None
 
 
-def _planned(step: Step, ctx: Context) -> StepReport:
-    return _probed(step, _probe(step, ctx))
+def _planned(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:
+    return _report(step, _not_applicable(step, ctx, done) or _probe(step, ctx))
 
 
 def _probe(step: Step, ctx: Context) -> Finding:
@@ -113,9 +113,9 @@ def _probe(step: Step, ctx: Context) -> Finding:
 def _run_step(
     step: Step, ctx: Context, done: Mapping[str, StepReport], listen: Listener, locks: RunLocks | None
 ) -> StepReport:
-    report = _not_applicable(step, ctx, done)
-    if report is not None:
-        return report
+    finding = _not_applicable(step, ctx, done)
+    if finding is not None:
+        return _report(step, finding)
     started = time.monotonic()
     try:
         report = _probe_apply_probe(step, ctx, listen, locks)
@@ -124,28 +124,28 @@ def _run_step(
     except (PetalError, OSError) as trouble:
         error = from_error(trouble, ctx.paths.shared_mount)
         LOG.error("%s: %s", step.name, error, extra={"step": step.name})
-        report = _failed(step, error)
+        report = _report(step, refused(error), Outcome.FAILED)
     except Exception as bug:  # noqa: BLE001 - a bug costs its step, and the steps that need it
         LOG.exception("bug in %s", step.name, extra={"step": step.name})
         what = f"petal-node has a bug in {step.name}: {type(bug).__name__}: {bug}"
         why = f"the log has its traceback: {ctx.paths.log}"
-        report = _failed(step, Bug(what, why=why, remedy="please report it"))
+        report = _report(step, refused(Bug(what, why=why, remedy="please report it")), Outcome.FAILED)
     return replace(report, seconds=round(time.monotonic() - started, 2))
 
 
 def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, locks: RunLocks | None) -> StepReport:
     finding = _probe(step, ctx)
     if not finding.pending:
-        return _probed(step, finding)
+        return _report(step, finding)
     if locks is None:
         return _apply(step, ctx, finding, listen)
-    with locks.hold(_report(step, Outcome.WAITING, ""), step.scope, claims_storage=step.claims_storage) as inside:
+    with locks.hold(_report(step, finding), step.scope, claims_storage=step.claims_storage) as inside:
         finding = _probe(step, inside)
-        return _apply(step, inside, finding, listen) if finding.pending else _probed(step, finding)
+        return _apply(step, inside, finding, listen) if finding.pending else _report(step, finding)
 
 
 def _apply(step: Step, ctx: Context, finding: Finding, listen: Listener) -> StepReport:
-    running = _probed(step, finding, Outcome.RUNNING)
+    running = _report(step, finding, Outcome.RUNNING)
     listen(running)
     LOG.info("apply: %s", finding.reason, extra={"step": step.name})
     step.apply(replace(ctx, progress=lambda text: listen(replace(running, reason=text))))
@@ -157,30 +157,25 @@ def _apply(step: Step, ctx: Context, finding: Finding, listen: Listener) -> Step
             remedy=after.remedy or ("petal-node plan", "please report it with /var/log/petal-node.log"),
         )
     LOG.info("done: %s", after.reason, extra={"step": step.name})
-    return replace(_probed(step, after), outcome=Outcome.CHANGED, changes=finding.changes)
+    return _report(step, replace(after, changes=finding.changes), Outcome.CHANGED)
 
 
-def _probed(step: Step, finding: Finding, pending: Outcome = Outcome.WOULD_CHANGE) -> StepReport:
-    """The report of a probe; ``pending`` is the outcome if something would change."""
-    if finding.pending:
-        outcome = pending
-    elif finding.skipped:
+def _report(step: Step, finding: Finding, outcome: Outcome | None = None) -> StepReport:
+    """The report of a step with this finding. Without ``outcome`` it is that of a probe."""
+    if outcome is None and finding.pending:
+        outcome = Outcome.WOULD_CHANGE
+    elif outcome is None and finding.skipped:
         outcome = Outcome.SKIPPED
-    else:
+    elif outcome is None:
         outcome = Outcome.OK if finding.holds else Outcome.BLOCKED
-    return replace(
-        _report(step, outcome, finding.reason),
-        changes=finding.changes,
-        remedy=finding.remedy,
+    return StepReport(
+        step.name,
+        step.title,
+        outcome,
+        finding.reason,
+        finding.changes,
+        finding.remedy,
         error=finding.error,
         exit=finding.exit,
+        background=step.background,
     )
-
-
-def _report(step: Step, outcome: Outcome, reason: str) -> StepReport:
-    return StepReport(step.name, step.title, outcome, reason, background=step.background)
-
-
-def _failed(step: Step, error: PetalError) -> StepReport:
-    report = _report(step, Outcome.FAILED, str(error))
-    return replace(report, remedy=error.remedy, error=error.to_dict(), exit=int(error.exit))

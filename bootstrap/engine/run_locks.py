@@ -74,7 +74,7 @@ class RunLocks:
 
     def _wait(self, report: StepReport, holder: str) -> None:
         LOG.info("waiting for %s", holder, extra={"step": report.name})
-        self._listen(replace(report, outcome=Outcome.WAITING, reason=f"waiting for {holder}"))
+        self._listen(replace(report, outcome=Outcome.WAITING, reason=f"waiting for {holder}", changes=()))
 
     def _end_previous_run(self, previous: Holder) -> None:
         """Ends the builders of a killed run, which would write into the store at the same time."""

@@ -139,6 +139,13 @@ class System:
         """Calls ``action`` with a deadline; see ``deadline.on_storage``."""
         return on_storage(action, where, seconds)
 
+    def try_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T | None:
+        """As ``on_storage``; None if the storage does not answer, or ``action`` fails."""
+        try:
+            return self.on_storage(action, where, seconds)
+        except (PetalError, OSError):
+            return None
+
     def with_deadline(self, action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:
         """Calls ``action`` with a deadline; see ``deadline.with_deadline``."""
         return with_deadline(action, seconds, error)

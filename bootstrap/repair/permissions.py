@@ -84,7 +84,7 @@ class Permissions(StorageScan):
         directories = [one for one in paths if one.is_open_directory]
         if not directories:
             return satisfied(f"only root can write to the directories below {ctx.paths.shared}")
-        return change(_summary(directories), *(f"chmod go-w {one.path}" for one in directories[:SHOWN]))
+        return change(", ".join(at_most(1, directories)), *(f"chmod go-w {one.path}" for one in directories[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
         for one in _scan(ctx) or ():
@@ -103,21 +103,18 @@ class Ownership(StorageScan):
         foreign = [one for one in paths if one.is_foreign]
         writable = [one for one in paths if not one.is_foreign and not one.is_open_directory]
         if foreign:
-            return blocked(_summary(foreign), *_remedies(ctx, foreign))
+            return blocked(", ".join(at_most(1, foreign)), *_remedies(ctx, foreign))
         if not writable:
             return satisfied(f"only root owns and writes the files below {ctx.paths.shared}")
+        summary = ", ".join(at_most(1, writable))
         if ctx.options.yes:
-            return change(_summary(writable), *(f"chmod go-w {one.path}" for one in writable[:SHOWN]))
-        return blocked(_summary(writable), *(f"ls -ld {one.path}" for one in writable[:SHOWN]), YES)
+            return change(summary, *(f"chmod go-w {one.path}" for one in writable[:SHOWN]))
+        return blocked(summary, *(f"ls -ld {one.path}" for one in writable[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
         for one in _scan(ctx) or () if ctx.options.yes else ():
             if not one.is_foreign and not one.is_open_directory:
                 _close(one)
-
-
-def _summary(paths: list[InsecurePath]) -> str:
-    return ", ".join(at_most(1, paths))
 
 
 def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:

@@ -17,31 +17,28 @@ from ..state.context import Context
 from .base import Step
 from .self_install import SelfInstall
 
+RESTART = "\n".join((*systemd.SERVICE, *systemd.NEWER))
 SERVICE = Unit(
     "petal-node-converge.service",
-    "\n".join(
-        (
-            "[Unit]",
-            "Description=petal-node: converge this node",
-            "Wants=network-online.target",
-            "After=network-online.target remote-fs.target",
-            "StartLimitIntervalSec=1h",
-            "StartLimitBurst=200",
-            "ConditionPathExists=/usr/local/bin/petal-node",
-            "",
-            "[Service]",
-            "Type=simple",
-            f"EnvironmentFile=-{systemd.ENVIRONMENT}",
-            "ExecStart=/usr/local/bin/petal-node converge --quiet",
-            "Nice=5",
-            *systemd.SERVICE,
-            *systemd.NEWER,
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-            "",
-        )
-    ),
+    f"""\
+[Unit]
+Description=petal-node: converge this node
+Wants=network-online.target
+After=network-online.target remote-fs.target
+StartLimitIntervalSec=1h
+StartLimitBurst=200
+ConditionPathExists=/usr/local/bin/petal-node
+
+[Service]
+Type=simple
+EnvironmentFile=-{systemd.ENVIRONMENT}
+ExecStart=/usr/local/bin/petal-node converge --quiet
+Nice=5
+{RESTART}
+
+[Install]
+WantedBy=multi-user.target
+""",
 )
 TIMER = Unit(
     "petal-node-converge.timer",

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from ..core.deadlines import PROBE, PROGRAM
-from ..core.errors import PetalError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host.files import fstab_has
 from ..state.context import Context
@@ -55,16 +51,9 @@ def _hidden(ctx: Context) -> str | None:
     points = [mount.point for mount in ctx.system.mounts() if mount.kind != AUTOMOUNT]
     root, storage = ctx.paths.root, ctx.paths.mount
     shared = ClusterState(ctx.paths, trusting=True)
-    if points.count(storage) > 1 and not _is_true(ctx, storage, shared.is_known_storage):
+    if points.count(storage) > 1 and not ctx.system.try_storage(shared.is_known_storage, storage, PROBE):
         return storage
-    if points.count(str(root)) > 1 and not _is_true(ctx, root, lambda: root.samefile(ctx.paths.shared_root)):
-        return str(root)
+    if points.count(str(root)) > 1:
+        is_same = ctx.system.try_storage(lambda: root.samefile(ctx.paths.shared_root), root, PROBE)
+        return None if is_same else str(root)
     return None
-
-
-def _is_true(ctx: Context, where: Path | str, question: Callable[[], bool]) -> bool:
-    """The answer of ``question`` about a mount; False if the mount hangs or cannot be read."""
-    try:
-        return ctx.system.on_storage(question, where, PROBE)
-    except (PetalError, OSError):
-        return False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..cluster.targets import runnable
 from ..core.deadlines import DOCUMENT, PROBE
-from ..core.errors import LmodError, PetalError
+from ..core.errors import LmodError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
 from ..lmod.build import build_bundle, bundle_path, is_left_to_nodes, is_pending, stack_lmod
@@ -103,10 +103,7 @@ def _bundle(ctx: Context) -> Path | None:
         archives = (bundle.bundle_in(ctx.paths, release, tree) for release in releases for tree in trees)
         return next((archive for archive in archives if archive is not None), None)
 
-    try:
-        return ctx.system.on_storage(look, ctx.paths.root, PROBE)
-    except (PetalError, OSError):
-        return None
+    return ctx.system.try_storage(look, ctx.paths.root, PROBE)
 
 
 class LmodPack(ClusterStep):

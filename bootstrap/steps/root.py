@@ -45,13 +45,13 @@ WantedBy=multi-user.target
 
 
 class Backing(Enum):
-    """The state of /opt/petal."""
+    """The state of /opt/petal, as a statement."""
 
-    BOUND = "bound"  # the root of shared storage
-    FREE = "free"  # it can be mounted over: missing, empty, or a directory of the machine image
-    MOVED = "moved"  # our bind mount of another place
-    FOREIGN = "foreign"  # files or a mount that petal-node did not make
-    UNPREPARED = "unprepared"  # shared storage has no root yet
+    BOUND = "{root} is bound to {backing}"
+    FREE = "{root} is not bound to shared storage yet"  # missing, empty, or a directory of the machine image
+    MOVED = "{root} is bound to another directory"
+    FOREIGN = "{root} is in use for something else"  # files or a mount that petal-node did not make
+    UNPREPARED = "{backing} is not made yet"
 
 
 class Root(Step):
@@ -85,23 +85,15 @@ class Root(Step):
 def _probe_bound(ctx: Context) -> Finding:
     root, backing = ctx.paths.root, ctx.paths.shared_root
     state = ctx.system.on_storage(lambda: _backing(ctx), root, PROBE)
+    reason = state.value.format(root=root, backing=backing)
     if state is Backing.FOREIGN:
-        return blocked(
-            f"{root} is in use for something else",
-            f"ls -la {root}",
-            f"move it away, then: petal-node bootstrap; for example: mv {root} {root}.before",
-        )
+        aside = f"move it away, then: petal-node bootstrap; for example: mv {root} {root}.before"
+        return blocked(reason, f"ls -la {root}", aside)
     if state is not Backing.BOUND:
-        reasons = {
-            Backing.UNPREPARED: f"{backing} is not made yet",
-            Backing.MOVED: f"{root} is bound to another directory",
-            Backing.FREE: f"{root} is not bound to shared storage yet",
-        }
-        return change(reasons[state], f"bind {root} to {backing}")
+        return change(reason, f"bind {root} to {backing}")
     if _has_unit(ctx) and not _unit(ctx).is_current(ctx.paths.units):
-        reason = f"{root} is bound to {backing}, but a reboot would lose the mount"
-        return change(reason, f"write and enable {ctx.paths.units / UNIT}")
-    return satisfied(f"{root} is bound to {backing}")
+        return change(f"{reason}, but a reboot would lose the mount", f"write and enable {ctx.paths.units / UNIT}")
+    return satisfied(reason)
 
 
 def _probe_image_build(ctx: Context) -> Finding:
