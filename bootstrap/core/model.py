@@ -55,7 +55,6 @@ class StepReport:
     """One step of a plan or a run."""
 
     name: str
-    title: str
     outcome: Outcome
     reason: str
     changes: tuple[str, ...] = ()

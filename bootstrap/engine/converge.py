@@ -170,7 +170,6 @@ def _report(step: Step, finding: Finding, outcome: Outcome | None = None) -> Ste
         outcome = Outcome.OK if finding.holds else Outcome.BLOCKED
     return StepReport(
         step.name,
-        step.title,
         outcome,
         finding.reason,
         finding.changes,

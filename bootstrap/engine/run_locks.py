@@ -97,7 +97,7 @@ def cluster_lock(ctx: Context) -> Iterator[Context]:
     command = ctx.options.command
     with ExitStack() as stack:
         locks = RunLocks(ctx, stack, ctx.services.listen)
-        with locks.hold(StepReport(command, command, Outcome.WAITING, ""), Scope.CLUSTER) as inside:
+        with locks.hold(StepReport(command, Outcome.WAITING, ""), Scope.CLUSTER) as inside:
             yield inside
 
 

@@ -17,7 +17,6 @@ class BuildStage(Step):
     """No ended build left files. Every Spack command fails on a truncated index (run with 1.1)."""
 
     name = "build-stage"
-    title = "ended builds left nothing on this node's disk"
     local = True
     runs = frozenset({"repair", "check"})
     severity = Severity.WARN

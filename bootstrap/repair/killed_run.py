@@ -18,7 +18,6 @@ class KilledRun(Step):
     """The newest run of this node has ended or is running."""
 
     name = "killed-run"
-    title = "the newest run was not killed"
     local = True
     runs = frozenset({"repair", "check"})
     severity = Severity.WARN

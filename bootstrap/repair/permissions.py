@@ -78,7 +78,6 @@ class Permissions(StorageScan):
     """Only root can create files in the directories of the cluster's software."""
 
     name = "permissions"
-    title = "only root can write to the software's directories"
 
     def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
         directories = [one for one in paths if one.is_open_directory]
@@ -96,7 +95,6 @@ class Ownership(StorageScan):
     """All files of the cluster's software belong to root, and no other user could have changed them."""
 
     name = "ownership"
-    title = "the software's files belong to root, and only root can write to them"
     needs = (HiddenMounts, MountStorage, Permissions)
 
     def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:

@@ -25,7 +25,6 @@ class Records(Step):
     """The records in <mount>/petal/state and the manifest of the desired release can be read."""
 
     name = "records"
-    title = "the records on shared storage can be read"
     roles = HEAD
     needs = (HiddenMounts, MountStorage, Permissions, Ownership)
     runs = frozenset({"repair", "check"})

@@ -60,7 +60,6 @@ class PartialInstalls(StoreRepair):
     """The store has no package whose install began and did not finish."""
 
     name = "partial-installs"
-    title = "the store has no partial installs"
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
@@ -97,7 +96,6 @@ class MissingFiles(StoreRepair):
     """Binary packages have all their files. A repair needs no ``--yes``: unpacking the tarball again loses nothing."""
 
     name = "package-files-missing"
-    title = "binary packages have all their files"
 
     def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _damaged_tarballs)
@@ -118,7 +116,6 @@ class ChangedFiles(StoreRepair):
     """
 
     name = "package-files-changed"
-    title = "no file of a package was changed"
 
     def probe(self, ctx: Context) -> Finding:
         damaged = _find(ctx, _changed_packages)

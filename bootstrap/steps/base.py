@@ -62,7 +62,6 @@ class Step(Check):
     """One thing that must hold on a node or in the cluster. As a check, it is its probe.
 
     Attributes:
-        title: the state that it makes, as a statement for people.
         scope: steps of the cluster are applied under the cluster lock only.
         needs: steps that must hold before this one is applied.
         in_image: in the layout ``ami`` the machine image contains the result, and nodes do not change it.
@@ -72,7 +71,6 @@ class Step(Check):
         severity: the mark of its finding as a check, if it does not hold.
     """
 
-    title: ClassVar[str]
     scope: ClassVar[Scope] = Scope.NODE
     needs: ClassVar[tuple[type[Step], ...]] = ()
     runs: ClassVar[frozenset[str]] = ON_NODES

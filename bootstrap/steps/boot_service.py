@@ -58,7 +58,6 @@ class BootService(Step):
     """The service and its timer are written, and the service is enabled."""
 
     name = "boot-service"
-    title = "the node converges after a reboot"
     needs = (SelfInstall,)
     local = True
 

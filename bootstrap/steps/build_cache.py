@@ -26,7 +26,6 @@ class BuildCache(ClusterStep):
     """Packages that were built here are in each build cache with ``push``. A failed push degrades the run only."""
 
     name = "build-cache"
-    title = "built packages are in the build caches"
     needs = (Publish,)
     runs = frozenset({"bootstrap", "ami"})  # a build cache is not part of a node, so a repair leaves it alone
     in_image = True

@@ -20,7 +20,6 @@ class RecordDesiredState(ClusterStep):
     """For other nodes, desired.json counts before their own Args, and they copy the archive from here instead of S3."""
 
     name = "desired-state"
-    title = "the desired state is recorded for the other nodes"
     needs = (SelfInstall, Storage, StorageOwner)
     after = WAY_TO_STORAGE
 

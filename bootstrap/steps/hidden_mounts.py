@@ -19,7 +19,6 @@ class HiddenMounts(Step):
     """
 
     name = "hidden-mounts"
-    title = "no other mount hides shared storage or the root"
     runs = frozenset({"repair", "check"})
     seconds = None
 

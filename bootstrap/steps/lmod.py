@@ -35,7 +35,6 @@ class NodeLmod(Step):
     """
 
     name = CHECK_NAME
-    title = "a Lmod that is new enough is installed"
     needs = (Root,)
     runs = ON_NODES | {"hybrid", "ami"}
     seconds = None
@@ -110,7 +109,6 @@ class LmodPack(ClusterStep):
     """Packs Lmod if it was added to the stack, or the configuration or the head node's image asks for it."""
 
     name = "lmod-pack"
-    title = "the release contains Lmod for the nodes"
     needs = (SpackStack,)
     runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True

@@ -23,7 +23,6 @@ class ModuleTree(ClusterStep):
     """Each CPU target has a tree with a file for every module of the release."""
 
     name = "module-tree"
-    title = "the module tree is complete"
     needs = (Packages, SpackStack)
     runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True

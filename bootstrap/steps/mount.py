@@ -65,7 +65,6 @@ class MountStorage(Step):
     """``storage.source`` is mounted at ``storage.mount``, also after a reboot."""
 
     name = "mount"
-    title = "the storage of the configuration is mounted"
     needs = (SelfInstall,)
     after = (HiddenMounts,)
 

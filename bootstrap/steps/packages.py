@@ -25,7 +25,6 @@ class Packages(ClusterStep):
     """Every package of the configuration is at its prefix."""
 
     name = "packages"
-    title = "binary packages are installed"
     needs = (Root,)
     runs = ON_NODES | {"ami"}
     in_image = True

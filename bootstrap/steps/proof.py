@@ -20,7 +20,6 @@ class Proof(Step):
     """Runs when compute nodes have joined, long after the head node's hook has returned."""
 
     name = "proof"
-    title = "compute nodes can use the release"
     roles = HEAD
     needs = (Root, Publish)
     background = True

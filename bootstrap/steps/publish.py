@@ -19,7 +19,6 @@ class Publish(ClusterStep):
     """New shells get the desired release."""
 
     name = "publish"
-    title = "the release is published"
     needs = (Packages, SpackStack, ModuleTree)
     runs = frozenset({"bootstrap", "repair", "ami"})
     in_image = True

@@ -58,7 +58,6 @@ class Root(Step):
     """/opt/petal is what the layout requires, also after a reboot."""
 
     name = "root"
-    title = "the software root is at /opt/petal"
     needs = (Storage, StorageOwner, SeedFromImage)
     after = (HiddenMounts, MountStorage, Storage)
     runs = ON_NODES | {"ami"}

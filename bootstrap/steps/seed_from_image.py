@@ -26,7 +26,6 @@ class SeedFromImage(ClusterStep):
     """
 
     name = "seed-from-image"
-    title = "shared storage has the release of the image"
     needs = (StorageOwner,)
     runs = frozenset({"bootstrap", "repair"})
 

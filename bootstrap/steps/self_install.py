@@ -36,7 +36,6 @@ class SelfInstall(Step):
     """Copies the archive that runs, and links it into the PATH."""
 
     name = "self-install"
-    title = "petal-node is installed"
     local = True
     runs = ON_NODES | {"hybrid", "ami"}
     severity = Severity.WARN

@@ -39,7 +39,6 @@ class Shell(Step):
     """Init files for sh, bash, zsh, ksh, csh, tcsh and fish."""
 
     name = "shell"
-    title = "new shells find the modules"
     needs = (Root, NodeLmod)
     runs = ON_NODES | {"hybrid", "ami"}
 

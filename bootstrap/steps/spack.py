@@ -31,7 +31,6 @@ class SpackStack(ClusterStep):
     """Every spec of the stack is installed."""
 
     name = "spack"
-    title = "the Spack stack is installed in the store"
     needs = (Root,)
     runs = ON_NODES | {"ami"}
     in_image = True
@@ -168,7 +167,6 @@ class SpackProgram(ClusterStep):
     """Installs Spack in an image that contains no packages of Spack."""
 
     name = "spack-program"
-    title = "Spack and its recipes are installed"
     needs = (SelfInstall,)
     runs = frozenset({"hybrid"})
 

@@ -50,7 +50,6 @@ class Storage(Step):
     """Finds shared storage and remembers its token. Only the head node prepares it."""
 
     name = "storage"
-    title = "shared storage is mounted and shared"
     needs = (SelfInstall, MountStorage)
     after = (HiddenMounts, MountStorage)
 

@@ -24,7 +24,6 @@ class StorageOwner(ClusterStep):
     """The token on the storage names this cluster."""
 
     name = "storage-owner"
-    title = "shared storage serves this cluster"
     needs = (Storage,)
     claims_storage = True
     runs = frozenset({"bootstrap", "repair"})

@@ -34,7 +34,7 @@ FINDING = {
 REPORT = {"node": "q1-st-1", "role": "compute", "time": "2026-11-24T08:00:00Z", "release": "abc", "findings": [FINDING]}
 ERROR = {"code": "fetch-missing", "what": "x is not there", "why": "404", "remedy": ["ls x"]}
 STEP = {
-    "name": "storage", "title": "t", "outcome": "failed", "reason": "why", "changes": ["a"], "remedy": ["b"],
+    "name": "storage", "outcome": "failed", "reason": "why", "changes": ["a"], "remedy": ["b"],
     "seconds": 1.5, "error": ERROR,
 }  # fmt: skip
 RUN = {

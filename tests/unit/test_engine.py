@@ -40,8 +40,6 @@ MISSING = change("missing", "write it")
 class Toy(Step):
     """A step whose probe and apply are given."""
 
-    title = "a toy"
-
     def __init__(
         self,
         name: str,

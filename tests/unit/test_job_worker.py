@@ -179,11 +179,11 @@ def test_a_hook_does_not_wait_for_a_build_job(tmp_path: Path) -> None:
         world.config_text = text
         recorder = Recorder(world.paths, new_record(options, world.services))
         told = recording(recorder, typed(world.context, layout="hybrid"), STEPS)
-        told(StepReport("spack", "", Outcome.RUNNING, "an image is built where it is"))
+        told(StepReport("spack", Outcome.RUNNING, "an image is built where it is"))
         assert not recorder.record.hook_may_return
         world.paths.state.mkdir(parents=True, exist_ok=True)
         told = recording(recorder, world.context, STEPS)
-        told(StepReport("spack", "", Outcome.RUNNING, "it begins"))
+        told(StepReport("spack", Outcome.RUNNING, "it begins"))
         assert recorder.record.hook_may_return is settled
 
 
@@ -195,7 +195,7 @@ def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monke
     recorder = Recorder(world.paths, new_record(options, world.services))
     saved: list[RunRecord] = []
     monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
-    recording(recorder, world.context, STEPS)(StepReport("spack", "", Outcome.RUNNING, "a job builds it"))
+    recording(recorder, world.context, STEPS)(StepReport("spack", Outcome.RUNNING, "a job builds it"))
     settled = next(record for record in saved if record.hook_may_return)
     assert [step.reason for step in settled.steps] == ["a job builds it"]
 

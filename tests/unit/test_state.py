@@ -27,7 +27,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     runs = state.Runs(Paths(tmp_path))
     steps = (
         StepReport(
-            "a", "t", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
+            "a", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
         ),
     )
     record = decode.build(RunRecord, {**plain(RECORD), "status": "degraded", "exit": 3})

@@ -43,16 +43,16 @@ from tests.world import HOST
 
 GOLDEN = Path(__file__).with_name("golden")
 STEPS = (
-    StepReport("self-install", "t", Outcome.OK, "version 0.1.0 is at /opt/petal-node/0.1.0/petal-node"),
-    StepReport("storage", "t", Outcome.CHANGED, "ext4 from /dev/nvme1n1, 812 GiB free, token 8c2afbf9", ("create it",)),
-    StepReport("packages", "t", Outcome.WOULD_CHANGE, "1 of 2 are missing", ("unpack cfd 24.1 into /opt/petal/x",)),
+    StepReport("self-install", Outcome.OK, "version 0.1.0 is at /opt/petal-node/0.1.0/petal-node"),
+    StepReport("storage", Outcome.CHANGED, "ext4 from /dev/nvme1n1, 812 GiB free, token 8c2afbf9", ("create it",)),
+    StepReport("packages", Outcome.WOULD_CHANGE, "1 of 2 are missing", ("unpack cfd 24.1 into /opt/petal/x",)),
     StepReport(
-        "spack", "t", Outcome.FAILED, "not every package could be installed: it broke\nsince the disk is full",
+        "spack", Outcome.FAILED, "not every package could be installed: it broke\nsince the disk is full",
         (), ("df -h /shared",), 3.2, {"code": "spack-install", "what": "it broke", "why": "", "remedy": ["df -h"]},
     ),
-    StepReport("module-tree", "t", Outcome.BLOCKED, "needs spack"),
-    StepReport("desired-state", "t", Outcome.SKIPPED, "the head node does it"),
-    StepReport("proof", "t", Outcome.SKIPPED, "the head node does it"),
+    StepReport("module-tree", Outcome.BLOCKED, "needs spack"),
+    StepReport("desired-state", Outcome.SKIPPED, "the head node does it"),
+    StepReport("proof", Outcome.SKIPPED, "the head node does it"),
 )  # fmt: skip
 RUN = RunRecord(
     "20261124T081405.123Z-1a2b3c", "hook", "configured", "head", "ip-10-0-0-10", "0.1.0", 42, "boot",
@@ -61,7 +61,7 @@ RUN = RunRecord(
 PROGRESS = "installing 7 of 20: hdf5 (build), openmpi (configure); 6 min elapsed"
 INSTALLING = replace(
     RUN, finished=None, exit=None, status=Status.RUNNING,
-    steps=(STEPS[0], StepReport("spack", "t", Outcome.RUNNING, PROGRESS)),
+    steps=(STEPS[0], StepReport("spack", Outcome.RUNNING, PROGRESS)),
 )  # fmt: skip
 GOOD = Finding("storage", Severity.OK, "nfs4 from 10.0.0.10:/shared, the same as on ip-10-0-0-10: token 8c2afbf9")
 BAD = Finding(
