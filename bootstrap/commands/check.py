@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..checks.node import check_node
 from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
@@ -29,42 +27,40 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
     """The checks of this node, or of the nodes that ``--nodes`` names."""
     if options.html:
         require_writable(options.html)
-    result: Result[NodeReport | FleetReport]
+    ctx = prepare(options, services, follow=True)
+    data: NodeReport | FleetReport
     if options.nodes:
-        result = _check_nodes(options, services, options.nodes)
+        data = _check_nodes(ctx, options.nodes)
+        findings = [*(finding for report in data.nodes for finding in report.findings), *data.between]
     else:
-        result = _check_this_node(options, services)
+        data = check_node(ctx, CHECKS)
+        findings = [*data.findings]
+        if ctx.system.is_root() and ctx.role is not Role.HEAD:
+            save_report(ctx, data)
         if options.lines:  # for the head node, through srun
-            return Result("check", Status.OK, Lines(tuple(report_lines(result.data))), run_id=services.run_id)
+            return Result("check", Status.OK, Lines(tuple(report_lines(data))), run_id=services.run_id)
+    severities = {finding.severity for finding in findings}
+    status = Status.OK if severities and not severities & {Severity.FAIL, Severity.WARN} else Status.DEGRADED
+    result = Result("check", status, data, run_id=services.run_id)
     if options.html:
         write_atomic(options.html, page(result, timestamp()).encode())
     return result
 
 
-def _check_this_node(options: Options, services: Services) -> Result[NodeReport]:
-    ctx = prepare(options, services, follow=True)
-    report = check_node(ctx, CHECKS)
-    if services.system.is_root() and ctx.role is not Role.HEAD:
-        save_report(ctx, report)
-    return Result("check", _status(report.findings), report, run_id=services.run_id)
-
-
-def _check_nodes(options: Options, services: Services, which: str) -> Result[FleetReport]:
+def _check_nodes(ctx: Context, which: str) -> FleetReport:
     """Checks ``all`` nodes, ``idle`` nodes, or those of a list, in a job. A check of all nodes becomes the proof.
 
     Raises:
         PetalError: ``slurm-silent``.
         UsageError: the cluster has no such node.
     """
-    ctx = prepare(options, services, follow=True)
     chosen = _nodes(ctx, which)
     reports = prove(ctx, chosen)
     between = between_nodes(ctx, chosen, reports)
     if which == "all":
         off = {node.name for node in chosen if node.powered_down}
         _save_proof(ctx, tuple(report for report in reports if report.node not in off), between)
-    findings = [*(finding for report in reports for finding in report.findings), *between]
-    return Result("check", _status(findings), FleetReport(reports, between), run_id=services.run_id)
+    return FleetReport(reports, between)
 
 
 def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
@@ -91,9 +87,3 @@ def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
         what = f"no such node: {', '.join(unknown) or 'the list is empty'}"
         raise UsageError(what, why=f"Slurm has {folded(known)}", remedy="sinfo -N")
     return tuple(known[name] for name in names if which != "idle" or (known[name].up and known[name].state == "idle"))
-
-
-def _status(findings: Iterable[Finding]) -> Status:
-    """Degraded with a warning or failure, and if nothing was checked."""
-    severities = {finding.severity for finding in findings}
-    return Status.OK if severities and not severities & {Severity.FAIL, Severity.WARN} else Status.DEGRADED

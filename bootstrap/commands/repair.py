@@ -18,9 +18,14 @@ FINE = (Outcome.OK, Outcome.SKIPPED)  # not shown, because there are about twent
 
 
 def repair(options: Options, services: Services) -> Result[RunRecord | Plan]:
-    """Repairs this node, and on the head node the cluster's storage; ``--dry-run`` only plans it."""
+    """Repairs this node, and on the head node the cluster's storage.
+
+    ``--dry-run`` only plans it, and exits 3 if something would be repaired, or cannot be.
+    """
     if options.dry_run:
-        return _plan(options, services)
+        data = plan_of("repair", options, services, REPAIRS)
+        status = Status.OK if all(step.outcome in FINE for step in data.steps) else Status.DEGRADED
+        return Result("repair", status, data, run_id=services.run_id)
     require_root(options, services)
     _refuse_other_version(options, services)
     if options.paths.live:
@@ -46,10 +51,3 @@ def _refuse_other_version(options: Options, services: Services) -> None:
     what = f"this petal-node is not the installed one ({installed})"
     remedy = (f"{installed} repair", f"to change the cluster's petal-node: {archive} bootstrap    (on the head node)")
     raise UsageError(what, why="a repair does not change the version", remedy=remedy)
-
-
-def _plan(options: Options, services: Services) -> Result[Plan]:
-    """What ``repair`` would do. Exits 3 if it would do anything, or cannot repair something."""
-    data = plan_of("repair", options, services, REPAIRS)
-    status = Status.OK if all(step.outcome in FINE for step in data.steps) else Status.DEGRADED
-    return Result(options.command, status, data, run_id=services.run_id)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..cluster.hostlist import folded
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
-from .lines import CHECK_MARKS, PROBLEMS, Line, count, finding_lines, grouped
+from .lines import CHECK_MARKS, PROBLEMS, K, Line, count, finding_lines, grouped
 
 NOT_REACHED = "."
 MAX_WIDTH = 100  # columns of a table, above which numbers replace the names of the nodes
@@ -29,7 +29,7 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
     if not reports:
         return [Line("no node was checked: none is up", heading=True), Line("try  sinfo -N")]
     lines = [*_table([report for report in reports if report.was_checked]), *_unchecked(reports)]
-    for names, findings in grouped((names, finding) for finding, names in problems(reports)).items():
+    for names, findings in grouped(problems(reports)).items():
         lines += [Line(f"{names}:", indent=0), *finding_lines(findings)]
     if between:
         lines += [Line("between the nodes:", indent=0), *finding_lines(between)]
@@ -57,26 +57,30 @@ def total(reports: Sequence[NodeReport]) -> str:
     return f"proved on {passed} of {asked} nodes{rest}"
 
 
-def columns_of(reports: Sequence[NodeReport]) -> tuple[list[str], dict[tuple[str, ...], list[str]]]:
-    """The checks in their order, and the nodes grouped by the marks of all checks."""
+def columns_of(reports: Sequence[NodeReport]) -> tuple[list[str], list[tuple[str, tuple[str, ...]]]]:
+    """The checks in their order, and the marks of all checks, each with the nodes that have them."""
     marks = [{finding.check: CHECK_MARKS[finding.severity] for finding in report.findings} for report in reports]
     checks = list(dict.fromkeys(check for of_node in marks for check in of_node))
     columns = (tuple(of_node.get(check, NOT_REACHED) for check in checks) for of_node in marks)
-    return checks, grouped(zip(columns, (report.node for report in reports)))
+    return checks, by_nodes(zip(columns, (report.node for report in reports)))
 
 
-def problems(reports: Iterable[NodeReport]) -> list[tuple[Finding, str]]:
+def problems(reports: Iterable[NodeReport]) -> list[tuple[str, Finding]]:
     """Each warning and failure once, with the names of its nodes."""
     found = ((finding, report.node) for report in reports for finding in report.findings)
-    groups = grouped((finding, node) for finding, node in found if finding.severity in PROBLEMS)
-    return [(finding, folded(names)) for finding, names in groups.items()]
+    return by_nodes((finding, node) for finding, node in found if finding.severity in PROBLEMS)
+
+
+def by_nodes(pairs: Iterable[tuple[K, str]]) -> list[tuple[str, K]]:
+    """Each key once, after the folded names of its nodes."""
+    return [(folded(names), key) for key, names in grouped(pairs).items()]
 
 
 def _table(reports: Sequence[NodeReport]) -> list[Line]:
     if not reports:
         return []
     checks, columns = columns_of(reports)
-    names = [folded(nodes) for nodes in columns.values()]
+    names = [nodes for nodes, _ in columns]
     legend: list[Line] = []
     if sum(len(name) + 2 for name in names) > MAX_WIDTH:
         numbers = [f"#{number}" for number in range(1, len(names) + 1)]
@@ -87,7 +91,7 @@ def _table(reports: Sequence[NodeReport]) -> list[Line]:
     heads = [f"{name:<{width}}" for name, width in zip(names, widths)]
     rows = [Line("  ".join([f"{'check':<{first}}", *heads]), heading=True)]
     for number, check in enumerate(checks):
-        cells = [f"{marks[number]:<{width}}" for marks, width in zip(columns, widths)]
+        cells = [f"{marks[number]:<{width}}" for (_, marks), width in zip(columns, widths)]
         rows.append(Line("  ".join([f"{check:<{first}}", *cells]), indent=0))
     return [*legend, *rows]
 
@@ -95,6 +99,5 @@ def _table(reports: Sequence[NodeReport]) -> list[Line]:
 def _unchecked(reports: Sequence[NodeReport]) -> list[Line]:
     """Nodes that were not checked and have no known problem, one line for each reason."""
     found = ((finding, report.node) for report in reports if not report.was_checked for finding in report.findings)
-    groups = grouped((finding.message, node) for finding, node in found if finding.severity is Severity.SKIP)
-    mark = CHECK_MARKS[Severity.SKIP]
-    return [Line(f"{folded(names)}: {message}", mark, indent=0) for message, names in groups.items()]
+    skipped = by_nodes((finding.message, node) for finding, node in found if finding.severity is Severity.SKIP)
+    return [Line(f"{names}: {message}", CHECK_MARKS[Severity.SKIP], indent=0) for names, message in skipped]

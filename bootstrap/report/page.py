@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..cluster.hostlist import folded
 from ..core.errors import UsageError
 from ..core.model import FleetReport, NodeReport, Result
-from .checks_view import columns_of, problems, total
-from .lines import CHECK_MARKS, grouped
+from .checks_view import by_nodes, columns_of, problems, total
+from .lines import CHECK_MARKS
 
 TEMPLATE = Path(__file__).with_name("check.html.j2")
 
@@ -36,7 +35,6 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
     data = result.data
     reports, between = (data.nodes, data.between) if isinstance(data, FleetReport) else ((data,), ())
     asked = [report for report in reports if report.was_checked]
-    nodes = grouped((report.findings, report.node) for report in asked)  # nodes with equal findings share one list
     checks, columns = columns_of(asked)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -45,10 +43,10 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
         run_id=result.run_id,
         releases=sorted({report.release for report in asked if report.release}),
         checks=checks,
-        columns=[(folded(nodes), marks) for marks, nodes in columns.items()],
+        columns=columns,
         unasked=[(report.node, finding) for report in reports if not report.was_checked for finding in report.findings],
         problems=problems(reports),
         between=between,
-        nodes=[(folded(names), findings) for findings, names in nodes.items()],
+        nodes=by_nodes((report.findings, report.node) for report in asked),
         marks=CHECK_MARKS,
     )
