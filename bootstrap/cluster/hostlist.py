@@ -14,23 +14,19 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def folded(names: Iterable[str]) -> str:
     """Names as a hostlist of scontrol(1): ``q1-st-c5-[1-3,7],login``."""
-    groups: dict[str, list[int]] = {}
-    order: dict[str, None] = {}
-    for name in sorted(dict.fromkeys(names), key=natural):
-        match = re.fullmatch(r"(.*?)(0|[1-9]\d*)", name)
-        key = match.group(1) if match else name
-        order[key if match else name] = None
-        if match:
-            groups.setdefault(key, []).append(int(match.group(2)))
-
-    def ranges(numbers: list[int]) -> str:
-        runs: list[list[int]] = []
-        for number in numbers:
-            if runs and number == runs[-1][-1] + 1:
-                runs[-1][1:] = [number]
-            else:
-                runs.append([number])
-        text = ",".join("-".join(map(str, run)) for run in runs)
-        return text if len(numbers) == 1 else f"[{text}]"
-
-    return ",".join(f"{key}{ranges(groups[key])}" if key in groups else key for key in order)
+    groups: dict[tuple[str, bool], list[list[int]]] = {}  # ranges of numbers, by the text before them
+    for name in sorted(set(names), key=natural):
+        match = re.search(r"(0|[1-9]\d*)\Z", name)
+        if match is None:
+            groups[name, False] = []
+            continue
+        number, ranges = int(match[0]), groups.setdefault((name[: match.start()], True), [])
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    texts = []
+    for (stem, _), ranges in groups.items():
+        text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+        texts.append(f"{stem}[{text}]" if "," in text or "-" in text else stem + text)
+    return ",".join(texts)

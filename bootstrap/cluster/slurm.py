@@ -117,17 +117,10 @@ def _rows(text: str, columns: int) -> Iterator[list[str]]:
 
 def partitions(system: System) -> dict[str, tuple[str, int | None]]:
     """The state (up, down, drain, inact) of each queue and its time limit in minutes, None without one."""
-    return parse_partitions(system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND).stdout)
-
-
-def parse_partitions(text: str) -> dict[str, tuple[str, int | None]]:
-    """Lines of ``sinfo -h -o '%R|%a|%l'``; a queue has one line for each state of its nodes.
-
-    A time limit is ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``infinite``.
-    """
     queues = {}
-    for name, state, limit in _rows(text, 3):
-        days, _, clock = limit.rpartition("-")
+    shown = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND).stdout
+    for name, state, limit in _rows(shown, 3):  # a queue has one line for each state of its nodes
+        days, _, clock = limit.rpartition("-")  # [days-]hours:minutes:seconds, minutes:seconds or infinite
         numbers = [int(part) for part in clock.split(":") if part.isdigit()]
         hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
         queues[name] = (state.lower(), (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None)

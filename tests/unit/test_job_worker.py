@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.cluster.slurm import parse_partitions, parse_squeue
+from bootstrap.cluster.slurm import parse_squeue, partitions
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, ProcessFailed
 from bootstrap.core.facts import Queue
@@ -214,8 +214,10 @@ def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> Non
     ("limit", "minutes"),
     [("infinite", None), ("30:00", 30), ("2:30:15", 150), ("1-00:00:00", 1440), ("10-12:30:00", 15150), ("n/a", None)],
 )
-def test_time_limits_of_queues(limit: str, minutes: int | None) -> None:
-    assert parse_partitions(f"q1|up|{limit}\nnoise\n") == {"q1": ("up", minutes)}
+def test_time_limits_of_queues(limit: str, minutes: int | None, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.system.answers["sinfo"] = lambda _: f"q1|up|{limit}\nnoise\n"
+    assert partitions(world.system) == {"q1": ("up", minutes)}
 
 
 def test_squeue() -> None:

@@ -90,6 +90,7 @@ def test_every_condition_has_a_word_of_its_own() -> None:
     [
         (["q1-2", "q1-1", "q1-10", "q1-3", "q1-2"], "q1-[1-3,10]"),
         (["login", "a-7"], "a-7,login"),
+        (["a2", "a", "a1"], "a,a[1-2]"),
         (["node09", "node10", "node11"], "node09,node[10-11]"),
         ([], ""),
     ],
