@@ -21,36 +21,26 @@ event=@EVENT@
 MAX_BLOCKS=131072 # 64 MiB; an archive has 2. Limits what a server or a file on shared storage can write to the disk.
 SECRETS='signature|token|credential|passw|secret|access.?key|api.?key' # parts of the names of parameters of a URL
 
-main() {
-    prepare
-    read_arguments "$@"
-    words=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
-    find_archive
-    remove_unit
-    run_archive "$@"
-}
-
-prepare() {
-    exec </dev/null
-    umask 022
-    PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin
-    export PATH
-    prefix=${PETAL_PREFIX-} prefix=${prefix%/}
-    home=$prefix/opt/petal-node
-    incoming=$home/incoming
-    retry=$incoming/retry
-    unit=$prefix/etc/systemd/system/petal-node-hook.service
-    package='' sha256='' strict='' role='' child=''
-    retrying=${PETAL_HOOK_RETRY-}
-    unset PETAL_HOOK_RETRY PETAL_HOOK_STARTED
-    if [ -z "$retrying" ]; then
-        read -r PETAL_HOOK_STARTED _ </proc/uptime # the tool subtracts the time of this script from its own limit
-        export PETAL_HOOK_STARTED
-    fi
-    part=$incoming/.part.$$
-    trap '[ -z "$child" ] || kill "$child" 2>/dev/null; rm -f "$part" "$part".*' EXIT
-    trap 'exit 143' TERM INT HUP
-}
+exec </dev/null
+umask 022
+PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin
+export PATH
+prefix=${PETAL_PREFIX-} prefix=${prefix%/}
+home=$prefix/opt/petal-node
+incoming=$home/incoming
+retry=$incoming/retry
+unit=$prefix/etc/systemd/system/petal-node-hook.service
+facts="$prefix/etc/chef/dna.json $prefix/etc/parallelcluster/cfnconfig"
+package='' sha256='' strict='' role='' child=''
+retrying=${PETAL_HOOK_RETRY-}
+unset PETAL_HOOK_RETRY PETAL_HOOK_STARTED
+if [ -z "$retrying" ]; then
+    read -r PETAL_HOOK_STARTED _ </proc/uptime # the tool subtracts the time of this script from its own limit
+    export PETAL_HOOK_STARTED
+fi
+part=$incoming/.part.$$
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null; rm -f "$part" "$part".*' EXIT
+trap 'exit 143' TERM INT HUP
 
 # Reads and checks the arguments that this script needs; the tool gets all of them.
 read_arguments() {
@@ -112,7 +102,6 @@ make_incoming() {
 
 # Until when the archive is looked for. The hook of a compute or login node ends within 10 s, with the tool.
 set_deadline() {
-    facts="$prefix/etc/chef/dna.json $prefix/etc/parallelcluster/cfnconfig"
     budget=60
     # shellcheck disable=SC2086  # two files
     ! grep -Eqs '^cfn_node_type="?(ComputeFleet|LoginNode)|"node_type"[[:space:]]*:[[:space:]]*"(ComputeFleet|LoginNode)"' $facts || budget=6
@@ -176,7 +165,11 @@ from_package() {
     case $package in
     file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
     s3://*) from_s3 || outcome=$? ;;
-    https://*) from_https || outcome=$? ;;
+    https://*)
+        limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
+            --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" \
+            >/dev/null 2>"$part.error" || outcome=$?
+        ;;
     esac
     [ $outcome -eq 0 ] || fail_fetch
     has_checksum "$part" && return
@@ -198,11 +191,6 @@ from_s3() {
         { [ "$result" -ne 0 ] && grep -q 'locate credentials' "$part.error"; } || break
     done
     return "$result"
-}
-
-from_https() {
-    limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
-        --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" >/dev/null 2>"$part.error"
 }
 
 fail_fetch() {
@@ -307,4 +295,8 @@ run_archive() {
     exit "$code"
 }
 
-main "$@"
+read_arguments "$@"
+words=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
+find_archive
+remove_unit
+run_archive "$@"
