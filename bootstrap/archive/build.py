@@ -1,4 +1,4 @@
-"""Builds ``dist/``: the archive, its checksum, the hook scripts as single files, and a manifest.
+"""Builds ``dist/``: the archive, its checksum, and the hook scripts as single files.
 
 Run as ``python -m bootstrap.archive.build`` (``make dist``) in a checkout, with a Python that has pip. The third-party
 packages come from the hash-locked ``bootstrap/requirements.txt``; they are fetched once for each state of that file and
@@ -9,7 +9,6 @@ implementation of zlib (zlib-ng) compresses to other bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -84,7 +83,6 @@ def build(dist: Path, root: Path = ROOT, vendor: Path | None = None) -> Built:
         raise BuildError(f"the archive has {len(data)} bytes, more than {MAX_BYTES}")
     files = {"petal-node": data, "petal-node.sha256": f"{sha256(data)}  petal-node\n".encode()}
     files |= {f"on_node_{event}.sh": hook(root / "actions", event) for event in EVENTS}
-    files["petal-node.json"] = manifest(files, members, content)
     for name, text in files.items():
         write(dist / name, text)
     return Built(dist / "petal-node", sha256(data), len(data), content, time.monotonic() - started)
@@ -200,23 +198,8 @@ def hook(actions: Path, event: str) -> bytes:
     return script.replace("@EVENT@", event).encode("ascii")
 
 
-def manifest(files: Mapping[str, bytes], members: Mapping[str, bytes], content: str) -> bytes:
-    """``petal-node.json``: the files of ``dist`` and the packages in the archive."""
-    names = (re.fullmatch(r"tree/(.+)-([^-/]+)\.dist-info/METADATA", name) for name in members)
-    facts = {
-        "format": 1,
-        "version": __version__,
-        "content": content,
-        "python": f">={PYTHON_FLOOR}",
-        "machines": list(MACHINES),
-        "files": {name: {"sha256": sha256(data), "size": len(data)} for name, data in sorted(files.items())},
-        "packages": {match[1]: match[2] for match in names if match},
-    }
-    return (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode()
-
-
 def write(path: Path, data: bytes) -> None:
-    """Writes a file and its directory; programs (no ``.json``, ``.sha256``, ``.py``) are executable."""
+    """Writes a file and its directory; programs (no ``.sha256``, ``.py``) are executable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_bytes(data)
