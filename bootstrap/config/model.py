@@ -15,6 +15,8 @@ FAMILIES_WITH_RECIPES = frozenset({"0.23"})
 # What backs /opt/petal. Those of IMAGES need a machine image that was built with ``bootstrap --layout``.
 IMAGES = ("hybrid", "ami")
 LAYOUTS = ("shared", *IMAGES)
+# Spack's package of Lmod, and the spec that is added to the stack if the nodes have none.
+LMOD, LMOD_SPEC = "lmod", "lmod@8.5:"
 BOOTSTRAP = "bootstrap"  # the value of spack.clingo that lets Spack fetch clingo
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..cluster import detect
 from ..cluster.targets import BuildTargets
-from ..config.model import Config
+from ..config.model import LMOD_SPEC, Config
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError, SpackError, UsageError
 from ..core.facts import External, Facts
@@ -16,7 +16,7 @@ from ..core.model import Mode, Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
 from ..host.files import make_dir
-from ..lmod.bundle import SPEC, names_lmod
+from ..lmod.bundle import names_lmod
 from ..lmod.find import image_lmod
 from ..modules import templates
 from ..spack import environments
@@ -171,7 +171,7 @@ def _environment(ctx: Context) -> Mapping[str, object]:
     environment = environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)
     specs = environment.get("specs", ())
     has_lmod = environments.LOCK in environment or names_lmod([*specs, *ctx.config.specs])
-    return environment if has_lmod or not _needs_lmod(ctx) else {**environment, "specs": [*specs, SPEC]}
+    return environment if has_lmod or not _needs_lmod(ctx) else {**environment, "specs": [*specs, LMOD_SPEC]}
 
 
 def _needs_lmod(ctx: Context) -> bool:
@@ -191,4 +191,4 @@ def _release_has_lmod(ctx: Context) -> bool:
         return False
     look = partial(desired_state_on, ctx.paths, ctx.facts)
     desired = ctx.system.try_storage(look, ctx.paths.shared_mount, PROBE)
-    return desired is not None and SPEC in desired.environment.get("specs", ())
+    return desired is not None and LMOD_SPEC in desired.environment.get("specs", ())

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..cluster.targets import runnable
+from ..config.model import LMOD
 from ..core.errors import LmodError
 from ..core.model import Mode, Role
 from ..host.files import make_dir, remove_tree
@@ -22,7 +23,7 @@ from ..spack.scope import STACK, write_scope
 from ..spack.solve import with_lockfile
 from ..spack.workspace import adds_lmod, lockfile_of, module_tree, release_specs, site_of, specs_of, store_of
 from ..state.context import Context
-from .bundle import PACKAGE, SUFFIX, build, install_dir, is_complete, names_lmod, relativize
+from .bundle import SUFFIX, build, install_dir, is_complete, names_lmod, relativize
 from .find import lmod_in
 
 
@@ -33,7 +34,7 @@ def stack_lmod(ctx: Context, target: str) -> Locked | None:
         StateError: the lockfile is damaged.
     """
     specs = locked_specs(lockfile_of(ctx, target))
-    return next((spec for spec in specs if spec.name == PACKAGE and spec.explicit and not spec.external), None)
+    return next((spec for spec in specs if spec.name == LMOD and spec.explicit and not spec.external), None)
 
 
 def is_pending(ctx: Context) -> bool:
@@ -120,7 +121,7 @@ def lacks_only_lmod(ctx: Context) -> bool:
     if not adds_lmod(ctx):
         return False
     specs = release_specs(ctx)
-    requested = [spec for spec in specs if spec.explicit and spec.name != PACKAGE]
+    requested = [spec for spec in specs if spec.explicit and spec.name != LMOD]
     return bool(requested) and not database.missing(tuple(_with_dependencies(specs, requested)), store_of(ctx))
 
 

@@ -12,17 +12,16 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ..config.model import LMOD
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
 from ..host.atomic import replace_link, staged_dir, staged_file
 from ..host.files import make_dir, path_problem, remove_tree
 from ..remote.tarball import unpack
 
-SPEC = "lmod@8.5:"
-PACKAGE = "lmod"
 COMPLETE = ".complete"  # the last file that is written into a copy
 SUFFIX = ".tar.gz"
-IS_LMOD = re.compile(rf"\s*{PACKAGE}(?![\w-])")
+IS_LMOD = re.compile(rf"\s*{LMOD}(?![\w-])")
 
 
 def names_lmod(specs: Iterable[str]) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config.model import LMOD
 from ..core.facts import External, Host
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
@@ -20,7 +21,6 @@ NOTHING, STACK = "nothing", "stack"
 # Where a package is in a store (config:install_tree:projections). ``database.installed`` builds the same path.
 PROJECTION = "{architecture.platform}-{architecture.os}-{architecture.target}/{name}-{version}-{hash:7}"
 TEMPLATES, TEMPLATE = "templates", "modules/petal.lua"
-NO_MODULE = "lmod"  # needs no module: it is what reads modules
 PULLED = "-pulled-"  # no name in petal.yaml begins with a dash
 LISTS = frozenset({"require", "variants"})  # Spack takes a string for a list of one
 
@@ -180,7 +180,7 @@ def _modules(places: Places, site: Site, family: Family) -> dict[str, Any]:
             "hierarchy:": ["mpi"],
             "hide_implicits": True,
             "hash_length": 0,
-            "exclude:": [*family.hidden(site.compiler), *of_system, NO_MODULE],
+            "exclude:": [*family.hidden(site.compiler), *of_system, LMOD],
             "all": {
                 "autoload": "run",
                 "environment": {"set": {"{name}_ROOT": "{prefix}"}},

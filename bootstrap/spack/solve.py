@@ -7,12 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from ..config.model import LMOD, LMOD_SPEC
 from ..core.errors import ConfigError, SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, remove_tree
 from ..host.locks import Lock, own_holder
 from ..host.times import timestamp
-from ..lmod.bundle import PACKAGE, SPEC
 from ..state.context import Context
 from .driver import Spack
 from .environments import locked, unlocked
@@ -123,14 +123,14 @@ def _solve(ctx: Context, spack: Spack) -> None:
 
 
 def _has_lmod(recipes: Path) -> bool:
-    return (recipes / "packages" / PACKAGE).is_dir()
+    return (recipes / "packages" / LMOD).is_dir()
 
 
 def _without_lmod(ctx: Context) -> Context:
     """The same stack without the Lmod that was added automatically."""
     if not adds_lmod(ctx):
         return ctx
-    specs = [spec for spec in ctx.environment["specs"] if spec != SPEC]
+    specs = [spec for spec in ctx.environment["specs"] if spec != LMOD_SPEC]
     return replace(ctx, environment={**ctx.environment, "specs": specs})
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..cluster.targets import buildable, compiler_builds
+from ..config.model import LMOD_SPEC
+from ..core import resources
 from ..core.errors import SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
-from ..lmod.bundle import SPEC
-from ..modules import templates
 from ..state.context import Context
 from ..state.release import tree_name
 from . import database
@@ -57,10 +57,11 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     places = Places(
         store, module_tree(ctx, target), program.recipes, ctx.paths.scratch / "spack", work / "scope" / TEMPLATES
     )
-    text = templates.text("spack_package.lua").replace("@SPACK@", ctx.config.spack.version)
+    text = (resources.path("modulefiles") / "spack_package.lua").read_text(encoding="utf-8")
+    text = text.replace("@SPACK@", ctx.config.spack.version).replace("@RELEASE@", ctx.release or "")
     template = work / "scope" / TEMPLATES / TEMPLATE
     make_dir(template.parent)
-    write_atomic(template, text.replace("@RELEASE@", ctx.release or "").encode())
+    write_atomic(template, text.encode())
     site = site_of(ctx, target)
     if ctx.config.spack.caches and apart is None:
         site = replace(site, pulled=pulled_of(ctx))
@@ -130,7 +131,7 @@ def missing_packages(ctx: Context) -> tuple[str, ...]:
 
 def adds_lmod(ctx: Context) -> bool:
     """True if Lmod was added to the stack automatically because the nodes have none."""
-    return SPEC in ctx.environment.get("specs", ())
+    return LMOD_SPEC in ctx.environment.get("specs", ())
 
 
 def specs_of(ctx: Context) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..cluster.targets import runnable
+from ..config.model import LMOD_SPEC
 from ..core.deadlines import DOCUMENT, PROBE
 from ..core.errors import LmodError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
@@ -135,7 +136,7 @@ def _compare_packs(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) ->
     if old or not is_built:
         problem = f"the stack's Lmod {old[0]} is too old, {OLDEST} is needed" if old else "Lmod is not built"
         return blocked(
-            problem, "petal-node status    (whether the stack went on without it)", f"add {bundle.SPEC} to the stack"
+            problem, "petal-node status    (whether the stack went on without it)", f"add {LMOD_SPEC} to the stack"
         )
     unpacked = [target for target, lmod in lmods.items() if not bundle_path(ctx, target, lmod).is_file()]
     if unpacked:
@@ -149,7 +150,7 @@ def _needs_pack(ctx: Context) -> bool:
     specs = specs_of(ctx)
     if not ctx.config.uses_spack or not bundle.names_lmod(specs):
         return False
-    if ctx.config.modules.lmod == "stack" or bundle.SPEC in specs:
+    if ctx.config.modules.lmod == "stack" or LMOD_SPEC in specs:
         return True
     lmod = image_lmod(ctx.system)
     return lmod is None or bool(lmod.problem)

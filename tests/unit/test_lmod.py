@@ -15,6 +15,7 @@ import pytest
 
 from bootstrap.checks.node import check_node
 from bootstrap.config.load import parse
+from bootstrap.config.model import LMOD_SPEC
 from bootstrap.core.errors import ConfigError, LmodError
 from bootstrap.core.model import Outcome, Role, Severity
 from bootstrap.core.paths import Paths
@@ -97,7 +98,7 @@ def test_when_the_stack_builds_one(
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
     ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
-    assert (ctx.environment.get("specs", []) == [bundle.SPEC]) is carries
+    assert (ctx.environment.get("specs", []) == [LMOD_SPEC]) is carries
     assert ctx.desired_state.environment == ctx.environment
 
 
@@ -221,7 +222,7 @@ def test_links_in_a_copy_are_relative_and_links_out_of_it_are_refused(tmp_path: 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_stack_without_lmod_leaves_the_node_blocked_with_the_reason(tmp_path: Path) -> None:
     """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]})
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert done["lmod-pack"].outcome is Outcome.SKIPPED, done["lmod-pack"]
     assert (done["lmod"].outcome, done["shell"].outcome) == (Outcome.BLOCKED, Outcome.BLOCKED)
@@ -293,7 +294,7 @@ def test_a_hybrid_image_without_lmod_leaves_it_to_its_nodes(tmp_path: Path) -> N
     path.write_text(with_spack(tmp_path))
     world = World(tmp_path / "builder", config_text=with_spack(tmp_path))
     built = prepare(world.options(path, layout="hybrid"), world.services)
-    assert specs_of(built) == [bundle.SPEC, "fftw"]
+    assert specs_of(built) == [LMOD_SPEC, "fftw"]
     world = replace(world, environment=built.environment)
     ctx = typed(replace(world.context, config=replace(world.config, layout="hybrid")), layout="hybrid")
     done = {report.name: report for report in engine.converge(steps_for(ctx), ctx, lambda _: None)}
@@ -307,7 +308,7 @@ def test_a_lockfile_from_a_machine_without_lmod_contains_lmod(tmp_path: Path) ->
     path = tmp_path / "petal.yaml"
     path.write_text(with_spack(tmp_path))
     ctx = prepare_lockfile(world.options(path), world.services)
-    assert specs_of(ctx) == [bundle.SPEC, "fftw"]
+    assert specs_of(ctx) == [LMOD_SPEC, "fftw"]
 
 
 @pytest.mark.usefixtures("no_lmod")
@@ -343,9 +344,7 @@ def test_an_archive_that_other_users_could_change_is_not_unpacked(tmp_path: Path
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_cpu_that_runs_no_target_of_the_stack_is_blocked(tmp_path: Path) -> None:
-    world = World(
-        tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]}
-    )
+    world = World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]})
     world.host = replace(world.host, target="neoverse_n1")
     packed(world, f"{world.host.os}-x86_64_v3")
     probe = NodeLmod().probe(world.context)
@@ -417,7 +416,7 @@ def test_a_line_of_another_version_is_replaced(tmp_path: Path, shell: Callable[[
 @pytest.mark.parametrize("role", [Role.HEAD, Role.COMPUTE])
 def test_a_node_that_waits_for_the_stack_names_the_command_to_follow_it(tmp_path: Path, role: Role) -> None:
     world = World(
-        tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]}
+        tmp_path / "node", role, live=True, config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]}
     )
     for target in world.context.targets:  # the stack is solved
         lockfile_of(world.context, target).parent.mkdir(parents=True, exist_ok=True)
@@ -439,14 +438,14 @@ def test_a_node_without_lmod_gets_the_remedy_modules_lmod_stack(tmp_path: Path) 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_plan_before_the_stack_is_concretized_shows_all_steps(tmp_path: Path) -> None:
     """Before anything is solved, too."""
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]})
     planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
     assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "module-tree", "shell")} == {Outcome.WOULD_CHANGE}
 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_failed_stack_leaves_the_node_without_lmod_and_with_the_reason(tmp_path: Path) -> None:
-    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [bundle.SPEC]})
+    world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]})
     del world.system.answers["spack"]
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert done["spack"].outcome is Outcome.FAILED
