@@ -39,7 +39,7 @@ class LockfileSummary:
     os: str
     glibc: str
     compiler: str
-    spack: str | None
+    spack: str
     externals: tuple[str, ...]
 
 

@@ -26,7 +26,6 @@ class Family(ABC):
         store: the install tree below the root. 0.23 cannot read a database of 1.1 (version 8), and 1.1 reads one of
             0.23 (version 7) only after a migration that takes it away from 0.23: each family has its own.
         sections: the sections of configuration that affect a build, each with an empty value.
-        lockfile_format: the version of spack.lock that it writes, which is the newest that it reads.
         cache_layout: the layout of the build caches that it writes and reads.
         newest_python: the newest Python that it supports.
         parallel: ``spack install`` has ``-p N``, the number of packages that are built at once.
@@ -38,7 +37,6 @@ class Family(ABC):
     defaults: tuple[PurePosixPath, ...]
     store: str
     sections: Mapping[str, Any]
-    lockfile_format: int
     cache_layout: Layout
     newest_python: tuple[int, int]
     parallel: bool
@@ -81,7 +79,6 @@ class V023(Family):
     defaults = (PurePosixPath("etc/spack/defaults"), PurePosixPath("etc/spack/defaults/linux"))
     store = "store-0.23"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": []}
-    lockfile_format = 5
     cache_layout = V2()
     newest_python = (3, 13)
     parallel = False
@@ -110,7 +107,6 @@ class V11(Family):
     defaults = (PurePosixPath("etc/spack/defaults/base"), PurePosixPath("etc/spack/defaults/linux"))
     store = "store"
     sections: Mapping[str, Any] = {**SECTIONS, "repos": {}, "toolchains": {}}
-    lockfile_format = 6
     cache_layout = V3()
     newest_python = (3, 14)
     parallel = True

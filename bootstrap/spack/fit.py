@@ -13,11 +13,9 @@ from ..config.model import SpackConfig
 from ..core.errors import ConfigError
 from ..core.facts import External, Host
 from .externals import Compiler
-from .families import FAMILIES
 from .lockfile import Lockfile
 
 Difference = tuple[str, str]
-SHOWN = 12
 # Spack writes these externals into every lockfile; each has a rule of its own.
 SYSTEM = frozenset({"gcc", "glibc"})
 
@@ -49,11 +47,10 @@ def check_fit(lock: Lockfile, node: NodeProfile, name: str) -> None:
     found = tuple(differences(lock, node))
     if not found:
         return
-    shown = found[:SHOWN] + ((("...", f"and {len(found) - SHOWN} more"),) if found[SHOWN:] else ())
     only_target = {thing for thing, _ in found} == {"target"}
     raise ConfigError(
         f"the lockfile {name} does not fit {node.host.name}",
-        shown,
+        found,
         remedy=(
             "petal-node lockfile --config FILE --output URI    (on this node: solves the same stack for it)",
             *([f"or build for the lockfile's target: spack: {{target: {lock.targets[0]}}}"] if only_target else ()),
@@ -95,11 +92,8 @@ def _differ(thing: str, wanted: str, found: str) -> Difference:
 
 def _spack(lock: Lockfile, spack: SpackConfig) -> Iterator[Difference]:
     """The version; if both sides have checksums of Spack and of the recipes, those too."""
-    newest = FAMILIES[spack.family].lockfile_format
-    if lock.spack is not None and lock.spack != spack.version:
+    if lock.spack != spack.version:
         yield _differ("spack", f"Spack {lock.spack}", f"spack.version {spack.version}")
-    elif lock.format != newest:
-        yield _differ("spack", f"lockfile format {lock.format}", f"Spack {spack.version} with {newest}")
     for thing, origin in {"spack.source": spack.origin, "spack.recipes": spack.recipes}.items():
         wanted = lock.record.sources.get(thing) if lock.record else None
         if wanted and origin and origin.sha256 and origin.sha256 != wanted:

@@ -138,16 +138,9 @@ class Lockfile:
     record: Record | None
 
     @property
-    def spack(self) -> str | None:
-        """The version of the Spack that wrote it; old ones did not record it."""
-        section = self.document.get("spack")
-        version = section.get("version") if isinstance(section, Mapping) else None
-        return str(version) if version else None
-
-    @property
-    def format(self) -> int:
-        """The version of Spack's format."""
-        return int(self.document["_meta"]["lockfile-version"])
+    def spack(self) -> str:
+        """The version of the Spack that wrote it."""
+        return decode.text(self.document["spack"]["version"])
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -213,7 +206,8 @@ def parse(data: bytes, name: str) -> Lockfile:
 def _check_whole(lock: Lockfile) -> None:
     """Raises ValueError, or what Python raises for a missing key."""
     roots = [(decode.text(root["hash"]), decode.text(root["spec"])) for root in lock.document["roots"]]
-    int(lock.document["_meta"]["lockfile-version"])
+    if not (lock.spack and lock.document["_meta"]):
+        raise ValueError("it does not name its Spack and its format")
     if not roots:
         raise ValueError("it has no roots: nothing was asked for")
     if lock.document.get("include_concrete"):
@@ -247,4 +241,4 @@ def joined(documents: Sequence[Mapping[str, Any]], record: Record) -> bytes:
 
 
 def _header(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: document[key] for key in ("_meta", "spack") if key in document}
+    return {key: document[key] for key in ("_meta", "spack")}
