@@ -34,9 +34,9 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         stream.write(data)
 
 
-def write_json(path: Path, document: Mapping[str, Any], *, mode: int = 0o644) -> None:
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a JSON document with sorted keys, as ``write_atomic``."""
-    write_atomic(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", mode=mode)
+    write_atomic(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
 
 
 @contextmanager

@@ -47,7 +47,11 @@ def with_deadline(action: Callable[[], T], seconds: float, error: PetalError | N
     """
     late = error or DeadlineExceeded(f"an operation did not finish within {seconds:.0f} s")
     if _parent is not None:
-        return _within_child(action, time.monotonic() + seconds, late, _parent)
+        _send(_parent, _ARM, pickle.dumps((time.monotonic() + seconds, late)))
+        try:
+            return action()
+        finally:
+            _send(_parent, _DISARM, b"")
     _reap()
     receiver, sender = os.pipe()
     child = os.fork()
@@ -95,14 +99,6 @@ def _reap() -> None:
             ended = True
         if ended:
             _abandoned.discard(child)
-
-
-def _within_child(action: Callable[[], T], deadline: float, error: PetalError, parent: int) -> T:
-    _send(parent, _ARM, pickle.dumps((deadline, error)))
-    try:
-        return action()
-    finally:
-        _send(parent, _DISARM, b"")
 
 
 def _run_child(action: Callable[[], Any], sender: int) -> None:

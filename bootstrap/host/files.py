@@ -187,11 +187,11 @@ def _lstat(path: Path) -> os.stat_result | None:
         return None
 
 
-def text_or_empty(path: Path, limit: int = 1 << 20) -> str:
-    """The first ``limit`` bytes of a text file; an empty string if it cannot be read."""
+def text_or_empty(path: Path) -> str:
+    """The first MiB of a text file; an empty string if it cannot be read."""
     try:
         with path.open("rb") as stream:
-            return stream.read(limit).decode(errors="replace")
+            return stream.read(CHUNK).decode(errors="replace")
     except OSError:
         return ""
 

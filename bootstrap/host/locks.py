@@ -121,7 +121,11 @@ class Lock:
             previous = holder_of(self._path)
             if previous is not None and self._inherit is not None:
                 self._inherit(previous)
-            self._record_holder()
+            try:
+                write_json(self._path.with_suffix(".holder"), plain(self._holder))
+            except OSError as error:
+                if not (self._nameless and error.errno in DISK_ERRORS):
+                    raise
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -154,13 +158,6 @@ class Lock:
                 why=f"this node was cut off from shared storage for longer than its lease: {why}",
                 remedy=("petal-node status", "petal-node bootstrap"),
             )
-
-    def _record_holder(self) -> None:
-        try:
-            write_json(self._path.with_suffix(".holder"), plain(self._holder))
-        except OSError as error:
-            if not (self._nameless and error.errno in DISK_ERRORS):
-                raise
 
     def _acquire(self) -> None:
         try:

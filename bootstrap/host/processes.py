@@ -47,8 +47,8 @@ def own_start() -> float:
     return float(psutil.Process().create_time())
 
 
-def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
-    """Ends a process and its descendants: SIGTERM, ``grace`` seconds, SIGKILL.
+def end_tree(pid: int) -> None:
+    """Ends a process and its descendants: SIGTERM, ``KILL_GRACE`` seconds, SIGKILL.
 
     The tree is listed first, because Spack's builders outlive their parent and may leave its process group.
     """
@@ -59,10 +59,10 @@ def end_tree(pid: int, grace: float = KILL_GRACE) -> None:
         family = [parent, *parent.children(recursive=True), *_session(pid)]
     except psutil.Error:
         family = _session(pid)
-    _end(family, grace)
+    _end(family)
 
 
-def end_marked(run_id: str, grace: float = KILL_GRACE) -> int:
+def end_marked(run_id: str) -> int:
     """Ends every process with the mark of a run except this process and its ancestors; returns their number."""
     import psutil
 
@@ -74,7 +74,7 @@ def end_marked(run_id: str, grace: float = KILL_GRACE) -> int:
         if not family:
             break
         count += len(family)
-        spared |= _end(family, grace)
+        spared |= _end(family)
     return count
 
 
@@ -95,7 +95,7 @@ def _mark_of(process: Any) -> str | None:
     return mark
 
 
-def _end(family: list[Any], grace: float) -> set[int]:
+def _end(family: list[Any]) -> set[int]:
     """Returns the processes that SIGKILL does not end: they hang in the kernel, on a dead mount."""
     import psutil
 
@@ -105,7 +105,7 @@ def _end(family: list[Any], grace: float) -> set[int]:
                 process.send_signal(number)
             except psutil.Error:
                 continue
-        _, family = psutil.wait_procs(family, timeout=grace)
+        _, family = psutil.wait_procs(family, timeout=KILL_GRACE)
         if not family:
             break
     return {process.pid for process in family}

@@ -27,8 +27,8 @@ T = TypeVar("T")
 # ParallelCluster starts custom actions with a PATH without Slurm, and perhaps without HOME and LANG.
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DRAIN_SECONDS = 1.0
-# Started and not waited for; kept because Popen warns if it is collected while its process runs.
-_detached: list[subprocess.Popen[bytes]] = []
+# Not waited for; kept because Popen warns if it is collected while its process runs.
+_running: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,18 @@ class System:
         *,
         timeout: float,
         env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
         user: str | None = None,
         ok: Sequence[int] | None = (0,),
         on_line: Callable[[str], None] | None = None,
         on_idle: Callable[[], None] | None = None,
         given: int | None = None,
     ) -> Completed:
-        """Runs a program and waits for its end.
+        """Runs a program in ``/`` and waits for its end.
 
         Args:
             argv: the program and its arguments; never a shell string.
             timeout: seconds until the program and all its descendants are killed.
             env: the whole environment; the default is ``base_env``.
-            cwd: the working directory; the default is ``/``.
             user: the user to run as, with the groups of that user.
             ok: the accepted exit codes, None for all.
             on_line: called with each line of output when it arrives; stderr is then part of stdout.
@@ -80,7 +78,7 @@ class System:
         """
         started = time.monotonic()
         LOG.debug("run %s", " ".join(argv))
-        process = _start(argv, env, cwd, user, merged=on_line is not None, given=given)
+        process = _start(argv, env, user, merged=on_line is not None, given=given)
         try:
             stdout, stderr = _collect(process, started + timeout, on_line, on_idle)
         except subprocess.TimeoutExpired as error:
@@ -119,7 +117,7 @@ class System:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": descriptor, "stderr": descriptor}
-            _detached.append(subprocess.Popen(list(argv), env=env, cwd="/", start_new_session=True, **streams))
+            _running.append(subprocess.Popen(list(argv), env=env, cwd="/", start_new_session=True, **streams))
         finally:
             os.close(descriptor)
 
@@ -217,7 +215,6 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
 def _start(
     argv: Sequence[str],
     env: Mapping[str, str] | None,
-    cwd: Path | None,
     user: str | None,
     *,
     merged: bool,
@@ -234,7 +231,7 @@ def _start(
         return subprocess.Popen(
             list(argv),
             env={**(base_env(user) if env is None else env), **run_mark()},
-            cwd=str(cwd or "/"),
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if merged else subprocess.PIPE,
@@ -246,9 +243,6 @@ def _start(
         raise ProcessFailed(f"{argv[0]} cannot be started", why=str(error)) from error
 
 
-_abandoned: list[subprocess.Popen[bytes]] = []  # referenced, because the end of a Popen object warns about them
-
-
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Ends a process and its descendants; does not wait for one that hangs in the kernel, on a dead mount."""
     end_tree(process.pid)
@@ -256,7 +250,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=DRAIN_SECONDS)
     except subprocess.TimeoutExpired:
         LOG.warning("process %d does not end on SIGKILL", process.pid)
-        _abandoned.append(process)
+        _running.append(process)
 
 
 def _collect(

@@ -38,14 +38,6 @@ class Services:
     note: Callable[[str], None]
 
 
-def _ignore(_: str) -> None:
-    """Progress outside of a run's record."""
-
-
-def _unlocked() -> None:
-    """No lock is held, so none can be lost."""
-
-
 @dataclass
 class Observed:
     """What the checks of one node have read from shared storage, so that each document is read once.
@@ -87,8 +79,8 @@ class Context:
     externals: tuple[External, ...] = ()
     sets_desired_state: bool = False
     resumes_pending: bool = False
-    progress: Callable[[str], None] = _ignore
-    confirm: Callable[[], None] = _unlocked
+    progress: Callable[[str], None] = lambda _: None
+    confirm: Callable[[], None] = lambda: None
     builders: int | None = None
     observed: Observed = field(default_factory=Observed, compare=False)
 

@@ -225,7 +225,7 @@ def test_a_program_that_survives_sigkill_is_abandoned_at_the_deadline(
     with pytest.raises(ProcessTimeout):
         SYSTEM.run(["sleep", "8"], timeout=0.3)
     assert time.monotonic() - started < 7
-    left = system._abandoned.pop()
+    left = system._running.pop()
     left.kill()
     left.wait()
 
