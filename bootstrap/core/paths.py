@@ -64,6 +64,10 @@ class Paths:
         """True on a running node, False under ``--root``: no mounts, no units, no Slurm there."""
         return self.prefix == Path("/")
 
+    def program(self, version: str) -> Path:
+        """Where a version of petal-node is kept: ParallelCluster deletes the file that a hook was started from."""
+        return self.home / version / "petal-node"
+
     def release(self, release: str) -> Path:
         return self.releases / release
 

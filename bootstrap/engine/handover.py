@@ -14,7 +14,7 @@ from ..core.deadlines import DOCUMENT, PROBE
 from ..core.model import Tool
 from ..core.paths import Paths
 from ..host.atomic import install_executable
-from ..host.files import sha256_of
+from ..host.files import has_sha256
 from ..host.log import LOG
 from ..host.system import System
 from ..state.desired import DesiredState
@@ -33,8 +33,8 @@ def hand_over(desired: DesiredState | None, own: Tool, paths: Paths, system: Sys
     if os.environ.get(MARK) == desired.sha256:
         LOG.warning("version %s is desired, but its archive runs another one", desired.version)
         return
-    archive = paths.home / desired.version / "petal-node"
-    if not archive.is_file() or sha256_of(archive) != desired.sha256:
+    archive = paths.program(desired.version)
+    if not has_sha256(archive, desired.sha256):
         source = paths.archives / desired.sha256
         if not system.on_storage(source.is_file, source, PROBE):
             LOG.warning(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..core.errors import FetchError
-from .files import make_dir, remove_tree, sha256_of
+from .files import has_sha256, make_dir, remove_tree, sha256_of
 from .processes import has_process
 
 PRIVATE = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)\.(part|old)")
@@ -117,11 +117,13 @@ def move_aside(path: Path, target: Path) -> None:
 
 
 def install_executable(source: Path, target: Path, sha256: str) -> None:
-    """Copies ``source`` to ``target`` with mode 0755 if the copy has the expected checksum.
+    """Copies ``source`` to ``target`` with mode 0755, unless a file with the expected checksum is there.
 
     Raises:
         FetchError: ``fetch-checksum``; ``target`` is unchanged.
     """
+    if has_sha256(target, sha256):
+        return
     with staged_file(target, mode=0o755) as part:
         shutil.copyfile(source, part)
         actual = sha256_of(part)

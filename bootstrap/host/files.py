@@ -97,6 +97,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def has_sha256(path: Path, sha256: str | None) -> bool:
+    """True if the file exists with this checksum."""
+    return path.is_file() and sha256_of(path) == sha256
+
+
 def same_content(path: Path, data: bytes) -> bool:
     """True if ``path`` is a regular file with exactly this content."""
     try:

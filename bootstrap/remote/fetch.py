@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..core.errors import FetchError
 from ..host.atomic import private_dir, staged_file
-from ..host.files import CHUNK, sha256_of
+from ..host.files import CHUNK, has_sha256, sha256_of
 from ..host.log import LOG
 from . import s3
 
@@ -58,7 +58,7 @@ def download(source: Source, target: Path) -> None:
         FetchError: ``fetch-missing``, ``fetch-forbidden``, ``fetch-no-credentials``, ``fetch-region``,
             ``fetch-checksum``, ``fetch-unreachable``, ``fetch-scheme``.
     """
-    if source.sha256 and target.is_file() and sha256_of(target) == source.sha256:
+    if has_sha256(target, source.sha256):
         return
     with staged_file(target) as part:
         _transfer(source, part)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.model import PackageConfig
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import SpackError, StateError
 from ..core.model import Finding, Severity, at_most, blocked, change, elsewhere, satisfied
@@ -30,12 +31,12 @@ YES = "petal-node repair --yes    (installs it again: changes are lost; a Spack 
 
 @dataclass(frozen=True)
 class DamagedPackage:
-    """A package with the differences from its inventory. ``tarball`` is false for a package of Spack's."""
+    """A package with the differences from its inventory. ``package`` is None for a package of Spack's."""
 
     name: str
     prefix: Path
     differences: tuple[Difference, ...]
-    tarball: bool
+    package: PackageConfig | None = None
 
     @property
     def was_changed(self) -> bool:
@@ -105,7 +106,9 @@ class MissingFiles(StoreRepair):
         return change(_summary(incomplete), *(f"unpack {package.name} again" for package in incomplete[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
-        _unpack_again(ctx, {package.prefix for package in _damaged_tarballs(ctx) if not package.was_changed})
+        for damaged in list(_damaged_tarballs(ctx)):
+            if damaged.package is not None and not damaged.was_changed:
+                install(ctx, damaged.package)
 
 
 class ChangedFiles(StoreRepair):
@@ -126,9 +129,11 @@ class ChangedFiles(StoreRepair):
         return blocked(_summary(damaged), *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        damaged = list(_changed_packages(ctx)) if ctx.options.yes else []
-        _unpack_again(ctx, {package.prefix for package in damaged if package.tarball})
-        for prefix in (package.prefix for package in damaged if not package.tarball):
+        for damaged in list(_changed_packages(ctx)) if ctx.options.yes else ():
+            if damaged.package is not None:
+                install(ctx, damaged.package)
+                continue
+            prefix = damaged.prefix
             garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``database.look`` finds it after a kill
             ctx.confirm()
             move_aside(prefix, garbage)
@@ -141,13 +146,6 @@ def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> 
 
 def _summary(damaged: list[DamagedPackage]) -> str:
     return "; ".join(at_most(1, damaged, " packages"))
-
-
-def _unpack_again(ctx: Context, prefixes: set[Path]) -> None:
-    for package in ctx.config.packages:
-        if package.origin is not None and package_prefix(package, ctx.paths, ctx.facts.host) in prefixes:
-            ctx.note(f"package {package.name} {package.version}")
-            install(ctx, package)
 
 
 def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
@@ -165,7 +163,7 @@ def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
         except StateError:
             found = (Difference(str(prefix / database.MANIFEST), "cannot be read", lost=True),)
         if found:
-            yield DamagedPackage(f"{spec.name}@{spec.version}", prefix, found, tarball=False)
+            yield DamagedPackage(f"{spec.name}@{spec.version}", prefix, found)
 
 
 def _damaged_tarballs(ctx: Context) -> Iterator[DamagedPackage]:
@@ -177,4 +175,4 @@ def _damaged_tarballs(ctx: Context) -> Iterator[DamagedPackage]:
         except StateError:
             found = (Difference(str(prefix / FILES), "cannot be read", lost=True),)
         if found:
-            yield DamagedPackage(f"{package.name} {package.version}", prefix, found, tarball=True)
+            yield DamagedPackage(f"{package.name} {package.version}", prefix, found, package)

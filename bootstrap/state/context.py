@@ -16,7 +16,7 @@ from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
 from .desired import DesiredState
-from .release import Manifest, build_targets_of, tree_name
+from .release import build_targets_of, tree_name
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,6 @@ class Services:
     note: Callable[[str], None]
 
 
-@dataclass
-class Observed:
-    """What the checks of one node have read from shared storage, so that each document is read once.
-
-    Args:
-        release: the id of the current release and its manifest, None before they are read.
-    """
-
-    release: tuple[str | None, Manifest | None] | None = None
-
-
 @dataclass(frozen=True)
 class Context:
     """One run on one node.
@@ -64,7 +53,6 @@ class Context:
         confirm: called by cluster steps right before they publish; raises LockLost if the lock is no longer held.
         builders: a descriptor for processes that build: no other run begins while a process has it open
             (``locks.builders_ended``).
-        observed: empty at the start of the checks of a node, and not kept afterwards.
     """
 
     options: Options
@@ -82,7 +70,6 @@ class Context:
     progress: Callable[[str], None] = lambda _: None
     confirm: Callable[[], None] = lambda: None
     builders: int | None = None
-    observed: Observed = field(default_factory=Observed, compare=False)
 
     @property
     def system(self) -> System:
@@ -159,11 +146,6 @@ class Context:
     def mounted(self) -> Mount | None:
         """The mount of shared storage at this moment; ``facts`` are from the start of the run."""
         return replace(self.facts, mounts=self.system.mounts()).mount_of(self.paths.mount)
-
-    @property
-    def kept_archive(self) -> Path:
-        """Where this petal-node is kept. ParallelCluster deletes the file that a hook was started from."""
-        return self.paths.home / self.tool.version / "petal-node"
 
     @property
     def desired_release(self) -> str:

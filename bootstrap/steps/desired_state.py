@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.errors import StateError
 from ..core.model import Finding, change, satisfied
 from ..host.atomic import install_executable
-from ..host.files import sha256_of
+from ..host.files import has_sha256
 from ..state.context import Context
 from ..state.request import kept_request, mark_request_applied
 from ..state.store import ClusterState
@@ -36,17 +36,18 @@ class RecordDesiredState(ClusterStep):
             before = f"desired.json has release {recorded.release}" if recorded else "desired.json is missing"
             before += " with another configuration" if recorded and recorded.release == desired.release else ""
             return change(before, f"write {content}")
-        if not _archive_is_there(ctx):
-            return change("the archive is not on shared storage", f"write {ctx.paths.archives / str(ctx.tool.sha256)}")
+        archive = ctx.paths.archives / str(ctx.tool.sha256)
+        if ctx.tool.archive is not None and not has_sha256(archive, ctx.tool.sha256):
+            return change("the archive is not on shared storage", f"write {archive}")
         return satisfied(f"desired.json has {content}")
 
     def on_held(self, ctx: Context) -> None:
         mark_request_applied(ctx)
 
     def apply(self, ctx: Context) -> None:
-        if not _archive_is_there(ctx):
+        if ctx.tool.archive is not None:
             sha256 = str(ctx.tool.sha256)
-            install_executable(ctx.kept_archive, ctx.paths.archives / sha256, sha256)
+            install_executable(ctx.paths.program(ctx.tool.version), ctx.paths.archives / sha256, sha256)
         ctx.confirm()
         if ctx.resumes_pending and not kept_request(ctx.paths).pending:
             # Two runs may resume one decision; the second would overwrite what the first one recorded.
@@ -57,10 +58,3 @@ class RecordDesiredState(ClusterStep):
                 code="state-outdated",
             )
         ClusterState(ctx.paths).save_desired_state(ctx.desired_state)
-
-
-def _archive_is_there(ctx: Context) -> bool:
-    if ctx.tool.archive is None:
-        return True
-    target = ctx.paths.archives / str(ctx.tool.sha256)
-    return target.is_file() and sha256_of(target) == ctx.tool.sha256

@@ -123,14 +123,8 @@ def _option_name(option: str) -> str:
 
 def unit_name(mount: str) -> str:
     r"""The unit of a mount point, as ``systemd-escape --path`` names it: ``/my-fs`` is ``my\x2dfs.mount``."""
-    plain = mount.strip("/")
-    parts = [
-        character
-        if re.match(r"[A-Za-z0-9:_]", character) or (character == "." and place)
-        else f"\\x{ord(character):02x}"
-        for place, character in enumerate(plain)
-    ]
-    return "".join("-" if character == "\\x2f" else character for character in parts) + ".mount"
+    escaped = re.sub(r"^\.|[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", mount.strip("/"))
+    return escaped.replace("/", "-") + ".mount"
 
 
 def _unmounted(ctx: Context, device: Device) -> Finding:

@@ -49,7 +49,6 @@ class Packages(ClusterStep):
     def apply(self, ctx: Context) -> None:
         for package in ctx.config.packages:
             if not _is_whole(ctx, package):
-                ctx.note(f"package {package.name} {package.version}")
                 install(ctx, package)
 
 
@@ -74,6 +73,7 @@ def install(ctx: Context, package: PackageConfig) -> None:
         LockLost: another process may be installing the same package.
     """
     assert package.origin is not None
+    ctx.note(f"package {package.name} {package.version}")
     prefix = _prefix(ctx, package)
     source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH)
     try:

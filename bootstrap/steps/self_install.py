@@ -7,7 +7,7 @@ from pathlib import Path
 from ..core.model import Finding, Severity, Tool, change, elsewhere, satisfied
 from ..core.paths import Paths
 from ..host.atomic import install_executable, replace_link
-from ..host.files import make_dir, sha256_of
+from ..host.files import has_sha256, make_dir
 from ..state.context import Context
 from .base import ON_NODES, Step
 
@@ -24,9 +24,8 @@ def keep_archive(tool: Tool, paths: Paths) -> Path:
         OSError: it cannot be read or written.
     """
     assert tool.archive is not None
-    kept = paths.home / tool.version / "petal-node"
-    if not kept.is_file() or sha256_of(kept) != tool.sha256:
-        install_executable(tool.archive, kept, str(tool.sha256))
+    kept = paths.program(tool.version)
+    install_executable(tool.archive, kept, str(tool.sha256))
     if tool.archive.parent == paths.home / INCOMING:
         tool.archive.unlink(missing_ok=True)
     return kept
@@ -43,8 +42,8 @@ class SelfInstall(Step):
     def probe(self, ctx: Context) -> Finding:
         if ctx.tool.archive is None:
             return elsewhere("petal-node runs from a checkout, not from an archive")
-        kept = ctx.kept_archive
-        if not kept.is_file() or sha256_of(kept) != ctx.tool.sha256:
+        kept = ctx.paths.program(ctx.tool.version)
+        if not has_sha256(kept, ctx.tool.sha256):
             return change(f"version {ctx.tool.version} is not installed yet", f"write {kept}", f"link {ctx.paths.link}")
         if not ctx.paths.link.is_symlink() or ctx.paths.link.resolve() != kept.resolve():
             return change(f"{ctx.paths.link} does not lead to this petal-node", f"link {ctx.paths.link} -> {kept}")

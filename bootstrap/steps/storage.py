@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +60,7 @@ class Storage(Step):
             return change(f"{where} is not mounted yet", f"use {where} when it is mounted")
         known = KnownStorage.load(ctx.paths)  # before the storage is read: another run writes the token first
         view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
-        for problem in _problems(ctx, mount, view, known):
-            raise problem
+        _refuse_unusable(ctx, mount, view, known)
         return _compare(ctx, mount, view, known)
 
     def apply(self, ctx: Context) -> None:
@@ -134,52 +132,48 @@ def _not_mounted(ctx: Context) -> StorageError:
     )
 
 
-def _problems(
-    ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None
-) -> Iterator[StorageError]:
-    """The reasons not to use the storage, in the order of causes."""
+def _refuse_unusable(ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None) -> None:
+    """Raises the first reason not to use the storage, in the order of causes."""
     where = ctx.paths.shared_mount
     if view.problem:
         remedy = (f"ls -ld {view.problem.path}", view.problem.remedy)
-        yield StorageError(f"{view.problem}; it is not used", remedy=remedy, code="untrusted")
+        raise StorageError(f"{view.problem}; it is not used", remedy=remedy, code="untrusted")
     if view.on_root_disk:
         remedy = (f"findmnt -T {where}", "mount the shared storage there")
-        yield StorageError(f"{where} is on the root disk", remedy=remedy, code="storage-local")
+        raise StorageError(f"{where} is on the root disk", remedy=remedy, code="storage-local")
     if ctx.role is Role.HEAD:
-        yield from _problems_on_head(ctx, mount, view, known)
+        _refuse_on_head(ctx, mount, view, known)
         return
     if ctx.paths.live and view.token is not None and view.token.host == ctx.facts.host.name:
         what = f"{where} was prepared by this node itself, so it is not shared"
-        yield StorageError(what, remedy=f"findmnt {where}", code="storage-local")
-    yield from _changed(ctx, view, known)
+        raise StorageError(what, remedy=f"findmnt {where}", code="storage-local")
+    _refuse_changed(ctx, view, known)
     if view.token is None or _serves_another(ctx, view.token):
         owner = f": it serves cluster {view.token.owner}" if view.token else ""
         what = f"the head node has not prepared {where} yet, or this is another storage{owner}"
-        yield StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")
+        raise StorageError(what, remedy="on the head node: petal-node status", code="storage-unprepared")
 
 
-def _problems_on_head(
-    ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None
-) -> Iterator[StorageError]:
+def _refuse_on_head(ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None) -> None:
     where = ctx.paths.shared_mount
     declared = [shared.mount for shared in ctx.facts.cluster.shared]
     is_network = mount is not None and mount.kind in NETWORK_KINDS
     if ctx.paths.live and declared and ctx.paths.mount not in declared and not is_network:
         what = f"{where} is a local disk that the cluster does not share (it shares {', '.join(declared)})"
         remedy = f"name one of them in the configuration: storage: {{mount: {declared[0]}}}"
-        yield StorageError(what, remedy=remedy, code="storage-local")
-    yield from _changed(ctx, view, known)
+        raise StorageError(what, remedy=remedy, code="storage-local")
+    _refuse_changed(ctx, view, known)
     if not view.writable:
         commands = (f"findmnt {where}", f"mount -o remount,rw {where}")
-        yield StorageError(f"{where} is mounted read-only", remedy=commands, code="storage-read-only")
+        raise StorageError(f"{where} is mounted read-only", remedy=commands, code="storage-read-only")
     if view.lock_problem:
-        yield no_locks_error(where, view.lock_problem)
-    locks = mount_lock_problem(mount) if mount else None
-    if locks:
-        yield locks
+        raise no_locks_error(where, view.lock_problem)
+    problem = mount_lock_problem(mount) if mount else None
+    if problem:
+        raise problem
 
 
-def _changed(ctx: Context, view: StorageView, known: KnownStorage | None) -> Iterator[StorageError]:
+def _refuse_changed(ctx: Context, view: StorageView, known: KnownStorage | None) -> None:
     """A wrong volume at the right mount point looks like a new cluster, so an operator has to accept it."""
     if known is None or ctx.options.accept_storage or known.knows(ctx.paths.mount, view.token):
         return
@@ -187,7 +181,7 @@ def _changed(ctx: Context, view: StorageView, known: KnownStorage | None) -> Ite
     holds = f"token {view.token.token[:8]}" if view.token else "no token"
     holds += f" of cluster {view.token.owner}" if view.token and view.token.owner else ""
     on_head = "" if ctx.role is Role.HEAD else "    (on the head node: for all nodes)"
-    yield StorageError(
+    raise StorageError(
         f"{where} is another file system than before: it has {holds}, this node has used token {known.token[:8]}",
         remedy=(
             f"findmnt {where}",
