@@ -49,12 +49,6 @@ class SpackInstall:
         """The adapter of this Spack's version."""
         return FAMILIES[SPACK_VERSIONS[self.version]]
 
-    @property
-    def trees(self) -> tuple[Path, ...]:
-        """The unpacked trees: Spack's own, and that of the recipes if Spack does not contain them."""
-        above = len(self.family.repository.parts)
-        return tuple(dict.fromkeys((self.tree, self.recipes.parents[above - 1])))
-
 
 def locate(config: Config, paths: Paths) -> SpackInstall:
     """The paths of Spack, its recipes and clingo after ``ensure``; a directory as source is used in place.

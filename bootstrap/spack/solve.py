@@ -83,13 +83,9 @@ def preview(ctx: Context) -> tuple[str, ...]:
         ctx = _without_lmod(ctx)
     directory = ctx.paths.scratch / "preview"
     try:
-        spack = open_spack(ctx, ctx.targets[0], apart=directory)
-        _write_environment(ctx, spack)
-        advice = check_specs(ctx, spack)
+        return _check(ctx, open_spack(ctx, ctx.targets[0], apart=directory))
     finally:
         remove_tree(directory)
-    check_memory(ctx, program.recipes)
-    return advice
 
 
 def solve(ctx: Context, spack: Spack) -> None:
@@ -113,13 +109,18 @@ def solve(ctx: Context, spack: Spack) -> None:
 
 
 def _solve(ctx: Context, spack: Spack) -> None:
-    _write_environment(ctx, spack)
-    for line in check_specs(ctx, spack):
+    for line in _check(ctx, spack):
         ctx.note(line)
-    check_memory(ctx, spack.program.recipes)
     ctx.note(f"concretizing {', '.join(specs_of(ctx))}")
     spack.lockfile.unlink(missing_ok=True)
     spack.concretize()
+
+
+def _check(ctx: Context, spack: Spack) -> tuple[str, ...]:
+    _write_environment(ctx, spack)
+    advice = check_specs(ctx, spack)
+    check_memory(ctx, spack.program.recipes)
+    return advice
 
 
 def _has_lmod(recipes: Path) -> bool:

@@ -205,14 +205,12 @@ def exclusions(roots: list[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
     if spack.config.get("concretizer:unify") is not True:
         return
     for number, (index, spec) in enumerate(roots):
-        other = next((other for _, other in roots[:number] if other.name == spec.name and exclude(other, spec)), None)
-        if other is not None:
-            yield index, f"{spec} and {other} exclude each other in one stack (concretizer: unify: true)"
-
-
-def exclude(one: Any, other: Any) -> bool:
-    """True if no package fits both specs; only git can compare a version of git's with others."""
-    return not of_git(one) and not of_git(other) and not one.intersects(other, deps=False)
+        for _, other in roots[:number]:
+            # only git can compare a version of git's with others
+            comparable = other.name == spec.name and not of_git(other) and not of_git(spec)
+            if comparable and not spec.intersects(other, deps=False):
+                yield index, f"{spec} and {other} exclude each other in one stack (concretizer: unify: true)"
+                break
 
 
 def of_git(spec: Any) -> bool:

@@ -86,25 +86,18 @@ class Keyring:
             )
             raise CacheError(f"{source} is not a key", why=done.tail(3), remedy=remedy, code="cache-key")
 
-    def close(self) -> None:
-        """Ends gpg's agent and removes the keys."""
-        gpgconf = self.system.which("gpgconf")
-        if gpgconf is not None:
-            self.system.run([gpgconf, *self._homedir, "--kill", "all"], timeout=PROGRAM, ok=None)
-        os.close(self.descriptor)
-        remove_tree(self.home)
-
     @property
-    def _homedir(self) -> tuple[str, str]:
+    def homedir(self) -> tuple[str, str]:
+        """The option for this GNUPGHOME, of every program of GnuPG."""
         return "--homedir", f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     def _run(self, *arguments: str) -> Completed:
-        return self.system.run([self.gpg, *self._homedir, *OPTIONS, *arguments], timeout=PROGRAM, ok=None)
+        return self.system.run([self.gpg, *self.homedir, *OPTIONS, *arguments], timeout=PROGRAM, ok=None)
 
 
 @contextmanager
 def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str | None) -> Iterator[Keyring]:
-    """A keyring with these keys in the directory ``home``, which is removed at the end.
+    """A keyring with these keys in the directory ``home``, which is removed at the end, when gpg's agent has ended.
 
     Raises:
         CacheError: ``cache-key``, gpg is missing, or a key cannot be fetched or imported.
@@ -126,7 +119,11 @@ def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str
             ring.add(key, origin.source)
         yield ring
     finally:
-        ring.close()
+        gpgconf = system.which("gpgconf")
+        if gpgconf is not None:
+            system.run([gpgconf, *ring.homedir, "--kill", "all"], timeout=PROGRAM, ok=None)
+        os.close(ring.descriptor)
+        remove_tree(home)
 
 
 def refuse_readable_key(origin: Origin) -> None:

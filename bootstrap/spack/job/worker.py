@@ -77,7 +77,7 @@ def order_of(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
         os=host.os,
         glibc=host.glibc,
         compiler=find_compiler(ctx.system).spec,
-        keys={str(tree): key_at(tree) for tree in spack.program.trees},
+        keys={str(tree): key_at(tree) for _, tree in spack.program.sources if tree != spack.program.clingo},
         jobs=install.jobs,
         partial=install.partial,
         locks=spack.locks,
