@@ -53,7 +53,7 @@ class Slurm:
             return ""
         if job[0] not in ENDED:
             job[0] = self.node(Path(job[1]).parent)
-        return f"12|root|0|{job[0]}|q1-st-c5-1|None\n"
+        return f"12|root|0|{job[0]}|None\n"
 
     def _scancel(self, argv: Sequence[str]) -> str:
         name = next(word for word in argv if word.startswith("--name=")).partition("=")[2]

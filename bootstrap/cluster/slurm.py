@@ -152,7 +152,6 @@ class Job:
 
     Args:
         submitted: seconds since the epoch.
-        nodes: a hostlist, empty while the job is pending.
         reason: why it is pending or has ended.
     """
 
@@ -160,7 +159,6 @@ class Job:
     user: str
     submitted: float
     state: str
-    nodes: str
     reason: str
 
     @property
@@ -182,23 +180,19 @@ class Job:
 
 
 def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
-    """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name."""
-    selection = [f"--user={OWNER}", f"--name={name}"] if name else []
-    command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%N|%r"]
-    env = {**base_env(), "SLURM_TIME_FORMAT": "%s"}  # squeue(1); the default is local time without its zone
-    return parse_squeue(system.run(command, timeout=COMMAND, env=env).stdout)
-
-
-def parse_squeue(text: str) -> tuple[Job, ...]:
-    """Lines of ``squeue -h -o '%i|%u|%V|%T|%N|%r'`` with times in seconds.
+    """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name.
 
     Raises:
-        ProcessFailed: a submission time is not a number.
+        ProcessFailed: also if a submission time is not a number.
     """
+    selection = [f"--user={OWNER}", f"--name={name}"] if name else []
+    command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%r"]
+    env = {**base_env(), "SLURM_TIME_FORMAT": "%s"}  # squeue(1); the default is local time without its zone
+    shown = system.run(command, timeout=COMMAND, env=env).stdout
     try:
         return tuple(
-            Job(number, user, float(submitted), state, where, reason)
-            for number, user, submitted, state, where, reason in _rows(text, 6)
+            Job(number, user, float(submitted), state, reason)
+            for number, user, submitted, state, reason in _rows(shown, 5)
         )
     except ValueError as error:
         raise ProcessFailed("squeue does not say when a job was submitted", why=str(error)) from error

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..cluster.slurm import SOME_NODES_REFUSED
 from ..core.model import Finding, Severity
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
@@ -19,7 +20,6 @@ TALKS = (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)  # the stages in which rank
 QUOTED_LINES = 8
 NOT_LAUNCHED = re.compile(r"Task launch for \S+ failed on node (\S+?):")
 TASK_ENDED = re.compile(r"(?m)^srun: error: (\S+): tasks? [\d,-]+: (?!Killed|Terminated)(.+)$")
-NOT_FREE = re.compile(r"Requested nodes are busy|Immediate execution impossible")
 ERROR = re.compile(
     r"(?i)\berror|fail|unable|can ?not|couldn't|not (found|find|built)|denied|unknown|invalid|signal:|fatal|DUE TO"
 )
@@ -79,11 +79,20 @@ class Evidence:
             default=None,
         )
 
+    def in_shell(self, command: str) -> str:
+        """A remedy that runs a command after the module was loaded."""
+        return f"bash -lc 'module load {self.module} && {command}'"
+
+    def how_built(self, rank: Rank) -> str:
+        """A remedy that shows how the MPI of a rank uses PMIx."""
+        program = "ompi_info --parsable" if rank.version.startswith("Open MPI") else f"ldd {rank.library}"
+        return self.in_shell(f"{program} | grep -i pmi")
+
     def failure(self, message: str, why: str, *remedy: str) -> Finding:
         """A failed finding; its last remedy repeats the job."""
         count, names = len(self.nodes), ",".join(self.nodes)
-        repeat = f"srun --mpi=pmix -N{count} -n{count} -w {names} bash -lc 'module load {self.module} && "
-        return Finding(f"mpi:{self.module}", Severity.FAIL, message, why, (*remedy, f"{repeat}petal-node mpi-rank'"))
+        repeat = f"srun --mpi=pmix -N{count} -n{count} -w {names} {self.in_shell('petal-node mpi-rank')}"
+        return Finding(f"mpi:{self.module}", Severity.FAIL, message, why, (*remedy, repeat))
 
 
 def judge(evidence: Evidence) -> Finding:
@@ -100,7 +109,7 @@ def judge(evidence: Evidence) -> Finding:
 
 def _not_started(evidence: Evidence) -> Finding | None:
     """Slurm started no task, or not on all nodes."""
-    names, absent = ",".join(evidence.nodes), evidence.not_launched
+    absent = evidence.not_launched
     if absent:
         log = f"sudo srun --mpi=none -N{len(absent)} -w {','.join(absent)} grep -i mpi /var/log/slurmd.log"
         listed = f"srun --mpi=none -w {absent[0]} srun --mpi=list"
@@ -108,30 +117,26 @@ def _not_started(evidence: Evidence) -> Finding | None:
         return evidence.failure(f"Slurm: {' and '.join(absent)} did not start the task", why, listed, log)
     if evidence.ranks or evidence.code == 0:
         return None
-    why = quote(evidence.stderr)
-    if NOT_FREE.search(evidence.stderr):
-        show = f"scontrol show node {names}"
+    why, show = quote(evidence.stderr), f"scontrol show node {','.join(evidence.nodes)}"
+    if any(words in evidence.stderr for words in SOME_NODES_REFUSED):
         return Finding(f"mpi:{evidence.module}", Severity.SKIP, "the nodes were not free", why, (show,))
     if evidence.plugins and "pmix" not in evidence.plugins:
         return evidence.failure("Slurm: srun --mpi=list has no pmix plugin", why, "srun --mpi=list")
-    remedy = (f"scontrol show node {names}", "sinfo -N", "ls -l /opt/pmix/lib/libpmix.so*; ldconfig -p | grep pmix")
+    remedy = (show, "sinfo -N", "ls -l /opt/pmix/lib/libpmix.so*; ldconfig -p | grep pmix")
     return evidence.failure(f"Slurm: srun ended with {evidence.code}, and no rank started", why, *remedy)
 
 
 def _without_library(evidence: Evidence) -> Finding | None:
     """The module or its MPI library does not load on a node; the rank reports why."""
     rank = evidence.first(rank for rank in evidence.ranks if rank.error and rank.stage in (Stage.START, Stage.LOAD))
-    load = f"bash -lc 'module load {evidence.module}"
     if rank is None:
         return None
+    message, why, remedy = "the module brings no MPI library", rank.error, evidence.in_shell("type -a mpirun")
     if rank.stage is Stage.LOAD:
-        message = f"MPI: its library cannot be loaded on {rank.node}"
-        return evidence.failure(message, rank.error, f"srun --mpi=none -w {rank.node} ldd {rank.library}")
-    if rank.error.startswith("module load"):
-        why = f"{rank.error} / {quote(evidence.stderr)}"
-        return evidence.failure(f"MPI: the module does not load on {rank.node}", why, f"{load}'")
-    message = f"MPI: the module brings no MPI library on {rank.node}"
-    return evidence.failure(message, rank.error, f"{load}; type -a mpirun'")
+        message, remedy = "its library cannot be loaded", f"srun --mpi=none -w {rank.node} ldd {rank.library}"
+    elif rank.error.startswith("module load"):
+        message, why = "the module does not load", f"{rank.error} / {quote(evidence.stderr)}"
+    return evidence.failure(f"MPI: {message} on {rank.node}", why, remedy)
 
 
 def _not_connected(evidence: Evidence) -> Finding | None:
@@ -151,7 +156,7 @@ def _not_connected(evidence: Evidence) -> Finding | None:
     if alone and rank is not None:
         message = f"MPI: each rank is alone: {rank.version} does not use the PMIx that Slurm offers"
         why = f"MPI_Comm_size is {rank.size} on {rank.node}, though Slurm started {len(ranks)} ranks"
-        return evidence.failure(message, why, _how_built(evidence, rank))
+        return evidence.failure(message, why, evidence.how_built(rank))
     return None
 
 
@@ -175,12 +180,7 @@ def _stopped(evidence: Evidence) -> Finding | None:
     )
     if rank.stage in TALKS:
         return evidence.failure(message, why, *network)
-    return evidence.failure(message, why, _how_built(evidence, rank), *(network if rank.hangs else ()))
-
-
-def _how_built(evidence: Evidence, rank: Rank) -> str:
-    program = "ompi_info --parsable" if rank.version.startswith("Open MPI") else f"ldd {rank.library}"
-    return f"bash -lc 'module load {evidence.module}; {program} | grep -i pmi'"
+    return evidence.failure(message, why, evidence.how_built(rank), *(network if rank.hangs else ()))
 
 
 def quote(text: str) -> str:

@@ -142,7 +142,7 @@ def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) ->
 
 
 def job(submitted: float, state: str = "RUNNING") -> Job:
-    return Job("7", "alice", submitted, state, "", "None")
+    return Job("7", "alice", submitted, state, "None")
 
 
 def publish_times(world: World, *times: float) -> None:
@@ -268,10 +268,10 @@ def test_gc_needs_a_current_release(tmp_path: Path) -> None:
 
 def test_jobs_of_all_users_are_read_with_the_time_of_their_submission(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    lines = ["17|alice|1764500000|RUNNING|q1-[1-2]|None", "18_[1-9]|bob|1764400000|PENDING||Resources | x", "noise"]
+    lines = ["17|alice|1764500000|RUNNING|None", "18_[1-9]|bob|1764400000|PENDING|Resources | x", "noise"]
     world.system.answers["squeue"] = lambda _: "\n".join(lines)
     first, second = jobs(world.system)
-    assert (first.id, first.user, first.submitted, first.nodes) == ("17", "alice", 1764500000.0, "q1-[1-2]")
+    assert (first.id, first.user, first.submitted) == ("17", "alice", 1764500000.0)
     assert (second.ended, str(second)) == (False, "job 18_[1-9] is PENDING (Resources | x)")
     (command,) = world.system.commands
     assert {"--all", "--states=all"} <= set(command)
@@ -279,7 +279,7 @@ def test_jobs_of_all_users_are_read_with_the_time_of_their_submission(tmp_path: 
 
 def test_a_job_without_a_time_of_submission_is_an_error(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    world.system.answers["squeue"] = lambda _: "17|alice|N/A|RUNNING||None\n"
+    world.system.answers["squeue"] = lambda _: "17|alice|N/A|RUNNING|None\n"
     with pytest.raises(ProcessFailed, match="when a job was submitted"):
         jobs(world.system)
 

@@ -253,7 +253,7 @@ def test_a_node_is_started_where_none_runs_and_waited_for(tmp_path: Path, monkey
 def test_a_queue_whose_job_has_ended_without_a_node_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = launching(tmp_path, monkeypatch, squeue="12|root|0|NODE_FAIL||NodeDown\n")
+    world = launching(tmp_path, monkeypatch, squeue="12|root|0|NODE_FAIL|NodeDown\n")
     assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
 
 
