@@ -64,7 +64,6 @@ def build(dist: Path, root: Path = ROOT, vendor: Path | None = None) -> Built:
     """Builds everything into ``dist``.
 
     Args:
-        dist: the directory to write to; made if missing.
         root: the checkout.
         vendor: the directory for fetched packages; the default is ``build/vendor`` of the checkout.
 
@@ -92,9 +91,6 @@ def vendored(requirements: Path, kept: Path) -> Path:
     """Returns the directory with the packages for this state of ``requirements``: ``site/`` and ``arch/<machine>/``.
 
     Python files must be the same for each machine, so that one ``site/`` serves all.
-
-    Raises:
-        BuildError: pip failed, or a package has other Python files for another machine.
     """
     key = sha256(requirements.read_bytes() + f"{DROPPED.pattern} {PYTHON_FLOOR} {MACHINES}".encode())[:16]
     if (kept / key).is_dir():
@@ -158,11 +154,7 @@ def walk(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def check_compiled(members: Mapping[str, bytes]) -> None:
-    """Refuses any compiled file except psutil's, one for each machine.
-
-    Raises:
-        BuildError: with the names.
-    """
+    """Refuses any compiled file except psutil's, one for each machine: BuildError with the names."""
     compiled = {name for name, data in members.items() if data.startswith(b"\x7fELF") or re.search(r"\.so[^/]*$", name)}
     expected = {f"arch/{machine}/{NATIVE}" for machine in MACHINES}
     if compiled != expected:

@@ -51,11 +51,7 @@ HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
 
 def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
-    """All facts of this node.
-
-    Args:
-        role: of ``--role``, which has precedence.
-    """
+    """All facts of this node; ``role`` is that of ``--role``, which has precedence."""
     cluster = read_cluster(paths)
     if role is not None:
         cluster = replace(cluster, role=role, sources=("--role", *cluster.sources))
@@ -88,11 +84,7 @@ def with_queues(known: Facts, paths: Paths) -> Facts:
 
 
 def role_of(facts: Facts) -> Role:
-    """The node's role.
-
-    Raises:
-        FactsError: ``facts-role``, no source names it.
-    """
+    """The node's role; FactsError ``facts-role`` if no source names it."""
     if facts.cluster.role is None:
         raise FactsError(
             "This node's role is unknown",

@@ -182,8 +182,7 @@ class Job:
 def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
     """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name.
 
-    Raises:
-        ProcessFailed: also if a submission time is not a number.
+    ProcessFailed also if a submission time is not a number.
     """
     selection = [f"--user={OWNER}", f"--name={name}"] if name else []
     command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%r"]
@@ -201,16 +200,13 @@ def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
 def submit(
     system: System, script: Path | None, *, name: str, queue: str, minutes: int, output: Path, options: Sequence[str]
 ) -> str:
-    """Submits a job on one node of a queue. Slurm never runs the job a second time.
+    """Submits a job on one node of a queue and returns its id. Slurm never runs the job a second time.
 
     Args:
         script: the program; None for a job that does nothing.
         minutes: the job's time limit.
         output: a file for the output of the job.
         options: more options of sbatch(1).
-
-    Returns:
-        The job's id.
 
     Raises:
         JobError: ``job-not-started``.
@@ -292,12 +288,7 @@ def srun(
 
 
 def require_step(done: Completed, nodes: Sequence[str]) -> None:
-    """Raises if srun failed and no task printed anything.
-
-    Raises:
-        AllocationRefused: Slurm gave no allocation, or not in time.
-        ProcessFailed: the step began, and failed.
-    """
+    """If srun failed and no task printed anything: AllocationRefused without an allocation, else ProcessFailed."""
     if done.returncode == 0 or done.stdout.strip():
         return
     if any(words in done.stderr for words in REFUSED):

@@ -109,11 +109,7 @@ class Task:
 
 
 def find_library(env: Mapping[str, str]) -> Path:
-    """The MPI library of the loaded module.
-
-    Raises:
-        RankFailed: the module has none; the text names the directories that were searched.
-    """
+    """The MPI library of the loaded module; RankFailed names the directories that have none."""
     directories: list[Path] = []
     program = shutil.which("mpirun", path=env.get("PATH", ""))
     if program:  # next to mpirun as PATH names it, then next to the target of its links
@@ -133,10 +129,7 @@ class Library:
     """An MPI library in this process, with the ABI of Open MPI or the one of MPICH, Intel MPI and MVAPICH.
 
     ``world``, ``int``, ``byte`` and ``sum`` are MPI_COMM_WORLD, MPI_INT, MPI_BYTE and MPI_SUM of ``mpi.h``, as the ABI
-    passes them.
-
-    Raises:
-        RankFailed: it cannot be loaded, or does not have a function.
+    passes them. RankFailed if it cannot be loaded, or does not have a function.
     """
 
     def __init__(self, path: Path) -> None:

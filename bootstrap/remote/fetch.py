@@ -82,11 +82,7 @@ def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
 
 
 def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> bool:
-    """True if the object exists and this node may read it.
-
-    Raises:
-        FetchError: the server does not answer.
-    """
+    """True if the object exists and this node may read it; FetchError if the server does not answer."""
     path = local_path(uri)
     if path is not None:
         return path.is_file()
@@ -152,11 +148,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def verify(uri: str, expected: str, actual: str) -> None:
-    """Compares the checksum of a fetched object with the expected one.
-
-    Raises:
-        FetchError: ``fetch-checksum``.
-    """
+    """Compares the checksum of a fetched object with the expected one: FetchError ``fetch-checksum``."""
     if actual != expected:
         raise FetchError(
             f"{uri} does not have the expected checksum",

@@ -55,11 +55,7 @@ def credentials() -> tuple[str, str, str | None] | None:
 
 
 def region(known: str | None = None) -> str:
-    """The region: ``known`` (from the cluster's files), else the environment, else IMDS.
-
-    Raises:
-        FetchError: ``fetch-region``, none of them has it.
-    """
+    """The region: ``known`` (from the cluster's files), else the environment, else IMDS; else ``fetch-region``."""
     name = known or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     name = name or metadata("meta-data/placement/region")
     if name:
@@ -71,10 +67,8 @@ def region(known: str | None = None) -> str:
 def s3_url(uri: str, region_name: str) -> str:
     """The https address of ``s3://bucket/key``: virtual-hosted, or path style if an endpoint is set.
 
-    A bucket with a dot in its name gets path style, because S3's certificate does not cover it.
-
-    Raises:
-        FetchError: ``fetch-scheme``, the bucket or the key is missing.
+    A bucket with a dot in its name gets path style, because S3's certificate does not cover it. FetchError
+    ``fetch-scheme`` if the bucket or the key is missing.
     """
     parts = urlsplit(uri, allow_fragments=False)
     bucket, key = parts.netloc, parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")

@@ -25,11 +25,7 @@ def place_of(output: str, data: bytes, name: str) -> str:
 
 
 def check_output(output: str) -> None:
-    """Refuses a destination that cannot be written, before an hour of work.
-
-    Raises:
-        UsageError: it is not a path, file:// or s3:// URI.
-    """
+    """Refuses a destination that cannot be written, before an hour of work: UsageError."""
     bucket, _, key = output.removeprefix("s3://").partition("/")
     if output.startswith("s3://"):
         is_valid = bool(bucket and key)
