@@ -18,7 +18,7 @@ import pytest
 from bootstrap.checks import node as checks
 from bootstrap.checks.release import CpuFits
 from bootstrap.cluster import detect as facts
-from bootstrap.cluster import instances, targets
+from bootstrap.cluster import targets
 from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError
 from bootstrap.core.facts import Cluster, Facts, Queue
@@ -38,7 +38,7 @@ from bootstrap.steps.spack import SpackStack
 from tests.world import HOST, World, with_package, with_spack
 
 CPUINFO = Path(__file__).parent / "cpuinfo"
-TABLE = json.loads(Path(instances.__file__).with_suffix(".json").read_text(encoding="utf-8"))
+TABLE = json.loads(Path(targets.__file__).with_name("instances.json").read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -97,12 +97,12 @@ def test_every_row_of_the_table_has_a_cpu_of_archspec_and_a_source_and_no_family
 
 def test_the_table_has_what_clusters_are_made_of() -> None:
     for generation in "45678":
-        assert all(instances.family_of(f"{letter}{generation}{kind}.large") for letter, kind in _kinds(generation))
+        assert all(targets.family_of(f"{letter}{generation}{kind}.large") for letter, kind in _kinds(generation))
     for name in ("t2", "t3", "t4g", "hpc6a", "hpc6id", "hpc7a", "hpc7g", "hpc8a", "x1", "x2iedn", "i3", "i4i", "i7i",
                  "d3",
                  "p3", "p4d", "p5", "p6-b200", "g4dn", "g4ad", "g5", "g6", "g6e", "inf2", "trn1"):  # fmt: skip
-        assert instances.family_of(f"{name}.large"), name
-    assert instances.family_of("c7i-flex.large") == instances.family_of("c7i.large")
+        assert targets.family_of(f"{name}.large"), name
+    assert targets.family_of("c7i-flex.large") == targets.family_of("c7i.large")
 
 
 def _kinds(generation: str) -> list[tuple[str, str]]:
