@@ -12,8 +12,8 @@ from ..core.options import Options
 from ..engine.prepare import prepare_lockfile
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
+from ..remote.destination import check_output, place_of
 from ..remote.fetch import upload
-from ..remote.upload import check_output, place_of
 from ..spack.lockfile import parse
 from ..spack.solve import make_lockfile
 from ..state.context import Context, Services

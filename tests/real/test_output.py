@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import FetchError, UsageError
+from bootstrap.remote.destination import check_output, place_of
 from bootstrap.remote.fetch import Source, read, upload
-from bootstrap.remote.upload import check_output, place_of
 from tests.real.server import always, answer, first, serving
 
 DATA = b'{"_meta": {}}\n' * 1000
