@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..config.model import LMOD
+from ..core.deadlines import DOCUMENT
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
 from ..host.atomic import replace_link, staged_dir, staged_file
 from ..host.files import make_dir, path_problem, remove_tree
+from ..host.system import System
 from ..remote.tarball import unpack
 
 COMPLETE = ".complete"  # the last file that is written into a copy
@@ -63,13 +65,27 @@ def build(copy: Path, bundle: Path, confirm: Callable[[], None]) -> None:
             other.unlink()
 
 
-def fetch(paths: Paths, bundle: Path) -> Path:
-    """Copies an archive to local disk and returns the copy. May hang, so call it with a deadline.
+def install(system: System, paths: Paths, bundle: Path) -> None:
+    """Unpacks an archive, unless that was done before, and makes new shells use it. Earlier copies stay in use.
+
+    If shells use this copy already, the caller found it damaged, so it is unpacked again.
 
     Raises:
-        LmodError: ``untrusted``, users other than root could have changed it.
-        OSError: it cannot be read now.
+        LmodError: ``lmod-incomplete``, the archive is damaged; ``untrusted``, users could have changed it.
+        OSError, DeadlineExceeded: it cannot be read now.
     """
+    copy, fetched = install_dir(paths, bundle), paths.scratch / bundle.name
+    if not is_complete(copy) or paths.lmod_in_use.resolve() == copy.resolve():
+        try:
+            system.on_storage(lambda: _fetch(paths, bundle, fetched), bundle, DOCUMENT)
+            with staged_dir(copy) as part:
+                _unpack(bundle, fetched, part)
+        finally:
+            fetched.unlink(missing_ok=True)
+    replace_link(paths.lmod_in_use, copy.name)
+
+
+def _fetch(paths: Paths, bundle: Path, fetched: Path) -> None:
     distrusted = path_problem(bundle, paths.root)
     if distrusted:
         raise LmodError(
@@ -78,36 +94,19 @@ def fetch(paths: Paths, bundle: Path) -> Path:
             remedy=(distrusted.remedy, "petal-node repair"),
             code="untrusted",
         )
-    make_dir(paths.scratch)
-    fetched = paths.scratch / bundle.name
+    make_dir(fetched.parent)
     shutil.copyfile(bundle, fetched)
-    return fetched
 
 
-def install(paths: Paths, bundle: Path, fetched: Path) -> None:
-    """Unpacks an archive, unless that was done before, and makes new shells use it. Earlier copies stay in use.
-
-    If shells use this copy already, the caller found it damaged, so it is unpacked again.
-
-    Args:
-        bundle: the archive in the release.
-        fetched: its copy on local disk.
-
-    Raises:
-        LmodError: ``lmod-incomplete``, the archive is damaged.
-    """
-    copy = install_dir(paths, bundle)
-    if not is_complete(copy) or paths.lmod_in_use.resolve() == copy.resolve():
-        with staged_dir(copy) as part:
-            try:
-                unpack(fetched, part)
-                why = "" if is_complete(part) else f"it does not contain {COMPLETE}"
-            except PackageError as error:
-                why = f"{error}: {error.why}"
-            if why:
-                remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
-                raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
-    replace_link(paths.lmod_in_use, copy.name)
+def _unpack(bundle: Path, fetched: Path, part: Path) -> None:
+    try:
+        unpack(fetched, part)
+        why = "" if is_complete(part) else f"it does not contain {COMPLETE}"
+    except PackageError as error:
+        why = f"{error}: {error.why}"
+    if why:
+        remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
+        raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
 
 
 def relativize(copy: Path) -> None:

@@ -70,13 +70,13 @@ def find_lmod(ctx: Context) -> Lmod | None:
 
 def image_lmod(system: System) -> Lmod | None:
     """The Lmod of the machine image: the first that shells can use, else the first."""
-    found = [_read_version(system, place) for place in image_places()]
+    found = [lmod for lmod in (_read(system, place) for place in image_places()) if lmod is not None]
     return next((lmod for lmod in found if not lmod.problem), found[0] if found else None)
 
 
 def image_places() -> tuple[Path, ...]:
     """The directories of the image that hold an Lmod of any version."""
-    return tuple(place for place in map(Path, PLACES) if _has_lmod(place))
+    return tuple(place for place in map(Path, PLACES) if (place / "libexec" / "lmod").is_file())
 
 
 def unpacked_lmod(system: System, paths: Paths) -> Lmod | None:
@@ -94,8 +94,7 @@ def usable_copies(system: System, paths: Paths) -> tuple[Lmod, ...]:
 
 def lmod_in(system: System, copy: Path) -> Lmod | None:
     """The Lmod in one copy, None if the copy has none."""
-    place = next(copy.glob("lmod-*/lmod/lmod"), copy)
-    return _read_version(system, place) if _has_lmod(place) else None
+    return _read(system, next(copy.glob("lmod-*/lmod/lmod"), copy))
 
 
 def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
@@ -112,14 +111,12 @@ def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
     return tuple(path for path in dict.fromkeys(listed) if path.startswith("/") and "$" not in path)
 
 
-def _has_lmod(place: Path) -> bool:
-    return (place / "libexec" / "lmod").is_file()
-
-
-def _read_version(system: System, place: Path) -> Lmod:
+def _read(system: System, place: Path) -> Lmod | None:
     program = place / "libexec" / "lmod"
     try:
         return Lmod(place, _version(system, program, program.stat().st_ctime_ns))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except PetalError:
         return Lmod(place, "")
 

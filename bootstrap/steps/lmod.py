@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..cluster.targets import runnable
 from ..config.model import LMOD_SPEC
-from ..core.deadlines import DOCUMENT, PROBE
+from ..core.deadlines import PROBE
 from ..core.errors import LmodError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
@@ -66,12 +66,7 @@ class NodeLmod(Step):
             what, remedy = "no release carries an Lmod that can be read now", "petal-node bootstrap"
             raise LmodError(what, remedy=remedy, code="lmod-incomplete")
         ctx.note(f"unpacking Lmod {archive.name}")
-        fetched = ctx.paths.scratch / archive.name
-        try:
-            ctx.system.on_storage(lambda: bundle.fetch(ctx.paths, archive), archive, DOCUMENT)
-            bundle.install(ctx.paths, archive, fetched)
-        finally:
-            fetched.unlink(missing_ok=True)
+        bundle.install(ctx.system, ctx.paths, archive)
 
 
 def _without_lmod(ctx: Context, problem: str) -> Finding:

@@ -69,7 +69,7 @@ def packed(world: World, tree: str | None = None) -> Path:
 
 def take(world: World, archive: Path) -> None:
     """As the step does it."""
-    bundle.install(world.paths, archive, bundle.fetch(world.paths, archive))
+    bundle.install(world.system, world.paths, archive)
 
 
 def asked(world: World, text: str) -> Context:
