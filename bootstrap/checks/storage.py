@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.deadlines import PROBE
-from ..core.facts import NETWORK_KINDS, Mount
+from ..core.facts import NETWORK_KINDS
 from ..core.model import Finding
 from ..spack.program import version_of
 from ..state.context import Context
@@ -32,6 +32,7 @@ HARMFUL = {
 }
 # Options that /proc/mounts shows as they were requested; others are omitted, or changed by the server (nfs(5)).
 SHOWN = ("noatime", "nodiratime", "relatime", "hard", "nconnect=", "noresvport", "flock", "user_xattr")
+TELLING = ("rw", "ro", "vers=", "hard", "nconnect=", "noatime", "relatime", "flock", "local_lock=")
 
 
 class MountOptions(Check):
@@ -57,9 +58,7 @@ class MountOptions(Check):
         elif harmful:
             setting = "storage.options in the configuration"
             if ctx.config.storage.source is None:
-                setting = (
-                    f"the options of {mount.point} in the cluster's configuration (SharedStorage) or in /etc/fstab"
-                )
+                setting = "its options in the cluster's configuration (SharedStorage) or in /etc/fstab"
             message, why = f"{mount.point} is mounted with {', '.join(harmful)}", f"{harmful[0]}: {HARMFUL[harmful[0]]}"
             yield self.warn(message, why, f"findmnt {mount.point}", f"correct {setting}")
         elif missing:
@@ -67,12 +66,8 @@ class MountOptions(Check):
             why = "storage.options in the configuration has it, and a mount keeps its options until it is mounted again"
             yield self.warn(message, why, "reboot this node, or unmount and mount it while it is not in use")
         else:
-            yield self.ok(f"{mount.kind}: {_shown_options(mount)}")
-
-
-def _shown_options(mount: Mount) -> str:
-    telling = ("rw", "ro", "vers=", "hard", "nconnect=", "noatime", "relatime", "flock", "local_lock=")
-    return ",".join(option for option in mount.options if option.startswith(telling)) or "no relevant option"
+            shown = ",".join(option for option in mount.options if option.startswith(TELLING))
+            yield self.ok(f"{mount.kind}: {shown or 'no relevant option'}")
 
 
 @dataclass(frozen=True)

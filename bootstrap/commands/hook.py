@@ -20,12 +20,11 @@ from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, from_er
 from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..core.options import Options
 from ..engine.configuration import check_config_uri
-from ..engine.recorder import Recorder, crash, new_record
+from ..engine.recorder import Recorder, crash
 from ..host import systemd
 from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.processes import has_process
-from ..host.times import timestamp
 from ..state.context import Services
 from ..state.store import Runs
 from ..steps.self_install import keep_archive
@@ -167,10 +166,9 @@ def _as_returned(services: Services, record: RunRecord) -> RunRecord:
 def _recorded(options: Options, services: Services, error: PetalError) -> RunRecord:
     """The record of a hook that failed before its worker started, as written."""
     LOG.error("%s", error)
-    recorder = Recorder(options.paths, new_record(options, services))
-    changes = {"errors": (error.to_dict(),), "status": Status.DEGRADED, "exit": int(error.exit)}
+    recorder = Recorder(options, services)
     try:
-        recorder.update(**changes, finished=timestamp(), hook_may_return=True)
+        recorder.close(Status.DEGRADED, error.exit, error.to_dict())
     except OSError as write_error:
         LOG.error("the record cannot be written: %s", write_error)
     return recorder.record

@@ -4,46 +4,64 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import Bug, PetalError, redacted
-from ..core.model import Outcome, RunRecord, StepReport
+from ..core.model import Mode, Outcome, RunRecord, Scope, Status, StepReport
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.log import LOG
 from ..host.times import timestamp
-from ..state.context import Services
+from ..state.context import Context, Services
 from ..state.store import ClusterState, Runs
+from ..steps.base import Step
 
 
 class Recorder:
-    """Keeps the record of one run on this node's disk, and after ``mirror_to`` a copy on shared storage.
+    """Keeps the record of one run on this node's disk, and from the first change of the cluster on, on shared storage.
 
-    Args:
-        on_full_disk: continue if the record cannot be written, so that a repair can free space.
+    A hook's worker makes the record of the hook. A repair goes on if the record cannot be written: it may free space.
     """
 
-    def __init__(self, paths: Paths, record: RunRecord, *, on_full_disk: bool = False) -> None:
-        self._runs = Runs(paths)
-        self._on_full_disk = on_full_disk
-        self.record = record
+    def __init__(self, options: Options, services: Services) -> None:
+        self._runs = Runs(options.paths)
+        self._must_write = options.command != "repair"
         self._steps: dict[str, StepReport] = {}
         self._mirror: ClusterState | None = None
+        self.record = RunRecord(
+            run_id=services.run_id,
+            verb="hook" if options.command == "worker" else options.command,
+            event=options.event,
+            role=options.role.value if options.role else None,
+            host=services.system.hostname(),
+            package=services.tool.version,
+            pid=os.getpid(),
+            boot_id=services.system.boot_id(),
+            started=timestamp(),
+        )
 
-    def mirror_to(self, shared: ClusterState) -> None:
-        """From now on the record is also kept on shared storage, for ``status`` on the other nodes."""
-        self._mirror = shared
+    def listener(self, ctx: Context, steps: Sequence[Step]) -> Callable[[StepReport], None]:
+        """A function that records each report of ``steps`` before it passes the report on.
 
-    def step(self, report: StepReport, *, lets_hook_return: bool = False) -> None:
-        """Records a step. After a step with ``lets_hook_return`` the hook need not wait for the rest of the run."""
-        self._steps[report.name] = report
-        self.update(steps=tuple(self._steps.values()), hook_may_return=self.record.hook_may_return or lets_hook_return)
+        Before the storage is claimed, the record there is another cluster's.
+        """
+        by_name = {step.name: step for step in steps}
 
-    def is_running(self, name: str) -> bool:
-        """True if the last report of the step is ``running``: its change is in progress."""
-        return name in self._steps and self._steps[name].outcome is Outcome.RUNNING
+        def record(report: StepReport) -> None:
+            step, earlier = by_name[report.name], self._steps.get(report.name)
+            running = report.outcome is Outcome.RUNNING
+            starts = running and (earlier is None or earlier.outcome is not Outcome.RUNNING)
+            if starts and step.scope is Scope.CLUSTER and not step.claims_storage and ctx.mode is not Mode.IMAGE:
+                self._mirror = ClusterState(ctx.paths)
+            self._steps[report.name] = report
+            may_return = self.record.hook_may_return or (running and step.lets_hook_return(ctx))
+            self.update(steps=tuple(self._steps.values()), hook_may_return=may_return)
+            ctx.services.listen(report)
+
+        return record
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of the record and writes it. A copy that cannot be written does not end the run."""
@@ -51,7 +69,7 @@ class Recorder:
         try:
             self._runs.save(self.record)
         except OSError as error:
-            if not self._on_full_disk:
+            if self._must_write:
                 raise
             LOG.warning("the record of this run is not kept: %s", error)
         if self._mirror is not None:
@@ -61,20 +79,12 @@ class Recorder:
                 LOG.error("the record is not on shared storage: %s", error)
                 self._mirror = None
 
-
-def new_record(options: Options, services: Services) -> RunRecord:
-    """The record of a run that starts now. A hook's worker makes the record of the hook."""
-    return RunRecord(
-        run_id=services.run_id,
-        verb="hook" if options.command == "worker" else options.command,
-        event=options.event,
-        role=options.role.value if options.role else None,
-        host=services.system.hostname(),
-        package=services.tool.version,
-        pid=os.getpid(),
-        boot_id=services.system.boot_id(),
-        started=timestamp(),
-    )
+    def close(self, status: Status, code: int, *errors: Mapping[str, Any]) -> None:
+        """The record of a failed hook is degraded, because the node works without the stack; it keeps the exit code."""
+        if self.record.verb == "hook" and status is Status.FAILED:
+            status = Status.DEGRADED
+        errors = errors or self.record.errors
+        self.update(finished=timestamp(), status=status, exit=int(code), errors=errors, hook_may_return=True)
 
 
 def crash(error: Exception, paths: Paths, run_id: str) -> Bug:

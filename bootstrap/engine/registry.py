@@ -88,8 +88,10 @@ BEFORE_DESIRED = tuple(step for step in STEPS if step.local or isinstance(step, 
 
 
 def steps_for(ctx: Context) -> tuple[Step, ...]:
-    """The steps that a bootstrap applies to this machine."""
-    return _steps_of(ctx.config.layout) if ctx.mode is Mode.IMAGE else STEPS
+    """The steps that this run applies to this machine."""
+    if ctx.mode is Mode.IMAGE:
+        return _steps_of(ctx.config.layout)
+    return REPAIRS if ctx.options.command == "repair" else STEPS
 
 
 def awaits_mount(ctx: Context) -> bool:

@@ -10,19 +10,18 @@ from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
 from ..core.deadlines import WRITE
 from ..core.errors import ExitCode, PetalError, from_error
-from ..core.model import Mode, NodeReport, Outcome, Role, RunRecord, Scope, Severity, Status, StepReport, plain
+from ..core.model import NodeReport, Outcome, Role, RunRecord, Severity, Status, StepReport, plain
 from ..core.options import BOOT, Options
 from ..host.log import LOG, prune_logs
-from ..host.times import timestamp
 from ..state.context import Context, Services
 from ..state.request import keep_request
 from ..state.store import ClusterState, Runs, write_document
 from ..steps.base import Step
 from ..steps.boot_service import arrange_timer
-from .converge import Listener, converge, exit_of, status_of
+from .converge import converge, exit_of, status_of
 from .prepare import prepare, prepare_without_config
-from .recorder import Recorder, crash, new_record
-from .registry import BEFORE_DESIRED, CHECKS, LOCAL, REPAIRS, awaits_mount, steps_for
+from .recorder import Recorder, crash
+from .registry import BEFORE_DESIRED, CHECKS, LOCAL, awaits_mount, steps_for
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
 SEVERITY = (Status.OK, Status.CHANGED, Status.RUNNING, Status.DEGRADED, Status.FAILED)
@@ -39,29 +38,27 @@ def run(options: Options, services: Services) -> RunRecord:
     an event waits for compute nodes and proves; an operator does not wait for that.
     """
     paths = options.paths
-    recorder = Recorder(paths, new_record(options, services), on_full_disk=options.command == "repair")
+    recorder = Recorder(options, services)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
         recorder.update()
         keep_request(options)
         status, code = _run(options, services, recorder)
-        _close(recorder, status, code)
+        recorder.close(status, code)
     except (PetalError, OSError) as trouble:
         error = from_error(trouble, paths.shared_mount)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         if options.event:
             _converge_without_config(options, services, recorder)
-        _close(recorder, Status.FAILED, error.exit)
+        recorder.close(Status.FAILED, error.exit)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
         interrupted = {"code": "interrupted", "what": "the run was ended by a signal", "why": "", "remedy": []}
-        recorder.update(errors=(interrupted,))
-        _close(recorder, Status.FAILED, code)
+        recorder.close(Status.FAILED, code, interrupted)
     except Exception as bug:  # noqa: BLE001 - a bug leaves a record and a report, not a broken node
-        recorder.update(errors=(crash(bug, paths, services.run_id).to_dict(),))
-        _close(recorder, Status.FAILED, ExitCode.BUG)
+        recorder.close(Status.FAILED, ExitCode.BUG, crash(bug, paths, services.run_id).to_dict())
     Runs(paths).prune()
     prune_logs(paths.logs)
     if options.event in CHECKED_EVENTS:
@@ -76,8 +73,7 @@ def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Stat
     if awaits_mount(ctx):
         mounted = _converge(BEFORE_DESIRED, ctx, recorder)
         ctx = _prepare(options, services, recorder)  # the storage that was just mounted may have the desired state
-    steps = REPAIRS if repairing else steps_for(ctx)
-    reports = _converge(steps, ctx, recorder, mounted)
+    reports = _converge(steps_for(ctx), ctx, recorder, mounted)
     status = status_of(reports)
     if repairing or (options.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
         checked = _self_check(ctx, recorder, reports, warnings_count=repairing)
@@ -115,35 +111,8 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 def _converge(
     steps: Sequence[Step], ctx: Context, recorder: Recorder, already: Sequence[StepReport] = ()
 ) -> tuple[StepReport, ...]:
-    record = recording(recorder, ctx, steps)
-    return converge(steps, ctx, record, background=bool(ctx.options.event), already=already)
-
-
-def recording(recorder: Recorder, ctx: Context, steps: Sequence[Step]) -> Listener:
-    """A listener that records each report of ``steps`` before it passes the report on.
-
-    From the first change under the cluster lock on, the record is also kept on shared storage; before the storage is
-    claimed, the record there is another cluster's.
-    """
-    by_name = {step.name: step for step in steps}
-
-    def record(report: StepReport) -> None:
-        step = by_name[report.name]
-        running = report.outcome is Outcome.RUNNING
-        mirrored = step.scope is Scope.CLUSTER and not step.claims_storage and ctx.mode is not Mode.IMAGE
-        if mirrored and running and not recorder.is_running(report.name):
-            recorder.mirror_to(ClusterState(ctx.paths))
-        recorder.step(report, lets_hook_return=running and step.lets_hook_return(ctx))
-        ctx.services.listen(report)
-
-    return record
-
-
-def _close(recorder: Recorder, status: Status, code: int) -> None:
-    """The record of a failed hook is degraded, because the node works without the stack; it keeps the exit code."""
-    if recorder.record.verb == "hook" and status is Status.FAILED:
-        status = Status.DEGRADED
-    recorder.update(finished=timestamp(), status=status, exit=int(code), hook_may_return=True)
+    listen, background = recorder.listener(ctx, steps), bool(ctx.options.event)
+    return converge(steps, ctx, listen, background=background, already=already)
 
 
 def _self_check(ctx: Context, recorder: Recorder, reports: Sequence[StepReport], *, warnings_count: bool) -> Status:

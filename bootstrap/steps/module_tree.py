@@ -30,7 +30,11 @@ class ModuleTree(ClusterStep):
     def probe(self, ctx: Context) -> Finding:
         absent = [path for path in ctx.config.modules.paths if not ctx.paths.at(path).is_dir()]
         if absent:
-            raise _absent_paths(absent)
+            raise ModulesError(
+                f"modules.paths: this node has no directory {', '.join(absent)}",
+                remedy=(f"ls -ld {' '.join(absent)}", "or remove it from modules.paths in the configuration"),
+                code="modules-config",
+            )
         trees = [f"write {module_tree(ctx, target)}" for target in ctx.targets]
         try:
             index = read_index(ctx.paths, ctx.desired_release)
@@ -60,14 +64,6 @@ class ModuleTree(ClusterStep):
             trees.append(write_tree(ctx, target))
             write_cache(ctx, module_tree(ctx, target))
         write_index(ctx.paths, ctx.desired_release, ModuleIndex(tuple(trees), missing_packages(ctx)))
-
-
-def _absent_paths(paths: list[str]) -> ModulesError:
-    return ModulesError(
-        f"modules.paths: {', '.join(paths)} {'is not a directory' if len(paths) == 1 else 'are not directories'} here",
-        remedy=(f"ls -ld {' '.join(paths)}", "or remove it from modules.paths in the configuration"),
-        code="modules-config",
-    )
 
 
 def _compare(ctx: Context, trees: tuple[Tree, ...]) -> Finding:

@@ -15,7 +15,7 @@ from bootstrap.commands import hook
 from bootstrap.commands.arguments import VERBS, parse
 from bootstrap.core.model import Role
 from bootstrap.core.paths import Paths
-from bootstrap.engine.recorder import new_record
+from bootstrap.engine.recorder import Recorder
 from bootstrap.host import systemd
 from bootstrap.host.system import System, base_env
 
@@ -138,7 +138,7 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
     """A unit's environment stands in a file outside of --root, and so would the unit."""
     units: list[str | None] = []
     monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
-    monkeypatch.setattr(hook, "_wait", lambda options, services, *_: new_record(options, services))
+    monkeypatch.setattr(hook, "_wait", lambda options, services, *_: Recorder(options, services).record)
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)
     assert main(["hook", "start", "--root", str(tmp_path), "-q"]) == 0

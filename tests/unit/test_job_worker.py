@@ -14,9 +14,8 @@ from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, ProcessFailed
 from bootstrap.core.facts import Queue
 from bootstrap.core.model import Outcome, RunRecord, StepReport
-from bootstrap.engine.recorder import Recorder, new_record
+from bootstrap.engine.recorder import Recorder
 from bootstrap.engine.registry import STEPS
-from bootstrap.engine.run import recording
 from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.pull import Pulled
 from bootstrap.spack.job import worker
@@ -177,12 +176,12 @@ def test_a_hook_does_not_wait_for_a_build_job(tmp_path: Path) -> None:
     options = world.options(event="configured")
     for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
         world.config_text = text
-        recorder = Recorder(world.paths, new_record(options, world.services))
-        told = recording(recorder, typed(world.context, layout="hybrid"), STEPS)
+        recorder = Recorder(options, world.services)
+        told = recorder.listener(typed(world.context, layout="hybrid"), STEPS)
         told(StepReport("spack", Outcome.RUNNING, "an image is built where it is"))
         assert not recorder.record.hook_may_return
         world.paths.state.mkdir(parents=True, exist_ok=True)
-        told = recording(recorder, world.context, STEPS)
+        told = recorder.listener(world.context, STEPS)
         told(StepReport("spack", Outcome.RUNNING, "it begins"))
         assert recorder.record.hook_may_return is settled
 
@@ -192,10 +191,10 @@ def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monke
     world = head(tmp_path)
     world.paths.state.mkdir(parents=True, exist_ok=True)
     options = world.options(event="configured")
-    recorder = Recorder(world.paths, new_record(options, world.services))
+    recorder = Recorder(options, world.services)
     saved: list[RunRecord] = []
     monkeypatch.setattr(Runs, "save", lambda _runs, record: saved.append(record))
-    recording(recorder, world.context, STEPS)(StepReport("spack", Outcome.RUNNING, "a job builds it"))
+    recorder.listener(world.context, STEPS)(StepReport("spack", Outcome.RUNNING, "a job builds it"))
     settled = next(record for record in saved if record.hook_may_return)
     assert [step.reason for step in settled.steps] == ["a job builds it"]
 
