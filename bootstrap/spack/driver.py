@@ -29,14 +29,6 @@ GIB = 1 << 30
 MOST_PROCESSES = 8
 
 
-@dataclass(frozen=True)
-class Parallel:
-    """``processes``: packages that are built at the same time; ``jobs``: of each (``make -j``)."""
-
-    processes: int
-    jobs: int
-
-
 def usable_cores(host: Host, limit: int) -> int:
     """The cores for a build: at most as many as there are GiB of memory, because a compiler can need 1 GiB.
 
@@ -46,15 +38,18 @@ def usable_cores(host: Host, limit: int) -> int:
     return max(1, min(host.cpus, limit or host.cpus, round(host.memory / GIB)))
 
 
-def split(cores: int) -> Parallel:
+def split(cores: int) -> tuple[int, int]:
     """Divides the cores so that both many small packages and one large package use all of them.
 
     Most packages use one core for half of their time (fetch, unpack, configure, link, install), so several are built
     at once: about the square root of the cores, at most 8, because a dependency graph seldom has more that are ready.
     For the same reason each may run twice its share of the cores.
+
+    Returns:
+        How many packages are built at the same time, and the jobs of each (``make -j``).
     """
     processes = min(MOST_PROCESSES, cores, max(2, round(math.sqrt(cores))))
-    return Parallel(processes, min(cores, math.ceil(2 * cores / processes)))
+    return processes, min(cores, math.ceil(2 * cores / processes))
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,9 @@ class Spack:
     locks: int | None = None
 
     @property
-    def parallel(self) -> Parallel:
-        """How an install uses the cores; Spack 0.23 builds one package after the other."""
-        return split(self.cores) if self.program.family.parallel else Parallel(1, self.cores)
+    def parallel(self) -> tuple[int, int]:
+        """The processes and jobs of an install; Spack 0.23 builds one package after the other."""
+        return split(self.cores) if self.program.family.parallel else (1, self.cores)
 
     @property
     def lockfile(self) -> Path:
@@ -145,8 +140,9 @@ class Spack:
         Returns:
             How Spack ended, also if it failed; the database tells which packages are installed.
         """
-        processes = ["-p", str(self.parallel.processes)] if self.program.family.parallel else []
-        options = ["--only-concrete", "-j", str(self.parallel.jobs), *processes]
+        processes, jobs = self.parallel
+        options = ["--only-concrete", "-j", str(jobs)]
+        options += ["-p", str(processes)] if self.program.family.parallel else []
         arguments = [*NO_MODULES, "install", *options, *_by_hash(part)]
         return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.spack import install, progress
-from bootstrap.spack.driver import GIB, Parallel, split, usable_cores
+from bootstrap.spack.driver import GIB, split, usable_cores
 from bootstrap.spack.install import Failure, classify_missing, explain, possible
 from bootstrap.spack.lockfile import Locked
 from bootstrap.spack.progress import InstallProgress, ProgressReporter, elapsed
@@ -101,12 +101,12 @@ def test_the_time_in_words(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(
     ("cores", "memory", "limit", "expected"),
     [
-        (1, 1, 0, Parallel(1, 1)), (2, 4, 0, Parallel(2, 2)), (4, 8, 0, Parallel(2, 4)), (8, 16, 0, Parallel(3, 6)),
-        (16, 32, 0, Parallel(4, 8)), (64, 128, 0, Parallel(8, 16)), (192, 384, 0, Parallel(8, 48)),
-        (8, 2, 0, Parallel(2, 2)), (8, 0, 0, Parallel(1, 1)), (64, 128, 2, Parallel(2, 2)), (2, 4, 64, Parallel(2, 2)),
+        (1, 1, 0, (1, 1)), (2, 4, 0, (2, 2)), (4, 8, 0, (2, 4)), (8, 16, 0, (3, 6)),
+        (16, 32, 0, (4, 8)), (64, 128, 0, (8, 16)), (192, 384, 0, (8, 48)),
+        (8, 2, 0, (2, 2)), (8, 0, 0, (1, 1)), (64, 128, 2, (2, 2)), (2, 4, 64, (2, 2)),
     ],
 )  # fmt: skip
-def test_cores_are_shared_by_one_rule(cores: int, memory: int, limit: int, expected: Parallel) -> None:
+def test_cores_are_shared_by_one_rule(cores: int, memory: int, limit: int, expected: tuple[int, int]) -> None:
     host = replace(HOST, cpus=cores, memory=memory * GIB)
     assert split(usable_cores(host, limit)) == expected
 

@@ -89,8 +89,8 @@ class BuildJob:
         spack = Spack(
             self._system, program, places, shared / "scope", environment, log, self._note, None, cores, order.locks
         )
-        used = spack.parallel
-        self._note(f"{target}: {used.processes} packages at once with {used.jobs} jobs each")
+        processes, jobs = spack.parallel
+        self._note(f"{target}: {processes} packages at once with {jobs} jobs each")
         pulled = Pulled(self._directory.pulled, program.family.cache_layout)
         install_or_build(spack, self._progress, self._directory.logs, pulled, self._tell)
 
