@@ -20,7 +20,7 @@ from ..host.system import System
 from ..remote.fetch import SMALL, Source, local_path, read, verify
 from ..state.desired import DesiredState, is_foreign
 from ..state.request import kept_request
-from ..state.store import ClusterState
+from ..state.store import ClusterState, KnownStorage
 
 
 def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> DesiredState | None:
@@ -55,10 +55,10 @@ def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
     Raises:
         StorageError: ``storage-other-cluster``.
     """
-    shared = ClusterState(paths)
-    if not shared.is_known_storage():
-        return None
+    shared, known = ClusterState(paths), KnownStorage.load(paths)
     token = shared.token()
+    if known is not None and not known.knows(paths.mount, token):
+        return None
     if token is not None and is_foreign(token.owner, facts.cluster):
         raise StorageError(
             f"{paths.shared_mount} belongs to cluster {token.owner}, so its desired state is not used",
