@@ -151,9 +151,9 @@ def _pmix(paths: Paths) -> list[External]:
 def _libfabric(paths: Paths) -> list[External]:
     """The EFA installer's. Its fabrics are those of AWS' own Spack configuration."""
     for path in _glob(paths.at(EFA), "lib*/pkgconfig/libfabric.pc"):
-        version = pc_version(_text(path))
-        if version:
-            return [_external(paths, "libfabric", f"{version} fabrics=efa,shm", EFA, buildable=False)]
+        version = re.search(r"^Version:\s*(\d+(?:\.\d+)+)", _text(path), re.MULTILINE)
+        if version:  # AWS writes ``1.22.0amzn5.0``, which is libfabric 1.22.0
+            return [_external(paths, "libfabric", f"{version[1]} fabrics=efa,shm", EFA, buildable=False)]
     return []
 
 
@@ -223,12 +223,6 @@ def defined(header: str, *names: str) -> str | None:
     """A version of several numbers that a C header defines one by one, as ``5`` or ``5L``."""
     found = [re.search(rf"^#\s*define\s+{name}\s+(\d+)L?\s*$", header, re.MULTILINE) for name in names]
     return ".".join(number[1] for number in found if number) if all(found) else None
-
-
-def pc_version(text: str) -> str | None:
-    """The numbers of a .pc file's version: AWS writes ``1.22.0amzn5.0``, which is libfabric 1.22.0."""
-    found = re.search(r"^Version:\s*(\d+(?:\.\d+)+)", text, re.MULTILINE)
-    return found[1] if found else None
 
 
 def openmpi_components(names: Iterable[str]) -> set[tuple[str, str]]:

@@ -31,13 +31,12 @@ class Locked:
     """One concrete spec of a lockfile.
 
     Args:
-        explicit: it is a root, so it was asked for by name.
+        explicit: it was asked for by name.
         external: it is on the node already, and no package of the store.
         needs: the hashes of its direct dependencies.
         keeps: those of them that it needs after it was built, too: to link or to run.
         system: ``linux-debian12-x86_64_v3``.
         compiler: ``gcc-12.2.0``; empty for Spack 1.x, which has no such attribute.
-        cuda: the GPU architectures that it is built for.
     """
 
     name: str
@@ -106,10 +105,8 @@ class Record:
     """What ``petal-node lockfile`` knows and Spack does not write down.
 
     Args:
-        glibc: of the node that it was made on.
-        compiler: the system's compiler, and the languages that it had.
+        languages: those that the system's compiler had.
         externals: spec and place of every external that Spack was given.
-        cuda: the GPUs' compute capabilities that were preferred.
         sources: the checksums of Spack and of its recipes, if known.
         environment: the stack that was solved; an install from the lockfile still uses its ``packages``.
     """

@@ -73,8 +73,6 @@ def version_problem(node: Any, recipe: Any) -> str | None:
     section = spack.config.get("packages").get(node.name, {})
     configured = [external["spec"] for external in section.get("externals", ())]
     configured += [f"{node.name}@{version}" for version in section.get("version", ())]
-    if spack.spack_version_info >= (1, 0):  # 1.x takes the compilers of the old section for externals
-        configured += [item["compiler"]["spec"] for item in spack.config.get("compilers") or ()]
     specs = [spack.spec.Spec(text) for text in configured]
     if not recipe.versions or any(
         s.name == node.name and (of_git(s) or s.versions.intersects(node.versions)) for s in specs
@@ -134,13 +132,13 @@ def providers_of(virtual: str) -> str:
 
 
 def problems_of(spec: Any) -> list[str]:
-    """Every mistake of one spec, once."""
+    """Every mistake of one spec."""
     edges = list(spec.traverse_edges(root=True))
     # A toolchain's edges have a condition, and count only if it holds.
     edges = [edge for edge in edges if getattr(edge, "when", None) in (None, spack.spec.Spec())]
     nodes = {id(edge.spec): edge.spec for edge in edges}.values()
     found = [problem for node in nodes for problem in node_problems(node)]
-    return list(dict.fromkeys(found + [problem for edge in edges for problem in edge_problems(edge)]))
+    return found + [problem for edge in edges for problem in edge_problems(edge)]
 
 
 def expanded(environment: Any, speclist: Any, entry: Any) -> list[Any]:
@@ -201,9 +199,7 @@ def first_line(text: object, error: Exception) -> str:
 
 
 def exclusions(roots: list[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
-    """Specs that exclude an earlier one of the same package, if all are solved together."""
-    if spack.config.get("concretizer:unify") is not True:
-        return
+    """Specs that exclude an earlier one of the same package, because all are solved together."""
     for number, (index, spec) in enumerate(roots):
         for _, other in roots[:number]:
             # only git can compare a version of git's with others
@@ -219,11 +215,8 @@ def of_git(spec: Any) -> bool:
 
 
 def advice(spec: Any) -> list[str]:
-    """A virtual package is right, and leaves the choice to Spack.
-
-    Only a name without a recipe of its own is looked up as a virtual package, because the first such question reads
-    all recipes.
-    """
+    """A virtual package is right, and leaves the choice to Spack."""
+    # The first question for a virtual package reads all recipes, so a name with a recipe of its own is not asked for.
     if not spec.name or recipe_of(spec) or not spack.repo.PATH.is_virtual(spec.name):
         return []
     return [f"{spec.name} is provided by {providers_of(spec.name)}, and Spack would choose: name one"]

@@ -73,8 +73,6 @@ def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         def run(section: Mapping[str, Any]) -> dict[str, Any]:
             spack.write_environment([], {"packages": section.get("packages", {})})
             content = {"view": False, **section}
-            concretizer = {"reuse": False, "unify": True, **section.get("concretizer", {})}
-            (place / "scope" / "concretizer.yaml").write_bytes(as_yaml({"concretizer": concretizer}))
             if "toolchains" in section:  # the scope of an install ignores them
                 (place / "scope" / "toolchains.yaml").write_bytes(as_yaml({"toolchains": section["toolchains"]}))
             (place / "environment" / "spack.yaml").write_bytes(as_yaml({"spack": content}))
@@ -106,11 +104,8 @@ def test_a_virtual_package_is_accepted_with_advice(check: Check) -> None:
     assert "netlib-scalapack" in advice
 
 
-def test_environments_that_spack_accepts_are_accepted(check: Check) -> None:
-    two = ["zlib@1.2.13", "zlib@1.3.1"]
-    assert check({"specs": two, "concretizer": {"unify": False}})["problems"] == []
-    assert check({"specs": two, "concretizer": {"unify": "when_possible"}})["problems"] == []
-    assert [index for index, _ in check({"specs": two})["problems"]] == [1]
+def test_two_specs_that_exclude_each_other_are_a_mistake(check: Check) -> None:
+    assert [index for index, _ in check({"specs": ["zlib@1.2.13", "zlib@1.3.1"]})["problems"]] == [1]
 
 
 def test_a_toolchain_is_expanded(check: Check, request: pytest.FixtureRequest) -> None:
