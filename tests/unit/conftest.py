@@ -1,4 +1,4 @@
-"""Unit tests touch no process and no network; what needs either lives in tests/real, tests/spack or tests/lab."""
+"""Unit tests use no process and no network; tests with either are in tests/real, tests/spack or tests/lab."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def _forbidden(*_args: object, **_kwargs: object) -> None:
-    raise AssertionError("a unit test started a process or opened a connection: it belongs into tests/real")
+    raise AssertionError("a unit test started a process or opened a connection: move it to tests/real")
 
 
 @pytest.fixture(autouse=True)

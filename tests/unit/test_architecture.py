@@ -1,4 +1,4 @@
-"""The house: what may import what, who starts processes, who prints, who may use which library."""
+"""The structure of the package: which module may import which, start processes, print, and use a library."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def package_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Absolute names of everything that a file imports; our own start with ``bootstrap.``."""
+    """Absolute names of all imports of a file; our own start with ``bootstrap.``."""
     package = ["bootstrap", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -71,7 +71,7 @@ def layer(package: str) -> int:
 
 
 def own_imports(path: Path) -> set[str]:
-    """The packages of ``bootstrap`` that a file imports from, its own one left out."""
+    """The packages of ``bootstrap`` from which a file imports, without its own."""
     names = (name.split(".") for name in imports(path) if name.startswith("bootstrap."))
     return {parts[1] for parts in names if any(parts[1] in packages for packages in LAYERS)} - {package_of(path)}
 
@@ -84,7 +84,7 @@ def test_a_module_imports_only_from_its_own_and_lower_layers(path: Path) -> None
     assert {name for name in own_imports(path) if layer(name) > layer(package_of(path))} == set()
 
 
-def test_modules_do_not_import_each_other_in_a_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     names = {".".join(("bootstrap", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in modules()}
     arrows = {name: set(imports(path)) & set(names) for name, path in names.items()}
     while arrows:
@@ -93,13 +93,13 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
 
 
-def test_the_top_of_the_package_holds_three_modules_and_packages() -> None:
+def test_the_top_of_the_package_has_only_three_modules_and_packages() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py"}
     assert all(not path.read_text() for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 
 
 @pytest.mark.parametrize("packages", LAYERS, ids=sorted)
-def test_no_file_name_stands_twice_within_a_layer(packages: set[str]) -> None:
+def test_no_file_name_is_used_twice_within_a_layer(packages: set[str]) -> None:
     stems = [path.stem for path in modules() if package_of(path) in packages and path.stem != "__init__"]
     assert sorted(stems) == sorted(set(stems))
 
@@ -118,7 +118,7 @@ def test_no_code_compares_the_name_of_a_step_with_a_string() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_libraries_are_used_where_they_belong(path: Path) -> None:
+def test_libraries_are_imported_only_by_their_modules(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path)}
     assert {name for name in used & set(LIBRARIES) if package_of(path) not in LIBRARIES[name]} == set()
     assert not used & PROCESSES or path == PACKAGE / "host" / "system.py"
@@ -126,7 +126,7 @@ def test_libraries_are_used_where_they_belong(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_host_systemd_calls_systemd(path: Path) -> None:
-    """A text for people may name the programs; a word of its own is a command, and so is the path of a program."""
+    """A message may contain the names of the programs; a string that is only the name or a path is a command."""
     texts = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
     programs = {"systemctl", "systemd-run"}
     called = {text for text in texts if isinstance(text, str) and text.rsplit("/", 1)[-1] in programs}
@@ -155,7 +155,7 @@ OTHER_DOORS = {
     "spawnv",
     "spawnvp",
 }
-OWN_IMAGE = {"execv"}  # the desired version, checked by its checksum, in this process's place: handover
+OWN_IMAGE = {"execv"}  # handover replaces this process by the desired version, whose checksum was verified
 
 
 def calls_of(path: Path) -> Iterator[ast.Call]:
@@ -164,7 +164,7 @@ def calls_of(path: Path) -> Iterator[ast.Call]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_shell_string_anywhere(path: Path) -> None:
-    """No shell=True, no os.system and its like, no getoutput; eval and exec neither."""
+    """No shell=True, no os.system or similar function, no getoutput, no eval, no exec."""
     for call in calls_of(path):
         assert not [word for word in call.keywords if word.arg in ("shell", "executable", "preexec_fn")], ast.unparse(
             call
@@ -187,7 +187,7 @@ SLURM = {"sinfo", "squeue", "scontrol", "srun", "sbatch", "salloc", "scancel", "
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_slurm_module_calls_slurm(path: Path) -> None:
-    """No other list or tuple begins with the name of one of Slurm's commands."""
+    """No other list or tuple starts with the name of one of Slurm's commands."""
     lists = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, (ast.List, ast.Tuple)))
     first = [node.elts[0] for node in lists if node.elts]
     commands = [node.value for node in first if isinstance(node, ast.Constant) and node.value in SLURM]
@@ -195,7 +195,7 @@ def test_only_the_slurm_module_calls_slurm(path: Path) -> None:
 
 
 def words_after_c(path: Path) -> Iterator[ast.expr]:
-    """What stands behind ``-c``, ``-lc`` or ``-ec`` in any list or tuple."""
+    """The elements after ``-c``, ``-lc`` or ``-ec`` in any list or tuple."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, (ast.List, ast.Tuple)):
             for word, following in zip(node.elts, node.elts[1:]):
@@ -204,8 +204,8 @@ def words_after_c(path: Path) -> Iterator[ast.expr]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_program_that_is_given_as_text_is_a_constant(path: Path) -> None:
-    """What bash and Python get with -c is written in the source; all that varies goes to it as arguments."""
+def test_programs_for_bash_and_python_are_constants(path: Path) -> None:
+    """The text after -c is a literal of the source; variable values are passed as arguments."""
     constants = {
         target.id
         for node in ast.parse(path.read_text("utf-8")).body
@@ -223,23 +223,23 @@ def test_the_constant_programs_are_found() -> None:
     assert {name for name, number in found.items() if number} >= {"login_shell.py", "driver.py", "hook.py"}
 
 
-def test_the_hook_scripts_evaluate_nothing() -> None:
+def test_the_hook_scripts_do_not_use_eval() -> None:
     for script in (PACKAGE.parent / "actions").glob("*.sh"):
         text = re.sub(r"(?m)^\s*#.*$", "", script.read_text("ascii"))
         assert not re.search(r"\beval\b|\bsh -c\b|\bxargs\b|\$\(\$", text), script.name
 
 
-def test_temporary_files_are_never_in_a_place_where_others_can_write() -> None:
-    """tempfile would use /tmp: only the archive's first start makes one, in a cache of its own."""
+def test_no_temporary_file_is_in_a_directory_that_others_can_write() -> None:
+    """tempfile uses /tmp: only the first start of the archive may use it, with its private cache as directory."""
     assert [path.name for path in modules() if "tempfile" in {name.split(".")[0] for name in imports(path)}] == []
-    looks = PACKAGE / "checks" / "storage.py"  # at the room that is left there
+    looks = PACKAGE / "checks" / "storage.py"  # looks at free space of /tmp
     for path in modules():
         assert path == looks or not re.search(r"[\"'](?:/var)?/tmp\b", path.read_text("utf-8")), path.name
 
 
-def test_names_are_given_and_taken_by_one_module() -> None:
-    """A rename whose order with fsync is wrong loses data at a power cut, and no other test shows it."""
-    others = {"host/log.py", "spack/cache/push.py"}  # an old log; a file of a private directory
+def test_only_host_atomic_renames_files() -> None:
+    """A wrong order of rename and fsync loses data in a power cut, and no other test detects it."""
+    others = {"host/log.py", "spack/cache/push.py"}  # the rotated log; a file in a private directory
     renaming = {
         str(path.relative_to(PACKAGE))
         for path in modules()
@@ -248,7 +248,7 @@ def test_names_are_given_and_taken_by_one_module() -> None:
     assert renaming - others == {"host/atomic.py"}
 
 
-def test_files_are_of_a_size_to_feel_at_home_in() -> None:
+def test_no_file_is_too_long() -> None:
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in modules()}
     assert {name: size for name, size in sizes.items() if size > 420} == {}
 

@@ -1,4 +1,4 @@
-"""The order of flushes and renames, which decides what a power cut can leave."""
+"""The order of flushes and renames, which determines the state after a power cut."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bootstrap.core.errors import FetchError
 from bootstrap.host import atomic
 from bootstrap.host.files import sha256_of
 
-DEAD = 999_999_999  # larger than the number of any process (proc(5), pid_max)
+DEAD = 999_999_999  # larger than any pid (proc(5), pid_max)
 HOST = os.uname().nodename
 
 
 class Calls(list[str]):
-    """The calls that decide what is on disk, in order, with the names of files instead of private names."""
+    """The calls that affect the disk, in order, with the names of files instead of private names."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
         self._top, self._names = top, {top: "directory"}
@@ -54,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     return Calls(monkeypatch, tmp_path)
 
 
-def test_a_file_is_on_disk_before_its_name_and_its_name_before_the_return(calls: Calls, tmp_path: Path) -> None:
+def test_a_file_is_flushed_before_its_rename_and_the_rename_before_the_return(calls: Calls, tmp_path: Path) -> None:
     atomic.write_atomic(tmp_path / "x", b"data", mode=0o640)
     assert calls == ["fsync part", "rename part x", "fsync directory"]
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
@@ -83,12 +83,12 @@ def test_a_staged_directory_replaces_the_old_one_in_the_same_order(calls: Calls,
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_the_name_of_a_link_is_on_disk_before_the_return(calls: Calls, tmp_path: Path) -> None:
+def test_the_name_of_a_link_is_flushed_before_the_return(calls: Calls, tmp_path: Path) -> None:
     atomic.replace_link(tmp_path / "x", "there")
     assert calls == ["rename part x", "fsync directory"]
 
 
-def test_a_name_is_gone_from_disk_before_move_aside_returns(calls: Calls, tmp_path: Path) -> None:
+def test_the_removal_of_a_name_is_flushed_before_move_aside_returns(calls: Calls, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     atomic.move_aside(tmp_path / "x", tmp_path / "gone")
     assert calls == ["rename x gone", "fsync directory"]

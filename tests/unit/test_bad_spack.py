@@ -1,4 +1,4 @@
-"""Spack, its recipes or the compiler are missing, damaged or something else: told with a remedy, nothing published."""
+"""Spack, its recipes or the compiler are missing, damaged or wrong: an error with a remedy, nothing is published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def converge(world: World) -> dict[str, StepReport]:
 
 
 def world_with(tmp_path: Path, name: str, change: Callable[[Path], object]) -> World:
-    """A head node for which one of its tarballs was changed, with the checksum of what it is now."""
+    """A head node of which one tarball was changed, with its new checksum."""
     text, path = with_spack(tmp_path), tmp_path / f"{name}.tar.gz"
     old = sha256_of(path)
     change(path)
@@ -40,11 +40,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], set[str]]] = {
 
 @pytest.mark.parametrize("name", ["spack", "recipes"])
 @pytest.mark.parametrize(("change", "codes"), DAMAGE.values(), ids=DAMAGE)
-def test_what_is_no_spack_or_holds_no_recipes(
+def test_a_tarball_without_spack_or_recipes_is_refused(
     tmp_path: Path, name: str, change: Callable[[Path], object], codes: set[str]
 ) -> None:
     world = world_with(tmp_path, name, change)
-    for _ in range(2):  # the second run finds nothing half
+    for _ in range(2):  # the second run finds no partial tree
         reports = converge(world)
         error = reports["spack"].error
         assert error is not None
@@ -57,16 +57,14 @@ def test_what_is_no_spack_or_holds_no_recipes(
     assert converge(world)["spack"].outcome is Outcome.CHANGED
 
 
-def test_another_version_of_spack_than_the_configuration_says(tmp_path: Path) -> None:
+def test_a_spack_of_another_version_than_configured_is_refused(tmp_path: Path) -> None:
     world = world_with(tmp_path, "spack", lambda path: tarball(path, {SPACK: '__version__ = "1.2.0"\n'}))
     error = converge(world)["spack"].error
     assert error is not None
     assert (error["code"], error["why"]) == ("spack-source", "it is 1.2.0")
 
 
-def test_without_a_compiler_it_is_said_before_anything_is_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_reported_before_any_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "head", config_text=with_spack(tmp_path))
     ctx = world.context
     monkeypatch.setattr(world.system, "which", lambda _: None)

@@ -1,4 +1,4 @@
-"""Checks of a node, each with what it finds when something is wrong. Faults of real nodes are in tests/lab."""
+"""Checks of a node, each with its findings for a fault. Faults of real nodes are in tests/lab."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def mounted(world: World, *options: str, kind: str = "nfs4") -> None:
         (("rw", "vers=3"), Severity.WARN, "/shared is mounted with vers=3"),
     ],
 )
-def test_options_of_the_mount(node: World, options: tuple[str, ...], mark: Severity, words: str) -> None:
+def test_bad_nfs_mount_options_are_found(node: World, options: tuple[str, ...], mark: Severity, words: str) -> None:
     mounted(node, *options)
     (finding,) = storage.MountOptions().findings(node.context)
     assert (finding.severity, finding.message) == (mark, words)
     assert bool(finding.remedy) == (mark is not Severity.OK)
 
 
-def test_what_harms_nfs_says_nothing_of_a_local_disk(node: World) -> None:
+def test_nfs_mount_options_are_ignored_on_a_local_disk(node: World) -> None:
     mounted(node, "rw", "sync", kind="ext4")
     assert [finding.severity for finding in storage.MountOptions().findings(node.context)] == [Severity.OK]
 
 
-def test_a_root_that_is_bound_noexec_is_found(node: World) -> None:
+def test_a_noexec_root_is_found(node: World) -> None:
     mounted(node, *NFS)
     root = Mount("10.0.0.10:/shared", str(node.paths.root), "nfs4", (*NFS, "noexec"))
     node.mounts = (*node.mounts, root)
@@ -63,7 +63,7 @@ def test_a_root_that_is_bound_noexec_is_found(node: World) -> None:
     assert finding.message == f"{node.paths.root} is mounted noexec"
 
 
-def test_options_of_the_configuration_that_the_mount_has_not(tmp_path: Path) -> None:
+def test_configured_options_that_the_mount_lacks_are_found(tmp_path: Path) -> None:
     text = 'storage: {source: "10.0.0.10:/shared", options: [nconnect=4, noatime, vers=4.2]}'
     world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=text)
     mounted(world, *NFS)
@@ -87,7 +87,7 @@ def statvfs(free: float, inodes: float) -> os.statvfs_result:
         (0.5, 0.0, Severity.FAIL, "0% of its inodes left"),
     ],
 )
-def test_room_and_inodes(
+def test_low_space_and_inodes_are_found(
     node: World, monkeypatch: pytest.MonkeyPatch, free: float, inodes: float, mark: Severity, words: str
 ) -> None:
     mounted(node, *NFS)
@@ -99,7 +99,7 @@ def test_room_and_inodes(
     assert all(line.startswith(("df ", "du ")) for line in finding.remedy)
 
 
-def test_a_munged_that_does_not_answer(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_munged_that_does_not_answer_is_found(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.system, "which", lambda name: f"/usr/bin/{name}")
 
     def silent(_: Sequence[str]) -> str:
@@ -111,13 +111,13 @@ def test_a_munged_that_does_not_answer(node: World, monkeypatch: pytest.MonkeyPa
     assert "did not end within" in finding.message
 
 
-def test_a_node_without_munge_is_not_asked_for_it(node: World) -> None:
+def test_munge_is_not_checked_on_a_node_without_munge(node: World) -> None:
     assert list(daemons.Munge().findings(node.context)) == []
 
 
 @pytest.mark.parametrize(("role", "unit"), [(Role.HEAD, "slurmctld"), (Role.COMPUTE, "slurmd")])
 @pytest.mark.parametrize("state", ["failed", "inactive"])
-def test_a_daemon_of_slurm_that_does_not_run_is_named_with_the_command(
+def test_a_stopped_slurm_daemon_is_reported_with_its_start_command(
     tmp_path: Path, role: Role, unit: str, state: str
 ) -> None:
     world = World(tmp_path / "node", role, live=True)
@@ -129,7 +129,7 @@ def test_a_daemon_of_slurm_that_does_not_run_is_named_with_the_command(
     assert not [command for command in world.system.commands if "restart" in command]
 
 
-def test_a_job_proves_that_slurmd_runs_whatever_its_unit_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_within_a_job_slurmd_counts_as_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "node", Role.COMPUTE, live=True)
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=inactive\n"
@@ -139,7 +139,7 @@ def test_a_job_proves_that_slurmd_runs_whatever_its_unit_says(tmp_path: Path, mo
     assert (finding.severity, finding.message) == (Severity.OK, "slurmctld answers")
 
 
-def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path: Path) -> None:
+def test_a_daemon_that_is_not_installed_or_not_yet_started_is_not_a_fault(tmp_path: Path) -> None:
     world = World(tmp_path / "node", Role.COMPUTE, live=True)
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: "LoadState=not-found\nActiveState=inactive\n"
@@ -149,7 +149,7 @@ def test_a_daemon_that_is_not_installed_or_not_started_yet_is_no_fault(tmp_path:
 
 
 @pytest.mark.usefixtures("monkeypatch")
-def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dependent_checks_are_skipped_if_storage_hangs(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted(node, *NFS)
 
     def hang(_action: Callable[[], object], where: Path, seconds: float) -> object:
@@ -164,7 +164,7 @@ def test_behind_a_storage_that_hangs_nothing_of_it_is_tried(node: World, monkeyp
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: Check) -> None:
+def test_an_exception_in_a_check_becomes_its_finding(node: World, check: Check) -> None:
     class Broken(Check):
         name = check.name
 
@@ -188,7 +188,7 @@ def test_a_check_that_fails_itself_is_a_finding_of_its_name(node: World, check: 
         ("function 8.6.19 - -", "does not look into the release"),
     ],
 )
-def test_a_shell_without_our_modules(node: World, said: str, words: str) -> None:
+def test_a_shell_without_our_modules_is_found(node: World, said: str, words: str) -> None:
     finding = login_shell.judge_module_command(node.context, Answer(0, said))
     assert (finding.severity, words in finding.message) == (Severity.FAIL, True)
 
@@ -206,7 +206,7 @@ OLD_LIBC = """/opt/x/bin/tool:
 """
 
 
-def test_a_library_that_is_not_found_is_named_with_program_and_module() -> None:
+def test_a_missing_library_is_reported_with_program_and_module() -> None:
     finding = login_shell.judge_libraries([("cfd/24.1", Answer(0, LDD)), ("gcc", Answer(0, ""))])
     assert (finding.severity, finding.message) == (Severity.WARN, "1 libraries are not found")
     assert finding.why == "/opt/petal/store/cfd/bin/cfd of cfd/24.1: libfoo.so.1"
@@ -231,7 +231,7 @@ def test_programs_that_find_their_libraries_are_counted() -> None:
 @pytest.mark.parametrize(
     ("code", "wanted", "mark"), [(0, 0, Severity.OK), (3, 3, Severity.OK), (0, 3, Severity.FAIL), (1, 0, Severity.FAIL)]
 )
-def test_a_program_may_have_another_exit_code_that_is_right(code: int, wanted: int, mark: Severity) -> None:
+def test_the_expected_exit_code_of_a_program_can_be_configured(code: int, wanted: int, mark: Severity) -> None:
     finding = login_shell.judge_program(
         CheckCommand("solver --help", wanted), Answer(code, "usage: solver"), "module load solver"
     )

@@ -1,4 +1,4 @@
-"""The command line: what it refuses, what hooks forgive, and what other versions rely on."""
+"""The command line: usage errors, tolerance of hooks, and the interface for other versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bootstrap.host.system import System, base_env
 
 
 @pytest.mark.parametrize("argv", [["--json"], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])
-def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert "usage" in capsys.readouterr().err
 
@@ -37,7 +37,7 @@ def test_every_verb_gets_its_defaults_from_options() -> None:
     assert (parse(["bootstrap"]).lock_wait, parse(["repair"]).lock_wait) == (7200, 60)
 
 
-def test_a_wrong_release_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_release_id_is_refused_with_an_explanation(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rollback", "../x"]) == 2
     assert "'../x' is not a release id" in capsys.readouterr().err
 
@@ -47,7 +47,7 @@ def test_rollback_without_a_release_id_means_the_previous_one() -> None:
 
 
 @pytest.mark.parametrize("argv", [["hook"], ["hook", "begin"], ["hook", "configured", "--nonsense"]])
-def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_tolerates_wrong_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     assert "usage" in capsys.readouterr().err
     assert main([*argv, "--strict"]) == 2
@@ -61,8 +61,8 @@ def test_a_hook_forgives_wrong_arguments(argv: list[str], capsys: pytest.Capture
         ["converge", "--quiet"],
     ],
 )
-def test_what_other_versions_call_stays(argv: list[str]) -> None:
-    """A node hands over to the desired version with the command line that it has itself."""
+def test_the_command_lines_of_other_versions_are_accepted(argv: list[str]) -> None:
+    """A node starts the desired version with its own command line."""
     assert parse(argv).command == argv[0]
 
 
@@ -75,7 +75,7 @@ def test_what_other_versions_call_stays(argv: list[str]) -> None:
         ["--json", "--root", "/no", "status", "--root", "{}", "--role", "head"],
     ],
 )
-def test_options_stand_before_the_verb_or_behind_it(
+def test_options_are_accepted_before_and_after_the_verb(
     argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     parsed = parse([word.format(tmp_path) for word in argv])
@@ -113,29 +113,29 @@ def test_every_verb_has_a_function_and_a_help(name: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("run_id", ["../../x", "/x", "", "a b", "x" * 300])
-def test_a_run_id_that_is_no_file_name_is_refused(run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_id_that_is_not_a_file_name_is_refused(run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["worker", "--event", "start", "--run-id", run_id]) == 2
     assert "--run-id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "12", "g" * 64, "a" * 65])
-def test_a_checksum_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_checksum_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", "/x", "--config-sha256", text]) == 2
     assert "--config-sha256" in capsys.readouterr().err
     assert parse(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
 
 
-def test_a_hook_takes_all_args_of_its_script(tmp_path: Path) -> None:
+def test_a_hook_accepts_all_args_of_its_script(tmp_path: Path) -> None:
     args = ["--package", "s3://b/petal-node", "--sha256", "a" * 64, "--config", "s3://b/petal.yaml", "--strict"]
     options = parse(["hook", "configured", *args, "--root", str(tmp_path)])
     assert (options.event, options.config, options.strict) == ("configured", "s3://b/petal.yaml", True)
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
+def test_a_hook_with_root_option_starts_no_systemd_unit(
     live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A unit's environment stands in a file outside of --root, and so would the unit."""
+    """A unit and its environment file would be outside of --root."""
     units: list[str | None] = []
     monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
     monkeypatch.setattr(hook, "_wait", lambda options, services, *_: Recorder(options, services).record)
@@ -148,13 +148,13 @@ def test_a_hook_under_a_prefix_starts_no_unit_of_the_machine(
 @pytest.mark.parametrize(
     "argv", [["bootstrap", "--accept-stor"], ["plan", "--exit"], ["--conf", "/x", "plan"], ["status", "--js"]]
 )
-def test_half_an_option_is_none(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_cannot_be_abbreviated(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert "usage:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if not verb.takes_config])
-def test_a_verb_without_config_names_the_verb_that_takes_it(
+def test_a_verb_without_config_names_the_verb_that_accepts_it(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, "--config", "/root/petal.yaml", "--root", str(tmp_path)]) == 2
@@ -162,21 +162,23 @@ def test_a_verb_without_config_names_the_verb_that_takes_it(
     assert list(tmp_path.rglob("*.json")) == []
 
 
-def test_a_relative_configuration_means_this_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_relative_configuration_is_in_the_current_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
     monkeypatch.chdir(str(tmp_path))
     assert parse(["plan", "--config", "petal.yaml"]).config == f"{tmp_path}/petal.yaml"
     assert parse(["plan", "--config", "s3://b/petal.yaml"]).config == "s3://b/petal.yaml"
     assert parse(["plan"]).config is None
 
 
-def test_programs_get_the_home_of_whom_they_run_as(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_get_the_home_of_their_user(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = pwd.getpwnam("nobody")
     assert base_env("nobody")["HOME"] == nobody.pw_dir
     monkeypatch.setattr(os, "geteuid", lambda: nobody.pw_uid)
     assert base_env()["HOME"] == nobody.pw_dir
 
 
-def test_the_version_is_told_without_any_import_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     assert capsys.readouterr().out.startswith("petal-node ")
 
@@ -189,7 +191,7 @@ def test_the_version_is_told_without_any_import_of_ours(capsys: pytest.CaptureFi
         (["gc", "--keep", "x"], "'x' is not a positive number"),
     ],
 )
-def test_a_wrong_command_line_names_the_mistake(
+def test_the_error_of_a_wrong_command_line_names_the_mistake(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(argv) == 2

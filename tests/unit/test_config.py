@@ -1,4 +1,4 @@
-"""petal.yaml: every mistake at once with its path; no value can reach Lua or a shell as code."""
+"""petal.yaml: all mistakes are reported together with their paths; no value can reach Lua or a shell as code."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_bad_input_is_refused_with_its_path(text: str, path: str, says: str) -> 
     assert says in found[path], found
 
 
-def test_an_empty_file_is_a_configuration() -> None:
+def test_an_empty_file_is_a_valid_configuration() -> None:
     assert load.parse("") == model.Config()
     assert not load.parse("").uses_spack
 

@@ -1,4 +1,4 @@
-"""A document becomes a dataclass whose values have the types of its fields, or is refused."""
+"""A document is decoded to a dataclass with the types of its fields, or refused."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def test_a_value_of_another_type_is_refused(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 1])
-def test_a_document_that_is_no_mapping_is_refused(raw: Any) -> None:
+def test_a_document_that_is_not_a_mapping_is_refused(raw: Any) -> None:
     with pytest.raises(TypeError, match="is not a mapping"):
         decode.build(Outer, raw)

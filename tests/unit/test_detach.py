@@ -1,4 +1,4 @@
-"""How a worker becomes a service of systemd, also of an old one."""
+"""How a worker becomes a service of systemd, including old versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.world import services
 
 
 class OldSystemd(System):
-    """Knows no property that came after version 239."""
+    """A systemd 239, which refuses newer properties."""
 
     def __init__(self, trouble: Exception | None = None) -> None:
         self.commands: list[list[str]] = []
@@ -47,7 +47,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "ENVIRONMENT", tmp_path / "environment")
 
 
-def test_an_old_systemd_gets_the_properties_that_it_knows(tmp_path: Path) -> None:
+def test_an_old_systemd_gets_only_properties_that_it_knows(tmp_path: Path) -> None:
     old = OldSystemd()
     detach(["/opt/petal-node/1/petal-node", "worker"], old, unit="w", output=tmp_path / "out")
     first, second = old.commands
@@ -56,8 +56,8 @@ def test_an_old_systemd_gets_the_properties_that_it_knows(tmp_path: Path) -> Non
     assert second[-2:] == ["/opt/petal-node/1/petal-node", "worker"]
 
 
-def test_a_systemd_that_is_silent_is_not_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To ask again would take as long; should it have started the worker all the same, their locks exclude them."""
+def test_a_systemd_that_does_not_answer_is_not_called_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call would take as long. If systemd did start the worker, locks prevent two workers at once."""
     silent = OldSystemd(ProcessTimeout("systemd-run did not end"))
     started: list[list[str]] = []
     monkeypatch.setattr(system.subprocess, "Popen", lambda argv, **_: started.append(argv))
@@ -66,20 +66,20 @@ def test_a_systemd_that_is_silent_is_not_asked_twice(tmp_path: Path, monkeypatch
     assert started == [["worker"]]
 
 
-def test_the_environment_of_a_worker_is_read_back_as_it_was_written() -> None:
+def test_the_environment_of_a_worker_is_read_back_unchanged() -> None:
     env = {"AWS_ENDPOINT_URL": "http://s3:5000", "HTTP_PROXY": 'http://u:"p\\w"@proxy', "EMPTY": ""}
     assert parse_environment(environment_file(env)) == env
     assert parse_environment("# a comment\nNO quotes\nX=1\n") == {}
 
 
 def worker_program(paths: Paths, archive: Path) -> str:
-    """The first word of the command that a hook starts as its worker."""
+    """The program of the command that a hook starts as its worker."""
     tool = Tool("0.1.0", archive, sha256_of(archive))
     options = Options("hook", event="configured", root=paths.prefix)
     return _worker_argv(options, services(System(), tool, "run"))[0]
 
 
-def test_a_worker_runs_from_the_copy_of_an_archive_that_other_hooks_remove(tmp_path: Path) -> None:
+def test_a_worker_runs_a_private_copy_of_the_archive(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     download = paths.home / "incoming" / "0123"
     download.parent.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_worker_runs_from_the_copy_of_an_archive_that_other_hooks_remove(tmp_p
     assert worker_program(paths, kept) == str(kept)
 
 
-def test_a_worker_runs_from_the_archive_of_its_hook_if_that_cannot_be_copied(tmp_path: Path) -> None:
+def test_a_worker_runs_the_archive_of_its_hook_if_it_cannot_be_copied(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "node")
     script = tmp_path / "script"
     script.write_text("archive")

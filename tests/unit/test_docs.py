@@ -1,4 +1,4 @@
-"""The documentation says what the code has: codes, checks, keys, links, and examples that can be read."""
+"""The documentation matches the code: error codes, checks, keys, links, and valid examples."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", TOP / "CONTRIBUTING.md", *sort
 PACKAGE = TOP / "bootstrap"
 SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if PACKAGE / "archive" not in path.parents]
 REMOTE = ("http://", "https://", "mailto:")
-# Items of a list have no default of their own; these keys stand for what is absent.
+# Items of a list have no defaults; these keys represent absent values.
 NO_DEFAULT = "-"
 
 
@@ -90,7 +90,7 @@ def test_the_codes_are_found() -> None:
     assert {"file-stale", "storage-hangs", "bug", "archive-local", "archive-failed", "hook-usage"} <= known_codes()
 
 
-def test_every_error_code_is_explained_once_and_no_other() -> None:
+def test_exactly_the_error_codes_of_the_code_are_documented() -> None:
     listed = first_cells(text_of("errors.md"))
     assert sorted(listed) == sorted(known_codes())
 
@@ -108,14 +108,14 @@ def test_every_error_row_has_a_meaning_and_an_exit_code() -> None:
 
 
 def first_text(node: ast.AST) -> str:
-    """A text, or what stands before the first value in an f-string."""
+    """A string, or the part of an f-string before its first value."""
     if isinstance(node, ast.JoinedStr) and node.values:
         return first_text(node.values[0])
     return next(literals(node), "")
 
 
 def known_checks() -> set[str]:
-    """Every name of a finding: those of the checks, and what the modules that make findings say."""
+    """The names of all findings: of the checks, and of the modules that create findings."""
     found = {name for check in CHECKS for name in (check.name, *check.more_names)}
     places = {"Finding": 0, "ok": 0, "warn": 0, "fail": 0, "_failed": 1}
     package = TOP / "bootstrap"
@@ -129,7 +129,7 @@ def known_checks() -> set[str]:
 
 
 def slugs(text: str) -> list[str]:
-    """The anchors that GitHub makes of headings."""
+    """The anchors that GitHub creates for headings."""
     outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
     return [re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-") for title in titles]
@@ -142,7 +142,7 @@ def test_every_check_has_the_section_that_its_findings_name() -> None:
     assert anchors == {f"docs/checks.md#{slug}" for slug in slugs(text_of("checks.md"))[1:]}
 
 
-def test_the_table_of_checks_is_the_checks() -> None:
+def test_the_table_of_checks_matches_the_code() -> None:
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text_of("checks.md").splitlines() if "](#" in line
     ]
@@ -174,7 +174,7 @@ def keys_of(schema: Schema, before: str = "") -> Iterator[str]:
 
 
 def keys_in(value: Any, before: str = "") -> Iterator[str]:
-    """The keys of a configuration as the schema names them; a free name is NAME, and what env holds are values."""
+    """The keys of a configuration in the schema's notation: NAME is a user-defined name, env has values."""
     for key, item in value.items():
         name = before + key
         yield name
@@ -188,15 +188,15 @@ def keys_in(value: Any, before: str = "") -> Iterator[str]:
 
 
 def examples(path: Path) -> list[str]:
-    """The blocks that call themselves a petal.yaml."""
+    """The code blocks that start with the comment petal.yaml."""
     return re.findall(r"^```yaml\n(# petal\.yaml\n.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_every_key_of_the_schema_is_explained_once_and_no_other() -> None:
+def test_exactly_the_keys_of_the_schema_are_documented() -> None:
     assert sorted(first_cells(text_of("configuration.md"))) == sorted(keys_of(ConfigSchema()))
 
 
-def test_the_defaults_are_those_of_an_empty_file() -> None:
+def test_the_documented_defaults_are_those_of_an_empty_file() -> None:
     told = {cells[0].strip("`"): cells[1] for cells in rows(text_of("configuration.md")) if cells[0].startswith("`")}
     empty = Config().to_dict()
     for key, default in told.items():
@@ -244,7 +244,7 @@ def named_tests(cell: str) -> list[tuple[str, str]]:
 
 
 def table_rows(page: str) -> list[list[str]]:
-    """The rows of all tables of a page, without the heads."""
+    """The rows of all tables of a page, without the headers."""
     bodies = re.findall(r"(?m)^\| .*\|\n\|[-|]+\|\n((?:\| .*\n)+)", text_of(page))
     return [cells for body in bodies for cells in rows(body)]
 
@@ -274,7 +274,7 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
 # --------------------------------------------------------------------------------------------- output and the rest
 
 
-def test_exit_codes_marks_and_verbs_are_told() -> None:
+def test_exit_codes_marks_and_verbs_are_documented() -> None:
     output = text_of("output.md")
     told = {
         int(code)
@@ -301,7 +301,7 @@ DATA = {
 
 
 def table_of(page: str, head: str) -> list[list[str]]:
-    """The rows below a table's head, in a page at the top."""
+    """The rows below a table's header, in a page at the top."""
     text = (TOP / page).read_text(encoding="utf-8")
     (body,) = re.findall(rf"(?m)^{re.escape(head)}\n\|[-|]+\|\n((?:\| .*\n)+)", text)
     return list(rows(body))
@@ -320,7 +320,7 @@ def test_every_step_is_in_the_readme() -> None:
     assert {step.name for step in STEPS} <= {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
 
 
-def test_what_the_readme_says_of_spack_and_the_output_of_records_is_so() -> None:
+def test_spack_versions_and_the_number_of_kept_records_are_documented() -> None:
     assert f"Spack {' and '.join(SPACK_VERSIONS)} only" in (TOP / "README.md").read_text(encoding="utf-8")
     assert f"the newest {KEEP_RUNS} of each verb and all that are younger than an hour" in text_of("output.md")
     assert RECENT == 3600
@@ -335,7 +335,7 @@ def test_contributing_lists_the_layers_of_the_architecture_test() -> None:
     assert listed[::-1] == [packages - {"__main__"} for packages in LAYERS]
 
 
-def test_every_command_of_the_makefile_is_in_contributing_and_no_page_names_another() -> None:
+def test_contributing_lists_the_makefile_targets_and_pages_name_no_other() -> None:
     commands = set(re.findall(r"(?m)^([a-z-]+):.*## ", (TOP / "Makefile").read_text(encoding="utf-8")))
     told = {page.name: set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))) for page in PAGES}
     assert told["CONTRIBUTING.md"] == commands
@@ -343,7 +343,7 @@ def test_every_command_of_the_makefile_is_in_contributing_and_no_page_names_anot
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_relative_links_lead_somewhere(page: Path) -> None:
+def test_relative_links_have_existing_targets(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(REMOTE):
@@ -372,7 +372,7 @@ def repository() -> list[Path]:
     return [path for path in [*PAGES, *top, *inside] if path.is_file()]
 
 
-def test_no_file_names_a_path_of_the_machine_that_it_was_written_on() -> None:
+def test_no_file_contains_a_path_of_a_developers_machine() -> None:
     here = re.escape(str(TOP)) if len(TOP.parts) > 2 else r"(?!)"
     pattern = re.compile(here + r"|/home/(?!ec2-user|\{user\}|<)[a-z][\w-]+/")
     for path in repository():
@@ -388,7 +388,7 @@ def test_pages_are_plain_text(page: Path) -> None:
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)
 
 
-def test_the_example_of_contributing_runs_as_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_example_of_contributing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r'^```python\n(""".*?)^```', text, re.MULTILINE | re.DOTALL)
     step, test = (compile(block, f"CONTRIBUTING.md block {number}", "exec") for number, block in enumerate(blocks))

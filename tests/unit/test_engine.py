@@ -1,4 +1,4 @@
-"""The engine: probe, apply, probe again; what needs a failed step is not tried; nothing unseen is claimed."""
+"""The engine: probe, apply, probe again; steps that need a failed step are blocked; every result comes from a probe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MISSING = change("missing", "write it")
 
 
 class Toy(Step):
-    """A step whose probe and apply are given."""
+    """A step with configurable probe and apply."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ def run(ctx: Context, *steps: Toy) -> dict[str, StepReport]:
     return {report.name: report for report in engine.converge(steps, ctx, lambda _: None)}
 
 
-def test_what_holds_is_left_alone(ctx: Context) -> None:
+def test_a_step_that_holds_is_not_applied(ctx: Context) -> None:
     step = Toy("a", [satisfied("it is there")])
     assert run(ctx, step)["a"].outcome is Outcome.OK
     assert step.applied == 0
 
 
-def test_a_change_is_applied_and_looked_at_again(ctx: Context) -> None:
+def test_a_change_is_applied_and_probed_again(ctx: Context) -> None:
     step = Toy("a", [MISSING, MISSING, satisfied("it is there")])
     report = run(ctx, step)["a"]
     assert (report.outcome, report.reason, report.changes, step.applied) == (
@@ -97,20 +97,20 @@ def test_a_change_is_applied_and_looked_at_again(ctx: Context) -> None:
     )
 
 
-def test_somebody_else_did_it_while_we_waited_for_the_lock(ctx: Context) -> None:
+def test_a_step_is_not_applied_if_another_run_did_it_during_the_wait_for_the_lock(ctx: Context) -> None:
     step = Toy("a", [MISSING, satisfied("another run made it")])
     assert run(ctx, step)["a"].outcome is Outcome.OK
     assert step.applied == 0
 
 
-def test_a_step_that_does_not_hold_after_its_apply_is_a_bug_and_said_so(ctx: Context) -> None:
+def test_a_step_that_does_not_hold_after_its_apply_is_reported_as_a_bug(ctx: Context) -> None:
     report = run(ctx, Toy("a", [change("still missing", "write it")]))["a"]
     assert report.outcome is Outcome.FAILED
     assert report.error is not None
     assert report.error["code"] == "not-converged"
 
 
-def test_what_needs_a_failed_step_is_not_tried_and_the_rest_goes_on(ctx: Context) -> None:
+def test_steps_that_need_a_failed_step_are_blocked_and_others_continue(ctx: Context) -> None:
     bad = Toy("bad", [MISSING], PetalError("it broke", remedy="mend it"))
     child = Toy("child", [MISSING], needs=("bad",))
     grandchild = Toy("grandchild", [MISSING], needs=("child",))
@@ -124,7 +124,7 @@ def test_what_needs_a_failed_step_is_not_tried_and_the_rest_goes_on(ctx: Context
     assert engine.status_of(list(reports.values())) is Status.FAILED
 
 
-def test_what_the_configuration_accepts_lets_the_rest_go_on_and_the_run_is_degraded(ctx: Context) -> None:
+def test_an_accepted_failure_blocks_no_step_and_degrades_the_run(ctx: Context) -> None:
     lack = accepted("2 of 3 are there", PetalError("one is missing", remedy="less x.log", code="spack-partial"))
     reports = run(
         ctx,
@@ -138,7 +138,7 @@ def test_what_the_configuration_accepts_lets_the_rest_go_on_and_the_run_is_degra
     assert engine.status_of(list(reports.values())) is Status.DEGRADED
 
 
-def test_how_far_a_step_is_reaches_who_listens(ctx: Context) -> None:
+def test_the_progress_of_a_step_is_passed_to_the_listener(ctx: Context) -> None:
     class Long(Toy):
         def apply(self, ctx: Context) -> None:
             ctx.progress("installing 1 of 2")
@@ -154,28 +154,28 @@ def test_how_far_a_step_is_reaches_who_listens(ctx: Context) -> None:
     ]  # fmt: skip
 
 
-def test_a_full_disk_is_an_error_with_a_remedy_and_no_bug(ctx: Context) -> None:
+def test_a_full_disk_is_an_error_with_a_remedy_and_not_a_bug(ctx: Context) -> None:
     report = run(ctx, Toy("a", [MISSING], OSError(errno.ENOSPC, "No space left", "/shared/x")))["a"]
     assert report.error is not None
     assert report.error["code"] == "file-no-space"
     assert "df -h" in report.remedy[0]
 
 
-def test_blocked_and_not_for_here_are_told_with_their_reasons(ctx: Context) -> None:
+def test_blocked_and_skipped_steps_have_their_reasons(ctx: Context) -> None:
     reports = run(ctx, Toy("a", [blocked("no disk", "mount it")]), Toy("b", [elsewhere("no stack")]))
     assert (reports["a"].outcome, reports["a"].remedy) == (Outcome.BLOCKED, ("mount it",))
     assert (reports["b"].outcome, reports["b"].reason) == (Outcome.SKIPPED, "no stack")
     assert engine.status_of(list(reports.values())) is Status.DEGRADED
 
 
-def test_a_bug_costs_its_step_and_what_needs_it_and_no_more(ctx: Context) -> None:
+def test_an_exception_fails_only_its_step_and_dependent_steps(ctx: Context) -> None:
     reports = run(ctx, Toy("a", [MISSING], KeyError("oops")), Toy("b", [satisfied("fine")], needs=()))
     assert reports["a"].error is not None
     assert reports["a"].error["code"] == "bug"
     assert reports["b"].outcome is Outcome.OK
 
 
-def test_a_failed_proof_degrades_and_does_not_fail(ctx: Context) -> None:
+def test_a_failed_proof_degrades_the_run_without_failing_it(ctx: Context) -> None:
     report = run(ctx, Toy("proof", [MISSING], PetalError("no", code="proof-failed"), background=True))["proof"]
     assert engine.status_of([report]) is Status.DEGRADED
 
@@ -206,7 +206,7 @@ def test_a_compute_node_never_takes_the_cluster_lock(tmp_path: Path) -> None:
     assert all(step.roles == {Role.HEAD} for step in STEPS if step.scope is Scope.CLUSTER)
 
 
-def test_at_on_node_start_only_local_steps_are_done(tmp_path: Path) -> None:
+def test_on_node_start_runs_only_local_steps(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     ctx = typed(world.context, event="start")
     step = Toy("a", [MISSING], local=False)
@@ -228,7 +228,7 @@ DEAD = Holder("ip-10-0-0-10", 1 << 30, "boot-1", 1.0, "2026-11-24T08:00:00Z", "r
     ],
     ids=["killed", "alive, in the background", "its number is another's now", "before the boot", "another node's"],
 )
-def test_who_takes_the_cluster_lock_ends_what_a_dead_holder_left(
+def test_taking_the_cluster_lock_kills_processes_of_a_dead_holder(
     tmp_path: Path, before: Holder, ended: list[str]
 ) -> None:
     world = World(tmp_path / "node")
@@ -238,16 +238,16 @@ def test_who_takes_the_cluster_lock_ends_what_a_dead_holder_left(
     assert world.system.ended == ended
 
 
-def test_a_foreground_run_does_not_look_at_what_stands_on_a_step_that_is_blocked(ctx: Context) -> None:
-    """The proof lies on shared storage, and a look at it would hang as that does."""
+def test_a_foreground_run_does_not_probe_a_step_below_a_blocked_one(ctx: Context) -> None:
+    """The proof is on shared storage, and reading it would hang if storage hangs."""
     bad = Toy("bad", [blocked("storage hangs")])
     proof = Toy("proof", [], needs=("bad",), background=True)
     reports = engine.converge([bad, proof], ctx, lambda _: None, background=False)
     assert [report.outcome for report in reports] == [Outcome.BLOCKED, Outcome.BLOCKED]
 
 
-def test_a_run_that_was_robbed_of_its_lock_does_no_further_step(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else took it while a step worked: nothing that stands behind is applied."""
+def test_a_run_that_lost_its_lock_runs_no_further_step(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run took the lock during a step: no later step is applied."""
 
     def lost(_: Lock) -> None:
         raise LockLost("stack.lock was lost")
@@ -262,8 +262,8 @@ def test_a_run_that_was_robbed_of_its_lock_does_no_further_step(ctx: Context, mo
     assert second.applied == 0
 
 
-def test_a_cluster_step_can_confirm_the_lock_that_it_works_under(ctx: Context) -> None:
-    """And learns that it was robbed since the step began."""
+def test_a_cluster_step_can_confirm_its_lock(ctx: Context) -> None:
+    """It gets an error if the lock was lost after the start of the step."""
 
     class Slow(Toy):
         def apply(self, ctx: Context) -> None:
@@ -279,7 +279,7 @@ def test_a_cluster_step_can_confirm_the_lock_that_it_works_under(ctx: Context) -
     assert "another-run" in str(error["why"])
 
 
-def test_what_a_run_has_done_before_is_not_tried_again(ctx: Context) -> None:
+def test_steps_that_a_run_has_done_are_not_repeated(ctx: Context) -> None:
     step = Toy("a", [MISSING, MISSING, satisfied("y")])
     before = engine.converge((step,), ctx, lambda _: None)
     after = engine.converge((step, Toy("b", [satisfied("z")])), ctx, lambda _: None, already=before)

@@ -1,4 +1,4 @@
-"""Errors of the kernel as errors of petal-node: the remedy is for the path that was refused."""
+"""Errors of the kernel as errors of petal-node: the remedy names the refused path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOUNT = Path("/shared")
         (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),
     ],
 )
-def test_the_remedy_is_for_the_path_that_was_refused(number: int, path: str, code: str, remedy: str) -> None:
+def test_the_remedy_names_the_refused_path(number: int, path: str, code: str, remedy: str) -> None:
     error = from_os_error(OSError(number, os.strerror(number), path), MOUNT)
     assert (error.code, error.remedy) == (code, (remedy,))
     assert path in error.what

@@ -1,4 +1,4 @@
-"""What the image carries: found with its version, left out where it is absent or damaged, and part of the release."""
+"""Externals of the image: found with their versions, ignored if absent or damaged, and part of the release."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def found(world: World) -> list[tuple[str, str]]:
     return [(one.spec, one.place) for one in find_externals(world.paths, world.system)]
 
 
-def test_a_full_image_without_starting_a_process(world: World) -> None:
+def test_all_externals_of_an_image_are_found_without_starting_a_process(world: World) -> None:
     images.parallelcluster(world.prefix)
     started = time.monotonic()
     assert found(world) == EVERYTHING
@@ -49,12 +49,12 @@ def test_a_full_image_without_starting_a_process(world: World) -> None:
     assert {one.prefix for one in every} == {world.prefix / one.place[1:] for one in every}
 
 
-def test_an_empty_image(world: World) -> None:
+def test_an_empty_image_has_no_externals(world: World) -> None:
     assert found(world) == []
 
 
 @pytest.mark.parametrize("absent", ["slurm", "pmix", "amazon/efa", "amazon/openmpi5", "intel"])
-def test_what_is_absent_is_left_out(world: World, absent: str) -> None:
+def test_an_absent_external_is_ignored(world: World, absent: str) -> None:
     images.parallelcluster(world.prefix)
     (world.prefix / "opt" / absent).rename(world.prefix / "away")
     assert found(world) == [pair for pair in EVERYTHING if pair[1] != f"/opt/{absent}"]
@@ -69,13 +69,13 @@ def test_what_is_absent_is_left_out(world: World, absent: str) -> None:
         ("amazon/openmpi/include/mpi.h", "\x00\xff"),
     ],
 )
-def test_what_is_damaged_is_left_out(world: World, file: str, text: str) -> None:
+def test_a_damaged_external_is_ignored(world: World, file: str, text: str) -> None:
     images.parallelcluster(world.prefix)
     (world.prefix / "opt" / file).write_text(text)
     assert found(world) == [pair for pair in EVERYTHING if not f"/opt/{file}".startswith(pair[1] + "/")]
 
 
-def test_a_place_that_hangs_costs_itself_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_hangs_affects_only_its_own_external(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     images.parallelcluster(world.prefix)
 
     def on_storage(action: Callable[[], Any], where: str, seconds: float) -> Any:
@@ -97,14 +97,14 @@ def test_a_place_that_hangs_costs_itself_only(world: World, monkeypatch: pytest.
         ("", None),
     ],
 )
-def test_a_slurm_without_headers_is_asked(world: World, answer: str, spec: str | None) -> None:
+def test_a_slurm_without_headers_is_asked_for_its_version(world: World, answer: str, spec: str | None) -> None:
     images.write(world.prefix, "opt/slurm/bin/sinfo")
     world.system.answers["sinfo"] = lambda _: answer
     assert [one[0] for one in found(world)] == ([spec] if spec else [])
     assert world.system.commands == [(f"{world.prefix}/opt/slurm/bin/sinfo", "--version")]
 
 
-def test_a_slurm_that_does_not_answer_is_left_out(world: World) -> None:
+def test_a_slurm_that_does_not_answer_is_ignored(world: World) -> None:
     def silent(_: object) -> str:
         raise ProcessTimeout("sinfo did not end within 10 s and was stopped")
 
@@ -114,7 +114,7 @@ def test_a_slurm_that_does_not_answer_is_left_out(world: World) -> None:
     assert found(world) == EVERYTHING[1:]
 
 
-def test_parallelclusters_own_places_come_before_the_distributions(world: World) -> None:
+def test_parallelclusters_paths_take_precedence_over_the_distributions(world: World) -> None:
     images.slurm(world.prefix / "usr", "0x160508")
     images.pmix(world.prefix / "usr/lib/x86_64-linux-gnu/pmix2", "4.2.2")
     pc = ("usr/lib/x86_64-linux-gnu/pkgconfig/pmix.pc", "prefix=/usr/lib/x86_64-linux-gnu/pmix2\nVersion: 4.2.2rc2\n")
@@ -131,7 +131,7 @@ def test_parallelclusters_own_places_come_before_the_distributions(world: World)
 
 
 @pytest.mark.parametrize("prefix", ["/home/somebody", "/usr/../tmp/x", "${pcfiledir}/../.."])
-def test_a_pmix_elsewhere_is_not_the_distributions(world: World, prefix: str) -> None:
+def test_a_pmix_in_another_directory_is_not_the_distributions(world: World, prefix: str) -> None:
     images.write(world.prefix, ("usr/lib64/pkgconfig/pmix.pc", f"prefix={prefix}\n"))
     images.pmix(world.prefix / "home/somebody")
     images.pmix(world.prefix / "tmp/x")
@@ -142,7 +142,7 @@ def test_a_pmix_elsewhere_is_not_the_distributions(world: World, prefix: str) ->
     ("version", "fits"),
     [("2021.9.0", True), ("2021.11", True), ("2021.13", True), ("2021.13.1", False), ("2019", False), ("2022x", False)],
 )
-def test_intel_mpi_where_spacks_recipe_looks_for_it(world: World, version: str, fits: bool) -> None:
+def test_intel_mpi_is_found_at_the_paths_of_spacks_recipe(world: World, version: str, fits: bool) -> None:
     images.intel_mpi(world.prefix / "opt/intel/oneapi", version)
     spec = f"intel-oneapi-mpi@{version} +generic-names"
     assert found(world) == ([(spec, "/opt/intel/oneapi")] if fits else [])
@@ -169,7 +169,7 @@ def test_intel_mpi_where_spacks_recipe_looks_for_it(world: World, version: str, 
         ),
     ],
 )
-def test_what_the_stack_decides_itself_is_its_own(
+def test_package_settings_of_the_stack_take_precedence(
     world: World, environment: dict[str, Any], specs: list[str], left: set[str]
 ) -> None:
     images.parallelcluster(world.prefix)
@@ -177,7 +177,7 @@ def test_what_the_stack_decides_itself_is_its_own(
     assert {one.name for one in unconfigured(every, environment, specs)} == left
 
 
-def test_packages_yaml_names_all_of_a_package() -> None:
+def test_packages_yaml_describes_an_external_completely() -> None:
     here = Path("/opt")
     made = as_packages(
         [
@@ -191,7 +191,7 @@ def test_packages_yaml_names_all_of_a_package() -> None:
     assert made["slurm"] == {"externals": [{"spec": "slurm@24.05.7", "prefix": "/opt/slurm"}], "buildable": False}
 
 
-def test_another_external_makes_another_release(world: World) -> None:
+def test_a_changed_external_changes_the_release(world: World) -> None:
     without = world.release
     images.slurm(world.prefix / "opt/slurm")
     first = world.release
@@ -201,7 +201,7 @@ def test_another_external_makes_another_release(world: World) -> None:
     assert world.release == first
 
 
-def test_externals_of_no_concern_keep_the_release(world: World) -> None:
+def test_unused_externals_do_not_change_the_release(world: World) -> None:
     without = world.release
     images.intel_mpi(world.prefix / "opt/intel")
     assert world.release == without
@@ -211,7 +211,7 @@ def test_externals_of_no_concern_keep_the_release(world: World) -> None:
     assert World(world.prefix.with_name("other")).release == alone
 
 
-def test_a_plan_says_what_would_be_used(world: World) -> None:
+def test_a_plan_shows_the_externals(world: World) -> None:
     images.parallelcluster(world.prefix)
     changes = SpackStack().probe(world.context).changes
     assert "use libfabric@1.22.0 fabrics=efa,shm of /opt/amazon/efa if it fits" in changes
@@ -219,7 +219,7 @@ def test_a_plan_says_what_would_be_used(world: World) -> None:
 
 
 def test_a_package_at_the_prefix_of_an_external_keeps_spacks_module(world: World) -> None:
-    """It unlocks what was built with that MPI; the package's own would not."""
+    """Spack's module unlocks the packages built with that MPI; the package's own module would not."""
     images.parallelcluster(world.prefix)
     packages = "packages: [{name: openmpi, version: 4.1.7, prefix: /opt/amazon/openmpi}]"
     world.config_text = re.sub(r"(?m)^packages: .*$", packages, world.config_text)

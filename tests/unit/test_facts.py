@@ -1,4 +1,4 @@
-"""dna.json, cfnconfig, os-release: recorded text in, facts out; damage gives less, never an exception."""
+"""dna.json, cfnconfig, os-release: facts from recorded files; a damaged file gives fewer facts, never an exception."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ broken line
 """
 
 
-def test_dna_of_a_compute_node() -> None:
+def test_facts_of_a_compute_node_come_from_dna_json() -> None:
     found = facts.parse_dna(DNA_COMPUTE)
     assert (found.role, found.name, found.region, found.user) == (Role.COMPUTE, "demo", "us-east-1", "ec2-user")
     assert found.shared == (SharedDir("/shared", "ebs"), SharedDir("/data", "ebs"))
     assert (found.queue, found.head_ip) == ("queue1", "10.0.0.10")
 
 
-def test_cfnconfig_of_a_login_node() -> None:
+def test_facts_of_a_login_node_come_from_cfnconfig() -> None:
     found = facts.parse_cfnconfig(CFNCONFIG)
     assert (found.role, found.region, found.shared) == (Role.LOGIN, "eu-west-1", (SharedDir("/shared", "ebs"),))
 
@@ -41,22 +41,22 @@ def test_cfnconfig_of_a_login_node() -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"cluster": 1}', "{" * 5000, '{"cluster": {"node_type": []}}']
 )
-def test_damaged_dna_tells_nothing(text: str) -> None:
+def test_a_damaged_dna_json_gives_no_facts(text: str) -> None:
     assert facts.parse_dna(text).role is None
 
 
 @pytest.mark.parametrize("text", ["", "=", "cfn_node_type='unfinished", "\x00\xff", "cfn_node_type"])
-def test_damaged_cfnconfig_tells_nothing(text: str) -> None:
+def test_a_damaged_cfnconfig_gives_no_facts(text: str) -> None:
     assert facts.parse_cfnconfig(text).role is None
 
 
-def test_dna_counts_before_cfnconfig() -> None:
+def test_dna_json_takes_precedence_over_cfnconfig() -> None:
     both = facts.merge(facts.parse_dna(DNA_COMPUTE), facts.parse_cfnconfig(CFNCONFIG))
     assert (both.role, both.region) == (Role.COMPUTE, "us-east-1")
     assert facts.merge(Cluster(None), facts.parse_cfnconfig(CFNCONFIG)).role is Role.LOGIN
 
 
-def test_the_command_line_counts_before_both(tmp_path: Path) -> None:
+def test_the_command_line_takes_precedence_over_both(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     for name, text in ((facts.DNA, DNA_COMPUTE), (facts.CFNCONFIG, CFNCONFIG)):
         path = world.paths.at(name)
@@ -66,7 +66,7 @@ def test_the_command_line_counts_before_both(tmp_path: Path) -> None:
     assert facts.gather(world.paths, world.system, Role.HEAD).cluster.role is Role.HEAD
 
 
-def test_an_unknown_role_says_how_to_go_on(tmp_path: Path) -> None:
+def test_an_unknown_role_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     with pytest.raises(FactsError) as caught:
         facts.role_of(facts.gather(world.paths, world.system))
@@ -88,7 +88,7 @@ def test_the_operating_system_has_spacks_name(text: str, name: str) -> None:
     assert facts.parse_os_release(text) == name
 
 
-def test_mounts_with_blanks_in_their_names() -> None:
+def test_mount_points_with_spaces_are_decoded() -> None:
     text = "/dev/a / ext4 rw 0 0\nfs:/x /my\\040data nfs4 rw,hard 0 0\nshort line\n"
     mounts = parse_mounts(text)
     assert [mount.point for mount in mounts] == ["/", "/my data"]

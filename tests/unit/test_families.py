@@ -1,4 +1,4 @@
-"""What is the same and what differs between the Spacks that petal-node runs."""
+"""Common properties and differences of the supported families of Spack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bootstrap.state.release import release_id
 from tests.world import HOST, World, tarball
 
 COMPILER = Compiler("12.2.0", {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"})
-# Whatever Spack's own defaults say of these is replaced and not extended.
+# Spack's own defaults of these sections are replaced, not extended.
 PINNED = {
     "bootstrap": ("sources:", "trusted:"),
     "config": ("build_stage:",),
@@ -49,8 +49,8 @@ def test_every_version_has_an_adapter_and_every_adapter_a_version() -> None:
     assert set(SPACK_VERSIONS.values()) == set(FAMILIES)
 
 
-def test_families_share_no_store() -> None:
-    """Their databases are of different formats: tests/spack reads which."""
+def test_families_have_separate_stores() -> None:
+    """Their databases have different formats, which tests/spack reads."""
     assert len({family.store for family in FAMILIES.values()}) == len(FAMILIES)
 
 
@@ -63,7 +63,7 @@ def test_every_list_is_pinned(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_section_that_is_set_is_emptied_below(family: str, tmp_path: Path) -> None:
+def test_every_section_of_the_scope_replaces_lower_scopes(family: str, tmp_path: Path) -> None:
     found = scope(tmp_path, family)
     nothing = {path.stem: yaml.safe_load(path.read_text()) for path in (tmp_path / NOTHING).glob("*.yaml")}
     assert set(found) <= set(nothing)
@@ -71,7 +71,7 @@ def test_every_section_that_is_set_is_emptied_below(family: str, tmp_path: Path)
     assert all(list(content) == [f"{section}:"] for section, content in nothing.items())
 
 
-def test_a_compiler_is_where_the_family_looks_for_it(tmp_path: Path) -> None:
+def test_compilers_are_written_in_the_format_of_the_family(tmp_path: Path) -> None:
     old, new = scope(tmp_path / "old", "0.23"), scope(tmp_path / "new", "1.1")
     (entry,) = old["compilers"]["compilers:"]
     assert entry["compiler"]["spec"] == "gcc@=12.2.0"
@@ -84,13 +84,13 @@ def test_a_compiler_is_where_the_family_looks_for_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.22.3", "0.23.1", "0.23", "1.0.0", "1.1", "1.2.0", "develop"])
-def test_any_other_version_is_refused_with_those_that_work(version: str) -> None:
+def test_an_unsupported_version_is_refused_with_the_supported_ones(version: str) -> None:
     said = mistakes(f"spack: {{version: '{version}'}}")["spack.version"]
     assert version in said
     assert "0.23.0 or 1.1.1" in said
 
 
-def test_recipes_are_required_where_spack_carries_none_and_a_mistake_where_it_does() -> None:
+def test_recipes_are_required_only_if_spack_does_not_include_them() -> None:
     assert "spack.recipes" in mistakes("spack: {source: /s, specs: [zlib]}")["spack"]
     assert "spack.recipes" not in mistakes("spack: {version: 0.23.0, specs: [zlib]}")["spack"]
     text = "spack: {version: 0.23.0, source: /s, specs: [zlib]}"
@@ -101,7 +101,7 @@ def test_recipes_are_required_where_spack_carries_none_and_a_mistake_where_it_do
     assert "includes its recipes" in said["spack.recipes"]
 
 
-def test_another_version_is_another_release() -> None:
+def test_another_version_of_spack_changes_the_release() -> None:
     texts = (
         "spack: {source: /s, recipes: {source: /r}, specs: [a]}",
         "spack: {version: 0.23.0, source: /s, specs: [a]}",
@@ -110,7 +110,7 @@ def test_another_version_is_another_release() -> None:
 
 
 @pytest.mark.parametrize("recipes", [True, False])
-def test_recipes_of_0_23_lie_in_its_own_tree(recipes: bool, tmp_path: Path) -> None:
+def test_recipes_of_0_23_are_in_its_own_tree(recipes: bool, tmp_path: Path) -> None:
     files = {"spack-0.23.0/lib/spack/spack/__init__.py": '__version__ = "0.23.0"\n'}
     if recipes:
         files["spack-0.23.0/var/spack/repos/builtin/repo.yaml"] = "repo: {}\n"
@@ -137,7 +137,7 @@ def test_recipes_of_0_23_lie_in_its_own_tree(recipes: bool, tmp_path: Path) -> N
         ("1.1.1", (3, 15), ("install python3.14 on the head node and set PETAL_PYTHON",)),
     ],
 )
-def test_a_python_that_is_too_new_for_a_spack_is_told_before_it_runs(
+def test_a_python_that_is_too_new_for_spack_is_reported_before_spack_runs(
     version: str, python: tuple[int, int], remedy: tuple[str, ...]
 ) -> None:
     with pytest.raises(SpackError) as caught:

@@ -1,4 +1,4 @@
-"""Which mounts cannot be locked, as far as /proc/mounts tells, and how the step says so."""
+"""Mounts without working locks according to /proc/mounts, and the report of the step."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ UNFIT = {
 
 @pytest.fixture(autouse=True)
 def _a_disk_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a mount has; here it is a directory on the machine's disk."""
+    """Treat a directory on the machine's disk as a separate mount."""
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
 
 
 @pytest.mark.parametrize("line", FIT.values(), ids=FIT)
-def test_what_parallelcluster_mounts_is_fit(line: str) -> None:
+def test_the_mounts_of_parallelcluster_are_accepted(line: str) -> None:
     assert locks.mount_lock_problem(parse_mounts(line)[0]) is None
 
 
 @pytest.mark.parametrize("line", UNFIT)
-def test_the_head_node_installs_nothing_where_locks_do_not_keep_nodes_apart(line: str, tmp_path: Path) -> None:
+def test_the_head_node_installs_nothing_without_cluster_wide_locks(line: str, tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     world.mounts = parse_mounts(line)
     steps = [step for step in STEPS if step.name in ("self-install", "storage")]
@@ -61,8 +61,8 @@ def test_the_head_node_installs_nothing_where_locks_do_not_keep_nodes_apart(line
     assert list(world.paths.shared_mount.iterdir()) == [], "something was written there"
 
 
-def test_a_node_that_only_reads_needs_no_locks(tmp_path: Path) -> None:
-    """Modules are files: a compute node that mounts it otherwise has its software all the same."""
+def test_a_compute_node_needs_no_locks(tmp_path: Path) -> None:
+    """Modules are files: a compute node that mounts storage without locks can still use the software."""
     head = World(tmp_path / "head", live=True)
     steps = [step for step in STEPS if step.name in ("self-install", "storage")]
     engine.converge(steps, head.context, lambda _: None)
@@ -71,6 +71,6 @@ def test_a_node_that_only_reads_needs_no_locks(tmp_path: Path) -> None:
     assert engine.converge(steps, node.context, lambda _: None)[1].outcome is Outcome.CHANGED
 
 
-def test_two_are_kept_apart_on_this_machines_disk(tmp_path: Path) -> None:
+def test_locks_work_on_this_machines_disk(tmp_path: Path) -> None:
     assert locks.lock_problem(tmp_path / "tried") == ""
     assert locks.lock_problem(tmp_path / "tried") == ""

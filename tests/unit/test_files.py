@@ -1,4 +1,4 @@
-"""Reading what another node may replace at any moment."""
+"""Reading files that another node may replace at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REAL = os.open
 
 
 class Stale:
-    """An ``open`` that meets a stale handle some times, as a client of NFS does when the file was just replaced."""
+    """An ``open`` that fails with a stale handle a few times, like an NFS client after the file was replaced."""
 
     def __init__(self, times: int) -> None:
         self.left = times
@@ -41,9 +41,7 @@ def test_a_file_that_was_replaced_while_it_was_read_is_read_again(
     assert files.read_json(document) == {"a": 1}
 
 
-def test_who_holds_a_lock_that_changes_hands_too_fast_to_read_is_not_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_holder_of_a_lock_that_changes_too_fast_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", Stale(files.STALE_TRIES))
     assert lock.holder_of(tmp_path / "stack.lock") is None
 

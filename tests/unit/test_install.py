@@ -1,4 +1,4 @@
-"""An install reports its progress and its failures from Spack's lines, and uses the cores by one rule."""
+"""An install reads its progress and failures from Spack's output, and distributes the cores by one rule."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_packages_names_and_phases_are_counted_from_interleaved_lines() -> None:
     assert seen.text(420) == "installing 1 of 4: openmpi (configure), hdf5 (fetch); 7 min elapsed"
 
 
-def test_what_was_there_or_another_process_built_is_done_too() -> None:
+def test_packages_that_existed_or_that_another_process_built_count_as_done() -> None:
     seen = watch(f"[+] /opt/petal/store/linux-debian12-x86_64_v3/zlib-1.0-{ZLIB.hash[:7]}")
     assert seen.text(1) == "installing 1 of 4; 1 s elapsed"
     assert InstallProgress(ALL, [ZLIB.hash, "of another stack"], started=5).text(5) == "installing 1 of 4; 0 s elapsed"
 
 
-def test_an_error_belongs_to_the_package_that_it_names_though_others_talk_in_between() -> None:
+def test_an_error_is_assigned_to_the_package_that_it_names() -> None:
     seen = watch(
         f"==> Installing {full(ZLIB)}",
         f"==> Installing {full(MPI)}",
@@ -77,7 +77,7 @@ def test_an_error_belongs_to_the_package_that_it_names_though_others_talk_in_bet
     assert (seen.phase_of(ZLIB), seen.phase_of(HDF5)) == ("build", None)
 
 
-def test_the_cause_the_victims_and_what_was_never_begun_are_told_apart() -> None:
+def test_failed_blocked_and_unstarted_packages_are_distinguished() -> None:
     seen = watch(f"==> Installing {full(ZLIB)}")
     failed, waiting, left = classify_missing((ZLIB, HDF5, MPI, OSU), seen)
     assert (failed, waiting, left) == ([ZLIB], [HDF5, OSU], [MPI])
@@ -94,7 +94,7 @@ def test_the_cause_the_victims_and_what_was_never_begun_are_told_apart() -> None
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-1, "0 s"), (12, "12 s"), (359, "5 min"), (3599, "59 min"), (6000, "1 h 40 min")]
 )
-def test_the_time_in_words(seconds: float, words: str) -> None:
+def test_durations_are_formatted(seconds: float, words: str) -> None:
     assert elapsed(seconds) == words
 
 
@@ -111,7 +111,7 @@ def test_cores_are_shared_by_one_rule(cores: int, memory: int, limit: int, expec
     assert split(usable_cores(host, limit)) == expected
 
 
-def test_the_record_is_not_written_for_each_line_and_not_forgotten_in_silence() -> None:
+def test_the_record_is_updated_at_intervals_also_without_output() -> None:
     now = [0.0]
     said: list[str] = []
     reporter = ProgressReporter(InstallProgress((ZLIB,), ()), said.append, lambda: now[0])
@@ -139,7 +139,7 @@ def test_only_the_logs_of_the_newest_runs_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.log"))) == 1
 
 
-def test_what_needs_a_package_of_an_earlier_slice_that_failed_is_not_tried() -> None:
+def test_dependents_of_a_failed_package_of_an_earlier_slice_are_not_installed() -> None:
     last = locked("last", OSU)
     needs = {spec.hash: spec.needs for spec in (*ALL, last)}
     part, lost = [ZLIB.hash, HDF5.hash, OSU.hash, last.hash], {MPI.hash}
@@ -148,7 +148,7 @@ def test_what_needs_a_package_of_an_earlier_slice_that_failed_is_not_tried() -> 
     assert possible(part, needs, set()) == part
 
 
-def test_what_came_from_a_build_cache_is_counted() -> None:
+def test_packages_from_a_build_cache_are_counted() -> None:
     seen = watch(
         f"==> Installing {full(ZLIB)} [1/4]",
         f"==> Extracting {full(ZLIB)} from binary cache",

@@ -1,4 +1,4 @@
-"""What has become of a package's files since it was installed."""
+"""The changes of a package's files after its install."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def found(
     return [(Path(one.path).name, one.what, one.lost) for one in wrong]
 
 
-def test_what_was_not_touched_is_as_it_was(package: Path) -> None:
+def test_an_unchanged_package_has_no_damage(package: Path) -> None:
     entries = inventory.take(package, package)
     assert found(entries) == []
     assert found(entries, every_byte=True) == []
 
 
-def test_an_inventory_is_of_where_the_package_will_be(package: Path, tmp_path: Path) -> None:
+def test_an_inventory_has_the_final_paths_of_the_package(package: Path, tmp_path: Path) -> None:
     entries = inventory.take(package, tmp_path / "final")
     package.rename(tmp_path / "final")
     assert found(entries, every_byte=True) == []
 
 
-def test_every_kind_of_damage_is_told_by_its_name(package: Path) -> None:
+def test_every_kind_of_damage_is_reported(package: Path) -> None:
     entries = inventory.take(package, package)
     (package / "bin" / "tool").chmod(0o644)
     (package / "lib" / "link").unlink()
@@ -60,7 +60,7 @@ def test_every_kind_of_damage_is_told_by_its_name(package: Path) -> None:
     assert ("tool", "is missing", True) in found(entries)
 
 
-def test_other_contents_of_the_same_size_are_found_by_their_time_or_by_every_byte(package: Path) -> None:
+def test_changed_contents_of_the_same_size_are_found_by_time_or_checksum(package: Path) -> None:
     entries = inventory.take(package, package)
     data = package / "lib" / "data"
     before = data.stat()
@@ -71,7 +71,7 @@ def test_other_contents_of_the_same_size_are_found_by_their_time_or_by_every_byt
     assert found(entries, every_byte=True) == [("data", "has other contents", False)]
 
 
-def test_a_file_that_was_only_touched_is_as_it_was(package: Path) -> None:
+def test_a_changed_modification_time_alone_is_not_damage(package: Path) -> None:
     entries = inventory.take(package, package)
     os.utime(package / "lib" / "data")
     (package / "lib" / "module.pyc").write_text("compiled anew")
@@ -79,7 +79,7 @@ def test_a_file_that_was_only_touched_is_as_it_was(package: Path) -> None:
 
 
 def test_without_contents_only_presence_and_size_count(package: Path) -> None:
-    """As for what comes from a build cache, whose links and hashes are those of where it was built."""
+    """As for packages of a build cache, whose links and hashes are those of the building machine."""
     entries = inventory.take(package, package)
     (package / "lib" / "link").unlink()
     (package / "lib" / "link").symlink_to("elsewhere")
@@ -88,11 +88,11 @@ def test_without_contents_only_presence_and_size_count(package: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", [None, {}, {"mode": 1}, "text", {"dest": "x"}])
-def test_entries_of_other_shapes_are_passed_over(package: Path, entry: object) -> None:
+def test_invalid_inventory_entries_are_ignored(package: Path, entry: object) -> None:
     assert found({str(package / "lib"): entry}, contents=False) == []
 
 
-def test_the_hash_is_the_one_that_spack_writes(tmp_path: Path) -> None:
+def test_the_hash_has_spacks_format(tmp_path: Path) -> None:
     """base32 of SHA-1 (lib/spack/spack/verify.py, compute_hash)."""
     (tmp_path / "x").write_bytes(b"abc")
     assert inventory.hash_of(str(tmp_path / "x")) == "VGMT4NSHA2AWVOR6EVYXQUGCNSONBWE5"

@@ -1,4 +1,4 @@
-"""A build job on its node: what it refuses, what it reports, and when it ends."""
+"""A build job on its node: refusals, reports, and when it ends."""
 
 from __future__ import annotations
 
@@ -89,8 +89,10 @@ def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["revoked", "cancelled"])
-def test_the_program_of_the_job_ends_its_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    """The build is interrupted in the middle, by the timer or by Slurm's signal; a process that it leaves ends too."""
+def test_a_signal_or_the_worker_ends_the_build_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """The timer or Slurm's signal interrupts the build; its remaining processes are killed too."""
     world = head(tmp_path)
     monkeypatch.setattr(build_verb, "REFRESH", 0.05)
     monkeypatch.setattr(build_verb.detect, "gather", lambda *_: world.context.facts)
@@ -127,7 +129,7 @@ def test_the_program_of_the_job_ends_its_build(tmp_path: Path, monkeypatch: pyte
     assert report.error["code"] == "job-ended"
 
 
-def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
+def test_a_job_without_its_order_builds_nothing(tmp_path: Path) -> None:
     world = head(tmp_path)
     world.paths.shared.mkdir()
     directory = JobDirectory(world.paths, "run-1")
@@ -138,9 +140,9 @@ def test_a_job_that_finds_its_order_gone_builds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["mode", "directory", "link", "owner", "foreign directory"])
-def test_an_order_that_others_could_write_is_not_obeyed(tmp_path: Path, harm: str) -> None:
+def test_an_order_that_others_can_write_is_refused(tmp_path: Path, harm: str) -> None:
     if harm in ("owner", "foreign directory") and os.geteuid() != 0:
-        pytest.skip("only root can give files away")
+        pytest.skip("the test changes the owner of a file, which needs root")
     world, ended = head(tmp_path), []
 
     def node(place: Path) -> str:
@@ -195,7 +197,7 @@ def test_a_node_with_another_spack_or_recipes_builds_nothing(
     assert not (world.paths.store / "linux-debian12-x86_64_v3").exists()
 
 
-def test_directories_that_are_used_where_they_are_have_no_receipt_and_must_be_there(tmp_path: Path) -> None:
+def test_directories_that_are_used_in_place_must_exist_and_need_no_receipt(tmp_path: Path) -> None:
     world = head(tmp_path)
     for name in ("spack", "recipes"):
         archive = next(tmp_path.glob(f"{name}.tar.gz"))
@@ -212,7 +214,7 @@ def test_directories_that_are_used_where_they_are_have_no_receipt_and_must_be_th
 def test_progress_that_cannot_be_written_does_not_stop_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shared storage is full: how far the job is, what it prints and what Spack says have no room."""
+    """Shared storage is full: neither progress nor messages nor Spack's output can be written."""
     world = head(tmp_path)
     write = JobDirectory.write_report
 
@@ -257,7 +259,7 @@ def test_an_error_of_the_file_system_keeps_its_code_and_names_the_node(
     assert report.reason.startswith(f"on {NODE.name}: ")
 
 
-def test_storage_that_does_not_answer_is_no_sign_of_life_and_no_end(
+def test_storage_that_does_not_answer_is_neither_heartbeat_nor_end_of_the_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = head(tmp_path)

@@ -1,4 +1,4 @@
-"""The worker of a build job: what it submits, how it follows the job, and that it leaves none behind."""
+"""The worker of a build job: it submits the job, follows it, and always ends it."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(tmp_path: Path) -> None:
     assert any("where: head" in line for line in report.remedy)
 
 
-def test_nothing_is_submitted_while_no_node_can_come(tmp_path: Path) -> None:
-    """ParallelCluster marks nodes down that a job asks for before its daemon runs."""
+def test_nothing_is_submitted_while_no_node_is_available(tmp_path: Path) -> None:
+    """ParallelCluster marks nodes down that a job requests before clustermgtd runs."""
     world = head(tmp_path, wait=0)
     slurm = Slurm(world, builds(world))
     world.system.answers["sinfo"] = lambda argv: (
@@ -103,7 +103,7 @@ def test_an_unknown_queue_is_a_mistake_of_the_configuration(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="gpu is not a queue of this cluster") as caught:
         check_queue(config, (Queue("q1", ()), Queue("q2", ())))
     assert (int(caught.value.exit), caught.value.why) == (78, "it has q1, q2")
-    check_queue(config, ())  # cluster-config.yaml cannot be read: Slurm is asked later
+    check_queue(config, ())  # cluster-config.yaml cannot be read: Slurm checks the queue later
     with pytest.raises(ConfigError) as caught:
         SpackStack().probe(head(tmp_path, queue="gpu").context)
     assert caught.value.code == "job-queue"
@@ -115,7 +115,7 @@ def test_an_unknown_queue_is_a_mistake_of_the_configuration(tmp_path: Path) -> N
     assert "it has q1, q2" in report.reason
 
 
-def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
+def test_the_target_is_checked_for_the_queues_cpu_and_not_the_head_nodes(tmp_path: Path) -> None:
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw], target: x86_64_v4")
     world = World(
         tmp_path / "head", live=True, config_text=text + INSTALL.format(queue="q1", wait=1),
@@ -126,7 +126,7 @@ def test_the_queues_cpu_is_judged_and_not_the_heads(tmp_path: Path) -> None:
     assert any("queue q1 has zen3 and zen4" in line for line in SpackStack().probe(lesser.context).changes)
 
 
-def test_the_next_holder_of_the_lock_ends_the_job_of_a_killed_run(tmp_path: Path) -> None:
+def test_the_next_holder_of_the_lock_cancels_the_job_of_a_killed_run(tmp_path: Path) -> None:
     world = head(tmp_path)
     slurm = Slurm(world, lambda _: "RUNNING")
     world.paths.shared.mkdir()
@@ -147,8 +147,8 @@ def test_the_next_holder_of_the_lock_ends_the_job_of_a_killed_run(tmp_path: Path
     assert left(world) == []
 
 
-def test_the_end_of_a_job_on_a_lost_node_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its node may still write: nothing is cleared before the lease is over."""
+def test_a_worker_waits_for_the_end_of_a_job_on_a_lost_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node may still write: the job's directory is not removed before the lease has expired."""
     world = head(tmp_path)
     slurm = Slurm(world, builds(world))
     world.paths.shared.mkdir()
@@ -186,8 +186,8 @@ def test_a_hook_does_not_wait_for_a_build_job(tmp_path: Path) -> None:
         assert recorder.record.hook_may_return is settled
 
 
-def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It polls, and leaves at the first record that says so: no later one is looked at."""
+def test_the_record_lets_the_hook_return_while_a_job_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It polls, and returns at the first such record without reading a later one."""
     world = head(tmp_path)
     world.paths.state.mkdir(parents=True, exist_ok=True)
     options = world.options(event="configured")
@@ -199,7 +199,7 @@ def test_a_hook_that_stops_waiting_finds_why_in_the_record(tmp_path: Path, monke
     assert [step.reason for step in settled.steps] == ["a job builds it"]
 
 
-def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> None:
+def test_a_plan_reports_that_the_head_node_cannot_solve_the_stack(tmp_path: Path) -> None:
     world = head(tmp_path)
     Slurm(world, builds(world))
     converge(world)
@@ -213,13 +213,13 @@ def test_a_plan_says_that_the_head_cannot_solve_the_stack(tmp_path: Path) -> Non
     ("limit", "minutes"),
     [("infinite", None), ("30:00", 30), ("2:30:15", 150), ("1-00:00:00", 1440), ("10-12:30:00", 15150), ("n/a", None)],
 )
-def test_time_limits_of_queues(limit: str, minutes: int | None, tmp_path: Path) -> None:
+def test_time_limits_of_queues_are_parsed(limit: str, minutes: int | None, tmp_path: Path) -> None:
     world = World(tmp_path)
     world.system.answers["sinfo"] = lambda _: f"q1|up|{limit}\nnoise\n"
     assert partitions(world.system) == {"q1": ("up", minutes)}
 
 
-def test_squeue(tmp_path: Path) -> None:
+def test_the_output_of_squeue_is_parsed(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.system.answers["squeue"] = lambda _: "7|root|0|PENDING|Resources\nnoise\n8|root|0|NODE_FAIL|None\n"
     first, second = jobs(world.system)
@@ -243,7 +243,7 @@ class Clock:
         self.now += seconds
 
 
-def test_the_wait_for_nodes_and_for_the_job_have_one_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_nodes_and_for_the_job_share_one_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world, clock = head(tmp_path, wait=3600), Clock()
     Slurm(world, lambda _: "PENDING")
     answer = world.system.answers["sinfo"]
@@ -260,7 +260,7 @@ def test_the_wait_for_nodes_and_for_the_job_have_one_deadline(tmp_path: Path, mo
 
 
 def test_an_earlier_job_of_the_same_name_is_ignored(tmp_path: Path) -> None:
-    """A run that systemd begins again has its id, and so the name of its job; squeue sorts by the states' names."""
+    """A run that systemd restarts has the same id and job name; squeue sorts by the names of states."""
     world = head(tmp_path)
     slurm = Slurm(world, in_time(builds(world), *["CONFIGURING"] * 5))
     answer = world.system.answers["squeue"]
@@ -281,7 +281,7 @@ def test_a_job_that_is_missing_in_squeue_once_is_still_followed(
     assert converge(world)[0]["spack"].outcome is Outcome.CHANGED
 
 
-def test_while_a_job_builds_the_record_says_where_how_far_and_where_its_log_is(tmp_path: Path) -> None:
+def test_the_record_of_a_running_job_has_node_progress_and_log(tmp_path: Path) -> None:
     world = head(tmp_path)
 
     def begun(place: Path) -> str:
@@ -300,7 +300,7 @@ def test_while_a_job_builds_the_record_says_where_how_far_and_where_its_log_is(t
 
 
 def pulled(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
-    """A build cache that has the package; ``found`` is what of it was taken."""
+    """A build cache with the package; ``found`` is the result of its use."""
 
     def pull(specs: Sequence[Locked], _: object, layout: Layout, directory: Path, *__: object) -> Pulled:
         for spec in specs:
@@ -313,7 +313,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
 
 
 def breaks_once(world: World) -> None:
-    """Spack's first install ends with an error."""
+    """Let Spack's first install fail."""
     real, left = world.system.answers["spack"], ["==> Error: it cannot be unpacked\n"]
     world.system.answers["spack"] = lambda argv: left.pop() if left and "install" in argv else real(argv)
 

@@ -1,4 +1,4 @@
-"""Two laws over every step: apply, then the plan is empty; and a plan changes nothing."""
+"""Two laws for every step: after apply the plan is empty; and a plan changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def head(request: pytest.FixtureRequest, tmp_path: Path) -> World:
 
 
 def snapshot(top: Path) -> dict[str, object]:
-    """Every path below ``top`` with what identifies its content."""
+    """Every path below ``top`` with a fingerprint of its content."""
     found: dict[str, object] = {}
     for path in sorted(top.rglob("*")):
         info = path.lstat()
@@ -55,7 +55,7 @@ def _converge(world: World) -> dict[str, Outcome]:
     return {report.name: report.outcome for report in engine.converge(STEPS, world.context, lambda _: None)}
 
 
-def test_apply_then_the_plan_is_empty(head: World) -> None:
+def test_the_plan_is_empty_after_apply(head: World) -> None:
     first = _converge(head)
     assert first.pop("lmod") is Outcome.OK
     assert first.pop("storage-owner") is Outcome.OK  # the step ``storage`` has written the owner into a new token
@@ -70,7 +70,7 @@ def test_apply_then_the_plan_is_empty(head: World) -> None:
 
 @pytest.mark.parametrize("done", range(len(STEPS)), ids=["nothing", *NAMES[:-1]])
 def test_a_plan_changes_nothing(head: World, done: int) -> None:
-    """Also not when part of the steps hold already."""
+    """This includes a node on which some steps already hold."""
     engine.converge(STEPS[:done], head.context, lambda _: None)
     before = snapshot(head.prefix)
     reports = engine.plan(STEPS, head.context)
@@ -79,7 +79,7 @@ def test_a_plan_changes_nothing(head: World, done: int) -> None:
 
 
 @pytest.mark.parametrize("role", [Role.COMPUTE, Role.LOGIN])
-def test_other_nodes_obey_the_laws_and_leave_the_cluster_alone(head: World, role: Role) -> None:
+def test_the_laws_hold_on_other_nodes_which_change_no_cluster_state(head: World, role: Role) -> None:
     _converge(head)
     shared = snapshot(head.prefix / "shared")
     other = head.as_node("other", role)
@@ -137,7 +137,7 @@ def damage_tool(world: World) -> None:
         (damage_init, "shell"),
     ],
 )
-def test_damage_is_found_by_its_step_and_mended(head: World, damage: Callable[[World], None], step: str) -> None:
+def test_damage_is_found_and_repaired_by_its_step(head: World, damage: Callable[[World], None], step: str) -> None:
     _converge(head)
     damage(head)
     plan = {report.name: report.outcome for report in engine.plan(STEPS, head.context)}

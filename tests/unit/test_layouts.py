@@ -1,4 +1,4 @@
-"""What backs the root in the layouts of a machine image, and what is said of a Spack tree at /opt/spack."""
+"""The backing directory of the root in each layout, and the check of a Spack tree at /opt/spack."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def converge(world: World) -> dict[str, engine.StepReport]:
 
 @pytest.fixture
 def builder(tmp_path: Path) -> World:
-    """A machine that is to become an image."""
+    """A machine that builds an image."""
     return World(tmp_path / "builder", config_text=with_spack(tmp_path))
 
 
 @pytest.fixture
 def image(builder: World) -> World:
-    """A machine that has become one for the layout ``ami``."""
+    """A machine with the image of the layout ``ami``."""
     assert set(bake(builder, "ami").values()) <= {Outcome.CHANGED, Outcome.OK, Outcome.SKIPPED}
     return builder
 
 
 def node(image: World, role: Role) -> World:
-    """A node that was started from the image; its paths below the prefix are those that were baked."""
+    """A node that was started from the image; its paths below the prefix are those of the image."""
     return replace(image, role=role, config_text=image.config_text + "layout: ami\n")
 
 
-def test_an_image_gets_the_release_and_leaves_shared_storage_alone(image: World) -> None:
+def test_an_image_build_installs_the_release_without_shared_storage(image: World) -> None:
     assert current_release(image.paths) == image.release
     assert not image.paths.root.is_symlink()
     assert list((image.prefix / "shared").iterdir()) == []
@@ -77,7 +77,7 @@ def test_a_hybrid_image_gets_spack_and_no_release(builder: World) -> None:
 
 
 @pytest.mark.parametrize("role", [Role.HEAD, Role.COMPUTE])
-def test_nodes_use_what_the_image_carries_and_never_change_it(image: World, role: Role) -> None:
+def test_nodes_use_the_release_of_the_image_and_never_change_it(image: World, role: Role) -> None:
     if role is not Role.HEAD:
         converge(node(image, Role.HEAD))
     before = snapshot(image.paths.root)
@@ -115,7 +115,9 @@ def _for_all(image: World) -> None:
         (_for_all, "has no "),
     ],
 )
-def test_what_the_image_lacks_is_not_made_on_one_node(image: World, damage: Callable[[World], None], says: str) -> None:
+def test_a_node_installs_no_release_that_its_image_lacks(
+    image: World, damage: Callable[[World], None], says: str
+) -> None:
     damage(image)
     before = snapshot(image.prefix / "opt")
     done = converge(node(image, Role.HEAD))
@@ -126,7 +128,7 @@ def test_what_the_image_lacks_is_not_made_on_one_node(image: World, damage: Call
     assert snapshot(image.prefix / "opt") == before
 
 
-def test_what_lies_at_the_root_already_is_left_alone_by_an_image_build(builder: World) -> None:
+def test_an_image_build_does_not_change_an_existing_root(builder: World) -> None:
     builder.paths.root.mkdir(parents=True)
     (builder.paths.root / "mine").touch()
     done = bake(builder, "ami")
@@ -150,16 +152,16 @@ def test_an_image_build_on_a_cluster_node_is_refused(builder: World, monkeypatch
     assert caught.value.remedy == ("set the layout in the configuration: layout: ami",)
 
 
-# -- what the image carries is copied to shared storage --------------------------------------------------------
+# -- the release of the image is copied to shared storage --------------------------------------------------------
 
 
 class Killed(BaseException):
-    """The head node is gone, at this moment."""
+    """Emulates a kill at one operation."""
 
 
 @pytest.fixture
 def mover(image: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A head node that was started from the image, with the layout ``shared`` by now, and prepared storage."""
+    """A head node that was started from the image, now with the layout ``shared`` and prepared storage."""
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     (image.paths.root / "store-0.23" / "linux").mkdir(parents=True)
     (image.paths.root / "store-0.23" / "linux" / "zlib").write_text("of another family")
@@ -180,13 +182,13 @@ def move(world: World) -> engine.StepReport:
 
 
 def content(root: Path) -> dict[str, object]:
-    """Stores and releases; ``current`` is published later, and Spack has places of its own."""
+    """Stores and releases, without ``current``, which is published later, and without Spack's directories."""
     return {name: item for name, item in snapshot(root).items() if name.startswith(("store", "releases", "."))}
 
 
 @contextmanager
 def killed_at(world: World, moment: int) -> Iterator[None]:
-    """The process ends before its operation of that number; a copy that is under way is left half."""
+    """End the process before operation ``number``; a running copy stays incomplete."""
     moments = itertools.count()
 
     def tick() -> None:
@@ -214,8 +216,8 @@ def killed_at(world: World, moment: int) -> Iterator[None]:
         yield
 
 
-def test_a_copy_is_resumed_wherever_it_was_killed(mover: World) -> None:
-    """Nothing is solved or built again, and every family's store comes along."""
+def test_a_copy_is_resumed_after_a_kill_at_any_operation(mover: World) -> None:
+    """Nothing is solved or built again, and the stores of all families are copied."""
     carried, shared = snapshot(mover.paths.root), mover.paths.shared_root
     before = mover.prefix.with_name("before")
     shutil.copytree(mover.prefix / "shared", before, symlinks=True)
@@ -234,14 +236,12 @@ def test_a_copy_is_resumed_wherever_it_was_killed(mover: World) -> None:
         shutil.copytree(before, mover.prefix / "shared", symlinks=True)
         assert snapshot(mover.prefix / "shared") == snapshot(before)
     assert report.outcome is Outcome.CHANGED
-    assert moment > 12, "some moments were not tried"
+    assert moment > 12, "some operations were not tested"
     assert snapshot(mover.paths.root) == carried
 
 
-def test_what_is_copied_is_on_the_disk_before_the_release_has_its_manifest(
-    mover: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A snapshot of the storage has a release with its manifest, and all of it, or has none."""
+def test_copied_files_are_flushed_before_the_manifest_is_written(mover: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot of the storage has a complete release with its manifest, or no manifest."""
     shared = mover.paths.shared_root
     manifest, seen = shared / "releases" / mover.release / "manifest.json", []
 
@@ -261,8 +261,8 @@ def test_what_is_copied_is_on_the_disk_before_the_release_has_its_manifest(
 
 
 @pytest.mark.parametrize("whose", ["of another release", "of this one, before another was installed"])
-def test_a_store_that_is_no_copy_is_left_alone(mover: World, whose: str) -> None:
-    """Also where a copy was begun once: the release is installed into what is there by now."""
+def test_an_existing_store_is_not_overwritten_by_a_copy(mover: World, whose: str) -> None:
+    """This includes a store after an interrupted copy: the release is installed into the existing store."""
     shared, own = mover.paths.shared_root, "this one" in whose
     (shared / "store" / "mine").mkdir()
     (shared / f".image-{mover.release if own else '0123456789ab'}.begun").touch()
@@ -279,7 +279,7 @@ def test_a_store_that_is_no_copy_is_left_alone(mover: World, whose: str) -> None
 # -- a tree at /opt/spack -------------------------------------------------------------------------------------
 
 
-def test_a_spack_tree_at_opt_spack_is_named_with_its_version(builder: World) -> None:
+def test_a_spack_tree_at_opt_spack_is_reported_with_its_version(builder: World) -> None:
     assert list(OptSpack().findings(builder.context)) == []
     source = builder.prefix / "opt/spack/lib/spack/spack/__init__.py"
     source.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A hook's budget: what the configuration says, cut to what ParallelCluster's own limit leaves."""
+"""A hook's budget: the configured value, limited by ParallelCluster's own timeout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TIMEOUTS = "DevSettings:\n  Timeouts:\n    HeadNodeBootstrapTimeout: 3600\n"
         ("", "DevSettings: 1", 2100),
     ],
 )
-def test_the_head_nodes_limit(version: str, config: str, limit: float) -> None:
+def test_the_head_nodes_limit_is_parallelclusters(version: str, config: str, limit: float) -> None:
     assert head_limit(version, config) == limit
 
 
@@ -50,11 +50,13 @@ def test_the_head_nodes_limit(version: str, config: str, limit: float) -> None:
         (Role.LOGIN, "configured", 300, 200, 9),
     ],
 )
-def test_a_hooks_budget(role: Role, event: str, budget: int, uptime: float, seconds: float, tmp_path: Path) -> None:
+def test_a_hooks_budget_is_limited(
+    role: Role, event: str, budget: int, uptime: float, seconds: float, tmp_path: Path
+) -> None:
     assert hook_budget(role, event, budget, Paths(tmp_path), uptime) == seconds
 
 
-def test_the_files_of_the_node_are_read(tmp_path: Path) -> None:
+def test_the_limit_is_read_from_the_nodes_files(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     for name, text in ((VERSION, "aws-parallelcluster-cookbook-3.11.0\n"), (CLUSTER_CONFIG, "Region: us-east-1\n")):
         paths.at(name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,7 @@ def test_the_files_of_the_node_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("live", "budget"), [(True, 0.0), (False, 300.0)])
-def test_the_uptime_of_this_machine_counts_only_on_a_node(tmp_path: Path, live: bool, budget: float) -> None:
+def test_the_uptime_of_the_machine_is_used_only_on_a_node(tmp_path: Path, live: bool, budget: float) -> None:
     world = World(tmp_path / "head", live=live)
     world.system.uptime = lambda: 1600.0
     assert budget_of(typed(world.context, event="configured")) == budget

@@ -35,20 +35,20 @@ from tests.world import World, typed, with_spack
 
 @pytest.fixture
 def no_lmod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose image brought none."""
+    """A machine whose image has no Lmod."""
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
 
 
 @pytest.fixture
 def lmod_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine whose image brought one."""
+    """A machine whose image has Lmod."""
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
 
 
 def a_copy(paths: Paths, name: str = "8.7.60-aaaaaaa") -> Path:
-    """A copy as Spack and ``relativize`` leave it."""
+    """A copy as Spack and ``relativize`` create it."""
     copy = paths.lmods / name
     place = copy / "lmod-aaaaaaa" / "lmod" / "lmod" / "libexec"
     place.mkdir(parents=True)
@@ -59,7 +59,7 @@ def a_copy(paths: Paths, name: str = "8.7.60-aaaaaaa") -> Path:
 
 
 def packed(world: World, tree: str | None = None) -> Path:
-    """The release carries an Lmod, and this node has no copy."""
+    """The release includes an Lmod, and this node has no copy."""
     copy = a_copy(world.paths)
     archive = world.paths.lmod_packs(world.release) / (tree or world.context.tree) / f"{copy.name}.tar.gz"
     bundle.build(copy, archive, lambda: None)
@@ -68,7 +68,7 @@ def packed(world: World, tree: str | None = None) -> Path:
 
 
 def take(world: World, archive: Path) -> None:
-    """As the step does it."""
+    """Unpack the copy as the step does."""
     bundle.install(world.system, world.paths, archive)
 
 
@@ -87,7 +87,7 @@ def asked(world: World, text: str) -> Context:
         ("stack", "8.6.19", True),
     ],
 )
-def test_when_the_stack_builds_one(
+def test_lmod_is_added_to_the_stack_if_the_nodes_have_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, has: str, carries: bool
 ) -> None:
     place = tmp_path / "lmod"
@@ -103,7 +103,7 @@ def test_when_the_stack_builds_one(
 
 
 @pytest.mark.usefixtures("no_lmod")
-def test_a_stack_that_names_lmod_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_stack_that_names_lmod_is_not_changed(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     text = with_spack(tmp_path).replace("specs: [fftw]", 'specs: [fftw, "lmod@8.7.18 +redirect"]')
     assert asked(world, text).environment.get("specs", []) == []
@@ -113,7 +113,7 @@ def test_a_stack_that_names_lmod_is_left_as_it_is(tmp_path: Path) -> None:
     ("spec", "is_one"),
     [("lmod", True), ("lmod@8.7:", True), (" lmod+redirect", True), ("py-lmod", False), ("lmod-x", False)],
 )
-def test_which_spec_is_lmod(spec: str, is_one: bool) -> None:
+def test_specs_of_lmod_are_recognized(spec: str, is_one: bool) -> None:
     assert bundle.names_lmod(["fftw", spec]) is is_one
 
 
@@ -174,7 +174,7 @@ def test_a_node_whose_image_has_lmod_uses_that(tmp_path: Path, modules: str) -> 
 @pytest.mark.usefixtures("no_lmod")
 @pytest.mark.parametrize("role", Role)
 def test_no_distribution_package_is_installed(tmp_path: Path, role: Role) -> None:
-    """Neither by a bootstrap nor by ``repair --yes``."""
+    """Neither bootstrap nor ``repair --yes`` installs one."""
     world = World(tmp_path / "node", role, live=True)
     context = typed(world.context, yes=True)
     (report,) = engine.converge((NodeLmod(),), context, lambda _: None)
@@ -221,7 +221,7 @@ def test_links_in_a_copy_are_relative_and_links_out_of_it_are_refused(tmp_path: 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_stack_without_lmod_leaves_the_node_blocked_with_the_reason(tmp_path: Path) -> None:
-    """The fake Spack solves for fftw alone: a lockfile without Lmod, as of a machine that has one."""
+    """The fake Spack solves only fftw: a lockfile without Lmod, like that of a machine with Lmod."""
     world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]})
     done = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
     assert done["lmod-pack"].outcome is Outcome.SKIPPED, done["lmod-pack"]
@@ -250,7 +250,7 @@ def test_an_image_without_environment_modules_has_no_directories(tmp_path: Path)
 
 @pytest.fixture
 def shell(tmp_path: Path, lmod_is_there: None) -> Callable[[], list[str]]:
-    """What the step ``shell`` does on a node of Debian's."""
+    """Run the step ``shell`` on a Debian node."""
     world = World(tmp_path / "node")
     for directory in ("etc/csh/cshrc.d", "etc/csh/login.d", "etc/zsh"):
         (world.prefix / directory).mkdir(parents=True)
@@ -313,7 +313,7 @@ def test_a_lockfile_from_a_machine_without_lmod_contains_lmod(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("no_lmod")
 def test_an_unreadable_archive_is_an_error_and_nothing_else_is_installed(tmp_path: Path) -> None:
-    """A node's package manager is not what helps against storage that hangs."""
+    """The package manager is not called if storage hangs."""
     world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=with_spack(tmp_path))
     with pytest.raises(LmodError) as error:
         NodeLmod().apply(world.context)
@@ -334,7 +334,7 @@ def test_an_archive_that_other_users_could_change_is_not_unpacked(tmp_path: Path
     elif os.geteuid() == 0:
         os.chown(archive, 1000, 1000)
     else:
-        pytest.skip("only root can give a file away")
+        pytest.skip("the test changes the owner of a file, which needs root")
     with pytest.raises(LmodError) as error:
         NodeLmod().apply(world.context)
     assert error.value.code == "untrusted"
@@ -352,7 +352,7 @@ def test_a_cpu_that_runs_no_target_of_the_stack_is_blocked(tmp_path: Path) -> No
 
 
 def test_the_stack_keeps_lmod_after_the_head_node_has_got_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes whose images have none live on it."""
+    """Nodes whose images have no Lmod use the stack's."""
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
     world = World(tmp_path / "node")
     text = with_spack(tmp_path)
@@ -366,7 +366,7 @@ def test_the_stack_keeps_lmod_after_the_head_node_has_got_one(tmp_path: Path, mo
 
 
 def test_an_lmod_that_reports_no_version_counts_as_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine makes no other release."""
+    """Otherwise a busy machine would change the release."""
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
@@ -382,7 +382,7 @@ def test_a_stack_that_names_lmod_packs_none_if_the_nodes_have_one(tmp_path: Path
 
 
 def test_the_first_usable_lmod_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy of one that is too old is a newer one beside it."""
+    """The remedy for an old Lmod is to install a newer one in another directory."""
     places = [tmp_path / name for name in ("old", "new")]
     for place in places:
         (place / "libexec").mkdir(parents=True)
@@ -437,7 +437,7 @@ def test_a_node_without_lmod_gets_the_remedy_modules_lmod_stack(tmp_path: Path) 
 
 @pytest.mark.usefixtures("no_lmod")
 def test_a_plan_before_the_stack_is_concretized_shows_all_steps(tmp_path: Path) -> None:
-    """Before anything is solved, too."""
+    """This includes the time before anything is solved."""
     world = World(tmp_path / "node", config_text=with_spack(tmp_path), environment={"specs": [LMOD_SPEC]})
     planned = {report.name: report.outcome for report in engine.plan(STEPS, world.context)}
     assert {planned[name] for name in ("spack", "lmod-pack", "lmod", "module-tree", "shell")} == {Outcome.WOULD_CHANGE}

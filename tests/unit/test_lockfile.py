@@ -1,4 +1,4 @@
-"""When a lockfile may be used: each thing that it was made for, and what is told where something differs."""
+"""When a lockfile may be used: each condition, and the error for each difference."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ RECORDED = Record(
 
 
 def document(*nodes: dict[str, Any], record: Record | None = RECORDED) -> dict[str, Any]:
-    """What real Spack 1.1.1 writes, as far as it is read here (tests/spack reads real ones)."""
+    """The parts of real Spack 1.1.1's lockfile that petal-node reads (tests/spack reads real ones)."""
     drivers = {"c": "/usr/bin/gcc", "cxx": "/usr/bin/g++"}
     whole = [
         node("fftw", "3.3.10", "gcc", "slurm", "glibc"),
@@ -79,7 +79,7 @@ def lock(*nodes: dict[str, Any], record: Record | None = RECORDED) -> Lockfile:
 
 
 @pytest.mark.parametrize("record", [RECORDED, None], ids=["ours", "spacks"])
-def test_the_same_node_fits(record: Record | None) -> None:
+def test_a_lockfile_fits_the_node_that_made_it(record: Record | None) -> None:
     assert list(differences(lock(record=record), HERE)) == []
 
 
@@ -95,8 +95,8 @@ CHANGES: dict[str, tuple[NodeProfile, str, str]] = {
 
 @pytest.mark.parametrize("record", [RECORDED, None], ids=["ours", "spacks"])
 @pytest.mark.parametrize("thing", CHANGES)
-def test_each_thing_that_differs_is_told_alone(thing: str, record: Record | None) -> None:
-    """Spack's own lockfile says as much of a node as ours, but for checksums and variants."""
+def test_each_difference_is_reported_alone(thing: str, record: Record | None) -> None:
+    """Spack's own lockfile describes a node like ours, except for checksums and variants."""
     here, wanted, found = CHANGES[thing]
     if record is None and thing == "slurm":
         assert list(differences(lock(record=record), here)) == [], "it may be the stack's own"
@@ -115,7 +115,7 @@ def test_an_external_that_is_used_must_have_the_same_version() -> None:
     assert "24.05.7" in said
 
 
-def test_an_external_that_nothing_uses_may_differ() -> None:
+def test_an_unused_external_may_differ() -> None:
     other = replace(MPI, spec="openmpi@5.0.6")
     assert list(differences(lock(), replace(HERE, externals=(SLURM, other)))) == []
 
@@ -124,40 +124,40 @@ def test_an_external_of_the_stack_itself_is_not_compared() -> None:
     assert list(differences(lock(external("gmake", "4.3", "/usr")), HERE)) == []
 
 
-def test_a_language_without_a_compiler() -> None:
+def test_a_missing_compiler_for_a_language_is_reported() -> None:
     fortran = replace(RECORDED, languages=("c", "cxx", "fortran"))
     ((_, said),) = differences(lock(record=fortran), HERE)
     assert "fortran" in said
 
 
-def test_the_compiler_of_0_23_is_read_where_it_stands() -> None:
+def test_the_compiler_is_read_from_a_lockfile_of_0_23() -> None:
     raw = document(node("zlib", "1.3", compiler={"name": "gcc", "version": "11.4.0"}), record=None)
     found = lockfile.parse(json.dumps(raw).encode(), "x")
     assert [path for path, _ in differences(found, HERE)] == ["compiler"]
 
 
 @pytest.mark.parametrize("thing", ["spack.source", "spack.recipes"])
-def test_checksums_are_compared_where_both_have_one(thing: str) -> None:
+def test_checksums_are_compared_if_both_have_one(thing: str) -> None:
     other = replace(RECORDED, sources={**RECORDED.sources, thing: OTHER})
     assert [path for path, _ in differences(lock(record=other), HERE)] == [thing]
     unknown = replace(HERE, spack=SpackConfig("1.1.1", Origin("/s"), Origin("/r")))
     assert list(differences(lock(record=other), unknown)) == []
 
 
-def test_gpus_of_another_kind() -> None:
+def test_a_lockfile_for_other_gpus_is_refused() -> None:
     gpu = lock(node("app", "1", parameters={"cuda_arch": ["80"]}))
     assert list(differences(gpu, replace(HERE, cuda=("80",)))) == []
     assert [path for path, _ in differences(gpu, replace(HERE, cuda=("80", "90")))] == ["cuda_arch"]
     assert list(differences(lock(), replace(HERE, cuda=("90",)))) == [], "nothing in it is for GPUs"
 
 
-def test_what_the_configuration_asks_for_beside_it() -> None:
+def test_contradicting_keys_of_the_configuration_are_reported() -> None:
     assert list(differences(lock(), replace(HERE, specs=("fftw", "hdf5+mpi")))) == []
     ((path, said),) = differences(lock(), replace(HERE, specs=("samtools",)))
     assert (path, "samtools" in said) == ("spec", True)
 
 
-def test_the_error_names_everything_and_a_way_out() -> None:
+def test_the_error_names_all_differences_and_a_remedy() -> None:
     with pytest.raises(ConfigError) as caught:
         check_fit(lock(), replace(HERE, host=replace(HOST, os="rocky9", glibc="2.34")), "s3://b/spack.lock")
     error = caught.value
@@ -173,7 +173,7 @@ def test_the_error_names_everything_and_a_way_out() -> None:
 # ------------------------------------------------------------------------------------------------ reading and joining
 
 
-def test_two_targets_in_one_file_come_apart_again() -> None:
+def test_two_targets_in_one_file_can_be_separated() -> None:
     first = document(record=None)
     second = json.loads(json.dumps(first).replace("x86_64_v3", "x86_64_v2").replace('"fftw"', '"fftw2"'))
     for name in ("gcc", "glibc", "slurm"):
@@ -206,7 +206,7 @@ def test_two_targets_in_one_file_come_apart_again() -> None:
         lambda raw: raw.update({RECORD: []}),
     ],
 )
-def test_a_damaged_lockfile_is_a_mistake(break_it: Callable[[dict[str, Any]], object]) -> None:
+def test_a_damaged_lockfile_is_a_configuration_error(break_it: Callable[[dict[str, Any]], object]) -> None:
     raw = document()
     break_it(raw)
     with pytest.raises(ConfigError) as caught:
@@ -215,7 +215,7 @@ def test_a_damaged_lockfile_is_a_mistake(break_it: Callable[[dict[str, Any]], ob
     assert caught.value.why
 
 
-def test_half_a_file_is_a_mistake() -> None:
+def test_a_truncated_lockfile_is_a_configuration_error() -> None:
     data = json.dumps(document()).encode()
     with pytest.raises(ConfigError):
         lockfile.parse(data[: len(data) // 2], "x")
@@ -251,7 +251,7 @@ def verbs(world: World) -> set[str]:
     return words & {"concretize", "install"}
 
 
-def test_its_checksum_is_the_stack_and_nothing_else_has_to_be_known(world: World) -> None:
+def test_the_release_id_depends_on_the_lockfiles_checksum(world: World) -> None:
     digest = hashlib.sha256(Path(world.config.stack).read_bytes()).hexdigest()
     assert world.environment == {"specs": ["fftw"], "lock": digest}
     before = world.release
@@ -259,11 +259,11 @@ def test_its_checksum_is_the_stack_and_nothing_else_has_to_be_known(world: World
     assert world.release != before
 
 
-def test_it_is_installed_without_clingo_and_without_memory(world: World) -> None:
+def test_a_lockfile_is_installed_without_clingo_and_with_little_memory(world: World) -> None:
     world.system.memory = 1 << 20
 
     def no_python(_: Any) -> str:
-        raise AssertionError("clingo was looked for")
+        raise AssertionError("clingo was searched")
 
     world.system.answers["python"] = no_python
     planned = spack_step(world.context, plan=True)
@@ -273,7 +273,7 @@ def test_it_is_installed_without_clingo_and_without_memory(world: World) -> None
     assert verbs(world) == {"install"}
 
 
-def test_where_it_does_not_fit_the_step_says_so_and_spack_is_not_asked(world: World) -> None:
+def test_an_unfit_lockfile_fails_the_step_before_spack_runs(world: World) -> None:
     world.host = replace(world.host, os="rocky9")
     for plan in (True, False):
         report = spack_step(world.context, plan=plan)
@@ -283,7 +283,7 @@ def test_where_it_does_not_fit_the_step_says_so_and_spack_is_not_asked(world: Wo
     assert verbs(world) == set()
 
 
-def test_a_stack_that_was_replaced_since_is_not_taken(world: World) -> None:
+def test_a_replaced_lockfile_is_refused(world: World) -> None:
     kept = world.environment
     (found,) = world.paths.scratch.glob("stack-*.lock")
     found.unlink()
@@ -293,7 +293,7 @@ def test_a_stack_that_was_replaced_since_is_not_taken(world: World) -> None:
     assert caught.value.code == "fetch-checksum"
 
 
-def test_a_stack_of_ours_brings_the_settings_that_it_was_solved_with(tmp_path: Path) -> None:
+def test_a_lockfile_of_petal_node_includes_its_package_settings(tmp_path: Path) -> None:
     path = tmp_path / "spack.lock"
     record = replace(RECORDED, environment={"specs": ["fftw"], "packages": {"slurm": {"buildable": True}}})
     path.write_text(json.dumps(document(record=record)))
@@ -326,7 +326,7 @@ def builder(tmp_path: Path) -> Callable[[str, Path], Result[verb.LockfileSummary
     return solve_stack
 
 
-def test_what_is_solved_is_kept_where_its_place_is_closed(
+def test_the_lockfile_is_kept_if_its_destination_cannot_be_written(
     builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -337,7 +337,7 @@ def test_what_is_solved_is_kept_where_its_place_is_closed(
     assert lockfile.parse(kept.read_bytes(), "x").record is not None
 
 
-def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
+def test_lockfile_prints_the_keys_to_write_and_leaves_no_files(
     builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
 ) -> None:
     told = builder(with_spack(tmp_path), tmp_path / "spack.lock").data
@@ -353,13 +353,13 @@ def test_the_verb_says_what_to_write_and_leaves_nothing_behind(
     assert not paths.shared_mount.exists()
 
 
-def test_there_must_be_something_to_solve(builder: Callable[[str, Path], Result[verb.LockfileSummary]]) -> None:
+def test_lockfile_without_a_stack_is_an_error(builder: Callable[[str, Path], Result[verb.LockfileSummary]]) -> None:
     with pytest.raises(ConfigError) as caught:
         builder("stack: none", Path("x"))
     assert caught.value.code == "config-invalid"
 
 
-def test_clingo_is_fetched_by_spack_only_where_that_is_written(tmp_path: Path) -> None:
+def test_spack_fetches_clingo_only_if_configured(tmp_path: Path) -> None:
     scopes = {}
     for name, more in (("plain", ""), ("boot", "clingo: bootstrap, ")):
         (tmp_path / name).mkdir()
@@ -373,4 +373,4 @@ def test_clingo_is_fetched_by_spack_only_where_that_is_written(tmp_path: Path) -
     assert scopes["boot"]["enable"] is True
     assert scopes["boot"]["trusted:"] == {"github-actions-v2": True, "github-actions-v0.6": True}
     names = {source["name"] for source in scopes["boot"]["sources:"]}
-    assert names == set(scopes["boot"]["trusted:"]), "each is trusted, and no other is asked"
+    assert names == set(scopes["boot"]["trusted:"]), "the sources are not exactly those of the family"

@@ -1,4 +1,4 @@
-"""The node's log: it does not grow for ever, loses nothing when it is put aside, and is read whatever is in it."""
+"""The node's log: its size is limited, rotation loses no line, and any content can be read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def say(path: Path, run_id: str, *texts: str) -> None:
     close_log()
 
 
-def test_a_log_that_has_grown_is_put_aside_by_the_next_run_and_never_takes_more_than_two_files(path: Path) -> None:
+def test_a_large_log_is_rotated_by_the_next_run_and_only_two_files_exist(path: Path) -> None:
     for number in range(40):
         say(path, f"run-{number}", "x" * 100)
         assert path.stat().st_size + (older(path).stat().st_size if older(path).exists() else 0) < 2600
@@ -62,7 +62,7 @@ def test_a_log_that_has_grown_is_put_aside_by_the_next_run_and_never_takes_more_
     assert path.stat().st_mode & 0o777 == older(path).stat().st_mode & 0o777 == 0o640
 
 
-def test_a_run_that_has_the_log_open_loses_nothing_when_another_puts_it_aside(path: Path) -> None:
+def test_a_run_with_an_open_log_loses_no_line_if_another_run_rotates_it(path: Path) -> None:
     say(path, "old", "x" * 2000)
     with path.open("a") as kept:
         say(path, "new", "begins")
@@ -70,7 +70,7 @@ def test_a_run_that_has_the_log_open_loses_nothing_when_another_puts_it_aside(pa
     assert [entry.message for entry in entries(path)] == ["x" * 2000, "still here", "begins"]
 
 
-def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
+def test_foreign_lines_of_the_log_are_shown_unchanged(path: Path) -> None:
     path.parent.mkdir(parents=True)
     lines = (
         "[" * 100000,
@@ -85,12 +85,12 @@ def test_lines_that_are_none_of_ours_are_shown_as_they_are(path: Path) -> None:
     assert {entry.level for entry in entries(path)} == {"warning"}
 
 
-def test_the_levels_that_can_be_asked_for_are_the_logs_own() -> None:
-    """The command line has its own list, since it imports nothing before it knows the verb."""
+def test_the_levels_of_the_command_line_are_those_of_the_log() -> None:
+    """The command line has a separate list, because it imports nothing before it knows the verb."""
     assert LEVELS[: len(LOG_LEVELS)] == LOG_LEVELS
 
 
-def test_what_spack_said_goes_with_all_but_the_newest_and_the_young_runs(tmp_path: Path) -> None:
+def test_spack_logs_of_old_runs_are_removed(tmp_path: Path) -> None:
     ids = [f"20261128T1000{number:02d}.000Z-abcdef" for number in range(KEEP_LOGS + 3)]
     long_ago = time.time() - RECENT - 60
     for run_id in ids:
@@ -105,14 +105,14 @@ def test_what_spack_said_goes_with_all_but_the_newest_and_the_young_runs(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", *kept]
 
 
-def test_a_log_that_cannot_be_put_aside_goes_on(path: Path) -> None:
+def test_a_log_that_cannot_be_rotated_is_continued(path: Path) -> None:
     (older(path) / "in the way").mkdir(parents=True)
     say(path, "old", "x" * 2000)
     say(path, "new", "here")
     assert '"here"' in path.read_text()
 
 
-def test_the_verb_shows_the_newest_lines_or_all_of_a_run(tmp_path: Path) -> None:
+def test_log_shows_the_newest_lines_or_all_lines_of_a_run(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     target = paths.log
     say(target, "20261128T100000.000Z-aaaaaa", "first", "second")
@@ -146,7 +146,7 @@ def test_a_failure_of_a_hook_script_is_an_error_with_its_time(tmp_path: Path) ->
     ]
 
 
-def test_an_empty_log_and_a_log_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_errors_for_an_empty_and_an_unreadable_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = list(map(str, log_view(show(tmp_path))))
     assert line == f"{Paths(tmp_path).log} has no matching lines"
 
@@ -154,7 +154,7 @@ def test_an_empty_log_and_a_log_that_only_root_may_read(tmp_path: Path, monkeypa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("bootstrap.commands.log.entries", refuse)
-    with pytest.raises(PermissionError):  # below --root it is not root that is missing
+    with pytest.raises(PermissionError):  # below --root root is not required
         show(tmp_path)
     with pytest.raises(NotRoot) as caught:
         show(Path("/"))

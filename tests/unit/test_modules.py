@@ -1,4 +1,4 @@
-"""``modules:`` of the configuration, and Lmod's cache: mistakes fail before anything is published."""
+"""``modules:`` of the configuration, and Lmod's cache: mistakes are errors before anything is published."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def converge(world: World) -> dict[str, StepReport]:
 
 
 def failed(world: World) -> dict[str, Any]:
-    """The error of the step, after which nothing is published."""
+    """Return the error of the step; nothing is published."""
     report = converge(world)["module-tree"]
     assert report.outcome in (Outcome.FAILED, Outcome.BLOCKED), report
     assert current_release(world.paths) is None
@@ -106,7 +106,7 @@ def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
 
 def test_the_cache_is_invalid_while_a_tree_is_written(tmp_path: Path) -> None:
     if lmod_of_this_machine() is None:
-        pytest.skip("this machine has no Lmod")
+        pytest.skip("Lmod is not installed")
     world = World(tmp_path / "n", config_text=with_package(tmp_path))
     converge(world)
     tree = core(world).parent

@@ -1,4 +1,4 @@
-"""``storage.source``: what becomes a command line and a unit, what is refused, and what is left alone."""
+"""``storage.source``: the command line and unit of valid values, refused values, and existing mounts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def storage(text: str) -> model.StorageConfig:
 
 @pytest.fixture(params=["systemd", "no systemd"])
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    """A compute node that has nothing mounted."""
+    """A compute node without any mount."""
     world = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=NFS)
     world.mounts = ()
     world.system.systemd = request.param == "systemd"
@@ -69,12 +69,12 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> World:
         ),
     ],
 )
-def test_what_is_mounted_and_how(text: str, region: str | None, device: tuple[str, str, str]) -> None:
+def test_sources_are_translated_to_mounts(text: str, region: str | None, device: tuple[str, str, str]) -> None:
     found = device_of(storage(text), region)
     assert (found.what, found.kind, found.options) == device
 
 
-def test_efs_in_china_has_another_domain_and_without_a_region_none() -> None:
+def test_the_domain_of_efs_depends_on_the_region() -> None:
     efs = storage("source: fs-01234567")
     assert device_of(efs, "cn-north-1").what == "fs-01234567.efs.cn-north-1.amazonaws.com.cn:/"
     with pytest.raises(StorageError) as caught:
@@ -112,7 +112,7 @@ def test_efs_in_china_has_another_domain_and_without_a_region_none() -> None:
         "type: nfs4",
     ],
 )
-def test_what_could_break_out_or_would_break_the_locks_is_refused(text: str) -> None:
+def test_unsafe_sources_and_options_that_break_locks_are_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         storage(text)
     assert caught.value.code == "config-invalid"
@@ -130,14 +130,14 @@ def test_what_could_break_out_or_would_break_the_locks_is_refused(text: str) -> 
     ],
 )
 def test_a_unit_is_named_after_its_mount_point(mount: str, unit: str) -> None:
-    """As ``systemd-escape --path --suffix=mount`` does."""
+    """Like ``systemd-escape --path --suffix=mount``."""
     assert unit_name(mount) == unit
 
 
 # ------------------------------------------------------------------------------------------------------------ the step
 
 
-def test_it_is_mounted_once_and_then_holds(node: World) -> None:
+def test_storage_is_mounted_once_and_then_holds(node: World) -> None:
     assert STEP.probe(node.context).pending
     STEP.apply(node.context)
     assert node.context.mounted is not None
@@ -148,7 +148,7 @@ def test_it_is_mounted_once_and_then_holds(node: World) -> None:
     assert not any("mount" in command[0] or "start" in command for command in node.system.commands[commands:])
 
 
-def test_the_unit_names_what_the_configuration_names_and_delays_no_boot(node: World) -> None:
+def test_the_unit_has_the_configured_values_and_delays_no_boot(node: World) -> None:
     STEP.apply(node.context)
     unit = node.paths.units / "shared.mount"
     assert unit.exists() == node.system.systemd
@@ -159,12 +159,12 @@ def test_the_unit_names_what_the_configuration_names_and_delays_no_boot(node: Wo
         assert "Options=nfsvers=4.2,hard,noatime,nconnect=4,_netdev,nofail" in lines
 
 
-def test_without_a_source_or_under_a_prefix_it_is_not_for_us(tmp_path: Path) -> None:
+def test_the_step_is_skipped_without_a_source_or_with_root_option(tmp_path: Path) -> None:
     assert STEP.probe(World(tmp_path / "live", live=True).context).skipped
     assert STEP.probe(World(tmp_path / "prefix", config_text=NFS).context).skipped
 
 
-def test_another_storage_in_its_place_is_blocked_with_both_named(node: World) -> None:
+def test_another_mounted_storage_blocks_the_step_with_both_names(node: World) -> None:
     node.mount("other:/export", "nfs4", "addr=10.0.0.9")
     probe = STEP.probe(node.context)
     assert probe.blocked
@@ -187,21 +187,21 @@ def test_files_under_the_mount_point_are_not_hidden(node: World) -> None:
     assert STEP.probe(node.context).blocked
 
 
-def test_a_node_without_the_helper_is_told_what_to_install(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_mount_helper_is_reported_with_its_package(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.system, "which", lambda _: None)
     probe = STEP.probe(node.context)
     assert probe.blocked
     assert "nfs-common" in probe.remedy[0]
 
 
-def test_what_fstab_keeps_gets_no_unit(node: World) -> None:
+def test_a_mount_in_fstab_gets_no_unit(node: World) -> None:
     (node.paths.at("/etc")).mkdir(exist_ok=True)
     node.paths.at("/etc/fstab").write_text("# files\nfiles:/export/hpc /shared nfs4 hard,_netdev 0 0\n")
     node.mount("files:/export/hpc", "nfs4")
     assert STEP.probe(node.context).holds
 
 
-def test_somebodys_own_unit_is_left_as_it_is(node: World) -> None:
+def test_a_foreign_unit_is_not_changed(node: World) -> None:
     unit = node.paths.units / "shared.mount"
     unit.parent.mkdir(parents=True)
     unit.write_text("# by hand\n[Mount]\nWhat=files:/export/hpc\nType=nfs4\n")
@@ -211,7 +211,7 @@ def test_somebodys_own_unit_is_left_as_it_is(node: World) -> None:
 
 
 @pytest.mark.parametrize(("role", "seconds"), [(Role.HEAD, 60), (Role.COMPUTE, 6), (Role.LOGIN, 6)])
-def test_a_silent_server_costs_seconds_and_blocks_what_needs_it(node: World, role: Role, seconds: float) -> None:
+def test_a_silent_server_is_given_up_and_blocks_dependent_steps(node: World, role: Role, seconds: float) -> None:
     node.role = role
     limits = []
 
@@ -230,7 +230,7 @@ def test_a_silent_server_costs_seconds_and_blocks_what_needs_it(node: World, rol
     assert outcomes["storage"].outcome is Outcome.BLOCKED
 
 
-def test_nothing_is_made_on_the_root_disk_while_it_is_not_mounted(node: World) -> None:
+def test_nothing_is_written_to_the_root_disk_while_storage_is_not_mounted(node: World) -> None:
     node.role = Role.HEAD
     storage_step = next(step for step in STEPS if step.name == "storage")
     assert storage_step.probe(node.context).pending
@@ -242,8 +242,8 @@ def test_nothing_is_made_on_the_root_disk_while_it_is_not_mounted(node: World) -
 # ------------------------------------------------------------------------------------------------------------ the run
 
 
-def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own Args say the place; what it has to have stands on the storage that it mounts."""
+def test_a_node_mounts_storage_and_then_uses_its_desired_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Args name the source; the desired state is on the mounted storage."""
     node = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=NFS)
     node.mounts = ()
     node.prefix.joinpath("petal.yaml").write_text(NFS + "\ncheck: {run: [args]}\n")
@@ -272,11 +272,11 @@ def test_a_node_mounts_first_and_then_obeys_what_stands_there(tmp_path: Path, mo
     assert record.release == "r1"
 
 
-def test_only_the_tool_and_its_units_come_before_the_mount() -> None:
+def test_only_the_self_install_and_its_units_come_before_the_mount() -> None:
     assert [step.name for step in BEFORE_DESIRED] == ["self-install", "boot-service", "mount"]
 
 
-def test_options_of_a_mount_in_use_change_its_unit_only(node: World) -> None:
+def test_changed_options_of_a_mount_in_use_only_change_its_unit(node: World) -> None:
     STEP.apply(node.context)
     changed = replace(node.context, config=load.parse(NFS.replace("nconnect=4", "nconnect=8")))
     if not node.system.systemd:

@@ -1,8 +1,8 @@
-"""MPI between nodes: the lines of a rank, the job that is started, and the findings of recorded jobs.
+"""MPI between nodes: the output of a rank, the started job, and the findings for recorded jobs.
 
-``mpi_jobs/*.txt`` are jobs of a real Slurm 22.05 with PMIx 4.2, Open MPI 4.1.4 and MPICH 4.0.2 in the lab, those that
-are called newer of Slurm 24.11 with PMIx 5.0 and Open MPI 5.0.7, each with one thing broken: exit code, what the ranks
-and srun wrote, ``srun --mpi=list``, and slurmd's log where root read it.
+``mpi_jobs/*.txt`` are jobs of a real Slurm 22.05 with PMIx 4.2, Open MPI 4.1.4 and MPICH 4.0.2 in the lab. Those
+named "newer" are of Slurm 24.11 with PMIx 5.0 and Open MPI 5.0.7. Each has one fault: the exit code, the output of the
+ranks and of srun, ``srun --mpi=list``, and slurmd's log if root could read it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_every_recorded_job_has_an_expected_finding() -> None:
         ("newer-well", "0.0714 s with Open MPI v5.0.7, PMIx 5.0.7a1"),
     ],
 )
-def test_a_successful_job(name: str, how: str) -> None:
+def test_a_successful_job_is_ok(name: str, how: str) -> None:
     finding = judge(recorded(name))
     assert finding.severity is Severity.OK
     assert finding.message == f"2 ranks on {ONE} and {TWO} sent each other 4 MiB in {how}"
@@ -158,7 +158,7 @@ def at(number: int, stage: Stage, **facts: Any) -> str:
         ),
     ],
 )
-def test_jobs_that_were_not_recorded(evidence: Evidence, message: str) -> None:
+def test_findings_of_constructed_jobs(evidence: Evidence, message: str) -> None:
     assert judge(evidence).message.startswith(message), judge(evidence)
 
 
@@ -214,7 +214,7 @@ def test_other_lines_are_ignored() -> None:
 
 
 class FakeLibrary:
-    """An MPI in which nothing can go wrong but what a test says."""
+    """An MPI library in which only the configured call fails."""
 
     size = 2
     pause = 0.0
@@ -241,7 +241,7 @@ class FakeLibrary:
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """Where the files of an MPI lie, with the links that distributions make."""
+    """The files of an MPI with the links of distributions."""
     (tmp_path / "mpi" / "bin").mkdir(parents=True)
     (tmp_path / "usr" / "bin").mkdir(parents=True)
     (tmp_path / "usr" / "lib64").mkdir()
@@ -372,7 +372,7 @@ def test_without_two_nodes_or_an_mpi_the_finding_is_skipped(
 
 
 def answering(world: World, monkeypatch: pytest.MonkeyPatch, evidence: Evidence, log: str = "") -> list[Sequence[str]]:
-    """Slurm answers as it did in a recorded job; ``log`` is what stands in slurmd's log."""
+    """Slurm answers as in a recorded job; ``log`` is the content of slurmd's log."""
     asked: list[Sequence[str]] = []
 
     def run(argv: Sequence[str], **_: Any) -> Completed:

@@ -1,4 +1,4 @@
-"""A storage that comes from another cluster: taken over with --accept-storage, or left alone."""
+"""Storage of another cluster: adopted with --accept-storage, or not changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return installed(tmp_path, monkeypatch)
 
 
-def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
+def test_the_desired_release_is_adopted_without_a_build(old: World) -> None:
     left = write_records_of_dead_head(old)
     release, old_token = current_release(old.paths), ClusterState(old.paths).token()
     assert old_token is not None
@@ -71,7 +71,7 @@ def test_the_wanted_release_is_adopted_and_nothing_is_built(old: World) -> None:
     assert snapshot(new.prefix) == before
 
 
-def test_another_release_is_made_beside_the_old_one(old: World) -> None:
+def test_another_release_is_created_next_to_the_old_one(old: World) -> None:
     release = current_release(old.paths)
     new = new_head_node(old)
     new.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
@@ -81,8 +81,8 @@ def test_another_release_is_made_beside_the_old_one(old: World) -> None:
     assert (new.paths.releases / str(release) / "manifest.json").is_file()
 
 
-def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None:
-    """A snapshot in mid-build: prefixes and a manifest of which the store lacks a part, and a part of a tarball."""
+def test_the_incomplete_release_of_an_interrupted_run_is_completed(old: World) -> None:
+    """A snapshot during a build: a release with missing packages, and a partial tarball."""
     release = current_release(old.paths)
     shutil.rmtree(next(old.paths.store.glob("linux-*/fftw-*")))
     (old.paths.archives / ".feed.r-1").write_text("half")
@@ -93,7 +93,7 @@ def test_a_storage_of_a_run_that_did_not_end_is_gone_on_with(old: World) -> None
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_nobody_obeys_what_another_cluster_wanted(old: World, role: Role) -> None:
+def test_the_desired_state_of_another_cluster_is_not_used(old: World, role: Role) -> None:
     ClusterState(old.paths).save_desired_state(
         DesiredState("9.9.9", "f" * 64, {"check": {"run": ["theirs"]}}, {}, "r9")
     )
@@ -122,7 +122,7 @@ def test_nodes_that_boot_before_their_head_node_wait_for_it(old: World) -> None:
 
 
 @pytest.mark.parametrize("mount", [NFS, EBS], ids=["network", "disk"])
-def test_a_storage_of_another_cluster_is_left_alone(old: World, mount: Mount) -> None:
+def test_storage_of_another_cluster_is_not_changed(old: World, mount: Mount) -> None:
     new = new_head_node(old, mount=mount)
     before = snapshot(new.paths.shared_mount)
     found = converge(new)
@@ -134,7 +134,7 @@ def test_a_storage_of_another_cluster_is_left_alone(old: World, mount: Mount) ->
     assert converge(new)["storage-owner"].outcome is Outcome.OK
 
 
-def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
+def test_a_new_head_node_of_the_same_cluster_needs_no_option(old: World) -> None:
     token = ClusterState(old.paths).token()
     login = old.as_node("login", Role.LOGIN)
     assert converge(login)["root"].outcome is Outcome.CHANGED
@@ -145,8 +145,8 @@ def test_a_new_head_node_of_the_same_cluster_needs_no_word(old: World) -> None:
     assert converge(login)["storage"].outcome is Outcome.OK
 
 
-def beside(old: World, tmp_path: Path) -> World:
-    """The head node of another cluster that has the same EFS mounted."""
+def other_head(old: World, tmp_path: Path) -> World:
+    """The head node of another cluster with the same EFS mounted."""
     new = World(tmp_path / "new", live=True, config_text=old.config_text)
     new.mounts = (NFS,)
     (new.prefix / "shared").rmdir()
@@ -154,12 +154,12 @@ def beside(old: World, tmp_path: Path) -> World:
     return new
 
 
-def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_path: Path) -> None:
-    """Both heads and a node of the old cluster have the same EFS mounted; the new one accepts it."""
+def test_a_cluster_does_not_write_to_storage_that_another_has_adopted(old: World, tmp_path: Path) -> None:
+    """Both head nodes and a node of the old cluster have mounted the same EFS; the new head node adopts it."""
     old.mounts = (NFS,)
     node = old.as_node("q1-st-c5-1", Role.COMPUTE)
     assert converge(node)["root"].outcome is Outcome.CHANGED
-    new = beside(old, tmp_path)
+    new = other_head(old, tmp_path)
     assert converge(new, accept=True)["storage-owner"].outcome is Outcome.CHANGED
     before = snapshot(old.paths.shared_mount)
     for world in (old, node):
@@ -172,17 +172,17 @@ def test_the_cluster_that_lost_its_storage_writes_there_no_more(old: World, tmp_
     assert snapshot(old.paths.shared_mount) == before
 
 
-def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_over_meanwhile(
+def test_a_run_writes_nothing_if_storage_was_adopted_while_it_waited_for_the_lock(
     old: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.mounts = (NFS,)
-    new = beside(old, tmp_path)
+    new = other_head(old, tmp_path)
     old.config_text = old.config_text.replace("version: '1.0'", "version: '1.1'")
     found: dict[str, Any] = {}
     probe = Root.probe
 
     def taken_over(root: Root, ctx: Context) -> Finding:
-        """After its own look at the storage, and before the old cluster's head node has the lock."""
+        """The adoption happens between the old head node's probe and its lock."""
         monkeypatch.setattr(Root, "probe", probe)
         found.update({name: step.outcome for name, step in converge(new, accept=True).items()})
         found["before"] = snapshot(old.paths.shared_mount)
@@ -194,15 +194,13 @@ def test_who_waited_for_the_lock_writes_nothing_into_what_another_cluster_took_o
     assert (late["storage"].outcome, code(late["desired-state"])) == (Outcome.OK, "storage-changed")
     assert code(late["packages"]) == "storage-changed"
     after = snapshot(old.paths.shared_mount)
-    after["petal/lock/stack.holder"] = found["before"]["petal/lock/stack.holder"]  # who has it leaves its name
+    after["petal/lock/stack.holder"] = found["before"]["petal/lock/stack.holder"]  # the holder writes its name
     assert after == found["before"]
 
 
 @pytest.mark.parametrize("last", ["remove_records", "save_token", "KnownStorage"])
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-def test_an_adoption_that_was_killed_is_done_again(
-    old: World, monkeypatch: pytest.MonkeyPatch, last: str, *, done: bool
-) -> None:
+def test_a_killed_adoption_is_repeated(old: World, monkeypatch: pytest.MonkeyPatch, last: str, *, done: bool) -> None:
     write_records_of_dead_head(old)
     new = new_head_node(old)
     owner, name = (KnownStorage, "save") if last == "KnownStorage" else (ClusterState, last)
@@ -231,7 +229,7 @@ def converge_up_to(world: World, name: str) -> None:
     engine.converge(STEPS[: names.index(name)], world.context, lambda _: None)
 
 
-def test_the_record_of_an_adopting_run_replaces_the_former_clusters(
+def test_the_record_of_an_adopting_run_replaces_that_of_the_previous_cluster(
     old: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
@@ -272,12 +270,12 @@ def test_every_node_knows_its_cluster_by_the_same_name(more: dict[str, str]) -> 
         (Owner("demo2", "us-east-1"), True),
     ],
 )
-def test_a_storage_is_foreign_by_name_or_region(owner: Owner | None, *, foreign: bool) -> None:
+def test_storage_is_foreign_if_the_clusters_name_or_region_differs(owner: Owner | None, *, foreign: bool) -> None:
     assert is_foreign(owner, parse_dna(json.dumps({"cluster": DNA}))) is foreign
 
 
 @pytest.mark.parametrize("owner", [{"name": "../x"}, {"name": 1}, {}, "demo", {"name": "demo", "region": 1}])
-def test_a_damaged_owner_is_told_and_nothing_is_taken_over(old: World, owner: Any) -> None:
+def test_a_damaged_owner_record_is_reported_and_prevents_adoption(old: World, owner: Any) -> None:
     token = ClusterState(old.paths).token()
     assert token is not None
     write_document(old.paths.state / "token.json", {**plain(token), "owner": owner})
@@ -288,8 +286,8 @@ def test_a_damaged_owner_is_told_and_nothing_is_taken_over(old: World, owner: An
     assert snapshot(new.paths.shared_mount) == before
 
 
-def test_what_a_manifest_calls_complete_is_on_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot shows a disk as a power cut would."""
+def test_all_files_are_flushed_before_the_manifest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot has the same state as a disk after a power cut."""
     world = World(tmp_path / "head")
     flushes: list[tuple[Path, bool]] = []
     manifest = world.paths.releases / world.release / "manifest.json"

@@ -1,4 +1,4 @@
-"""Which configuration counts on which node, and what a run without Args goes by."""
+"""The configuration that applies on each node, also for runs without Args."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask(
     decides: bool = True,
     killed: bool = False,
 ) -> Context:
-    """One run as ``run`` does it: prepared, kept, and, if it was not killed before, settled."""
+    """One run like ``run``: prepare it, save its request, and complete it unless it is killed."""
     path = world.prefix.with_suffix(".yaml")
     if text is not None:
         path.write_text(text)
@@ -70,12 +70,12 @@ ARGS = "check: {run: [args]}"
         ("updated", Role.LOGIN, "desired"),
     ],
 )
-def test_args_or_wanted_json(world: World, event: str, role: Role, counts: str) -> None:
+def test_a_run_uses_args_or_desired_json(world: World, event: str, role: Role, counts: str) -> None:
     want(world)
     assert ask(world, ARGS, event=event, role=role).config.check.run == (CheckCommand(counts),)
 
 
-def test_the_heads_first_hook_decides_and_its_repetition_obeys(world: World) -> None:
+def test_only_the_first_run_of_a_hook_sets_the_desired_state(world: World) -> None:
     want(world)
     assert ask(world, ARGS, event="start").config.check.run == (CheckCommand("args"),)
     assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("args"),)
@@ -83,7 +83,7 @@ def test_the_heads_first_hook_decides_and_its_repetition_obeys(world: World) -> 
     assert ask(world, ARGS, event="updated").config.check.run == (CheckCommand("args"),)
 
 
-def test_the_heads_first_hook_run_again_while_storage_is_away_takes_nothing_back(world: World) -> None:
+def test_a_repeated_hook_without_storage_does_not_undo_a_later_configuration(world: World) -> None:
     ask(world, ARGS, event="configured")
     want(world)
     away = world.paths.shared_mount.rename(world.prefix / "away")
@@ -92,33 +92,33 @@ def test_the_heads_first_hook_run_again_while_storage_is_away_takes_nothing_back
     assert ask(world, None, event=BOOT).config.check.run == (CheckCommand("desired"),)
 
 
-def test_a_check_takes_the_release_that_is_wanted_and_a_run_makes_its_own(world: World) -> None:
+def test_a_check_uses_the_desired_release_and_a_run_computes_its_own(world: World) -> None:
     want(world)
     assert ask(world, None, decides=False).release == "desired-release"
     assert ask(world, None).release != "desired-release"
 
 
-def test_what_another_cluster_or_an_older_place_wanted_does_not_count(world: World) -> None:
+def test_the_desired_state_of_another_cluster_or_mount_is_ignored(world: World) -> None:
     want(world, mount="/fsx")
     with pytest.raises(ConfigError) as caught:
         ask(world, None)
     assert caught.value.code == "config-missing"
 
 
-def test_a_damaged_wanted_json_is_named_where_nothing_else_is_known(world: World) -> None:
+def test_a_damaged_desired_json_is_reported_if_no_other_configuration_is_known(world: World) -> None:
     world.paths.state.mkdir(parents=True)
     (world.paths.state / "desired.json").write_text("{")
     with pytest.raises(ConfigError, match=r"desired\.json is not JSON"):
         ask(world, None)
 
 
-def test_before_anything_is_wanted_a_boot_goes_by_what_the_hook_was_given(world: World) -> None:
+def test_without_a_desired_state_a_boot_uses_the_hooks_request(world: World) -> None:
     ask(world, ARGS, event="start", role=Role.LOGIN)
     world.prefix.with_suffix(".yaml").unlink()
     assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
-def test_a_hook_that_cannot_read_its_configuration_keeps_the_one_of_before(world: World) -> None:
+def test_a_hook_that_cannot_read_its_configuration_keeps_the_previous_one(world: World) -> None:
     ask(world, ARGS, event="start", role=Role.LOGIN)
     path = world.prefix.with_suffix(".yaml")
     path.unlink()
@@ -126,22 +126,22 @@ def test_a_hook_that_cannot_read_its_configuration_keeps_the_one_of_before(world
     assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
-def test_a_check_never_asks_the_network_for_a_configuration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_never_downloads_a_configuration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_request(world.options("s3://bucket/petal.yaml", role=Role.LOGIN, event="configured"))
-    monkeypatch.setattr(configuration, "read", lambda *_: pytest.fail("it asked"))
+    monkeypatch.setattr(configuration, "read", lambda *_: pytest.fail("the check downloaded a configuration"))
     with pytest.raises(ConfigError):
         ask(world, None, role=Role.LOGIN, decides=False)
 
 
 @pytest.mark.parametrize("uri", ["http://x/y", "ftp://x/y", "s3:/x"])
-def test_what_is_no_place_for_a_configuration(world: World, uri: str) -> None:
+def test_an_invalid_configuration_uri_is_refused(world: World, uri: str) -> None:
     with pytest.raises(ConfigError) as caught:
         prepare(world.options(uri, role=Role.HEAD), world.services)
     assert caught.value.exit == 78
     assert caught.value.remedy
 
 
-def test_without_a_compiler_the_rest_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_other_steps_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sha = "a" * 64
     text = f"spack: {{specs: [zlib], source: s3://b/s, sha256: {sha}, recipes: {{source: s3://b/r, sha256: {sha}}}}}"
     with_one = ask(world, text).release
@@ -149,13 +149,13 @@ def test_without_a_compiler_the_rest_goes_on(world: World, monkeypatch: pytest.M
     assert ask(world, text).release not in (None, with_one)
 
 
-def test_the_role_that_a_hook_was_given_is_kept(world: World) -> None:
+def test_the_role_in_a_hooks_args_is_kept(world: World) -> None:
     ask(world, ARGS, event="start", role=Role.LOGIN)
     assert prepare(world.options(event=BOOT), world.services).role is Role.LOGIN
 
 
-def test_a_decision_is_taken_up_once(world: World) -> None:
-    """A convergence that was prepared while a hook's run was still pending must not undo what that run wrote."""
+def test_a_pending_request_is_applied_once(world: World) -> None:
+    """A convergence that was prepared during a pending hook run must not undo the changes of that run."""
     ctx = replace(world.context, resumes_pending=True)
     step = RecordDesiredState()
     write_document(world.paths.var / KEPT, {"pending": True})

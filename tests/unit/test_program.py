@@ -1,4 +1,4 @@
-"""Where Spack and its recipes lie: a place for each checksum, and the tree that users run from stays as it is."""
+"""The trees of Spack and its recipes: one directory per checksum, and the tree in use is never changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.test_layouts import snapshot
 from tests.world import World, tarball, with_spack
 
 INIT = "spack-1.1.1/lib/spack/spack/__init__.py"
-NOBODY = 999_999_999  # more than any process's number (proc(5), pid_max)
+NOBODY = 999_999_999  # larger than any pid (proc(5), pid_max)
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def fetch(world: World) -> Path:
 
 
 def patched(world: World, path: Path) -> World:
-    """The same with a Spack of the same version that is another: a patched one, say."""
+    """The same with another Spack of the same version, for example a patched one."""
     new = tarball(path, {INIT: '__version__ = "1.1.1"\n', "spack-1.1.1/PATCHED": ""})
     spack = path.with_name("spack.tar.gz")
     text = world.config_text.replace(str(spack), str(new)).replace(sha256_of(spack), sha256_of(new))
     return World(world.prefix, config_text=text)
 
 
-def test_another_checksum_lies_beside_the_tree_that_users_run_from(world: World, tmp_path: Path) -> None:
+def test_a_spack_with_another_checksum_gets_a_separate_tree(world: World, tmp_path: Path) -> None:
     tree = fetch(world)
     assert tree == world.paths.root / "spack" / f"1.1.1-{sha256_of(tmp_path / 'spack.tar.gz')[:12]}"
     before, inode = snapshot(tree), tree.stat().st_ino
@@ -48,7 +48,7 @@ def test_another_checksum_lies_beside_the_tree_that_users_run_from(world: World,
     assert fetch(world) == tree
 
 
-def test_a_tree_whose_receipt_is_damaged_is_made_anew(world: World) -> None:
+def test_a_tree_with_a_damaged_receipt_is_created_again(world: World) -> None:
     tree = fetch(world)
     (tree / RECEIPT).write_text("garbage")
     (tree / "stray").touch()
@@ -72,7 +72,7 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_kep
     assert others.is_dir()
 
 
-def test_a_receipt_of_another_origin_is_no_receipt(world: World) -> None:
+def test_a_receipt_of_another_origin_is_invalid(world: World) -> None:
     tree = fetch(world)
     write_json(tree / RECEIPT, {"key": "0123456789ab"})
     assert not is_ready(locate(world.config, world.paths))

@@ -1,4 +1,4 @@
-"""What is found out about a store, and which copies of its index are kept. Real Spack's part is in tests/spack."""
+"""The state of a store, and the kept copies of its index. tests/spack has the part of real Spack."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def index(store: Path, *prefixes: Path) -> Path:
     return path
 
 
-def test_partial_whole_and_recorded_are_told_apart_and_what_is_not_spacks_is_left_out(tmp_path: Path) -> None:
+def test_partial_complete_and_recorded_packages_are_distinguished(tmp_path: Path) -> None:
     half, whole = prefix(tmp_path, "half-1-aaaaaaa", whole=False), prefix(tmp_path, "whole-1-bbbbbbb")
     (tmp_path / ARCH / "vendor-1-ccccccc" / ".petal").mkdir(parents=True)
     (tmp_path / ARCH / ".vendor-2-ddddddd.part" / ".spack").mkdir(parents=True)
@@ -44,8 +44,8 @@ def test_partial_whole_and_recorded_are_told_apart_and_what_is_not_spacks_is_lef
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "no manifest"])
-def test_what_no_index_calls_installed_must_have_all_that_its_manifest_names(tmp_path: Path, damage: str) -> None:
-    """Who is killed while it unpacks a build cache's tarball has unpacked the manifest before the rest."""
+def test_a_package_without_a_record_must_have_all_files_of_its_manifest(tmp_path: Path, damage: str) -> None:
+    """A process that is killed while it unpacks a tarball of a build cache has already unpacked the manifest."""
     place = prefix(tmp_path, "cached-1-aaaaaaa")
     program = place / "bin" / "cached"
     program.parent.mkdir()
@@ -59,17 +59,17 @@ def test_what_no_index_calls_installed_must_have_all_that_its_manifest_names(tmp
         program.write_text("who")
     assert look(tmp_path) == ([place], True)
     index(tmp_path, place)
-    assert look(tmp_path) == ([], True), "what Spack has recorded it has unpacked to the end"
+    assert look(tmp_path) == ([], True), "a recorded package was unpacked completely"
 
 
-def test_an_empty_manifest_after_a_power_cut_is_no_end_of_an_install(tmp_path: Path) -> None:
+def test_a_package_with_an_empty_manifest_is_incomplete(tmp_path: Path) -> None:
     place = prefix(tmp_path, "cut-1-aaaaaaa")
     (place / ".spack" / "install_manifest.json").write_text("")
     assert look(tmp_path)[0] == [place]
 
 
-def test_a_record_without_a_path_is_where_the_projection_says(tmp_path: Path) -> None:
-    """Spack writes such a record for what it installs again after a reindex."""
+def test_a_record_without_a_path_has_the_path_of_the_projection(tmp_path: Path) -> None:
+    """Spack writes such a record for a package that it installs again after a reindex."""
     place = prefix(tmp_path, "again-1-ccccccc")
     arch = {"platform": "linux", "platform_os": "debian12", "target": {"name": "x86_64_v3"}}
     spec = {"name": "again", "version": "1", "arch": arch}
@@ -79,7 +79,7 @@ def test_a_record_without_a_path_is_where_the_projection_says(tmp_path: Path) ->
     assert look(tmp_path) == ([], True)
 
 
-def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
+def test_moved_and_truncated_packages_are_leftovers(tmp_path: Path) -> None:
     for name in (".abcd.old", ".efgh.garbage"):
         (tmp_path / ARCH / name).mkdir(parents=True)
     index(tmp_path).with_name("index.json.head.42.temp").write_text("{")
@@ -88,7 +88,7 @@ def test_what_was_moved_aside_or_cut_off_is_left_over(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_an_index_that_is_missing_is_a_trouble_only_where_packages_are(tmp_path: Path) -> None:
+def test_a_missing_index_is_a_problem_only_if_packages_exist(tmp_path: Path) -> None:
     assert database_problem(tmp_path) == ""
     prefix(tmp_path, "whole-1-bbbbbbb")
     assert "is missing, but the store contains 1 packages" in database_problem(tmp_path)
@@ -97,12 +97,12 @@ def test_an_index_that_is_missing_is_a_trouble_only_where_packages_are(tmp_path:
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"database": {"installs": 1}}', "null", "\x00" * 100])
-def test_an_index_that_cannot_be_read_is_a_trouble(tmp_path: Path, damage: str) -> None:
+def test_an_unreadable_index_is_a_problem(tmp_path: Path, damage: str) -> None:
     index(tmp_path).write_text(damage)
     assert "shape" in database_problem(tmp_path) or "JSON" in database_problem(tmp_path)
 
 
-def test_a_copy_is_kept_of_each_index_that_can_be_read_and_a_few_of_them(tmp_path: Path) -> None:
+def test_a_few_copies_of_readable_indexes_are_kept(tmp_path: Path) -> None:
     keep_copy(tmp_path)
     assert not (tmp_path / COPIES).exists()
     for number in range(KEPT + 2):
@@ -116,7 +116,7 @@ def test_a_copy_is_kept_of_each_index_that_can_be_read_and_a_few_of_them(tmp_pat
     assert all(database.records(copy) for copy in database.copies(tmp_path))
 
 
-def test_the_newest_copy_that_can_be_read_comes_back_and_the_damaged_index_is_kept(tmp_path: Path) -> None:
+def test_the_newest_readable_copy_is_restored_and_the_damaged_index_is_kept(tmp_path: Path) -> None:
     good = index(tmp_path, prefix(tmp_path, "p-1-aaaaaaa")).read_bytes()
     keep_copy(tmp_path)
     (tmp_path / COPIES / "index-99999999999999999999.json").write_text("{")
@@ -126,7 +126,7 @@ def test_the_newest_copy_that_can_be_read_comes_back_and_the_damaged_index_is_ke
     assert (tmp_path / COPIES / database.DAMAGED).read_text() == "cut o"
 
 
-def test_without_a_copy_there_is_no_index_for_spack_to_stumble_over(tmp_path: Path) -> None:
+def test_without_a_copy_the_damaged_index_is_removed(tmp_path: Path) -> None:
     index(tmp_path).write_text("cut o")
     assert "no copy" in database.restore(tmp_path)
     assert not database.index_of(tmp_path).exists()

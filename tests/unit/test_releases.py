@@ -39,7 +39,7 @@ def publish(world: World, config_text: str) -> str:
 
 
 def three(tmp_path: Path) -> tuple[World, list[str]]:
-    """A head node that has published three releases, each with one package more."""
+    """A head node with three published releases, each with one more package."""
     from bootstrap.host.files import sha256_of
 
     world = World(tmp_path / "head")
@@ -51,7 +51,7 @@ def three(tmp_path: Path) -> tuple[World, list[str]]:
     return world, made
 
 
-def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> None:
+def test_a_rollback_publishes_the_previous_release_permanently(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     assert [one.name for one in all_releases(world.context)] == [third, second, first]
     assert previous_release(world.context) == second
@@ -61,14 +61,14 @@ def test_a_rollback_leads_to_the_release_before_and_stays(tmp_path: Path) -> Non
     assert desired is not None
     assert desired.release == second
     assert [package["version"] for package in desired.config["packages"]] == ["1", "2"]
-    # once more leads forth again, as `cd -` does
+    # a second rollback returns to the first release, like `cd -`
     assert previous_release(world.context) == third
     roll_back(world.context, rollback_target(world.context, first[:8]))
     assert current_release(world.paths) == first
     assert [one.release for one in ClusterState(world.paths).published()] == [first, second, third, second, first]
 
 
-def test_a_release_that_cannot_be_published_again_has_a_reason(tmp_path: Path) -> None:
+def test_a_release_that_cannot_be_published_again_is_refused_with_a_reason(tmp_path: Path) -> None:
     world, (first, second, _) = three(tmp_path)
     with pytest.raises(ReleaseError) as unknown:
         rollback_target(world.context, "feed")
@@ -88,7 +88,7 @@ def test_a_release_that_cannot_be_published_again_has_a_reason(tmp_path: Path) -
     assert "it is incomplete" in half.value.why
 
 
-def test_a_rollback_that_is_killed_in_the_middle_is_ended_by_the_next_convergence(tmp_path: Path) -> None:
+def test_a_killed_rollback_is_completed_by_the_next_convergence(tmp_path: Path) -> None:
     world, (_, second, third) = three(tmp_path)
     to = rollback_target(world.context, None)
 
@@ -111,7 +111,7 @@ def test_a_rollback_that_is_killed_in_the_middle_is_ended_by_the_next_convergenc
 def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -> None:
     world, (_, second, third) = three(tmp_path)
     roll_back(world.context, rollback_target(world.context, None))
-    world.paths.release(third).joinpath("manifest.json").unlink()  # so that there is something to do
+    world.paths.release(third).joinpath("manifest.json").unlink()  # so that a step is pending
     reports = engine.converge(STEPS, replace(world.context, sets_desired_state=False), silent)
     failed = [report for report in reports if report.outcome is Outcome.FAILED]
     assert failed[0].error
@@ -131,7 +131,7 @@ def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) ->
     plan = collector.plan(world.context, 1, ())
     assert plan.keep == {third: "current"}
     assert set(plan.drop) == {first, second}
-    assert names(plan.packages) == ["p-1"]  # p-2 is the third's too
+    assert names(plan.packages) == ["p-1"]  # the third release uses p-2 too
     assert plan.bytes > 0
     collector.remove(world.context, plan)
     assert [one.name for one in all_releases(world.context)] == [third]
@@ -146,7 +146,7 @@ def job(submitted: float, state: str = "RUNNING") -> Job:
 
 
 def publish_times(world: World, *times: float) -> None:
-    """Sets when each entry of the record was made."""
+    """Set the times of the entries of the record."""
     path = world.paths.state / "published.json"
     document = json.loads(path.read_text())
     for entry, time in zip(document["published"], times):
@@ -161,12 +161,12 @@ def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
     assert collector.plan(world.context, 1, ()).keep == {second: "current"}
     desired = ClusterState(world.paths).desired_state()
     assert desired is not None
-    ClusterState(world.paths).save_desired_state(replace(desired, release=third))  # a rollback that was killed
+    ClusterState(world.paths).save_desired_state(replace(desired, release=third))  # a killed rollback
     assert collector.plan(world.context, 1, ()).keep == {second: "current", third: "desired"}
     assert first in collector.plan(world.context, 1, ()).drop
 
 
-def test_gc_keeps_what_was_current_after_the_oldest_job_was_submitted(tmp_path: Path) -> None:
+def test_gc_keeps_releases_current_since_the_oldest_job_was_submitted(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     publish_times(world, 1000, 2000, 3000)
     why = "was current after job 7 of alice was submitted"
@@ -176,14 +176,14 @@ def test_gc_keeps_what_was_current_after_the_oldest_job_was_submitted(tmp_path: 
 
     assert keep(job(3500)) == {third: "current"}
     assert keep(job(2500)) == keep(job(3500), job(2500)) == {third: "current", second: why}
-    assert keep(job(2000)) == {third: "current", second: why, first: why}  # in the second of the switch: either
+    assert keep(job(2000)) == {third: "current", second: why, first: why}  # in the second of the switch both are kept
     assert keep(job(1500, "SUSPENDED")) == {third: "current", second: why, first: why}
     assert keep(job(1500, "COMPLETED"), job(1500, "TIMEOUT")) == {third: "current"}
-    assert set(keep(job(500))) == {first, second, third}  # before the record begins
+    assert set(keep(job(500))) == {first, second, third}  # before the first entry of the record
     assert keep(job(500))[first] == f"{why}, as far as is recorded"
 
 
-def test_gc_removes_nothing_that_was_current_if_slurm_cannot_be_asked(tmp_path: Path) -> None:
+def test_gc_removes_no_release_that_was_current_if_slurm_does_not_answer(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     world.paths.manifest(first).unlink()
     (world.paths.releases / "feedfeedfeed").mkdir()  # never complete, never current
@@ -231,7 +231,7 @@ def test_gc_keeps_a_release_that_it_cannot_read(tmp_path: Path) -> None:
     assert third in plan.keep
 
 
-def test_gc_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_gc_continues_after_a_kill(tmp_path: Path) -> None:
     world, (first, second, third) = three(tmp_path)
     world.paths.release(first).rename(world.paths.releases / f".{first}.gone")
     plan = collector.plan(world.context, 1, ())

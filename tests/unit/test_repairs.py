@@ -1,4 +1,4 @@
-"""Repairs without a real node: what hides a mount point, and their order."""
+"""Repairs without a real node: mounts that hide a mount point, and the order of repairs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def over(world: World, point: str, kind: str = "tmpfs") -> None:
     world.mounts = (*world.mounts, Mount("other", point, kind, ("rw",)))
 
 
-def test_a_storage_that_only_fstab_has_is_mounted_and_nothing_else_is(node: World) -> None:
+def test_only_storage_in_fstab_is_mounted(node: World) -> None:
     node.mounts = ()
     assert HiddenMounts().probe(node.context).skipped
     node.paths.at("/etc").mkdir(exist_ok=True)
@@ -43,12 +43,12 @@ def test_a_storage_that_only_fstab_has_is_mounted_and_nothing_else_is(node: Worl
     assert HiddenMounts().probe(node.context).changes == ("mount /shared",)
 
 
-def test_our_own_storage_twice_over_itself_hides_nothing(node: World) -> None:
+def test_storage_mounted_twice_hides_nothing(node: World) -> None:
     node.mounts = (*node.mounts, *node.mounts)
     assert HiddenMounts().probe(node.context).holds
 
 
-def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node: World) -> None:
+def test_a_mount_that_hides_storage_is_reported_with_a_command_and_kept(node: World) -> None:
     over(node, "/shared")
     write_document(node.paths.state / "token.json", {"token": "feed", "host": "head"})
     for ctx in (node.context, typed(node.context, yes=True)):
@@ -62,7 +62,7 @@ def test_a_mount_that_hides_the_storage_is_named_with_the_command_and_stays(node
     assert not [command for command in node.system.commands if command[0] == "umount"]
 
 
-def test_a_mount_that_hides_the_root_is_named_with_the_command(node: World) -> None:
+def test_a_mount_that_hides_the_root_is_reported_with_a_command(node: World) -> None:
     over(node, str(node.paths.root), "nfs4")
     over(node, str(node.paths.root))
     probe = HiddenMounts().probe(node.context)
@@ -70,7 +70,7 @@ def test_a_mount_that_hides_the_root_is_named_with_the_command(node: World) -> N
     assert probe.remedy[-1].startswith(f"umount --lazy {node.paths.root} ")
 
 
-def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_mount_over_our_storage_is_found(node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     over(node, "/shared", "fuse.deaf")
 
     def hang(_action: Callable[[], Any], where: str, seconds: float) -> Any:
@@ -80,7 +80,7 @@ def test_a_mount_that_hangs_over_ours_is_not_ours(node: World, monkeypatch: pyte
     assert HiddenMounts().probe(node.context).reason == "/shared is hidden by another mount: fuse.deaf from other"
 
 
-def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> None:
+def test_no_mount_is_hidden_on_a_node_that_never_used_storage(node: World) -> None:
     over(node, "/shared")
     node.paths.seen_storage.unlink()
     assert HiddenMounts().probe(typed(node.context, yes=True)).holds
@@ -89,20 +89,20 @@ def test_a_node_that_never_used_a_storage_calls_no_mount_hidden(node: World) -> 
 # -------------------------------------------------------------------------------------------------------------- laws
 
 
-def test_every_step_of_a_bootstrap_but_two_is_in_a_repair_in_the_same_order() -> None:
+def test_a_repair_has_the_steps_of_a_bootstrap_except_two_in_the_same_order() -> None:
     names = [step.name for step in REPAIRS]
     assert len(names) == len(set(names))
     of_steps = [name for name in names if name in {step.name for step in STEPS}]
     assert of_steps == [step.name for step in STEPS if step.name not in ("build-cache", "proof")]
 
 
-def test_what_a_repair_needs_stands_before_it() -> None:
+def test_needed_steps_come_before_a_repair() -> None:
     for number, step in enumerate(REPAIRS):
         known = {other.name for other in REPAIRS[:number]} | {"build-cache", "proof"}
         assert {need.name for need in step.needs} <= known, step.name
 
 
-def test_on_a_healthy_node_nothing_is_planned_and_nothing_changes(tmp_path: Path) -> None:
+def test_repair_plans_and_changes_nothing_on_a_healthy_node(tmp_path: Path) -> None:
     world = World(tmp_path / "head")
     engine.converge(STEPS, world.context, lambda _: None)
     before = snapshot(world.prefix)

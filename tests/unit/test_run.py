@@ -1,4 +1,4 @@
-"""A run as a whole: what is done, and what stands in its record, where the node cannot know what it should have."""
+"""A complete run and its record on a node without a known configuration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def one_run(world: World, config: Path | None, event: str, command: str) -> RunR
 
 
 @pytest.mark.parametrize("text", [None, "layout: shard", "a: ["], ids=["missing", "a mistake", "no YAML"])
-def test_without_a_configuration_petal_node_is_there_and_the_next_run_has_the_right_one(
+def test_without_a_configuration_petal_node_installs_itself_and_recovers_later(
     world: World, text: str | None, tmp_path: Path
 ) -> None:
     config = tmp_path / "petal.yaml"
@@ -59,7 +59,7 @@ def records(prefix: Path) -> list[dict[str, Any]]:
     [["configured", "--confg", "x"], ["configurd"], ["start", "--role", "king"], []],
     ids=["an option", "an event", "a role", "nothing"],
 )
-def test_a_hook_with_arguments_that_nobody_understands_leaves_a_record(
+def test_a_hook_with_invalid_arguments_leaves_a_record(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["hook", *words, "--root", str(tmp_path)]) == 0
@@ -70,10 +70,10 @@ def test_a_hook_with_arguments_that_nobody_understands_leaves_a_record(
     assert len(records(tmp_path)) == 2
 
 
-def test_a_secret_in_such_arguments_is_in_no_record(tmp_path: Path) -> None:
+def test_a_secret_in_invalid_arguments_is_not_recorded(tmp_path: Path) -> None:
     main(["hook", "configured", "--confg", "https://u:s3cret@host/x", "--root", str(tmp_path)])
     assert "s3cret" not in json.dumps(records(tmp_path))
 
 
-def test_help_of_a_hook_is_no_failure(tmp_path: Path) -> None:
+def test_help_of_a_hook_is_not_a_failure(tmp_path: Path) -> None:
     assert main(["hook", "--help"]) == 0

@@ -1,4 +1,4 @@
-"""What is a secret in a URL is never part of an error, a record, a log line or a crash report."""
+"""A secret in a URL never appears in an error, a record, a log line or a crash report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHOWN = [
 
 
 @pytest.mark.parametrize("text", HIDDEN)
-def test_a_secret_is_masked_and_the_rest_stays(text: str) -> None:
+def test_only_the_secret_of_a_text_is_masked(text: str) -> None:
     assert "hidden" not in redacted(text)
     assert "***" in redacted(text)
     assert redacted(f"before {text} after").startswith("before ")
@@ -44,19 +44,19 @@ def test_a_secret_is_masked_and_the_rest_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", SHOWN)
-def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
+def test_a_text_without_a_secret_is_not_changed(text: str) -> None:
     assert redacted(text) == text
 
 
 @pytest.mark.parametrize("uri", [text for text in HIDDEN if text.startswith("https://")])
-def test_a_uri_with_a_secret_is_no_place(uri: str) -> None:
+def test_a_uri_with_a_secret_is_refused(uri: str) -> None:
     assert "password or a signature" in str(uri_problem(uri))
 
 
 @pytest.mark.parametrize(
     "uri", ["https://h/a@b/x", "https://h/x?versionId=3", "s3://bucket/a?token=1", "/a@b", "file:///x"]
 )
-def test_a_uri_without_one_is(uri: str) -> None:
+def test_a_uri_without_a_secret_is_accepted(uri: str) -> None:
     assert uri_problem(uri) is None
 
 

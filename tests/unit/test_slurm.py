@@ -1,4 +1,4 @@
-"""sinfo's lines as nodes, and the reports of a proof job: silence is never success."""
+"""The nodes of sinfo, and the reports of a proof job: a missing report is never a success."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ broken
 """
 
 
-def test_sinfo() -> None:
+def test_the_output_of_sinfo_is_parsed() -> None:
     nodes = {node.name: node for node in parse_sinfo(SINFO)}
     assert [name for name, node in nodes.items() if node.up] == ["q1-st-c5-1", "q1-st-c5-2"]
     assert [name for name, node in nodes.items() if node.powered_down] == ["q1-dy-c5-1"]
@@ -40,7 +40,7 @@ def test_sinfo() -> None:
     assert nodes["q1-st-c5-1"].partition == "q1"
 
 
-def test_a_node_that_says_nothing_has_failed(tmp_path: Path) -> None:
+def test_a_node_without_a_report_has_failed(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     nodes = parse_sinfo(SINFO.replace("allocated", "planned"))[:2]
     lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", None, (GOOD, GOOD)))
@@ -69,7 +69,7 @@ def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> N
     assert not any(command[0] == "srun" for command in world.system.commands)
 
 
-def test_every_condition_has_a_word_of_its_own() -> None:
+def test_every_condition_of_a_node_has_a_name() -> None:
     text = SINFO + "q1-st-c5-5|draining|q1*|by admin\nq1-dy-c5-3|idle%|q1*|none\nq1-st-c5-6|down|q1*|gone\n"
     conditions = {node.name: node.condition for node in parse_sinfo(text)}
     assert conditions == {
@@ -100,7 +100,7 @@ def test_names_are_folded_as_slurm_writes_them(names: list[str], text: str) -> N
 
 
 class Controller:
-    """srun and sinfo of a small cluster: ``busy`` nodes are refused, as is whoever asks for them."""
+    """srun and sinfo of a small cluster: requests that include ``busy`` nodes are refused."""
 
     def __init__(self, world: World, *, busy: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> None:
         self.busy, self.broken, self.asked = busy, broken, []  # type: ignore[var-annotated]
@@ -124,7 +124,7 @@ class Controller:
         return "\n".join(line for report in reports for line in fleet.report_lines(report))
 
 
-def test_each_queue_is_one_step(tmp_path: Path) -> None:
+def test_each_queue_gets_one_job_step(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world)
     reports = fleet.prove(world.context, slurm.nodes())
@@ -132,7 +132,7 @@ def test_each_queue_is_one_step(tmp_path: Path) -> None:
     assert sorted(len(names) for names in slurm.asked) == [1, 8]
 
 
-def test_a_group_that_is_refused_is_asked_without_those_that_others_took(tmp_path: Path) -> None:
+def test_a_refused_group_is_tried_again_without_allocated_nodes(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world, busy=("q1-3", "q1-4"))
     reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
@@ -141,7 +141,7 @@ def test_a_group_that_is_refused_is_asked_without_those_that_others_took(tmp_pat
     assert [len(names) for names in slurm.asked if names[0].startswith("q1")] == [8, 6]
 
 
-def test_a_node_that_slurm_refuses_for_another_reason_is_found_by_halves(tmp_path: Path) -> None:
+def test_a_node_that_slurm_refuses_is_found_by_bisection(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world, broken=("q1-6",))
     reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
@@ -150,7 +150,7 @@ def test_a_node_that_slurm_refuses_for_another_reason_is_found_by_halves(tmp_pat
     assert len(slurm.asked) <= 8
 
 
-def test_what_slurm_says_of_every_node_is_not_asked_again(tmp_path: Path) -> None:
+def test_an_error_for_all_nodes_is_not_retried(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world, broken=("q1-6",))
     slurm.words = "Invalid account or account/partition combination specified"
@@ -159,7 +159,7 @@ def test_what_slurm_says_of_every_node_is_not_asked_again(tmp_path: Path) -> Non
     assert len([names for names in slurm.asked if names[0].startswith("q1")]) == 1
 
 
-def test_a_node_that_is_half_in_use_and_has_no_room_for_a_job_is_busy(tmp_path: Path) -> None:
+def test_a_mixed_node_without_free_resources_is_busy(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     world.system.answers["sinfo"] = lambda _: "q1-1|mixed|q1|none\n"
 
@@ -171,7 +171,7 @@ def test_a_node_that_is_half_in_use_and_has_no_room_for_a_job_is_busy(tmp_path: 
     assert (report.findings[0].severity, report.findings[0].message) == (Severity.SKIP, "not asked: busy (mixed)")
 
 
-def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -> None:
+def test_a_started_step_without_output_is_not_repeated(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     slurm = Controller(world)
 
@@ -185,7 +185,7 @@ def test_a_step_that_began_and_said_nothing_is_not_asked_again(tmp_path: Path) -
     assert len(slurm.asked) == 2
 
 
-def test_a_busy_node_is_told_with_its_own_last_report_and_its_age(tmp_path: Path) -> None:
+def test_a_busy_node_is_shown_with_its_last_report_and_its_age(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     context = world.context
     bad = Finding("load:gcc", Severity.FAIL, "ended with 1")
@@ -197,7 +197,7 @@ def test_a_busy_node_is_told_with_its_own_last_report_and_its_age(tmp_path: Path
     assert "(12 min old): load:gcc: ended with 1" in finding.why
 
 
-def test_waiting_ends_with_the_first_node_when_nobody_is_joining(
+def test_waiting_ends_with_the_first_node_if_no_other_node_is_joining(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path / "head", live=True)
@@ -207,7 +207,7 @@ def test_waiting_ends_with_the_first_node_when_nobody_is_joining(
     assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["a"]
 
 
-def test_waiting_ends_at_its_deadline_with_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_at_its_deadline_without_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "head", live=True, config_text="check: {wait: 0}")
     world.system.answers["sinfo"] = lambda _: "a|down*|q|none\n"
     monkeypatch.setattr(fleet, "POLL", 0)
@@ -221,7 +221,7 @@ ASLEEP = "q1-dy-c5-1|idle~|q1*|none\nq1-dy-c5-2|idle~|q1*|none\nq2-st-c5-1|idle|
 
 
 def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *states: str, squeue: str = "") -> World:
-    """A cluster whose first queue has no node up; sinfo answers with each state in turn, then with the last."""
+    """A cluster whose first queue has no running node; sinfo prints each state in turn, then the last one."""
     world = World(tmp_path / "head", live=True, config_text="check: {launch: true}")
     answers = iter([ASLEEP, *states])
     last = [ASLEEP]
@@ -241,7 +241,7 @@ def commands(world: World, name: str) -> list[tuple[str, ...]]:
     return [command for command in world.system.commands if command[0] == name]
 
 
-def test_a_node_is_started_where_none_runs_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_is_started_in_a_queue_without_running_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joining, up = ASLEEP.replace("q1-dy-c5-1|idle~", "q1-dy-c5-1|mixed#"), ASLEEP.replace("-1|idle~", "-1|idle")
     world = launching(tmp_path, monkeypatch, joining, joining, up)
     assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q1-dy-c5-1", "q2-st-c5-1"]
@@ -257,7 +257,7 @@ def test_a_queue_whose_job_has_ended_without_a_node_is_not_waited_for(
     assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
 
 
-def test_a_queue_that_refuses_the_job_is_told_and_costs_nothing(
+def test_a_queue_that_refuses_the_job_is_reported_without_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = launching(tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""Everything that root executes is vouched for: by a checksum where it was fetched, by its owner where it lay there."""
+"""Everything that root executes is verified: by a checksum if it was fetched, by its owner if it was local."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def mistakes(document: dict[str, Any]) -> dict[str, str]:
         (lambda uri: {"packages": [{"name": "a", "version": "1", "source": uri}]}, "packages[0].sha256"),
     ],
 )
-def test_what_comes_over_the_network_needs_a_checksum(build: Any, path: str, uri: str) -> None:
+def test_a_source_on_the_network_needs_a_checksum(build: Any, path: str, uri: str) -> None:
     assert "required" in mistakes(build(uri))[path]
 
 
-def test_a_package_needs_one_wherever_it_lies() -> None:
+def test_a_binary_package_always_needs_a_checksum() -> None:
     assert "packages[0].sha256" in mistakes({"packages": [{"name": "a", "version": "1", "source": "/srv/a.tgz"}]})
 
 
 @pytest.mark.parametrize("uri", ["git@github.com:spack/spack", "https://github.com", "git+https://h/x", "ssh://h/x"])
-def test_nothing_is_cloned(uri: str) -> None:
+def test_a_git_source_is_refused(uri: str) -> None:
     assert "spack.source" in mistakes({"spack": {**SPACK, "source": uri}})
 
 
 @pytest.mark.parametrize("part", ["origin", "recipes"])
-def test_another_tarball_than_the_checksum_names_is_not_unpacked(part: str, tmp_path: Path) -> None:
+def test_a_tarball_with_a_wrong_checksum_is_not_unpacked(part: str, tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     origin = getattr(world.config.spack, part)
     Path(origin.source).write_bytes(b"evil")
@@ -70,7 +70,7 @@ def fetch_wheel(wheel: Path, directory: Path, world: World) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 60])
-def test_a_damaged_wheel_is_refused_and_leaves_nothing(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_wheel_is_refused_and_leaves_no_files(content: bytes, tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     world.paths.scratch.mkdir(parents=True)
     (tmp_path / "clingo.whl").write_bytes(content)
@@ -94,7 +94,7 @@ def test_a_wheel_cannot_write_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "tarball", "wheel"])
-def test_a_source_that_others_could_change_is_not_run(kind: str, tmp_path: Path) -> None:
+def test_a_source_that_others_can_write_is_not_executed(kind: str, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "bin").mkdir()
@@ -112,8 +112,8 @@ def test_a_source_that_others_could_change_is_not_run(kind: str, tmp_path: Path)
     program.locate(world.config, world.paths)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_source_of_another_user_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="the test changes the owner of a file, which needs root")
+def test_a_source_of_another_user_is_not_executed(tmp_path: Path) -> None:
     (tmp_path / "spack").mkdir()
     os.chown(tmp_path / "spack", 12345, 12345)
     text = yaml.safe_dump({"spack": {**SPACK, "source": str(tmp_path / "spack")}})
@@ -123,8 +123,8 @@ def test_a_source_of_another_user_is_not_run(tmp_path: Path) -> None:
     assert "belongs to user 12345" in caught.value.why
 
 
-def test_spack_checks_what_it_fetches_and_takes_no_binaries(tmp_path: Path) -> None:
-    """Binaries of a mirror would be run unchecked: none are taken, and no flag turns a check off."""
+def test_spack_verifies_checksums_and_uses_no_binaries(tmp_path: Path) -> None:
+    """Binaries of a mirror would run unverified: Spack uses none, and no option disables a check."""
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw], mirrors: {site: /srv/mirror}")
     world = World(tmp_path / "node", config_text=text)
     engine.converge(STEPS, world.context, lambda _: None)

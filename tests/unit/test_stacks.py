@@ -1,4 +1,4 @@
-"""The stacks that ship: that what was solved is what lies in spack_envs/, and what is said of them."""
+"""The included stacks: the recorded solutions match spack_envs/, and the documentation matches the record."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ README = Path(__file__).parents[2] / "spack_envs" / "README.md"
 STACKS = shipped()
 
 
-def test_the_stacks_that_are_promised_ship() -> None:
+def test_the_documented_stacks_exist() -> None:
     assert {"starter", "mpi-bench", "bioinformatics"} <= set(STACKS)
     assert set(recorded()) == set(STACKS)
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_a_stack_was_solved_as_it_is(name: str) -> None:
+def test_the_record_is_of_the_current_stack(name: str) -> None:
     cases = recorded()[name]
     assert set(cases) == {case.name for case in CASES}
     asked = {spec.partition("@")[0] for spec in environment(name)["specs"]}
     for case in cases.values():
-        assert case["digest"] == digest(name), (
-            "make stacks: the stack, Spack or the recipes changed since it was solved"
-        )
+        assert case["digest"] == digest(name), "the stack, Spack or the recipes have changed: run make stacks"
         assert set(case["roots"]) == asked
 
 
@@ -45,7 +43,7 @@ def test_the_page_shows_the_record() -> None:
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_purpose_disk_and_time_are_told_in_the_file_and_the_readme(name: str) -> None:
+def test_purpose_disk_and_time_are_in_the_file_and_the_readme(name: str) -> None:
     text = (README.parent / name / "spack.yaml").read_text(encoding="utf-8")
     for word in ("purpose", "disk", "time"):
         assert re.search(rf"^# {word}: \S", text, re.MULTILINE), word

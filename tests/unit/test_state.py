@@ -1,4 +1,4 @@
-"""What stands on disk: whole or absent, of a known format, and read only where nobody else could have written it."""
+"""Documents on disk: complete or absent, of a known format, and read only if no other user could have written them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.world import HOST, World
 RECORD = RunRecord("r1", "hook", "configured", "head", "h", "0.1.0", 1, "b", "2026-01-01T00:00:00Z")
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_record_is_read_back_unchanged(tmp_path: Path) -> None:
     runs = state.Runs(Paths(tmp_path))
     steps = (
         StepReport(
@@ -37,13 +37,13 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def save_old(paths: Paths, run_id: str, verb: str) -> None:
-    """A record that was written two hours ago."""
+    """Save a record that is two hours old."""
     state.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": run_id, "verb": verb}))
     old = time.time() - 7200
     os.utime(paths.runs / f"{run_id}.json", (old, old))
 
 
-def test_the_newest_runs_come_first_and_old_ones_go(tmp_path: Path) -> None:
+def test_the_newest_runs_come_first_and_old_ones_are_removed(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     for number in range(state.KEEP_RUNS + 5):
         save_old(paths, f"r{number:03d}", "bootstrap")
@@ -54,7 +54,7 @@ def test_the_newest_runs_come_first_and_old_ones_go(tmp_path: Path) -> None:
     assert len(list(paths.runs.glob("*.json"))) == state.KEEP_RUNS
 
 
-def test_the_records_of_a_timer_never_push_out_those_of_a_hook(tmp_path: Path) -> None:
+def test_records_of_the_timer_do_not_replace_those_of_hooks(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     save_old(paths, "r000", "hook")
     for number in range(1, state.KEEP_RUNS + 5):
@@ -64,7 +64,7 @@ def test_the_records_of_a_timer_never_push_out_those_of_a_hook(tmp_path: Path) -
     assert not (paths.runs / "r001.json").is_file()
 
 
-def test_the_record_of_a_run_that_goes_on_is_not_removed_by_many_others(tmp_path: Path) -> None:
+def test_the_record_of_a_running_run_is_not_removed(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     for number in range(64):
         state.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": f"r{number:03d}"}))
@@ -73,7 +73,7 @@ def test_the_record_of_a_run_that_goes_on_is_not_removed_by_many_others(tmp_path
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "1"}', '{"format": 1}', "\x00", "[" * 100_000])
-def test_a_damaged_document_is_named_with_a_remedy(text: str, tmp_path: Path) -> None:
+def test_a_damaged_document_is_reported_with_a_remedy(text: str, tmp_path: Path) -> None:
     path = Paths(tmp_path).runs / "r1.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -83,7 +83,7 @@ def test_a_damaged_document_is_named_with_a_remedy(text: str, tmp_path: Path) ->
     assert str(path) in str(caught.value)
 
 
-def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"format": 99}')
     with pytest.raises(StateError) as caught:
@@ -92,7 +92,7 @@ def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == '{"format": 99}'
 
 
-def test_what_others_could_have_written_is_not_read(tmp_path: Path) -> None:
+def test_a_document_that_others_can_write_is_not_read(tmp_path: Path) -> None:
     world = World(tmp_path / "head")
     shared = state.ClusterState(world.paths)
     world.paths.state.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "file"])
-def test_what_somebody_planted_at_a_temporary_name_is_not_written_through(kind: str, tmp_path: Path) -> None:
+def test_a_planted_link_at_a_temporary_name_is_not_followed(kind: str, tmp_path: Path) -> None:
     victim, planted = tmp_path / "victim", tmp_path / f".x.json.{os.uname().nodename}-{os.getpid()}.part"
     victim.write_text("mine")
     if kind == "link":
@@ -150,7 +150,7 @@ def test_what_somebody_planted_at_a_temporary_name_is_not_written_through(kind: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["victim", "x.json"]
 
 
-def test_a_name_that_comes_back_before_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_planted_again_before_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "victim").write_text("mine")
     (tmp_path / f".x.json.{os.uname().nodename}-{os.getpid()}.part").symlink_to(tmp_path / "victim")
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the attacker is faster
@@ -160,7 +160,7 @@ def test_a_name_that_comes_back_before_it_is_opened_is_refused(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("mode", "says"), [(0o777, "written by others"), (0o775, "written by others"), (0o755, "")])
-def test_what_others_could_change_is_foreign(mode: int, says: str, tmp_path: Path) -> None:
+def test_a_tree_that_others_can_change_is_distrusted(mode: int, says: str, tmp_path: Path) -> None:
     (tmp_path / "spack" / "bin").mkdir(parents=True)
     (tmp_path / "spack").chmod(mode)
     for path in (tmp_path / "spack", tmp_path / "spack" / "bin"):
@@ -168,7 +168,7 @@ def test_what_others_could_change_is_foreign(mode: int, says: str, tmp_path: Pat
         assert bool(files.real_path_problem(path)) == bool(says)
 
 
-def test_a_sticky_directory_on_the_way_is_fine_and_not_at_its_end(tmp_path: Path) -> None:
+def test_a_sticky_directory_is_trusted_only_as_a_parent(tmp_path: Path) -> None:
     (tmp_path / "shared" / "spack").mkdir(parents=True)
     (tmp_path / "shared").chmod(0o1777)
     assert files.real_path_problem(tmp_path / "shared" / "spack") is None
@@ -195,7 +195,7 @@ def identity(text: str, host: object = HOST, environment: dict[str, object] | No
     return release.release_id(parse(text), host, environment or {}, templates)  # type: ignore[arg-type]
 
 
-def test_the_release_id_names_what_goes_into_a_release() -> None:
+def test_the_release_id_depends_on_everything_in_a_release() -> None:
     one = identity(BASE)
     assert one == identity(BASE)
     assert identity(BASE + "\ncheck: {run: [x]}\ninstall: {budget: 1}") == one

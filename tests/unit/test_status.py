@@ -1,4 +1,4 @@
-"""status --wait: it ends as soon as nothing better can come, and says who is at it while something can."""
+"""status --wait: it ends when no better state can be expected, and names the run for which it waits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wait(services: Services, timeout: float = 60) -> Result[NodeStatus]:
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[Status, NodeStatus]) -> list[int]:
-    """What ``status`` says, one after the other; the last one for ever. Nobody sleeps."""
+    """The results of ``status`` in turn, then the last one repeatedly, without sleeping."""
     asked_for: list[int] = []
 
     def say(_: Options, __: Services) -> Result[NodeStatus]:
@@ -54,15 +54,13 @@ def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[Status, NodeStatus])
     return asked_for
 
 
-def test_a_ready_node_is_told_at_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_returns_at_once_on_a_ready_node(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     times = answers(monkeypatch, (Status.OK, data()))
     assert wait(services).exit_code == 0
     assert len(times) == 1
 
 
-def test_what_nobody_is_at_stays_degraded_and_is_told_at_once(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_returns_at_once_if_no_run_is_active(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     times = answers(monkeypatch, (Status.DEGRADED, data()))
     assert wait(services).exit_code == 3
     assert len(times) == 1
@@ -76,7 +74,7 @@ def test_what_nobody_is_at_stays_degraded_and_is_told_at_once(
         (data(install=INSTALLING, install_age=4.0), "head is installing (run r1)"),
     ],
 )
-def test_it_waits_while_somebody_is_at_it_and_says_who_once(
+def test_wait_names_the_active_run_once(
     services: Services, monkeypatch: pytest.MonkeyPatch, going: NodeStatus, words: str
 ) -> None:
     times = answers(monkeypatch, *[(Status.DEGRADED, going)] * 3, (Status.OK, data()))
@@ -85,21 +83,19 @@ def test_it_waits_while_somebody_is_at_it_and_says_who_once(
     assert [f"waiting: {words}"] == NOTES
 
 
-def test_an_install_that_says_nothing_any_more_is_not_waited_for(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_ignores_an_install_without_updates(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, (Status.DEGRADED, data(install=INSTALLING, install_age=3600.0)))
     assert wait(services).exit_code == 3
 
 
-def test_its_deadline_ends_with_75_and_the_state_as_it_is(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_exits_75_at_its_deadline(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, (Status.DEGRADED, data(runs=())))
     result = wait(services, 0)
     assert (result.exit_code, result.errors[-1]["code"]) == (75, "wait-timeout")
     assert "no run has started on this node yet" in str(result.errors[-1]["what"])
 
 
-def test_a_node_whose_timer_runs_is_waited_for(tmp_path: Path) -> None:
+def test_wait_waits_if_the_timer_is_active(tmp_path: Path) -> None:
     world = World(tmp_path / "node", live=True)
     world.system.systemd = True
     world.system.answers["systemctl"] = lambda _: "LoadState=loaded\nActiveState=active\n"
@@ -109,7 +105,7 @@ def test_a_node_whose_timer_runs_is_waited_for(tmp_path: Path) -> None:
     assert verb._activity(world.paths, services, data()) == ""
 
 
-def test_json_and_verbose_bring_the_facts_and_the_externals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_and_verbose_include_facts_and_externals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = External("slurm", "slurm@24.05.7", "/opt/slurm", Path("/opt/slurm"))
     monkeypatch.setattr(verb, "find_externals", lambda *_: (slurm,))
     world = World(tmp_path / "node")

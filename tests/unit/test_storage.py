@@ -1,4 +1,4 @@
-"""Which storage a node has used, and what it does when another is in its place; how a disk's own troubles are told."""
+"""The storage that a node has used, its reaction to another one, and errors of a disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def storage(world: World, *, accept: bool = False) -> StepReport:
 
 
 def other_storage(world: World, token: Token | None) -> None:
-    """Another file system is mounted where the one from before was."""
+    """Mount another file system at the same directory."""
     world.paths.shared_mount.rename(world.prefix / f"before-{os.urandom(4).hex()}")
     world.paths.shared_mount.mkdir()
     if token is not None:
@@ -57,8 +57,8 @@ def compute(head: World) -> World:
 
 
 @pytest.mark.parametrize("name", ["state/nodes", "archive", "lock", "build", "root/spack", "root/releases"])
-def test_nothing_of_ours_that_others_could_change_is_relied_on(head: World, name: str) -> None:
-    """Root runs what lies in most of them."""
+def test_files_on_storage_that_others_can_change_are_not_trusted(head: World, name: str) -> None:
+    """Root executes files in most of them."""
     storage(head)
     place = head.paths.shared / name
     place.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ def test_nothing_of_ours_that_others_could_change_is_relied_on(head: World, name
 
 
 @pytest.mark.parametrize("token", [None, Token("feed" * 8, "another-head")], ids=["empty", "another cluster's"])
-def test_the_head_node_installs_nothing_on_another_storage(head: World, token: Token | None) -> None:
+def test_the_head_node_installs_nothing_on_changed_storage(head: World, token: Token | None) -> None:
     storage(head)
     other_storage(head, token)
     before = sorted(head.paths.shared_mount.rglob("*"))
@@ -79,15 +79,13 @@ def test_the_head_node_installs_nothing_on_another_storage(head: World, token: T
     assert sorted(head.paths.shared_mount.rglob("*")) == before
 
 
-def test_a_run_beside_this_one_may_mark_the_storage_while_it_looks(
-    head: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_run_may_write_the_token_during_a_probe(head: World, monkeypatch: pytest.MonkeyPatch) -> None:
     view = storage_step._view
 
     def slow_view(ctx: Context) -> storage_step.StorageView:
         seen = view(ctx)
         monkeypatch.setattr(storage_step, "_view", view)
-        assert storage(head).outcome is Outcome.CHANGED  # the other run's, from its beginning to its end
+        assert storage(head).outcome is Outcome.CHANGED  # the complete step of the other run
         return seen
 
     monkeypatch.setattr(storage_step, "_view", slow_view)
@@ -95,7 +93,7 @@ def test_a_run_beside_this_one_may_mark_the_storage_while_it_looks(
     assert storage(head).outcome is Outcome.OK
 
 
-def test_other_nodes_follow_what_the_head_node_accepted_also_over_two_changes(head: World, compute: World) -> None:
+def test_other_nodes_follow_the_head_node_over_two_changes_of_storage(head: World, compute: World) -> None:
     for _ in range(2):
         other_storage(head, None)
         assert code(storage(compute)) == "storage-changed"
@@ -107,14 +105,14 @@ def test_other_nodes_follow_what_the_head_node_accepted_also_over_two_changes(he
     assert KnownStorage.load(compute.paths) == KnownStorage("/shared", token.token, Owner("demo", "us-east-1"))
 
 
-def test_the_head_node_itself_follows_no_other_storage_of_its_cluster(head: World) -> None:
+def test_the_head_node_does_not_follow_a_change_of_storage(head: World) -> None:
     storage(head)
     other_storage(head, Token("feed" * 8, "another-head", Owner("demo", "us-east-1")))
     assert code(storage(head)) == "storage-changed"
 
 
-def test_a_storage_that_is_accepted_keeps_its_own_token(head: World) -> None:
-    """A copy of the cluster's own, for example: nodes that know it by that token still know it."""
+def test_accepted_storage_keeps_its_token(head: World) -> None:
+    """For example a copy of the cluster's storage: nodes that know the token still accept it."""
     storage(head)
     token = Token("feed" * 8, "another-head", Owner("demo", "us-east-1"))
     other_storage(head, token)
@@ -122,14 +120,14 @@ def test_a_storage_that_is_accepted_keeps_its_own_token(head: World) -> None:
     assert ClusterState(head.paths).token() == token
 
 
-def test_a_node_may_accept_for_itself(head: World, compute: World) -> None:
+def test_a_node_can_accept_storage_for_itself(head: World, compute: World) -> None:
     other_storage(head, Token("feed" * 8, "another-head"))
     assert code(storage(compute)) == "storage-changed"
     assert storage(compute, accept=True).outcome is Outcome.CHANGED
     assert storage(compute).outcome is Outcome.OK
 
 
-def test_another_place_in_the_configuration_is_no_surprise(head: World) -> None:
+def test_a_changed_mount_point_in_the_configuration_is_accepted(head: World) -> None:
     storage(head)
     (head.prefix / "fsx").mkdir()
     head.config_text = "{stack: none, storage: {mount: /fsx}}"
@@ -137,13 +135,13 @@ def test_another_place_in_the_configuration_is_no_surprise(head: World) -> None:
 
 
 @pytest.mark.parametrize("text", ["garbage", '{"format": 1}', '{"format": 1, "mount": "/shared", "token": 1}'])
-def test_a_damaged_memory_is_none(head: World, text: str) -> None:
+def test_a_damaged_record_of_known_storage_is_ignored(head: World, text: str) -> None:
     storage(head)
     head.paths.seen_storage.write_text(text)
     assert storage(head).outcome is Outcome.CHANGED
 
 
-def test_nobody_obeys_the_wanted_json_of_another_storage(head: World, compute: World) -> None:
+def test_the_desired_state_on_changed_storage_is_not_used(head: World, compute: World) -> None:
     desired = DesiredState("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
     ClusterState(head.paths).save_desired_state(desired)
     facts = compute.context.facts
@@ -154,9 +152,7 @@ def test_nobody_obeys_the_wanted_json_of_another_storage(head: World, compute: W
 
 
 @pytest.mark.parametrize("token", [None, Token("feed" * 8, "another-head")], ids=["empty", "another cluster's"])
-def test_a_run_that_is_under_way_writes_nothing_onto_a_storage_that_came_in_its_place(
-    head: World, token: Token | None
-) -> None:
+def test_a_running_run_writes_nothing_if_storage_is_replaced(head: World, token: Token | None) -> None:
     storage(head)
     other_storage(head, token)
     before = sorted(head.paths.shared_mount.rglob("*"))
@@ -166,7 +162,7 @@ def test_a_run_that_is_under_way_writes_nothing_onto_a_storage_that_came_in_its_
     assert sorted(head.paths.shared_mount.rglob("*")) == before
 
 
-def test_what_root_makes_and_does_not_own_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_squash_is_detected_and_the_test_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     with pytest.raises(StorageError) as caught:
         make_own_dir(tmp_path / "petal" / "state", tmp_path)
@@ -178,7 +174,7 @@ def test_what_root_makes_and_does_not_own_is_taken_back(tmp_path: Path, monkeypa
     ("number", "wanted"),
     [(errno.ENOSPC, "file-no-space"), (errno.EROFS, "file-read-only"), (errno.EEXIST, "package-archive")],
 )
-def test_a_disks_troubles_are_not_blamed_on_the_tarball(
+def test_errors_of_the_disk_are_not_reported_as_a_damaged_tarball(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wanted: str
 ) -> None:
     world = World(tmp_path / "head", config_text=with_package(tmp_path))

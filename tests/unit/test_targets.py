@@ -1,4 +1,4 @@
-"""Which CPU an instance has, what the cluster builds for, and what a node says that cannot run it."""
+"""The CPU of an instance type, the targets of a cluster, and the error on a node that does not support them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TABLE = json.loads(Path(targets.__file__).with_name("instances.json").read_text(
 
 @contextmanager
 def on_cpu(name: str) -> Iterator[None]:
-    """This machine has the CPU of a recorded /proc/cpuinfo."""
+    """Emulate the CPU of a recorded /proc/cpuinfo."""
     from archspec.cpu import detect
 
     text, real = (CPUINFO / f"{name}.txt").read_text(encoding="utf-8"), builtins.open
@@ -72,13 +72,13 @@ def on_cpu(name: str) -> Iterator[None]:
         ("c8g", "neoverse_v2", "neoverse_v2"),
     ],
 )
-def test_a_nodes_cpu_is_what_its_cpuinfo_shows(instance: str, cpu: str, level: str) -> None:
+def test_a_nodes_cpu_is_read_from_cpuinfo(instance: str, cpu: str, level: str) -> None:
     with on_cpu(instance):
         assert targets.own_cpu() == cpu
     assert targets.level(cpu) == level
 
 
-def test_every_row_of_the_table_has_a_cpu_of_archspec_and_a_source_and_no_family_twice() -> None:
+def test_every_row_of_the_table_has_a_known_cpu_a_source_and_a_unique_family() -> None:
     import archspec.cpu
 
     names = [name for row in TABLE for name in row["families"].split()]
@@ -95,7 +95,7 @@ def test_every_row_of_the_table_has_a_cpu_of_archspec_and_a_source_and_no_family
         ), row
 
 
-def test_the_table_has_what_clusters_are_made_of() -> None:
+def test_the_table_has_all_common_instance_families() -> None:
     for generation in "45678":
         assert all(targets.family_of(f"{letter}{generation}{kind}.large") for letter, kind in _kinds(generation))
     for name in ("t2", "t3", "t4g", "hpc6a", "hpc6id", "hpc7a", "hpc7g", "hpc8a", "x1", "x2iedn", "i3", "i4i", "i7i",
@@ -130,7 +130,7 @@ def queues(*types: str) -> tuple[Queue, ...]:
         ((), "x86_64_v3", ()),
     ],
 )
-def test_auto_is_the_level_that_all_queues_have(types: tuple[str, ...], target: str, cuda: tuple[str, ...]) -> None:
+def test_auto_is_the_highest_level_of_all_queues(types: tuple[str, ...], target: str, cuda: tuple[str, ...]) -> None:
     build_targets = targets.build_targets((), queues(*types), "x86_64")
     assert (build_targets.targets, build_targets.cuda) == ((target,), cuda)
 
@@ -147,11 +147,11 @@ def test_auto_is_the_level_that_all_queues_have(types: tuple[str, ...], target: 
         ((), "neoverse_n1"),
     ],
 )
-def test_auto_on_graviton(types: tuple[str, ...], target: str) -> None:
+def test_auto_on_graviton_is_the_oldest_generation(types: tuple[str, ...], target: str) -> None:
     assert targets.build_targets((), queues(*types), "aarch64").targets == (target,)
 
 
-def test_what_runs_what() -> None:
+def test_which_cpu_runs_which_target() -> None:
     assert targets.runs("icelake", "x86_64_v3")
     assert not targets.runs("zen3", "x86_64_v4")
     assert not targets.runs("neoverse_n1", "x86_64_v3")
@@ -170,7 +170,7 @@ def test_unknown_types_are_named_once_with_their_queue() -> None:
     assert "not known" in targets.build_targets((), (), "x86_64").notes[0]
 
 
-def test_what_this_head_node_cannot_build_is_a_mistake_with_a_remedy() -> None:
+def test_a_target_that_the_head_node_cannot_build_is_an_error_with_a_remedy() -> None:
     with pytest.raises(ConfigError, match=r"c7g\.large") as mixed:
         targets.build_targets((), queues("c7i.large", "c7g.large"), "x86_64")
     assert (mixed.value.code, mixed.value.exit) == ("target-mixed", 78)
@@ -181,7 +181,7 @@ def test_what_this_head_node_cannot_build_is_a_mistake_with_a_remedy() -> None:
     assert (other.value.code, other.value.exit) == ("target-mixed", 78)
 
 
-def test_where_nothing_is_built_any_cpu_will_do_and_queues_do_not_matter() -> None:
+def test_without_builds_any_cpu_is_accepted_and_queues_are_ignored() -> None:
     for text in ("stack: none", "spack: {target: zen4}"):
         assert release.build_targets_of(parse(text), queues("c7g.large"), "x86_64").targets == ("x86_64",)
 
@@ -203,7 +203,7 @@ def test_where_nothing_is_built_any_cpu_will_do_and_queues_do_not_matter() -> No
         ("3", "must be a string"),
     ],
 )
-def test_a_wrong_target_is_told_with_its_path(value: str, said: str) -> None:
+def test_a_wrong_target_is_reported_with_its_path(value: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)) as found:
         parse(f"spack: {{target: {value}}}")
     assert found.value.exit == 78
@@ -211,12 +211,12 @@ def test_a_wrong_target_is_told_with_its_path(value: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["auto", "zen4", "[zen4]", "[x86_64_v4, x86_64_v3]"])
-def test_a_target_or_several_survive_the_way_through_wanted(value: str) -> None:
+def test_targets_are_preserved_in_desired_json(value: str) -> None:
     config = parse(f"spack: {{target: {value}}}")
     assert parse(json.dumps(config.to_dict())) == config
 
 
-def test_the_queues_of_a_cluster() -> None:
+def test_the_queues_of_a_cluster_are_read_from_its_configuration() -> None:
     text = """
 Scheduling:
   SlurmQueues:
@@ -235,7 +235,7 @@ Scheduling:
         assert facts.parse_queues(nothing) == ()
 
 
-def test_aliases_cannot_make_a_small_file_endless() -> None:
+def test_yaml_aliases_cannot_expand_a_small_file() -> None:
     many = "[" + ", ".join(["*i"] * 3000) + "]"
     text = f"x: &i {{InstanceType: c7i.large}}\ny: &r {{Instances: {many}}}\n"
     text += f"z: &c [{', '.join(['*r'] * 3000)}]\n"
@@ -245,7 +245,7 @@ def test_aliases_cannot_make_a_small_file_endless() -> None:
     assert {queue.instances for queue in found} == {("c7i.large",)}
 
 
-def test_a_cluster_file_that_is_away_for_once_changes_nothing() -> None:
+def test_a_temporarily_missing_cluster_configuration_changes_nothing() -> None:
     config = parse(STACK)
     asked = known_with(queues("p5.48xlarge"))
     first = choose_targets(config, asked, None)
@@ -264,7 +264,7 @@ def known_with(found: tuple[Queue, ...]) -> Facts:
     return Facts(Cluster(Role.HEAD, queues=found), HOST, ())
 
 
-def test_the_release_follows_the_queues_and_their_gpus_and_not_the_heads_cpu() -> None:
+def test_the_release_depends_on_queues_and_gpus_and_not_on_the_heads_cpu() -> None:
     config = parse(STACK)
 
     def identity(*types: str, host: Any = HOST) -> str:
@@ -296,7 +296,7 @@ def manifest(*built: str, specs: tuple[str, ...] = ("zlib",), **other: str) -> M
         ("neoverse_v1", ("neoverse_v2",), "the release was built for neoverse_v2, this node has neoverse_v1"),
     ],
 )
-def test_a_node_that_cannot_run_it_says_so_and_what_to_set(cpu: str, built: tuple[str, ...], message: str) -> None:
+def test_a_node_that_cannot_run_the_target_reports_the_remedy(cpu: str, built: tuple[str, ...], message: str) -> None:
     machine = targets.machine_of(cpu)
     finding = CpuFits().fits(replace(HOST, target=cpu, machine=machine), manifest(*built))
     assert (finding.check, finding.severity, finding.message) == ("cpu", Severity.FAIL, message)
@@ -327,7 +327,7 @@ def test_glibc_and_operating_system_are_compared_after_the_cpu() -> None:
     assert CpuFits().fits(replace(HOST, target="x86_64"), manifest("x86_64_v4", specs=())).severity is Severity.OK
 
 
-def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path) -> None:
+def test_a_node_tries_the_modules_of_its_own_tree(tmp_path: Path) -> None:
     ctx = World(tmp_path / "node").context
     built = manifest("x86_64_v3", "x86_64_v4")
     for cpu, name in (("zen3", "x86_64_v3/1"), ("zen4", "x86_64_v4/1"), ("x86_64", "x86_64_v3/1")):
@@ -337,12 +337,12 @@ def test_the_modules_that_a_node_tries_are_those_of_its_own_tree(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("lmod")
-def test_the_cpu_is_the_first_failure_that_a_report_tells(tmp_path: Path) -> None:
-    """As check, the hook's own look and the proof job do it; a proof job's lines keep the whole message."""
+def test_the_cpu_is_the_first_failure_of_a_report(tmp_path: Path) -> None:
+    """In check, in the hook and in the proof job, whose lines have the complete message."""
     head = World(tmp_path / "head", config_text=listed(tmp_path, "x86_64_v4"))
     engine.converge(STEPS, head.context, lambda _: None)
     old = head.as_node("old", Role.COMPUTE)
-    engine.converge(STEPS, old.context, lambda _: None)  # a shell cannot be started here, so every load fails
+    engine.converge(STEPS, old.context, lambda _: None)  # no shell can be started here, so every load fails
     report = checks.check_node(old.context, CHECKS)
     failed = [finding for finding in report.findings if finding.severity is Severity.FAIL]
     loads = [f"load:{name}" for name in ("fftw/3.3.10", "hello/1.0", "spack/1.1.1")]
@@ -356,7 +356,7 @@ def listed(tmp_path: Path, target: str) -> str:
 
 
 @pytest.mark.usefixtures("lmod")
-def test_a_list_gives_each_node_its_best_tree(tmp_path: Path) -> None:
+def test_each_node_uses_the_best_tree_of_a_list_of_targets(tmp_path: Path) -> None:
     head = World(tmp_path / "head", config_text=listed(tmp_path, "[x86_64_v4, x86_64_v3]"))
     outcomes = {report.outcome for report in engine.converge(STEPS, head.context, lambda _: None)}
     assert outcomes <= {Outcome.CHANGED, Outcome.OK, Outcome.SKIPPED}
@@ -391,7 +391,7 @@ def lmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def test_a_target_that_the_compiler_does_not_know_is_told_before_anything_is_built(tmp_path: Path) -> None:
+def test_a_target_unknown_to_the_compiler_is_reported_before_a_build(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=listed(tmp_path, "zen5"))
     world.system.answers["gcc"] = lambda _: "11.4.0\n"
     reports = {report.name: report for report in engine.converge(STEPS, world.context, lambda _: None)}
@@ -403,7 +403,7 @@ def test_a_target_that_the_compiler_does_not_know_is_told_before_anything_is_bui
     assert SpackStack().probe(world.context).pending
 
 
-def test_the_plan_names_the_target_and_what_is_not_in_the_table(tmp_path: Path) -> None:
+def test_the_plan_names_the_target_and_unknown_instance_types(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=with_spack(tmp_path), queues=queues("q9.large", "c7a.large"))
     probe = SpackStack().probe(world.context)
     assert "x86_64_v3" in probe.reason
@@ -413,7 +413,7 @@ def test_the_plan_names_the_target_and_what_is_not_in_the_table(tmp_path: Path) 
     assert any("this head node has x86_64_v3" in line for line in SpackStack().probe(better.context).changes)
 
 
-def test_a_stack_that_says_cuda_arch_itself_is_left_alone(tmp_path: Path) -> None:
+def test_cuda_arch_of_a_stack_is_not_changed(tmp_path: Path) -> None:
     own = {"specs": ["fftw"], "packages": {"all": {"variants": "cuda_arch=70"}}}
     for environment, expected in (({}, ["cuda_arch=90"]), (own, None)):
         world = World(
@@ -425,14 +425,14 @@ def test_a_stack_that_says_cuda_arch_itself_is_left_alone(tmp_path: Path) -> Non
         assert json.loads(scope.read_text())["packages"]["all"].get("variants") == expected
 
 
-def test_a_package_release_is_for_every_cpu(tmp_path: Path) -> None:
+def test_a_release_of_binary_packages_is_for_every_cpu(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=with_package(tmp_path), queues=queues("c7i.large"))
     assert world.context.targets == ("x86_64",)
     old = replace(world.context.facts.host, target="ivybridge")
     assert replace(world.context, facts=replace(world.context.facts, host=old)).tree == "debian12-x86_64"
 
 
-# ------------------------------------------------------------------------------------------------- who knows what
+# --------------------------------------------------------------------------------------------- targets of a cluster
 
 
 def cluster_of(world: World, *types: str) -> None:
@@ -446,7 +446,7 @@ def prepared(world: World, role: Role, config: str | None = None) -> Any:
     return prepare(world.options(config, role=role), world.services)
 
 
-def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_path: Path) -> None:
+def test_the_head_node_uses_cluster_config_and_other_nodes_desired_json(tmp_path: Path) -> None:
     head = World(tmp_path / "head", config_text=with_spack(tmp_path))
     config = tmp_path / "petal.yaml"
     config.write_text(head.config_text)
@@ -465,11 +465,11 @@ def test_the_head_decides_by_cluster_config_and_the_others_obey_wanted_json(tmp_
     assert prepared(node, Role.COMPUTE).targets == ("x86_64_v4",)
     assert prepared(head, Role.HEAD).release == second.release
     head.paths.at(facts.CLUSTER_CONFIG).unlink()
-    assert prepared(head, Role.HEAD).release == second.release, "a file that is away for once is no other cluster"
+    assert prepared(head, Role.HEAD).release == second.release, "a temporarily missing file changed the target"
 
 
-def test_in_an_image_the_queues_have_no_say(tmp_path: Path) -> None:
-    """Its release was built before there were any, and must be the wanted one on the cluster."""
+def test_queues_are_ignored_in_an_image(tmp_path: Path) -> None:
+    """The release of an image is built before the cluster exists, and must be the desired one on the cluster."""
     world = World(tmp_path / "head", config_text=with_spack(tmp_path) + "layout: ami\n")
     config = tmp_path / "petal.yaml"
     config.write_text(world.config_text)
@@ -480,7 +480,7 @@ def test_in_an_image_the_queues_have_no_say(tmp_path: Path) -> None:
     assert on_the_cluster.targets == ("x86_64_v3",)
 
 
-def test_a_mixed_cluster_ends_a_run_with_78(tmp_path: Path) -> None:
+def test_a_run_on_a_cluster_with_mixed_architectures_exits_78(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=with_spack(tmp_path))
     config = tmp_path / "petal.yaml"
     config.write_text(world.config_text)

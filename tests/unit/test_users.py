@@ -1,4 +1,4 @@
-"""The users' Spack as a part of the release: the same files in every layout, whole, and without the site's secrets."""
+"""The users' Spack as a part of the release: the same complete files in every layout, without the site's secrets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_files_are_the_same_in_every_layout(world: World) -> None:
     assert len(seen) == 1
 
 
-def test_users_get_sources_from_where_they_need_no_credentials(world: World) -> None:
+def test_users_get_only_mirrors_that_need_no_credentials(world: World) -> None:
     mirrors = "mirrors: {own: /srv/mirror, web: 'https://mirror/x'}"
     world.config_text = world.config_text.replace("spack: {", f"spack: {{{mirrors}, ")
     assert set(scope(world, "mirrors")) == {"own", "web"}
@@ -54,7 +54,7 @@ def test_users_get_sources_from_where_they_need_no_credentials(world: World) -> 
 
 
 @pytest.mark.parametrize("everything", ["all", "all:"])
-def test_the_stacks_packages_and_ours_are_one_section(world: World, everything: str) -> None:
+def test_packages_of_the_stack_and_ours_are_merged_to_one_section(world: World, everything: str) -> None:
     of_stack = {everything: {"require": "%gcc", "variants": "+x", "target": ["zen4"]}, "fftw": {"require": "~mpi"}}
     world.queues = (Queue("q1", ("p4d.24xlarge", "c6a.large")),)
     world.environment = {"packages": of_stack, "specs": ["fftw"]}
@@ -67,7 +67,7 @@ def test_the_stacks_packages_and_ours_are_one_section(world: World, everything: 
     assert packages["gcc"]["externals"]
 
 
-def test_what_is_missing_of_it_is_written_again(world: World) -> None:
+def test_missing_files_of_the_users_spack_are_restored(world: World) -> None:
     engine.converge(STEPS, world.context, lambda _: None)
     python = world.paths.release(world.release) / "spack" / f"debian12-{TARGET}" / "python" / "bin" / "python3"
     python.unlink()
@@ -76,7 +76,7 @@ def test_what_is_missing_of_it_is_written_again(world: World) -> None:
     assert python.is_file()
 
 
-def test_a_stack_with_a_package_of_that_name_keeps_its_module(world: World) -> None:
+def test_a_stack_with_a_package_named_spack_keeps_its_module(world: World) -> None:
     path = world.paths.release(world.release) / "modules" / f"debian12-{TARGET}" / "Core" / "spack" / "1.1.1.lua"
     spack = world.system.answers["spack"]
 

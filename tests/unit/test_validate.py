@@ -39,7 +39,7 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
     text = with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw@9.9, fttw]")
     world = World(tmp_path / "node", config_text=text, environment={"specs": ["ftw"]})
     world.system.checked_specs = UNKNOWN
-    assert SpackStack().probe(world.context).pending  # no recipes here yet
+    assert SpackStack().probe(world.context).pending  # the recipes are not yet fetched
     with pytest.raises(ConfigError) as caught:
         SpackStack().apply(world.context)
     assert caught.value.code == "spec-unknown"
@@ -58,7 +58,7 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
     assert engine.converge([SpackStack()], world.context, lambda _: None)[0].outcome is Outcome.BLOCKED
 
 
-def test_a_plan_shows_advice_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_plan_shows_advice_and_leaves_no_files(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     fetched(world)
     world.system.checked_specs = {"problems": [], "advice": ["mpi is provided by openmpi"]}
@@ -88,7 +88,7 @@ def test_an_environment_that_spack_cannot_read_is_an_error(tmp_path: Path, monke
     assert caught.value.why == "definition must have a single attribute"
 
 
-def test_a_lockfile_is_believed_whatever_the_recipes_say(tmp_path: Path) -> None:
+def test_the_specs_of_a_lockfile_are_not_validated(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     SpackStack().apply(world.context)
     world.system.memory = 0
@@ -101,7 +101,7 @@ def test_a_lockfile_is_believed_whatever_the_recipes_say(tmp_path: Path) -> None
     ("recipes", "memory", "refused"),
     [(9, 64 << 20, False), (9, 0, True), (8200, MEMORY - 1, True), (9000, MEMORY, False)],
 )
-def test_memory_is_asked_for_by_the_number_of_recipes(
+def test_the_required_memory_depends_on_the_number_of_recipes(
     recipes: int, memory: int, *, refused: bool, tmp_path: Path
 ) -> None:
     root = tmp_path / "builtin"

@@ -1,4 +1,4 @@
-"""What people and programs read, held against golden files; ``UPDATE_GOLDEN=1`` writes them anew."""
+"""The output for people and programs, compared with golden files; ``UPDATE_GOLDEN=1`` rewrites them."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def golden(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_text(name: str) -> None:
+def test_the_text_equals_its_golden_file(name: str) -> None:
     golden(name, text_of(RESULTS[name]))
 
 
@@ -204,7 +204,7 @@ def test_verbose_status_ends_with_the_facts() -> None:
     golden("status-verbose", text[len(brief) :])
 
 
-def test_the_page_has_the_table_each_trouble_once_and_nothing_from_elsewhere() -> None:
+def test_the_html_page_is_complete_and_self_contained() -> None:
     evil = Finding("run:<script>alert(1)</script>", Severity.FAIL, "ended with 1 & <b>", "why <i>", ("echo '<x>'",))
     nodes = [
         *NODES,
@@ -225,7 +225,7 @@ def test_the_page_has_the_table_each_trouble_once_and_nothing_from_elsewhere() -
 
 
 class Tags(HTMLParser):
-    """Which elements are there, and which are still open at the end."""
+    """Collects the elements of a page, and those still open at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_steps_that_were_printed_while_they_ran_are_not_printed_again() -> None:
+def test_steps_that_were_printed_during_the_run_are_not_printed_again() -> None:
     text = text_of(RESULTS["run"], steps_shown=True)
     assert "8c2afbf9" not in text
     assert "desired-state, proof: the head node does it" in text
@@ -268,7 +268,7 @@ def test_an_error_goes_to_stderr_in_ascii_with_its_remedy(capsys: pytest.Capture
     assert "try  df -h" in output.err
 
 
-def test_every_exit_code_stands_for_one_thing() -> None:
+def test_every_exit_code_has_one_meaning() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0, "FAILED": 1, "USAGE": 2, "DEGRADED": 3, "NO_PYTHON": 69, "BUG": 70, "TRY_AGAIN": 75, "NOT_ROOT": 77,
         "CONFIG": 78, "INTERRUPTED": 130, "TERMINATED": 143,
