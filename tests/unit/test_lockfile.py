@@ -151,7 +151,7 @@ def test_a_lockfile_for_other_gpus_is_refused() -> None:
     assert list(differences(lock(), replace(HERE, cuda=("90",)))) == [], "nothing in it is for GPUs"
 
 
-def test_contradicting_keys_of_the_configuration_are_reported() -> None:
+def test_a_spec_missing_in_the_lockfile_is_reported() -> None:
     assert list(differences(lock(), replace(HERE, specs=("fftw", "hdf5+mpi")))) == []
     ((path, said),) = differences(lock(), replace(HERE, specs=("samtools",)))
     assert (path, "samtools" in said) == ("spec", True)
