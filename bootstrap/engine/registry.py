@@ -31,8 +31,7 @@ from ..steps.seed_from_image import SeedFromImage
 from ..steps.self_install import SelfInstall
 from ..steps.shell import Shell
 from ..steps.spack import SpackProgram, SpackStack
-from ..steps.storage import Storage
-from ..steps.storage_owner import StorageOwner
+from ..steps.storage import Storage, StorageOwner
 
 ALL: tuple[Check, ...] = (
     Munge(),

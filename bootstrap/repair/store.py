@@ -22,7 +22,7 @@ from ..state.store import ClusterState
 from ..steps.base import ClusterStep
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
-from ..steps.storage_owner import StorageOwner
+from ..steps.storage import StorageOwner
 
 SHOWN = 5
 LIMIT = 1 << 28

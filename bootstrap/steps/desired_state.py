@@ -12,8 +12,7 @@ from ..state.store import ClusterState
 from .base import ClusterStep
 from .root import WAY_TO_STORAGE
 from .self_install import SelfInstall
-from .storage import Storage
-from .storage_owner import StorageOwner
+from .storage import Storage, StorageOwner
 
 
 class RecordDesiredState(ClusterStep):

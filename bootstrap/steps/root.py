@@ -21,8 +21,7 @@ from .base import ON_NODES, Step
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
 from .seed_from_image import SeedFromImage, is_image
-from .storage import Storage
-from .storage_owner import StorageOwner
+from .storage import Storage, StorageOwner
 
 UNIT_SECONDS = 90.0  # DefaultTimeoutStartSec of systemd (systemd-system.conf(5))
 UNIT = "opt-petal.mount"

@@ -13,7 +13,7 @@ from ..host.atomic import staged_dir, write_atomic
 from ..host.files import real_path_problem
 from ..state.context import Context
 from .base import ClusterStep
-from .storage_owner import StorageOwner
+from .storage import StorageOwner
 
 STORES = "store*"  # each family of Spack has its own
 

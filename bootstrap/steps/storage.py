@@ -1,22 +1,24 @@
-"""Shared storage is mounted, is shared, is the one that this node knows, and only root can write to <mount>/petal."""
+"""Shared storage is mounted, shared, the one that this node knows, safe to write to, and serves this cluster."""
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.deadlines import PROBE
 from ..core.errors import StateError, StorageError
 from ..core.facts import NETWORK_KINDS, Mount
-from ..core.model import Finding, Role, change, satisfied
+from ..core.model import Finding, Role, change, elsewhere, satisfied
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
+from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Owner, Token, is_foreign
+from ..state.release import current_in
 from ..state.store import ClusterState, KnownStorage
-from .base import Step
+from .base import ClusterStep, Step
 from .hidden_mounts import HiddenMounts
 from .mount import MountStorage
 from .self_install import SelfInstall
@@ -76,7 +78,7 @@ class Storage(Step):
         if ctx.role is Role.HEAD:
             try_locks(ctx)
             if token is None:
-                token = Token(os.urandom(16).hex(), ctx.facts.host.name, Owner.of(ctx.facts.cluster))
+                token = _new_token(ctx)
                 state.save_token(token)
         if token is not None:
             KnownStorage.of(ctx.paths.mount, token, ctx.role).save(ctx.paths)
@@ -228,3 +230,70 @@ def try_locks(ctx: Context) -> None:
     why = ctx.system.on_storage(lambda: lock_problem(tried_file(ctx)), where, PROBE)
     if why:
         raise no_locks_error(where, why)
+
+
+def _new_token(ctx: Context) -> Token:
+    return Token(os.urandom(16).hex(), ctx.facts.host.name, Owner.of(ctx.facts.cluster))
+
+
+class StorageOwner(ClusterStep):
+    """The token on the storage names this cluster. The storage of another is taken over only with --accept-storage.
+
+    Store and releases stay, and the probes of the later steps decide which of them are used. The records of the other
+    cluster are removed, and the storage gets a new token, so that nodes that know the old one write nothing to it.
+    """
+
+    name = "storage-owner"
+    needs = (Storage,)
+    claims_storage = True
+    runs = frozenset({"bootstrap", "repair"})
+
+    def probe(self, ctx: Context) -> Finding:
+        own = Owner.of(ctx.facts.cluster)
+        if own is None:
+            return elsewhere("the name of this cluster is not known")
+        token = ClusterState(ctx.paths).token()
+        if token is None or token.owner is None:
+            return change("shared storage has no owner yet", f"write the owner, cluster {own}")
+        if not is_foreign(token.owner, ctx.facts.cluster):
+            return satisfied(f"shared storage serves cluster {own}")
+        if not ctx.options.accept_storage:
+            raise StorageError(
+                f"{ctx.paths.shared_mount} serves cluster {token.owner}",
+                why="one storage serves one cluster, and that cluster may still be in use",
+                remedy=(
+                    "name another file system, or another directory of it, in the configuration: storage.mount",
+                    "if that cluster is deleted: petal-node bootstrap --accept-storage",
+                ),
+                code="storage-other-cluster",
+            )
+        lines = (
+            f"take over {_taken_release(ctx)}",
+            f"remove the records of cluster {token.owner} in {ctx.paths.state}",
+        )
+        return change(f"shared storage serves cluster {token.owner}", *lines)
+
+    def apply(self, ctx: Context) -> None:
+        own, shared = Owner.of(ctx.facts.cluster), ClusterState(ctx.paths)
+        token = shared.token()
+        assert own is not None
+        assert token is not None
+        if token.owner is None:
+            ctx.confirm()
+            shared.save_token(replace(token, owner=own))
+            return
+        try_locks(ctx)
+        # The token is written last: until then, a run after a kill finds the storage of another cluster.
+        ctx.confirm()
+        shared.remove_records()
+        taken = _new_token(ctx)
+        shared.save_token(taken)
+        KnownStorage.of(ctx.paths.mount, taken, ctx.role).save(ctx.paths)
+        message = f"took over {_taken_release(ctx)} of cluster {token.owner}"
+        ctx.note(message)
+        LOG.info("%s", message, extra={"step": self.name})
+
+
+def _taken_release(ctx: Context) -> str:
+    release = current_in(ctx.paths.shared_root)
+    return f"release {release}" if release else "a storage without a release"

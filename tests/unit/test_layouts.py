@@ -23,8 +23,7 @@ from bootstrap.engine.registry import STEPS, steps_for
 from bootstrap.host import system
 from bootstrap.state.release import current_release
 from bootstrap.steps.seed_from_image import SeedFromImage
-from bootstrap.steps.storage import Storage
-from bootstrap.steps.storage_owner import StorageOwner
+from bootstrap.steps.storage import Storage, StorageOwner
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, typed, with_spack
 
