@@ -79,8 +79,8 @@ def unlisted(tree: Path, listed: Tree) -> list[str]:
 
 def missing_of_users(ctx: Context, target: str) -> list[Path]:
     """Missing files of the users' Spack, if the release has a module for it."""
-    path = _users_module(ctx, target)
-    return users.missing(ctx, target) if ctx.config.uses_spack and path.is_file() and _is_ours(path) else []
+    path = _users_module(ctx, target) if ctx.config.uses_spack else None
+    return users.missing(ctx, target) if path is not None and path.is_file() else []
 
 
 def _visible(tree: Path) -> Iterator[tuple[str, Path]]:
@@ -94,19 +94,18 @@ def _visible(tree: Path) -> Iterator[tuple[str, Path]]:
 
 def _write_users_spack(ctx: Context, target: str) -> None:
     path = _users_module(ctx, target)
-    if path.is_file() and not _is_ours(path):  # the stack contains a package named spack
-        ctx.note(f"the stack contains spack/{path.stem}: users get it, without the release as upstream")
+    if path is None:
+        ctx.note("the stack contains a package named spack: users get it, without the release as upstream")
         return
     users.write(ctx, target)
     templates.write(path, "spack.lua.j2", users.module_values(ctx, target))
 
 
-def _users_module(ctx: Context, target: str) -> Path:
-    return module_tree(ctx, target) / "Core" / "spack" / f"{ctx.config.spack.version}.lua"
-
-
-def _is_ours(path: Path) -> bool:
-    return path.read_text(encoding="utf-8").startswith(USERS_SPACK_HEADER)
+def _users_module(ctx: Context, target: str) -> Path | None:
+    """The module of the users' Spack; None if Spack wrote that file for a package of the stack."""
+    path = module_tree(ctx, target) / "Core" / "spack" / f"{ctx.config.spack.version}.lua"
+    is_other = path.is_file() and not path.read_text(encoding="utf-8").startswith(USERS_SPACK_HEADER)
+    return None if is_other else path
 
 
 def _write_package(ctx: Context, package: PackageConfig, path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..cluster.hostlist import folded
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
-from .lines import CHECK_MARKS, PROBLEMS, K, Line, count, finding_lines, grouped
+from .lines import CHECK_MARKS, PROBLEMS, Line, by_nodes, count, finding_lines, grouped
 
 NOT_REACHED = "."
 MAX_WIDTH = 100  # columns of a table, above which numbers replace the names of the nodes
@@ -69,11 +68,6 @@ def problems(reports: Iterable[NodeReport]) -> list[tuple[str, Finding]]:
     """Each warning and failure once, with the names of its nodes."""
     found = ((finding, report.node) for report in reports for finding in report.findings)
     return by_nodes((finding, node) for finding, node in found if finding.severity in PROBLEMS)
-
-
-def by_nodes(pairs: Iterable[tuple[K, str]]) -> list[tuple[str, K]]:
-    """Each key once, after the folded names of its nodes."""
-    return [(folded(names), key) for key, names in grouped(pairs).items()]
 
 
 def _table(reports: Sequence[NodeReport]) -> list[Line]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..cluster.hostlist import folded
 from ..core.model import Finding, Outcome, Severity, StepReport
 
 K = TypeVar("K")
@@ -110,6 +111,11 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
     return groups
+
+
+def by_nodes(pairs: Iterable[tuple[K, str]]) -> list[tuple[str, K]]:
+    """Each key once, after the folded names of its nodes."""
+    return [(folded(names), key) for key, names in grouped(pairs).items()]
 
 
 def count(number: int, word: str) -> str:

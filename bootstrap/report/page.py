@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..core.errors import UsageError
 from ..core.model import FleetReport, NodeReport, Result
-from .checks_view import by_nodes, columns_of, problems, total
-from .lines import CHECK_MARKS
+from .checks_view import columns_of, problems, total
+from .lines import CHECK_MARKS, by_nodes
 
 TEMPLATE = Path(__file__).with_name("check.html.j2")
 

@@ -55,13 +55,11 @@ def plan_view(result: Result[Plan]) -> list[Line]:
     """The changes that a run or a repair would make."""
     plan = result.data
     if result.command == "repair":
-        head = f"petal-node repair --dry-run  role={plan.role.value}  node={plan.node}"
-        lines = _changed_lines(plan.steps)
+        verb, lines = "repair --dry-run", _changed_lines(plan.steps)
     else:
-        where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}"
-        head = f"petal-node plan  {where}  release={plan.release or 'unknown'}"
-        lines = [*step_lines(plan.steps), *skipped_lines(plan.steps)]
-    lines = [Line(head, heading=True), *lines, Line(summary(plan.steps), heading=True)]
+        verb, lines = "plan", [*step_lines(plan.steps), *skipped_lines(plan.steps)]
+    where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}  release={plan.release or 'unknown'}"
+    lines = [Line(f"petal-node {verb}  {where}", heading=True), *lines, Line(summary(plan.steps), heading=True)]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
     return lines + ([Line(f"try  {plan.command}")] if pending else [])
 
