@@ -70,7 +70,11 @@ def _run(options: Options) -> int:
 
 
 def _guarded(options: Options, services: Services) -> Result[object]:
-    """Runs the verb. Expected errors and bugs become results: an operator never sees a traceback."""
+    """Runs the verb. Expected errors and bugs become results: an operator never sees a traceback.
+
+    A hook exits 0 whatever fails, except with ``--strict``.
+    """
+    from dataclasses import replace
     from importlib import import_module
 
     from .commands.arguments import VERBS
@@ -83,10 +87,11 @@ def _guarded(options: Options, services: Services) -> Result[object]:
         function = getattr(import_module(f".commands.{module}", __package__), name)
         result: Result[object] = function(options, services)
     except (PetalError, OSError) as error:
-        return failed(options.command, from_error(error, options.paths.shared_mount), services.run_id)
+        result = failed(options.command, from_error(error, options.paths.shared_mount), services.run_id)
     except KeyboardInterrupt:
         interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
-        return Result(options.command, Status.FAILED, None, (interrupted,), services.run_id, 130)
+        result = Result(options.command, Status.FAILED, None, (interrupted,), services.run_id, 130)
     except Exception as error:  # noqa: BLE001 - nothing above this catches it
-        return failed(options.command, crash(error, options.paths, services.run_id), services.run_id)
-    return result
+        result = failed(options.command, crash(error, options.paths, services.run_id), services.run_id)
+    # ParallelCluster ends the start of a node whose hook fails.
+    return replace(result, exit=0) if options.command == "hook" and not options.strict else result

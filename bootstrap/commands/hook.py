@@ -16,7 +16,7 @@ from pathlib import Path
 from ..cluster.detect import read_cluster
 from ..cluster.limits import OTHER_SECONDS
 from ..core.deadlines import HEARTBEAT
-from ..core.errors import ExitCode, PetalError, UsageError, WaitTimeout, from_error
+from ..core.errors import PetalError, UsageError, WaitTimeout, from_error
 from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..core.options import Options
 from ..engine.configuration import check_config_uri
@@ -46,10 +46,9 @@ def hook(options: Options, services: Services) -> Result[RunRecord]:
         record = _through_worker(options, services)
     except (PetalError, OSError) as error:
         record = _recorded(options, services, from_error(error, options.paths.shared_mount))
-    except Exception as error:  # noqa: BLE001 - a hook exits 0 also with a bug
+    except Exception as error:  # noqa: BLE001 - a bug is recorded like a failure
         record = _recorded(options, services, crash(error, options.paths, services.run_id))
-    result = result_of_run(record)
-    return result if options.strict else replace(result, exit=int(ExitCode.OK))
+    return result_of_run(record)
 
 
 def _through_worker(options: Options, services: Services) -> RunRecord:
