@@ -163,17 +163,13 @@ def release_id(
     return _short_hash(parts)
 
 
-def package_id(package: PackageConfig) -> str:
-    """The hash at the end of a binary package's prefix in the store."""
-    return _short_hash({"name": package.name, "version": package.version, "sha256": _identity(package.origin)})[:7]
-
-
 def package_prefix(package: PackageConfig, paths: Paths, host: Host) -> Path:
     """The directory of a binary package: its own prefix, or one in the store that is named as Spack names them."""
     if package.prefix is not None:
         return paths.at(package.prefix)
     system = f"linux-{host.os}-{host.machine}"
-    return paths.store / system / f"{package.name}-{package.version}-{package_id(package)}"
+    parts = {"name": package.name, "version": package.version, "sha256": _identity(package.origin)}
+    return paths.store / system / f"{package.name}-{package.version}-{_short_hash(parts)[:7]}"
 
 
 def _identity(origin: Any) -> Any:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 
 from bootstrap.core import decode
 from bootstrap.core.decode import Name
-from bootstrap.core.model import Role
+from bootstrap.core.model import Finding, NodeReport, Role, RunRecord, StepReport
+from bootstrap.host.locks import Holder
+from bootstrap.host.log import Entry
+from bootstrap.spack.job.directory import JobReport, Order
+from bootstrap.spack.lockfile import Record
+from bootstrap.state.desired import DesiredState, History, Owner, Proof, Published, Token
+from bootstrap.state.release import Manifest, ModuleFile, ModuleIndex, Tree
+from bootstrap.state.request import Request
+from bootstrap.state.store import KnownStorage
 
 
 @dataclass(frozen=True)
@@ -75,3 +83,16 @@ def test_a_value_of_another_type_is_refused(key: str, value: Any) -> None:
 def test_a_document_that_is_not_a_mapping_is_refused(raw: Any) -> None:
     with pytest.raises(TypeError, match="is not a mapping"):
         decode.build(Outer, raw)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        RunRecord, NodeReport, Finding, StepReport, DesiredState, History, Published, Token, Owner, Proof, Manifest,
+        Tree, ModuleFile, ModuleIndex, Request, KnownStorage, Holder, Order, JobReport, Record, Entry,
+    ],
+)  # fmt: skip
+def test_every_annotation_of_a_document_has_a_reader(kind: type) -> None:
+    """An annotation without a reader would look like a damaged document."""
+    for field in fields(kind):
+        assert callable(decode._reader(field.type, kind.__module__))
