@@ -13,8 +13,7 @@ from ..core.model import Finding
 from ..spack.program import version_of
 from ..state.context import Context
 from ..steps.base import Check
-from ..steps.hidden_mounts import HiddenMounts
-from ..steps.mount import MountStorage
+from ..steps.mount import HiddenMounts, MountStorage
 from ..steps.storage import Storage
 
 LOW_SHARE = 0.05

@@ -19,10 +19,9 @@ from ..steps.base import Check, Step
 from ..steps.boot_service import BootService
 from ..steps.build_cache import BuildCache
 from ..steps.desired_state import RecordDesiredState
-from ..steps.hidden_mounts import HiddenMounts
 from ..steps.lmod import LmodPack, NodeLmod
 from ..steps.module_tree import ModuleTree
-from ..steps.mount import MountStorage
+from ..steps.mount import HiddenMounts, MountStorage
 from ..steps.packages import Packages
 from ..steps.proof import Proof
 from ..steps.publish import Publish

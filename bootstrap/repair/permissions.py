@@ -21,8 +21,7 @@ from ..host.log import LOG
 from ..state.context import Context
 from ..state.store import ClusterState, KnownStorage
 from ..steps.base import HEAD, Step
-from ..steps.hidden_mounts import HiddenMounts
-from ..steps.mount import MountStorage
+from ..steps.mount import HiddenMounts, MountStorage
 
 SHOWN = 3
 WRITABLE = 0o022

@@ -14,8 +14,7 @@ from ..state.desired import Owner, Token
 from ..state.release import read_index, read_manifest
 from ..state.store import ClusterState, KnownStorage
 from ..steps.base import HEAD, Step
-from ..steps.hidden_mounts import HiddenMounts
-from ..steps.mount import MountStorage
+from ..steps.mount import HiddenMounts, MountStorage
 from .permissions import Ownership, Permissions, is_own_storage
 
 SHOWN = 4

@@ -18,8 +18,7 @@ from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
 from .base import ON_NODES, Step
-from .hidden_mounts import HiddenMounts
-from .mount import MountStorage
+from .mount import HiddenMounts, MountStorage
 from .seed_from_image import SeedFromImage, is_image
 from .storage import Storage, StorageOwner
 

@@ -19,8 +19,7 @@ from ..state.desired import Owner, Token, is_foreign
 from ..state.release import current_in
 from ..state.store import ClusterState, KnownStorage
 from .base import ClusterStep, Step
-from .hidden_mounts import HiddenMounts
-from .mount import MountStorage
+from .mount import HiddenMounts, MountStorage
 from .self_install import SelfInstall
 
 GIB = 1 << 30

@@ -14,7 +14,7 @@ from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.store import KnownStorage, write_document
-from bootstrap.steps.hidden_mounts import HiddenMounts
+from bootstrap.steps.mount import HiddenMounts
 from tests.unit.test_laws import lmod_is_there, snapshot
 from tests.world import World, typed
 
