@@ -5,7 +5,7 @@ marshmallow finds all mistakes in one pass, each with its path; ``load.py`` puts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
@@ -98,6 +98,10 @@ def _check_checksum(data: Mapping[str, Any], source: str = "source", checksum: s
         raise ValidationError("is required for a download: sha256sum FILE", checksum)
 
 
+def _repeated(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
+
+
 class OriginSchema(_Section):
     makes = model.Origin
     source = _string(values.uri_problem, required=True)
@@ -159,11 +163,7 @@ class MirrorSchema(_Section):
             (s3 and not binaries, "url", f"{NO_S3_SOURCES}. For built packages write {{url: ..., keys: [...]}}"),
             (data.get("sources") is False and not binaries, "binaries", "must be true if sources is false"),
             (push and not binaries, "push", "requires binaries: true"),
-            (
-                binaries and signed and not keys,
-                "keys",
-                "is required, except with signed: false",
-            ),
+            (binaries and signed and not keys, "keys", "is required, except with signed: false"),
             (not signed and (keys or secret_key), "signed", "contradicts keys and signing_key, which would be unused"),
             (push and url.startswith("https://"), "push", "requires s3:// or a directory: https:// is read-only"),
             (push and signed and not secret_key, "signing_key", "is required to push signed packages"),
@@ -203,7 +203,7 @@ class SpackSchema(_WithOrigin):
         names = data.get("target", ())
         if "auto" in names and len(names) > 1:
             raise ValidationError("auto cannot be combined with other targets", "target")
-        if len(set(names)) < len(names):
+        if _repeated(names):
             raise ValidationError("lists a target twice", "target")
         if len({targets.machine_of(name) for name in names}) > 1:
             raise ValidationError("must list targets of one architecture, that of the head node", "target")
@@ -240,7 +240,7 @@ class ModulesSchema(_Section):
     @validates_schema
     def _check(self, data: Mapping[str, Any], **_: Any) -> None:
         names = [entry.partition("/")[0] for entry in data.get("defaults", ())]
-        repeated = next((name for name in names if names.count(name) > 1), None)
+        repeated = _repeated(names)
         if repeated:
             raise ValidationError(f"lists {repeated} twice, and a shell can load one version", "defaults")
 
@@ -321,7 +321,7 @@ class ConfigSchema(_Section):
     @validates_schema
     def _check_packages(self, data: Mapping[str, Any], **_: Any) -> None:
         names = [f"{package.name}/{package.version}" for package in data.get("packages", ())]
-        repeated = next((name for name in names if names.count(name) > 1), None)
+        repeated = _repeated(names)
         if repeated:
             raise ValidationError(f"lists {repeated} twice", "packages")
 
