@@ -78,8 +78,8 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     from importlib import import_module
 
     from .commands.arguments import VERBS
-    from .core.errors import PetalError, from_error
-    from .core.model import Result, Status, failed
+    from .core.errors import ExitCode, PetalError, from_error
+    from .core.model import failed
     from .engine.recorder import crash
 
     try:
@@ -89,8 +89,8 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     except (PetalError, OSError) as error:
         result = failed(options.command, from_error(error, options.paths.shared_mount), services.run_id)
     except KeyboardInterrupt:
-        interrupted = {"code": "interrupted", "what": "interrupted", "why": "", "remedy": []}
-        result = Result(options.command, Status.FAILED, None, (interrupted,), services.run_id, 130)
+        interrupted = PetalError("interrupted", code="interrupted")
+        result = replace(failed(options.command, interrupted, services.run_id), exit=int(ExitCode.INTERRUPTED))
     except Exception as error:  # noqa: BLE001 - nothing above this catches it
         result = failed(options.command, crash(error, options.paths, services.run_id), services.run_id)
     # ParallelCluster ends the start of a node whose hook fails.

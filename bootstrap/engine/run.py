@@ -55,7 +55,7 @@ def run(options: Options, services: Services) -> RunRecord:
         recorder.close(Status.FAILED, error.exit)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
-        interrupted = {"code": "interrupted", "what": "the run was ended by a signal", "why": "", "remedy": []}
+        interrupted = PetalError("the run was ended by a signal", code="interrupted").to_dict()
         recorder.close(Status.FAILED, code, interrupted)
     except Exception as bug:  # noqa: BLE001 - a bug leaves a record and a report, not a broken node
         recorder.close(Status.FAILED, ExitCode.BUG, crash(bug, paths, services.run_id).to_dict())

@@ -122,8 +122,8 @@ def mark_if_killed(run: RunRecord, boot_id: str) -> RunRecord:
     if not is_dead(run, boot_id):
         return run
     what = "the run was killed, or the node went down, before it recorded a result"
-    error = {"code": "run-killed", "what": what, "why": "", "remedy": ["petal-node repair"]}
-    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error))
+    error = PetalError(what, remedy="petal-node repair", code="run-killed")
+    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error.to_dict()))
 
 
 class Runs:
