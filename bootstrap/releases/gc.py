@@ -80,15 +80,12 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
 
 
 def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: Sequence[Job] | None) -> dict[str, str]:
-    """Why each kept release stays. If several reasons apply, the first one; the number ``newest`` is the last."""
+    """Why each kept release stays. Of several reasons the strongest is given, which is the last one below."""
     current = current_release(ctx.paths)
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-unknown")
     desired = ClusterState(ctx.paths).desired_state() if ctx.publishes_to_cluster else None
-    reasons = {current: "current"}
-    if desired is not None:
-        reasons.setdefault(desired.release, "desired")
     complete = [release for release in releases if release.manifest is not None]
     used: set[str] | None = None if jobs is None else set()
     why = "it was current, and Slurm does not list the jobs that may use it"
@@ -99,13 +96,12 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
         why += "" if used is not None else ", as far as is recorded"
     if used is None:
         used = {release.name for release in releases if release.published is not None or release in complete}
-    for release in releases:
-        if release.name in used:
-            reasons.setdefault(release.name, why)
-        if release.problem:
-            reasons.setdefault(release.name, release.problem)
-    for release in complete[:newest]:
-        reasons.setdefault(release.name, f"one of the newest {newest}")
+    reasons = {release.name: f"one of the newest {newest}" for release in complete[:newest]}
+    reasons.update({release.name: release.problem for release in releases if release.problem})
+    reasons.update(dict.fromkeys(used, why))
+    if desired is not None:
+        reasons[desired.release] = "desired"
+    reasons[current] = "current"
     return {release.name: reasons[release.name] for release in releases if release.name in reasons}
 
 
