@@ -101,8 +101,7 @@ def _worker_argv(options: Options, services: Services) -> list[str]:
 def _wait(options: Options, services: Services, runs: Runs, spent: float) -> RunRecord:
     """Returns when every step that a hook waits for has ended, or the budget is used up and the worker continues alone.
 
-    Args:
-        spent: seconds of the budget that were used before.
+    ``spent`` seconds of the budget were used before.
 
     Raises:
         WaitTimeout: the worker wrote no record, or was killed and systemd did not start it again.

@@ -24,12 +24,7 @@ NAME = "spack.lock"
 
 @dataclass(frozen=True)
 class LockfileSummary:
-    """A lockfile with its URI and the system that it fits.
-
-    Args:
-        packages: how many packages Spack builds from it.
-        externals: ``SPEC at PREFIX`` for each package of the image that it uses.
-    """
+    """A lockfile with its URI, the number of packages that Spack builds from it, and the system that it fits."""
 
     node: str
     uri: str

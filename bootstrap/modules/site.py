@@ -30,10 +30,7 @@ def defaults_module(ctx: Context) -> str:
 
 
 def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
-    """Hides modules and sets defaults in a tree. Idempotent.
-
-    Args:
-        modules: all module files of the tree.
+    """Hides modules and sets defaults in a tree, which has these module files. Idempotent.
 
     Raises:
         ModulesError: ``modules-config``, ``modules.defaults`` names a module that the tree does not have.
@@ -45,10 +42,20 @@ def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
         for path in matching:
             rules = path.parent / RULES
             text = rules.read_text(encoding="utf-8") if rules.is_file() else ""
-            rule = f'hide_version("{module_name(path)}")\n'
-            if rule not in text:
-                write_atomic(rules, (text + rule).encode())
+            if _hiding(path) not in text:
+                write_atomic(rules, f"{text}{_hiding(path)}\n".encode())
     _set_defaults(ctx, tree / "Core" / STANDARD, modules)
+
+
+def is_hidden(path: Path) -> bool:
+    """True if a rule, of ours or of Spack, hides the module."""
+    files = (directory / RULES for directory in (path.parent, path.parent.parent))
+    return any(_hiding(path) in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+def _hiding(path: Path) -> str:
+    """The rule that hides a module, as Spack writes it too."""
+    return f'hide_version("{module_name(path)}")'
 
 
 def _matching(modules: Sequence[Path], entry: str) -> list[Path]:

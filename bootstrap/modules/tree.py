@@ -28,7 +28,6 @@ SEARCH_PATHS = (
 )
 MPI = frozenset({"openmpi", "mpich", "mvapich2", "intelmpi", "intel-oneapi-mpi"})  # a shell can load one of them
 USERS_SPACK_HEADER = "-- Spack for the users of"  # the start of spack.lua.j2
-HIDDEN = re.compile(r'hide_version\("([^"]+)"\)')
 
 
 def write_tree(ctx: Context, target: str) -> Tree:
@@ -84,12 +83,8 @@ def missing_of_users(ctx: Context, target: str) -> list[Path]:
 
 
 def _visible(tree: Path) -> Iterator[tuple[str, Path]]:
-    """The modules of a tree with their names, without those that a ``.modulerc.lua`` hides."""
-    for path in module_files(tree):
-        rules = [directory / site.RULES for directory in (path.parent, path.parent.parent)]
-        text = "".join(rule.read_text(encoding="utf-8") for rule in rules if rule.is_file())
-        if site.module_name(path) not in HIDDEN.findall(text):
-            yield site.module_name(path), path
+    """The modules of a tree with their names, without the hidden ones."""
+    return ((site.module_name(path), path) for path in module_files(tree) if not site.is_hidden(path))
 
 
 def _write_users_spack(ctx: Context, target: str) -> None:

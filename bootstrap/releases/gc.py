@@ -106,12 +106,7 @@ def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: S
 
 
 def current_since(entries: Sequence[Published], seconds: float) -> set[str] | None:
-    """The releases that were current at a time or later; None if the record begins after that time.
-
-    Args:
-        entries: the record of published releases, the last one last.
-        seconds: since the epoch.
-    """
+    """The releases that were current at a time, in seconds since the epoch, or later; None if that is not recorded."""
     time = timestamp(seconds)
     before = [entry.release for entry in entries if entry.time < time]
     return {before[-1], *(entry.release for entry in entries if entry.time >= time)} if before else None

@@ -50,10 +50,7 @@ def pin_of(ctx: Context, release: str) -> Path:
 
 
 def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:
-    """The release that a rollback publishes.
-
-    Args:
-        prefix: a release id, or the beginning of one; None for the release that was current before.
+    """The release whose id begins with ``prefix``; without one, the release that was current before.
 
     Raises:
         ReleaseError: ``release-unknown``, ``release-incomplete``.
