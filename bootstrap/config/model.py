@@ -62,6 +62,10 @@ class Mirror:
     keys: tuple[Origin, ...] = ()
     signing_key: Origin | None = None
 
+    def uri(self, path: str) -> str:
+        """The URI of a file of the mirror."""
+        return f"{self.url.rstrip('/')}/{path}"
+
 
 @dataclass(frozen=True)
 class SpackConfig:

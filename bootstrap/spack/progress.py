@@ -51,7 +51,7 @@ class InstallProgress:
         self._started = started
         self._done = set(present) & set(self._specs)
         self._cached = set(cached) & self._done
-        self._running: list[str] = []
+        self._running: dict[str, None] = {}  # in the order in which they began
         self._phases: dict[str, str] = {}
         self._errors: dict[str, list[str]] = {}
         self._block: list[str] = []
@@ -96,8 +96,8 @@ class InstallProgress:
 
     def _apply(self, text: str) -> bool:
         if digest := self._hash_in(INSTALLING.match(text)):
-            self._stop(digest)
-            self._running.append(digest)
+            self._running.pop(digest, None)
+            self._running[digest] = None
             self._phases[digest] = FIRST_PHASE
         elif digest := self._hash_in(EXTRACTING.match(text)):
             self._cached.add(digest)
@@ -108,14 +108,11 @@ class InstallProgress:
                 return False
             self._phases[same[-1]] = match[2]  # Spack prints the name only: of two builds of one name, the later
         elif (digest := self._hash_in(INSTALLED.match(text))) and digest not in self._done:
-            self._stop(digest)
+            self._running.pop(digest, None)
             self._done.add(digest)
         else:
             return False
         return True
-
-    def _stop(self, digest: str) -> None:
-        self._running = [other for other in self._running if other != digest]
 
     def _hash_in(self, match: re.Match[str] | None) -> str:
         """The hash that a match's text ends with, whole or as much of it as a prefix has; empty if it is unknown."""
@@ -131,7 +128,7 @@ class InstallProgress:
         lines, self._block, self._in_error = [line for line in self._block if line.strip()], [], False
         named = [digest for digest in self._specs if lines and digest in text and digest not in self._done]
         for digest in [digest for digest in named if digest in self._running] or named:
-            self._stop(digest)
+            self._running.pop(digest, None)
             self._errors.setdefault(digest, lines)
         return bool(named)
 

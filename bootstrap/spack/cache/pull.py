@@ -140,9 +140,8 @@ class _Pull:
     def _description(self, spec: Locked, ring: Keyring | None) -> bytes | None:
         """The entry's description, verified if the mirror is signed; None if the entry has no description."""
         for signed in (True, False) if ring is None else (True,):
-            uri = self._uri(self.layout.description(spec, signed=signed))
+            source = self._source(self.layout.description(spec, signed=signed), None, REQUEST)
             try:
-                source = Source(uri, None, self.region, REQUEST, self.stopped.is_set)
                 text = read(source, self.directory / f".{threading.get_ident()}", limit=LIMIT)
             except FetchError as error:
                 if error.code not in ABSENT:
@@ -159,9 +158,7 @@ class _Pull:
         try:
             document = json.loads(description)
             for path, sha256 in self.layout.blobs(spec, document).items():
-                download(
-                    Source(self._uri(path), sha256, self.region, FETCH, self.stopped.is_set), self.directory / path
-                )
+                download(self._source(path, sha256, FETCH), self.directory / path)
             digest = self.layout.hash_of(document, self.directory)
         except MALFORMED as error:
             raise CacheError(what, why=f"{type(error).__name__}: {error}", code="cache-corrupt") from error
@@ -175,8 +172,8 @@ class _Pull:
         make_dir(target.parent)
         target.write_bytes(description)
 
-    def _uri(self, path: str) -> str:
-        return f"{self.mirror.url.rstrip('/')}/{path}"
+    def _source(self, path: str, sha256: str | None, seconds: float) -> Source:
+        return Source(self.mirror.uri(path), sha256, self.region, seconds, self.stopped.is_set)
 
     def report(self, has_found: bool) -> list[CacheError]:
         """One error for each kind of problem, with the packages that it concerns."""

@@ -36,7 +36,7 @@ class Push:
         """The specs that the mirror does not have."""
         specs = list(specs)
         with ThreadPoolExecutor(TRANSFERS) as threads:
-            uris = [self._uri(self._description(spec)) for spec in specs]
+            uris = [self.mirror.uri(self._description(spec)) for spec in specs]
             try:
                 existing = list(threads.map(lambda uri: exists(uri, region=self.region, seconds=REQUEST), uris))
             except FetchError as error:
@@ -78,14 +78,11 @@ class Push:
                     signed.rename(directory / self._description(spec))
 
     def _put(self, path: Path, directory: Path) -> None:
-        uri = self._uri(str(path.relative_to(directory)))
+        uri = self.mirror.uri(str(path.relative_to(directory)))
         upload(path, uri, region=self.region, seconds=FETCH)
 
     def _description(self, spec: Locked) -> str:
         return self.spack.program.family.cache_layout.description(spec, signed=self.mirror.signed)
-
-    def _uri(self, path: str) -> str:
-        return f"{self.mirror.url.rstrip('/')}/{path}"
 
     def _failed(self, error: FetchError) -> CacheError:
         what = f"the built packages could not be pushed to the mirror {self.name}, {self.mirror.url}"
