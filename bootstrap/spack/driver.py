@@ -210,15 +210,16 @@ class Spack:
         options = [word for scope in scopes for word in ("-C", str(scope))]
         options += ["-e", str(self.environment)] if inside else ["-E"]
         argv = [str(self.program.tree / "bin" / "spack"), *options, *arguments]
-        lost: list[OSError] = []
+        lost, reason = 0, ""
         make_dir(self.output.parent)
         with self.output.open("ab", buffering=0) as log:
 
             def write(line: str) -> None:
+                nonlocal lost, reason
                 try:
                     log.write(line.encode(errors="replace") + b"\n")
                 except OSError as error:  # the disk is full, and Spack continues
-                    lost.append(error)
+                    lost, reason = lost + 1, str(error)
 
             def keep(line: str) -> None:
                 write(line)
@@ -231,8 +232,7 @@ class Spack:
                 )
             finally:
                 if lost:
-                    text = "%s lacks %d lines: %s"
-                    LOG.warning(text, self.output, len(lost), lost[0], extra={"step": "spack"})
+                    LOG.warning("%s lacks %d lines: %s", self.output, lost, reason, extra={"step": "spack"})
 
     def _env(self) -> dict[str, str]:
         scratch = self.places.scratch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 import zipfile
@@ -223,14 +224,12 @@ def version_of(tree: Path) -> str | None:
 
 def _fits(wheel: Origin) -> bool:
     """True if this interpreter can import the wheel, by its file name (PEP 427, PEP 425)."""
-    import platform
-
     name = PurePosixPath(unquote(urlsplit(wheel.source).path)).name
     parts = name.removesuffix(".whl").split("-")
     if len(parts) < 5:
         return False
     tags, abi, system = parts[-3:]
-    if system != "any" and not system.endswith(platform.machine()):
+    if system != "any" and not system.endswith(os.uname().machine):
         return False
     major, minor = sys.version_info[:2]
     for tag in tags.split("."):

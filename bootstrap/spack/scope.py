@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,6 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
 
     Those are escaped for YAML, where a surrogate pair is two characters and DEL is not allowed (YAML 1.1, 5.1).
     """
-    import json
-
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     plain = (
         character if " " <= character <= "~" or character == "\n" else f"\\U{ord(character):08x}" for character in text
