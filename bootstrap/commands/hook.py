@@ -20,6 +20,7 @@ from ..core.errors import PetalError, UsageError, WaitTimeout, from_error
 from ..core.model import Outcome, Result, Role, RunRecord, Status
 from ..core.options import Options
 from ..engine.configuration import check_config_uri
+from ..engine.converge import status_of
 from ..engine.recorder import Recorder, crash
 from ..host import systemd
 from ..host.files import make_dir
@@ -151,13 +152,11 @@ def _as_returned(services: Services, record: RunRecord) -> RunRecord:
     """The record with the result of the hook, which does not depend on the steps that continue after it."""
     if record.finished is not None:
         return record
-    ended = [step for step in record.steps if not step.outcome.is_running]
     for step in record.steps:
         if step.outcome is Outcome.RUNNING and not step.background:  # users wait for it, but not for the proof
             services.listen(replace(step, outcome=Outcome.WAITING))
-    failed = any(step.error or not step.outcome.holds for step in ended)
-    changed = any(step.outcome is Outcome.CHANGED for step in ended)
-    status = Status.DEGRADED if failed else Status.CHANGED if changed else Status.OK
+    status = status_of([step for step in record.steps if not step.outcome.is_running])
+    status = Status.DEGRADED if status is Status.FAILED else status
     return replace(record, status=status, exit=int(status.exit))
 
 
