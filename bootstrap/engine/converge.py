@@ -100,14 +100,7 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
 
 
 def _planned(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:
-    return _report(step, _not_applicable(step, ctx, done) or _probe(step, ctx))
-
-
-def _probe(step: Step, ctx: Context) -> Finding:
-    try:
-        return step.probe(ctx)
-    except (PetalError, OSError) as error:
-        return refused(from_error(error, ctx.paths.shared_mount))
+    return _report(step, _not_applicable(step, ctx, done) or step.look(ctx))
 
 
 def _run_step(
@@ -134,13 +127,13 @@ def _run_step(
 
 
 def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, locks: RunLocks | None) -> StepReport:
-    finding = _probe(step, ctx)
+    finding = step.look(ctx)
     if not finding.pending:
         return _report(step, finding)
     if locks is None:
         return _apply(step, ctx, finding, listen)
     with locks.hold(_report(step, finding), step.scope, claims_storage=step.claims_storage) as inside:
-        finding = _probe(step, inside)
+        finding = step.look(inside)
         return _apply(step, inside, finding, listen) if finding.pending else _report(step, finding)
 
 

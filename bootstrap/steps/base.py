@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..core.deadlines import PROBE
-from ..core.errors import DeadlineExceeded
-from ..core.model import Finding, Outcome, Role, Scope, Severity, StepReport
+from ..core.errors import DeadlineExceeded, PetalError, from_error
+from ..core.model import Finding, Outcome, Role, Scope, Severity, StepReport, refused
 from ..state.context import Context
 
 EVERYWHERE = frozenset(Role)
@@ -88,6 +88,13 @@ class Step(Check):
             PetalError, OSError: it does not hold, or that cannot be found out now: the step is blocked.
         """
 
+    def look(self, ctx: Context) -> Finding:
+        """Its probe; an error of the probe is a finding too."""
+        try:
+            return self.probe(ctx)
+        except (PetalError, OSError) as error:
+            return refused(from_error(error, ctx.paths.shared_mount))
+
     @abstractmethod
     def apply(self, ctx: Context) -> None:
         """Makes it hold. It can be run again after a kill at any moment.
@@ -112,9 +119,9 @@ class Step(Check):
         if self.in_image and not ctx.config.root_is_shared:
             return ()
         if self.seconds is None:
-            return self._as_check(self.probe(ctx), ctx)
+            return self._as_check(self.look(ctx), ctx)
         late = DeadlineExceeded(f"the check {self.name} did not finish within {self.seconds:.0f} s")
-        return self._as_check(ctx.system.with_deadline(lambda: self.probe(ctx), self.seconds, late), ctx)
+        return self._as_check(ctx.system.with_deadline(lambda: self.look(ctx), self.seconds, late), ctx)
 
     def findings_of(self, report: StepReport, ctx: Context) -> Iterable[Finding]:
         """The findings of a probe that this run has made already."""
