@@ -9,7 +9,7 @@ from ..core.deadlines import PROBE
 from ..core.errors import PetalError, from_error
 from ..core.model import Finding, NodeReport, Severity, StepReport, refused
 from ..host.times import timestamp
-from ..state.context import Context
+from ..state.context import Context, Observed
 from ..state.release import current_release
 from ..steps.base import Check, Step
 from ..steps.root import WAY_TO_STORAGE
@@ -24,6 +24,7 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
     Args:
         reports: steps that this run has probed; their probes are not repeated.
     """
+    ctx = replace(ctx, observed=Observed())
     probed = {report.name: report for report in reports}
     findings: list[Finding] = []
     for check in checks:
@@ -36,7 +37,9 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
             except (PetalError, OSError) as trouble:
                 findings.append(replace(refused(from_error(trouble, ctx.paths.shared_mount)), check=check.name))
     release = None
-    if reaches_storage(findings):
+    if ctx.observed.release is not None:
+        release = ctx.observed.release[0]
+    elif reaches_storage(findings):
         release = ctx.system.try_storage(lambda: current_release(ctx.paths), ctx.paths.root, PROBE)
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
 

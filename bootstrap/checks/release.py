@@ -26,7 +26,7 @@ class CurrentRelease(Check):
     after = WAY_TO_STORAGE
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        current, manifest = read_current(ctx)
+        current, manifest = observe_release(ctx)
         if current is None:
             why = "the head node has not finished the install, or it failed"
             yield self.fail("no release is published yet", why, "on the head node: petal-node status")
@@ -70,7 +70,7 @@ class CpuFits(Check):
     after = (*WAY_TO_STORAGE, CurrentRelease)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        _, manifest = read_current(ctx)
+        _, manifest = observe_release(ctx)
         if manifest is not None:
             yield self.fits(ctx.facts.host, manifest)
 
@@ -117,13 +117,13 @@ class ModulesUsable(Check):
     more_names = ("load", "libraries", "run")
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        _, manifest = read_current(ctx)
+        _, manifest = observe_release(ctx)
         if manifest is not None:
             yield from check_login_shell(ctx, manifest, self.seconds)
 
 
-def read_current(ctx: Context) -> tuple[str | None, Manifest | None]:
-    """The id of the release that shells get, and its manifest; None if missing.
+def observe_release(ctx: Context) -> tuple[str | None, Manifest | None]:
+    """The id of the release that shells get, and its manifest; None if missing. Read once in the checks of a node.
 
     Raises:
         StateError: the manifest is damaged.
@@ -134,4 +134,6 @@ def read_current(ctx: Context) -> tuple[str | None, Manifest | None]:
         current = current_release(ctx.paths)
         return current, None if current is None else read_manifest(ctx.paths, current)
 
-    return ctx.system.on_storage(read, ctx.paths.root, PROBE)
+    if ctx.observed.release is None:
+        ctx.observed.release = ctx.system.on_storage(read, ctx.paths.root, PROBE)
+    return ctx.observed.release

@@ -16,7 +16,7 @@ from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
 from .desired import DesiredState
-from .release import build_targets_of, tree_name
+from .release import Manifest, build_targets_of, tree_name
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,17 @@ class Services:
     note: Callable[[str], None]
 
 
+@dataclass
+class Observed:
+    """What the checks of one node have read from shared storage, so that each document is read once.
+
+    Args:
+        release: the id of the current release and its manifest, None before they are read.
+    """
+
+    release: tuple[str | None, Manifest | None] | None = None
+
+
 @dataclass(frozen=True)
 class Context:
     """One run on one node.
@@ -53,6 +64,7 @@ class Context:
         confirm: called by cluster steps right before they publish; raises LockLost if the lock is no longer held.
         builders: a descriptor for processes that build: no other run begins while a process has it open
             (``locks.builders_ended``).
+        observed: empty at the start of the checks of a node, and not kept afterwards.
     """
 
     options: Options
@@ -70,6 +82,7 @@ class Context:
     progress: Callable[[str], None] = lambda _: None
     confirm: Callable[[], None] = lambda: None
     builders: int | None = None
+    observed: Observed = field(default_factory=Observed, compare=False)
 
     @property
     def system(self) -> System:
