@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..cluster.slurm import Job, find_slurm
 from ..cluster.slurm import jobs as squeue
-from ..core.deadlines import BULK
+from ..core.deadlines import BULK, DOCUMENT
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Result, Role, Status
 from ..core.options import Options
@@ -24,8 +24,6 @@ from ..releases.publish import roll_back, rollback_target
 from ..state.context import Context, Services
 from ..state.release import current_release
 from .common import require_root
-
-LOOK_SECONDS = 20.0  # the manifests of all releases, with a user at the terminal
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def releases(options: Options, services: Services) -> Result[ReleaseList]:
         listed = tuple(_info(ctx, release, size) for release in all_releases(ctx))
         return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx), listed)
 
-    data = ctx.system.on_storage(read, ctx.paths.root, BULK if size else LOOK_SECONDS)
+    data = ctx.system.on_storage(read, ctx.paths.root, BULK if size else DOCUMENT)
     return Result("releases", Status.OK, data, run_id=services.run_id)
 
 
