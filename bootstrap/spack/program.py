@@ -177,7 +177,7 @@ def _is_whole(origins: Sequence[Origin], directory: Path) -> bool:
 
 
 def fetch_missing(
-    origins: Sequence[Origin], directory: Path, unpack: Callable[[Path, Path], None], paths: Paths, region: str | None
+    origins: Sequence[Origin], directory: Path, unpacker: Callable[[Path, Path], None], paths: Paths, region: str | None
 ) -> None:
     """Downloads the origins and unpacks them into one directory, unless that was done before.
 
@@ -192,7 +192,7 @@ def fetch_missing(
                 archive = scratch / "archive"
                 download(Source(origin.source, origin.sha256, region, FETCH), archive)
                 try:
-                    unpack(archive, part)
+                    unpacker(archive, part)
                 except PackageError as error:
                     what = f"{origin.source} cannot be used"
                     why = f"{error.what}: {error.why}".replace(str(archive), "it").replace(archive.name, "it")
