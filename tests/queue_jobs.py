@@ -98,10 +98,10 @@ def in_time(node: Callable[[Path], str], *states: str) -> Callable[[Path], str]:
 
 
 def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[str, StepReport], list[str]]:
-    told: list[StepReport] = []
+    events: list[StepReport] = []
     ctx = replace(world.context, services=replace(world.services, note=note))
-    reports = engine.converge(STEPS, ctx, told.append, background=False)
-    return {report.name: report for report in reports}, [report.reason for report in told if report.name == "spack"]
+    reports = engine.converge(STEPS, ctx, events.append, background=False)
+    return {report.name: report for report in reports}, [report.reason for report in events if report.name == "spack"]
 
 
 def left(world: World) -> list[Path]:

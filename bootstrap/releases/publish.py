@@ -40,7 +40,7 @@ def _record_current(ctx: Context) -> None:
         return
     try:
         ClusterState(ctx.paths).note_published(release, ctx.run_id, timestamp(ctx.paths.current.lstat().st_mtime))
-    except StateError as error:  # a damaged record does not prevent publishing; ``repair`` puts it aside
+    except StateError as error:  # a damaged record does not prevent publishing; ``repair`` moves it away
         LOG.warning("%s", error)
 
 

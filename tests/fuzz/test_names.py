@@ -63,7 +63,7 @@ def lua_calls(text: str, top: Path) -> list[tuple[str, ...]]:
     file.unlink()
     assert done.returncode == 0, done.stderr
     lines = (line.split(" ") for line in done.stdout.splitlines())
-    return [(name, *(bytes.fromhex(word[1:]).decode() for word in said)) for name, *said in lines]
+    return [(name, *(bytes.fromhex(word[1:]).decode() for word in output)) for name, *output in lines]
 
 
 def shell_output(script: str, top: Path, shell: str = "sh") -> str:
@@ -113,8 +113,8 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, s
     command = shlex.quote(f"/no/{lmod}/libexec/lmod")
     before = f"unset PETAL_RELEASE MODULEPATH; LMOD_CMD={command}; typeset() {{ echo LMOD_CMD; }}; "
     before += 'printf() { command printf "$@"; }\n'
-    said = shell_output(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
-    assert said == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{site}:/image/{site}\n"
+    output = shell_output(f'{before}{text}\nprintf \'%s\\n\' "$PETAL_RELEASE" "$MODULEPATH"\n', tmp_path)
+    assert output == f"/no/{current}\n/no/{current}/modules/t/Core:/site:/no/{site}:/image/{site}\n"
 
 
 @settings(max_examples=max(60, EXAMPLES // 4))

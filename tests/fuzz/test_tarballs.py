@@ -110,7 +110,7 @@ def packed(members: list[tuple[tarfile.TarInfo, bytes]], kind: int, pack: Callab
 kinds, packers = st.sampled_from(FORMATS), st.sampled_from(PACKERS)
 honest_archives = st.builds(packed, st.lists(honest(), min_size=1, max_size=7), kinds, packers)
 among_honest = st.tuples(st.lists(honest(), max_size=3), odd(), st.lists(honest(), max_size=2))
-odd_archives = st.builds(packed, among_honest.map(lambda told: [*told[0], told[1], *told[2]]), kinds, packers)
+odd_archives = st.builds(packed, among_honest.map(lambda drawn: [*drawn[0], drawn[1], *drawn[2]]), kinds, packers)
 
 
 def whole() -> bytes:

@@ -224,8 +224,8 @@ class Lab:
             )  # fmt: skip
         except TimeoutError as error:
             raise LabError(f"{node}: no answer in {timeout + 15:.0f} s: {' '.join(argv)}") from error
-        said, told = (stream.decode(errors="replace") for stream in (out, err))
-        return Result(f"{node}: {' '.join(argv)}", code, said, told, time.monotonic() - started)
+        stdout, stderr = (stream.decode(errors="replace") for stream in (out, err))
+        return Result(f"{node}: {' '.join(argv)}", code, stdout, stderr, time.monotonic() - started)
 
     def shell(self, node: str, script: str, *, user: str = "ec2-user", timeout: float = 300) -> Result:
         """Run a script in a login shell of a user."""

@@ -124,7 +124,7 @@ def start() -> None:
     if Path("/run/systemd/system").is_dir():
         quiet(["systemctl", "start", "docker"], timeout=60)
     else:
-        # setsid forks: the engine is no child of this process and outlives it
+        # setsid forks: the engine is not a child of this process and outlives it
         with Path("/var/log/dockerd.log").open("ab") as log:
             subprocess.run(
                 ["setsid", "--fork", "dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", check=True

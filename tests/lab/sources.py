@@ -95,19 +95,19 @@ def right(data: bytes, source: Source) -> bool:
 
 def fetch(source: Source) -> bytes:
     """Return a source's bytes from the first mirror that has them with the right checksum."""
-    said = []
+    output = []
     for mirror in filter(None, (os.environ.get("DEBIAN_MIRROR"), *MIRRORS)):
         url = f"{mirror}/pool/main/{source.path}"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 data: bytes = answer.read()
         except (urllib.error.URLError, OSError) as error:
-            said.append(f"{url}: {error}")
+            output.append(f"{url}: {error}")
             continue
         if right(data, source):
             return data
-        said.append(f"{url}: not the sha256 {source.sha256}")
-    raise SourceError("\n".join(said))
+        output.append(f"{url}: not the sha256 {source.sha256}")
+    raise SourceError("\n".join(output))
 
 
 def mirror(*names: str) -> Path:

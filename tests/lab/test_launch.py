@@ -65,16 +65,16 @@ def test_the_proof_starts_a_node_in_a_queue_without_running_nodes(cluster: Lab) 
         return found if found["proof"] else {}
 
     until("the worker has proved it", lambda: bool(proof()), 180)
-    told = proof()
-    nodes = told["proof"]["nodes"]
+    data = proof()
+    nodes = data["proof"]["nodes"]
     bad = [
         (node["node"], node["release"], found)
         for node in nodes
         for found in node["findings"]
         if found["severity"] != "ok"
     ]
-    assert (told["proved"], told["asked"]) == (2, 2), (bad, [(node["node"], node["release"]) for node in nodes])
-    assert {node["node"] for node in told["proof"]["nodes"]} == {"queue1-st-c5-1", NAME}
+    assert (data["proved"], data["asked"]) == (2, 2), (bad, [(node["node"], node["release"]) for node in nodes])
+    assert {node["node"] for node in data["proof"]["nodes"]} == {"queue1-st-c5-1", NAME}
     assert cluster.exec("head", ("test", "-e", "/lab/shared/resume")).ok
     assert cluster.exec("head", ("/opt/slurm/bin/squeue", "--noheader")).stdout == ""
     waited = cluster.exec("head", ("petal-node", "status", "--wait", "--timeout", "60"))

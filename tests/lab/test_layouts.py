@@ -125,10 +125,10 @@ def test_the_image_includes_the_stacks_lmod_and_keeps_environment_modules(baked:
         command = baked.shell(node, "bash -lc 'echo $LMOD_CMD'").check().stdout
         assert command.startswith("/opt/petal-node/lmod/"), command
         script = "bash -lc 'module --version; module load null libsigsegv; module list; printenv LIBSIGSEGV_ROOT' 2>&1"
-        said = baked.shell(node, script).check().stdout
-        assert "Modules based on Lua" in said
-        assert "/opt/petal/store/" in said
-        assert {"null", "libsigsegv/2.14"} <= set(said.split())
+        output = baked.shell(node, script).check().stdout
+        assert "Modules based on Lua" in output
+        assert "/opt/petal/store/" in output
+        assert {"null", "libsigsegv/2.14"} <= set(output.split())
         of_tcl = ". /usr/share/modules/init/sh; module load null; module list"
         assert "Currently Loaded Modulefiles" in baked.exec(node, ("sh", "-c", f"({of_tcl}) 2>&1")).check().stdout
 
@@ -152,8 +152,8 @@ def test_a_user_installs_a_package_in_a_job_and_runs_it_on_another_node(baked: L
 
 def assert_own_runs(lab: Lab) -> None:
     found = lab.srun("-w", "queue1-st-c5-2", "bash", "-lc", LOADS).check().stdout
-    told, *lines = found.splitlines()
-    assert told == "libsigsegv 2.14"
+    version, *lines = found.splitlines()
+    assert version == "libsigsegv 2.14"
     places = dict(line.split() for line in lines)
     assert places["libsigsegv"].startswith("/opt/petal/store/")
     assert places["own"].startswith("/home/ec2-user/spack/1.1/store/")

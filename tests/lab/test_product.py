@@ -115,8 +115,8 @@ class TestCluster:
         busy = petal(lab, "head", "check", "--nodes", "all")
         assert (busy.returncode, f"{name}: not asked: busy (allocated)" in busy.stdout) == (0, True), busy
         assert busy.stdout.splitlines()[-1] == "proved on 1 of 1 nodes, 1 not asked"
-        told = answer(petal(lab, "head", "check", "--nodes", "all", "--json"))["data"]["nodes"][0]["findings"]
-        assert "its own report of" in told[0]["why"]
+        findings = answer(petal(lab, "head", "check", "--nodes", "all", "--json"))["data"]["nodes"][0]["findings"]
+        assert "its own report of" in findings[0]["why"]
         idle = petal(lab, "head", "check", "--nodes", "idle").check()
         assert idle.stdout.splitlines()[-1] == "proved on 1 of 1 nodes"
         lab.exec("head", (f"{slurm}/scancel", "-u", "root")).check()

@@ -82,11 +82,11 @@ def test_a_job_keeps_its_release_and_gc_does_not_remove_it(cluster: Lab, two: tu
 def test_a_module_pins_the_release_of_a_job(cluster: Lab, two: tuple[str, str]) -> None:
     first, second = two
     assert data_of(cluster, "status")["current"] == second
-    said = cluster.srun(
+    output = cluster.srun(
         "-N1", "bash", "-lc", f"module load petal/{first} && module load hello && hello && module -t avail"
     )
-    assert "hello from" in said.check().stdout
-    assert "hello/1.0" in said.stderr
+    assert "hello from" in output.check().stdout
+    assert "hello/1.0" in output.stderr
 
 
 def test_gc_keeps_no_older_release_for_a_job_of_the_current_one(cluster: Lab, two: tuple[str, str]) -> None:

@@ -168,7 +168,7 @@ def without_spack(cluster: Lab) -> Iterator[None]:
 @pytest.mark.usefixtures("without_spack")
 @pytest.mark.parametrize("user", ["ec2-user", "nobody"])
 def test_a_job_runs_without_spack_and_with_a_read_only_root(cluster: Lab, user: str) -> None:
-    """It needs no home either: the user ``nobody`` has none."""
+    """It needs no home directory either: one of the users has none."""
     assert not root(cluster, "compute-1", "ls -d /opt/petal/spack || touch /opt/petal/new").ok
     script = f"srun -N2 --chdir=/ bash -lc '{LOADS}; echo text | bzip2 | bunzip2'"
     output = typed(

@@ -178,7 +178,7 @@ class Machine:
 
     @staticmethod
     def _wait_for_systemd(node: Node) -> None:
-        """Start a new command for each poll: one from before the node's change of root stays outside."""
+        """Start a new command for each poll: an older one is outside of the node's new root."""
         running = "systemctl is-system-running | grep -qx running"
         until(f"systemd on {node.name}", lambda: node.sh(running).code == 0, BOOT_SECONDS)
 

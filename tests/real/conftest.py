@@ -26,5 +26,5 @@ def hook(request: pytest.FixtureRequest, tmp_path: Path) -> Hook:
     for folder in ("node", "stand-ins"):
         (tmp_path / folder).mkdir()
     made = Hook(shell, script, tmp_path / "node", tmp_path / "stand-ins", archive)
-    made.stand_in("aws", 'echo "Unable to locate credentials" >&2; exit 255\n')
+    made.substitute("aws", 'echo "Unable to locate credentials" >&2; exit 255\n')
     return made

@@ -53,7 +53,7 @@ class Hook:
     shell: str
     script: Path
     prefix: Path
-    stand_ins: Path
+    substitutes: Path
     archive: Path
     env: dict[str, str] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class Hook:
         return ["--package", package, "--sha256", self.sha256, "--config", "s3://b/petal.yaml", *more]
 
     def environment(self) -> dict[str, str]:
-        path = f"{self.stand_ins}:{PCLUSTER_PATH}"
+        path = f"{self.substitutes}:{PCLUSTER_PATH}"
         return {"PATH": path, "PETAL_PREFIX": str(self.prefix), "PETAL_FETCH_SECONDS": "8", **self.env}
 
     def run(self, *arguments: str, **options) -> Ran:
@@ -83,8 +83,8 @@ class Hook:
     def fetch(self, package: str, *more: str, **options) -> Ran:
         return self.run(*self.arguments(package, *more), **options)
 
-    def stand_in(self, name: str, text: str) -> Path:
-        path = self.stand_ins / name
+    def substitute(self, name: str, text: str) -> Path:
+        path = self.substitutes / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n" + text)
         path.chmod(0o755)
@@ -156,5 +156,5 @@ for last; do before=$target; target=$last; done
 
 def fake_aws(hook: Hook, tmp_path: Path, body: str) -> Path:
     log = tmp_path / "aws.log"
-    hook.stand_in("aws", AWS.format(log=log, body=body))
+    hook.substitute("aws", AWS.format(log=log, body=body))
     return log

@@ -45,7 +45,7 @@ def test_the_source_file_only_names_the_files_to_upload(hook):
 
 
 def test_a_hook_runs_with_closed_stdin_in_a_foreign_directory_after_its_deletion(hook, tmp_path):
-    hook.stand_in("aws", f'rm -f {hook.script}\nsleep 0.2\nfor last; do :; done; cp {hook.archive} "$last"\n')
+    hook.substitute("aws", f'rm -f {hook.script}\nsleep 0.2\nfor last; do :; done; cp {hook.archive} "$last"\n')
     gone = tmp_path / "gone"
     gone.mkdir()
     hook.script, script = tmp_path / "closed", hook.script

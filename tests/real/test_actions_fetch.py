@@ -83,9 +83,9 @@ def test_pipes_and_devices_on_shared_storage_do_not_block_the_hook(hook, trap):
 def test_a_hook_does_not_wait_for_shared_storage_that_hangs(hook):
     """`test` and `timeout` never end, as on a dead NFS mount, where even SIGKILL has no effect."""
     pids = hook.prefix / "pids"
-    sleeper = hook.stand_in("sleeper", f"echo $$ >>{pids}\nexec sleep 300\n")
+    sleeper = hook.substitute("sleeper", f"echo $$ >>{pids}\nexec sleep 300\n")
     real = shutil.which("timeout")
-    hook.stand_in("timeout", f'case $* in *shared/petal*) exec {sleeper} ;; *) exec {real} "$@" ;; esac\n')
+    hook.substitute("timeout", f'case $* in *shared/petal*) exec {sleeper} ;; *) exec {real} "$@" ;; esac\n')
     ran = hook.fetch(hook.archive.as_uri())
     ran_the_archive(hook, ran)
     assert 2 <= ran.seconds < 12
@@ -186,7 +186,7 @@ def test_the_aws_cli_retries_itself(hook, tmp_path):
 
 
 def test_the_error_names_a_missing_client(hook):
-    hook.stand_in("aws", "echo \"env: 'aws': No such command\" >&2; exit 127\n")
+    hook.substitute("aws", "echo \"env: 'aws': No such command\" >&2; exit 127\n")
     assert "that aws or curl is installed" in failed(hook, hook.fetch("s3://bucket/key"), "fetch-unreachable")
 
 
@@ -274,7 +274,7 @@ def test_an_archive_is_fetched_by_the_real_aws_cli(hook, s3, monkeypatch):
     aws = shutil.which("aws")
     if not aws:
         pytest.skip("the AWS CLI is not installed")
-    hook.stand_in("aws", f'PATH={os.environ["PATH"]} exec {aws} "$@"\n')
+    hook.substitute("aws", f'PATH={os.environ["PATH"]} exec {aws} "$@"\n')
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         hook.env[name] = os.environ[name]
     hook.write("etc/chef/dna.json", '{"cluster": {"region": "us-east-1"}}')

@@ -32,7 +32,7 @@ SLEEPS = """case $* in *shared/petal*) echo $$ >>%s; exec sleep 300 ;; *) exec %
 def test_hooks_of_other_nodes_end_within_10_s_if_storage_and_s3_hang(hook, tmp_path, place, text, arguments):
     """Neither shared storage nor S3 answers."""
     pids = tmp_path / "pids"
-    hook.stand_in("timeout", SLEEPS % (pids, shutil.which("timeout")))
+    hook.substitute("timeout", SLEEPS % (pids, shutil.which("timeout")))
     hook.write(place, text)
     fake_aws(hook, tmp_path, "sleep 300")
     hook.env["PETAL_FETCH_SECONDS"] = ""
@@ -57,15 +57,15 @@ def test_the_tool_gets_the_start_time_of_the_hook(hook):
     before = float(Path("/proc/uptime").read_text().split()[0])
     ran = hook.fetch(hook.archive.as_uri())
     after = float(Path("/proc/uptime").read_text().split()[0])
-    (told,) = re.findall(r"started \[(.*)\]", ran.out)
-    assert before <= float(told) <= after
+    (started,) = re.findall(r"started \[(.*)\]", ran.out)
+    assert before <= float(started) <= after
 
 
 @pytest.fixture
 def unit(hook):
     """Emulate systemd-run by a script that records its call in this file."""
     (hook.prefix / "run/systemd/system").mkdir(parents=True)
-    hook.stand_in("systemctl", f'echo "$*" >>{hook.prefix}/systemctl\n')
+    hook.substitute("systemctl", f'echo "$*" >>{hook.prefix}/systemctl\n')
     hook.env["PETAL_FETCH_SECONDS"] = "1"
     return hook.prefix / "etc/systemd/system/petal-node-hook.service"
 

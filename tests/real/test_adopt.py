@@ -52,8 +52,8 @@ def ask_status(world: World, capsys: pytest.CaptureFixture[str]) -> tuple[dict[s
     main(["status", "--json", "--root", str(world.prefix)])
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     main(["status", "--root", str(world.prefix)])
-    told = capsys.readouterr()
-    return answer, told.out + told.err
+    captured = capsys.readouterr()
+    return answer, captured.out + captured.err
 
 
 def test_status_shows_no_records_of_another_cluster(old: World, capsys: pytest.CaptureFixture[str]) -> None:

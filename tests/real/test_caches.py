@@ -88,9 +88,9 @@ def mirror_of(url: object, *keys: Key) -> Mirror:
 
 
 def take(tmp_path: Path, mirror: Mirror, *specs: Locked, layout: Any = V3) -> Pulled:
-    told: list[str] = []
+    notes: list[str] = []
     mirrors = {"site": mirror}
-    return pull(specs or (ZLIB,), mirrors, layout, tmp_path / "pulled", System(), "us-east-1", told.append)
+    return pull(specs or (ZLIB,), mirrors, layout, tmp_path / "pulled", System(), "us-east-1", notes.append)
 
 
 def only_trouble(pulled: Pulled) -> CacheError:
@@ -208,11 +208,11 @@ def test_a_package_in_two_mirrors_is_installed_from_the_first(tmp_path: Path) ->
     put(first, ZLIB)
     put(second, ZLIB)
     put(second, HDF5)
-    told: list[str] = []
+    notes: list[str] = []
     mirrors = {"first": mirror_of(first), "second": mirror_of(second)}
-    pulled = pull((ZLIB, HDF5), mirrors, V3, tmp_path / "pulled", System(), None, told.append)
+    pulled = pull((ZLIB, HDF5), mirrors, V3, tmp_path / "pulled", System(), None, notes.append)
     assert pulled.specs == (ZLIB, HDF5)
-    assert told[-1] == "looking for packages in second: 1 found, 1 of 1 asked for"
+    assert notes[-1] == "looking for packages in second: 1 found, 1 of 1 asked for"
 
 
 def test_an_entry_that_spack_could_not_unpack_is_withdrawn_without_its_dependents(cache: Path, tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_without_gpg_the_error_says_what_to_install(cache: Path, key: Key, tmp_p
         def which(self, name: str) -> str | None:
             return None if name == "gpg" else super().which(name)
 
-    told: list[str] = []
-    pulled = pull((ZLIB,), {"site": mirror_of(cache, key)}, V3, tmp_path / "pulled", Bare(), None, told.append)
+    notes: list[str] = []
+    pulled = pull((ZLIB,), {"site": mirror_of(cache, key)}, V3, tmp_path / "pulled", Bare(), None, notes.append)
     assert only_trouble(pulled).code == "cache-key"
 
 
@@ -357,14 +357,14 @@ def test_a_run_that_is_interrupted_does_not_wait_for_a_transfer(cache: Path, key
                 return
         waited_for.set()
 
-    def told(_: int, __: object) -> None:
+    def interrupt(_: int, __: object) -> None:
         raise Interrupted
 
     def tell_when_it_comes() -> None:
         assert begun.wait(30)
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGUSR1, told)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with serving(behave, private, certificate) as server, pytest.MonkeyPatch.context() as patch:
             patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))

@@ -49,9 +49,9 @@ with lock.builders_ended(Path(sys.argv[1]), None, 60, print) as builders:
 """
 
 
-def take(path: Path, timeout: float = 0, told: list[str] | None = None) -> lock.Lock:
-    said = told if told is not None else []
-    return lock.Lock(path, lock.own_holder("me", "boot", "run-1"), timeout=timeout, waiting=said.append)
+def take(path: Path, timeout: float = 0, messages: list[str] | None = None) -> lock.Lock:
+    output = messages if messages is not None else []
+    return lock.Lock(path, lock.own_holder("me", "boot", "run-1"), timeout=timeout, waiting=output.append)
 
 
 def start(script: str, *argv: Path) -> subprocess.Popen[str]:
@@ -75,12 +75,12 @@ def other(path: Path, tmp_path: Path):
 
 
 def test_a_waiting_run_names_the_holder_and_ends_at_its_deadline(path: Path, other: subprocess.Popen[str]) -> None:
-    told: list[str] = []
-    with pytest.raises(LockTimeout) as caught, take(path, 0.5, told):
+    messages: list[str] = []
+    with pytest.raises(LockTimeout) as caught, take(path, 0.5, messages):
         pass
     assert caught.value.exit == 75
-    assert len(told) == 1
-    assert f"other, process {other.pid}, since" in told[0]
+    assert len(messages) == 1
+    assert f"other, process {other.pid}, since" in messages[0]
     assert "run run-x" in caught.value.why
 
 
@@ -154,18 +154,18 @@ def test_a_held_lock_is_confirmed_and_a_lost_one_is_not(path: Path) -> None:
 def test_no_run_continues_while_a_builder_of_a_dead_run_exists(path: Path) -> None:
     """Its process group, its parent and its run have ended, and another node could not see the builder."""
     path.parent.mkdir()
-    before, told = lock.own_holder("other-node", "boot", "run-x"), []
+    before, messages = lock.own_holder("other-node", "boot", "run-x"), []
     with start(LEAVE, path) as run:
         assert run.stdout is not None
         _, builder = run.stdout.readline().split()
         run.kill()
         try:
-            with pytest.raises(LockTimeout) as caught, lock.builders_ended(path, before, 0.5, told.append):
+            with pytest.raises(LockTimeout) as caught, lock.builders_ended(path, before, 0.5, messages.append):
                 pass
             assert "other-node" in caught.value.why
             assert "on other-node:" in caught.value.remedy[0]
-            assert "builders" in told[0]
+            assert "builders" in messages[0]
         finally:
             os.kill(int(builder), signal.SIGKILL)
-        with lock.builders_ended(path, before, 30, told.append):
+        with lock.builders_ended(path, before, 30, messages.append):
             pass

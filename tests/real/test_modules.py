@@ -128,9 +128,9 @@ def test_one_mpi_is_loaded_and_its_dependents_follow_it(lmod: Path, tmp_path: Pa
     for name in ("openmpi", "mpich", "tool"):
         (world.prefix / "opt" / name / "bin").mkdir(parents=True)
     typed = Typed(world, lmod, release_of(world))
-    said = typed("module load openmpi/4.1; module load mpich; module -t list")
-    assert said.splitlines()[-1] == "mpich/4.2"
-    assert 'automatically replacing "openmpi/4.1" with "mpich/4.2"' in said
+    output = typed("module load openmpi/4.1; module load mpich; module -t list")
+    assert output.splitlines()[-1] == "mpich/4.2"
+    assert 'automatically replacing "openmpi/4.1" with "mpich/4.2"' in output
     assert (
         typed("module load openmpi/4.1; module swap openmpi/4.1 openmpi/5.0; module -t list").split()[-1]
         == "openmpi/5.0"
@@ -217,10 +217,10 @@ def test_a_pin_selects_its_release_and_survives_a_purge(world: World, lmod: Path
     second = release_of(world)
     typed = Typed(world, lmod, second)
     assert "other/1.0" in typed("module -t avail")
-    said = typed(f"module load petal/{first} && module -t avail && echo $PETAL_RELEASE")
-    assert "hello/1.0" in said
-    assert "other/1.0" not in said
-    assert str(world.paths.release(first)) in said
+    output = typed(f"module load petal/{first} && module -t avail && echo $PETAL_RELEASE")
+    assert "hello/1.0" in output
+    assert "other/1.0" not in output
+    assert str(world.paths.release(first)) in output
     assert "ok" in typed(f"module load petal/{first}; module purge; module load hello && echo ok")
     back = typed(f"module load petal/{first}; module load petal/{second}; module load other && echo ok")
     assert "ok" in back

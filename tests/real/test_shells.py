@@ -113,13 +113,13 @@ def test_module_is_lmods_after_environment_modules_was_sourced(place: Path, shel
     """For example in a job with ``#!/bin/bash -l``: /etc/profile.d/modules.sh is sourced again before our file."""
     publish(place, "r1", "os-x86_64_v3")
     source = f"{'.' if shell == 'dash' else 'source'} {{init}}"
-    told = ["echo $BASH_ENV"] if shell == "bash" else []
-    lines = [source, TCL_MODULES[shell], "module list", source, *told, "module --version"]
-    said = typed(place, shell, "\n".join(lines), NOBODY).splitlines()
-    assert said[0].startswith("tcl")
-    assert not [line for line in said[1:] if line.startswith("tcl")]
+    extra = ["echo $BASH_ENV"] if shell == "bash" else []
+    lines = [source, TCL_MODULES[shell], "module list", source, *extra, "module --version"]
+    output = typed(place, shell, "\n".join(lines), NOBODY).splitlines()
+    assert output[0].startswith("tcl")
+    assert not [line for line in output[1:] if line.startswith("tcl")]
     if shell == "bash":
-        assert said[-1] == f"{lmod_of_this_machine()}/init/bash"
+        assert output[-1] == f"{lmod_of_this_machine()}/init/bash"
 
 
 # ``module`` of another Lmod: its program, and a function that calls it.
@@ -136,8 +136,8 @@ OTHER_LMOD = {
 def test_a_sites_lmod_is_kept_unless_it_is_too_old(place: Path, shell: str, cmd: str, stays: bool) -> None:
     publish(place, "r1", "os-x86_64_v3")
     before = re.sub(r"\bCMD\b", cmd, OTHER_LMOD[shell])
-    said = typed(place, shell, f"{before}\nsource {{init}}\nmodule --version", NOBODY)
-    assert said.startswith(cmd) is stays, said
+    output = typed(place, shell, f"{before}\nsource {{init}}\nmodule --version", NOBODY)
+    assert output.startswith(cmd) is stays, output
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -159,5 +159,5 @@ def test_every_shell_sets_the_version_of_lmod(place: Path, shell: str) -> None:
 def test_a_script_in_zsh_loads_no_completion(place: Path) -> None:
     """It would write ~/.zcompdump on shared storage for each job of an array."""
     publish(place, "r1", "os-x86_64_v3")
-    said = typed(place, "zsh", "source {init}; whence compinit || echo none; module --version", NOBODY)
-    assert said.splitlines()[0] == "none"
+    output = typed(place, "zsh", "source {init}; whence compinit || echo none; module --version", NOBODY)
+    assert output.splitlines()[0] == "none"

@@ -288,6 +288,6 @@ def test_has_process_finds_only_running_processes() -> None:
 
 def test_available_memory_is_the_kernels_figure() -> None:
     """proc_meminfo(5), in kB; other programs change it during the test."""
-    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-    kernels = 1024 * sum(int(told[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+    kernels = 1024 * sum(int(meminfo[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
     assert abs(SYSTEM.available_memory() - kernels) < kernels / 4

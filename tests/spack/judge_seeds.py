@@ -44,8 +44,8 @@ def judge(path: Path, top: Path, place: Path) -> Judged:
     try:
         specs = environments.load(Config(stack=str(path)), HIDDEN, None)["specs"]
     except ConfigError as error:
-        told = f"{error}".replace(str(path), path.name)
-        return Judged(name, refused=re.sub(r"\s+", " ", told))
+        reason = f"{error}".replace(str(path), path.name)
+        return Judged(name, refused=re.sub(r"\s+", " ", reason))
     answer = checked("starter", place, cache.lab_cache() / "stacks", specs) if specs else {"problems": [], "advice": []}
     wrong = tuple((specs[index], message) for index, message in answer["problems"])
     return Judged(name, len(specs), wrong, tuple(answer["advice"]))
@@ -54,14 +54,14 @@ def judge(path: Path, top: Path, place: Path) -> Judged:
 def tables(judged: Iterable[Judged]) -> list[str]:
     """The tables by seed and by message."""
     lines = ["| seed | specs | mistakes |", "|---|---|---|"]
-    said: Counter[tuple[str, str]] = Counter()
+    output: Counter[tuple[str, str]] = Counter()
     for one in judged:
-        said.update(dict.fromkeys(one.wrong, 1))
-        said.update({("", text): 1 for text in one.advice})
+        output.update(dict.fromkeys(one.wrong, 1))
+        output.update({("", text): 1 for text in one.advice})
         wrong = ", ".join(f"`{spec}`" for spec in dict.fromkeys(spec for spec, _ in one.wrong))
         lines.append(f"| {one.name} | {one.specs} | {one.refused or wrong or 'none'} |")
     lines += ["", "| spec | seeds | message |", "|---|---|---|"]
-    for (spec, text), number in sorted(said.items(), key=lambda item: (-item[1], item[0])):
+    for (spec, text), number in sorted(output.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"| {f'`{spec}`' if spec else 'advice'} | {number} | {text} |")
     return lines
 

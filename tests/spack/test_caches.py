@@ -258,9 +258,9 @@ def test_an_image_build_uses_the_cache_and_builds_corrupt_packages(built: Stack,
     record = bootstrap(prefix, built.config + unsigned(cache, push=False), notes, image="ami")
     assert record.status is Status.CHANGED, record
     assert any("cachedlib cannot be unpacked from a build cache" in note for note in notes), notes
-    said = phases(prefix)
-    assert "cachedlib: Executing phase" in said
-    assert "cachedapp: Executing phase" not in said
+    output = phases(prefix)
+    assert "cachedlib: Executing phase" in output
+    assert "cachedapp: Executing phase" not in output
     assert "from a build cache" in steps(record)["spack"].reason
 
 

@@ -128,7 +128,7 @@ def test_the_record_shows_the_progress_of_an_install(
         if any("(build)" in text for text in seen):
             hold.unlink(missing_ok=True)
 
-    assert bootstrap(prefix, stack_config, told=look).status is Status.CHANGED
-    told = [text for text in seen if text.startswith("installing ")]
-    assert told, seen
-    assert any("(build)" in text and " of 14" in text for text in told), told
+    assert bootstrap(prefix, stack_config, printed=look).status is Status.CHANGED
+    messages = [text for text in seen if text.startswith("installing ")]
+    assert messages, seen
+    assert any("(build)" in text and " of 14" in text for text in messages), messages

@@ -65,12 +65,12 @@ def test_a_lost_or_damaged_index_is_restored_without_rebuilding_complete_package
     assert bootstrap(prefix, config).status is Status.OK
 
 
-def _repaired(prefix: Path, config: str, *said: str) -> None:
+def _repaired(prefix: Path, config: str, *output: str) -> None:
     notes: list[str] = []
     record = bootstrap(prefix, config, notes)
     assert steps(record)["spack"].outcome is Outcome.CHANGED, record
     text = "\n".join(notes)
-    assert all(words in text for words in said), text
+    assert all(words in text for words in output), text
 
 
 # -------------------------------------------------------------------------------------------------- few locks

@@ -35,16 +35,16 @@ def bootstrap(
     prefix: Path,
     config: str,
     notes: list[str] | None = None,
-    told: Callable[[str], None] | None = None,
+    printed: Callable[[str], None] | None = None,
     image: str | None = None,
 ) -> RunRecord:
-    """Run the head node below ``prefix``; append the name of each printed step to ``told``."""
+    """Run the head node below ``prefix``; append the name of each printed step to ``printed``."""
     (prefix / "shared").mkdir(parents=True, exist_ok=True)
     path = prefix.with_suffix(".yaml")
     path.write_text(config)
     options = Options("bootstrap", str(path), root=prefix, role=Role.HEAD, layout=image)
     said = notes if notes is not None else []
-    listen = (lambda step: told(step.name)) if told else lambda _: None
+    listen = (lambda step: printed(step.name)) if printed else lambda _: None
     return run(options, services(System(), run_id=f"run-{next(RUNS)}", listen=listen, note=said.append))
 
 

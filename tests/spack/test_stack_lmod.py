@@ -112,10 +112,10 @@ def test_a_copy_of_lmod_runs_without_the_store(
     lmod = unpacked_lmod(System(), paths)
     assert lmod is not None
     assert (lmod.version, lmod.problem) == ("8.7.1", "")
-    said = subprocess.run([lmod.place / "libexec" / "lmod"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([lmod.place / "libexec" / "lmod"], capture_output=True, text=True, check=True).stdout
     (lua,) = paths.lmod_in_use.resolve().glob("lua-*")
-    assert said.startswith("Version 8.7.1 of /")  # Spack pads the path with slashes to its old length
-    assert Path(said.split()[-1]).samefile(lua)
+    assert output.startswith("Version 8.7.1 of /")  # Spack pads the path with slashes to its old length
+    assert Path(output.split()[-1]).samefile(lua)
     assert (lua / "bin" / "lua5.4").readlink() == Path("lua")
     assert (lmod.place / "init" / "bash").read_text() == f"export LMOD_PKG={lmod.place}\n"
     away = [path for path in lua.parent.rglob("*") if path.is_file() and b"/opt/petal/" in path.read_bytes()]

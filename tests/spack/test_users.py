@@ -152,16 +152,16 @@ def test_a_users_module_loads_its_dependencies_of_the_site(cluster: Cluster, she
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
     typed = "module load mine; mine; which mine probe spack; module unload spack; echo $SPACK_ROOT"
-    told = cluster.run(typed, shell=shell).split()
+    words = cluster.run(typed, shell=shell).split()
     (built,) = (cluster.mine / "store").glob("linux-*/mine-1-*")
     programs = (built / "bin" / "mine", probe_of(cluster) / "bin" / "probe", cluster.spack / "bin" / "spack")
-    assert told == [*map(str, programs), OTHER_SPACK["SPACK_ROOT"]]
+    assert words == [*map(str, programs), OTHER_SPACK["SPACK_ROOT"]]
 
 
 def test_a_package_installed_in_tcsh_can_be_loaded_at_once_and_removed(cluster: Cluster) -> None:
-    told = cluster.run("spack install probe@1 && module load probe/1 && which probe", shell="tcsh").split()
+    words = cluster.run("spack install probe@1 && module load probe/1 && which probe", shell="tcsh").split()
     (built,) = (cluster.mine / "store").glob("linux-*/probe-1-*")
-    assert told[-1] == str(built / "bin" / "probe")
+    assert words[-1] == str(built / "bin" / "probe")
     cluster.run("spack uninstall -y probe@1")
     assert names(cluster.mine / "store") == ["mine-1"]
 
@@ -205,6 +205,6 @@ def test_a_missing_site_store_is_reported_instead_of_rebuilt(cluster: Cluster) -
     finally:
         away.rename(index)
     assert done.returncode != 0
-    told = " ".join(done.stderr.split())
-    assert f"{index} is missing" in told
-    assert "petal-node check" in told
+    words = " ".join(done.stderr.split())
+    assert f"{index} is missing" in words
+    assert "petal-node check" in words

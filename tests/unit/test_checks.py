@@ -179,7 +179,7 @@ def test_an_exception_in_a_check_becomes_its_finding(node: World, check: Check) 
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("output", "words"),
     [
         ("none - - -", "has no module command"),
         ("function - - /usr/share/modules/modulefiles", "has another module command than Lmod's"),
@@ -188,8 +188,8 @@ def test_an_exception_in_a_check_becomes_its_finding(node: World, check: Check) 
         ("function 8.6.19 - -", "does not look into the release"),
     ],
 )
-def test_a_shell_without_our_modules_is_found(node: World, said: str, words: str) -> None:
-    finding = login_shell.judge_module_command(node.context, Answer(0, said))
+def test_a_shell_without_our_modules_is_found(node: World, output: str, words: str) -> None:
+    finding = login_shell.judge_module_command(node.context, Answer(0, output))
     assert (finding.severity, words in finding.message) == (Severity.FAIL, True)
 
 

@@ -186,7 +186,7 @@ CACHED = "spack: {{mirrors: {{site: {}}}}}"
 
 
 @pytest.mark.parametrize(
-    ("mirror", "path", "said"),
+    ("mirror", "path", "output"),
     [
         ("s3://b/c", "spack.mirrors.site", "keys"),
         ("http://h/c", "spack.mirrors.site", "http://"),
@@ -208,10 +208,10 @@ CACHED = "spack: {{mirrors: {{site: {}}}}}"
         ("{url: /c, signd: false}", "spack.mirrors.site.signd", "did you mean 'signed'"),
     ],
 )
-def test_contradicting_keys_of_a_mirror_are_refused(mirror: str, path: str, said: str) -> None:
+def test_contradicting_keys_of_a_mirror_are_refused(mirror: str, path: str, output: str) -> None:
     found = problems(CACHED.format(mirror))
     assert set(found) == {path}
-    assert said in found[path]
+    assert output in found[path]
 
 
 def test_a_uri_is_a_mirror_of_sources_and_a_section_a_build_cache() -> None:

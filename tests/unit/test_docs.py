@@ -146,7 +146,7 @@ def test_the_table_of_checks_matches_the_code() -> None:
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text_of("checks.md").splitlines() if "](#" in line
     ]
-    told = [
+    expected = [
         [
             ", ".join(f"[{name}](#{name})" for name in (check.name, *check.more_names)),
             f"{check.seconds:.0f} s" if check.seconds else "-",
@@ -155,7 +155,7 @@ def test_the_table_of_checks_matches_the_code() -> None:
         ]
         for check in CHECKS
     ]
-    assert [row for row in rows if len(row) == 4] == told
+    assert [row for row in rows if len(row) == 4] == expected
 
 
 # -------------------------------------------------------------------------------------------------- configuration
@@ -197,9 +197,11 @@ def test_exactly_the_keys_of_the_schema_are_documented() -> None:
 
 
 def test_the_documented_defaults_are_those_of_an_empty_file() -> None:
-    told = {cells[0].strip("`"): cells[1] for cells in rows(text_of("configuration.md")) if cells[0].startswith("`")}
+    documented = {
+        cells[0].strip("`"): cells[1] for cells in rows(text_of("configuration.md")) if cells[0].startswith("`")
+    }
     empty = Config().to_dict()
-    for key, default in told.items():
+    for key, default in documented.items():
         value: Any = empty
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -276,13 +278,13 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
 
 def test_exit_codes_marks_and_verbs_are_documented() -> None:
     output = text_of("output.md")
-    told = {
+    documented = {
         int(code)
         for cells in rows(output)
         for code in re.findall(r"^(\d+(?:, \d+)*)$", cells[0])
         for code in code.split(",")
     }
-    assert told == {int(code) for code in ExitCode}
+    assert documented == {int(code) for code in ExitCode}
     cells = first_cells(output)
     assert set(MARKS.values()) <= set(cells)
     assert all(f"`{mark}`" in output for mark in CHECK_MARKS.values())
@@ -337,9 +339,9 @@ def test_contributing_lists_the_layers_of_the_architecture_test() -> None:
 
 def test_contributing_lists_the_makefile_targets_and_pages_name_no_other() -> None:
     commands = set(re.findall(r"(?m)^([a-z-]+):.*## ", (TOP / "Makefile").read_text(encoding="utf-8")))
-    told = {page.name: set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))) for page in PAGES}
-    assert told["CONTRIBUTING.md"] == commands
-    assert {name: strange for name, named in told.items() if (strange := named - commands)} == {}
+    documented = {page.name: set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))) for page in PAGES}
+    assert documented["CONTRIBUTING.md"] == commands
+    assert {name: strange for name, named in documented.items() if (strange := named - commands)} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -143,13 +143,13 @@ def test_the_progress_of_a_step_is_passed_to_the_listener(ctx: Context) -> None:
         def apply(self, ctx: Context) -> None:
             ctx.progress("installing 1 of 2")
 
-    told: list[StepReport] = []
+    events: list[StepReport] = []
     engine.converge(
         [Long("a", [MISSING, MISSING, satisfied("there")])],
         ctx,
-        told.append,
+        events.append,
     )
-    assert [(report.outcome, report.reason) for report in told] == [
+    assert [(report.outcome, report.reason) for report in events] == [
         (Outcome.RUNNING, "missing"), (Outcome.RUNNING, "installing 1 of 2"), (Outcome.CHANGED, "there"),
     ]  # fmt: skip
 

@@ -85,9 +85,9 @@ def test_compilers_are_written_in_the_format_of_the_family(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("version", ["0.22.3", "0.23.1", "0.23", "1.0.0", "1.1", "1.2.0", "develop"])
 def test_an_unsupported_version_is_refused_with_the_supported_ones(version: str) -> None:
-    said = mistakes(f"spack: {{version: '{version}'}}")["spack.version"]
-    assert version in said
-    assert "0.23.0 or 1.1.1" in said
+    output = mistakes(f"spack: {{version: '{version}'}}")["spack.version"]
+    assert version in output
+    assert "0.23.0 or 1.1.1" in output
 
 
 def test_recipes_are_required_only_if_spack_does_not_include_them() -> None:
@@ -97,8 +97,8 @@ def test_recipes_are_required_only_if_spack_does_not_include_them() -> None:
     config = parse(text)
     assert config.spack.recipes is None
     assert from_mapping(config.to_dict()) == config
-    said = mistakes("spack: {version: 0.23.0, source: /s, recipes: {source: /r}, specs: [zlib]}")
-    assert "includes its recipes" in said["spack.recipes"]
+    output = mistakes("spack: {version: 0.23.0, source: /s, recipes: {source: /r}, specs: [zlib]}")
+    assert "includes its recipes" in output["spack.recipes"]
 
 
 def test_another_version_of_spack_changes_the_release() -> None:

@@ -113,19 +113,19 @@ def test_cores_are_shared_by_one_rule(cores: int, memory: int, limit: int, expec
 
 def test_the_record_is_updated_at_intervals_also_without_output() -> None:
     now = [0.0]
-    said: list[str] = []
-    reporter = ProgressReporter(InstallProgress((ZLIB,), ()), said.append, lambda: now[0])
+    output: list[str] = []
+    reporter = ProgressReporter(InstallProgress((ZLIB,), ()), output.append, lambda: now[0])
     reporter.line(f"==> Installing {full(ZLIB)}")
     for second in range(100):
         now[0] = float(second)
         reporter.line("==> zlib: Executing phase: 'build'" if second % 2 else "compiling")
-    assert len(said) <= 1 + 100 / progress.REFRESH
-    before = len(said)
+    assert len(output) <= 1 + 100 / progress.REFRESH
+    before = len(output)
     for second in range(100, 400):
         now[0] = float(second)
         reporter.idle()
-    assert len(said) > before, "the elapsed time is reported while nothing comes"
-    assert len(said) - before <= 300 / progress.IDLE_SECONDS + 1
+    assert len(output) > before, "the elapsed time is reported while nothing comes"
+    assert len(output) - before <= 300 / progress.IDLE_SECONDS + 1
 
 
 def test_only_the_logs_of_the_newest_runs_are_kept(tmp_path: Path) -> None:

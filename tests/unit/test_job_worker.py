@@ -41,13 +41,13 @@ def a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> None:
     world = head(tmp_path)
     slurm = Slurm(world, builds(world))
-    reports, told = converge(world)
+    reports, messages = converge(world)
     assert reports["spack"].outcome is reports["publish"].outcome is Outcome.CHANGED, reports["spack"]
     assert (world.paths.store / "linux-debian12-x86_64_v3" / "fftw-3.3.10-aaaaaaa").is_dir()
     assert {"--partition=q1", "--exclusive", "--no-requeue", "--export=NIL", "--time=1440", "--chdir=/"} <= set(
         slurm.sbatch
     )
-    assert told[0].endswith("a job on queue q1 builds the packages, and no hook waits for it")
+    assert messages[0].endswith("a job on queue q1 builds the packages, and no hook waits for it")
     spacks = [command for command in world.system.commands if command[0].endswith("bin/spack")]
     (install,) = [command for command in spacks if "install" in command]
     assert install[install.index("-p") + 1] == "8"  # the node's 64 cores, not the head's 2
@@ -177,12 +177,12 @@ def test_a_hook_does_not_wait_for_a_build_job(tmp_path: Path) -> None:
     for text, settled in ((world.config_text, True), (world.config_text.replace("where: slurm", "where: head"), False)):
         world.config_text = text
         recorder = Recorder(options, world.services)
-        told = recorder.listener(typed(world.context, layout="hybrid"), STEPS)
-        told(StepReport("spack", Outcome.RUNNING, "an image is built where it is"))
+        listen = recorder.listener(typed(world.context, layout="hybrid"), STEPS)
+        listen(StepReport("spack", Outcome.RUNNING, "an image is built where it is"))
         assert not recorder.record.hook_may_return
         world.paths.state.mkdir(parents=True, exist_ok=True)
-        told = recorder.listener(world.context, STEPS)
-        told(StepReport("spack", Outcome.RUNNING, "it begins"))
+        listen = recorder.listener(world.context, STEPS)
+        listen(StepReport("spack", Outcome.RUNNING, "it begins"))
         assert recorder.record.hook_may_return is settled
 
 
@@ -292,9 +292,9 @@ def test_the_record_of_a_running_job_has_node_progress_and_log(tmp_path: Path) -
         return builds(world)(place)
 
     Slurm(world, in_time(begun, "PENDING", "CONFIGURING"))
-    told = converge(world)[1]
-    assert "job 12 is PENDING, on queue q1" in told
-    (line,) = [line for line in told if "installing" in line]
+    messages = converge(world)[1]
+    assert "job 12 is PENDING, on queue q1" in messages
+    (line,) = [line for line in messages if "installing" in line]
     said = world.paths.build_logs / "run-1" / "spack.log"
     assert line == f"job 12 on q1-st-c5-1, queue q1: installing 0 of 1: fftw (build)\nlog  {said}"
 
@@ -324,9 +324,11 @@ def test_packages_of_build_caches_need_no_compute_node(tmp_path: Path, monkeypat
     world.config_text = world.config_text.replace("specs: [fftw]", f"specs: [fftw], {mirror}")
     slurm = Slurm(world, lambda _: "PENDING")
     pulled(monkeypatch, "fftw")
-    reports, told = converge(world)
+    reports, messages = converge(world)
     assert reports["spack"].outcome is Outcome.CHANGED
-    assert told[0].endswith("a job on queue q1 builds the packages that no build cache has, and no hook waits for it")
+    assert messages[0].endswith(
+        "a job on queue q1 builds the packages that no build cache has, and no hook waits for it"
+    )
     assert not slurm.jobs
     assert not [command for command in world.system.commands if command[0] in ("sbatch", "squeue", "scancel")]
     assert left(world) == []

@@ -340,9 +340,9 @@ def test_the_lockfile_is_kept_if_its_destination_cannot_be_written(
 def test_lockfile_prints_the_keys_to_write_and_leaves_no_files(
     builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
 ) -> None:
-    told = builder(with_spack(tmp_path), tmp_path / "spack.lock").data
+    answer = builder(with_spack(tmp_path), tmp_path / "spack.lock").data
     data = (tmp_path / "spack.lock").read_bytes()
-    assert told.sha256 == hashlib.sha256(data).hexdigest()
+    assert answer.sha256 == hashlib.sha256(data).hexdigest()
     made = lockfile.parse(data, "x")
     assert made.record is not None
     assert made.record.environment == {"specs": ["fftw"]}

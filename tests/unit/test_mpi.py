@@ -303,8 +303,8 @@ def test_a_rank_that_hangs_prints_its_stage_and_ends(prefix: Path, monkeypatch: 
     monkeypatch.setattr(rank, "Library", FakeLibrary)
     monkeypatch.setattr(FakeLibrary, "pause", 0.3)
     _, lines, stopped = started(library(prefix, "mpi/lib/libmpi.so"), seconds=0.05)
-    (said,) = (entry for entry in lines if entry.get("hangs"))
-    assert (said["stage"], said["error"], stopped) == ("init", "no end within 0 s", [rank.HANGS])
+    (output,) = (entry for entry in lines if entry.get("hangs"))
+    assert (output["stage"], output["error"], stopped) == ("init", "no end within 0 s", [rank.HANGS])
 
 
 def test_a_file_that_is_not_a_library_is_an_error(prefix: Path) -> None:
@@ -354,7 +354,7 @@ def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "nodes", "said"),
+    ("modules", "nodes", "output"),
     [
         (("Core:openmpi/4.1",), [node(ONE)], "two nodes of one queue are needed, and 1 can be used"),
         (("Core:openmpi/4.1",), [node(ONE), node(TWO, "q2")], "two nodes of one queue are needed, and 2 can be used"),
@@ -362,12 +362,12 @@ def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
     ],
 )
 def test_without_two_nodes_or_an_mpi_the_finding_is_skipped(
-    world: World, modules: Sequence[str], nodes: list[SlurmNode], said: str
+    world: World, modules: Sequence[str], nodes: list[SlurmNode], output: str
 ) -> None:
     published(world, *modules)
     (finding,) = proof.prove_release(world.context, nodes)
     assert (finding.check, finding.severity) == ("mpi", Severity.SKIP)
-    assert finding.message.startswith(said)
+    assert finding.message.startswith(output)
     assert not any(argv[0] == "srun" for argv in world.system.commands)
 
 

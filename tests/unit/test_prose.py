@@ -1,4 +1,4 @@
-"""Plain technical English: sentences that CONTRIBUTING.md ("How it reads") rules out do not come back."""
+"""Plain technical English: no text has a pattern that CONTRIBUTING.md ("How it reads") rules out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ FOLDERS = ("bootstrap", "actions", "modulefiles", "docs")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "spack_envs/README.md"]
 BUILD = ["Makefile", "Dockerfile.test", "noxfile.py", "pyproject.toml", ".ci/need", ".ci/run", ".ci/spack", ".ci/venv"]
 SUFFIXES = {".py", ".md", ".sh", ".lua", ".j2", ".txt", ".toml"}
+TESTS = TOP / "tests"
 FILES = [TOP / name for name in (*PAGES, *BUILD)] + sorted(
-    path for folder in FOLDERS for path in (TOP / folder).rglob("*") if path.suffix in SUFFIXES
+    [path for folder in FOLDERS for path in (TOP / folder).rglob("*") if path.suffix in SUFFIXES]
+    + [path for path in TESTS.rglob("*") if path.suffix in (".py", ".sh") and path != Path(__file__)]
 )
 # Each pattern with the words to write instead.
 PATTERNS = {
@@ -36,15 +38,25 @@ PATTERNS = {
     ),
     "stands in, stands under: is in, is listed under": r"\b(?:stands?|stood) (?:in|under|at|with|there|before)\b",
     "mend, cannot be had, costs itself: repair, cannot be fetched, affects only": (
-        r"\bmend(?:s|ed)?\b|\bcan(?:not| not) be had\b|\bcosts? (?:only )?itself\b"
+        r"\bmend(?:s|ed)?\b|\bcan(?:not| not) be had\b|\bcosts? (?:(?:only )?itself|nothing|no more|the \w+ only)\b"
     ),
+    "None if there is none, where there is none: None if X is missing": r"\b(?:if|where) there is none\b",
+    "who is X, as a noun: the user, the process, the holder": (
+        r"(?:^(?:test )?|[.;:] )who (?:is|was|has|had|does|holds|takes|asks|waits|ends|gets|comes)\b"
+    ),
+    "passed over, put aside: ignored, rotated": r"\b(?:passed over|puts? (?:it |them )?aside)\b",
+    "test_what_X, test_it_X: the thing that the test is about": r"^test (?:what|whatever|it|its|they) ",
 }
 # Lines that a pattern matches although they are right: file -> parts of lines, each with the reason.
 ALLOWED: dict[str, tuple[str, ...]] = {}
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file that people read: of Python the comments and strings, of other files everything."""
+    """The lines of a file that people read: everything, but of Python comments and strings.
+
+    Of a test in Python these are the comments, names and docstrings, and the reasons of skips and failed assertions:
+    its other strings are input and expected output.
+    """
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         yield from enumerate(text.splitlines(), 1)
@@ -53,8 +65,24 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            yield from enumerate(node.value.splitlines(), node.lineno)
+        for value, line in words_of_test(node) if TESTS in path.parents else strings(node):
+            yield from enumerate(value.splitlines(), line)
+
+
+def strings(node: ast.AST) -> Iterator[tuple[str, int]]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+        yield node.value, node.lineno
+
+
+def words_of_test(node: ast.AST) -> Iterator[tuple[str, int]]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        yield node.name.replace("_", " "), node.lineno
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)):
+        yield ast.get_docstring(node, clean=False) or "", node.body[0].lineno if node.body else 1
+    if isinstance(node, ast.Assert) and node.msg is not None:
+        yield from (found for part in ast.walk(node.msg) for found in strings(part))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.skip", "pytest.mark.skipif"):
+        yield from (found for part in ast.walk(node) for found in strings(part))
 
 
 def allowed(path: Path, line: str) -> bool:

@@ -318,7 +318,7 @@ def test_plain_data_of_a_plan_is_what_json_shows(tmp_path: Path) -> None:
     from bootstrap.core.model import plain
 
     world, (first, _, third) = three(tmp_path)
-    told: Any = plain(collector.plan(world.context, 1, ()))
-    assert told["keep"] == {third: "current"}
-    assert set(told["packages"][0]) == {"prefix", "hash", "size"}
-    assert first in told["drop"]
+    shown: Any = plain(collector.plan(world.context, 1, ()))
+    assert shown["keep"] == {third: "current"}
+    assert set(shown["packages"][0]) == {"prefix", "hash", "size"}
+    assert first in shown["drop"]

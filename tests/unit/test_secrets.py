@@ -75,10 +75,10 @@ def test_errors_log_and_crash_report_are_masked(text: str, tmp_path: Path) -> No
         LOG.warning("%s", text)
         bug = RuntimeError(text)
         LOG.error("bug", exc_info=bug)
-        told = crash(bug, Paths(tmp_path), "run-1")
+        report = crash(bug, Paths(tmp_path), "run-1")
     finally:
         close_log()
-    assert "hidden" not in json.dumps(told.to_dict())
+    assert "hidden" not in json.dumps(report.to_dict())
     kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(kept) == 2
     assert "hidden" not in "".join(kept)

@@ -41,10 +41,10 @@ def test_a_seed_with_a_section_spack_is_a_configuration() -> None:
 
 
 def test_a_seed_without_a_section_spack_gets_a_hint() -> None:
-    said = problems(SEED)["spack"]
-    assert "spack.source and spack.recipes" in said
-    assert "spack: {source: URI" in said
-    assert "as stack" in said
+    output = problems(SEED)["spack"]
+    assert "spack.source and spack.recipes" in output
+    assert "spack: {source: URI" in output
+    assert "as stack" in output
 
 
 def test_a_seed_without_software_needs_no_spack() -> None:

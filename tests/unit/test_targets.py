@@ -187,7 +187,7 @@ def test_without_builds_any_cpu_is_accepted_and_queues_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "output"),
     [
         ("x86_64_v33", "did you mean 'x86_64_v3'"),
         ("graniterapids", "not a CPU target"),
@@ -203,8 +203,8 @@ def test_without_builds_any_cpu_is_accepted_and_queues_are_ignored() -> None:
         ("3", "must be a string"),
     ],
 )
-def test_a_wrong_target_is_reported_with_its_path(value: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)) as found:
+def test_a_wrong_target_is_reported_with_its_path(value: str, output: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(output)) as found:
         parse(f"spack: {{target: {value}}}")
     assert found.value.exit == 78
     assert found.value.problems[0][0].startswith("spack.target")

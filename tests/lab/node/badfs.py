@@ -56,7 +56,7 @@ def attributes(info: os.stat_result) -> bytes:
 
 
 class Tree:
-    """A directory behind a server without locks: one method per operation, by path."""
+    """A directory of a server without locks: one method per operation, by path."""
 
     flags = POSIX_LOCKS
 

@@ -21,7 +21,7 @@ ROOT = Path("/opt/petal")
 
 def resolve() -> Path:
     """Resolve ``current``. A link that is replaced twice while it is read is stale for NFS clients (the kernel retries
-    once): that is no incomplete release, and the next attempt finds the link."""
+    once): that is not an incomplete release, and the next attempt finds the link."""
     for _ in range(3):
         try:
             return (ROOT / "current").readlink()
