@@ -1,4 +1,4 @@
-# The commands of this repository. Each does its own set-up, and prints what it installs.
+# The commands of this repository. Each does its own setup, and prints the packages that it installs.
 
 SHELL := /bin/sh
 PY := .venv/bin/python
@@ -58,16 +58,16 @@ bench: ## bench-install and bench-modules
 	@$(MAKE) bench-install ARGS=
 	@$(MAKE) bench-modules ARGS=
 
-bench-install: venv ## two dozen small packages, against Spack's own commands (ARGS="--full --loops 1" with all recipes)
+bench-install: venv ## two dozen small packages, compared with Spack's own commands (ARGS="--full --loops 1" with all recipes)
 	@$(PY) -m tests.lab.bench_install $(ARGS)
 
-bench-modules: venv ## `module` with 1,000 modules, with Lmod's cache and without (root; ARGS="--write")
+bench-modules: venv ## `module` with 1,000 modules, with and without Lmod's cache (root; ARGS="--write")
 	@$(PY) -m tests.lab.bench_modules $(ARGS)
 
-bench-start: dist ## how long `petal-node version` takes, against a bare Python
+bench-start: dist ## how long `petal-node version` takes, compared with a bare Python
 	@$(PY) tests/archive/bench_start.py $(ARGS)
 
-bench-hooks: dist ## how long hooks take while an install lasts an hour
+bench-hooks: dist ## how long hooks take during an install of an hour
 	@$(PY) -m tests.lab.bench_hooks $(ARGS)
 
 bench-layouts: dist ## time and size of each layout, from the image build to a job; rewrites its table in docs/layouts.md
@@ -76,7 +76,7 @@ bench-layouts: dist ## time and size of each layout, from the image build to a j
 bench-login: venv ## time of a login on a node of the lab, also while shared storage hangs (after `make lab`)
 	@$(PY) -m tests.lab.bench_login $(ARGS)
 
-bench-adopt: dist ## how long a new head node takes to adopt a storage with the wanted release (ARGS="--write")
+bench-adopt: dist ## how long a new head node takes to adopt storage with the desired release (ARGS="--write")
 	@$(PY) -m tests.lab.bench_adopt $(ARGS)
 
 bench-check: dist ## time of the check of 2 and of 200 nodes (ARGS="--runs 9")

@@ -248,7 +248,7 @@ def lines(found: dict[str, list[Adoption]]) -> list[str]:
     count = len(found["warm"])
     made = [
         f"{PACKAGES} packages with {PACKAGES * FILES} files of their own, median of {count}, {timestamp()}:", "",
-        "| storage | median | all | CPU, median | wanted | of the clock in steps |", "|---|---|---|---|---|---|",
+        "| storage | median | all | CPU, median | limit | time in steps |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for kind, runs in found.items():
         median, cpu = (statistics.median(values) for values in ([run.wall for run in runs], [run.cpu for run in runs]))

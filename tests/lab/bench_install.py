@@ -216,7 +216,7 @@ def lines(took: dict[str, list[Took]], repository: str) -> list[str]:
     count = len(took["petal-node"])
     found = [
         f"### {repository} repository, {count} {'round' if count == 1 else 'rounds'}, {timestamp()}", "",
-        "| way | median | all rounds | CPU, median | petal-node's time over it | wanted |", "|---|---|---|---|---|---|",
+        "| way | median | all rounds | CPU, median | ratio of petal-node's time | limit |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for kind in KINDS:
         if not took[kind]:

@@ -65,7 +65,7 @@ def _of_petal(lab: Lab, node: str, runs: int) -> list[str]:
             sh(lab, node, f"mv {PROFILE}.away {PROFILE}")
         more, limit = with_it - without, "" if with_it - without <= LIMIT else ": MISSED"
         lines.append(f"{who}: bash -lc true        {with_it:.1f} ms, without petal-node {without:.1f} ms: "
-                     f"{more:.1f} ms more (wanted: at most {LIMIT:.0f}){limit}")  # fmt: skip
+                     f"{more:.1f} ms more (limit: {LIMIT:.0f}){limit}")  # fmt: skip
     return lines
 
 

@@ -108,7 +108,7 @@ def measure(world: RealWorld, lmod: Lmod, runs: int, runs_without: int) -> dict[
 
 def table(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[str]:
     """The results and the limits."""
-    lines = ["| release on | command | with the cache | without | share | wanted |", "|---|---|---|---|---|---|"]
+    lines = ["| release on | command | with the cache | without | share | limit |", "|---|---|---|---|---|---|"]
     for where, results in found.items():
         for command, (cached, plain) in results.items():
             share, limit = cached / plain, LIMITS[where][command]
