@@ -104,5 +104,5 @@ def converge(world: World, note: Callable[[str], None] = print) -> tuple[dict[st
     return {report.name: report for report in reports}, [report.reason for report in events if report.name == "spack"]
 
 
-def left(world: World) -> list[Path]:
+def job_directories(world: World) -> list[Path]:
     return sorted(world.paths.builds.iterdir()) if world.paths.builds.is_dir() else []

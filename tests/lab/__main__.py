@@ -10,7 +10,7 @@ import time
 from tests.lab import stack
 from tests.lab.cluster import NODES, Lab
 from tests.lab.demo import demo, publish
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 from tests.lab.local_demo import local_demo
 
 
@@ -23,10 +23,10 @@ def up(lab: Lab) -> None:
     for node, results in lab.boot_all().items():
         for result in results:
             result.check()
-        say(f"{lab.container(node)}: booted in {sum(result.seconds for result in results):.1f} s")
+        print_progress(f"{lab.container(node)}: booted in {sum(result.seconds for result in results):.1f} s")
     if lab.exec("head", ("test", "-x", "/opt/slurm/bin/sinfo")).ok:
         lab.wait_idle()
-    say(f"up; for a shell: docker exec -it {lab.container(NODES[0])} bash -l")
+    print_progress(f"up; for a shell: docker exec -it {lab.container(NODES[0])} bash -l")
 
 
 def demo_anywhere(lab: Lab) -> None:
@@ -55,9 +55,9 @@ def main() -> int:
     try:
         commands[options.command](Lab(options.name))
     except LabError as error:
-        say(str(error))
+        print_progress(str(error))
         return 1
-    say(f"{options.command}: {time.monotonic() - started:.1f} s")
+    print_progress(f"{options.command}: {time.monotonic() - started:.1f} s")
     return 0
 
 

@@ -35,7 +35,7 @@ from bootstrap.host.files import sha256_of
 from bootstrap.host.times import timestamp
 from tests.lab import recipes, stack
 from tests.lab.bench_install import machine
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT / "dist" / "petal-node"
@@ -224,7 +224,7 @@ def measure(made: Head, rounds: int) -> dict[str, list[Adoption]]:
     """
     made.is_replaced()
     first = made.hook(3600)
-    say(f"the store was made in {first.wall:.0f} s")
+    print_progress(f"the store was made in {first.wall:.0f} s")
     found: dict[str, list[Adoption]] = {"warm": [], "cold": []}
     for number in range(2 * rounds):
         kind = ("cold", "warm")[number % 2]
@@ -282,7 +282,7 @@ def main() -> int:
         with head(top) as made:
             table = lines(measure(made, asked.rounds))
     except LabError as error:
-        say(str(error))
+        print_progress(str(error))
         return 1
     finally:
         shutil.rmtree(top, ignore_errors=True)

@@ -16,7 +16,7 @@ import time
 from tests.lab import stack
 from tests.lab.cluster import HOSTNAMES, Lab
 from tests.lab.demo import publish, wait_for_proof
-from tests.lab.engine import say
+from tests.lab.engine import print_progress
 
 NODES = 200
 RECORDED = "/shared/recorded"
@@ -97,7 +97,7 @@ def main() -> int:
         lab.boot_all()
         lab.wait_idle()
         wait_for_proof(lab)
-        say(f"a cluster of two compute nodes is there after {time.monotonic() - started:.0f} s")
+        print_progress(f"a cluster of two compute nodes is there after {time.monotonic() - started:.0f} s")
         whole, bare, own = of_two_nodes(lab, options.runs)
         print(f"2 nodes: check --nodes all {whole:.2f} s, srun -N2 true {bare:.2f} s, slowest own check {own:.2f} s")
         print(f"2 nodes: {whole - bare - own:.2f} s more than both together (limit 2)")

@@ -7,7 +7,7 @@ import sys
 from tests.lab import release_stack, stack
 from tests.lab.cluster import Lab, Result
 from tests.lab.demo import publish
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 from tests.lab.stack import Bucket
 
 BUDGET = 60
@@ -24,7 +24,7 @@ def hour_long(lab: Lab, budget: int) -> None:
     publish(lab, {**config, "install": {"budget": budget}})
 
 
-def tell(what: str, result: Result, limit: float) -> bool:
+def print_row(what: str, result: Result, limit: float) -> bool:
     """Print one line of the result."""
     took = result.check().hook_seconds or 0.0
     print(f"{what:<62} {took:6.2f} s   may take {limit:5.1f} s   {'ok' if took <= limit else 'TOO LONG'}", flush=True)
@@ -42,16 +42,16 @@ def bench(lab: Lab, budget: int) -> bool:
     hour_long(lab, budget)
     for phase in ("init", "start", "config"):
         lab.phase("head", phase).check()
-    well = tell("head, install of an hour", lab.phase("head", "configured"), budget + SLACK)
-    well &= tell("head, the same hook again while it goes on", lab.phase("head", "configured"), budget + SLACK)
+    well = print_row("head, install of an hour", lab.phase("head", "configured"), budget + SLACK)
+    well &= print_row("head, the same hook again while it goes on", lab.phase("head", "configured"), budget + SLACK)
     for node in ("login-1", "compute-1", "compute-2"):
         lab.phase(node, "init").check()
-        well &= tell(f"{node}, OnNodeStart", lab.phase(node, "start"), OTHERS)
+        well &= print_row(f"{node}, OnNodeStart", lab.phase(node, "start"), OTHERS)
         lab.phase(node, "config").check()
         if node == "compute-2":
             lab.exec(node, ("umount", "/shared")).check()
         what = "no shared storage" if node == "compute-2" else "the head is not ready"
-        well &= tell(f"{node}, OnNodeConfigured, {what}", lab.phase(node, "configured"), OTHERS)
+        well &= print_row(f"{node}, OnNodeConfigured, {what}", lab.phase(node, "configured"), OTHERS)
     lab.exec("head", ("systemctl", "stop", "petal-node-worker-*")).check()
     return well
 
@@ -62,7 +62,7 @@ def main() -> int:
     try:
         return 0 if bench(lab, int(sys.argv[1]) if len(sys.argv) > 1 else BUDGET) else 1
     except LabError as error:
-        say(str(error))
+        print_progress(str(error))
         return 1
     finally:
         lab.down()

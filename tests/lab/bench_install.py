@@ -33,7 +33,7 @@ import yaml
 from bootstrap.host.times import timestamp
 from bootstrap.spack.families import FAMILIES
 from tests.lab import bench_stack, stack
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "dev" / "benchmarks.md"
@@ -269,7 +269,7 @@ def main() -> int:
     try:
         table = lines(measure(prepare(top, full=asked.full), asked.rounds, loops), repository)
     except LabError as error:
-        say(str(error))
+        print_progress(str(error))
         return 1
     finally:
         shutil.rmtree(top, ignore_errors=True)

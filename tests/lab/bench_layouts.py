@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 
 from tests.lab.cluster import Lab
 from tests.lab.demo import publish, wait_for_proof
-from tests.lab.engine import TOP, LabError, node_image, say
+from tests.lab.engine import TOP, LabError, node_image, print_progress
 from tests.lab.layouts import BUILDER, bake, config_of
 
 LAYOUTS = ("shared", "hybrid", "ami")
@@ -99,7 +99,7 @@ def main() -> int:
             costs[layout] = cost(lab, layout)
             print(json.dumps({"layout": layout, **vars(costs[layout])}), flush=True)
     except LabError as error:
-        say(str(error))
+        print_progress(str(error))
         return 1
     finally:
         lab.image = None

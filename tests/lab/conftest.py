@@ -29,7 +29,7 @@ def lab_images() -> Iterator[Lab]:
     """
     lab = Lab(NAME)
     reason = Lab.available()
-    with engine.alone("images"):
+    with engine.hold_lab("images"):
         try:
             if not reason:
                 lab.ensure_engine()
@@ -38,7 +38,7 @@ def lab_images() -> Iterator[Lab]:
         if reason:
             pytest.skip(f"no lab: {reason}")
         lab.build_images()
-    with engine.alone(NAME), pytest.MonkeyPatch.context() as patch:
+    with engine.hold_lab(NAME), pytest.MonkeyPatch.context() as patch:
         for key, value in lab.environment().items():
             patch.setenv(key, value)
         yield lab

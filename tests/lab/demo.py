@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.lab import stack
 from tests.lab.cluster import NODES, Action, Lab, Result
-from tests.lab.engine import LabError, say, until
+from tests.lab.engine import LabError, print_progress, until
 
 DIST = Path(__file__).parents[2] / "dist"
 SCRIPTS = {
@@ -56,10 +56,10 @@ def boot(lab: Lab, nodes: Sequence[str]) -> None:
     with ThreadPoolExecutor() as pool:
         booted = list(zip(nodes, pool.map(lab.boot, nodes)))
     for node, results in booted:
-        tell(lab, node, results)
+        show_boot(lab, node, results)
 
 
-def tell(lab: Lab, node: str, results: Sequence[Result]) -> None:
+def show_boot(lab: Lab, node: str, results: Sequence[Result]) -> None:
     """Show one node's boot: the output of its hooks, and how long they took."""
     for result, phase in zip(results, ("init", "start", "config", "configured", "finalize")):
         if phase in ("start", "configured"):
@@ -103,7 +103,7 @@ def demo(lab: Lab) -> None:
     lab.fresh()
     reason = stack.no_spack()
     if reason:
-        say(f"the demo shows binary packages only, because {reason}")
+        print_progress(f"the demo shows binary packages only, because {reason}")
     config = stack.lab_config(lab, spack=reason is None)
     publish(lab, config)
     boot(lab, ["head"])

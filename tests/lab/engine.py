@@ -26,7 +26,7 @@ class LabError(RuntimeError):
     """An operation of the lab failed."""
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
     """Print a progress message."""
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
@@ -101,7 +101,7 @@ def ensure_engine() -> None:
 
 def install(packages: Sequence[str]) -> None:
     """Install distribution packages."""
-    say("installing from the distribution: " + " ".join(packages))
+    print_progress("installing from the distribution: " + " ".join(packages))
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
     for argv in ([*apt, "update"], [*apt, "--no-install-recommends", "install", *packages]):
@@ -120,7 +120,7 @@ def install(packages: Sequence[str]) -> None:
 
 def start() -> None:
     """Start the engine: by systemd if it runs, else as a process."""
-    say("starting dockerd (its log: /var/log/dockerd.log)")
+    print_progress("starting dockerd (its log: /var/log/dockerd.log)")
     if Path("/run/systemd/system").is_dir():
         quiet(["systemctl", "start", "docker"], timeout=60)
     else:
@@ -133,7 +133,7 @@ def start() -> None:
 
 
 @contextlib.contextmanager
-def alone(name: str, seconds: float = 900) -> Iterator[None]:
+def hold_lab(name: str, seconds: float = 900) -> Iterator[None]:
     """Lock a lab for this process: a second session would remove the containers of the first."""
     place = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "petal-node" / "lab"
     place.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def alone(name: str, seconds: float = 900) -> Iterator[None]:
             return False
 
         if not taken():
-            say(f"{name} is in use by another session; waiting for it")
+            print_progress(f"{name} is in use by another session; waiting for it")
             until(f"{name} is free", taken, seconds)
         yield
 

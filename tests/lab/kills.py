@@ -126,7 +126,7 @@ class KilledInstalls:
         self.number += 1
         self._publish()
         started = time.monotonic()
-        self._ask("hook").check()
+        self._request_release("hook").check()
         self._wait_converged()
         self.seconds = time.monotonic() - started
 
@@ -174,7 +174,7 @@ class KilledInstalls:
         self.number += 1
         self._publish()
         with ThreadPoolExecutor() as pool:
-            running = pool.submit(self._ask, start)
+            running = pool.submit(self._request_release, start)
             killed = self._kill(target, seed, moment, running)
             step = self._step()
             begun = time.monotonic()
@@ -183,7 +183,7 @@ class KilledInstalls:
             running.result()
         troubles = self._go_on(start, target)
         recovered = time.monotonic() - begun
-        troubles += self._left()
+        troubles += self._leftovers()
         after, failed = looks()
         if failed:
             troubles.append(f"a user saw: {failed[:300]}")
@@ -191,7 +191,7 @@ class KilledInstalls:
             seed, self.number, start, target, moment, killed, step, recovered, after - before, tuple(troubles)
         )  # fmt: skip
 
-    def _ask(self, start: str) -> Result:
+    def _request_release(self, start: str) -> Result:
         """Request the release by the hook, as an update of the cluster does, or by a command."""
         if start == "hook":
             return self.lab.phase("head", "updated")
@@ -228,7 +228,7 @@ class KilledInstalls:
         """Repeat the request; a hook's request on a node that died goes on automatically."""
         troubles = []
         if not (target == "container" and start == "hook" and self._is_known()):
-            troubles += _trouble(self._ask(start))
+            troubles += _trouble(self._request_release(start))
         try:
             self._wait_converged()
         except LabError as error:
@@ -256,7 +256,7 @@ class KilledInstalls:
         data: dict[str, Any] | None = json.loads(answer.stdout)["data"] if answer.stdout else None
         return data or {}
 
-    def _left(self) -> list[str]:
+    def _leftovers(self) -> list[str]:
         """Return leftovers after everything has ended."""
         left: list[str] = []
 

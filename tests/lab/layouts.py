@@ -13,7 +13,7 @@ from typing import Any
 from tests.lab import engine, stack, stack_lmod
 from tests.lab.cluster import Lab, packed
 from tests.lab.demo import DIST, publish, wait_for_proof
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 
 BUILDER = "head"  # a machine that is not yet a node of a cluster
 S3 = {"AWS_ENDPOINT_URL": "http://s3:5000"}
@@ -67,7 +67,7 @@ def _repository(lab: Lab) -> bytes:
     key = hashlib.sha256(f"{lab.base} {REPOSITORY} {LMOD}".encode()).hexdigest()[:12]
     kept = stack.lab_cache() / f"lmod-{key}.tar"
     if not kept.is_file():
-        say(f"fetching from the distribution: {' '.join(LMOD)} {TCL_MODULES}")
+        print_progress(f"fetching from the distribution: {' '.join(LMOD)} {TCL_MODULES}")
         image = engine.node_image(lab.base)
         argv = ["docker", "run", "--rm", "--network", "host", "--entrypoint", "sh", image, "-ec", REPOSITORY, "apt"]
         done = subprocess.run([*argv, *LMOD, TCL_MODULES], capture_output=True, check=False, timeout=300)

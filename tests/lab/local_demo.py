@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.lab import stack
 from tests.lab.demo import DIST, SCRIPTS, heading, show
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 
 NODES = {"head": "HeadNode", "login-1": "LoginNode", "compute-1": "ComputeFleet", "compute-2": "ComputeFleet"}
 LEFT_OUT = "no mounts, no systemd, no S3, and no Slurm: so no job proves it, each node only checks itself"
@@ -28,8 +28,8 @@ HOOK_SECONDS = 600
 
 def local_demo(reason: str) -> None:
     """Run the demo in a new directory, which is kept."""
-    say(f"no container can run here: {reason}")
-    say(f"the same hooks run on this machine, each node a directory: {LEFT_OUT}")
+    print_progress(f"no container can run here: {reason}")
+    print_progress(f"the same hooks run on this machine, each node a directory: {LEFT_OUT}")
     top = Path(tempfile.mkdtemp(prefix="petal-demo-"))
     args = _arguments(top, _config(top))
     for node, role in NODES.items():
@@ -56,7 +56,7 @@ def _config(top: Path) -> dict[str, Any]:
     config["check"] = {"load": ["hello"], "run": ["hello"]}
     reason = stack.no_spack() or _no_compiler()
     if reason:
-        say(f"the demo shows binary packages only, because {reason}")
+        print_progress(f"the demo shows binary packages only, because {reason}")
         return config
     for name, data in stack.mirror_files().items():
         path = top / "mirror" / name

@@ -17,7 +17,7 @@ from pathlib import Path
 from bootstrap import __version__
 from tests.lab import stack
 from tests.lab.cluster import Lab
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 from tests.lab.kills import TARGETS, KilledInstalls, Round
 
 REPORT = Path(__file__).parents[2] / "docs" / "dev" / "reliability.md"
@@ -110,7 +110,7 @@ def run_rounds(lab: Lab, first: int, kills: int) -> int:
                 break
     if kills > 1:
         REPORT.write_text(report(rounds, victim.seconds, time.monotonic() - started), encoding="utf-8")
-        say(f"written: {REPORT}")
+        print_progress(f"written: {REPORT}")
     return sum(bool(item.troubles) for item in rounds)
 
 
@@ -125,7 +125,7 @@ def main() -> int:
     try:
         bad = run_rounds(lab, options.seed, options.kills)
     except LabError as error:
-        say(str(error))
+        print_progress(str(error))
         return 1
     lab.down()
     return 1 if bad else 0

@@ -23,7 +23,7 @@ from typing import Any, Union
 
 from tests.lab import recipes, sources
 from tests.lab.cluster import Lab
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 
 BUCKET = "petal"
 SPACK = "spack-1.1.1"
@@ -271,7 +271,7 @@ def clingo_wheels(version: str, machine: str) -> list[Path]:
     """clingo and its dependencies, for the nodes' Python."""
     place = lab_cache() / f"wheels-{version}-{machine}"
     if len(list(place.glob("*.whl"))) < len(WHEELS):
-        say(f"fetching from PyPI: {' '.join(WHEELS)}")
+        print_progress(f"fetching from PyPI: {' '.join(WHEELS)}")
         command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(place), "--only-binary=:all:"]
         platforms = [f"--platform=manylinux2014_{machine}", f"--platform=manylinux_2_28_{machine}"]
         if subprocess.run([*command, "--python-version", version, *platforms, *WHEELS], check=False).returncode:

@@ -40,7 +40,7 @@ def boot(lab: Lab, node: str) -> None:
 
 
 @pytest.fixture
-def left(cluster: Lab) -> dict[str, Any]:
+def old_storage(cluster: Lab) -> dict[str, Any]:
     """The storage of the first cluster after its head node died in the middle of a run."""
     found: dict[str, Any] = status(cluster, "head")["data"]
     assert [report["node"] for report in found["reports"]]
@@ -50,7 +50,7 @@ def left(cluster: Lab) -> dict[str, Any]:
     return found
 
 
-def test_the_next_cluster_uses_the_software_of_the_deleted_cluster(cluster: Lab, left: dict[str, Any]) -> None:
+def test_the_next_cluster_uses_the_software_of_the_deleted_cluster(cluster: Lab, old_storage: dict[str, Any]) -> None:
     for node in ("head", "login-1", "compute-1"):  # and with the head node the holder of the lock
         cluster.replace(node)
     boot(cluster, "login-1")
@@ -60,16 +60,16 @@ def test_the_next_cluster_uses_the_software_of_the_deleted_cluster(cluster: Lab,
     boot(cluster, "head")
     owner = blocked_step(last_hook(cluster, "head"), "storage-other-cluster", "storage-owner")
     assert "if that cluster is deleted: petal-node bootstrap --accept-storage" in owner["remedy"]
-    assert sh(cluster, "head", KEPT) == left["kept"]
+    assert sh(cluster, "head", KEPT) == old_storage["kept"]
     done = cluster.exec("head", ("petal-node", "bootstrap", "--accept-storage", "--json"), env=ENDPOINT).check()
     steps = {step["name"]: step for step in json.loads(done.stdout.splitlines()[-1])["data"]["steps"]}
     assert (steps["storage-owner"]["outcome"], steps["storage-owner"]["reason"]) == (
         "changed",
         "shared storage serves cluster next in us-east-1",
     )
-    assert steps["storage-owner"]["changes"][0] == f"take over release {left['current']}"
+    assert steps["storage-owner"]["changes"][0] == f"take over release {old_storage['current']}"
     assert {steps[name]["outcome"] for name in ("packages", "module-tree", "publish")} == {"ok"}
-    assert sh(cluster, "head", KEPT) == left["kept"]
+    assert sh(cluster, "head", KEPT) == old_storage["kept"]
     wait_until_ready(cluster, "head")
 
     wait_until_ready(cluster, "login-1")

@@ -116,7 +116,7 @@ def worker(lab: Lab, config: dict[str, Any]) -> Result:
 
 
 @contextmanager
-def held(
+def held_build(
     lab: Lab, config: dict[str, Any], start: Callable[[Lab, dict[str, Any]], Result] = bootstrap
 ) -> Iterator[Future[Result]]:
     """Start a run and hold its job in the middle of a build."""
@@ -165,7 +165,7 @@ def test_a_compute_node_builds_the_head_node_publishes_and_a_job_proves_the_rele
 def test_a_worker_cancels_its_job_on_sigterm(lab: Lab, hooked: Result, section: dict[str, Any]) -> None:
     """During the build, ``status`` prints the node, the progress and the path of the log."""
     del hooked
-    with held(lab, config_of(section, 2)) as running:
+    with held_build(lab, config_of(section, 2)) as running:
         until("status shows the phase", lambda: "witness (install)" in petal(lab, "head", "status").stdout, 20)
         lines = petal(lab, "head", "status").stdout.splitlines()
         number = next(number for number, line in enumerate(lines) if "queue queue1: installing 0 of 1" in line)
@@ -184,7 +184,7 @@ def test_after_a_kill_the_next_run_cancels_the_old_job_before_it_builds(
 ) -> None:
     del hooked
     config = config_of(section, 2)
-    with held(lab, config) as running:
+    with held_build(lab, config) as running:
         assert lab.exec("head", ("python3", "-", "worker", "1"), stdin=KILL.encode()).check().stdout
         running.result()
         orphans = set(builders(lab, "compute-1"))
@@ -230,7 +230,7 @@ def test_a_restarted_worker_follows_its_new_job(lab: Lab, hooked: Result, sectio
     del hooked
     config, before = config_of(section, 1), len(jobs(lab))
     remove_packages(lab, "witness")
-    with held(lab, config, worker) as running:
+    with held_build(lab, config, worker) as running:
         assert lab.exec("head", ("python3", "-", "worker", "1"), stdin=KILL.encode()).check().stdout
         running.result()
         with ThreadPoolExecutor() as pool:

@@ -22,7 +22,7 @@ def data_of(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two(cluster: Lab) -> tuple[str, str]:
+def pair(cluster: Lab) -> tuple[str, str]:
     """Two releases: the second hides a module of the first."""
     first = data_of(cluster, "status")["current"]
     config = json.loads(sh(cluster, "head", "cat /shared/petal/state/desired.json"))["config"]
@@ -39,8 +39,8 @@ def sees_hello(lab: Lab, node: str) -> bool:
     return "hello/1.0" in lab.shell(node, "module -t avail 2>&1").check().stdout
 
 
-def test_a_rollback_applies_to_every_node_and_no_convergence_undoes_it(cluster: Lab, two: tuple[str, str]) -> None:
-    first, second = two
+def test_a_rollback_applies_to_every_node_and_no_convergence_undoes_it(cluster: Lab, pair: tuple[str, str]) -> None:
+    first, second = pair
     assert not sees_hello(cluster, "compute-1")
     told_before = data_of(cluster, "releases")
     assert [one["release"] for one in told_before["releases"]] == [second, first]
@@ -57,9 +57,9 @@ def test_a_rollback_applies_to_every_node_and_no_convergence_undoes_it(cluster: 
     data_of(cluster, "rollback", second[:6])
 
 
-def test_a_job_keeps_its_release_and_gc_does_not_remove_it(cluster: Lab, two: tuple[str, str]) -> None:
+def test_a_job_keeps_its_release_and_gc_does_not_remove_it(cluster: Lab, pair: tuple[str, str]) -> None:
     """The job is submitted from a shell of the first release, and runs while the second is current."""
-    first, second = two
+    first, second = pair
     data_of(cluster, "rollback", first)
     script = "#!/bin/bash\nwhile [ ! -e /shared/go ]; do sleep 0.2; done\n"
     script += "module load hello && hello && echo $PETAL_RELEASE\n"
@@ -79,8 +79,8 @@ def test_a_job_keeps_its_release_and_gc_does_not_remove_it(cluster: Lab, two: tu
     assert out.splitlines()[-1] == f"/opt/petal/releases/{first}"
 
 
-def test_a_module_pins_the_release_of_a_job(cluster: Lab, two: tuple[str, str]) -> None:
-    first, second = two
+def test_a_module_pins_the_release_of_a_job(cluster: Lab, pair: tuple[str, str]) -> None:
+    first, second = pair
     assert data_of(cluster, "status")["current"] == second
     output = cluster.srun(
         "-N1", "bash", "-lc", f"module load petal/{first} && module load hello && hello && module -t avail"
@@ -89,8 +89,8 @@ def test_a_module_pins_the_release_of_a_job(cluster: Lab, two: tuple[str, str]) 
     assert "hello/1.0" in output.stderr
 
 
-def test_gc_keeps_no_older_release_for_a_job_of_the_current_one(cluster: Lab, two: tuple[str, str]) -> None:
-    first, second = two
+def test_gc_keeps_no_older_release_for_a_job_of_the_current_one(cluster: Lab, pair: tuple[str, str]) -> None:
+    first, second = pair
     cluster.exec(
         "head", ("systemd-run", "--quiet", "--unit=held", "--uid=ec2-user", "/opt/slurm/bin/srun", "sleep", "300")
     )
@@ -101,8 +101,8 @@ def test_gc_keeps_no_older_release_for_a_job_of_the_current_one(cluster: Lab, tw
     until("no job is left", lambda: not cluster.shell("head", "squeue -h").stdout.strip(), 60)
 
 
-def test_gc_removes_no_release_if_slurm_does_not_answer(cluster: Lab, two: tuple[str, str]) -> None:
-    first, second = two
+def test_gc_removes_no_release_if_slurm_does_not_answer(cluster: Lab, pair: tuple[str, str]) -> None:
+    first, second = pair
     cluster.exec("head", ("systemctl", "stop", "slurmctld")).check()
     try:
         plan = data_of(cluster, "gc", "--keep", "1", "--yes", code=3)
@@ -112,8 +112,8 @@ def test_gc_removes_no_release_if_slurm_does_not_answer(cluster: Lab, two: tuple
     until("Slurm answers", lambda: cluster.shell("head", "squeue -h").returncode == 0, 60)
 
 
-def test_gc_lists_unused_packages_and_releases_before_it_removes_them(cluster: Lab, two: tuple[str, str]) -> None:
-    first, second = two
+def test_gc_lists_unused_packages_and_releases_before_it_removes_them(cluster: Lab, pair: tuple[str, str]) -> None:
+    first, second = pair
     assert data_of(cluster, "gc", "--keep", "2")["drop"] == {}
     plan = data_of(cluster, "gc", "--keep", "1")
     assert list(plan["drop"]) == [first]
@@ -125,8 +125,8 @@ def test_gc_lists_unused_packages_and_releases_before_it_removes_them(cluster: L
     data_of(cluster, "rollback", first, code=1)
 
 
-def test_only_root_on_the_head_node_can_change_releases(cluster: Lab, two: tuple[str, str]) -> None:
-    del two
+def test_only_root_on_the_head_node_can_change_releases(cluster: Lab, pair: tuple[str, str]) -> None:
+    del pair
     assert cluster.exec("compute-1", ("petal-node", "rollback")).returncode == 2
     assert cluster.exec("head", ("petal-node", "gc"), user="ec2-user").returncode == 77
     listed = cluster.exec("compute-1", ("petal-node", "releases", "--no-sizes"), user="ec2-user").check().stdout

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.lab.engine import LabError, install, say
+from tests.lab.engine import LabError, install, print_progress
 
 from . import kernel
 
@@ -61,7 +61,7 @@ def ensure() -> Path:
     if missing:
         install([PACKAGES.get(command, command) for command in missing])
     if not _is_made():
-        say("making the machine for real NFS (debootstrap, Debian's kernel): a minute or two")
+        print_progress("making the machine for real NFS (debootstrap, Debian's kernel): a minute or two")
         argv = ["sh", str(RECIPE), str(place()), kernel.chosen().name]
         done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:

@@ -127,7 +127,7 @@ def test_of_64_simultaneous_bootstraps_one_installs_and_all_have_its_result(
     waiting = re.compile(
         rf"(?:desired-state|packages) +waiting for {socket.gethostname().split('.')[0]}, process (\d+)"
     )
-    until(lambda: sum(bool(waiting.search(said(output))) for output in outputs) == MANY - 1, 300)
+    until(lambda: sum(bool(waiting.search(output_of(output))) for output in outputs) == MANY - 1, 300)
     install.go.set()
     assert [process.wait(300) for process in all_of_them] == [0] * MANY
     outcomes = [{step["name"]: step["outcome"] for step in run["steps"]} for run in runs(node)]
@@ -136,13 +136,13 @@ def test_of_64_simultaneous_bootstraps_one_installs_and_all_have_its_result(
         assert sorted(outcome[step] for outcome in outcomes) == ["changed"] + ["ok"] * (MANY - 1), step
     changed = {"name": "packages", "outcome": "changed"}
     installer = next(run for run in runs(node) if any(changed.items() <= step.items() for step in run["steps"]))
-    named = {found.group(1) for output in outputs if (found := waiting.search(said(output)))}
+    named = {found.group(1) for output in outputs if (found := waiting.search(output_of(output)))}
     assert named == {str(installer["pid"])}
     for output in outputs:
         output.close()
 
 
-def said(output: TextIO) -> str:
+def output_of(output: TextIO) -> str:
     """The output of a process so far."""
     return Path(output.name).read_text()
 

@@ -11,7 +11,7 @@ from bootstrap.host import log as module
 from bootstrap.host.log import LOG, close_log, entries, open_log
 
 
-def say(path: Path, run_id: str, text: str) -> None:
+def write_line(path: Path, run_id: str, text: str) -> None:
     open_log(path, run_id)
     LOG.info(text)
     close_log()
@@ -20,9 +20,9 @@ def say(path: Path, run_id: str, text: str) -> None:
 def test_simultaneous_rotations_rotate_once_and_lose_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 4000)
     path = tmp_path / "petal-node.log"
-    say(path, "old", "x" * 5000)
+    write_line(path, "old", "x" * 5000)
     context = multiprocessing.get_context("fork")
-    runs = [context.Process(target=say, args=(path, f"run-{number}", "here")) for number in range(12)]
+    runs = [context.Process(target=write_line, args=(path, f"run-{number}", "here")) for number in range(12)]
     for run in runs:
         run.start()
     for run in runs:

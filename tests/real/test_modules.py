@@ -68,7 +68,7 @@ class Typed:
         done = subprocess.run(argv, env={**self.env, **env}, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout + done.stderr
 
-    def looks(self, command: str, **env: str) -> int:
+    def path_operations(self, command: str, **env: str) -> int:
         """The number of path operations of ``module COMMAND`` below the tree."""
         if not shutil.which("strace"):
             pytest.skip("strace is not installed")
@@ -166,9 +166,9 @@ def test_with_a_thousand_modules_each_command_accesses_few_paths(world: World, l
             path = typed.tree / "Core" / f"lib{number}" / f"{version}.lua"
             path.parent.mkdir(exist_ok=True)
             path.write_text(f'whatis("Name: lib{number}")\nsetenv("LIB{number}_ROOT", "/opt")\n')
-    without = typed.looks("load lib7 hello", LMOD_IGNORE_CACHE="yes")
+    without = typed.path_operations("load lib7 hello", LMOD_IGNORE_CACHE="yes")
     write_cache(world.context, typed.tree)
-    counts = {command: typed.looks(command) for command in ("-t avail", "spider", "load lib7 hello")}
+    counts = {command: typed.path_operations(command) for command in ("-t avail", "spider", "load lib7 hello")}
     assert {command: count for command, count in counts.items() if count > LIMIT} == {}
     assert without > LIMIT
 

@@ -23,7 +23,7 @@ SYSTEM = System()
 TOP = Path(__file__).parents[2]
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -67,7 +67,7 @@ time.sleep(1000)
         SYSTEM.run([sys.executable, "-c", script], timeout=1.0)
     assert time.monotonic() - started < 15
     for pid in (tmp_path / "pids").read_text().split():
-        assert gone(int(pid))
+        assert has_ended(int(pid))
 
 
 LEAVES_A_BUILDER = """
@@ -90,12 +90,12 @@ def test_only_orphans_with_the_mark_of_the_run_are_killed() -> None:
     mine, other = orphan("run-a"), orphan("run-b")
     try:
         assert end_marked("run-a") == 1
-        assert gone(mine)
-        assert not gone(other)
+        assert has_ended(mine)
+        assert not has_ended(other)
         assert end_marked("run-a") == 0
     finally:
         end_marked("run-b")
-    assert gone(other)
+    assert has_ended(other)
 
 
 def test_end_run_does_not_kill_the_caller_and_its_parents() -> None:
@@ -107,7 +107,7 @@ def test_end_run_does_not_kill_the_caller_and_its_parents() -> None:
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "1\n")
-    assert gone(child)
+    assert has_ended(child)
 
 
 def test_a_program_has_the_mark_of_its_run_in_any_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_the_children_of_a_program_killed_by_a_signal_are_killed() -> None:
     )
     with pytest.raises(ProcessFailed):
         SYSTEM.run([sys.executable, "-c", script], timeout=20, on_line=lines.append)
-    assert gone(int(lines[0]))
+    assert has_ended(int(lines[0]))
 
 
 def test_lines_arrive_as_they_are_written_until_the_deadline() -> None:

@@ -19,7 +19,7 @@ from bootstrap.config.model import Config
 from bootstrap.core.errors import ConfigError
 from bootstrap.spack import environments
 from tests.lab import stack as cache
-from tests.lab.engine import say
+from tests.lab.engine import print_progress
 from tests.spack.stacks import RECIPES, checked
 
 PAGE = Path(__file__).parents[2] / "docs" / "dev" / "seeds.md"
@@ -74,7 +74,7 @@ def main() -> int:
     recipes = cache.spack_cache() / cache.RECIPES / RECIPES
     paths = sorted(path for path in top.rglob("*.y*ml") if "/." not in str(path.relative_to(top.parent)))
     if not recipes.is_dir() or not paths:
-        say(f"{recipes} is not there (make spack fetches it)" if paths else f"no seeds are below {top}")
+        print_progress(f"{recipes} is not there (make spack fetches it)" if paths else f"no seeds are below {top}")
         return 1
     with tempfile.TemporaryDirectory() as place:
         judged = [judge(path, top, Path(place)) for path in paths]

@@ -21,7 +21,7 @@ from bootstrap.core.errors import PetalError
 from bootstrap.host.times import timestamp
 from tests.lab import stack as cache
 from tests.lab.bench_install import machine
-from tests.lab.engine import LabError, say
+from tests.lab.engine import LabError, print_progress
 from tests.spack.stacks import CASES, RECORD, Case, Solved, digest, recorded, shipped, solve
 
 PAGE = Path(__file__).parents[2] / "docs" / "stacks.md"
@@ -75,15 +75,17 @@ def main() -> int:
     names = parser.parse_args().stack or shipped()
     reason = cache.no_spack()
     if reason or platform.machine() != "x86_64":
-        say(reason or "the record is made on x86_64")
+        print_progress(reason or "the record is made on x86_64")
         return 1
     try:
         for name, case in itertools.product(names, CASES):
             solved = measured(name, case)
             record(name, case, solved)
-            say(f"{name}, {case.name}: {solved.built} packages to build, {solved.seconds} s, {solved.mib} MiB")
+            print_progress(
+                f"{name}, {case.name}: {solved.built} packages to build, {solved.seconds} s, {solved.mib} MiB"
+            )
     except (PetalError, LabError) as error:
-        say(f"{error}\n{getattr(error, 'why', '')}")
+        print_progress(f"{error}\n{getattr(error, 'why', '')}")
         return 1
     return 0
 

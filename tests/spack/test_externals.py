@@ -42,7 +42,7 @@ class Solved:
     nodes: Mapping[str, Any]
     spack: Spack
 
-    def where(self, name: str) -> tuple[str, str | None]:
+    def version_and_path(self, name: str) -> tuple[str, str | None]:
         """The version of a package, and its path if it is an external."""
         node = self.nodes[name]
         return node["version"], (node.get("external") or {}).get("path")
@@ -106,7 +106,7 @@ def test_the_images_mpi_is_used_and_its_module_unlocks_packages_built_with_it(
     """Intel MPI is installed too, and not used, because the stack does not name it."""
     images.parallelcluster(tmp_path / "node")
     solved = solve(["osu-micro-benchmarks"], {})
-    assert solved.where("openmpi") == ("5.0.6", f"{tmp_path}/node/opt/amazon/openmpi5")
+    assert solved.version_and_path("openmpi") == ("5.0.6", f"{tmp_path}/node/opt/amazon/openmpi5")
 
     install_fake(solved.spack)
     modules = tmp_path / "modules"
@@ -135,9 +135,9 @@ def test_packages_are_built_with_the_images_slurm_and_libfabric(
     (tmp_path / "node/opt/slurm").rename(tmp_path / "node/opt/elsewhere")
     images.slurm(tmp_path / "node/usr")
     solved = solve(["slurm", "libfabric", "openmpi@4.1.8 fabrics=ofi schedulers=slurm"], {})
-    assert solved.where("openmpi") == ("4.1.8", None)
-    assert solved.where("slurm") == ("24.05.7", f"{tmp_path}/node/usr")
-    assert solved.where("libfabric") == ("1.22.0", f"{tmp_path}/node/opt/amazon/efa")
+    assert solved.version_and_path("openmpi") == ("4.1.8", None)
+    assert solved.version_and_path("slurm") == ("24.05.7", f"{tmp_path}/node/usr")
+    assert solved.version_and_path("libfabric") == ("1.22.0", f"{tmp_path}/node/opt/amazon/efa")
     assert solved.nodes["slurm"]["parameters"]["pmix"] is True
     assert set(solved.nodes["libfabric"]["parameters"]["fabrics"]) == {"efa", "shm"}
     assert {"slurm", "libfabric"} <= {needed["name"] for needed in solved.nodes["openmpi"]["dependencies"]}
@@ -155,8 +155,8 @@ def test_package_settings_of_a_stack_apply_and_other_externals_stay(
     own = {"externals": [{"spec": "slurm@23.11.1 +pmix", "prefix": "/opt/own"}], "buildable": False}
     packages = {"slurm": own, "openmpi": {"require": ["@4"]}}
     solved = solve(["slurm", "osu-micro-benchmarks"], packages)
-    assert solved.where("slurm") == ("23.11.1", "/opt/own")
-    assert solved.where("openmpi") == ("4.1.7", f"{tmp_path}/node/opt/amazon/openmpi")
+    assert solved.version_and_path("slurm") == ("23.11.1", "/opt/own")
+    assert solved.version_and_path("openmpi") == ("4.1.7", f"{tmp_path}/node/opt/amazon/openmpi")
     assert solved.nodes["openmpi"]["parameters"]["legacylaunchers"] is True
 
 
@@ -165,7 +165,7 @@ def test_intel_mpi_is_used_if_the_stack_names_it(
 ) -> None:
     images.parallelcluster(tmp_path / "node")
     solved = solve(["osu-micro-benchmarks"], {"all": {"providers": {"mpi": ["intel-oneapi-mpi"]}}})
-    assert solved.where("intel-oneapi-mpi") == ("2021.13", f"{tmp_path}/node/opt/intel")
+    assert solved.version_and_path("intel-oneapi-mpi") == ("2021.13", f"{tmp_path}/node/opt/intel")
     install_fake(solved.spack)
     module = tmp_path / "modules" / "Core" / "intel-oneapi-mpi" / "2021.13.lua"
     assert f'setenv("I_MPI_ROOT", "{tmp_path}/node/opt/intel/mpi/2021.13")' in module.read_text()

@@ -77,7 +77,7 @@ class Victim:
     def config(self, number: int) -> str:
         return self.site.config.replace("[probe]", f"[held@{number}]")
 
-    def begin(self, number: int) -> tuple[subprocess.Popen[str], int]:
+    def start_held(self, number: int) -> tuple[subprocess.Popen[str], int]:
         """Start a worker and hold its builder; return the worker and the builder's pid."""
         self.started.unlink(missing_ok=True)
         self.hold.touch()
@@ -155,7 +155,7 @@ def test_after_a_kill_no_builder_remains_and_the_next_run_succeeds(
     victim = victims(version)
     paths, release = Paths(victim.prefix), next(victim.numbers)
     before, whole = paths.current.resolve(), manifests(victim.store)
-    worker, builder = victim.begin(release)
+    worker, builder = victim.start_held(release)
     if who == "group":
         os.killpg(os.getpgid(builder), number)
     else:

@@ -28,7 +28,7 @@ from bootstrap.spack.job.directory import (
 )
 from bootstrap.spack.job.on_node import BuildJob
 from bootstrap.spack.program import RECEIPT
-from tests.queue_jobs import NODE, Slurm, builds, converge, emulate_node_without_waiting, head, left
+from tests.queue_jobs import NODE, Slurm, builds, converge, emulate_node_without_waiting, head, job_directories
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_the_error_of_a_package_names_logs_that_the_head_node_can_read(tmp_path:
     log = world.paths.build_logs / "run-1" / "spack.log"
     assert report.remedy[0] == f"less {log}"
     assert "no such thing" in log.read_text()
-    assert left(world) == []
+    assert job_directories(world) == []
 
 
 @pytest.mark.parametrize("change", [{"os": "rocky9"}, {"glibc": "2.34"}])

@@ -29,7 +29,17 @@ from bootstrap.spack.lockfile import Locked
 from bootstrap.state.release import check_queue
 from bootstrap.state.store import Runs
 from bootstrap.steps.spack import SpackStack
-from tests.queue_jobs import INSTALL, NODE, Slurm, builds, converge, emulate_node_without_waiting, head, in_time, left
+from tests.queue_jobs import (
+    INSTALL,
+    NODE,
+    Slurm,
+    builds,
+    converge,
+    emulate_node_without_waiting,
+    head,
+    in_time,
+    job_directories,
+)
 from tests.world import World, typed, with_spack
 
 
@@ -52,7 +62,7 @@ def test_a_job_on_the_queue_builds_and_the_head_publishes(tmp_path: Path) -> Non
     (install,) = [command for command in spacks if "install" in command]
     assert install[install.index("-p") + 1] == "8"  # the node's 64 cores, not the head's 2
     assert str(world.prefix / "scratch") in install[install.index("-e") + 1]
-    assert left(world) == []
+    assert job_directories(world) == []
     assert "install --only-concrete" in (world.paths.build_logs / "run-1" / "spack.log").read_text()
     assert converge(world)[0]["spack"].outcome is Outcome.OK
 
@@ -65,7 +75,7 @@ def test_a_job_that_ends_without_a_result_is_reported_with_slurms_state(tmp_path
     assert report.error is not None
     assert report.error["code"] == "job-ended"
     assert f"job 12 is {state}" in report.reason
-    assert left(world) == []
+    assert job_directories(world) == []
 
 
 def test_a_job_that_does_not_start_in_time_is_cancelled(tmp_path: Path) -> None:
@@ -136,7 +146,7 @@ def test_the_next_holder_of_the_lock_cancels_the_job_of_a_killed_run(tmp_path: P
     slurm.jobs["petal-build-run-0"] = ["RUNNING", ""]
     worker.end_abandoned_jobs(world.paths, world.system)
     assert slurm.jobs["petal-build-run-0"][0] == "CANCELLED"
-    assert left(world) == []
+    assert job_directories(world) == []
     slurm.node = builds(world)
     directory.create()
     (world.paths.locks).mkdir(parents=True)
@@ -144,7 +154,7 @@ def test_the_next_holder_of_the_lock_cancels_the_job_of_a_killed_run(tmp_path: P
         "host": "another", "pid": 1, "boot_id": "b", "process_start": 1.0, "since": "t", "run_id": "run-0",
     }))  # fmt: skip
     converge(world)
-    assert left(world) == []
+    assert job_directories(world) == []
 
 
 def test_a_worker_waits_for_the_end_of_a_job_on_a_lost_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +174,7 @@ def test_a_worker_waits_for_the_end_of_a_job_on_a_lost_node(tmp_path: Path, monk
         with monkeypatch.context() as patch:
             patch.setattr(worker, "GONE_SECONDS", 0.05)
             worker.end_job(world.system, directory, 0.05)
-        assert left(world) == []
+        assert job_directories(world) == []
 
 
 def refused(_: Sequence[str]) -> str:
@@ -331,7 +341,7 @@ def test_packages_of_build_caches_need_no_compute_node(tmp_path: Path, monkeypat
     )
     assert not slurm.jobs
     assert not [command for command in world.system.commands if command[0] in ("sbatch", "squeue", "scancel")]
-    assert left(world) == []
+    assert job_directories(world) == []
 
 
 @pytest.mark.parametrize("found", [("fftw",), ()], ids=["unpacked on the head", "unpacked in the job"])

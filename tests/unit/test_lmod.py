@@ -72,7 +72,7 @@ def take(world: World, archive: Path) -> None:
     bundle.install(world.system, world.paths, archive)
 
 
-def asked(world: World, text: str) -> Context:
+def prepared_context(world: World, text: str) -> Context:
     path = world.prefix.with_suffix(".yaml")
     path.write_text(text)
     return prepare(world.options(path, role=Role.HEAD), world.services)
@@ -97,7 +97,7 @@ def test_lmod_is_added_to_the_stack_if_the_nodes_have_none(
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(place),))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda _: f"Modules based on Lua: Version {has}"
-    ctx = asked(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
+    ctx = prepared_context(world, with_spack(tmp_path) + f"modules: {{lmod: {says}}}\n")
     assert (ctx.environment.get("specs", []) == [LMOD_SPEC]) is carries
     assert ctx.desired_state.environment == ctx.environment
 
@@ -106,7 +106,7 @@ def test_lmod_is_added_to_the_stack_if_the_nodes_have_none(
 def test_a_stack_that_names_lmod_is_not_changed(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     text = with_spack(tmp_path).replace("specs: [fftw]", 'specs: [fftw, "lmod@8.7.18 +redirect"]')
-    assert asked(world, text).environment.get("specs", []) == []
+    assert prepared_context(world, text).environment.get("specs", []) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_specs_of_lmod_are_recognized(spec: str, is_one: bool) -> None:
 
 @pytest.mark.usefixtures("no_lmod")
 def test_lmod_is_not_added_without_a_stack(tmp_path: Path) -> None:
-    ctx = asked(World(tmp_path / "node"), "stack: none\n")
+    ctx = prepared_context(World(tmp_path / "node"), "stack: none\n")
     assert ctx.environment == {}
     assert NodeLmod().probe(ctx).blocked
 
@@ -356,13 +356,13 @@ def test_the_stack_keeps_lmod_after_the_head_node_has_got_one(tmp_path: Path, mo
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", ())
     world = World(tmp_path / "node")
     text = with_spack(tmp_path)
-    first = asked(world, text)
+    first = prepared_context(world, text)
     world.paths.state.mkdir(parents=True)
     ClusterState(world.paths).save_desired_state(first.desired_state)
     (tmp_path / "image" / "libexec").mkdir(parents=True)
     (tmp_path / "image" / "libexec" / "lmod").touch()
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
-    assert asked(world, text).release == first.release
+    assert prepared_context(world, text).release == first.release
 
 
 def test_an_lmod_that_reports_no_version_counts_as_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +372,7 @@ def test_an_lmod_that_reports_no_version_counts_as_usable(tmp_path: Path, monkey
     monkeypatch.setattr("bootstrap.lmod.find.PLACES", (str(tmp_path / "image"),))
     world = World(tmp_path / "node")
     world.system.answers["lmod"] = lambda _: ""
-    assert asked(world, with_spack(tmp_path)).environment.get("specs", []) == []
+    assert prepared_context(world, with_spack(tmp_path)).environment.get("specs", []) == []
 
 
 @pytest.mark.usefixtures("lmod_is_there")

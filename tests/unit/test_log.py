@@ -47,7 +47,7 @@ def show(root: Path, **options: Any) -> Result[LogLines]:
     return log(Options("log", root=root, **options), Services(Tool("0.1.0"), World(root).system, "r", nothing, nothing))
 
 
-def say(path: Path, run_id: str, *texts: str) -> None:
+def write_line(path: Path, run_id: str, *texts: str) -> None:
     open_log(path, run_id)
     for text in texts:
         LOG.info(text, extra={"step": "spack"})
@@ -56,16 +56,16 @@ def say(path: Path, run_id: str, *texts: str) -> None:
 
 def test_a_large_log_is_rotated_by_the_next_run_and_only_two_files_exist(path: Path) -> None:
     for number in range(40):
-        say(path, f"run-{number}", "x" * 100)
+        write_line(path, f"run-{number}", "x" * 100)
         assert path.stat().st_size + (older(path).stat().st_size if older(path).exists() else 0) < 2600
     assert [entry.run_id for entry in entries(path)][-1] == "run-39"
     assert path.stat().st_mode & 0o777 == older(path).stat().st_mode & 0o777 == 0o640
 
 
 def test_a_run_with_an_open_log_loses_no_line_if_another_run_rotates_it(path: Path) -> None:
-    say(path, "old", "x" * 2000)
+    write_line(path, "old", "x" * 2000)
     with path.open("a") as kept:
-        say(path, "new", "begins")
+        write_line(path, "new", "begins")
         kept.write(json.dumps({"level": "info", "message": "still here"}) + "\n")
     assert [entry.message for entry in entries(path)] == ["x" * 2000, "still here", "begins"]
 
@@ -107,16 +107,16 @@ def test_spack_logs_of_old_runs_are_removed(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_rotated_is_continued(path: Path) -> None:
     (older(path) / "in the way").mkdir(parents=True)
-    say(path, "old", "x" * 2000)
-    say(path, "new", "here")
+    write_line(path, "old", "x" * 2000)
+    write_line(path, "new", "here")
     assert '"here"' in path.read_text()
 
 
 def test_log_shows_the_newest_lines_or_all_lines_of_a_run(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     target = paths.log
-    say(target, "20261128T100000.000Z-aaaaaa", "first", "second")
-    say(target, "20261128T110000.000Z-bbbbbb", "third")
+    write_line(target, "20261128T100000.000Z-aaaaaa", "first", "second")
+    write_line(target, "20261128T110000.000Z-bbbbbb", "third")
     paths.logs.mkdir(parents=True)
     paths.spack_log("20261128T100000.000Z-aaaaaa").write_text("said")
 

@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "node")
 
 
-def ask(
+def run_once(
     world: World,
     text: str | None,
     *,
@@ -50,7 +50,7 @@ def ask(
     return ctx
 
 
-def want(world: World, release: str = "desired-release", mount: str = "/shared") -> None:
+def save_desired(world: World, release: str = "desired-release", mount: str = "/shared") -> None:
     desired = DesiredState("0.1.0", None, {"storage": {"mount": mount}, "check": {"run": ["desired"]}}, {}, release)
     world.paths.state.mkdir(parents=True, exist_ok=True)
     ClusterState(world.paths).save_desired_state(desired)
@@ -71,37 +71,37 @@ ARGS = "check: {run: [args]}"
     ],
 )
 def test_a_run_uses_args_or_desired_json(world: World, event: str, role: Role, counts: str) -> None:
-    want(world)
-    assert ask(world, ARGS, event=event, role=role).config.check.run == (CheckCommand(counts),)
+    save_desired(world)
+    assert run_once(world, ARGS, event=event, role=role).config.check.run == (CheckCommand(counts),)
 
 
 def test_only_the_first_run_of_a_hook_sets_the_desired_state(world: World) -> None:
-    want(world)
-    assert ask(world, ARGS, event="start").config.check.run == (CheckCommand("args"),)
-    assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("args"),)
-    assert ask(world, ARGS, event="configured").config.check.run == (CheckCommand("desired"),)
-    assert ask(world, ARGS, event="updated").config.check.run == (CheckCommand("args"),)
+    save_desired(world)
+    assert run_once(world, ARGS, event="start").config.check.run == (CheckCommand("args"),)
+    assert run_once(world, ARGS, event="configured").config.check.run == (CheckCommand("args"),)
+    assert run_once(world, ARGS, event="configured").config.check.run == (CheckCommand("desired"),)
+    assert run_once(world, ARGS, event="updated").config.check.run == (CheckCommand("args"),)
 
 
 def test_a_repeated_hook_without_storage_does_not_undo_a_later_configuration(world: World) -> None:
-    ask(world, ARGS, event="configured")
-    want(world)
+    run_once(world, ARGS, event="configured")
+    save_desired(world)
     away = world.paths.shared_mount.rename(world.prefix / "away")
-    ask(world, ARGS, event="configured", killed=True)
+    run_once(world, ARGS, event="configured", killed=True)
     away.rename(world.paths.shared_mount)
-    assert ask(world, None, event=BOOT).config.check.run == (CheckCommand("desired"),)
+    assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("desired"),)
 
 
 def test_a_check_uses_the_desired_release_and_a_run_computes_its_own(world: World) -> None:
-    want(world)
-    assert ask(world, None, decides=False).release == "desired-release"
-    assert ask(world, None).release != "desired-release"
+    save_desired(world)
+    assert run_once(world, None, decides=False).release == "desired-release"
+    assert run_once(world, None).release != "desired-release"
 
 
 def test_the_desired_state_of_another_cluster_or_mount_is_ignored(world: World) -> None:
-    want(world, mount="/fsx")
+    save_desired(world, mount="/fsx")
     with pytest.raises(ConfigError) as caught:
-        ask(world, None)
+        run_once(world, None)
     assert caught.value.code == "config-missing"
 
 
@@ -109,28 +109,28 @@ def test_a_damaged_desired_json_is_reported_if_no_other_configuration_is_known(w
     world.paths.state.mkdir(parents=True)
     (world.paths.state / "desired.json").write_text("{")
     with pytest.raises(ConfigError, match=r"desired\.json is not JSON"):
-        ask(world, None)
+        run_once(world, None)
 
 
 def test_without_a_desired_state_a_boot_uses_the_hooks_request(world: World) -> None:
-    ask(world, ARGS, event="start", role=Role.LOGIN)
+    run_once(world, ARGS, event="start", role=Role.LOGIN)
     world.prefix.with_suffix(".yaml").unlink()
-    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
+    assert run_once(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
 def test_a_hook_that_cannot_read_its_configuration_keeps_the_previous_one(world: World) -> None:
-    ask(world, ARGS, event="start", role=Role.LOGIN)
+    run_once(world, ARGS, event="start", role=Role.LOGIN)
     path = world.prefix.with_suffix(".yaml")
     path.unlink()
     keep_request(world.options(path, role=Role.LOGIN, event="start"))
-    assert ask(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
+    assert run_once(world, None, event=BOOT, role=Role.LOGIN).config.check.run == (CheckCommand("args"),)
 
 
 def test_a_check_never_downloads_a_configuration(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_request(world.options("s3://bucket/petal.yaml", role=Role.LOGIN, event="configured"))
     monkeypatch.setattr(configuration, "read", lambda *_: pytest.fail("the check downloaded a configuration"))
     with pytest.raises(ConfigError):
-        ask(world, None, role=Role.LOGIN, decides=False)
+        run_once(world, None, role=Role.LOGIN, decides=False)
 
 
 @pytest.mark.parametrize("uri", ["http://x/y", "ftp://x/y", "s3:/x"])
@@ -144,13 +144,13 @@ def test_an_invalid_configuration_uri_is_refused(world: World, uri: str) -> None
 def test_without_a_compiler_other_steps_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sha = "a" * 64
     text = f"spack: {{specs: [zlib], source: s3://b/s, sha256: {sha}, recipes: {{source: s3://b/r, sha256: {sha}}}}}"
-    with_one = ask(world, text).release
+    with_one = run_once(world, text).release
     monkeypatch.setattr(world.system, "which", lambda _: None)
-    assert ask(world, text).release not in (None, with_one)
+    assert run_once(world, text).release not in (None, with_one)
 
 
 def test_the_role_in_a_hooks_args_is_kept(world: World) -> None:
-    ask(world, ARGS, event="start", role=Role.LOGIN)
+    run_once(world, ARGS, event="start", role=Role.LOGIN)
     assert prepare(world.options(event=BOOT), world.services).role is Role.LOGIN
 
 

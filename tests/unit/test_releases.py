@@ -38,7 +38,7 @@ def publish(world: World, config_text: str) -> str:
     return world.release
 
 
-def three(tmp_path: Path) -> tuple[World, list[str]]:
+def three_releases(tmp_path: Path) -> tuple[World, list[str]]:
     """A head node with three published releases, each with one more package."""
     from bootstrap.host.files import sha256_of
 
@@ -52,7 +52,7 @@ def three(tmp_path: Path) -> tuple[World, list[str]]:
 
 
 def test_a_rollback_publishes_the_previous_release_permanently(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     assert [one.name for one in all_releases(world.context)] == [third, second, first]
     assert previous_release(world.context) == second
     roll_back(world.context, rollback_target(world.context, None))
@@ -69,7 +69,7 @@ def test_a_rollback_publishes_the_previous_release_permanently(tmp_path: Path) -
 
 
 def test_a_release_that_cannot_be_published_again_is_refused_with_a_reason(tmp_path: Path) -> None:
-    world, (first, second, _) = three(tmp_path)
+    world, (first, second, _) = three_releases(tmp_path)
     with pytest.raises(ReleaseError) as unknown:
         rollback_target(world.context, "feed")
     assert unknown.value.code == "release-unknown"
@@ -89,7 +89,7 @@ def test_a_release_that_cannot_be_published_again_is_refused_with_a_reason(tmp_p
 
 
 def test_a_killed_rollback_is_completed_by_the_next_convergence(tmp_path: Path) -> None:
-    world, (_, second, third) = three(tmp_path)
+    world, (_, second, third) = three_releases(tmp_path)
     to = rollback_target(world.context, None)
 
     def dies() -> None:
@@ -109,7 +109,7 @@ def test_a_killed_rollback_is_completed_by_the_next_convergence(tmp_path: Path) 
 
 
 def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -> None:
-    world, (_, second, third) = three(tmp_path)
+    world, (_, second, third) = three_releases(tmp_path)
     roll_back(world.context, rollback_target(world.context, None))
     world.paths.release(third).joinpath("manifest.json").unlink()  # so that a step is pending
     reports = engine.converge(STEPS, replace(world.context, sets_desired_state=False), silent)
@@ -127,7 +127,7 @@ def names(packages: Sequence[collector.UnusedPackage]) -> list[str]:
 
 
 def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     plan = collector.plan(world.context, 1, ())
     assert plan.keep == {third: "current"}
     assert set(plan.drop) == {first, second}
@@ -155,7 +155,7 @@ def publish_times(world: World, *times: float) -> None:
 
 
 def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     assert collector.plan(world.context, 3, ()).drop == {}
     roll_back(world.context, rollback_target(world.context, second))
     assert collector.plan(world.context, 1, ()).keep == {second: "current"}
@@ -167,7 +167,7 @@ def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
 
 
 def test_gc_keeps_releases_current_since_the_oldest_job_was_submitted(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     publish_times(world, 1000, 2000, 3000)
     why = "was current after job 7 of alice was submitted"
 
@@ -184,7 +184,7 @@ def test_gc_keeps_releases_current_since_the_oldest_job_was_submitted(tmp_path: 
 
 
 def test_gc_removes_no_release_that_was_current_if_slurm_does_not_answer(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     world.paths.manifest(first).unlink()
     (world.paths.releases / "feedfeedfeed").mkdir()  # never complete, never current
     plan = collector.plan(world.context, 1, None)
@@ -194,14 +194,14 @@ def test_gc_removes_no_release_that_was_current_if_slurm_does_not_answer(tmp_pat
 
 
 def test_a_lost_record_of_published_releases_keeps_them_while_there_are_jobs(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     (world.paths.state / "published.json").unlink()
     assert set(collector.plan(world.context, 1, (job(9e9),)).keep) == {first, second, third}
     assert len(collector.plan(world.context, 1, ()).keep) <= 2  # the current one, and the newest by its manifest
 
 
 def test_a_switch_that_a_killed_run_did_not_record_is_recorded_before_the_next_one(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     publish_times(world, 1000, 2000, 3000)
     replace_link(world.paths.current, f"releases/{first}")
     os.utime(world.paths.current, (4000, 4000), follow_symlinks=False)
@@ -213,7 +213,7 @@ def test_a_switch_that_a_killed_run_did_not_record_is_recorded_before_the_next_o
 
 
 def test_gc_keeps_binary_packages_if_a_release_has_no_configuration(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     (world.paths.release(second) / "desired.json").unlink()
     plan = collector.plan(world.context, 2, ())
     assert set(plan.keep) == {second, third}
@@ -223,7 +223,7 @@ def test_gc_keeps_binary_packages_if_a_release_has_no_configuration(tmp_path: Pa
 
 
 def test_gc_keeps_a_release_that_it_cannot_read(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     world.paths.manifest(first).write_text('{"format": 99}')
     plan = collector.plan(world.context, 1, ())
     assert "newer petal-node" in plan.keep[first]
@@ -232,7 +232,7 @@ def test_gc_keeps_a_release_that_it_cannot_read(tmp_path: Path) -> None:
 
 
 def test_gc_continues_after_a_kill(tmp_path: Path) -> None:
-    world, (first, second, third) = three(tmp_path)
+    world, (first, second, third) = three_releases(tmp_path)
     world.paths.release(first).rename(world.paths.releases / f".{first}.gone")
     plan = collector.plan(world.context, 1, ())
     collector.remove(world.context, plan)
@@ -256,7 +256,7 @@ def test_gc_removes_spacks_packages_by_spack(tmp_path: Path) -> None:
 
 
 def test_gc_needs_a_current_release(tmp_path: Path) -> None:
-    world, _ = three(tmp_path)
+    world, _ = three_releases(tmp_path)
     world.paths.current.unlink()
     with pytest.raises(ReleaseError) as error:
         collector.plan(world.context, 1, ())
@@ -300,14 +300,14 @@ def test_gc_names_the_remedy_if_slurm_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_a_published_json_of_another_shape_is_refused(tmp_path: Path) -> None:
-    world, _ = three(tmp_path)
+    world, _ = three_releases(tmp_path)
     (world.paths.state / "published.json").write_text('{"format": 1, "published": [{"release": "../x"}]}')
     with pytest.raises(StateError):
         all_releases(world.context)
 
 
 def test_a_damaged_record_does_not_prevent_publishing(tmp_path: Path) -> None:
-    world, (first, _, _) = three(tmp_path)
+    world, (first, _, _) = three_releases(tmp_path)
     to = rollback_target(world.context, first)
     (world.paths.state / "published.json").write_text("{")
     roll_back(world.context, to)
@@ -317,7 +317,7 @@ def test_a_damaged_record_does_not_prevent_publishing(tmp_path: Path) -> None:
 def test_plain_data_of_a_plan_is_what_json_shows(tmp_path: Path) -> None:
     from bootstrap.core.model import plain
 
-    world, (first, _, third) = three(tmp_path)
+    world, (first, _, third) = three_releases(tmp_path)
     shown: Any = plain(collector.plan(world.context, 1, ()))
     assert shown["keep"] == {third: "current"}
     assert set(shown["packages"][0]) == {"prefix", "hash", "size"}
