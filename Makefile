@@ -86,7 +86,7 @@ stacks: venv ## solves every stack of spack_envs/ with all recipes, and records 
 	@$(PY) -m tests.spack.record_stacks $(ARGS)
 
 seeds: venv ## checks every petal seed below a directory (SEEDS=DIR) and rewrites docs/dev/seeds.md
-	@$(PY) -m tests.spack.judge_seeds $(SEEDS)
+	@$(PY) -m tests.spack.check_seeds $(SEEDS)
 
 torture: dist ## make fuzz, then make kills
 	@$(MAKE) fuzz

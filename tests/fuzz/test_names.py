@@ -31,7 +31,7 @@ from tests.fuzz.conftest import EXAMPLES
 from tests.world import HOST, World
 
 LUA = next((path for name in ("lua", "lua5.4", "lua5.3", "lua5.1") if (path := shutil.which(name))), None)
-needs_lua = pytest.mark.skipif(LUA is None, reason="no Lua is installed: apt-get install lua5.3")
+needs_lua = pytest.mark.skipif(LUA is None, reason="Lua is not installed (apt-get install lua5.3)")
 # Prints every call of a module file with hexadecimal arguments: a file that runs anything else fails.
 LUA_READER = r"""
 local function hex(text) return (tostring(text):gsub(".", function(c) return string.format("%02x", c:byte()) end)) end

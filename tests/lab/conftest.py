@@ -36,7 +36,7 @@ def lab_images() -> Iterator[Lab]:
         except engine.LabError as error:
             reason = str(error)
         if reason:
-            pytest.skip(f"no lab: {reason}")
+            pytest.skip(reason)
         lab.build_images()
     with engine.hold_lab(NAME), pytest.MonkeyPatch.context() as patch:
         for key, value in lab.environment().items():

@@ -81,7 +81,7 @@ def unavailable(install: bool = True) -> str | None:
     if os.geteuid() != 0:
         return "no container engine with Compose answers, and only root could install or start one"
     if not (shutil.which("dockerd") and compose_command()) and not (install and shutil.which("apt-get")):
-        return "no container engine with Compose answers, and there is no apt-get to install one"
+        return "no container engine with Compose answers, and apt-get, which could install one, is missing"
     return None
 
 

@@ -117,6 +117,6 @@ def test_a_toolchain_is_expanded(check: Check, request: pytest.FixtureRequest) -
 
 def test_a_group_of_specs_is_checked(check: Check, request: pytest.FixtureRequest) -> None:
     if "1.2.0" not in request.node.name:
-        pytest.skip("groups need Spack 1.2")
+        pytest.skip("groups of specs need Spack 1.2")
     ((_, message),) = check({"specs": ["zlib", {"group": "libs", "specs": ["bzip2", "nosuchlib"]}]})["problems"]
     assert message.startswith("there is no package nosuchlib")

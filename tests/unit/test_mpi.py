@@ -75,7 +75,7 @@ def recorded(name: str) -> Evidence:
     return Evidence("openmpi/4.1", (ONE, TWO), int(code), *texts)
 
 
-# --------------------------------------------------------------------------------------------------------- the judge
+# --------------------------------------------------------------------------------------------------------- findings
 
 
 @pytest.mark.parametrize("name", FAILED)

@@ -28,7 +28,7 @@ HIDDEN = Path("/nowhere")
 
 
 @dataclass(frozen=True)
-class Judged:
+class SeedResult:
     """One seed: its specs, its errors and advice by spec; or the reason why it cannot be loaded."""
 
     name: str
@@ -38,20 +38,20 @@ class Judged:
     refused: str = ""
 
 
-def judge(path: Path, top: Path, place: Path) -> Judged:
+def check(path: Path, top: Path, place: Path) -> SeedResult:
     """Load and check one file."""
     name = str(path.relative_to(top))
     try:
         specs = environments.load(Config(stack=str(path)), HIDDEN, None)["specs"]
     except ConfigError as error:
         reason = f"{error}".replace(str(path), path.name)
-        return Judged(name, refused=re.sub(r"\s+", " ", reason))
+        return SeedResult(name, refused=re.sub(r"\s+", " ", reason))
     answer = checked("starter", place, cache.lab_cache() / "stacks", specs) if specs else {"problems": [], "advice": []}
     wrong = tuple((specs[index], message) for index, message in answer["problems"])
-    return Judged(name, len(specs), wrong, tuple(answer["advice"]))
+    return SeedResult(name, len(specs), wrong, tuple(answer["advice"]))
 
 
-def tables(judged: Iterable[Judged]) -> list[str]:
+def tables(judged: Iterable[SeedResult]) -> list[str]:
     """The tables by seed and by message."""
     lines = ["| seed | specs | mistakes |", "|---|---|---|"]
     output: Counter[tuple[str, str]] = Counter()
@@ -77,7 +77,7 @@ def main() -> int:
         print_progress(f"{recipes} is not there (make spack fetches it)" if paths else f"no seeds are below {top}")
         return 1
     with tempfile.TemporaryDirectory() as place:
-        judged = [judge(path, top, Path(place)) for path in paths]
+        judged = [check(path, top, Path(place)) for path in paths]
     head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN, 1)
     body = "\n".join(["", *tables(judged), ""])
     PAGE.write_text(f"{head}{BEGIN}{body}{END}{rest.split(END, 1)[1]}", encoding="utf-8")
