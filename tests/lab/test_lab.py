@@ -118,7 +118,7 @@ class TestHook:
         """Stdout of a hook reaches the node's log; stderr of a successful hook does not."""
         for results in booted.values():
             assert "probe: OnNodeStart" in results[1].stdout
-            assert "nobody sees this" not in results[1].stdout + results[1].stderr
+            assert "hidden from the node's log" not in results[1].stdout + results[1].stderr
 
     def test_updated(self, lab: Lab) -> None:
         """OnNodeUpdated runs on head and login nodes; a queue has no such event, and nothing runs there."""
