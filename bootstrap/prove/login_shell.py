@@ -25,16 +25,18 @@ from .fleet import ordinary_user
 QUOTED = 5
 ON_HEAD = "on the head node: petal-node repair"
 # Each answer is three fields that end with NUL: the question, its exit code, the output. Each module is loaded in a
-# shell of its own; then all are loaded together, and each program of the configuration runs; at last, because it may
-# take long, ldd(1) looks at the programs (ELF files) in the directories that each module adds to PATH.
+# shell of its own, which also gives its PATH and LD_LIBRARY_PATH. Then all are loaded together, and each program of
+# the configuration runs. At last, because it may take long, ldd(1) looks at the programs (ELF files) in the directories
+# that each module adds to PATH.
 # Arguments: seconds that a program may take, modules, then each program after ``--``.
 SCRIPT = r"""
 answer() { printf '%s\0%d\0%s\0\n' "$1" "$2" "$3"; }
 programs() {
-  local directory file magic
-  IFS=: read -ra directories <<<"$PATH"
+  local directory directories file magic
+  found=()
+  IFS=: read -ra directories <<<"$1"
   for directory in "${directories[@]}"; do
-    case ":$before:" in *":$directory:"*) continue ;; esac
+    case ":$PATH:" in *":$directory:"*) continue ;; esac
     for file in "$directory"/*; do
       if [ -f "$file" ] && [ -x "$file" ] && [ -r "$file" ] && IFS= read -r -N 4 magic <"$file" 2>/dev/null &&
         [ "$magic" = $'\x7fELF' ]; then found+=("$file"); fi
@@ -42,31 +44,35 @@ programs() {
   done
 }
 printf '\0'
-limit=$1 modules=() before=$PATH
+limit=$1 modules=()
 shift
 kind=$(type -t module) || kind=none
 answer modules 0 "$kind ${LMOD_VERSION:--} ${PETAL_RELEASE:--} ${MODULEPATH:--}"
 while [ $# -gt 0 ] && [ "$1" != -- ]; do modules+=("$1"); shift; done
+paths=() libraries=()
 for module in "${modules[@]}"; do
-  said=$(module load "$module" 2>&1 </dev/null); answer load $? "$said"
+  output=$(
+    module load "$module" 2>&1 </dev/null; code=$?
+    printf '\1%s\1%s' "$PATH" "${LD_LIBRARY_PATH-}"; exit $code
+  ); code=$?
+  libraries+=("${output##*$'\1'}"); output=${output%$'\1'*}
+  paths+=("${output##*$'\1'}"); answer load $code "${output%$'\1'*}"
 done
 (
   [ ${#modules[@]} -eq 0 ] || module load "${modules[@]}" >/dev/null 2>&1 </dev/null
   while [ $# -gt 0 ]; do
     shift; program=()
     while [ $# -gt 0 ] && [ "$1" != -- ]; do program+=("$1"); shift; done
-    said=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null); answer run $? "$said"
+    output=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null); answer run $? "$output"
   done
 )
-for module in "${modules[@]}"; do
-  said=$(
-    found=()
-    module load "$module" >/dev/null 2>&1 </dev/null || exit 0
-    programs
+for index in "${!modules[@]}"; do
+  programs "${paths[index]}"
+  output=$(
     [ ${#found[@]} -gt 0 ] || exit 0
     [ ${#found[@]} -gt 1 ] || printf '%s:\n' "${found[0]}"
-    LC_ALL=C timeout "$limit" ldd "${found[@]}" 2>&1
-  ); answer libraries $? "$said"
+    LC_ALL=C LD_LIBRARY_PATH=${libraries[index]} timeout "$limit" ldd "${found[@]}" 2>&1
+  ); answer libraries $? "$output"
 done
 """
 NOT_FOUND = re.compile(r"^\s*(.+?) => not found|version `(.+?)' not found", re.MULTILINE)
@@ -129,7 +135,7 @@ def ask_shell(
     greeting, _, output = "\n".join(lines).partition("\0")  # a login may print something before the first NUL
     fields = output.split("\0")
     for code, text in zip(fields[1::3], fields[2::3]):
-        yield Answer(int(code), text)
+        yield Answer(int(code), text.rstrip("\n"))
     while True:
         yield Answer(1, _last_lines(fields[-1] if output else greeting) or reason, alive=False)
 

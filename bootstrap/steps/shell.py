@@ -25,6 +25,7 @@ STUBS = {SH: "sh", "/etc/profile.d/zz-petal.csh": "csh", "/etc/fish/conf.d/zz-pe
 # Debian's csh reads these instead of /etc/profile.d; environment-modules has a file in the second.
 CSH = ("/etc/csh/cshrc.d", "/etc/csh/login.d")
 LMODRC = "lmodrc.lua"
+FIRST_TREE = "first_tree.sh"
 # Files of shells that source none of the stubs; each gets one line if it exists. Debian's zsh reads nothing in
 # /etc/profile.d, Red Hat's does at login. Red Hat's bash reads it in /etc/bashrc.
 LINES = {
@@ -65,7 +66,7 @@ class Shell(Step):
 
 
 def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
-    """The content of each file of ours: init files, ``lmodrc.lua`` for Lmod's cache, stubs in /etc that source them."""
+    """The content of each file of ours: init files, the files that they read, stubs in /etc that source them."""
     lmodrc = ctx.paths.init / LMODRC
     values = {
         "current": str(ctx.paths.current),
@@ -74,11 +75,12 @@ def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
         "lmod": str(lmod.place),
         "lmod_version": lmod.version,
         "lmodrc": str(lmodrc),
+        "first_tree": str(ctx.paths.init / FIRST_TREE),
         "site": [*ctx.config.modules.paths, str(ctx.paths.pins)],
         "image": tcl_modulepath(ctx.paths),
         "others": [str(place) for place in image_places() if place != lmod.place],
     }
-    files = {lmodrc: templates.text(LMODRC).encode()}
+    files = {ctx.paths.init / name: templates.text(name).encode() for name in (LMODRC, FIRST_TREE)}
     csh = {f"{directory}/zz-petal": "csh" for directory in CSH if ctx.paths.at(directory).is_dir()}
     for path, kind in {**STUBS, **csh}.items():
         init = ctx.paths.init / f"petal.{kind}"

@@ -107,7 +107,7 @@ def test_a_shell_reads_back_the_paths_of_an_init_file(current: str, lmod: str, s
     values = {
         "current": f"/no/{current}", "tree": "t", "trees": ["t", "u"], "lmod": f"/no/{lmod}", "lmod_version": lmod,
         "lmodrc": f"/no/{lmod}", "site": ["/site", f"/no/{site}"], "image": [f"/no/{site}", f"/image/{site}"],
-        "others": [f"/old/{lmod}"],
+        "others": [f"/old/{lmod}"], "first_tree": f"/no/{lmod}/first_tree.sh",
     }  # fmt: skip
     text = templates.render("init.sh.j2", values)
     command = shlex.quote(f"/no/{lmod}/libexec/lmod")

@@ -69,8 +69,9 @@ def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = N
     values = {
         "current": str(place / "current"), "tree": "os-x86_64_v4", "trees": TREES, "lmod": str(lmod),
         "lmod_version": "8.6.19", "lmodrc": str(place / "lmodrc.lua"), "site": ["/site", str(place / "modulefiles")],
-        "image": ["/ami/b", "/image"], "others": ["/old/lmod"],
+        "image": ["/ami/b", "/image"], "others": ["/old/lmod"], "first_tree": str(place / "first_tree.sh"),
     }  # fmt: skip
+    (place / "first_tree.sh").write_text(templates.text("first_tree.sh"))
     init = place / f"petal.{kind}"
     init.write_text(templates.render(f"init.{kind}.j2", values))
     done = subprocess.run(
