@@ -7,8 +7,8 @@ family("petal")
 add_property("lmod", "sticky")
 
 local root, release = "/opt/petal", "/opt/petal/releases/RELEASE"
-local tree -- the first tree that the CPU of this node runs
-for name in (os.getenv("PETAL_TREES") or ""):gmatch("[^:]+") do
+local tree -- the first tree that the CPU of this node runs; spider would look for the trees of all releases
+for name in (mode() ~= "spider" and os.getenv("PETAL_TREES") or ""):gmatch("[^:]+") do
   if not tree and isDir(pathJoin(release, "modules", name, "Core")) then tree = name end
 end
 if mode() == "load" then
@@ -21,6 +21,6 @@ if mode() == "load" then
   end
 end
 pushenv("PETAL_RELEASE", release)
-if mode() ~= "spider" then -- spider would read the trees of all releases
+if mode() ~= "spider" then
   prepend_path("MODULEPATH", pathJoin(release, "modules", tree or "none", "Core"))
 end
