@@ -14,6 +14,7 @@ from ..repair.killed_run import KilledRun
 from ..repair.permissions import Ownership, Permissions
 from ..repair.records import Records
 from ..repair.store import ChangedFiles, MissingFiles, PartialInstalls
+from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
 from ..steps.base import Check, Step
 from ..steps.boot_service import BootService
@@ -70,6 +71,8 @@ ALL: tuple[Check, ...] = (
     CpuFits(),
     ModulesUsable(),
 )
+# Called with the paths and the system when a run takes the cluster lock, before any change: killed runs left these.
+ON_CLUSTER_LOCK = (end_abandoned_jobs,)
 
 
 def _steps_of(run: str) -> tuple[Step, ...]:

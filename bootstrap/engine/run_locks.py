@@ -17,9 +17,9 @@ from ..core.model import Mode, Outcome, Scope, StepReport
 from ..host.locks import Holder, Lock, builders_ended, own_holder
 from ..host.log import LOG
 from ..host.processes import has_process
-from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
 from ..state.store import ClusterState
+from .registry import ON_CLUSTER_LOCK
 
 NODE_LOCK = "node.lock"
 
@@ -61,7 +61,8 @@ class RunLocks:
         if self._cluster is None:
             lock = Lock(ctx.cluster_lock, holder, timeout=timeout, waiting=waiting, inherit=self._end_previous_run)
             self._cluster = self._stack.enter_context(lock)
-            end_abandoned_jobs(ctx.paths, ctx.system)
+            for clean_up in ON_CLUSTER_LOCK:
+                clean_up(ctx.paths, ctx.system)
         else:
             self._cluster.confirm()
         if not claims_storage:

@@ -84,6 +84,15 @@ def test_a_module_imports_only_from_its_own_and_lower_layers(path: Path) -> None
     assert {name for name in own_imports(path) if layer(name) > layer(package_of(path))} == set()
 
 
+def test_only_the_registry_and_the_preparation_of_the_engine_know_spack_and_modules() -> None:
+    knowing = {
+        path.stem
+        for path in modules()
+        if package_of(path) == "engine" and own_imports(path) & {"spack", "lmod", "modules"}
+    }
+    assert knowing == {"prepare", "registry"}
+
+
 def test_imports_have_no_cycle() -> None:
     names = {".".join(("bootstrap", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in modules()}
     arrows = {name: set(imports(path)) & set(names) for name, path in names.items()}
