@@ -18,7 +18,7 @@ from ..steps.root import WAY_TO_STORAGE
 def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepReport] = ()) -> NodeReport:
     """The findings of all checks that apply to this node.
 
-    A check is not asked if a check that it comes after has failed: it would fail for the same cause. A check that
+    A check is left out if a check that it comes after has failed: it would fail for the same cause. A check that
     raises or does not finish in time is a finding too.
 
     Args:

@@ -35,7 +35,7 @@ class NodeStatus:
         install: the last run of the head node.
         install_age: seconds since that record was written.
         holder: the process that has the cluster lock, while ``install`` runs.
-        proof: the last proof; ``proved`` of ``asked`` compute nodes can use the release.
+        proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
         storage: the token of shared storage with the cluster that owns it.
         externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
     """
@@ -53,7 +53,7 @@ class NodeStatus:
     holder: Holder | None = None
     proof: Proof | None = None
     proved: int = 0
-    asked: int = 0
+    checked: int = 0
     reports: tuple[NodeReport, ...] = ()
     storage: Token | None = None
     externals: tuple[External, ...] | None = None
@@ -61,7 +61,7 @@ class NodeStatus:
 
 def status(options: Options, services: Services) -> Result[NodeStatus]:
     """The state of this node and its cluster; with ``--wait`` once the node is ready or no run changes it any more."""
-    result = _wait(options, services) if options.wait else look(options, services)
+    result = _wait(options, services) if options.wait else read_status(options, services)
     if not (options.verbose or options.json):
         return result
     known, paths = result.data.facts, options.paths
@@ -75,7 +75,7 @@ def _wait(options: Options, services: Services) -> Result[NodeStatus]:
     deadline = time.monotonic() + options.timeout
     noted = ""
     while True:
-        answer = look(options, services)
+        answer = read_status(options, services)
         activity = _activity(options.paths, services, answer.data)
         if answer.status is Status.OK or not activity:
             return answer
@@ -104,7 +104,7 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
     return ""
 
 
-def look(options: Options, services: Services) -> Result[NodeStatus]:
+def read_status(options: Options, services: Services) -> Result[NodeStatus]:
     """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
@@ -144,7 +144,7 @@ def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
         holder=holder_of(paths.cluster_lock) if install and install.finished is None else None,
         proof=proof,
         proved=proof.proved if proof else 0,
-        asked=proof.checked if proof else 0,
+        checked=proof.checked if proof else 0,
         reports=tuple(shared.reports()),
     )
 
@@ -158,6 +158,6 @@ def _overall(data: NodeStatus) -> Status:
         last is None and data.role is not None,
         last is not None and last.status in (Status.DEGRADED, Status.FAILED),
         data.desired is not None and data.current != data.desired.release,
-        data.proof is not None and data.asked > 0 and not data.proof.is_whole,
+        data.proof is not None and data.checked > 0 and not data.proof.is_whole,
     )
     return Status.DEGRADED if any(problems) else Status.OK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -201,12 +201,6 @@ def refused(error: PetalError) -> Finding:
 def elsewhere(reason: str) -> Finding:
     """The step does not apply to this node, event or configuration."""
     return Finding("", Severity.SKIP, reason)
-
-
-def at_most(limit: int, items: Sequence[object], noun: str = "") -> list[str]:
-    """The first items as text, and how many more there are."""
-    more = len(items) - limit
-    return [*map(str, items[:limit]), *([f"and {more} more{noun}"] if more > 0 else [])]
 
 
 @dataclass(frozen=True)

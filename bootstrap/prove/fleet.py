@@ -19,6 +19,7 @@ from ..core import decode
 from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
+from ..core.text import at_most
 from ..host.log import LOG
 from ..host.times import age_of, timestamp
 from ..lmod.bundle import SUFFIX
@@ -28,9 +29,14 @@ from ..state.store import ClusterState
 from .launch import by_queue, cancel_launch, launch_nodes, pending_queues
 from .lines import short_line
 
+JOIN_SECONDS = 60.0  # for other nodes, after the first one is up
+UNPACK_SECONDS = 180.0  # for Lmod on a node: its converge timer repeats every 30 s
+IMMEDIATE_SECONDS = 10  # for a job on nodes that Slurm calls free
+JOB_MINUTES = 4
+
 
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
-    """Waits until compute nodes are up and none is joining, at most a minute after the first is up.
+    """Waits until compute nodes are up and none is joining, at most ``JOIN_SECONDS`` after the first is up.
 
     With ``check.launch`` a node is started in each queue that has none running, and waited for as long as it may come.
 
@@ -49,7 +55,7 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
             pending = pending_queues(ctx, launched, known)
             now = time.monotonic()
             first_up = first_up or (now if up else None)
-            if up and not pending and (not joining or now - (first_up or now) > 60):
+            if up and not pending and (not joining or now - (first_up or now) > JOIN_SECONDS):
                 return tuple(node for node in known if not node.powered_down)
             if now >= deadline or (launched and not pending and not up and not joining):
                 return tuple(up)
@@ -66,13 +72,13 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
 
 
 def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
-    """Waits for nodes that started before the release to unpack its Lmod, at most 3 minutes.
+    """Waits for nodes that started before the release to unpack its Lmod, at most ``UNPACK_SECONDS``.
 
     Returns at once if the release carries no Lmod. The proof reports nodes that still have none.
     """
     if not any(ctx.paths.lmod_packs(ctx.desired_release).glob(f"*/*{SUFFIX}")):
         return
-    deadline = time.monotonic() + 180  # the converge timer of a node repeats every 30 s
+    deadline = time.monotonic() + UNPACK_SECONDS
     names = {node.name for node in candidates if node.up}
     previous = ""
     while time.monotonic() < deadline:
@@ -110,7 +116,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
     free = [node for node in candidates if node.free]
     own = _own_reports(ctx) if len(free) < len(candidates) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
-    reports = [_not_asked(node, own.get(node.name)) for node in candidates if not node.free]
+    reports = [_not_checked(node, own.get(node.name)) for node in candidates if not node.free]
     queues = by_queue(free)  # a job's nodes are all of one queue
     if queues:
         with ThreadPoolExecutor(len(queues)) as pool:
@@ -129,8 +135,8 @@ def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[Nod
             name="petal-proof",
             nodes=names,
             queue=queue,
-            minutes=4,
-            immediate=10,
+            minutes=JOB_MINUTES,
+            immediate=IMMEDIATE_SECONDS,
             options=("--quiet", "--no-kill", "--mem=200M"),  # without --mem a job asks for all memory of its nodes
             user=ordinary_user(ctx),
         )
@@ -139,12 +145,12 @@ def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[Nod
         taken = [node for node in _nodes(ctx) if node.name in names and not node.free]
         if taken:
             rest = [node for node in group if node.name not in {other.name for other in taken}]
-            return [*(_not_asked(node, None) for node in taken), *(_run_check(ctx, queue, rest) if rest else [])]
+            return [*(_not_checked(node, None) for node in taken), *(_run_check(ctx, queue, rest) if rest else [])]
         if not any(text in refused.why for text in SOME_NODES_REFUSED):
             return [_failed(name, refused) for name in names]
         if len(group) == 1:
             busy = group[0].state != "idle"  # other jobs leave too little for this one
-            return [_not_asked(group[0], None, "busy") if busy else _failed(names[0], refused)]
+            return [_not_checked(group[0], None, "busy") if busy else _failed(names[0], refused)]
         half = len(group) // 2
         return [*_run_check(ctx, queue, group[:half]), *_run_check(ctx, queue, group[half:])]
     except PetalError as error:
@@ -217,7 +223,7 @@ def _failed(node: str, error: PetalError | None) -> NodeReport:
     return NodeReport(node, "compute", timestamp(), None, (finding,))
 
 
-def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
+def _not_checked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
     """The report of a node on which no job can start now: neither good nor bad, with its own last report."""
     condition = f"{word} ({node.state}{node.suffix})" if word else node.condition
     reasons = [node.reason] if node.reason else []
@@ -226,12 +232,11 @@ def _not_asked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeR
     expected = node.up or node.powered_down
     remedy = () if expected else (f"scontrol show node {node.name}",)
     severity = Severity.SKIP if expected else Severity.WARN
-    finding = Finding("slurm", severity, f"not asked: {condition}", "; ".join(reasons), remedy)
+    finding = Finding("slurm", severity, f"not checked: {condition}", "; ".join(reasons), remedy)
     return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
 
 
 def summary_of(report: NodeReport) -> str:
-    """The first failure and the number of the others, else ``well``."""
+    """The first failure and the number of the others, else ``no failure``."""
     failures = [finding for finding in report.findings if finding.severity is Severity.FAIL]
-    more = f", and {len(failures) - 1} more" if failures[1:] else ""
-    return f"{failures[0].check}: {failures[0].message}{more}" if failures else "well"
+    return ", ".join(at_most(1, [f"{failure.check}: {failure.message}" for failure in failures])) or "no failure"

@@ -17,6 +17,7 @@ from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Severity
+from ..core.text import at_most
 from ..host.system import clean_env
 from ..state.context import Context
 from ..state.release import Manifest
@@ -169,8 +170,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]]) -> Finding:
             missing += [(program, name, library) for library in libraries]
     if missing:
         first, module, _ = missing[0]
-        why = "; ".join(f"{program} of {name}: {library}" for program, name, library in missing[:QUOTED])
-        why += f"; and {len(missing) - QUOTED} more" if missing[QUOTED:] else ""
+        why = "; ".join(at_most(QUOTED, [f"{program} of {name}: {library}" for program, name, library in missing]))
         remedy = (f"bash -lc 'module load {module}; ldd {first}'", ON_HEAD)
         # A warning: a program that is started by a script of its package may find its libraries by that script.
         return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)

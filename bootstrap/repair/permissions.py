@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from ..core.deadlines import SCAN
 from ..core.errors import StateError
-from ..core.model import Finding, at_most, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, blocked, change, elsewhere, satisfied
+from ..core.text import at_most
 from ..host.files import walk
 from ..host.log import LOG
 from ..state.context import Context

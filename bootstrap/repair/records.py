@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..core.deadlines import PROBE
 from ..core.errors import StateError
-from ..core.model import Finding, at_most, change, elsewhere, satisfied
+from ..core.model import Finding, change, elsewhere, satisfied
+from ..core.text import at_most
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Owner, Token

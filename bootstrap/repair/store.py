@@ -9,7 +9,8 @@ from pathlib import Path
 from ..config.model import PackageConfig
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import SpackError, StateError
-from ..core.model import Finding, Severity, at_most, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
+from ..core.text import at_most
 from ..host.atomic import move_aside
 from ..host.files import read_json, remove_tree
 from ..host.inventory import Difference, differences

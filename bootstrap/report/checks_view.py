@@ -48,12 +48,12 @@ def totals(findings: Iterable[Finding]) -> str:
 
 
 def total(reports: Sequence[NodeReport]) -> str:
-    """``proved on 2 of 3 nodes, 1 not asked``; for one head or login node the totals of its checks."""
+    """``proved on 2 of 3 nodes, 1 not checked``; for one head or login node the totals of its checks."""
     if len(reports) == 1 and reports[0].role != "compute":
         return totals(reports[0].findings)
-    passed, asked = sum(report.passed for report in reports), sum(report.was_checked for report in reports)
-    rest = f", {len(reports) - asked} not asked" if asked < len(reports) else ""
-    return f"proved on {passed} of {asked} nodes{rest}"
+    passed, checked = sum(report.passed for report in reports), sum(report.was_checked for report in reports)
+    rest = f", {len(reports) - checked} not checked" if checked < len(reports) else ""
+    return f"proved on {passed} of {checked} nodes{rest}"
 
 
 def columns_of(reports: Sequence[NodeReport]) -> tuple[list[str], list[tuple[str, tuple[str, ...]]]]:

@@ -34,19 +34,21 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
 
     data = result.data
     reports, between = (data.nodes, data.between) if isinstance(data, FleetReport) else ((data,), ())
-    asked = [report for report in reports if report.was_checked]
-    checks, columns = columns_of(asked)
+    checked = [report for report in reports if report.was_checked]
+    checks, columns = columns_of(checked)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=total(reports),
         time=time,
         run_id=result.run_id,
-        releases=sorted({report.release for report in asked if report.release}),
+        releases=sorted({report.release for report in checked if report.release}),
         checks=checks,
         columns=columns,
-        unasked=[(report.node, finding) for report in reports if not report.was_checked for finding in report.findings],
+        unchecked=[
+            (report.node, finding) for report in reports if not report.was_checked for finding in report.findings
+        ],
         problems=problems(reports),
         between=between,
-        nodes=by_nodes((report.findings, report.node) for report in asked),
+        nodes=by_nodes((report.findings, report.node) for report in checked),
         marks=CHECK_MARKS,
     )

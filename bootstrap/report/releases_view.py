@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.model import Result
+from ..core.text import at_most
 from .lines import Line, count, human
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def releases_view(result: Result[ReleaseList]) -> list[Line]:
         lines.append(Line(f"{count(release.modules, 'module')}, {count(release.packages, 'package')}{size}", indent=7))
         lines += [Line(release.problem, "!")] if release.problem else []
         if release.specs:
-            more = f" and {len(release.specs) - MAX_SHOWN} more" if release.specs[MAX_SHOWN:] else ""
-            lines.append(Line(", ".join(release.specs[:MAX_SHOWN]) + more, indent=7))
+            lines.append(Line(", ".join(at_most(MAX_SHOWN, release.specs)), indent=7))
     lines.append(Line(f"{count(len(data.releases), 'release')} in {data.root}", heading=True))
     return lines + ([Line(f"petal-node rollback makes {data.before} current")] if data.before else [])
 
@@ -54,8 +54,8 @@ def gc_view(result: Result[Cleanup]) -> list[Line]:
     mark, verb = ("+", "removed") if data.done else ("~", "remove")
     lines = [Line(f"keep: {why}", "=", release) for release, why in data.keep.items()]
     lines += [Line(f"{verb}, {human(size)}", mark, release) for release, size in data.drop.items()]
-    lines += [Line(f"{human(package.size):>10}  {package.prefix}", mark) for package in data.packages[:MAX_SHOWN]]
-    lines += [Line(f"and {len(data.packages) - MAX_SHOWN} more packages", mark)] if data.packages[MAX_SHOWN:] else []
+    packages = [f"{human(package.size):>10}  {package.prefix}" for package in data.packages]
+    lines += [Line(text, mark) for text in at_most(MAX_SHOWN, packages, " packages")]
     lines += [Line(f"not removed: {reason}", "!") for reason in data.left]
     if not data.drop and not data.packages:
         return [*lines, Line("nothing to remove", heading=True)]

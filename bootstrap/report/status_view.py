@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..cluster.hostlist import folded
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
+from ..core.text import at_most
 from ..host.times import age_of, seconds_of
 from .lines import Line, count, error_lines, human, step_lines, summary
 
@@ -41,7 +42,7 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
     else:
         lines.append(_row("proof", "none yet"))
     if data.reports:
-        passed = sum(not _failure(report) for report in data.reports)
+        passed = sum(report.passed for report in data.reports)
         lines.append(_row("reports", f"{passed} of {len(data.reports)} nodes ok"))
         lines += _node_lines(data.reports, now)
     lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
@@ -72,13 +73,12 @@ def _stack(config: Mapping[str, Any]) -> str:
 def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
     """The nodes without a failure in one line, and the first failure of each other node."""
     passed = [report for report in reports if report.passed]
-    failing = [report for report in reports if _failure(report)]
     lines = []
     if passed:
         oldest = min(passed, key=lambda report: seconds_of(report.time) or 0.0)
         lines.append(_row("", f"{folded(report.node for report in passed)}: ok{_ago(oldest.time, now, 'oldest ')}"))
-    lines += [_row("", f"{report.node}{_ago(report.time, now)}: {_failure(report)}") for report in failing[:MAX_NODES]]
-    return lines + ([_row("", f"and {len(failing) - MAX_NODES} more")] if failing[MAX_NODES:] else [])
+    failing = [f"{report.node}{_ago(report.time, now)}: {_failure(report)}" for report in reports if _failure(report)]
+    return lines + [_row("", text) for text in at_most(MAX_NODES, failing)]
 
 
 def _failure(report: NodeReport) -> str:

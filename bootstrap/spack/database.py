@@ -19,6 +19,7 @@ from typing import Any
 
 from ..core import decode
 from ..core.errors import SpackError, StateError
+from ..core.text import at_most
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, read_json, remove_tree
 from ..host.inventory import Difference, differences
@@ -178,7 +179,7 @@ def recover(spack: Spack, roots: Container[str]) -> None:
         warn(f"{problem}: {restore(store)}")
     unfinished, agrees = look(store)
     if unfinished:
-        names = ", ".join(path.name for path in unfinished[:SHOWN]) + (" and more" if unfinished[SHOWN:] else "")
+        names = ", ".join(at_most(SHOWN, [path.name for path in unfinished]))
         warn(f"removing prefixes that an earlier install did not finish: {names}")
     for path in unfinished:
         remove_tree(path)

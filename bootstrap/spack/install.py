@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import SpackError
+from ..core.text import at_most
 from ..host.files import make_dir, remove_tree, size_of
 from ..host.log import LOG
 from ..host.system import Completed
@@ -213,9 +214,7 @@ def explain(failures: Sequence[Failure], waiting: Iterable[Locked], not_begun: I
     def names(specs: Iterable[Locked]) -> str:
         return ", ".join(sorted(spec.name for spec in specs))
 
-    parts = [str(failed) for failed in failures[:NAMED]]
-    if failures[NAMED:]:
-        parts.append(f"and {len(failures) - NAMED} more failed: {names(each.spec for each in failures[NAMED:])}")
+    parts = at_most(NAMED, failures, f" failed: {names(each.spec for each in failures[NAMED:])}")
     if text := names(waiting):
         parts.append(f"not tried, because they need a package that failed: {text}")
     if text := names(not_begun):

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..core.deadlines import HEARTBEAT, REFRESH
+from ..core.text import at_most
 from ..host.log import LOG
 from .lockfile import Locked
 
@@ -76,11 +77,10 @@ class InstallProgress:
         """``installing 7 of 20: hdf5 (build), openmpi (configure); 6 min elapsed``; 7 are installed."""
         cached = len(self._cached & self._done)
         names = [f"{self._specs[digest].name} ({self._phases[digest]})" for digest in self._running]
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         parts = [
             f"installing {len(self._done)} of {len(self._specs)}",
             f" ({cached} from a build cache)" if cached else "",
-            f": {', '.join(names[:SHOWN])}{more}" if names else "",
+            f": {', '.join(at_most(SHOWN, names))}" if names else "",
             f"; failed: {', '.join(self._specs[digest].name for digest in self._errors)}" if self._errors else "",
             f"; {elapsed(now - self._started)} elapsed",
         ]

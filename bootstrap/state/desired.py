@@ -10,6 +10,9 @@ from ..core import decode
 from ..core.decode import NAME, Name, Sha256
 from ..core.facts import Cluster
 from ..core.model import Finding, NodeReport, Severity
+from ..core.text import at_most
+
+SHOWN = 8  # nodes
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Proof:
 
     @property
     def is_whole(self) -> bool:
-        """True if at least one node was tested, all tested nodes passed, and so did all pairs."""
+        """True if at least one node was checked, all checked nodes passed, and so did all pairs."""
         return 0 < self.checked == self.proved and not self.failed_between
 
     @property
@@ -118,13 +121,11 @@ class Proof:
 
     @property
     def checked(self) -> int:
-        """The number of nodes that were tested."""
+        """The number of nodes that were checked."""
         return sum(node.was_checked for node in self.nodes)
 
     def __str__(self) -> str:
         unchecked = [node.node for node in self.nodes if not node.was_checked]
-        more = (
-            f", not tested: {', '.join(unchecked[:8])}{' and more' if len(unchecked) > 8 else ''}" if unchecked else ""
-        )
+        more = f", not checked: {', '.join(at_most(SHOWN, unchecked))}" if unchecked else ""
         apart = "".join(f"; {finding.check}: {finding.message}" for finding in self.failed_between[:1])
         return f"proved on {self.proved} of {self.checked} nodes at {self.time}{more}{apart}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..config.model import Mirror
 from ..core import decode
 from ..core.errors import PetalError, StateError
-from ..core.model import Finding, accepted, at_most, change, elsewhere, satisfied
+from ..core.model import Finding, accepted, change, elsewhere, satisfied
+from ..core.text import at_most
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.push import Push

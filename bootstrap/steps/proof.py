@@ -54,9 +54,9 @@ class Proof(Step):
         proof = desired.Proof(ctx.desired_release, timestamp(), reports, between)
         ClusterState(ctx.paths).save_proof(proof)
         if not proof.is_whole:
-            asked = [report for report in reports if report.was_checked]
-            problems = [f"{report.node}: {summary_of(report)}" for report in asked if not report.passed]
-            others = [report for report in asked if report.passed and report.release != proof.release]
+            checked = [report for report in reports if report.was_checked]
+            problems = [f"{report.node}: {summary_of(report)}" for report in checked if not report.passed]
+            others = [report for report in checked if report.passed and report.release != proof.release]
             problems += [f"{report.node}: has release {report.release}" for report in others]
             problems += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]
             raise ProofError(f"only {proof}", why="; ".join(problems), remedy="petal-node check --nodes all")

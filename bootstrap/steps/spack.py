@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..cluster.targets import cpus_of, runs
 from ..core.errors import SpackError
-from ..core.model import Finding, accepted, at_most, change, elsewhere, satisfied
+from ..core.model import Finding, accepted, change, elsewhere, satisfied
+from ..core.text import at_most
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
 from ..spack import database

@@ -73,7 +73,7 @@ def test_the_proof_starts_a_node_in_a_queue_without_running_nodes(cluster: Lab) 
         for found in node["findings"]
         if found["severity"] != "ok"
     ]
-    assert (data["proved"], data["asked"]) == (2, 2), (bad, [(node["node"], node["release"]) for node in nodes])
+    assert (data["proved"], data["checked"]) == (2, 2), (bad, [(node["node"], node["release"]) for node in nodes])
     assert {node["node"] for node in data["proof"]["nodes"]} == {"queue1-st-c5-1", NAME}
     assert cluster.exec("head", ("test", "-e", "/lab/shared/resume")).ok
     assert cluster.exec("head", ("/opt/slurm/bin/squeue", "--noheader")).stdout == ""

@@ -113,8 +113,8 @@ class TestCluster:
         ).check()
         until("the job runs", lambda: "R" in lab.exec("head", (f"{slurm}/squeue", "-h", "-o", "%t")).stdout, 30)
         busy = petal(lab, "head", "check", "--nodes", "all")
-        assert (busy.returncode, f"{name}: not asked: busy (allocated)" in busy.stdout) == (0, True), busy
-        assert busy.stdout.splitlines()[-1] == "proved on 1 of 1 nodes, 1 not asked"
+        assert (busy.returncode, f"{name}: not checked: busy (allocated)" in busy.stdout) == (0, True), busy
+        assert busy.stdout.splitlines()[-1] == "proved on 1 of 1 nodes, 1 not checked"
         findings = answer(petal(lab, "head", "check", "--nodes", "all", "--json"))["data"]["nodes"][0]["findings"]
         assert "its own report of" in findings[0]["why"]
         idle = petal(lab, "head", "check", "--nodes", "idle").check()
@@ -125,7 +125,7 @@ class TestCluster:
         drained = petal(lab, "head", "check", "--nodes", "all")
         lab.exec("head", (f"{slurm}/scontrol", "update", f"nodename={name}", "state=resume")).check()
         assert drained.returncode == 3
-        assert "not asked: drain" in drained.stdout
+        assert "not checked: drain" in drained.stdout
         assert "disk swap at 5" in drained.stdout
         until("the node is free", lambda: petal(lab, "head", "check", "--nodes", "all", "-q").returncode == 0, 30)
 

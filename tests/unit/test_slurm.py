@@ -137,7 +137,7 @@ def test_a_refused_group_is_tried_again_without_allocated_nodes(tmp_path: Path) 
     slurm = Controller(world, busy=("q1-3", "q1-4"))
     reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
     assert [name for name, report in reports.items() if not report.was_checked] == ["q1-3", "q1-4"]
-    assert reports["q1-3"].findings[0].message == "not asked: busy (allocated)"
+    assert reports["q1-3"].findings[0].message == "not checked: busy (allocated)"
     assert [len(names) for names in slurm.asked if names[0].startswith("q1")] == [8, 6]
 
 
@@ -168,7 +168,7 @@ def test_a_mixed_node_without_free_resources_is_busy(tmp_path: Path) -> None:
 
     world.system.answers["srun"] = refuse
     (report,) = fleet.prove(world.context, parse_sinfo("q1-1|mixed|q1|none"))
-    assert (report.findings[0].severity, report.findings[0].message) == (Severity.SKIP, "not asked: busy (mixed)")
+    assert (report.findings[0].severity, report.findings[0].message) == (Severity.SKIP, "not checked: busy (mixed)")
 
 
 def test_a_started_step_without_output_is_not_repeated(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_busy_node_is_shown_with_its_last_report_and_its_age(tmp_path: Path) -
     write_document(context.paths.state / "nodes" / "q1-1.json", plain(own))
     (report,) = fleet.prove(context, parse_sinfo("q1-1|allocated|q1|none"))
     (finding,) = report.findings
-    assert (finding.severity, finding.message) == (Severity.SKIP, "not asked: busy (allocated)")
+    assert (finding.severity, finding.message) == (Severity.SKIP, "not checked: busy (allocated)")
     assert "(12 min old): load:gcc: ended with 1" in finding.why
 
 

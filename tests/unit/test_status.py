@@ -49,7 +49,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[Status, NodeStatus])
         asked_for.append(len(asked_for))
         return Result("status", state, found)
 
-    monkeypatch.setattr(verb, "look", say)
+    monkeypatch.setattr(verb, "read_status", say)
     monkeypatch.setattr(verb, "POLL", 0.0)
     return asked_for
 

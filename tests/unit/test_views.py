@@ -88,10 +88,10 @@ NODES = tuple(
 LEFT = tuple(
     NodeReport(f"queue1-dy-c5-{number}", "compute", "2026-11-24T08:20:00Z", None, (finding,))
     for number, finding in enumerate((
-        Finding("slurm", Severity.SKIP, "not asked: powered off (idle~)"),
-        Finding("slurm", Severity.SKIP, "not asked: powered off (idle~)"),
+        Finding("slurm", Severity.SKIP, "not checked: powered off (idle~)"),
+        Finding("slurm", Severity.SKIP, "not checked: powered off (idle~)"),
         Finding(
-            "slurm", Severity.WARN, "not asked: down (down)", "Not responding", ("scontrol show node queue1-dy-c5-3",)
+            "slurm", Severity.WARN, "not checked: down (down)", "Not responding", ("scontrol show node queue1-dy-c5-3",)
         ),
     ), start=1)
 )  # fmt: skip
@@ -122,7 +122,7 @@ UNKNOWN = NodeStatus("n", None, NOW, "0.1.0", None, (), FACTS)
 FULL = NodeStatus(
     "ip-10-0-0-10", Role.HEAD, NOW, "0.2.0", DesiredState("0.1.0", None, CONFIG, {}, "aaaabbbbcccc"), (RUN,), FACTS,
     current="3f9c1a2b4d5e", install=RUN, holder=HOLDER, proof=Proof("3f9c1a2b4d5e", "2026-11-24T08:20:00Z", NODES),
-    proved=2, asked=3, reports=NODES,
+    proved=2, checked=3, reports=NODES,
 )  # fmt: skip
 EXTERNALS = (External("slurm", "slurm@24.05.7", "/opt/slurm", Path("/opt/slurm")),)
 RELEASES = ReleaseList("/opt/petal", "3f9c1a2b4d5e", "aaaabbbbcccc", (
@@ -219,9 +219,9 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
     assert parser.open == []
     assert not parser.seen & {"script", "link", "img", "i", "x"}
     assert "http" not in text
-    assert "<h1>proved on 2 of 5 nodes, 3 not asked</h1>" in text
+    assert "<h1>proved on 2 of 5 nodes, 3 not checked</h1>" in text
     assert text.count("<b>q-[1-2]</b>: run:&lt;script&gt;alert(1)&lt;/script&gt;: ended with 1 &amp; &lt;b&gt;") == 1
-    assert "<td>queue1-dy-c5-3</td><td>not asked: down (down)</td><td>Not responding</td>" in text
+    assert "<td>queue1-dy-c5-3</td><td>not checked: down (down)</td><td>Not responding</td>" in text
 
 
 class Tags(HTMLParser):

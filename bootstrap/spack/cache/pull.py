@@ -18,6 +18,7 @@ from pathlib import Path
 from ...config.model import Mirror
 from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError, PetalError
+from ...core.text import at_most
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
@@ -194,8 +195,7 @@ class _Pull:
         if code in OF_THE_MIRROR:
             return self._unusable(error)
         specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
-        more = f" and {len(specs) - NAMED} more" if len(specs) > NAMED else ""
-        names = f"{', '.join(specs[:NAMED])}{more}"
+        names = ", ".join(at_most(NAMED, specs))
         if code == "cache-unverified":
             remedy = (
                 f"list the public key of who pushed it under spack.mirrors.{self.name}.keys",
