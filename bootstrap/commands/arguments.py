@@ -11,13 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 from ..core import decode
 from ..core.errors import did_you_mean
 from ..core.model import Role
-from ..core.options import BOOT, Options
+from ..core.options import BOOT, IMAGES, LOG_LEVELS, Options
 
 T = TypeVar("T")
 
 EVENTS = ("start", "configured", "updated")
-LAYOUTS = ("hybrid", "ami")  # those that need a machine image
-LOG_LEVELS = ("debug", "info", "warning", "error")
 SHORT_LOCK_WAIT = 60.0  # seconds; bootstrap waits longer for another installer
 DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
 EXIT_CODES = """\
@@ -80,7 +78,7 @@ POSITIVE = _type(_positive_number, "a positive number")
 RELEASE = _type(decode.name, "a release id: petal-node releases lists them")
 SHA256 = _type(lambda text: decode.sha256(text.lower()), "a SHA-256")
 RUN_ID = _value("the id of the run", "ID", type=_type(decode.name, "the id of a run"), required=True)
-LOCK_WAIT = _seconds(SHORT_LOCK_WAIT, "how long to wait for an installer")
+LOCK_WAIT_OPTION = _seconds(SHORT_LOCK_WAIT, "how long to wait for an installer")
 COMMON = {
     "--config": _value("petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)", "URI", type=_uri),
     "--config-sha256": _value("refuse --config if its SHA-256 differs", "HEX", type=SHA256),
@@ -132,7 +130,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "accept a changed shared file system, or one last used by a deleted cluster "
             "(run on the head node; applies to all nodes)"
         ),
-        "--layout": _value("make this machine an image for the nodes of a cluster with this layout", choices=LAYOUTS),
+        "--layout": _value("make this machine an image for the nodes of a cluster with this layout", choices=IMAGES),
     },
     "plan": {"--exit-code": _flag("exit 3 if there is something to change")},
     "status": {
@@ -149,7 +147,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "--dry-run": _flag("show what would be repaired; exit 3 if there is anything"),
         "--yes": _flag("also apply destructive repairs"),
         "--deep": _flag("compare every byte of the packages, not only changed files"),
-        "--lock-wait": LOCK_WAIT,
+        "--lock-wait": LOCK_WAIT_OPTION,
     },
     "releases": {"--no-sizes": _flag("do not measure the sizes, which reads every package")},
     "rollback": {
@@ -160,12 +158,12 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             default=None,
             type=RELEASE,
         ),
-        "--lock-wait": LOCK_WAIT,
+        "--lock-wait": LOCK_WAIT_OPTION,
     },
     "gc": {
         "--keep": _value(f"how many of the newest releases to keep (default: {Options.keep})", "N", type=POSITIVE),
         "--yes": _flag("remove them"),
-        "--lock-wait": LOCK_WAIT,
+        "--lock-wait": LOCK_WAIT_OPTION,
     },
     "lockfile": {
         "--output": _value(

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.model import plain
+from ..core.options import IMAGES
 
 # The supported versions, each with its family. spack/families.py contains the differences between families.
 SPACK_VERSIONS = {"0.23.0": "0.23", "1.1.1": "1.1"}
 FAMILIES_WITH_RECIPES = frozenset({"0.23"})
-# What backs /opt/petal. Those of IMAGES need a machine image that was built with ``bootstrap --layout``.
-IMAGES = ("hybrid", "ami")
-LAYOUTS = ("shared", *IMAGES)
+LAYOUTS = ("shared", *IMAGES)  # what backs /opt/petal
 # Spack's package of Lmod, and the spec that is added to the stack if the nodes have none.
 LMOD, LMOD_SPEC = "lmod", "lmod@8.5:"
 BOOTSTRAP = "bootstrap"  # the value of spack.clingo that lets Spack fetch clingo

@@ -9,6 +9,8 @@ from .model import Role
 from .paths import Paths
 
 BOOT = "boot"  # the event of a run after a boot
+IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)

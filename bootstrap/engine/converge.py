@@ -100,7 +100,7 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
 
 
 def _planned(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:
-    return _report(step, _not_applicable(step, ctx, done) or step.look(ctx))
+    return _report(step, _not_applicable(step, ctx, done) or step.probe_or_error(ctx))
 
 
 def _run_step(
@@ -127,13 +127,13 @@ def _run_step(
 
 
 def _probe_apply_probe(step: Step, ctx: Context, listen: Listener, locks: RunLocks | None) -> StepReport:
-    finding = step.look(ctx)
+    finding = step.probe_or_error(ctx)
     if not finding.pending:
         return _report(step, finding)
     if locks is None:
         return _apply(step, ctx, finding, listen)
     with locks.hold(_report(step, finding), step.scope, claims_storage=step.claims_storage) as inside:
-        finding = step.look(inside)
+        finding = step.probe_or_error(inside)
         return _apply(step, inside, finding, listen) if finding.pending else _report(step, finding)
 
 

@@ -1,6 +1,6 @@
-"""Every check and step of petal-node, in one order: causes before effects. All else is a filter of it.
+"""Every check and step of petal-node, in one order: causes before effects.
 
-Its attribute ``runs`` has the verbs and image builds that it is a part of.
+Other lists are selected from it by the attribute ``part_of`` of each check.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..repair.records import Records
 from ..repair.store import ChangedFiles, MissingFiles, PartialInstalls
 from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
-from ..steps.base import Check, Step
+from ..steps.base import Check, Run, Step
 from ..steps.boot_service import BootService
 from ..steps.build_cache import BuildCache
 from ..steps.desired_state import RecordDesiredState
@@ -75,13 +75,13 @@ ALL: tuple[Check, ...] = (
 ON_CLUSTER_LOCK = (end_abandoned_jobs,)
 
 
-def _steps_of(run: str) -> tuple[Step, ...]:
-    return tuple(check for check in ALL if isinstance(check, Step) and run in check.runs)
+def _steps_of(run: Run) -> tuple[Step, ...]:
+    return tuple(check for check in ALL if isinstance(check, Step) and run in check.part_of)
 
 
-STEPS = _steps_of("bootstrap")
-REPAIRS = _steps_of("repair")
-CHECKS = tuple(check for check in ALL if "check" in check.runs)
+STEPS = _steps_of(Run.BOOTSTRAP)
+REPAIRS = _steps_of(Run.REPAIR)
+CHECKS = tuple(check for check in ALL if Run.CHECK in check.part_of)
 # Needs neither shared storage nor a configuration, so a node without both is still installed and tries again.
 LOCAL = tuple(step for step in STEPS if step.local)
 # What a node does before it can read the desired state from shared storage.
@@ -91,7 +91,7 @@ BEFORE_DESIRED = tuple(step for step in STEPS if step.local or isinstance(step, 
 def steps_for(ctx: Context) -> tuple[Step, ...]:
     """The steps that this run applies to this machine."""
     if ctx.mode is Mode.IMAGE:
-        return _steps_of(ctx.config.layout)
+        return _steps_of(Run(ctx.config.layout))
     return REPAIRS if ctx.options.command == "repair" else STEPS
 
 

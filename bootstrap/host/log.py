@@ -19,11 +19,12 @@ from pathlib import Path
 from ..core import decode
 from ..core.deadlines import RECENT
 from ..core.errors import redacted
+from ..core.options import LOG_LEVELS
 from .times import timestamp
 
 MOST = 10 << 20
 KEEP_LOGS = 20
-LEVELS = ("debug", "info", "warning", "error", "critical")
+LEVELS = (*LOG_LEVELS, "critical")
 
 LOG = logging.getLogger("petal")
 LOG.addHandler(logging.NullHandler())  # nothing goes to stderr before the log is open

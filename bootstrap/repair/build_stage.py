@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.model import Finding, Severity, change, elsewhere, satisfied
 from ..host.files import remove_tree, size_of
 from ..state.context import Context
-from ..steps.base import Step
+from ..steps.base import Run, Step
 
 WORTH_BYTES = 64 << 20
 
@@ -18,7 +18,7 @@ class BuildStage(Step):
 
     name = "build-stage"
     local = True
-    runs = frozenset({"repair", "check"})
+    part_of = frozenset({Run.REPAIR, Run.CHECK})
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:

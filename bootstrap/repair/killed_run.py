@@ -11,7 +11,7 @@ from ..host.log import LOG
 from ..host.times import timestamp
 from ..state.context import Context
 from ..state.store import KEEP_RUNS, ClusterState, Runs, is_dead, mark_if_killed
-from ..steps.base import Step
+from ..steps.base import Run, Step
 
 
 class KilledRun(Step):
@@ -19,7 +19,7 @@ class KilledRun(Step):
 
     name = "killed-run"
     local = True
-    runs = frozenset({"repair", "check"})
+    part_of = frozenset({Run.REPAIR, Run.CHECK})
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:

@@ -21,7 +21,7 @@ from ..host.files import walk
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.store import ClusterState, KnownStorage
-from ..steps.base import HEAD, Step
+from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
 
 SHOWN = 3
@@ -57,7 +57,7 @@ class StorageScan(Step):
 
     roles = HEAD
     needs: ClassVar[tuple[type[Step], ...]] = (HiddenMounts, MountStorage)
-    runs = frozenset({"repair", "check"})
+    part_of = frozenset({Run.REPAIR, Run.CHECK})
     after = (HiddenMounts, MountStorage)
     seconds = 120
 

@@ -14,7 +14,7 @@ from ..state.context import Context
 from ..state.desired import Owner, Token
 from ..state.release import read_index, read_manifest
 from ..state.store import ClusterState, KnownStorage
-from ..steps.base import HEAD, Step
+from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
 from .permissions import Ownership, Permissions, is_own_storage
 
@@ -27,7 +27,7 @@ class Records(Step):
     name = "records"
     roles = HEAD
     needs = (HiddenMounts, MountStorage, Permissions, Ownership)
-    runs = frozenset({"repair", "check"})
+    part_of = frozenset({Run.REPAIR, Run.CHECK})
     after = (HiddenMounts, MountStorage, Permissions, Ownership)
 
     def probe(self, ctx: Context) -> Finding:

@@ -20,7 +20,7 @@ from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
 from ..state.store import ClusterState
-from ..steps.base import ClusterStep
+from ..steps.base import ClusterStep, Run
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
 from ..steps.storage import StorageOwner
@@ -52,7 +52,7 @@ class StoreRepair(ClusterStep):
     """A step that compares the whole store with its inventories."""
 
     needs = (Root, StorageOwner)
-    runs = frozenset({"repair", "check"})
+    part_of = frozenset({Run.REPAIR, Run.CHECK})
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 300

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config.model import LMOD, LMOD_SPEC
+from ..core.deadlines import SOLVE
 from ..core.errors import ConfigError, SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, remove_tree
@@ -22,7 +23,6 @@ from .lockfile import Lockfile, Record, joined
 from .program import ensure, is_ready, locate
 from .workspace import adds_lmod, lockfile_of, open_spack, specs_of
 
-LOCK_WAIT = 600.0
 # clingo takes 1.0 GB with warm caches and 1.6 GB with cold ones for a single package and all 8,600 recipes of
 # spack-packages 2025.11.0, and 60 MB with a dozen recipes (measured with 0.23.0 and 1.1.1): it grows with the recipes.
 MEMORY = 2 << 30
@@ -223,7 +223,7 @@ def make_lockfile(ctx: Context) -> bytes:
         ctx.note(f"waiting for another `petal-node lockfile` on {who}")
 
     holder = own_holder(host.name, host.boot_id, ctx.run_id)
-    with Lock(ctx.paths.var / "lockfile.lock", holder, timeout=LOCK_WAIT, waiting=waiting):
+    with Lock(ctx.paths.var / "lockfile.lock", holder, timeout=SOLVE, waiting=waiting):
         remove_tree(directory)
         for target in ctx.targets:
             spack = _ready_spack(ctx, target, apart=directory)

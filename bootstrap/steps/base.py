@@ -1,20 +1,34 @@
-"""The base classes of checks and steps: data about where each belongs, and the functions that look and change."""
+"""The base classes of checks and steps: data about where each belongs, and the functions that probe and change."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
+from enum import Enum
 from typing import ClassVar
 
 from ..core.deadlines import PROBE
 from ..core.errors import DeadlineExceeded, PetalError, from_error
 from ..core.model import Finding, Outcome, Role, Scope, Severity, StepReport, refused
+from ..core.options import IMAGES
 from ..state.context import Context
+
+
+class Run(Enum):
+    """What a check or step can be a part of: a verb on a node, or the build of an image for a layout."""
+
+    BOOTSTRAP = "bootstrap"
+    REPAIR = "repair"
+    CHECK = "check"
+    HYBRID_IMAGE = "hybrid"
+    AMI_IMAGE = "ami"
+
 
 EVERYWHERE = frozenset(Role)
 HEAD = frozenset({Role.HEAD})
-ON_NODES = frozenset({"bootstrap", "repair", "check"})
+ON_NODES = frozenset({Run.BOOTSTRAP, Run.REPAIR, Run.CHECK})
+IMAGE_BUILDS = frozenset(Run(layout) for layout in IMAGES)
 
 
 class Check(ABC):
@@ -23,16 +37,16 @@ class Check(ABC):
     Attributes:
         name: the name of its findings, or their beginning (``load`` for ``load:gcc``).
         roles: the nodes that it applies to.
-        runs: the verbs that it is a part of, and the layouts whose image build it is a part of.
+        part_of: the runs that do it.
         after: if one of these failed, this check is left out, because it would fail for the same cause.
-        seconds: the deadline of the whole check; None if all its looks at storage have deadlines, and it answers also
-            if one of them did not end in time. An inner deadline would end the child of an outer one.
+        seconds: the deadline of the whole check; None if all its accesses to storage have deadlines, and it has a
+            result even if one of them times out. An inner deadline would end the child of an outer one.
         more_names: names of further findings of the same check.
     """
 
     name: ClassVar[str]
     roles: ClassVar[frozenset[Role]] = EVERYWHERE
-    runs: ClassVar[frozenset[str]] = frozenset({"check"})
+    part_of: ClassVar[frozenset[Run]] = frozenset({Run.CHECK})
     after: ClassVar[tuple[type[Check], ...]] = ()
     seconds: ClassVar[float | None] = 3 * PROBE
     more_names: ClassVar[tuple[str, ...]] = ()
@@ -73,7 +87,7 @@ class Step(Check):
 
     scope: ClassVar[Scope] = Scope.NODE
     needs: ClassVar[tuple[type[Step], ...]] = ()
-    runs: ClassVar[frozenset[str]] = ON_NODES
+    part_of: ClassVar[frozenset[Run]] = ON_NODES
     in_image: ClassVar[bool] = False
     local: ClassVar[bool] = False
     background: ClassVar[bool] = False
@@ -88,7 +102,7 @@ class Step(Check):
             PetalError, OSError: it does not hold, or that cannot be found out now: the step is blocked.
         """
 
-    def look(self, ctx: Context) -> Finding:
+    def probe_or_error(self, ctx: Context) -> Finding:
         """Its probe; an error of the probe is a finding too."""
         try:
             return self.probe(ctx)
@@ -119,9 +133,9 @@ class Step(Check):
         if self.in_image and not ctx.config.root_is_shared:
             return ()
         if self.seconds is None:
-            return self._as_check(self.look(ctx), ctx)
+            return self._as_check(self.probe_or_error(ctx), ctx)
         late = DeadlineExceeded(f"the check {self.name} did not finish within {self.seconds:.0f} s")
-        return self._as_check(ctx.system.with_deadline(lambda: self.look(ctx), self.seconds, late), ctx)
+        return self._as_check(ctx.system.with_deadline(lambda: self.probe_or_error(ctx), self.seconds, late), ctx)
 
     def findings_of(self, report: StepReport, ctx: Context) -> Iterable[Finding]:
         """The findings of a probe that this run has made already."""

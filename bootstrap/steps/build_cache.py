@@ -15,7 +15,7 @@ from ..spack.solve import with_lockfile
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
 from ..state.store import failure_of, read_document, save_failure, shaped, write_document
-from .base import ClusterStep
+from .base import ClusterStep, Run
 from .publish import Publish
 
 SHOWN = 8
@@ -28,7 +28,7 @@ class BuildCache(ClusterStep):
 
     name = "build-cache"
     needs = (Publish,)
-    runs = frozenset({"bootstrap", "ami"})  # a build cache is not part of a node, so a repair leaves it alone
+    part_of = frozenset({Run.BOOTSTRAP, Run.AMI_IMAGE})  # a node has no build cache, so a repair leaves it alone
     in_image = True
 
     def probe(self, ctx: Context) -> Finding:

@@ -18,7 +18,7 @@ from ..spack.lockfile import Locked
 from ..spack.workspace import specs_of, store_of
 from ..state.context import Context
 from ..state.release import current_release, tree_name
-from .base import ON_NODES, ClusterStep, Step
+from .base import IMAGE_BUILDS, ON_NODES, ClusterStep, Run, Step
 from .root import Root
 from .spack import SpackStack
 
@@ -37,7 +37,7 @@ class NodeLmod(Step):
 
     name = CHECK_NAME
     needs = (Root,)
-    runs = ON_NODES | {"hybrid", "ami"}
+    part_of = ON_NODES | IMAGE_BUILDS
     seconds = None
 
     def severity_on(self, ctx: Context) -> Severity:
@@ -106,7 +106,7 @@ class LmodPack(ClusterStep):
 
     name = "lmod-pack"
     needs = (SpackStack,)
-    runs = frozenset({"bootstrap", "repair", "ami"})
+    part_of = frozenset({Run.BOOTSTRAP, Run.REPAIR, Run.AMI_IMAGE})
     in_image = True
 
     def probe(self, ctx: Context) -> Finding:

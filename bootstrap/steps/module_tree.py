@@ -14,7 +14,7 @@ from ..modules.tree import missing_of_users, unlisted, write_tree
 from ..spack.workspace import missing_packages, module_tree
 from ..state.context import Context
 from ..state.release import ModuleFile, ModuleIndex, Tree, current_release, read_index, read_manifest, write_index
-from .base import ClusterStep
+from .base import ClusterStep, Run
 from .packages import Packages
 from .spack import SpackStack
 
@@ -24,7 +24,7 @@ class ModuleTree(ClusterStep):
 
     name = "module-tree"
     needs = (Packages, SpackStack)
-    runs = frozenset({"bootstrap", "repair", "ami"})
+    part_of = frozenset({Run.BOOTSTRAP, Run.REPAIR, Run.AMI_IMAGE})
     in_image = True
 
     def probe(self, ctx: Context) -> Finding:

@@ -19,7 +19,7 @@ from ..host import systemd
 from ..host.files import fstab_has, make_dir
 from ..state.context import Context
 from ..state.store import ClusterState
-from .base import Step
+from .base import Run, Step
 from .self_install import SelfInstall
 
 OTHER_SECONDS = 6.0  # with TOUCH_SECONDS it fits into the 9 s of a login or compute hook (cluster/limits.py)
@@ -61,7 +61,7 @@ class HiddenMounts(Step):
     """
 
     name = "hidden-mounts"
-    runs = frozenset({"repair", "check"})
+    part_of = frozenset({Run.REPAIR, Run.CHECK})
     seconds = None
 
     def probe(self, ctx: Context) -> Finding:

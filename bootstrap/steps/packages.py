@@ -15,7 +15,7 @@ from ..remote.fetch import Source, download
 from ..remote.tarball import unpack
 from ..state.context import Context
 from ..state.release import RECEIPT, package_prefix
-from .base import ON_NODES, ClusterStep
+from .base import ON_NODES, ClusterStep, Run
 from .root import WAY_TO_STORAGE, Root
 
 FILES = ".petal/files.json"
@@ -26,7 +26,7 @@ class Packages(ClusterStep):
 
     name = "packages"
     needs = (Root,)
-    runs = ON_NODES | {"ami"}
+    part_of = ON_NODES | {Run.AMI_IMAGE}
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 30

@@ -11,7 +11,7 @@ from ..prove.mpi_proof import between_nodes
 from ..state import desired
 from ..state.context import Context
 from ..state.store import ClusterState
-from .base import HEAD, Step
+from .base import HEAD, Run, Step
 from .publish import Publish
 from .root import Root
 
@@ -23,7 +23,7 @@ class Proof(Step):
     roles = HEAD
     needs = (Root, Publish)
     background = True
-    runs = frozenset({"bootstrap"})  # a job that proves repairs nothing
+    part_of = frozenset({Run.BOOTSTRAP})  # a job that proves repairs nothing
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.paths.live:

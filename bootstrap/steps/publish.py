@@ -9,7 +9,7 @@ from ..spack.workspace import missing_packages, specs_of
 from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
 from ..state.store import save_desired_state_of
-from .base import ClusterStep
+from .base import ClusterStep, Run
 from .module_tree import ModuleTree
 from .packages import Packages
 from .spack import SpackStack
@@ -20,7 +20,7 @@ class Publish(ClusterStep):
 
     name = "publish"
     needs = (Packages, SpackStack, ModuleTree)
-    runs = frozenset({"bootstrap", "repair", "ami"})
+    part_of = frozenset({Run.BOOTSTRAP, Run.REPAIR, Run.AMI_IMAGE})
     in_image = True
 
     def probe(self, ctx: Context) -> Finding:

@@ -17,7 +17,7 @@ from ..host.atomic import replace_link
 from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
-from .base import ON_NODES, Step
+from .base import ON_NODES, Run, Step
 from .mount import HiddenMounts, MountStorage
 from .seed_from_image import SeedFromImage, is_image
 from .storage import Storage, StorageOwner
@@ -58,7 +58,7 @@ class Root(Step):
     name = "root"
     needs = (Storage, StorageOwner, SeedFromImage)
     after = (HiddenMounts, MountStorage, Storage)
-    runs = ON_NODES | {"ami"}
+    part_of = ON_NODES | {Run.AMI_IMAGE}
 
     def probe(self, ctx: Context) -> Finding:
         root = ctx.paths.root

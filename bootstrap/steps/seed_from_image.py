@@ -12,7 +12,7 @@ from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.atomic import staged_dir, write_atomic
 from ..host.files import real_path_problem
 from ..state.context import Context
-from .base import ClusterStep
+from .base import ClusterStep, Run
 from .storage import StorageOwner
 
 STORES = "store*"  # each family of Spack has its own
@@ -27,7 +27,7 @@ class SeedFromImage(ClusterStep):
 
     name = "seed-from-image"
     needs = (StorageOwner,)
-    runs = frozenset({"bootstrap", "repair"})
+    part_of = frozenset({Run.BOOTSTRAP, Run.REPAIR})
 
     def probe(self, ctx: Context) -> Finding:
         shared = ctx.paths.shared_root

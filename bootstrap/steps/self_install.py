@@ -9,7 +9,7 @@ from ..core.paths import Paths
 from ..host.atomic import install_executable, replace_link
 from ..host.files import has_sha256, make_dir
 from ..state.context import Context
-from .base import ON_NODES, Step
+from .base import IMAGE_BUILDS, ON_NODES, Step
 
 INCOMING = "incoming"
 
@@ -36,7 +36,7 @@ class SelfInstall(Step):
 
     name = "self-install"
     local = True
-    runs = ON_NODES | {"hybrid", "ami"}
+    part_of = ON_NODES | IMAGE_BUILDS
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:

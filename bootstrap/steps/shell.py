@@ -16,7 +16,7 @@ from ..lmod.build import is_pending
 from ..lmod.find import Lmod, find_lmod, image_places, tcl_modulepath
 from ..modules import templates
 from ..state.context import Context
-from .base import ON_NODES, Step
+from .base import IMAGE_BUILDS, ON_NODES, Step
 from .lmod import NodeLmod
 from .root import Root
 
@@ -41,7 +41,7 @@ class Shell(Step):
 
     name = "shell"
     needs = (Root, NodeLmod)
-    runs = ON_NODES | {"hybrid", "ami"}
+    part_of = ON_NODES | IMAGE_BUILDS
 
     def probe(self, ctx: Context) -> Finding:
         lmod = find_lmod(ctx)

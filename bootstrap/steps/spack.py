@@ -21,7 +21,7 @@ from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_sp
 from ..state.context import Context
 from ..state.release import check_queue
 from ..state.store import failure_of, save_failure
-from .base import ON_NODES, ClusterStep
+from .base import ON_NODES, ClusterStep, Run
 from .root import WAY_TO_STORAGE, Root
 from .self_install import SelfInstall
 
@@ -33,7 +33,7 @@ class SpackStack(ClusterStep):
 
     name = "spack"
     needs = (Root,)
-    runs = ON_NODES | {"ami"}
+    part_of = ON_NODES | {Run.AMI_IMAGE}
     in_image = True
     after = WAY_TO_STORAGE
     seconds = 30
@@ -169,7 +169,7 @@ class SpackProgram(ClusterStep):
 
     name = "spack-program"
     needs = (SelfInstall,)
-    runs = frozenset({"hybrid"})
+    part_of = frozenset({Run.HYBRID_IMAGE})
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.uses_spack:

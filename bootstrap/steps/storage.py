@@ -18,7 +18,7 @@ from ..state.context import Context
 from ..state.desired import Owner, Token, is_foreign
 from ..state.release import current_in
 from ..state.store import ClusterState, KnownStorage
-from .base import ClusterStep, Step
+from .base import ClusterStep, Run, Step
 from .mount import HiddenMounts, MountStorage
 from .self_install import SelfInstall
 
@@ -245,7 +245,7 @@ class StorageOwner(ClusterStep):
     name = "storage-owner"
     needs = (Storage,)
     claims_storage = True
-    runs = frozenset({"bootstrap", "repair"})
+    part_of = frozenset({Run.BOOTSTRAP, Run.REPAIR})
 
     def probe(self, ctx: Context) -> Finding:
         own = Owner.of(ctx.facts.cluster)

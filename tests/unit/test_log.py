@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bootstrap.commands.arguments import LOG_LEVELS
 from bootstrap.commands.common import Services
 from bootstrap.commands.log import LogLines, log
 from bootstrap.core.deadlines import RECENT
@@ -21,7 +20,6 @@ from bootstrap.core.paths import Paths
 from bootstrap.host import log as module
 from bootstrap.host.log import (
     KEEP_LOGS,
-    LEVELS,
     LOG,
     Entry,
     close_log,
@@ -83,11 +81,6 @@ def test_foreign_lines_of_the_log_are_shown_unchanged(path: Path) -> None:
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     assert [entry.message for entry in entries(path)] == [*lines, "\ufffd\ufffd"]
     assert {entry.level for entry in entries(path)} == {"warning"}
-
-
-def test_the_levels_of_the_command_line_are_those_of_the_log() -> None:
-    """The command line has a separate list, because it imports nothing before it knows the verb."""
-    assert LEVELS[: len(LOG_LEVELS)] == LOG_LEVELS
 
 
 def test_spack_logs_of_old_runs_are_removed(tmp_path: Path) -> None:
