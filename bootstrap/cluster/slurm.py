@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..core.deadlines import COMMAND, POLL
 from ..core.errors import AllocationRefused, JobError, PetalError, ProcessFailed
@@ -115,15 +116,23 @@ def _rows(text: str, columns: int) -> Iterator[list[str]]:
             yield fields
 
 
-def partitions(system: System) -> dict[str, tuple[str, int | None]]:
-    """The state (up, down, drain, inact) of each queue and its time limit in minutes, None without one."""
+class Partition(NamedTuple):
+    """The state of a queue (up, down, drain, inact), and its time limit in minutes, None without one."""
+
+    state: str
+    minutes: int | None
+
+
+def partitions(system: System) -> dict[str, Partition]:
+    """The queues by name."""
     queues = {}
     shown = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND).stdout
     for name, state, limit in _rows(shown, 3):  # a queue has one line for each state of its nodes
         days, _, clock = limit.rpartition("-")  # [days-]hours:minutes:seconds, minutes:seconds or infinite
         numbers = [int(part) for part in clock.split(":") if part.isdigit()]
         hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
-        queues[name] = (state.lower(), (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None)
+        limit_minutes = (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None
+        queues[name] = Partition(state.lower(), limit_minutes)
     return queues
 
 

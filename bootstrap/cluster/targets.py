@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.errors import ConfigError, did_you_mean
 from ..core.facts import Queue
@@ -51,7 +51,7 @@ def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -
         ConfigError: ``target-mixed``: this head node cannot build for those targets.
     """
     families = {kind: family_of(kind) for queue in queues for kind in queue.instances}
-    cuda = tuple(sorted({family["cuda"] for family in families.values() if family and "cuda" in family}, key=int))
+    cuda = tuple(sorted({family.cuda for family in families.values() if family and family.cuda}, key=int))
     assumed = FALLBACKS.get(machine, machine)
     if asked:
         foreign = next((name for name in asked if machine_of(name) != machine), None)
@@ -63,7 +63,7 @@ def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -
                 code="target-mixed",
             )
         return BuildTargets(tuple(asked), cuda)
-    cpus = {kind: family["cpu"] if family else assumed for kind, family in families.items()}
+    cpus = {kind: family.cpu if family else assumed for kind, family in families.items()}
     wrong = [kind for kind, cpu in cpus.items() if machine_of(cpu) != machine]
     if wrong:
         raise ConfigError(
@@ -85,25 +85,34 @@ def build_targets(asked: Sequence[str], queues: Sequence[Queue], machine: str) -
     return BuildTargets((target,), cuda, tuple(notes))
 
 
-def family_of(instance_type: str) -> dict[str, str] | None:
-    """The family of an instance type such as ``c7i-flex.large``; None if the table lacks it.
+class InstanceFamily(NamedTuple):
+    """The processors of a family of instance types.
 
-    ``cpu`` is archspec's name, and of several the least capable one; with a GPU ``cuda`` is its compute capability
-    without the point (``90``); ``source`` quotes the processor's name on AWS's pages of instance types.
+    Args:
+        cpu: archspec's name, and of several the least capable one.
+        cuda: the compute capability of its GPU without the point (``90``), None without a GPU.
     """
+
+    cpu: str
+    cuda: str | None
+
+
+def family_of(instance_type: str) -> InstanceFamily | None:
+    """The family of an instance type such as ``c7i-flex.large``; None if the table lacks it."""
     return _families().get(instance_type.partition(".")[0])
 
 
 @functools.cache
-def _families() -> dict[str, dict[str, str]]:
+def _families() -> dict[str, InstanceFamily]:
+    """The table. Its ``source`` quotes the processor's name on AWS's pages of instance types."""
     rows = json.loads(Path(__file__).with_name("instances.json").read_text(encoding="utf-8"))
-    return {name: row for row in rows for name in row["families"].split()}
+    return {name: InstanceFamily(row["cpu"], row.get("cuda")) for row in rows for name in row["families"].split()}
 
 
 def cpus_of(queues: Sequence[Queue], name: str) -> tuple[str, ...]:
     """The CPUs of one queue, without those of instance types that the table lacks."""
     families = (family_of(kind) for queue in queues if queue.name == name for kind in queue.instances)
-    return tuple(dict.fromkeys(family["cpu"] for family in families if family))
+    return tuple(dict.fromkeys(family.cpu for family in families if family))
 
 
 def common(cpus: Collection[str], machine: str) -> str:

@@ -6,11 +6,10 @@ instead of on this machine. Installed files then contain paths below the prefix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 
-@dataclass
 class Paths:
     """The paths of one node.
 
@@ -19,41 +18,41 @@ class Paths:
         mount: the mount point of shared storage as the configuration names it, for example ``/shared``.
     """
 
-    prefix: Path
-    mount: str = "/shared"
+    def __init__(self, prefix: Path, mount: str = "/shared") -> None:
+        self.prefix: Final = prefix
+        self.mount: Final = mount
 
-    def __post_init__(self) -> None:
         # One path on every node and in every layout.
-        self.root = self.at("/opt/petal")
-        self.store = self.root / "store"
-        self.releases = self.root / "releases"
-        self.current = self.root / "current"
-        self.pins = self.root / "modulefiles"  # petal/<release>: a job that loads one stays on that release
+        self.root: Final = self.at("/opt/petal")
+        self.store: Final = self.root / "store"
+        self.releases: Final = self.root / "releases"
+        self.current: Final = self.root / "current"
+        self.pins: Final = self.root / "modulefiles"  # petal/<release>: a job that loads one stays on that release
 
         # Shared storage.
-        self.shared_mount = self.at(self.mount)
-        self.shared = self.shared_mount / "petal"
-        self.shared_root = self.shared / "root"
-        self.state = self.shared / "state"
-        self.archives = self.shared / "archive"
-        self.locks = self.shared / "lock"
-        self.cluster_lock = self.locks / "stack.lock"  # its holder may change files on shared storage
-        self.builds = self.shared / "build"  # for each run with a build job: what the worker and the job exchange
-        self.build_logs = self.shared / "build-logs"  # the logs of build jobs, by run
+        self.shared_mount: Final = self.at(self.mount)
+        self.shared: Final = self.shared_mount / "petal"
+        self.shared_root: Final = self.shared / "root"
+        self.state: Final = self.shared / "state"
+        self.archives: Final = self.shared / "archive"
+        self.locks: Final = self.shared / "lock"
+        self.cluster_lock: Final = self.locks / "stack.lock"  # its holder may change files on shared storage
+        self.builds: Final = self.shared / "build"  # the files that the worker and the build job of a run exchange
+        self.build_logs: Final = self.shared / "build-logs"  # the logs of build jobs, by run
 
         # This node.
-        self.home = self.at("/opt/petal-node")
-        self.init = self.home / "init"
-        self.lmods = self.home / "lmod"  # copies of the stack's own Lmod, for nodes whose image has none
-        self.lmod_in_use = self.lmods / "in-use"  # a link to the copy that new shells use
-        self.link = self.at("/usr/local/bin/petal-node")
-        self.var = self.at("/var/lib/petal-node")
-        self.runs = self.var / "runs"
-        self.seen_storage = self.var / "storage.json"
-        self.scratch = self.at("/var/cache/petal-node/scratch")  # local: downloads, Spack's stage and its caches
-        self.log = self.at("/var/log/petal-node.log")
-        self.logs = self.at("/var/log/petal-node")  # the output of Spack and of failed packages, by run
-        self.units = self.at("/etc/systemd/system")
+        self.home: Final = self.at("/opt/petal-node")
+        self.init: Final = self.home / "init"
+        self.lmods: Final = self.home / "lmod"  # copies of the stack's own Lmod, for nodes whose image has none
+        self.lmod_in_use: Final = self.lmods / "in-use"  # a link to the copy that new shells use
+        self.link: Final = self.at("/usr/local/bin/petal-node")
+        self.var: Final = self.at("/var/lib/petal-node")
+        self.runs: Final = self.var / "runs"
+        self.seen_storage: Final = self.var / "storage.json"
+        self.scratch: Final = self.at("/var/cache/petal-node/scratch")  # local: downloads, Spack's stage and its caches
+        self.log: Final = self.at("/var/log/petal-node.log")
+        self.logs: Final = self.at("/var/log/petal-node")  # the output of Spack and of failed packages, by run
+        self.units: Final = self.at("/etc/systemd/system")
 
     def at(self, path: str) -> Path:
         """An absolute path of the node, below the prefix."""

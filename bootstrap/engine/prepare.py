@@ -189,6 +189,6 @@ def _needs_lmod(ctx: Context) -> bool:
 def _release_has_lmod(ctx: Context) -> bool:
     if ctx.paths.live and ctx.facts.mount_of(ctx.paths.mount) is None:
         return False
-    look = partial(desired_state_on, ctx.paths, ctx.facts)
-    desired = ctx.system.try_storage(look, ctx.paths.shared_mount, PROBE)
+    read = partial(desired_state_on, ctx.paths, ctx.facts)
+    desired = ctx.system.try_storage(read, ctx.paths.shared_mount, PROBE)
     return desired is not None and LMOD_SPEC in desired.environment.get("specs", ())

@@ -7,7 +7,7 @@ own tools read: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_EC2_METADAT
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..core.errors import FetchError
@@ -36,20 +36,28 @@ def metadata(path: str) -> str | None:
     return answer.text if answer.status_code == 200 else None
 
 
-def credentials() -> tuple[str, str, str | None] | None:
-    """Key, secret and token from the environment, else of the instance's role; None: a request is not signed."""
+class Credentials(NamedTuple):
+    """An access key; ``token`` is None for a user's own."""
+
+    key: str
+    secret: str
+    token: str | None
+
+
+def credentials() -> Credentials | None:
+    """Those of the environment, else of the instance's role; None: a request is not signed."""
     import json
 
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     if key and secret:
-        return key, secret, os.environ.get("AWS_SESSION_TOKEN")
+        return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
     roles = metadata("meta-data/iam/security-credentials/")
     if not roles:
         return None
     text = metadata(f"meta-data/iam/security-credentials/{roles.split()[0]}")
     try:
         answer: dict[str, Any] = json.loads(text or "{}")
-        return answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"]
+        return Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -93,8 +101,6 @@ def s3_auth(region_name: str, sha256: str | None = None) -> Any:
         return None
     from requests_aws4auth import AWS4Auth
 
-    key, secret, token = found
-
     class Streamed(AWS4Auth):  # type: ignore[misc]
         """Signs the given checksum instead of the body; S3 compares the body with it."""
 
@@ -108,4 +114,4 @@ def s3_auth(region_name: str, sha256: str | None = None) -> Any:
             request.headers["x-amz-content-sha256"] = sha256
             return super().get_canonical_headers(request, include)
 
-    return (Streamed if sha256 else AWS4Auth)(key, secret, region_name, "s3", session_token=token)
+    return (Streamed if sha256 else AWS4Auth)(found.key, found.secret, region_name, "s3", session_token=found.token)

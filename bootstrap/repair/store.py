@@ -91,7 +91,7 @@ def _partial_installs(ctx: Context) -> list[Path]:
     running = ClusterState(ctx.paths).install()
     if running is not None and running.finished is None and running.run_id != ctx.run_id:
         return []
-    return database.look(store)[0]
+    return database.compare(store).unfinished
 
 
 class MissingFiles(StoreRepair):
@@ -135,7 +135,7 @@ class ChangedFiles(StoreRepair):
                 install(ctx, damaged.package)
                 continue
             prefix = damaged.prefix
-            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``database.look`` finds it after a kill
+            garbage = prefix.with_name(f".{prefix.name}.garbage")  # ``database.compare`` finds it after a kill
             ctx.confirm()
             move_aside(prefix, garbage)
             remove_tree(garbage)

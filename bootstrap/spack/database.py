@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core import decode
 from ..core.errors import SpackError, StateError
@@ -130,18 +130,25 @@ def damage(prefix: Path, *, every_byte: bool = False) -> tuple[Difference, ...]:
     return tuple(differences(entries, contents=built_here, every_byte=every_byte and built_here))
 
 
-def look(store: Path) -> tuple[list[Path], bool]:
-    """Compares the store with its index.
+class Comparison(NamedTuple):
+    """A store compared with its index.
 
-    Returns:
-        The prefixes that Spack did not finish, with its other leftovers; and whether the index has the whole prefixes
-        and no others.
+    Args:
+        unfinished: the prefixes that Spack did not finish, with its other leftovers.
+        index_agrees: the index has the whole prefixes and no others.
     """
+
+    unfinished: list[Path]
+    index_agrees: bool
+
+
+def compare(store: Path) -> Comparison:
+    """Compares the store with its index."""
     prefixes = _prefixes(store)
     recorded = {prefix for prefix in installed(store).values() if store in prefix.parents}
     whole = {path for path in prefixes if is_whole(path) and (path in recorded or is_sound(path))}
     leftovers = {path for pattern in LEFTOVERS for path in store.glob(pattern)}
-    return sorted((prefixes - whole) | leftovers), whole == recorded
+    return Comparison(sorted((prefixes - whole) | leftovers), whole == recorded)
 
 
 def _prefixes(store: Path) -> set[Path]:
@@ -177,13 +184,13 @@ def recover(spack: Spack, roots: Container[str]) -> None:
     problem = database_problem(store)
     if problem:
         warn(f"{problem}: {restore(store)}")
-    unfinished, agrees = look(store)
+    unfinished, index_agrees = compare(store)
     if unfinished:
         names = ", ".join(at_most(SHOWN, [path.name for path in unfinished]))
         warn(f"removing prefixes that an earlier install did not finish: {names}")
     for path in unfinished:
         remove_tree(path)
-    if agrees:
+    if index_agrees:
         return
     explicit = _explicit(store)
     warn("Spack's database and its store differ: the database is rebuilt from whole packages only")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
 from ..core.errors import ProcessFailed, SpackError
@@ -38,18 +38,22 @@ def usable_cores(host: Host, limit: int) -> int:
     return max(1, min(host.cpus, limit or host.cpus, round(host.memory / GIB)))
 
 
-def split(cores: int) -> tuple[int, int]:
+class Parallel(NamedTuple):
+    """How many packages are built at the same time, and the jobs of each (``make -j``)."""
+
+    processes: int
+    jobs: int
+
+
+def split(cores: int) -> Parallel:
     """Divides the cores so that both many small packages and one large package use all of them.
 
     Most packages use one core for half of their time (fetch, unpack, configure, link, install), so several are built
     at once: about the square root of the cores, at most 8, because a dependency graph seldom has more that are ready.
     For the same reason each may run twice its share of the cores.
-
-    Returns:
-        How many packages are built at the same time, and the jobs of each (``make -j``).
     """
     processes = min(MOST_PROCESSES, cores, max(2, round(math.sqrt(cores))))
-    return processes, min(cores, math.ceil(2 * cores / processes))
+    return Parallel(processes, min(cores, math.ceil(2 * cores / processes)))
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Spack:
     """Spack with one scope and one environment.
 
     If a command fails, its method raises a SpackError with Spack's error lines; the code is ``spack-failed`` if the
-    method names no other.
+    method names no other. It raises a ProcessFailed if Spack cannot be started, a ProcessTimeout at the deadline.
 
     Args:
         scope: the directory for ``-C``.
@@ -81,9 +85,9 @@ class Spack:
     locks: int | None = None
 
     @property
-    def parallel(self) -> tuple[int, int]:
-        """The processes and jobs of an install; Spack 0.23 builds one package after the other."""
-        return split(self.cores) if self.program.family.parallel else (1, self.cores)
+    def parallel(self) -> Parallel:
+        """The division of the cores in an install; Spack 0.23 builds one package after the other."""
+        return split(self.cores) if self.program.family.parallel else Parallel(1, self.cores)
 
     @property
     def lockfile(self) -> Path:
@@ -104,11 +108,20 @@ class Spack:
 
     def concretize(self) -> None:
         """Solves the environment and writes ``lockfile``: ``spack-concretize``, ``spack-no-clingo``."""
+        if not self.program.bootstraps:
+            self._require_clingo()
         try:
-            if not self.program.bootstraps:
-                self.system.run([sys.executable, "-c", "import clingo"], timeout=PROGRAM, env=self._env())
             what = "the stack cannot be concretized"
             self._run("concretize", "--force", timeout=SOLVE, code="spack-concretize", what=what)
+        except SpackError as error:
+            if "cannot bootstrap" not in error.why:
+                raise
+            what = "Spack could not fetch clingo, its solver"
+            raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
+
+    def _require_clingo(self) -> None:
+        try:
+            self.system.run([sys.executable, "-c", "import clingo"], timeout=PROGRAM, env=self._env())
         except ProcessFailed as error:
             raise SpackError(
                 "clingo, Spack's solver, is missing",
@@ -116,11 +129,6 @@ class Spack:
                 remedy=(*NO_CLINGO, "or spack: {clingo: bootstrap}, if this node reaches ghcr.io: Spack fetches it"),
                 code="spack-no-clingo",
             ) from error
-        except SpackError as error:
-            if "cannot bootstrap" not in error.why:
-                raise
-            what = "Spack could not fetch clingo, its solver"
-            raise SpackError(what, why=error.why, remedy=(*NO_CLINGO, *error.remedy), code="spack-no-clingo") from error
 
     def check_specs(self) -> dict[str, Any]:
         """Checks the environment's specs against the recipes, without solving: the answer of ``validate_script``."""
@@ -138,11 +146,10 @@ class Spack:
             part: install only these specs of the lockfile, by hash, and their dependencies.
 
         Returns:
-            How Spack ended, also if it failed; the database tells which packages are installed.
+            Spack's exit code and output, also of a failed install; read the database for the installed packages.
         """
-        processes, jobs = self.parallel
-        options = ["--only-concrete", "-j", str(jobs)]
-        options += ["-p", str(processes)] if self.program.family.parallel else []
+        options = ["--only-concrete", "-j", str(self.parallel.jobs)]
+        options += ["-p", str(self.parallel.processes)] if self.program.family.parallel else []
         arguments = [*NO_MODULES, "install", *options, *_by_hash(part)]
         return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
 

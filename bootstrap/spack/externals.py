@@ -116,7 +116,7 @@ def as_packages(externals: Iterable[External]) -> dict[str, Any]:
 def _slurm(paths: Paths, system: System) -> list[External]:
     """The version is from its headers, or else from sinfo: ``slurm 24.11.6``, Debian's ``slurm-wlm 22.05.8``."""
 
-    def look() -> tuple[str, str | None, bool]:
+    def find() -> tuple[str, str | None, bool]:
         """Slurm's directory, its version if a header has it, and whether it has its plugin for PMIx."""
         for place in SLURM:
             prefix = paths.at(place)
@@ -125,7 +125,7 @@ def _slurm(paths: Paths, system: System) -> list[External]:
                 return place, slurm_version(_text(prefix / "include/slurm/slurm_version.h")), bool(plugins)
         return "", None, False
 
-    place, version, pmix = system.on_storage(look, "Slurm's directory", PROBE)
+    place, version, pmix = system.on_storage(find, "Slurm's directory", PROBE)
     if place and not version:
         answer = system.run([str(paths.at(place) / "bin/sinfo"), "--version"], timeout=COMMAND).stdout
         match = re.match(r"slurm\S* (\d+\.\d+\.\d+)", answer)

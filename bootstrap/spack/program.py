@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ..config.model import SPACK_VERSIONS, Config, Origin, SpackConfig
@@ -26,6 +27,13 @@ from .families import FAMILIES, Family
 RECEIPT = ".petal-origin.json"
 
 
+class Unpacked(NamedTuple):
+    """Origins that are unpacked into one directory."""
+
+    origins: tuple[Origin, ...]
+    directory: Path
+
+
 @dataclass(frozen=True)
 class SpackInstall:
     """A Spack that can be run.
@@ -35,7 +43,7 @@ class SpackInstall:
         recipes: the repository of recipes.
         clingo: the directory of clingo's wheels; None if the configuration names none.
         bootstraps: Spack may fetch clingo itself.
-        sources: the directories to unpack sources to.
+        sources: where Spack, the recipes and the wheels come from.
     """
 
     version: str
@@ -43,7 +51,7 @@ class SpackInstall:
     recipes: Path
     clingo: Path | None
     bootstraps: bool = False
-    sources: tuple[tuple[tuple[Origin, ...], Path], ...] = ()
+    sources: tuple[Unpacked, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -78,12 +86,15 @@ def _install_below(top: Path, spack: SpackConfig) -> SpackInstall:
         assert origin is not None
         source = local_path(origin.source)
         tree = source if source and source.is_dir() else top / f"{name}-{_key((origin,))}"
-        sources.append(((origin,), tree))
-    recipes = sources[-1][1] / FAMILIES[spack.family].repository
+        sources.append(Unpacked((origin,), tree))
+    recipes = sources[-1].directory / FAMILIES[spack.family].repository
     wheels = tuple(wheel for wheel in spack.wheels if _fits(wheel))
     clingo = top / f"clingo-{_key(wheels)}" if wheels else None
-    wheel_sources = ((wheels, clingo),) if clingo else ()
-    return SpackInstall(spack.version, sources[0][1], recipes, clingo, spack.bootstraps, (*sources, *wheel_sources))
+    if clingo:
+        sources.append(Unpacked(wheels, clingo))
+    return SpackInstall(
+        spack.version, sources[0].directory, recipes, clingo, bootstraps=spack.bootstraps, sources=tuple(sources)
+    )
 
 
 def is_ready(program: SpackInstall) -> bool:

@@ -66,10 +66,17 @@ def open_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spack
     if ctx.config.spack.caches and apart is None:
         site = replace(site, pulled=pulled_of(ctx))
     write_scope(work / "scope", places, site, program.family)
-    output = ctx.paths.spack_log(ctx.run_id)
-    cores, locks = usable_cores(ctx.facts.host, config.install.jobs), lock_limit(ctx)
     return Spack(
-        ctx.system, program, places, work / "scope", work / "environment", output, ctx.note, ctx.builders, cores, locks
+        ctx.system,
+        program,
+        places,
+        scope=work / "scope",
+        environment=work / "environment",
+        output=ctx.paths.spack_log(ctx.run_id),
+        note=ctx.note,
+        builders=ctx.builders,
+        cores=usable_cores(ctx.facts.host, config.install.jobs),
+        locks=lock_limit(ctx),
     )
 
 

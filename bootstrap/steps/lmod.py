@@ -93,12 +93,12 @@ def _bundle(ctx: Context) -> Path | None:
     """
     trees = [tree_name(ctx.facts.host, target) for target in runnable(ctx.facts.host.target)]
 
-    def look() -> Path | None:
+    def find() -> Path | None:
         releases = [name for name in (ctx.release, current_release(ctx.paths)) if name]
         archives = (bundle.bundle_in(ctx.paths, release, tree) for release in releases for tree in trees)
         return next((archive for archive in archives if archive is not None), None)
 
-    return ctx.system.try_storage(look, ctx.paths.root, PROBE)
+    return ctx.system.try_storage(find, ctx.paths.root, PROBE)
 
 
 class LmodPack(ClusterStep):

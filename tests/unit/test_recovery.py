@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.spack import database
-from bootstrap.spack.database import COPIES, KEPT, database_problem, keep_copy, look
+from bootstrap.spack.database import COPIES, KEPT, compare, database_problem, keep_copy
 
 ARCH = "linux-debian12-x86_64_v3"
 
@@ -38,9 +38,9 @@ def test_partial_complete_and_recorded_packages_are_distinguished(tmp_path: Path
     (tmp_path / ARCH / "vendor-1-ccccccc" / ".petal").mkdir(parents=True)
     (tmp_path / ARCH / ".vendor-2-ddddddd.part" / ".spack").mkdir(parents=True)
     (tmp_path / ARCH / "by-hand").mkdir()
-    assert look(tmp_path) == ([half], False)
+    assert compare(tmp_path) == ([half], False)
     index(tmp_path, whole)
-    assert look(tmp_path) == ([half], True)
+    assert compare(tmp_path) == ([half], True)
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "no manifest"])
@@ -52,20 +52,20 @@ def test_a_package_without_a_record_must_have_all_files_of_its_manifest(tmp_path
     program.write_text("whole")
     named: object = {str(path): {"size": path.stat().st_size} for path in (program, place / ".spack/spec.json")}
     (place / ".spack" / "install_manifest.json").write_text(json.dumps([] if damage == "no manifest" else named))
-    assert (damage == "no manifest") == (place in look(tmp_path)[0])
+    assert (damage == "no manifest") == (place in compare(tmp_path).unfinished)
     if damage == "missing":
         program.unlink()
     elif damage == "short":
         program.write_text("who")
-    assert look(tmp_path) == ([place], True)
+    assert compare(tmp_path) == ([place], True)
     index(tmp_path, place)
-    assert look(tmp_path) == ([], True), "a recorded package was unpacked completely"
+    assert compare(tmp_path) == ([], True), "a recorded package was unpacked completely"
 
 
 def test_a_package_with_an_empty_manifest_is_incomplete(tmp_path: Path) -> None:
     place = prefix(tmp_path, "cut-1-aaaaaaa")
     (place / ".spack" / "install_manifest.json").write_text("")
-    assert look(tmp_path)[0] == [place]
+    assert compare(tmp_path).unfinished == [place]
 
 
 def test_a_record_without_a_path_has_the_path_of_the_projection(tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ def test_a_record_without_a_path_has_the_path_of_the_projection(tmp_path: Path) 
     records = {"ccccccccc": {"spec": spec, "path": None, "installed": True}}
     index(tmp_path).write_text(json.dumps({"database": {"version": "8", "installs": records}}))
     assert database.installed(tmp_path) == {"ccccccccc": place}
-    assert look(tmp_path) == ([], True)
+    assert compare(tmp_path) == ([], True)
 
 
 def test_moved_and_truncated_packages_are_leftovers(tmp_path: Path) -> None:
     for name in (".abcd.old", ".efgh.garbage"):
         (tmp_path / ARCH / name).mkdir(parents=True)
     index(tmp_path).with_name("index.json.head.42.temp").write_text("{")
-    assert {path.name for path in look(tmp_path)[0]} == {
+    assert {path.name for path in compare(tmp_path).unfinished} == {
         ".abcd.old", ".efgh.garbage", "index.json.head.42.temp"
     }  # fmt: skip
 

@@ -84,13 +84,18 @@ class BuildJob:
         for name in ("spack.yaml", "spack.lock"):
             (environment / name).write_bytes((shared / "environment" / name).read_bytes())
         places = Places(Path(order.store), Path(order.modules[target]), program.recipes, self._scratch / "spack")
-        log = self._directory.spack_log
-        cores = usable_cores(self._host, order.jobs)
         spack = Spack(
-            self._system, program, places, shared / "scope", environment, log, self._note, None, cores, order.locks
+            self._system,
+            program,
+            places,
+            scope=shared / "scope",
+            environment=environment,
+            output=self._directory.spack_log,
+            note=self._note,
+            cores=usable_cores(self._host, order.jobs),
+            locks=order.locks,
         )
-        processes, jobs = spack.parallel
-        self._note(f"{target}: {processes} packages at once with {jobs} jobs each")
+        self._note(f"{target}: {spack.parallel.processes} packages at once with {spack.parallel.jobs} jobs each")
         pulled = Pulled(self._directory.pulled, program.family.cache_layout)
         install_or_build(spack, self._progress, self._directory.logs, pulled, self._tell)
 

@@ -68,6 +68,7 @@ def job_directory(ctx: Context) -> Iterator[JobDirectory]:
 def order_of(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
     """The task of the job: the stack of this run, one Spack for each target."""
     spack, host, install = next(iter(spacks.values())), ctx.facts.host, ctx.config.install
+    sources = [source for source in spack.program.sources if source.directory != spack.program.clingo]
     return Order(
         version=spack.program.version,
         tree=str(spack.program.tree),
@@ -77,7 +78,7 @@ def order_of(ctx: Context, spacks: Mapping[str, Spack]) -> Order:
         os=host.os,
         glibc=host.glibc,
         compiler=find_compiler(ctx.system).spec,
-        keys={str(tree): key_at(tree) for _, tree in spack.program.sources if tree != spack.program.clingo},
+        keys={str(each.directory): key_at(each.directory) for each in sources},
         jobs=install.jobs,
         partial=install.partial,
         locks=spack.locks,
@@ -183,16 +184,16 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
             remedy=OTHER_QUEUE.format(queue=queue),
             code="job-queue",
         )
-    state, minutes = queues[queue]
-    if state != "up":
-        return f"the queue is {state}", None
+    partition = queues[queue]
+    if partition.state != "up":
+        return f"the queue is {partition.state}", None
     try:
         launching = time.time() - ctx.paths.at(CLUSTERMGTD).stat().st_mtime < CLUSTERMGTD_SECONDS
     except OSError:
         launching = False
     if not up and not launching:
         return "none of its nodes is up, and ParallelCluster does not launch nodes yet", None
-    return "", minutes
+    return "", partition.minutes
 
 
 def _follow(
