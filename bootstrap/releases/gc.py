@@ -1,7 +1,8 @@
 """Garbage collection: which releases can be removed, and which packages only they need.
 
-A release stays if it is current or desired, if it is one of the newest, or if it was current after the oldest job in
-squeue was submitted: a job has the environment of the shell that submitted it, and that shell took the current release.
+A release stays if it is current or desired, if it is one of the newest, if a document of it cannot be read, or if it
+was current after the oldest job in squeue was submitted: a job has the environment of the shell that submitted it, and
+that shell took the current release.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
 
     Args:
         newest: how many of the newest complete releases stay.
-        jobs: the jobs in squeue; None if Slurm cannot be asked, then every release stays that may have been current.
+        jobs: the jobs in squeue; None if Slurm does not answer, then every release stays that may have been current.
 
     Raises:
         ReleaseError: ``release-unknown``.

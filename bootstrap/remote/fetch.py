@@ -95,7 +95,7 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
                 raise _TryAgain(f"the server answered {answer.status_code}")
             return answer.status_code == 200
 
-    return bool(_with_retries(uri, region, seconds, head, "could not be asked for"))
+    return bool(_with_retries(uri, region, seconds, head, "could not be looked up"))
 
 
 def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds: float = 60.0) -> None:

@@ -26,7 +26,7 @@ from bootstrap.config.model import SPACK_VERSIONS, Config
 from bootstrap.config.schema import ConfigSchema
 from bootstrap.core.deadlines import RECENT
 from bootstrap.core.errors import ExitCode
-from bootstrap.core.model import Finding, FleetReport, Plan, Role, Severity, Tool
+from bootstrap.core.model import Finding, FleetReport, NodeReport, Plan, Role, RunRecord, Severity, StepReport, Tool
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.releases.gc import Cleanup
 from bootstrap.report.lines import CHECK_MARKS, MARKS
@@ -309,12 +309,27 @@ def table_of(page: str, head: str) -> list[list[str]]:
     return list(rows(body))
 
 
+def names_of(document: type) -> set[str]:
+    return {field.name for field in dataclass_fields(document)}
+
+
 @pytest.mark.parametrize("verb", DATA)
 def test_the_data_of_each_verb_is_documented(verb: str) -> None:
     (cell,) = (
         text for verbs, text in table_of("docs/output.md", "| verb | `data` |") if f"`{verb}`" in verbs.split(", ")
     )
-    assert {field.name for field in dataclass_fields(DATA[verb])} <= set(re.findall(r"`(\w+)`", cell))
+    assert names_of(DATA[verb]) <= set(re.findall(r"`(\w+)`", cell))
+
+
+def test_the_keys_of_records_and_reports_are_documented() -> None:
+    text = text_of("output.md")
+    record = text[text.index("### Record of a run") : text.index("## Files on the nodes")]
+    meanings = {key: cells[1] for cells in rows(record) for key in re.findall(r"`(\w+)`", cells[0])}
+    report = next(line for line in record.splitlines() if line.startswith("A node report has"))
+    assert set(meanings) == {"format", *names_of(RunRecord)}
+    assert names_of(StepReport) <= set(re.findall(r"`(\w+)`", meanings["steps"]))
+    assert names_of(Finding) <= set(re.findall(r"`(\w+)`", meanings["findings"]))
+    assert names_of(NodeReport) == set(re.findall(r"`(\w+)`", report))
 
 
 def test_every_step_is_in_the_readme() -> None:
