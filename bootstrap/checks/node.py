@@ -38,7 +38,7 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
                 findings.append(replace(refused(from_error(trouble, ctx.paths.shared_mount)), check=check.name))
     release = None
     if ctx.observed.release is not None:
-        release = ctx.observed.release[0]
+        release = ctx.observed.release.id
     elif reaches_storage(findings):
         release = ctx.system.try_storage(lambda: current_release(ctx.paths), ctx.paths.root, PROBE)
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))

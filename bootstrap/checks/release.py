@@ -12,7 +12,7 @@ from ..core.model import Finding
 from ..prove.login_shell import check_login_shell
 from ..spack.database import database_problem
 from ..spack.workspace import store_of
-from ..state.context import Context
+from ..state.context import Context, ObservedRelease
 from ..state.release import Manifest, current_release, read_manifest
 from ..steps.base import HEAD, Check
 from ..steps.root import WAY_TO_STORAGE
@@ -70,7 +70,7 @@ class CpuFits(Check):
     after = (*WAY_TO_STORAGE, CurrentRelease)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        _, manifest = observe_release(ctx)
+        manifest = observe_release(ctx).manifest
         if manifest is not None:
             yield self.fits(ctx.facts.host, manifest)
 
@@ -117,22 +117,22 @@ class ModulesUsable(Check):
     more_names = ("load", "libraries", "run")
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        _, manifest = observe_release(ctx)
+        manifest = observe_release(ctx).manifest
         if manifest is not None:
             yield from check_login_shell(ctx, manifest, self.seconds)
 
 
-def observe_release(ctx: Context) -> tuple[str | None, Manifest | None]:
-    """The id of the release that shells get, and its manifest; None if missing. Read once in the checks of a node.
+def observe_release(ctx: Context) -> ObservedRelease:
+    """The release that shells get. Read once in the checks of a node.
 
     Raises:
         StateError: the manifest is damaged.
         StorageError: shared storage does not answer.
     """
 
-    def read() -> tuple[str | None, Manifest | None]:
+    def read() -> ObservedRelease:
         current = current_release(ctx.paths)
-        return current, None if current is None else read_manifest(ctx.paths, current)
+        return ObservedRelease(current, None if current is None else read_manifest(ctx.paths, current))
 
     if ctx.observed.release is None:
         ctx.observed.release = ctx.system.on_storage(read, ctx.paths.root, PROBE)

@@ -43,7 +43,7 @@ class KilledRun(Step):
 def _dead(ctx: Context) -> list[RunRecord]:
     """Killed runs after which no other run has ended: a later one has done their work."""
     dead = []
-    for run in Runs(ctx.paths).latest(KEEP_RUNS)[0]:
+    for run in Runs(ctx.paths).latest(KEEP_RUNS).records:
         if run.finished is not None:
             break
         if run.run_id != ctx.run_id and is_dead(run, ctx.facts.host.boot_id):

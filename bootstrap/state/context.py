@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..cluster import targets
 from ..cluster.targets import BuildTargets
@@ -38,15 +38,18 @@ class Services:
     note: Callable[[str], None]
 
 
+class ObservedRelease(NamedTuple):
+    """The current release; None if it or its manifest is missing."""
+
+    id: str | None
+    manifest: Manifest | None
+
+
 @dataclass
 class Observed:
-    """What the checks of one node have read from shared storage, so that each document is read once.
+    """Documents on shared storage that the checks of one node have read, so that each is read once."""
 
-    Args:
-        release: the id of the current release and its manifest, None before they are read.
-    """
-
-    release: tuple[str | None, Manifest | None] | None = None
+    release: ObservedRelease | None = None
 
 
 @dataclass(frozen=True)

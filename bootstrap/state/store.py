@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..core import decode
 from ..core.deadlines import RECENT
@@ -126,6 +126,13 @@ def mark_if_killed(run: RunRecord, boot_id: str) -> RunRecord:
     return replace(run, status=Status.DEGRADED, errors=(*run.errors, error.to_dict()))
 
 
+class LatestRuns(NamedTuple):
+    """Records of runs, newest first, and an error for each that cannot be read."""
+
+    records: tuple[RunRecord, ...]
+    errors: tuple[StateError, ...]
+
+
 class Runs:
     """The records of this node's runs: one file each, whose names sort by time."""
 
@@ -139,8 +146,8 @@ class Runs:
     def load(self, run_id: str) -> RunRecord | None:
         return read_as(self._path(run_id), RunRecord)
 
-    def latest(self, number: int = 5) -> tuple[tuple[RunRecord, ...], tuple[StateError, ...]]:
-        """The newest records, newest first, and an error for each that cannot be read."""
+    def latest(self, number: int = 5) -> LatestRuns:
+        """The newest records."""
         records: list[RunRecord] = []
         errors: list[StateError] = []
         for path in sorted(self._dir.glob("*.json"), reverse=True)[:number]:
@@ -151,7 +158,7 @@ class Runs:
                 continue
             if record is not None:
                 records.append(record)
-        return tuple(records), tuple(errors)
+        return LatestRuns(tuple(records), tuple(errors))
 
     def prune(self) -> None:
         """Keeps the newest records of each verb, so that the timer's do not displace a hook's, and all recent ones.
@@ -316,8 +323,8 @@ class ClusterState:
             raise StateError(f"{path} is not written", why=str(problem), remedy=remedy, code="untrusted")
         info = lstats[path.parent]
         is_prepared = info is not None and stat.S_ISDIR(info.st_mode)
-        look = ClusterState(self._paths, lstats=lstats)
-        if not is_prepared or not (name == "token.json" or look.is_known_storage()):
+        state = ClusterState(self._paths, lstats=lstats)
+        if not is_prepared or not (name == "token.json" or state.is_known_storage()):
             why = "the storage that this node used before is not mounted"
             remedy = f"findmnt {self._paths.mount}"
             raise StorageError(f"{path} is not written", why=why, remedy=remedy, code="storage-changed")

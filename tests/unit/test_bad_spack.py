@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from bootstrap.core.errors import ProcessFailed
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
@@ -62,6 +63,22 @@ def test_a_spack_of_another_version_than_configured_is_refused(tmp_path: Path) -
     error = converge(world)["spack"].error
     assert error is not None
     assert (error["code"], error["why"]) == ("spack-source", "it is 1.2.0")
+
+
+@pytest.mark.parametrize(("program", "code"), [("spack", "process-failed"), ("python", "spack-no-clingo")])
+def test_only_a_failed_import_of_clingo_is_a_missing_clingo(tmp_path: Path, program: str, code: str) -> None:
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path))
+    answer = world.system.answers[program]
+
+    def refuse(argv: Sequence[str]) -> str:
+        if {"concretize", "import clingo"} & set(argv):
+            raise ProcessFailed(f"{program} cannot be started", why="Exec format error")
+        return answer(argv)
+
+    world.system.answers[program] = refuse
+    error = converge(world)["spack"].error
+    assert error is not None
+    assert error["code"] == code
 
 
 def test_a_missing_compiler_is_reported_before_any_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,11 @@ def test_the_text_equals_its_golden_file(name: str) -> None:
     golden(name, text_of(RESULTS[name]))
 
 
+def test_status_counts_only_checked_nodes_as_ok() -> None:
+    text = text_of(Result("status", Status.OK, replace(FULL, reports=LEFT)))
+    assert "reports   0 of 3 nodes ok" in text
+
+
 def test_verbose_status_ends_with_the_facts() -> None:
     brief, text = (
         text_of(RESULTS["status"]),
