@@ -62,6 +62,13 @@ def login(place: Path, shell: str, user: int) -> list[str]:
 
 def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = None) -> str:
     """The output of a new shell; ``{init}`` in the script is the init file."""
+    return started(place, shell, script, user, lmod).stdout
+
+
+def started(
+    place: Path, shell: str, script: str, user: int, lmod: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A new shell that has ended without an error."""
     program, lmod = shutil.which(shell), lmod or lmod_of_this_machine()
     if program is None or lmod is None:
         pytest.skip(f"{shell if program is None else 'Lmod'} is not installed")
@@ -80,7 +87,7 @@ def typed(place: Path, shell: str, script: str, user: int, lmod: Path | None = N
         extra_groups=[], capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -101,6 +108,14 @@ def test_module_directories_of_site_and_image_follow_those_of_the_release(place:
     before = given.get(shell, "export MODULEPATH=/ami/a:/ami/b")
     path = typed(place, shell, f"{before}\n{script}", NOBODY).splitlines()[-1]
     assert path == f"{first}/modules/os-x86_64_v3/Core:/site:{place}/modulefiles:/ami/a:/ami/b:/image"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_prints_no_error_without_a_release(place: Path, shell: str) -> None:
+    """Between the start of a new cluster and the end of its first install."""
+    done = started(place, shell, SHELLS[shell][1], NOBODY)
+    assert done.stdout.splitlines()[-2] == f"{place}/current"
+    assert str(place) not in done.stderr  # fish warns about its home
 
 
 @pytest.mark.parametrize("shell", SHELLS)
