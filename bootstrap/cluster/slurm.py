@@ -34,8 +34,10 @@ STARTED = frozenset({"RUNNING", "COMPLETING"})
 OWNER = "root"  # of all jobs that are submitted here
 # srun(1) without an allocation (src/srun/libsrun/allocate.c); any other message comes from a step that began.
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
+# The nodes run other jobs. The words are exact: "Device or resource busy" is the error of a program.
+NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
 # Refusals after which some of the nodes may still be free. Any other refusal concerns all nodes of the request.
-SOME_NODES_REFUSED = ("busy", "Immediate execution impossible", "not available")
+SOME_NODES_REFUSED = (*NOT_FREE, "not available")
 
 
 @dataclass(frozen=True)

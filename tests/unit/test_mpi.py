@@ -162,6 +162,20 @@ def test_findings_of_constructed_jobs(evidence: Evidence, message: str) -> None:
     assert judge(evidence).message.startswith(message), judge(evidence)
 
 
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "srun: error: Unable to allocate resources: Requested node configuration is not available",
+        "mpirun: /dev/knem: Device or resource busy",
+    ],
+)
+def test_only_slurms_own_words_for_busy_nodes_skip_the_proof(stderr: str) -> None:
+    """A broken MPI would be a passed proof."""
+    finding = judge(job(stderr=stderr))
+    assert finding.severity is Severity.FAIL
+    assert finding.why
+
+
 def test_missing_lines_are_never_a_success() -> None:
     assert judge(job(code=0)).severity is Severity.FAIL
     assert judge(job(at(0, Stage.DONE, size=2), code=0)).severity is Severity.FAIL
