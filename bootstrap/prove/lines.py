@@ -15,9 +15,9 @@ TEXT_LENGTHS = (400, 200, 100, 30)  # ten texts of the last length make a short 
 
 
 def short_line(facts: Mapping[str, Any]) -> str:
-    """The line of ``facts``; its texts are cut until it is short enough."""
+    """The line of ``facts``; its texts are cut until it is short enough, except the node, by which lines are joined."""
     for length in TEXT_LENGTHS:
-        line = json.dumps(_cut(facts, length))
+        line = json.dumps({**_cut(facts, length), "node": facts["node"]})
         if len(line) < LINE_BYTES:
             break
     return line

@@ -54,9 +54,10 @@ def test_a_node_without_a_report_has_failed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["x" * 5000, "ü" * 5000, '"\\' * 3000])
 def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
     finding = Finding("run:" + text, Severity.FAIL, text, text, (text, text, text))
-    lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", "r", (finding,)))
+    node = f"{'queue' * 5}-st-{'resource' * 3}-1234"  # the longest that ParallelCluster makes
+    lines = fleet.report_lines(NodeReport(node, "compute", "t", "r", (finding,)))
     assert max(len(line) for line in lines) < 1024
-    (report,) = fleet.reports_of_lines(lines).values()
+    report = fleet.reports_of_lines(lines)[node]
     assert not report.passed
 
 
