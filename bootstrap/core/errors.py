@@ -253,7 +253,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 _DENIED = "id; ls -ld {mount}/petal; an export with root_squash refuses root"
-ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
 # errno -> code, remedy for a path on shared storage, remedy for another path.
 _OS_ERRORS = {
     errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal", "ls -ld {path} {parent}"),
@@ -276,13 +275,12 @@ def from_os_error(error: OSError, mount: Path) -> FileSystemError:
     """The error for a refused file operation, with a remedy for its path.
 
     Args:
-        mount: the mount point of shared storage. The remedy names it if the path is below it, below ``/opt/petal``
-            (which it backs), or unknown.
+        mount: the mount point of shared storage. The remedy names it if the path is below it or unknown.
+            Below ``/opt/petal``, df and findmnt find what is mounted there.
     """
     code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status", ""))
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
-    shared = path is None or any(place in (path, *path.parents) for place in (mount, ROOT))
-    remedy = on_mount if shared or not elsewhere or path is None else elsewhere
+    remedy = elsewhere if elsewhere and path and mount not in (path, *path.parents) else on_mount
     return FileSystemError(
         f"a file operation failed{f': {path}' if path else ''}",
         why=os.strerror(error.errno) if error.errno else str(error),

@@ -18,9 +18,10 @@ MOUNT = Path("/shared")
     [
         (errno.ENOENT, "/etc/petal.conf", "file-missing", "ls -ld /etc/petal.conf /etc"),
         (errno.ENOENT, "/shared/petal/state/token.json", "file-missing", "ls -ld /shared /shared/petal"),
-        (errno.ENOENT, "/opt/petal/current", "file-missing", "ls -ld /shared /shared/petal"),
+        (errno.ENOENT, "/opt/petal/current", "file-missing", "ls -ld /opt/petal/current /opt/petal"),
         (errno.ENOSPC, "/var/cache/x", "file-no-space", "df -h /var/cache; df -i /var/cache"),
         (errno.ENOSPC, "/shared/x", "file-no-space", "df -h /shared; df -i /shared"),
+        (errno.ENOSPC, "/opt/petal/store/x", "file-no-space", "df -h /opt/petal/store; df -i /opt/petal/store"),
         (errno.EDQUOT, "/home/ec2-user/x", "file-no-space", "quota -v; df -h /home/ec2-user"),
         (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
         (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
