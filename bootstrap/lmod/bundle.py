@@ -100,10 +100,10 @@ def _fetch(paths: Paths, bundle: Path, fetched: Path) -> None:
 
 def _unpack(bundle: Path, fetched: Path, part: Path) -> None:
     try:
-        unpack(fetched, part)
+        unpack(fetched, part, bundle.name)
         why = "" if is_complete(part) else f"it does not contain {COMPLETE}"
     except PackageError as error:
-        why = f"{error}: {error.why}"
+        why = str(error)
     if why:
         remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
         raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")

@@ -32,57 +32,61 @@ DAMAGE = (
 PLAIN_TOP = frozenset({"bin", "sbin", "lib", "lib64", "libexec", "include", "share", "etc", "opt", "man", "doc"})
 
 
-def unpack(archive: Path, target: Path) -> None:
+def unpack(archive: Path, target: Path, name: str = "") -> None:
     """Unpacks ``archive`` into the new directory ``target``; a single directory at the top is stripped.
+
+    Args:
+        name: where the archive came from, for errors; the default is its path.
 
     Raises:
         PackageError: ``package-unsafe`` with the member's name; ``package-archive``, it is not a readable tarball.
         OSError: the disk is full, read-only or gone.
     """
+    name = name or str(archive)
     make_dir(target)
     try:
         with tarfile.open(archive, "r:*") as tar:
             members: list[tarfile.TarInfo] = []
             for member in tar:
                 if len(members) >= MAX_MEMBERS:
-                    what, remedy = f"{archive.name} has more than {MAX_MEMBERS} members", f"tar -tf {archive} | wc -l"
+                    what, remedy = f"{name} has more than {MAX_MEMBERS} members", f"tar -tf {name} | wc -l"
                     raise PackageError(what, remedy=remedy, code="package-archive")
                 members.append(member)
-            _refuse_without_room(members, archive, target)
+            _refuse_without_room(members, archive, target, name)
             top = _top_to_strip(PurePosixPath(member.name) for member in members)
             links = {PurePosixPath(member.name) for member in members if member.issym()}
             for member in members:
                 danger = _danger(member, links)
                 if danger:
-                    raise _unsafe(member.name, danger)
+                    raise _unsafe(member.name, name, danger)
             for member in members:
-                _place(tar, member, target, top)
+                _place(tar, member, target, top, name)
     except OSError as error:
         if error.errno is None:  # bz2 raises an OSError without errno for damaged data
-            raise _damaged(archive, error) from error
+            raise _damaged(name, error) from error
         if error.errno in DISK_ERRORS:
             raise
         raise PackageError(
-            f"{archive.name} cannot be unpacked",
+            f"{name} cannot be unpacked",
             why=str(error),
-            remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+            remedy=(f"tar -tvf {name}", f"df -h {target.parent}"),
             code="package-archive",
         ) from error
     except DAMAGE as error:
-        raise _damaged(archive, error) from error
-    _refuse_escapes(target, top or "")
+        raise _damaged(name, error) from error
+    _refuse_escapes(target, top or "", name)
 
 
-def _damaged(archive: Path, error: Exception) -> PackageError:
+def _damaged(name: str, error: Exception) -> PackageError:
     return PackageError(
-        f"{archive.name} is not a complete tarball",
+        f"{name} is not a complete tarball",
         why=str(error) or type(error).__name__,
         remedy="make it again: tar -czf FILE DIRECTORY; compare the sha256 of the original and of the copy",
         code="package-archive",
     )
 
 
-def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path) -> None:
+def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path, name: str) -> None:
     """The headers state the sizes: a sparse file of a few bytes may claim exabytes, which is not a full disk."""
     needed, free = sum(member.size for member in members if member.isreg()), shutil.disk_usage(target).free
     if needed <= free:
@@ -90,15 +94,15 @@ def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: 
     if needed <= archive.stat().st_size * MAX_RATIO:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
     raise PackageError(
-        f"{archive.name} does not fit",
+        f"{name} does not fit",
         why=f"its files have {needed} bytes, {free} are free in {target.parent}",
-        remedy=(f"tar -tvf {archive}", f"df -h {target.parent}"),
+        remedy=(f"tar -tvf {name}", f"df -h {target.parent}"),
         code="package-archive",
     )
 
 
-def _unsafe(member: str, why: str) -> PackageError:
-    what = f"the tarball's member {member!r} is refused"
+def _unsafe(member: str, name: str, why: str) -> PackageError:
+    what = f"the member {member!r} of {name} is refused"
     return PackageError(what, why=why, remedy="make the tarball again without it", code="package-unsafe")
 
 
@@ -129,7 +133,7 @@ def _top_to_strip(names: Iterable[PurePosixPath]) -> str | None:
     return tops.pop() if len(tops) == 1 and is_nested and not tops & PLAIN_TOP else None
 
 
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, top: str | None) -> None:
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, top: str | None, name: str) -> None:
     """Unpacks one member that was checked; ``top`` is stripped from its name."""
     skipped = 0 if top is None else 1
     path = target.joinpath(*PurePosixPath(member.name).parts[skipped:])
@@ -141,7 +145,7 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, top: str
         return
     stream = tar.extractfile(member) if member.isreg() else None
     if member.isreg() and stream is None:
-        raise _unsafe(member.name, "it has no content")
+        raise _unsafe(member.name, name, "it has no content")
     path.unlink(missing_ok=True)
     if member.issym():
         path.symlink_to(member.linkname)
@@ -162,14 +166,14 @@ def _write_file(stream: IO[bytes], member: tarfile.TarInfo, path: Path) -> None:
     os.utime(path, (moment, moment))
 
 
-def _refuse_escapes(target: Path, top_name: str) -> None:
+def _refuse_escapes(target: Path, top: str, name: str) -> None:
     """Refuses links that lead outside, in the unpacked tree: the text of a chain of links does not tell."""
     for directory, names, files in os.walk(target):
-        for name in names + files:
-            path = Path(directory, name)
+        for entry in names + files:
+            path = Path(directory, entry)
             if path.is_symlink() and not _stays_below(target, path):
-                member = PurePosixPath(top_name) / path.relative_to(target)
-                raise _unsafe(str(member), "it is a link that leads outside of the package, or in a circle")
+                member = PurePosixPath(top) / path.relative_to(target)
+                raise _unsafe(str(member), name, "it is a link that leads outside of the package, or in a circle")
 
 
 def _stays_below(target: Path, link: Path) -> bool:

@@ -188,7 +188,11 @@ def _is_whole(origins: Sequence[Origin], directory: Path) -> bool:
 
 
 def fetch_missing(
-    origins: Sequence[Origin], directory: Path, unpacker: Callable[[Path, Path], None], paths: Paths, region: str | None
+    origins: Sequence[Origin],
+    directory: Path,
+    unpacker: Callable[[Path, Path, str], None],
+    paths: Paths,
+    region: str | None,
 ) -> None:
     """Downloads the origins and unpacks them into one directory, unless that was done before.
 
@@ -202,17 +206,15 @@ def fetch_missing(
             with private_dir(paths.scratch / _key((origin,))) as scratch:
                 archive = scratch / "archive"
                 download(Source(origin.source, origin.sha256, region, FETCH), archive)
-                try:
-                    unpacker(archive, part)
-                except PackageError as error:
-                    what = f"{origin.source} cannot be used"
-                    why = f"{error.what}: {error.why}".replace(str(archive), "it").replace(archive.name, "it")
-                    raise PackageError(what, why=why, remedy=error.remedy, code=error.code) from error
+                unpacker(archive, part, origin.source)
         write_json(part / RECEIPT, {"key": _key(origins), "sources": [origin.source for origin in origins]})
 
 
-def unpack_wheel(wheel: Path, target: Path) -> None:
+def unpack_wheel(wheel: Path, target: Path, name: str) -> None:
     """Unpacks a wheel next to others in ``target``.
+
+    Args:
+        name: where it came from, for errors.
 
     Raises:
         PackageError: ``package-archive``.
@@ -221,7 +223,7 @@ def unpack_wheel(wheel: Path, target: Path) -> None:
         with zipfile.ZipFile(wheel) as opened:
             opened.extractall(target)  # zipfile drops absolute names and ``..`` itself
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        what, remedy = f"{wheel} is not a wheel", "python3 -m zipfile -t FILE; pip download clingo"
+        what, remedy = f"{name} is not a wheel", "python3 -m zipfile -t FILE; pip download clingo"
         raise PackageError(what, why=str(error), remedy=remedy, code="package-archive") from error
 
 

@@ -81,7 +81,7 @@ def install(ctx: Context, package: PackageConfig) -> None:
             archive = scratch / f"{package.name}-{package.version}.tar"
             download(source, archive)
             with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
-                unpack(archive, part)
+                unpack(archive, part, package.origin.source)
                 make_dir(part / ".petal")
                 receipt = {"name": package.name, "version": package.version, "sha256": package.origin.sha256}
                 write_json(part / FILES, inventory.take(part, prefix))

@@ -200,6 +200,8 @@ def test_a_damaged_archive_leaves_the_existing_copy(tmp_path: Path, damage: str)
         take(world, archive)
     assert error.value.code == "lmod-incomplete"
     assert error.value.remedy[0].startswith(f"rm {archive};")
+    causes = error.value.why.split(": ")
+    assert len(causes) == len(set(causes)), "a cause is repeated"
     assert find.unpacked_lmod(world.system, world.paths) is not None
     assert sorted(path.name for path in world.paths.lmods.iterdir()) == ["8.7.60-aaaaaaa", "in-use"]
 

@@ -77,6 +77,7 @@ def test_a_damaged_wheel_is_refused_and_leaves_no_files(content: bytes, tmp_path
     with pytest.raises(PackageError) as caught:
         fetch_wheel(tmp_path / "clingo.whl", tmp_path / "clingo", world)
     assert caught.value.code == "package-archive"
+    assert caught.value.what == f"{tmp_path}/clingo.whl is not a wheel"
     assert caught.value.remedy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clingo.whl", "node"]
 

@@ -72,6 +72,17 @@ def test_a_file_that_is_not_a_tarball_is_refused(content: bytes, tmp_path: Path)
     assert caught.value.code == "package-archive"
 
 
+def test_an_error_names_where_the_archive_came_from(tmp_path: Path) -> None:
+    archive = tarball(tmp_path / "x.tar.gz", EVIL["device"])
+    with pytest.raises(PackageError) as caught:
+        unpack(archive, tmp_path / "target", "s3://b/x.tar.gz")
+    assert caught.value.what == "the member 'a/null' of s3://b/x.tar.gz is refused"
+    archive.write_bytes(b"garbage")
+    with pytest.raises(PackageError) as caught:
+        unpack(archive, tmp_path / "target", "s3://b/x.tar.gz")
+    assert caught.value.what == "s3://b/x.tar.gz is not a complete tarball"
+
+
 def test_a_truncated_tarball_is_refused(tmp_path: Path) -> None:
     whole = tarball(tmp_path / "x.tar.gz", {f"a/{number}": "x" * 4000 for number in range(50)}).read_bytes()
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
