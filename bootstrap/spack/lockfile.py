@@ -121,10 +121,6 @@ class Record:
     environment: Mapping[str, Any]
     format: int = RECORD_FORMAT
 
-    def __post_init__(self) -> None:
-        if self.format != RECORD_FORMAT:
-            raise ValueError(f"its {RECORD} format is {self.format}, and this petal-node reads {RECORD_FORMAT}")
-
 
 @dataclass(frozen=True)
 class Lockfile:
@@ -189,7 +185,7 @@ def parse(data: bytes, name: str) -> Lockfile:
     """
     try:
         document = json.loads(data)
-        record = decode.build(Record, document[RECORD]) if RECORD in document else None
+        record = _record(document[RECORD]) if RECORD in document else None
         lock = Lockfile(document, _specs(document), record)
         _check_whole(lock)
     except MALFORMED as error:
@@ -198,6 +194,14 @@ def parse(data: bytes, name: str) -> Lockfile:
         what = f"{name} is not a whole Spack lockfile"
         raise ConfigError(what, why=why, remedy=remedy, code="lockfile-unfit") from error
     return lock
+
+
+def _record(raw: Mapping[str, Any]) -> Record:
+    """The record, if it has this format: its fields may differ in another one."""
+    number = raw.get("format")
+    if number != RECORD_FORMAT:
+        raise ValueError(f"its {RECORD} format is {number}, and this petal-node reads {RECORD_FORMAT}")
+    return decode.build(Record, raw)
 
 
 def _check_whole(lock: Lockfile) -> None:

@@ -215,6 +215,14 @@ def test_a_damaged_lockfile_is_a_configuration_error(break_it: Callable[[dict[st
     assert caught.value.why
 
 
+def test_the_record_of_a_newer_format_is_refused_by_its_format() -> None:
+    raw = document()
+    raw[RECORD] = {"format": 2, "made": "other fields"}
+    with pytest.raises(ConfigError) as caught:
+        lockfile.parse(json.dumps(raw).encode(), "spack.lock")
+    assert caught.value.why == "its petal-node format is 2, and this petal-node reads 1"
+
+
 def test_a_truncated_lockfile_is_a_configuration_error() -> None:
     data = json.dumps(document()).encode()
     with pytest.raises(ConfigError):
