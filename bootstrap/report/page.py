@@ -20,12 +20,14 @@ def require_writable(file: Path) -> None:
         UsageError: the directory is missing or not writable, or ``file`` is a directory.
     """
     directory = file.parent
-    if not directory.is_dir() or not os.access(directory, os.W_OK) or file.is_dir():
-        raise UsageError(
-            f"cannot write the HTML report to {file}",
-            why="the directory is missing or not writable",
-            remedy=f"ls -ld {directory}",
-        )
+    refusals = {
+        f"{directory} is not a directory": not directory.is_dir(),
+        f"{directory} is not writable": not os.access(directory, os.W_OK),
+        "it is a directory": file.is_dir(),
+    }
+    why = next((why for why, applies in refusals.items() if applies), None)
+    if why:
+        raise UsageError(f"cannot write the HTML report to {file}", why=why, remedy=f"ls -ld {directory} {file}")
 
 
 def page(result: Result[NodeReport | FleetReport], time: str) -> str:

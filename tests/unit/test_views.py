@@ -13,7 +13,7 @@ import pytest
 from bootstrap.commands.lockfile import LockfileSummary
 from bootstrap.commands.releases import ListedRelease, ReleaseList, Rollback
 from bootstrap.commands.status import NodeStatus
-from bootstrap.core.errors import ConfigError, ExitCode, PetalError
+from bootstrap.core.errors import ConfigError, ExitCode, PetalError, UsageError
 from bootstrap.core.facts import Cluster, External, Facts, Mount, Queue, SharedDir
 from bootstrap.core.model import (
     Finding,
@@ -36,7 +36,7 @@ from bootstrap.host.locks import Holder
 from bootstrap.releases.gc import Cleanup, UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
-from bootstrap.report.page import page
+from bootstrap.report.page import page, require_writable
 from bootstrap.state.desired import DesiredState, Proof
 from tests.golden import compare_with_golden
 from tests.world import HOST
@@ -227,6 +227,23 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
     assert "<h1>proved on 2 of 5 nodes, 3 not checked</h1>" in text
     assert text.count("<b>q-[1-2]</b>: run:&lt;script&gt;alert(1)&lt;/script&gt;: ended with 1 &amp; &lt;b&gt;") == 1
     assert "<td>queue1-dy-c5-3</td><td>not checked: down (down)</td><td>Not responding</td>" in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_writable(tmp_path / "check.html")
+    monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path / "closed")  # root may write anywhere
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "file").touch()
+    for file, why in (
+        (tmp_path, "it is a directory"),
+        (tmp_path / "file" / "check.html", f"{tmp_path / 'file'} is not a directory"),
+        (tmp_path / "closed" / "check.html", f"{tmp_path / 'closed'} is not writable"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            require_writable(file)
+        assert caught.value.why == why
 
 
 class Tags(HTMLParser):
