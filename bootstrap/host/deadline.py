@@ -12,11 +12,12 @@ import select
 import signal
 import struct
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..core.errors import DeadlineExceeded, PetalError, ProcessFailed, StorageError
+from ..core.errors import Bug, DeadlineExceeded, PetalError, ProcessFailed, StorageError
 from .log import LOG
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ def with_deadline(action: Callable[[], T], seconds: float, error: PetalError | N
     Raises:
         DeadlineExceeded: no result in time, if ``error`` is not given.
         PetalError, OSError: raised by ``action``.
+        Bug: ``action`` raised another exception; ``why`` is its traceback.
         ProcessFailed: the child died without a result (``process-failed``).
     """
     late = error or DeadlineExceeded(f"an operation did not finish within {seconds:.0f} s")
@@ -112,6 +114,9 @@ def _run_child(action: Callable[[], Any], sender: int) -> None:
             data = pickle.dumps((True, action()))
         except (PetalError, OSError) as error:
             data = pickle.dumps((False, error))
+        except Exception as bug:  # noqa: BLE001 - without this its traceback would be lost
+            what = f"petal-node has a bug: {type(bug).__name__}: {bug}"
+            data = pickle.dumps((False, Bug(what, why=traceback.format_exc(), remedy="please report it")))
         _send(sender, _RESULT, data)
     except BaseException:  # noqa: BLE001 - the parent sees a closed pipe and raises ProcessFailed
         os._exit(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bootstrap.core.errors import DeadlineExceeded, ProcessFailed, ProcessTimeout, StorageError
+from bootstrap.core.errors import Bug, DeadlineExceeded, ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.host import deadline, system
 from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
 from bootstrap.host.system import System
@@ -209,6 +209,17 @@ def test_an_exception_of_a_guarded_call_is_raised_in_the_caller(tmp_path: Path) 
     with pytest.raises(FileNotFoundError):
         SYSTEM.on_storage((tmp_path / "absent").read_text, "x", 5)
     assert SYSTEM.on_storage(lambda: {"a": (1, 2)}, "x", 5) == {"a": (1, 2)}
+
+
+def test_a_bug_in_a_guarded_call_is_reported_with_its_traceback() -> None:
+    def broken() -> str:
+        return {"a": "b"}["absent"]
+
+    with pytest.raises(Bug, match="petal-node has a bug: KeyError: 'absent'") as caught:
+        SYSTEM.with_deadline(broken, 5)
+    assert "in broken" in caught.value.why
+    with pytest.raises(Bug, match="pickle"):
+        SYSTEM.with_deadline(lambda: lambda: None, 5)
 
 
 def test_a_killed_guarded_call_raises_an_error() -> None:
