@@ -114,6 +114,8 @@ def _run_step(
         report = _probe_apply_probe(step, ctx, listen, locks)
         if report.outcome.holds:
             step.on_held(ctx)
+        elif report.outcome is Outcome.BLOCKED:
+            LOG.warning("blocked: %s", report.reason, extra={"step": step.name})
     except (PetalError, OSError) as trouble:
         error = from_error(trouble, ctx.paths.shared_mount)
         LOG.error("%s: %s", step.name, error, extra={"step": step.name})

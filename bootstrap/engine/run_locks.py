@@ -60,9 +60,12 @@ class RunLocks:
             return
         if self._cluster is None:
             lock = Lock(ctx.cluster_lock, holder, timeout=timeout, waiting=waiting, inherit=self._end_previous_run)
-            self._cluster = self._stack.enter_context(lock)
-            for clean_up in ON_CLUSTER_LOCK:
-                clean_up(ctx.paths, ctx.system)
+            with ExitStack() as attempt:  # if a clean-up fails, the next step takes the lock and repeats it
+                attempt.enter_context(lock)
+                for clean_up in ON_CLUSTER_LOCK:
+                    clean_up(ctx.paths, ctx.system)
+                self._stack.push(attempt.pop_all())
+            self._cluster = lock
         else:
             self._cluster.confirm()
         if not claims_storage:
@@ -79,7 +82,7 @@ class RunLocks:
 
     def _end_previous_run(self, previous: Holder) -> None:
         """Ends the builders of a killed run, which would write into the store at the same time."""
-        self._previous = previous
+        self._previous = self._previous or previous
         host = self._ctx.facts.host
         on_this_boot = (previous.host, previous.boot_id) == (host.name, host.boot_id)
         if on_this_boot and not has_process(previous.pid, previous.process_start):

@@ -29,6 +29,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.run_locks import NODE_LOCK
 from bootstrap.host import atomic
 from bootstrap.host.locks import Holder, Lock
+from bootstrap.host.log import close_log, entries, open_log
 from bootstrap.host.processes import own_start
 from bootstrap.state.context import Context
 from bootstrap.steps.base import Step
@@ -168,6 +169,22 @@ def test_blocked_and_skipped_steps_have_their_reasons(ctx: Context) -> None:
     assert engine.status_of(list(reports.values())) is Status.DEGRADED
 
 
+def test_a_probe_that_fails_blocks_its_step_and_is_in_the_log(ctx: Context) -> None:
+    class Refused(Toy):
+        def probe(self, _ctx: Context) -> Finding:
+            raise PermissionError(errno.EACCES, "Permission denied", "/etc/x")
+
+    open_log(ctx.paths.log, "run-1")
+    try:
+        report = run(ctx, Refused("a", []))["a"]
+    finally:
+        close_log()
+    assert report.outcome is Outcome.BLOCKED
+    (line,) = [entry for entry in entries(ctx.paths.log) if entry.level == "warning"]
+    assert (line.step, line.message) == ("a", f"blocked: {report.reason}")
+    assert "/etc/x" in line.message
+
+
 def test_an_exception_fails_only_its_step_and_dependent_steps(ctx: Context) -> None:
     reports = run(ctx, Toy("a", [MISSING], KeyError("oops")), Toy("b", [satisfied("fine")], needs=()))
     assert reports["a"].error is not None
@@ -244,6 +261,26 @@ def test_a_foreground_run_does_not_probe_a_step_below_a_blocked_one(ctx: Context
     proof = Toy("proof", [], needs=("bad",), background=True)
     reports = engine.converge([bad, proof], ctx, lambda _: None, background=False)
     assert [report.outcome for report in reports] == [Outcome.BLOCKED, Outcome.BLOCKED]
+
+
+def test_work_that_failed_under_a_new_cluster_lock_is_repeated_for_the_next_step(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the job of a killed run could build at the same time."""
+    failures = [PetalError("the abandoned job cannot be ended")]
+
+    def end(*_: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr("bootstrap.engine.run_locks.ON_CLUSTER_LOCK", (end,))
+    first, second, third = (
+        Toy(name, [MISSING, MISSING, satisfied("y")], scope=Scope.CLUSTER) for name in ("first", "second", "third")
+    )
+    done = run(ctx, first, second, third)
+    assert [report.outcome for report in done.values()] == [Outcome.FAILED, Outcome.CHANGED, Outcome.CHANGED]
+    assert (first.applied, failures) == (0, [])
+    assert run(ctx, Toy("later", [MISSING, MISSING, satisfied("y")], scope=Scope.CLUSTER))["later"].outcome.holds
 
 
 def test_a_run_that_lost_its_lock_runs_no_further_step(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
