@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from ..checks.node import check_node, reaches_storage
@@ -39,31 +40,51 @@ def run(options: Options, services: Services) -> RunRecord:
     """
     paths = options.paths
     recorder = Recorder(options, services)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    try:
+        with _terminable():
+            _run_to_the_end(options, services, recorder)
+    except (KeyboardInterrupt, Terminated) as signalled:
+        code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
+        interrupted = PetalError("the run was ended by a signal", code="interrupted").to_dict()
+        recorder.close(Status.FAILED, code, interrupted)
+    Runs(paths).prune()
+    prune_logs(paths.logs)
+    if options.event in CHECKED_EVENTS:
+        arrange_timer(recorder.record, paths, services.system)
+    return recorder.record
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise Terminated, so that the record is closed."""
+    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _run_to_the_end(options: Options, services: Services, recorder: Recorder) -> None:
+    """Runs, and closes the record unless a signal ends the run."""
     try:
         recorder.update()
         keep_request(options)
         status, code = _run(options, services, recorder)
         recorder.close(status, code)
     except (PetalError, OSError) as trouble:
-        error = from_error(trouble, paths.shared_mount)
+        error = from_error(trouble, options.paths.shared_mount)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         if options.event:
             _converge_without_config(options, services, recorder)
         recorder.close(Status.FAILED, error.exit)
-    except (KeyboardInterrupt, Terminated) as signalled:
-        code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
-        interrupted = PetalError("the run was ended by a signal", code="interrupted").to_dict()
-        recorder.close(Status.FAILED, code, interrupted)
     except Exception as bug:  # noqa: BLE001 - a bug leaves a record and a report, not a broken node
-        recorder.close(Status.FAILED, ExitCode.BUG, crash(bug, paths, services.run_id).to_dict())
-    Runs(paths).prune()
-    prune_logs(paths.logs)
-    if options.event in CHECKED_EVENTS:
-        arrange_timer(recorder.record, paths, services.system)
-    return recorder.record
+        recorder.close(Status.FAILED, ExitCode.BUG, crash(bug, options.paths, services.run_id).to_dict())
 
 
 def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Status, int]:
@@ -102,10 +123,6 @@ def _converge_without_config(options: Options, services: Services, recorder: Rec
         _converge(LOCAL, prepare_without_config(options, services), recorder)
     except PetalError as error:
         LOG.error("%s", error)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _converge(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,22 @@ def test_without_a_configuration_petal_node_installs_itself_and_recovers_later(
     after = one_run(world, None, BOOT, "converge")
     assert after.errors == ()
     assert {step.name: step.outcome for step in after.steps}["publish"] is Outcome.CHANGED
+
+
+def test_a_signal_closes_the_record_at_any_moment_and_has_its_default_effect_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a node without a configuration installs petal-node itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("bootstrap.engine.run._converge_without_config", end)
+    record = one_run(World(tmp_path / "node"), tmp_path / "absent.yaml", "configured", "worker")
+    assert (record.exit, record.errors[0]["code"]) == (143, "interrupted")
+    assert record.finished
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def records(prefix: Path) -> list[dict[str, Any]]:
