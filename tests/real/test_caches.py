@@ -8,16 +8,16 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bootstrap.config.model import Mirror, Origin
-from bootstrap.core.errors import CacheError, FetchError
+from bootstrap.core.errors import CacheError, FetchError, ProcessTimeout
 from bootstrap.host.files import sha256_of
-from bootstrap.host.system import System
+from bootstrap.host.system import Completed, System
 from bootstrap.remote.fetch import exists, upload
 from bootstrap.spack.cache.keys import open_keyring, refuse_readable_key
 from bootstrap.spack.cache.pull import Pulled, pull
@@ -193,6 +193,19 @@ def test_a_corrupt_entry_affects_only_its_own_package(cache: Path, tmp_path: Pat
     (trouble,) = pulled.troubles
     assert trouble.code == "cache-corrupt"
     assert "zlib@1.0" in trouble.what
+    assert ("does not have the shape" in trouble.why) is (damage not in {"cut", "gone"})
+
+
+def test_a_bug_in_a_transfer_is_not_a_corrupt_entry(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    put(cache, ZLIB)
+    monkeypatch.setattr("bootstrap.spack.cache.pull.download", broken)
+    with pytest.raises(KeyError):
+        take(tmp_path, mirror_of(cache), ZLIB)
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:9/cache", "{tmp}/absent"])
@@ -243,6 +256,21 @@ def test_a_public_key_cannot_sign(key: Key, tmp_path: Path) -> None:
         ring.sign(tmp_path / "x", tmp_path / "y")
     assert caught.value.code == "cache-key"
     assert not (tmp_path / "ring").exists()
+
+
+def test_no_secret_key_stays_if_gpgs_agent_does_not_end(key: Key, tmp_path: Path) -> None:
+    class Stuck(System):
+        def run(self, argv: Sequence[str], **options: Any) -> Completed:
+            done = super().run(argv, **options)
+            if "--kill" in argv:
+                raise ProcessTimeout("gpgconf did not end within 60 s and was stopped")
+            return done
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with open_keyring(Stuck(), tmp_path / "ring", [Origin(str(key.secret))], None):
+        assert (tmp_path / "ring").is_dir()
+    assert not (tmp_path / "ring").exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_secret_key_that_others_can_read_is_refused(key: Key) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from ...config.model import Origin
 from ...core.deadlines import DOCUMENT, PROGRAM
-from ...core.errors import CacheError, FetchError
+from ...core.errors import CacheError, FetchError, PetalError
 from ...host.atomic import write_atomic
 from ...host.files import make_dir, remove_tree
+from ...host.log import LOG
 from ...host.system import Completed, System
 from ...remote.fetch import Source, local_path, read
 from .entries import SIGNED
@@ -119,11 +120,15 @@ def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str
             ring.add(key, origin.source)
         yield ring
     finally:
-        gpgconf = system.which("gpgconf")
-        if gpgconf is not None:
-            system.run([gpgconf, *ring.homedir, "--kill", "all"], timeout=PROGRAM, ok=None)
-        os.close(ring.descriptor)
-        remove_tree(home)
+        try:
+            gpgconf = system.which("gpgconf")
+            if gpgconf is not None:
+                system.run([gpgconf, *ring.homedir, "--kill", "all"], timeout=PROGRAM, ok=None)
+        except PetalError as error:
+            LOG.warning("gpg's agent may still run: %s", error)
+        finally:  # a secret key is in it
+            os.close(ring.descriptor)
+            remove_tree(home)
 
 
 def refuse_readable_key(origin: Origin) -> None:

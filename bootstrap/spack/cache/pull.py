@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,17 +156,18 @@ class _Pull:
     def _take_blobs(self, spec: Locked, description: bytes) -> None:
         """Fetches the files that the description names, then writes the description."""
         what = f"the entry of {spec.name}@{spec.version}"
-        try:
+        with _in_layout(what):
             document = json.loads(description)
-            for path, sha256 in self.layout.blobs(spec, document).items():
+            blobs = self.layout.blobs(spec, document)
+        try:
+            for path, sha256 in blobs.items():
                 download(self._source(path, sha256, FETCH), self.directory / path)
-            digest = self.layout.hash_of(document, self.directory)
-        except MALFORMED as error:
-            raise CacheError(what, why=f"{type(error).__name__}: {error}", code="cache-corrupt") from error
         except FetchError as error:
             if error.code in {"fetch-checksum", "fetch-missing"}:
                 raise CacheError(what, why=str(error), code="cache-corrupt") from error
             raise
+        with _in_layout(what):
+            digest = self.layout.hash_of(document, self.directory)
         if digest != spec.hash:
             raise CacheError(what, why=f"it is the entry of another package, {digest}", code="cache-corrupt")
         target = self.directory / self.layout.description(spec, signed=False)
@@ -206,3 +207,13 @@ class _Pull:
         what = f"the mirror {self.name} has entries that cannot be used: {names}"
         delete = "delete the entry: the next cluster that builds it pushes it again"
         return CacheError(what, why=error.why or str(error), remedy=delete, code="cache-corrupt")
+
+
+@contextmanager
+def _in_layout(what: str) -> Iterator[None]:
+    """Reads a document of the entry ``what``: CacheError ``cache-corrupt`` if it is not in its layout."""
+    try:
+        yield
+    except MALFORMED as error:
+        why = f"it does not have the shape of its layout ({type(error).__name__}: {error})"
+        raise CacheError(what, why=why, code="cache-corrupt") from error
