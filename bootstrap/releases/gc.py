@@ -154,7 +154,7 @@ def remove(ctx: Context, plan: Cleanup) -> None:
         ctx.note(f"removing release {release}")
         pin_of(ctx, release).unlink(missing_ok=True)
         _rename(ctx.paths.release(release))
-    for gone in ctx.paths.releases.glob(f".*{GONE}"):
+    for gone in (*ctx.paths.releases.glob(f".*{GONE}"), *ctx.paths.store.glob(f"*/.*{GONE}")):
         remove_tree(gone)
     built = [package for package in plan.packages if package.hash]
     if built:

@@ -234,9 +234,12 @@ def test_gc_keeps_a_release_that_it_cannot_read(tmp_path: Path) -> None:
 def test_gc_continues_after_a_kill(tmp_path: Path) -> None:
     world, (first, second, third) = three_releases(tmp_path)
     world.paths.release(first).rename(world.paths.releases / f".{first}.gone")
+    (package,) = world.paths.store.glob("*/p-1-*")
+    package.rename(package.with_name(f".{package.name}.gone"))
     plan = collector.plan(world.context, 1, ())
     collector.remove(world.context, plan)
     assert sorted(path.name for path in world.paths.releases.iterdir()) == [third]
+    assert list(world.paths.store.glob("*/.*")) == []
     assert second in plan.drop
 
 
