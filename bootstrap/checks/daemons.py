@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from ..cluster.slurm import ping
-from ..core.errors import PetalError
+from ..core.errors import PetalError, ProcessTimeout
 from ..core.model import Finding, Role
 from ..host import systemd
 from ..state.context import Context
@@ -14,6 +14,7 @@ from ..steps.base import Check
 
 UNITS = {Role.HEAD: "slurmctld", Role.COMPUTE: "slurmd"}
 DOWN = ("inactive", "failed")
+SILENT, ON_HEAD = "slurmctld does not answer", "systemctl status slurmctld    (on the head node)"
 # munge(7): the node's own munged encodes and decodes a credential. The command contains no external input.
 ROUND_TRIP = "set -o pipefail; munge -n | unmunge -n"
 
@@ -46,9 +47,10 @@ class Slurm(Check):
     after = (Munge,)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
+        share = self.seconds / 2  # two commands may hang
         unit = UNITS.get(ctx.role)
         if unit and ctx.paths.live and not ctx.options.event and not _in_job() and ctx.system.has_systemd():
-            state = systemd.state(unit, ctx.system, timeout=self.seconds)
+            state = systemd.state(unit, ctx.system, timeout=share)
             if state in DOWN:
                 remedy = (f"systemctl restart {unit}", f"journalctl -u {unit} -n 20")
                 yield self.fail(f"{unit} does not run on this node", f"systemctl shows it as {state}", *remedy)
@@ -56,14 +58,17 @@ class Slurm(Check):
         if not _in_job() and (not ctx.paths.live or ctx.role is Role.COMPUTE):
             return
         try:
-            done = ping(ctx.system, self.seconds)
+            done = ping(ctx.system, share)
+        except ProcessTimeout as error:
+            yield self.fail(SILENT, str(error), ON_HEAD)
+            return
         except PetalError as error:
             yield self.warn("Slurm's commands are missing on this node", str(error))
             return
         if done.returncode == 0 and "UP" in done.stdout:
             yield self.ok("slurmctld answers")
             return
-        yield self.fail("slurmctld does not answer", done.tail(2), "systemctl status slurmctld    (on the head node)")
+        yield self.fail(SILENT, done.tail(2), ON_HEAD)
 
 
 def _in_job() -> bool:

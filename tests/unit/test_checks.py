@@ -15,6 +15,7 @@ from bootstrap.core.errors import ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Finding, Role, Severity
 from bootstrap.engine.registry import CHECKS
+from bootstrap.host.system import Completed
 from bootstrap.prove import login_shell
 from bootstrap.prove.login_shell import Answer
 from bootstrap.state.context import Context
@@ -137,6 +138,34 @@ def test_within_a_job_slurmd_counts_as_running(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     (finding,) = daemons.Slurm().findings(world.context)
     assert (finding.severity, finding.message) == (Severity.OK, "slurmctld answers")
+
+
+def test_a_slurmctld_that_hangs_is_not_a_missing_command(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", live=True)
+    assert [finding.severity for finding in daemons.Slurm().findings(world.context)] == [Severity.WARN]
+
+    def hang(_: Sequence[str]) -> str:
+        raise ProcessTimeout("scontrol did not end within 20 s and was stopped")
+
+    world.system.answers["scontrol"] = hang
+    (finding,) = daemons.Slurm().findings(world.context)
+    assert (finding.severity, finding.message) == (Severity.FAIL, "slurmctld does not answer")
+
+
+def test_the_commands_of_the_slurm_check_share_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path / "node", live=True)
+    world.system.systemd = True
+    waits = []
+
+    def run(argv: Sequence[str], *, timeout: float, **_: object) -> Completed:
+        waits.append(timeout)
+        text = "LoadState=loaded\nActiveState=active\n" if argv[0] == "systemctl" else "Slurmctld at head is UP\n"
+        return Completed(0, text, "")
+
+    monkeypatch.setattr(world.system, "run", run)
+    (finding,) = daemons.Slurm().findings(world.context)
+    assert finding.severity is Severity.OK
+    assert (len(waits), sum(waits)) == (2, daemons.Slurm.seconds)
 
 
 def test_a_daemon_that_is_not_installed_or_not_yet_started_is_not_a_fault(tmp_path: Path) -> None:
