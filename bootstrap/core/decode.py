@@ -66,6 +66,11 @@ def text(value: Any) -> str:
     return value
 
 
+def storable(value: str) -> str:
+    """``value`` as ``text`` accepts it: the bytes of a file name that are not UTF-8, and NUL, become escapes."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
 def name(value: Any) -> str:
     """A string that is safe as a part of a path."""
     if not NAME.match(text(value)):

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from .decode import ErrorDict, Name
+from .decode import ErrorDict, Name, storable
 from .errors import ConfigError, ExitCode, PetalError
 
 
@@ -329,8 +329,8 @@ def _plain(value: Any) -> Any:
         return plain(value)
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, (str, Path)):
+        return storable(str(value))
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -41,10 +41,10 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "run_id": self._run_id,
             "step": getattr(record, "step", ""),
-            "message": redacted(record.getMessage()),
+            "message": decode.storable(redacted(record.getMessage())),
         }
         if record.exc_info:
-            line["traceback"] = redacted(self.formatException(record.exc_info))
+            line["traceback"] = decode.storable(redacted(self.formatException(record.exc_info)))
         return json.dumps(line, ensure_ascii=True)
 
 

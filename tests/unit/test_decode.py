@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from bootstrap.core import decode
 from bootstrap.core.decode import Name
-from bootstrap.core.model import Finding, NodeReport, Role, RunRecord, StepReport
+from bootstrap.core.model import Finding, NodeReport, Role, RunRecord, Severity, StepReport, plain
 from bootstrap.host.locks import Holder
 from bootstrap.host.log import Entry
 from bootstrap.spack.job.directory import JobReport, Order
@@ -96,3 +97,9 @@ def test_every_annotation_of_a_document_has_a_reader(kind: type) -> None:
     """An annotation without a reader would look like a damaged document."""
     for field in fields(kind):
         assert callable(decode._reader(field.type, kind.__module__))
+
+
+def test_a_record_with_any_file_name_can_be_read_again() -> None:
+    finding = Finding("permissions", Severity.FAIL, "/x/caf" + os.fsdecode(b"\xe9"), "a\0b")
+    read = decode.build(Finding, plain(finding))
+    assert (read.message, read.why) == (r"/x/caf\udce9", r"a\0b")

@@ -83,6 +83,12 @@ def test_foreign_lines_of_the_log_are_shown_unchanged(path: Path) -> None:
     assert {entry.level for entry in entries(path)} == {"warning"}
 
 
+def test_a_line_with_any_file_name_belongs_to_its_run(path: Path) -> None:
+    write_line(path, "run-1", "cannot read " + os.fsdecode(b"/x/caf\xe9"), "one\0two")
+    lines = [(entry.run_id, entry.message) for entry in entries(path)]
+    assert lines == [("run-1", r"cannot read /x/caf\udce9"), ("run-1", r"one\0two")]
+
+
 def test_spack_logs_of_old_runs_are_removed(tmp_path: Path) -> None:
     ids = [f"20261128T1000{number:02d}.000Z-abcdef" for number in range(KEEP_LOGS + 3)]
     long_ago = time.time() - RECENT - 60
@@ -151,4 +157,4 @@ def test_the_errors_for_an_empty_and_an_unreadable_log(tmp_path: Path, monkeypat
         show(tmp_path)
     with pytest.raises(NotRoot) as caught:
         show(Path("/"))
-    assert caught.value.remedy == ("sudo petal-node log",)
+    assert caught.value.remedy == ("sudo /usr/local/bin/petal-node log",)
