@@ -40,35 +40,36 @@ def make_tree(archive: str, base: str, key: str, machine: str, stop: Stop, distr
     tree = Path(base, key)
     umask = os.umask(0o022)
     try:
-        _make_base(Path(base), stop, distrust)
+        _make_base(archive, Path(base), stop, distrust)
         with zipfile.ZipFile(archive) as source:
             _make(source, tree, machine, distrust)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         stop(f"the archive is damaged: {archive}", str(error), "fetch it again and compare it with its .sha256 file")
     except OSError as error:
-        stop(f"cannot unpack into {base}", str(error), _remedy())
+        stop(f"cannot unpack into {base}", str(error), _remedy(archive))
     finally:
         os.umask(umask)
     return str(tree)
 
 
-def _remedy() -> str:
+def _remedy(archive: str) -> str:
     if os.geteuid() == 0:
         return "make room in /var/cache and make it writable (df -h /var/cache; mount | grep /var)"
-    return "run `sudo petal-node version` once (all users share its cache), or set XDG_CACHE_HOME to your own directory"
+    return f"run `sudo {archive} version` once (all users share its cache), or set XDG_CACHE_HOME to your own directory"
 
 
-def _make_base(base: Path, stop: Stop, distrust: Distrust) -> None:
+def _make_base(archive: str, base: Path, stop: Stop, distrust: Distrust) -> None:
     """Makes the cache directory, or refuses one in which other users could have put something."""
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
     problem = distrust(str(base), os.geteuid())
     if problem:
         stop("its cache cannot be trusted", problem, f"remove it (rm -rf {base}); the next start makes it again")
     if os.statvfs(base).f_flag & os.ST_NOEXEC:
+        remount = f"mount -o remount,exec $(findmnt -nT {base} -o TARGET), and in /etc/fstab"
         stop(
             f"its cache {base} is on a file system mounted noexec",
             "psutil's compiled part cannot be loaded from there",
-            _remedy() if os.geteuid() else f"mount -o remount,exec $(findmnt -nT {base} -o TARGET), and in /etc/fstab",
+            _remedy(archive) if os.geteuid() else remount,
         )
 
 

@@ -23,7 +23,7 @@ def require_root(options: Options, services: Services) -> None:
     if options.paths.live and not services.system.is_root():
         raise NotRoot(
             f"petal-node {options.command} changes this machine and needs root",
-            remedy=f"sudo petal-node {options.command}",
+            remedy=options.with_sudo(),
         )
 
 

@@ -41,7 +41,7 @@ def log(options: Options, _: Services) -> Result[LogLines]:
     except PermissionError as error:
         if not paths.live:
             raise
-        raise NotRoot(f"only root may read {paths.log}", remedy="sudo petal-node log") from error
+        raise NotRoot(f"only root may read {paths.log}", remedy=options.with_sudo()) from error
     if run is not None and not known:
         why = "it did not run on this node, or its lines were rotated away"
         raise UsageError(f"the log has no run {run}", why=why, remedy="petal-node status")

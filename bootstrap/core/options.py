@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +85,7 @@ class Options:
             "--root": None if self.paths.live else self.root,
         }
         return [word for option, value in typed.items() if value for word in (option, str(value))]
+
+    def with_sudo(self) -> str:
+        """This command as root; sudo's ``secure_path`` may lack the directory of the program (sudoers(5))."""
+        return shlex.join(["sudo", str(self.paths.link), self.command, *self.common_arguments()])

@@ -190,7 +190,7 @@ class TestCluster:
         assert petal(lab, node, "check", user="ec2-user").returncode == 0
         refused = petal(lab, node, "bootstrap", user="ec2-user")
         assert refused.returncode == 77
-        assert "sudo petal-node bootstrap" in refused.stderr
+        assert "sudo /usr/local/bin/petal-node bootstrap" in refused.stderr
 
     def test_only_root_can_read_the_log_and_others_get_an_error(self, lab: Lab) -> None:
         shown = lab.exec("head", ("petal-node", "log", "-n", "200")).check().stdout
@@ -199,7 +199,7 @@ class TestCluster:
         of_run = lab.exec("head", ("petal-node", "log", "--run", run_id, "--level", "debug")).check().stdout
         assert {line.split(",")[0] for line in of_run.splitlines() if line.startswith("run ")} == {f"run {run_id}"}
         user = lab.exec("head", ("petal-node", "log"), user="ec2-user")
-        assert (user.returncode, "sudo petal-node log" in user.stderr) == (77, True)
+        assert (user.returncode, "sudo /usr/local/bin/petal-node log" in user.stderr) == (77, True)
 
     def test_other_nodes_take_the_archive_from_shared_storage(self, lab: Lab) -> None:
         """Neither the node nor S3 has the archive."""
