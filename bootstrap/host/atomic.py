@@ -111,9 +111,10 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def move_aside(path: Path, target: Path) -> None:
-    """Renames a file or directory within its directory, before it is removed: the rename is on disk at the return."""
+    """Renames a file or directory within its file system: the rename is on disk at the return."""
     path.rename(target)
-    flush_directory(path.parent)
+    for directory in {path.parent, target.parent}:
+        flush_directory(directory)
 
 
 def install_executable(source: Path, target: Path, sha256: str) -> None:

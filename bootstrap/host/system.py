@@ -27,7 +27,6 @@ T = TypeVar("T")
 # ParallelCluster starts custom actions with a PATH without Slurm, and perhaps without HOME and LANG.
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DRAIN_SECONDS = 1.0  # for output that is still in a pipe after its program has ended
-KILL_SECONDS = 2.0  # for the kernel to end a killed process
 # Not waited for; kept because Popen warns if it is collected while its process runs.
 _running: list[subprocess.Popen[bytes]] = []
 
@@ -246,10 +245,8 @@ def _start(
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Ends a process and its descendants; does not wait for one that hangs in the kernel, on a dead mount."""
-    end_tree(process.pid)
-    try:
-        process.wait(timeout=KILL_SECONDS)
-    except subprocess.TimeoutExpired:
+    end_tree(process.pid)  # waits for the end
+    if process.poll() is None:
         LOG.warning("process %d does not end on SIGKILL", process.pid)
         _running.append(process)
 

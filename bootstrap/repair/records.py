@@ -9,6 +9,7 @@ from ..core.deadlines import PROBE
 from ..core.errors import StateError
 from ..core.model import Finding, change, elsewhere, satisfied
 from ..core.text import at_most
+from ..host.atomic import move_aside
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Owner, Token
@@ -46,7 +47,7 @@ class Records(Step):
 
     def apply(self, ctx: Context) -> None:
         for path in list(_damaged(ctx)):
-            path.replace(path.with_name(path.name + ".bad"))
+            move_aside(path, path.with_name(path.name + ".bad"))
             LOG.warning("%s is damaged and was renamed to .bad", path, extra={"step": self.name})
         if _token_is_lost(ctx):
             before = KnownStorage.load(ctx.paths)

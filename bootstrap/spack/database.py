@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..core import decode
 from ..core.errors import SpackError, StateError
 from ..core.text import at_most
-from ..host.atomic import write_atomic
+from ..host.atomic import move_aside, write_atomic
 from ..host.files import make_dir, read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
@@ -230,7 +230,7 @@ def restore(store: Path) -> str:
     make_dir(index.parent)
     if index.exists():
         make_dir(store / COPIES)
-        index.replace(store / COPIES / DAMAGED)
+        move_aside(index, store / COPIES / DAMAGED)
     for copy in reversed(copies(store)):
         try:
             if records(copy):
