@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from ..core.errors import FetchError
+from ..core.errors import FetchError, from_os_error
 from ..host.atomic import private_dir, staged_file
 from ..host.files import CHUNK, has_sha256, sha256_of
 from ..host.log import LOG
@@ -104,7 +104,7 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
     S3 refuses a body with another checksum.
 
     Raises:
-        FetchError: as ``download``; ``fetch-too-large``.
+        FetchError: as ``download``; ``fetch-too-large``; for a file the code of what the kernel refused, ``file-...``.
     """
     target = local_path(uri)
     if target is not None:
@@ -112,8 +112,9 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
             with staged_file(target) as part, _opened(source) as stream, part.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, CHUNK)
         except OSError as error:
+            code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, target).code
             why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
-            raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code="fetch-forbidden") from error
+            raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
         return
     if not uri.startswith("s3://"):
         what, remedy = f"{uri} cannot be written", "write s3://BUCKET/KEY or file:///PATH"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,22 @@ def test_a_file_and_its_directory_are_created(tmp_path: Path) -> None:
     place = tmp_path / "a" / "b.lock"
     upload(DATA, str(place))
     assert place.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "file-no-space"), (errno.EROFS, "file-read-only"), (errno.EACCES, "fetch-forbidden")],
+)
+def test_a_file_that_cannot_be_written_is_an_error_with_the_kernels_reason(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("bootstrap.remote.fetch.shutil.copyfileobj", refuse)
+    with pytest.raises(FetchError) as caught:
+        upload(DATA, str(tmp_path / "b.lock"))
+    assert (caught.value.code, caught.value.why.endswith(os.strerror(number))) == (code, True)
 
 
 @pytest.mark.usefixtures("keys")
