@@ -179,7 +179,7 @@ def satisfied(reason: str) -> Finding:
 
 def accepted(reason: str, error: PetalError) -> Finding:
     """Something is wrong that the configuration accepts: the run ends degraded."""
-    return Finding("", Severity.WARN, reason, "", error.remedy, (), error.code, int(error.exit))
+    return Finding("", Severity.WARN, reason, remedy=error.remedy, code=error.code, exit=int(error.exit))
 
 
 def change(reason: str, first: str, *more: str) -> Finding:
@@ -195,7 +195,16 @@ def blocked(reason: str, *remedy: str) -> Finding:
 def refused(error: PetalError) -> Finding:
     """Blocked by an error with a code."""
     problems = error.problems if isinstance(error, ConfigError) else ()
-    return Finding("", Severity.FAIL, error.what, error.why, error.remedy, (), error.code, int(error.exit), problems)
+    return Finding(
+        "",
+        Severity.FAIL,
+        error.what,
+        error.why,
+        error.remedy,
+        code=error.code,
+        exit=int(error.exit),
+        problems=problems,
+    )
 
 
 def elsewhere(reason: str) -> Finding:

@@ -105,7 +105,7 @@ def site_of(ctx: Context, target: str) -> Site:
     # The GPU queues' capabilities; not if the stack sets cuda_arch, because two values would contradict.
     sets_arch = "cuda_arch" in str(ctx.environment.get("packages", ""))
     cuda = ctx.build_targets.cuda if ctx.build_targets and not sets_arch else ()
-    return Site(compiler, target, sources, ctx.facts.host, ctx.externals, cuda, spack.bootstraps)
+    return Site(compiler, target, sources, ctx.facts.host, ctx.externals, cuda=cuda, bootstraps=spack.bootstraps)
 
 
 def check_compiler(compiler: Compiler, target: str) -> None:
