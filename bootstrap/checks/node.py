@@ -28,7 +28,7 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
     probed = {report.name: report for report in reports}
     findings: list[Finding] = []
     for check in checks:
-        if ctx.role in check.roles and not failed(findings) & {earlier.name for earlier in check.after}:
+        if ctx.role in check.roles and not failed_checks(findings) & {earlier.name for earlier in check.after}:
             try:
                 if isinstance(check, Step) and check.name in probed:
                     findings += check.findings_of(probed[check.name], ctx)
@@ -44,11 +44,11 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
     return NodeReport(ctx.facts.host.name, ctx.role.value, timestamp(), release, tuple(findings))
 
 
-def failed(findings: Iterable[Finding]) -> set[str]:
+def failed_checks(findings: Iterable[Finding]) -> set[str]:
     """The names of the checks that failed."""
     return {finding.check for finding in findings if finding.severity is Severity.FAIL}
 
 
 def reaches_storage(findings: Iterable[Finding]) -> bool:
     """True if no finding keeps this node from the files on shared storage."""
-    return not failed(findings) & {check.name for check in WAY_TO_STORAGE}
+    return not failed_checks(findings) & {check.name for check in WAY_TO_STORAGE}

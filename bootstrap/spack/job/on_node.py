@@ -59,7 +59,7 @@ class BuildJob:
             order = self._directory.order()
             # The Spack of the order, without clingo because a job solves nothing
             program = SpackInstall(order.version, Path(order.tree), Path(order.recipes), None)
-            check_node(order, program, self._directory.shared_root, self._host, self._system)
+            require_equal_node(order, program, self._directory.shared_root, self._host, self._system)
             for target in order.modules:
                 try:
                     self._install(order, program, target)
@@ -130,7 +130,7 @@ class BuildJob:
         return PetalError(what, why=error.why, remedy=error.remedy, code=error.code)
 
 
-def check_node(order: Order, program: SpackInstall, shared_root: Path, host: Host, system: System) -> None:
+def require_equal_node(order: Order, program: SpackInstall, shared_root: Path, host: Host, system: System) -> None:
     """Refuses a node on which the packages would differ, or would be installed in another place.
 
     In the layout ``hybrid`` each image has its own Spack, and a head node that fetched another has it for itself.
