@@ -33,7 +33,8 @@ def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Terminated(problem)
 
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    for number in signals:
         signal.signal(number, cancel)
     host = detect.gather(options.paths, services.system, Role.COMPUTE).host
     try:
@@ -44,6 +45,8 @@ def build(options: Options, services: Services) -> Result[Lines] | Result[None]:
         return replace(failed(options.command, error, services.run_id), exit=int(ExitCode.TERMINATED))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in signals:  # another one must not interrupt the end of the builders
+            signal.signal(number, signal.SIG_IGN)
         services.system.end_run(services.run_id)
     failures = tuple(error.to_dict() for error in errors)
     status = Status.FAILED if errors else Status.CHANGED

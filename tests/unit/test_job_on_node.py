@@ -92,8 +92,18 @@ def test_a_job_ends_with_its_worker(tmp_path: Path) -> None:
 def test_a_signal_or_the_worker_ends_the_build_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    """The timer or Slurm's signal interrupts the build; its remaining processes are killed too."""
+    """The timer or Slurm's signal interrupts the build; its remaining processes are killed too.
+
+    Another signal does not prevent that.
+    """
     world = head(tmp_path)
+
+    def end(run_id: str) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        world.system.ended.append(run_id)
+        return 0
+
+    monkeypatch.setattr(world.system, "end_run", end)
     monkeypatch.setattr(build_verb, "REFRESH", 0.05)
     monkeypatch.setattr(build_verb.detect, "gather", lambda *_: world.context.facts)
     results = []
