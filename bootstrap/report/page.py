@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..core.decode import storable
 from ..core.errors import UsageError
 from ..core.model import FleetReport, NodeReport, Result
 from .checks_view import columns_of, problems, total
@@ -39,7 +40,7 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
     checked = [report for report in reports if report.was_checked]
     checks, columns = columns_of(checked)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=total(reports),
         time=time,
         run_id=result.run_id,
@@ -54,3 +55,4 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
         nodes=by_nodes((report.findings, report.node) for report in checked),
         marks=CHECK_MARKS,
     )
+    return storable(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -227,6 +228,12 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
     assert "<h1>proved on 2 of 5 nodes, 3 not checked</h1>" in text
     assert text.count("<b>q-[1-2]</b>: run:&lt;script&gt;alert(1)&lt;/script&gt;: ended with 1 &amp; &lt;b&gt;") == 1
     assert "<td>queue1-dy-c5-3</td><td>not checked: down (down)</td><td>Not responding</td>" in text
+
+
+def test_a_page_with_any_file_name_can_be_written() -> None:
+    finding = Finding("ownership", Severity.WARN, "/x/caf" + os.fsdecode(b"\xe9"))
+    text = page(Result("check", Status.DEGRADED, NodeReport("q-1", "head", "t", "r", (finding,))), "t")
+    assert r"/x/caf\udce9" in text.encode().decode()
 
 
 def test_a_page_that_cannot_be_written_is_refused_with_the_reason(
