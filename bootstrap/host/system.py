@@ -141,7 +141,8 @@ class System:
         """As ``on_storage``; None if the storage does not answer, or ``action`` fails."""
         try:
             return self.on_storage(action, where, seconds)
-        except (PetalError, OSError):
+        except (PetalError, OSError) as error:
+            LOG.debug("%s: %s", where, error)
             return None
 
     def with_deadline(self, action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:
