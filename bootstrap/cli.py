@@ -87,7 +87,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
         function = getattr(import_module(f".commands.{module}", __package__), name)
         result: Result[object] = function(options, services)
     except (PetalError, OSError) as error:
-        result = failed(options.command, from_error(error, options.paths.shared_mount), services.run_id)
+        result = failed(options.command, from_error(error, None), services.run_id)
     except KeyboardInterrupt:
         interrupted = PetalError("interrupted", code="interrupted")
         result = replace(failed(options.command, interrupted, services.run_id), exit=int(ExitCode.INTERRUPTED))

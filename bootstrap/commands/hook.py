@@ -46,7 +46,7 @@ def hook(options: Options, services: Services) -> Result[RunRecord]:
     try:
         record = _through_worker(options, services)
     except (PetalError, OSError) as error:
-        record = _recorded(options, services, from_error(error, options.paths.shared_mount))
+        record = _recorded(options, services, from_error(error, None))
     except Exception as error:  # noqa: BLE001 - a bug is recorded like a failure
         record = _recorded(options, services, crash(error, options.paths, services.run_id))
     return result_of_run(record)

@@ -252,7 +252,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+STATUS = "petal-node status"
 _DENIED = "id; ls -ld {mount}/petal; an export with root_squash refuses root"
+ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
 # errno -> code, remedy for a path on shared storage, remedy for another path.
 _OS_ERRORS = {
     errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal", "ls -ld {path} {parent}"),
@@ -266,21 +268,24 @@ _OS_ERRORS = {
 }
 
 
-def from_error(error: PetalError | OSError, mount: Path) -> PetalError:
+def from_error(error: PetalError | OSError, mount: Path | None) -> PetalError:
     """``error`` itself, or an ``OSError`` as ``from_os_error`` converts it."""
     return error if isinstance(error, PetalError) else from_os_error(error, mount)
 
 
-def from_os_error(error: OSError, mount: Path) -> FileSystemError:
+def from_os_error(error: OSError, mount: Path | None) -> FileSystemError:
     """The error for a refused file operation, with a remedy for its path.
 
     Args:
-        mount: the mount point of shared storage. The remedy names it if the path is below it or unknown.
-            Below ``/opt/petal``, df and findmnt find what is mounted there.
+        mount: the mount point of shared storage, None if the configuration was not read, which may name another one.
+            The remedy names it if the path is below it, below ``/opt/petal`` (which it backs), or unknown.
     """
-    code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", "petal-node status", ""))
+    code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", STATUS, STATUS))
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
-    remedy = elsewhere if elsewhere and path and mount not in (path, *path.parents) else on_mount
+    if mount is not None and (path is None or {mount, ROOT} & {path, *path.parents}):
+        remedy = on_mount
+    else:
+        remedy = elsewhere if path else STATUS
     return FileSystemError(
         f"a file operation failed{f': {path}' if path else ''}",
         why=os.strerror(error.errno) if error.errno else str(error),

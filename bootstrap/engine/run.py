@@ -77,7 +77,7 @@ def _run_to_the_end(options: Options, services: Services, recorder: Recorder) ->
         status, code = _run(options, services, recorder)
         recorder.close(status, code)
     except (PetalError, OSError) as trouble:
-        error = from_error(trouble, options.paths.shared_mount)
+        error = from_error(trouble, None)
         LOG.error("%s", error)
         recorder.update(errors=(error.to_dict(),))
         if options.event:

@@ -112,7 +112,7 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
             with staged_file(target) as part, _opened(source) as stream, part.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, CHUNK)
         except OSError as error:
-            code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, target).code
+            code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, None).code
             why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
             raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
         return
