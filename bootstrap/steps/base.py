@@ -16,7 +16,7 @@ from ..state.context import Context
 
 
 class Run(Enum):
-    """What a check or step can be a part of: a verb on a node, or the build of an image for a layout."""
+    """The runs that select checks and steps: a verb on a node, or the build of an image for a layout."""
 
     BOOTSTRAP = "bootstrap"
     REPAIR = "repair"
@@ -37,7 +37,7 @@ class Check(ABC):
     Attributes:
         name: the name of its findings, or their beginning (``load`` for ``load:gcc``).
         roles: the nodes that it applies to.
-        part_of: the runs that do it.
+        part_of: the runs that select it.
         after: if one of these failed, this check is left out, because it would fail for the same cause.
         seconds: the deadline of the whole check; None if all its accesses to storage have deadlines, and it has a
             result even if one of them times out. An inner deadline would end the child of an outer one.
