@@ -219,7 +219,7 @@ def parse(argv: Sequence[str]) -> Options:
         values.pop(name, None)
     if "role" in values:
         values["role"] = Role(values["role"])
-    options = Options(**values)
+    options = Options(**values, typed=tuple(argv))
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
         parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")

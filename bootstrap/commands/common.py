@@ -23,14 +23,15 @@ def require_root(options: Options, services: Services) -> None:
     if options.paths.live and not services.system.is_root():
         raise NotRoot(
             f"petal-node {options.command} changes this machine and needs root",
-            remedy=options.with_sudo(),
+            remedy=options.with_sudo(services.tool.archive),
         )
 
 
 def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Step]) -> Plan:
     """What ``verb`` would do with these steps, and the command that does it."""
     ctx = prepare(options, services)
-    command = shlex.join(["petal-node", verb, *options.common_arguments()])
+    more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # of a repair
+    command = shlex.join(["petal-node", verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
     return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, command)
 

@@ -21,7 +21,7 @@ class LogLines:
     spack_logs: tuple[str, ...]
 
 
-def log(options: Options, _: Services) -> Result[LogLines]:
+def log(options: Options, services: Services) -> Result[LogLines]:
     """The newest lines, or all of the run whose id begins with ``--run``, from ``--level`` on.
 
     Raises:
@@ -41,7 +41,7 @@ def log(options: Options, _: Services) -> Result[LogLines]:
     except PermissionError as error:
         if not paths.live:
             raise
-        raise NotRoot(f"only root may read {paths.log}", remedy=options.with_sudo()) from error
+        raise NotRoot(f"only root may read {paths.log}", remedy=options.with_sudo(services.tool.archive)) from error
     if run is not None and not known:
         why = "it did not run on this node, or its lines were rotated away"
         raise UsageError(f"the log has no run {run}", why=why, remedy="petal-node status")

@@ -26,6 +26,7 @@ class Options:
         run_id: the id that a hook gave its worker; empty to make a new one.
         event: ``start``, ``configured`` or ``updated`` of ``hook`` and ``worker``, ``boot`` of ``converge``.
         words: the arguments of a ``hook`` that could not be parsed.
+        typed: the arguments of this command line, as typed.
         layout: the layout of the machine image that ``bootstrap`` makes, None on a node.
         yes: ``repair`` and ``gc`` may remove things.
         deep: ``repair`` compares every byte of the packages.
@@ -47,6 +48,7 @@ class Options:
     run_id: str = ""
     event: str = ""
     words: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
     strict: bool = False
     lock_wait: float = 7200.0
     accept_storage: bool = False
@@ -86,6 +88,11 @@ class Options:
         }
         return [word for option, value in typed.items() if value for word in (option, str(value))]
 
-    def with_sudo(self) -> str:
-        """This command as root; sudo's ``secure_path`` may lack the directory of the program (sudoers(5))."""
-        return shlex.join(["sudo", str(self.paths.link), self.command, *self.common_arguments()])
+    def with_sudo(self, archive: Path | None) -> str:
+        """This command line as root, with the running program, because another version may be installed.
+
+        sudo's ``secure_path`` may lack the directory of the program (sudoers(5)).
+        """
+        link = self.paths.link
+        program = link if archive is None or link.resolve() == archive.resolve() else archive
+        return shlex.join(["sudo", str(program), *(self.typed or (self.command, *self.common_arguments()))])

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import pwd
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,16 @@ import pytest
 from bootstrap.cli import main
 from bootstrap.commands import hook
 from bootstrap.commands.arguments import VERBS, parse
-from bootstrap.core.model import Role
+from bootstrap.commands.common import plan_of, require_root
+from bootstrap.core.errors import NotRoot
+from bootstrap.core.model import Role, Tool
+from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.engine.recorder import Recorder
 from bootstrap.host import systemd
 from bootstrap.host.system import System, base_env
+from bootstrap.state.context import Services
+from tests.world import World
 
 
 @pytest.mark.parametrize("argv", [["--json"], ["stauts"], ["plan", "--nonsense"], ["check", "--nodes"], ["worker"]])
@@ -47,10 +53,52 @@ def test_rollback_without_a_release_id_means_the_previous_one() -> None:
 
 
 @pytest.mark.parametrize("argv", [["hook"], ["hook", "begin"], ["hook", "configured", "--nonsense"]])
-def test_a_hook_tolerates_wrong_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_tolerates_wrong_arguments(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*argv, "--root", str(tmp_path)]
     assert main(argv) == 0
     assert "usage" in capsys.readouterr().err
     assert main([*argv, "--strict"]) == 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["rollback", "c7674", "--lock-wait", "5"],
+        ["hook", "start", "--strict"],
+        ["--json", "bootstrap", "--layout", "ami", "--config", "/a b"],
+        ["repair", "--yes", "--deep"],
+        ["gc", "--keep", "1", "--yes"],
+        ["lockfile", "--config", "/x", "--output", "X"],
+    ],
+)
+def test_without_root_the_remedy_repeats_the_command_line(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "petal-node"
+    services = Services(Tool("0.1.0", archive), World(tmp_path).system, "r", lambda _: None, lambda _: None)
+    monkeypatch.setattr(services.system, "is_root", lambda: False)
+    with pytest.raises(NotRoot) as refused:
+        require_root(parse(argv), services)
+    assert refused.value.remedy == (shlex.join(["sudo", str(archive), *argv]),)
+
+
+def test_the_command_of_a_dry_run_applies_the_shown_plan(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    services = Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None)
+    (tmp_path / "petal.yaml").write_text("stack: none")
+    options = world.options(tmp_path / "petal.yaml", "repair", role=Role.HEAD, yes=True, deep=True)
+    assert plan_of("repair", options, services, ()).command.startswith("petal-node repair --yes --deep --")
+
+
+def test_the_remedy_without_root_names_the_installed_program_only_if_it_is_the_running_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Options, "paths", Paths(tmp_path))
+    kept, link = tmp_path / "kept", Paths(tmp_path).link
+    link.parent.mkdir(parents=True)
+    link.symlink_to(kept)
+    assert parse(["gc"]).with_sudo(kept) == f"sudo {link} gc"
+    assert parse(["gc"]).with_sudo(tmp_path / "new") == f"sudo {tmp_path}/new gc"
 
 
 @pytest.mark.parametrize(
