@@ -17,7 +17,9 @@ from ..core.errors import SECRET_NAME
 ValueCheck = Callable[[str], "str | None"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_PRESIGNED = re.compile(r"(?i)[?&](x-amz-[a-z-]+|awsaccesskeyid|signature)=")
 _URI = re.compile(r"(s3://[^/]+/.|https://[^/]+/.|file:///|/)")
+_SIGNED = "contains a password or a signature, which records would show: use s3:// and the role of the node"
 _REFUSED_OPTIONS = {
     **dict.fromkeys(("soft", "softerr"), "an interrupted read or write would look complete"),
     **dict.fromkeys(("nolock", "local_lock", "noflock", "localflock"), "locks would not exclude other nodes"),
@@ -82,6 +84,8 @@ def uri_problem(text: str) -> str | None:
         return "uses http://, which others can modify on the way: use https://"
     if not _URI.match(text):
         return "must be s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or an absolute path"
+    if text.startswith("s3://"):  # a key may contain a question mark
+        return _SIGNED if "@" in text.split("/")[2] or _PRESIGNED.search(text) else None
     return _https_problem(text) if text.startswith("https://") else None
 
 
@@ -94,7 +98,7 @@ def _https_problem(text: str) -> str | None:
     if not valid:
         return "must be https://HOST/PATH"
     if "@" in parts.netloc or any(SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query, True)):
-        return "contains a password or a signature, which records would show: use s3:// and the role of the node"
+        return _SIGNED
     return None
 
 

@@ -96,7 +96,7 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
     if ctx.options.event == "start" and not step.local:
         return elsewhere("shared storage is not mounted at OnNodeStart")
     names = [need.name for need in step.needs if need.name in done and done[need.name].outcome not in ENOUGH]
-    return blocked(f"needs {', '.join(names)}") if names else None
+    return blocked(f"waits for the step{'' if len(names) == 1 else 's'} {', '.join(names)}") if names else None
 
 
 def _planned(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:

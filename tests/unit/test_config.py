@@ -102,7 +102,7 @@ def test_every_mistake_is_reported_at_once_with_its_path() -> None:
         ("install: {partial: 1}", "install.partial", "must be true or false, without quotes"),
         ("install: {partial: 'yes'}", "install.partial", "must be true or false, without quotes"),
         ("check: {load: ['../x']}", "check.load[0]", "module name"),
-        ("[1, 2]", "", "a mapping is needed"),
+        ("[1, 2]", "", "KEY: VALUE"),
         ("a: 1\na: 2", "", "written twice"),
         ("a: &x [1]\nb: *x", "", "aliases"),
         ("a: [", "", "not YAML"),

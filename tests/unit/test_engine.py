@@ -119,7 +119,7 @@ def test_steps_that_need_a_failed_step_are_blocked_and_others_continue(ctx: Cont
     reports = run(ctx, bad, child, grandchild, other)
     assert reports["bad"].remedy == ("mend it",)
     assert reports["child"].outcome is reports["grandchild"].outcome is Outcome.BLOCKED
-    assert reports["child"].reason == "needs bad"
+    assert reports["child"].reason == "waits for the step bad"
     assert child.applied == grandchild.applied == 0
     assert reports["other"].outcome is Outcome.OK
     assert engine.status_of(list(reports.values())) is Status.FAILED

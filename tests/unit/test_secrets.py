@@ -48,7 +48,15 @@ def test_a_text_without_a_secret_is_not_changed(text: str) -> None:
     assert redacted(text) == text
 
 
-@pytest.mark.parametrize("uri", [text for text in HIDDEN if text.startswith("https://")])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *(text for text in HIDDEN if text.startswith("https://")),
+        "s3://b/k?X-Amz-Signature=1",
+        "s3://b/k?versionId=3&x-amz-security-token=1",
+        "s3://key:word@b/k",
+    ],
+)
 def test_a_uri_with_a_secret_is_refused(uri: str) -> None:
     assert "password or a signature" in str(uri_problem(uri))
 
