@@ -53,7 +53,7 @@ def _run(options: Options) -> int:
     from .report import render as report
     from .state.context import Services
 
-    progress = report.Progress(silent=options.json or options.quiet)
+    progress = report.Progress(options)
     archive = Path(os.environ.get("PETAL_ARCHIVE", ""))  # the loader of the archive sets it
     tool = Tool(__version__, archive, sha256_of(archive)) if archive.is_file() else Tool(__version__)
     services = Services(tool, System(), options.run_id or new_run_id(), progress.step, progress.note)

@@ -85,7 +85,7 @@ COMMON = {
     "--role": _value("the role of this node (default: detected)", choices=[role.value for role in Role]),
     "--root": _value("act on the tree below DIR instead of / (image builds, tests)", "DIR", type=_path),
     "--json": _flag("print one JSON object"),
-    "-q --quiet": _flag("print errors only"),
+    "-q --quiet": _flag("print errors, failures and warnings only"),
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .model import Role
@@ -11,6 +12,10 @@ from .paths import Paths
 
 BOOT = "boot"  # the event of a run after a boot
 IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
+# An installed program that is named with its path is that of the tree already, and has its own arguments.
+PUBLIC_COMMAND = re.compile(
+    r"(?<!/)\bpetal-node (bootstrap|plan|status|check|repair|releases|rollback|gc|lockfile|log)\b(?! --help)"
+)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -87,6 +92,13 @@ class Options:
             "--root": None if self.paths.live else self.root,
         }
         return [word for option, value in typed.items() if value for word in (option, str(value))]
+
+    def for_tree(self, remedy: str) -> str:
+        """A line of a remedy whose commands act on the same tree as this one."""
+        if self.paths.live:
+            return remedy
+        options = shlex.join(replace(self, config=None, config_sha256=None).common_arguments())
+        return PUBLIC_COMMAND.sub(lambda found: f"{found[0]} {options}", remedy)
 
     def with_sudo(self, archive: Path | None) -> str:
         """This command line as root, with the running program, because another version may be installed.

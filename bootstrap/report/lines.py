@@ -30,13 +30,18 @@ PROBLEMS = (Severity.WARN, Severity.FAIL)
 
 @dataclass(frozen=True)
 class Line:
-    """One line: an optional mark, which a terminal shows in colour, a label of fixed width, and text."""
+    """One line: an optional mark, which a terminal shows in colour, a label of fixed width, and text.
+
+    Args:
+        commands: the text has commands to type, which get the options of this command line.
+    """
 
     text: str
     mark: str = ""
     label: str = ""
     heading: bool = False
     indent: int = 2
+    commands: bool = False
 
     def __str__(self) -> str:
         if not self.mark and not self.label:
@@ -102,7 +107,7 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:
     """The commands to try."""
-    return [Line(f"try  {text}", indent=indent) for text in remedy]
+    return [Line(f"try  {text}", indent=indent, commands=True) for text in remedy]
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..core.model import Result
 from ..core.text import at_most
-from .lines import Line, count, human
+from .lines import Line, count, human, remedy_lines
 
 if TYPE_CHECKING:
     from ..commands.releases import ReleaseList, Rollback
@@ -32,7 +32,7 @@ def releases_view(result: Result[ReleaseList]) -> list[Line]:
         if release.specs:
             lines.append(Line(", ".join(at_most(MAX_SHOWN, release.specs)), indent=7))
     lines.append(Line(f"{count(len(data.releases), 'release')} in {data.root}", heading=True))
-    return lines + ([Line(f"petal-node rollback makes {data.before} current")] if data.before else [])
+    return lines + ([Line(f"petal-node rollback makes {data.before} current", commands=True)] if data.before else [])
 
 
 def rollback_view(result: Result[Rollback]) -> list[Line]:
@@ -44,7 +44,7 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),
         Line("prove it on the compute nodes: petal-node check --nodes all", "~"),
-        Line(f"undo: petal-node rollback {data.left}", heading=True),
+        Line(f"undo: petal-node rollback {data.left}", heading=True, commands=True),
     ]
 
 
@@ -62,4 +62,4 @@ def gc_view(result: Result[Cleanup]) -> list[Line]:
     what = f"{count(len(data.drop), 'release')} and {count(len(data.packages), 'package')}, {human(data.bytes)}"
     if data.done:
         return [*lines, Line(f"removed {what}", heading=True)]
-    return [*lines, Line(what, heading=True), Line(f"try  petal-node gc --keep {data.newest} --yes")]
+    return [*lines, Line(what, heading=True), *remedy_lines([f"petal-node gc --keep {data.newest} --yes"], 2)]

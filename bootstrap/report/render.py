@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, TextIO
 
 from ..core.deadlines import HEARTBEAT
@@ -32,6 +33,8 @@ COLOURS = {
     "FAIL": "red",
 }
 
+FAILED = ("x", "!", "warn", "FAIL")
+
 
 def show(result: Result[Any], options: Options, *, steps_shown: bool = False) -> None:
     """Prints the answer to stdout, without the steps that were shown while they ran, and errors to stderr."""
@@ -47,10 +50,10 @@ def show(result: Result[Any], options: Options, *, steps_shown: bool = False) ->
         }
         _write(sys.stdout, [json.dumps(envelope, ensure_ascii=True, sort_keys=True)])
         return
-    if not options.quiet:
-        _print(sys.stdout, text_lines(result, steps_shown=steps_shown))
+    lines = text_lines(result, steps_shown=steps_shown)
+    _print(sys.stdout, failures(lines) if options.quiet else lines, options)
     if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
-        _print(sys.stderr, error_lines(result.errors))
+        _print(sys.stderr, error_lines(result.errors), options)
 
 
 def tell(line: str) -> None:
@@ -58,7 +61,24 @@ def tell(line: str) -> None:
     _write(sys.stdout, [line])
 
 
-def _print(stream: TextIO, lines: Iterable[Line]) -> None:
+def failures(lines: Iterable[Line]) -> Iterator[Line]:
+    """The failed lines with the reasons and remedies below them, and the names of the nodes above them."""
+    nodes: Line | None = None
+    failed = False
+    for line in lines:
+        if line.mark:
+            failed = line.mark in FAILED
+        elif line.heading or line.indent <= Line.indent:  # no detail of a step or finding
+            nodes, failed = line if line.indent == 0 else None, False
+        if failed:
+            if nodes:
+                yield nodes
+                nodes = None
+            yield line
+
+
+def _print(stream: TextIO, lines: Iterable[Line], options: Options) -> None:
+    lines = [replace(line, text=options.for_tree(line.text)) if line.commands else line for line in lines]
     if not _wants_colour(stream):
         _write(stream, map(str, lines))
         return
@@ -101,8 +121,9 @@ def _wants_colour(stream: TextIO) -> bool:
 class Progress:
     """Prints each step when it ends. A terminal also gets a spinner with the activity, a log gets a line a minute."""
 
-    def __init__(self, *, silent: bool) -> None:
-        self._silent = silent
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._silent = options.json or options.quiet
         self._status: Any = None
         self._beat = time.monotonic()
         self.shown = False
@@ -115,7 +136,7 @@ class Progress:
             self.note(f"{report.name}: {report.headline}")
         elif report.outcome is not Outcome.SKIPPED:  # those are printed at the end, grouped by reason
             self.close()
-            _print(sys.stdout, step_lines([report]))
+            _print(sys.stdout, step_lines([report]), self._options)
 
     def note(self, text: str) -> None:
         if self._silent:

@@ -287,6 +287,54 @@ def test_json_is_one_envelope(name: str, capsys: pytest.CaptureFixture[str]) -> 
     assert output.err == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "shown", "hidden"),
+    [
+        ("plan", "  !", "  ~"),
+        ("check", "  FAIL", "  ok"),
+        ("matrix", "queue1-st-c5-3:\n  FAIL cpu", "storage"),
+        ("matrix-between", "between the nodes:\n  FAIL mpi:mpich/4.1", "openmpi"),
+        ("run", "  x", "summary"),
+        ("repair", "try  ", "petal-node repair on"),
+        ("rollback", "", "undo"),
+    ],
+)
+def test_quiet_output_has_the_failures_with_their_remedies(
+    name: str, shown: str, hidden: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.show(RESULTS[name], Options("x", quiet=True))
+    output = capsys.readouterr().out
+    assert shown in output
+    assert hidden not in output
+    assert bool(output) == bool(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("rollback", "undo: petal-node rollback{} 3f9c1a2b4d5e"),
+        ("releases", "petal-node rollback{} makes aaaabbbbcccc current"),
+        ("gc", "try  petal-node gc{} --keep 1 --yes"),
+    ],
+)
+def test_the_commands_to_type_act_on_the_same_tree(name: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, more in (
+        (Options("x"), ""),
+        (Options("x", root=Path("/a b"), role=Role.HEAD), " --role head --root '/a b'"),
+    ):
+        report.show(RESULTS[name], options)
+        assert command.format(more) in capsys.readouterr().out
+
+
+def test_a_remedy_acts_on_the_same_tree_except_of_a_program_with_a_path() -> None:
+    options = Options("x", root=Path("/t"))
+    assert options.for_tree("rm a; then: petal-node repair    (on the head node)") == (
+        "rm a; then: petal-node repair --root /t    (on the head node)"
+    )
+    for text in ("/t/usr/local/bin/petal-node repair", "petal-node hook --help", "petal-node lockfile --help"):
+        assert options.for_tree(text) == text
+
+
 def test_an_error_goes_to_stderr_in_ascii_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     error = PetalError("the dïsk is full", why="\x1b[31mno space", remedy="df -h")
     report.show(failed("plan", error), Options("plan", quiet=True))
