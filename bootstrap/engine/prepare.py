@@ -50,7 +50,8 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
     role = detect.role_of(facts)
     problems: list[PetalError] = []
     decides = role is Role.HEAD and _sets_desired_state(options, follow=follow)
-    desired = None if decides else find_desired_state(options.root, facts, services.system, problems)
+    tool = services.tool if role is Role.HEAD else None
+    desired = None if decides else find_desired_state(options.root, facts, services.system, problems, tool)
     if may_hand_over and (role is not Role.HEAD or options.event == BOOT):
         hand_over(desired, services.tool, Paths(options.root, mount_in(desired)), services.system)
     config = read_config(options, facts, desired, services.system, problems, follow=follow)
@@ -81,7 +82,9 @@ def prepare_lockfile(options: Options, services: Services) -> Context:
     """
     facts = detect.gather(options.paths, services.system, Role.HEAD)
     problems: list[PetalError] = []
-    desired = None if options.config else find_desired_state(options.root, facts, services.system, problems)
+    desired = None
+    if options.config is None:
+        desired = find_desired_state(options.root, facts, services.system, problems, services.tool)
     config = read_config(options, facts, desired, services.system, problems)
     paths = Paths(options.root, config.storage.mount)
     local = replace(config, layout=config.layout if config.spack_in_image else "hybrid")

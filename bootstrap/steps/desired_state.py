@@ -7,8 +7,9 @@ from ..core.model import Finding, change, satisfied
 from ..host.atomic import install_executable
 from ..host.files import has_sha256
 from ..state.context import Context
+from ..state.release import current_release
 from ..state.request import kept_request, mark_request_applied
-from ..state.store import ClusterState
+from ..state.store import ClusterState, save_desired_state_of
 from .base import ClusterStep
 from .root import WAY_TO_STORAGE
 from .self_install import SelfInstall
@@ -23,16 +24,17 @@ class RecordDesiredState(ClusterStep):
     after = WAY_TO_STORAGE
 
     def probe(self, ctx: Context) -> Finding:
+        lost = "desired.json is missing"
         try:
             recorded = ClusterState(ctx.paths).desired_state()
         except StateError as error:
             if error.code != "state-corrupt":
                 raise
-            recorded = None
+            recorded, lost = None, "desired.json is damaged"
         desired = ctx.desired_state
         content = f"release {desired.release} and petal-node {desired.version}"
         if recorded != desired:
-            before = f"desired.json has release {recorded.release}" if recorded else "desired.json is missing"
+            before = f"desired.json has release {recorded.release}" if recorded else lost
             before += " with another configuration" if recorded and recorded.release == desired.release else ""
             return change(before, f"write {content}")
         archive = ctx.paths.archives / str(ctx.tool.sha256)
@@ -56,4 +58,7 @@ class RecordDesiredState(ClusterStep):
                 remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
                 code="state-outdated",
             )
-        ClusterState(ctx.paths).save_desired_state(ctx.desired_state)
+        desired = ctx.desired_state
+        if ctx.publishes_to_cluster and current_release(ctx.paths) == desired.release:
+            save_desired_state_of(ctx.paths, desired)  # of a release that is published already
+        ClusterState(ctx.paths).save_desired_state(desired)

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from bootstrap.config.model import CheckCommand
-from bootstrap.core.errors import ConfigError, StateError
+from bootstrap.core.errors import ConfigError, ReleaseError, StateError
 from bootstrap.core.model import Role, Tool
 from bootstrap.core.options import BOOT
 from bootstrap.engine import configuration
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare
-from bootstrap.engine.registry import STEPS
+from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.context import Context
 from bootstrap.state.desired import DesiredState
+from bootstrap.state.release import current_release
 from bootstrap.state.request import KEPT, keep_request, mark_request_applied
-from bootstrap.state.store import ClusterState, write_document
+from bootstrap.state.store import ClusterState, desired_state_of, write_document
 from bootstrap.steps.desired_state import RecordDesiredState
 from tests.world import World, services
 
@@ -169,3 +170,50 @@ def test_a_pending_request_is_applied_once(world: World) -> None:
         step.apply(replace(ctx, services=services(world.system, Tool("0.2.0"))))
     assert caught.value.code == "state-outdated"
     assert ClusterState(world.paths).desired_state() == written
+
+
+def test_a_damaged_or_lost_desired_json_is_restored_from_the_current_release(world: World) -> None:
+    """The hook's arguments are older than the release that an operator published with --config."""
+    run_once(world, ARGS, event="configured")
+    world.config_text = "check: {run: [operator]}\nmodules: {hide: [gcc]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    published, path = current_release(world.paths), world.paths.state / "desired.json"
+    wanted = ClusterState(world.paths).desired_state()
+    for damage in (lambda: path.write_text("{"), path.unlink):
+        damage()
+        for event, follow in (("configured", False), ("", True), ("", False)):
+            hook = world.prefix.with_suffix(".yaml") if event else None  # OnNodeConfigured runs again
+            ctx = prepare(world.options(hook, role=Role.HEAD, event=event), world.services, follow=follow)
+            assert (ctx.release, ctx.config.check.run) == (published, (CheckCommand("operator"),))
+        if path.exists():
+            assert RecordDesiredState().probe(ctx).reason == "desired.json is damaged"
+        engine.converge(REPAIRS, ctx, lambda _: None)
+        assert ClusterState(world.paths).desired_state() == wanted
+        assert current_release(world.paths) == published
+    (world.paths.release(str(published)) / "desired.json").unlink()
+    path.write_text("{")
+    assert prepare(world.options(role=Role.HEAD, command="check"), world.services, follow=True).config.check.run
+    with pytest.raises(ReleaseError, match="has no copy") as caught:
+        prepare(world.options(role=Role.HEAD, command="repair"), world.services)
+    assert caught.value.code == "release-incomplete"
+    assert "bootstrap --config FILE" in caught.value.remedy[0]
+
+
+def test_a_release_keeps_a_later_configuration_that_does_not_change_it(world: World) -> None:
+    world.config_text = ARGS
+    engine.converge(STEPS, world.context, lambda _: None)
+    world.config_text = "check: {run: [later]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    desired = ClusterState(world.paths).desired_state()
+    assert desired is not None
+    assert desired == desired_state_of(world.paths, desired.release)
+    assert desired.config["check"] == world.config.to_dict()["check"]
+
+
+def test_the_release_of_a_former_cluster_does_not_replace_a_missing_desired_json(world: World) -> None:
+    """A takeover that was killed has removed the former cluster's records, and left its current release."""
+    world.config_text = "modules: {hide: [gcc]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    ClusterState(world.paths).remove_records()
+    run_once(world, ARGS, event="start")
+    assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("args"),)
