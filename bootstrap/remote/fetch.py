@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
         _transfer(source, target)
         if target.stat().st_size > limit:
             raise FetchError(
-                f"{source.uri} is larger than {limit} bytes", remedy=f"aws s3 ls {source.uri}", code="fetch-too-large"
+                f"{source.uri} is larger than {limit} bytes", remedy=_look_up(source.uri), code="fetch-too-large"
             )
         return target.read_bytes()
 
@@ -202,7 +203,7 @@ def _with_retries(
             remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
             raise FetchError(f"{uri} is not a valid URI", why=str(error), remedy=remedy, code="fetch-scheme") from error
         except (requests.RequestException, HTTPError) as error:
-            raise _TryAgain(str(error)) from error
+            raise _TryAgain(_reason(error)) from error
 
     retrying = Retrying(
         retry=retry_if_exception_type(_TryAgain),
@@ -214,11 +215,29 @@ def _with_retries(
     try:
         return retrying(attempt_once)
     except _TryAgain as error:
-        raise FetchError(
-            f"{uri} {failure} within {seconds:.0f} s",
-            why=str(error),
-            remedy=("check the subnet's route or S3 gateway endpoint", f"aws s3 ls {uri}"),
-        ) from error
+        way = "route or S3 gateway endpoint" if uri.startswith("s3://") else "route and security groups, and the proxy"
+        remedy = (f"check the subnet's {way}", _look_up(uri))
+        raise FetchError(f"{uri} {failure} within {seconds:.0f} s", why=str(error), remedy=remedy) from error
+
+
+def _look_up(uri: str) -> str:
+    """The command that shows whether an object exists."""
+    path = local_path(uri)
+    if path is not None:
+        return f"ls -l {path}"
+    return f"aws s3 ls {uri}" if uri.startswith("s3://") else f"curl -sSIL {shlex.quote(uri)}"
+
+
+def _reason(error: Exception) -> str:
+    """Why a request failed: the text of the system call, for example ``Connection refused``, if there is one."""
+    from requests.exceptions import ProxyError
+
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return str(error)
+    return f"the proxy: {cause.strerror}" if isinstance(error, ProxyError) else str(cause.strerror)
 
 
 def _timeout(left: float) -> tuple[float, float]:
@@ -229,7 +248,8 @@ def _transfer(source: Source, part: Path) -> None:
     path = local_path(source.uri)
     if path is not None:
         if not path.is_file():
-            raise FetchError(f"{path} does not exist", remedy=f"ls -l {path}", code="fetch-missing")
+            what = f"{path} is not a file" if path.exists() else f"{path} does not exist"
+            raise FetchError(what, remedy=f"ls -ld {path}", code="fetch-missing")
         shutil.copyfile(path, part)
     elif urlsplit(source.uri).scheme in ("s3", "https"):
         _with_retries(source.uri, source.region, source.seconds, partial(_get, source, part), "could not be fetched")
@@ -285,19 +305,20 @@ def _check_status(uri: str, answer: Any, auth: Any, *, verb: str = "read") -> No
             code="fetch-no-credentials",
         )
     if code in (401, 403):
-        raise FetchError(
-            f"{uri} may not be {verb} by this node",
-            why=f"{why}; S3 also answers 403 for a missing key if the role lacks s3:ListBucket",
-            remedy=(f"aws s3 ls {uri}", "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies"),
-            code="fetch-forbidden",
-        )
+        if uri.startswith("s3://"):
+            why = f"{why}; S3 also answers 403 for a missing key if the role lacks s3:ListBucket"
+            hint = "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies"
+        else:
+            hint = "petal-node sends no credentials over https://; use s3:// for an object that the role may read"
+        what, remedy = f"{uri} may not be {verb} by this node", (_look_up(uri), hint)
+        raise FetchError(what, why=why, remedy=remedy, code="fetch-forbidden")
     if code == 301:  # S3 answers so for a bucket of another region, never for an object
         region = answer.headers.get("x-amz-bucket-region", "another")
         why = f"{why}: the bucket's region is {region}"
         remedy = f"set AWS_REGION={region}, or use a bucket of this region"
         raise FetchError(f"{uri} is in another region", why=why, remedy=remedy, code="fetch-region")
     if code in (404, 410):
-        raise FetchError(f"{uri} does not exist", why=why, remedy=f"aws s3 ls {uri}", code="fetch-missing")
+        raise FetchError(f"{uri} does not exist", why=why, remedy=_look_up(uri), code="fetch-missing")
     raise _TryAgain(why)
 
 

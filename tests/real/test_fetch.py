@@ -117,6 +117,20 @@ def test_a_closed_port_is_reported_as_unreachable(tmp_path: Path, monkeypatch: p
     assert caught.value.code == "fetch-unreachable"
 
 
+def test_an_https_server_that_refuses_is_reported_without_advice_about_s3(tmp_path: Path) -> None:
+    with pytest.raises(FetchError) as caught:
+        download(source(uri="https://127.0.0.1:9/x", seconds=0.1), tmp_path / "x")
+    assert caught.value.why == "Connection refused"
+    assert "curl -sSIL https://127.0.0.1:9/x" in caught.value.remedy
+    assert not any("s3" in line.lower() for line in caught.value.remedy)
+
+
+def test_a_directory_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=f"{tmp_path} is not a file") as caught:
+        download(source(uri=str(tmp_path)), tmp_path / "x")
+    assert caught.value.code == "fetch-missing"
+
+
 @pytest.mark.parametrize(
     ("uri", "code"),
     [
