@@ -310,8 +310,8 @@ def _check_status(uri: str, answer: Any, auth: Any, *, verb: str = "read") -> No
             hint = "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies"
         else:
             hint = "petal-node sends no credentials over https://; use s3:// for an object that the role may read"
-        what, remedy = f"{uri} may not be {verb} by this node", (_look_up(uri), hint)
-        raise FetchError(what, why=why, remedy=remedy, code="fetch-forbidden")
+        what = f"{uri} may not be {verb} by this node"
+        raise FetchError(what, why=why, remedy=(_look_up(uri), hint), code="fetch-forbidden")
     if code == 301:  # S3 answers so for a bucket of another region, never for an object
         region = answer.headers.get("x-amz-bucket-region", "another")
         why = f"{why}: the bucket's region is {region}"
