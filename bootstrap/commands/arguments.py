@@ -57,6 +57,8 @@ def _uri(text: str) -> str:
 
 
 def _path(text: str) -> Path:
+    if not text:
+        raise ArgumentTypeError("the path is empty")
     return Path(text).resolve()
 
 

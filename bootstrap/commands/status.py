@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..cluster import detect as facts
 from ..core.deadlines import COMMAND, POLL, PROBE, SILENCE
-from ..core.errors import PetalError, WaitTimeout, from_error
+from ..core.errors import PetalError, UsageError, WaitTimeout, from_error
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
 from ..core.options import Options
@@ -33,6 +33,7 @@ class NodeStatus:
         runs: the newest runs of this node, newest first.
         current: the release that new shells get.
         install: the last run of the head node.
+        problems: why the node is degraded, unless an error of the result says it.
         install_age: seconds since that record was written.
         holder: the process that has the cluster lock, while ``install`` runs.
         proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
@@ -56,6 +57,7 @@ class NodeStatus:
     checked: int = 0
     reports: tuple[NodeReport, ...] = ()
     storage: Token | None = None
+    problems: tuple[str, ...] = ()
     externals: tuple[External, ...] | None = None
 
 
@@ -96,7 +98,7 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
         return "no run has started on this node yet"
     if data.runs[0].status is Status.RUNNING:
         return f"run {data.runs[0].run_id} is running"
-    if install and install.finished is None and (data.install_age or 0) < SILENCE:
+    if install and install.status is Status.RUNNING and (data.install_age or 0) < SILENCE:
         return f"{install.host} is installing (run {install.run_id})"
     timed = paths.live and services.system.has_systemd()
     if timed and systemd.state(TIMER.name, services.system, timeout=COMMAND) == "active":
@@ -105,7 +107,13 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
 
 
 def read_status(options: Options, services: Services) -> Result[NodeStatus]:
-    """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
+    """The state at this moment. Each part that cannot be read is an error of the result, never an exception.
+
+    Raises:
+        UsageError: ``--root`` is not a directory.
+    """
+    if not options.root.is_dir():
+        raise UsageError(f"--root {options.root} is not a directory")
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
     desired = find_desired_state(options.root, known, services.system, errors)
@@ -125,7 +133,10 @@ def read_status(options: Options, services: Services) -> Result[NodeStatus]:
         data = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, PROBE)
     except (PetalError, OSError) as error:
         errors.append(from_error(error, paths.shared_mount))
-    state = Status.DEGRADED if errors else _overall(data)
+    data = replace(data, problems=tuple(_problems(data)))
+    state = Status.DEGRADED if errors or data.problems else Status.OK
+    if not errors and data.runs and data.runs[0].status is Status.RUNNING:
+        state = Status.RUNNING
     return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
@@ -133,15 +144,20 @@ def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
     """Adds the values from shared storage. Records of another cluster are left out."""
     shared = ClusterState(paths)
     token = shared.token()
-    data = replace(data, current=current_release(paths), storage=token)
+    current = current_release(paths)
+    damaged = current is not None and not paths.manifest(current).is_file()
+    problems = (f"release {current} has no manifest.json, so it is incomplete: petal-node check",) if damaged else ()
+    data = replace(data, current=current, storage=token, problems=problems)
     if token is not None and is_foreign(token.owner, data.facts.cluster):
         return data
     install, proof = shared.install(), shared.proof()
+    if install is not None and install.host == data.node:  # a process of another node cannot be looked up
+        install = mark_if_killed(install, data.facts.host.boot_id)
     return replace(
         data,
         install=install,
         install_age=shared.install_age(),
-        holder=holder_of(paths.cluster_lock) if install and install.finished is None else None,
+        holder=holder_of(paths.cluster_lock) if install and install.status is Status.RUNNING else None,
         proof=proof,
         proved=proof.proved if proof else 0,
         checked=proof.checked if proof else 0,
@@ -149,15 +165,17 @@ def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
     )
 
 
-def _overall(data: NodeStatus) -> Status:
-    """Degraded if the last run was, if another release is current than desired, or if the proof failed."""
+def _problems(data: NodeStatus) -> list[str]:
+    """Why the node is degraded: its last run, another release than the desired one, a damaged one, a failed proof."""
+    problems = list(data.problems)
     last = data.runs[0] if data.runs else None
-    if last and last.finished is None and last.status is Status.RUNNING:
-        return Status.RUNNING
-    problems = (
-        last is None and data.role is not None,
-        last is not None and last.status in (Status.DEGRADED, Status.FAILED),
-        data.desired is not None and data.current != data.desired.release,
-        data.proof is not None and data.checked > 0 and not data.proof.is_whole,
-    )
-    return Status.DEGRADED if any(problems) else Status.OK
+    if last is None and data.role is not None:
+        problems.append("no run on this node yet: petal-node bootstrap")
+    if last is not None and last.status in (Status.DEGRADED, Status.FAILED):
+        problems.append(f"the last run, {last.run_id}, is {last.status.value}: petal-node log --run {last.run_id}")
+    if data.desired is not None and data.current != data.desired.release:
+        current = f"release {data.current}" if data.current else "no release"
+        problems.append(f"{current} is current, and {data.desired.release} is desired")
+    if data.proof is not None and data.checked > 0 and not data.proof.is_whole:
+        problems.append(str(data.proof))
+    return problems

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
 from ..core.facts import External, Facts
-from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, plain
+from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, Status, plain
 from ..core.text import at_most
 from ..host.times import age_of, seconds_of
 from .lines import Line, count, error_lines, human, step_lines, summary
@@ -30,6 +30,7 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
         _row("release", f"{data.current or 'none'}, desired {desired.release if desired else 'unknown'}"),
         _row("version", f"{data.package}, desired {desired.version if desired else 'unknown'}"),
     ]
+    lines += [_row("why" if number == 0 else "", text) for number, text in enumerate(data.problems)]
     if install:
         lines += _run_lines(install, now, "install", steps=install.run_id not in {run.run_id for run in data.runs})
     else:
@@ -46,12 +47,12 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
         lines.append(_row("reports", f"{passed} of {len(data.reports)} nodes ok"))
         lines += _node_lines(data.reports, now)
     lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
+    ended = next((run for run in data.runs if run.status is not Status.RUNNING), None)  # older failures are resolved
     for run in data.runs:
         lines += _run_lines(run, now, "run")
-        lines += step_lines(
-            step for step in run.steps if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED)
-        )
-        lines += error_lines(run.errors)
+        if run is ended or run.status is Status.RUNNING:
+            failing = (step for step in run.steps if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED))
+            lines += [*step_lines(failing), *error_lines(run.errors)]
     return lines if data.externals is None else [*lines, *_fact_lines(data.facts, data.externals)]
 
 

@@ -11,9 +11,14 @@ import pytest
 from bootstrap.commands import status as verb
 from bootstrap.commands.common import Services
 from bootstrap.commands.status import NodeStatus
+from bootstrap.core.errors import PetalError, UsageError
 from bootstrap.core.facts import Cluster, External, Facts
-from bootstrap.core.model import Result, Role, RunRecord, Status
+from bootstrap.core.model import Result, Role, RunRecord, Status, plain
 from bootstrap.core.options import Options
+from bootstrap.host.atomic import write_json
+from bootstrap.host.locks import Holder
+from bootstrap.report.status_view import status_view
+from bootstrap.state.store import write_document
 from tests.world import HOST, World
 
 RUN = RunRecord("r2", "hook", "start", "head", "n", "0.1.0", 1, "boot", "t", "t", Status.DEGRADED, 3)
@@ -118,3 +123,53 @@ def test_json_and_verbose_include_facts_and_externals(tmp_path: Path, monkeypatc
     for known in (answer(verbose=True), answer(json=True)):
         assert known.externals == (slurm,)
         assert known.facts.cluster.role is Role.HEAD
+
+
+def test_a_killed_install_of_this_node_is_not_running_and_holds_no_lock(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    record = world.paths.state / "stack.json"
+    killed = replace(RUNNING, host=world.system.hostname(), boot_id="an earlier boot")
+    write_document(record, plain(killed))
+    write_json(world.paths.locks / "stack.holder", plain(Holder(killed.host, 1, "an earlier boot", 1.0, "t", "r2")))
+    services = Services(world.context.tool, world.system, "r", print, print)
+    found = verb.read_status(Options("status", root=world.prefix, role=Role.HEAD), services).data
+    assert found.install is not None
+    assert (found.install.status, found.holder) == (Status.DEGRADED, None)
+    assert verb._activity(world.paths, services, replace(found, runs=(RUN,))) == ""
+    write_document(record, plain(replace(killed, host="another")))
+    found = verb.read_status(Options("status", root=world.prefix, role=Role.HEAD), services).data
+    assert found.install is not None
+    assert found.install.status is Status.RUNNING
+    assert found.holder is not None
+
+
+def test_a_degraded_status_has_a_reason(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    services = Services(world.context.tool, world.system, "r", print, print)
+    options = Options("status", root=world.prefix, role=Role.HEAD)
+    result = verb.read_status(options, services)
+    assert result.status is Status.DEGRADED
+    assert result.data.problems == ("no run on this node yet: petal-node bootstrap",)
+    assert "  why       no run on this node yet: petal-node bootstrap" in map(str, status_view(result))
+    world.paths.release("abc").mkdir(parents=True)
+    world.paths.current.symlink_to("releases/abc")
+    assert verb.read_status(options, services).data.problems[0].startswith("release abc has no manifest.json")
+    world.paths.manifest("abc").touch()
+    assert "abc" not in str(verb.read_status(options, services).data.problems)
+
+
+def test_status_of_a_missing_tree_is_refused(tmp_path: Path, services: Services) -> None:
+    with pytest.raises(UsageError, match="is not a directory"):
+        verb.read_status(Options("status", root=tmp_path / "nothing"), services)
+
+
+def test_only_the_newest_ended_run_has_details() -> None:
+    failed = PetalError("it broke").to_dict()
+    older, newer = (replace(RUN, run_id=run_id, errors=(failed,)) for run_id in ("r1", "r2"))
+
+    def times(*runs: RunRecord) -> int:
+        return sum("it broke" in str(line) for line in status_view(Result("status", Status.OK, data(runs=runs))))
+
+    assert times(newer, older) == 1
+    assert times(replace(RUN, status=Status.OK, run_id="r3"), older) == 0
+    assert times(RUNNING, older) == 1
