@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 from ..core import decode
 from ..core.errors import did_you_mean
 from ..core.model import Role
-from ..core.options import BOOT, IMAGES, LOG_LEVELS, Options
+from ..core.options import BOOT, EVENTS, IMAGES, LOG_LEVELS, Options
 
 T = TypeVar("T")
 
-EVENTS = ("start", "configured", "updated")
 SHORT_LOCK_WAIT = 60.0  # seconds; bootstrap waits longer for another installer
 DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
 EXIT_CODES = """\

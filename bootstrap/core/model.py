@@ -239,6 +239,11 @@ class RunRecord:
     budget: float | None = None
     hook_may_return: bool = False
 
+    @property
+    def in_step(self) -> str:
+        """`` in the step NAME``, the one that runs or waits; empty if no step does."""
+        return next((f" in the step {step.name}" for step in self.steps if step.outcome.is_running), "")
+
 
 @dataclass(frozen=True)
 class NodeReport:

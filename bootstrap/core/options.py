@@ -11,6 +11,7 @@ from .model import Role
 from .paths import Paths
 
 BOOT = "boot"  # the event of a run after a boot
+EVENTS = ("start", "configured", "updated")  # the events of a hook
 IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
 # An installed program that is named with its path is that of the tree already, and has its own arguments.
 PUBLIC_COMMAND = re.compile(
@@ -95,10 +96,16 @@ class Options:
 
     def for_tree(self, remedy: str) -> str:
         """A line of a remedy whose commands act on the same tree as this one."""
-        if self.paths.live:
+        if self.paths.live or "--root" in remedy:
             return remedy
         options = shlex.join(replace(self, config=None, config_sha256=None).common_arguments())
         return PUBLIC_COMMAND.sub(lambda found: f"{found[0]} {options}", remedy)
+
+    def again(self) -> str:
+        """The command line to type after an interruption."""
+        if self.event in (BOOT, *EVENTS):
+            return "petal-node bootstrap    (the service at boot and its timer do it too)"
+        return shlex.join(["petal-node", *(self.typed or (self.command, *self.common_arguments()))])
 
     def with_sudo(self, archive: Path | None) -> str:
         """This command line as root, with the running program, because another version may be installed.

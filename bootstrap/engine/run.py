@@ -45,8 +45,10 @@ def run(options: Options, services: Services) -> RunRecord:
             _run_to_the_end(options, services, recorder)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
-        interrupted = PetalError("the run was ended by a signal", code="interrupted").to_dict()
-        recorder.close(Status.FAILED, code, interrupted)
+        what = f"the run was ended by a signal{recorder.record.in_step}"
+        error = PetalError(what, remedy=options.again(), code="interrupted")
+        recorder.close(Status.FAILED, code, error.to_dict())
+        LOG.error("%s", error)
     Runs(paths).prune()
     prune_logs(paths.logs)
     if options.event in CHECKED_EVENTS:

@@ -27,8 +27,7 @@ class KilledRun(Step):
         if not dead:
             return satisfied("the newest run of this node has ended, or is in progress")
         newest = dead[0]
-        step = next((f" in the step {step.name}" for step in newest.steps if step.outcome.is_running), "")
-        reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed{step}"
+        reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed{newest.in_step}"
         return change(reason, "close its record; the other steps do its work")
 
     def apply(self, ctx: Context) -> None:

@@ -73,11 +73,15 @@ def skipped_lines(steps: Iterable[StepReport]) -> list[Line]:
     return [Line(f"{', '.join(names)}: {reason}", MARKS[Outcome.SKIPPED]) for reason, names in groups.items()]
 
 
-def summary(steps: Iterable[StepReport]) -> str:
-    """``2 changed, 5 ok``: how many steps have each outcome."""
+def summary(steps: Iterable[StepReport], *, ended: bool = False) -> str:
+    """``2 changed, 5 ok``: how many steps have each outcome; no step of a run that has ended is running."""
     outcomes = [step.outcome for step in steps]
-    counts = [f"{outcomes.count(each)} {each.value.replace('-', ' ')}" for each in Outcome if each in outcomes]
-    return ", ".join(counts) or "no steps"
+    counts = {each.value.replace("-", " "): outcomes.count(each) for each in Outcome if each in outcomes}
+    if ended and (unfinished := sum(outcome.is_running for outcome in outcomes)):
+        running = (Outcome.RUNNING.value, Outcome.WAITING.value)
+        counts = {word: number for word, number in counts.items() if word not in running}
+        counts["unfinished"] = unfinished
+    return ", ".join(f"{number} {word}" for word, number in counts.items()) or "no steps"
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[Line]:

@@ -29,7 +29,7 @@ def run_view(result: Result[RunRecord], *, steps_shown: bool) -> list[Line]:
     release = f"release {run.release}, " if run.release else ""
     return [
         *lines,
-        Line(summary(run.steps)),
+        Line(summary(run.steps, ended=run.finished is not None)),
         Line(f"{release}run {run.run_id}"),
         Line(f"petal-node {title} on {_node(run)}: {state}", heading=True),
     ]

@@ -98,7 +98,7 @@ def _run_lines(run: RunRecord, now: float | None, label: str, *, steps: bool = T
     running = [step for step in run.steps if step.outcome.is_running] if steps and run.finished is None else []
     return [
         _row(label, f"{run.verb} {run.event}".strip() + f": {state}"),
-        _row("", summary(run.steps)),
+        _row("", summary(run.steps, ended=run.finished is not None)),
         _row("", f"run {run.run_id}, started {run.started}"),
         *step_lines(running),
     ]

@@ -15,6 +15,8 @@ from bootstrap.core.model import Outcome, Role, RunRecord, Tool
 from bootstrap.core.options import BOOT
 from bootstrap.engine.run import run
 from bootstrap.host.files import sha256_of
+from bootstrap.host.log import close_log, open_log
+from bootstrap.report.lines import summary
 from tests.world import World, services
 
 
@@ -66,6 +68,27 @@ def test_a_signal_closes_the_record_at_any_moment_and_has_its_default_effect_aft
     assert (record.exit, record.errors[0]["code"]) == (143, "interrupted")
     assert record.finished
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_an_ended_run_names_its_step_and_the_command_and_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "node")
+
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("bootstrap.steps.publish.Publish.apply", end)
+    (tmp_path / "petal.yaml").write_text("check: {run: [right]}")
+    open_log(world.paths.log, "run-")
+    record = one_run(world, tmp_path / "petal.yaml", "", "bootstrap")
+    close_log()
+    (error,) = record.errors
+    assert error["what"] == "the run was ended by a signal in the step publish"
+    assert error["remedy"][0].startswith("petal-node bootstrap --config ")
+    assert error["what"] in world.paths.log.read_text().splitlines()[-1]
+    assert "1 unfinished" in summary(record.steps, ended=True)
+    assert "running" not in summary(record.steps, ended=True)
 
 
 def records(prefix: Path) -> list[dict[str, Any]]:
