@@ -129,6 +129,7 @@ def test_a_killed_install_of_this_node_is_not_running_and_holds_no_lock(tmp_path
     world = World(tmp_path / "node")
     record = world.paths.state / "stack.json"
     killed = replace(RUNNING, host=world.system.hostname(), boot_id="an earlier boot")
+    world.paths.locks.mkdir(parents=True)
     write_document(record, plain(killed))
     write_json(world.paths.locks / "stack.holder", plain(Holder(killed.host, 1, "an earlier boot", 1.0, "t", "r2")))
     services = Services(world.context.tool, world.system, "r", print, print)
