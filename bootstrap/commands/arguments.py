@@ -224,6 +224,8 @@ def parse(argv: Sequence[str]) -> Options:
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
         parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")
+    if options.config_sha256 and not options.config:
+        parser.error("--config-sha256 is the checksum of --config, which is missing")
     return options
 
 

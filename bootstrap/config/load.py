@@ -35,7 +35,12 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
     Raises:
         ConfigError: with the mistakes in ``problems``, exit code 78.
     """
-    return from_mapping(read_yaml(data, name), name)
+    raw = read_yaml(data, name)
+    if not raw:
+        why = "an upload that was cut off would remove all software"
+        remedy = ("write the file again", "for a cluster without software: stack: none")
+        raise ConfigError(f"{name} is empty", why=why, remedy=remedy, code="config-syntax")
+    return from_mapping(raw, name)
 
 
 def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:

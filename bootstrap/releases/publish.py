@@ -24,13 +24,13 @@ def publish(ctx: Context, release: str) -> None:
     """
     values = {"release": release, "path": str(ctx.paths.release(release)), "root": str(ctx.paths.root)}
     templates.write(pin_of(ctx, release), "petal.lua.j2", values)
-    _record_current(ctx)
+    record_current(ctx)
     ctx.confirm()
     replace_link(ctx.paths.current, f"releases/{release}")
-    _record_current(ctx)
+    record_current(ctx)
 
 
-def _record_current(ctx: Context) -> None:
+def record_current(ctx: Context) -> None:
     """Records which release is current and since when, by the link's own time; ``gc`` needs that.
 
     It is called before the link is switched too, because a run that was killed after its switch recorded nothing.
@@ -58,6 +58,13 @@ def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:
     releases = all_releases(ctx)
     prefix = prefix or previous_release(ctx)
     if prefix is None:
+        current = current_release(ctx.paths)
+        others = [one.name for one in releases if one.manifest is not None and one.name != current]
+        if others:  # the record was lost, or they were never current
+            what = "it is not recorded which release was current before"
+            why = f"the other complete releases are {', '.join(others)}"
+            remedy = ("petal-node releases", "petal-node rollback ID")
+            raise ReleaseError(what, why=why, remedy=remedy, code="release-unknown")
         what = "no other release was published here before"
         raise ReleaseError(what, remedy="petal-node releases", code="release-unknown")
     matches = [release for release in releases if release.name.startswith(prefix)]

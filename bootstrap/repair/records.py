@@ -11,6 +11,7 @@ from ..core.model import Finding, change, elsewhere, satisfied
 from ..core.text import at_most
 from ..host.atomic import move_aside
 from ..host.log import LOG
+from ..releases.publish import record_current
 from ..state.context import Context
 from ..state.desired import Owner, Token
 from ..state.release import read_index, read_manifest
@@ -40,19 +41,24 @@ class Records(Step):
         if not damaged and not lost:
             return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
+        if ctx.paths.state / "published.json" in damaged:
+            lines.append("the times of earlier releases are lost: petal-node rollback then needs the id of a release")
         lines += ["write the storage token that this node remembers"] if lost else []
         if damaged:
             return change(", ".join(at_most(1, [f"{path} is damaged" for path in damaged])), *lines)
         return change(f"{ctx.paths.state}/token.json, the storage token, is missing", *lines)
 
     def apply(self, ctx: Context) -> None:
-        for path in list(_damaged(ctx)):
+        damaged = list(_damaged(ctx))
+        for path in damaged:
             move_aside(path, path.with_name(path.name + ".bad"))
             LOG.warning("%s is damaged and was renamed to .bad", path, extra={"step": self.name})
         if _token_is_lost(ctx):
             before = KnownStorage.load(ctx.paths)
             assert before is not None
             ClusterState(ctx.paths).save_token(Token(before.token, ctx.facts.host.name, Owner.of(ctx.facts.cluster)))
+        if ctx.paths.state / "published.json" in damaged and ClusterState(ctx.paths).is_known_storage():
+            record_current(ctx)
 
 
 def _damaged(ctx: Context) -> Iterator[Path]:

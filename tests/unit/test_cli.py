@@ -170,7 +170,12 @@ def test_a_run_id_that_is_not_a_file_name_is_refused(run_id: str, capsys: pytest
 def test_an_invalid_checksum_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", "/x", "--config-sha256", text]) == 2
     assert "--config-sha256" in capsys.readouterr().err
-    assert parse(["plan", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
+    assert parse(["plan", "--config", "/x", "--config-sha256", "A" * 64]).config_sha256 == "a" * 64
+
+
+def test_a_checksum_without_a_configuration_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config-sha256", "a" * 64]) == 2
+    assert "--config, which is missing" in capsys.readouterr().err
 
 
 def test_a_hook_accepts_all_args_of_its_script(tmp_path: Path) -> None:

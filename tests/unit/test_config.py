@@ -115,9 +115,13 @@ def test_bad_input_is_refused_with_its_path(text: str, path: str, says: str) -> 
     assert says in found[path], found
 
 
-def test_an_empty_file_is_a_valid_configuration() -> None:
-    assert load.parse("") == model.Config()
-    assert not load.parse("").uses_spack
+@pytest.mark.parametrize("text", ["", " \n", "# stack: starter\n", "---\n", "{}", "null"])
+def test_an_empty_file_is_refused_because_it_would_remove_all_software(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"petal\.yaml is empty") as caught:
+        load.parse(text)
+    assert caught.value.code == "config-syntax"
+    assert "stack: none" in caught.value.remedy[-1]
+    assert load.parse("stack: none") == model.Config()
 
 
 def test_a_configuration_round_trips_through_json() -> None:

@@ -22,6 +22,7 @@ from bootstrap.host.times import timestamp
 from bootstrap.releases import gc as collector
 from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
+from bootstrap.repair.records import Records
 from bootstrap.state.release import current_release
 from bootstrap.state.store import ClusterState
 from tests.world import World, tarball, with_spack
@@ -124,6 +125,22 @@ def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -
 
 def names(packages: Sequence[collector.UnusedPackage]) -> list[str]:
     return [package.prefix.name.rpartition("-")[0] for package in packages]
+
+
+def test_without_its_record_a_rollback_needs_the_id_of_a_release(tmp_path: Path) -> None:
+    """A repair records what is known for certain: which release is current, and since when."""
+    world, (first, second, third) = three_releases(tmp_path)
+    current = ClusterState(world.paths).published()[-1]
+    (world.paths.state / "published.json").write_text("{")
+    found = Records().probe(world.context)
+    assert "needs the id of a release" in found.changes[-1]
+    Records().apply(world.context)
+    assert [(one.release, one.time) for one in ClusterState(world.paths).published()] == [(third, current.time)]
+    assert set(collector.plan(world.context, 1, (job(1000),)).keep) == {first, second, third}
+    with pytest.raises(ReleaseError, match="not recorded which release was current before") as caught:
+        rollback_target(world.context, None)
+    assert second in caught.value.why
+    assert rollback_target(world.context, second).name == second
 
 
 def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) -> None:
