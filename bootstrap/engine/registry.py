@@ -11,6 +11,7 @@ from ..checks.storage import DiskSpace, MountOptions, OptSpack
 from ..core.model import Mode
 from ..repair.build_stage import BuildStage
 from ..repair.killed_run import KilledRun
+from ..repair.module_files import ChangedModules
 from ..repair.permissions import Ownership, Permissions
 from ..repair.records import Records
 from ..repair.store import ChangedFiles, MissingFiles, PartialInstalls
@@ -62,6 +63,7 @@ ALL: tuple[Check, ...] = (
     SpackStack(),
     LmodPack(),
     NodeLmod(),
+    ChangedModules(),
     ModuleTree(),
     Publish(),
     Shell(),

@@ -111,7 +111,10 @@ def _write_package(ctx: Context, package: PackageConfig, path: Path) -> None:
         raise ModulesError(
             f"the module {package.name}/{package.version} exists already",
             why=f"Spack wrote {path} for a package of the stack",
-            remedy="give the entry of packages in the configuration another name or version",
+            remedy=(
+                "give the entry of packages in the configuration another name or version",
+                "if the file was changed by hand: petal-node repair --yes    (changes are lost)",
+            ),
             code="modules-config",
         )
 

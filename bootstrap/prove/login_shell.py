@@ -11,12 +11,12 @@ import pwd
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
-from ..core.model import Finding, Severity
+from ..core.model import Finding, Role, Severity
 from ..core.text import at_most
 from ..host.system import clean_env
 from ..state.context import Context
@@ -24,7 +24,7 @@ from ..state.release import Manifest
 from .fleet import ordinary_user
 
 QUOTED = 5
-ON_HEAD = "on the head node: petal-node repair"
+ON_HEAD = "on the head node: petal-node check    (compares packages and module files)"
 # Each answer is three fields that end with NUL: the question, its exit code, the output. Each module is loaded in a
 # shell of its own, which also gives its PATH and LD_LIBRARY_PATH. Then all are loaded together, and each program of
 # the configuration runs. At last, because it may take long, ldd(1) looks at the programs (ELF files) in the directories
@@ -78,6 +78,10 @@ done
 """
 NOT_FOUND = re.compile(r"^\s*(.+?) => not found|version `(.+?)' not found", re.MULTILINE)
 HEADER = re.compile(r"^(/\S.*):$", re.MULTILINE)
+# Lmod prints its reason first, wrapped at 80 characters, then general advice.
+LMOD_ERROR = re.compile(
+    r"Lmod has detected the following error:\s*(.+?)\s*(?:\n\s*\n|\n\s*Please check |\nWhile processing |\Z)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,13 @@ class Answer:
 
 def check_login_shell(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Finding]:
     """The module command, each module, each program of ``check.run``, the libraries of the modules' programs."""
+    for finding in _judge_all(ctx, manifest, seconds):
+        is_wrong = finding.severity is not Severity.OK and finding.check != "modules"
+        remedy = (*finding.remedy, ON_HEAD) if is_wrong and ctx.role is not Role.HEAD else finding.remedy
+        yield replace(finding, remedy=remedy)
+
+
+def _judge_all(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Finding]:
     modules, programs = modules_to_load(ctx, manifest), ctx.config.check.run
     answers = ask_shell(ctx, modules, programs, seconds)
     yield judge_module_command(ctx, next(answers))
@@ -99,8 +110,8 @@ def check_login_shell(ctx: Context, manifest: Manifest, seconds: float) -> Itera
         if answer.code == 0:
             yield Finding(f"load:{name}", Severity.OK, "loads in a fresh login shell")
         else:
-            message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'", ON_HEAD)
-            yield Finding(f"load:{name}", Severity.FAIL, message, _last_lines(answer.text), remedy)
+            message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'",)
+            yield Finding(f"load:{name}", Severity.FAIL, message, reason_in(answer.text), remedy)
     load = f"module load {' '.join(modules)}" if modules else "true"
     for program in programs:
         yield judge_program(program, next(answers), load)
@@ -138,7 +149,7 @@ def ask_shell(
     for code, text in zip(fields[1::3], fields[2::3]):
         yield Answer(int(code), text.rstrip("\n"))
     while True:
-        yield Answer(1, _last_lines(fields[-1] if output else greeting) or reason, alive=False)
+        yield Answer(1, reason_in(fields[-1] if output else greeting) or reason, alive=False)
 
 
 def judge_module_command(ctx: Context, answer: Answer) -> Finding:
@@ -171,7 +182,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]]) -> Finding:
     if missing:
         first, module, _ = missing[0]
         why = "; ".join(at_most(QUOTED, [f"{program} of {name}: {library}" for program, name, library in missing]))
-        remedy = (f"bash -lc 'module load {module}; ldd {first}'", ON_HEAD)
+        remedy = (f"bash -lc 'module load {module}; ldd {first}'",)
         # A warning: a program that is started by a script of its package may find its libraries by that script.
         return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)
     late = [name for name, answer in looked_at if answer.code == 124]  # timeout(1)
@@ -193,9 +204,13 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
         return Finding(check, Severity.OK, first or f"ended with {answer.code}")
     expected = f", not {program.exit}" if program.exit else ""
     remedy = (f"bash -lc '{load}; {program.command}'",)
-    return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", _last_lines(answer.text), remedy)
+    return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", reason_in(answer.text), remedy)
 
 
-def _last_lines(text: str) -> str:
+def reason_in(text: str) -> str:
+    """Lmod's reason in an output; without one, the last three lines."""
+    error = LMOD_ERROR.search(text)
+    if error:
+        return " ".join(error[1].split())
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " / ".join(lines[-3:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..config.model import PackageConfig
 from ..core.deadlines import BULK, SCAN
@@ -20,7 +21,7 @@ from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
 from ..state.release import package_prefix
 from ..state.store import ClusterState
-from ..steps.base import ClusterStep, Run
+from ..steps.base import ClusterStep, Run, Step
 from ..steps.packages import FILES, install
 from ..steps.root import WAY_TO_STORAGE, Root
 from ..steps.storage import StorageOwner
@@ -51,7 +52,7 @@ class DamagedPackage:
 class StoreRepair(ClusterStep):
     """A step that compares the whole store with its inventories."""
 
-    needs = (Root, StorageOwner)
+    needs: ClassVar[tuple[type[Step], ...]] = (Root, StorageOwner)
     part_of = frozenset({Run.REPAIR, Run.CHECK})
     in_image = True
     after = WAY_TO_STORAGE

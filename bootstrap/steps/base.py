@@ -150,7 +150,7 @@ class Step(Check):
         if finding.skipped:
             return ()
         remedy = finding.remedy or (("petal-node repair",) if finding.pending else ())
-        mark = finding.severity if finding.holds else self.severity_on(ctx)
+        mark = self.severity_on(ctx) if finding.severity is Severity.FAIL else finding.severity
         return (replace(finding, check=self.name, severity=mark, remedy=remedy),)
 
 

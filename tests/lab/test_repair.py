@@ -262,9 +262,11 @@ FAULTS: dict[str, Fault] = {
     "current leads nowhere": Fault(
         H, "ln -sfn releases/0123 /opt/petal/current", "release", "release 0123 is incomplete"
     ),
-    "a module file lost": Fault(H, f"rm {CORE}/hello/*.lua", "load:hello", "ended with 1"),
-    "a module file damaged": Fault(H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "load:hello", "ended with 1", "yes"),
-    "a module file empty": Fault(H, f"truncate -s 0 $(echo {CORE}/hello/*.lua)", "run:hello", "ended with 127"),
+    "a module file lost": Fault(H, f"rm {CORE}/hello/*.lua", "module-tree", "missing or empty"),
+    "a module file damaged": Fault(
+        H, f"sed -i 1i'error(' {CORE}/hello/*.lua", "module-files-changed", "/Core/hello/", "yes"
+    ),
+    "a module file empty": Fault(H, f"truncate -s 0 $(echo {CORE}/hello/*.lua)", "module-tree", "missing or empty"),
     # packages
     "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "package-files-missing", "bin/hello is missing"),
     "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files-changed", "hello 1.0: /", "yes"),

@@ -12,20 +12,22 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import StateError
-from bootstrap.core.model import Finding, Outcome, RunRecord, Status
+from bootstrap.core.model import Finding, Outcome, RunRecord, Severity, Status
 from bootstrap.engine import converge as engine
-from bootstrap.engine.registry import STEPS
+from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions
 from bootstrap.repair.build_stage import BuildStage
 from bootstrap.repair.killed_run import KilledRun
+from bootstrap.repair.module_files import ChangedModules
 from bootstrap.repair.permissions import Ownership, Permissions
 from bootstrap.repair.records import Records
 from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
 from bootstrap.state.store import ClusterState, Runs
 from bootstrap.steps.base import Step
+from bootstrap.steps.module_tree import ModuleTree
 from tests.world import World, typed, with_package, with_spack
 
 USER = 12345
@@ -145,6 +147,36 @@ def test_a_lost_file_is_restored_and_an_edited_one_only_with_yes(head: World) ->
     assert MissingFiles().probe(head.context).holds
     assert repaired(ChangedFiles(), yes(head)).holds
     assert program.read_text() == text
+
+
+def test_a_lost_or_empty_module_file_fails_on_the_head_node_and_is_written_again(head: World) -> None:
+    module = next(head.paths.releases.rglob("hello/1.0.lua"))
+    text = module.read_text()
+    for damage in (module.unlink, lambda: module.write_text("")):
+        damage()
+        (finding,) = ModuleTree().findings(head.context)
+        assert (finding.severity, finding.remedy) == (Severity.FAIL, ("petal-node repair",))
+        assert finding.message == "1 of 1 module files are missing or empty"
+        assert ChangedModules().probe(head.context).holds
+        assert repaired(ModuleTree(), head.context).holds
+        assert module.read_text() == text
+
+
+def test_a_changed_module_file_is_reported_and_written_again_only_with_yes(head: World) -> None:
+    module = next(head.paths.releases.rglob("hello/1.0.lua"))
+    text = module.read_text()
+    module.write_text(text + 'setenv("X", "1")\n')
+    (finding,) = ChangedModules().findings(head.context)
+    assert (finding.severity, finding.message) == (Severity.FAIL, f"changed after it was written: {module}")
+    assert "changes are lost" in finding.remedy[-1]
+    done = {report.name: report for report in engine.converge(REPAIRS, head.context, lambda _: None)}
+    assert (done["module-files-changed"].outcome, done["module-tree"].outcome) == (Outcome.BLOCKED, Outcome.OK)
+    assert module.read_text().endswith('setenv("X", "1")\n')
+    done = {report.name: report for report in engine.converge(REPAIRS, yes(head), lambda _: None)}
+    assert {done[name].outcome for name in ("module-files-changed", "module-tree")} == {Outcome.CHANGED}
+    assert module.read_text() == text
+    assert ChangedModules().probe(head.context).holds
+    assert ModuleTree().probe(head.context).holds
 
 
 def test_a_damaged_inventory_affects_only_its_own_package(head: World) -> None:

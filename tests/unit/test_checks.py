@@ -19,6 +19,7 @@ from bootstrap.host.system import Completed
 from bootstrap.prove import login_shell
 from bootstrap.prove.login_shell import Answer
 from bootstrap.state.context import Context
+from bootstrap.state.release import Manifest
 from bootstrap.steps.base import Check
 from bootstrap.steps.storage import Storage
 from tests.world import World, typed
@@ -255,6 +256,55 @@ def test_programs_that_find_their_libraries_are_counted() -> None:
     assert login_shell.judge_libraries([("big", Answer(124, ""))]).severity is Severity.WARN
     ended = [(name, Answer(1, "", alive=False)) for name in ("a", "b", "c")]
     assert login_shell.judge_libraries(ended).message == "only 0 of 3 modules were looked at"
+
+
+UNKNOWN = """Lmod has detected the following error: The following module(s) are unknown:
+"zz"
+
+Please check the spelling or version number. Also try "module spider ..."
+It is also possible your cache file is out-of-date; it may help to try:
+  $ module --ignore_cache load "zz"
+
+Also make sure that all modulefiles written in TCL start with the string
+#%Module
+"""
+BAD_LUA = """Lmod has detected the following error: Unable to load module because of error
+when evaluating modulefile:
+     /opt/c/1.lua: [string "error(..."]:3: ')' expected (to close '(' at
+line 1) near <eof>
+     Please check the modulefile and especially if there is a line number
+specified in the above message
+While processing the following module(s):
+    Module fullname  Module Filename
+    ---------------  ---------------
+    c/1              /opt/c/1.lua
+"""
+BAD_LINE = (
+    "Unable to load module because of error when evaluating modulefile: "
+    "/opt/c/1.lua: [string \"error(...\"]:3: ')' expected (to close '(' at line 1) near <eof>"
+)
+ON_HEAD = "on the head node: petal-node check    (compares packages and module files)"
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (UNKNOWN, 'The following module(s) are unknown: "zz"'),
+        (BAD_LUA, BAD_LINE),
+        ("a\nb\n\nc\nd\n", "b / c / d"),
+    ],
+)
+@pytest.mark.parametrize(("role", "last"), [(Role.COMPUTE, ON_HEAD), (Role.HEAD, "bash -lc 'module load b/1'")])
+def test_a_module_that_does_not_load_has_the_reason_of_lmod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, reason: str, role: Role, last: str
+) -> None:
+    world = World(tmp_path / "node", role, config_text="stack: none\ncheck: {load: [b/1]}\n")
+    answers = [Answer(0, "function 8.6.19 r r/modules/x/Core"), Answer(1, output), Answer(0, "")]
+    monkeypatch.setattr(login_shell, "ask_shell", lambda *_: iter(answers))
+    manifest = Manifest("r", "", "debian12", "2.36", (), ())
+    shell, load, _ = login_shell.check_login_shell(world.context, manifest, 9)
+    assert (load.check, load.why, load.remedy[-1]) == ("load:b/1", reason, last)
+    assert shell.severity is Severity.OK
 
 
 @pytest.mark.parametrize(

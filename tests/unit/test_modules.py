@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.core.model import Outcome, StepReport
+from bootstrap.core.model import Outcome, Severity, StepReport
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.modules.spider import invalidate, is_missing
@@ -96,7 +96,8 @@ def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
     converge(world)
     (core(world) / "own").mkdir()
     (core(world) / "own" / "1.lua").write_text("-- mine")
-    assert "does not contain own/1" in ModuleTree().probe(world.context).reason
+    (finding,) = ModuleTree().findings(world.context)
+    assert ("does not contain own/1" in finding.message, finding.severity) == (True, Severity.WARN)
     converge(world)
     index = read_index(world.paths, world.release)
     assert index is not None
