@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -20,10 +21,19 @@ def require_root(options: Options, services: Services) -> None:
     Raises:
         NotRoot: with the command to type.
     """
-    if options.paths.live and not services.system.is_root():
+    if services.system.is_root():
+        return
+    if options.paths.live:
         raise NotRoot(
             f"petal-node {options.command} changes this machine and needs root",
             remedy=options.with_sudo(services.tool.archive),
+        )
+    records = options.paths.runs
+    place = next(path for path in (records, *records.parents) if path.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise NotRoot(
+            f"this user may not write to {place}",
+            remedy=f"run it as root or as the owner of {options.root}: ls -ld {place}",
         )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from ..core.errors import StateError, StorageError
+from ..core.errors import NotRoot, StateError, StorageError
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
@@ -44,6 +44,7 @@ def make_own_dir(path: Path, below: Path) -> None:
 
     Raises:
         StateError: ``untrusted``.
+        NotRoot: the caller is another user, who may not write there.
         StorageError: ``storage-squashed``, the server maps root to another user.
     """
     for part in [*reversed(path.parents), path]:
@@ -59,6 +60,11 @@ def make_own_dir(path: Path, below: Path) -> None:
                 raise StateError(f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="untrusted") from error
             continue
         except PermissionError as error:
+            if os.geteuid():
+                raise NotRoot(
+                    f"this user may not make {part}",
+                    remedy=f"run it as root or as the owner of {part.parent}: ls -ld {part.parent}",
+                ) from error
             raise _squashed(below, f"root may not make {part}: {os.strerror(error.errno or 0)}") from error
         _claim(part, below)
 

@@ -59,6 +59,9 @@ class Storage(Step):
             if ctx.config.storage.source is None:
                 raise _not_mounted(ctx)
             return change(f"{where} is not mounted yet", f"use {where} when it is mounted")
+        if not ctx.paths.live and not ctx.paths.shared_mount.is_dir():
+            what = f"{ctx.paths.shared_mount}, which stands for shared storage, is not a directory"
+            raise StorageError(what, remedy=f"mkdir -p {ctx.paths.shared_mount}", code="storage-not-mounted")
         known = KnownStorage.load(ctx.paths)  # before the storage is read: another run writes the token first
         view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
         _refuse_unusable(ctx, mount, view, known)

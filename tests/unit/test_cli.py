@@ -90,6 +90,18 @@ def test_the_command_of_a_dry_run_applies_the_shown_plan(tmp_path: Path) -> None
     assert plan_of("repair", options, services, ()).command.startswith("petal-node repair --yes --deep --")
 
 
+def test_a_tree_of_another_user_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = Services(Tool("0.1.0"), World(tmp_path).system, "r", lambda _: None, lambda _: None)
+    monkeypatch.setattr(services.system, "is_root", lambda: False)
+    require_root(parse(["gc", "--root", str(tmp_path)]), services)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(NotRoot) as refused:
+        require_root(parse(["gc", "--root", str(tmp_path)]), services)
+    assert f"run it as root or as the owner of {tmp_path}" in refused.value.remedy[0]
+
+
 def test_the_remedy_without_root_names_the_installed_program_only_if_it_is_the_running_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.core.errors import StorageError
+from bootstrap.core.errors import PetalError, StorageError
 from bootstrap.core.model import Outcome, Role, StepReport, plain
 from bootstrap.engine import converge as engine
 from bootstrap.engine.configuration import find_desired_state
@@ -168,6 +168,27 @@ def test_root_squash_is_detected_and_the_test_file_is_removed(tmp_path: Path, mo
         make_own_dir(tmp_path / "petal" / "state", tmp_path)
     assert caught.value.code == "storage-squashed"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_who_may_not_write_there_is_not_a_squashed_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for user, wanted in ((4242, "not-root"), (0, "storage-squashed")):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        with pytest.raises(PetalError) as caught:
+            make_own_dir(tmp_path / "petal" / "state", tmp_path)
+        assert caught.value.code == wanted
+
+
+def test_a_tree_without_the_directory_of_shared_storage_gets_the_command_that_makes_it(tmp_path: Path) -> None:
+    world = World(tmp_path / "head")
+    world.paths.shared_mount.rmdir()
+    with pytest.raises(StorageError) as caught:
+        storage_step.Storage().probe(world.context)
+    assert caught.value.remedy == (f"mkdir -p {world.paths.shared_mount}",)
+    assert caught.value.code == "storage-not-mounted"
 
 
 @pytest.mark.parametrize(
