@@ -60,12 +60,17 @@ class ReleaseList:
 
 @dataclass(frozen=True)
 class Rollback:
-    """The release that is current now, when it was published before, and the one that was current."""
+    """The release that is current now, when it was published before, and the one that was current.
+
+    Args:
+        undo: a rollback to ``left`` is possible: it is complete, and none of its packages is missing.
+    """
 
     release: str
     left: str | None
     changed: bool
     published: str | None
+    undo: bool
 
 
 def releases(options: Options, services: Services) -> Result[ReleaseList]:
@@ -110,11 +115,19 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     with cluster_lock(ctx) as inside:
         target = rollback_target(inside, options.release)
         former = current_release(inside.paths)
-        if target.name != former:
+        changed = target.name != former
+        undo = changed and former is not None and _can_be_published(inside, former)
+        if changed:
             roll_back(inside, target)
-    changed = target.name != former
-    data = Rollback(target.name, former, changed, target.time)
+    data = Rollback(target.name, former, changed, target.time, undo)
     return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
+
+
+def _can_be_published(ctx: Context, release: str) -> bool:
+    try:
+        return rollback_target(ctx, release).name == release
+    except PetalError:
+        return False
 
 
 def gc(options: Options, services: Services) -> Result[collector.Cleanup]:

@@ -40,11 +40,13 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
     data = result.data
     if not data.changed:
         return [Line(f"release {data.release} is already current: nothing changed", heading=True)]
+    undo = f"undo: petal-node rollback {data.left}"
+    back = Line(undo if data.undo else f"no undo: release {data.left} cannot be published", heading=True, commands=True)
     return [
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),
         Line("prove it on the compute nodes: petal-node check --nodes all", "~"),
-        Line(f"undo: petal-node rollback {data.left}", heading=True, commands=True),
+        *([back] if data.left else []),
     ]
 
 

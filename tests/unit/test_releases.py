@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bootstrap.cluster.slurm import Job, jobs
-from bootstrap.commands.releases import _jobs
+from bootstrap.commands.releases import _jobs, rollback
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
-from bootstrap.core.model import Outcome, StepReport
+from bootstrap.core.model import Outcome, Role, StepReport
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
@@ -23,6 +23,7 @@ from bootstrap.releases import gc as collector
 from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.repair.records import Records
+from bootstrap.report.releases_view import rollback_view
 from bootstrap.state.release import current_release
 from bootstrap.state.store import ClusterState
 from tests.world import World, tarball, with_spack
@@ -87,6 +88,21 @@ def test_a_release_that_cannot_be_published_again_is_refused_with_a_reason(tmp_p
     with pytest.raises(ReleaseError) as half:
         rollback_target(world.context, second)
     assert "it is incomplete" in half.value.why
+
+
+@pytest.mark.parametrize("former", ["nope", "incomplete", "complete"])
+def test_a_rollback_offers_to_undo_it_only_if_that_is_possible(tmp_path: Path, former: str) -> None:
+    world, (_, second, third) = three_releases(tmp_path)
+    if former == "nope":
+        replace_link(world.paths.current, "releases/nope")
+    if former == "incomplete":
+        world.paths.manifest(third).unlink()
+    options = world.options(command="rollback", role=Role.HEAD, release=second)
+    result = rollback(options, world.services)
+    assert (result.data.release, result.data.undo) == (second, former == "complete")
+    shown = [line.text for line in rollback_view(result)][-1]
+    left = "nope" if former == "nope" else third
+    assert shown.startswith("undo: " if former == "complete" else f"no undo: release {left} cannot be published")
 
 
 def test_a_killed_rollback_is_completed_by_the_next_convergence(tmp_path: Path) -> None:
