@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from ..core.errors import UsageError
@@ -49,5 +50,7 @@ def _refuse_other_version(options: Options, services: Services) -> None:
     if archive is None or not installed.exists() or same_content(archive, installed.resolve().read_bytes()):
         return
     what = f"this petal-node is not the installed one ({installed})"
-    remedy = (f"{installed} repair", f"to change the cluster's petal-node: {archive} bootstrap    (on the head node)")
+    repeated = shlex.join([str(installed), *(options.typed or ("repair",))])
+    upgrade = shlex.join([str(archive), "bootstrap", *options.common_arguments()])
+    remedy = (repeated, f"to change the cluster's petal-node: {upgrade}    (on the head node)")
     raise UsageError(what, why="a repair does not change the version", remedy=remedy)

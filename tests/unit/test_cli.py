@@ -15,7 +15,8 @@ from bootstrap.cli import main
 from bootstrap.commands import hook
 from bootstrap.commands.arguments import VERBS, parse
 from bootstrap.commands.common import plan_of, require_root
-from bootstrap.core.errors import NotRoot
+from bootstrap.commands.repair import repair
+from bootstrap.core.errors import NotRoot, UsageError
 from bootstrap.core.model import Role, Tool
 from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
@@ -88,6 +89,19 @@ def test_the_command_of_a_dry_run_applies_the_shown_plan(tmp_path: Path) -> None
     (tmp_path / "petal.yaml").write_text("stack: none")
     options = world.options(tmp_path / "petal.yaml", "repair", role=Role.HEAD, yes=True, deep=True)
     assert plan_of("repair", options, services, ()).command.startswith("petal-node repair --yes --deep --")
+
+
+def test_a_repair_by_another_version_repeats_its_arguments_for_the_installed_program(tmp_path: Path) -> None:
+    archive, link = tmp_path / "new", Paths(tmp_path).link
+    link.parent.mkdir(parents=True)
+    link.write_text("old")
+    archive.write_text("new")
+    services = Services(Tool("0.1.0", archive), World(tmp_path).system, "r", lambda _: None, lambda _: None)
+    argv = ["repair", "--yes", "--role", "head", "--root", str(tmp_path)]
+    with pytest.raises(UsageError) as refused:
+        repair(parse(argv), services)
+    assert refused.value.remedy[0] == shlex.join([str(link), *argv])
+    assert f"{archive} bootstrap --role head --root {tmp_path} " in refused.value.remedy[1]
 
 
 def test_a_tree_of_another_user_is_refused_before_anything_is_written(
