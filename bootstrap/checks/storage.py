@@ -124,9 +124,8 @@ class DiskSpace(Check):
             yield self.warn(str(low), "", *low.commands)
         else:
             least = min(distinct, key=lambda disk: disk.free)
-            yield self.ok(
-                f"{least.free / (1 << 30):.1f} GiB free on {least.place}, the fullest of {len(distinct)} file systems"
-            )
+            fullest = f", the fullest of {len(distinct)} file systems" if len(distinct) > 1 else ""
+            yield self.ok(f"{least.free / (1 << 30):.1f} GiB free on {least.place}{fullest}")
 
 
 class OptSpack(Check):

@@ -87,7 +87,7 @@ def role_of(facts: Facts) -> Role:
     """The node's role; FactsError ``facts-role`` if no source names it."""
     if facts.cluster.role is None:
         raise FactsError(
-            "This node's role is unknown",
+            "this node's role is unknown",
             why=f"{DNA}, {CFNCONFIG} and the tags of the instance do not name it",
             remedy="give --role head, --role compute or --role login",
             code="facts-role",

@@ -112,14 +112,16 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb("status.status", "show the state of this node and of its cluster"),
     "check": Verb("check.check", "check that this node, or compute nodes, can use the software"),
     "repair": Verb("repair.repair", "repair what the checks find, if that is safe", takes_config=False),
-    "releases": Verb("releases.releases", "list the published releases", takes_config=False),
+    "releases": Verb("releases.releases", "list the releases, and when each was published", takes_config=False),
     "rollback": Verb("releases.rollback", "make the previous or another release current", takes_config=False),
     "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", takes_config=False),
     "lockfile": Verb("lockfile.lockfile", "solve the Spack stack and write its lockfile", description=LOCKFILE),
     "log": Verb("log.log", "show the log of this node, by run"),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions"),
     "version": Verb("about.version", "print the version"),
-    "converge": Verb("bootstrap.bootstrap", takes_config=False),
+    "converge": Verb(
+        "bootstrap.bootstrap", takes_config=False, description="apply the desired state (run at boot and by the timer)"
+    ),
     "worker": Verb("bootstrap.bootstrap"),
     "build-job": Verb("build.build"),
     "mpi-rank": Verb("rank.rank"),

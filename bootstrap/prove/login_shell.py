@@ -192,7 +192,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]]) -> Finding:
     if len(looked_at) < len(answers):
         what = f"only {len(looked_at)} of {len(answers)} modules were looked at"
         return Finding("libraries", Severity.WARN, what, "the deadline ended")
-    what = f"the {programs} programs of {len(answers)} modules find all their libraries"
+    what = f"all libraries are found; programs: {programs}, modules: {len(answers)}"
     return Finding("libraries", Severity.OK, what)
 
 

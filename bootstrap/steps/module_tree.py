@@ -85,7 +85,7 @@ def _compare(ctx: Context, trees: tuple[Tree, ...]) -> Finding:
     if uncached:
         lines = (f"write the cache of {name}" for name in uncached)
         return _usable(change("Lmod's cache is missing or outdated", *lines))
-    return satisfied(f"{number} modules in {', '.join(tree.name for tree in trees)}")
+    return satisfied(f"module files: {number}, in {', '.join(tree.name for tree in trees)}")
 
 
 def _directory(ctx: Context, tree: Tree) -> Path:

@@ -60,8 +60,7 @@ def test_modules_libraries_and_programs_are_checked(world: World) -> None:
     finding = login_shell.judge_libraries([("good", libraries), ("lacking", lacking)])
     assert (finding.severity, "lacking-tool of lacking: libq.so.6" in finding.why) == (Severity.WARN, True)
     assert (
-        login_shell.judge_libraries([("good", libraries)]).message
-        == "the 1 programs of 1 modules find all their libraries"
+        login_shell.judge_libraries([("good", libraries)]).message == "all libraries are found; programs: 1, modules: 1"
     )
     marks = [login_shell.judge_program(program, answer, "true").severity for program, answer in zip(programs, runs)]
     assert marks == [Severity.OK, Severity.OK, Severity.FAIL, Severity.FAIL]

@@ -251,7 +251,7 @@ def test_a_c_library_that_is_too_old_is_found_by_its_version() -> None:
 def test_programs_that_find_their_libraries_are_counted() -> None:
     well = LDD.replace("not found", "/lib/libfoo.so.1")
     assert login_shell.judge_libraries([("cfd", Answer(0, well)), ("gcc", Answer(0, ""))]).message == (
-        "the 2 programs of 2 modules find all their libraries"
+        "all libraries are found; programs: 2, modules: 2"
     )
     assert login_shell.judge_libraries([("big", Answer(124, ""))]).severity is Severity.WARN
     ended = [(name, Answer(1, "", alive=False)) for name in ("a", "b", "c")]

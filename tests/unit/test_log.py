@@ -127,6 +127,11 @@ def test_log_shows_the_newest_lines_or_all_lines_of_a_run(tmp_path: Path) -> Non
     assert shown(None, "warning", 9) == []
     with pytest.raises(UsageError, match="the log has no run 2025"):
         show(tmp_path, run="2025")
+    with pytest.raises(UsageError, match="the ids of 2 runs begin with 20261128") as caught:
+        show(tmp_path, run="20261128")
+    assert caught.value.remedy == ("petal-node log --run 20261128T110000.000Z-bbbbbb",)
+    write_line(target, "20261128T110000.000Z-bbbbbb-worker", "fourth")
+    assert shown("20261128T110000.000Z-bbbbbb", "info", 1) == ["third"]
     lines = list(map(str, log_view(show(tmp_path))))
     assert lines[0].startswith("run 20261128T100000.000Z-aaaaaa, 2")
     assert lines[1].endswith(" first")
