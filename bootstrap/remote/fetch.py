@@ -149,6 +149,13 @@ def local_path(uri: str) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
+def require_file(path: Path) -> None:
+    """Refuses a local source that is missing: FetchError ``fetch-missing``."""
+    if not path.is_file():
+        what = f"{path} is not a file" if path.exists() else f"{path} does not exist"
+        raise FetchError(what, remedy=f"ls -ld {path}", code="fetch-missing")
+
+
 def verify(uri: str, expected: str, actual: str) -> None:
     """Compares the checksum of a fetched object with the expected one: FetchError ``fetch-checksum``."""
     if actual != expected:
@@ -247,9 +254,7 @@ def _timeout(left: float) -> tuple[float, float]:
 def _transfer(source: Source, part: Path) -> None:
     path = local_path(source.uri)
     if path is not None:
-        if not path.is_file():
-            what = f"{path} is not a file" if path.exists() else f"{path} does not exist"
-            raise FetchError(what, remedy=f"ls -ld {path}", code="fetch-missing")
+        require_file(path)
         shutil.copyfile(path, part)
     elif urlsplit(source.uri).scheme in ("s3", "https"):
         _with_retries(source.uri, source.region, source.seconds, partial(_get, source, part), "could not be fetched")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..config.model import PackageConfig
-from ..core.deadlines import FETCH
+from ..core.deadlines import FETCH, PROBE
 from ..core.errors import DISK_ERRORS, PackageError, from_os_error
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import make_dir, read_json
-from ..remote.fetch import Source, download
+from ..remote.fetch import Source, download, local_path, require_file
 from ..remote.tarball import unpack
 from ..state.context import Context
 from ..state.release import RECEIPT, package_prefix
@@ -42,6 +44,8 @@ class Packages(ClusterStep):
             )
         missing = [package for package in ctx.config.packages if not _is_whole(ctx, package)]
         if missing:
+            if ctx.options.command == "plan" or ctx.options.dry_run:
+                _require_local_sources(ctx, missing)
             lines = (f"unpack {package.name} {package.version} into {_prefix(ctx, package)}" for package in missing)
             return change(f"{len(missing)} of {len(ctx.config.packages)} packages are missing", *lines)
         return satisfied(f"installed packages: {len(ctx.config.packages)}, all of the configuration")
@@ -63,6 +67,14 @@ def _is_whole(ctx: Context, package: PackageConfig) -> bool:
         return prefix.is_dir()
     receipt = read_json(prefix / RECEIPT)
     return receipt is not None and receipt.get("sha256") == package.origin.sha256
+
+
+def _require_local_sources(ctx: Context, packages: Sequence[PackageConfig]) -> None:
+    """FetchError ``fetch-missing`` if a run could not read a local tarball, which may be on another mount."""
+    for package in packages:
+        path = local_path(package.origin.source) if package.origin else None
+        if path is not None:
+            ctx.system.on_storage(partial(require_file, path), path, PROBE)
 
 
 def install(ctx: Context, package: PackageConfig) -> None:

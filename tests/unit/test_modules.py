@@ -14,7 +14,8 @@ from bootstrap.engine.registry import STEPS
 from bootstrap.modules.spider import invalidate, is_missing
 from bootstrap.state.release import current_release, read_index
 from bootstrap.steps.module_tree import ModuleTree
-from tests.world import World, lmod_of_this_machine, with_package, with_spack
+from bootstrap.steps.packages import Packages
+from tests.world import World, lmod_of_this_machine, typed, with_package, with_spack
 
 
 def silent(_: StepReport) -> None:
@@ -103,6 +104,18 @@ def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
     assert index is not None
     (tree,) = index.trees
     assert "own/1" in [module.name for module in tree.modules]
+
+
+def test_a_plan_finds_a_local_tarball_that_is_missing(tmp_path: Path) -> None:
+    world = World(tmp_path / "n", config_text=with_package(tmp_path))
+    (tmp_path / "hello.tar.gz").rename(tmp_path / "away")
+    planning = [typed(world.context, command="plan"), typed(world.context, command="repair", dry_run=True)]
+    for ctx in planning:
+        report = {report.name: report for report in engine.plan(STEPS, ctx)}["packages"]
+        assert (report.outcome, (report.error or {})["code"]) == (Outcome.BLOCKED, "fetch-missing")
+    (tmp_path / "away").rename(tmp_path / "hello.tar.gz")
+    for ctx in planning:
+        assert Packages().probe(ctx).changes
 
 
 def test_the_cache_is_invalid_while_a_tree_is_written(tmp_path: Path) -> None:
