@@ -126,6 +126,7 @@ VERBS: Mapping[str, Verb] = {
     "build-job": Verb("build.build"),
     "mpi-rank": Verb("rank.rank"),
 }
+INSTALLED = ("status", "check", "releases", "log")  # verbs that read a tree and do not make one
 OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "bootstrap": {
         "--lock-wait": _seconds(Options.lock_wait, "how long to wait for another installer"),
@@ -223,6 +224,8 @@ def parse(argv: Sequence[str]) -> Options:
     if "role" in values:
         values["role"] = Role(values["role"])
     options = Options(**values, typed=tuple(argv))
+    if options.command in INSTALLED and not os.path.isdir(options.root):  # noqa: PTH112 - it never raises
+        parser.error(f"--root {options.root} is not a directory")
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
         parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")

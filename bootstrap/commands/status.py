@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..cluster import detect as facts
 from ..core.deadlines import COMMAND, POLL, PROBE, SILENCE
-from ..core.errors import PetalError, UsageError, WaitTimeout, from_error
+from ..core.errors import PetalError, WaitTimeout, from_error
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Result, Role, RunRecord, Status
 from ..core.options import Options
@@ -107,13 +107,7 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
 
 
 def read_status(options: Options, services: Services) -> Result[NodeStatus]:
-    """The state at this moment. Each part that cannot be read is an error of the result, never an exception.
-
-    Raises:
-        UsageError: ``--root`` is not a directory.
-    """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a directory")
+    """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
     desired = find_desired_state(options.root, known, services.system, errors)

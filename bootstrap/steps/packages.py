@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config.model import PackageConfig
 from ..core.deadlines import FETCH, PROBE
-from ..core.errors import DISK_ERRORS, PackageError, from_os_error
+from ..core.errors import DISK_ERRORS, FetchError, PackageError, from_os_error
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
@@ -91,7 +91,11 @@ def install(ctx: Context, package: PackageConfig) -> None:
     try:
         with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:
             archive = scratch / f"{package.name}-{package.version}.tar"
-            download(source, archive)
+            try:
+                download(source, archive)
+            except FetchError as error:
+                what = f"{package.name} {package.version}: {error.what}"
+                raise FetchError(what, why=error.why, remedy=error.remedy, code=error.code) from error
             with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
                 unpack(archive, part, package.origin.source)
                 make_dir(part / ".petal")

@@ -187,7 +187,9 @@ def test_an_object_that_arrives_at_the_fourth_attempt_is_used(world: World, name
 @pytest.mark.parametrize("name", ["hello.tar.gz", "spack.tar.gz"])
 def test_an_object_with_another_checksum_is_not_used(world: World, name: str) -> None:
     world.faults[name] = content(b"something else")
-    assert "its sha256 is" in failed(world, name, world.hook(), "fetch-checksum")["why"]
+    error = failed(world, name, world.hook(), "fetch-checksum")
+    assert "its sha256 is" in error["why"]
+    assert error["what"].startswith("hello 1.0: ") == (name == "hello.tar.gz")
     assert world.asked[name] == 1
 
 

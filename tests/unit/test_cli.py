@@ -266,6 +266,8 @@ def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "message"),
     [
         (["--root", "/nowhere"], "the verb is missing"),
+        (["status", "--root", "/nowhere"], "--root /nowhere is not a directory"),
+        (["status", "--root", ""], "the path is empty"),
         (["status", "--timeout", "x"], "'x' is not a number of seconds"),
         (["gc", "--keep", "x"], "'x' is not a positive number"),
     ],

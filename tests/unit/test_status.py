@@ -11,7 +11,7 @@ import pytest
 from bootstrap.commands import status as verb
 from bootstrap.commands.common import Services
 from bootstrap.commands.status import NodeStatus
-from bootstrap.core.errors import PetalError, UsageError
+from bootstrap.core.errors import PetalError
 from bootstrap.core.facts import Cluster, External, Facts
 from bootstrap.core.model import Result, Role, RunRecord, Status, plain
 from bootstrap.core.options import Options
@@ -157,11 +157,6 @@ def test_a_degraded_status_has_a_reason(tmp_path: Path) -> None:
     assert verb.read_status(options, services).data.problems[0].startswith("release abc has no manifest.json")
     world.paths.manifest("abc").touch()
     assert "abc" not in str(verb.read_status(options, services).data.problems)
-
-
-def test_status_of_a_missing_tree_is_refused(tmp_path: Path, services: Services) -> None:
-    with pytest.raises(UsageError, match="is not a directory"):
-        verb.read_status(Options("status", root=tmp_path / "nothing"), services)
 
 
 def test_only_the_newest_ended_run_has_details() -> None:
