@@ -50,7 +50,7 @@ def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
 def is_hidden(path: Path) -> bool:
     """True if a rule, of ours or of Spack, hides the module."""
     files = (directory / RULES for directory in (path.parent, path.parent.parent))
-    return any(_hiding(path) in file.read_text(encoding="utf-8") for file in files if file.is_file())
+    return any(_hiding(path) in file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
 
 
 def _hiding(path: Path) -> str:

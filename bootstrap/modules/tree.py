@@ -99,7 +99,7 @@ def _write_users_spack(ctx: Context, target: str) -> None:
 def _users_module(ctx: Context, target: str) -> Path | None:
     """The module of the users' Spack; None if Spack wrote that file for a package of the stack."""
     path = module_tree(ctx, target) / "Core" / "spack" / f"{ctx.config.spack.version}.lua"
-    is_other = path.is_file() and not path.read_text(encoding="utf-8").startswith(USERS_SPACK_HEADER)
+    is_other = path.is_file() and not path.read_text(encoding="utf-8", errors="replace").startswith(USERS_SPACK_HEADER)
     return None if is_other else path
 
 

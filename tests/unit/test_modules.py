@@ -106,6 +106,13 @@ def test_a_module_added_by_hand_is_found_and_listed(tmp_path: Path) -> None:
     assert "own/1" in [module.name for module in tree.modules]
 
 
+def test_a_rule_of_a_site_in_another_encoding_is_read(tmp_path: Path) -> None:
+    world = World(tmp_path / "n", config_text=with_package(tmp_path))
+    converge(world)
+    (core(world) / "hello" / ".modulerc.lua").write_bytes(b"-- M\xfcller\n")
+    assert ModuleTree().probe(world.context).holds
+
+
 def test_a_plan_finds_a_local_tarball_that_is_missing(tmp_path: Path) -> None:
     world = World(tmp_path / "n", config_text=with_package(tmp_path))
     (tmp_path / "hello.tar.gz").rename(tmp_path / "away")
