@@ -68,7 +68,7 @@ class Lmod(Package):
         set_executable(program)
         program = join_path(place, "libexec", "update_lmod_system_cache_files")
         with open(program, "w") as stream:
-            stream.write("#!/bin/sh\\ntouch $2/spiderT.lua $4\\n")
+            stream.write("#!/bin/sh\\ntouch $4 $2/spiderT.lua\\n")
         set_executable(program)
         with open(join_path(place, "init", "bash"), "w") as stream:
             stream.write("export LMOD_PKG=%s\\n" % join_path(prefix, "lmod", "lmod"))
