@@ -7,9 +7,10 @@ from ..core.model import Finding, change, satisfied
 from ..host.atomic import install_executable
 from ..host.files import has_sha256
 from ..state.context import Context
+from ..state.desired import DesiredState
 from ..state.release import current_release
 from ..state.request import kept_request, mark_request_applied
-from ..state.store import ClusterState, save_desired_state_of
+from ..state.store import ClusterState, desired_state_of, save_desired_state_of
 from .base import ClusterStep
 from .root import WAY_TO_STORAGE
 from .self_install import SelfInstall
@@ -59,6 +60,15 @@ class RecordDesiredState(ClusterStep):
                 code="state-outdated",
             )
         desired = ctx.desired_state
-        if ctx.publishes_to_cluster and current_release(ctx.paths) == desired.release:
-            save_desired_state_of(ctx.paths, desired)  # of a release that is published already
+        is_published = ctx.publishes_to_cluster and current_release(ctx.paths) == desired.release
+        if is_published and _copy_of_release(ctx, desired.release) != desired:
+            save_desired_state_of(ctx.paths, desired)
         ClusterState(ctx.paths).save_desired_state(desired)
+
+
+def _copy_of_release(ctx: Context, release: str) -> DesiredState | None:
+    """The desired state that a published release holds, for a rollback to it; None if it is missing or damaged."""
+    try:
+        return desired_state_of(ctx.paths, release)
+    except StateError:
+        return None
