@@ -150,11 +150,14 @@ def read_config(
     if kept.uri is not None and not follow:
         return parse(_content(kept.uri, kept.config_sha256, options.root, region, system), kept.uri)
     why = "; ".join(map(str, problems)) or "shared storage has no desired state yet"
+    command = "petal-node bootstrap --config FILE    (on the head node)"
+    if options.command == "lockfile":  # on any machine
+        command = "petal-node lockfile --config FILE"
     raise ConfigError(
         "this node has no configuration",
         why=f"--config was not given, and {why}",
         remedy=(
-            "petal-node bootstrap --config FILE    (on the head node)",
+            command,
             *(line for error in problems for line in error.remedy),
         ),
         code="config-missing",

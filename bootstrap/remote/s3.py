@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..core.errors import FetchError
+from ..host.log import LOG
 
 IMDS = "http://169.254.169.254"
 IMDS_TIMEOUT = 2.0
@@ -31,7 +32,8 @@ def metadata(path: str) -> str | None:
         token = session.put(f"{base}/api/token", headers=headers, timeout=IMDS_TIMEOUT)
         token.raise_for_status()
         answer = session.get(f"{base}/{path}", headers={"X-aws-ec2-metadata-token": token.text}, timeout=IMDS_TIMEOUT)
-    except requests.RequestException:
+    except requests.RequestException as error:
+        LOG.debug("no instance metadata %s: %s", path, error)
         return None
     return answer.text if answer.status_code == 200 else None
 

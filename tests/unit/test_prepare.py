@@ -13,7 +13,7 @@ from bootstrap.core.model import Role, Tool
 from bootstrap.core.options import BOOT
 from bootstrap.engine import configuration
 from bootstrap.engine import converge as engine
-from bootstrap.engine.prepare import prepare
+from bootstrap.engine.prepare import prepare, prepare_lockfile
 from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.context import Context
 from bootstrap.state.desired import DesiredState
@@ -104,6 +104,12 @@ def test_the_desired_state_of_another_cluster_or_mount_is_ignored(world: World) 
     with pytest.raises(ConfigError) as caught:
         run_once(world, None)
     assert caught.value.code == "config-missing"
+
+
+def test_a_lockfile_without_a_configuration_names_its_own_command(world: World) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare_lockfile(world.options(None, "lockfile"), world.services)
+    assert caught.value.remedy[0] == "petal-node lockfile --config FILE"
 
 
 def test_a_damaged_desired_json_is_reported_if_no_other_configuration_is_known(world: World) -> None:
