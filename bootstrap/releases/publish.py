@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import ReleaseError, StateError
+from ..core.text import at_most
 from ..host.atomic import replace_link
 from ..host.log import LOG
 from ..host.times import timestamp
@@ -95,7 +96,7 @@ def _rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
     missing = sorted(
         prefix.name for prefix in needs(ctx, release).values() if not prefix.is_dir() and prefix.name not in without
     )
-    return f"{len(missing)} of its packages are missing: {', '.join(missing[:3])}" if missing else ""
+    return f"missing packages: {', '.join(at_most(3, missing))}" if missing else ""
 
 
 def roll_back(ctx: Context, release: ReleaseInfo) -> None:

@@ -48,12 +48,22 @@ def show(result: Result[Any], options: Options, *, steps_shown: bool = False) ->
             "data": {} if result.data is None else plain(result.data),
             "errors": [dict(error) for error in result.errors],
         }
-        _write(sys.stdout, [json.dumps(envelope, ensure_ascii=True, sort_keys=True)])
+        _write(sys.stdout, [json.dumps(_for_tree(envelope, options), ensure_ascii=True, sort_keys=True)])
         return
     lines = text_lines(result, steps_shown=steps_shown)
     _print(sys.stdout, failures(lines) if options.quiet else lines, options)
     if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
         _print(sys.stderr, error_lines(result.errors), options)
+
+
+def _for_tree(value: Any, options: Options) -> Any:
+    """A part of the envelope whose remedies act on the same tree as this command line."""
+    if isinstance(value, dict):
+        return {
+            key: [options.for_tree(line) for line in each] if key == "remedy" else _for_tree(each, options)
+            for key, each in value.items()
+        }
+    return [_for_tree(each, options) for each in value] if isinstance(value, list) else value
 
 
 def tell(line: str) -> None:

@@ -89,7 +89,7 @@ def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> No
         raise _no_space(spack, failures, why)
     kept = [each.log for each in failures if each.log]
     raise SpackError(
-        f"{len(missing)} of {len(specs)} packages are not installed",
+        f"packages that are not installed: {len(missing)} of {len(specs)}",
         why=why,
         remedy=(
             *(f"less {log}" for log in kept[:NAMED]),

@@ -47,7 +47,7 @@ class Packages(ClusterStep):
             if ctx.options.command == "plan" or ctx.options.dry_run:
                 _require_local_sources(ctx, missing)
             lines = (f"unpack {package.name} {package.version} into {_prefix(ctx, package)}" for package in missing)
-            return change(f"{len(missing)} of {len(ctx.config.packages)} packages are missing", *lines)
+            return change(f"missing packages: {len(missing)} of {len(ctx.config.packages)}", *lines)
         return satisfied(f"installed packages: {len(ctx.config.packages)}, all of the configuration")
 
     def apply(self, ctx: Context) -> None:

@@ -76,7 +76,7 @@ def _compare(ctx: Context, specs: tuple[Locked, ...], missing: tuple[Locked, ...
     if failure is not None:
         return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are installed: {failure}", failure)
     lines = at_most(SHOWN, [f"install {spec.name}@{spec.version}" for spec in missing])
-    return change(f"{len(missing)} of {len(specs)} packages are missing{_job(ctx)}", *lines)
+    return change(f"missing packages: {len(missing)} of {len(specs)}{_job(ctx)}", *lines)
 
 
 def _not_locked(ctx: Context) -> Finding:

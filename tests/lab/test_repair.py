@@ -294,7 +294,7 @@ FAULTS: dict[str, Fault] = {
     "a Spack package edited": Fault(
         H, f"echo >>{PIECE}/bin/piece", "package-files-changed", "piece@1: /", "yes", spack=True
     ),
-    "a Spack package lost": Fault(H, f"rm -r {PIECE}", "spack", "1 of 2 packages are missing", spack=True),
+    "a Spack package lost": Fault(H, f"rm -r {PIECE}", "spack", "missing packages: 1 of 2", spack=True),
 }
 
 
