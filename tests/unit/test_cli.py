@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import importlib
 import inspect
 import os
@@ -240,17 +239,6 @@ def test_a_verb_without_config_names_the_verb_that_accepts_it(
     assert main([verb, "--config", "/root/petal.yaml", "--root", str(tmp_path)]) == 2
     assert "petal-node bootstrap --config /root/petal.yaml" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.json")) == []
-
-
-def test_remedies_name_the_tree_as_text_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["check", "--root", str(tmp_path), "--role", "head"]
-    assert main([*argv, "--json"]) == 78
-    (error,) = json.loads(capsys.readouterr().out)["errors"]
-    assert main(argv) == 78
-    text = capsys.readouterr().err
-    (line,) = error["remedy"]
-    assert line.startswith(f"petal-node bootstrap --role head --root {tmp_path} ")
-    assert line in text
 
 
 def test_a_relative_configuration_is_in_the_current_directory(
