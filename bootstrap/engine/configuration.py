@@ -13,28 +13,24 @@ from ..config.values import uri_problem
 from ..core.deadlines import DOCUMENT, PROBE
 from ..core.errors import ConfigError, PetalError, ReleaseError, StateError, StorageError, from_error
 from ..core.facts import NETWORK_KINDS, Facts
-from ..core.model import Tool
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.files import make_dir, path_problem
 from ..host.log import LOG
 from ..host.system import System
 from ..remote.fetch import SMALL, Source, local_path, read, verify
+from ..state.context import Services
 from ..state.desired import DesiredState, is_foreign
 from ..state.release import current_in
 from ..state.request import kept_request
 from ..state.store import ClusterState, KnownStorage, read_as
 
 
-def find_desired_state(
-    root: Path, facts: Facts, system: System, problems: list[PetalError], tool: Tool | None = None
-) -> DesiredState | None:
+def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> DesiredState | None:
     """The desired state, from the first of the cluster's shared directories that has one.
 
     Args:
         problems: receives an error for each directory that could not be read.
-        tool: this petal-node, on the head node: it replaces a lost or damaged desired.json by that of the current
-            release. The arguments of the last hook may be older, and a run with them would publish an older release.
     """
     mounts = dict.fromkeys((*(shared.mount for shared in facts.cluster.shared), "/shared"))
     for mount in facts.mounts:
@@ -46,7 +42,7 @@ def find_desired_state(
         if paths.live and facts.mount_of(point) is None:
             continue
         try:
-            desired = system.on_storage(partial(desired_state_on, paths, facts, tool), point, PROBE)
+            desired = system.on_storage(partial(desired_state_on, paths, facts), point, PROBE)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", point, error)
             problems.append(from_error(error, paths.shared_mount))
@@ -56,16 +52,12 @@ def find_desired_state(
     return None
 
 
-def desired_state_on(paths: Paths, facts: Facts, tool: Tool | None = None) -> DesiredState | None:
+def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
     """The desired state on one mount, None if this is not the file system that this node has used.
-
-    Args:
-        tool: as for ``find_desired_state``.
 
     Raises:
         StorageError: ``storage-other-cluster``.
         StateError: desired.json cannot be read.
-        ReleaseError: ``release-incomplete``, desired.json is lost, and the current release does not hold a copy.
     """
     shared, known = ClusterState(paths), KnownStorage.load(paths)
     token = shared.token()
@@ -77,37 +69,64 @@ def desired_state_on(paths: Paths, facts: Facts, tool: Tool | None = None) -> De
             remedy="on the head node: petal-node bootstrap --config FILE",
             code="storage-other-cluster",
         )
+    return shared.desired_state()
+
+
+def restore_desired_state(root: Path, facts: Facts, services: Services) -> DesiredState | None:
+    """On the head node: the copy of desired.json in the current release, if desired.json is missing or damaged.
+
+    The arguments of the last hook may be older than that release. The running petal-node becomes the desired one.
+
+    Returns:
+        None if desired.json is not lost, if the storage that this node has used cannot be read, and if no release of
+        this cluster is current.
+
+    Raises:
+        ReleaseError: ``release-incomplete``, the current release has no copy.
+    """
+    known = KnownStorage.load(Paths(root))
+    if known is None:
+        return None
+    paths = Paths(root, known.mount)
+    if paths.live and facts.mount_of(known.mount) is None:
+        return None
     try:
-        desired = shared.desired_state()
+        copy = services.system.on_storage(partial(_copy_of_lost, paths, facts), paths.shared_mount, PROBE)
+    except ReleaseError:
+        raise
+    except (PetalError, OSError) as error:  # ``find_desired_state`` reports it
+        LOG.warning("%s: %s", known.mount, error)
+        return None
+    return copy and replace(copy, version=services.tool.version, sha256=services.tool.sha256)
+
+
+def _copy_of_lost(paths: Paths, facts: Facts) -> DesiredState | None:
+    shared = ClusterState(paths)
+    if not shared.is_known_storage():
+        return None
+    try:
+        if desired_state_on(paths, facts) is not None:
+            return None
     except StateError as error:
-        held = _of_current_release(paths, tool) if tool is not None and error.code == "state-corrupt" else None
-        if held is None:
+        if error.code != "state-corrupt":
             raise
-        return held
-    # A takeover removes both records, and the former cluster's release then is not the one to follow.
-    is_lost = desired is None and tool is not None and (paths.state / "published.json").exists()
-    return _of_current_release(paths, tool) if is_lost and tool is not None else desired
-
-
-def _of_current_release(paths: Paths, tool: Tool) -> DesiredState | None:
-    """The desired state that the current release on shared storage holds, None if no release is current."""
     release = current_in(paths.shared_root)
-    if release is None:
+    if release is None or shared.is_taken_over():
         return None
     path = paths.shared_root / "releases" / release / "desired.json"
     problem = path_problem(path, paths.shared_mount)
     try:
-        held = None if problem else read_as(path, DesiredState)
+        copy = None if problem else read_as(path, DesiredState)
     except StateError:  # damaged too
-        held = None
-    if held is None or held.release != release:
+        copy = None
+    if copy is None or copy.release != release:
         raise ReleaseError(
             f"{paths.state}/desired.json is missing or damaged, and release {release}, the current one, has no copy",
             why=str(problem or f"{path} is missing or damaged"),
             remedy="petal-node bootstrap --config FILE    (with the configuration that made it)",
             code="release-incomplete",
         )
-    return replace(held, version=tool.version, sha256=tool.sha256)
+    return copy
 
 
 def mount_in(desired: DesiredState | None) -> str:
@@ -134,11 +153,7 @@ def read_config(
     Raises:
         ConfigError: ``config-missing``, or the configuration is wrong.
         FetchError: it cannot be fetched.
-        ReleaseError: as for ``desired_state_on``; the arguments of the hook may be older than the current release.
     """
-    lost = next((error for error in problems if error.code == "release-incomplete"), None)
-    if lost is not None and not follow:
-        raise lost
     region = facts.cluster.region
     if desired is not None and (options.config is None or options.event):
         return from_mapping(desired.config, "desired.json")

@@ -10,7 +10,7 @@ from ..cluster import detect
 from ..cluster.targets import BuildTargets
 from ..config.model import LMOD_SPEC, Config
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, SpackError, UsageError
+from ..core.errors import PetalError, ReleaseError, SpackError, UsageError
 from ..core.facts import External, Facts
 from ..core.model import Mode, Role
 from ..core.options import BOOT, Options
@@ -26,7 +26,7 @@ from ..state.context import Context, Services
 from ..state.desired import DesiredState
 from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import kept_request, kept_role
-from .configuration import desired_state_on, find_desired_state, mount_in, read_config
+from .configuration import desired_state_on, find_desired_state, mount_in, read_config, restore_desired_state
 from .handover import hand_over
 
 
@@ -43,6 +43,7 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
 
     Raises:
         FactsError, ConfigError, FetchError, StateError: a value that the run needs is unknown.
+        ReleaseError: as for ``restore_desired_state``, unless ``follow`` is given.
     """
     if options.layout is not None:
         return _prepare_image(options, services)
@@ -50,8 +51,14 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
     role = detect.role_of(facts)
     problems: list[PetalError] = []
     decides = role is Role.HEAD and _sets_desired_state(options, follow=follow)
-    tool = services.tool if role is Role.HEAD else None
-    desired = None if decides else find_desired_state(options.root, facts, services.system, problems, tool)
+    desired = None if decides else find_desired_state(options.root, facts, services.system, problems)
+    if desired is None and role is Role.HEAD and not decides:
+        try:
+            desired = restore_desired_state(options.root, facts, services)
+        except ReleaseError as error:
+            if not follow:
+                raise
+            problems.append(error)
     if may_hand_over and (role is not Role.HEAD or options.event == BOOT):
         hand_over(desired, services.tool, Paths(options.root, mount_in(desired)), services.system)
     config = read_config(options, facts, desired, services.system, problems, follow=follow)
@@ -84,7 +91,7 @@ def prepare_lockfile(options: Options, services: Services) -> Context:
     problems: list[PetalError] = []
     desired = None
     if options.config is None:
-        desired = find_desired_state(options.root, facts, services.system, problems, services.tool)
+        desired = find_desired_state(options.root, facts, services.system, problems)
     config = read_config(options, facts, desired, services.system, problems)
     paths = Paths(options.root, config.storage.mount)
     local = replace(config, layout=config.layout if config.spack_in_image else "hybrid")

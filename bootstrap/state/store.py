@@ -297,10 +297,22 @@ class ClusterState:
                 reports.append(report)
         return tuple(reports)
 
+    def is_taken_over(self) -> bool:
+        """True from ``remove_records`` to the first release of this cluster: a former cluster made the current one."""
+        try:
+            history = self._read("published.json", History)
+        except StateError:
+            return False
+        return history is not None and not history.published
+
     def remove_records(self) -> None:
-        """Removes the records of a former cluster; unread, because a newer petal-node may have written them."""
+        """Removes the records of a former cluster; unread, because a newer petal-node may have written them.
+
+        The record of its releases becomes an empty one.
+        """
         state = self._paths.state
-        names = ("desired.json", "stack.json", "proof.json", "published.json")
+        write_json(state / "published.json", {"format": FORMAT, **plain(History(()))})
+        names = ("desired.json", "stack.json", "proof.json")
         for path in (*(state / name for name in names), *(state / "nodes").glob("*.json")):
             path.unlink(missing_ok=True)
 

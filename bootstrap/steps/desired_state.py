@@ -6,6 +6,7 @@ from ..core.errors import StateError
 from ..core.model import Finding, change, satisfied
 from ..host.atomic import install_executable
 from ..host.files import has_sha256
+from ..releases.publish import record_current
 from ..state.context import Context
 from ..state.desired import DesiredState
 from ..state.release import current_release
@@ -63,6 +64,8 @@ class RecordDesiredState(ClusterStep):
         is_published = ctx.publishes_to_cluster and current_release(ctx.paths) == desired.release
         if is_published and _copy_of_release(ctx, desired.release) != desired:
             save_desired_state_of(ctx.paths, desired)
+        if is_published:
+            record_current(ctx)  # else a release that another cluster made would not count as one of this cluster
         ClusterState(ctx.paths).save_desired_state(desired)
 
 

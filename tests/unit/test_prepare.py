@@ -9,8 +9,10 @@ import pytest
 
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ConfigError, ReleaseError, StateError
+from bootstrap.core.facts import Mount
 from bootstrap.core.model import Role, Tool
 from bootstrap.core.options import BOOT
+from bootstrap.core.paths import Paths
 from bootstrap.engine import configuration
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare, prepare_lockfile
@@ -205,6 +207,29 @@ def test_a_damaged_or_lost_desired_json_is_restored_from_the_current_release(wor
     assert "bootstrap --config FILE" in caught.value.remedy[0]
 
 
+def test_a_desired_json_is_restored_if_the_record_of_releases_is_missing_too(world: World) -> None:
+    """As remedies of ``ownership`` name both for removal."""
+    run_once(world, ARGS, event="configured")
+    world.config_text = "check: {run: [operator]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    for name in ("desired.json", "published.json"):
+        (world.paths.state / name).unlink()
+    assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("operator"),)
+
+
+def test_another_mount_with_a_release_without_a_copy_does_not_hide_the_desired_state(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text="storage: {mount: /fsx}\ncheck: {run: [fsx]}")
+    world.paths.shared_mount.mkdir(parents=True)
+    engine.converge(STEPS, world.context, lambda _: None)
+    old = Paths(world.prefix)
+    old.state.mkdir(parents=True)
+    write_document(old.state / "published.json", {"published": []})
+    (old.shared_root / "releases" / "old").mkdir(parents=True)
+    (old.shared_root / "current").symlink_to("releases/old")
+    world.mounts = (Mount("server:/fsx", "/fsx", "nfs4", ()),)
+    assert run_once(world, None).config.check.run == (CheckCommand("fsx"),)
+
+
 def test_a_release_keeps_a_later_configuration_that_does_not_change_it(world: World) -> None:
     world.config_text = ARGS
     engine.converge(STEPS, world.context, lambda _: None)
@@ -214,6 +239,26 @@ def test_a_release_keeps_a_later_configuration_that_does_not_change_it(world: Wo
     assert desired is not None
     assert desired == desired_state_of(world.paths, desired.release)
     assert desired.config["check"] == world.config.to_dict()["check"]
+
+
+def test_an_adopted_release_counts_as_one_of_this_cluster(world: World) -> None:
+    """A takeover with the same configuration publishes nothing: the former cluster's release is the desired one."""
+    world.config_text = "check: {run: [operator]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    ClusterState(world.paths).remove_records()
+    assert ClusterState(world.paths).is_taken_over()
+    engine.converge(STEPS, world.context, lambda _: None)
+    (world.paths.state / "desired.json").unlink()
+    assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("operator"),)
+
+
+def test_a_lockfile_has_no_remedy_of_a_head_node(world: World) -> None:
+    engine.converge(STEPS, world.context, lambda _: None)
+    (world.paths.release(world.release) / "desired.json").unlink()
+    (world.paths.state / "desired.json").write_text("{")
+    with pytest.raises(ConfigError) as caught:
+        prepare_lockfile(world.options(None, "lockfile"), world.services)
+    assert caught.value.remedy[0] == "petal-node lockfile --config FILE"
 
 
 def test_the_release_of_a_former_cluster_does_not_replace_a_missing_desired_json(world: World) -> None:
