@@ -95,12 +95,13 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
         return elsewhere("the machine image contains it")
     if ctx.options.event == "start" and not step.local:
         return elsewhere("shared storage is not mounted at OnNodeStart")
-    names = [need.name for need in step.needs if need.name in done and done[need.name].outcome not in ENOUGH]
-    return blocked(f"waits for the step{'' if len(names) == 1 else 's'} {', '.join(names)}") if names else None
+    needs = (done[need.name] for need in step.needs if need.name in done)
+    failed = [f"{need.name} ({need.outcome.value})" for need in needs if need.outcome not in ENOUGH]
+    return blocked(f"needs the step{'' if len(failed) == 1 else 's'} {', '.join(failed)}") if failed else None
 
 
 def _planned(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:
-    return _report(step, _not_applicable(step, ctx, done) or step.probe_or_error(ctx))
+    return _report(step, _not_applicable(step, ctx, done) or step.planned(ctx))
 
 
 def _run_step(

@@ -109,6 +109,23 @@ class Step(Check):
         except (PetalError, OSError) as error:
             return refused(from_error(error, ctx.paths.shared_mount))
 
+    def planned(self, ctx: Context) -> Finding:
+        """Its probe for a plan: if changes are pending, and their input is missing, that error."""
+        finding = self.probe_or_error(ctx)
+        if finding.pending:
+            try:
+                self.require_input(ctx)
+            except (PetalError, OSError) as error:
+                return refused(from_error(error, ctx.paths.shared_mount))
+        return finding
+
+    def require_input(self, ctx: Context) -> None:
+        """Called by a plan if changes are pending. A run finds out by itself, and a check compares only the result.
+
+        Raises:
+            PetalError, OSError: the input of the apply is missing, so the apply would fail.
+        """
+
     @abstractmethod
     def apply(self, ctx: Context) -> None:
         """Makes it hold. It can be run again after a kill at any moment.

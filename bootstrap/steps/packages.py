@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -44,11 +45,17 @@ class Packages(ClusterStep):
             )
         missing = [package for package in ctx.config.packages if not _is_whole(ctx, package)]
         if missing:
-            if ctx.options.command == "plan" or ctx.options.dry_run:
-                _require_local_sources(ctx, missing)
             lines = (f"unpack {package.name} {package.version} into {_prefix(ctx, package)}" for package in missing)
             return change(f"missing packages: {len(missing)} of {len(ctx.config.packages)}", *lines)
         return satisfied(f"installed packages: {len(ctx.config.packages)}, all of the configuration")
+
+    def require_input(self, ctx: Context) -> None:
+        """A local tarball, which may be on another mount, but not on shared storage that a run mounts first."""
+        for package in ctx.config.packages:
+            path = local_path(package.origin.source) if package.origin and not _is_whole(ctx, package) else None
+            if path is not None and not _is_mounted_later(ctx, path):
+                with _naming(package):
+                    ctx.system.on_storage(partial(require_file, path), path, PROBE)
 
     def apply(self, ctx: Context) -> None:
         for package in ctx.config.packages:
@@ -69,12 +76,18 @@ def _is_whole(ctx: Context, package: PackageConfig) -> bool:
     return receipt is not None and receipt.get("sha256") == package.origin.sha256
 
 
-def _require_local_sources(ctx: Context, packages: Sequence[PackageConfig]) -> None:
-    """FetchError ``fetch-missing`` if a run could not read a local tarball, which may be on another mount."""
-    for package in packages:
-        path = local_path(package.origin.source) if package.origin else None
-        if path is not None:
-            ctx.system.on_storage(partial(require_file, path), path, PROBE)
+def _is_mounted_later(ctx: Context, path: Path) -> bool:
+    return ctx.paths.live and ctx.mounted is None and ctx.paths.shared_mount in path.parents
+
+
+@contextmanager
+def _naming(package: PackageConfig) -> Iterator[None]:
+    """Within it, a FetchError names the package."""
+    try:
+        yield
+    except FetchError as error:
+        what = f"{package.name} {package.version}: {error.what}"
+        raise FetchError(what, why=error.why, remedy=error.remedy, code=error.code) from error
 
 
 def install(ctx: Context, package: PackageConfig) -> None:
@@ -91,11 +104,8 @@ def install(ctx: Context, package: PackageConfig) -> None:
     try:
         with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:
             archive = scratch / f"{package.name}-{package.version}.tar"
-            try:
+            with _naming(package):
                 download(source, archive)
-            except FetchError as error:
-                what = f"{package.name} {package.version}: {error.what}"
-                raise FetchError(what, why=error.why, remedy=error.remedy, code=error.code) from error
             with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
                 unpack(archive, part, package.origin.source)
                 make_dir(part / ".petal")

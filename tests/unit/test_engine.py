@@ -33,6 +33,7 @@ from bootstrap.host.log import close_log, entries, open_log
 from bootstrap.host.processes import own_start
 from bootstrap.state.context import Context
 from bootstrap.steps.base import Step
+from bootstrap.steps.packages import Packages
 from tests.world import World, typed
 
 MISSING = change("missing", "write it")
@@ -119,10 +120,28 @@ def test_steps_that_need_a_failed_step_are_blocked_and_others_continue(ctx: Cont
     reports = run(ctx, bad, child, grandchild, other)
     assert reports["bad"].remedy == ("mend it",)
     assert reports["child"].outcome is reports["grandchild"].outcome is Outcome.BLOCKED
-    assert reports["child"].reason == "waits for the step bad"
+    assert reports["child"].reason == "needs the step bad (failed)"
     assert child.applied == grandchild.applied == 0
     assert reports["other"].outcome is Outcome.OK
     assert engine.status_of(list(reports.values())) is Status.FAILED
+
+
+def test_only_a_plan_searches_the_tarballs_and_none_on_storage_that_a_run_mounts_first(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", live=True)
+    mounts = world.mounts
+    world.config_text = (
+        "storage: {source: 'fs-0123:/', mount: /shared}\n"
+        f"packages: [{{name: p, version: '1', source: {world.paths.shared_mount}/p.tar.gz, sha256: {'a' * 64}}}]"
+    )
+    step = Packages()
+    for command in ("plan", "check", "repair"):
+        assert step.probe(typed(world.context, command=command)).pending
+    world.mounts = ()
+    assert step.planned(world.context).pending
+    world.mounts = mounts
+    finding = step.planned(world.context)
+    assert (finding.blocked, finding.code) == (True, "fetch-missing")
+    assert finding.message.startswith("p 1: ")
 
 
 def test_an_accepted_failure_blocks_no_step_and_degrades_the_run(ctx: Context) -> None:

@@ -51,7 +51,7 @@ STEPS = (
         "spack", Outcome.FAILED, "not every package could be installed: it broke\nsince the disk is full",
         (), ("df -h /shared",), 3.2, {"code": "spack-install", "what": "it broke", "why": "", "remedy": ["df -h"]},
     ),
-    StepReport("module-tree", Outcome.BLOCKED, "waits for the step spack"),
+    StepReport("module-tree", Outcome.BLOCKED, "needs the step spack (failed)"),
     StepReport("desired-state", Outcome.SKIPPED, "the head node does it"),
     StepReport("proof", Outcome.SKIPPED, "the head node does it"),
 )  # fmt: skip
