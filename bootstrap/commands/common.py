@@ -40,7 +40,7 @@ def require_root(options: Options, services: Services) -> None:
 def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Step]) -> Plan:
     """What ``verb`` would do with these steps, and the command that does it."""
     ctx = prepare(options, services)
-    more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # of a repair
+    more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # options of repair
     command = shlex.join(["petal-node", verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
     return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, command)

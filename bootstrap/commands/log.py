@@ -30,25 +30,28 @@ def log(options: Options, services: Services) -> Result[LogLines]:
         UsageError: it has no line of the run, or lines of several runs whose ids begin so.
     """
     paths, run, least = options.paths, options.run, LEVELS.index(options.level)
-    begun: dict[str, None] = {}  # the runs whose ids begin with --run, in the order of the log
+    matching: dict[str, None] = {}  # the runs whose ids begin with --run, in the order of the log
     shown: deque[Entry] = deque(maxlen=options.number if run is None else None)
     try:
         for entry in entries(paths.log):
             if run is None or entry.run_id.startswith(run):
-                begun[entry.run_id] = None
+                matching[entry.run_id] = None
                 if LEVELS.index(entry.level) >= least:
                     shown.append(entry)
     except PermissionError as error:
         if not paths.live:
             raise
         raise NotRoot(f"only root may read {paths.log}", remedy=options.with_sudo(services.tool.archive)) from error
-    if run in begun:
+    if run in matching:
         shown = deque(entry for entry in shown if entry.run_id == run)
-    elif run is not None and len(begun) > 1:
-        why, newest = f"they are {', '.join([*begun][:-6:-1])}{', ...' if len(begun) > 5 else ''}", [*begun][-1]
-        what = f"the ids of {len(begun)} runs begin with {run}"
+    elif run is not None and len(matching) > 1:
+        why, newest = (
+            f"they are {', '.join([*matching][:-6:-1])}{', ...' if len(matching) > 5 else ''}",
+            [*matching][-1],
+        )
+        what = f"the ids of {len(matching)} runs begin with {run}"
         raise UsageError(what, why=why, remedy=f"petal-node log --run {newest}")
-    if run is not None and not begun:
+    if run is not None and not matching:
         why = "it did not run on this node, or its lines were rotated away"
         raise UsageError(f"the log has no run {run}", why=why, remedy="petal-node status")
     spack = [paths.spack_log(run_id) for run_id in dict.fromkeys(entry.run_id for entry in shown)]

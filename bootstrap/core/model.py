@@ -240,9 +240,9 @@ class RunRecord:
     hook_may_return: bool = False
 
     @property
-    def in_step(self) -> str:
-        """`` in the step NAME``, the one that runs or waits; empty if no step does."""
-        return next((f" in the step {step.name}" for step in self.steps if step.outcome.is_running), "")
+    def running_step(self) -> str | None:
+        """The name of the step that runs or waits."""
+        return next((step.name for step in self.steps if step.outcome.is_running), None)
 
 
 @dataclass(frozen=True)

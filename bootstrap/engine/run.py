@@ -45,7 +45,8 @@ def run(options: Options, services: Services) -> RunRecord:
             _run_to_the_end(options, services, recorder)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
-        what = f"the run was ended by a signal{recorder.record.in_step}"
+        step = recorder.record.running_step
+        what = f"the run was ended by a signal{f' in the step {step}' if step else ''}"
         error = PetalError(what, remedy=options.again(), code="interrupted")
         recorder.close(Status.FAILED, code, error.to_dict())
         LOG.error("%s", error)

@@ -111,7 +111,7 @@ def _judge_all(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Fin
             yield Finding(f"load:{name}", Severity.OK, "loads in a fresh login shell")
         else:
             message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'",)
-            yield Finding(f"load:{name}", Severity.FAIL, message, reason_in(answer.text), remedy)
+            yield Finding(f"load:{name}", Severity.FAIL, message, _reason_in(answer.text), remedy)
     load = f"module load {' '.join(modules)}" if modules else "true"
     for program in programs:
         yield judge_program(program, next(answers), load)
@@ -149,7 +149,7 @@ def ask_shell(
     for code, text in zip(fields[1::3], fields[2::3]):
         yield Answer(int(code), text.rstrip("\n"))
     while True:
-        yield Answer(1, reason_in(fields[-1] if output else greeting) or reason, alive=False)
+        yield Answer(1, _reason_in(fields[-1] if output else greeting) or reason, alive=False)
 
 
 def judge_module_command(ctx: Context, answer: Answer) -> Finding:
@@ -204,10 +204,10 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
         return Finding(check, Severity.OK, first or f"ended with {answer.code}")
     expected = f", not {program.exit}" if program.exit else ""
     remedy = (f"bash -lc '{load}; {program.command}'",)
-    return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", reason_in(answer.text), remedy)
+    return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", _reason_in(answer.text), remedy)
 
 
-def reason_in(text: str) -> str:
+def _reason_in(text: str) -> str:
     """Lmod's reason in an output; without one, the last three lines."""
     error = LMOD_ERROR.search(text)
     if error:

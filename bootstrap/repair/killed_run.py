@@ -26,8 +26,9 @@ class KilledRun(Step):
         dead = _dead(ctx)
         if not dead:
             return satisfied("the newest run of this node has ended, or is in progress")
-        newest = dead[0]
-        reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed{newest.in_step}"
+        newest, step = dead[0], dead[0].running_step
+        reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed"
+        reason += f" in the step {step}" if step else ""
         return change(reason, "close its record; the other steps do its work")
 
     def apply(self, ctx: Context) -> None:

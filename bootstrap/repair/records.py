@@ -41,11 +41,12 @@ class Records(Step):
         if not damaged and not lost:
             return satisfied(f"the records in {ctx.paths.state} can be read")
         lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
-        if ctx.paths.state / "published.json" in damaged:
-            lines.append("the times of earlier releases are lost: petal-node rollback then needs the id of a release")
         lines += ["write the storage token that this node remembers"] if lost else []
         if damaged:
-            return change(", ".join(at_most(1, [f"{path} is damaged" for path in damaged])), *lines)
+            summary = ", ".join(at_most(1, [f"{path} is damaged" for path in damaged]))
+            if ctx.paths.state / "published.json" in damaged:
+                summary += "; the times of earlier releases are lost, so petal-node rollback needs the id of a release"
+            return change(summary, *lines)
         return change(f"{ctx.paths.state}/token.json, the storage token, is missing", *lines)
 
     def apply(self, ctx: Context) -> None:

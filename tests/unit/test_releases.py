@@ -149,7 +149,8 @@ def test_without_its_record_a_rollback_needs_the_id_of_a_release(tmp_path: Path)
     current = ClusterState(world.paths).published()[-1]
     (world.paths.state / "published.json").write_text("{")
     found = Records().probe(world.context)
-    assert "needs the id of a release" in found.changes[-1]
+    assert "needs the id of a release" in found.reason
+    assert found.changes == (f"mv {world.paths.state}/published.json {world.paths.state}/published.json.bad",)
     Records().apply(world.context)
     assert [(one.release, one.time) for one in ClusterState(world.paths).published()] == [(third, current.time)]
     assert set(collector.plan(world.context, 1, (job(1000),)).keep) == {first, second, third}
