@@ -45,12 +45,10 @@ def log(options: Options, services: Services) -> Result[LogLines]:
     if run in matching:
         shown = deque(entry for entry in shown if entry.run_id == run)
     elif run is not None and len(matching) > 1:
-        why, newest = (
-            f"they are {', '.join([*matching][:-6:-1])}{', ...' if len(matching) > 5 else ''}",
-            [*matching][-1],
-        )
+        newest = [*matching][:-6:-1]
+        why = f"they are {', '.join(newest)}{', ...' if len(matching) > 5 else ''}"
         what = f"the ids of {len(matching)} runs begin with {run}"
-        raise UsageError(what, why=why, remedy=f"petal-node log --run {newest}")
+        raise UsageError(what, why=why, remedy=f"petal-node log --run {newest[0]}")
     if run is not None and not matching:
         why = "it did not run on this node, or its lines were rotated away"
         raise UsageError(f"the log has no run {run}", why=why, remedy="petal-node status")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from ..cluster.slurm import Job, find_slurm
 from ..cluster.slurm import jobs as squeue
 from ..core.deadlines import BULK, DOCUMENT
-from ..core.errors import PetalError, ReleaseError, UsageError
+from ..core.errors import PetalError, ReleaseError, UsageError, from_error
 from ..core.model import Result, Role, Status
 from ..core.options import Options
 from ..engine.prepare import prepare
@@ -20,7 +20,7 @@ from ..host import systemd
 from ..host.files import size_of
 from ..releases import gc as collector
 from ..releases.catalog import ReleaseInfo, all_releases, needs, previous_release
-from ..releases.publish import roll_back, rollback_target
+from ..releases.publish import roll_back, rollback_problem, rollback_target
 from ..state.context import Context, Services
 from ..state.release import current_release
 from .common import require_root
@@ -63,14 +63,14 @@ class Rollback:
     """The release that is current now, when it was published before, and the one that was current.
 
     Args:
-        undo: a rollback to ``left`` is possible: it is complete, and none of its packages is missing.
+        undo_problem: why a rollback to ``left`` is not possible, or an empty string.
     """
 
     release: str
     left: str | None
     changed: bool
     published: str | None
-    undo: bool
+    undo_problem: str
 
 
 def releases(options: Options, services: Services) -> Result[ReleaseList]:
@@ -80,8 +80,9 @@ def releases(options: Options, services: Services) -> Result[ReleaseList]:
     services.note("measuring the releases" if size else "reading the releases")
 
     def read() -> ReleaseList:
-        listed = tuple(_info(ctx, release, size) for release in all_releases(ctx))
-        return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx), listed)
+        found = all_releases(ctx)
+        listed = tuple(_info(ctx, release, size) for release in found)
+        return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx, found), listed)
 
     data = ctx.system.on_storage(read, ctx.paths.root, BULK if size else DOCUMENT)
     return Result("releases", Status.OK, data, run_id=services.run_id)
@@ -113,21 +114,26 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     """
     ctx = _on_head(options, services)
     with cluster_lock(ctx) as inside:
-        target = rollback_target(inside, options.release)
-        former = current_release(inside.paths)
-        changed = target.name != former
-        undo = changed and former is not None and _can_be_published(inside, former)
+        found = all_releases(inside)
+        target = rollback_target(inside, found, options.release)
+        left = current_release(inside.paths)
+        changed = target.name != left
         if changed:
             roll_back(inside, target)
-    data = Rollback(target.name, former, changed, target.time, undo)
+    # Afterwards, because the release that is left may be one that cannot be read.
+    former = next((release for release in found if release.name == left), None)
+    problem = _undo_problem(ctx, former) if changed and left else ""
+    data = Rollback(target.name, left, changed, target.time, problem)
     return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 
-def _can_be_published(ctx: Context, release: str) -> bool:
+def _undo_problem(ctx: Context, former: ReleaseInfo | None) -> str:
+    if former is None:
+        return "it is missing"
     try:
-        return rollback_target(ctx, release).name == release
-    except PetalError:
-        return False
+        return ctx.system.on_storage(partial(rollback_problem, ctx, former), ctx.paths.root, DOCUMENT)
+    except (PetalError, OSError) as error:
+        return str(from_error(error, ctx.paths.shared_mount))
 
 
 def gc(options: Options, services: Services) -> Result[collector.Cleanup]:

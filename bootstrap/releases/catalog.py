@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.load import from_mapping
-from ..core.errors import StateError
+from ..core.errors import StateError, from_error
 from ..spack import database
 from ..spack.families import FAMILIES
 from ..spack.lockfile import locked_specs
@@ -55,8 +55,8 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
         manifest, desired, problem = None, None, ""
         try:
             manifest, desired = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
-        except StateError as error:
-            problem = str(error)
+        except (StateError, OSError) as error:
+            problem = str(from_error(error, ctx.paths.shared_mount))
         releases.append(ReleaseInfo(path.name, manifest, desired, problem, times.get(path.name)))
     return tuple(sorted(releases, key=lambda info: (order.get(info.name, -1), info.time, info.name), reverse=True))
 
@@ -70,10 +70,10 @@ def history(ctx: Context) -> tuple[Published, ...]:
     return ClusterState(ctx.paths).published() if ctx.publishes_to_cluster else ()
 
 
-def previous_release(ctx: Context) -> str | None:
-    """The release that was current before the present one; None if no complete release is recorded."""
+def previous_release(ctx: Context, releases: Sequence[ReleaseInfo]) -> str | None:
+    """The one of all releases that was current before the present one; None if no complete release is recorded."""
     current = current_release(ctx.paths)
-    complete = {info.name for info in all_releases(ctx) if info.manifest is not None}
+    complete = {info.name for info in releases if info.manifest is not None}
     names = (entry.release for entry in reversed(history(ctx)))
     return next((name for name in names if name != current and name in complete), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..modules import templates
 from ..state.context import Context
 from ..state.release import current_release
 from ..state.store import ClusterState
-from .catalog import ReleaseInfo, all_releases, needs, previous_release
+from .catalog import ReleaseInfo, needs, previous_release
 
 
 def publish(ctx: Context, release: str) -> None:
@@ -50,19 +51,18 @@ def pin_of(ctx: Context, release: str) -> Path:
     return ctx.paths.pins / "petal" / f"{release}.lua"
 
 
-def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:
-    """The release whose id begins with ``prefix``; without one, the release that was current before.
+def rollback_target(ctx: Context, releases: Sequence[ReleaseInfo], prefix: str | None) -> ReleaseInfo:
+    """The one of all releases whose id begins with ``prefix``; without one, the release that was current before.
 
     Raises:
         ReleaseError: ``release-unknown``, ``release-incomplete``.
     """
-    releases = all_releases(ctx)
-    prefix = prefix or previous_release(ctx)
+    prefix = prefix or previous_release(ctx, releases)
     if prefix is None:
         current = current_release(ctx.paths)
         others = [one.name for one in releases if one.manifest is not None and one.name != current]
         if others:  # the record was lost, or they were never current
-            what = "it is not recorded which release was current before"
+            what = "the previous release is not recorded"
             why = f"the other complete releases are {', '.join(others)}"
             remedy = ("petal-node releases", "petal-node rollback ID")
             raise ReleaseError(what, why=why, remedy=remedy, code="release-unknown")
@@ -73,7 +73,7 @@ def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:
         names = ", ".join(release.name for release in matches or releases)
         why = f"it could be {names}" if matches else f"the releases are {names or 'none'}"
         raise ReleaseError(f"unknown release {prefix}", why=why, remedy="petal-node releases", code="release-unknown")
-    problem = _rollback_problem(ctx, matches[0])
+    problem = rollback_problem(ctx, matches[0])
     if problem:
         raise ReleaseError(
             f"release {matches[0].name} cannot be published",
@@ -84,8 +84,12 @@ def rollback_target(ctx: Context, prefix: str | None) -> ReleaseInfo:
     return matches[0]
 
 
-def _rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
-    """Why a release cannot be current, or an empty string. Packages that it was published without do not count."""
+def rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
+    """Why a release cannot be current, or an empty string. Packages that it was published without do not count.
+
+    Raises:
+        PetalError, OSError: a lockfile or a database cannot be read.
+    """
     if release.problem:
         return release.problem
     if release.manifest is None:

@@ -28,9 +28,9 @@ def releases_view(result: Result[ReleaseList]) -> list[Line]:
         lines.append(Line(date + state, "=" if current else "", release.release))
         size = f", {human(release.bytes)}" if release.bytes is not None else ""
         lines.append(Line(f"{count(release.modules, 'module')}, {count(release.packages, 'package')}{size}", indent=7))
-        lines += [Line(release.problem, "!")] if release.problem else []
         if release.specs:
             lines.append(Line(", ".join(at_most(MAX_SHOWN, release.specs)), indent=7))
+        lines += [Line(release.problem, "!", release.release)] if release.problem else []
     lines.append(Line(f"{count(len(data.releases), 'release')} in {data.root}", heading=True))
     return lines + ([Line(f"petal-node rollback makes {data.before} current", commands=True)] if data.before else [])
 
@@ -41,7 +41,9 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
     if not data.changed:
         return [Line(f"release {data.release} is already current: nothing changed", heading=True)]
     undo = f"undo: petal-node rollback {data.left}"
-    back = Line(undo if data.undo else f"no undo: release {data.left} cannot be published", heading=True, commands=True)
+    if data.undo_problem:
+        undo = f"no undo: release {data.left} cannot be published: {data.undo_problem}"
+    back = Line(undo, heading=True, commands=True)
     return [
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),

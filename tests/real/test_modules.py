@@ -21,6 +21,7 @@ from bootstrap.host.system import System
 from bootstrap.lmod.find import find_lmod, image_lmod
 from bootstrap.modules import templates
 from bootstrap.modules.spider import invalidate, is_missing, write_cache
+from bootstrap.releases.catalog import all_releases
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.state.release import current_release
 from tests.real import lmods
@@ -234,7 +235,7 @@ def test_after_a_rollback_only_new_shells_use_the_other_release(world: World, lm
     world.config_text = with_package(tmp_path).replace("name: hello", "name: other")
     second = release_of(world)
     old = Typed(world, lmod, second)
-    roll_back(world.context, rollback_target(world.context, None))
+    roll_back(world.context, rollback_target(world.context, all_releases(world.context), None))
     assert current_release(world.paths) == first
     assert "hello/1.0" in Typed(world, lmod, first)("module -t avail")
     assert "ok" in old("module load other && echo ok")
@@ -279,7 +280,7 @@ def test_two_hundred_switches_while_eight_shells_load_and_run(world: World, lmod
                 seen.append(Path(lines[1]).name)
 
     ctx = world.context
-    releases = [rollback_target(ctx, name) for name in (first, second)]
+    releases = [rollback_target(ctx, all_releases(ctx), name) for name in (first, second)]
     threads = [threading.Thread(target=loop) for _ in range(SHELLS)]
     for thread in threads:
         thread.start()

@@ -137,7 +137,7 @@ RELEASES = ReleaseList("/opt/petal", "3f9c1a2b4d5e", "aaaabbbbcccc", (
     ),
     ListedRelease(
         "ddddeeeeffff", None, None, False,
-        "/opt/petal/releases/ddddeeeeffff/manifest.json was written by a newer petal-node", (), 0, 0, 4096,
+        "/opt/petal/releases/ddddeeeeffff/desired.json was written by a newer petal-node", ("zlib@1.3",), 0, 0, 4096,
     ),
 ))  # fmt: skip
 GARBAGE = Cleanup(
@@ -172,9 +172,9 @@ RESULTS: dict[str, Result[Any]] = {
     "lockfile": Result("lockfile", Status.CHANGED, LOCKFILE),
     "releases": Result("releases", Status.OK, RELEASES),
     "rollback": Result(
-        "rollback", Status.CHANGED, Rollback("aaaabbbbcccc", "3f9c1a2b4d5e", True, "2026-10-01T08:00:00Z", True)
+        "rollback", Status.CHANGED, Rollback("aaaabbbbcccc", "3f9c1a2b4d5e", True, "2026-10-01T08:00:00Z", "")
     ),
-    "rollback-nothing": Result("rollback", Status.OK, Rollback("aaaabbbbcccc", "aaaabbbbcccc", False, None, False)),
+    "rollback-nothing": Result("rollback", Status.OK, Rollback("aaaabbbbcccc", "aaaabbbbcccc", False, None, "")),
     "gc": Result("gc", Status.OK, GARBAGE),
     "gc-nothing": Result("gc", Status.OK, Cleanup({"3f9c1a2b4d5e": "current"}, {}, (), (), 3, 0, True)),
     "lines": Result("check", Status.OK, Lines(("one", "two"))),
@@ -297,6 +297,7 @@ def test_json_is_one_envelope(name: str, capsys: pytest.CaptureFixture[str]) -> 
         ("run", "  x", "summary"),
         ("repair", "try  ", "petal-node repair on"),
         ("rollback", "", "undo"),
+        ("releases", "  !    ddddeeeeffff  /opt/petal/releases/ddddeeeeffff/desired.json was written", "zlib"),
     ],
 )
 def test_quiet_output_has_the_failures_with_their_remedies(
