@@ -52,7 +52,9 @@ def _positive_number(text: str) -> int:
 
 def _uri(text: str) -> str:
     """A URI, or a path that is valid in the directory of a hook's worker too."""
-    return text if ":" in text or not text else os.path.abspath(text)  # noqa: PTH100 - keeps links
+    if not text:
+        raise ArgumentTypeError("the URI is empty")
+    return text if ":" in text else os.path.abspath(text)  # noqa: PTH100 - keeps links
 
 
 def _path(text: str) -> Path:
@@ -97,17 +99,19 @@ class Verb(NamedTuple):
         function: module and function below ``commands/``.
         help: one line of ``petal-node --help``; empty for verbs that only programs run.
         takes_config: False for verbs that refuse ``--config``, because they work on installed software.
+        makes_root: True for verbs that may make the directory of ``--root``.
         description: replaces ``help`` in the verb's own help.
     """
 
     function: str
     help: str = ""
     takes_config: bool = True
+    makes_root: bool = False
     description: str = ""
 
 
 VERBS: Mapping[str, Verb] = {
-    "bootstrap": Verb("bootstrap.bootstrap", "make this node match the configuration"),
+    "bootstrap": Verb("bootstrap.bootstrap", "make this node match the configuration", makes_root=True),
     "plan": Verb("bootstrap.plan", "show what bootstrap would do; change nothing"),
     "status": Verb("status.status", "show the state of this node and of its cluster"),
     "check": Verb("check.check", "check that this node, or compute nodes, can use the software"),
@@ -115,18 +119,19 @@ VERBS: Mapping[str, Verb] = {
     "releases": Verb("releases.releases", "list the releases, and when each was published", takes_config=False),
     "rollback": Verb("releases.rollback", "make the previous or another release current", takes_config=False),
     "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", takes_config=False),
-    "lockfile": Verb("lockfile.lockfile", "solve the Spack stack and write its lockfile", description=LOCKFILE),
+    "lockfile": Verb(
+        "lockfile.lockfile", "solve the Spack stack and write its lockfile", makes_root=True, description=LOCKFILE
+    ),
     "log": Verb("log.log", "show the log of this node, by run"),
-    "hook": Verb("hook.hook", "run by ParallelCluster's custom actions"),
+    "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", makes_root=True),
     "version": Verb("about.version", "print the version"),
     "converge": Verb(
         "bootstrap.bootstrap", takes_config=False, description="apply the desired state (run at boot and by the timer)"
     ),
-    "worker": Verb("bootstrap.bootstrap"),
+    "worker": Verb("bootstrap.bootstrap", makes_root=True),
     "build-job": Verb("build.build"),
     "mpi-rank": Verb("rank.rank"),
 }
-INSTALLED = ("status", "check", "releases", "log")  # verbs that read a tree and do not make one
 OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "bootstrap": {
         "--lock-wait": _seconds(Options.lock_wait, "how long to wait for another installer"),
@@ -224,7 +229,7 @@ def parse(argv: Sequence[str]) -> Options:
     if "role" in values:
         values["role"] = Role(values["role"])
     options = Options(**values, typed=tuple(argv))
-    if options.command in INSTALLED and not os.path.isdir(options.root):  # noqa: PTH112 - it never raises
+    if not verb.makes_root and not os.path.isdir(options.root):  # noqa: PTH112 - it never raises
         parser.error(f"--root {options.root} is not a directory")
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
@@ -238,7 +243,7 @@ def parse_refused_hook(argv: Sequence[str]) -> Options:
     """A hook with wrong arguments. It is recorded, because ParallelCluster throws a hook's stderr away."""
     known = ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--root", nargs="?", default="/", const="/")
-    root = Path(known.parse_known_args(argv)[0].root).resolve()
+    root = Path(known.parse_known_args(argv)[0].root or "/").resolve()
     event = next((word for word in argv if word in EVENTS), "")
     return Options("hook", root=root, event=event, words=tuple(argv), strict="--strict" in argv)
 

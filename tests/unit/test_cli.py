@@ -13,7 +13,7 @@ import pytest
 
 from bootstrap.cli import main
 from bootstrap.commands import hook
-from bootstrap.commands.arguments import VERBS, parse
+from bootstrap.commands.arguments import VERBS, parse, parse_refused_hook
 from bootstrap.commands.common import plan_of, require_root
 from bootstrap.commands.repair import repair
 from bootstrap.core.errors import NotRoot, UsageError
@@ -125,6 +125,24 @@ def test_the_remedy_without_root_names_the_installed_program_only_if_it_is_the_r
     link.symlink_to(kept)
     assert parse(["gc"]).with_sudo(kept) == f"sudo {link} gc"
     assert parse(["gc"]).with_sudo(tmp_path / "new") == f"sudo {tmp_path}/new gc"
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.help and not verb.makes_root])
+def test_a_missing_root_is_refused_and_not_made(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing"
+    assert main([verb, "--root", str(missing)]) == 2
+    assert f"--root {missing} is not a directory" in capsys.readouterr().err
+    assert not missing.exists()
+
+
+@pytest.mark.parametrize("option", ["--config", "--root"])
+def test_an_empty_value_of_a_variable_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", option, ""]) == 2
+    assert "is empty" in capsys.readouterr().err
+
+
+def test_a_refused_hook_with_an_empty_root_is_recorded_on_the_node() -> None:
+    assert parse_refused_hook(["hook", "configured", "--root", ""]).root == Path("/")
 
 
 @pytest.mark.parametrize(
