@@ -114,7 +114,8 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
                 shutil.copyfileobj(stream, copy, CHUNK)
         except OSError as error:
             code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, None).code
-            why, remedy = str(error), f"ls -ld {target.parent}; df -h {target.parent}"
+            directory = shlex.quote(str(target.parent))
+            why, remedy = str(error), f"ls -ld {directory}; df -h {directory}"
             raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
         return
     if not uri.startswith("s3://"):
@@ -122,7 +123,8 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
         raise FetchError(what, why="only s3:// and file:// can be written", remedy=remedy, code="fetch-scheme")
     if isinstance(source, Path) and source.stat().st_size > MAX_PUT:
         what, why = f"{source.name} is too large for {uri}", "S3 accepts 5 GiB in one request"
-        raise FetchError(what, why=why, remedy=f"aws s3 cp {source} {uri}", code="fetch-too-large")
+        remedy = shlex.join(["aws", "s3", "cp", str(source), uri])
+        raise FetchError(what, why=why, remedy=remedy, code="fetch-too-large")
     sha256 = sha256_of(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
 
     def put(url: str, auth: Any, left: float) -> None:
@@ -153,7 +155,7 @@ def require_file(path: Path) -> None:
     """Refuses a local source that is missing: FetchError ``fetch-missing``."""
     if not path.is_file():
         what = f"{path} is not a file" if path.exists() else f"{path} does not exist"
-        raise FetchError(what, remedy=f"ls -ld {path}", code="fetch-missing")
+        raise FetchError(what, remedy=shlex.join(["ls", "-ld", str(path)]), code="fetch-missing")
 
 
 def verify(uri: str, expected: str, actual: str) -> None:
@@ -231,8 +233,8 @@ def _look_up(uri: str) -> str:
     """The command that shows whether an object exists."""
     path = local_path(uri)
     if path is not None:
-        return f"ls -l {path}"
-    return f"aws s3 ls {uri}" if uri.startswith("s3://") else f"curl -sSIL {shlex.quote(uri)}"
+        return shlex.join(["ls", "-l", str(path)])
+    return shlex.join(["aws", "s3", "ls", uri] if uri.startswith("s3://") else ["curl", "-sSIL", uri])
 
 
 def _reason(error: Exception) -> str:
@@ -291,7 +293,7 @@ def _check_redirect(requested: str, answered: str) -> None:
     if requested.startswith("https:") and not answered.startswith("https:"):
         what = f"{requested} redirects to {answered}"
         why = "a redirect from https to another scheme is not followed"
-        raise FetchError(what, why=why, remedy=f"curl -sI {requested}", code="fetch-scheme")
+        raise FetchError(what, why=why, remedy=shlex.join(["curl", "-sI", requested]), code="fetch-scheme")
 
 
 def _check_status(uri: str, answer: Any, auth: Any, *, verb: str = "read") -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import FetchError
-from bootstrap.remote.fetch import Source, _check_redirect, download, read
+from bootstrap.remote.fetch import Source, _check_redirect, _look_up, download, read
 from tests.real.server import Behaviour, Handler, Server, always, answer, content, cut_off, first, serving, silent
 
 DATA = bytes(range(256)) * 4096
@@ -123,6 +123,14 @@ def test_an_https_server_that_refuses_is_reported_without_advice_about_s3(tmp_pa
     assert caught.value.why == "Connection refused"
     assert "curl -sSIL https://127.0.0.1:9/x" in caught.value.remedy
     assert not any("s3" in line.lower() for line in caught.value.remedy)
+
+
+def test_the_command_for_a_missing_object_can_be_typed(tmp_path: Path) -> None:
+    with pytest.raises(FetchError) as caught:
+        download(source(uri=f"{tmp_path}/a b"), tmp_path / "x")
+    assert caught.value.remedy == (f"ls -ld '{tmp_path}/a b'",)
+    assert _look_up(f"file://{tmp_path}/a b") == f"ls -l '{tmp_path}/a b'"
+    assert _look_up("s3://bucket/a b?c&d") == "aws s3 ls 's3://bucket/a b?c&d'"
 
 
 def test_a_directory_is_not_called_missing(tmp_path: Path) -> None:
