@@ -37,7 +37,7 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
     """
     raw = read_yaml(data, name)
     if not raw:
-        why = "an upload that was cut off would remove all software"
+        why = "an empty file, for example from an interrupted upload, would remove all software"
         remedy = ("write the file again", "for a cluster without software: stack: none")
         raise ConfigError(f"{name} is empty", why=why, remedy=remedy, code="config-syntax")
     return from_mapping(raw, name)

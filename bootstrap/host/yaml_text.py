@@ -36,7 +36,7 @@ def read_yaml(data: bytes | str, name: str, *, aliases: bool = False) -> dict[st
     if isinstance(loaded, dict) and (aliases or not is_deep(loaded)):
         return loaded
     is_mapping = isinstance(loaded, dict)
-    why = "its values are nested too deeply" if is_mapping else "its top level must be lines KEY: VALUE"
+    why = "its values are nested too deeply" if is_mapping else "the top level must be a mapping (KEY: VALUE)"
     raise ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
 
 
