@@ -89,7 +89,8 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     except (PetalError, OSError) as error:
         result = failed(options.command, from_error(error, None), services.run_id)
     except KeyboardInterrupt:
-        interrupted = PetalError("interrupted", remedy=options.again(), code="interrupted")
+        again = options.again(services.tool.archive, is_root=services.system.is_root())
+        interrupted = PetalError("interrupted", remedy=again, code="interrupted")
         result = replace(failed(options.command, interrupted, services.run_id), exit=int(ExitCode.INTERRUPTED))
     except Exception as error:  # noqa: BLE001 - nothing above this catches it
         result = failed(options.command, crash(error, options.paths, services.run_id), services.run_id)

@@ -100,7 +100,7 @@ class CpuFits(Check):
             f"the release was built for {' and '.join(built)}, this node has {shown}",
             f"its CPU is {host.target}: programs may end with SIGILL (Illegal instruction)",
             f"spack: {{target: {both}}}    (or [{', '.join((*built, mine))}]: a module tree for each)",
-            "with that in the configuration, on the head node: petal-node bootstrap --config FILE",
+            "on the head node, with that in the configuration: petal-node bootstrap --config FILE",
         )
 
 

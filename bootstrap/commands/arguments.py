@@ -214,29 +214,43 @@ def parse(argv: Sequence[str]) -> Options:
     top.usage = "petal-node [options] VERB [options]"
     top.add_argument("command", metavar="VERB", nargs="?", help=SUPPRESS)
     top.add_argument("rest", nargs=REMAINDER, help=SUPPRESS)
-    typed = top.parse_args(argv)
-    rest = vars(typed).pop("rest")
+    namespace = top.parse_args(argv)
+    rest = vars(namespace).pop("rest")
     known = f"(verbs: {', '.join(shown)})"
-    if not hasattr(typed, "command"):
+    if not hasattr(namespace, "command"):
         top.error(f"the verb is missing {known}")
-    if typed.command not in VERBS:
-        top.error(f"unknown verb {typed.command!r}{did_you_mean(typed.command, shown)} {known}")
-    verb = VERBS[typed.command]
-    parser = _parser(typed.command, verb.description or verb.help)
-    values = vars(parser.parse_args(rest, typed))
-    for name in ("package", "sha256"):  # Args of the hook script
-        values.pop(name, None)
+    name = namespace.command
+    if name not in VERBS:
+        top.error(f"unknown verb {name!r}{did_you_mean(name, shown)} {known}")
+    verb = VERBS[name]
+    parser = _parser(name, verb.description or verb.help)
+    values = vars(parser.parse_args(rest, namespace))
+    for own in ("package", "sha256"):  # Args of the hook script
+        values.pop(own, None)
+    words = _words(name, values)
     if "role" in values:
         values["role"] = Role(values["role"])
-    options = Options(**values, typed=tuple(argv))
+    options = Options(**values, argv=words)
     if not verb.makes_root and not os.path.isdir(options.root):  # noqa: PTH112 - it never raises
         parser.error(f"--root {options.root} is not a directory")
     if (options.config or options.config_sha256) and not verb.takes_config:
         bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
-        parser.error(f"{options.command} has no --config: it works on installed software. See {bootstrap}")
+        parser.error(f"{name} has no --config: it works on installed software. See {bootstrap}")
     if options.config_sha256 and not options.config:
         parser.error("--config-sha256 is the checksum of --config, which is missing")
     return options
+
+
+def _words(verb: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arguments that have these values, without defaults."""
+    words = [verb]
+    for names, keywords in {**OPTIONS.get(verb, {}), **COMMON}.items():
+        option = names.split()[-1]
+        value = values.get(keywords.get("dest") or option.lstrip("-").replace("-", "_"))
+        if value != keywords.get("default") and value is not None:
+            words += [option] if option.startswith("-") else []
+            words += [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
+    return tuple(words)
 
 
 def parse_refused_hook(argv: Sequence[str]) -> Options:

@@ -43,7 +43,7 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
     status = Status.OK if severities and not severities & {Severity.FAIL, Severity.WARN} else Status.DEGRADED
     result = Result("check", status, data, run_id=services.run_id)
     if options.html:
-        write_atomic(options.html, page(result, timestamp()).encode())
+        write_atomic(options.html, page(result, options, timestamp()).encode())
     return result
 
 

@@ -11,6 +11,7 @@ from ..core.model import Plan, Result, RunRecord
 from ..core.options import Options
 from ..engine.converge import plan
 from ..engine.prepare import prepare
+from ..host.files import not_writable
 from ..state.context import Services
 from ..steps.base import Step
 
@@ -19,29 +20,26 @@ def require_root(options: Options, services: Services) -> None:
     """Verbs that change the machine need root. With ``--root DIR`` any user who may write to DIR can run them.
 
     Raises:
-        NotRoot: with the command to type.
+        NotRoot: with the command for root, or with the directory that this user may not write to.
     """
     if services.system.is_root():
         return
     if options.paths.live:
         raise NotRoot(
             f"petal-node {options.command} changes this machine and needs root",
-            remedy=options.with_sudo(services.tool.archive),
+            remedy=options.command_line(services.tool.archive, sudo=True),
         )
     records = options.paths.runs
     place = next(path for path in (records, *records.parents) if path.exists())
     if not os.access(place, os.W_OK | os.X_OK):
-        raise NotRoot(
-            f"this user may not write to {place}",
-            remedy=f"run it as root or as the owner of {options.root}: ls -ld {place}",
-        )
+        raise not_writable(place)
 
 
 def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Step]) -> Plan:
     """What ``verb`` would do with these steps, and the command that does it."""
     ctx = prepare(options, services)
     more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # options of repair
-    command = shlex.join(["petal-node", verb, *more, *options.common_arguments()])
+    command = shlex.join([*options.program(services.tool.archive), verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
     return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, command)
 

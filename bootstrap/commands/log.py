@@ -27,7 +27,7 @@ def log(options: Options, services: Services) -> Result[LogLines]:
     Raises:
         NotRoot: only root may read the log.
         OSError: it cannot be read.
-        UsageError: it has no line of the run, or lines of several runs whose ids begin so.
+        UsageError: it has no line of the run, or the prefix matches several runs.
     """
     paths, run, least = options.paths, options.run, LEVELS.index(options.level)
     matching: dict[str, None] = {}  # the runs whose ids begin with --run, in the order of the log
@@ -41,14 +41,14 @@ def log(options: Options, services: Services) -> Result[LogLines]:
     except PermissionError as error:
         if not paths.live:
             raise
-        raise NotRoot(f"only root may read {paths.log}", remedy=options.with_sudo(services.tool.archive)) from error
+        remedy = options.command_line(services.tool.archive, sudo=True)
+        raise NotRoot(f"only root may read {paths.log}", remedy=remedy) from error
     if run in matching:
         shown = deque(entry for entry in shown if entry.run_id == run)
     elif run is not None and len(matching) > 1:
         newest = [*matching][:-6:-1]
         why = f"they are {', '.join(newest)}{', ...' if len(matching) > 5 else ''}"
-        what = f"the ids of {len(matching)} runs begin with {run}"
-        raise UsageError(what, why=why, remedy=f"petal-node log --run {newest[0]}")
+        raise UsageError(f"{run} matches {len(matching)} runs", why=why, remedy=f"petal-node log --run {newest[0]}")
     if run is not None and not matching:
         why = "it did not run on this node, or its lines were rotated away"
         raise UsageError(f"the log has no run {run}", why=why, remedy="petal-node status")

@@ -50,7 +50,7 @@ def _refuse_other_version(options: Options, services: Services) -> None:
     if archive is None or not installed.exists() or same_content(archive, installed.resolve().read_bytes()):
         return
     what = f"this petal-node is not the installed one ({installed})"
-    repeated = shlex.join([str(installed), *(options.typed or ("repair",))])
+    repeated = shlex.join([str(installed), *(options.argv or ("repair",))])
     upgrade = shlex.join([str(archive), "bootstrap", *options.common_arguments()])
     remedy = (repeated, f"to change the cluster's petal-node: {upgrade}    (on the head node)")
     raise UsageError(what, why="a repair does not change the version", remedy=remedy)

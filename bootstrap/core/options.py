@@ -1,10 +1,9 @@
-"""The options of a command line. Made once, in ``commands/arguments.py``, and never copied."""
+"""The options of a command line, made by ``commands/arguments.py``."""
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from .model import Role
@@ -13,10 +12,6 @@ from .paths import Paths
 BOOT = "boot"  # the event of a run after a boot
 EVENTS = ("start", "configured", "updated")  # the events of a hook
 IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
-# An installed program that is named with its path is that of the tree already, and has its own arguments.
-PUBLIC_COMMAND = re.compile(
-    r"(?<!/)\bpetal-node (bootstrap|plan|status|check|repair|releases|rollback|gc|lockfile|log)\b(?! --help)"
-)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -32,7 +27,7 @@ class Options:
         run_id: the id that a hook gave its worker; empty to make a new one.
         event: ``start``, ``configured`` or ``updated`` of ``hook`` and ``worker``, ``boot`` of ``converge``.
         words: the arguments of a ``hook`` that could not be parsed.
-        typed: the arguments of this command line, as typed.
+        argv: the arguments of this command line with absolute paths, so that they are valid in every directory.
         layout: the layout of the machine image that ``bootstrap`` makes, None on a node.
         yes: ``repair`` and ``gc`` may remove things.
         deep: ``repair`` compares every byte of the packages.
@@ -54,7 +49,7 @@ class Options:
     run_id: str = ""
     event: str = ""
     words: tuple[str, ...] = ()
-    typed: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
     strict: bool = False
     lock_wait: float = 7200.0
     accept_storage: bool = False
@@ -86,32 +81,33 @@ class Options:
 
     def common_arguments(self) -> list[str]:
         """The common options of this command line, for a command that continues it."""
-        typed = {
+        values = {
             "--config": self.config,
             "--config-sha256": self.config_sha256,
             "--role": self.role and self.role.value,
             "--root": None if self.paths.live else self.root,
         }
-        return [word for option, value in typed.items() if value for word in (option, str(value))]
+        return [word for option, value in values.items() if value for word in (option, str(value))]
 
-    def for_tree(self, remedy: str) -> str:
-        """A line of a remedy whose commands act on the same tree as this one."""
-        if self.paths.live or "--root" in remedy:
-            return remedy
-        options = shlex.join(replace(self, config=None, config_sha256=None).common_arguments())
-        return PUBLIC_COMMAND.sub(lambda found: f"{found[0]} {options}", remedy)
+    def program(self, archive: Path | None, *, sudo: bool = False) -> list[str]:
+        """The words that start the running program, because the installed one may be another version.
 
-    def again(self) -> str:
-        """The command line to type after an interruption."""
-        if self.event in (BOOT, *EVENTS):
-            return "petal-node bootstrap    (the service at boot and its timer do it too)"
-        return shlex.join(["petal-node", *(self.typed or (self.command, *self.common_arguments()))])
-
-    def with_sudo(self, archive: Path | None) -> str:
-        """This command line as root, with the running program, because another version may be installed.
-
-        sudo's ``secure_path`` may lack the directory of the program (sudoers(5)).
+        With ``sudo`` it has its path: ``secure_path`` may lack the directory of the installed program (sudoers(5)).
         """
         link = self.paths.link
-        program = link if archive is None or link.resolve() == archive.resolve() else archive
-        return shlex.join(["sudo", str(program), *(self.typed or (self.command, *self.common_arguments()))])
+        if archive is not None and link.resolve() != archive.resolve():
+            name = str(archive)
+        else:
+            name = str(link) if sudo else "petal-node"
+        return ["sudo", name] if sudo else [name]
+
+    def command_line(self, archive: Path | None, *, sudo: bool) -> str:
+        """This command line, for another directory and with the running program."""
+        arguments = self.argv or (self.command, *self.common_arguments())
+        return shlex.join([*self.program(archive, sudo=sudo), *arguments])
+
+    def again(self, archive: Path | None, *, is_root: bool) -> str:
+        """The command to type after an interruption; with sudo if root was needed for this node."""
+        if not self.event:
+            return self.command_line(archive, sudo=is_root and self.paths.live)
+        return "petal-node bootstrap" + ("    (the service at boot and its timer do it too)" if self.paths.live else "")

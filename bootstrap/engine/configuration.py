@@ -165,7 +165,7 @@ def read_config(
     if kept.uri is not None and not follow:
         return parse(_content(kept.uri, kept.config_sha256, options.root, region, system), kept.uri)
     why = "; ".join(map(str, problems)) or "shared storage has no desired state yet"
-    command = "petal-node bootstrap --config FILE    (on the head node)"
+    command = "on the head node: petal-node bootstrap --config FILE"
     if options.command == "lockfile":  # on any machine
         command = "petal-node lockfile --config FILE"
     raise ConfigError(

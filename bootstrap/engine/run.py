@@ -47,7 +47,8 @@ def run(options: Options, services: Services) -> RunRecord:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
         step = recorder.record.running_step
         what = f"the run was ended by a signal{f' in the step {step}' if step else ''}"
-        error = PetalError(what, remedy=options.again(), code="interrupted")
+        again = options.again(services.tool.archive, is_root=services.system.is_root())
+        error = PetalError(what, remedy=again, code="interrupted")
         recorder.close(Status.FAILED, code, error.to_dict())
         LOG.error("%s", error)
     Runs(paths).prune()

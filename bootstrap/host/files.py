@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,12 +62,15 @@ def make_own_dir(path: Path, below: Path) -> None:
             continue
         except PermissionError as error:
             if os.geteuid():
-                raise NotRoot(
-                    f"this user may not make {part}",
-                    remedy=f"run it as root or as the owner of {part.parent}: ls -ld {part.parent}",
-                ) from error
+                raise not_writable(part.parent) from error
             raise _squashed(below, f"root may not make {part}: {os.strerror(error.errno or 0)}") from error
         _claim(part, below)
+
+
+def not_writable(directory: Path) -> NotRoot:
+    """The error of a user who may not write to a directory."""
+    remedy = (shlex.join(["ls", "-ld", str(directory)]), "run the command as root or as the owner of that directory")
+    return NotRoot(f"this user may not write to {directory}", remedy=remedy)
 
 
 def _claim(directory: Path, below: Path) -> None:

@@ -105,7 +105,7 @@ def _unpack(bundle: Path, fetched: Path, part: Path) -> None:
     except PackageError as error:
         why = str(error)
     if why:
-        remedy = f"rm {bundle}; then on the head node: petal-node bootstrap"
+        remedy = (f"rm {bundle}", "on the head node, afterwards: petal-node bootstrap")
         raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
 
 

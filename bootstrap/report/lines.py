@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..cluster.hostlist import folded
-from ..core.model import Finding, Outcome, Severity, StepReport
+from ..commands.arguments import VERBS
+from ..core.model import Finding, Outcome, Role, Severity, StepReport
+from ..core.options import Options
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -22,6 +26,8 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
+# Not after a slash: a program that is named with its path already has the right arguments.
+COMMAND = re.compile(r"(?<!/)\bpetal-node ([a-z-]+)\b(?! --help)")
 LABEL_WIDTH = 13  # of the names of steps and the ids of releases
 TEXT = 2 + 5 + LABEL_WIDTH + 1  # the column after mark and label
 CHECK_MARKS = {Severity.OK: "ok", Severity.WARN: "warn", Severity.FAIL: "FAIL", Severity.SKIP: "-"}
@@ -112,6 +118,23 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
 def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:
     """The commands to try."""
     return [Line(f"try  {text}", indent=indent, commands=True) for text in remedy]
+
+
+def for_tree(line: str, options: Options) -> str:
+    """A line of a remedy whose commands act on the same tree as this command line.
+
+    A line that starts with ``on`` or ``srun`` is for another machine, and so is a remedy of ``check --nodes``: these
+    get the tree, but not the role of this machine.
+    """
+    if options.paths.live or "--root" in line:
+        return line
+    if line.startswith("on the head node"):
+        is_here = options.role is Role.HEAD
+    else:
+        is_here = not line.startswith(("on ", "srun ")) and not options.nodes
+    role = ["--role", options.role.value] if options.role and is_here else []
+    words = shlex.join([*role, "--root", str(options.root)])
+    return COMMAND.sub(lambda found: f"{found[0]} {words}" if found[1] in VERBS else found[0], line)
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from ..core.decode import storable
 from ..core.errors import UsageError
 from ..core.model import FleetReport, NodeReport, Result
+from ..core.options import Options
 from .checks_view import columns_of, problems, total
-from .lines import CHECK_MARKS, by_nodes
+from .lines import CHECK_MARKS, by_nodes, for_tree
 
 TEMPLATE = Path(__file__).with_name("check.html.j2")
 
@@ -28,11 +30,12 @@ def require_writable(file: Path) -> None:
     }
     why = next((why for why, applies in refusals.items() if applies), None)
     if why:
-        raise UsageError(f"cannot write the HTML report to {file}", why=why, remedy=f"ls -ld {directory} {file}")
+        remedy = shlex.join(["ls", "-ld", str(directory), str(file)])
+        raise UsageError(f"cannot write the HTML report to {file}", why=why, remedy=remedy)
 
 
-def page(result: Result[NodeReport | FleetReport], time: str) -> str:
-    """The page, with the time of the checks."""
+def page(result: Result[NodeReport | FleetReport], options: Options, time: str) -> str:
+    """The page of the command line ``options``, with the time of the checks."""
     import jinja2
 
     data = result.data
@@ -40,8 +43,10 @@ def page(result: Result[NodeReport | FleetReport], time: str) -> str:
     checked = [report for report in reports if report.was_checked]
     checks, columns = columns_of(checked)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["for_tree"] = for_tree
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=total(reports),
+        options=options,
         time=time,
         run_id=result.run_id,
         releases=sorted({report.release for report in checked if report.release}),

@@ -47,7 +47,7 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
     return [
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),
-        Line("prove it on the compute nodes: petal-node check --nodes all", "~"),
+        Line("prove it on the compute nodes: petal-node check --nodes all", "~", commands=True),
         *([back] if data.left else []),
     ]
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from ..core.deadlines import HEARTBEAT
 from ..core.model import Outcome, Result, Status, StepReport, plain
 from ..core.options import Options
-from .lines import Line, error_lines, step_lines
+from .lines import Line, error_lines, for_tree, step_lines
 from .views import text_lines
 
 ENVELOPE = 1  # the version of the one shape of --json
@@ -60,7 +60,7 @@ def _for_tree(value: Any, options: Options) -> Any:
     """A part of the envelope whose remedies act on the same tree as this command line."""
     if isinstance(value, dict):
         return {
-            key: [options.for_tree(line) for line in each] if key == "remedy" else _for_tree(each, options)
+            key: [for_tree(line, options) for line in each] if key == "remedy" else _for_tree(each, options)
             for key, each in value.items()
         }
     return [_for_tree(each, options) for each in value] if isinstance(value, list) else value
@@ -88,7 +88,7 @@ def failures(lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def _print(stream: TextIO, lines: Iterable[Line], options: Options) -> None:
-    lines = [replace(line, text=options.for_tree(line.text)) if line.commands else line for line in lines]
+    lines = [replace(line, text=for_tree(line.text, options)) if line.commands else line for line in lines]
     if not _wants_colour(stream):
         _write(stream, map(str, lines))
         return

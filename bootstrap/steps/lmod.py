@@ -75,10 +75,10 @@ def _without_lmod(ctx: Context, problem: str) -> Finding:
     if is_pending(ctx):
         return change(problem, "unpack the one that the stack builds")
     if bundle.names_lmod(specs_of(ctx)):
-        status = "petal-node status    (on the head node: whether Lmod is built; this node unpacks it afterwards)"
+        status = "on the head node: petal-node status    (whether Lmod is built; this node unpacks it afterwards)"
         return blocked(f"{problem}, and no release carries one yet that this CPU runs", status)
     if LOCK in ctx.environment:
-        setting = "petal-node lockfile    (on a machine without Lmod: the new lockfile contains Lmod)"
+        setting = "on a machine without Lmod: petal-node lockfile    (the new lockfile contains Lmod)"
     elif ctx.config.uses_spack:
         setting = "modules: {lmod: stack} in the configuration: the stack builds Lmod for every node that has none"
     else:

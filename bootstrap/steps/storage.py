@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,8 +61,7 @@ class Storage(Step):
                 raise _not_mounted(ctx)
             return change(f"{where} is not mounted yet", f"use {where} when it is mounted")
         if not ctx.paths.live and not ctx.paths.shared_mount.is_dir():
-            what = f"{ctx.paths.shared_mount}, which stands for shared storage, is not a directory"
-            raise StorageError(what, remedy=f"mkdir -p {ctx.paths.shared_mount}", code="storage-not-mounted")
+            raise _no_directory(ctx.paths.shared_mount)
         known = KnownStorage.load(ctx.paths)  # before the storage is read: another run writes the token first
         view = ctx.system.on_storage(lambda: _view(ctx), ctx.paths.shared_mount, PROBE)
         _refuse_unusable(ctx, mount, view, known)
@@ -84,6 +84,13 @@ class Storage(Step):
                 state.save_token(token)
         if token is not None:
             KnownStorage.of(ctx.paths.mount, token, ctx.role).save(ctx.paths)
+
+
+def _no_directory(place: Path) -> StorageError:
+    """The error of a tree (``--root``) in which the directory for shared storage is missing or a file."""
+    state, command = ("is not a directory", "ls -ld") if os.path.lexists(place) else ("is missing", "mkdir -p")
+    what = f"the directory for shared storage, {place}, {state}"
+    return StorageError(what, remedy=f"{command} {shlex.quote(str(place))}", code="storage-not-mounted")
 
 
 def _directories(ctx: Context) -> list[Path]:
@@ -184,13 +191,13 @@ def _refuse_changed(ctx: Context, view: StorageView, known: KnownStorage | None)
     where = ctx.paths.shared_mount
     holds = f"token {view.token.token[:8]}" if view.token else "no token"
     holds += f" of cluster {view.token.owner}" if view.token and view.token.owner else ""
-    on_head = "" if ctx.role is Role.HEAD else "    (on the head node: for all nodes)"
+    accept = "or accept this one" if ctx.role is Role.HEAD else "on the head node, to accept this one for all nodes"
     raise StorageError(
         f"{where} is another file system than before: it has {holds}, this node has used token {known.token[:8]}",
         remedy=(
             f"findmnt {where}",
             "mount the previous file system",
-            f"or accept this one: petal-node bootstrap --accept-storage{on_head}",
+            f"{accept}: petal-node bootstrap --accept-storage",
         ),
         code="storage-changed",
     )

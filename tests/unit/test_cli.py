@@ -66,10 +66,10 @@ def test_a_hook_tolerates_wrong_arguments(argv: list[str], tmp_path: Path, capsy
     [
         ["rollback", "c7674", "--lock-wait", "5"],
         ["hook", "start", "--strict"],
-        ["--json", "bootstrap", "--layout", "ami", "--config", "/a b"],
+        ["bootstrap", "--layout", "ami", "--config", "/a b", "--json"],
         ["repair", "--yes", "--deep"],
         ["gc", "--keep", "1", "--yes"],
-        ["lockfile", "--config", "/x", "--output", "X"],
+        ["lockfile", "--output", "X", "--config", "/x"],
     ],
 )
 def test_without_root_the_remedy_repeats_the_command_line(
@@ -113,7 +113,7 @@ def test_a_tree_of_another_user_is_refused_before_anything_is_written(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(NotRoot) as refused:
         require_root(parse(["gc", "--root", str(tmp_path)]), services)
-    assert f"run it as root or as the owner of {tmp_path}" in refused.value.remedy[0]
+    assert refused.value.remedy[0] == f"ls -ld {tmp_path}"
 
 
 def test_the_remedy_without_root_names_the_installed_program_only_if_it_is_the_running_one(
@@ -123,8 +123,29 @@ def test_the_remedy_without_root_names_the_installed_program_only_if_it_is_the_r
     kept, link = tmp_path / "kept", Paths(tmp_path).link
     link.parent.mkdir(parents=True)
     link.symlink_to(kept)
-    assert parse(["gc"]).with_sudo(kept) == f"sudo {link} gc"
-    assert parse(["gc"]).with_sudo(tmp_path / "new") == f"sudo {tmp_path}/new gc"
+    assert parse(["gc"]).command_line(kept, sudo=True) == f"sudo {link} gc"
+    assert parse(["gc"]).command_line(tmp_path / "new", sudo=True) == f"sudo {tmp_path}/new gc"
+    assert parse(["gc"]).command_line(kept, sudo=False) == "petal-node gc"
+
+
+def test_the_command_after_an_interruption_is_valid_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["--config=a b.yaml", "-q", "bootstrap", "--lock-wait", "90", "--accept-storage"]
+    command = f"bootstrap --lock-wait 90 --accept-storage --config '{tmp_path}/a b.yaml' --quiet"
+    assert parse(argv).again(None, is_root=False) == f"petal-node {command}"
+    assert parse(argv).again(tmp_path / "new", is_root=True) == f"sudo {tmp_path}/new {command}"
+    rollback = parse(["rollback", "aaaa", "--root", "."])
+    assert rollback.again(None, is_root=True) == f"petal-node rollback aaaa --root {tmp_path}"
+
+
+def test_after_the_interruption_of_a_hook_the_boot_service_is_named_only_on_a_node(tmp_path: Path) -> None:
+    hook = ["hook", "configured", "--config", "s3://b/k"]
+    assert (
+        parse(hook).again(None, is_root=True) == "petal-node bootstrap    (the service at boot and its timer do it too)"
+    )
+    assert parse([*hook, "--root", str(tmp_path)]).again(None, is_root=True) == "petal-node bootstrap"
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.help and not verb.makes_root])

@@ -127,7 +127,7 @@ def test_log_shows_the_newest_lines_or_all_lines_of_a_run(tmp_path: Path) -> Non
     assert shown(None, "warning", 9) == []
     with pytest.raises(UsageError, match="the log has no run 2025"):
         show(tmp_path, run="2025")
-    with pytest.raises(UsageError, match="the ids of 2 runs begin with 20261128") as caught:
+    with pytest.raises(UsageError, match="20261128 matches 2 runs") as caught:
         show(tmp_path, run="20261128")
     assert caught.value.remedy == ("petal-node log --run 20261128T110000.000Z-bbbbbb",)
     write_line(target, "20261128T110000.000Z-bbbbbb-worker", "fourth")

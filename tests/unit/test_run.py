@@ -85,7 +85,7 @@ def test_an_ended_run_names_its_step_and_the_command_and_is_in_the_log(
     close_log()
     (error,) = record.errors
     assert error["what"] == "the run was ended by a signal in the step publish"
-    assert error["remedy"][0].startswith("petal-node bootstrap --config ")
+    assert f" bootstrap --config {tmp_path}/petal.yaml" in error["remedy"][0]
     assert error["what"] in world.paths.log.read_text().splitlines()[-1]
     assert "1 unfinished" in summary(record.steps, ended=True)
     assert "running" not in summary(record.steps, ended=True)

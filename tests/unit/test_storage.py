@@ -189,6 +189,10 @@ def test_a_tree_without_the_directory_of_shared_storage_gets_the_command_that_ma
         storage_step.Storage().probe(world.context)
     assert caught.value.remedy == (f"mkdir -p {world.paths.shared_mount}",)
     assert caught.value.code == "storage-not-mounted"
+    world.paths.shared_mount.touch()  # mkdir -p would fail
+    with pytest.raises(StorageError, match="is not a directory") as caught:
+        storage_step.Storage().probe(world.context)
+    assert caught.value.remedy == (f"ls -ld {world.paths.shared_mount}",)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +39,7 @@ from bootstrap.host.locks import Holder
 from bootstrap.releases.gc import Cleanup, UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
+from bootstrap.report.lines import COMMAND, for_tree
 from bootstrap.report.page import page, require_writable
 from bootstrap.state.desired import DesiredState, Proof
 from tests.golden import compare_with_golden
@@ -219,7 +222,7 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
         NodeReport("q-2", "compute", "t", "r", (GOOD, evil)),
     ]
     result = Result("check", Status.DEGRADED, FleetReport(tuple(nodes), (TALKS, SILENT)), run_id="run-1")
-    text = page(result, "2026-11-24T08:21:00Z")
+    text = page(result, Options("check"), "2026-11-24T08:21:00Z")
     parser = Tags()
     parser.feed(text)
     assert parser.open == []
@@ -232,8 +235,14 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
 
 def test_a_page_with_any_file_name_can_be_written() -> None:
     finding = Finding("ownership", Severity.WARN, "/x/caf" + os.fsdecode(b"\xe9"))
-    text = page(Result("check", Status.DEGRADED, NodeReport("q-1", "head", "t", "r", (finding,))), "t")
-    assert r"/x/caf\udce9" in text.encode().decode()
+    result = Result("check", Status.DEGRADED, NodeReport("q-1", "head", "t", "r", (finding,)))
+    assert r"/x/caf\udce9" in page(result, Options("check"), "t").encode().decode()
+
+
+def test_the_commands_of_a_page_act_on_the_same_tree() -> None:
+    finding = Finding("storage", Severity.FAIL, "it is lost", remedy=("petal-node repair",))
+    result = Result("check", Status.DEGRADED, NodeReport("q-1", "compute", "t", "r", (finding,)))
+    assert "<pre>petal-node repair --root /t</pre>" in page(result, Options("check", root=Path("/t")), "t")
 
 
 def test_a_page_that_cannot_be_written_is_refused_with_the_reason(
@@ -329,11 +338,44 @@ def test_the_commands_to_type_act_on_the_same_tree(name: str, command: str, caps
 
 def test_a_remedy_acts_on_the_same_tree_except_of_a_program_with_a_path() -> None:
     options = Options("x", root=Path("/t"))
-    assert options.for_tree("rm a; then: petal-node repair    (on the head node)") == (
-        "rm a; then: petal-node repair --root /t    (on the head node)"
+    assert for_tree("rm a; then: petal-node repair    (again)", options) == (
+        "rm a; then: petal-node repair --root /t    (again)"
     )
     for text in ("/t/usr/local/bin/petal-node repair", "petal-node hook --help", "petal-node lockfile --help"):
-        assert options.for_tree(text) == text
+        assert for_tree(text, options) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "role", "expected"),
+    [
+        ("petal-node repair", "compute", "petal-node repair --role compute --root /t"),
+        ("on the head node: petal-node check", "compute", "on the head node: petal-node check --root /t"),
+        ("on the head node: petal-node check", "head", "on the head node: petal-node check --role head --root /t"),
+        (
+            "on q-1: petal-node bootstrap    (ends them)",
+            "head",
+            "on q-1: petal-node bootstrap --root /t    (ends them)",
+        ),
+        ("srun -w q-1 petal-node check", "head", "srun -w q-1 petal-node check --root /t"),
+    ],
+)
+def test_a_command_for_another_machine_has_the_tree_but_not_this_role(line: str, role: str, expected: str) -> None:
+    options = Options("check", root=Path("/t"), role=Role(role))
+    assert for_tree(line, options) == expected
+    if not line.startswith("on the head"):
+        assert "--role" not in for_tree(line, replace(options, nodes="all"))
+
+
+def test_every_remedy_for_another_machine_starts_with_its_name() -> None:
+    """``for_tree`` knows such a line by its first word."""
+    package = Path(__file__).parents[2] / "bootstrap"
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if not COMMAND.search(text) or "\n" in text:
+                continue
+            named = re.search(r"\bon (?:the head|the machine|that|another|a machine)", text)
+            assert not named or named.start() == 0, f"{path}: {text}"
 
 
 def test_an_error_goes_to_stderr_in_ascii_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:

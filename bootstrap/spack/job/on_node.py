@@ -21,7 +21,7 @@ from .directory import DONE, RUNNING, JobDirectory, JobReport, Order
 
 # Remedies if a node has another Spack or other recipes than the head node.
 OTHER_PROGRAM = (
-    "petal-node bootstrap --layout hybrid, with this configuration, on the machine that the queue's image is made of",
+    "on the machine that becomes the queue's image, with this configuration: petal-node bootstrap --layout hybrid",
     "or layout: shared, where all nodes have one Spack; a source that is a directory must be there on all of them",
 )
 
@@ -157,7 +157,7 @@ def require_equal_node(order: Order, program: SpackInstall, shared_root: Path, h
     store = Path(order.store)
     backing = shared_root / store.name
     if not (store.exists() and backing.exists() and store.samefile(backing)):
-        wrong.append(f"{store} is not {backing}: run petal-node check on that node")
+        wrong.append(f"{store} is not {backing}")
     keys = ((tree, key_at(Path(tree)) or "unknown", expected) for tree, expected in order.keys.items() if expected)
     programs = differing(
         (f"Spack at {order.tree}", version_of(program.tree), order.version),
