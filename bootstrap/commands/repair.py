@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 
 from ..core.errors import UsageError
-from ..core.model import Outcome, Plan, Result, RunRecord, Status, StepReport
+from ..core.model import Outcome, Plan, Result, Role, RunRecord, Status, StepReport
 from ..core.options import Options
 from ..engine.registry import REPAIRS
 from ..engine.run import run
@@ -51,6 +51,7 @@ def _refuse_other_version(options: Options, services: Services) -> None:
         return
     what = f"this petal-node is not the installed one ({installed})"
     repeated = shlex.join([str(installed), *(options.argv or ("repair",))])
-    upgrade = shlex.join([str(archive), "bootstrap", *options.common_arguments()])
-    remedy = (repeated, f"to change the cluster's petal-node: {upgrade}    (on the head node)")
+    on_head = replace(options, role=options.role if options.role is Role.HEAD else None)
+    upgrade = shlex.join([str(archive), "bootstrap", *on_head.common_arguments()])
+    remedy = (repeated, f"on the head node, to change the cluster's petal-node: {upgrade}")
     raise UsageError(what, why="a repair does not change the version", remedy=remedy)

@@ -101,7 +101,10 @@ def test_a_repair_by_another_version_repeats_its_arguments_for_the_installed_pro
     with pytest.raises(UsageError) as refused:
         repair(parse(argv), services)
     assert refused.value.remedy[0] == shlex.join([str(link), *argv])
-    assert f"{archive} bootstrap --role head --root {tmp_path} " in refused.value.remedy[1]
+    assert refused.value.remedy[1].endswith(f"{archive} bootstrap --role head --root {tmp_path}")
+    with pytest.raises(UsageError) as refused:
+        repair(parse(["repair", "--role", "compute", "--root", str(tmp_path)]), services)
+    assert refused.value.remedy[1].endswith(f"{archive} bootstrap --root {tmp_path}")
 
 
 def test_a_tree_of_another_user_is_refused_before_anything_is_written(
