@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from ..cluster.targets import common, level
 from ..core.deadlines import PROBE
 from ..core.facts import Host
 from ..core.model import Finding
+from ..core.paths import Paths
 from ..prove.login_shell import check_login_shell
 from ..spack.database import database_problem
 from ..spack.workspace import store_of
@@ -26,20 +28,22 @@ class CurrentRelease(Check):
     after = WAY_TO_STORAGE
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        current, manifest = observe_release(ctx)
+        yield self.judge(observe_release(ctx), ctx.release)
+
+    def judge(self, release: ObservedRelease, desired: str | None) -> Finding:
+        """Whether the current release is complete, and the desired one; None if that is not known."""
+        current, manifest = release
         if current is None:
             why = "the head node has not finished the install, or it failed"
-            yield self.fail("no release is published yet", why, "on the head node: petal-node status")
-            return
+            return self.fail("no release is published yet", why, "on the head node: petal-node status")
         if manifest is None:
             remedy = "on the head node: petal-node repair"
             why = "an install or a removal was interrupted"
-            yield self.fail(f"release {current} is incomplete: manifest.json is missing", why, remedy)
-        elif ctx.release is not None and current != ctx.release:
-            message = f"the current release is {current}, the desired one is {ctx.release}"
-            yield self.warn(message, "", "on the head node: petal-node status")
-        else:
-            yield self.ok(f"release {current} of {manifest.created} is complete and current")
+            return self.fail(f"release {current} is incomplete: manifest.json is missing", why, remedy)
+        if desired is not None and current != desired:
+            message = f"the current release is {current}, the desired one is {desired}"
+            return self.warn(message, "", "on the head node: petal-node status")
+        return self.ok(f"release {current} of {manifest.created} is complete and current")
 
 
 class SpackDatabase(Check):
@@ -129,11 +133,16 @@ def observe_release(ctx: Context) -> ObservedRelease:
         StateError: the manifest is damaged.
         StorageError: shared storage does not answer.
     """
-
-    def read() -> ObservedRelease:
-        current = current_release(ctx.paths)
-        return ObservedRelease(current, None if current is None else read_manifest(ctx.paths, current))
-
     if ctx.observed.release is None:
-        ctx.observed.release = ctx.system.on_storage(read, ctx.paths.root, PROBE)
+        ctx.observed.release = ctx.system.on_storage(partial(read_release, ctx.paths), ctx.paths.root, PROBE)
     return ctx.observed.release
+
+
+def read_release(paths: Paths) -> ObservedRelease:
+    """The current release and its manifest.
+
+    Raises:
+        StateError: the manifest is damaged.
+    """
+    current = current_release(paths)
+    return ObservedRelease(current, None if current is None else read_manifest(paths, current))

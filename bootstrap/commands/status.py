@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from ..checks.release import CurrentRelease, read_release
 from ..cluster import detect as facts
 from ..core.deadlines import COMMAND, POLL, PROBE, SILENCE
 from ..core.errors import PetalError, WaitTimeout, from_error
 from ..core.facts import External, Facts
-from ..core.model import NodeReport, Result, Role, RunRecord, Status
+from ..core.model import Finding, NodeReport, Result, Role, RunRecord, Severity, Status, blocked
 from ..core.options import Options
 from ..core.paths import Paths
 from ..engine.configuration import find_desired_state, mount_in
@@ -20,8 +23,10 @@ from ..spack.externals import find_externals
 from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
-from ..state.store import ClusterState, Runs, mark_if_killed
+from ..state.store import ClusterState, KnownStorage, Runs, mark_if_killed
 from ..steps.boot_service import TIMER
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class NodeStatus:
         runs: the newest runs of this node, newest first.
         current: the release that new shells get.
         install: the last run of the head node.
-        problems: why the node is degraded, unless an error of the result says it.
+        problems: why the node is degraded, without the reasons that are in ``errors`` of the result.
         install_age: seconds since that record was written.
         holder: the process that has the cluster lock, while ``install`` runs.
         proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
@@ -57,7 +62,7 @@ class NodeStatus:
     checked: int = 0
     reports: tuple[NodeReport, ...] = ()
     storage: Token | None = None
-    problems: tuple[str, ...] = ()
+    problems: tuple[Finding, ...] = ()
     externals: tuple[External, ...] | None = None
 
 
@@ -111,7 +116,9 @@ def read_status(options: Options, services: Services) -> Result[NodeStatus]:
     known = facts.gather(options.paths, services.system, options.role)
     errors: list[PetalError] = []
     desired = find_desired_state(options.root, known, services.system, errors)
-    paths = Paths(options.root, mount_in(desired))
+    is_lost = desired is None and not errors
+    storage = KnownStorage.load(options.paths) if desired is None else None
+    paths = Paths(options.root, storage.mount if storage else mount_in(desired))
     recorded, unreadable = Runs(paths).latest()
     errors += unreadable
     data = NodeStatus(
@@ -124,52 +131,76 @@ def read_status(options: Options, services: Services) -> Result[NodeStatus]:
         facts=known,
     )
     try:
-        data = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, PROBE)
+        data, unread = services.system.on_storage(lambda: _with_storage(data, paths), paths.shared, PROBE)
+        errors += unread
     except (PetalError, OSError) as error:
         errors.append(from_error(error, paths.shared_mount))
-    data = replace(data, problems=tuple(_problems(data)))
-    state = Status.DEGRADED if errors or data.problems else Status.OK
-    if not errors and data.runs and data.runs[0].status is Status.RUNNING:
-        state = Status.RUNNING
+    is_running = not errors and bool(data.runs) and data.runs[0].status is Status.RUNNING
+    lost = (_lost_desired_state(paths),) if is_lost and data.current is not None and data.role is not None else ()
+    data = replace(data, problems=() if is_running else (*_run_problems(data), *lost, *data.problems))
+    state = Status.RUNNING if is_running else Status.DEGRADED if errors or data.problems else Status.OK
     return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
-def _with_storage(data: NodeStatus, paths: Paths) -> NodeStatus:
-    """Adds the values from shared storage. Records of another cluster are left out."""
+def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[PetalError]]:
+    """Adds the values from shared storage, and returns an error for each that cannot be read.
+
+    Records of another cluster are left out.
+    """
     shared = ClusterState(paths)
-    token = shared.token()
-    current = current_release(paths)
-    damaged = current is not None and not paths.manifest(current).is_file()
-    problems = (f"release {current} has no manifest.json, so it is incomplete: petal-node check",) if damaged else ()
-    data = replace(data, current=current, storage=token, problems=problems)
+    errors: list[PetalError] = []
+
+    def read(action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except (PetalError, OSError) as error:
+            errors.append(from_error(error, paths.shared_mount))
+            return None
+
+    problems = read(lambda: tuple(_release_problems(paths, data.desired))) or ()
+    token = read(shared.token)
+    data = replace(data, current=current_release(paths), storage=token, problems=problems)
     if token is not None and is_foreign(token.owner, data.facts.cluster):
-        return data
-    install, proof = shared.install(), shared.proof()
+        return data, errors
+    install, proof = read(shared.install), read(shared.proof)
     if install is not None and install.host == data.node:  # a process of another node cannot be looked up
         install = mark_if_killed(install, data.facts.host.boot_id)
-    return replace(
+    is_installing = install is not None and install.status is Status.RUNNING
+    data = replace(
         data,
         install=install,
-        install_age=shared.install_age(),
-        holder=holder_of(paths.cluster_lock) if install and install.status is Status.RUNNING else None,
+        install_age=read(shared.install_age),
+        holder=read(lambda: holder_of(paths.cluster_lock)) if is_installing else None,
         proof=proof,
         proved=proof.proved if proof else 0,
         checked=proof.checked if proof else 0,
-        reports=tuple(shared.reports()),
+        reports=read(shared.reports) or (),
+        problems=(*problems, *_proof_problems(proof)),
     )
+    return data, errors
 
 
-def _problems(data: NodeStatus) -> list[str]:
-    """Why the node is degraded: its last run, another release than the desired one, a damaged one, a failed proof."""
-    problems = list(data.problems)
+def _run_problems(data: NodeStatus) -> Iterator[Finding]:
     last = data.runs[0] if data.runs else None
     if last is None and data.role is not None:
-        problems.append("no run on this node yet: petal-node bootstrap")
+        yield blocked("no run on this node yet", "petal-node bootstrap")
     if last is not None and last.status in (Status.DEGRADED, Status.FAILED):
-        problems.append(f"the last run, {last.run_id}, is {last.status.value}: petal-node log --run {last.run_id}")
-    if data.desired is not None and data.current != data.desired.release:
-        current = f"release {data.current}" if data.current else "no release"
-        problems.append(f"{current} is current, and {data.desired.release} is desired")
-    if data.proof is not None and data.checked > 0 and not data.proof.is_whole:
-        problems.append(str(data.proof))
-    return problems
+        yield blocked(f"the last run, {last.run_id}, is {last.status.value}", f"petal-node log --run {last.run_id}")
+
+
+def _lost_desired_state(paths: Paths) -> Finding:
+    why = f"{paths.state}/desired.json is missing, or {paths.shared_mount} is not the storage that this node has used"
+    return replace(blocked("the desired state is unknown", "on the head node: petal-node repair"), why=why)
+
+
+def _release_problems(paths: Paths, desired: DesiredState | None) -> Iterator[Finding]:
+    """The finding of the check ``release``, whose own remedy can be ``status``. No release before the first install."""
+    release = read_release(paths)
+    finding = CurrentRelease().judge(release, desired.release if desired else None)
+    if finding.severity is not Severity.OK and (release.id or desired):
+        yield replace(finding, remedy=("on the head node: petal-node bootstrap",))
+
+
+def _proof_problems(proof: Proof | None) -> Iterator[Finding]:
+    if proof is not None and proof.checked > 0 and not proof.is_whole:
+        yield blocked(f"the proof of release {proof.release} failed", "on the head node: petal-node check --nodes all")

@@ -10,12 +10,13 @@ from ..core.facts import External, Facts
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, Status, plain
 from ..core.text import at_most
 from ..host.times import age_of, seconds_of
-from .lines import Line, count, error_lines, human, step_lines, summary
+from .lines import Line, count, error_lines, human, remedy_lines, step_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.status import NodeStatus
 
 MAX_NODES = 8  # failing nodes that are listed
+LABEL = 9  # the width of the labels
 
 
 def status_view(result: Result[NodeStatus]) -> list[Line]:
@@ -30,7 +31,9 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
         _row("release", f"{data.current or 'none'}, desired {desired.release if desired else 'unknown'}"),
         _row("version", f"{data.package}, desired {desired.version if desired else 'unknown'}"),
     ]
-    lines += [_row("why" if number == 0 else "", text) for number, text in enumerate(data.problems)]
+    for number, problem in enumerate(data.problems):
+        row = _row("" if number else "why", problem.reason)
+        lines += [row, *remedy_lines(problem.remedy, Line.indent + LABEL + 1)]
     if install:
         lines += _run_lines(install, now, "install", steps=install.run_id not in {run.run_id for run in data.runs})
     else:
@@ -47,8 +50,8 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
         lines.append(_row("reports", f"{passed} of {len(data.reports)} nodes ok"))
         lines += _node_lines(data.reports, now)
     lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
-    ended = next((run for run in data.runs if run.status is not Status.RUNNING), None)  # older failures are resolved
-    for run in data.runs:
+    ended = next((run for run in data.runs if run.status is not Status.RUNNING), None)
+    for run in data.runs:  # with the failures of the newest finished run only
         lines += _run_lines(run, now, "run")
         if run is ended or run.status is Status.RUNNING:
             failing = (step for step in run.steps if step.error or step.outcome in (Outcome.BLOCKED, Outcome.FAILED))
@@ -57,7 +60,7 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
 
 
 def _row(label: str, text: str) -> Line:
-    return Line(f"{label:<9} {text}")
+    return Line(f"{label:<{LABEL}} {text}")
 
 
 def _stack(config: Mapping[str, Any]) -> str:
@@ -95,10 +98,11 @@ def _ago(time: str, now: float | None, word: str = "") -> str:
 def _run_lines(run: RunRecord, now: float | None, label: str, *, steps: bool = True) -> list[Line]:
     """A run in three lines; with ``steps`` also the steps that run at the moment."""
     state = f"{run.status.value}, exit {run.exit}{_ago(run.finished, now)}" if run.finished else run.status.value
-    running = [step for step in run.steps if step.outcome.is_running] if steps and run.finished is None else []
+    ended = run.status is not Status.RUNNING  # a killed run has ended without a time
+    running = [step for step in run.steps if step.outcome.is_running] if steps and not ended else []
     return [
         _row(label, f"{run.verb} {run.event}".strip() + f": {state}"),
-        _row("", summary(run.steps, ended=run.finished is not None)),
+        _row("", summary(run.steps, ended=ended)),
         _row("", f"run {run.run_id}, started {run.started}"),
         *step_lines(running),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,28 @@ from bootstrap.commands.common import Services
 from bootstrap.commands.status import NodeStatus
 from bootstrap.core.errors import PetalError
 from bootstrap.core.facts import Cluster, External, Facts
-from bootstrap.core.model import Result, Role, RunRecord, Status, plain
+from bootstrap.core.model import (
+    Finding,
+    NodeReport,
+    Outcome,
+    Result,
+    Role,
+    RunRecord,
+    Severity,
+    Status,
+    StepReport,
+    blocked,
+    plain,
+)
 from bootstrap.core.options import Options
+from bootstrap.engine import converge as engine
+from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import write_json
 from bootstrap.host.locks import Holder
+from bootstrap.report.render import show
 from bootstrap.report.status_view import status_view
-from bootstrap.state.store import write_document
+from bootstrap.state.desired import Proof
+from bootstrap.state.store import ClusterState, Runs, mark_if_killed, write_document
 from tests.world import HOST, World
 
 RUN = RunRecord("r2", "hook", "start", "head", "n", "0.1.0", 1, "boot", "t", "t", Status.DEGRADED, 3)
@@ -150,13 +167,107 @@ def test_a_degraded_status_has_a_reason(tmp_path: Path) -> None:
     options = Options("status", root=world.prefix, role=Role.HEAD)
     result = verb.read_status(options, services)
     assert result.status is Status.DEGRADED
-    assert result.data.problems == ("no run on this node yet: petal-node bootstrap",)
-    assert "  why       no run on this node yet: petal-node bootstrap" in map(str, status_view(result))
+    assert result.data.problems == (blocked("no run on this node yet", "petal-node bootstrap"),)
+    view = [str(line) for line in status_view(result)]
+    assert view[view.index("  why       no run on this node yet") + 1] == "            try  petal-node bootstrap"
     world.paths.release("abc").mkdir(parents=True)
     world.paths.current.symlink_to("releases/abc")
-    assert verb.read_status(options, services).data.problems[0].startswith("release abc has no manifest.json")
-    world.paths.manifest("abc").touch()
-    assert "abc" not in str(verb.read_status(options, services).data.problems)
+    assert verb.read_status(options, services).data.problems[-1].message.startswith("release abc is incomplete")
+
+
+def messages(result: Result[NodeStatus]) -> list[str]:
+    return [problem.message for problem in result.data.problems]
+
+
+def installed(tmp_path: Path) -> tuple[World, Options]:
+    """A head node with a release, after a successful run."""
+    world = World(tmp_path / "node")
+    engine.converge(STEPS, world.context, lambda _: None)
+    record = replace(RUN, status=Status.OK, exit=0, host=world.system.hostname(), boot_id=world.system.boot_id())
+    Runs(world.paths).save(record)
+    options = Options("status", root=world.prefix, role=Role.HEAD)
+    assert verb.read_status(options, world.services).status is Status.OK
+    return world, options
+
+
+@pytest.mark.parametrize("name", ["stack.json", "proof.json"])
+def test_a_damaged_record_hides_no_other_one(tmp_path: Path, name: str) -> None:
+    world, options = installed(tmp_path)
+    (world.paths.state / name).write_text("{")
+    result = verb.read_status(options, world.services)
+    assert result.data.current == world.release
+    assert result.data.storage is not None
+    assert [error["code"] for error in result.errors] == ["state-corrupt"]
+    assert messages(result) == []
+
+
+def test_a_release_whose_manifest_is_damaged_is_current(tmp_path: Path) -> None:
+    world, options = installed(tmp_path)
+    world.paths.manifest(world.release).write_text("{")
+    result = verb.read_status(options, world.services)
+    assert (result.data.current, messages(result)) == (world.release, [])
+    assert [error["code"] for error in result.errors] == ["state-corrupt"]
+
+
+def test_another_release_than_the_desired_one_is_a_problem(tmp_path: Path) -> None:
+    world, options = installed(tmp_path)
+    world.paths.current.unlink()
+    assert messages(verb.read_status(options, world.services)) == ["no release is published yet"]
+    world.paths.current.symlink_to(f"releases/{world.release}")
+    desired = ClusterState(world.paths).desired_state()
+    assert desired is not None
+    ClusterState(world.paths).save_desired_state(replace(desired, release="other"))
+    (problem,) = verb.read_status(options, world.services).data.problems
+    assert problem.message == f"the current release is {world.release}, the desired one is other"
+    assert problem.remedy == ("on the head node: petal-node bootstrap",)
+
+
+def test_a_lost_desired_state_is_a_problem(tmp_path: Path) -> None:
+    world, options = installed(tmp_path)
+    (world.paths.state / "desired.json").unlink()
+    result = verb.read_status(options, world.services)
+    assert (result.status, messages(result)) == (Status.DEGRADED, ["the desired state is unknown"])
+
+
+def test_a_lost_desired_state_is_named_on_its_own_mount(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", config_text="storage: {mount: /fsx}")
+    world.paths.shared_mount.mkdir()
+    engine.converge(STEPS, world.context, lambda _: None)
+    (world.paths.state / "desired.json").unlink()
+    result = verb.read_status(Options("status", root=world.prefix, role=Role.HEAD), world.services)
+    assert f"{world.paths.state}/desired.json is missing" in result.data.problems[1].why
+    assert result.data.storage is not None
+
+
+def test_a_running_run_has_no_problems_yet(tmp_path: Path) -> None:
+    world, options = installed(tmp_path)
+    world.paths.current.unlink()
+    here = replace(RUNNING, run_id="r3", host=world.system.hostname(), boot_id=world.system.boot_id(), pid=os.getpid())
+    Runs(world.paths).save(replace(here, started="u"))
+    result = verb.read_status(options, world.services)
+    assert (result.status, result.data.runs[0].status, messages(result)) == (Status.RUNNING, Status.RUNNING, [])
+
+
+def test_the_commands_of_problems_act_on_the_same_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options("status", root=tmp_path / "tree")
+    problem = blocked("no run on this node yet", "petal-node bootstrap")
+    show(Result("status", Status.DEGRADED, data(runs=(), problems=(problem,))), options)
+    assert f"try  petal-node bootstrap --root {tmp_path}/tree" in capsys.readouterr().out
+
+
+def test_a_failed_proof_is_a_problem_in_other_words_than_its_row() -> None:
+    node = NodeReport("c1", "compute", "t", "r1", (Finding("cpu", Severity.FAIL, "too old"),))
+    (problem,) = verb._proof_problems(Proof("r1", "t", (node,)))
+    assert problem.message == "the proof of release r1 failed"
+
+
+def test_a_killed_run_is_not_shown_as_running() -> None:
+    step = StepReport("spack", Outcome.RUNNING, "building gcc")
+    killed = mark_if_killed(replace(RUNNING, boot_id="an earlier boot", steps=(step,)), "boot")
+    text = "\n".join(map(str, status_view(Result("status", Status.DEGRADED, data(runs=(killed,))))))
+    assert "1 unfinished" in text
+    assert "1 running" not in text
+    assert "building gcc" not in text
 
 
 def test_only_the_newest_ended_run_has_details() -> None:
