@@ -114,15 +114,16 @@ def _copy_of_lost(paths: Paths, facts: Facts) -> DesiredState | None:
     if release is None or shared.is_taken_over():
         return None
     path = paths.shared_root / "releases" / release / "desired.json"
-    problem = path_problem(path, paths.shared_mount)
+    problem: object = path_problem(path, paths.shared_mount)
+    copy = None
     try:
         copy = None if problem else read_as(path, DesiredState)
-    except StateError:  # damaged too
-        copy = None
+    except (StateError, OSError) as error:
+        problem = error
     if copy is None or copy.release != release:
         raise ReleaseError(
             f"{paths.state}/desired.json is missing or damaged, and release {release}, the current one, has no copy",
-            why=str(problem or f"{path} is missing or damaged"),
+            why=str(problem or f"{path} is missing"),
             remedy="petal-node bootstrap --config FILE    (with the configuration that made it)",
             code="release-incomplete",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,6 +216,24 @@ def test_a_desired_json_is_restored_if_the_record_of_releases_is_missing_too(wor
     for name in ("desired.json", "published.json"):
         (world.paths.state / name).unlink()
     assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("operator"),)
+
+
+@pytest.mark.parametrize("error", [StateError("it is damaged"), OSError(errno.EIO, "Input/output error")])
+def test_no_older_release_is_made_if_desired_json_is_lost_and_its_copy_cannot_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run_once(world, ARGS, event="configured")
+    world.config_text = "check: {run: [operator]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    (world.paths.state / "desired.json").unlink()
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(configuration, "read_as", broken)
+    with pytest.raises(ReleaseError) as caught:
+        run_once(world, None, event=BOOT)
+    assert caught.value.why == str(error)
 
 
 def test_another_mount_with_a_release_without_a_copy_does_not_hide_the_desired_state(tmp_path: Path) -> None:
