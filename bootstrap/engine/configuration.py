@@ -23,7 +23,7 @@ from ..state.context import Services
 from ..state.desired import DesiredState, is_foreign
 from ..state.release import current_in
 from ..state.request import kept_request
-from ..state.store import ClusterState, KnownStorage, read_as
+from ..state.store import ClusterState, KnownStorage, is_own_storage, read_as
 
 
 def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> DesiredState | None:
@@ -91,7 +91,7 @@ def restore_desired_state(root: Path, facts: Facts, services: Services) -> Desir
     if paths.live and facts.mount_of(known.mount) is None:
         return None
     try:
-        copy = services.system.on_storage(partial(_copy_of_lost, paths, facts), paths.shared_mount, PROBE)
+        copy = services.system.on_storage(partial(_copy_of_lost, paths, facts.host.name), paths.shared_mount, PROBE)
     except ReleaseError:
         raise
     except (PetalError, OSError) as error:  # ``find_desired_state`` reports it
@@ -100,12 +100,12 @@ def restore_desired_state(root: Path, facts: Facts, services: Services) -> Desir
     return copy and replace(copy, version=services.tool.version, sha256=services.tool.sha256)
 
 
-def _copy_of_lost(paths: Paths, facts: Facts) -> DesiredState | None:
+def _copy_of_lost(paths: Paths, host: str) -> DesiredState | None:
     shared = ClusterState(paths)
-    if not shared.is_known_storage():
+    if not is_own_storage(paths, host):
         return None
     try:
-        if desired_state_on(paths, facts) is not None:
+        if shared.desired_state() is not None:
             return None
     except StateError as error:
         if error.code != "state-corrupt":

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..core.deadlines import SCAN
-from ..core.errors import StateError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..core.text import at_most
 from ..host.files import walk
 from ..host.log import LOG
 from ..state.context import Context
-from ..state.store import ClusterState, KnownStorage
+from ..state.store import is_own_storage
 from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
 
@@ -131,7 +130,7 @@ def _scan(ctx: Context) -> list[InsecurePath] | None:
     Files that vanish during the scan are skipped: other nodes replace their reports at any time.
     """
     top = ctx.paths.shared
-    if not top.is_dir() or not is_own_storage(ctx):
+    if not top.is_dir() or not is_own_storage(ctx.paths, ctx.facts.host.name):
         return None
     found = []
     for path, info in walk(top):
@@ -155,24 +154,3 @@ def _close(one: InsecurePath) -> None:
             LOG.warning("%s was replaced during the repair and stays as it is", one.path)
     finally:
         os.close(descriptor)
-
-
-def is_own_storage(ctx: Context) -> bool:
-    """True for the storage that this node has used. Reads shared storage, so it may hang.
-
-    If the token cannot be read, the newest install record must be of this node: another storage has none.
-    """
-    before = KnownStorage.load(ctx.paths)
-    if before is None or before.mount != ctx.paths.mount or ctx.paths.shared.is_symlink():
-        return False
-    state = ClusterState(ctx.paths, trusting=True)
-    try:
-        if state.token() is not None:
-            return state.is_known_storage()
-    except StateError as error:
-        LOG.warning("%s", error)
-    try:
-        install = state.install()
-    except StateError:
-        return False
-    return install is not None and install.host == ctx.facts.host.name

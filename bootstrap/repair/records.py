@@ -15,10 +15,10 @@ from ..releases.publish import record_current
 from ..state.context import Context
 from ..state.desired import Owner, Token
 from ..state.release import read_index, read_manifest
-from ..state.store import ClusterState, KnownStorage
+from ..state.store import ClusterState, KnownStorage, is_own_storage
 from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
-from .permissions import Ownership, Permissions, is_own_storage
+from .permissions import Ownership, Permissions
 
 SHOWN = 4
 
@@ -86,4 +86,4 @@ def _damaged(ctx: Context) -> Iterator[Path]:
 
 def _token_is_lost(ctx: Context) -> bool:
     """True if only the token is missing from the storage that this node has used."""
-    return not (ctx.paths.state / "token.json").exists() and is_own_storage(ctx)
+    return not (ctx.paths.state / "token.json").exists() and is_own_storage(ctx.paths, ctx.facts.host.name)

@@ -343,6 +343,30 @@ class ClusterState:
         write_json(path, {"format": FORMAT, **content})
 
 
+def is_own_storage(paths: Paths, host: str) -> bool:
+    """True for the storage that this head node has used. Reads shared storage, so it may hang.
+
+    If the token cannot be read, the newest install record must be of this node: another storage has none.
+
+    Args:
+        host: the name of this node.
+    """
+    before = KnownStorage.load(paths)
+    if before is None or before.mount != paths.mount or paths.shared.is_symlink():
+        return False
+    state = ClusterState(paths, trusting=True)
+    try:
+        if state.token() is not None:
+            return state.is_known_storage()
+    except StateError as error:
+        LOG.warning("%s", error)
+    try:
+        install = state.install()
+    except StateError:
+        return False
+    return install is not None and install.host == host
+
+
 def desired_state_of(paths: Paths, release: str) -> DesiredState | None:
     """The desired state that made a release, with which a rollback restores it; None if the release has none.
 

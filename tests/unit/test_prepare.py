@@ -17,6 +17,7 @@ from bootstrap.core.paths import Paths
 from bootstrap.engine import configuration
 from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare, prepare_lockfile
+from bootstrap.engine.recorder import Recorder
 from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.context import Context
 from bootstrap.state.desired import DesiredState
@@ -208,14 +209,20 @@ def test_a_damaged_or_lost_desired_json_is_restored_from_the_current_release(wor
     assert "bootstrap --config FILE" in caught.value.remedy[0]
 
 
-def test_a_desired_json_is_restored_if_the_record_of_releases_is_missing_too(world: World) -> None:
-    """As remedies of ``ownership`` name both for removal."""
+@pytest.mark.parametrize("other", ["published.json", "token.json"])
+def test_a_desired_json_is_restored_if_another_record_is_missing_too(world: World, other: str) -> None:
+    """The remedies of ``ownership`` name any of them for removal."""
     run_once(world, ARGS, event="configured")
-    world.config_text = "check: {run: [operator]}"
+    world.config_text = "check: {run: [operator]}\nmodules: {hide: [gcc]}"
     engine.converge(STEPS, world.context, lambda _: None)
-    for name in ("desired.json", "published.json"):
+    published, run = current_release(world.paths), Recorder(world.options(), world.services).record
+    ClusterState(world.paths).save_install(replace(run, host=world.context.facts.host.name))
+    for name in ("desired.json", other):
         (world.paths.state / name).unlink()
-    assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("operator"),)
+    ctx = prepare(world.options(role=Role.HEAD, command="repair"), world.services)
+    assert ctx.config.check.run == (CheckCommand("operator"),)
+    engine.converge(REPAIRS, ctx, lambda _: None)
+    assert current_release(world.paths) == published
 
 
 @pytest.mark.parametrize("error", [StateError("it is damaged"), OSError(errno.EIO, "Input/output error")])
