@@ -1,5 +1,7 @@
 {# Extends Spack's own template: description, version, origin and release. Spack renders it. #}
 {% extends "modules/modulefile.lua" %}
+{# Without the time, a module that is written again has the same checksum. #}
+{% set timestamp = "the node that made release @RELEASE@" %}
 {% block header %}
 whatis([==[Name: {{ spec.name }}]==])
 whatis([==[Version: {{ spec.version }}]==])

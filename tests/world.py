@@ -179,12 +179,16 @@ class FakeSystem(System):
         elif verb == "reindex":
             _fake_reindex(self.world.paths.store)
         else:
-            strongest = [scope for option, scope in zip(argv, argv[1:]) if option == "-C"][-1]
-            scope = json.loads((Path(strongest) / "modules.yaml").read_text())
-            tree = Path(scope["modules"]["default"]["roots"]["lmod"]) / "Core"
-            (tree / "fftw").mkdir(parents=True, exist_ok=True)
-            (tree / "fftw" / "3.3.10.lua").write_text("-- fftw\n")
+            core = modules_root(argv) / "Core"
+            (core / "fftw").mkdir(parents=True, exist_ok=True)
+            (core / "fftw" / "3.3.10.lua").write_text("-- fftw\n")
         return ""
+
+
+def modules_root(argv: Sequence[str]) -> Path:
+    """The directory into which this command of Spack writes modules."""
+    (root,) = (word for word in argv if word.startswith("modules:default:roots:lmod:"))
+    return Path(root.rpartition(":")[2])
 
 
 LOCKFILE = {

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..core.errors import ModulesError, did_you_mean
 from ..host.atomic import replace_link, write_atomic
-from ..host.files import remove_tree
 from ..state.context import Context
 from . import templates
 
@@ -30,7 +29,7 @@ def defaults_module(ctx: Context) -> str:
 
 
 def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
-    """Hides modules and sets defaults in a tree, which has these module files. Idempotent.
+    """Hides modules and sets defaults in a new tree, which has these module files.
 
     Raises:
         ModulesError: ``modules-config``, ``modules.defaults`` names a module that the tree does not have.
@@ -40,11 +39,16 @@ def apply_settings(ctx: Context, tree: Path, modules: Sequence[Path]) -> None:
         if not matching:
             ctx.note(f"modules.hide names {entry}, which this release does not have")
         for path in matching:
-            rules = path.parent / RULES
-            text = rules.read_text(encoding="utf-8") if rules.is_file() else ""
-            if _hiding(path) not in text:
-                write_atomic(rules, f"{text}{_hiding(path)}\n".encode())
+            add_rules(path.parent / RULES, _hiding(path).encode())
     _set_defaults(ctx, tree / "Core" / STANDARD, modules)
+
+
+def add_rules(file: Path, rules: bytes) -> None:
+    """Adds the lines that the file lacks, and keeps those of the site, in any encoding."""
+    present = file.read_bytes().splitlines() if file.is_file() else []
+    missing = [line for line in rules.splitlines() if line not in present]
+    if missing:
+        write_atomic(file, b"\n".join((*present, *missing, b"")))
 
 
 def is_hidden(path: Path) -> bool:
@@ -66,7 +70,6 @@ def _matching(modules: Sequence[Path], entry: str) -> list[Path]:
 def _set_defaults(ctx: Context, directory: Path, modules: Sequence[Path]) -> None:
     entries = ctx.config.modules.defaults
     if not entries:
-        remove_tree(directory)
         return
     for entry in entries:
         matching = _matching(modules, entry)

@@ -9,12 +9,9 @@ from ..core.errors import StateError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..core.text import at_most
 from ..host.files import sha256_of
-from ..host.log import LOG
-from ..modules.spider import invalidate
-from ..spack.workspace import module_tree
+from ..modules.tree import files_of, is_lost, write_trees
 from ..state.context import Context
 from ..state.release import read_index
-from ..steps.module_tree import files_of
 from ..steps.packages import Packages
 from ..steps.root import WAY_TO_STORAGE
 from ..steps.spack import SpackStack
@@ -26,12 +23,12 @@ YES = "petal-node repair --yes    (writes it again: changes are lost)"
 class ChangedModules(StoreRepair):
     """No module file of the desired release was changed.
 
-    The changes may be intended, so a file is removed only with ``--yes``; the step ``module-tree``, which follows,
-    writes it like any other missing one.
+    The changes may be intended, so a file is written again only with ``--yes``. The step ``module-tree``, which
+    follows, writes the missing files and Lmod's cache, and keeps changed files.
     """
 
     name = "module-files-changed"
-    needs = (Packages, SpackStack)  # else the step ``module-tree`` could not write what this one removes
+    needs = (Packages, SpackStack)
     after = (*WAY_TO_STORAGE, Packages, SpackStack)
 
     def probe(self, ctx: Context) -> Finding:
@@ -47,19 +44,10 @@ class ChangedModules(StoreRepair):
         return blocked(reason, *(f"ls -l {path}" for path in changed[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        changed = _changed(ctx) if ctx.options.yes else []
-        for target in ctx.targets if changed else ():
-            invalidate(module_tree(ctx, target))
-        for path in changed:
-            LOG.warning("%s was changed, and is written again", path, extra={"step": self.name})
-            path.unlink()
+        write_trees(ctx, overwrite=ctx.options.yes)
 
 
 def _changed(ctx: Context) -> list[Path]:
     """Missing and empty files are not among them: the step ``module-tree`` finds those."""
-    index = read_index(ctx.paths, ctx.desired_release)
-    return [
-        path
-        for module, path in files_of(ctx, index.trees if index else ())
-        if module.sha256 and path.is_file() and path.stat().st_size and sha256_of(path) != module.sha256
-    ]
+    files = files_of(ctx, read_index(ctx.paths, ctx.desired_release))
+    return [path for module, path in files if module.sha256 and not is_lost(path) and sha256_of(path) != module.sha256]

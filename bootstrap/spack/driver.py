@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
 from ..core.errors import ProcessFailed, SpackError
 from ..core.facts import Host
-from ..host.atomic import write_atomic
+from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir, read_json
 from ..host.log import LOG
 from ..host.system import Completed, System, clean_env
@@ -24,6 +24,7 @@ NO_CLINGO = (
     "list its wheels for this Python under spack.clingo, each with source and sha256",
     "or name a lockfile as stack, which needs none: petal-node lockfile --help",
 )
+NOT_WRITTEN = "some module files could not be written"  # lib/spack/spack/cmd/modules/__init__.py: refresh
 NO_MODULES = ("-c", "modules:default:enable::[]")  # ``write_modules`` writes all of them once
 GIB = 1 << 30
 MOST_PROCESSES = 8
@@ -159,9 +160,21 @@ class Spack:
         what = "Spack could not install a package that it had packed"
         self._run(*arguments, timeout=PACK, code="spack-install", what=what)
 
-    def write_modules(self) -> None:
-        """Writes the environment's lmod modules. Existing files are not changed."""
-        self._run("module", "lmod", "refresh", "-y", what="Spack could not write its modules")
+    def write_modules(self, directory: Path) -> None:
+        """Writes the environment's lmod modules into an empty directory, as they are to be in ``places.modules``.
+
+        In ``places.modules`` itself Spack would replace files that were changed by hand, and would truncate each first.
+        """
+        root, what = f"modules:default:roots:lmod:{directory}", "Spack could not write its modules"
+        output = self._run("-c", root, "module", "lmod", "refresh", "-y", what=what)
+        if NOT_WRITTEN in output:  # Spack exits 0
+            raise SpackError(what, why=output[output.index(NOT_WRITTEN) :], remedy=f"less {self.output}")
+        old, new = str(directory), str(self.places.modules)
+        for path in directory.rglob("*"):
+            if path.is_symlink():
+                replace_link(path, str(path.readlink()).replace(old, new))
+            elif path.is_file():
+                path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
 
     def reindex(self) -> None:
         """Makes Spack rebuild its database from the store and from the present database: ``spack-database``.
@@ -189,7 +202,7 @@ class Spack:
 
     def _run(
         self, *arguments: str, what: str, code: str = "spack-failed", timeout: float = SOLVE, inside: bool = True
-    ) -> None:
+    ) -> str:
         def note_error(line: str) -> None:
             if line.startswith("==> Error"):
                 self.note(line.removeprefix("==> ").strip())
@@ -197,6 +210,7 @@ class Spack:
         done = self._spack(*arguments, timeout=timeout, on_line=note_error, inside=inside)
         if done.returncode != 0:
             raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
+        return done.stdout
 
     def _spack(
         self,

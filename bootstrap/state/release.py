@@ -34,7 +34,7 @@ class ModuleFile:
     """One module of a release.
 
     ``path`` is relative to the module tree, ``origin`` is package, spack or site, ``sha256`` is that of the file as
-    written.
+    petal-node writes it; empty for a module that the site added.
     """
 
     name: str

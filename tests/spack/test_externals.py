@@ -18,8 +18,9 @@ import pytest
 from bootstrap.core.facts import External
 from bootstrap.core.model import Outcome
 from bootstrap.core.paths import Paths
+from bootstrap.host.files import make_dir
 from bootstrap.host.system import PATH, System
-from bootstrap.spack.driver import Spack
+from bootstrap.spack.driver import NO_MODULES, Spack
 from bootstrap.spack.externals import find_compiler, find_externals, unconfigured
 from bootstrap.spack.lockfile import locked_specs
 from bootstrap.spack.program import SpackInstall
@@ -96,8 +97,12 @@ def solve(
 
 
 def install_fake(spack: Spack) -> None:
-    spack._run("install", "--fake", "--only-concrete", timeout=600, code="spack-install", what="fake install")
-    spack.write_modules()
+    arguments = [*NO_MODULES, "install", "--fake", "--only-concrete"]
+    spack._run(*arguments, timeout=600, code="spack-install", what="fake install")
+    made = spack.places.modules.with_name("made")
+    make_dir(made)
+    spack.write_modules(made)
+    made.rename(spack.places.modules)
 
 
 def test_the_images_mpi_is_used_and_its_module_unlocks_packages_built_with_it(

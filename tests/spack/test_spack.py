@@ -21,7 +21,7 @@ from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import locked_specs
 from tests.golden import compare_with_golden, lua_error
-from tests.spack.conftest import VERSIONS, Site, spack_tree
+from tests.spack.conftest import RECIPE, VERSIONS, Site, spack_tree
 from tests.world import services
 
 # The formats are incompatible (lib/spack/spack/database.py: _DB_VERSION), so each family has a separate store.
@@ -46,6 +46,11 @@ def bootstrap(
     said = notes if notes is not None else []
     listen = (lambda step: printed(step.name)) if printed else lambda _: None
     return run(options, services(System(), run_id=f"run-{next(RUNS)}", listen=listen, note=said.append))
+
+
+def repair(prefix: Path, *, yes: bool = False) -> RunRecord:
+    options = Options("repair", root=prefix, role=Role.HEAD, yes=yes)
+    return run(options, services(System(), run_id=f"run-{next(RUNS)}"))
 
 
 def steps(record: RunRecord) -> dict[str, StepReport]:
@@ -125,6 +130,41 @@ def _assert_a_damaged_package_is_built_again(prefix: Path, config: str, store: P
     record = bootstrap(prefix, config)
     assert steps(record)["spack"].outcome is Outcome.CHANGED
     assert (package / ".spack" / "install_manifest.json").is_file()
+
+
+@BOTH
+def test_a_changed_module_of_spack_is_written_again_only_with_yes(
+    version: str, sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    """Also if Spack writes the modules of the release for another reason; Lmod's cache alone needs no Spack."""
+    site, prefix = sites(version), tmp_path / "head"
+    text = site.config.replace("specs: [probe]", "specs: [probe, second]")
+    site.add("second", RECIPE.replace("class Probe", "class Second"))
+    release = bootstrap(prefix, text).release
+    assert release is not None
+    core = next((Paths(prefix).current / "modules").iterdir()) / "Core"
+    edited, lost, own = core / "probe" / "2.lua", core / "second" / "2.lua", core / "own" / "1.lua"
+    before = [edited.read_text(), lost.read_text()]
+    final = Paths(prefix).release(release) / "modules" / core.parent.name / "Core" / "probe" / "2.lua"
+    assert f"path: {final}\n" in (core.parent / "module-index.yaml").read_text()
+    edited.write_text("-- edited\n")
+    own.parent.mkdir()
+    own.write_text("-- of the site\n")
+
+    record = repair(prefix)
+    assert steps(record)["module-tree"].outcome is Outcome.CHANGED
+    assert not Paths(prefix).spack_log(record.run_id).exists()
+    assert edited.read_text() == "-- edited\n"
+
+    lost.unlink()
+    record = repair(prefix)
+    assert steps(record)["module-files-changed"].outcome is Outcome.BLOCKED
+    assert steps(record)["module-tree"].outcome is Outcome.CHANGED
+    assert [edited.read_text(), lost.read_text()] == ["-- edited\n", before[1]]
+
+    record = repair(prefix, yes=True)
+    assert steps(record)["module-files-changed"].outcome is Outcome.CHANGED
+    assert [edited.read_text(), lost.read_text(), own.read_text()] == [*before, "-- of the site\n"]
 
 
 def test_a_cluster_switches_to_the_other_family_and_back_without_rebuilding(

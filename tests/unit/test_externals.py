@@ -18,7 +18,7 @@ from bootstrap.state.release import read_index
 from bootstrap.steps.module_tree import ModuleTree
 from bootstrap.steps.spack import SpackStack
 from tests import images
-from tests.world import World, with_spack
+from tests.world import World, modules_root, with_spack
 
 EVERYTHING = [
     ("slurm@24.05.7 +pmix", "/opt/slurm"),
@@ -227,8 +227,8 @@ def test_a_package_at_the_prefix_of_an_external_keeps_spacks_module(world: World
     text = '-- Spack\nprepend_path("MODULEPATH", "x")\n'
 
     def spack(argv: Sequence[str]) -> str:
-        assert argv[argv.index("-e") + 2 :][:3] == ["module", "lmod", "refresh"]
-        images.write(module.parent, (module.name, text))
+        assert argv[argv.index("-e") + 4 :][:3] == ["module", "lmod", "refresh"]
+        images.write(modules_root(argv) / "Core" / "openmpi", (module.name, text))
         return ""
 
     world.system.answers["spack"] = spack

@@ -16,7 +16,7 @@ from bootstrap.engine.registry import STEPS
 from bootstrap.modules import templates
 from bootstrap.spack import users
 from tests.unit.test_laws import lmod_is_there
-from tests.world import World, with_spack
+from tests.world import World, modules_root, with_spack
 
 __all__ = ["lmod_is_there"]
 TARGET = "x86_64_v3"
@@ -83,8 +83,9 @@ def test_a_stack_with_a_package_named_spack_keeps_its_module(world: World) -> No
     def also_writes_spack(argv: Any) -> str:
         text = spack(argv)
         if "refresh" in argv:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("-- the stack's own\n")
+            own = modules_root(argv) / "Core" / "spack" / "1.1.1.lua"
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text("-- the stack's own\n")
         return text
 
     world.system.answers["spack"] = also_writes_spack
