@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test test-without-spack fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills house clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills house clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -20,10 +20,6 @@ test: dist ## every test, three at a time (ARGS="tests/unit -k name" for some)
 	@.ci/need dos2unix=dos2unix lua5.3=lua5.3 tcsh=tcsh fish=fish zsh=zsh strace=strace gpg=gnupg bc=bc \
 		/usr/share/lmod/lmod/libexec/lmod=lmod
 	@$(PY) -m pytest $(or $(ARGS),-n 3)
-
-test-without-spack: dist ## the tests that behave differently on a machine without real Spack
-	@PETAL_SPACK_CACHE=/var/empty $(PY) -m pytest -n 2 -k "not hanging_mounts" \
-		tests/lab/test_repair.py tests/real/test_local.py $(ARGS)
 
 fuzz: venv ## bad input: 10,000 examples a target, from a new seed (EXAMPLES=N SEED=N)
 	@echo "seed: $(SEED)"

@@ -23,7 +23,9 @@ def data_of(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pair(cluster: Lab) -> tuple[str, str]:
-    """Two releases: the second hides a module of the first."""
+    """Two releases: the second hides a module of the first. The proof waits a minute for a node that does not boot."""
+    for result in cluster.boot("compute-2"):
+        result.check()
     first = data_of(cluster, "status")["current"]
     config = json.loads(sh(cluster, "head", "cat /shared/petal/state/desired.json"))["config"]
     check = {**config["check"], "load": ["hello/1.0", "openmpi"]}

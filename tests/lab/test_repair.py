@@ -270,7 +270,7 @@ FAULTS: dict[str, Fault] = {
     # packages
     "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "package-files-missing", "bin/hello is missing"),
     "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files-changed", "hello 1.0: /", "yes"),
-    "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "are missing"),
+    "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "missing packages: "),
     "Spack's database lost": Fault(
         H,
         "rm /opt/petal/store/.spack-db/index.json",

@@ -21,6 +21,7 @@ from bootstrap.spack.driver import failure
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import locked_specs
 from tests.golden import compare_with_golden, lua_error
+from tests.lab import stack
 from tests.spack.conftest import RECIPE, VERSIONS, Site, spack_tree
 from tests.world import services
 
@@ -204,6 +205,10 @@ def test_mistakes_of_a_seed_are_reported_before_concretization(
     text = config_text.replace(small, f"  recipes: {{source: {full_recipes}}}")
     seed = "software: {spack_packages: [scalapack, git@2.40.0, samtols@1.17, python@3.13]}\n"
     prefix = tmp_path / "head"
+    index, misc = stack.lab_cache() / "stacks/misc", Paths(prefix).scratch / "spack/misc"
+    for directory in (index, misc.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    misc.symlink_to(index)  # Spack's index of all recipes, which takes 50 s to create
     for _ in range(2):
         record = bootstrap(prefix, text + seed)
         assert record.exit == ExitCode.CONFIG
