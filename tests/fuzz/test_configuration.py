@@ -93,7 +93,7 @@ def test_the_command_line_answers_for_any_configuration(data: bytes, verb: str, 
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "no/such", "x:y", "s3:", "s3://", "https://", "http://h/x", "ftp://h/x", "file:x", "\n"]
+    "name", [".", "no/such", "x:y", "s3:", "s3://", "https://", "http://h/x", "ftp://h/x", "file:x", "\n"]
 )
 @pytest.mark.parametrize("verb", ["plan", "bootstrap"])
 def test_an_invalid_uri_of_a_configuration_is_reported(name: str, verb: str, tmp_path: Path) -> None:

@@ -200,8 +200,7 @@ def test_a_damaged_lmod_archive_is_reported_and_packed_again_after_its_removal(c
     done = petal(cluster, "compute-2", "bootstrap", "--json")
     steps = {step["name"]: step for step in answer(done)["data"]["steps"]}
     assert (steps["lmod"]["outcome"], steps["lmod"]["error"]["code"]) == ("failed", "lmod-incomplete")
-    (remedy, *_) = steps["lmod"]["error"]["remedy"]
-    assert remedy.startswith(f"rm {archive};")
+    assert steps["lmod"]["error"]["remedy"][0] == f"rm {archive}"
     root(cluster, "head", f"rm {archive}").check()
     petal(cluster, "head", "bootstrap").check()
     petal(cluster, "compute-2", "bootstrap").check()
