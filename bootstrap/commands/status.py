@@ -114,8 +114,9 @@ def _activity(paths: Paths, services: Services, data: NodeStatus) -> str:
 def read_status(options: Options, services: Services) -> Result[NodeStatus]:
     """The state at this moment. Each part that cannot be read is an error of the result, never an exception."""
     known = facts.gather(options.paths, services.system, options.role)
-    errors: list[PetalError] = []
-    desired = find_desired_state(options.root, known, services.system, errors)
+    problems: dict[str, PetalError] = {}
+    desired = find_desired_state(options.root, known, services.system, problems)
+    errors = list(problems.values())
     is_lost = desired is None and not errors
     storage = KnownStorage.load(options.paths) if desired is None else None
     paths = Paths(options.root, storage.mount if storage else mount_in(desired))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,13 @@ from ..state.request import kept_request
 from ..state.store import ClusterState, KnownStorage, is_own_storage, read_as
 
 
-def find_desired_state(root: Path, facts: Facts, system: System, problems: list[PetalError]) -> DesiredState | None:
+def find_desired_state(
+    root: Path, facts: Facts, system: System, problems: dict[str, PetalError]
+) -> DesiredState | None:
     """The desired state, from the first of the cluster's shared directories that has one.
 
     Args:
-        problems: receives an error for each directory that could not be read.
+        problems: receives the error of each directory that could not be read, by its mount point.
     """
     mounts = dict.fromkeys((*(shared.mount for shared in facts.cluster.shared), "/shared"))
     for mount in facts.mounts:
@@ -45,7 +48,7 @@ def find_desired_state(root: Path, facts: Facts, system: System, problems: list[
             desired = system.on_storage(partial(desired_state_on, paths, facts), point, PROBE)
         except (PetalError, OSError) as error:
             LOG.warning("%s: %s", point, error)
-            problems.append(from_error(error, paths.shared_mount))
+            problems[point] = from_error(error, paths.shared_mount)
             continue
         if desired is not None and mount_in(desired) == point:  # else of another cluster, or moved
             return desired
@@ -72,10 +75,15 @@ def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
     return shared.desired_state()
 
 
-def restore_desired_state(root: Path, facts: Facts, services: Services) -> DesiredState | None:
+def restore_desired_state(
+    root: Path, facts: Facts, services: Services, problems: Mapping[str, PetalError]
+) -> DesiredState | None:
     """On the head node: the copy of desired.json in the current release, if desired.json is missing or damaged.
 
     The arguments of the last hook may be older than that release. The running petal-node becomes the desired one.
+
+    Args:
+        problems: as ``find_desired_state`` found them: storage that did not answer is not read again.
 
     Returns:
         None if desired.json is not lost, if the storage that this node has used cannot be read, and if no release of
@@ -85,7 +93,7 @@ def restore_desired_state(root: Path, facts: Facts, services: Services) -> Desir
         ReleaseError: ``release-incomplete``, the current release has no copy.
     """
     known = KnownStorage.load(Paths(root))
-    if known is None:
+    if known is None or isinstance(problems.get(known.mount), StorageError):
         return None
     paths = Paths(root, known.mount)
     if paths.live and facts.mount_of(known.mount) is None:
@@ -140,7 +148,7 @@ def read_config(
     facts: Facts,
     desired: DesiredState | None,
     system: System,
-    problems: list[PetalError],
+    problems: Sequence[PetalError],
     *,
     follow: bool = False,
 ) -> Config:

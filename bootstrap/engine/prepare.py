@@ -49,19 +49,21 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
         return _prepare_image(options, services)
     facts = detect.gather(options.paths, services.system, options.role or kept_role(options))
     role = detect.role_of(facts)
-    problems: list[PetalError] = []
+    problems: dict[str, PetalError] = {}
+    lost: list[PetalError] = []
     decides = role is Role.HEAD and _sets_desired_state(options, follow=follow)
     desired = None if decides else find_desired_state(options.root, facts, services.system, problems)
     if desired is None and role is Role.HEAD and not decides:
         try:
-            desired = restore_desired_state(options.root, facts, services)
+            desired = restore_desired_state(options.root, facts, services, problems)
         except ReleaseError as error:
             if not follow:
                 raise
-            problems.append(error)
+            lost.append(error)
     if may_hand_over and (role is not Role.HEAD or options.event == BOOT):
         hand_over(desired, services.tool, Paths(options.root, mount_in(desired)), services.system)
-    config = read_config(options, facts, desired, services.system, problems, follow=follow)
+    errors = (*problems.values(), *lost)
+    config = read_config(options, facts, desired, services.system, errors, follow=follow)
     ctx = Context(
         options,
         services,
@@ -88,11 +90,11 @@ def prepare_lockfile(options: Options, services: Services) -> Context:
         FactsError, ConfigError, FetchError, StateError: a value that the solve needs is unknown.
     """
     facts = detect.gather(options.paths, services.system, Role.HEAD)
-    problems: list[PetalError] = []
+    problems: dict[str, PetalError] = {}
     desired = None
     if options.config is None:
         desired = find_desired_state(options.root, facts, services.system, problems)
-    config = read_config(options, facts, desired, services.system, problems)
+    config = read_config(options, facts, desired, services.system, tuple(problems.values()))
     paths = Paths(options.root, config.storage.mount)
     local = replace(config, layout=config.layout if config.spack_in_image else "hybrid")
     return _with_release(Context(options, services, paths, facts, Role.HEAD, local), None)

@@ -103,9 +103,9 @@ def test_the_desired_state_of_another_cluster_is_not_used(old: World, role: Role
         prepare(new.options(role=role, event=BOOT), new.services)
     assert caught.value.code == "config-missing"
     known = new.context.facts
-    troubles: list[PetalError] = []
-    assert find_desired_state(new.prefix, known, new.system, troubles) is None
-    assert [error.code for error in troubles] == ["storage-other-cluster"]
+    problems: dict[str, PetalError] = {}
+    assert find_desired_state(new.prefix, known, new.system, problems) is None
+    assert [error.code for error in problems.values()] == ["storage-other-cluster"]
 
 
 def test_nodes_that_boot_before_their_head_node_wait_for_it(old: World) -> None:
@@ -168,7 +168,7 @@ def test_a_cluster_does_not_write_to_storage_that_another_has_adopted(old: World
         assert "of cluster demo" in found["storage"].reason
         with pytest.raises(StorageError):
             ClusterState(world.paths).save_report(NodeReport("q1-st-c5-1", "compute", "now", None, ()))
-        assert find_desired_state(world.prefix, world.context.facts, world.system, []) is None
+        assert find_desired_state(world.prefix, world.context.facts, world.system, {}) is None
     assert snapshot(old.paths.shared_mount) == before
 
 

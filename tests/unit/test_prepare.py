@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.config.model import CheckCommand
-from bootstrap.core.errors import ConfigError, ReleaseError, StateError
+from bootstrap.core.errors import ConfigError, ReleaseError, StateError, StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Role, Tool
 from bootstrap.core.options import BOOT
@@ -241,6 +241,20 @@ def test_no_older_release_is_made_if_desired_json_is_lost_and_its_copy_cannot_be
     with pytest.raises(ReleaseError) as caught:
         run_once(world, None, event=BOOT)
     assert caught.value.why == str(error)
+
+
+def test_a_run_waits_once_for_storage_that_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_once(world, ARGS, event="configured")
+    engine.converge(STEPS, world.context, lambda _: None)
+    waits = []
+
+    def silent(_: object, action: object, where: Path, seconds: float) -> None:
+        waits.append((action, where, seconds))
+        raise StorageError(f"{where} did not answer", code="storage-hangs")
+
+    monkeypatch.setattr(type(world.system), "on_storage", silent)
+    prepare(world.options(role=Role.HEAD, command="plan"), world.services)
+    assert len(waits) == 1
 
 
 def test_another_mount_with_a_release_without_a_copy_does_not_hide_the_desired_state(tmp_path: Path) -> None:

@@ -145,10 +145,10 @@ def test_the_desired_state_on_changed_storage_is_not_used(head: World, compute: 
     desired = DesiredState("9.9.9", "f" * 64, {"storage": {"mount": "/shared"}}, {}, "r1")
     ClusterState(head.paths).save_desired_state(desired)
     facts = compute.context.facts
-    assert find_desired_state(compute.prefix, facts, compute.system, []) == desired
+    assert find_desired_state(compute.prefix, facts, compute.system, {}) == desired
     other_storage(head, Token("feed" * 8, "another-head"))
     write_document(head.paths.state / "desired.json", plain(desired))
-    assert find_desired_state(compute.prefix, facts, compute.system, []) is None
+    assert find_desired_state(compute.prefix, facts, compute.system, {}) is None
 
 
 @pytest.mark.parametrize("token", [None, Token("feed" * 8, "another-head")], ids=["empty", "another cluster's"])
