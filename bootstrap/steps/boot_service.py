@@ -14,6 +14,7 @@ from ..host.log import LOG
 from ..host.system import System
 from ..host.systemd import Unit
 from ..state.context import Context
+from ..state.store import Runs
 from .base import Step
 from .self_install import SelfInstall
 
@@ -84,10 +85,14 @@ def is_ready(record: RunRecord) -> bool:
 
 
 def arrange_timer(record: RunRecord, paths: Paths, system: System) -> None:
-    """Stops the timer if the run ended ready, starts it if not; a failure of systemd is only logged."""
+    """Stops the timer if the run ended ready, starts it if not; a failure of systemd is only logged.
+
+    A run that waited for its proof may end after a newer run, which knows the node as it is now: both must be ready.
+    """
     if not paths.live or not system.has_systemd() or not (paths.units / TIMER.name).is_file():
         return
+    others = (newest for newest in Runs(paths).latest(1).records if newest.run_id != record.run_id)
     try:
-        systemd.request("stop" if is_ready(record) else "start", TIMER.name, system)
+        systemd.request("stop" if all(map(is_ready, (record, *others))) else "start", TIMER.name, system)
     except PetalError as error:
         LOG.warning("the timer: %s", error)

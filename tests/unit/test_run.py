@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bootstrap.cli import main
-from bootstrap.core.model import Outcome, Role, RunRecord, Tool
+from bootstrap.core.model import Outcome, Role, RunRecord, Status, StepReport, Tool
 from bootstrap.core.options import BOOT
 from bootstrap.engine.run import run
 from bootstrap.host.files import sha256_of
 from bootstrap.host.log import close_log, open_log
 from bootstrap.report.lines import summary
+from bootstrap.state.store import Runs
+from bootstrap.steps.boot_service import TIMER, arrange_timer
 from tests.world import World, services
 
 
@@ -118,3 +121,36 @@ def test_a_secret_in_invalid_arguments_is_not_recorded(tmp_path: Path) -> None:
 
 def test_help_of_a_hook_is_not_a_failure(tmp_path: Path) -> None:
     assert main(["hook", "--help"]) == 0
+
+
+def finished(run_id: str, outcome: Outcome) -> RunRecord:
+    record = RunRecord(run_id, "hook", "configured", "head", "n", "0.1.0", 1, "boot", "t", "t", Status.OK, 0)
+    return replace(record, steps=(StepReport("storage", outcome, ""),))
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "action"),
+    [
+        (Outcome.OK, None, "stop"),
+        (Outcome.BLOCKED, None, "start"),
+        (Outcome.OK, Outcome.OK, "stop"),
+        (Outcome.OK, Outcome.BLOCKED, "start"),
+        (Outcome.BLOCKED, Outcome.OK, "start"),
+    ],
+)
+def test_the_timer_stops_if_the_newest_run_of_the_node_is_ready_too(
+    tmp_path: Path, older: Outcome, newer: Outcome | None, action: str
+) -> None:
+    """The older run ends now: it has waited for its proof."""
+    world = World(tmp_path / "head", live=True)
+    world.system.systemd = True
+    paths = world.paths
+    paths.units.mkdir(parents=True)
+    (paths.units / TIMER.name).touch()
+    for name, outcome in (("run-1", older), ("run-2", newer)):
+        if outcome is not None:
+            Runs(paths).save(finished(name, outcome))
+    arrange_timer(finished("run-1", older), paths, world.system)
+    assert [argv for argv in world.system.commands if TIMER.name in argv] == [
+        ("systemctl", "--no-block", action, TIMER.name)
+    ]
