@@ -110,4 +110,9 @@ class Options:
         """The command to type after an interruption; with sudo if root was needed for this node."""
         if not self.event:
             return self.command_line(archive, sudo=is_root and self.paths.live)
+        return self.converge_again
+
+    @property
+    def converge_again(self) -> str:
+        """The command that converges this node again; below ``--root`` neither the service nor the timer does it."""
         return "petal-node bootstrap" + ("    (the service at boot and its timer do it too)" if self.paths.live else "")

@@ -133,6 +133,6 @@ def _refuse_outdated_run(ctx: Context) -> None:
         raise StateError(
             f"this run was to make release {ctx.release}, but the desired release is now {desired.release}",
             why="a rollback or an update changed it while this run waited for the lock",
-            remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
+            remedy=ctx.options.converge_again,
             code="state-outdated",
         )

@@ -57,7 +57,7 @@ class RecordDesiredState(ClusterStep):
             raise StateError(
                 "another run has already applied this change",
                 why="the run of the hook that requested it has written desired.json",
-                remedy="petal-node bootstrap    (the service at boot and its timer do it too)",
+                remedy=ctx.options.converge_again,
                 code="state-outdated",
             )
         desired = ctx.desired_state

@@ -397,9 +397,9 @@ def test_every_exit_code_has_one_meaning() -> None:
 
 def test_remedies_name_the_tree_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     result = failed("check", ConfigError("this node has no configuration", remedy="petal-node bootstrap --config FILE"))
-    tree = Options("check", root=Path("/work/tree"), role=Role.HEAD)
+    tree = Options("check", root=Path("/srv/tree"), role=Role.HEAD)
     report.show(result, replace(tree, json=True))
     (error,) = json.loads(capsys.readouterr().out)["errors"]
-    assert error["remedy"] == ["petal-node bootstrap --role head --root /work/tree --config FILE"]
+    assert error["remedy"] == ["petal-node bootstrap --role head --root /srv/tree --config FILE"]
     report.show(result, tree)
     assert error["remedy"][0] in capsys.readouterr().err
