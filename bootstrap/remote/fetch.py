@@ -208,7 +208,10 @@ def _with_retries(
         try:
             auth = s3.s3_auth(region_name, sha256) if region_name else None
             return attempt(url, auth, max(0.1, deadline - time.monotonic()))
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        except requests.exceptions.InvalidSchema as error:
+            what, why = f"{uri} redirects away from https", str(error)
+            raise FetchError(what, why=why, remedy=_look_up(uri), code="fetch-scheme") from error
+        except requests.exceptions.InvalidURL as error:
             remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
             raise FetchError(f"{uri} is not a valid URI", why=str(error), remedy=remedy, code="fetch-scheme") from error
         except (requests.RequestException, HTTPError) as error:
@@ -270,30 +273,33 @@ def _transfer(source: Source, part: Path) -> None:
 
 def _get(source: Source, part: Path, url: str, auth: Any, left: float) -> None:
     """One attempt to complete ``part``."""
-    import requests
-
     deadline = time.monotonic() + left
     offset = part.stat().st_size
-    with requests.get(
-        url,
-        auth=auth,
-        headers={"Range": f"bytes={offset}-"} if offset else {},
-        stream=True,
-        # another host than S3 could not check the signature, and would see the token
-        allow_redirects=not source.uri.startswith("s3://"),
-        timeout=_timeout(left),
-    ) as answer:
-        _check_redirect(url, answer.url)
+    with (
+        _session(url) as session,
+        session.get(
+            url,
+            auth=auth,
+            headers={"Range": f"bytes={offset}-"} if offset else {},
+            stream=True,
+            # another host than S3 could not check the signature, and would see the token
+            allow_redirects=not source.uri.startswith("s3://"),
+            timeout=_timeout(left),
+        ) as answer,
+    ):
         _check_status(source.uri, answer, auth)
         if answer.status_code != 416:  # 416: the part is as long as the object, and its checksum decides
             _receive(source, answer, part, deadline, append=offset > 0 and answer.status_code == 206)
 
 
-def _check_redirect(requested: str, answered: str) -> None:
-    if requested.startswith("https:") and not answered.startswith("https:"):
-        what = f"{requested} redirects to {answered}"
-        why = "a redirect from https to another scheme is not followed"
-        raise FetchError(what, why=why, remedy=shlex.join(["curl", "-sI", requested]), code="fetch-scheme")
+def _session(url: str) -> Any:
+    """A session in which no redirect of an https address passes through http, not even on its way back to https."""
+    import requests
+
+    session = requests.Session()
+    if url.startswith("https:"):
+        del session.adapters["http://"]
+    return session
 
 
 def _check_status(uri: str, answer: Any, auth: Any, *, verb: str = "read") -> None:

@@ -46,7 +46,9 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        """Its address; a certificate of this module is valid for localhost only."""
+        scheme, host = ("https", "localhost") if isinstance(self.socket, ssl.SSLSocket) else ("http", "127.0.0.1")
+        return f"{scheme}://{host}:{self.server_port}"
 
     @property
     def paths(self) -> list[str]:
@@ -110,6 +112,18 @@ def content(data: bytes) -> Behaviour:
 def always(code: int) -> Behaviour:
     """Always send the same answer."""
     return lambda handler, _: answer(handler, code, b"<Error/>")
+
+
+def leads_to(address: str) -> Behaviour:
+    """Redirect every request."""
+
+    def behave(handler: Handler, _: int) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", address)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return behave
 
 
 def first(times: int, bad: Behaviour, then: Behaviour) -> Behaviour:

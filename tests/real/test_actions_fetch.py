@@ -24,6 +24,7 @@ from tests.real.server import (
     content,
     dripping,
     first,
+    leads_to,
     made_certificate,
     serving,
 )
@@ -267,6 +268,14 @@ def test_https_with_an_unknown_certificate_is_refused(hook, tls):
     hook.env = {"PETAL_FETCH_SECONDS": "1"}
     failed(hook, hook.fetch(f"https://localhost:{tls.server_port}/petal-node"), "fetch-unreachable")
     assert tls.paths == []
+
+
+def test_https_is_not_left_by_a_redirect(hook, tls, tmp_path):
+    needs_curl()
+    with serving(leads_to(f"https://localhost:{tls.server_port}/petal-node")) as unsafe:
+        with serving(leads_to(f"{unsafe.url}/x"), tmp_path / "key.pem", tmp_path / "cert.pem") as site:
+            failed(hook, hook.fetch(f"{site.url}/petal-node"), "fetch-unreachable")
+        assert (unsafe.requests, tls.requests) == ([], [])
 
 
 def test_an_archive_is_fetched_by_the_real_aws_cli(hook, s3, monkeypatch):

@@ -11,8 +11,21 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import FetchError
-from bootstrap.remote.fetch import Source, _check_redirect, _look_up, download, read
-from tests.real.server import Behaviour, Handler, Server, always, answer, content, cut_off, first, serving, silent
+from bootstrap.remote.fetch import Source, _look_up, download, read
+from tests.real.server import (
+    Behaviour,
+    Handler,
+    Server,
+    always,
+    answer,
+    content,
+    cut_off,
+    first,
+    leads_to,
+    made_certificate,
+    serving,
+    silent,
+)
 
 DATA = bytes(range(256)) * 4096
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -31,6 +44,16 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], Ser
             return server
 
         yield start
+
+
+@pytest.fixture
+def tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Behaviour], Server]]:
+    """Start a server with TLS whose certificate is trusted."""
+    key, certificate = made_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    with ExitStack() as servers:
+        yield lambda behave: servers.enter_context(serving(behave, key, certificate))
 
 
 def source(seconds: float = 20.0, sha256: str | None = SHA, uri: str = "s3://bucket/key") -> Source:
@@ -168,27 +191,28 @@ def test_a_uri_without_a_host_is_not_retried(tmp_path: Path) -> None:
 def test_a_redirect_of_s3_is_not_followed(serve: Callable[..., Server], tmp_path: Path) -> None:
     """The other host would get the session token, and the signature would be invalid there."""
     other = serve(lambda handler, _: answer(handler, 200, DATA))
-    place = f"http://127.0.0.1:{other.server_port}/elsewhere"
-
-    def lead(handler: Handler, _: int) -> None:
-        handler.send_response(307)
-        handler.send_header("Location", place)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    serve(lead)
+    serve(leads_to(f"{other.url}/elsewhere"))
     with pytest.raises(FetchError) as caught:
         download(source(seconds=1), tmp_path / "x")
     assert "307" in caught.value.why
     assert other.requests == []
 
 
-@pytest.mark.parametrize("answered", ["http://h/x", "ftp://h/x"])
-def test_a_redirect_away_from_https_is_refused(answered: str) -> None:
-    with pytest.raises(FetchError) as caught:
-        _check_redirect("https://h/x", answered)
-    assert caught.value.code == "fetch-scheme"
-    _check_redirect("https://h/x", "https://other/x")
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_redirect_from_https_through_http_is_refused(
+    hops: int, tls: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The http server sends the request on to https, where a certificate of the attacker is valid."""
+    end = tls(content(DATA))
+    with serving(leads_to(f"{end.url}/x")) as unsafe:
+        site = tls(leads_to(f"{unsafe.url}/x"))
+        for _ in range(hops - 1):
+            site = tls(leads_to(f"{site.url}/x"))
+        with pytest.raises(FetchError, match="redirects away from https") as caught:
+            download(source(uri=f"{site.url}/x"), tmp_path / "x")
+        assert (caught.value.code, unsafe.requests, end.requests) == ("fetch-scheme", [], [])
+    download(source(uri=f"{tls(leads_to(f'{end.url}/x')).url}/x"), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
 
 
 def test_a_configuration_that_is_too_large_is_refused(tmp_path: Path) -> None:
