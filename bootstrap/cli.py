@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 def entry() -> None:
     """The program ``petal-node``. The caller's umask applies neither to us nor to Spack and tar."""
+    from .report import streams
+
     os.umask(0o022)
-    sys.exit(main(sys.argv[1:]))
+    streams.open_streams()
+    code = main(sys.argv[1:])
+    lost = 0 if "hook" in sys.argv else streams.lost()  # ParallelCluster ends the start of a node whose hook fails
+    sys.exit(code or lost)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -108,12 +108,9 @@ def _print(stream: TextIO, lines: Iterable[Line], options: Options) -> None:
 
 
 def _write(stream: TextIO, lines: Iterable[str]) -> None:
-    """Never fails: other characters than ASCII are escaped, and a closed pipe is ignored from then on."""
-    try:
-        stream.writelines(_ascii(line) + "\n" for line in lines)
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    """Other characters than ASCII are escaped; ``streams`` makes sure that it never fails."""
+    stream.writelines(_ascii(line) + "\n" for line in lines)
+    stream.flush()
 
 
 def _ascii(text: str) -> str:
