@@ -13,7 +13,7 @@ import pytest
 @contextmanager
 def mounted(place: Path, size: int, mode: str = "755") -> Iterator[Path]:
     """Mount a disk with ``size`` MiB at ``place`` and remove it afterwards; skip if mounting is not possible."""
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     argv = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode={mode}", "tmpfs", place]
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     if done.returncode != 0:

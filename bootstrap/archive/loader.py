@@ -56,6 +56,24 @@ def distrust(path, owner):
     return None
 
 
+def damage(tree):
+    # type: (str) -> Optional[str]
+    """Returns the first file of a tree that is not as unpack.py wrote it, or None. Takes 1 ms.
+
+    A power cut, a full disk or a cleaner of caches leaves files that are empty, too short or missing.
+    """
+    try:
+        with open(tree + "/.files") as stream:
+            text = stream.read()
+        for line in text.splitlines()[:-1]:
+            size, name = line.split(" ", 1)
+            if os.stat(tree + "/" + name).st_size != int(size):
+                return tree + "/" + name
+        return None if text.endswith("\n\n") else tree + "/.files"  # an empty line ends the list
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
 def own_base():
     # type: () -> str
     """Returns the cache of this user: root's is fixed, other users have XDG_CACHE_HOME, ~/.cache or the passwd home."""
@@ -77,20 +95,20 @@ def own_base():
 
 def find_tree(archive, machine):
     # type: (str, str) -> str
-    """Returns the directory with this archive's tree: root's, else this user's own, which is made if it is missing.
+    """Returns the directory with this archive's tree: root's, else this user's own.
 
-    A tree is complete if it has its final name, see unpack.py.
+    A tree that is missing or damaged is made again. Each version of Python has its own, because of the byte code.
     """
-    key = "/%s-%s" % (CONTENT, machine)
+    key = "/%s-%s-%s" % (CONTENT, sys.implementation.cache_tag, machine)
     own = own_base()
     for base, owner in ((SHARED, 0), (own, os.geteuid())):
-        if not (distrust(base, owner) or distrust(base + key, owner)):
+        if not (distrust(base, owner) or distrust(base + key, owner) or damage(base + key)):
             return base + key
     sys.path.insert(0, archive)
     import petal_unpack
 
     del sys.path[0]
-    tree = petal_unpack.make_tree(archive, own, key[1:], machine, stop, distrust)  # type: str
+    tree = petal_unpack.make_tree(archive, own, key[1:], machine, stop, distrust, damage)  # type: str
     return tree
 
 
@@ -104,6 +122,7 @@ def main():
     if machine not in MACHINES:
         stop("this machine is not supported", "it is %s" % machine, "use one of " + ", ".join(MACHINES))
     tree = find_tree(archive, machine)
+    sys.dont_write_bytecode = True  # on a full disk, Python could leave half a file and read it at the next start
     os.environ["PETAL_ARCHIVE"] = archive
     os.environ.pop("PETAL_TRIED", None)
     sys.path[:] = [tree] + [entry for entry in sys.path if entry not in (sys.argv[0], archive)]

@@ -10,13 +10,15 @@ import subprocess
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from bootstrap.archive import unpack
+from bootstrap.archive import build, unpack
 from tests.archive import bench_start
 from tests.archive.conftest import NOBODY, Node, good_python, python, run
+from tests.disks import mounted
 
 ABLE = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
 OLD = ["2.7", "3.6", "3.7", "3.8"]
@@ -42,6 +44,9 @@ def test_runs_and_loads_every_package(node, version):
     assert answer["tried"] is None
     assert answer["spack_envs"] == answer["tree"] + "/spack_envs"
     assert all(place.startswith(answer["tree"] + "/") for place in answer["libs"])
+    tag = f"cpython-{version.replace('.', '')}"
+    assert tag in Path(answer["tree"]).name
+    assert len(list(Path(answer["tree"]).rglob(f"*.{tag}.pyc"))) == len(list(Path(answer["tree"]).rglob("*.py")))
 
 
 @pytest.mark.parametrize("version", ABLE)
@@ -139,11 +144,13 @@ def test_custom_actions_under_random_names_share_one_tree(node, public):
 # the cache
 
 
-def test_sixteen_simultaneous_first_starts_succeed(node):
-    with ThreadPoolExecutor(16) as pool:
-        runs = list(pool.map(lambda _: node.run("libs"), range(16)))
-    assert {(ran.code, ran.err) for ran in runs} == {(0, "")}
-    assert len(node.trees()) == 1
+def test_simultaneous_starts_without_a_tree_and_with_a_damaged_tree_succeed(node):
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            runs = list(pool.map(lambda _: node.run("libs"), range(4)))
+        assert {(ran.code, ran.err) for ran in runs} == {(0, "")}
+        (tree,) = node.trees()
+        empty(tree / "bootstrap/cli.py")
 
 
 def test_under_any_umask_all_users_can_read_and_only_root_can_write_the_tree(node):
@@ -159,12 +166,13 @@ def test_under_any_umask_all_users_can_read_and_only_root_can_write_the_tree(nod
         assert mode & 0o044 == 0o044, path
 
 
-def test_a_warm_start_unpacks_nothing(node):
+def test_a_warm_start_unpacks_nothing_and_writes_nothing(node):
     run_json(node)
     (tree,) = node.trees()
-    (tree / "yaml/__init__.py").write_text("")
-    run_json(node)
-    assert (tree / "yaml/__init__.py").read_text() == ""
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tree, *tree.rglob("*"))}
+    run_json(node, "libs")
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tree, *tree.rglob("*"))} == before
+    assert node.trees() == [tree]
 
 
 @pytest.fixture
@@ -187,7 +195,7 @@ def make(node):
     def distrust(path, _):
         return None if Path(path).is_dir() else "it is missing"
 
-    return unpack.make_tree(str(node.archive), str(node.cache), "tree", "x86_64", pytest.fail, distrust)
+    return unpack.make_tree(str(node.archive), str(node.cache), "tree", "x86_64", pytest.fail, distrust, lambda _: None)
 
 
 def test_a_tree_is_flushed_to_disk_before_it_is_renamed(node, steps):
@@ -327,6 +335,103 @@ def test_a_flipped_byte_is_reported_and_leaves_no_tree(node):
     ran = node.run("version")
     assert (ran.code, node.trees()) == (69, [])
     assert "the archive is damaged" in ran.err
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def halve(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+HARMS = {
+    "source": ("bootstrap/cli.py", empty),
+    "source of a library": ("requests/__init__.py", empty),
+    "byte code": ("bootstrap/__pycache__/cli.*.pyc", halve),
+    "byte code of a library": ("yaml/__pycache__/__init__.*.pyc", halve),
+    "resource": ("spack_envs/probe/spack.yaml", empty),
+    "missing": ("jinja2/runtime.py", Path.unlink),
+    "list": (".files", halve),
+    "empty list": (".files", empty),
+    "missing list": (".files", Path.unlink),
+}
+
+
+def harm_tree(tree, harm):
+    pattern, action = HARMS[harm]
+    (path,) = tree.glob(pattern)
+    action(path)
+
+
+def sizes_of(tree):
+    return {str(path.relative_to(tree)): path.stat().st_size for path in tree.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def damage():
+    """The loader's function, without the call of its main."""
+    text = Path(build.HERE, "loader.py").read_text().rpartition("main()")[0]
+    names = {}
+    exec(compile(text, "loader.py", "exec"), names)
+    return names["damage"]
+
+
+def test_every_kind_of_damage_is_found(node, damage, tmp_path):
+    tree = Path(run_json(node)["tree"])
+    assert damage(str(tree)) is None
+    for harm in HARMS:
+        copy = Path(shutil.copytree(tree, tmp_path / harm))
+        harm_tree(copy, harm)
+        assert damage(str(copy)), harm
+
+
+def test_the_list_of_a_tree_is_complete_or_damaged(damage, tmp_path):
+    """A list that ends after a whole line would hide the files of the other lines."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("x")
+    whole = "1 a\n1 b\n\n"
+    for length in range(len(whole)):
+        (tmp_path / ".files").write_text(whole[:length])
+        assert damage(str(tmp_path)), whole[:length]
+    (tmp_path / ".files").write_text(whole)
+    assert damage(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("who", "harm"), [("root", "byte code of a library"), ("user", "source")])
+def test_a_damaged_tree_is_made_again(node, user, who, harm):
+    starter = {"root": node, "user": user}[who]
+    tree = Path(run_json(starter, "libs")["tree"])
+    before = sizes_of(tree)
+    harm_tree(tree, harm)
+    assert run_json(starter, "libs")["tree"] == str(tree)
+    assert sizes_of(tree) == before
+    assert [path.name for path in tree.parent.iterdir()] == [tree.name]
+
+
+def test_a_user_does_not_use_a_damaged_tree_of_root(node, user):
+    harm_tree(Path(run_json(node)["tree"]), "byte code of a library")
+    assert run_json(user, "libs")["tree"].startswith(user.env["HOME"])
+
+
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_a_disk_that_is_full_at_any_moment_leaves_no_damaged_tree(node, user, who):
+    starter, cache = (node, node.cache) if who == "root" else (user, Path(user.env["HOME"], ".cache/petal-node"))
+    with mounted(cache, 16) as disk:
+        os.chown(disk, starter.uid, starter.uid)
+        for free in (0, 3, 8):
+            (disk / "filler").write_bytes(bytes(16 - free << 20) if free else b"x" * (os.statvfs(disk).f_bavail * 4096))
+            ran = starter.run("version")
+            assert (ran.code, "No space left on device" in ran.err) == (69, True), ran
+            assert [path.name for path in disk.iterdir()] == ["filler"]
+            (disk / "filler").unlink()
+        tree = Path(run_json(starter)["tree"])
+        before = sizes_of(tree)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        run_json(starter, "libs")
+        assert sizes_of(tree) == before
 
 
 def test_a_cache_on_a_noexec_mount_is_reported(node):
