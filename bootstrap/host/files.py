@@ -314,9 +314,10 @@ def walk(top: Path, *, skip: type[OSError] = FileNotFoundError) -> Iterator[tupl
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a file, link or directory tree if it exists; symbolic links are not followed.
+    """Removes a file, link or directory tree of any depth if it exists; symbolic links are not followed.
 
-    Directories that their owner cannot write (as an unpacked package may have) are opened up first.
+    Directories that their owner cannot write (as an unpacked package may have) are opened up first. A deep one is moved
+    to the top: the kernel takes no path of 4,096 bytes (configure scripts make such trees), Python no deep recursion.
     """
     try:
         info = path.lstat()
@@ -325,8 +326,17 @@ def remove_tree(path: Path) -> None:
     if not stat.S_ISDIR(info.st_mode):
         path.unlink()
         return
-    if not info.st_mode & stat.S_IWUSR:
-        path.chmod(0o700)
-    for entry in list(os.scandir(path)):
-        remove_tree(Path(entry.path))
-    path.rmdir()
+    directories = [path]
+    for directory in directories:
+        if not directory.lstat().st_mode & stat.S_IWUSR:
+            directory.chmod(0o700)
+        for entry in list(os.scandir(directory)):
+            inner = Path(entry.path)
+            if not entry.is_dir(follow_symlinks=False):
+                inner.unlink()
+                continue
+            if len(inner.parts) - len(path.parts) > MAX_DEPTH:
+                inner = inner.rename(path / f".{os.urandom(8).hex()}")
+            directories.append(inner)
+    for directory in reversed(directories):
+        directory.rmdir()

@@ -1,160 +1,277 @@
-"""Unpacks an untrusted tarball as root: members that could reach outside of the target are refused.
+"""Unpacks untrusted archives as root: members that could reach outside of the target are refused by name.
 
 Refused: absolute names and ``..``, links that lead outside, members below a symbolic link of the archive itself,
-devices and pipes, setuid and setgid files. Owners become root; files and directories are writable by root only. The
-compression is gzip, bzip2 or xz.
+devices and pipes, setuid and setgid files, sparse files, more than 64 directories in each other. Sizes are compared
+before the content is read. Owners become root; files and directories are writable by root only. A tarball's compression
+is gzip, bzip2 or xz.
 """
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import lzma
 import os
 import shutil
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from ..core.errors import DISK_ERRORS, PackageError
 from ..host.files import make_dir
 
-MAX_MEMBERS = 2_000_000
-MAX_RATIO = 100_000  # unpacked bytes to packed bytes; bzip2 reaches 45,000 with zeros
+MAX_MEMBERS = 1_000_000
+MAX_DEPTH = 64
+MAX_RATIO = 200  # unpacked bytes to packed bytes: software reaches 20, gzip of zeros 1,000, bzip2 of zeros 45,000
+SMALL = 1 << 30  # below it, any ratio
+MAX_HEADER = 1 << 20  # bytes of all headers of one member, which tarfile keeps in memory
 MAX_LINKS = 40  # Linux follows so many in one path (path_resolution(7))
-# tarfile and the decompressors raise these for damaged data: RecursionError for a chain of headers, MemoryError for a
-# name of a terabyte.
+OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
+# tarfile, zipfile and the decompressors raise these for damaged data.
 DAMAGE = (
-    *(tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, ArithmeticError),
-    *(LookupError, TypeError, AttributeError, RecursionError, MemoryError),
+    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, ValueError, ArithmeticError),
+    *(LookupError, TypeError, AttributeError, RuntimeError, MemoryError),
 )
 PLAIN_TOP = frozenset({"bin", "sbin", "lib", "lib64", "libexec", "include", "share", "etc", "opt", "man", "doc"})
+REMEDY = "make it again: tar -czf FILE DIRECTORY; compare the sha256 of the original and of the copy"
 
 
 def unpack(archive: Path, target: Path, name: str = "") -> None:
-    """Unpacks ``archive`` into the new directory ``target``; a single directory at the top is stripped.
+    """Unpacks a tarball into the new directory ``target``; a single directory at the top is stripped.
 
     Args:
         name: where the archive came from, for errors; the default is its path.
 
     Raises:
-        PackageError: ``package-unsafe`` with the member's name; ``package-archive``, it is not a readable tarball.
+        PackageError: ``package-unsafe`` with the member's name; ``package-archive``, it is not a readable tarball, or
+            too large.
         OSError: the disk is full, read-only or gone.
     """
     name = name or str(archive)
     make_dir(target)
+    with _reported(name, target, "tarball", REMEDY), _opened(archive) as stream:
+        bounded = _Bounded(stream)
+        with tarfile.TarFile(fileobj=cast("Any", bounded)) as tar:
+            tree = _Tree(archive, target, name)
+            while True:
+                bounded.left = MAX_HEADER
+                member = tar.next()
+                if member is None:
+                    break
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
+                tree.check(member)
+                bounded.left = member.size if member.isreg() else 0
+                tree.place(tar, member)
+        if bounded.last.strip(b"\0"):  # tarfile takes a damaged header for the end
+            raise tarfile.ReadError("a header is damaged")
+        top = _strip_top(target)
+        _refuse_escapes(target, top, name)
+
+
+def unpack_wheel(wheel: Path, target: Path, name: str) -> None:
+    """Unpacks a wheel next to others in ``target``.
+
+    Args:
+        name: where it came from, for errors.
+
+    Raises:
+        PackageError: ``package-archive``, ``package-unsafe``.
+        OSError: the disk is full, read-only or gone.
+    """
+    make_dir(target)
+    remedy = "python3 -m zipfile -t FILE; pip download clingo"
+    with _reported(name, target, "wheel", remedy), zipfile.ZipFile(wheel) as opened:
+        bounds = _Bounds(wheel, target, name)
+        for member in opened.infolist():
+            bounds.admit(PurePosixPath(member.filename), member.is_dir(), member.file_size)
+        opened.extractall(target)  # noqa: S202 - zipfile drops absolute names and ``..``, and reads only file_size
+
+
+@contextmanager
+def _reported(name: str, target: Path, kind: str, remedy: str) -> Iterator[None]:
+    """Within it, errors of the archive become a PackageError; those of the disk stay as they are."""
     try:
-        with tarfile.open(archive, "r:*") as tar:
-            members: list[tarfile.TarInfo] = []
-            for member in tar:
-                if len(members) >= MAX_MEMBERS:
-                    what, remedy = f"{name} has more than {MAX_MEMBERS} members", f"tar -tf {name} | wc -l"
-                    raise PackageError(what, remedy=remedy, code="package-archive")
-                members.append(member)
-            _refuse_without_room(members, archive, target, name)
-            top = _top_to_strip(PurePosixPath(member.name) for member in members)
-            links = {PurePosixPath(member.name) for member in members if member.issym()}
-            for member in members:
-                danger = _danger(member, links)
-                if danger:
-                    raise _unsafe(member.name, name, danger)
-            for member in members:
-                _place(tar, member, target, top, name)
-    except OSError as error:
-        if error.errno is None:  # bz2 raises an OSError without errno for damaged data
-            raise _damaged(name, error) from error
-        if error.errno in DISK_ERRORS:
+        yield
+    except (OSError, *DAMAGE) as error:
+        number = error.errno if isinstance(error, OSError) else None  # bz2 and gzip raise OSErrors without errno
+        if number in DISK_ERRORS:
             raise
-        raise PackageError(
-            f"{name} cannot be unpacked",
-            why=str(error),
-            remedy=(f"tar -tvf {name}", f"df -h {target.parent}"),
-            code="package-archive",
-        ) from error
-    except DAMAGE as error:
-        raise _damaged(name, error) from error
-    _refuse_escapes(target, top or "", name)
+        what = f"{name} cannot be unpacked" if number else f"{name} is not a complete {kind}"
+        commands = (f"df -h {target.parent}",) if number else ()
+        why = str(error) or type(error).__name__
+        raise PackageError(what, why=why, remedy=(*commands, remedy), code="package-archive") from error
 
 
-def _damaged(name: str, error: Exception) -> PackageError:
-    return PackageError(
-        f"{name} is not a complete tarball",
-        why=str(error) or type(error).__name__,
-        remedy="make it again: tar -czf FILE DIRECTORY; compare the sha256 of the original and of the copy",
-        code="package-archive",
-    )
+@contextmanager
+def _opened(archive: Path) -> Iterator[IO[bytes]]:
+    """The unpacked bytes. Each read is bounded, which tarfile's own mode ``r:*`` is not."""
+    with archive.open("rb") as raw:
+        start = raw.read(6)
+        raw.seek(0)
+        opener = next((opener for magic, opener in OPENERS if start.startswith(magic)), None)
+        if opener is None:
+            yield raw
+            return
+        with opener(raw) as stream:
+            yield cast("IO[bytes]", stream)
 
 
-def _refuse_without_room(members: list[tarfile.TarInfo], archive: Path, target: Path, name: str) -> None:
-    """The headers state the sizes: a sparse file of a few bytes may claim exabytes, which is not a full disk."""
-    needed, free = sum(member.size for member in members if member.isreg()), shutil.disk_usage(target).free
-    if needed <= free:
-        return
-    if needed <= archive.stat().st_size * MAX_RATIO:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-    raise PackageError(
-        f"{name} does not fit",
-        why=f"its files have {needed} bytes, {free} are free in {target.parent}",
-        remedy=(f"tar -tvf {name}", f"df -h {target.parent}"),
-        code="package-archive",
-    )
+class _Bounded:
+    """The part of a stream that tarfile may read next: ``left`` bytes, forward only.
+
+    tarfile reads a header of any length into memory, and follows a negative size backwards.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.tell = stream.tell
+        self.left = MAX_HEADER
+        self.last = b""
+
+    def seek(self, position: int) -> None:
+        self._take(position - self.tell())
+        self._stream.seek(position)
+
+    def read(self, size: int) -> bytes:
+        self._take(size)
+        self.last = self._stream.read(size)
+        return self.last
+
+    def _take(self, size: int) -> None:
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"the header of a member is longer than {MAX_HEADER} bytes, or has a wrong length")
+        self.left -= size
+
+
+class _Bounds:
+    """Limits of what an archive unpacks to. The headers state the sizes, and no more is read than they state."""
+
+    def __init__(self, archive: Path, target: Path, name: str) -> None:
+        self._name = name
+        self._target = target
+        self._free = shutil.disk_usage(target).free
+        self._most = max(SMALL, archive.stat().st_size * MAX_RATIO)
+        self._members = self._size = 0
+
+    def admit(self, member: PurePosixPath, is_dir: bool, size: int) -> None:
+        """Raises PackageError if the archive exceeds a limit with this member, OSError if the disk has no space."""
+        self._members += 1
+        self._size += size
+        if len(member.parts) - (not is_dir) > MAX_DEPTH:
+            raise _unsafe(str(member), self._name, f"it lies more than {MAX_DEPTH} directories deep")
+        why = ""
+        if self._members > MAX_MEMBERS:
+            why = f"it has more than {MAX_MEMBERS:,} members"
+        elif self._size > self._most:
+            why = f"up to {str(member)!r} its files have {self._size:,} bytes, more than {MAX_RATIO} times its own size"
+        if why:
+            what, command = f"{self._name} is too large to unpack", f"df -h {self._target.parent}"
+            raise PackageError(what, why=why, remedy=(command, REMEDY), code="package-archive")
+        if self._size > self._free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))
 
 
 def _unsafe(member: str, name: str, why: str) -> PackageError:
-    what = f"the member {member!r} of {name} is refused"
-    return PackageError(what, why=why, remedy="make the tarball again without it", code="package-unsafe")
+    short = member if len(member) <= 200 else f"{member[:200]}..."
+    remedy = "make the tarball again without it"
+    return PackageError(f"the member {short!r} of {name} is refused", why=why, remedy=remedy, code="package-unsafe")
 
 
-def _danger(member: tarfile.TarInfo, links: set[PurePosixPath]) -> str | None:
-    """Why a member is refused, or None. ``links`` are the symbolic links of the archive."""
+class _Tree:
+    """The directory to which the members of one tarball are unpacked."""
+
+    def __init__(self, archive: Path, target: Path, name: str) -> None:
+        self._target = Path(os.path.realpath(target))
+        self._name = name
+        self._bounds = _Bounds(archive, target, name)
+        self._directories = {self._target}  # those that no link leads to
+
+    def check(self, member: tarfile.TarInfo) -> None:
+        """Raises PackageError for a member that is refused, OSError if its file does not fit on the disk."""
+        danger = _danger(member) or self._filtered(member)
+        if danger:
+            raise _unsafe(member.name, self._name, danger)
+        self._bounds.admit(PurePosixPath(member.name), member.isdir(), member.size if member.isreg() else 0)
+
+    def _filtered(self, member: tarfile.TarInfo) -> str:
+        """Why Python's own filter refuses a member, a second wall; it came with 3.9.17, 3.10.12 and 3.11.4."""
+        if not hasattr(tarfile, "data_filter"):
+            return ""
+        try:
+            tarfile.data_filter(member, str(self._target))
+        except tarfile.FilterError as error:
+            return str(error)
+        return ""
+
+    def place(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Unpacks one member that was checked. The disk shows links on the way, also if it ignores case."""
+        path = self._target / member.name
+        if member.isdir():
+            self._make(path, member)
+            return
+        self._make(path.parent, member)
+        if path.is_dir() and not path.is_symlink():
+            raise _unsafe(member.name, self._name, "a directory has the same name")
+        path.unlink(missing_ok=True)
+        if member.issym():
+            path.symlink_to(member.linkname)
+        elif member.islnk():
+            source = self._target / member.linkname
+            if os.path.realpath(source) != str(source):
+                why = f"it is a hard link to {member.linkname}, which is reached through a symbolic link"
+                raise _unsafe(member.name, self._name, why)
+            os.link(source, path, follow_symlinks=False)
+        else:
+            stream = tar.extractfile(member)
+            assert stream is not None
+            with stream:
+                _write_file(stream, member, path)
+
+    def _make(self, directory: Path, member: tarfile.TarInfo) -> None:
+        if directory in self._directories:
+            return
+        real, top = os.path.realpath(directory), str(self._target)
+        if real != str(directory) or os.path.commonpath((real, top)) != top:
+            raise _unsafe(member.name, self._name, "it lies below a symbolic link of the archive, or outside")
+        make_dir(directory)
+        self._directories.add(directory)
+
+
+def _danger(member: tarfile.TarInfo) -> str:
+    """Why a member is refused, or an empty string."""
     name, link = PurePosixPath(member.name), PurePosixPath(member.linkname)
     leads_out = link.is_absolute() or ".." in link.parts
-    by_link = not links.isdisjoint((link, *link.parents))
     dangers = {
         "its name contains a NUL": "\0" in member.name + member.linkname,
         "its name is absolute": name.is_absolute(),
         "its name leads upwards": ".." in name.parts,
+        "it has no name": not name.parts and not member.isdir(),
         "it is a device or a pipe": not (member.isreg() or member.isdir() or member.issym() or member.islnk()),
+        "it is a sparse file (tar -S; bsdtar without --no-read-sparse)": member.issparse(),
         "it is setuid or setgid": bool(member.mode & 0o6000) and not member.issym(),
-        "it lies below a symbolic link of the archive": not links.isdisjoint(name.parents),
         f"it is a link to {link}, outside of the package": member.issym() and link.is_absolute(),
         f"it is a hard link to {link}, outside of the package": member.islnk() and leads_out,
-        f"it is a hard link to {link}, which is reached through a symbolic link": member.islnk() and by_link,
     }
-    return next((why for why, applies in dangers.items() if applies), None)
+    return next((why for why, applies in dangers.items() if applies), "")
 
 
-def _top_to_strip(names: Iterable[PurePosixPath]) -> str | None:
-    """The single top directory of all members, unless it is part of a package itself (bin, lib, ...)."""
-    parts = [name.parts for name in names if name.parts]
-    tops = {part[0] for part in parts}
-    is_nested = any(len(part) > 1 for part in parts)
-    return tops.pop() if len(tops) == 1 and is_nested and not tops & PLAIN_TOP else None
-
-
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, top: str | None, name: str) -> None:
-    """Unpacks one member that was checked; ``top`` is stripped from its name."""
-    skipped = 0 if top is None else 1
-    path = target.joinpath(*PurePosixPath(member.name).parts[skipped:])
-    if path == target:
-        return
-    make_dir(path.parent)
-    if member.isdir():
-        make_dir(path)
-        return
-    stream = tar.extractfile(member) if member.isreg() else None
-    if member.isreg() and stream is None:
-        raise _unsafe(member.name, name, "it has no content")
-    path.unlink(missing_ok=True)
-    if member.issym():
-        path.symlink_to(member.linkname)
-    elif stream is None:
-        source = target.joinpath(*PurePosixPath(member.linkname).parts[skipped:])
-        os.link(source, path, follow_symlinks=False)
-    else:
-        with stream:
-            _write_file(stream, member, path)
+def _strip_top(target: Path) -> str:
+    """Removes the single directory at the top, unless it is a part of a package itself; returns its name."""
+    tops = list(target.iterdir())
+    top = tops[0] if len(tops) == 1 else target
+    if top == target or top.name in PLAIN_TOP or top.is_symlink() or not top.is_dir() or not any(top.iterdir()):
+        return ""
+    aside = target / f".{os.urandom(8).hex()}"  # a member may have the name of its directory
+    top.rename(aside)
+    for entry in list(aside.iterdir()):
+        entry.rename(target / entry.name)
+    aside.rmdir()
+    return top.name
 
 
 def _write_file(stream: IO[bytes], member: tarfile.TarInfo, path: Path) -> None:

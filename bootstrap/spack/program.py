@@ -6,8 +6,6 @@ import hashlib
 import os
 import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from ..config.model import SPACK_VERSIONS, Config, Origin, SpackConfig
 from ..core.deadlines import FETCH
-from ..core.errors import PackageError, SpackError, StateError
+from ..core.errors import SpackError, StateError
 from ..core.paths import Paths
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import read_json, real_path_problem
 from ..remote.fetch import Source, download, local_path
-from ..remote.tarball import unpack
+from ..remote.tarball import unpack, unpack_wheel
 from .families import FAMILIES, Family
 
 RECEIPT = ".petal-origin.json"
@@ -208,23 +206,6 @@ def fetch_missing(
                 download(Source(origin.source, origin.sha256, region, FETCH), archive)
                 unpacker(archive, part, origin.source)
         write_json(part / RECEIPT, {"key": _key(origins), "sources": [origin.source for origin in origins]})
-
-
-def unpack_wheel(wheel: Path, target: Path, name: str) -> None:
-    """Unpacks a wheel next to others in ``target``.
-
-    Args:
-        name: where it came from, for errors.
-
-    Raises:
-        PackageError: ``package-archive``.
-    """
-    try:
-        with zipfile.ZipFile(wheel) as opened:
-            opened.extractall(target)  # zipfile drops absolute names and ``..`` itself
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        what, remedy = f"{name} is not a wheel", "python3 -m zipfile -t FILE; pip download clingo"
-        raise PackageError(what, why=str(error), remedy=remedy, code="package-archive") from error
 
 
 def version_of(tree: Path) -> str | None:

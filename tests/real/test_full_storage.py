@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.paths import Paths
+from bootstrap.remote.tarball import unpack
 from bootstrap.spack.job.directory import DONE, RUNNING, JobDirectory, JobReport, WorkerWatch
 from tests.disks import mounted
+from tests.world import tarball
 
 ERRORS = ({"code": "file-no-space", "what": "w", "why": "y" * 20_000, "remedy": []},)
 BLOCK = 4096
@@ -64,3 +66,11 @@ def test_a_worker_updates_its_heartbeat_and_ends_its_job(directory: JobDirectory
         assert watch.problem() == ""
     directory.revoke()
     assert watch.problem() == "the worker has ended the job"
+
+
+def test_a_tarball_that_does_not_fit_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    archive = tarball(tmp_path / "x.tar.gz", {"a/small": "x", "a/large": "x" * (3 << 20)})
+    with mounted(tmp_path / "disk", 2) as disk:
+        with pytest.raises(OSError, match="No space left"):
+            unpack(archive, disk / "t")
+        assert [path.name for path in (disk / "t").rglob("*")] == ["a", "small"]

@@ -381,6 +381,15 @@ def test_a_tampered_package_is_not_unpacked(node: Path, cloud: Cloud, tmp_path: 
     assert list((node / "shared" / "petal" / "root" / "store").rglob("*")) == []
 
 
+def test_a_deep_package_is_refused_and_leaves_no_files(node: Path, tmp_path: Path) -> None:
+    deep = tarball(tmp_path / "deep.tar.gz", {"hello-1.0/" + "a/" * 1500 + "f": "x", "hello-1.0/bin/hello": "x"})
+    text = f"packages: [{{name: hello, version: '1.0', source: '{deep}', sha256: {sha256_of(deep)}}}]\n"
+    done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, text)), "--json")
+    steps = {step["name"]: step for step in json.loads(done.stdout)["data"]["steps"]}
+    assert steps["packages"]["error"]["code"] == "package-unsafe"
+    assert list((node / "shared" / "petal" / "root" / "store").glob("*/*")) == []
+
+
 @pytest.mark.parametrize("place", ["s3", "file"])
 def test_a_configuration_with_another_checksum_is_not_read(
     place: str, node: Path, cloud: Cloud, tmp_path: Path

@@ -248,7 +248,8 @@ def test_no_temporary_file_is_in_a_directory_that_others_can_write() -> None:
 
 def test_only_host_atomic_renames_files() -> None:
     """A wrong order of rename and fsync loses data in a power cut, and no other test detects it."""
-    others = {"host/log.py", "spack/cache/push.py"}  # the rotated log; a file in a private directory
+    others = {"host/log.py", "host/files.py"}  # the rotated log; a tree that is removed
+    others |= {"spack/cache/push.py", "remote/tarball.py"}  # in a private directory
     renaming = {
         str(path.relative_to(PACKAGE))
         for path in modules()

@@ -69,3 +69,19 @@ def test_a_file_that_vanishes_during_the_scan_does_not_count(tmp_path: Path, mon
     paths = (tmp_path / "tree", tmp_path / "tree/below", tmp_path / "tree/stays", tmp_path / "tree/below/stays")
     assert files.size_of(tmp_path / "tree") == sum(lstat(path).st_blocks * 512 for path in paths)
     assert files.size_of(tmp_path / "missing") == 0
+
+
+def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
+    """Deeper than Python's recursion and longer than the kernel's paths; configure scripts leave such trees."""
+    top = os.open(tmp_path, os.O_RDONLY)
+    at = top
+    for number in range(3000):
+        name = "t" if number == 0 else "deep"
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=at))
+    os.close(at)
+    files.remove_tree(tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from bootstrap.config.model import Origin
 from bootstrap.core.errors import ConfigError, FetchError, PackageError, SpackError
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
+from bootstrap.remote.tarball import unpack_wheel
 from bootstrap.spack import program
 from tests.world import World, with_spack
 
@@ -66,7 +67,7 @@ def test_a_tarball_with_a_wrong_checksum_is_not_unpacked(part: str, tmp_path: Pa
 
 
 def fetch_wheel(wheel: Path, directory: Path, world: World) -> None:
-    program.fetch_missing((Origin(str(wheel)),), directory, program.unpack_wheel, world.paths, None)
+    program.fetch_missing((Origin(str(wheel)),), directory, unpack_wheel, world.paths, None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 60])
@@ -77,7 +78,7 @@ def test_a_damaged_wheel_is_refused_and_leaves_no_files(content: bytes, tmp_path
     with pytest.raises(PackageError) as caught:
         fetch_wheel(tmp_path / "clingo.whl", tmp_path / "clingo", world)
     assert caught.value.code == "package-archive"
-    assert caught.value.what == f"{tmp_path}/clingo.whl is not a wheel"
+    assert caught.value.what == f"{tmp_path}/clingo.whl is not a complete wheel"
     assert caught.value.remedy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clingo.whl", "node"]
 
@@ -92,6 +93,23 @@ def test_a_wheel_cannot_write_outside(tmp_path: Path) -> None:
     assert (tmp_path / "w" / "clingo" / "clingo" / "__init__.py").is_file()
     outside = [path for path in tmp_path.rglob("evil") if tmp_path / "w" / "clingo" not in path.parents]
     assert outside == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "code"), [("a/" * 1500 + "f", 1, "package-unsafe"), ("clingo/zeros", 3 << 20, "package-archive")]
+)
+def test_a_wheel_that_is_deep_or_a_bomb_leaves_no_files(
+    name: str, size: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bootstrap.remote.tarball.SMALL", 1 << 20)
+    world = World(tmp_path / "node")
+    world.paths.scratch.mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "clingo.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(name, bytes(size))
+    with pytest.raises(PackageError) as caught:
+        fetch_wheel(tmp_path / "clingo.whl", tmp_path / "clingo", world)
+    assert caught.value.code == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clingo.whl", "node"]
 
 
 @pytest.mark.parametrize("kind", ["directory", "tarball", "wheel"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 from pathlib import Path
 
@@ -18,8 +19,15 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int =
     return made
 
 
-EVIL = {
-    "absolute name": {"/etc/cron.d/x": "x"},
+def with_pax(name: str, **headers: str) -> tarfile.TarInfo:
+    made = member(name)
+    made.pax_headers = headers
+    return made
+
+
+DEEP = "a/" * 64
+EVIL: dict[str, dict[str, str | tarfile.TarInfo]] = {
+    "absolute name": {"/tmp/petal-test/x": "x"},
     "upwards": {"a/../../x": "x"},
     "link outside": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "../../x")},
     "absolute link": {"a/x": "x", "a/l": member("a/l", tarfile.SYMTYPE, "/etc/passwd")},
@@ -48,11 +56,23 @@ EVIL = {
     "pipe": {"a/x": "x", "a/fifo": member("a/fifo", tarfile.FIFOTYPE)},
     "setuid": {"a/x": "x", "a/su": member("a/su", mode=0o4755)},
     "setgid": {"a/x": "x", "a/sg": member("a/sg", mode=0o2755)},
+    "sparse of GNU": {"a/x": "x", "a/sp": member("a/sp", tarfile.GNUTYPE_SPARSE)},
+    "sparse of PAX 0.1": {"a/x": "x", "a/s": with_pax("a/s", **{"GNU.sparse.map": "0,1", "GNU.sparse.size": "1"})},
+    "too deep": {"a/x": "x", DEEP + "b/f": "x"},
+    "a directory too deep": {"a/x": "x", DEEP + "b": member(DEEP + "b", tarfile.DIRTYPE)},
+    "renamed by PAX": {"a/x": "x", "/etc/x": with_pax("a/y", path="/etc/x")},
+    "a directory of the same name": {"a/d/x": "x", "a/d": member("a/d", tarfile.SYMTYPE, "x")},
+    "without a name": {"a/x": "x", ".": member(".")},
 }
 
 
+@pytest.mark.parametrize("with_filter", [True, False])
 @pytest.mark.parametrize("members", EVIL.values(), ids=EVIL)
-def test_unsafe_members_are_refused_by_name(members: dict[str, str | tarfile.TarInfo], tmp_path: Path) -> None:
+def test_unsafe_members_are_refused_by_name(
+    members: dict[str, str | tarfile.TarInfo], with_filter: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_filter:  # Python 3.9 before 3.9.17
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     archive = tarball(tmp_path / "evil.tar.gz", members)
     before = set(tmp_path.rglob("*"))
     with pytest.raises(PackageError) as caught:
@@ -61,6 +81,35 @@ def test_unsafe_members_are_refused_by_name(members: dict[str, str | tarfile.Tar
     assert any(name in caught.value.what for name in members)
     outside = {path for path in tmp_path.rglob("*") if tmp_path / "target" not in path.parents}
     assert outside - before <= {tmp_path / "target"}
+
+
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python has no tarfile.data_filter")
+@pytest.mark.parametrize(
+    "name", ["absolute name", "upwards", "link outside", "absolute link", "hard link outside", "device"]
+)
+def test_pythons_own_filter_is_a_second_wall(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bootstrap.remote.tarball._danger", lambda _: "")
+    with pytest.raises(PackageError) as caught:
+        unpack(tarball(tmp_path / "evil.tar.gz", EVIL[name]), tmp_path / "target")
+    assert caught.value.code == "package-unsafe"
+    assert not Path("/tmp/petal-test").exists()
+
+
+def test_a_tarball_of_64_directories_in_each_other_is_unpacked_and_removed(tmp_path: Path) -> None:
+    unpack(tarball(tmp_path / "x.tar.gz", {DEEP + "f": "x", "b/f": "x"}), tmp_path / "t")
+    assert (tmp_path / "t" / DEEP / "f").is_file()
+
+
+def test_a_directory_with_the_name_of_its_own_file_is_stripped(tmp_path: Path) -> None:
+    unpack(tarball(tmp_path / "x.tar.gz", {"cfd/cfd": "x", "cfd/bin/y": "y"}), tmp_path / "t")
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["bin", "cfd"]
+
+
+def test_a_damaged_header_in_the_middle_is_not_the_end(tmp_path: Path) -> None:
+    data = gzip.decompress(tarball(tmp_path / "x.tar.gz", {"a/x": "x", "a/y": "y"}).read_bytes())
+    (tmp_path / "x.tar").write_bytes(data[:1024] + b"?" + data[1025:])
+    with pytest.raises(PackageError, match="a header is damaged"):
+        unpack(tmp_path / "x.tar", tmp_path / "target")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x1f\x8b" + b"\0" * 50])
