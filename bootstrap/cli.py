@@ -63,7 +63,8 @@ def _run(options: Options) -> int:
     tool = Tool(__version__, archive, sha256_of(archive)) if archive.is_file() else Tool(__version__)
     services = Services(tool, System(), options.run_id or new_run_id(), progress.step, progress.note)
     mark_run(services.run_id)
-    if services.system.is_root() or not options.paths.live:
+    may_write = services.system.is_root() or not options.paths.live
+    if may_write and (options.paths.log.exists() or not options.only_reads):
         open_log(options.paths.log, services.run_id)
     try:
         result = _guarded(options, services)

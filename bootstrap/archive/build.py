@@ -28,7 +28,7 @@ PYTHON_FLOOR = "3.9"
 MACHINES = ("x86_64", "aarch64")
 PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")  # pip takes each of them literally
 NATIVE = "psutil/_psutil_linux.abi3.so"  # the only compiled file: one for every CPython 3.6+ of a machine
-RESOURCES = ("spack_envs", "modulefiles")
+RESOURCES = ("spack_envs", "modulefiles", "docs")
 PROGRAMS = {"__main__.py": "loader.py", "petal_unpack.py": "unpack.py"}
 MAX_BYTES = 1_700_000
 DATE = (2020, 1, 1, 0, 0, 0)  # of every member: the bytes must not depend on the time of the build
@@ -140,7 +140,7 @@ def collect(root: Path, packages: Path) -> dict[str, bytes]:
     members |= {f"arch/{name}": path.read_bytes() for name, path in walk(packages / "arch")}
     for folder in ("bootstrap", *RESOURCES):
         members |= {f"tree/{folder}/{name}": path.read_bytes() for name, path in walk(root / folder)}
-    build_only = ("tree/bootstrap/archive/", "tree/bootstrap/requirements.txt")
+    build_only = ("tree/bootstrap/archive/", "tree/bootstrap/requirements.txt", "tree/docs/dev/")
     return {name: data for name, data in sorted(members.items()) if not name.startswith(build_only)}
 
 

@@ -123,6 +123,7 @@ VERBS: Mapping[str, Verb] = {
         "lockfile.lockfile", "solve the Spack stack and write its lockfile", makes_root=True, description=LOCKFILE
     ),
     "log": Verb("log.log", "show the log of this node, by run"),
+    "explain": Verb("explain.explain", "show the documentation of a code, check or key", takes_config=False),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", makes_root=True),
     "version": Verb("about.version", "print the version"),
     "converge": Verb(
@@ -187,6 +188,9 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "-n --lines": _value(
             f"how many of the newest lines to show (default: {Options.number})", "N", dest="number", type=POSITIVE
         ),
+    },
+    "explain": {
+        "topic": _value("for example disk-space, spack.specs (default: list all)", "NAME", nargs="?", default=None)
     },
     "hook": {
         "event": _value("the event of the node", "start|configured|updated", choices=EVENTS),

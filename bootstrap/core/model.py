@@ -164,9 +164,9 @@ class Finding:
         return error
 
     @property
-    def anchor(self) -> str:
-        """The link to this check in docs/checks.md."""
-        return "docs/checks.md#" + self.check.split(":", 1)[0].replace(".", "-")
+    def topic(self) -> str:
+        """The section of docs/checks.md about this check."""
+        return self.check.split(":", 1)[0].replace(".", "-")
 
 
 # The answers of a step's probe; the engine and the checks fill in the step's name.

@@ -35,6 +35,7 @@ class Options:
         lines: ``check`` answers a proof job.
         release: id of a release or its beginning.
         run: id of a run or its beginning.
+        topic: the code, check or key that ``explain`` shows, None to list them.
         directory: where the order of a build job is.
         loaded: exit code of ``module load`` before an MPI rank.
     """
@@ -71,6 +72,7 @@ class Options:
     run: str | None = None
     level: str = "info"
     number: int = 50
+    topic: str | None = None
     directory: Path = Path()
     loaded: int = 0
 
@@ -78,6 +80,12 @@ class Options:
     def paths(self) -> Paths:
         """The paths below ``root``, with shared storage at its default mount point."""
         return Paths(self.root)
+
+    @property
+    def only_reads(self) -> bool:
+        """True if this command line changes nothing, so that it makes no log either."""
+        reads = self.command in ("plan", "status", "check", "releases", "log", "explain", "version")
+        return reads or self.dry_run or (self.command == "gc" and not self.yes)
 
     def common_arguments(self) -> list[str]:
         """The common options of this command line, for a command that continues it."""

@@ -1,11 +1,11 @@
-"""The directories of the files that ship with the package: environments and templates."""
+"""The directories of the files that ship with the package: environments, templates and documentation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["spack_envs", "modulefiles"]
+Kind = Literal["spack_envs", "modulefiles", "docs"]
 
 
 def path(kind: Kind) -> Path:

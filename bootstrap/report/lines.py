@@ -97,7 +97,7 @@ def finding_lines(findings: Iterable[Finding]) -> list[Line]:
         lines.append(Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.severity]))
         if finding.severity in PROBLEMS:
             lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
-            lines += [*remedy_lines(finding.remedy, 7), Line(f"more {finding.anchor}", indent=7)]
+            lines += [*remedy_lines(finding.remedy, 7), _more(finding.topic, 7)]
     return lines
 
 
@@ -111,8 +111,12 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
         elif error.get("why"):
             first, *rest = str(error["why"]).splitlines()
             lines += [Line(f"why  {first}"), *(Line(text, indent=7) for text in rest)]
-        lines += remedy_lines(error.get("remedy", ()), 2)
+        lines += [*remedy_lines(error.get("remedy", ()), 2), _more(str(error["code"]), 2)]
     return lines
+
+
+def _more(topic: str, indent: int) -> Line:
+    return Line(f"more petal-node explain {topic}", indent=indent, commands=True)
 
 
 def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from shutil import get_terminal_size
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING
 
 from ..core.model import Outcome, Plan, Result, RunRecord, Severity, StepReport, Tool
 from .lines import PROBLEMS, TEXT, Line, error_lines, finding_lines, skipped_lines, step_lines, summary
 
 if TYPE_CHECKING:
+    from ..commands.explain import Explanation
     from ..commands.lockfile import LockfileSummary
     from ..commands.log import LogLines
 
+MAX_WIDTH = 100  # columns of the text of ``explain``
 LEVEL_MARKS = {"debug": "..", "warning": "warn", "error": "x", "critical": "x"}
 
 
@@ -97,6 +101,21 @@ def log_view(result: Result[LogLines]) -> list[Line]:
         lines += [Line(text, indent=TEXT) for text in (*rest, *entry.traceback.splitlines())]
     lines += [Line(f"Spack log: {path}", heading=True) for path in result.data.spack_logs]
     return lines or [Line(f"{result.data.log} has no matching lines", heading=True)]
+
+
+def explain_view(result: Result[Explanation]) -> list[Line]:
+    """The documentation of each meaning of a name, or all names, wrapped for this terminal."""
+    width = max(20, min(MAX_WIDTH, get_terminal_size().columns) - Line.indent)
+    wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for topic in result.data.topics:
+        lines.append(Line(f"{topic.name} ({topic.kind})", heading=True))
+        for paragraph in topic.text:
+            is_example = paragraph.startswith("    ")
+            lines += [Line(text) for text in ([paragraph] if is_example else wrapper.wrap(paragraph))]
+    for kind, names in result.data.names.items():
+        lines += [Line(f"{kind}s:", heading=True), *(Line(text) for text in wrapper.wrap(", ".join(names)))]
+    return lines
 
 
 def version_view(result: Result[Tool]) -> list[Line]:

@@ -9,12 +9,13 @@ from ..core.model import Result, RunRecord
 from .checks_view import fleet_view, lines_view, node_view
 from .lines import Line, error_lines
 from .releases_view import gc_view, releases_view, rollback_view
-from .runs_view import lockfile_view, log_view, plan_view, run_view, version_view
+from .runs_view import explain_view, lockfile_view, log_view, plan_view, run_view, version_view
 from .status_view import status_view
 
 # By the name of the type, because only the module of a verb has to import its type.
 VIEWS: Mapping[str, Callable[[Any], list[Line]]] = {
     "Cleanup": gc_view,
+    "Explanation": explain_view,
     "FleetReport": fleet_view,
     "Lines": lines_view,
     "LockfileSummary": lockfile_view,

@@ -55,6 +55,7 @@ def test_the_shipped_tool_prints_its_version(real, node, version):
     ran = node.run("version", archive=Path(shutil.copy(real.archive, node.archive)))
     assert (ran.code, ran.err) == (0, "")
     assert "0.1.0" in ran.out
+    assert "exit: 75" in node.run("explain", "lock-timeout").out  # the documentation is in the archive
 
 
 @pytest.mark.parametrize("version", OLD)

@@ -1,0 +1,138 @@
+"""``explain``: the documentation of an error code, a check, a configuration key or an exit code.
+
+The pages of ``docs/`` ship with petal-node. A name is the first cell of a row in a table of names, or a heading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..core import resources
+from ..core.errors import UsageError, did_you_mean
+from ..core.model import Result, Status
+from ..core.options import Options
+from ..state.context import Services
+
+CHECK, KEY, SECTION = "check", "configuration key", "section"
+# Page and first column of the tables of names.
+ROWS = {("errors", "code"): "error code", ("configuration", "key"): KEY, ("output", "code"): "exit code"}
+KINDS = ("error code", CHECK, KEY, "exit code")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One name and its documentation: paragraphs without line breaks; lines of an example start with four blanks."""
+
+    name: str
+    kind: str
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The documentation of one name; without a name all ``names`` by their kind."""
+
+    topics: tuple[Topic, ...]
+    names: dict[str, tuple[str, ...]]
+
+
+def explain(options: Options, services: Services) -> Result[Explanation]:
+    """The documentation of one name, or all names. Needs no root, no cluster and no storage.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    topics = tuple(_topics())
+    if options.topic is None:
+        by_kind = {kind: tuple(topic.name for topic in topics if topic.kind == kind) for kind in KINDS}
+        return Result("explain", Status.OK, Explanation((), by_kind), run_id=services.run_id)
+    found = [topic for topic in topics if _is_name_of(options.topic.strip("[]").lower(), topic)]
+    found = [topic for topic in found if topic.kind != SECTION] or found
+    if not found:
+        names = [topic.name for topic in topics]
+        what = f"{options.topic!r} is not documented{did_you_mean(options.topic, names)}"
+        longer = [name for name in names if options.topic and name.startswith(options.topic)]
+        why = f"documented are {', '.join(longer)}" if longer else ""
+        raise UsageError(what, why=why, remedy="petal-node explain    (lists all codes, checks and keys)")
+    return Result("explain", Status.OK, Explanation(tuple(found), {}), run_id=services.run_id)
+
+
+def _is_name_of(word: str, topic: Topic) -> bool:
+    """Also for ``load:gcc``, ``packages[0].sha256`` and ``spack.mirrors.site.url``."""
+    if topic.kind == KEY:
+        pattern = re.escape(topic.name.replace("[]", "")).replace("NAME", r"[^.]+")
+        return re.fullmatch(pattern, re.sub(r"\[\d*\]", "", word)) is not None
+    return topic.name == (word.partition(":")[0] if topic.kind == CHECK else word)
+
+
+def _topics() -> Iterator[Topic]:
+    for path in sorted(resources.path("docs").glob("*.md")):
+        text = re.sub(r"(?m)^```\w*\n((?:.*\n)*?)```$", _indented, path.read_text(encoding="utf-8"))
+        headed = re.split(r"(?m)^#+ (.+)\n", text)
+        sections = {_slug(title): body for title, body in zip(headed[1::2], headed[2::2])}
+        for number, (name, body) in enumerate(sections.items()):
+            kind = CHECK if path.stem == "checks" and number else SECTION
+            yield Topic(path.stem if number == 0 else name, kind, tuple(_paragraphs(body)))
+            for heads, cells in _rows(body):
+                if row_kind := ROWS.get((path.stem, heads[0])):
+                    link = re.fullmatch(r"see \[[^]]+\]\(#([^)]+)\)", cells[-1])
+                    pairs = (f"{head}: {_plain(cell)}" for head, cell in zip(heads[1:], cells[1:]) if cell != "-")
+                    about = tuple(_paragraphs(sections[link[1]]) if link else pairs)
+                    yield from (Topic(one, row_kind, about) for one in _plain(cells[0]).split(", "))
+
+
+def _indented(fenced: re.Match[str]) -> str:
+    return re.sub(r"(?m)^", "    ", fenced[1].rstrip("\n"))
+
+
+def _slug(title: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-")
+
+
+def _rows(body: str) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """The rows of the tables, each with the heads of its columns."""
+    heads: list[str] = []
+    for line in body.splitlines():
+        if not line.startswith("|"):
+            heads = []
+        elif not heads:
+            heads = _cells(line)
+        elif not line.startswith("|--"):
+            yield heads, _cells(line)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def _paragraphs(body: str) -> Iterator[str]:
+    """Paragraphs, items of lists, rows of tables, and the lines of examples."""
+    for block in re.split(r"\n\s*\n", body.strip("\n")):
+        if block.startswith("|"):
+            yield from (
+                f"- {_plain(cells[0])}: {'; '.join(_plain(cell) for cell in cells[1:] if cell not in ('', '-'))}"
+                for _, cells in _rows(block)
+            )
+        elif block.startswith("    "):
+            yield from block.splitlines()
+        elif block:
+            yield from (_plain(" ".join(item.split())) for item in re.split(r"\n(?=- |\d+\. )", block))
+
+
+def _plain(text: str) -> str:
+    """Markdown as plain text; a link becomes the command that shows its target."""
+    return re.sub(r"\[([^]]+)\]\(([^)]+)\)", _link, text).replace("`", "").replace("**", "")
+
+
+def _link(link: re.Match[str]) -> str:
+    text, target = link[1], link[2]
+    if ":" in target:
+        return f"{text} ({target})"
+    page, _, anchor = target.partition("#")
+    name = anchor or page.removesuffix(".md")
+    if page.startswith("dev/") or text.lower() == name:
+        return text
+    return f"petal-node explain {name}" if text == page else f"{text} (petal-node explain {name})"
