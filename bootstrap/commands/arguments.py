@@ -118,7 +118,7 @@ VERBS: Mapping[str, Verb] = {
     "repair": Verb("repair.repair", "repair what the checks find, if that is safe", takes_config=False),
     "releases": Verb("releases.releases", "list the releases, and when each was published", takes_config=False),
     "rollback": Verb("releases.rollback", "make the previous or another release current", takes_config=False),
-    "gc": Verb("releases.gc", "list unused releases and packages; --yes removes them", takes_config=False),
+    "gc": Verb("releases.gc", "list unused releases, packages and files; --yes removes them", takes_config=False),
     "lockfile": Verb(
         "lockfile.lockfile", "solve the Spack stack and write its lockfile", makes_root=True, description=LOCKFILE
     ),

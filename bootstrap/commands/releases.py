@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -19,7 +19,7 @@ from ..engine.run_locks import cluster_lock
 from ..host import systemd
 from ..host.files import size_of
 from ..releases import gc as collector
-from ..releases.catalog import ReleaseInfo, all_releases, needs, previous_release
+from ..releases.catalog import ReleaseInfo, all_releases, installed_packages, needs, previous_release
 from ..releases.publish import roll_back, rollback_problem, rollback_target
 from ..state.context import Context, Services
 from ..state.release import current_release
@@ -80,16 +80,18 @@ def releases(options: Options, services: Services) -> Result[ReleaseList]:
     services.note("measuring the releases" if size else "reading the releases")
 
     def read() -> ReleaseList:
-        found = all_releases(ctx)
-        listed = tuple(_info(ctx, release, size) for release in found)
+        found, installed = all_releases(ctx), installed_packages(ctx)
+        listed = tuple(_info(ctx, release, installed, size) for release in found)
         return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx, found), listed)
 
     data = ctx.system.on_storage(read, ctx.paths.root, BULK if size else DOCUMENT)
     return Result("releases", Status.OK, data, run_id=services.run_id)
 
 
-def _info(ctx: Context, release: ReleaseInfo, size: Callable[[Path], int] | None) -> ListedRelease:
-    needed, manifest = needs(ctx, release), release.manifest
+def _info(
+    ctx: Context, release: ReleaseInfo, installed: Mapping[str, Path], size: Callable[[Path], int] | None
+) -> ListedRelease:
+    needed, manifest = needs(ctx, release, installed), release.manifest
     directories = [ctx.paths.release(release.name), *sorted(set(needed.values()))]
     return ListedRelease(
         release=release.name,
@@ -137,21 +139,22 @@ def _undo_problem(ctx: Context, former: ReleaseInfo | None) -> str:
 
 
 def gc(options: Options, services: Services) -> Result[collector.Cleanup]:
-    """Lists the releases and packages that are not needed any more, and removes them with ``--yes``.
+    """Lists the releases, packages and files that are not needed any more, and removes them with ``--yes``.
 
     Raises:
         UsageError: this is not the head node.
         ReleaseError: ``release-unknown``.
         LockTimeout: an install is in progress.
     """
-    ctx = _on_head(options, services)
+    ctx = _on_head(options, services, reads=not options.yes)
     with cluster_lock(ctx) if options.yes else nullcontext(ctx) as inside:
         jobs, errors = _jobs(inside)
-        data = collector.plan(inside, options.keep, jobs)
+        plan = partial(collector.plan, inside, options.keep, jobs)
+        data = ctx.system.on_storage(plan, ctx.paths.root, BULK)
         if options.yes:
             collector.remove(inside, data)
             data = replace(data, done=True)
-    status = Status.CHANGED if data.done and (data.drop or data.packages) else Status.OK
+    status = Status.CHANGED if data.done and not data.is_empty else Status.OK
     status = Status.DEGRADED if errors else status
     return Result("gc", status, data, tuple(error.to_dict() for error in errors), services.run_id)
 
@@ -172,12 +175,13 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
         return None, (silent,)
 
 
-def _on_head(options: Options, services: Services) -> Context:
-    require_root(options, services)
+def _on_head(options: Options, services: Services, *, reads: bool = False) -> Context:
+    if not reads:
+        require_root(options, services)
     if options.paths.live:
         systemd.take_environment()
     ctx = prepare(options, services, follow=True)
     if ctx.role is not Role.HEAD:
-        what = f"petal-node {options.command} runs on the head node only, because it changes shared storage"
+        what = f"petal-node {options.command} runs on the head node only, because it is about shared storage"
         raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="run it on the head node")
     return ctx

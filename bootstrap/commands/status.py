@@ -23,7 +23,7 @@ from ..spack.externals import find_externals
 from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
-from ..state.store import ClusterState, KnownStorage, Runs, mark_if_killed
+from ..state.store import ClusterState, KnownStorage, Reports, Runs, mark_if_killed
 from ..steps.boot_service import TIMER
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class NodeStatus:
         install_age: seconds since that record was written.
         holder: the process that has the cluster lock, while ``install`` runs.
         proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
+        unread: how many reports of nodes could not be read, or not in time.
         storage: the token of shared storage with the cluster that owns it.
         externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
     """
@@ -61,6 +62,7 @@ class NodeStatus:
     proved: int = 0
     checked: int = 0
     reports: tuple[NodeReport, ...] = ()
+    unread: int = 0
     storage: Token | None = None
     problems: tuple[Finding, ...] = ()
     externals: tuple[External, ...] | None = None
@@ -166,6 +168,7 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
     install, proof = read(shared.install), read(shared.proof)
     if install is not None and install.host == data.node:  # a process of another node cannot be looked up
         install = mark_if_killed(install, data.facts.host.boot_id)
+    reports = read(shared.reports) or Reports((), (), 0)
     is_installing = install is not None and install.status is Status.RUNNING
     data = replace(
         data,
@@ -175,7 +178,8 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
         proof=proof,
         proved=proof.proved if proof else 0,
         checked=proof.checked if proof else 0,
-        reports=read(shared.reports) or (),
+        reports=reports.current,
+        unread=reports.unread,
         problems=(*problems, *_proof_problems(proof)),
     )
     return data, errors

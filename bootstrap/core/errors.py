@@ -242,8 +242,9 @@ class NotConverged(PetalError):
     exit = ExitCode.BUG
 
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Faults of a file system, not of the written data.
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
+DISK_ERRORS = NO_SPACE | {errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -34,6 +34,7 @@ class Paths:
         self.shared: Final = self.shared_mount / "petal"
         self.shared_root: Final = self.shared / "root"
         self.state: Final = self.shared / "state"
+        self.reserve: Final = self.state / "reserve"  # removed if a rollback or ``gc`` needs its space
         self.archives: Final = self.shared / "archive"
         self.locks: Final = self.shared / "lock"
         self.cluster_lock: Final = self.locks / "stack.lock"  # its holder may change files on shared storage

@@ -55,7 +55,7 @@ class RunLocks:
         holder, waiting = own_holder(host.name, host.boot_id, ctx.run_id), partial(self._wait, report)
         if scope is Scope.NODE:
             path = ctx.paths.var / NODE_LOCK
-            with Lock(path, holder, timeout=min(LOCK, timeout), waiting=waiting, nameless=True):
+            with Lock(path, holder, timeout=min(LOCK, timeout), waiting=waiting):
                 yield ctx
             return
         if self._cluster is None:

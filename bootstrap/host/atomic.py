@@ -23,7 +23,7 @@ from ..core.errors import FetchError
 from .files import has_sha256, make_dir, remove_tree, sha256_of
 from .processes import has_process
 
-PRIVATE = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)\.(part|old)")
+PRIVATE = re.compile(r"\..+\..+-(?P<pid>\d+)\.(part|old)")
 REPLACED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # rename(2): the target must be moved aside first
 ABANDONED_SECONDS = 24 * 3600.0  # older than any transfer: the number belongs to another process or node
 
@@ -215,14 +215,20 @@ def _private(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.{kind}")
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Removes what killed processes left under their private names for ``path``."""
-    for entry in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        private = PRIVATE.fullmatch(entry.name[len(path.name) + 1 :])
+def abandoned(directory: Path, name: str = "*") -> Iterator[Path]:
+    """What killed processes left in a directory under their private names for the paths that match ``name``."""
+    for entry in directory.glob(f".{name}.*"):
+        private = PRIVATE.fullmatch(entry.name)
         if private is None:
             continue
         with suppress(FileNotFoundError):  # another process removes it at the same time
             is_old = time.time() - entry.lstat().st_mtime > ABANDONED_SECONDS
-            is_dead = private["host"] == os.uname().nodename and not has_process(int(private["pid"]))
+            is_ours = entry.stem.endswith(f".{os.uname().nodename}-{private['pid']}")
+            is_dead = is_ours and not has_process(int(private["pid"]))
             if is_old or is_dead:
-                remove_tree(entry)
+                yield entry
+
+
+def _remove_abandoned(path: Path) -> None:
+    for entry in abandoned(path.parent, glob.escape(path.name)):
+        remove_tree(entry)

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..core import decode
-from ..core.errors import DISK_ERRORS, LockLost, LockTimeout, StateError, StorageError
+from ..core.errors import NO_SPACE, LockLost, LockTimeout, StateError, StorageError
 from ..core.facts import Mount
 from ..core.model import plain
 from .atomic import write_json
@@ -86,7 +86,6 @@ class Lock:
         timeout: seconds to wait for another holder.
         waiting: called once with the description of another holder.
         inherit: called with the previous holder when the lock is taken; that process may have left unfinished work.
-        nameless: on a full disk, take the lock without recording the holder, because the run may free space.
 
     Raises (on entry):
         LockTimeout: another process still held it at the deadline.
@@ -101,11 +100,10 @@ class Lock:
         timeout: float,
         waiting: Callable[[str], None],
         inherit: Callable[[Holder], None] | None = None,
-        nameless: bool = False,
     ) -> None:
         self._path = path
-        self._nameless = nameless
         self._holder = holder
+        self._recorded: Holder | None = None
         self._timeout = timeout
         self._waiting = waiting
         self._inherit = inherit
@@ -121,11 +119,7 @@ class Lock:
             previous = holder_of(self._path)
             if previous is not None and self._inherit is not None:
                 self._inherit(previous)
-            try:
-                write_json(self._path.with_suffix(".holder"), plain(self._holder))
-            except OSError as error:
-                if not (self._nameless and error.errno in DISK_ERRORS):
-                    raise
+            self._recorded = self._record()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -148,7 +142,7 @@ class Lock:
             LockLost: another process holds it, or held it.
         """
         try:
-            is_ours = _lock_file(self._descriptor) and holder_of(self._path) == self._holder
+            is_ours = _lock_file(self._descriptor) and holder_of(self._path) == self._recorded
             why = "" if is_ours else f"it was taken by {self._holder_name()}"
         except OSError as error:
             is_ours, why = False, os.strerror(error.errno or 0)
@@ -177,6 +171,18 @@ class Lock:
                 why=f"held by {self._holder_name()}",
                 remedy=("petal-node status", "run it again when the holder has ended"),
             )
+
+    def _record(self) -> Holder | None:
+        """Records this process as the holder; on a full disk the record is removed, because the run may free space."""
+        path = self._path.with_suffix(".holder")
+        try:
+            write_json(path, plain(self._holder))
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            path.unlink(missing_ok=True)
+            return None
+        return self._holder
 
     def _holder_name(self) -> str:
         return str(holder_of(self._path) or "a process that did not record its name")

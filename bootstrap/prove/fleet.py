@@ -167,7 +167,7 @@ def _own_reports(ctx: Context) -> dict[str, NodeReport]:
     except (PetalError, OSError) as error:
         LOG.warning("the nodes' own reports: %s", error)
         return {}
-    return {report.node: report for report in reports}
+    return {report.node: report for report in reports.current}
 
 
 def ordinary_user(ctx: Context) -> str | None:

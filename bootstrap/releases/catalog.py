@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..cluster.targets import machine_of
 from ..config.load import from_mapping
 from ..core.errors import StateError, from_error
 from ..spack import database
@@ -78,23 +79,38 @@ def previous_release(ctx: Context, releases: Sequence[ReleaseInfo]) -> str | Non
     return next((name for name in names if name != current and name in complete), None)
 
 
-def needs(ctx: Context, release: ReleaseInfo) -> dict[str, Path]:
-    """The prefixes of the packages that a release needs, by Spack's hash; those of binary packages by themselves.
-
-    The prefix of a package that Spack's database lacks is ``name-version``.
+def installed_packages(ctx: Context) -> dict[str, Path]:
+    """The prefixes of the packages in all stores of Spack, by hash.
 
     Raises:
-        StateError, SpackError: a lockfile or a database cannot be read.
+        SpackError: a database cannot be read.
     """
-    installed = {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
-    prefixes = {}
+    return {digest: prefix for store in stores(ctx) for digest, prefix in database.installed(store).items()}
+
+
+def needs(ctx: Context, release: ReleaseInfo, installed: Mapping[str, Path]) -> dict[str, Path]:
+    """The prefixes of the packages that a release needs, by Spack's hash; those of binary packages by themselves.
+
+    The prefix of a package that Spack's database lacks is ``name-version``. The release may have been made on another
+    operating system than this node's.
+
+    Args:
+        installed: the result of ``installed_packages``.
+
+    Raises:
+        StateError: a lockfile cannot be read.
+    """
+    host, manifest, prefixes = ctx.facts.host, release.manifest, {}
+    if manifest is not None:
+        machine = machine_of(manifest.trees[0].target) if manifest.trees else host.machine
+        host = replace(host, os=manifest.os, machine=machine)
     for lockfile in sorted(ctx.paths.release(release.name).glob(LOCKFILES)):
         for spec in locked_specs(lockfile):
             if not spec.external:
                 prefixes[spec.hash] = installed.get(spec.hash, Path(f"{spec.name}-{spec.version}"))
     for package in from_mapping(release.desired.config, release.name).packages if release.desired else ():
         if package.origin:
-            prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+            prefix = package_prefix(package, ctx.paths, host)
             prefixes[str(prefix)] = prefix
     return prefixes
 

@@ -1,4 +1,4 @@
-"""Garbage collection: which releases can be removed, and which packages only they need.
+"""Garbage collection: which releases can be removed, and which packages and files only they need.
 
 A release stays if it is current or desired, if it is one of the newest, if a document of it cannot be read, or if it
 was current after the oldest job in squeue was submitted: a job has the environment of the shell that submitted it, and
@@ -7,24 +7,27 @@ that shell took the current release.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cluster.slurm import Job
+from ..config.load import from_mapping
+from ..core.deadlines import DOCUMENT, EXPIRY
 from ..core.errors import ReleaseError
-from ..host.atomic import move_aside
+from ..host.atomic import abandoned, move_aside
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
 from ..host.times import timestamp
-from ..spack import database
+from ..spack import database, program
 from ..spack.workspace import open_spack, store_of
 from ..state.context import Context
-from ..state.desired import Published
+from ..state.desired import DesiredState, Published
 from ..state.release import RECEIPT, current_release
 from ..state.store import ClusterState
-from .catalog import ReleaseInfo, all_releases, history, needs, stores
-from .publish import pin_of
+from .catalog import ReleaseInfo, all_releases, history, installed_packages, needs, stores
+from .publish import keep_reserve, pin_of
 
 GONE = ".gone"
 
@@ -39,6 +42,18 @@ class UnusedPackage:
 
 
 @dataclass(frozen=True)
+class UnusedFile:
+    """A file or directory that is not needed, with its size in bytes.
+
+    It is an archive of petal-node, a tree of Spack, recipes or clingo, the report of a node that is gone, Spack's
+    environment of a removed release, or what a killed process or a repair left.
+    """
+
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True)
 class Cleanup:
     """What ``gc`` removes, or has removed if ``done``.
 
@@ -46,6 +61,7 @@ class Cleanup:
         keep: each release that stays, with the reason.
         drop: each release that is removed, with the size of its own directory in bytes.
         packages: the packages that only those releases need.
+        files: other files that are not needed.
         left: sentences about packages that are not needed and stay, with the reason.
         newest: how many of the newest releases stay.
         bytes: the size of all that is removed.
@@ -54,14 +70,19 @@ class Cleanup:
     keep: Mapping[str, str]
     drop: Mapping[str, int]
     packages: tuple[UnusedPackage, ...]
+    files: tuple[UnusedFile, ...]
     left: tuple[str, ...]
     newest: int
     bytes: int
     done: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.drop or self.packages or self.files)
+
 
 def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
-    """Which releases and packages can be removed.
+    """Which releases, packages and files can be removed.
 
     Args:
         newest: how many of the newest complete releases stay.
@@ -69,24 +90,31 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
 
     Raises:
         ReleaseError: ``release-unknown``.
-        SpackError, StateError: the documents of a release, or the record of published ones, cannot be read.
+        ConfigError, SpackError, StateError: a document of a release, or the record of published ones, cannot be read.
     """
     releases = all_releases(ctx)
-    keep = _reasons(ctx, releases, newest, jobs)
-    kept = [release for release in releases if release.name in keep]
+    desired = ClusterState(ctx.paths).desired_state() if ctx.publishes_to_cluster else None
+    keep = _reasons(ctx, releases, newest, jobs, desired)
+    kept = _kept(releases, keep, desired)
     drop = {release.name: size_of(ctx.paths.release(release.name)) for release in releases if release.name not in keep}
     packages, left = _unused_packages(ctx, kept)
-    size = sum(drop.values()) + sum(package.size for package in packages)
-    return Cleanup(keep, drop, packages, left, newest, size)
+    files = tuple(UnusedFile(path, size_of(path)) for path in sorted(set(_unused_files(ctx, kept))))
+    size = sum(drop.values()) + sum(package.size for package in packages) + sum(file.size for file in files)
+    return Cleanup(keep, drop, packages, files, left, newest, size)
 
 
-def _reasons(ctx: Context, releases: Sequence[ReleaseInfo], newest: int, jobs: Sequence[Job] | None) -> dict[str, str]:
+def _reasons(
+    ctx: Context,
+    releases: Sequence[ReleaseInfo],
+    newest: int,
+    jobs: Sequence[Job] | None,
+    desired: DesiredState | None,
+) -> dict[str, str]:
     """Why each kept release stays. Of several reasons the strongest is given, which is the last one below."""
     current = current_release(ctx.paths)
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-unknown")
-    desired = ClusterState(ctx.paths).desired_state() if ctx.publishes_to_cluster else None
     complete = [release for release in releases if release.manifest is not None]
     used: set[str] | None = None if jobs is None else set()
     why = "it was current, and Slurm does not list the jobs that may use it"
@@ -113,9 +141,23 @@ def current_since(entries: Sequence[Published], seconds: float) -> set[str] | No
     return {before[-1], *(entry.release for entry in entries if entry.time >= time)} if before else None
 
 
+def _kept(releases: Sequence[ReleaseInfo], keep: Mapping[str, str], desired: DesiredState | None) -> list[ReleaseInfo]:
+    """The releases that stay, also the desired one before it is complete: its first packages may be installed."""
+    kept = [release for release in releases if release.name in keep]
+    if desired is None:
+        return kept
+    if desired.release not in keep:
+        kept.append(ReleaseInfo(desired.release, None, None, "", None))
+    return [
+        replace(release, desired=desired) if release.name == desired.release and release.desired is None else release
+        for release in kept
+    ]
+
+
 def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[UnusedPackage, ...], tuple[str, ...]]:
     """The packages that no kept release needs; and sentences about those that are not removed."""
-    needed = {key: prefix for release in kept for key, prefix in needs(ctx, release).items()}
+    installed = installed_packages(ctx)
+    needed = {key: prefix for release in kept for key, prefix in needs(ctx, release, installed).items()}
     prefixes = set(needed.values())
     own_store = store_of(ctx) if ctx.config.uses_spack else None
     unused, left = [], []
@@ -139,38 +181,68 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
     return tuple(sorted(unused, key=lambda package: str(package.prefix))), tuple(left)
 
 
+def _unused_files(ctx: Context, kept: Sequence[ReleaseInfo]) -> Iterator[Path]:
+    """Files that no kept release needs. Trees of Spack and archives stay if the configuration of one is unknown."""
+    paths = ctx.paths
+    if all(release.desired is not None for release in kept):
+        states = [release.desired for release in kept if release.desired is not None]
+        archives = {ctx.tool.sha256, *(state.sha256 for state in states)}
+        yield from (path for path in paths.archives.glob("[!.]*") if path.name not in archives)
+        configs = [ctx.config, *(from_mapping(state.config, state.release) for state in states)]
+        installs = (install for config in configs if config.uses_spack for install in program.anywhere(config, paths))
+        trees = {source.directory for install in installs for source in install.sources}
+        for top in (paths.root, paths.home):
+            unpacked = (receipt.parent for receipt in top.glob(f"spack/[!.]*/{program.RECEIPT}"))
+            yield from (path for path in unpacked if path not in trees)
+    names = {ctx.release, *(release.name for release in kept)}
+    yield from (path for path in paths.work("").glob("*") if path.name not in names)
+    yield from ClusterState(paths).reports(DOCUMENT).expired
+    for directory in (paths.state, paths.state / "nodes", paths.archives, *paths.releases.glob("[!.]*")):
+        yield from abandoned(directory)
+        yield from (path for path in directory.glob("*.bad") if time.time() - path.lstat().st_mtime > EXPIRY)
+    for directory in (paths.root / "spack", paths.home / "spack", paths.releases, *paths.store.glob("[!.]*")):
+        yield from (*abandoned(directory), *directory.glob(f".*{GONE}"))
+
+
 def remove(ctx: Context, plan: Cleanup) -> None:
-    """Carries out a plan. If it is killed, the next ``gc`` removes the rest.
+    """Carries out a plan, and logs what it removes. If it is killed, the next ``gc`` removes the rest.
 
     A release is renamed first, so that a half-removed one is never in use, also after a power cut; its packages are
-    removed after it.
+    removed after it. Spack writes its database, so its packages are removed when the others have freed space.
 
     Raises:
         LockLost: another process may be installing.
         SpackError: ``spack-failed``.
     """
-    for release in plan.drop:
+    ctx.paths.reserve.unlink(missing_ok=True)
+    for release, size in plan.drop.items():
         ctx.confirm()
         ctx.note(f"removing release {release}")
         pin_of(ctx, release).unlink(missing_ok=True)
-        _rename(ctx.paths.release(release))
-    for gone in (*ctx.paths.releases.glob(f".*{GONE}"), *ctx.paths.store.glob(f"*/.*{GONE}")):
-        remove_tree(gone)
+        _remove(ctx.paths.release(release), size)
+    for file in plan.files:
+        ctx.confirm()
+        _remove(file.path, file.size)
+    for package in plan.packages:
+        if not package.hash:
+            ctx.confirm()
+            _remove(package.prefix, package.size)
     built = [package for package in plan.packages if package.hash]
     if built:
         ctx.confirm()
         ctx.note(f"removing {len(built)} packages of Spack")
         open_spack(ctx, ctx.targets[0]).uninstall([package.hash for package in built])
-    for package in plan.packages:
-        if not package.hash:
-            ctx.confirm()
-            LOG.info("removing %s", package.prefix)
-            remove_tree(_rename(package.prefix))
+        for package in built:
+            LOG.info("removed %s, %d bytes", package.prefix, package.size, extra={"step": "gc"})
+    keep_reserve(ctx)
 
 
-def _rename(path: Path) -> Path:
-    """Gives a directory that is to be removed a hidden name next to it, and returns that name."""
-    gone = path.with_name(f".{path.name}{GONE}")
+def _remove(path: Path, size: int) -> None:
+    """Removes a file or directory. A directory gets a hidden name next to it first, so that none is in use half."""
+    gone = path
+    if path.is_dir() and not path.name.startswith("."):
+        gone = path.with_name(f".{path.name}{GONE}")
+        remove_tree(gone)
+        move_aside(path, gone)
     remove_tree(gone)
-    move_aside(path, gone)
-    return gone
+    LOG.info("removed %s, %d bytes", path, size, extra={"step": "gc"})

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import ReleaseError, StateError
 from ..core.text import at_most
-from ..host.atomic import replace_link
+from ..host.atomic import replace_link, write_atomic
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..modules import templates
 from ..state.context import Context
 from ..state.release import current_release
 from ..state.store import ClusterState
-from .catalog import ReleaseInfo, needs, previous_release
+from .catalog import ReleaseInfo, installed_packages, needs, previous_release
+
+RESERVE = 1 << 20
 
 
 def publish(ctx: Context, release: str) -> None:
@@ -30,6 +34,14 @@ def publish(ctx: Context, release: str) -> None:
     ctx.confirm()
     replace_link(ctx.paths.current, f"releases/{release}")
     record_current(ctx)
+    keep_reserve(ctx)
+
+
+def keep_reserve(ctx: Context) -> None:
+    """Keeps 1 MiB of shared storage, which a rollback or ``gc`` frees first: both work on full storage."""
+    if ctx.publishes_to_cluster and not ctx.paths.reserve.is_file():
+        with suppress(OSError):  # full by now; random bytes, because a file system may compress others to nothing
+            write_atomic(ctx.paths.reserve, os.urandom(RESERVE), mode=0o600)
 
 
 def record_current(ctx: Context) -> None:
@@ -96,10 +108,11 @@ def rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
         return "it is incomplete: manifest.json is missing"
     if release.desired is None:
         return "it does not hold the configuration that made it: desired.json is missing"
+    if release.manifest.os != ctx.facts.host.os:
+        return f"it was made on {release.manifest.os}, this node has {ctx.facts.host.os}"
     without = {spec.replace("@", "-") for spec in release.manifest.missing}
-    missing = sorted(
-        prefix.name for prefix in needs(ctx, release).values() if not prefix.is_dir() and prefix.name not in without
-    )
+    needed = needs(ctx, release, installed_packages(ctx)).values()
+    missing = sorted(prefix.name for prefix in needed if not prefix.is_dir() and prefix.name not in without)
     return f"missing packages: {', '.join(at_most(3, missing))}" if missing else ""
 
 
@@ -114,5 +127,6 @@ def roll_back(ctx: Context, release: ReleaseInfo) -> None:
     assert release.desired is not None
     desired = replace(release.desired, version=ctx.tool.version, sha256=ctx.tool.sha256)
     ctx.confirm()
+    ctx.paths.reserve.unlink(missing_ok=True)
     ClusterState(ctx.paths).save_desired_state(desired)
     publish(ctx, release.name)

@@ -70,7 +70,6 @@ def _damaged(ctx: Context) -> Iterator[Path]:
         (state / "stack.json", shared.install),
         (state / "proof.json", shared.proof),
         (state / "published.json", shared.published),
-        *((path, lambda path=path: shared.report(path.stem)) for path in sorted((state / "nodes").glob("*.json"))),
     ]
     if ctx.release is not None:
         release = ctx.release

@@ -53,17 +53,20 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
 
 
 def gc_view(result: Result[Cleanup]) -> list[Line]:
-    """The kept releases with the reason, and the removed releases and packages with their size."""
+    """The kept releases with the reason, and the removed releases, packages and files with their size."""
     data = result.data
     mark, verb = ("+", "removed") if data.done else ("~", "remove")
     lines = [Line(f"keep: {why}", "=", release) for release, why in data.keep.items()]
     lines += [Line(f"{verb}, {human(size)}", mark, release) for release, size in data.drop.items()]
     packages = [f"{human(package.size):>10}  {package.prefix}" for package in data.packages]
-    lines += [Line(text, mark) for text in at_most(MAX_SHOWN, packages, " packages")]
+    files = [f"{human(file.size):>10}  {file.path}" for file in data.files]
+    for entries, noun in ((packages, " packages"), (files, " files")):
+        lines += [Line(text, mark) for text in at_most(MAX_SHOWN, entries, noun)]
     lines += [Line(f"not removed: {reason}", "!") for reason in data.left]
-    if not data.drop and not data.packages:
+    if data.is_empty:
         return [*lines, Line("nothing to remove", heading=True)]
-    what = f"{count(len(data.drop), 'release')} and {count(len(data.packages), 'package')}, {human(data.bytes)}"
+    numbers = ((data.drop, "release"), (data.packages, "package"), (data.files, "other file"))
+    what = f"{', '.join(count(len(items), noun) for items, noun in numbers if items)}: {human(data.bytes)}"
     if data.done:
         return [*lines, Line(f"removed {what}", heading=True)]
     return [*lines, Line(what, heading=True), *remedy_lines([f"petal-node gc --keep {data.newest} --yes"], 2)]

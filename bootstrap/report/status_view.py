@@ -45,9 +45,10 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
         lines += [_row("proof", f"{data.proof}{_ago(data.proof.time, now)}"), *_node_lines(data.proof.nodes, now)]
     else:
         lines.append(_row("proof", "none yet"))
-    if data.reports:
+    if data.reports or data.unread:
         passed = sum(report.passed for report in data.reports)
-        lines.append(_row("reports", f"{passed} of {len(data.reports)} nodes ok"))
+        unread = f", {data.unread} more not read" if data.unread else ""
+        lines.append(_row("reports", f"{passed} of {len(data.reports)} nodes ok{unread}"))
         lines += _node_lines(data.reports, now)
     lines.append(Line("runs of this node, newest first:" if data.runs else "no run on this node yet", heading=True))
     ended = next((run for run in data.runs if run.status is not Status.RUNNING), None)

@@ -11,12 +11,13 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..core import decode
-from ..core.deadlines import RECENT
+from ..core.deadlines import EXPIRY, RECENT, REPORTS
 from ..core.errors import PetalError, StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, Status, plain
 from ..core.paths import Paths
@@ -24,12 +25,14 @@ from ..host.atomic import write_json
 from ..host.files import Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
 from ..host.processes import has_process
+from ..host.times import seconds_of
 from .desired import DesiredState, History, Owner, Proof, Published, Token
 
 T = TypeVar("T")
 FORMAT = 1
 KEEP_RUNS = 30
 KEEP_PUBLISHED = 200
+READERS = 32  # threads that wait for the server of shared storage
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -216,6 +219,14 @@ class KnownStorage:
         )
 
 
+class Reports(NamedTuple):
+    """Reports of nodes, sorted by name; the paths of those that have expired, and how many others were not read."""
+
+    current: tuple[NodeReport, ...]
+    expired: tuple[Path, ...]
+    unread: int
+
+
 class ClusterState:
     """The documents on shared storage. A document that other users could have written is not read.
 
@@ -282,20 +293,36 @@ class ClusterState:
     def save_report(self, report: NodeReport) -> None:
         self._write(f"nodes/{report.node}.json", plain(report))
 
-    def report(self, node: str) -> NodeReport | None:
-        return self._read(f"nodes/{node}.json", NodeReport)
+    def reports(self, seconds: float = REPORTS) -> Reports:
+        """The last report of each node, read in parallel because a server may need milliseconds for each operation.
 
-    def reports(self) -> tuple[NodeReport, ...]:
-        """The last report of each node, sorted by name, without those that cannot be read."""
-        reports = []
-        for path in sorted((self._paths.state / "nodes").glob("*.json")):
+        A node that is gone leaves its report, which expires; so does one that cannot be read.
+
+        Args:
+            seconds: reports that are not read by then are only counted.
+        """
+        paths = sorted((self._paths.state / "nodes").glob("*.json"))
+        deadline, now = time.monotonic() + seconds, time.time()
+
+        def read(path: Path) -> NodeReport | float | None:
+            """The report, or when one that cannot be read was written; None if it is late or was just replaced."""
+            if time.monotonic() > deadline:
+                return None
             try:
-                report = self.report(path.stem)
+                return self._read(f"nodes/{path.name}", NodeReport)
             except StateError:
-                continue
-            if report is not None:
-                reports.append(report)
-        return tuple(reports)
+                return now - _age(path)
+
+        with ThreadPoolExecutor(READERS) as pool:
+            found = dict(zip(paths, pool.map(read, paths)))
+        current, expired = [], []
+        for path, report in found.items():
+            written = (seconds_of(report.time) or 0.0) if isinstance(report, NodeReport) else report
+            if written is not None and now - written > EXPIRY:
+                expired.append(path)
+            elif isinstance(report, NodeReport):
+                current.append(report)
+        return Reports(tuple(current), tuple(expired), len(found) - len(current) - len(expired))
 
     def is_taken_over(self) -> bool:
         """True from ``remove_records`` to the first release of this cluster: a former cluster made the current one."""

@@ -1,9 +1,11 @@
-"""The files of worker and build job on full shared storage."""
+"""Full shared storage: the files of worker and build job, and the verbs that make room."""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +14,18 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.paths import Paths
+from bootstrap.engine.converge import converge
+from bootstrap.engine.registry import STEPS
+from bootstrap.host.files import sha256_of
 from bootstrap.remote.tarball import unpack
 from bootstrap.spack.job.directory import DONE, RUNNING, JobDirectory, JobReport, WorkerWatch
+from bootstrap.state.release import current_release
 from tests.disks import mounted
-from tests.world import tarball
+from tests.world import World, tarball
 
 ERRORS = ({"code": "file-no-space", "what": "w", "why": "y" * 20_000, "remedy": []},)
 BLOCK = 4096
+TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -33,17 +40,17 @@ def directory(tmp_path: Path) -> Iterator[JobDirectory]:
         yield made
 
 
-def fill(directory: JobDirectory) -> None:
+def fill(disk: Path) -> None:
     """Fill a disk to the last block."""
-    with (directory.mount / "filler").open("wb", buffering=0) as stream, suppress(OSError):
+    with (disk / "filler").open("wb", buffering=0) as stream, suppress(OSError):
         while True:
             stream.write(bytes(BLOCK))
-    assert os.statvfs(directory.mount).f_bavail == 0
+    assert os.statvfs(disk).f_bavail == 0
 
 
 def test_a_job_frees_its_input_to_write_its_result(directory: JobDirectory) -> None:
     directory.write_report(JobReport(RUNNING, "q1-st-c5-1", "installing 1 of 2"))
-    fill(directory)
+    fill(directory.mount)
     with pytest.raises(OSError, match="No space left") as caught:
         directory.write_report(JobReport(RUNNING, "q1-st-c5-1", "installing 2 of 2"))
     assert caught.value.errno == errno.ENOSPC
@@ -54,7 +61,7 @@ def test_a_job_frees_its_input_to_write_its_result(directory: JobDirectory) -> N
 
 
 def test_a_worker_updates_its_heartbeat_and_ends_its_job(directory: JobDirectory) -> None:
-    fill(directory)
+    fill(directory.mount)
     now = [0.0]
     watch = WorkerWatch(directory, lambda: now[0])
     for _ in range(2):
@@ -74,3 +81,26 @@ def test_a_tarball_that_does_not_fit_is_refused_before_it_is_written(tmp_path: P
         with pytest.raises(OSError, match="No space left"):
             unpack(archive, disk / "t")
         assert [path.name for path in (disk / "t").rglob("*")] == ["a", "small"]
+
+
+def test_gc_and_rollback_work_on_full_storage(tmp_path: Path) -> None:
+    """Two releases share the disk with files of users, which take its last block."""
+    world = World(tmp_path / "head")
+    (world.prefix / "shared").rmdir()
+    with mounted(world.prefix / "shared", 12, "1777") as disk:
+        releases = []
+        for version in "12":
+            archive = tarball(tmp_path / f"p{version}.tar.gz", {f"p-{version}/data": version * (3 << 20)})
+            package = f"{{name: p, version: '{version}', source: {archive}, sha256: {sha256_of(archive)}}}"
+            world.config_text = f"packages: [{package}]"
+            converge(STEPS, world.context, lambda _: None)
+            releases.append(current_release(world.paths))
+        for verb in (["rollback"], ["gc", "--keep", "1", "--yes"]):
+            fill(disk)
+            argv = [sys.executable, "-c", "from bootstrap.cli import entry; entry()", *verb]
+            argv += ["--root", str(world.prefix), "--role", "head"]
+            done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=TOP)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert current_release(world.paths) == releases[0]
+        assert [path.name[:4] for path in world.paths.store.glob("*/p-*")] == ["p-1-"]
+        assert world.paths.reserve.stat().st_size == 1 << 20  # for the next time

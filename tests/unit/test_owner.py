@@ -58,7 +58,7 @@ def test_the_desired_release_is_adopted_without_a_build(old: World) -> None:
     assert current_release(new.paths) == release == new.release
     state = new.paths.state
     assert not [name for name, data in left.items() if (state / name).exists() and (state / name).read_bytes() == data]
-    assert ClusterState(new.paths).reports() == ()
+    assert ClusterState(new.paths).reports().current == ()
     desired = ClusterState(new.paths).desired_state()
     assert desired is not None
     assert desired.release == release
@@ -218,7 +218,7 @@ def test_a_killed_adoption_is_repeated(old: World, monkeypatch: pytest.MonkeyPat
             converge(new, accept=True)
     found = converge(new, accept=True)
     assert {found[name].outcome for name in ("storage-owner", "spack", "publish")} <= {Outcome.OK, Outcome.CHANGED}
-    assert ClusterState(new.paths).reports() == ()
+    assert ClusterState(new.paths).reports().current == ()
     token = ClusterState(new.paths).token()
     assert token is not None
     assert token.owner == Owner("demo", "us-east-1")

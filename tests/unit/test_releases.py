@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from bootstrap.cluster.slurm import Job, jobs
 from bootstrap.commands.releases import _jobs, rollback
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
-from bootstrap.core.model import Outcome, Role, StepReport
+from bootstrap.core.model import NodeReport, Outcome, Role, StepReport
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
@@ -116,10 +117,10 @@ def test_a_current_release_that_cannot_be_read_does_not_prevent_a_rollback(
     world, (_, second, third) = three_releases(tmp_path)
     read = getattr(module, function)
 
-    def broken(where: Any, release: Any) -> Any:
+    def broken(where: Any, release: Any, *more: Any) -> Any:
         if third in str(release):
             raise OSError(errno.EIO, os.strerror(errno.EIO), "spack.lock")
-        return read(where, release)
+        return read(where, release, *more)
 
     monkeypatch.setattr(module, function, broken)
     result = rollback(world.options(command="rollback", role=Role.HEAD), world.services)
@@ -313,6 +314,85 @@ def test_gc_removes_spacks_packages_by_spack(tmp_path: Path) -> None:
     assert "modules:default:enable::[]" in command
     assert "-E" in command
     assert not list(world.paths.store.glob("*/fftw-*"))
+
+
+def test_gc_keeps_the_packages_of_a_release_of_another_operating_system(tmp_path: Path) -> None:
+    """A storage outlives its cluster, and the next one may have another image."""
+    world, (first, second, third) = three_releases(tmp_path)
+    world.host = replace(world.host, os="debian13")
+    latest = publish(world, world.config_text)
+    plan = collector.plan(world.context, 9, ())
+    assert set(plan.keep) == {latest, first, second, third}
+    assert plan.is_empty
+    plan = collector.plan(world.context, 1, ())
+    assert set(plan.drop) == {first, second, third}
+    collector.remove(world.context, plan)
+    assert {path.parent.name for path in world.paths.store.glob("*/[!.]*")} == {"linux-debian13-x86_64"}
+    assert rollback_target(world.context, all_releases(world.context), latest).name == latest
+
+
+def test_a_release_of_another_operating_system_is_not_published_again(tmp_path: Path) -> None:
+    world, (first, _, _) = three_releases(tmp_path)
+    world.host = replace(world.host, os="debian13")
+    with pytest.raises(ReleaseError) as caught:
+        rollback_target(world.context, all_releases(world.context), first)
+    assert caught.value.why == "it was made on debian12, this node has debian13"
+
+
+def test_gc_keeps_the_packages_of_a_desired_release_that_is_not_complete_yet(tmp_path: Path) -> None:
+    world = World(tmp_path / "head")
+    publish(world, "stack: none")
+    world.config_text = with_spack(tmp_path)
+    steps = [step for step in STEPS if step.name not in ("publish", "module-tree")]
+    engine.converge(steps, world.context, silent)
+    assert len(list(world.paths.store.glob("linux*/[!.]*"))) == 2  # a binary package and one of Spack
+    assert collector.plan(world.context, 1, ()).is_empty
+    shutil.rmtree(world.paths.release(world.release))  # the run was killed before it solved the stack
+    plan = collector.plan(world.context, 1, ())
+    assert not [package for package in plan.packages if "hello" in package.prefix.name]
+    assert plan.files == ()
+
+
+def test_gc_removes_and_logs_files_that_no_kept_release_needs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(tmp_path / "head")
+    config = with_spack(tmp_path)
+    old, new = publish(world, config), publish(world, config.replace("'1.0'", "'1.1'"))
+    paths, shared = world.paths, ClusterState(world.paths)
+    spack = paths.root / "spack"
+    report = NodeReport("q1-st-c5-1", "compute", timestamp(), None)
+    shared.save_report(report)
+    shared.save_report(replace(report, node="login-gone", time=timestamp(0)))
+    boot = f"{os.uname().nodename}-{2**22 + 1}"  # no process has this number
+    unused = [
+        *(paths.archives / name for name in ("0" * 64, f".{'1' * 64}.{boot}.part")),
+        *(spack / name for name in ("1.0.0-0123456789ab", f".recipes-01.{boot}.part", f".clingo-01.{boot}.old")),
+        paths.state / "nodes" / "login-gone.json",
+        paths.state / "proof.json.bad",
+        paths.work(old),
+        next(paths.store.glob("linux*")) / f".p-1.{boot}.part",
+    ]
+    for path in unused[2:5] + unused[-2:]:
+        (path / "lib").mkdir(parents=True, exist_ok=True)
+        (path / ".petal-origin.json").write_text("{}")
+    for path in (*unused[:2], unused[6]):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(5000))
+        os.utime(path, (0, 0))
+    kept = [spack / f".recipes-02.{os.uname().nodename}-{os.getpid()}.part", paths.state / "token.json.bad"]
+    kept[0].mkdir()
+    kept[1].touch()
+    plan = collector.plan(world.context, 1, ())
+    assert {file.path for file in plan.files} == set(unused)
+    assert plan.bytes == sum(item.size for item in (*plan.packages, *plan.files)) + sum(plan.drop.values()) > 10_000
+    trees = sorted(path for path in spack.glob("[!.]*") if path not in unused)
+    with caplog.at_level("INFO", logger="petal"):
+        collector.remove(world.context, plan)
+    assert not [path for path in unused if path.exists()]
+    assert all(path.exists() for path in (*kept, *trees, paths.work(new)))
+    assert [one.node for one in shared.reports().current] == ["q1-st-c5-1"]
+    for path in (*unused, paths.release(old)):
+        assert f"removed {path}, " in caplog.text
+    assert collector.plan(world.context, 1, ()).is_empty
 
 
 def test_gc_needs_a_current_release(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from bootstrap.core.model import (
 )
 from bootstrap.core.options import Options
 from bootstrap.host.locks import Holder
-from bootstrap.releases.gc import Cleanup, UnusedPackage
+from bootstrap.releases.gc import Cleanup, UnusedFile, UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.lines import COMMAND, for_tree
@@ -147,7 +147,8 @@ RELEASES = ReleaseList("/opt/petal", "3f9c1a2b4d5e", "aaaabbbbcccc", (
 GARBAGE = Cleanup(
     {"3f9c1a2b4d5e": "current", "aaaabbbbcccc": "job 17 of alice uses it"}, {"ddddeeeeffff": 5 << 20},
     tuple(UnusedPackage(Path(f"/opt/petal/store/p{number}-1.0-aaaaaaa"), "", 1 << 28) for number in range(12)),
-    ("2 packages in /opt/petal/store-0.23: installed by another version of Spack",), 1, (12 << 28) + (5 << 20), False,
+    tuple(UnusedFile(Path("/shared/petal") / name, 2 << 20) for name in ("archive/aa", "state/nodes/q9.json")),
+    ("2 packages in /opt/petal/store-0.23: installed by another version of Spack",), 1, (12 << 28) + (9 << 20), False,
 )  # fmt: skip
 REPAIR = replace(RUN, verb="repair", event="", findings=(GOOD, MISFIT, WARN))
 LOCKFILE = LockfileSummary(
@@ -180,7 +181,7 @@ RESULTS: dict[str, Result[Any]] = {
     ),
     "rollback-nothing": Result("rollback", Status.OK, Rollback("aaaabbbbcccc", "aaaabbbbcccc", False, None, "")),
     "gc": Result("gc", Status.OK, GARBAGE),
-    "gc-nothing": Result("gc", Status.OK, Cleanup({"3f9c1a2b4d5e": "current"}, {}, (), (), 3, 0, True)),
+    "gc-nothing": Result("gc", Status.OK, Cleanup({"3f9c1a2b4d5e": "current"}, {}, (), (), (), 3, 0, True)),
     "lines": Result("check", Status.OK, Lines(("one", "two"))),
     "explain": Result("explain", Status.OK, Explanation((Topic("75", "exit code", ("meaning: try again",)),), {})),
     "explain-all": Result("explain", Status.OK, Explanation((), {"check": ("cpu", "mpi")})),
