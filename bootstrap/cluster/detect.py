@@ -138,7 +138,7 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
     (aws-parallelcluster: schemas/cluster_schema.py). Then the type is ``unknown``.
     """
     try:
-        scheduling = read_yaml(text, CLUSTER_CONFIG, aliases=True).get("Scheduling")
+        scheduling = read_yaml(text, CLUSTER_CONFIG).get("Scheduling")
     except ConfigError:
         return ()
     queues = []

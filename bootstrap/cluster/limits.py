@@ -44,7 +44,7 @@ def hook_budget(role: Role, event: str, budget: int, paths: Paths, uptime: float
 def head_limit(version: str, cluster_config: str) -> float:
     """The head node's limit in seconds, from the content of .bootstrapped and of cluster-config.yaml."""
     try:
-        value: Any = read_yaml(cluster_config, CLUSTER_CONFIG, aliases=True)
+        value: Any = read_yaml(cluster_config, CLUSTER_CONFIG)
     except ConfigError:
         value = None
     for key in ("DevSettings", "Timeouts", "HeadNodeBootstrapTimeout"):

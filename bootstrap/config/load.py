@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..host.yaml_text import REMEDY, read_yaml
+from ..host.yaml_text import REMEDY, counted, join, read_document
 from .model import Config
 
 # The messages of marshmallow's fields, in terms of a YAML file.
 _MESSAGES = {
     "Missing data for required field.": "is required",
     "Field may not be null.": "has no value: give it one, or remove the key",
-    "Not a valid string.": 'must be a string; quote a number: "24.10"',
     "Not a valid integer.": "must be an integer without quotes",
     "Not a valid boolean.": "must be true or false, without quotes",
     "Not a valid list.": "must be a list: [a, b], or one item per line after a dash",
@@ -35,12 +34,18 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
     Raises:
         ConfigError: with the mistakes in ``problems``, exit code 78.
     """
-    raw = read_yaml(data, name)
-    if not raw:
+    document = read_document(data, name)
+    if not document.content and not document.problems:
         why = "an empty file, for example from an interrupted upload, would remove all software"
         remedy = ("write the file again", "for a cluster without software: stack: none")
         raise ConfigError(f"{name} is empty", why=why, remedy=remedy, code="config-syntax")
-    return from_mapping(raw, name)
+    is_unread = bool(document.problems)
+    config, mistakes = _load(document.content)
+    for path, message in mistakes:
+        document.add(path, message)
+    if config is None or is_unread:
+        raise document.error("config-syntax" if is_unread else "config-invalid")
+    return config
 
 
 def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
@@ -49,17 +54,22 @@ def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
     Raises:
         ConfigError: as ``parse``.
     """
+    config, mistakes = _load(raw)
+    if config is None:
+        raise ConfigError(f"{name} has {counted(mistakes)}", mistakes, remedy=REMEDY)
+    return config
+
+
+def _load(raw: Mapping[str, Any]) -> tuple[Config | None, list[tuple[str, str]]]:
+    """The configuration, or None and its mistakes."""
     from marshmallow import ValidationError
 
     from .schema import ConfigSchema
 
     try:
-        config: Config = ConfigSchema().load(dict(raw))
+        return ConfigSchema().load(dict(raw)), []
     except ValidationError as error:
-        problems = sorted(_flatten(error.messages, raw, ""))
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise ConfigError(f"{name} has {count}", problems, remedy=REMEDY) from error
-    return config
+        return None, sorted(_flatten(error.messages, raw, ""))
 
 
 def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
@@ -70,7 +80,8 @@ def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
             (``check.run: [a]``, ``spack.target: zen4``), the path ends there.
     """
     if isinstance(messages, list):
-        return [(path, _MESSAGES.get(message, str(message))) for message in messages]
+        words = {**_MESSAGES, "Not a valid string.": _no_string(raw)}
+        return [(path, words.get(message, str(message))) for message in messages]
     problems = []
     for key, inner in messages.items():
         if key == "_schema":
@@ -78,7 +89,16 @@ def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
         elif isinstance(raw, list):
             problems += _flatten(inner, raw[key], f"{path}[{key}]")
         elif isinstance(raw, dict):
-            problems += _flatten(inner, raw.get(key), f"{path}.{key}".lstrip(".") or repr(key))
+            problems += _flatten(inner, raw.get(key), join(path, key))
         else:
             problems += _flatten(inner, raw, path)
     return problems
+
+
+def _no_string(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return f"must be a string, not a {'section' if isinstance(value, dict) else 'list'}"
+    if isinstance(value, bool):
+        return 'must be a string: YAML reads yes, no, on and off as true or false, so write it in quotes: "on"'
+    kind = "number" if isinstance(value, (int, float)) else type(value).__name__
+    return f'must be a string: YAML reads a {kind} here, so write it in quotes, such as "24.10"'

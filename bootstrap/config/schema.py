@@ -5,16 +5,21 @@ marshmallow finds all mistakes in one pass, each with its path; ``load.py`` puts
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
-from ..cluster import targets
-from ..core.errors import did_you_mean
-from . import model, values
+from ..core.errors import did_you_mean, nearest
+from . import model, rules, values
 
-NO_S3_SOURCES = "Spack needs boto3 for sources in s3://, which nodes lack: use https://BUCKET.s3... or a directory"
+# Keys of other files that people give to --config: ParallelCluster's configuration and a spack.yaml.
+CLUSTER_KEYS = frozenset(
+    {"Region", "Image", "HeadNode", "LoginNodes", "Scheduling", "SharedStorage", "Monitoring", "Tags"}
+)
+STACK_KEYS = frozenset(
+    {"view", "concretizer", "concretization", "definitions", "packages", "compilers", "repos", "config"}
+)
 
 SEED_ONLY = ("cluster", "compute", "users", "data")
 
@@ -80,36 +85,53 @@ class _Section(Schema):
         unknown = RAISE
 
     makes: Any = None
+    rules: tuple[rules.Rule, ...] = ()
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _check_rules(self, data: Mapping[str, Any], original: Any, **_: Any) -> None:
+        """Checks the rules for several keys. A rule is left out if a key that it reads is wrong or misspelled."""
+        given = original if isinstance(original, dict) else {}
+        keys = _keys(self)
+        wrong = {keys[nearest(key, keys)] for key in given.keys() - keys.keys() if nearest(key, keys)}
+        # marshmallow leaves out wrong values, and a section that it cannot make stays a mapping.
+        wrong.update(name for key, name in keys.items() if key in given and isinstance(data.get(name, {}), dict))
+        found = rules.broken(self.rules, data, wrong)
+        if found:
+            raise ValidationError(found)
 
     def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:  # noqa: ARG002 - marshmallow's
         if isinstance(error.messages, dict):
-            keys = [field.data_key or name for name, field in self.fields.items()]
             for key, messages in error.messages.items():
                 if messages == ["Unknown field."]:
-                    error.messages[key] = [f"unknown key{did_you_mean(key, keys)}"]
+                    error.messages[key] = [f"unknown key{self._hint(str(key))}"]
+
+    def _hint(self, key: str) -> str:
+        """Where the key belongs, or the nearest key."""
+        if isinstance(self, ConfigSchema) and key in CLUSTER_KEYS:
+            return ": it belongs to ParallelCluster's configuration, and --config takes a petal.yaml"
+        if isinstance(self, SpackSchema) and key in STACK_KEYS:
+            return ": it belongs to a spack.yaml, which a petal.yaml names: stack: /DIRECTORY/spack.yaml"
+        sections = {
+            name: field.schema for name, field in ConfigSchema().fields.items() if isinstance(field, fields.Nested)
+        }
+        homes = [f"{name}.{key}" for name, schema in sections.items() if key in _keys(schema)]
+        return f": write it as {' or '.join(homes)}" if homes else did_you_mean(key, _keys(self))
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
         return self.makes(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
-def _check_checksum(data: Mapping[str, Any], source: str = "source", checksum: str = "sha256") -> None:
-    if values.is_remote(data.get(source) or "/") and not data.get(checksum):
-        raise ValidationError("is required for a download: sha256sum FILE", checksum)
-
-
-def _repeated(names: Sequence[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
+def _keys(schema: Schema) -> dict[str, str]:
+    """The keys of a section, each with the name of its attribute."""
+    return {field.data_key or name: name for name, field in schema.fields.items()}
 
 
 class OriginSchema(_Section):
     makes = model.Origin
     source = _string(values.uri_problem, required=True)
     sha256 = _string(values.sha256_problem)
-
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        _check_checksum(data)
+    rules = rules.ORIGIN
 
 
 class _WithOrigin(_Section):
@@ -131,13 +153,7 @@ class StorageSchema(_Section):
     type = _choice("nfs4", "lustre")
     options = _strings(values.mount_option_problem)
 
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        if data.get("source") is None and (data.get("type") or data.get("options")):
-            raise ValidationError("is required with type or options, which describe how petal-node mounts it", "source")
-        mount_type = model.StorageConfig(source=data.get("source")).mount_type
-        if data.get("type", mount_type) != mount_type:
-            raise ValidationError(f"must be {mount_type}, the type of this source", "type")
+    rules = rules.STORAGE
 
 
 class MirrorSchema(_Section):
@@ -154,23 +170,7 @@ class MirrorSchema(_Section):
     def _expand(self, data: Any, **_: Any) -> Any:
         return {"url": data, "binaries": False} if isinstance(data, str) else data
 
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        url, keys, secret_key, push = data["url"], data.get("keys"), data.get("signing_key"), data.get("push", False)
-        s3, signed, binaries = url.startswith("s3://"), data.get("signed", True), data.get("binaries", True)
-        rules = (
-            (s3 and data.get("sources"), "sources", NO_S3_SOURCES),
-            (s3 and not binaries, "url", f"{NO_S3_SOURCES}. For built packages write {{url: ..., keys: [...]}}"),
-            (data.get("sources") is False and not binaries, "binaries", "must be true if sources is false"),
-            (push and not binaries, "push", "requires binaries: true"),
-            (binaries and signed and not keys, "keys", "is required, except with signed: false"),
-            (not signed and (keys or secret_key), "signed", "contradicts keys and signing_key, which would be unused"),
-            (push and url.startswith("https://"), "push", "requires s3:// or a directory: https:// is read-only"),
-            (push and signed and not secret_key, "signing_key", "is required to push signed packages"),
-        )
-        for mistake, key, message in rules:
-            if mistake:
-                raise ValidationError(message, key)
+    rules = rules.MIRROR
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
@@ -197,20 +197,7 @@ class SpackSchema(_WithOrigin):
             return {**data, "target": [data["target"]]}
         return data
 
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        _check_checksum(data)
-        names = data.get("target", ())
-        if "auto" in names and len(names) > 1:
-            raise ValidationError("auto cannot be combined with other targets", "target")
-        if _repeated(names):
-            raise ValidationError("lists a target twice", "target")
-        if len({targets.machine_of(name) for name in names}) > 1:
-            raise ValidationError("must list targets of one architecture, that of the head node", "target")
-        spack = model.SpackConfig(data.get("version", model.SpackConfig.version))
-        if spack.includes_recipes and data.get("recipes"):
-            # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.
-            raise ValidationError(f"must be removed: Spack {spack.version} includes its recipes", "recipes")
+    rules = rules.SPACK
 
 
 class PackageSchema(_WithOrigin):
@@ -222,12 +209,7 @@ class PackageSchema(_WithOrigin):
     requires = _strings(values.module_problem)
     summary = _string(values.summary_problem)
 
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        if bool(data.get("source")) == bool(data.get("prefix")):
-            raise ValidationError("needs either source (a tarball) or prefix (an existing directory)")
-        if data.get("source") and not data.get("sha256"):
-            raise ValidationError("is required for a tarball: sha256sum FILE", "sha256")
+    rules = rules.PACKAGE
 
 
 class ModulesSchema(_Section):
@@ -237,12 +219,7 @@ class ModulesSchema(_Section):
     hide = _strings(values.module_problem)
     paths = _strings(values.path_problem)
 
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        names = [entry.partition("/")[0] for entry in data.get("defaults", ())]
-        repeated = _repeated(names)
-        if repeated:
-            raise ValidationError(f"lists {repeated} twice, and a shell can load one version", "defaults")
+    rules = rules.MODULES
 
 
 class InstallSchema(_Section):
@@ -254,10 +231,7 @@ class InstallSchema(_Section):
     jobs = _integer(0, 1024, " (0: all cores)")
     partial_ = _Boolean(data_key="partial", attribute="partial")  # Schema has an attribute partial
 
-    @validates_schema
-    def _check(self, data: Mapping[str, Any], **_: Any) -> None:
-        if data.get("where") == "slurm" and not data.get("queue"):
-            raise ValidationError("is required with where: slurm: the Slurm queue whose nodes build", "queue")
+    rules = rules.INSTALL
 
 
 class CheckCommandSchema(_Section):
@@ -312,41 +286,7 @@ class ConfigSchema(_Section):
     users = fields.Raw(allow_none=True)
     data = fields.Raw(allow_none=True)
 
-    @validates_schema
-    def _check_storage(self, data: Mapping[str, Any], **_: Any) -> None:
-        mounts = [entry["mount_dir"] for entry in data.get("shared_storage", ())]
-        if len(mounts) > 1 and "storage" not in data:
-            raise ValidationError(f"is required: which of {', '.join(mounts)} holds the software?", "storage.mount")
-
-    @validates_schema
-    def _check_packages(self, data: Mapping[str, Any], **_: Any) -> None:
-        names = [f"{package.name}/{package.version}" for package in data.get("packages", ())]
-        repeated = _repeated(names)
-        if repeated:
-            raise ValidationError(f"lists {repeated} twice", "packages")
-
-    @validates_schema
-    def _check_stack(self, data: Mapping[str, Any], **_: Any) -> None:
-        stack, spack = data.get("stack", "none"), data.get("spack", model.SpackConfig())
-        problem = values.uri_problem(stack) if "/" in stack else values.environment_problem(stack)
-        if problem:
-            raise ValidationError(problem, "stack")
-        if "/" in stack:
-            _check_checksum(data, "stack", "stack_sha256")
-        is_seed = bool(data.get("software", model.SeedSoftware()).spack_packages)
-        if stack == "none" and not spack.specs and not is_seed:
-            if data.get("modules", model.ModulesConfig()).lmod == "stack":
-                raise ValidationError("stack requires a Spack stack to build Lmod with", "modules.lmod")
-            return
-        missing = [] if spack.origin else ["spack.source"]
-        if not spack.recipes and not spack.includes_recipes:
-            missing.append("spack.recipes")
-        if missing:
-            hint = (
-                ". A seed does not contain them: add a section spack: {source: URI, sha256: HEX, "
-                "recipes: {source: URI, sha256: HEX}}, or write a petal.yaml with them that names the seed as stack"
-            )
-            raise ValidationError(f"a stack requires {' and '.join(missing)}{hint if is_seed else ''}", "spack")
+    rules = rules.CONFIG
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:

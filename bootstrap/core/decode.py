@@ -137,7 +137,7 @@ def error(value: Any) -> dict[str, Any]:
 
 def _problem(value: Any) -> dict[str, str]:
     raw = mapping(value)
-    return {"path": text(raw["path"]), "message": text(raw["message"])}
+    return {"path": text(raw["path"]), "message": text(raw["message"]), "place": text(raw.get("place", ""))}
 
 
 def pair(value: Any) -> tuple[str, str]:

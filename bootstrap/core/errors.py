@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 
 class ExitCode(IntEnum):
@@ -95,8 +96,19 @@ class NotRoot(PetalError):
     exit = ExitCode.NOT_ROOT
 
 
+class Problem(NamedTuple):
+    """A mistake of a configuration: the path of its key, the mistake, and FILE:LINE if it is from a file."""
+
+    path: str
+    message: str
+    place: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.place, self.path, self.message) if part)
+
+
 class ConfigError(PetalError):
-    """The configuration is invalid; ``problems`` has every mistake as ``(path, message)``."""
+    """The configuration is invalid; ``problems`` has every mistake."""
 
     code = "config-invalid"
     exit = ExitCode.CONFIG
@@ -104,18 +116,18 @@ class ConfigError(PetalError):
     def __init__(
         self,
         what: str,
-        problems: Iterable[tuple[str, str]] = (),
+        problems: Iterable[tuple[str, str] | Problem] = (),
         *,
         why: str = "",
         remedy: Iterable[str] | str = (),
         code: str = "",
     ) -> None:
-        self.problems = tuple((redacted(path), redacted(message)) for path, message in problems)
-        why = why or "; ".join(f"{path}: {message}" for path, message in self.problems)
+        self.problems = tuple(Problem(*map(redacted, problem)) for problem in problems)
+        why = why or "; ".join(map(str, self.problems))
         super().__init__(what, why=why, remedy=remedy, code=code)
 
     def to_dict(self) -> dict[str, object]:
-        problems = [{"path": path, "message": message} for path, message in self.problems]
+        problems = [problem._asdict() for problem in self.problems]
         return {**super().to_dict(), "problems": problems}
 
 
@@ -249,8 +261,13 @@ DISK_ERRORS = NO_SPACE | {errno.EROFS, errno.EIO, errno.ESTALE}
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``, did you mean X?`` if a known word is close to ``word``, else an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    close = nearest(word, known)
+    return f", did you mean {close!r}?" if close else ""
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """The known word that is close to ``word``, or an empty string."""
+    return next(iter(difflib.get_close_matches(str(word), list(known), n=1)), "")
 
 
 STATUS = "petal-node status"

@@ -194,7 +194,9 @@ def blocked(reason: str, *remedy: str) -> Finding:
 
 def refused(error: PetalError) -> Finding:
     """Blocked by an error with a code."""
-    problems = error.problems if isinstance(error, ConfigError) else ()
+    problems: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, ConfigError):
+        problems = tuple((f"{place}: {path}" if place else path, message) for path, message, place in error.problems)
     return Finding(
         "",
         Severity.FAIL,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..cluster.hostlist import folded
 from ..commands.arguments import VERBS
+from ..core.errors import Problem
 from ..core.model import Finding, Outcome, Role, Severity, StepReport
 from ..core.options import Options
 
@@ -107,7 +108,7 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
     for error in errors:
         lines.append(Line(f"petal-node: {error['what']} [{error['code']}]", heading=True))
         if error.get("problems"):
-            lines += [Line(f"{problem['path']}: {problem['message']}") for problem in error["problems"]]
+            lines += [Line(str(Problem(**problem))) for problem in error["problems"]]
         elif error.get("why"):
             first, *rest = str(error["why"]).splitlines()
             lines += [Line(f"why  {first}"), *(Line(text, indent=7) for text in rest)]

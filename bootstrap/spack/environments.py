@@ -13,7 +13,7 @@ from ..core import resources
 from ..core.errors import ConfigError, did_you_mean
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
-from ..host.yaml_text import read_yaml
+from ..host.yaml_text import Document, join, read_document
 from ..remote.fetch import SMALL, Source, download, read
 from . import lockfile
 from .lockfile import Lockfile
@@ -21,6 +21,7 @@ from .lockfile import Lockfile
 READ = frozenset({"specs", "packages", "definitions"})
 LOCK = "lock"  # the checksum of a stack that is a lockfile
 IGNORED = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
+STACK_REMEDY = "correct the stack's file, then: petal-node plan --config FILE"
 SEED = frozenset({"software", "cluster", "compute"})  # the sections that identify a petal seed
 
 
@@ -49,7 +50,7 @@ def _fetch(config: Config, scratch: Path, region: str | None) -> Mapping[str, An
         digest = hashlib.sha256(data).hexdigest()
         write_atomic(_copy_of(scratch, digest), data)
         solved = lockfile.parse(data, config.stack).environment
-        return {**_environment(dict(solved), config.stack), LOCK: digest}
+        return {**_environment(dict(solved), Document(config.stack)), LOCK: digest}
     if len(data) > SMALL:
         raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
     return _parse(data, config.stack)
@@ -89,31 +90,44 @@ def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parse(data: bytes, name: str) -> Mapping[str, Any]:
-    document = read_yaml(data, name)
-    section = document.get("spack")
-    if "spack" not in document and SEED & document.keys():
-        software = document.get("software")
+    document = read_document(data, name)
+    section = document.content.get("spack")
+    if "spack" not in document.content and SEED & document.content.keys():
+        software = document.content.get("software")
         section = {"specs": (software.get("spack_packages") or []) if isinstance(software, dict) else []}
-    return _environment(section, name)
+    return _environment(section, document)
 
 
-def _environment(section: Any, name: str) -> Mapping[str, Any]:
+def _environment(section: Any, document: Document) -> Mapping[str, Any]:
+    """The sections that are read.
+
+    Raises:
+        ConfigError: ``stack-invalid``; ``config-syntax`` if a part of the file is not YAML.
+    """
+    is_unread, read = bool(document.problems), {}
     if not isinstance(section, dict):
-        raise _invalid(f"{name} is not a Spack environment", "it has no section spack:")
-    wrong = sorted(repr(key) for key in section if key not in READ | IGNORED)
-    if wrong:
-        raise _invalid(f"{name} has sections that petal-node does not read", ", ".join(wrong))
-    specs = section.get("specs", [])
-    if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
-        raise _invalid(f"{name} is not a Spack environment", "specs must be a list of strings")
-    read = {key: value for key, value in section.items() if key in READ}
-    try:  # other nodes read it from JSON, so it must survive that
-        plain: dict[str, Any] = json.loads(json.dumps(read, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        why = f"YAML reads a value as something else than a string, number, list or mapping ({error}): put it in quotes"
-        raise _invalid(f"{name} is not a Spack environment", why) from error
-    return plain
+        document.add("spack", "the file has no section spack:")
+        section = {}
+    for key, value in section.items():
+        path = join("spack", key)
+        if key not in READ | IGNORED:
+            document.add(path, f"petal-node does not read this section{did_you_mean(key, READ | IGNORED)}")
+        elif key == "specs" and not isinstance(value, list):
+            document.add(path, "must be a list of strings: [zlib, hdf5+mpi]")
+        elif key == "specs":
+            wrong = (number for number, spec in enumerate(value) if not isinstance(spec, str))
+            for number in wrong:
+                document.add(f"{path}[{number}]", "must be a string such as zlib@1.3: put it in quotes")
+        if key in READ:
+            try:  # other nodes read it from JSON, so it must survive that
+                read[key] = json.loads(json.dumps(value, allow_nan=False))
+            except (TypeError, ValueError) as error:
+                why = f"YAML reads a value as something else than a string, number, list or mapping ({error})"
+                document.add(path, f"{why}: put it in quotes")
+    if document.problems:
+        raise document.error("config-syntax" if is_unread else "stack-invalid", STACK_REMEDY)
+    return read
 
 
 def _invalid(what: str, why: str) -> ConfigError:
-    return ConfigError(what, why=why, remedy="correct the stack's spack.yaml", code="stack-invalid")
+    return ConfigError(what, why=why, remedy=STACK_REMEDY, code="stack-invalid")

@@ -49,7 +49,7 @@ def read(data: bytes) -> model.Config | None:
         assert "petal.yaml" in error.what
         assert error.problems or error.why
         assert not FOREIGN.search(error.why), error.why
-        assert all(path and message for path, message in error.problems), error.problems
+        assert all(path and message for path, message, _ in error.problems), error.problems
         json.dumps(error.to_dict())
         return None
 

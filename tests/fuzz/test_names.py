@@ -178,7 +178,7 @@ def test_a_name_is_refused_with_its_path_or_kept_unchanged(field: str, text: str
         made = load.from_mapping(build(text))
     except ConfigError as error:
         section = re.split(r"[.\[]", field)[0]
-        assert all(path.startswith(section) for path, _ in error.problems), error.problems
+        assert all(path.startswith(section) for path, *_ in error.problems), error.problems
         return
     assert read(made) == text
     assert text.isprintable() or field in (

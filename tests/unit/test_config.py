@@ -26,7 +26,9 @@ def problems(text: str) -> dict[str, str]:
         load.parse(text)
     assert caught.value.exit is ExitCode.CONFIG
     assert caught.value.remedy
-    return dict(caught.value.problems) or {"": f"{caught.value.what}: {caught.value.why}"}
+    return {problem.path: problem.message for problem in caught.value.problems} or {
+        "": f"{caught.value.what}: {caught.value.why}"
+    }
 
 
 def test_every_mistake_is_reported_at_once_with_its_path() -> None:
@@ -89,8 +91,8 @@ def test_every_mistake_is_reported_at_once_with_its_path() -> None:
         ("check: {wait: true}", "check.wait", "must be an integer"),
         ("check: {mpi: 'yes'}", "check.mpi", "true or false"),
         ("1: 2", "1", "unknown key"),
-        ("stack: !!int ''", "", "not YAML"),
-        ("stack: !!bool maybe", "", "not YAML"),
+        ("stack: !!int ''", "stack", "remove the tag"),
+        ("stack: !!bool maybe", "stack", "remove the tag"),
         ("a: " + "[" * 90 + "]" * 90, "", "nested too deeply"),
         ("stack: Ünicode", "stack", "name of an environment"),
         (
@@ -102,12 +104,12 @@ def test_every_mistake_is_reported_at_once_with_its_path() -> None:
         ("install: {partial: 1}", "install.partial", "must be true or false, without quotes"),
         ("install: {partial: 'yes'}", "install.partial", "must be true or false, without quotes"),
         ("check: {load: ['../x']}", "check.load[0]", "module name"),
-        ("[1, 2]", "", "KEY: VALUE"),
-        ("a: 1\na: 2", "", "written twice"),
-        ("a: &x [1]\nb: *x", "", "aliases"),
-        ("a: [", "", "not YAML"),
-        ("!!python/object/apply:os.system [id]", "", "not YAML"),
-        ("\x00", "", "not YAML"),
+        ("[1, 2]", "(file)", "KEY: VALUE"),
+        ("layout: ami\nlayout: ami", "layout", "written twice, first in line 1"),
+        ("stack: &x starter\nlayout: *x", "layout", "*x is an alias"),
+        ("stack: [", "stack", "a bracket is not closed"),
+        ("!!python/object/apply:os.system [id]", "(file)", "KEY: VALUE"),
+        ("\x00", "(text)", "character 0x0"),
     ],
 )
 def test_bad_input_is_refused_with_its_path(text: str, path: str, says: str) -> None:
@@ -158,20 +160,21 @@ check: {run: [make | tail], wait: -1, mpi: 1}
 users: anything
 """
     assert problems(text) == {
-        "stack": 'must be a string; quote a number: "24.10"',
+        "stack": "must be a string, not a section",
         "stack_sha256": "must be a SHA-256 checksum: 64 hexadecimal digits in lower case",
-        "layout": 'must be a string; quote a number: "24.10"',
+        "layout": "must be a string, not a list",
         "storage.type": "nfs is not supported: use nfs4 or lustre",
         "storage.options[0]": "soft is refused: an interrupted read or write would look complete",
         "storage.options[1]": "must be one option of mount(8), such as noatime or nconnect=4",
-        "spack.version": 'must be a string; quote a number: "24.10"',
+        "spack.version": 'must be a string: YAML reads a number here, so write it in quotes, such as "24.10"',
         "spack.source": "must be s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or an absolute path",
         "spack.clingo": "must be a list of wheels, or the word bootstrap",
         "spack.target": "x86_64_v9 is not a CPU target of Spack, did you mean 'x86_64_v4'?",
         "spack.mirrors.site": "contains a password or a signature, which records would show: "
         "use s3:// and the role of the node",
+        "packages[0]": "needs either source (a tarball) or prefix (an existing directory)",
         "packages[0].name": "is required",
-        "packages[0].version": 'must be a string; quote a number: "24.10"',
+        "packages[0].version": 'must be a string: YAML reads a number here, so write it in quotes, such as "24.10"',
         "install.budget": "must be an integer without quotes",
         "install.where": "cloud is not supported: use head or slurm",
         "check.run[0]": "must be one program and its arguments, because no shell reads it: "
@@ -179,6 +182,71 @@ users: anything
         "check.wait": "must be 0 to 86400 seconds",
         "check.mpi": "must be true or false, without quotes",
     }
+
+
+ALL_KINDS = b"""\
+stack: s3://b/spack.yaml
+storge: {mount: /shared}
+spack:
+  version: 1.10
+  mirrors: {site: {url: "s3://b/m", push: true}}
+  specs: [zlib
+modules:
+\tdefaults: [gcc]
+  defaults: [openmpi]
+packages:
+- {name: caf\xe9, version: &v "1", prefix: /a, sha256: *v}
+- {name: b, version: "1"}
+install: {where: slurm, jobs: !many 4}
+queue: build
+check: &c {mpi: yes please}
+"""
+
+
+def test_mistakes_of_every_kind_are_reported_at_once_with_their_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load.parse(ALL_KINDS, "/etc/petal.yaml")
+    assert [(path, int(place.removeprefix("petal.yaml:"))) for path, _, place in caught.value.problems] == [
+        ("stack_sha256", 1),
+        ("storge", 2),
+        ("spack", 6),
+        ("(indentation)", 8),
+        ("modules.defaults", 9),
+        ("(text)", 11),
+        ("packages[0].sha256", 11),
+        ("packages[0].name", 11),
+        ("packages[1]", 12),
+        ("install.jobs", 13),
+        ("install.queue", 13),
+        ("queue", 14),
+        ("check.mpi", 15),
+    ]
+    assert "petal-node plan --config /etc/petal.yaml" in caught.value.remedy[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "says"),
+    [
+        ("HeadNode: {}", "HeadNode", "ParallelCluster"),
+        ("spack: {view: true, specs: [zlib]}", "spack.view", "stack: /DIRECTORY/spack.yaml"),
+        ("defaults: [gcc]", "defaults", "write it as modules.defaults"),
+        ("modules:\n\xa0\xa0defaults: [gcc]", "(indentation)", "no-break spaces"),
+        ("stack: \u201cnone\u201d", "stack", "typographic quote"),
+        ("stack: {{ stack }}", "stack", "put {{ }}"),
+        ("stack:none", "(file)", "a space after the colon"),
+        ("stack: none\n---\nstack: none", "stack", "one document"),
+        ("spack:\n  specs:\n  - @1.2", "spack", "put the value in quotes"),
+        ("modules:\n  <<: {a: 1}", "modules.<<", "unknown key"),
+        ("check: {load: [on]}", "check.load[0]", "true or false"),
+    ],
+)
+def test_common_mistakes_name_their_correction(text: str, path: str, says: str) -> None:
+    assert says in problems(text)[path]
+
+
+def test_a_rule_is_left_out_if_its_keys_are_wrong_or_misspelled() -> None:
+    found = problems("spack: {specs: [zlib], recipes: {source: /r}, sorce: /s}\npackages: [{name: a, version: 1}]")
+    assert set(found) == {"spack.sorce", "packages[0]", "packages[0].version"}
 
 
 def test_the_nearest_name_is_suggested() -> None:

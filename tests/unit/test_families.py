@@ -42,7 +42,7 @@ def keys(value: Any) -> set[str]:
 def mistakes(text: str) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    return dict(caught.value.problems)
+    return {problem.path: problem.message for problem in caught.value.problems}
 
 
 def test_every_version_has_an_adapter_and_every_adapter_a_version() -> None:

@@ -162,7 +162,7 @@ def test_the_error_names_all_differences_and_a_remedy() -> None:
         check_fit(lock(), replace(HERE, host=replace(HOST, os="rocky9", glibc="2.34")), "s3://b/spack.lock")
     error = caught.value
     assert (error.code, error.exit) == ("lockfile-unfit", 78)
-    assert [path for path, _ in error.problems] == ["os", "glibc"]
+    assert [path for path, *_ in error.problems] == ["os", "glibc"]
     assert "s3://b/spack.lock" in error.what
     assert any(line.startswith("petal-node lockfile") for line in error.remedy)
     with pytest.raises(ConfigError) as caught:

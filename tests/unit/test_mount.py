@@ -116,7 +116,7 @@ def test_unsafe_sources_and_options_that_break_locks_are_refused(text: str) -> N
     with pytest.raises(ConfigError) as caught:
         storage(text)
     assert caught.value.code == "config-invalid"
-    assert all(path.startswith("storage.") for path, _ in caught.value.problems)
+    assert all(path.startswith("storage.") for path, *_ in caught.value.problems)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ SPACK = "spack: {source: /s, recipes: {source: /r}, specs: [zlib]}\n"
 def problems(text: str) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
         load.parse(text)
-    return dict(caught.value.problems)
+    return {problem.path: problem.message for problem in caught.value.problems}
 
 
 def test_a_seed_with_a_section_spack_is_a_configuration() -> None:
@@ -81,7 +81,7 @@ def test_invalid_yaml_is_reported_with_file_and_line() -> None:
     with pytest.raises(ConfigError) as caught:
         load.parse("compute:\n  queues:\n    - min_count: 0\n        max_count: 15\n", "rna-seq.yaml")
     assert caught.value.code == "config-syntax"
-    assert "rna-seq.yaml, line 4" in caught.value.why
+    assert "rna-seq.yaml:4: compute" in caught.value.why
 
 
 def test_a_seed_can_be_the_stack(tmp_path: Path) -> None:
@@ -107,3 +107,15 @@ def test_a_cluster_configuration_is_refused_as_a_stack(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         environments.load(load.parse(f"stack: {tmp_path}/cluster.yaml\n{SPACK}"), tmp_path, None)
     assert caught.value.code == "stack-invalid"
+
+
+def test_all_mistakes_of_a_spack_yaml_are_reported_at_once_with_their_lines() -> None:
+    text = (
+        b"spack:\n  spec: []\n  concretization: together\n  specs:\n  - zlib\n  - 1.2\n  - {matrix: []}\n  specs: []\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        environments._parse(text, "/s/spack.yaml")
+    found = [(path, place) for path, _, place in caught.value.problems]
+    paths = ("spack.spec", "spack.concretization", "spack.specs[1]", "spack.specs[2]", "spack.specs")
+    assert found == [(path, f"spack.yaml:{line}") for path, line in zip(paths, (2, 3, 6, 7, 8))]
+    assert "did you mean 'specs'" in caught.value.problems[0].message

@@ -27,7 +27,7 @@ REMOTE = ("s3://b/k", "https://h/k")
 def mistakes(document: dict[str, Any]) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
         parse(yaml.safe_dump(document))
-    return dict(caught.value.problems)
+    return {problem.path: problem.message for problem in caught.value.problems}
 
 
 @pytest.mark.parametrize("uri", REMOTE)

@@ -44,7 +44,7 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
         SpackStack().apply(world.context)
     assert caught.value.code == "spec-unknown"
     assert caught.value.exit is ExitCode.CONFIG
-    assert [path for path, _ in caught.value.problems] == ["stack none: specs[0]", "spack.specs[0]", "spack.specs[1]"]
+    assert [path for path, *_ in caught.value.problems] == ["stack none: specs[0]", "spack.specs[0]", "spack.specs[1]"]
     assert "spack.specs[0]: fftw has no version 9.9 (near it: fftw@3.3.10)" in caught.value.why
     assert UNKNOWN["advice"][0] in caught.value.remedy
     assert not [argv for argv in world.system.commands if "concretize" in argv]
