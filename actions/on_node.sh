@@ -139,16 +139,18 @@ limited() {
     return $code
 }
 
-# Copies the archive from the first mount that has it: /shared, or a network file system that is not ParallelCluster's own.
-# If a mount hangs, the others are not tried.
+# Copies the archive from the first storage that has it: /shared, one that the cluster declares, or the one that this node
+# has used. Other mounts may be those of a user. If one hangs, the others are not tried.
 from_storage() {
     {
         echo /shared
-        awk '$3 ~ /^(nfs4?|lustre|cifs|smb3|ceph|beegfs.*|gpfs|wekafs|fuse\..*)$/ && $2 !~ /^\/(shared$|home$|home\/|opt\/)/ { print $2 }' \
-            "$prefix/proc/mounts" 2>/dev/null
+        # shellcheck disable=SC2086  # two files
+        grep -Ehos '(ebs|efs|fsx|raid)_shared_dirs?"?[[:space:]]*[:=][[:space:]]*["'\'']?[^"'\'']*' $facts |
+            sed 's/.*[:="'\'']//' | tr -s ', ' '[\n*]' | sed -n 's/^\/*\([^/]\)/\/\1/p'
+        sed -n 's/^ *"mount": "\(\/[^"]*\)".*/\1/p' "$prefix/var/lib/petal-node/storage.json" 2>/dev/null
     } | {
         while IFS= read -r mount; do
-            source=$prefix$(printf '%b' "$mount")/petal/archive/$sha256 answer=0 # /proc/mounts has \040 for a blank
+            source=$prefix$mount/petal/archive/$sha256 answer=0
             limited $patience test -f "$source" >/dev/null 2>&1 || answer=$?
             case $answer in 0) ;; 1) continue ;; *) break ;; esac
             limited $((patience * 6)) cat -- "$source" >"$part" 2>/dev/null || continue

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+BADFS = Path(__file__).parent / "lab" / "node" / "badfs.py"
 
 
 @contextmanager
@@ -22,3 +27,24 @@ def mounted(place: Path, size: int, mode: str = "755") -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+@contextmanager
+def fuse(mount: Path, backing: Path, user: int = 0) -> Iterator[Path]:
+    """Show ``backing`` at ``mount`` through FUSE, without locks, as a mount of ``user``; skip without /dev/fuse."""
+    if os.geteuid() or not Path("/dev/fuse").exists():
+        pytest.skip("the test mounts a FUSE file system, which needs root and /dev/fuse")
+    env = {**os.environ, "BADFS_USER": str(user)}
+    process = subprocess.Popen([sys.executable, BADFS, "nolock", mount, backing], stderr=subprocess.PIPE, env=env)
+    try:
+        limit = time.monotonic() + 20
+        while not mount.is_mount():
+            if process.poll() is not None and process.stderr is not None:
+                pytest.skip(f"the FUSE file system cannot be mounted: {process.stderr.read().decode()[-200:]}")
+            assert time.monotonic() < limit, "the file system is not mounted after 20 s"
+            time.sleep(0.02)
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", mount], check=False)
+        process.kill()
+        process.communicate()

@@ -9,7 +9,7 @@ from pathlib import Path
 from .model import Role
 
 # The file systems that several nodes can mount at once.
-NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "fuse.efs", "cifs", "ceph", "beegfs", "gpfs"})
+NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "cifs", "ceph", "beegfs", "gpfs"})
 
 
 # EFS by its name, or at the local end of its helper's encrypted connection (aws/efs-utils: mount_efs).
@@ -91,6 +91,11 @@ class Mount:
     point: str
     kind: str
     options: tuple[str, ...]
+
+    @property
+    def user(self) -> str:
+        """The user who mounted it (fusermount3(1)), empty for root: the mount shows any owner that this user likes."""
+        return next((option[8:] for option in self.options if re.fullmatch(r"user_id=0*[1-9]\d*", option)), "")
 
 
 @dataclass(frozen=True)

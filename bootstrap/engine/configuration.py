@@ -13,7 +13,7 @@ from ..config.model import Config
 from ..config.values import uri_problem
 from ..core.deadlines import DOCUMENT, PROBE
 from ..core.errors import ConfigError, PetalError, ReleaseError, StateError, StorageError, from_error
-from ..core.facts import NETWORK_KINDS, Facts
+from ..core.facts import Facts
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.files import make_dir, path_problem
@@ -30,19 +30,21 @@ from ..state.store import ClusterState, KnownStorage, is_own_storage, read_as
 def find_desired_state(
     root: Path, facts: Facts, system: System, problems: dict[str, PetalError]
 ) -> DesiredState | None:
-    """The desired state, from the first of the cluster's shared directories that has one.
+    """The desired state, from the first storage that has one.
+
+    Only storage that the cluster or its configuration declares, or that this node has used, is read: any user can mount
+    a file system that looks like another type and shows root as the owner.
 
     Args:
         problems: receives the error of each directory that could not be read, by its mount point.
     """
-    mounts = dict.fromkeys((*(shared.mount for shared in facts.cluster.shared), "/shared"))
-    for mount in facts.mounts:
-        of_parallelcluster = mount.point == "/home" or mount.point.startswith(("/opt/", "/home/"))
-        if mount.kind in NETWORK_KINDS and not of_parallelcluster:
-            mounts[mount.point] = None
-    for point in mounts:
+    known, kept = KnownStorage.load(Paths(root)), kept_request(Paths(root)).config or {}
+    declared = [shared.mount for shared in facts.cluster.shared]
+    mounts = (*declared, "/shared", known and known.mount, kept.get("storage", {}).get("mount"))
+    for point in filter(None, dict.fromkeys(mounts)):
         paths = Paths(root, point)
-        if paths.live and facts.mount_of(point) is None:
+        mount = facts.mount_of(point)
+        if paths.live and (mount is None or mount.user):
             continue
         try:
             desired = system.on_storage(partial(desired_state_on, paths, facts), point, PROBE)

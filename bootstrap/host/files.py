@@ -54,8 +54,7 @@ def make_own_dir(path: Path, below: Path) -> None:
         try:
             part.mkdir(0o755)
         except FileExistsError as error:
-            info = _lstat(part)
-            problem = info and _component_problem(part, info)
+            problem = path_problem(part, below)
             if problem or not part.is_dir():
                 why = str(problem or f"{part} is not a directory")
                 raise StateError(f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="untrusted") from error
@@ -140,7 +139,8 @@ def path_problem(path: Path, below: Path, lstats: Lstats | None = None) -> PathP
     """The first component of ``path`` under ``below`` that other users could change or replace, or None.
 
     Each component must belong to root or to the caller, must not be writable by group or others, and must not be a
-    symbolic link. A missing one is fine. ``below`` itself is not checked: a mount point may be 1777.
+    symbolic link. A missing one is fine. ``below`` itself is not checked: a mount point may be 1777. Then no other file
+    system may be mounted directly below it, because a user could have made the directory, and FUSE shows any owner.
 
     Args:
         lstats: results that are used and added, so that one look at several paths reads each component once.
@@ -152,7 +152,7 @@ def path_problem(path: Path, below: Path, lstats: Lstats | None = None) -> PathP
         if part not in lstats:
             lstats[part] = _lstat(part)
         info = lstats[part]
-        problem = info and _component_problem(part, info)
+        problem = info and (_component_problem(part, info) or (_covered(part, info) if part.parent == below else None))
         if problem:
             return problem
     return None
@@ -187,6 +187,14 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
         return PathProblem(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
     mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
     return PathProblem(path, mode, f"chmod go-w {path}")
+
+
+def _covered(path: Path, info: os.stat_result) -> PathProblem | None:
+    """The reason not to use the entry ``path`` of a directory: it is a mount point that a user could have made."""
+    above = path.parent.stat()
+    if above.st_dev == info.st_dev or not above.st_mode & 0o022 or not stat.S_ISDIR(info.st_mode):
+        return None
+    return PathProblem(path, f"is a mount point, and any user can make one in {path.parent}", f"umount {path}")
 
 
 def _component_problem(path: Path, info: os.stat_result) -> PathProblem | None:

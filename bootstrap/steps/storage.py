@@ -146,6 +146,9 @@ def _not_mounted(ctx: Context) -> StorageError:
 def _refuse_unusable(ctx: Context, mount: Mount | None, view: StorageView, known: KnownStorage | None) -> None:
     """Raises the first reason not to use the storage, in the order of causes."""
     where = ctx.paths.shared_mount
+    if mount is not None and mount.user:
+        what = f"{where} was mounted by user {mount.user}, not by root; it is not used"
+        raise StorageError(what, remedy=(f"findmnt {where}", f"umount {where}"), code="untrusted")
     if view.problem:
         remedy = (f"ls -ld {view.problem.path}", view.problem.remedy)
         raise StorageError(f"{view.problem}; it is not used", remedy=remedy, code="untrusted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.host.atomic import write_json
 from tests.real.hooks import ARCHIVE, Hook, failed, fake_aws, ran_the_archive
 from tests.real.server import (
     Behaviour,
@@ -53,14 +55,29 @@ def test_an_installed_archive_of_another_version_or_a_link_is_not_used(hook, tmp
     assert f"ran {hook.home}/incoming/{hook.sha256}" in ran.out
 
 
-@pytest.mark.parametrize("mount", ["/shared", "/fsx data", "/efs"])
-def test_shared_storage_is_used_before_the_network(hook, mount):
-    hook.write("proc/mounts", "proc /proc proc rw 0 0\n1.2.3.4:/x /fsx\\040data lustre rw 0 0\nh:/ /efs nfs4 rw 0 0\n")
+@pytest.mark.parametrize("mount", ["/shared", "/efs", "/fsx/a", "/data", "/raid", "/used before"])
+@pytest.mark.parametrize("facts", ["dna.json", "cfnconfig"])
+def test_declared_storage_is_used_before_the_network(hook, mount, facts):
+    dna = {"ebs_shared_dirs": "/shared,data", "efs_shared_dirs": "/efs", "fsx_shared_dirs": "NONE, /fsx/a"}
+    if facts == "dna.json":
+        cluster = {**dna, "raid_shared_dir": "/raid", "raid_parameters": "NONE"}
+        hook.write("etc/chef/dna.json", json.dumps({"cluster": cluster}))
+    else:
+        lines = "\n".join(f"cfn_{name}='{value}'" for name, value in dna.items())
+        hook.write("etc/parallelcluster/cfnconfig", f"{lines}\ncfn_raid_shared_dir=/raid\ncfn_raid_parameters=NONE\n")
+    write_json(hook.write("var/lib/petal-node/storage.json", ""), {"format": 1, "mount": "/used before", "token": "x"})
     place = hook.write(f"{mount[1:]}/petal/archive/{hook.sha256}", ARCHIVE)
     ran = hook.fetch("s3://b/not-asked-for")
     ran_the_archive(hook, ran)
     assert place.exists()
     assert f"ran {hook.home}/incoming/" in ran.out
+
+
+def test_an_undeclared_mount_is_not_read(hook, tmp_path):
+    """Any user can mount a file system that looks like another type, and let it hang."""
+    hook.write("proc/mounts", "h:/ /efs nfs4 rw 0 0\nx /efs fuse.efs rw,user_id=1000,allow_other 0 0\n")
+    hook.write(f"efs/petal/archive/{hook.sha256}", ARCHIVE)
+    failed(hook, hook.fetch(f"file://{tmp_path}/none"), "fetch-missing")
 
 
 def test_an_archive_on_shared_storage_with_a_wrong_checksum_is_not_run(hook):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,18 @@ from typing import Any
 import psutil
 import pytest
 
-from bootstrap.host.files import sha256_of
+from bootstrap.core.errors import PetalError, StateError
+from bootstrap.core.facts import Cluster, Facts, Mount, SharedDir
+from bootstrap.core.model import Role, plain
+from bootstrap.engine.configuration import find_desired_state
+from bootstrap.host.files import make_own_dir, sha256_of
+from bootstrap.host.system import System
 from bootstrap.remote.s3 import metadata
 from bootstrap.spack.job.worker import SCRIPT
-from tests.world import tarball
+from bootstrap.state.desired import DesiredState
+from bootstrap.state.store import write_document
+from tests.disks import fuse
+from tests.world import HOST, tarball
 
 TOP = Path(__file__).parents[2]
 START = f"import sys; sys.path.insert(0, {str(TOP)!r}); from bootstrap.cli import entry; entry()"
@@ -232,6 +241,43 @@ def test_nothing_is_written_to_tmp(node: Path, tmp_path: Path) -> None:
     done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, package(tmp_path))), **env)
     assert done.returncode in (0, 3), done.stderr
     assert list(temporary.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("user", [0, 1000])
+def test_root_does_not_obey_a_file_system_that_a_user_mounted(declared: bool, user: int, tmp_path: Path) -> None:
+    """It shows root as the owner of everything (fusermount3 -o subtype=efs,allow_other)."""
+    mount = tmp_path / "efs"
+    mount.mkdir()
+    write_desired(tmp_path / "theirs", str(mount))
+    with fuse(mount, tmp_path / "theirs", user):
+        shared = (SharedDir(str(mount), "efs"),) if declared else ()
+        known = Facts(Cluster(Role.LOGIN, "demo", shared=shared), HOST, System().mounts())
+        desired = find_desired_state(Path("/"), known, System(), {})
+    assert (desired is not None) == (declared and user == 0)
+
+
+@needs_root
+def test_a_mount_below_shared_storage_is_not_trusted(tmp_path: Path) -> None:
+    """A user made the directory petal first, and has mounted a file system there."""
+    shared = tmp_path / "shared"
+    (shared / "petal").mkdir(parents=True)
+    shared.chmod(0o1777)
+    write_desired(tmp_path / "theirs", str(shared))
+    known = Facts(Cluster(Role.LOGIN, "demo"), HOST, (Mount("x", str(shared), "nfs4", ()),))
+    known = replace(known, cluster=replace(known.cluster, shared=(SharedDir(str(shared), "ebs"),)))
+    problems: dict[str, PetalError] = {}
+    with fuse(shared / "petal", tmp_path / "theirs" / "petal", 1000):
+        assert find_desired_state(Path("/"), known, System(), problems) is None
+        with pytest.raises(StateError, match="is a mount point"):
+            make_own_dir(shared / "petal" / "state", shared)
+    assert "is a mount point" in problems[str(shared)].why
+
+
+def write_desired(top: Path, mount: str) -> None:
+    desired = DesiredState("9.9.9", "ab" * 32, {"storage": {"mount": mount}}, {}, "a" * 12)
+    write_document(top / "petal" / "state" / "desired.json", plain(desired))
 
 
 # ---------------------------------------------------------------------------------------------------------- secrets

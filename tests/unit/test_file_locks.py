@@ -61,6 +61,16 @@ def test_the_head_node_installs_nothing_without_cluster_wide_locks(line: str, tm
     assert list(world.paths.shared_mount.iterdir()) == [], "something was written there"
 
 
+@pytest.mark.parametrize("role", [Role.HEAD, Role.LOGIN])
+def test_storage_that_a_user_mounted_is_refused(role: Role, tmp_path: Path) -> None:
+    world = World(tmp_path / "node", role, live=True)
+    world.mounts = parse_mounts("x /shared fuse.efs rw,user_id=1000,group_id=1000,allow_other 0 0")
+    steps = [step for step in STEPS if step.name in ("self-install", "storage")]
+    report = engine.converge(steps, world.context, lambda _: None)[1]
+    assert report.error is not None
+    assert (report.error["code"], "user 1000" in report.error["what"]) == ("untrusted", True)
+
+
 def test_a_compute_node_needs_no_locks(tmp_path: Path) -> None:
     """Modules are files: a compute node that mounts storage without locks can still use the software."""
     head = World(tmp_path / "head", live=True)

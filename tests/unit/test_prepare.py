@@ -10,8 +10,8 @@ import pytest
 
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ConfigError, ReleaseError, StateError, StorageError
-from bootstrap.core.facts import Mount
-from bootstrap.core.model import Role, Tool
+from bootstrap.core.facts import Mount, SharedDir
+from bootstrap.core.model import Role, Tool, plain
 from bootstrap.core.options import BOOT
 from bootstrap.core.paths import Paths
 from bootstrap.engine import configuration
@@ -20,10 +20,10 @@ from bootstrap.engine.prepare import prepare, prepare_lockfile
 from bootstrap.engine.recorder import Recorder
 from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.state.context import Context
-from bootstrap.state.desired import DesiredState
+from bootstrap.state.desired import DesiredState, Token
 from bootstrap.state.release import current_release
 from bootstrap.state.request import KEPT, keep_request, mark_request_applied
-from bootstrap.state.store import ClusterState, desired_state_of, write_document
+from bootstrap.state.store import ClusterState, KnownStorage, desired_state_of, write_document
 from bootstrap.steps.desired_state import RecordDesiredState
 from tests.world import World, services
 
@@ -108,6 +108,23 @@ def test_the_desired_state_of_another_cluster_or_mount_is_ignored(world: World) 
     with pytest.raises(ConfigError) as caught:
         run_once(world, None)
     assert caught.value.code == "config-missing"
+
+
+@pytest.mark.parametrize("by", ["the cluster", "a hook's configuration", "use", "its type"])
+def test_storage_is_searched_where_it_was_declared_or_used(by: str, world: World) -> None:
+    (world.prefix / "fsx").mkdir()
+    write_document(world.prefix / "fsx/petal/state/token.json", plain(Token("ab" * 16, "head", None)))
+    desired = DesiredState("0.1.0", None, {"storage": {"mount": "/fsx"}}, {}, "desired-release")
+    write_document(world.prefix / "fsx/petal/state/desired.json", plain(desired))
+    facts = replace(world.context.facts, mounts=(Mount("fs:/", "/fsx", "nfs4", ("rw",)),))
+    if by == "the cluster":
+        facts = replace(facts, cluster=replace(facts.cluster, shared=(SharedDir("/fsx", "efs"),)))
+    elif by == "a hook's configuration":
+        run_once(world, "storage: {mount: /fsx}", event="configured", role=Role.LOGIN)
+    elif by == "use":
+        KnownStorage("/fsx", "ab" * 16).save(world.paths)
+    found = configuration.find_desired_state(world.prefix, facts, world.system, {})
+    assert found == (None if by == "its type" else desired)
 
 
 def test_a_lockfile_without_a_configuration_names_its_own_command(world: World) -> None:

@@ -7,6 +7,8 @@ badfs.py squash MOUNT BACKING  shows BACKING, and maps root to user 65534, like 
 badfs.py nolock MOUNT BACKING  shows BACKING without locks, like Lustre without flock
 badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation; the kernel caches nothing
 
+BADFS_USER in the environment is the user who has mounted it (default: 0, root).
+
 It runs in the foreground. When it ends, all waiting callers get an error; unmount the mount point then.
 """
 
@@ -35,7 +37,8 @@ def mount(kind: str, target: str) -> int:
     """Mount and return the descriptor of the request queue."""
     device = os.open("/dev/fuse", os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+    user = os.environ.get("BADFS_USER", "0")
+    options = f"fd={device},rootmode=40000,user_id={user},group_id={user},allow_other".encode()
     if libc.mount(b"badfs", target.encode(), f"fuse.{kind}".encode(), 0, options):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
     return device
