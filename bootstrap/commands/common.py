@@ -39,7 +39,8 @@ def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Ste
     """What ``verb`` would do with these steps, and the command that does it."""
     ctx = prepare(options, services)
     more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # options of repair
-    command = shlex.join([*options.program(services.tool.archive), verb, *more, *options.common_arguments()])
+    sudo = options.paths.live and not services.system.is_root()
+    command = shlex.join([*options.program(services.tool.archive, sudo=sudo), verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
     return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, command)
 

@@ -12,6 +12,7 @@ from .paths import Paths
 BOOT = "boot"  # the event of a run after a boot
 EVENTS = ("start", "configured", "updated")  # the events of a hook
 IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
+PUBLIC = ("plan", "status", "check", "releases", "explain", "version")  # verbs that read only, and need no root
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -84,8 +85,7 @@ class Options:
     @property
     def only_reads(self) -> bool:
         """True if this command line changes nothing, so that it makes no log either."""
-        reads = self.command in ("plan", "status", "check", "releases", "log", "explain", "version")
-        return reads or self.dry_run or (self.command == "gc" and not self.yes)
+        return self.command in (*PUBLIC, "log") or self.dry_run or (self.command == "gc" and not self.yes)
 
     def common_arguments(self) -> list[str]:
         """The common options of this command line, for a command that continues it."""

@@ -26,7 +26,8 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
     """A table of checks and nodes. Nodes with equal results share a column; each problem is listed once."""
     reports, between = result.data.nodes, result.data.between
     if not reports:
-        return [Line("no node was checked: none is up", heading=True), Line("try  sinfo -N")]
+        none = Line("no node was checked: none is up", heading=True, problem=True)
+        return [none, Line("try  sinfo -N", problem=True)]
     lines = [*_table([report for report in reports if report.was_checked]), *_unchecked(reports)]
     for names, findings in grouped(problems(reports)).items():
         lines += [Line(f"{names}:", indent=0), *finding_lines(findings)]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..cluster.hostlist import folded
-from ..commands.arguments import VERBS
 from ..core.errors import Problem
-from ..core.model import Finding, Outcome, Role, Severity, StepReport
-from ..core.options import Options
+from ..core.model import Finding, Outcome, Severity, StepReport
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,8 +23,7 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
-# Not after a slash: a program that is named with its path already has the right arguments.
-COMMAND = re.compile(r"(?<!/)\bpetal-node ([a-z-]+)\b(?! --help)")
+TRY = "try  "
 LABEL_WIDTH = 13  # of the names of steps and the ids of releases
 TEXT = 2 + 5 + LABEL_WIDTH + 1  # the column after mark and label
 CHECK_MARKS = {Severity.OK: "ok", Severity.WARN: "warn", Severity.FAIL: "FAIL", Severity.SKIP: "-"}
@@ -41,6 +36,7 @@ class Line:
 
     Args:
         commands: the text has commands to type, which get the options of this command line.
+        problem: ``-q`` prints the line and those of a larger indent below it, as it does for the marks of failures.
     """
 
     text: str
@@ -49,6 +45,7 @@ class Line:
     heading: bool = False
     indent: int = 2
     commands: bool = False
+    problem: bool = False
 
     def __str__(self) -> str:
         if not self.mark and not self.label:
@@ -122,24 +119,7 @@ def _more(topic: str, indent: int) -> Line:
 
 def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:
     """The commands to try."""
-    return [Line(f"try  {text}", indent=indent, commands=True) for text in remedy]
-
-
-def for_tree(line: str, options: Options) -> str:
-    """A line of a remedy whose commands act on the same tree as this command line.
-
-    A line that starts with ``on`` or ``srun`` is for another machine, and so is a remedy of ``check --nodes``: these
-    get the tree, but not the role of this machine.
-    """
-    if options.paths.live or "--root" in line:
-        return line
-    if line.startswith("on the head node"):
-        is_here = options.role is Role.HEAD
-    else:
-        is_here = not line.startswith(("on ", "srun ")) and not options.nodes
-    role = ["--role", options.role.value] if options.role and is_here else []
-    words = shlex.join([*role, "--root", str(options.root)])
-    return COMMAND.sub(lambda found: f"{found[0]} {words}" if found[1] in VERBS else found[0], line)
+    return [Line(f"{TRY}{text}", indent=indent, commands=True) for text in remedy]
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

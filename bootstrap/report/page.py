@@ -11,7 +11,8 @@ from ..core.errors import UsageError
 from ..core.model import FleetReport, NodeReport, Result
 from ..core.options import Options
 from .checks_view import columns_of, problems, total
-from .lines import CHECK_MARKS, by_nodes, for_tree
+from .lines import CHECK_MARKS, by_nodes
+from .remedies import runnable
 
 TEMPLATE = Path(__file__).with_name("check.html.j2")
 
@@ -43,7 +44,7 @@ def page(result: Result[NodeReport | FleetReport], options: Options, time: str) 
     checked = [report for report in reports if report.was_checked]
     checks, columns = columns_of(checked)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["for_tree"] = for_tree
+    environment.filters["runnable"] = runnable
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=total(reports),
         options=options,

@@ -10,14 +10,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import Any, Optional, TextIO
 
 from ..core.deadlines import HEARTBEAT
-from ..core.model import Outcome, Result, Status, StepReport, plain
+from ..core.errors import ExitCode
+from ..core.model import Outcome, Result, Role, Status, StepReport, plain
 from ..core.options import Options
-from .lines import Line, error_lines, for_tree, step_lines
+from .lines import TRY, Line, error_lines, step_lines
+from .remedies import repeats, runnable
 from .views import text_lines
 
 ENVELOPE = 1  # the version of the one shape of --json
@@ -33,11 +35,13 @@ COLOURS = {
     "FAIL": "red",
 }
 
+ToType = Callable[[str], Optional[str]]
 FAILED = ("x", "!", "warn", "FAIL")
 
 
 def show(result: Result[Any], options: Options, *, steps_shown: bool = False) -> None:
     """Prints the answer to stdout, without the steps that were shown while they ran, and errors to stderr."""
+    to_type = _remedies(options, result.exit_code, on_head=getattr(result.data, "role", None) == Role.HEAD)
     if options.json:
         envelope = {
             "petal": ENVELOPE,
@@ -48,22 +52,37 @@ def show(result: Result[Any], options: Options, *, steps_shown: bool = False) ->
             "data": {} if result.data is None else plain(result.data),
             "errors": [dict(error) for error in result.errors],
         }
-        _write(sys.stdout, [json.dumps(_for_tree(envelope, options), ensure_ascii=True, sort_keys=True)])
+        _write(sys.stdout, [json.dumps(_with_remedies(envelope, to_type), ensure_ascii=True, sort_keys=True)])
         return
     lines = text_lines(result, steps_shown=steps_shown)
-    _print(sys.stdout, failures(lines) if options.quiet else lines, options)
-    if result.errors and result.status in (Status.FAILED, Status.DEGRADED):
-        _print(sys.stderr, error_lines(result.errors), options)
+    is_wrong = result.status in (Status.FAILED, Status.DEGRADED)
+    if options.quiet:
+        shown = [*failures(lines)]
+        if not shown and is_wrong and not result.errors:
+            shown = [line for line in lines if line.heading][-1:]
+        lines = shown
+    _print(sys.stdout, lines, to_type)
+    if result.errors and is_wrong:
+        _print(sys.stderr, error_lines(result.errors), to_type)
 
 
-def _for_tree(value: Any, options: Options) -> Any:
-    """A part of the envelope whose remedies act on the same tree as this command line."""
+def _remedies(options: Options, exit_code: int, *, on_head: bool = False) -> ToType:
+    """A function from a line of a remedy to the line to print, None for the failed command itself."""
+
+    def to_type(line: str) -> str | None:
+        return None if repeats(line, options, exit_code, on_head=on_head) else runnable(line, options)
+
+    return to_type
+
+
+def _with_remedies(value: Any, to_type: ToType) -> Any:
+    """A part of the envelope with the remedies to print."""
     if isinstance(value, dict):
         return {
-            key: [for_tree(line, options) for line in each] if key == "remedy" else _for_tree(each, options)
+            key: [*filter(None, map(to_type, each))] if key == "remedy" else _with_remedies(each, to_type)
             for key, each in value.items()
         }
-    return [_for_tree(each, options) for each in value] if isinstance(value, list) else value
+    return [_with_remedies(each, to_type) for each in value] if isinstance(value, list) else value
 
 
 def tell(line: str) -> None:
@@ -76,8 +95,8 @@ def failures(lines: Iterable[Line]) -> Iterator[Line]:
     nodes: Line | None = None
     failed = False
     for line in lines:
-        if line.mark:
-            failed = line.mark in FAILED
+        if line.mark or line.problem:
+            failed = line.problem or line.mark in FAILED
         elif line.heading or line.indent <= Line.indent:  # no detail of a step or finding
             nodes, failed = line if line.indent == 0 else None, False
         if failed:
@@ -87,8 +106,8 @@ def failures(lines: Iterable[Line]) -> Iterator[Line]:
             yield line
 
 
-def _print(stream: TextIO, lines: Iterable[Line], options: Options) -> None:
-    lines = [replace(line, text=for_tree(line.text, options)) if line.commands else line for line in lines]
+def _print(stream: TextIO, lines: Iterable[Line], to_type: ToType) -> None:
+    lines = [*_with_commands(lines, to_type)]
     if not _wants_colour(stream):
         _write(stream, map(str, lines))
         return
@@ -105,6 +124,14 @@ def _print(stream: TextIO, lines: Iterable[Line], options: Options) -> None:
         if line.heading:
             text.stylize("bold")
         console.print(text)
+
+
+def _with_commands(lines: Iterable[Line], to_type: ToType) -> Iterator[Line]:
+    for line in lines:
+        if not line.commands:
+            yield line
+        elif (text := to_type(line.text.removeprefix(TRY))) is not None:
+            yield replace(line, text=TRY + text if line.text.startswith(TRY) else text)
 
 
 def _write(stream: TextIO, lines: Iterable[str]) -> None:
@@ -143,7 +170,7 @@ class Progress:
             self.note(f"{report.name}: {report.headline}")
         elif report.outcome is not Outcome.SKIPPED:  # those are printed at the end, grouped by reason
             self.close()
-            _print(sys.stdout, step_lines([report]), self._options)
+            _print(sys.stdout, step_lines([report]), _remedies(self._options, report.exit or ExitCode.FAILED))
 
     def note(self, text: str) -> None:
         if self._silent:

@@ -7,7 +7,7 @@ from textwrap import TextWrapper
 from typing import TYPE_CHECKING
 
 from ..core.model import Outcome, Plan, Result, RunRecord, Severity, StepReport, Tool
-from .lines import PROBLEMS, TEXT, Line, error_lines, finding_lines, skipped_lines, step_lines, summary
+from .lines import PROBLEMS, TEXT, Line, error_lines, finding_lines, remedy_lines, skipped_lines, step_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.explain import Explanation
@@ -65,7 +65,7 @@ def plan_view(result: Result[Plan]) -> list[Line]:
     where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}  release={plan.release or 'unknown'}"
     lines = [Line(f"petal-node {verb}  {where}", heading=True), *lines, Line(summary(plan.steps), heading=True)]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
-    return lines + ([Line(f"try  {plan.command}")] if pending else [])
+    return lines + (remedy_lines([plan.command], Line.indent) if pending else [])
 
 
 def _changed_lines(steps: tuple[StepReport, ...]) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
@@ -32,7 +33,7 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
         _row("version", f"{data.package}, desired {desired.version if desired else 'unknown'}"),
     ]
     for number, problem in enumerate(data.problems):
-        row = _row("" if number else "why", problem.reason)
+        row = replace(_row("" if number else "why", problem.reason), problem=True)
         lines += [row, *remedy_lines(problem.remedy, Line.indent + LABEL + 1)]
     if install:
         lines += _run_lines(install, now, "install", steps=install.run_id not in {run.run_id for run in data.runs})

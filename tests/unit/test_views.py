@@ -40,8 +40,8 @@ from bootstrap.host.locks import Holder
 from bootstrap.releases.gc import Cleanup, UnusedFile, UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
-from bootstrap.report.lines import COMMAND, for_tree
 from bootstrap.report.page import page, require_writable
+from bootstrap.report.remedies import COMMAND, runnable
 from bootstrap.state.desired import DesiredState, Proof
 from tests.golden import compare_with_golden
 from tests.world import HOST
@@ -342,11 +342,11 @@ def test_the_commands_to_type_act_on_the_same_tree(name: str, command: str, caps
 
 def test_a_remedy_acts_on_the_same_tree_except_of_a_program_with_a_path() -> None:
     options = Options("x", root=Path("/t"))
-    assert for_tree("rm a; then: petal-node repair    (again)", options) == (
+    assert runnable("rm a; then: petal-node repair    (again)", options) == (
         "rm a; then: petal-node repair --root /t    (again)"
     )
     for text in ("/t/usr/local/bin/petal-node repair", "petal-node hook --help", "petal-node lockfile --help"):
-        assert for_tree(text, options) == text
+        assert runnable(text, options) == text
 
 
 @pytest.mark.parametrize(
@@ -365,13 +365,13 @@ def test_a_remedy_acts_on_the_same_tree_except_of_a_program_with_a_path() -> Non
 )
 def test_a_command_for_another_machine_has_the_tree_but_not_this_role(line: str, role: str, expected: str) -> None:
     options = Options("check", root=Path("/t"), role=Role(role))
-    assert for_tree(line, options) == expected
+    assert runnable(line, options) == expected
     if not line.startswith("on the head"):
-        assert "--role" not in for_tree(line, replace(options, nodes="all"))
+        assert "--role" not in runnable(line, replace(options, nodes="all"))
 
 
 def test_every_remedy_for_another_machine_starts_with_its_name() -> None:
-    """``for_tree`` knows such a line by its first word."""
+    """``runnable`` knows such a line by its first word."""
     package = Path(__file__).parents[2] / "bootstrap"
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -380,6 +380,13 @@ def test_every_remedy_for_another_machine_starts_with_its_name() -> None:
                 continue
             named = re.search(r"\bon (?:the head|the machine|that|another|a machine)", text)
             assert not named or named.start() == 0, f"{path}: {text}"
+
+
+def test_quiet_output_is_never_empty_if_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, result in RESULTS.items():
+        report.show(result, Options("x", quiet=True))
+        output = capsys.readouterr()
+        assert (output.out or output.err) or result.status not in (Status.DEGRADED, Status.FAILED), name
 
 
 def test_an_error_goes_to_stderr_in_ascii_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:

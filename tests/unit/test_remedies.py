@@ -1,0 +1,112 @@
+"""Remedies run as printed, and none is the command that has just failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bootstrap.commands.arguments import parse
+from bootstrap.core.errors import PetalError
+from bootstrap.core.model import Finding, NodeReport, Outcome, Result, Severity, Status, StepReport, failed
+from bootstrap.core.options import Options
+from bootstrap.report import render
+from bootstrap.report.remedies import repeats, runnable
+
+SUDO = "sudo /usr/local/bin/petal-node"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("petal-node repair --yes    (writes it again)", f"{SUDO} repair --yes    (writes it again)"),
+        ("rm a    (then: petal-node repair)", f"rm a    (then: {SUDO} repair)"),
+        ("on the head node: petal-node bootstrap", f"on the head node: {SUDO} bootstrap"),
+        ("petal-node explain job", "petal-node explain job"),
+        ("srun -w n petal-node check", "srun -w n petal-node check"),
+    ],
+)
+def test_a_user_gets_sudo_with_the_path_if_the_verb_needs_root(
+    line: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runnable(line, Options("check")) == line
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert runnable(line, Options("check")) == expected
+
+
+def test_root_whose_path_lacks_the_program_gets_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell of ``sudo bash`` with the secure_path of Red Hat."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/usr/local/bin/petal-node")
+    assert runnable("petal-node repair", Options("check")) == "/usr/local/bin/petal-node repair"
+    assert runnable("on q-1: petal-node repair", Options("check")) == "on q-1: petal-node repair"
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "expected"),
+    [
+        (
+            ["bootstrap", "--config", "/a b"],
+            "petal-node bootstrap --accept-storage",
+            "petal-node bootstrap --config '/a b' --accept-storage",
+        ),
+        (
+            ["bootstrap", "--layout", "ami", "--config", "s3://b/k"],
+            "petal-node bootstrap    (continues)",
+            "petal-node bootstrap --layout ami --config s3://b/k    (continues)",
+        ),
+        (["plan", "--config", "/p"], "then: petal-node plan --config FILE", "then: petal-node plan --config /p"),
+        (["plan", "--config", "/p"], "then: petal-node bootstrap", "then: petal-node bootstrap --config /p"),
+        (["plan", "--config", "/p"], "on the head node: petal-node bootstrap --config FILE", ""),
+        (
+            ["plan", "--config", "s3://b/k"],
+            "on the head node: petal-node bootstrap --config FILE",
+            "on the head node: petal-node bootstrap --config s3://b/k",
+        ),
+        (["bootstrap", "--config", "/p"], "petal-node status", ""),
+        (["bootstrap"], "petal-node bootstrap --config FILE", ""),
+        (["hook", "configured", "--config", "s3://b/k"], "petal-node bootstrap", ""),
+    ],
+)
+def test_the_arguments_of_the_failed_command_are_kept(command: list[str], line: str, expected: str) -> None:
+    assert runnable(line, parse(command)) == (expected or line)
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "expected"),
+    [
+        (["repair"], "petal-node repair", True),
+        (["repair", "--yes"], "petal-node repair --yes    (installs it again)", True),
+        (["repair"], "petal-node repair --yes    (installs it again)", False),
+        (["repair"], "on the head node: petal-node repair", True),
+        (["repair"], "rm a    (then: petal-node repair)", False),
+        (["repair", "--dry-run"], "petal-node repair", False),
+        (["check"], "petal-node repair", False),
+        (["check", "--nodes", "all"], "petal-node check", False),
+        (["status"], "petal-node status", True),
+        (["hook", "configured"], "petal-node bootstrap", False),
+    ],
+)
+def test_the_command_that_has_just_failed_is_known(command: list[str], line: str, expected: bool) -> None:
+    options = parse(command)
+    assert repeats(line, options, 3, on_head=True) == expected
+    assert not repeats(line, options, 75, on_head=True)  # try again
+
+
+def test_no_output_has_the_command_that_has_just_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    remedy = ("petal-node status", "petal-node explain file-failed")
+    finding = Finding("root", Severity.FAIL, "broken", remedy=remedy)
+    results = [
+        failed("status", PetalError("broken", remedy=remedy)),
+        Result("status", Status.DEGRADED, NodeReport("n", "head", "", None, (finding,))),
+    ]
+    for result in results:
+        render.show(result, Options("status"))
+        render.show(result, Options("status", json=True))
+        output = capsys.readouterr()
+        assert "petal-node status\n" not in output.out + output.err
+        assert '"petal-node status"' not in output.out
+        assert (output.out + output.err).count("petal-node explain file-failed") == 2
+    step = StepReport("root", Outcome.FAILED, "broken", remedy=remedy, error={"code": "failed"}, exit=1)
+    render.Progress(Options("status")).step(step)
+    assert "petal-node status" not in capsys.readouterr().out
