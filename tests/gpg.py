@@ -18,14 +18,15 @@ class Key:
     secret: Path
 
 
-def made_key(place: Path, name: str) -> Key:
-    """Create a key without a passphrase."""
+def made_key(place: Path, name: str, *options: str, expires: str = "never") -> Key:
+    """Create a key without a passphrase; ``options`` are gpg's while it does so."""
     if not shutil.which("gpg"):
         pytest.skip("gpg is not installed")
     home = place / name
     home.mkdir(mode=0o700, parents=True)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
-    subprocess.run([*gpg, "--quick-generate-key", f"{name} <{name}@example.org>", "ed25519", "sign"], check=True)
+    kind = (f"{name} <{name}@example.org>", "ed25519", "sign", expires)
+    subprocess.run([*gpg, *options, "--quick-generate-key", *kind], check=True)
     made = Key(place / f"{name}.pub", place / f"{name}.sec")
     for path, export in ((made.public, "--export"), (made.secret, "--export-secret-keys")):
         path.touch(mode=0o600)

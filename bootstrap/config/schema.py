@@ -158,7 +158,7 @@ class StorageSchema(_Section):
 
 class MirrorSchema(_Section):
     makes = model.Mirror
-    url = _string(values.uri_problem, required=True)
+    url = _string(values.mirror_problem, required=True)
     sources = _Boolean()
     binaries = _Boolean()
     signed = _Boolean()

@@ -89,6 +89,13 @@ def uri_problem(text: str) -> str | None:
     return _https_problem(text) if text.startswith("https://") else None
 
 
+def mirror_problem(text: str) -> str | None:
+    """The URL of a mirror. Spack fetches no sources from a registry, and signs nothing there (cmd/buildcache.py)."""
+    if text.startswith(("oci://", "oci+")):
+        return "is a container registry: Spack signs no packages there and keeps no sources; use s3:// or a directory"
+    return uri_problem(text)
+
+
 def _https_problem(text: str) -> str | None:
     try:
         parts = urlsplit(text)

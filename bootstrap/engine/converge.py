@@ -144,7 +144,12 @@ def _apply(step: Step, ctx: Context, finding: Finding, listen: Listener) -> Step
     running = _report(step, finding, Outcome.RUNNING)
     listen(running)
     LOG.info("apply: %s", finding.reason, extra={"step": step.name})
-    step.apply(replace(ctx, progress=lambda text: listen(replace(running, reason=text))))
+
+    def warn(error: PetalError) -> None:
+        LOG.warning("%s", error, extra={"step": step.name})
+        listen(replace(running, reason=str(error), remedy=error.remedy, error=error.to_dict()))
+
+    step.apply(replace(ctx, progress=lambda text: listen(replace(running, reason=text)), warn=warn))
     after = step.probe(ctx)
     if not after.holds:
         raise NotConverged(

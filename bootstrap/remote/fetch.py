@@ -99,6 +99,47 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
     return bool(_with_retries(uri, region, seconds, head, "could not be looked up"))
 
 
+def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) -> bool:
+    """True if the name of a file begins with ``prefix``: a directory, or s3:// if this node may list the bucket.
+
+    Raises:
+        FetchError: as ``download``; ``fetch-scheme`` for https://, which has no lists.
+    """
+    path = local_path(prefix)
+    if path is not None:
+        try:
+            return _first_file(path)
+        except PermissionError as error:
+            raise _unreadable(path, error) from error
+    if not prefix.startswith("s3://"):
+        raise FetchError(f"{prefix} cannot be listed", remedy=_look_up(prefix), code="fetch-scheme")
+
+    def look(_: str, auth: Any, left: float) -> bool:
+        import requests
+
+        url = s3.list_url(prefix, s3.region(region))
+        with requests.get(url, auth=auth, allow_redirects=False, timeout=_timeout(left)) as answer:
+            _check_status(prefix, answer, auth)
+            return b"<Contents>" in answer.content
+
+    return bool(_with_retries(prefix, region, seconds, look, "could not be listed"))
+
+
+def _first_file(path: Path) -> bool:
+    """True if there is a file below a directory."""
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
+    return any(files for _, _, files in os.walk(path, onerror=refuse))
+
+
+def _unreadable(path: Path, error: OSError) -> FetchError:
+    what, remedy = f"{path} may not be read by this node", shlex.join(["ls", "-ld", str(path)])
+    return FetchError(what, why=str(error), remedy=remedy, code="fetch-forbidden")
+
+
 def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds: float = 60.0) -> None:
     """Writes a file, or bytes, to s3:// or file://. The object appears complete or not at all.
 
@@ -259,8 +300,11 @@ def _timeout(left: float) -> tuple[float, float]:
 def _transfer(source: Source, part: Path) -> None:
     path = local_path(source.uri)
     if path is not None:
-        require_file(path)
-        shutil.copyfile(path, part)
+        try:
+            require_file(path)
+            shutil.copyfile(path, part)
+        except PermissionError as error:  # also of root, on an NFS server with root_squash
+            raise _unreadable(path, error) from error
     elif urlsplit(source.uri).scheme in ("s3", "https"):
         _with_retries(source.uri, source.region, source.seconds, partial(_get, source, part), "could not be fetched")
     else:

@@ -84,12 +84,21 @@ def s3_url(uri: str, region_name: str) -> str:
     bucket, key = parts.netloc, parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
     if not bucket or not key:
         raise FetchError(f"{uri} lacks a bucket or a key", remedy="write s3://BUCKET/KEY", code="fetch-scheme")
+    return f"{_bucket_url(bucket, region_name)}/{quote(key, safe='/-_.~')}"
+
+
+def list_url(uri: str, region_name: str) -> str:
+    """The https address that answers with at most one key that begins with ``s3://bucket/key`` (ListObjectsV2)."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return f"{_bucket_url(bucket, region_name)}/?list-type=2&max-keys=1&prefix={quote(prefix, safe='')}"
+
+
+def _bucket_url(bucket: str, region_name: str) -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    path = quote(key, safe="/-_.~")
     if endpoint:
-        return f"{endpoint.rstrip('/')}/{bucket}/{path}"
+        return f"{endpoint.rstrip('/')}/{bucket}"
     host = f"s3.{region_name}.amazonaws.com" + (".cn" if region_name.startswith("cn-") else "")
-    return f"https://{host}/{bucket}/{path}" if "." in bucket else f"https://{bucket}.{host}/{path}"
+    return f"https://{host}/{bucket}" if "." in bucket else f"https://{bucket}.{host}"
 
 
 def s3_auth(region_name: str, sha256: str | None = None) -> Any:

@@ -166,7 +166,7 @@ class Progress:
         if self._silent:
             return
         self.shown = True
-        if report.outcome is Outcome.RUNNING:
+        if report.outcome is Outcome.RUNNING and not report.error:
             self.note(f"{report.name}: {report.headline}")
         elif report.outcome is not Outcome.SKIPPED:  # those are printed at the end, grouped by reason
             self.close()

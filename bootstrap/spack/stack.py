@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from ..core.errors import SpackError
+from ..core.errors import CacheError, PetalError, SpackError
 from ..host.files import remove_tree
 from ..host.log import LOG
 from ..state.context import Context
 from . import database
 from .cache.pull import Pulled, pull
+from .cache.record import CacheRecord
 from .driver import Spack
 from .install import discard_damaged, install_missing, install_or_build
 from .job.worker import build_in_job, job_directory
@@ -49,6 +50,7 @@ def _install(ctx: Context, spack: Spack) -> None:
     pulled, logs = _pull(ctx, [spack]), ctx.paths.logs / ctx.run_id
     try:
         install_or_build(spack, ctx.progress, logs, pulled, partial(_warn, ctx))
+        _record_refused(ctx, pulled)
     finally:
         remove_tree(pulled_of(ctx))
 
@@ -64,6 +66,7 @@ def _build_in_job(ctx: Context, queue: str, accept: Callable[[SpackError], None]
             pulled = _pull(ctx, spacks.values())
             if not _install_pulled(ctx, spacks, pulled):
                 failed = build_in_job(ctx, directory, spacks, queue, partial(_warn, ctx))
+            _record_refused(ctx, pulled)
     finally:
         _keep_copy(ctx)
     for error in failed:
@@ -113,11 +116,27 @@ def _pull(ctx: Context, spacks: Iterable[Spack]) -> Pulled:
     missing, caches = _missing(ctx, spacks), ctx.config.spack.caches
     pulled = pull(missing, caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
     for trouble in pulled.troubles:
-        _warn(ctx, str(trouble), *trouble.remedy)
+        _warn(ctx, trouble)
+    _record_refused(ctx, pulled)
     return pulled
 
 
-def _warn(ctx: Context, text: str, *remedy: str) -> None:
-    LOG.warning("%s", text, extra={"step": "spack"})
-    for line in (text, *(f"try: {line}" for line in remedy)):
+def _record_refused(ctx: Context, pulled: Pulled) -> None:
+    """Records the entries that could not be used, so that the packages that are built instead replace them."""
+    store = store_of(ctx)
+    unpacked = database.from_cache(pulled.specs, store) | {spec.hash for spec in database.missing(pulled.specs, store)}
+    refused = {url: dict(reasons) for url, reasons in pulled.refused.items()}
+    for spec, url in pulled.origins.items():
+        if spec.hash not in unpacked:
+            refused.setdefault(url, {})[spec.hash] = "Spack could not unpack it"
+    if any(refused.values()):
+        work = ctx.paths.work(ctx.desired_release)
+        CacheRecord.load(work).with_refused(refused).save(work)
+
+
+def _warn(ctx: Context, problem: PetalError | str) -> None:
+    """Shows a problem of a build cache, in spite of which the packages are built."""
+    error = CacheError(problem, code="cache-corrupt") if isinstance(problem, str) else problem
+    ctx.warn(error)
+    for line in (str(error), *(f"try: {line}" for line in error.remedy)):
         ctx.note(line)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..cluster import targets
 from ..cluster.targets import BuildTargets
 from ..config.model import Config
+from ..core.errors import PetalError
 from ..core.facts import External, Facts, Mount
 from ..core.model import Mode, Role, StepReport, Tool
 from ..core.options import Options
@@ -64,6 +65,7 @@ class Context:
         sets_desired_state: this run decides what the cluster should have; other runs follow the desired state.
         resumes_pending: the decision is one that an earlier hook did not record before it was killed.
         progress: called with the progress of a long step; it goes into the run's record, for ``status`` on every node.
+        warn: called with a problem in spite of which a step continues; it is shown at once.
         confirm: called by cluster steps right before they publish; raises LockLost if the lock is no longer held.
         builders: a descriptor for processes that build: no other run begins while a process has it open
             (``locks.builders_ended``).
@@ -83,6 +85,7 @@ class Context:
     sets_desired_state: bool = False
     resumes_pending: bool = False
     progress: Callable[[str], None] = lambda _: None
+    warn: Callable[[PetalError], None] = lambda _: None
     confirm: Callable[[], None] = lambda: None
     builders: int | None = None
     observed: Observed = field(default_factory=Observed, compare=False)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from ..config.model import Mirror
-from ..core import decode
-from ..core.errors import PetalError, StateError
+from ..core.errors import PetalError
 from ..core.model import Finding, accepted, change, elsewhere, satisfied
 from ..core.text import at_most
 from ..host.log import LOG
 from ..spack import database
+from ..spack.cache.keys import require_signer
 from ..spack.cache.push import Push
+from ..spack.cache.record import CacheRecord, key_of
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.solve import with_lockfile
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
-from ..state.store import failure_of, read_document, save_failure, shaped, write_document
+from ..state.store import failure_of, save_failure
 from .base import ClusterStep, Run
 from .publish import Publish
 
 SHOWN = 8
-PUSHED = "pushed.json"
 FAILURE = "push-failed.json"
 
 
@@ -35,50 +37,71 @@ class BuildCache(ClusterStep):
         mirrors = _mirrors(ctx)
         if not mirrors or not ctx.config.uses_spack:
             return elsewhere("the configuration has no build cache to push to")
-        built, pushed = _built(ctx), _pushed(ctx)
-        failure = failure_of(ctx.paths.work(ctx.desired_release) / FAILURE, ctx.run_id)
+        built, work = _built(ctx), ctx.paths.work(ctx.desired_release)
+        pushed = {name: CacheRecord.load(work).pushed.get(key_of(mirror), {}) for name, mirror in mirrors.items()}
+        failure = failure_of(work / FAILURE, ctx.run_id)
         if failure is not None:
             return accepted(f"not all packages are in {', '.join(mirrors)}: {failure}", failure)
-        missing = {
-            name: [spec for spec in built if spec.hash not in pushed.get(mirror.url, ())]
-            for name, mirror in mirrors.items()
-        }
+        missing = {name: [spec for spec in built if spec.hash not in hashes] for name, hashes in pushed.items()}
         counts = [f"{len(specs)} are not recorded as pushed to {name}" for name, specs in missing.items() if specs]
         lines = [f"push {spec.name}@{spec.version} to {name}" for name, specs in missing.items() for spec in specs]
         if counts:
             return change(f"of {len(built)} built packages {', '.join(counts)}", *at_most(SHOWN, lines))
         if not all(lockfile_of(ctx, target).is_file() for target in ctx.targets):
             return change("no package is built yet", "push the packages when they are built")
-        return satisfied(f"the {len(built)} packages that were built here are in {', '.join(mirrors)}")
+        replaced = [_replaced(name, built, hashes) for name, hashes in pushed.items()]
+        return satisfied(
+            "".join((f"the {len(built)} packages that were built here are in {', '.join(mirrors)}", *replaced))
+        )
+
+    def require_input(self, ctx: Context) -> None:
+        for name, mirror in _mirrors(ctx).items():
+            if mirror.signed:
+                require_signer(ctx.system, ctx.paths.scratch / "signer", name, mirror, ctx.facts.cluster.region)
 
     def apply(self, ctx: Context) -> None:
-        hashes, pushed, work = {spec.hash for spec in _built(ctx)}, _pushed(ctx), ctx.paths.work(ctx.desired_release)
+        work, built = ctx.paths.work(ctx.desired_release), {spec.hash for spec in _built(ctx)}
         for name, mirror in _mirrors(ctx).items():
-            missing = hashes.difference(pushed.get(mirror.url, ()))
+            record = CacheRecord.load(work)
+            pushed = {digest: why for digest, why in record.pushed.get(key_of(mirror), {}).items() if digest in built}
             try:
                 for target in ctx.targets:
                     specs = locked_specs(lockfile_of(ctx, target))
-                    _push(ctx, name, mirror, target, [spec for spec in specs if spec.hash in missing])
+                    missing = [spec for spec in specs if spec.hash in built and spec.hash not in pushed]
+                    pushed.update(_push(ctx, name, mirror, target, missing, record.refused.get(mirror.url, {})))
             except PetalError as error:
                 LOG.warning("%s", error, extra={"step": self.name})
                 save_failure(work / FAILURE, ctx.run_id, error)
                 continue
-            pushed[mirror.url] = tuple(sorted(hashes))
-            write_document(work / PUSHED, {"pushed": pushed})
+            record.with_pushed(mirror, pushed).save(work)
 
 
-def _push(ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked]) -> None:
-    """Pushes the specs that the mirror lacks.
+def _push(
+    ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked], refused: Mapping[str, str]
+) -> dict[str, str]:
+    """Pushes the specs of which the mirror has no usable entry; returns the reason for each that was replaced.
 
     The environment of Spack is written again: the packages of an image, or of another head node, were built without it.
     """
     if not specs:
-        return
+        return {}
     push = Push(name, mirror, with_lockfile(ctx, target), ctx.facts.cluster.region, ctx.progress)
-    lacking = push.lacking(specs)
+    lacking = push.lacking(specs, refused)
     if lacking:
         push.send(lacking)
         ctx.note(f"pushed {len(lacking)} packages to {name}")
+    return {spec.hash: lacking.get(spec, "") for spec in specs}
+
+
+def _replaced(name: str, built: Iterable[Locked], pushed: Mapping[str, str]) -> str:
+    """The entries that were replaced because they could not be used, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for spec in built:
+        if pushed[spec.hash]:
+            reasons.setdefault(pushed[spec.hash], []).append(f"{spec.name}@{spec.version}")
+    return "".join(
+        f"; replaced in {name}: {', '.join(at_most(SHOWN, specs))} ({why})" for why, specs in reasons.items()
+    )
 
 
 def _mirrors(ctx: Context) -> dict[str, Mirror]:
@@ -90,14 +113,3 @@ def _built(ctx: Context) -> list[Locked]:
     specs, store = release_specs(ctx), store_of(ctx)
     others = {spec.hash for spec in database.missing(specs, store)} | database.from_cache(specs, store)
     return [spec for spec in specs if not spec.external and spec.hash not in others]
-
-
-def _pushed(ctx: Context) -> dict[str, tuple[str, ...]]:
-    """The hashes that were pushed, by the URL of the mirror: a run that changes nothing asks no mirror."""
-    path = ctx.paths.work(ctx.desired_release) / PUSHED
-    try:
-        pushed = (read_document(path) or {}).get("pushed", {})
-        return shaped(path, lambda: {url: decode.items(hashes, decode.text) for url, hashes in pushed.items()})
-    except StateError as error:  # all packages count as not pushed
-        LOG.warning("%s", error, extra={"step": BuildCache.name})
-        return {}

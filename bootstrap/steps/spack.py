@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from ..core.text import at_most
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
 from ..spack import database
+from ..spack.cache.mirror import MirrorReader
 from ..spack.externals import find_compiler
+from ..spack.families import FAMILIES
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.program import ensure, is_ready, locate, version_of
 from ..spack.solve import preview, stack_lockfile
@@ -76,7 +79,7 @@ def _compare(ctx: Context, specs: tuple[Locked, ...], missing: tuple[Locked, ...
     if failure is not None:
         return accepted(f"{len(specs) - len(missing)} of {len(specs)} packages are installed: {failure}", failure)
     lines = at_most(SHOWN, [f"install {spec.name}@{spec.version}" for spec in missing])
-    return change(f"missing packages: {len(missing)} of {len(specs)}{_job(ctx)}", *lines)
+    return change(f"missing packages: {len(missing)} of {len(specs)}{_job(ctx)}", *lines, *_caches(ctx))
 
 
 def _not_locked(ctx: Context) -> Finding:
@@ -91,16 +94,25 @@ def _not_locked(ctx: Context) -> Finding:
     lockfile = stack_lockfile(ctx)
     if lockfile is not None:
         built = sum(spec.target in ctx.targets for spec in lockfile.built())
-        return change(f"the stack's lockfile fits this node: {built} packages to install for {_targets(ctx)}", *specs)
+        reason = f"the stack's lockfile fits this node: {built} packages to install for {_targets(ctx)}"
+        return change(reason, *specs, *_caches(ctx))
     try:
         advice = preview(ctx) if ctx.sets_desired_state else ()
     except SpackError as error:
         advice = (f"and fail: {error}",)
-    caches = (f"use packages of build cache {name}, {mirror.url}" for name, mirror in ctx.config.spack.caches.items())
     externals = (f"use {external.spec} of {external.place} if it fits" for external in ctx.externals)
     return change(
-        f"the stack is not concretized yet for {_targets(ctx)}{_job(ctx)}", *specs, *caches, *externals, *advice
+        f"the stack is not concretized yet for {_targets(ctx)}{_job(ctx)}", *specs, *_caches(ctx), *externals, *advice
     )
+
+
+def _caches(ctx: Context) -> Iterator[str]:
+    """The build caches; a plan also looks whether they can have packages for this Spack."""
+    layout = FAMILIES[ctx.config.spack.family].cache_layout
+    for name, mirror in ctx.config.spack.caches.items():
+        reader = MirrorReader(name, mirror, layout, ctx.facts.cluster.region, ctx.paths.scratch)
+        problem = reader.problem() if ctx.options.command == "plan" else None
+        yield f"({problem})" if problem else f"use packages of build cache {name}, {mirror.url}"
 
 
 def _accept_or_raise(ctx: Context, error: SpackError) -> None:

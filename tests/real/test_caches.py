@@ -6,10 +6,15 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +24,11 @@ from bootstrap.core.errors import CacheError, FetchError, ProcessTimeout
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System
 from bootstrap.remote.fetch import exists, upload
+from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.keys import open_keyring, refuse_readable_key
 from bootstrap.spack.cache.pull import Pulled, pull
+from bootstrap.spack.cache.push import Push
+from bootstrap.spack.cache.record import CacheRecord, key_of
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
 from tests.gpg import Key, made_key
@@ -402,3 +410,205 @@ def test_a_run_that_is_interrupted_does_not_wait_for_a_transfer(cache: Path, key
             assert not waited_for.is_set()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def old_entry(cache: Path, spec: Locked, key: Key | None = None) -> Path:
+    """Write an entry like Spack 0.23, without an index."""
+    tarball = f"tarball of {spec.name}".encode()
+    checksum = {"hash_algorithm": "sha256", "hash": hashlib.sha256(tarball).hexdigest()}
+    document = {"binary_cache_checksum": checksum, "spec": {"nodes": [{"name": spec.name, "hash": spec.hash}]}}
+    for path in V2.blobs(spec, document):
+        (cache / path).parent.mkdir(parents=True, exist_ok=True)
+        (cache / path).write_bytes(tarball)
+    description = cache / V2.description(spec, signed=key is not None)
+    description.write_text(json.dumps(document))
+    if key is not None:
+        sign(description, key)
+    return description
+
+
+def pusher(tmp_path: Path, mirror: Mirror, layout: Layout = V3, packs: Callable[[Path], object] = print) -> Push:
+    """A push to the mirror ``site``; ``packs`` writes what Spack would pack into a directory."""
+    places = SimpleNamespace(scratch=tmp_path / "scratch")
+    program = SimpleNamespace(family=SimpleNamespace(cache_layout=layout))
+    spack: Any = SimpleNamespace(
+        system=System(), places=places, program=program, push=lambda _, directory: packs(directory)
+    )
+    return Push("site", mirror, spack, "us-east-1", [].append)
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("good", None),
+        ("absent", ""),
+        ("unsigned", "it is not signed"),
+        ("other key", "not one of the mirror's keys"),
+        ("changed", "it was changed after it was signed"),
+        ("expired blob", "does not exist"),
+        ("no JSON", "does not have the shape of its layout"),
+        ("refused by the install", "it has another checksum"),
+    ],
+)
+@pytest.mark.parametrize("layout", [V3, V2], ids=["v3", "v2"])
+def test_an_entry_that_cannot_be_used_is_pushed_again(
+    cache: Path, key: Key, other: Key, tmp_path: Path, layout: Layout, state: str, why: str | None
+) -> None:
+    write = put if layout is V3 else old_entry
+    if state != "absent":
+        signer = {"unsigned": None, "other key": other}.get(state, key)
+        path = write(cache, ZLIB, signer)
+    if state == "changed":
+        path.write_text(path.read_text().replace("sha256", "md5"))
+    elif state == "expired blob":
+        next(path for path in cache.rglob("*") if path.is_file() and path.read_bytes().startswith(b"tarball")).unlink()
+    elif state == "no JSON":
+        path.write_text("{")
+        sign(path, key)
+    refused = {ZLIB.hash: "it has another checksum"} if state.startswith("refused") else {}
+    lacking = pusher(tmp_path, mirror_of(cache, key), layout).lacking([ZLIB], refused)
+    assert set(lacking) == (set() if why is None else {ZLIB})
+    if why is not None:
+        assert why in lacking[ZLIB]
+        assert bool(why) is bool(lacking[ZLIB])
+    assert not list((tmp_path / "scratch").iterdir()), "no key and no entry stays"
+
+
+def test_an_unsigned_entry_of_the_old_layout_is_taken_if_the_signed_one_cannot_be_used(
+    cache: Path, key: Key, tmp_path: Path
+) -> None:
+    """A push to an unsigned mirror leaves the signed description, whose tarball it replaces."""
+    path = old_entry(cache, ZLIB, key)
+    path.write_text(path.read_text().replace("a", "b"))
+    old_entry(cache, ZLIB)
+    assert take(tmp_path, mirror_of(cache), layout=V2).specs == (ZLIB,)
+
+
+def test_an_unsigned_entry_of_the_old_layout_is_reported(cache: Path, key: Key, tmp_path: Path) -> None:
+    old_entry(cache, ZLIB)
+    pulled = take(tmp_path, mirror_of(cache, key), layout=V2)
+    assert only_trouble(pulled).why == "it is not signed"
+    assert pulled.refused == {str(cache): {ZLIB.hash: "it is not signed"}}
+
+
+@pytest.fixture(scope="module")
+def expired(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return made_key(tmp_path_factory.mktemp("k"), "old", "--faked-system-time", "20260101T000000", expires="2026-06-01")
+
+
+def test_an_expired_signing_key_is_named_with_its_day_before_anything_is_packed(
+    cache: Path, expired: Key, tmp_path: Path
+) -> None:
+    mirror = replace(mirror_of(cache, expired), push=True, signing_key=Origin(str(expired.secret)))
+    push = pusher(tmp_path, mirror, packs=lambda _: pytest.fail("it was packed"))
+    with pytest.raises(CacheError, match=r"the signing key [0-9A-F]{16} expired on 2026-06-01") as caught:
+        push.send([ZLIB])
+    assert caught.value.code == "cache-key"
+    assert caught.value.remedy[0].startswith("gpg --quick-set-expire ")
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_an_entry_whose_key_expired_names_the_day(cache: Path, expired: Key, tmp_path: Path) -> None:
+    path = put(cache, ZLIB)
+    signed_then(path, expired)
+    trouble = only_trouble(take(tmp_path, mirror_of(cache, expired)))
+    assert trouble.why.endswith("that signed it expired on 2026-06-01")
+    assert trouble.remedy[0].startswith("gpg --quick-set-expire ")
+
+
+def signed_then(path: Path, key: Key) -> None:
+    """Sign when the key was valid."""
+    home = path.parent / "home"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes"]
+    subprocess.run([*gpg, "--import", str(key.secret)], check=True)
+    past = ("--faked-system-time", "20260301T000000", "--pinentry-mode", "loopback", "--passphrase", "")
+    subprocess.run([*gpg, *past, "--output", f"{path}.asc", "--clearsign", str(path)], check=True)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
+    shutil.rmtree(home)
+    Path(f"{path}.asc").rename(path)
+
+
+def test_a_signing_key_that_the_mirror_does_not_accept_is_refused(
+    cache: Path, key: Key, other: Key, tmp_path: Path
+) -> None:
+    mirror = replace(mirror_of(cache, key), push=True, signing_key=Origin(str(other.secret)))
+    with pytest.raises(CacheError, match="keys do not accept what its signing_key signs") as caught:
+        pusher(tmp_path, mirror, packs=lambda _: pytest.fail("it was packed")).send([ZLIB])
+    assert (caught.value.code, "not one of the mirror's keys" in caught.value.why) == ("cache-key", True)
+
+
+def test_a_key_file_with_another_content_makes_the_packages_not_pushed(key: Key, other: Key, tmp_path: Path) -> None:
+    public = tmp_path / "site.pub"
+    mirror = Mirror("s3://petal/cache", keys=(Origin(str(public)),))
+    public.write_bytes(key.public.read_bytes())
+    record = CacheRecord().with_refused({mirror.url: {ZLIB.hash: "x"}}).with_pushed(mirror, {ZLIB.hash: ""})
+    record.save(tmp_path)
+    kept = CacheRecord.load(tmp_path)
+    assert (kept.pushed[key_of(mirror)], kept.refused) == ({ZLIB.hash: ""}, {})
+    public.write_bytes(other.public.read_bytes())
+    assert key_of(mirror) not in kept.pushed
+    assert key_of(Mirror(mirror.url, signed=False)) not in kept.pushed
+
+
+@pytest.fixture(params=["directory", "s3"])
+def uploaded(request: pytest.FixtureRequest, cache: Path) -> Callable[[], str]:
+    """The URL of a mirror with the files of ``cache``."""
+    if request.param == "directory":
+        return lambda: str(cache)
+    client = request.getfixturevalue("s3")
+    client.create_bucket(Bucket="petal")
+
+    def upload_all() -> str:
+        for path in (path for path in cache.rglob("*") if path.is_file()):
+            upload(path, f"s3://petal/site+1/{path.relative_to(cache)}", region="us-east-1")
+        return "s3://petal/site+1"
+
+    return upload_all
+
+
+@pytest.mark.parametrize(
+    ("content", "layout", "why"),
+    [
+        ("nothing", V3, "there is no build cache: {url}/v3/manifests/spec/ does not exist"),
+        ("v2", V3, "it has the layout of Spack before 1.0 (build_cache/), and this Spack reads v3/manifests/spec/"),
+        ("v3", V2, "it has the layout of Spack 1.0 and later (v3/manifests/spec/), and this Spack reads build_cache/"),
+        ("v3", V3, "it has none with the hash of one of the 1 that are missing here, such as zlib-1.0-zlibzli: "),
+        ("both", V2, "it has none with the hash of one of the 1 that are missing here, such as zlib-1.0-zlibzli: "),
+    ],
+)
+def test_a_mirror_without_a_usable_package_is_reported_with_the_cause(
+    cache: Path, uploaded: Callable[[], str], tmp_path: Path, content: str, layout: Layout, why: str
+) -> None:
+    (cache / "README").write_text("no package")
+    if content in ("v2", "both"):
+        old_entry(cache, HDF5)
+    if content in ("v3", "both"):
+        put(cache, HDF5)
+    url = uploaded()
+    trouble = only_trouble(take(tmp_path, mirror_of(url), layout=layout))
+    assert trouble.what == f"no package could be taken from the mirror site, {url}"
+    assert trouble.why.startswith(why.format(url=url)), trouble.why
+    assert trouble.code == "cache-unreachable"
+
+
+def test_an_empty_mirror_is_in_order_if_this_cluster_pushes_to_it(
+    cache: Path, uploaded: Callable[[], str], tmp_path: Path
+) -> None:
+    assert take(tmp_path, replace(mirror_of(uploaded()), push=True)).troubles == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to become another user")
+def test_a_directory_that_may_not_be_read_is_reported_as_such(cache: Path, tmp_path: Path) -> None:
+    """Also root may not, on an NFS server with ``root_squash``."""
+    code = (
+        "import os, sys\n"
+        "from bootstrap.spack.cache.mirror import *\n"
+        "from bootstrap.spack.families import FAMILIES\n"
+        f"mirror = Mirror({str(cache)!r}, signed=False)\n"
+        "os.setuid(65534)\n"
+        "print(MirrorReader('site', mirror, FAMILIES['1.1'].cache_layout, None, Path('/tmp')).problem().why)\n"
+    )
+    cache.chmod(0)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "may not be read by this node" in done.stdout, done

@@ -207,7 +207,7 @@ def _holds(path: Path, name: str) -> bool:
 def test_a_failed_push_does_not_fail_the_release_and_is_retried(
     built: Stack, key: Key, other: Key, s3: Any, tmp_path: Path
 ) -> None:
-    """The mirror is in S3. A second cluster with another key reports it and builds."""
+    """The mirror is in S3. A second cluster with another key reports it, builds, and replaces the entries."""
     prefix, mirror = tmp_path / "head", signed("s3://petal/spack cache", key)
     record = bootstrap(prefix, built.config + mirror)
     found = steps(record)
@@ -232,12 +232,18 @@ def test_a_failed_push_does_not_fail_the_release_and_is_retried(
 
     prefix.rename(tmp_path / "first")
     notes: list[str] = []
-    record = bootstrap(prefix, built.config + signed("s3://petal/spack cache", other, push=False), notes)
+    rotated = signed("s3://petal/spack cache", other)
+    record = bootstrap(prefix, built.config + rotated, notes)
     assert record.status is Status.CHANGED, record
     assert "build cache" not in steps(record)["spack"].reason
     assert any("not one of the mirror's keys" in note for note in notes), notes
     assert "try: list the public key of who pushed it under spack.mirrors.site.keys" in notes
     assert "cachedapp: Executing phase" in phases(prefix)
+    assert "; replaced in site: " in steps(record)["build-cache"].reason
+    assert "not one of the mirror's keys)" in steps(record)["build-cache"].reason
+    prefix.rename(tmp_path / "second")
+    built.switch.touch()
+    assert_nothing_was_built(bootstrap(prefix, built.config + rotated), built, prefix)
 
 
 def test_an_image_build_uses_the_cache_and_builds_corrupt_packages(built: Stack, tmp_path: Path) -> None:
@@ -255,13 +261,15 @@ def test_an_image_build_uses_the_cache_and_builds_corrupt_packages(built: Stack,
     manifest.write_text(json.dumps(document))
 
     prefix, notes = tmp_path / "head", []
-    record = bootstrap(prefix, built.config + unsigned(cache, push=False), notes, image="ami")
+    record = bootstrap(prefix, built.config + unsigned(cache), notes, image="ami")
     assert record.status is Status.CHANGED, record
     assert any("cachedlib cannot be unpacked from a build cache" in note for note in notes), notes
     output = phases(prefix)
     assert "cachedlib: Executing phase" in output
     assert "cachedapp: Executing phase" not in output
     assert "from a build cache" in steps(record)["spack"].reason
+    assert steps(record)["build-cache"].reason.endswith("; replaced in site: cachedlib@1 (Spack could not unpack it)")
+    assert json.loads(manifest.read_text())["data"] != document["data"]
 
 
 def test_plain_spack_and_petal_node_install_packages_that_the_other_has_signed(

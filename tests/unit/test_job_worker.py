@@ -317,7 +317,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
             described = directory / layout.description(spec, signed=False)
             described.parent.mkdir(parents=True)
             described.write_text("{}")
-        return Pulled(directory, layout, tuple(spec for spec in specs if spec.name in found))
+        return Pulled(directory, layout, {spec: "/cache" for spec in specs if spec.name in found})
 
     monkeypatch.setattr("bootstrap.spack.stack.pull", pull)
 

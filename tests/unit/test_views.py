@@ -414,3 +414,17 @@ def test_remedies_name_the_tree_as_text_and_as_json(capsys: pytest.CaptureFixtur
     assert error["remedy"] == ["petal-node bootstrap --role head --root /srv/tree --config FILE"]
     report.show(result, tree)
     assert error["remedy"][0] in capsys.readouterr().err
+
+
+def test_a_problem_of_a_running_step_is_printed_at_once_and_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = report.Progress(Options("bootstrap"))
+    error: dict[str, Any] = {"code": "cache-unreachable", "what": "no package", "why": "", "remedy": ["ls /c"]}
+    step = StepReport("spack", Outcome.RUNNING, "no package", remedy=("ls /c",), error=error)
+    progress.step(replace(step, error=None))
+    assert capsys.readouterr().out == ""
+    progress.step(step)
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0].split(), lines[1].split()) == (
+        ["spack", "no", "package", "[cache-unreachable]"],
+        ["try", "ls", "/c"],
+    )

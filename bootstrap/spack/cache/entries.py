@@ -28,11 +28,25 @@ MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError,
 
 
 class Layout(ABC):
-    """A layout of build caches. Readers of a description raise one of ``MALFORMED``."""
+    """A layout of build caches. Readers of a description raise one of ``MALFORMED``.
+
+    Args:
+        place: the directory with the descriptions.
+        marker: a file that a build cache of this layout may have, for servers without lists.
+        written_by: the versions of Spack that write it.
+    """
+
+    place: str
+    marker: str
+    written_by: str
 
     @abstractmethod
     def description(self, spec: Locked, *, signed: bool) -> str:
         """The path of a package's description."""
+
+    def descriptions(self, spec: Locked) -> tuple[str, ...]:
+        """All paths at which a package may have a description, in the order in which Spack reads them."""
+        return tuple(dict.fromkeys(self.description(spec, signed=signed) for signed in (True, False)))
 
     @abstractmethod
     def blobs(self, spec: Locked, document: Mapping[str, Any]) -> dict[str, str]:
@@ -45,6 +59,8 @@ class Layout(ABC):
 
 class V2(Layout):
     """Spack 0.23: the description is the spec itself, and contains the tarball's checksum."""
+
+    place, marker, written_by = "build_cache/", "build_cache/index.json", "Spack before 1.0"
 
     def description(self, spec: Locked, *, signed: bool) -> str:
         return f"build_cache/{_full_name(spec)}.spec.json{'.sig' if signed else ''}"
@@ -63,6 +79,8 @@ class V2(Layout):
 class V3(Layout):
     """Spack 1.1: the description names two blobs by their checksums, the spec and the tarball."""
 
+    place, marker, written_by = "v3/manifests/spec/", "v3/layout.json", "Spack 1.0 and later"
+
     def description(self, spec: Locked, *, signed: bool) -> str:  # noqa: ARG002 - one name for both
         return f"v3/manifests/spec/{spec.name}/{spec.name}-{spec.version}-{spec.hash}.spec.manifest.json"
 
@@ -74,6 +92,9 @@ class V3(Layout):
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
             spec = json.loads(stream.read(LIMIT))
         return str(spec["spec"]["nodes"][0]["hash"])
+
+
+LAYOUTS: tuple[Layout, ...] = (V2(), V3())
 
 
 def _full_name(spec: Locked) -> str:

@@ -16,24 +16,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...config.model import Origin
+from ...config.model import Mirror, Origin
 from ...core.deadlines import DOCUMENT, PROGRAM
 from ...core.errors import CacheError, FetchError, PetalError
-from ...host.atomic import write_atomic
+from ...host.atomic import private_dir, write_atomic
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import Completed, System
+from ...host.times import timestamp
 from ...remote.fetch import Source, local_path, read
 from .entries import SIGNED
 
 STATUS = re.compile(r"^\[GNUPG:\] (\w+) ?(\S*)", re.MULTILINE)
 OPTIONS = ("--no-options", "--batch", "--no-tty", "--yes", "--trust-model", "always")
+# Signatures of an expired key are good again as soon as the new public key is listed.
+EXTEND = (
+    "gpg --quick-set-expire {id} 2y && gpg --armor --export {id}    (where its secret key is; then replace its files)"
+)
+LIST_KEY = "list the public key of who pushed it under spack.mirrors.NAME.keys"
+CHANGED = "find out who can write there"
+# The status of gpg, the reason, and what to do. (GnuPG, doc/DETAILS)
 REASONS = {
-    "NO_PUBKEY": "it is signed with the key {id}, which is not one of the mirror's keys",
-    "BADSIG": "its signature by the key {id} is wrong: it was changed after it was signed",
-    "EXPKEYSIG": "the key {id} that signed it has expired",
-    "REVKEYSIG": "the key {id} that signed it was revoked",
-    "EXPSIG": "its signature by the key {id} has expired",
+    "NO_PUBKEY": ("it is signed with the key {id}, which is not one of the mirror's keys", LIST_KEY),
+    "BADSIG": ("its signature by the key {id} is wrong: it was changed after it was signed", CHANGED),
+    "EXPKEYSIG": ("the key {id} that signed it expired on {day}", EXTEND),
+    "REVKEYSIG": ("the key {id} that signed it was revoked", LIST_KEY),
+    "EXPSIG": ("its signature by the key {id} has expired", LIST_KEY),
 }
 
 
@@ -59,20 +67,41 @@ class Keyring:
         done = self._run("--no-autostart", "--status-fd", "1", "--output", str(content), "--decrypt", str(signed))
         status = {match[1]: match[2] for match in STATUS.finditer(done.stdout)}
         if done.returncode != 0 or not {"GOODSIG", "VALIDSIG"} <= set(status):
-            reasons = [reason.format(id=status[word]) for word, reason in REASONS.items() if word in status]
-            raise CacheError(name, why=reasons[0] if reasons else done.tail(3), code="cache-unverified")
+            word = next((word for word in REASONS if word in status), "")
+            why, remedy = REASONS.get(word, (done.tail(3), CHANGED))
+            if word:
+                why = why.format(id=status[word], day=self._expired().get(status[word], "a day that is unknown"))
+            remedy = remedy.format(id=status.get("VALIDSIG", "ID"))
+            raise CacheError(name, why=why, remedy=remedy, code="cache-unverified")
         return content.read_bytes()
 
     def sign(self, path: Path, signed: Path) -> None:
         """Clear-signs the file ``path`` into ``signed`` with the secret key; CacheError ``cache-key``."""
         no_passphrase = ("--pinentry-mode", "loopback", "--passphrase", "")
         done = self._run(*no_passphrase, "--output", str(signed), "--clearsign", str(path))
-        if done.returncode != 0:
-            remedy = (
-                "gpg --armor --export-secret-keys ID    (of a key without a passphrase)",
-                "dnf swap gnupg2-minimal gnupg2-full    (Amazon Linux 2023)",
-            )
-            raise CacheError("the signing key cannot sign", why=done.tail(3), remedy=remedy, code="cache-key")
+        if done.returncode == 0:
+            return
+        expired = self._expired()
+        if expired:
+            what = "; ".join(f"the signing key {key} expired on {day}" for key, day in expired.items())
+            raise CacheError(what, why=done.tail(3), remedy=EXTEND.format(id=next(iter(expired))), code="cache-key")
+        remedy = (
+            "gpg --armor --export-secret-keys ID    (of a key without a passphrase)",
+            "dnf swap gnupg2-minimal gnupg2-full    (Amazon Linux 2023)",
+        )
+        raise CacheError("the signing key cannot sign", why=done.tail(3), remedy=remedy, code="cache-key")
+
+    def _expired(self) -> dict[str, str]:
+        """The day on which each expired key ended, by its id (GnuPG's doc/DETAILS, "colon listings format")."""
+        done = self._run("--with-colons", "--list-keys")
+        days: dict[str, str] = {}
+        ends: list[int] = []
+        for kind, validity, _, _, key, _, end, *_ in (f"{line}:::::::".split(":") for line in done.stdout.splitlines()):
+            if kind in ("pub", "sub"):
+                ends = [*(ends if kind == "sub" else ()), *([int(end)] if end.isdigit() else ())]
+                if validity == "e" and ends:  # a subkey ends with its primary key
+                    days[key] = timestamp(min(ends))[:10]
+        return days
 
     def add(self, key: bytes, source: str) -> None:
         """Imports a key; CacheError ``cache-key``."""
@@ -129,6 +158,29 @@ def open_keyring(system: System, home: Path, keys: Iterable[Origin], region: str
         finally:  # a secret key is in it
             os.close(ring.descriptor)
             remove_tree(home)
+
+
+def require_signer(system: System, directory: Path, name: str, mirror: Mirror, region: str | None) -> None:
+    """Signs a text and verifies it as a cluster would that takes packages: CacheError ``cache-key``.
+
+    Args:
+        directory: a local directory for the keyrings.
+        name: of the mirror.
+    """
+    assert mirror.signing_key is not None
+    refuse_readable_key(mirror.signing_key)
+    with private_dir(directory) as place:
+        text, signed = place / "text", place / "signed"
+        text.write_text("{}\n")
+        with open_keyring(system, place / "signing", (mirror.signing_key,), region) as ring:
+            ring.sign(text, signed)
+        with open_keyring(system, place / "keys", mirror.keys, region) as ring:
+            try:
+                ring.verified(signed.read_bytes(), "text")
+            except CacheError as error:
+                what = f"spack.mirrors.{name}.keys do not accept what its signing_key signs"
+                remedy = ("gpg --armor --export ID > FILE    (and list FILE in keys)", *error.remedy[1:])
+                raise CacheError(what, why=error.why, remedy=remedy, code="cache-key") from error
 
 
 def refuse_readable_key(origin: Origin) -> None:

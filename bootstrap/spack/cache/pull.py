@@ -8,39 +8,50 @@ each kind of problem is reported once for each mirror.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ...config.model import Mirror
-from ...core.deadlines import FETCH, REQUEST
+from ...core.deadlines import FETCH
 from ...core.errors import CacheError, FetchError, PetalError
 from ...core.text import at_most
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
-from ...remote.fetch import Source, download, local_path, read
+from ...remote.fetch import download, local_path
 from ..lockfile import Locked
-from .entries import LIMIT, MALFORMED, Layout, unwrapped
+from .entries import Layout
 from .keys import Keyring, open_keyring
+from .mirror import MirrorReader, in_layout, what_of
 
 TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
 NAMED = 3
 OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-region", "fetch-scheme", "cache-local"})
-ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
+OF_AN_ENTRY = frozenset({"cache-unverified", "cache-corrupt"})
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """The entries in ``directory`` that Spack can install, and an error for each kind of problem of each mirror."""
+    """The entries in ``directory`` that Spack can install, and an error for each kind of problem of each mirror.
+
+    Args:
+        origins: the URL of the mirror that each entry is from.
+        refused: why an entry cannot be used, by the URL of the mirror and the hash of the package.
+    """
 
     directory: Path
     layout: Layout
-    specs: tuple[Locked, ...] = ()
+    origins: Mapping[Locked, str] = field(default_factory=dict)
     troubles: tuple[CacheError, ...] = ()
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def specs(self) -> tuple[Locked, ...]:
+        return tuple(self.origins)
 
     def withdraw(self, missing: Iterable[Locked]) -> tuple[Locked, ...]:
         """Removes the entries that Spack could not install although their dependencies are installed; returns them."""
@@ -65,155 +76,119 @@ def pull(
 ) -> Pulled:
     """Gets the entries of ``specs`` from the first mirror that has a usable one, into ``directory``: emptied first."""
     remove_tree(directory)
-    missing, taken, troubles = list(specs), [], []
+    missing, troubles = list(specs), []
+    origins: dict[Locked, str] = {}
+    refused: dict[str, dict[str, str]] = {}
     for name, mirror in mirrors.items():
         if missing:
-            job = _Pull(name, mirror, layout, directory, system, region, tell)
+            job = _Pull(MirrorReader(name, mirror, layout, region, directory), directory, system, tell)
             try:
                 found = job.run(missing)
-                troubles += job.report(bool(found))
+                troubles += job.report(missing, bool(found))
             except CacheError as error:
                 found = []
                 troubles.append(error)
-            taken += found
+            refused[mirror.url] = job.refused()
+            origins.update(dict.fromkeys(found, mirror.url))
             missing = [spec for spec in missing if spec not in found]
-    return Pulled(directory, layout, tuple(taken), tuple(troubles))
+    return Pulled(directory, layout, origins, tuple(troubles), refused)
 
 
 @dataclass
 class _Pull:
     """The transfer from one mirror, shared by its threads."""
 
-    name: str
-    mirror: Mirror
-    layout: Layout
+    reader: MirrorReader
     directory: Path
     system: System
-    region: str | None
     tell: Callable[[str], None]
-    stopped: threading.Event = field(default_factory=threading.Event)
-    refused: list[FetchError] = field(default_factory=list)
     troubles: list[tuple[Locked, PetalError]] = field(default_factory=list)
 
     def run(self, specs: list[Locked]) -> list[Locked]:
         """Returns the specs whose entries are in the directory; CacheError if the mirror or its keys are missing."""
-        path = local_path(self.mirror.url)
-        if path is not None and not path.is_dir():
-            raise self._unusable(
-                FetchError(f"{path} is not a directory", remedy=f"ls -ld {path}", code="fetch-missing")
-            )
-        keys = open_keyring(self.system, self.directory / ".keys", self.mirror.keys, self.region)
+        mirror, name = self.reader.mirror, self.reader.name
+        path = local_path(mirror.url)
+        try:
+            if path is not None and not path.is_dir():
+                raise self.reader.unusable(f"{path} is not a directory", (f"ls -ld {path}",))
+        except PermissionError as error:
+            raise self.reader.unusable(str(error), (f"ls -ld {path}",)) from error
+        keys = open_keyring(self.system, self.directory / ".keys", mirror.keys, self.reader.region)
         taken: list[Locked] = []
-        with keys if self.mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
+        with keys if mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
             try:
                 results = threads.map(lambda spec: self._take(spec, ring), specs)
                 for number, (spec, is_taken) in enumerate(zip(specs, results), 1):
                     taken += [spec] if is_taken else []
                     progress = f"{len(taken)} found, {number} of {len(specs)} asked for"
-                    self.tell(f"looking for packages in {self.name}: {progress}")
+                    self.tell(f"looking for packages in {name}: {progress}")
             except BaseException:
-                self.stopped.set()  # a run that ends does not wait for transfers
+                self.reader.stopped.set()  # a run that ends does not wait for transfers
                 raise
-        numbers = (len(taken), len(specs), self.name)
-        LOG.info("%d of %d packages are in the build cache %s", *numbers, extra={"step": "spack"})
+        LOG.info("%d of %d packages are in the build cache %s", len(taken), len(specs), name, extra={"step": "spack"})
         return taken
 
     def _take(self, spec: Locked, ring: Keyring | None) -> bool:
         """True if the entry of ``spec`` is in the directory; False if the mirror has none that can be used."""
-        if self.stopped.is_set():
+        if self.reader.stopped.is_set():
             return False
         try:
-            description = self._description(spec, ring)
-            if description is not None:
-                self._take_blobs(spec, description)
+            return self.reader.find(spec, ring, partial(self._fetch, spec))
         except PetalError as error:
             if error.code in OF_THE_MIRROR:
-                self.stopped.set()
+                self.reader.stopped.set()
             self.troubles.append((spec, error))
         except OSError as error:
-            self.stopped.set()
+            self.reader.stopped.set()
             what, remedy = "an entry cannot be written", f"df -h {self.directory}"
             self.troubles.append((spec, CacheError(what, why=str(error), remedy=remedy, code="cache-local")))
-        else:
-            return description is not None
         return False
 
-    def _description(self, spec: Locked, ring: Keyring | None) -> bytes | None:
-        """The entry's description, verified if the mirror is signed; None if the entry has no description."""
-        for signed in (True, False) if ring is None else (True,):
-            source = self._source(self.layout.description(spec, signed=signed), None, REQUEST)
-            try:
-                text = read(source, self.directory / f".{threading.get_ident()}", limit=LIMIT)
-            except FetchError as error:
-                if error.code not in ABSENT:
-                    raise
-                if error.code != "fetch-missing":
-                    self.refused.append(error)
-                continue
-            return unwrapped(text) if ring is None else ring.verified(text, f"{spec.name}-{spec.version}-{spec.hash}")
-        return None
-
-    def _take_blobs(self, spec: Locked, description: bytes) -> None:
-        """Fetches the files that the description names, then writes the description."""
-        what = f"the entry of {spec.name}@{spec.version}"
-        with _in_layout(what):
-            document = json.loads(description)
-            blobs = self.layout.blobs(spec, document)
+    def _fetch(self, spec: Locked, blobs: dict[str, str], description: bytes) -> None:
+        """Fetches the files that a description names, then writes the description."""
+        what = what_of(spec)
         try:
             for path, sha256 in blobs.items():
-                download(self._source(path, sha256, FETCH), self.directory / path)
+                download(self.reader.source(path, sha256, FETCH), self.directory / path)
         except FetchError as error:
             if error.code in {"fetch-checksum", "fetch-missing"}:
                 raise CacheError(what, why=str(error), code="cache-corrupt") from error
             raise
-        with _in_layout(what):
-            digest = self.layout.hash_of(document, self.directory)
+        with in_layout(what):
+            digest = self.reader.layout.hash_of(json.loads(description), self.directory)
         if digest != spec.hash:
             raise CacheError(what, why=f"it is the entry of another package, {digest}", code="cache-corrupt")
-        target = self.directory / self.layout.description(spec, signed=False)
+        target = self.directory / self.reader.layout.description(spec, signed=False)
         make_dir(target.parent)
         target.write_bytes(description)
 
-    def _source(self, path: str, sha256: str | None, seconds: float) -> Source:
-        return Source(self.mirror.uri(path), sha256, self.region, seconds, self.stopped.is_set)
+    def refused(self) -> dict[str, str]:
+        """Why the entry of each package cannot be used, by hash."""
+        return {spec.hash: error.why or str(error) for spec, error in self.troubles if error.code in OF_AN_ENTRY}
 
-    def report(self, has_found: bool) -> list[CacheError]:
-        """One error for each kind of problem, with the packages that it concerns."""
+    def report(self, specs: list[Locked], has_found: bool) -> list[CacheError]:
+        """One error for each kind of problem, with the packages that it concerns; or why the mirror has no package."""
         kinds: dict[str, list[tuple[Locked, PetalError]]] = {}
         for spec, error in self.troubles:
             kinds.setdefault(error.code, []).append((spec, error))
         errors = [self._summary(code, cases) for code, cases in kinds.items()]
-        if not has_found and not errors and self.refused:
-            errors.append(self._unusable(self.refused[0]))
+        if not has_found and not errors:
+            problem = self.reader.problem()
+            if problem is None and not self.reader.mirror.push:
+                problem = self.reader.no_match(specs)
+            errors += [problem] if problem else []
         return errors
 
-    def _unusable(self, error: PetalError) -> CacheError:
-        what = f"no package could be taken from the mirror {self.name}, {self.mirror.url}"
-        return CacheError(what, why=str(error), remedy=error.remedy, code="cache-unreachable")
-
     def _summary(self, code: str, cases: list[tuple[Locked, PetalError]]) -> CacheError:
-        error = cases[0][1]
+        error, name = cases[0][1], self.reader.name
         if code in OF_THE_MIRROR:
-            return self._unusable(error)
+            return self.reader.unusable(str(error), error.remedy)
         specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
         names = ", ".join(at_most(NAMED, specs))
+        again = f"spack.mirrors.{name}.push on a cluster that builds: it replaces them"
         if code == "cache-unverified":
-            remedy = (
-                f"list the public key of who pushed it under spack.mirrors.{self.name}.keys",
-                "if the signature is wrong: delete the entry, and find out who can write there",
-            )
-            what = f"the signature of {names} in the mirror {self.name} is not accepted"
-            return CacheError(what, why=error.why, remedy=remedy, code=code)
-        what = f"the mirror {self.name} has entries that cannot be used: {names}"
-        delete = "delete the entry: the next cluster that builds it pushes it again"
-        return CacheError(what, why=error.why or str(error), remedy=delete, code="cache-corrupt")
-
-
-@contextmanager
-def _in_layout(what: str) -> Iterator[None]:
-    """Reads a document of the entry ``what``: CacheError ``cache-corrupt`` if it is not in its layout."""
-    try:
-        yield
-    except MALFORMED as error:
-        why = f"it does not have the shape of its layout ({type(error).__name__}: {error})"
-        raise CacheError(what, why=why, code="cache-corrupt") from error
+            remedy = (line.replace("NAME", name) for line in error.remedy)
+            what = f"the signature of {names} in the mirror {name} is not accepted"
+            return CacheError(what, why=error.why, remedy=(*remedy, again), code=code)
+        what = f"the mirror {name} has entries that cannot be used: {names}"
+        return CacheError(what, why=error.why or str(error), remedy=again, code="cache-corrupt")

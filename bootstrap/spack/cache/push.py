@@ -5,19 +5,22 @@ The descriptions are uploaded last, so that an entry is complete when it can be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...config.model import Mirror
 from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
-from ...host.files import remove_tree
+from ...host.files import make_dir, remove_tree
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
-from .keys import open_keyring, refuse_readable_key
+from .entries import Layout
+from .keys import Keyring, open_keyring, require_signer
+from .mirror import MirrorReader, what_of
 
 TRANSFERS = 8
 
@@ -32,45 +35,76 @@ class Push:
     region: str | None
     tell: Callable[[str], None]
 
-    def lacking(self, specs: Iterable[Locked]) -> list[Locked]:
-        """The specs that the mirror does not have."""
-        specs = list(specs)
-        with ThreadPoolExecutor(TRANSFERS) as threads:
-            uris = [self.mirror.uri(self._description(spec)) for spec in specs]
-            try:
-                existing = list(threads.map(lambda uri: exists(uri, region=self.region, seconds=REQUEST), uris))
-            except FetchError as error:
-                raise self._failed(error) from error
-        return [spec for spec, is_there in zip(specs, existing) if not is_there]
+    def lacking(self, specs: Iterable[Locked], refused: Mapping[str, str]) -> dict[Locked, str]:
+        """The specs without an entry that can be used, each with the reason if the mirror has another entry.
 
-    def send(self, specs: list[Locked]) -> None:
-        """Packs, signs and uploads."""
-        directory = self.spack.places.scratch / "pushed"
-        remove_tree(directory)
+        Args:
+            refused: the reasons, by hash, for which this cluster could not use entries when it installed. Here only
+                signatures are verified, and the files must exist.
+        """
+        unknown = [spec for spec in specs if spec.hash not in refused]
+        with self._scratch() as directory:
+            reader = MirrorReader(self.name, self.mirror, self._layout, self.region, directory)
+            keys = open_keyring(self.spack.system, directory / "keys", self.mirror.keys, self.region)
+            with keys if self.mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
+                try:
+                    found = dict(zip(unknown, threads.map(lambda spec: self._problem(reader, spec, ring), unknown)))
+                except FetchError as error:
+                    raise self._failed(error) from error
+        reasons = {spec: found.get(spec, refused.get(spec.hash)) for spec in specs}
+        return {spec: reason for spec, reason in reasons.items() if reason is not None}
+
+    def _problem(self, reader: MirrorReader, spec: Locked, ring: Keyring | None) -> str | None:
+        """Why the mirror's entry cannot be used, empty without an entry; None if it can be used."""
+
+        def require(blobs: dict[str, str], _: bytes) -> None:
+            for path in blobs:
+                if not exists(self.mirror.uri(path), region=self.region, seconds=REQUEST):
+                    raise CacheError(what_of(spec), why=f"{path} does not exist", code="cache-corrupt")
+
         try:
-            self.tell(f"packing {len(specs)} packages for {self.name}")
-            self.spack.push([spec.hash for spec in specs], directory)
+            return None if reader.find(spec, ring, require) else ""
+        except CacheError as error:
+            return error.why
+
+    def send(self, specs: Iterable[Locked]) -> None:
+        """Packs, signs and uploads, after it has found that its key can sign."""
+        specs = list(specs)
+        with self._scratch() as directory:
             if self.mirror.signed:
-                self._sign(directory, specs)
-            descriptions = {directory / self._description(spec) for spec in specs}
-            files = sorted(path for path in directory.rglob("*") if path.is_file())
+                require_signer(self.spack.system, directory / "key", self.name, self.mirror, self.region)
+            packed = directory / "packed"
+            self.tell(f"packing {len(specs)} packages for {self.name}")
+            self.spack.push([spec.hash for spec in specs], packed)
+            if self.mirror.signed:
+                self._sign(packed, specs)
+            descriptions = {packed / self._description(spec) for spec in specs}
+            files = sorted(path for path in packed.rglob("*") if path.is_file())
             last = [path for path in files if path in descriptions]
             self.tell(f"sending {len(last)} packages to {self.name}")
-            for batch in ([path for path in files if path not in descriptions], last):
-                with ThreadPoolExecutor(TRANSFERS) as threads:
-                    list(threads.map(lambda path: self._put(path, directory), batch))
-        except FetchError as error:
-            raise self._failed(error) from error
+            try:
+                for batch in ([path for path in files if path not in descriptions], last):
+                    with ThreadPoolExecutor(TRANSFERS) as threads:
+                        list(threads.map(lambda path: self._put(path, packed), batch))
+            except FetchError as error:
+                raise self._failed(error) from error
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        directory = self.spack.places.scratch / "pushed"
+        remove_tree(directory)
+        make_dir(directory, 0o700)
+        try:
+            yield directory
         finally:
             remove_tree(directory)
 
     def _sign(self, directory: Path, specs: Iterable[Locked]) -> None:
-        origin = self.mirror.signing_key
-        assert origin is not None
-        refuse_readable_key(origin)
-        with open_keyring(self.spack.system, self.spack.places.scratch / "signing", (origin,), self.region) as ring:
+        assert self.mirror.signing_key is not None
+        home, keys = directory.with_name("signing"), (self.mirror.signing_key,)
+        with open_keyring(self.spack.system, home, keys, self.region) as ring:
             for spec in specs:
-                plain = directory / self.spack.program.family.cache_layout.description(spec, signed=False)
+                plain = directory / self._layout.description(spec, signed=False)
                 if plain.is_file():  # Spack leaves out a package whose recipe forbids redistribution
                     signed = plain.with_name(f"{plain.name}.signed")
                     ring.sign(plain, signed)
@@ -82,7 +116,11 @@ class Push:
         upload(path, uri, region=self.region, seconds=FETCH)
 
     def _description(self, spec: Locked) -> str:
-        return self.spack.program.family.cache_layout.description(spec, signed=self.mirror.signed)
+        return self._layout.description(spec, signed=self.mirror.signed)
+
+    @property
+    def _layout(self) -> Layout:
+        return self.spack.program.family.cache_layout
 
     def _failed(self, error: FetchError) -> CacheError:
         what = f"the built packages could not be pushed to the mirror {self.name}, {self.mirror.url}"
