@@ -6,7 +6,6 @@ import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import Bug, PetalError, redacted
@@ -91,12 +90,12 @@ def crash(error: Exception, paths: Paths, run_id: str) -> Bug:
     """Writes the crash report of a bug and returns the error that names it."""
     text = redacted("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     LOG.error("bug: %s", text)
-    target: Path | str = paths.var / f"crash-{run_id}.txt"
+    target = paths.var / f"crash-{run_id}.txt"
+    why = f"the crash report is {target}"
     try:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).write_bytes(text.encode(errors="backslashreplace"))
-    except OSError:
-        target = "the log"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text.encode(errors="backslashreplace"))
+    except OSError:  # another user may not write there
+        why = text
     what = f"petal-node has a bug: {type(error).__name__}: {error}"
-    remedy = "please report it with that file"
-    return Bug(what, why=f"the crash report is {target}", remedy=remedy)
+    return Bug(what, why=why, remedy="please report it with the crash report")

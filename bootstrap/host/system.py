@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.deadlines import FLUSH
 from ..core.errors import PetalError, ProcessFailed, ProcessTimeout
@@ -21,6 +21,9 @@ from .atomic import flush_filesystem
 from .deadline import on_storage, with_deadline
 from .log import LOG
 from .processes import end_marked, end_tree, other_runs, run_mark
+
+if TYPE_CHECKING:
+    import pwd
 
 T = TypeVar("T")
 
@@ -191,10 +194,21 @@ class System:
 
 def base_env(user: str | None = None) -> dict[str, str]:
     """The environment of a program: a PATH with Slurm, a UTF-8 locale, and the home of the user that runs it."""
+    return clean_env(passwd_entry(user).pw_dir)
+
+
+def passwd_entry(user: str | None = None) -> pwd.struct_passwd:
+    """The entry of a user, by default of this process; one in its place if this process has only a user id."""
     import pwd
 
-    entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
-    return clean_env(entry.pw_dir)
+    if user is not None:
+        return pwd.getpwnam(user)
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:  # for example of a container, or the directory service does not answer
+        home = os.environ.get("HOME") or "/"
+        return pwd.struct_passwd((str(uid), "x", uid, os.getegid(), "", home, "/bin/sh"))
 
 
 def clean_env(home: Path | str, **more: str) -> dict[str, str]:
@@ -223,9 +237,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     identity: dict[str, Any] = {}
     if user is not None:
-        import pwd
-
-        entry = pwd.getpwnam(user)
+        entry = passwd_entry(user)
         groups = os.getgrouplist(user, entry.pw_gid)
         identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
     try:

@@ -6,8 +6,6 @@ this process reaches it.
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
 from ..core.text import at_most
-from ..host.system import clean_env
+from ..host.system import clean_env, passwd_entry
 from ..state.context import Context
 from ..state.release import Manifest
 from .fleet import ordinary_user
@@ -131,7 +129,7 @@ def ask_shell(
 ) -> Iterator[Answer]:
     """The answers in order, without end; a shell that ended early answers the rest with its last output."""
     user = ordinary_user(ctx)
-    entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    entry = passwd_entry(user)
     env = clean_env(entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
     if not ctx.paths.live:
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
@@ -203,7 +201,7 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
         first = next((line.strip() for line in answer.text.splitlines() if line.strip()), "")
         return Finding(check, Severity.OK, first or f"ended with {answer.code}")
     expected = f", not {program.exit}" if program.exit else ""
-    remedy = (f"bash -lc '{load}; {program.command}'",)
+    remedy = (f"bash -lc {shlex.quote(f'{load}; {program.command}')}",)
     return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", _reason_in(answer.text), remedy)
 
 

@@ -111,7 +111,9 @@ def _not_started(evidence: Evidence) -> Finding | None:
     """Slurm started no task, or not on all nodes."""
     absent = evidence.not_launched
     if absent:
-        log = f"sudo srun --mpi=none -N{len(absent)} -w {','.join(absent)} grep -i mpi /var/log/slurmd.log"
+        log = (
+            f"sudo $(command -v srun) --mpi=none -N{len(absent)} -w {','.join(absent)} grep -i mpi /var/log/slurmd.log"
+        )
         listed = f"srun --mpi=none -w {absent[0]} srun --mpi=list"
         why = quote(evidence.slurmd) or quote(evidence.stderr)
         return evidence.failure(f"Slurm: {' and '.join(absent)} did not start the task", why, listed, log)

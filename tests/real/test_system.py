@@ -37,6 +37,19 @@ def test_run_returns_output_and_exit_code_with_the_given_environment() -> None:
     assert done.stderr == "err\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_id_without_an_entry_in_passwd_can_run_programs() -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(4242)
+            os.environ["HOME"] = "/h"
+            os._exit("HOME=/h" not in SYSTEM.run(["env"], timeout=10).stdout.splitlines())
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_an_unexpected_exit_code_raises_an_error_with_the_output() -> None:
     with pytest.raises(ProcessFailed) as caught:
         SYSTEM.run(["sh", "-c", "echo broken >&2; exit 7"], timeout=10)
