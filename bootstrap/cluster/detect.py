@@ -22,7 +22,7 @@ from ..core.paths import Paths
 from ..host.files import text_or_empty
 from ..host.system import System
 from ..host.yaml_text import read_yaml
-from ..remote.s3 import metadata
+from ..remote.metadata import metadata
 from .targets import own_cpu
 
 ROLES = {

@@ -153,7 +153,7 @@ class InstallConfig:
 
     ``where``: on the head node, or in a Slurm job on ``queue`` that must start within ``wait`` seconds. ``budget``:
     seconds that a hook waits for the worker. ``jobs``: cores, 0 for all. ``partial``: publish the release even if
-    packages failed to build.
+    packages failed to build. ``fetch_timeout``: seconds for one tarball, retries included.
     """
 
     where: str = "head"
@@ -162,6 +162,7 @@ class InstallConfig:
     budget: int = 300
     jobs: int = 0
     partial: bool = False
+    fetch_timeout: int = 900
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,7 @@ class InstallSchema(_Section):
     budget = _integer(0, 3600, " seconds")
     jobs = _integer(0, 1024, " (0: all cores)")
     partial_ = _Boolean(data_key="partial", attribute="partial")  # Schema has an attribute partial
+    fetch_timeout = _integer(10, 86400, " seconds")
 
     rules = rules.INSTALL
 

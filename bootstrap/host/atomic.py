@@ -8,6 +8,7 @@ Two processes may write the same target at once: each works under a name of its 
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import json
 import os
@@ -50,6 +51,49 @@ def staged_file(path: Path, *, mode: int = 0o644, confirm: Callable[[], None] | 
     _remove_abandoned(path)
     with _staged(path, mode, confirm) as (part, _):
         yield part
+
+
+@contextmanager
+def resumable_file(path: Path, kept: Path, *, is_useless: Callable[[BaseException], bool]) -> Iterator[Path]:
+    """Yields the file ``kept``, which an earlier process may have left; it becomes ``path`` if the block succeeds.
+
+    While another process writes ``kept``, an empty private file is yielded instead.
+
+    Args:
+        is_useless: called with the error that ends the block; False keeps the file for the next process, for a day.
+    """
+    make_dir(kept.parent)
+    make_dir(path.parent)
+    for old in kept.parent.glob("*.part"):
+        with suppress(OSError):
+            if old.is_file() and time.time() - old.lstat().st_mtime > ABANDONED_SECONDS:
+                old.unlink()
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(kept, flags, 0o600), "rb+") as stream:
+        if not _is_locked(stream, kept):
+            with staged_file(path) as part:
+                yield part
+            return
+        try:
+            yield kept
+        except BaseException as error:
+            if is_useless(error) or os.fstat(stream.fileno()).st_size == 0:
+                kept.unlink(missing_ok=True)
+            raise
+        os.fchmod(stream.fileno(), 0o644)
+        os.fsync(stream.fileno())
+        kept.rename(path)
+    for directory in {path.parent, kept.parent}:
+        flush_directory(directory)
+
+
+def _is_locked(stream: BinaryIO, path: Path) -> bool:
+    """Locks an open file, unless another process has locked it, or has completed and renamed it."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -1,72 +1,62 @@
-"""Instance metadata (IMDSv2 only), credentials, and the addresses and signatures of S3 requests.
+"""The region, addresses and signatures of S3 requests.
 
-Credentials are looked up when a request needs them and are never stored. The endpoints follow the variables that AWS's
-own tools read: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_EC2_METADATA_SERVICE_ENDPOINT``.
+The endpoints follow the variables that AWS's own tools read: ``AWS_ENDPOINT_URL_S3`` before ``AWS_ENDPOINT_URL``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..core.errors import FetchError
-from ..host.log import LOG
+from .metadata import Credentials, metadata
 
-IMDS = "http://169.254.169.254"
-IMDS_TIMEOUT = 2.0
-
-
-def metadata(path: str) -> str | None:
-    """The text at ``/latest/<path>`` of the instance metadata service, None without a value or an answer.
-
-    Version 2 of the service wants a session token first (EC2 user guide, instancedata-data-retrieval).
-    """
-    import requests
-
-    base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS).rstrip("/") + "/latest"
-    session = requests.Session()
-    session.trust_env = False  # a proxy must never see these
-    try:
-        headers = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
-        token = session.put(f"{base}/api/token", headers=headers, timeout=IMDS_TIMEOUT)
-        token.raise_for_status()
-        answer = session.get(f"{base}/{path}", headers={"X-aws-ec2-metadata-token": token.text}, timeout=IMDS_TIMEOUT)
-    except requests.RequestException as error:
-        LOG.debug("no instance metadata %s: %s", path, error)
-        return None
-    return answer.text if answer.status_code == 200 else None
+# The DNS suffix of each partition by the start of its regions' names (botocore/data/partitions.json).
+SUFFIXES = {
+    "cn-": "amazonaws.com.cn",
+    "us-iso-": "c2s.ic.gov",
+    "us-isob-": "sc2s.sgov.gov",
+    "us-isof-": "csp.hci.ic.gov",
+    "eu-isoe-": "cloud.adc-e.uk",
+    "eusc-": "amazonaws.eu",
+}
+ARN = re.compile(  # of an access point
+    r"arn:[\w-]+:(?P<service>[\w-]+):(?P<region>[\w-]*):(?P<account>\d+):accesspoint[:/](?P<name>[A-Za-z0-9-]+)(?=/|$)"
+)
+REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+){1,2}-\d{1,2}")
 
 
-class Credentials(NamedTuple):
-    """An access key; ``token`` is None for a user's own."""
+class Object(NamedTuple):
+    """An object of S3: ``bucket`` is the name of a bucket, or the ARN or alias of an access point."""
 
+    bucket: str
     key: str
-    secret: str
-    token: str | None
 
 
-def credentials() -> Credentials | None:
-    """Those of the environment, else of the instance's role; None: a request is not signed."""
-    import json
-
-    key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-    if key and secret:
-        return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
-    roles = metadata("meta-data/iam/security-credentials/")
-    if not roles:
-        return None
-    text = metadata(f"meta-data/iam/security-credentials/{roles.split()[0]}")
-    try:
-        answer: dict[str, Any] = json.loads(text or "{}")
-        return Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"])
-    except (ValueError, KeyError, TypeError):
-        return None
+def parse(uri: str) -> Object:
+    """The bucket and the key of ``s3://BUCKET/KEY`` or ``s3://ARN/KEY``; FetchError ``fetch-scheme``."""
+    path = uri.removeprefix("s3://")
+    arn = ARN.match(path)
+    bucket, _, key = (path[: arn.end()], "", path[arn.end() + 1 :]) if arn else path.partition("/")
+    if not bucket or not key.lstrip("/"):
+        raise FetchError(f"{uri} lacks a bucket or a key", remedy="write s3://BUCKET/KEY", code="fetch-scheme")
+    if bucket.startswith("arn:") and not (arn and arn["service"] == "s3" and REGION.fullmatch(arn["region"])):
+        what, why = f"{uri} cannot be used", "petal-node reads access points of S3 in one region only"
+        remedy = "write s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/KEY, or s3://BUCKET/KEY"
+        raise FetchError(what, why=why, remedy=remedy, code="fetch-scheme")
+    return Object(bucket, key.lstrip("/"))
 
 
-def region(known: str | None = None) -> str:
-    """The region: ``known`` (from the cluster's files), else the environment, else IMDS; else ``fetch-region``."""
-    name = known or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+def region(uri: str, known: str | None = None) -> str:
+    """The region of an object, as far as its URI and this node know it; else ``fetch-region``.
+
+    That of an access point's ARN, else ``known`` (from the cluster's files), else the environment, else IMDS.
+    """
+    arn = ARN.match(parse(uri).bucket)
+    name = arn["region"] if arn else known
+    name = name or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     name = name or metadata("meta-data/placement/region")
     if name:
         return name.strip()
@@ -75,41 +65,43 @@ def region(known: str | None = None) -> str:
 
 
 def s3_url(uri: str, region_name: str) -> str:
-    """The https address of ``s3://bucket/key``: virtual-hosted, or path style if an endpoint is set.
+    """The https address of an object: virtual-hosted, or path style if an endpoint is set.
 
     A bucket with a dot in its name gets path style, because S3's certificate does not cover it. FetchError
     ``fetch-scheme`` if the bucket or the key is missing.
     """
-    parts = urlsplit(uri, allow_fragments=False)
-    bucket, key = parts.netloc, parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
-    if not bucket or not key:
-        raise FetchError(f"{uri} lacks a bucket or a key", remedy="write s3://BUCKET/KEY", code="fetch-scheme")
+    bucket, key = parse(uri)
     return f"{_bucket_url(bucket, region_name)}/{quote(key, safe='/-_.~')}"
 
 
 def list_url(uri: str, region_name: str) -> str:
     """The https address that answers with at most one key that begins with ``s3://bucket/key`` (ListObjectsV2)."""
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    bucket, prefix = parse(uri)
     return f"{_bucket_url(bucket, region_name)}/?list-type=2&max-keys=1&prefix={quote(prefix, safe='')}"
 
 
 def _bucket_url(bucket: str, region_name: str) -> str:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/")
+    suffix = next((name for start, name in SUFFIXES.items() if region_name.startswith(start)), "amazonaws.com")
+    arn = ARN.match(bucket)
+    if arn:
+        host = f"{arn['name']}-{arn['account']}"
+        if endpoint:
+            parts = urlsplit(endpoint)
+            return f"{parts.scheme}://{host}.{parts.netloc}{parts.path}"
+        return f"https://{host}.s3-accesspoint.{region_name}.{suffix}"
     if endpoint:
-        return f"{endpoint.rstrip('/')}/{bucket}"
-    host = f"s3.{region_name}.amazonaws.com" + (".cn" if region_name.startswith("cn-") else "")
+        return f"{endpoint}/{bucket}"
+    host = f"s3.{region_name}.{suffix}"
     return f"https://{host}/{bucket}" if "." in bucket else f"https://{bucket}.{host}"
 
 
-def s3_auth(region_name: str, sha256: str | None = None) -> Any:
-    """A requests authenticator that signs for S3 (Signature Version 4), or None without credentials.
+def s3_auth(found: Credentials, region_name: str, sha256: str | None = None) -> Any:
+    """A requests authenticator that signs for S3 (Signature Version 4).
 
     Args:
         sha256: checksum of the body, so that the body is not read into memory to be signed.
     """
-    found = credentials()
-    if found is None:
-        return None
     from requests_aws4auth import AWS4Auth
 
     class Streamed(AWS4Auth):  # type: ignore[misc]

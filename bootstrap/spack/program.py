@@ -100,7 +100,7 @@ def is_ready(program: SpackInstall) -> bool:
     return all(_is_whole(origins, directory) for origins, directory in program.sources)
 
 
-def ensure(program: SpackInstall, paths: Paths, region: str | None) -> None:
+def ensure(program: SpackInstall, paths: Paths, region: str | None, seconds: float = FETCH) -> None:
     """Downloads and unpacks missing sources, and compares them with the configuration.
 
     Raises:
@@ -108,7 +108,8 @@ def ensure(program: SpackInstall, paths: Paths, region: str | None) -> None:
         SpackError: ``spack-source``.
     """
     for origins, directory in program.sources:
-        fetch_missing(origins, directory, unpack_wheel if directory == program.clingo else unpack, paths, region)
+        unpacker = unpack_wheel if directory == program.clingo else unpack
+        fetch_missing(origins, directory, unpacker, paths, region, seconds)
     version = version_of(program.tree)
     if version != program.version:
         raise SpackError(
@@ -191,8 +192,9 @@ def fetch_missing(
     unpacker: Callable[[Path, Path, str], None],
     paths: Paths,
     region: str | None,
+    seconds: float = FETCH,
 ) -> None:
-    """Downloads the origins and unpacks them into one directory, unless that was done before.
+    """Downloads the origins, each within ``seconds``, and unpacks them into one directory, unless that was done before.
 
     Raises:
         FetchError, PackageError: with the source as the configuration names it.
@@ -202,8 +204,8 @@ def fetch_missing(
     with staged_dir(directory, keep=lambda: _is_whole(origins, directory)) as part:
         for origin in origins:
             with private_dir(paths.scratch / _key((origin,))) as scratch:
-                archive = scratch / "archive"
-                download(Source(origin.source, origin.sha256, region, FETCH), archive)
+                archive, kept = scratch / "archive", paths.scratch / f"{_key((origin,))}.part"
+                download(Source(origin.source, origin.sha256, region, seconds), archive, kept=kept)
                 unpacker(archive, part, origin.source)
         write_json(part / RECEIPT, {"key": _key(origins), "sources": [origin.source for origin in origins]})
 

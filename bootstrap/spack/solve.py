@@ -56,7 +56,7 @@ def _ready_spack(ctx: Context, target: str, *, apart: Path | None = None) -> Spa
     spack = open_spack(ctx, target, apart=apart)
     if not is_ready(spack.program):
         ctx.note(f"Spack {spack.program.version} and its recipes")
-    ensure(spack.program, ctx.paths, ctx.facts.cluster.region)
+    ensure(spack.program, ctx.paths, ctx.facts.cluster.region, ctx.config.install.fetch_timeout)
     _write_environment(ctx, spack)
     return spack
 

@@ -114,7 +114,9 @@ def _pull(ctx: Context, spacks: Iterable[Spack]) -> Pulled:
     spacks = list(spacks)
     region, layout = ctx.facts.cluster.region, spacks[0].program.family.cache_layout
     missing, caches = _missing(ctx, spacks), ctx.config.spack.caches
-    pulled = pull(missing, caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress)
+    pulled = pull(
+        missing, caches, layout, pulled_of(ctx), ctx.system, region, ctx.progress, ctx.config.install.fetch_timeout
+    )
     for trouble in pulled.troubles:
         _warn(ctx, trouble)
     _record_refused(ctx, pulled)

@@ -85,7 +85,14 @@ def _push(
     """
     if not specs:
         return {}
-    push = Push(name, mirror, with_lockfile(ctx, target), ctx.facts.cluster.region, ctx.progress)
+    push = Push(
+        name,
+        mirror,
+        with_lockfile(ctx, target),
+        ctx.facts.cluster.region,
+        ctx.progress,
+        ctx.config.install.fetch_timeout,
+    )
     lacking = push.lacking(specs, refused)
     if lacking:
         push.send(lacking)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config.model import PackageConfig
-from ..core.deadlines import FETCH, PROBE
+from ..core.deadlines import PROBE
 from ..core.errors import DISK_ERRORS, FetchError, PackageError, from_os_error
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host import inventory
@@ -100,12 +100,13 @@ def install(ctx: Context, package: PackageConfig) -> None:
     assert package.origin is not None
     ctx.note(f"package {package.name} {package.version}")
     prefix = _prefix(ctx, package)
-    source = Source(package.origin.source, package.origin.sha256, ctx.facts.cluster.region, FETCH)
+    region, seconds = ctx.facts.cluster.region, ctx.config.install.fetch_timeout
+    source = Source(package.origin.source, package.origin.sha256, region, seconds)
     try:
         with private_dir(ctx.paths.scratch / str(package.origin.sha256)) as scratch:
             archive = scratch / f"{package.name}-{package.version}.tar"
             with _naming(package):
-                download(source, archive)
+                download(source, archive, kept=ctx.paths.scratch / f"{source.sha256}.part")
             with staged_dir(prefix, confirm=ctx.confirm, flush=ctx.system.flush) as part:
                 unpack(archive, part, package.origin.source)
                 make_dir(part / ".petal")

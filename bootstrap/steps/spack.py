@@ -192,4 +192,5 @@ class SpackProgram(ClusterStep):
         return satisfied(f"Spack {program.version} is at {program.tree}")
 
     def apply(self, ctx: Context) -> None:
-        ensure(locate(ctx.config, ctx.paths), ctx.paths, ctx.facts.cluster.region)
+        program = locate(ctx.config, ctx.paths)
+        ensure(program, ctx.paths, ctx.facts.cluster.region, ctx.config.install.fetch_timeout)

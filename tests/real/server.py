@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append({**dict(self.headers), "path": self.path})
         self.server.behave(self, len(self.server.requests))
 
-    do_PUT = do_HEAD = do_GET  # noqa: N815 - the base class has such names
+    do_PUT = do_HEAD = do_CONNECT = do_GET  # noqa: N815 - the base class has such names
 
     def log_message(self, *_args: object) -> None:
         """Print nothing."""
@@ -88,6 +88,21 @@ def made_certificate(place: Path) -> tuple[Path, Path]:
     return key, certificate
 
 
+def issued_certificate(place: Path) -> tuple[Path, Path]:
+    """The key and the certificate of a server on localhost, which ``place/ca/ca.crt`` has issued as openssl does."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    (place / "ca").mkdir()
+    (place / "ext").write_text("subjectAltName=DNS:localhost\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=Site -keyout ca.key -out ca/ca.crt",
+        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout site.key -out site.csr",
+        "x509 -req -in site.csr -CA ca/ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out site.crt",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=place)
+    return place / "site.key", place / "site.crt"
+
+
 def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None) -> None:
     """Send one complete answer, or a truncated one if ``length`` is larger than the data."""
     handler.send_response(code)
@@ -149,6 +164,18 @@ def dripping(data: bytes, seconds: float) -> Behaviour:
             handler.wfile.write(data[number : number + 1])
 
     return behave
+
+
+def endless(handler: Handler, _: int) -> None:
+    """Send chunks (HTTP/1.1) until the client closes the connection."""
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    block = b"# padding\n" * 6554
+    with suppress(OSError):
+        while not handler.server.ended.is_set():
+            handler.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
 
 
 def silent(handler: Handler, _: int) -> None:

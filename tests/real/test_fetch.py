@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bootstrap.core.errors import FetchError
-from bootstrap.remote.fetch import Source, _look_up, download, read
+from bootstrap.host.log import LOG
+from bootstrap.remote import client
+from bootstrap.remote.answers import look_up
+from bootstrap.remote.fetch import Source, download, read
+from tests.disks import mounted
 from tests.real.server import (
     Behaviour,
     Handler,
@@ -20,7 +26,9 @@ from tests.real.server import (
     answer,
     content,
     cut_off,
+    endless,
     first,
+    issued_certificate,
     leads_to,
     made_certificate,
     serving,
@@ -143,7 +151,7 @@ def test_a_closed_port_is_reported_as_unreachable(tmp_path: Path, monkeypatch: p
 def test_an_https_server_that_refuses_is_reported_without_advice_about_s3(tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         download(source(uri="https://127.0.0.1:9/x", seconds=0.1), tmp_path / "x")
-    assert caught.value.why == "Connection refused"
+    assert caught.value.why.startswith("Connection refused")
     assert "curl -sSIL https://127.0.0.1:9/x" in caught.value.remedy
     assert not any("s3" in line.lower() for line in caught.value.remedy)
 
@@ -152,8 +160,7 @@ def test_the_command_for_a_missing_object_can_be_typed(tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         download(source(uri=f"{tmp_path}/a b"), tmp_path / "x")
     assert caught.value.remedy == (f"ls -ld '{tmp_path}/a b'",)
-    assert _look_up(f"file://{tmp_path}/a b") == f"ls -l '{tmp_path}/a b'"
-    assert _look_up("s3://bucket/a b?c&d") == "aws s3 ls 's3://bucket/a b?c&d'"
+    assert look_up("s3://bucket/a b?c&d") == "aws s3 ls 's3://bucket/a b?c&d'"
 
 
 def test_a_directory_is_not_called_missing(tmp_path: Path) -> None:
@@ -245,3 +252,121 @@ def test_an_object_of_moto_is_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
         server.stop()
     assert (tmp_path / "x").read_bytes() == DATA
     assert caught.value.code == "fetch-missing"
+
+
+def slowly(data: bytes) -> Behaviour:
+    """Send a quarter of the object, then nothing."""
+
+    def behave(handler: Handler, _: int) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        handler.wfile.write(data[start : start + len(data) // 4])
+        handler.server.ended.wait(5)
+
+    return behave
+
+
+def test_a_transfer_is_resumed_by_the_next_run(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(slowly(DATA))
+    for _ in range(4):
+        with suppress(FetchError):
+            download(source(seconds=0.3), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+    starts = [request.get("Range", "bytes=0-") for request in server.requests]
+    assert starts == [f"bytes={number * len(DATA) // 4}-" for number in range(4)]
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("left", [b"another object", DATA + b"more"], ids=["shorter", "longer"])
+def test_the_part_of_another_object_is_not_used(serve: Callable[..., Server], tmp_path: Path, left: bytes) -> None:
+    def behave(handler: Handler, _: int) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        answer(handler, 416) if start >= len(DATA) else content(DATA)(handler, 1)
+
+    serve(behave)
+    (tmp_path / ".x.part").write_bytes(left)
+    download(source(), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def test_two_processes_do_not_write_the_same_part(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve(content(DATA))
+    with (tmp_path / ".x.part").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        download(source(), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert (tmp_path / ".x.part").read_bytes() == b""
+
+
+def test_an_endless_configuration_is_refused_while_it_comes(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve(endless)
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="is larger than 1048576 bytes") as caught:
+        read(source(sha256=None), tmp_path)
+    assert caught.value.code == "fetch-too-large"
+    assert time.monotonic() - started < 3
+    serve(lambda handler, _: answer(handler, 200, b"x", 1 << 40))
+    with pytest.raises(FetchError, match="is larger than 1048576 bytes"):
+        read(source(sha256=None), tmp_path)
+
+
+def test_an_object_larger_than_the_disk_is_refused(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """With and without a Content-Length; the disk is never full."""
+    with mounted(tmp_path / "disk", 16) as disk:
+        for behave in (endless, lambda handler, _: answer(handler, 200, b"x", 1 << 30)):
+            serve(behave)
+            with pytest.raises(FetchError, match="does not fit on the disk") as caught:
+                download(source(), disk / "x")
+            assert caught.value.code == "file-no-space"
+            assert list(disk.iterdir()) == []
+
+
+# certificates, proxies, names
+
+
+@pytest.mark.parametrize(
+    "variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "store"]
+)
+def test_a_sites_own_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Also one without the extensions that Python 3.13 wants, and one in a directory without hashes."""
+    key, certificate = issued_certificate(tmp_path)
+    monkeypatch.setenv("no_proxy", "localhost")
+    with serving(content(DATA), key, certificate) as server:
+        with pytest.raises(FetchError, match="certificate of the server is not accepted") as caught:
+            download(source(uri=f"{server.url}/x"), tmp_path / "x")
+        assert "AWS_CA_BUNDLE" in caught.value.remedy[0]
+        if variable == "store":
+            monkeypatch.setattr(client, "STORES", (str(tmp_path / "ca" / "ca.crt"),))
+        else:
+            monkeypatch.setenv(variable, str(tmp_path / "ca" / ("" if variable.endswith("DIR") else "ca.crt")))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/missing") if variable == "AWS_CA_BUNDLE" else None
+        download(source(uri=f"{server.url}/x"), tmp_path / "x")
+        assert server.paths == ["/x"]
+
+
+def test_a_proxy_that_refuses_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(always(407)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(FetchError, match="the proxy: Tunnel connection failed: 407") as caught:
+            download(source(uri="https://files.corp/x"), tmp_path / "x")
+        assert "NO_PROXY" in caught.value.remedy[0]
+        assert proxy.paths == ["files.corp:443"]
+        monkeypatch.setenv("NO_PROXY", "files.corp,127.0.0.1")
+        with pytest.raises(FetchError, match="name of its host is unknown"):
+            download(source(uri="https://files.corp/x", seconds=1), tmp_path / "x")
+
+
+def test_an_unknown_host_is_given_up_soon_with_one_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LOG, "propagate", True)
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="the name of its host is unknown") as caught:
+        download(source(uri="https://files.invalid/x", seconds=60), tmp_path / "x")
+    assert time.monotonic() - started < 10
+    assert re.search(r"\(\d+ attempts\)", caught.value.why)
+    assert caught.value.remedy[0] == "getent hosts files.invalid"
+    assert len(caplog.records) == 1

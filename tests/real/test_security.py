@@ -26,7 +26,7 @@ from bootstrap.core.model import Role, plain
 from bootstrap.engine.configuration import find_desired_state
 from bootstrap.host.files import make_own_dir, sha256_of
 from bootstrap.host.system import System
-from bootstrap.remote.s3 import metadata
+from bootstrap.remote.metadata import metadata
 from bootstrap.spack.job.worker import SCRIPT
 from bootstrap.state.desired import DesiredState
 from bootstrap.state.store import write_document

@@ -17,7 +17,7 @@ from ..lockfile import Locked
 from .entries import LAYOUTS, LIMIT, MALFORMED, Layout, unwrapped
 from .keys import Keyring
 
-ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-no-credentials"})
+ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-refused"})
 # The path and the sha256 of each file of an entry, and its description, verified if the mirror is signed.
 Use = Callable[[dict[str, str], bytes], None]
 

@@ -30,7 +30,7 @@ from .mirror import MirrorReader, in_layout, what_of
 
 TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
 NAMED = 3
-OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-region", "fetch-scheme", "cache-local"})
+OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-no-credentials", "fetch-region", "fetch-scheme", "cache-local"})
 OF_AN_ENTRY = frozenset({"cache-unverified", "cache-corrupt"})
 
 
@@ -73,15 +73,19 @@ def pull(
     system: System,
     region: str | None,
     tell: Callable[[str], None],
+    seconds: float = FETCH,
 ) -> Pulled:
-    """Gets the entries of ``specs`` from the first mirror that has a usable one, into ``directory``: emptied first."""
+    """Gets the entries of ``specs`` from the first mirror that has a usable one, into ``directory``: emptied first.
+
+    ``seconds`` is the time for one file.
+    """
     remove_tree(directory)
     missing, troubles = list(specs), []
     origins: dict[Locked, str] = {}
     refused: dict[str, dict[str, str]] = {}
     for name, mirror in mirrors.items():
         if missing:
-            job = _Pull(MirrorReader(name, mirror, layout, region, directory), directory, system, tell)
+            job = _Pull(MirrorReader(name, mirror, layout, region, directory), directory, system, tell, seconds)
             try:
                 found = job.run(missing)
                 troubles += job.report(missing, bool(found))
@@ -102,6 +106,7 @@ class _Pull:
     directory: Path
     system: System
     tell: Callable[[str], None]
+    seconds: float
     troubles: list[tuple[Locked, PetalError]] = field(default_factory=list)
 
     def run(self, specs: list[Locked]) -> list[Locked]:
@@ -149,7 +154,7 @@ class _Pull:
         what = what_of(spec)
         try:
             for path, sha256 in blobs.items():
-                download(self.reader.source(path, sha256, FETCH), self.directory / path)
+                download(self.reader.source(path, sha256, self.seconds), self.directory / path)
         except FetchError as error:
             if error.code in {"fetch-checksum", "fetch-missing"}:
                 raise CacheError(what, why=str(error), code="cache-corrupt") from error

@@ -34,6 +34,7 @@ class Push:
     spack: Spack
     region: str | None
     tell: Callable[[str], None]
+    seconds: float = FETCH
 
     def lacking(self, specs: Iterable[Locked], refused: Mapping[str, str]) -> dict[Locked, str]:
         """The specs without an entry that can be used, each with the reason if the mirror has another entry.
@@ -113,7 +114,7 @@ class Push:
 
     def _put(self, path: Path, directory: Path) -> None:
         uri = self.mirror.uri(str(path.relative_to(directory)))
-        upload(path, uri, region=self.region, seconds=FETCH)
+        upload(path, uri, region=self.region, seconds=self.seconds)
 
     def _description(self, spec: Locked) -> str:
         return self._layout.description(spec, signed=self.mirror.signed)

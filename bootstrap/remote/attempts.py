@@ -1,0 +1,176 @@
+"""Requests for one object: sent to the right region with valid credentials, and repeated while they may succeed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..core.errors import FetchError
+from ..host.log import LOG
+from . import answers, client, s3
+from .metadata import Credentials, credentials
+
+SECONDS = "PETAL_FETCH_SECONDS"
+NAME_SECONDS = 5.0  # an unknown host name is not tried for longer
+
+
+class TryAgain(Exception):
+    """A failure that may pass: a server error, a broken or silent connection."""
+
+
+class _UnknownName(TryAgain):
+    """The name of a host could not be resolved."""
+
+
+class Target(NamedTuple):
+    """Where one request goes: its address, the region (empty: not S3), its credentials (None: unsigned)."""
+
+    uri: str
+    url: str
+    region: str
+    found: Credentials | None
+    sha256: str | None
+    deadline: float
+
+    def send(self, session: Any, method: str, **options: Any) -> Any:
+        """The answer of requests, whose body is not read yet.
+
+        Raises:
+            Refusal: it is not what was asked for.
+        """
+        auth = s3.s3_auth(self.found, self.region, self.sha256) if self.found else None
+        left = max(0.1, self.deadline - time.monotonic())
+        # another host than S3 could not check the signature, and would see the token
+        options |= {"auth": auth, "allow_redirects": not self.region, "timeout": client.timeout(left), "stream": True}
+        answer = session.request(method, self.url, **options)
+        verb = "written" if method == "put" else "read"
+        try:
+            answers.check(self.uri, answer, region=self.region, signed=auth is not None, verb=verb)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+
+# The region that S3 named for a bucket of another one.
+_regions: dict[str, str] = {}
+
+
+class _Route:
+    """Where the requests for one object go. A wrong region and refused credentials are corrected once each."""
+
+    def __init__(self, uri: str, region: str | None, sha256: str | None) -> None:
+        self._uri, self._sha256 = uri, sha256
+        self._bucket = s3.parse(uri).bucket if uri.startswith("s3://") else ""
+        self._region = (_regions.get(self._bucket) or s3.region(uri, region)) if self._bucket else ""
+        self._may_move = self._may_renew = True
+
+    @property
+    def url(self) -> str:
+        return s3.s3_url(self._uri, self._region) if self._region else self._uri
+
+    def call(self, attempt: Callable[[Target], Any], deadline: float) -> Any:
+        """Calls ``attempt``; raises ``TryAgain`` or FetchError for a refusal that cannot be corrected."""
+        found = credentials() if self._region else None
+        while True:
+            try:
+                return attempt(Target(self._uri, self.url, self._region, found, self._sha256, deadline))
+            except answers.Refusal as refusal:
+                if refusal.right_region and self._may_move:
+                    self._may_move = False
+                    LOG.info("%s is in the region %s, not %s", self._uri, refusal.right_region, self._region)
+                    self._region = _regions[self._bucket] = refusal.right_region
+                elif refusal.refuses_credentials and self._may_renew:
+                    self._may_renew, refused = False, found
+                    found = credentials(refused)
+                    if found == refused:
+                        raise refusal.error() from refusal
+                elif refusal.is_temporary:
+                    raise TryAgain(refusal.why) from refusal
+                else:
+                    raise refusal.error() from refusal
+
+
+def with_retries(
+    uri: str,
+    region: str | None,
+    seconds: float,
+    attempt: Callable[[Target], Any],
+    failure: str,
+    sha256: str | None = None,
+) -> Any:
+    """Calls ``attempt`` until it succeeds or the deadline passes, and returns its result.
+
+    Args:
+        attempt: raises ``TryAgain``, ``Refusal`` or an exception of requests.
+        sha256: the checksum of the body that an attempt sends.
+    """
+    from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+    variable = os.environ.get(SECONDS, "")
+    seconds = float(variable) if variable.isdigit() else seconds
+    deadline = time.monotonic() + seconds
+    route = _Route(uri, region, sha256)
+    reasons: set[str] = set()
+
+    def log(state: RetryCallState) -> None:
+        reason = str(state.outcome.exception() if state.outcome else "")
+        if reason not in reasons:  # one line, however often it is tried
+            LOG.warning("%s: %s; trying again for at most %.0f s", uri, reason, seconds)
+        reasons.add(reason)
+
+    def stop(state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        patience = min(seconds, NAME_SECONDS) if isinstance(error, _UnknownName) else seconds
+        return (state.seconds_since_start or 0) + state.upcoming_sleep >= patience
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(TryAgain),
+        wait=wait_random_exponential(multiplier=0.5, max=10),
+        stop=stop,
+        before_sleep=log,
+        reraise=True,
+    )
+    try:
+        return retrying(_converted, uri, partial(route.call, attempt, deadline))
+    except TryAgain as error:
+        times = retrying.statistics.get("attempt_number", 1)
+        why = f"{error}{f' ({times} attempts)' if times > 1 else ''}"
+        if isinstance(error, _UnknownName):
+            what, variables = f"{uri} {failure}", "check AWS_REGION, AWS_ENDPOINT_URL and HTTPS_PROXY"
+            remedy = (shlex.join(["getent", "hosts", str(urlsplit(route.url).hostname)]), variables)
+            raise FetchError(what, why=f"the name of its host is unknown: {why}", remedy=remedy) from error
+        way = "route or S3 gateway endpoint" if uri.startswith("s3://") else "route and security groups, and the proxy"
+        remedy = (f"check the subnet's {way}", answers.look_up(uri))
+        raise FetchError(f"{uri} {failure} within {seconds:.0f} s", why=why, remedy=remedy) from error
+
+
+def _converted(uri: str, action: Callable[[], Any]) -> Any:
+    """Calls ``action`` and converts exceptions of requests to FetchError or ``TryAgain``."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return action()
+    except requests.exceptions.InvalidSchema as error:
+        what, why = f"{uri} redirects away from https", str(error)
+        raise FetchError(what, why=why, remedy=answers.look_up(uri), code="fetch-scheme") from error
+    except requests.exceptions.InvalidURL as error:
+        remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
+        raise FetchError(f"{uri} is not a valid URI", why=str(error), remedy=remedy, code="fetch-scheme") from error
+    except (requests.RequestException, HTTPError) as error:
+        why = client.reason(error)
+        if client.is_final(error):
+            certificate = "certificate" in why
+            hint = (
+                "add its authority to the store of this machine (update-ca-certificates, update-ca-trust), or name its"
+                " certificate in AWS_CA_BUNDLE"
+            )
+            remedy = hint if certificate else "correct HTTPS_PROXY, or except the host in NO_PROXY"
+            raise FetchError(f"{uri} could not be reached", why=why, remedy=remedy) from error
+        raise (_UnknownName if client.is_unknown_name(error) else TryAgain)(why) from error

@@ -1,0 +1,149 @@
+"""One HTTP client for all transfers: the certificates that it trusts, proxies, and the reasons why a request failed.
+
+Programs of a node differ in the variable that they read (the AWS CLI, requests, curl, OpenSSL). petal-node trusts the
+system's store and what any of these variables adds, as ``actions/on_node.sh`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 20.0
+STORES = (  # Debian, Red Hat and Amazon, SUSE
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+TUNNEL = re.compile(r"Tunnel connection failed: (?P<status>\d+)[\w ]*")  # http.client: the answer of a proxy to CONNECT
+CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def session(url: str) -> Any:
+    """A session of requests with the proxies of the environment.
+
+    No redirect of an https address passes through http, not even on its way back to https.
+    """
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    # glibc waits 5 s for each name server, twice (resolv.conf(5))
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
+    context = _context(tuple(_stores()))
+
+    class Trusting(HTTPAdapter):
+        """Uses ``context`` instead of the one bundle that requests would load."""
+
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            return super().send(*args, **{**kwargs, "verify": True})
+
+        def cert_verify(self, *_: Any) -> None:
+            """The context has all certificates."""
+
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> Any:
+            return super().init_poolmanager(*args, ssl_context=context, **kwargs)
+
+        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+            return super().proxy_manager_for(*args, ssl_context=context, proxy_ssl_context=context, **kwargs)
+
+    made = requests.Session()
+    made.headers["Accept-Encoding"] = "identity"  # a server that compresses would change the length and the checksum
+    made.mount("https://", Trusting())
+    if url.startswith("https:"):
+        del made.adapters["http://"]
+    else:
+        made.mount("http://", Trusting())  # an https proxy
+    return made
+
+
+def _stores() -> Iterator[str]:
+    yield from [path for path in STORES if Path(path).is_file()][:1]
+    yield from filter(None, (os.environ.get(name) for name in CA_VARIABLES))
+
+
+@lru_cache(maxsize=8)
+def _context(stores: tuple[str, ...]) -> Any:
+    import ssl
+
+    from urllib3.util.ssl_ import create_urllib3_context
+
+    # Python 3.13 would refuse the authorities of many sites (VERIFY_X509_STRICT); curl and the AWS CLI do not
+    context = create_urllib3_context(verify_flags=getattr(ssl, "VERIFY_X509_PARTIAL_CHAIN", 0x80000))
+    context.load_default_certs()
+    for path in map(Path, stores):
+        if path.is_dir():
+            context.load_verify_locations(capath=path)
+            for file in sorted(path.iterdir()):  # a directory that c_rehash(1) has not seen
+                if file.suffix in (".crt", ".pem", ".cer"):
+                    _load(context, file)
+        else:
+            _load(context, path)
+    if not context.cert_store_stats()["x509_ca"]:  # a machine without a store
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _load(context: Any, path: Path) -> None:
+    import ssl
+
+    from ..host.log import LOG
+
+    try:
+        context.load_verify_locations(path)
+    except (OSError, ssl.SSLError) as error:
+        LOG.warning("the certificates in %s cannot be read: %s", path, error)
+
+
+def timeout(left: float) -> tuple[float, float]:
+    """The timeouts of a request that has ``left`` seconds."""
+    return min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and the errors that caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        inner = next((entry for entry in cause.args if isinstance(entry, BaseException)), None)
+        cause = cause.__cause__ or cause.__context__ or inner or getattr(cause, "reason", None)
+
+
+def is_unknown_name(error: BaseException) -> bool:
+    """True if the name of the server, or of the proxy, could not be resolved."""
+    return any(isinstance(cause, socket.gaierror) for cause in causes(error))
+
+
+def is_final(error: BaseException) -> bool:
+    """True if another attempt fails in the same way: a certificate, or a proxy that refuses."""
+    import ssl
+
+    tunnel = TUNNEL.search(str(error))
+    if tunnel and tunnel["status"].startswith("4") and tunnel["status"] not in ("408", "429"):
+        return True
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
+
+
+def reason(error: BaseException) -> str:
+    """Why a request failed: the text of the system call, for example ``Connection refused``, if there is one."""
+    import ssl
+
+    from requests.exceptions import ProxyError
+
+    tunnel = TUNNEL.search(str(error))
+    for cause in causes(error):
+        text = tunnel[0] if tunnel else ""
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            text = f"the certificate of the server is not accepted: {cause.verify_message}"
+        elif isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ssl.SSLError):
+            text = str(cause.strerror)
+        if text:
+            return f"the proxy: {text}" if isinstance(error, ProxyError) else text
+    return str(error)
