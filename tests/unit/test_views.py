@@ -423,8 +423,6 @@ def test_a_problem_of_a_running_step_is_printed_at_once_and_stays(capsys: pytest
     progress.step(replace(step, error=None))
     assert capsys.readouterr().out == ""
     progress.step(step)
-    lines = capsys.readouterr().out.splitlines()
-    assert (lines[0].split(), lines[1].split()) == (
-        ["spack", "no", "package", "[cache-unreachable]"],
-        ["try", "ls", "/c"],
-    )
+    problem, remedy = capsys.readouterr().out.splitlines()
+    assert problem.split() == [">", "spack", "no", "package", "[cache-unreachable]"]
+    assert remedy.split() == ["try", "ls", "/c"]
