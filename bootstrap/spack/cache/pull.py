@@ -190,7 +190,10 @@ class _Pull:
             return self.reader.unusable(str(error), error.remedy)
         specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
         names = ", ".join(at_most(NAMED, specs))
-        again = f"spack.mirrors.{name}.push on a cluster that builds: it replaces them"
+        pushes = (
+            "this cluster replaces them:" if self.reader.mirror.push else "a cluster that builds replaces them with"
+        )
+        again = f"{pushes} spack.mirrors.{name}.push"
         if code == "cache-unverified":
             remedy = (line.replace("NAME", name) for line in error.remedy)
             what = f"the signature of {names} in the mirror {name} is not accepted"
