@@ -27,8 +27,9 @@ from ..core import decode
 from ..core.errors import NO_SPACE, LockLost, LockTimeout, StateError, StorageError
 from ..core.facts import Mount
 from ..core.model import plain
-from .atomic import write_json
+from .atomic import write_atomic, write_json
 from .files import make_dir, read_json
+from .lock_owners import owners
 from .processes import own_start
 from .times import timestamp
 
@@ -72,6 +73,28 @@ def holder_of(path: Path) -> Holder | None:
         return None
 
 
+def open_private(path: Path) -> int:
+    """Opens a lock file that only root can open: others could block it with a lock for reading."""
+    descriptor = os.open(path, OPEN_FLAGS, 0o600)
+    if os.fstat(descriptor).st_mode & 0o077:
+        os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def make_private(path: Path) -> None:
+    """Makes a lock file that only root can open; one that users could open is replaced, as they may have locked it.
+
+    The caller knows that no process of its own uses the file.
+    """
+    try:
+        is_private = not path.stat().st_mode & 0o077
+    except FileNotFoundError:
+        os.close(open_private(path))
+        return
+    if not is_private:
+        write_atomic(path, b"", mode=0o600)
+
+
 def own_holder(host: str, boot_id: str, run_id: str) -> Holder:
     """This process as the holder of a lock."""
     return Holder(host, os.getpid(), boot_id, own_start(), timestamp(), run_id)
@@ -113,7 +136,7 @@ class Lock:
         if self._path in _held:
             raise RuntimeError(f"{self._path} is held by this process already")
         make_dir(self._path.parent)
-        self._descriptor = os.open(self._path, OPEN_FLAGS, 0o600)
+        self._descriptor = open_private(self._path)
         try:
             self._acquire()
             previous = holder_of(self._path)
@@ -185,7 +208,12 @@ class Lock:
         return self._holder
 
     def _holder_name(self) -> str:
-        return str(holder_of(self._path) or "a process that did not record its name")
+        """The run that recorded itself, and other processes that the kernel knows: a user's lock has no record."""
+        recorded, known = holder_of(self._path), owners(self._path)
+        others = [name for name in known if recorded is None or not name.startswith(f"process {recorded.pid} ")]
+        if recorded is None or (others and len(others) == len(known)):
+            return " and ".join(others) or "a process that did not record its name"
+        return " and ".join((str(recorded), *others))
 
 
 @contextmanager
@@ -205,7 +233,7 @@ def builders_ended(
         LockTimeout: a builder was still at work after ``timeout`` seconds.
     """
     builders = f"the builders that {previous} left" if previous else "builders of an earlier run"
-    descriptor = os.open(path, OPEN_FLAGS, 0o600)
+    descriptor = open_private(path)
     try:
         if not _wait(lambda: lock_open_file(descriptor), timeout, lambda: waiting(builders)):
             node = previous.host if previous else "their node"
@@ -235,7 +263,7 @@ def lock_problem(path: Path) -> str:
     locks of two processes do (fcntl(2), "Open file description locks"). A missing file is made.
     """
     try:
-        descriptor = os.open(path, OPEN_FLAGS, 0o600)
+        descriptor = open_private(path)
     except PermissionError:
         return ""  # without write access this process does not install either
     try:

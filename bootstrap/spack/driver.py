@@ -14,6 +14,8 @@ from ..core.errors import ProcessFailed, SpackError
 from ..core.facts import Host
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir, read_json
+from ..host.lock_owners import owners
+from ..host.locks import make_private
 from ..host.log import LOG
 from ..host.system import Completed, System, clean_env
 from .program import SpackInstall
@@ -26,6 +28,8 @@ NO_CLINGO = (
 )
 NOT_WRITTEN = "some module files could not be written"  # lib/spack/spack/cmd/modules/__init__.py: refresh
 NO_MODULES = ("-c", "modules:default:enable::[]")  # ``write_modules`` writes all of them once
+DATABASE = ".spack-db"
+LOCKS = ("lock", "prefix_lock", "prefix_failures")  # lib/spack/spack/database.py, of 0.23 to 1.2
 GIB = 1 << 30
 MOST_PROCESSES = 8
 
@@ -233,6 +237,7 @@ class Spack:
         argv = [str(self.program.tree / "bin" / "spack"), *options, *arguments]
         lost, reason = 0, ""
         make_dir(self.output.parent)
+        self._shut_users_out()
         with self.output.open("ab", buffering=0) as log:
 
             def write(line: str) -> None:
@@ -254,6 +259,21 @@ class Spack:
             finally:
                 if lost:
                     LOG.warning("%s lacks %d lines: %s", self.output, lost, reason, extra={"step": "spack"})
+
+    def _shut_users_out(self) -> None:
+        """Leaves users no file of Spack to lock: with a lock for reading, a user would stop each install.
+
+        Spack makes its lock files readable for all, in the store, its caches, the stage and the environment.
+        """
+        for directory in (self.places.scratch, self.environment):
+            make_dir(directory)
+            directory.chmod(0o700)
+        make_dir(self.places.store / DATABASE)
+        for name in LOCKS:
+            path = self.places.store / DATABASE / name
+            make_private(path)
+            for owner in owners(path):
+                self.note(f"Spack may wait for {path}, which is locked by {owner}")
 
     def _env(self) -> dict[str, str]:
         scratch = self.places.scratch

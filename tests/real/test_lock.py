@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from bootstrap.core.errors import LockLost, LockTimeout
 from bootstrap.core.model import plain
 from bootstrap.host import locks as lock
 from bootstrap.host.atomic import write_json
+from bootstrap.host.lock_owners import owners
 
 TOP = Path(__file__).parents[2]
 HOLD = """
@@ -169,3 +173,83 @@ def test_no_run_continues_while_a_builder_of_a_dead_run_exists(path: Path) -> No
             os.kill(int(builder), signal.SIGKILL)
         with lock.builders_ended(path, before, 30, messages.append):
             pass
+
+
+HOLD_FOR_READING = """
+import fcntl, os, struct, sys, time
+os.setuid(65534)
+stream = int(sys.argv[1])
+if sys.argv[2] == "ofd":
+    fcntl.fcntl(stream, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0, 0, 0))
+else:
+    fcntl.lockf(stream, fcntl.LOCK_SH)
+print("held", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def users_lock(path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
+    """Another user's process that has locked an old file, which all users could open."""
+    if os.geteuid() != 0:
+        pytest.skip("the test runs a process of another user, which needs root")
+    path.parent.mkdir()
+    path.touch()
+    path.chmod(0o644)
+    with path.open("rb") as stream:
+        argv = [sys.executable, "-c", HOLD_FOR_READING, str(stream.fileno()), request.param]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=(stream.fileno(),))
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("users_lock", ["posix", "ofd"], indirect=True)
+def test_the_lock_of_a_user_is_reported_with_process_and_user(path: Path, users_lock: int) -> None:
+    with pytest.raises(LockTimeout, match=rf"process {users_lock} \(.*\) of user nobody"), take(path, 0.2):
+        pass
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("users_lock", ["posix"], indirect=True)
+def test_a_lock_file_of_spack_that_a_user_holds_is_replaced(path: Path, users_lock: int) -> None:
+    lock.make_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert owners(path) == ()
+    with path.open("rb+") as stream:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert users_lock
+
+
+def test_only_root_can_open_a_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with take(tmp_path / "a"), lock.builders_ended(tmp_path / "b", None, 0, print):
+        lock.lock_problem(tmp_path / "c")
+        lock.make_private(tmp_path / "d")
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("?")} == dict.fromkeys("abcd", 0o600)
+    monkeypatch.setattr(os, "fchmod", lambda *_: pytest.fail("it was made with another mode"))
+    os.close(lock.open_private(tmp_path / "e"))
+
+
+def test_a_client_of_this_nfs_server_is_named_by_its_address(path: Path, tmp_path: Path) -> None:
+    """The files of Linux 6.1 (fs/nfsd/nfs4state.c)."""
+    path.parent.mkdir()
+    path.touch()
+    info = path.stat()
+    inode = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    pid = os.getppid()
+    clients = tmp_path / "proc" / "fs" / "nfsd" / "clients"
+    known = {"10.0.0.5:872": inode, "[fd00::7]:1": inode, "10.0.0.6:1": "00:00:1", "10.0.0.7:1": inode}
+    for number, (address, file) in enumerate(known.items()):
+        (clients / str(number)).mkdir(parents=True)
+        (clients / str(number) / "info").write_text(f'clientid: 0x1\naddress: "{address}"\nname: "Linux NFSv4.2 q1"\n')
+        kind = "open" if address == "10.0.0.7:1" else "lock"
+        state = f'- 0x0: {{ type: {kind}, superblock: "{file}", filename: "lock/stack.lock", owner: "lock id:x" }}\n'
+        (clients / str(number) / "states").write_text(state)
+    (tmp_path / "proc" / "locks").write_text(f"1: POSIX  ADVISORY  WRITE {pid} {inode} 0 EOF\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psutil.Process.name", lambda _: "nfsd")
+        assert owners(path, tmp_path / "proc") == ("NFS client 10.0.0.5", "NFS client [fd00::7]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,6 +112,7 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     compare_with_golden(GOLDEN / f"libsigsegv-{version}.lua", text)
     assert lua_error(module) == ""
 
+    assert files_that_users_can_lock(prefix) == []
     second = bootstrap(prefix, config_text)
     assert {step.outcome for step in second.steps} <= {Outcome.OK, Outcome.SKIPPED}
     assert second.release == first.release
@@ -121,6 +123,17 @@ def test_a_real_package_is_built_published_and_found_again(version: str, config_
     assert written == [], "Spack wrote into its own tree"
 
     _assert_a_damaged_package_is_built_again(prefix, config_text, store, library.parent.parent)
+
+
+def files_that_users_can_lock(top: Path) -> list[Path]:
+    """The lock files of petal-node and Spack that other users could open, without those in Spack's own tarball."""
+    found = []
+    for directory, names, files in os.walk(top):
+        inner = [Path(directory, name) for name in names]
+        names[:] = [at.name for at in inner if at.stat().st_mode & 0o011 and at != Paths(top).shared_root / "spack"]
+        locks = [Path(directory, name) for name in files if re.search(r"\.lock$|(^|_)(lock|failures)$", name)]
+        found += [path for path in locks if path.name != "spack.lock" and path.stat().st_mode & 0o066]
+    return found
 
 
 def _assert_a_damaged_package_is_built_again(prefix: Path, config: str, store: Path, package: Path) -> None:
