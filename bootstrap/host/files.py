@@ -14,17 +14,22 @@ import math
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..core.errors import NotRoot, StateError, StorageError
+from ..core.text import at_most
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
 # On NFS a file that another node replaces between open and read is stale; the next open finds the new one.
 STALE_TRIES = 5
+READERS = 16  # threads that wait for the server of shared storage
 
 
 def make_dir(path: Path, mode: int = 0o755) -> None:
@@ -255,10 +260,15 @@ def _read_regular(path: Path, limit: int) -> bytes | None:
             raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="untrusted") from error
         raise StateError(f"{path} cannot be read", why=str(error), remedy=f"ls -ld {path}") from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
             raise StateError(f"{path} is not a regular file", remedy=f"mv {path} {path}.bad")
-        with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(limit + 1)
+        size, data = min(info.st_size, limit + 1), b""
+        while len(data) < size:  # no read at the end, which would be one more request to a server
+            block = os.read(descriptor, size - len(data))
+            if not block:
+                break
+            data += block
     finally:
         os.close(descriptor)
     if len(data) > limit:
@@ -300,15 +310,15 @@ def size_of(path: Path) -> int:
     """
     total = 0
     counted: set[int] = set()
-    for _, info in walk(path, skip=OSError):
+    for info in _lstats(path):
         if info.st_nlink == 1 or info.st_ino not in counted:
             counted.add(info.st_ino)
             total += info.st_blocks * 512
     return total
 
 
-def walk(top: Path, *, skip: type[OSError] = FileNotFoundError) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path of a tree with its lstat(2), parents first. Those whose error is ``skip`` are left out."""
+def _lstats(top: Path) -> Iterator[os.stat_result]:
+    """The lstat(2) of every path of a tree that can be read."""
     names = [os.fspath(top)]
     while names:
         name = names.pop()
@@ -316,9 +326,67 @@ def walk(top: Path, *, skip: type[OSError] = FileNotFoundError) -> Iterator[tupl
             info = os.lstat(name)
             if stat.S_ISDIR(info.st_mode):
                 names += [entry.path for entry in os.scandir(name)]
-        except skip:
+        except OSError:
             continue
-        yield name, info
+        yield info
+
+
+class Scan(NamedTuple):
+    """Paths with their lstat(2), parents first; and the directories that were not read to their end, in that order."""
+
+    found: list[tuple[str, os.stat_result]]
+    unreached: list[str]
+
+    def rest(self, seconds: float) -> str:
+        """What the scan did not reach within its time, for the end of a sentence; empty if it reached everything."""
+        shown = ", ".join(at_most(1, self.unreached, " directories"))
+        return f"; not read to the end within {seconds:.0f} s: {shown}" if shown else ""
+
+
+def scan(top: Path, keep: Callable[[os.stat_result], bool], seconds: float) -> Scan:
+    """The paths of a tree whose lstat(2) is one to ``keep``, read in parallel: a server may need milliseconds for each.
+
+    Paths that vanish during the scan are left out.
+
+    Args:
+        seconds: directories that are not reached by then are only named.
+    """
+    deadline = time.monotonic() + seconds
+    result = Scan([], [])
+
+    def read(directory: str) -> tuple[list[tuple[str, os.stat_result]], list[str], bool]:
+        found: list[tuple[str, os.stat_result]] = []
+        below: list[str] = []
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return found, below, True
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    if time.monotonic() > deadline:
+                        return found, below, False
+                    with suppress(FileNotFoundError):
+                        info = entry.stat(follow_symlinks=False)
+                        path = f"{directory}/{entry.name}"
+                        found += [(path, info)] if keep(info) else []
+                        below += [path] if stat.S_ISDIR(info.st_mode) else []
+        finally:
+            os.close(descriptor)
+        return found, below, True
+
+    info = top.lstat()
+    result.found.extend([(str(top), info)] if keep(info) else [])
+    level = [str(top)]
+    with ThreadPoolExecutor(READERS) as pool:
+        while level:
+            read_now = list(zip(level, pool.map(read, level)))
+            level = []
+            for directory, (found, below, is_whole) in read_now:
+                result.found.extend(found)
+                result.unreached.extend([] if is_whole else [directory])
+                level += below
+    return result
 
 
 def remove_tree(path: Path) -> None:

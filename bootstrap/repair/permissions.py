@@ -9,14 +9,14 @@ import os
 import stat
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from ..core.deadlines import SCAN
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..core.text import at_most
-from ..host.files import walk
+from ..host.files import Scan, scan
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.store import is_own_storage
@@ -24,6 +24,7 @@ from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
 
 SHOWN = 3
+BUDGET = 100.0  # seconds of one scan, before the check's own deadline
 WRITABLE = 0o022
 YES = "petal-node repair --yes    (runs chmod go-w; only if you know that no other user has written to them)"
 UNTOUCHED = "only if you know that no other user has written to them; otherwise remove them"
@@ -63,10 +64,11 @@ class StorageScan(Step):
     def probe(self, ctx: Context) -> Finding:
         if ctx.paths.live and ctx.mounted is None:
             return elsewhere(f"{ctx.paths.mount} is not mounted")
-        paths = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
-        if paths is None:
+        scanned = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
+        if scanned is None:
             return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used")
-        return self.judge(ctx, paths)
+        finding = self.judge(ctx, _insecure(scanned))
+        return replace(finding, message=finding.message + scanned.rest(BUDGET))
 
     @abstractmethod
     def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
@@ -85,7 +87,7 @@ class Permissions(StorageScan):
         return change(", ".join(at_most(1, directories)), *(f"chmod go-w {one.path}" for one in directories[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
-        for one in _scan(ctx) or ():
+        for one in _insecure(_scan(ctx)):
             if one.is_open_directory:
                 _close(one)
 
@@ -109,7 +111,7 @@ class Ownership(StorageScan):
         return blocked(summary, *(f"ls -ld {one.path}" for one in writable[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        for one in _scan(ctx) or () if ctx.options.yes else ():
+        for one in _insecure(_scan(ctx)) if ctx.options.yes else ():
             if not one.is_foreign and not one.is_open_directory:
                 _close(one)
 
@@ -124,20 +126,20 @@ def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:
         yield f"chown -Rh --from={owner} root:root {ctx.paths.shared}    ({UNTOUCHED})"
 
 
-def _scan(ctx: Context) -> list[InsecurePath] | None:
-    """All insecure paths, parents first; None if the storage is not the one that this node has used.
-
-    Files that vanish during the scan are skipped: other nodes replace their reports at any time.
-    """
-    top = ctx.paths.shared
+def _scan(ctx: Context) -> Scan | None:
+    """All insecure paths, parents first; None if the storage is not the one that this node has used."""
+    top, own = ctx.paths.shared, (0, os.geteuid())
     if not top.is_dir() or not is_own_storage(ctx.paths, ctx.facts.host.name):
         return None
-    found = []
-    for path, info in walk(top):
-        one = InsecurePath(path, info.st_uid, info.st_mode)
-        if one.is_foreign or (not stat.S_ISLNK(info.st_mode) and info.st_mode & WRITABLE):  # a link has no own mode
-            found.append(one)
-    return found
+
+    def is_insecure(info: os.stat_result) -> bool:  # a link has no own mode
+        return info.st_uid not in own or (not stat.S_ISLNK(info.st_mode) and bool(info.st_mode & WRITABLE))
+
+    return scan(top, is_insecure, BUDGET)
+
+
+def _insecure(scanned: Scan | None) -> list[InsecurePath]:
+    return [InsecurePath(path, info.st_uid, info.st_mode) for path, info in scanned.found] if scanned else []
 
 
 def _close(one: InsecurePath) -> None:

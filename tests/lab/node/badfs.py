@@ -5,7 +5,8 @@ badfs.py deaf MOUNT            never answers, callers can be killed: a hard NFS 
 badfs.py dead MOUNT            accepts requests and never answers: SIGKILL does not end the callers
 badfs.py squash MOUNT BACKING  shows BACKING, and maps root to user 65534, like an export with root_squash
 badfs.py nolock MOUNT BACKING  shows BACKING without locks, like Lustre without flock
-badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation; the kernel caches nothing
+badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation, 16 at a time; the kernel
+                               caches nothing
 
 BADFS_USER in the environment is the user who has mounted it (default: 0, root).
 
@@ -22,6 +23,7 @@ import signal
 import stat
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -62,6 +64,7 @@ class Tree:
     """A directory of a server without locks: one method per operation, by path."""
 
     flags = POSIX_LOCKS
+    threads = 1
 
     def __init__(self, backing: str) -> None:
         """Start with the root of the tree."""
@@ -204,12 +207,19 @@ class Squash(Tree):
 
 
 class Slow(Tree):
-    """A server with a delay of 1 ms."""
+    """A server with a delay of 1 ms, for which requests do not wait for each other."""
 
-    def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:
-        """Return the answer of a tree after the delay."""
+    threads = 16
+    _lock = threading.Lock()
+
+    def answer(self, opcode: int, node: int, uid: int, gid: int, body: bytes) -> bytes:  # noqa: ARG002
+        """Return the answer after the delay; the rights of callers do not count."""
+        operation = self._operations.get(opcode)
         time.sleep(0.001)
-        return super().answer(opcode, node, uid, gid, body)
+        if operation is None:
+            raise OSError(errno.ENOSYS, "not implemented")
+        with self._lock:
+            return operation(node, body)
 
 
 def serve(device: int, tree: Tree | None) -> None:
@@ -243,7 +253,10 @@ def main(kind: str, target: str, backing: str = "") -> None:
     if kind == "deaf":
         signal.pause()
     trees = {"squash": Squash, "nolock": Tree, "slow": Slow}
-    serve(device, trees[kind](backing) if kind in trees else None)
+    tree = trees[kind](backing) if kind in trees else None
+    for _ in range(tree.threads - 1 if tree else 0):
+        threading.Thread(target=serve, args=(device, tree)).start()
+    serve(device, tree)
 
 
 if __name__ == "__main__":
