@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .files import text_or_empty
@@ -29,7 +30,8 @@ def owners(path: Path, root: Path = Path("/proc")) -> tuple[str, ...]:
     inode = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
     lines = (line.split() for line in text_or_empty(root / "locks").splitlines())
     pids = [int(words[4]) for words in lines if words[1] != "->" and words[5:6] == [inode]]
-    named = [_named(pid) for pid in pids if pid > 0] + [_named(pid) for pid in _open_files(root, inode) if -1 in pids]
+    open_files = _open_files(root, inode) if -1 in pids else ()
+    named = [_named(pid) for pid in (*pids, *open_files) if pid > 0]
     clients = _clients(root / "fs" / "nfsd" / "clients", inode) if any(" (nfsd)" in name for name in named) else []
     return tuple(dict.fromkeys(name for name in (*named, *clients) if name and not name.endswith("(nfsd)")))
 
@@ -49,9 +51,11 @@ def _named(pid: int) -> str:
 
 def _open_files(root: Path, inode: str) -> Iterator[int]:
     """The processes with a lock of an open file (F_OFD_SETLK), which /proc/locks shows without its process."""
-    for entry in root.glob("[0-9]*/fdinfo/*"):
-        if any(line.startswith("lock:") and inode in line.split() for line in text_or_empty(entry).splitlines()):
-            yield int(entry.parts[-3])
+    for process in root.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            texts = [text_or_empty(entry) for entry in (process / "fdinfo").iterdir()]
+            if any(re.search(rf"^lock:.*\s{inode}\s", text, re.MULTILINE) for text in texts):
+                yield int(process.name)
 
 
 def _clients(directory: Path, inode: str) -> Iterator[str]:
