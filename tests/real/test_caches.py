@@ -598,6 +598,54 @@ def test_an_empty_mirror_is_in_order_if_this_cluster_pushes_to_it(
     assert take(tmp_path, replace(mirror_of(uploaded()), push=True)).troubles == ()
 
 
+@pytest.mark.parametrize(
+    ("lists", "reads", "why"),
+    [
+        (True, False, "403"),
+        (False, True, "it has none with the hash of one of the 1 that are missing here"),
+        (False, False, "S3 also answers 403 for a missing key if the role lacks s3:ListBucket"),
+    ],
+)
+def test_a_missing_right_and_a_missing_package_have_their_own_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: bool, reads: bool, why: str
+) -> None:
+    """The role may list the bucket, or read its objects: S3 answers 403 for a missing object that it may not list."""
+
+    def behave(handler: Handler, _: int) -> None:
+        if "list-type" in handler.path:
+            found = b"<Contents>" if "manifests" in handler.path else b""
+            answer(handler, 200, found) if lists else answer(handler, 403)
+        else:
+            answer(handler, 200, b"{}") if reads and handler.path.endswith("layout.json") else answer(handler, 403)
+
+    with serving(behave) as server:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "k")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        assert why in only_trouble(take(tmp_path, mirror_of("s3://petal/cache"))).why
+
+
+def test_an_entry_whose_tarball_is_archived_is_refused(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers a HEAD of an archived object with 200, and a GET with 403."""
+    put(cache, ZLIB)
+
+    def behave(handler: Handler, number: int) -> None:
+        if handler.command == "GET" and "/blobs/" in handler.path:
+            answer(handler, 403, b"<Error><Code>InvalidObjectState</Code></Error>")
+        else:
+            files_of(cache)(handler, number)
+
+    private, certificate = made_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with serving(behave, private, certificate) as server:
+        url = f"https://localhost:{server.server_port}"
+        pulled = take(tmp_path, mirror_of(url))
+    assert only_trouble(pulled).code == "cache-corrupt"
+    assert list(pulled.refused[url]) == [ZLIB.hash]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to become another user")
 def test_a_directory_that_may_not_be_read_is_reported_as_such(cache: Path, tmp_path: Path) -> None:
     """Also root may not, on an NFS server with ``root_squash``."""

@@ -17,7 +17,8 @@ from ..lockfile import Locked
 from .entries import LAYOUTS, LIMIT, MALFORMED, Layout, unwrapped
 from .keys import Keyring
 
-ABSENT = frozenset({"fetch-missing", "fetch-forbidden", "fetch-refused"})
+# The mirror does not answer this node at all, or no entry can be written here. Other errors concern one object.
+OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-no-credentials", "fetch-region", "fetch-scheme", "cache-local"})
 # The path and the sha256 of each file of an entry, and its description, verified if the mirror is signed.
 Use = Callable[[dict[str, str], bytes], None]
 
@@ -45,7 +46,7 @@ class MirrorReader:
 
         Raises:
             CacheError: ``cache-unverified``, ``cache-corrupt``: no entry can be used, for the reason of the first one.
-            FetchError: the mirror does not answer.
+            FetchError: the mirror does not answer (``OF_THE_MIRROR``).
         """
         problem: CacheError | None = None
         for path in self.layout.descriptions(spec):
@@ -71,7 +72,7 @@ class MirrorReader:
         try:
             return read(source, self.scratch / f".{threading.get_ident()}", limit=LIMIT)
         except FetchError as error:
-            if error.code not in ABSENT:
+            if error.code in OF_THE_MIRROR:
                 raise
             if error.code != "fetch-missing":
                 self.refused.append(error)
@@ -115,7 +116,7 @@ class MirrorReader:
         try:
             return has_files(self.mirror.uri(layout.place), region=self.region, seconds=REQUEST)
         except FetchError as error:
-            if error.code not in ABSENT:
+            if error.code in OF_THE_MIRROR:
                 raise
             if layout.place != self.layout.place:
                 return False

@@ -26,11 +26,10 @@ from ...remote.fetch import download, local_path
 from ..lockfile import Locked
 from .entries import Layout
 from .keys import Keyring, open_keyring
-from .mirror import MirrorReader, in_layout, what_of
+from .mirror import OF_THE_MIRROR, MirrorReader, in_layout, what_of
 
 TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
 NAMED = 3
-OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-no-credentials", "fetch-region", "fetch-scheme", "cache-local"})
 OF_AN_ENTRY = frozenset({"cache-unverified", "cache-corrupt"})
 
 
@@ -156,9 +155,9 @@ class _Pull:
             for path, sha256 in blobs.items():
                 download(self.reader.source(path, sha256, self.seconds), self.directory / path)
         except FetchError as error:
-            if error.code in {"fetch-checksum", "fetch-missing"}:
-                raise CacheError(what, why=str(error), code="cache-corrupt") from error
-            raise
+            if error.code in OF_THE_MIRROR:
+                raise
+            raise CacheError(what, why=str(error), code="cache-corrupt") from error
         with in_layout(what):
             digest = self.reader.layout.hash_of(json.loads(description), self.directory)
         if digest != spec.hash:
@@ -190,10 +189,8 @@ class _Pull:
             return self.reader.unusable(str(error), error.remedy)
         specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
         names = ", ".join(at_most(NAMED, specs))
-        pushes = (
-            "this cluster replaces them:" if self.reader.mirror.push else "a cluster that builds replaces them with"
-        )
-        again = f"{pushes} spack.mirrors.{name}.push"
+        who = "this cluster" if self.reader.mirror.push else "a cluster that builds"
+        again = f"{who} replaces them with spack.mirrors.{name}.push"
         if code == "cache-unverified":
             remedy = (line.replace("NAME", name) for line in error.remedy)
             what = f"the signature of {names} in the mirror {name} is not accepted"
