@@ -34,6 +34,7 @@ from .common import require_root, result_of_run
 UNIT = "petal-node-worker"
 UNKNOWN_BUDGET = 120.0  # of a head node whose worker has not written its record yet
 STARTED = "PETAL_HOOK_STARTED"  # seconds since boot at which the hook script started
+SHELLS = frozenset({"SUDO_USER", "SSH_CONNECTION"})  # set in the shell of an operator, not in ParallelCluster
 POLL_SECONDS = 0.05
 RESTART_SECONDS = 10.0  # systemd starts a killed worker again within this time
 WORKER_LOGS = ("journalctl -u 'petal-node-worker-*'", "less /var/log/petal-node-worker.log")
@@ -65,8 +66,12 @@ def _through_worker(options: Options, services: Services) -> RunRecord:
     if options.config is not None:
         check_config_uri(options.config)  # refuses a URI with a secret: every user can list the arguments of a process
     paths = options.paths
+    started = os.environ.pop(STARTED, "")
+    is_typed = not started or not SHELLS.isdisjoint(os.environ)
+    if is_typed and paths.live:
+        systemd.take_environment()
     try:
-        spent = max(0.0, services.system.clock() - float(os.environ.pop(STARTED, "")))
+        spent = max(0.0, services.system.clock() - float(started))
     except ValueError:
         spent = 0.0
     make_dir(paths.runs)
@@ -76,6 +81,7 @@ def _through_worker(options: Options, services: Services) -> RunRecord:
         services.system,
         unit=f"{UNIT}-{services.run_id.lower()}" if paths.live else None,  # its environment file is outside of --root
         output=paths.log.parent / "petal-node-worker.log",
+        is_typed=is_typed,
     )
     return _wait(options, services, Runs(paths), spent)
 

@@ -16,7 +16,6 @@ from ..core.model import Result, Role, Status
 from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.run_locks import cluster_lock
-from ..host import systemd
 from ..host.files import size_of
 from ..releases import gc as collector
 from ..releases.catalog import ReleaseInfo, all_releases, installed_packages, needs, previous_release
@@ -178,8 +177,6 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
 def _on_head(options: Options, services: Services, *, reads: bool = False) -> Context:
     if not reads:
         require_root(options, services)
-    if options.paths.live:
-        systemd.take_environment()
     ctx = prepare(options, services, follow=True)
     if ctx.role is not Role.HEAD:
         what = f"petal-node {options.command} runs on the head node only, because it is about shared storage"

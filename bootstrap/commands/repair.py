@@ -10,7 +10,6 @@ from ..core.model import Outcome, Plan, Result, Role, RunRecord, Status, StepRep
 from ..core.options import Options
 from ..engine.registry import REPAIRS
 from ..engine.run import run
-from ..host import systemd
 from ..host.files import same_content
 from ..state.context import Services
 from .common import plan_of, require_root, result_of_run
@@ -29,8 +28,6 @@ def repair(options: Options, services: Services) -> Result[RunRecord | Plan]:
         return Result("repair", status, data, run_id=services.run_id)
     require_root(options, services)
     _refuse_other_version(options, services)
-    if options.paths.live:
-        systemd.take_environment()
 
     def listen(step: StepReport) -> None:
         if step.outcome not in FINE:

@@ -15,6 +15,7 @@ from ..core.facts import External, Facts
 from ..core.model import Mode, Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
+from ..host import systemd
 from ..host.files import make_dir
 from ..lmod.bundle import names_lmod
 from ..lmod.find import image_lmod
@@ -45,6 +46,7 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
         FactsError, ConfigError, FetchError, StateError: a value that the run needs is unknown.
         ReleaseError: as for ``restore_desired_state``, unless ``follow`` is given.
     """
+    _take_environment(options)
     if options.layout is not None:
         return _prepare_image(options, services)
     facts = detect.gather(options.paths, services.system, options.role or kept_role(options))
@@ -89,6 +91,7 @@ def prepare_lockfile(options: Options, services: Services) -> Context:
     Raises:
         FactsError, ConfigError, FetchError, StateError: a value that the solve needs is unknown.
     """
+    _take_environment(options)
     facts = detect.gather(options.paths, services.system, Role.HEAD)
     problems: dict[str, PetalError] = {}
     desired = None
@@ -125,6 +128,12 @@ def _prepare_image(options: Options, services: Services) -> Context:
     paths = Paths(options.root, config.storage.mount)
     ctx = Context(options, services, paths, facts, Role.HEAD, config, sets_desired_state=True)
     return _with_release(ctx, None)
+
+
+def _take_environment(options: Options) -> None:
+    """A command that an operator types reaches servers as the last hook did."""
+    if options.paths.live:
+        systemd.take_environment()
 
 
 def _sets_desired_state(options: Options, *, follow: bool) -> bool:

@@ -26,25 +26,16 @@ SERVICE = ("Restart=on-abnormal", "RestartSec=2s", "TimeoutStopSec=10s")
 NEWER = ("OOMPolicy=continue",)
 # The transient service of a worker starts again at most five times an hour.
 TRANSIENT = ("KillMode=control-group", "StartLimitIntervalSec=1h", "StartLimitBurst=5")
-# Variables that a worker takes over from its hook: how to reach S3, and how the tool itself was started. Access keys
-# are not among them, because every user can read the environment of a unit.
-PASSED_ON = (
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
-    "AWS_CA_BUNDLE",
-    "REQUESTS_CA_BUNDLE",
-    "SSL_CERT_",
-    "PETAL_",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
+# How to reach S3 and other servers, in upper or lower case. Access keys are not among them, because every user can read
+# the environment of a unit.
+NETWORK = (
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_"),
+    *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
-# Read by the worker's service and by the convergence after boot; only root may read it.
+PASSED_ON = (*NETWORK, "PETAL_")  # to a worker: also how its hook was started
+# Of the last hook that ParallelCluster started. Read by the worker's service, by the convergence after boot and by
+# verbs that an operator types; only root may read it.
 ENVIRONMENT = Path("/var/lib/petal-node/environment")
 
 
@@ -110,7 +101,7 @@ def state(name: str, system: System, *, timeout: float = PROGRAM) -> str:
     return values.get("ActiveState", "") if values.get("LoadState") == "loaded" else ""
 
 
-def detach(argv: Sequence[str], system: System, *, unit: str | None, output: Path) -> None:
+def detach(argv: Sequence[str], system: System, *, unit: str | None, output: Path, is_typed: bool = False) -> None:
     """Starts a program that outlives this process and holds none of its descriptors.
 
     Under systemd it is the transient service ``unit``: its builders stay in one cgroup, the end of the hook does not
@@ -119,16 +110,19 @@ def detach(argv: Sequence[str], system: System, *, unit: str | None, output: Pat
 
     Args:
         output: where a new session writes to; a service writes to the journal.
+        is_typed: an operator started it: its environment counts for it alone, not for later runs.
     """
-    env = {**base_env(), **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}}
-    if not (unit and system.has_systemd() and system.is_root() and run_transient(argv, env, unit, system)):
+    passed = {name: value for name, value in os.environ.items() if name.upper().startswith(PASSED_ON)}
+    env = {**base_env(), **passed}
+    file = ENVIRONMENT.with_name("environment-typed") if is_typed and ENVIRONMENT.exists() else ENVIRONMENT
+    if not (unit and system.has_systemd() and system.is_root() and run_transient(argv, env, unit, system, file)):
         system.new_session(argv, env, output)
 
 
-def run_transient(argv: Sequence[str], env: Mapping[str, str], unit: str, system: System) -> bool:
-    """Starts a transient service; False if systemd refuses. ``env`` may hold a proxy's password: it goes by a file."""
-    write_atomic(ENVIRONMENT, environment_file(env).encode(), mode=0o600)
-    properties = (f"EnvironmentFile={ENVIRONMENT}", *TRANSIENT, *SERVICE)
+def run_transient(argv: Sequence[str], env: Mapping[str, str], unit: str, system: System, file: Path) -> bool:
+    """Starts a transient service; False if systemd refuses. ``env`` may have a proxy's password: ``file`` has it."""
+    write_atomic(file, environment_file(env).encode(), mode=0o600)
+    properties = (f"EnvironmentFile={file}", *TRANSIENT, *SERVICE)
     for accepted in ((*properties, *NEWER), properties):
         options = [f"--property={text}" for text in accepted]
         command = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *options, *argv]
@@ -160,10 +154,18 @@ def parse_environment(text: str) -> dict[str, str]:
 
 
 def take_environment() -> None:
-    """Sets the variables of the last hook to reach S3 (endpoint, proxies), except those that are set already."""
+    """Sets the variables of the last hook to reach servers, except those that an operator has set."""
     try:
         kept = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
-    except OSError:  # no worker has run here under systemd
+    except OSError:  # no worker has run here under systemd, or this user is not root
         return
+    given = {_purpose(name) for name in os.environ}
     for name, value in kept.items():
-        os.environ.setdefault(name, value)
+        if name.upper().startswith(NETWORK) and _purpose(name) not in given:
+            os.environ[name] = value
+
+
+def _purpose(name: str) -> str:
+    """The same for variables that replace each other."""
+    name = name.upper().replace("AWS_DEFAULT_REGION", "AWS_REGION")
+    return "AWS_ENDPOINT_URL" if name.startswith("AWS_ENDPOINT_URL") else name

@@ -258,7 +258,7 @@ def test_a_hook_with_root_option_starts_no_systemd_unit(
 ) -> None:
     """A unit and its environment file would be outside of --root."""
     units: list[str | None] = []
-    monkeypatch.setattr(systemd, "detach", lambda _argv, _system, *, unit, output: units.append(unit))  # noqa: ARG005
+    monkeypatch.setattr(systemd, "detach", lambda *_, unit, **_options: units.append(unit))
     monkeypatch.setattr(hook, "_wait", lambda options, services, *_: Recorder(options, services).record)
     monkeypatch.setattr(Paths, "live", live)
     monkeypatch.setattr(System, "is_root", lambda _: True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bootstrap.core.paths import Paths
 from bootstrap.host import system, systemd
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System
-from bootstrap.host.systemd import detach, environment_file, parse_environment
+from bootstrap.host.systemd import detach, environment_file, parse_environment, take_environment
 from tests.world import services
 
 
@@ -70,6 +71,45 @@ def test_the_environment_of_a_worker_is_read_back_unchanged() -> None:
     env = {"AWS_ENDPOINT_URL": "http://s3:5000", "HTTP_PROXY": 'http://u:"p\\w"@proxy', "EMPTY": ""}
     assert parse_environment(environment_file(env)) == env
     assert parse_environment("# a comment\nNO quotes\nX=1\n") == {}
+
+
+def test_a_typed_hook_does_not_replace_the_stored_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+    detach(["worker"], OldSystemd(), unit="w", output=tmp_path / "out", is_typed=True)  # the first one
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:2")
+    typed = OldSystemd()
+    detach(["worker"], typed, unit="w", output=tmp_path / "out", is_typed=True)
+    assert parse_environment((tmp_path / "environment").read_text())["HTTPS_PROXY"] == "http://proxy:1"
+    assert parse_environment((tmp_path / "environment-typed").read_text())["HTTPS_PROXY"] == "http://proxy:2"
+    assert f"--property=EnvironmentFile={tmp_path}/environment-typed" in typed.commands[-1]
+    detach(["worker"], OldSystemd(), unit="w", output=tmp_path / "out")
+    assert parse_environment((tmp_path / "environment").read_text())["HTTPS_PROXY"] == "http://proxy:2"
+
+
+def test_an_operator_reaches_servers_as_the_hook_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {
+        "AWS_ENDPOINT_URL_S3": "http://s3",
+        "AWS_REGION": "eu-west-1",
+        "https_proxy": "http://proxy",
+        "SSL_CERT_FILE": "/ca",
+        "PETAL_FETCH_SECONDS": "6",
+        "HOME": "/root",
+    }
+    (tmp_path / "environment").write_text(environment_file(kept))
+    for name in ("https_proxy", "HTTPS_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/operator")
+    with monkeypatch.context() as before:
+        before.setattr(os, "environ", dict(os.environ))
+        take_environment()
+        found = {name: os.environ.get(name) for name in kept}
+    assert found == {**kept, "PETAL_FETCH_SECONDS": None, "HOME": "/home/operator"}
+    with monkeypatch.context() as before:
+        given = {"AWS_ENDPOINT_URL": "http://mine", "AWS_DEFAULT_REGION": "us-east-1", "HTTPS_PROXY": "http://mine"}
+        before.setattr(os, "environ", {**os.environ, **given})
+        take_environment()
+        found = {name: os.environ.get(name) for name in kept}
+    assert found == {**dict.fromkeys(kept), "SSL_CERT_FILE": "/ca", "HOME": "/home/operator"}
 
 
 def worker_program(paths: Paths, archive: Path) -> str:
