@@ -140,7 +140,7 @@ class FakeSystem(System):
         return ""
 
     def _systemctl(self, argv: Sequence[str]) -> str:
-        if argv[1] == "start" and argv[2] == "opt-petal.mount":
+        if argv[1] == "start" and argv[2].endswith("opt-petal.mount"):
             _bind(self.world.paths.shared_root, self.world.paths.root)
         elif argv[1] == "start":
             unit = (self.world.paths.units / argv[2]).read_text()

@@ -45,7 +45,7 @@ class MountOptions(Check):
         mount = ctx.mounted
         if not ctx.paths.live or mount is None:
             return
-        root = next((other for other in reversed(ctx.system.mounts()) if other.point == str(ctx.paths.root)), mount)
+        root = ctx.mount_at(ctx.paths.root) or mount
         noexec = [one.point for one in (mount, root) if "noexec" in one.options]
         harmful = [option for option in mount.options if option in HARMFUL and mount.kind in NETWORK_KINDS]
         missing = [

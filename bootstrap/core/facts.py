@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +100,20 @@ class Mount:
         return next((option[8:] for option in self.options if re.fullmatch(r"user_id=0*[1-9]\d*", option)), "")
 
 
+def followed(path: str, points: Collection[str]) -> str:
+    """``path`` with its symbolic links followed, but not below one of the mount points, which may not answer."""
+    for _ in range(40):  # the kernel's limit (path_resolution(7))
+        for part in [*reversed(Path(path).parents), Path(path)][1:]:
+            if str(part) in points:
+                return path
+            if part.is_symlink():
+                path = os.path.normpath(part.parent / os.readlink(part) / Path(path).relative_to(part))  # noqa: PTH115
+                break
+        else:
+            return path
+    return path
+
+
 @dataclass(frozen=True)
 class Facts:
     """All facts, detected once at the start of a run."""
@@ -107,8 +123,9 @@ class Facts:
     mounts: tuple[Mount, ...]
 
     def mount_of(self, path: str) -> Mount | None:
-        """The mount that ``path`` itself is the mount point of; the last one wins, as in the kernel."""
-        return next((mount for mount in reversed(self.mounts) if mount.point == path), None)
+        """The mount that ``path`` itself is the mount point of, or a link to; the last one wins, as in the kernel."""
+        point = followed(path, {mount.point for mount in self.mounts})
+        return next((mount for mount in reversed(self.mounts) if mount.point == point), None)
 
     def is_efs(self, path: str) -> bool:
         """True if EFS is mounted at ``path``, by the mount's source or the cluster's configuration."""

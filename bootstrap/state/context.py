@@ -11,7 +11,7 @@ from ..cluster import targets
 from ..cluster.targets import BuildTargets
 from ..config.model import Config
 from ..core.errors import PetalError
-from ..core.facts import External, Facts, Mount
+from ..core.facts import External, Facts, Mount, followed
 from ..core.model import Mode, Role, StepReport, Tool
 from ..core.options import Options
 from ..core.paths import Paths
@@ -164,7 +164,15 @@ class Context:
     @property
     def mounted(self) -> Mount | None:
         """The mount of shared storage at this moment; ``facts`` are from the start of the run."""
-        return replace(self.facts, mounts=self.system.mounts()).mount_of(self.paths.mount)
+        return self.mount_at(self.paths.mount)
+
+    def followed(self, path: Path | str) -> str:
+        """A mount point with its symbolic links followed: systemd mounts nothing at a link."""
+        return followed(str(path), {mount.point for mount in self.system.mounts()})
+
+    def mount_at(self, path: Path | str) -> Mount | None:
+        """The mount at a path, or at the target of a link, at this moment."""
+        return replace(self.facts, mounts=self.system.mounts()).mount_of(str(path))
 
     @property
     def desired_release(self) -> str:

@@ -90,11 +90,11 @@ class HiddenMounts(Step):
 def _hidden(ctx: Context) -> str | None:
     """The mount point whose upper mount is not petal-node's; shared storage first, because the root depends on it."""
     points = [mount.point for mount in ctx.system.mounts() if mount.kind != AUTOMOUNT]
-    root, storage = ctx.paths.root, ctx.paths.mount
+    root, storage = ctx.paths.root, ctx.followed(ctx.paths.mount)
     shared = ClusterState(ctx.paths, trusting=True)
     if points.count(storage) > 1 and not ctx.system.try_storage(shared.is_known_storage, storage, PROBE):
         return storage
-    if points.count(str(root)) > 1:
+    if points.count(ctx.followed(root)) > 1:
         is_same = ctx.system.try_storage(lambda: root.samefile(ctx.paths.shared_root), root, PROBE)
         return None if is_same else str(root)
     return None
@@ -216,8 +216,8 @@ def _is_same(ctx: Context, device: Device, mounted: Mount) -> bool:
 def _unit(ctx: Context, device: Device) -> systemd.Unit:
     """With ``nofail``, so that neither boot nor a login waits for the server."""
     options = f"{device.options},nofail"
-    text = UNIT.format(what=device.what, where=ctx.paths.mount, kind=device.kind, options=options)
-    return systemd.Unit(unit_name(ctx.paths.mount), text)
+    where = ctx.followed(ctx.paths.mount)
+    return systemd.Unit(unit_name(where), UNIT.format(what=device.what, where=where, kind=device.kind, options=options))
 
 
 def _unit_changes(ctx: Context, device: Device) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ def _unit_changes(ctx: Context, device: Device) -> tuple[str, ...]:
 
 
 def _mount(ctx: Context, device: Device) -> None:
-    where = ctx.paths.mount
+    where = ctx.followed(ctx.paths.mount)
     seconds = PROGRAM if ctx.role is Role.HEAD else OTHER_SECONDS
     try:
         if ctx.system.has_systemd():

@@ -18,12 +18,11 @@ from ..host.files import make_dir, real_path_problem
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
 from .base import ON_NODES, Run, Step
-from .mount import HiddenMounts, MountStorage
+from .mount import HiddenMounts, MountStorage, unit_name
 from .seed_from_image import SeedFromImage, is_image
 from .storage import Storage, StorageOwner
 
 UNIT_SECONDS = 90.0  # DefaultTimeoutStartSec of systemd (systemd-system.conf(5))
-UNIT = "opt-petal.mount"
 TEMPLATE = """\
 # petal-node: the software root, on every node under the same path.
 [Unit]
@@ -32,7 +31,7 @@ RequiresMountsFor={mount}
 
 [Mount]
 What={backing}
-Where=/opt/petal
+Where={where}
 Type=none
 Options=bind,_netdev,nofail
 TimeoutSec=60
@@ -89,7 +88,8 @@ def _probe_bound(ctx: Context) -> Finding:
     if state is not Backing.BOUND:
         return change(reason, f"bind {root} to {backing}")
     if _has_unit(ctx) and not _unit(ctx).is_current(ctx.paths.units):
-        return change(f"{reason}, but a reboot would lose the mount", f"write and enable {ctx.paths.units / UNIT}")
+        unit = ctx.paths.units / _unit(ctx).name
+        return change(f"{reason}, but a reboot would lose the mount", f"write and enable {unit}")
     return satisfied(reason)
 
 
@@ -133,7 +133,8 @@ def _backing(ctx: Context) -> Backing:
     if root.samefile(backing):
         return Backing.BOUND
     if root.is_mount():
-        is_covered = sum(mount.point == str(root) for mount in ctx.system.mounts()) > 1  # by a mount of another owner
+        points = [mount.point for mount in ctx.system.mounts()]
+        is_covered = points.count(ctx.followed(root)) > 1  # by a mount of another owner
         return Backing.MOVED if _unit(ctx).is_ours(ctx.paths.units) and not is_covered else Backing.FOREIGN
     in_use = any(root.iterdir()) and not (ctx.paths.live and is_image(root))
     return Backing.FOREIGN if in_use else Backing.FREE
@@ -162,7 +163,7 @@ def _bind(ctx: Context) -> None:
     if _has_unit(ctx):
         systemd.install([_unit(ctx)], ctx.paths.units, ctx.system)
         if state is not Backing.BOUND:
-            systemd.start(UNIT, ctx.system, timeout=UNIT_SECONDS, again=state is Backing.MOVED)
+            systemd.start(_unit(ctx).name, ctx.system, timeout=UNIT_SECONDS, again=state is Backing.MOVED)
     elif state is not Backing.BOUND:
         ctx.system.run(["mount", "--bind", str(backing), str(root)], timeout=COMMAND)
 
@@ -185,7 +186,7 @@ def _unbind(ctx: Context) -> None:
         return
     try:
         if _has_unit(ctx):
-            systemd.disable(UNIT, ctx.system, timeout=UNIT_SECONDS)
+            systemd.disable(_unit(ctx).name, ctx.system, timeout=UNIT_SECONDS)
         if root.is_mount():
             ctx.system.run(["umount", str(root)], timeout=PROGRAM)
     except PetalError as error:
@@ -195,7 +196,7 @@ def _unbind(ctx: Context) -> None:
             remedy=(f"fuser -vm {root}", "or reboot this node when its jobs have ended: petal-node does the rest"),
             code="root-busy",
         ) from error
-    (ctx.paths.units / UNIT).unlink(missing_ok=True)
+    (ctx.paths.units / _unit(ctx).name).unlink(missing_ok=True)
 
 
 def _has_unit(ctx: Context) -> bool:
@@ -203,7 +204,11 @@ def _has_unit(ctx: Context) -> bool:
 
 
 def _unit(ctx: Context) -> systemd.Unit:
-    return systemd.Unit(UNIT, TEMPLATE.format(mount=ctx.paths.mount, backing=f"{ctx.paths.mount}/petal/root"))
+    """A mount unit is named after its mount point, without symbolic links (systemd.mount(5)): /opt may be one."""
+    root, mount = ctx.paths.root, ctx.paths.mount
+    where = f"{ctx.followed(root.parent)}/{root.name}"
+    text = TEMPLATE.format(mount=mount, backing=f"{mount}/petal/root", where=where)
+    return systemd.Unit(unit_name(where), text)
 
 
 # A check of files on shared storage comes after these: if one of them failed, it would fail for the same cause.

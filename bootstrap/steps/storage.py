@@ -134,10 +134,11 @@ def _is_on_root_disk(mount: Path) -> bool:
 
 
 def _not_mounted(ctx: Context) -> StorageError:
-    mount = ctx.paths.mount
+    mount, name = ctx.followed(ctx.paths.mount), ctx.paths.mount
+    name += f", a link to {mount}," if mount != name else ""
     declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
     return StorageError(
-        f"{mount} is not mounted (the cluster's shared directories: {declared})",
+        f"{name} is not mounted (the cluster's shared directories: {declared})",
         remedy=(f"mount {mount}", f"findmnt {mount}", "or name another mount in the configuration: storage.mount"),
         code="storage-not-mounted",
     )
