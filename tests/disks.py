@@ -1,13 +1,15 @@
-"""Small separate file systems for tests that fill a disk."""
+"""Small separate file systems for tests that fill a disk, or cut its power."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,43 @@ def fuse(mount: Path, backing: Path, user: int = 0) -> Iterator[Path]:
         subprocess.run(["umount", "-l", mount], check=False)
         process.kill()
         process.communicate()
+
+
+@dataclass(frozen=True)
+class LoopDisk:
+    """A file system in a file. A copy of the file is what a machine without power has on its disk."""
+
+    image: Path
+    place: Path
+
+    @classmethod
+    def make(cls, kind: str, directory: Path) -> LoopDisk:
+        """Make and mount an ext4 or xfs at ``directory/disk``; skip if this machine cannot."""
+        disk = cls(directory / "disk.img", directory / "disk")
+        if not shutil.which(f"mkfs.{kind}"):
+            pytest.skip(f"mkfs.{kind} is not installed")
+        disk.place.mkdir(parents=True)
+        with disk.image.open("wb") as stream:
+            stream.truncate(400 << 20)  # sparse; the smallest xfs has 300 MiB
+        subprocess.run([f"mkfs.{kind}", "-q", disk.image], check=True, capture_output=True)
+        disk.mount(disk.image)
+        return disk
+
+    def mount(self, image: Path) -> None:
+        done = subprocess.run(["mount", "-o", "loop", image, self.place], check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"the test mounts a loop device, which fails here: {done.stderr.strip()}")
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "-l", self.place], check=False, capture_output=True)
+
+    def cut(self) -> Path:
+        """The state of the disk now, without what the kernel has not written yet."""
+        copy = self.image.with_name(f"cut-{len(list(self.image.parent.glob('cut-*')))}.img")
+        subprocess.run(["cp", "--sparse=always", self.image, copy], check=True)
+        return copy
+
+    def boot(self, image: Path) -> None:
+        """Mount a state at the same place, which replays the journal."""
+        self.unmount()
+        self.mount(image)

@@ -16,7 +16,7 @@ from ..config.model import LMOD
 from ..core.deadlines import DOCUMENT
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
-from ..host.atomic import replace_link, staged_dir, staged_file
+from ..host.atomic import flush_filesystem, replace_link, staged_dir, staged_file, write_atomic
 from ..host.files import make_dir, path_problem, remove_tree
 from ..host.system import System
 from ..remote.tarball import unpack
@@ -126,4 +126,5 @@ def relativize(copy: Path) -> None:
                 raise LmodError(f"{link} points to {target}", remedy="please report it", code="lmod-incomplete")
             link.unlink()
             link.symlink_to(os.path.relpath(target, directory))
-    (copy / COMPLETE).write_text("", encoding="utf-8")
+    flush_filesystem(copy)  # Spack flushes nothing
+    write_atomic(copy / COMPLETE, b"")

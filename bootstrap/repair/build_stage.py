@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..core.model import Finding, Severity, change, elsewhere, satisfied
 from ..host.files import remove_tree, size_of
+from ..spack.driver import unreadable_indexes
 from ..state.context import Context
 from ..steps.base import Run, Step
 
@@ -48,18 +48,7 @@ def _stages(ctx: Context) -> list[Path]:
 
 
 def _unreadable_indexes(ctx: Context) -> list[Path]:
-    """Spack's indexes (config:misc_cache), which Spack makes again if they are missing."""
-    return [path for path in sorted((ctx.paths.scratch / "spack" / "misc").rglob("*.json")) if not _is_json(path)]
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return True  # Spack has replaced it
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return unreadable_indexes(ctx.paths.scratch / "spack")
 
 
 def _is_building(ctx: Context) -> bool:

@@ -1,7 +1,9 @@
 """Reads the database of a store without Spack, and makes store and database agree after a kill or a full disk.
 
 A spec counts as installed if the database lists it *and* ``.spack/install_manifest.json`` exists: Spack writes
-``.spack/spec.json`` first and the manifest last (lib/spack/spack/installer.py).
+``.spack/spec.json`` first and the manifest last (lib/spack/spack/installer.py). It flushes nothing, so the files of a
+recorded package may be empty after a power cut. A copy of the index is written after a flush, as the receipt of all
+packages in it. A package that is not in the newest copy counts only if its files have the sizes of its manifest.
 
 Spack trusts its index alone (run with 0.23.0 and 1.1.1). If the index is missing, Spack begins an empty one, and the
 next install removes and rebuilds everything in the store; if it is truncated, every command fails. ``spack reindex``
@@ -13,12 +15,13 @@ differ does Spack rebuild the index.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core import decode
-from ..core.errors import SpackError, StateError
+from ..core.errors import SpackError, StateError, StorageError
 from ..core.text import at_most
 from ..host.atomic import move_aside, write_atomic
 from ..host.files import make_dir, read_json, remove_tree
@@ -63,13 +66,18 @@ def _records(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def installed(store: Path) -> dict[str, Path]:
-    """Hash and prefix of every spec that is installed according to the store's database.
+    """Hash and prefix of every spec that is installed according to the store's database."""
+    return _installed(index_of(store), store)
+
+
+def _installed(index: Path, store: Path) -> dict[str, Path]:
+    """The same of an index or a copy.
 
     A package that is installed again after a reindex has a record without a path (database.py: ``_add``); it is where
     ``scope.PROJECTION`` puts it.
     """
     prefixes = {}
-    for digest, record in records(index_of(store)).items():
+    for digest, record in records(index).items():
         if record.get("installed"):
             spec = record.get("spec", {})
             name = f"{spec.get('name')}-{spec.get('version')}-{digest[:7]}"
@@ -79,8 +87,21 @@ def installed(store: Path) -> dict[str, Path]:
 
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """The specs that are not completely installed in the store; externals are never missing."""
-    whole = {digest for digest, prefix in installed(store).items() if is_whole(prefix)}
+    flushed = _flushed(store)
+    whole = {digest for digest, prefix in installed(store).items() if _is_kept(prefix, flushed)}
     return tuple(spec for spec in specs if not spec.external and spec.hash not in whole)
+
+
+def _is_kept(prefix: Path, flushed: Container[Path]) -> bool:
+    return is_whole(prefix) and (prefix in flushed or is_sound(prefix))
+
+
+def _flushed(store: Path) -> frozenset[Path]:
+    """The prefixes that were on disk when the newest readable copy of the index was written."""
+    for copy in reversed(copies(store)):
+        with suppress(SpackError):
+            return frozenset(_installed(copy, store).values())
+    return frozenset()
 
 
 def from_cache(specs: Iterable[Locked], store: Path) -> frozenset[str]:
@@ -104,8 +125,8 @@ def is_whole(prefix: Path) -> bool:
 def is_sound(prefix: Path) -> bool:
     """True if every file of a prefix's manifest exists with its size.
 
-    Spack's tarballs are sorted, so that ``.spack/install_manifest.json`` comes before ``bin`` and ``lib``; only what
-    the database calls installed is known to be unpacked to the end (lib/spack/spack/util/archive.py).
+    Spack's tarballs are sorted, so that ``.spack/install_manifest.json`` comes before ``bin`` and ``lib``
+    (lib/spack/spack/util/archive.py).
     """
     try:
         entries = read_json(prefix / MANIFEST, limit=LIMIT) or {}
@@ -144,9 +165,9 @@ class Comparison(NamedTuple):
 
 def compare(store: Path) -> Comparison:
     """Compares the store with its index."""
-    prefixes = _prefixes(store)
+    prefixes, flushed = _prefixes(store), _flushed(store)
     recorded = {prefix for prefix in installed(store).values() if store in prefix.parents}
-    whole = {path for path in prefixes if is_whole(path) and (path in recorded or is_sound(path))}
+    whole = {path for path in prefixes if _is_kept(path, flushed)}
     leftovers = {path for pattern in LEFTOVERS for path in store.glob(pattern)}
     return Comparison(sorted((prefixes - whole) | leftovers), whole == recorded)
 
@@ -205,18 +226,28 @@ def _explicit(store: Path) -> set[str]:
     return {digest for digest, record in found if record.get("explicit") and record.get("installed")}
 
 
-def keep_copy(store: Path) -> None:
-    """Keeps a copy of the index if it can be read and differs from the newest copy. Older copies are removed."""
+def keep_copy(store: Path, flush: Callable[[Path], None]) -> None:
+    """Flushes the store and keeps a copy of its index, if that can be read and differs from the newest copy.
+
+    A failure is logged only: without a copy the next run compares more packages with their manifests.
+
+    Args:
+        flush: writes the file system of a path to disk.
+    """
     index = index_of(store)
     if not index.is_file() or database_problem(store):
         return
-    kept, data = copies(store), index.read_bytes()
-    if kept and kept[-1].read_bytes() == data:
-        return
-    make_dir(store / COPIES)
-    write_atomic(store / COPIES / f"index-{time.time_ns():020}.json", data)
-    for old in kept[: 1 - KEPT]:
-        old.unlink()
+    try:
+        kept, data = copies(store), index.read_bytes()
+        if kept and kept[-1].read_bytes() == data:
+            return
+        flush(store)
+        make_dir(store / COPIES)
+        write_atomic(store / COPIES / f"index-{time.time_ns():020}.json", data)
+        for old in kept[: 1 - KEPT]:
+            old.unlink()
+    except (OSError, StorageError) as error:
+        LOG.warning("no copy of %s was kept: %s", index, error, extra={"step": "spack"})
 
 
 def copies(store: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
 from ..core.errors import ProcessFailed, SpackError
 from ..core.facts import Host
 from ..host.atomic import replace_link, write_atomic
-from ..host.files import make_dir, read_json
+from ..host.files import make_dir, read_json, remove_tree, text_or_empty
 from ..host.lock_owners import owners
 from ..host.locks import make_private
 from ..host.log import LOG
@@ -32,6 +33,7 @@ DATABASE = ".spack-db"
 LOCKS = ("lock", "prefix_lock", "prefix_failures")  # lib/spack/spack/database.py, of 0.23 to 1.2
 GIB = 1 << 30
 MOST_PROCESSES = 8
+CACHES = ("bootstrap", "misc", "pycache", "stage", "test")  # on local disk
 
 
 def usable_cores(host: Host, limit: int) -> int:
@@ -235,6 +237,7 @@ class Spack:
         options = [word for scope in scopes for word in ("-C", str(scope))]
         options += ["-e", str(self.environment)] if inside else ["-E"]
         argv = [str(self.program.tree / "bin" / "spack"), *options, *arguments]
+        self._discard_caches_of_earlier_boots()
         lost, reason = 0, ""
         make_dir(self.output.parent)
         self._shut_users_out()
@@ -253,12 +256,25 @@ class Spack:
 
             write(f"$ spack {' '.join(arguments)}")
             try:
-                return self.system.run(
+                done = self.system.run(
                     argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
                 )
             finally:
                 if lost:
                     LOG.warning("%s lacks %d lines: %s", self.output, lost, reason, extra={"step": "spack"})
+        if done.returncode != 0:  # on a full disk Spack and Python keep parts of files, and fail again with them
+            for path in (self.places.scratch / "pycache", *unreadable_indexes(self.places.scratch)):
+                remove_tree(path)
+        return done
+
+    def _discard_caches_of_earlier_boots(self) -> None:
+        """Spack flushes none of its files and trusts them, so after a power cut it would use empty ones."""
+        mark, boot_id = self.places.scratch / "boot", self.system.boot_id()
+        if text_or_empty(mark) != boot_id:
+            for path in (path for name in CACHES for path in (self.places.scratch / name).glob("*")):
+                remove_tree(path)  # not the directory itself, on which a larger disk may be mounted
+            make_dir(mark.parent)
+            write_atomic(mark, boot_id.encode())
 
     def _shut_users_out(self) -> None:
         """Leaves users no file of Spack to lock: with a lock for reading, a user would stop each install.
@@ -292,6 +308,21 @@ class Spack:
         if self.program.clingo is not None:
             env["PYTHONPATH"] = str(self.program.clingo)
         return env
+
+
+def unreadable_indexes(scratch: Path) -> list[Path]:
+    """Spack's indexes (config:misc_cache) whose write was cut off. Spack makes them again if they are missing."""
+    return [path for path in sorted((scratch / "misc").rglob("*.json")) if not _is_json(path)]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return True  # Spack has replaced it
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _by_hash(hashes: Sequence[str]) -> list[str]:

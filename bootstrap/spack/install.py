@@ -134,19 +134,25 @@ def _run(spack: Spack, reporter: ProgressReporter) -> Completed:
     chosen = {spec.hash for spec in database.missing(specs, store)}
     chosen |= {spec.hash for spec in specs if spec.explicit and not spec.external}  # Spack records which are explicit
     if limit is None or len(specs) <= limit or not chosen:
-        return spack.install(reporter.line, reporter.idle)
+        return _install(spack, reporter)
     ended: list[Completed] = []
     needs = {spec.hash: spec.needs for spec in specs}
     lost: set[str] = set()
     for part in slices(locked_for(specs), chosen, limit):
         hashes = possible(part, needs, lost)
         if hashes:
-            ended.append(spack.install(reporter.line, reporter.idle, hashes))
+            ended.append(_install(spack, reporter, hashes))
             lost |= set(hashes) & {spec.hash for spec in database.missing(specs, store)}
         if ended and ended[-1].returncode < 0:
             break
     LOG.info("installed in %d slices, none with more than %d locks", len(ended), limit, extra={"step": "spack"})
     return max(ended, key=lambda done: done.returncode != 0)
+
+
+def _install(spack: Spack, reporter: ProgressReporter, part: Sequence[str] = ()) -> Completed:
+    done = spack.install(reporter.line, reporter.idle, part)
+    database.keep_copy(spack.places.store, spack.system.flush)
+    return done
 
 
 def possible(part: Iterable[str], needs: Mapping[str, Iterable[str]], lost: set[str]) -> list[str]:

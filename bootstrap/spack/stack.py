@@ -41,8 +41,6 @@ def build(ctx: Context, accept: Callable[[SpackError], None]) -> None:
             _install(ctx, spack)
         except SpackError as error:
             accept(error)
-        finally:
-            _keep_copy(ctx)
 
 
 def _install(ctx: Context, spack: Spack) -> None:
@@ -61,14 +59,11 @@ def _build_in_job(ctx: Context, queue: str, accept: Callable[[SpackError], None]
     for spack in spacks.values():
         _recover(spack)
     failed: tuple[SpackError, ...] = ()
-    try:
-        with job_directory(ctx) as directory:
-            pulled = _pull(ctx, spacks.values())
-            if not _install_pulled(ctx, spacks, pulled):
-                failed = build_in_job(ctx, directory, spacks, queue, partial(_warn, ctx))
-            _record_refused(ctx, pulled)
-    finally:
-        _keep_copy(ctx)
+    with job_directory(ctx) as directory:
+        pulled = _pull(ctx, spacks.values())
+        if not _install_pulled(ctx, spacks, pulled):
+            failed = build_in_job(ctx, directory, spacks, queue, partial(_warn, ctx))
+        _record_refused(ctx, pulled)
     for error in failed:
         accept(error)
 
@@ -92,16 +87,7 @@ def _install_pulled(ctx: Context, spacks: Mapping[str, Spack], pulled: Pulled) -
 
 def _recover(spack: Spack) -> None:
     database.recover(spack, {spec.hash for spec in locked_specs(spack.lockfile) if spec.explicit})
-    database.keep_copy(spack.places.store)
-
-
-def _keep_copy(ctx: Context) -> None:
-    """After an install the copy is optional, so a failure must not hide how the install ended."""
-    store = store_of(ctx)
-    try:
-        database.keep_copy(store)
-    except OSError as error:
-        LOG.warning("no copy of %s was kept: %s", database.index_of(store), error, extra={"step": "spack"})
+    database.keep_copy(spack.places.store, spack.system.flush)
 
 
 def _missing(ctx: Context, spacks: Iterable[Spack]) -> tuple[Locked, ...]:

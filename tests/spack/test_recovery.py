@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ import pytest
 
 from bootstrap.core.model import Outcome, Status
 from bootstrap.core.paths import Paths
+from bootstrap.host.system import System
 from bootstrap.spack import database
-from tests.disks import mounted
+from tests.disks import LoopDisk, mounted
 from tests.spack.conftest import Site, manifests
 from tests.spack.test_spack import BOTH, bootstrap, steps, store_of
 
@@ -71,6 +73,40 @@ def _repaired(prefix: Path, config: str, *output: str) -> None:
     assert steps(record)["spack"].outcome is Outcome.CHANGED, record
     text = "\n".join(notes)
     assert all(words in text for words in output), text
+
+
+@pytest.mark.parametrize(("version", "kind"), [("1.1.1", "ext4"), ("0.23.0", "xfs")])
+def test_a_package_that_is_recorded_and_empty_after_a_power_cut_is_installed_again(
+    version: str, kind: str, sites: Callable[[str], Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power fails after Spack and before the flush. Its index and manifests are on disk, its caches are empty."""
+    site, disk = sites(version), LoopDisk.make(kind, tmp_path / "loop")
+    prefix, keep_copy, cuts = disk.place / "head", database.keep_copy, []
+    store = store_of(prefix, version)
+
+    def cut(place: Path, flush: Callable[[Path], None]) -> None:
+        if not cuts and (whole := manifests(place)):
+            for path in (database.index_of(place), *whole):
+                with path.open() as file:
+                    os.fsync(file.fileno())
+            cuts.append(disk.cut())
+        keep_copy(place, flush)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "keep_copy", cut)
+            assert bootstrap(prefix, site.config).status is Status.CHANGED
+        disk.boot(cuts[0])
+        monkeypatch.setattr(System, "boot_id", lambda _: "the next boot")
+        (program,) = store.glob("linux-*/probe-2-*/bin/probe")
+        assert program.stat().st_size == 0
+        assert database.is_whole(program.parents[1])
+        assert program.parents[1] in database.installed(store).values()
+        _repaired(prefix, site.config, "did not finish", program.parents[1].name)
+        subprocess.run([program], check=True)
+        assert bootstrap(prefix, site.config).status is Status.OK
+    finally:
+        disk.unmount()
 
 
 # -------------------------------------------------------------------------------------------------- few locks

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.core.errors import StorageError
+from bootstrap.host.atomic import flush_filesystem
 from bootstrap.spack import database
 from bootstrap.spack.database import COPIES, KEPT, compare, database_problem, keep_copy
 
@@ -44,7 +46,7 @@ def test_partial_complete_and_recorded_packages_are_distinguished(tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "no manifest"])
-def test_a_package_without_a_record_must_have_all_files_of_its_manifest(tmp_path: Path, damage: str) -> None:
+def test_a_package_must_have_all_files_of_its_manifest_if_no_copy_lists_it(tmp_path: Path, damage: str) -> None:
     """A process that is killed while it unpacks a tarball of a build cache has already unpacked the manifest."""
     place = prefix(tmp_path, "cached-1-aaaaaaa")
     program = place / "bin" / "cached"
@@ -59,7 +61,25 @@ def test_a_package_without_a_record_must_have_all_files_of_its_manifest(tmp_path
         program.write_text("who")
     assert compare(tmp_path) == ([place], True)
     index(tmp_path, place)
-    assert compare(tmp_path) == ([], True), "a recorded package was unpacked completely"
+    assert compare(tmp_path) == ([place], False), "a power cut can leave the record, and not the files"
+
+
+def test_only_a_copy_that_follows_a_flush_vouches_for_the_files_of_a_package(tmp_path: Path) -> None:
+    place = prefix(tmp_path, "probe-1-aaaaaaa")
+    index(tmp_path, place)
+
+    def hangs(_: Path) -> None:
+        raise StorageError("no answer", code="storage-hangs")
+
+    keep_copy(tmp_path, hangs)
+    assert database.copies(tmp_path) == []
+    keep_copy(tmp_path, flush_filesystem)
+    (place / ".spack/spec.json").write_text("")
+    assert compare(tmp_path) == ([], True), "the check package-files-changed finds later damage"
+    index(tmp_path)
+    keep_copy(tmp_path, flush_filesystem)  # the package was removed
+    index(tmp_path, place)  # installed again, and cut before the next copy
+    assert compare(tmp_path) == ([place], False)
 
 
 def test_a_package_with_an_empty_manifest_is_incomplete(tmp_path: Path) -> None:
@@ -103,22 +123,22 @@ def test_an_unreadable_index_is_a_problem(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_few_copies_of_readable_indexes_are_kept(tmp_path: Path) -> None:
-    keep_copy(tmp_path)
+    keep_copy(tmp_path, flush_filesystem)  # without an index
     assert not (tmp_path / COPIES).exists()
     for number in range(KEPT + 2):
         index(tmp_path, prefix(tmp_path, f"p-{number}-aaaaaaa"))
-        keep_copy(tmp_path)
-        keep_copy(tmp_path)
+        keep_copy(tmp_path, flush_filesystem)
+        keep_copy(tmp_path, flush_filesystem)
     assert len(database.copies(tmp_path)) == KEPT
     assert database.copies(tmp_path)[-1].read_bytes() == database.index_of(tmp_path).read_bytes()
     database.index_of(tmp_path).write_text("{")
-    keep_copy(tmp_path)
+    keep_copy(tmp_path, flush_filesystem)
     assert all(database.records(copy) for copy in database.copies(tmp_path))
 
 
 def test_the_newest_readable_copy_is_restored_and_the_damaged_index_is_kept(tmp_path: Path) -> None:
     good = index(tmp_path, prefix(tmp_path, "p-1-aaaaaaa")).read_bytes()
-    keep_copy(tmp_path)
+    keep_copy(tmp_path, flush_filesystem)
     (tmp_path / COPIES / "index-99999999999999999999.json").write_text("{")
     database.index_of(tmp_path).write_text("cut o")
     assert "is restored from" in database.restore(tmp_path)
