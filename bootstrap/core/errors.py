@@ -35,9 +35,10 @@ class ExitCode(IntEnum):
 # Names of parameters whose values are secrets: signatures of presigned URLs, tokens, passwords.
 _WORDS = "signature|token|credential|passw|secret|access.?key|api.?key"
 SECRET_NAME = re.compile(rf"(?i){_WORDS}|^sig$|^auth")
+_NAME = r"[^=&?\s]{0,100}"  # bounded, because output of programs may be hostile
 _SECRETS = (
     (re.compile(r"(?<=://)[^/\s@'\"]+@"), "***@"),
-    (re.compile(rf"(?i)([?&](?:[^=&\s]*(?:{_WORDS})[^=&\s]*|sig|auth[^=&\s]*)=)[^&\s'\"]+"), r"\1***"),
+    (re.compile(rf"(?i)([?&](?:{_NAME}(?:{_WORDS}){_NAME}|sig|auth{_NAME})=)[^&\s'\"]+"), r"\1***"),
 )
 
 

@@ -30,6 +30,7 @@ T = TypeVar("T")
 # ParallelCluster starts custom actions with a PATH without Slurm, and perhaps without HOME and LANG.
 PATH = "/opt/slurm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DRAIN_SECONDS = 1.0  # for output that is still in a pipe after its program has ended
+USERS_OUTPUT = 1 << 20  # bytes of output of a user's program
 # Not waited for; kept because Popen warns if it is collected while its process runs.
 _running: list[subprocess.Popen[bytes]] = []
 
@@ -62,6 +63,7 @@ class System:
         on_line: Callable[[str], None] | None = None,
         on_idle: Callable[[], None] | None = None,
         given: int | None = None,
+        most: int | None = None,
     ) -> Completed:
         """Runs a program in ``/`` and waits for its end.
 
@@ -74,16 +76,19 @@ class System:
             on_line: called with each line of output when it arrives; stderr is then part of stdout.
             on_idle: with ``on_line``: called about once a second while there is no output.
             given: a descriptor that the program and its descendants keep open.
+            most: bytes of output after which the program is ended; by default ``USERS_OUTPUT`` with ``user``, else
+                unlimited.
 
         Raises:
-            ProcessFailed: the program cannot be started, or its exit code is not accepted.
+            ProcessFailed: the program cannot be started, prints too much, or its exit code is not accepted.
             ProcessTimeout: the program did not end within ``timeout`` seconds.
         """
         started = time.monotonic()
         LOG.debug("run %s", " ".join(argv))
         process = _start(argv, env, user, merged=on_line is not None, given=given)
+        limit = most or (USERS_OUTPUT if user else None)
         try:
-            stdout, stderr = _collect(process, started + timeout, on_line, on_idle)
+            stdout, stderr = _collect(process, started + timeout, limit, on_line, on_idle)
         except subprocess.TimeoutExpired as error:
             _kill(process)
             what = f"{argv[0]} did not end within {timeout:.0f} s and was stopped"
@@ -267,43 +272,52 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _collect(
     process: subprocess.Popen[bytes],
     deadline: float,
+    most: int | None,
     on_line: Callable[[str], None] | None,
     on_idle: Callable[[], None] | None,
 ) -> tuple[str, str]:
-    if on_line is None:
-        stdout, stderr = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
-        return stdout.decode(errors="replace"), stderr.decode(errors="replace")
-    lines: list[str] = []
-    for line in _lines(process, deadline, on_idle):
-        lines.append(line)
-        on_line(line)
-    process.wait(timeout=max(0.1, deadline - time.monotonic()))
-    return "\n".join(lines), ""
-
-
-def _lines(process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None) -> Iterator[str]:
-    """Yields lines of output until the program ends, even if one of its descendants keeps the pipe open."""
-    stream = process.stdout
-    assert stream is not None
+    """What the program prints until it ends, to stdout and to stderr."""
+    blocks: dict[Any, list[bytes]] = {process.stdout: [], process.stderr: []}
     rest = b""
+    for stream, block in _blocks(process, deadline, on_idle):
+        blocks[stream].append(block)
+        if most is not None and (most := most - len(block)) < 0:
+            raise ProcessFailed("the program printed more output than is accepted, and was stopped")
+        if on_line is not None:
+            *whole, rest = (rest + block).split(b"\n")
+            for line in whole:
+                on_line(line.decode(errors="replace"))
+    if on_line is not None and rest:
+        on_line(rest.decode(errors="replace"))
+    process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    stdout, stderr = (b"".join(blocks[stream]).decode(errors="replace") for stream in (process.stdout, process.stderr))
+    return stdout, stderr
+
+
+def _blocks(
+    process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None
+) -> Iterator[tuple[Any, bytes]]:
+    """Yields output with its stream until the program ends and no descendant keeps a pipe open.
+
+    A program whose lines are passed on ends with its own process, whatever its descendants keep open.
+    """
+    merged = process.stderr is None
+    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
     end: float | None = None
-    while True:
+    while streams:
         now = time.monotonic()
         if now >= deadline:
             raise subprocess.TimeoutExpired(process.args, 0)
-        if end is None and process.poll() is not None:
+        if merged and end is None and process.poll() is not None:
             end = now + DRAIN_SECONDS
-        ready, _, _ = select.select([stream], [], [], 0 if end else min(deadline - now, 1.0))
+        ready, _, _ = select.select(streams, [], [], 0 if end else min(deadline - now, 1.0))
         if end is not None and (not ready or now > end):
             break
-        if not ready:
-            if on_idle is not None:
-                on_idle()
-            continue
-        block = os.read(stream.fileno(), 65536)
-        if not block:
-            break
-        *whole, rest = (rest + block).split(b"\n")
-        yield from (line.decode(errors="replace") for line in whole)
-    if rest:
-        yield rest.decode(errors="replace")
+        if not ready and on_idle is not None:
+            on_idle()
+        for stream in ready:
+            block = os.read(stream.fileno(), 65536)
+            if block:
+                yield stream, block
+            else:
+                streams.remove(stream)
