@@ -167,10 +167,15 @@ class InstallConfig:
 
 @dataclass(frozen=True)
 class CheckCommand:
-    """A program with its arguments, and the exit code that is expected."""
+    """A program with its arguments, and the exit code that is expected.
+
+    ``queues``: only nodes of these queues run it. ``gpu``: only nodes with a GPU run it.
+    """
 
     command: str
     exit: int = 0
+    queues: tuple[str, ...] = ()
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ class CheckConfig:
 
     ``load``: modules that must load, empty for all. ``run``: programs that must run. ``mpi``: two nodes communicate
     through each MPI of the release. ``launch``: start a node in each queue without one. ``wait``: seconds.
+    ``account``, ``partition``, ``user``, ``time`` (seconds): those of the jobs.
     """
 
     load: tuple[str, ...] = ()
@@ -186,6 +192,10 @@ class CheckConfig:
     mpi: bool = False
     launch: bool = False
     wait: int = 1800
+    account: str | None = None
+    partition: str | None = None
+    user: str | None = None
+    time: int = 240
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,8 @@ class CheckCommandSchema(_Section):
     makes = model.CheckCommand
     command = _string(values.command_problem, required=True)
     exit = _integer(0, 255)
+    queues = _strings(values.name_problem)
+    gpu = _Boolean()
 
     @pre_load
     def _expand(self, data: Any, **_: Any) -> Any:
@@ -252,6 +254,10 @@ class CheckSchema(_Section):
     mpi = _Boolean()
     launch = _Boolean()
     wait = _integer(0, 86400, " seconds")
+    account = _string(values.name_problem)
+    partition = _string(values.name_problem)
+    user = _string(values.user_problem)
+    time = _integer(30, 86400, " seconds")
 
 
 class SeedSoftwareSchema(_Section):

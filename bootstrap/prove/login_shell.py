@@ -7,6 +7,7 @@ this process reaches it.
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +17,27 @@ from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
 from ..core.text import at_most
-from ..host.system import clean_env, passwd_entry
+from ..host.files import text_or_empty
+from ..host.system import USERS_OUTPUT, clean_env, passwd_entry
 from ..state.context import Context
 from ..state.release import Manifest
 from .fleet import ordinary_user
 
-QUOTED = 5
+QUOTED, LINE = 5, 200  # libraries, and characters of a line of output
 ON_HEAD = "on the head node: petal-node check    (compares packages and module files)"
-# Each answer is three fields that end with NUL: the question, its exit code, the output. Each module is loaded in a
-# shell of its own, which also gives its PATH and LD_LIBRARY_PATH. Then all are loaded together, and each program of
-# the configuration runs. At last, because it may take long, ldd(1) looks at the programs (ELF files) in the directories
-# that each module adds to PATH.
-# Arguments: seconds that a program may take, modules, then each program after ``--``.
+ANSWER = 32 << 10  # bytes of an answer: 8,000 characters of output
+# Each answer is a nonce, the question, its exit code and the output, each between NULs. Each module is loaded in a
+# shell of its own, which shows PATH, LD_LIBRARY_PATH, and a directory that the module adds and that does not exist.
+# Then all are loaded, and each program of the configuration runs. At last, because it may take long, ldd(1) looks at
+# the programs (ELF files) in the directories that each module adds to PATH.
+# Arguments: a nonce, seconds that a program may take, bytes that it may print, the store, modules, then each program
+# after ``--``.
 SCRIPT = r"""
-answer() { printf '%s\0%d\0%s\0\n' "$1" "$2" "$3"; }
+answer() {
+  local text=$3
+  [ ${#text} -le 8000 ] || text="${text:0:1000}"$'\n'"${text: -6000}"
+  printf '\0%s\0%s\0%d\0%s\0\n' "$nonce" "$1" "$2" "$text"
+}
 programs() {
   local directory directories file magic
   found=()
@@ -42,44 +50,64 @@ programs() {
     done
   done
 }
-printf '\0'
-limit=$1 modules=()
-shift
+absent() {
+  local name entry entries added=0 present=0
+  for name in PATH LD_LIBRARY_PATH CMAKE_PREFIX_PATH PKG_CONFIG_PATH; do
+    IFS=: read -ra entries <<<"${!name-}"
+    for entry in "${entries[@]}"; do
+      if [[ $entry == "$store"* && ! -e $entry ]]; then printf %s "$entry"; return; fi
+      if [ $name = PATH ] && [[ :$before: != *":$entry:"* ]]; then
+        added=$((added + 1)) last=$entry
+        [ ! -e "$entry" ] || present=1
+      fi
+    done
+  done
+  [ $added -eq 0 ] || [ $present -eq 1 ] || printf %s "$last"
+}
+nonce=$1 limit=$2 most=$3 store=$4 before=$PATH modules=()
+shift 4
 kind=$(type -t module) || kind=none
 answer modules 0 "$kind ${LMOD_VERSION:--} ${PETAL_RELEASE:--} ${MODULEPATH:--}"
 while [ $# -gt 0 ] && [ "$1" != -- ]; do modules+=("$1"); shift; done
 paths=() libraries=()
 for module in "${modules[@]}"; do
   output=$(
-    module load "$module" 2>&1 </dev/null; code=$?
-    printf '\1%s\1%s' "$PATH" "${LD_LIBRARY_PATH-}"; exit $code
+    module load "$module" > >(head -c "$most") 2>&1 </dev/null; code=$?; wait $!
+    printf '\1%s\1%s\1%s' "$PATH" "${LD_LIBRARY_PATH-}" "$(absent)"; exit $code
   ); code=$?
+  gone=${output##*$'\1'}; output=${output%$'\1'*}
   libraries+=("${output##*$'\1'}"); output=${output%$'\1'*}
-  paths+=("${output##*$'\1'}"); answer load $code "${output%$'\1'*}"
+  paths+=("${output##*$'\1'}"); output=${output%$'\1'*}
+  if [ $code -eq 0 ] && [ -n "$gone" ]; then code=2 output="$gone does not exist"; fi
+  answer load $code "$output"
 done
 (
-  [ ${#modules[@]} -eq 0 ] || module load "${modules[@]}" >/dev/null 2>&1 </dev/null
+  for module in "${modules[@]}"; do module load "$module" >/dev/null 2>&1 </dev/null; done
   while [ $# -gt 0 ]; do
     shift; program=()
     while [ $# -gt 0 ] && [ "$1" != -- ]; do program+=("$1"); shift; done
-    output=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null); answer run $? "$output"
+    output=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null | head -c "$most"; exit "${PIPESTATUS[0]}"); code=$?
+    [ ${#output} -lt "$most" ] || output+=$'\n'"it was ended because it printed more than $most bytes"
+    answer run $code "$output"
   done
 )
 for index in "${!modules[@]}"; do
   programs "${paths[index]}"
   output=$(
     [ ${#found[@]} -gt 0 ] || exit 0
-    [ ${#found[@]} -gt 1 ] || printf '%s:\n' "${found[0]}"
-    LC_ALL=C LD_LIBRARY_PATH=${libraries[index]} timeout "$limit" ldd "${found[@]}" 2>&1
-  ); answer libraries $? "$output"
+    { [ ${#found[@]} -gt 1 ] || printf '%s:\n' "${found[0]}"
+      LC_ALL=C LD_LIBRARY_PATH=${libraries[index]} timeout "$limit" ldd "${found[@]}"; } 2>&1 |
+      sed -n '/^\/.*:$/{h;d};/not found/{x;/./p;s/.*//;x;p}' | head -c "$most"
+    exit "${PIPESTATUS[0]}"
+  ); code=$?
+  answer libraries $code "${#found[@]}"$'\n'"$output"
 done
 """
-NOT_FOUND = re.compile(r"^\s*(.+?) => not found|version `(.+?)' not found", re.MULTILINE)
-HEADER = re.compile(r"^(/\S.*):$", re.MULTILINE)
-# Lmod prints its reason first, wrapped at 80 characters, then general advice.
-LMOD_ERROR = re.compile(
-    r"Lmod has detected the following error:\s*(.+?)\s*(?:\n\s*\n|\n\s*Please check |\nWhile processing |\Z)", re.DOTALL
-)
+# Libraries of the NVIDIA driver, which only nodes with such a GPU have.
+DRIVER = ("libcuda.so", "libcudadebugger.so", "libnvidia-", "libnvcuvid.so", "libnvoptix.so", "libnvrm")
+NVIDIA, AMD = "0x10de", "0x1002"  # vendors of GPUs (pci.ids)
+LMOD_ERROR = "Lmod has detected the following error:"  # its reason follows, wrapped at 80 characters
+LMOD_ADVICE = ("Please check ", "While processing ")  # general advice follows
 
 
 @dataclass(frozen=True)
@@ -94,15 +122,19 @@ class Answer:
 def check_login_shell(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Finding]:
     """The module command, each module, each program of ``check.run``, the libraries of the modules' programs."""
     for finding in _judge_all(ctx, manifest, seconds):
-        is_wrong = finding.severity is not Severity.OK and finding.check != "modules"
+        is_wrong = finding.severity in (Severity.WARN, Severity.FAIL) and finding.check != "modules"
         remedy = (*finding.remedy, ON_HEAD) if is_wrong and ctx.role is not Role.HEAD else finding.remedy
         yield replace(finding, remedy=remedy)
 
 
 def _judge_all(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Finding]:
-    modules, programs = modules_to_load(ctx, manifest), ctx.config.check.run
+    modules, gpus = modules_to_load(ctx, manifest), _gpus(ctx)
+    programs = [program for program in ctx.config.check.run if not _not_here(ctx, program, gpus)]
     answers = ask_shell(ctx, modules, programs, seconds)
-    yield judge_module_command(ctx, next(answers))
+    shell = judge_module_command(ctx, next(answers))
+    yield shell
+    if shell.severity is Severity.FAIL:  # all others would fail for the same cause, or succeed without a module
+        return
     for name in modules:
         answer = next(answers)
         if answer.code == 0:
@@ -111,10 +143,30 @@ def _judge_all(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Fin
             message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'",)
             yield Finding(f"load:{name}", Severity.FAIL, message, _reason_in(answer.text), remedy)
     load = f"module load {' '.join(modules)}" if modules else "true"
-    for program in programs:
-        yield judge_program(program, next(answers), load)
+    for program in ctx.config.check.run:
+        reason = _not_here(ctx, program, gpus)
+        if reason:
+            yield Finding(f"run:{program.command}", Severity.SKIP, reason)
+        else:
+            yield judge_program(program, next(answers), load)
     if modules:
-        yield judge_libraries([(name, next(answers)) for name in modules])
+        yield judge_libraries([(name, next(answers)) for name in modules], without_driver=NVIDIA not in gpus)
+
+
+def _not_here(ctx: Context, program: CheckCommand, gpus: frozenset[str]) -> str:
+    """Why a program is not checked on this node, or an empty string."""
+    if program.queues and ctx.facts.cluster.queue not in program.queues:
+        return f"only on nodes of {', '.join(program.queues)}"
+    return "only on nodes with a GPU" if program.gpu and not gpus & {NVIDIA, AMD} else ""
+
+
+def _gpus(ctx: Context) -> frozenset[str]:
+    """The vendors of the display controllers and processing accelerators of this node (sysfs-bus-pci)."""
+    vendors = set()
+    for device in ctx.paths.at("/sys/bus/pci/devices").glob("*"):
+        if text_or_empty(device / "class").startswith(("0x03", "0x12")):
+            vendors.add(text_or_empty(device / "vendor").strip())
+    return frozenset(vendors)
 
 
 def modules_to_load(ctx: Context, manifest: Manifest) -> tuple[str, ...]:
@@ -134,20 +186,28 @@ def ask_shell(
     if not ctx.paths.live:
         env["BASH_ENV"] = str(ctx.paths.init / "petal.sh")
     words = [word for program in programs for word in ("--", *shlex.split(program.command))]
-    login = ["-l"] if ctx.paths.live else []
-    argv = ["bash", *login, "-c", SCRIPT, "petal-check", f"{PROGRAM:.0f}", *modules, *words]
+    login, nonce = ["-l"] if ctx.paths.live else [], secrets.token_hex(8)
+    questions = ["modules", *["load"] * len(modules), *["run"] * len(programs), *["libraries"] * len(modules)]
+    arguments = [nonce, f"{PROGRAM:.0f}", str(USERS_OUTPUT), str(ctx.paths.store), *modules, *words]
     lines: list[str] = []
-    reason = "the shell ended early"
+    ended, most = "", USERS_OUTPUT + ANSWER * len(questions)
     try:
-        ctx.system.run(argv, timeout=seconds, env=env, user=user, ok=None, on_line=lines.append)
+        argv = ["bash", *login, "-c", SCRIPT, "petal-check", *arguments]
+        ctx.system.run(argv, timeout=seconds, env=env, user=user, ok=None, on_line=lines.append, most=most)
     except PetalError as error:
-        reason = str(error)
-    greeting, _, output = "\n".join(lines).partition("\0")  # a login may print something before the first NUL
-    fields = output.split("\0")
-    for code, text in zip(fields[1::3], fields[2::3]):
+        ended = f"{error.what}. "
+    # Before the first nonce is the output of the profile.
+    before, *parts = "\n".join(lines).split(f"\0{nonce}\0")
+    if len(parts) > len(questions):
+        parts, before = [], "the shell printed more answers than there are questions"
+    for question, part in zip(questions, parts):
+        name, code, text, *rest = (*part.split("\0"), "", "")
+        if name != question or not rest or not re.fullmatch("[0-9]{1,3}", code):
+            break
+        before = "".join(rest)
         yield Answer(int(code), text.rstrip("\n"))
     while True:
-        yield Answer(1, _reason_in(fields[-1] if output else greeting) or reason, alive=False)
+        yield Answer(1, f"{ended}{_reason_in(before)}".strip() or "the shell ended early", alive=False)
 
 
 def judge_module_command(ctx: Context, answer: Answer) -> Finding:
@@ -166,17 +226,27 @@ def judge_module_command(ctx: Context, answer: Answer) -> Finding:
     return Finding("modules", Severity.OK, f"Lmod {version} looks into {release.replace(f'{ctx.paths.releases}/', '')}")
 
 
-def judge_libraries(answers: Sequence[tuple[str, Answer]]) -> Finding:
-    """Whether ldd found every library of the programs of each module."""
+def judge_libraries(answers: Sequence[tuple[str, Answer]], *, without_driver: bool = False) -> Finding:
+    """Whether ldd found every library of the programs of each module.
+
+    Args:
+        answers: each has the number of programs in its first line.
+        without_driver: the node has no NVIDIA GPU, so it needs no library of its driver.
+    """
     missing: list[tuple[str, str, str]] = []
     looked_at = [(name, answer) for name, answer in answers if answer.alive]
     programs = 0
     for name, answer in looked_at:
-        parts = HEADER.split(answer.text)[1:]
-        for program, output in zip(parts[::2], parts[1::2]):
-            programs += 1
-            libraries = dict.fromkeys(library or version for library, version in NOT_FOUND.findall(output))
-            missing += [(program, name, library) for library in libraries]
+        number, *lines = answer.text.splitlines() or ["0"]
+        programs += int(number) if re.fullmatch("[0-9]{1,6}", number) else 0
+        program = ""
+        for line in lines:
+            library = _missing_library(line)
+            if line.startswith("/") and line.endswith(":"):
+                program = line[:-1]
+            elif library and not (without_driver and library.startswith(DRIVER)):
+                missing.append((program, name, library))
+    missing = list(dict.fromkeys(missing))
     if missing:
         first, module, _ = missing[0]
         why = "; ".join(at_most(QUOTED, [f"{program} of {name}: {library}" for program, name, library in missing]))
@@ -190,8 +260,19 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]]) -> Finding:
     if len(looked_at) < len(answers):
         what = f"only {len(looked_at)} of {len(answers)} modules were looked at"
         return Finding("libraries", Severity.WARN, what, "the deadline ended")
+    if not programs:
+        return Finding("libraries", Severity.SKIP, f"no programs in {len(answers)} modules")
     what = f"all libraries are found; programs: {programs}, modules: {len(answers)}"
     return Finding("libraries", Severity.OK, what)
+
+
+def _missing_library(line: str) -> str:
+    """The library or version that a line of ldd(1) misses, or an empty string."""
+    library, arrow, _ = line.partition(" => not found")
+    if arrow:
+        return library.strip()
+    before, found, _ = line.partition("' not found")
+    return before.rpartition("version `")[2] if found else ""
 
 
 def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
@@ -199,7 +280,7 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
     check = f"run:{program.command}"
     if answer.code == program.exit:
         first = next((line.strip() for line in answer.text.splitlines() if line.strip()), "")
-        return Finding(check, Severity.OK, first or f"ended with {answer.code}")
+        return Finding(check, Severity.OK, first[:LINE] or f"ended with {answer.code}")
     expected = f", not {program.exit}" if program.exit else ""
     remedy = (f"bash -lc {shlex.quote(f'{load}; {program.command}')}",)
     return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", _reason_in(answer.text), remedy)
@@ -207,8 +288,13 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
 
 def _reason_in(text: str) -> str:
     """Lmod's reason in an output; without one, the last three lines."""
-    error = LMOD_ERROR.search(text)
-    if error:
-        return " ".join(error[1].split())
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    _, found, rest = text.partition(LMOD_ERROR)
+    lines = [line.strip()[:LINE] for line in rest.strip().splitlines()] if found else []
+    for number, line in enumerate(lines):
+        if not line or line.startswith(LMOD_ADVICE):
+            lines = lines[:number]
+            break
+    if lines:
+        return " ".join(" ".join(lines).split())
+    lines = [line.strip()[:LINE] for line in text.splitlines() if line.strip()]
     return " / ".join(lines[-3:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,39 @@ def test_a_module_that_does_not_load_is_reported_and_others_are_still_checked(wo
     answers = login_shell.ask_shell(world.context, ("broken", "good"), (), 60)
     _, broken, good, no_libraries, _ = (next(answers) for _ in range(5))
     assert (broken.code, broken.text) == (1, "no such module")
-    assert (no_libraries.code, no_libraries.text) == (0, "")
+    assert (no_libraries.code, no_libraries.text) == (0, "0")
     assert (good.code, good.alive) == (0, True)
+
+
+def test_output_of_a_profile_is_never_an_answer(world: World) -> None:
+    """Neither fields between NULs, nor a whole list of answers under another nonce."""
+    forged = r"\0x\0oops\0z\0\n\00123456789abcdef\0modules\00\0function 8.6.19 a a/modules/\0\n"
+    with (world.paths.init / "petal.sh").open("a") as file:
+        file.write(f"printf '{forged}'\n")
+    answers = login_shell.ask_shell(world.context, ("broken",), (CheckCommand("good-tool"),), 60)
+    shell, load, run = (next(answers) for _ in range(3))
+    assert (shell.text.split()[1], load.code, run.code, run.alive) == ("8.6.19", 1, 127, True)
+
+
+def test_output_of_users_programs_is_bounded_while_it_comes(world: World) -> None:
+    chatty = (CheckCommand("yes 0123456789"), CheckCommand("echo hello"))
+    answers = login_shell.ask_shell(world.context, ("good",), chatty, 60)
+    _, _, yes, hello = (next(answers) for _ in range(4))
+    assert (yes.code, yes.text[-40:]) == (141, "ended because it printed more than 1048576 bytes"[-40:])
+    assert (hello.code, hello.text) == (0, "hello")
+    with (world.paths.init / "petal.sh").open("a") as file:
+        file.write("yes 0123456789\n")
+    started = time.monotonic()
+    shell = next(login_shell.ask_shell(world.context, ("good",), (), 60))
+    assert (shell.alive, time.monotonic() - started < 10) == (False, True)
+
+
+def test_a_module_whose_package_is_gone_fails(world: World, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "tree" / "good")
+    answers = login_shell.ask_shell(world.context, ("good", "lacking"), (), 60)
+    _, good, lacking = (next(answers) for _ in range(3))
+    assert (good.code, good.text) == (2, f"{tmp_path}/tree/good/bin does not exist")
+    assert lacking.code == 0
 
 
 def test_the_last_output_of_a_shell_that_ends_early_is_reported_for_the_rest(world: World) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -223,16 +224,18 @@ def test_a_shell_without_our_modules_is_found(node: World, output: str, words: s
     assert (finding.severity, words in finding.message) == (Severity.FAIL, True)
 
 
-LDD = """/opt/petal/store/cfd/bin/cfd:
-\tlinux-vdso.so.1 (0x00007ffd)
+LDD = """2
+/opt/petal/store/cfd/bin/cfd:
 \tlibfoo.so.1 => not found
-\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)
-/opt/petal/store/cfd/bin/post:
-\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)
 """
-OLD_LIBC = """/opt/x/bin/tool:
+OLD_LIBC = """1
+/opt/x/bin/tool:
 /opt/x/bin/tool: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by /opt/x/bin/tool)
-\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)
+"""
+CUDA = """1
+/opt/petal/store/md/bin/md:
+\tlibcuda.so.1 => not found
+\tlibnvidia-ml.so.1 => not found
 """
 
 
@@ -248,11 +251,58 @@ def test_a_c_library_that_is_too_old_is_found_by_its_version() -> None:
     assert finding.why == "/opt/x/bin/tool of tool: GLIBC_2.38"
 
 
+def test_a_missing_driver_library_is_a_finding_only_with_an_nvidia_gpu() -> None:
+    answers = [("md", Answer(0, CUDA))]
+    assert login_shell.judge_libraries(answers, without_driver=True).severity is Severity.OK
+    assert login_shell.judge_libraries(answers).message == "2 libraries are not found"
+    other = [("md", Answer(0, CUDA + "\tlibfoo.so.1 => not found\n"))]
+    assert login_shell.judge_libraries(other, without_driver=True).why.endswith(": libfoo.so.1")
+
+
+@pytest.mark.parametrize(
+    ("queue", "vendor", "skipped"),
+    [("cpu", None, ["run:fluent", "run:gmx"]), ("gpu", "0x1d0f", ["run:gmx"]), ("gpu", "0x10de", [])],
+)
+def test_programs_are_limited_to_queues_and_to_nodes_with_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue: str, vendor: str | None, skipped: list[str]
+) -> None:
+    run = "[hello, {command: fluent, queues: [gpu, big]}, {command: gmx, gpu: true}]"
+    world = World(tmp_path / "node", Role.COMPUTE, config_text=f"check: {{load: [a], run: {run}}}\n")
+    if vendor:
+        device = world.paths.at("/sys/bus/pci/devices/0000:00:1e.0")
+        device.mkdir(parents=True)
+        (device / "class").write_text("0x030200\n")
+        (device / "vendor").write_text(vendor + "\n")
+    asked: list[str] = []
+
+    def ask(_ctx: Context, _modules: object, programs: Sequence[CheckCommand], _seconds: float) -> Iterator[Answer]:
+        asked.extend(program.command for program in programs)
+        return iter([Answer(0, "function 8.6.19 r r/modules/x/Core"), *[Answer(0, "1")] * (2 + len(programs))])
+
+    monkeypatch.setattr(login_shell, "ask_shell", ask)
+    ctx = world.context
+    ctx = replace(ctx, facts=replace(ctx.facts, cluster=replace(ctx.facts.cluster, queue=queue)))
+    findings = list(login_shell.check_login_shell(ctx, Manifest("r", "", "debian12", "2.36", (), ()), 9))
+    assert [finding.check for finding in findings if finding.severity is Severity.SKIP] == skipped
+    assert [f"run:{command}" for command in asked] == [
+        name for name in ("run:hello", "run:fluent", "run:gmx") if name not in skipped
+    ]
+
+
+def test_without_a_module_command_nothing_else_is_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path / "node", config_text="check: {load: [a], run: ['true']}\n")
+    answers = [Answer(0, "none - - -"), Answer(127, ""), Answer(0, ""), Answer(0, "0")]
+    monkeypatch.setattr(login_shell, "ask_shell", lambda *_: iter(answers))
+    (finding,) = login_shell.check_login_shell(world.context, Manifest("r", "", "debian12", "2.36", (), ()), 9)
+    assert finding.severity is Severity.FAIL
+
+
 def test_programs_that_find_their_libraries_are_counted() -> None:
-    well = LDD.replace("not found", "/lib/libfoo.so.1")
-    assert login_shell.judge_libraries([("cfd", Answer(0, well)), ("gcc", Answer(0, ""))]).message == (
+    assert login_shell.judge_libraries([("cfd", Answer(0, "2\n")), ("gcc", Answer(0, "0"))]).message == (
         "all libraries are found; programs: 2, modules: 2"
     )
+    nothing = login_shell.judge_libraries([("gcc", Answer(0, "0"))])
+    assert (nothing.severity, nothing.message) == (Severity.SKIP, "no programs in 1 modules")
     assert login_shell.judge_libraries([("big", Answer(124, ""))]).severity is Severity.WARN
     ended = [(name, Answer(1, "", alive=False)) for name in ("a", "b", "c")]
     assert login_shell.judge_libraries(ended).message == "only 0 of 3 modules were looked at"
