@@ -61,7 +61,7 @@ def _run(options: Options) -> int:
     progress = report.Progress(options)
     archive = Path(os.environ.get("PETAL_ARCHIVE", ""))  # the loader of the archive sets it
     tool = Tool(__version__, archive, sha256_of(archive)) if archive.is_file() else Tool(__version__)
-    services = Services(tool, System(), options.run_id or new_run_id(), progress.step, progress.note)
+    services = Services(tool, System(), options.run_id or new_run_id(), progress.step, progress.note, progress.answer)
     mark_run(services.run_id)
     may_write = services.system.is_root() or not options.paths.live
     if may_write and (options.paths.log.exists() or not options.only_reads):
@@ -87,6 +87,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     from .core.errors import ExitCode, PetalError, from_error
     from .core.model import failed
     from .engine.recorder import crash
+    from .host.processes import Terminated
 
     try:
         module, _, name = VERBS[options.command].function.partition(".")
@@ -94,10 +95,11 @@ def _guarded(options: Options, services: Services) -> Result[object]:
         result: Result[object] = function(options, services)
     except (PetalError, OSError) as error:
         result = failed(options.command, from_error(error, None), services.run_id)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as signalled:
         again = options.again(services.tool.archive, is_root=services.system.is_root())
         interrupted = PetalError("interrupted", remedy=again, code="interrupted")
-        result = replace(failed(options.command, interrupted, services.run_id), exit=int(ExitCode.INTERRUPTED))
+        code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
+        result = replace(failed(options.command, interrupted, services.run_id), exit=int(code))
     except Exception as error:  # noqa: BLE001 - nothing above this catches it
         result = failed(options.command, crash(error, options.paths, services.run_id), services.run_id)
     # ParallelCluster ends the start of a node whose hook fails.

@@ -76,6 +76,7 @@ class FakeSystem(System):
             "spack": self._spack,
             "python": lambda _: "",
         }
+        self.codes: dict[str, int] = {}
         self.ended: list[str] = []
         self.systemd = False
         self.root = True
@@ -93,7 +94,7 @@ class FakeSystem(System):
         text = answer(argv)
         for line in text.splitlines() if options.get("on_line") else ():
             options["on_line"](line)
-        return Completed(0, text, "")
+        return Completed(self.codes.get(name, 0), text, "")
 
     def on_storage(self, action: Callable[[], T], where: Path | str, seconds: float) -> T:  # noqa: ARG002
         return action()
@@ -156,7 +157,7 @@ class FakeSystem(System):
     def _srun(self, argv: Sequence[str]) -> str:
         nodes = hosts(next(word for word in argv if word.startswith("--nodelist=")).partition("=")[2])
         reports = [_report(node, self.world.release) for node in nodes]
-        return "".join(line + "\n" for report in reports for line in report_lines(report))
+        return "".join(line + "\n" for report in reports for line in report_lines(report, argv[-1]))
 
     def _spider(self, argv: Sequence[str]) -> str:
         for option, name in (("-t", None), ("-d", "spiderT.lua")):

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ..core.deadlines import COMMAND, POLL
 from ..core.errors import AllocationRefused, JobError, PetalError, ProcessFailed
+from ..core.text import at_most
 from ..host.log import LOG
-from ..host.system import Completed, System, base_env
+from ..host.system import USERS_OUTPUT, Completed, System, base_env, passwd_entry
 from .hostlist import folded
 
-# sinfo(1), NODE STATE CODES: a suffix says more than the base state.
-FREE = frozenset({"idle", "mixed", "mix", "planned", "plnd"})
-UP = FREE | {"allocated", "alloc", "completing", "comp", "reserved", "resv"}
-DOWN = frozenset({"down", "error", "fail", "failing"})
+# The states of sinfo(1), NODE STATE CODES, in Slurm 22.05 to 25.11; a suffix says more than the state.
+FREE = frozenset({"idle", "mixed", "planned"})
+UP = FREE | {"allocated", "completing", "reserved", "perfctrs", "blocked"}
+DOWN = frozenset({"down", "error", "fail", "failing", "inval"})
 JOINING_SUFFIXES = "#*"
 POWERED_DOWN_SUFFIXES = "~%!"  # powered down, powering down, about to be powered down
-REBOOT_SUFFIXES = "@^"
+POWERED_DOWN = frozenset({"power_down", "powered_down", "powering_down"})
 STATIC = "-st-"  # in the name of a static node, which ParallelCluster starts and keeps
 # squeue(1), JOB STATE CODES: a job in one of these states has ended. The processes of a COMPLETING job may still run.
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED", "REVOKED"})
@@ -36,24 +37,31 @@ OWNER = "root"  # of all jobs that are submitted here
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
 # The nodes run other jobs. The words are exact: "Device or resource busy" is the error of a program.
 NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
-# Refusals after which some of the nodes may still be free. Any other refusal concerns all nodes of the request.
-SOME_NODES_REFUSED = (*NOT_FREE, "not available")
+# Refusals, and reasons of squeue(1), for the time limit of the partition, the QOS or the association.
+TOO_LONG = ("time limit", "TimeLimit", "MaxWall", "accounting/QOS policy")
 
 
 @dataclass(frozen=True)
 class SlurmNode:
-    """A node as sinfo shows it. ``state`` has no suffix; ``reason`` is why it is down or drained."""
+    """A node as sinfo shows it.
+
+    Args:
+        state: without its suffix.
+        partition: the first one that sinfo lists, of ``partitions``.
+        reason: why the node is down or drained.
+    """
 
     name: str
     state: str
     suffix: str
     partition: str
     reason: str = ""
+    partitions: tuple[str, ...] = ()
 
     @property
     def up(self) -> bool:
-        """The node runs jobs. Nodes that are busy or planned for a job (suffix ``-``) count."""
-        return self.state in UP and self.suffix in ("", "-")
+        """The node runs jobs. Nodes that are busy or planned for a job (``-``), or end a job (``+``), count."""
+        return self.state in UP and self.suffix in ("", "-", "+")
 
     @property
     def free(self) -> bool:
@@ -63,27 +71,43 @@ class SlurmNode:
     @property
     def joining(self) -> bool:
         """The node is powering up, has not answered slurmctld yet, or is static and not started yet."""
-        on_its_way = any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "unk")
+        on_its_way = any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "powering_up")
         return on_its_way or (self.powered_down and STATIC in self.name)
 
     @property
     def powered_down(self) -> bool:
-        return any(mark in POWERED_DOWN_SUFFIXES for mark in self.suffix)
+        return any(mark in POWERED_DOWN_SUFFIXES for mark in self.suffix) or self.state in POWERED_DOWN
+
+    @property
+    def failed(self) -> bool:
+        """The node should run jobs and does not: it is down, or does not answer slurmctld."""
+        return self._word in ("down", "not responding")
+
+    @property
+    def expected(self) -> bool:
+        """An administrator or Slurm itself decided that no job can start there now; it needs no repair."""
+        return self.up or self._word in ("powered off", "rebooting", "in maintenance", "not configured yet")
 
     @property
     def condition(self) -> str:
         """One word for why a job can or cannot start there now, followed by Slurm's own state."""
+        return f"{self._word} ({self.state}{self.suffix})"
+
+    @property
+    def _word(self) -> str:
         words = {
             "powered off": self.powered_down,
-            "rebooting": any(mark in REBOOT_SUFFIXES for mark in self.suffix),
-            "down": self.state in DOWN,
-            "joining": self.joining,
+            "joining": "#" in self.suffix or self.state in ("unknown", "powering_up"),
+            "rebooting": any(mark in "@^" for mark in self.suffix) or self.state.startswith("reboot"),
+            "in maintenance": "$" in self.suffix or self.state == "maint",
+            "not configured yet": self.state == "future",
             "draining": self.state.startswith("drain"),
+            "not responding": "*" in self.suffix,
+            "down": self.state in DOWN,
             "free": self.free,
             "busy": self.up,
         }
-        word = next((word for word, fits in words.items() if fits), "down")
-        return f"{word} ({self.state}{self.suffix})"
+        return next((word for word, fits in words.items() if fits), "not available")
 
 
 def find_slurm(system: System) -> str | None:
@@ -92,22 +116,31 @@ def find_slurm(system: System) -> str | None:
 
 
 def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
-    """Every node once, with its first partition; or the nodes of one queue."""
+    """Every node once, with all its partitions, hidden ones too; or the nodes of one queue."""
     of_queue = [f"--partition={queue}"] if queue else []
-    command = ["sinfo", "--noheader", "--Node", *of_queue, "--format=%N|%T|%P|%E"]
+    command = ["sinfo", "--noheader", "--all", "--Node", *of_queue, "--format=%N|%T|%P|%E"]
     return parse_sinfo(system.run(command, timeout=COMMAND).stdout)
 
 
 def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
-    """Lines of ``sinfo -h -N -o '%N|%T|%P|%E'``."""
+    """Lines of ``sinfo -h -N -o '%N|%T|%P|%E'``. The default partition is the first one of its nodes."""
     by_name: dict[str, SlurmNode] = {}
     for name, full, partition, reason in _rows(text, 4):
-        state = full.rstrip("*~#!%$@^-+")
-        node = SlurmNode(
-            name, state.lower(), full[len(state) :], partition.rstrip("*"), "" if reason == "none" else reason
-        )
-        by_name.setdefault(name, node)
+        state, queue = full.rstrip("*~#!%$@^-+"), partition.rstrip("*")
+        node = by_name.get(name)
+        known = node.partitions if node else ()
+        known = (queue, *known) if partition.endswith("*") else (*known, queue)
+        why = "" if reason == "none" else reason
+        by_name[name] = SlurmNode(name, state.lower(), full[len(state) :], known[0], why, known)
     return tuple(by_name.values())
+
+
+def states(nodes: Iterable[SlurmNode]) -> str:
+    """The conditions of nodes, each with Slurm's reason: ``q1-[1-2]: draining (drained): disk swap``."""
+    groups: dict[str, list[str]] = {}
+    for node in nodes:
+        groups.setdefault(f"{node.condition}{': ' if node.reason else ''}{node.reason}", []).append(node.name)
+    return "; ".join(at_most(3, [f"{folded(names)}: {text}" for text, names in groups.items()]))
 
 
 def _rows(text: str, columns: int) -> Iterator[list[str]]:
@@ -119,22 +152,22 @@ def _rows(text: str, columns: int) -> Iterator[list[str]]:
 
 
 class Partition(NamedTuple):
-    """The state of a queue (up, down, drain, inact), and its time limit in minutes, None without one."""
+    """The state of a queue (up, down, drain, inact), and its time limit in seconds, None without one."""
 
     state: str
-    minutes: int | None
+    seconds: int | None
 
 
 def partitions(system: System) -> dict[str, Partition]:
     """The queues by name."""
     queues = {}
-    shown = system.run(["sinfo", "--noheader", "--format=%R|%a|%l"], timeout=COMMAND).stdout
+    shown = system.run(["sinfo", "--noheader", "--all", "--format=%R|%a|%l"], timeout=COMMAND).stdout
     for name, state, limit in _rows(shown, 3):  # a queue has one line for each state of its nodes
         days, _, clock = limit.rpartition("-")  # [days-]hours:minutes:seconds, minutes:seconds or infinite
         numbers = [int(part) for part in clock.split(":") if part.isdigit()]
-        hours, minutes, _seconds = [0, 0, 0, *numbers][-3:]
-        limit_minutes = (int(days or 0) * 24 + hours) * 60 + minutes if numbers else None
-        queues[name] = Partition(state.lower(), limit_minutes)
+        hours, minutes, seconds = [0, 0, 0, *numbers][-3:]
+        limit_seconds = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds if numbers else None
+        queues[name] = Partition(state.lower(), limit_seconds)
     return queues
 
 
@@ -190,12 +223,12 @@ class Job:
         return f"job {self.id} is {self.state}{why}"
 
 
-def jobs(system: System, name: str | None = None) -> tuple[Job, ...]:
-    """All jobs in squeue, of all users and queues, those that have ended recently too; or root's jobs of one name.
+def jobs(system: System, name: str | None = None, user: str = OWNER) -> tuple[Job, ...]:
+    """All jobs in squeue, of all users and queues, those that have ended recently too; or a user's jobs of one name.
 
     ProcessFailed also if a submission time is not a number.
     """
-    selection = [f"--user={OWNER}", f"--name={name}"] if name else []
+    selection = [f"--user={user}", f"--name={name}"] if name else []
     command = ["squeue", "--noheader", "--all", "--states=all", *selection, "--format=%i|%u|%V|%T|%r"]
     env = {**base_env(), "SLURM_TIME_FORMAT": "%s"}  # squeue(1); the default is local time without its zone
     shown = system.run(command, timeout=COMMAND, env=env).stdout
@@ -237,9 +270,9 @@ def submit(
     return done.stdout.strip().partition(";")[0]
 
 
-def cancel(system: System, name: str) -> None:
-    """Cancels root's jobs of that name."""
-    system.run(["scancel", f"--user={OWNER}", f"--name={name}"], timeout=COMMAND)
+def cancel(system: System, name: str, user: str = OWNER) -> None:
+    """Cancels a user's jobs of that name."""
+    system.run(["scancel", f"--user={user}", f"--name={name}"], timeout=COMMAND)
 
 
 def wait_until_gone(system: System, name: str, seconds: float, *, cancelling: bool) -> bool:
@@ -272,40 +305,70 @@ def srun(
     name: str,
     nodes: Sequence[str],
     queue: str,
-    minutes: int,
-    immediate: int,
+    seconds: int,
+    immediate: int | None = None,
     mpi: str = "none",
     export: str = "NONE",
     options: Sequence[str] = (),
     user: str | None = None,
+    on_line: Callable[[str], None] | None = None,
+    on_idle: Callable[[], None] | None = None,
 ) -> Completed:
-    """Runs one task of ``argv`` on each of the nodes, in a job of its own.
+    """Runs one task of ``argv`` on each of the nodes, in a job of its own, with the first task on the first node.
+
+    If this call is interrupted, the job is cancelled.
 
     Args:
+        name: a name that no other job of the user has.
         queue: a partition that all of the nodes are in.
-        minutes: the job's time limit.
-        immediate: seconds that the job may wait for the nodes.
+        seconds: the job's time limit.
+        immediate: seconds that the job may wait for the nodes, None without a limit.
         mpi, export, options: further options of srun(1).
         user: an ordinary user of the cluster; None runs the job as the caller.
+        on_line, on_idle: as for ``System.run``.
 
     Returns:
         How srun ended, whatever its exit code.
     """
-    command = ["srun", f"--mpi={mpi}", f"--job-name={name}", f"--partition={queue}"]
-    command += [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--nodelist={folded(nodes)}"]
-    command += [f"--time={minutes}", f"--immediate={immediate}", f"--export={export}", "--chdir=/"]
-    command += [*options, *argv]
-    return system.run(command, timeout=immediate + 60 * minutes + COMMAND, user=user, ok=None)
+    count, limit = len(nodes), f"{seconds // 60}:{seconds % 60:02}"
+    command = ["srun", f"--mpi={mpi}", f"--job-name={name}", f"--partition={queue}", f"--nodes={count}"]
+    # srun(1): only "arbitrary" keeps the order of the list.
+    command += [f"--ntasks={count}", "--ntasks-per-node=1", "--distribution=arbitrary", f"--nodelist={','.join(nodes)}"]
+    command += [f"--time={limit}", f"--export={export}", "--chdir=/", *options]
+    command += [f"--immediate={immediate}"] if immediate else []
+    timeout = (immediate or 0) + seconds + COMMAND
+    try:
+        return system.run(
+            [*command, *argv], timeout=timeout, user=user, ok=None, on_line=on_line, on_idle=on_idle, most=USERS_OUTPUT
+        )
+    except BaseException:
+        try:
+            cancel(system, name, passwd_entry(user).pw_name)
+        except PetalError as error:
+            LOG.warning("job %s may still run: %s", name, error)
+        raise
 
 
 def require_step(done: Completed, nodes: Sequence[str]) -> None:
     """If srun failed and no task printed anything: AllocationRefused without an allocation, else ProcessFailed."""
     if done.returncode == 0 or done.stdout.strip():
         return
-    if any(words in done.stderr for words in REFUSED):
-        what = f"Slurm gave no allocation on {folded(nodes)}"
-        raise AllocationRefused(what, why=done.tail(2), remedy=f"sinfo -N -n {folded(nodes)}")
+    raise_refusal(done, nodes)
     raise ProcessFailed(f"srun ended with {done.returncode}", why=done.tail(4))
+
+
+def raise_refusal(done: Completed, nodes: Sequence[str]) -> None:
+    """Raises AllocationRefused with Slurm's words if srun got no allocation."""
+    lines = [line for line in f"{done.stderr}\n{done.stdout}".splitlines() if is_refusal(line)]
+    if done.returncode != 0 and lines:
+        why = lines[-1].removeprefix("srun: error: ").removeprefix("Unable to allocate resources: ")
+        what = f"Slurm gave no allocation on {folded(nodes)}"
+        raise AllocationRefused(what, why=why, remedy=f"sinfo -N -n {folded(nodes)}")
+
+
+def is_refusal(text: str) -> bool:
+    """True if srun printed that it got no allocation."""
+    return any(words in text for words in REFUSED)
 
 
 def mpi_plugins(system: System) -> str:

@@ -149,7 +149,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "--timeout": _seconds(Options.timeout, "how long --wait waits; then exit 75"),
     },
     "check": {
-        "--lines": _flag(SUPPRESS),
+        "--lines": _value(SUPPRESS, "NONCE"),
         "--nodes": _value("check compute nodes in a Slurm job that runs as the cluster's user", "all|idle|LIST"),
         "--html": _value("also write a self-contained HTML report", "FILE", type=_path),
     },

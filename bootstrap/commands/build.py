@@ -10,7 +10,7 @@ from ..core.deadlines import REFRESH
 from ..core.errors import ExitCode, JobError
 from ..core.model import Lines, Result, Role, Status, failed
 from ..core.options import Options
-from ..engine.run import Terminated
+from ..host.processes import Terminated
 from ..spack.job.directory import JobDirectory, WorkerWatch
 from ..spack.job.on_node import BuildJob
 from ..state.context import Services

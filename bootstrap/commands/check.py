@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ..checks.node import check_node
 from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
@@ -14,10 +18,12 @@ from ..engine.registry import CHECKS
 from ..engine.run import save_report
 from ..host.atomic import write_atomic
 from ..host.log import LOG
+from ..host.processes import terminable
 from ..host.times import timestamp
-from ..prove.fleet import prove, report_lines
+from ..prove.fleet import BEAT, prove, report_lines
 from ..prove.mpi_proof import between_nodes
 from ..report.page import page, require_writable
+from ..report.render import tell
 from ..state.context import Context, Services
 from ..state.desired import Proof
 from ..state.store import ClusterState
@@ -29,16 +35,18 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
         require_writable(options.html)
     ctx = prepare(options, services, follow=True)
     data: NodeReport | FleetReport
-    if options.nodes:
-        data = _check_nodes(ctx, options.nodes)
+    if options.nodes is not None:
+        with terminable():
+            data = _check_nodes(ctx, options.nodes)
         findings = [*(finding for report in data.nodes for finding in report.findings), *data.between]
     else:
-        data = check_node(ctx, CHECKS)
+        with _sign_of_life(options.lines):
+            data = check_node(ctx, CHECKS)
         findings = [*data.findings]
         if ctx.system.is_root() and ctx.role is not Role.HEAD:
             save_report(ctx, data)
         if options.lines:  # for the head node, through srun
-            return Result("check", Status.OK, Lines(tuple(report_lines(data))), run_id=services.run_id)
+            return Result("check", Status.OK, Lines(tuple(report_lines(data, options.lines))), run_id=services.run_id)
     severities = {finding.severity for finding in findings}
     status = Status.OK if severities and not severities & {Severity.FAIL, Severity.WARN} else Status.DEGRADED
     result = Result("check", status, data, run_id=services.run_id)
@@ -47,8 +55,19 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
     return result
 
 
+@contextmanager
+def _sign_of_life(nonce: str) -> Iterator[None]:
+    """Within it a line with the nonce shows every few seconds that this node answers."""
+    if nonce:
+        signal.signal(signal.SIGALRM, lambda _number, _frame: tell(nonce))
+        signal.setitimer(signal.ITIMER_REAL, BEAT, BEAT)
+    yield
+    if nonce:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _check_nodes(ctx: Context, which: str) -> FleetReport:
-    """Checks ``all`` nodes, ``idle`` nodes, or those of a list, in a job. A check of all nodes becomes the proof.
+    """Checks ``all`` nodes, ``idle`` nodes, or those of a list, each in a job. A check of all nodes becomes the proof.
 
     Raises:
         PetalError: ``slurm-silent``.
@@ -78,7 +97,7 @@ def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Fi
 def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     try:
         known = {node.name: node for node in nodes(ctx.system)}
-        names = tuple(known) if which in ("all", "idle") else unfolded(ctx.system, which)
+        names = tuple(known) if which in ("all", "idle") else tuple(dict.fromkeys(unfolded(ctx.system, which)))
     except PetalError as error:
         what = "Slurm does not answer, so no node can be checked"
         raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error

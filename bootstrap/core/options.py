@@ -33,7 +33,7 @@ class Options:
         yes: ``repair`` and ``gc`` may remove things.
         deep: ``repair`` compares every byte of the packages.
         nodes: ``all``, ``idle`` or a list of node names, None to check this node.
-        lines: ``check`` answers a proof job.
+        lines: ``check`` answers a proof job: the nonce of its lines.
         release: id of a release or its beginning.
         run: id of a run or its beginning.
         topic: the code, check or key that ``explain`` shows, None to list them.
@@ -63,7 +63,7 @@ class Options:
     timeout: float = 3600.0
     nodes: str | None = None
     html: Path | None = None
-    lines: bool = False
+    lines: str = ""
     dry_run: bool = False
     yes: bool = False
     deep: bool = False

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 
 from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
@@ -14,6 +11,7 @@ from ..core.errors import ExitCode, PetalError, from_error
 from ..core.model import NodeReport, Outcome, Role, RunRecord, Severity, Status, StepReport, plain
 from ..core.options import BOOT, Options
 from ..host.log import LOG, prune_logs
+from ..host.processes import Terminated, terminable
 from ..state.context import Context, Services
 from ..state.request import keep_request
 from ..state.store import ClusterState, Runs, write_document
@@ -28,10 +26,6 @@ CHECKED_EVENTS = ("configured", "updated", BOOT)
 SEVERITY = (Status.OK, Status.CHANGED, Status.RUNNING, Status.DEGRADED, Status.FAILED)
 
 
-class Terminated(BaseException):
-    """The process received SIGTERM: the record is closed before it ends."""
-
-
 def run(options: Options, services: Services) -> RunRecord:
     """Converges this node and returns the finished record. Expected errors are in the record, they are not raised.
 
@@ -41,7 +35,7 @@ def run(options: Options, services: Services) -> RunRecord:
     paths = options.paths
     recorder = Recorder(options, services)
     try:
-        with _terminable():
+        with terminable():
             _run_to_the_end(options, services, recorder)
     except (KeyboardInterrupt, Terminated) as signalled:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
@@ -56,21 +50,6 @@ def run(options: Options, services: Services) -> RunRecord:
     if options.event in CHECKED_EVENTS:
         arrange_timer(recorder.record, paths, services.system)
     return recorder.record
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise Terminated, so that the record is closed."""
-    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _run_to_the_end(options: Options, services: Services, recorder: Recorder) -> None:

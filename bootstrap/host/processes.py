@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 # Marks every process of a run, because Spack's builders outlive their parents.
@@ -12,6 +15,25 @@ KILL_GRACE = 5.0
 MARK_ROUNDS = 5
 # The kernel counts a start from the boot, and the time of the boot moves a little if the clock is set.
 SAME_START = 2.0
+
+
+class Terminated(BaseException):
+    """The process received SIGTERM or SIGHUP."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise Terminated, so that records are closed and jobs cancelled."""
+    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def mark_run(run_id: str) -> None:

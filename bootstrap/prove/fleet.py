@@ -1,38 +1,65 @@
-"""Checks compute nodes through Slurm: a job runs ``check`` on them as an ordinary user and prints their findings.
+"""Checks compute nodes through Slurm: a job on each runs ``check`` as an ordinary user and prints the findings.
 
-A report is one line for each finding, and a last line with their number.
+A report is one line for each finding, and a last line with their number. Each line starts with a nonce of its job.
 """
 
 from __future__ import annotations
 
 import json
-import pwd
+import secrets
+import shlex
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from pwd import getpwnam
 from typing import Any
 
 from ..cluster.hostlist import folded, natural
-from ..cluster.slurm import SOME_NODES_REFUSED, SlurmNode, nodes, require_step, srun
+from ..cluster.slurm import (
+    NOT_FREE,
+    TOO_LONG,
+    Partition,
+    SlurmNode,
+    jobs,
+    nodes,
+    partitions,
+    raise_refusal,
+    srun,
+    states,
+)
 from ..core import decode
 from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
 from ..core.text import at_most
 from ..host.log import LOG
+from ..host.system import passwd_entry
 from ..host.times import age_of, timestamp
 from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import ClusterState
-from .launch import by_queue, cancel_launch, launch_nodes, pending_queues
+from .launch import cancel_launch, launch_nodes, pending_queues
 from .lines import short_line
 
 JOIN_SECONDS = 60.0  # for other nodes, after the first one is up
 UNPACK_SECONDS = 180.0  # for Lmod on a node: its converge timer repeats every 30 s
-IMMEDIATE_SECONDS = 10  # for a job on nodes that Slurm calls free
-JOB_MINUTES = 4
+JOBS = 32  # at the same time
+SHORT = 60  # seconds of a job if Slurm refuses a longer one
+PENDING_SECONDS = 10.0  # for a job on a node that Slurm calls free
+SILENT_SECONDS = 12.0  # without a line of the job, which prints one every BEAT seconds
+BEAT = 3.0
+MEMORY = "--mem=200M"
+QUOTED = 3
+# Reasons of squeue(1) that pass by themselves, and those of a node whose other jobs leave too little.
+BUSY = frozenset({"Resources", "Priority"})
+PASSING = BUSY | {"None", "Prolog"}
+OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobsPerUserLimit
+SETTINGS = "or set check.partition, check.account, check.user or check.time in the configuration"
+# The first line shows that the node answers, before Python starts.
+JOB = 'echo "$2"; exec "$1" check --lines "$2"'
 
 
 def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
@@ -107,57 +134,182 @@ def _nodes(ctx: Context) -> tuple[SlurmNode, ...]:
 
 
 def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ...]:
-    """Checks all free nodes with one job per queue.
+    """Checks all free nodes, each with a job of its own, so that no node waits for another one.
+
+    If this call is interrupted, all jobs are cancelled.
 
     Returns:
-        A report for each candidate. A free node that did not answer has a failed finding. A node that is not free has
+        A report for each candidate. A node that did not answer has a failed finding. A node that is not free has
         Slurm's reason and a summary of the last report that the node itself wrote.
     """
     free = [node for node in candidates if node.free]
     own = _own_reports(ctx) if len(free) < len(candidates) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
     reports = [_not_checked(node, own.get(node.name)) for node in candidates if not node.free]
-    queues = by_queue(free)  # a job's nodes are all of one queue
-    if queues:
-        with ThreadPoolExecutor(len(queues)) as pool:
-            for answers in pool.map(lambda queue: _run_check(ctx, queue, queues[queue]), queues):
-                reports += answers
+    for report in reports:
+        ctx.services.answer(report)
+    stop, limits = threading.Event(), limits_of(ctx)
+    pool = ThreadPoolExecutor(JOBS)
+    try:
+        for future in as_completed([pool.submit(_prove_node, ctx, node, limits, stop) for node in free]):
+            reports.append(future.result())
+            ctx.services.answer(reports[-1])
+            ctx.note(f"checking nodes through Slurm: {len(reports)} of {len(candidates)} answered")
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
     return tuple(sorted(reports, key=lambda report: natural(report.node)))
 
 
-def _run_check(ctx: Context, queue: str, group: Sequence[SlurmNode]) -> list[NodeReport]:
-    """One job for a group of nodes. If Slurm refuses it, it is repeated without nodes that are not free, or halved."""
-    names = [node.name for node in group]
+def limits_of(ctx: Context) -> dict[str, Partition]:
+    """The partitions, empty if Slurm does not answer."""
+    try:
+        return partitions(ctx.system)
+    except PetalError as error:
+        LOG.warning("slurm: %s", error)
+        return {}
+
+
+def queues_for(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition]) -> tuple[str, ...]:
+    """The partitions to try for a job on a node: that of ``check.partition``, else all, those first that are up."""
+    known = node.partitions or (node.partition,)
+    if ctx.config.check.partition:
+        return tuple(queue for queue in known if queue == ctx.config.check.partition)
+    return tuple(sorted(known, key=lambda queue: queue in limits and limits[queue].state != "up"))
+
+
+def job_seconds(ctx: Context, queue: str, limits: Mapping[str, Partition]) -> int:
+    """The time limit of a job: ``check.time``, or that of the partition if it is less."""
+    most = limits[queue].seconds if queue in limits else None
+    return min(ctx.config.check.time, most or ctx.config.check.time)
+
+
+def job_options(ctx: Context) -> tuple[str, ...]:
+    """Options of all jobs. Without ``--mem`` a job asks for all memory of its nodes."""
+    account = ctx.config.check.account
+    return ("--quiet", MEMORY, *([f"--account={account}"] if account else []))
+
+
+def _prove_node(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition], stop: threading.Event) -> NodeReport:
+    """Runs the check in the first partition of the node that takes a job of the user."""
+    reasons: dict[str, str] = {}
+    for queue in queues_for(ctx, node, limits):
+        options, seconds = job_options(ctx), job_seconds(ctx, queue, limits)
+        while queue not in reasons:
+            try:
+                return _run_check(ctx, node, queue, seconds, options, stop)
+            except AllocationRefused as refused:
+                if any(words in refused.why for words in TOO_LONG) and seconds > SHORT:
+                    seconds = SHORT
+                elif "mem" in refused.why.lower() and MEMORY in options:
+                    options = tuple(option for option in options if option != MEMORY)
+                else:
+                    reasons[queue] = refused.why
+            except PetalError as error:
+                return _without_report(node, "no job could be run", str(error), *(error.remedy or ("scontrol ping",)))
+    now = next((known for known in _nodes(ctx) if known.name == node.name), node)
+    if not now.free:
+        return _not_checked(now, None)
+    if not reasons:
+        return _not_checked(now, None, f"not in {ctx.config.check.partition}")
+    if all(reason in BUSY or any(words in reason for words in NOT_FREE) for reason in reasons.values()):
+        return _not_checked(now, None, "busy")  # other jobs leave too little for this one
+    why = "; ".join(f"{queue}: {reason}" for queue, reason in reasons.items())
+    return _without_report(
+        node, "no job could be run", why, *(f"scontrol show partition {queue}" for queue in reasons), SETTINGS
+    )
+
+
+def _run_check(
+    ctx: Context, node: SlurmNode, queue: str, seconds: int, options: Sequence[str], stop: threading.Event
+) -> NodeReport:
+    """Runs the check in a job on a node.
+
+    Raises:
+        AllocationRefused: with Slurm's reason; another partition may take the job.
+        PetalError: the program srun failed.
+    """
+    user = ordinary_user(ctx)
+    watch = _Watch(ctx, user, stop)
     try:
         done = srun(
             ctx.system,
-            [str(ctx.paths.link), "check", "--lines"],
-            name="petal-proof",
-            nodes=names,
+            ["/bin/sh", "-c", JOB, "petal-proof", str(ctx.paths.link), watch.nonce],
+            name=watch.job,
+            nodes=[node.name],
             queue=queue,
-            minutes=JOB_MINUTES,
-            immediate=IMMEDIATE_SECONDS,
-            options=("--quiet", "--no-kill", "--mem=200M"),  # without --mem a job asks for all memory of its nodes
-            user=ordinary_user(ctx),
+            seconds=seconds,
+            options=options,
+            user=user,
+            on_line=watch.line,
+            on_idle=watch.idle,
         )
-        require_step(done, names)
-    except AllocationRefused as refused:
-        taken = [node for node in _nodes(ctx) if node.name in names and not node.free]
-        if taken:
-            rest = [node for node in group if node.name not in {other.name for other in taken}]
-            return [*(_not_checked(node, None) for node in taken), *(_run_check(ctx, queue, rest) if rest else [])]
-        if not any(text in refused.why for text in SOME_NODES_REFUSED):
-            return [_failed(name, refused) for name in names]
-        if len(group) == 1:
-            busy = group[0].state != "idle"  # other jobs leave too little for this one
-            return [_not_checked(group[0], None, "busy") if busy else _failed(names[0], refused)]
-        half = len(group) // 2
-        return [*_run_check(ctx, queue, group[:half]), *_run_check(ctx, queue, group[half:])]
-    except PetalError as error:
-        return [_failed(name, error) for name in names]
-    LOG.debug("proof job: %s", done.stderr.strip())
-    reports = reports_of_lines(done.stdout.splitlines())
-    return [reports[name] if name in reports else _failed(name, None) for name in names]
+    except _Silent as silent:
+        known = next((known for known in _nodes(ctx) if known.name == node.name), node)
+        why = f"Slurm shows it as {states([known])}"
+        return _without_report(node, str(silent), why, f"scontrol show node {node.name}", f"ping -c 2 {node.name}")
+    report = report_of_lines(node.name, watch.nonce, watch.lines)
+    if report is not None:
+        return report
+    if not watch.began:
+        raise_refusal(done, [node.name])
+    others = [line for line in watch.lines if not line.startswith(watch.nonce)]
+    why = " / ".join(others[-QUOTED:]) or f"srun ended with {done.returncode}"
+    if done.returncode == 0 and watch.began:
+        why = f"another program of {user or 'root'} wrote into the output of the job"
+    return _without_report(node, "the job on this node gave no report", why, f"srun -w {node.name} petal-node check")
+
+
+class _Silent(PetalError):
+    """A node that does not answer."""
+
+
+class _Watch:
+    """Observes one job: the lines of its node, and how long the node has been silent."""
+
+    def __init__(self, ctx: Context, user: str | None, stop: threading.Event) -> None:
+        self.ctx, self.stop = ctx, stop
+        self.user = passwd_entry(user).pw_name
+        self.nonce = secrets.token_hex(8)
+        self.job = f"petal-proof-{self.nonce}"
+        self.lines: list[str] = []
+        self.began = self.waits = False
+        self.last = self.asked = time.monotonic()
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+        if text.startswith(self.nonce):
+            self.last, self.began = time.monotonic(), True
+
+    def idle(self) -> None:
+        """Called about once a second without output.
+
+        Raises:
+            AllocationRefused: Slurm does not start the job.
+            _Silent: the node does not answer.
+        """
+        now = time.monotonic()
+        if self.stop.is_set():
+            raise _Silent("the check was interrupted")
+        if not self.began and now - self.asked >= POLL:
+            self.asked = now
+            reason = self._pending()
+            self.waits = bool(reason)
+            patience = self.ctx.config.check.time if OTHER_JOBS in reason else PENDING_SECONDS
+            if reason and (now - self.last >= patience or not (reason in PASSING or OTHER_JOBS in reason)):
+                raise AllocationRefused("Slurm did not start the job", why=reason)
+        if now - self.last >= SILENT_SECONDS and not self.waits:
+            what = "stopped answering" if self.began else "does not answer"
+            raise _Silent(f"the node {what}: nothing came for {SILENT_SECONDS:.0f} s")
+
+    def _pending(self) -> str:
+        """Slurm's reason if the job waits; else an empty string."""
+        try:
+            waiting = [job for job in jobs(self.ctx.system, self.job, self.user) if job.state == "PENDING"]
+        except PetalError as error:
+            LOG.warning("squeue: %s", error)
+            return ""
+        return waiting[0].reason if waiting else ""
 
 
 def _own_reports(ctx: Context) -> dict[str, NodeReport]:
@@ -174,64 +326,76 @@ def ordinary_user(ctx: Context) -> str | None:
     """The user for jobs and shells: users must be able to use the software, not only root.
 
     Returns:
-        The cluster's default user; None if this process is not root's, or the user does not exist on this node.
+        ``check.user``, else the cluster's default user; None if this process is not root's, or the default user does
+        not exist on this node.
+
+    Raises:
+        PetalError: ``check.user`` does not exist on this node.
     """
-    name = ctx.facts.cluster.user
+    name = ctx.config.check.user or ctx.facts.cluster.user
     if name is None or not ctx.system.is_root():
         return None
     try:
-        pwd.getpwnam(name)
+        getpwnam(name)
     except KeyError:
+        if ctx.config.check.user:
+            what = f"check.user names {name}, who does not exist on this node"
+            raise PetalError(what, remedy=f"id {shlex.quote(name)}") from None
         return None
     return name
 
 
-def report_lines(report: NodeReport) -> list[str]:
-    """A report as short lines, with the first two remedies of each finding."""
+def report_lines(report: NodeReport, nonce: str) -> list[str]:
+    """A report as short lines, with the first two remedies of each finding. Each line starts with the nonce."""
     lines = []
     for finding in report.findings:
         shown = Finding(finding.check, finding.severity, finding.message, finding.why, finding.remedy[:2])
         lines.append(short_line({"node": report.node, "finding": plain(shown)}))
     last = {name: getattr(report, name) for name in ("node", "role", "time", "release")}
-    return [*lines, json.dumps({**last, "lines": len(lines)})]
+    return [f"{nonce} {line}" for line in (*lines, json.dumps({**last, "lines": len(lines)}))]
 
 
-def reports_of_lines(lines: Iterable[str]) -> dict[str, NodeReport]:
-    """The complete reports in a job's output, by node. Other lines are ignored."""
-    findings: dict[str, list[Finding]] = {}
-    reports = {}
+def report_of_lines(node: str, nonce: str, lines: Iterable[str]) -> NodeReport | None:
+    """The report in the output of the job on a node.
+
+    Lines without the nonce are ignored: users' programs print them. The others must be one complete report; its node
+    is the one on which Slurm ran the job, whatever the lines say.
+    """
+    findings: list[Finding] = []
+    report: NodeReport | None = None
     for line in lines:
-        try:
-            raw: dict[str, Any] = json.loads(line)
-            node = str(raw["node"])
-            if "finding" in raw:
-                findings.setdefault(node, []).append(decode.build(Finding, raw["finding"]))
-            elif raw["lines"] == len(findings.get(node, ())):
-                reports[node] = replace(decode.build(NodeReport, raw), findings=tuple(findings.get(node, ())))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        mark, _, text = line.partition(" ")
+        if mark != nonce or not text:
             continue
-    return reports
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            if report is not None:
+                return None
+            if "finding" in raw:
+                findings.append(decode.build(Finding, raw["finding"]))
+            elif raw["lines"] == len(findings):
+                report = replace(decode.build(NodeReport, raw), node=node, role="compute", findings=tuple(findings))
+            else:
+                return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+    return report
 
 
-def _failed(node: str, error: PetalError | None) -> NodeReport:
-    """The report of a node on which no job could be run, or (without an error) whose job printed no report."""
-    if error is None:
-        message, remedy = "the job on this node gave no report", f"srun -w {node} petal-node check"
-    else:
-        message, remedy = "no job could be run", f"scontrol show node {node}"
-    finding = Finding("job", Severity.FAIL, message, str(error or ""), (remedy,))
-    return NodeReport(node, "compute", timestamp(), None, (finding,))
+def _without_report(node: SlurmNode, message: str, why: str, *remedy: str) -> NodeReport:
+    """The report of a node on which no job could be run, or whose job printed no report."""
+    finding = Finding("job", Severity.FAIL, message, why, remedy)
+    return NodeReport(node.name, "compute", timestamp(), None, (finding,))
 
 
 def _not_checked(node: SlurmNode, own: NodeReport | None, word: str = "") -> NodeReport:
-    """The report of a node on which no job can start now: neither good nor bad, with its own last report."""
+    """The report of a node on which no job can start now, with its own last report; failed if jobs should run there."""
     condition = f"{word} ({node.state}{node.suffix})" if word else node.condition
     reasons = [node.reason] if node.reason else []
     if own is not None:
         reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
-    expected = node.up or node.powered_down
-    remedy = () if expected else (f"scontrol show node {node.name}",)
-    severity = Severity.SKIP if expected else Severity.WARN
+    severity = Severity.FAIL if node.failed else Severity.SKIP if node.expected else Severity.WARN
+    remedy = () if node.expected else (f"scontrol show node {node.name}",)
     finding = Finding("slurm", severity, f"not checked: {condition}", "; ".join(reasons), remedy)
     return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
 

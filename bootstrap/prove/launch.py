@@ -26,7 +26,8 @@ def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode]) -> tuple[str, ...]:
         if all(node.powered_down and not node.joining for node in group):
             try:
                 output = Path("/dev/null")
-                submit(ctx.system, None, name=_job_name(ctx), queue=queue, minutes=5, output=output, options=())
+                account = [f"--account={ctx.config.check.account}"] if ctx.config.check.account else []
+                submit(ctx.system, None, name=_job_name(ctx), queue=queue, minutes=5, output=output, options=account)
                 launched.append(queue)
             except PetalError as error:
                 LOG.warning("no node of queue %s can be started: %s", queue, error)

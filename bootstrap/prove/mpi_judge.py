@@ -17,7 +17,7 @@ from ..core.model import Finding, Severity
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
 TALKS = (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)  # the stages in which ranks send each other messages
-QUOTED_LINES = 8
+QUOTED_LINES, QUOTED_CHARACTERS = 8, 1000  # of a line, because a user may have written it
 NOT_LAUNCHED = re.compile(r"Task launch for \S+ failed on node (\S+?):")
 TASK_ENDED = re.compile(r"(?m)^srun: error: (\S+): tasks? [\d,-]+: (?!Killed|Terminated)(.+)$")
 ERROR = re.compile(
@@ -31,6 +31,7 @@ NOISE = re.compile(
     r"|^srun: error: \S+: tasks? [\d,-]+: (Exited|Killed|Terminated)"
 )
 # What differs between processes that print the same line: the time, the process, the program.
+LABEL = re.compile(r"^\d+: ")  # of srun --label
 PREFIX = re.compile(r"^\[\[\d+,\d+\],\d+\]|^\[[^\]\[]*\]\s*|^(slurmstepd-\S+|srun|slurmd):\s+|^(error|fatal):\s+")
 
 
@@ -40,9 +41,9 @@ class Evidence:
 
     Args:
         module: the module of the MPI.
-        nodes: the names of the two nodes.
+        nodes: the names of the two nodes, in the order of the tasks.
         code: the exit code of srun.
-        stdout: the lines of the ranks.
+        stdout: the lines of the ranks, each after the number of its task (``srun --label``).
         plugins: the output of ``srun --mpi=list`` on the head node, empty if the job succeeded.
         slurmd: the lines about this job in the log of slurmd on a node that did not start its task.
     """
@@ -57,8 +58,8 @@ class Evidence:
 
     @cached_property
     def ranks(self) -> list[Rank]:
-        ranks = ranks_of(self.stdout.splitlines())
-        return [ranks[number] for number in sorted(ranks) if ranks[number].node in self.nodes]
+        ranks = ranks_of(self.stdout.splitlines(), self.nodes)
+        return [ranks[number] for number in sorted(ranks)]
 
     @property
     def not_launched(self) -> list[str]:
@@ -188,7 +189,7 @@ def _stopped(evidence: Evidence) -> Finding | None:
 def quote(text: str) -> str:
     """The last different lines that report an error, else the last lines, without frames."""
     lines = []
-    for line in map(str.strip, text.splitlines()):
+    for line in (LABEL.sub("", line)[:QUOTED_CHARACTERS].strip() for line in text.splitlines()):
         bare = line
         while bare != (shorter := PREFIX.sub("", bare)):
             bare = shorter

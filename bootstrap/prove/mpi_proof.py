@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
-from ..cluster.slurm import SlurmNode, mpi_plugins, require_step, setting, srun
+from ..cluster.slurm import Partition, SlurmNode, is_refusal, mpi_plugins, require_step, setting, srun
 from ..core.errors import PetalError, StateError
 from ..core.model import Finding, NodeReport, Severity
 from ..host.log import LOG
 from ..modules.tree import MPI
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
-from .fleet import ordinary_user
-from .launch import by_queue
+from .fleet import SHORT, job_seconds, limits_of, ordinary_user, queues_for
 from .mpi_judge import Evidence, judge
 
+SECONDS = 180  # of the job; a rank ends itself after 60
 IMMEDIATE_SECONDS = 60  # the job that checked the nodes may just be ending
 # Arguments: the module, petal-node. The job has no PATH (``--export``): the login shell sets it.
 SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
@@ -37,10 +38,14 @@ def between_nodes(ctx: Context, nodes: Sequence[SlurmNode], reports: Sequence[No
 
 def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ...]:
     """Tries every MPI of the current release on two nodes of one queue."""
+    limits = limits_of(ctx)
+    queues = {node.name: queues_for(ctx, node, limits) for node in nodes}
     # A job has all its nodes in one queue.
-    pair = next((group[:2] for group in by_queue(nodes).values() if len(group) > 1), None)
+    pairs = ((a.name, b.name) for a, b in combinations(nodes, 2) if set(queues[a.name]) & set(queues[b.name]))
+    pair = next(pairs, None)
     if pair is None:
         return (Finding("mpi", Severity.SKIP, f"two nodes of one queue are needed, and {len(nodes)} can be used"),)
+    shared = [queue for queue in queues[pair[0]] if queue in queues[pair[1]]]
     try:
         current = current_release(ctx.paths)
         manifest = read_manifest(ctx.paths, current) if current else None
@@ -50,27 +55,37 @@ def prove_release(ctx: Context, nodes: Sequence[SlurmNode]) -> tuple[Finding, ..
     modules = [name for name in core if name.partition("/")[0] in MPI]
     if not modules:
         return (Finding("mpi", Severity.SKIP, f"the release has no MPI: none of {', '.join(sorted(MPI))} in Core"),)
-    names = [node.name for node in pair]
-    return tuple(prove_mpi(ctx, module, names, pair[0].partition) for module in modules)
+    return tuple(prove_mpi(ctx, module, pair, shared, limits) for module in modules)
 
 
-def prove_mpi(ctx: Context, module: str, names: Sequence[str], queue: str) -> Finding:
-    """Runs one job of two tasks on two nodes of a queue, which exchange messages through the module's MPI."""
+def prove_mpi(
+    ctx: Context, module: str, names: Sequence[str], queues: Sequence[str], limits: Mapping[str, Partition]
+) -> Finding:
+    """Runs one job of two tasks on two nodes, which exchange messages through the module's MPI.
+
+    Args:
+        queues: the job runs in the first one in which Slurm does not refuse it.
+    """
     ctx.note(f"trying {module} between {' and '.join(names)}")
+    account = [f"--account={ctx.config.check.account}"] if ctx.config.check.account else []
     try:
-        done = srun(
-            ctx.system,
-            ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
-            name="petal-mpi",
-            nodes=names,
-            queue=queue,
-            minutes=3,  # a rank ends itself after one
-            immediate=IMMEDIATE_SECONDS,
-            mpi="pmix",
-            export="HOME,LANG",
-            options=("--wait=10", "--kill-on-bad-exit=0"),  # ends the other rank 10 s after the first
-            user=ordinary_user(ctx),
-        )
+        for queue in queues:
+            done = srun(
+                ctx.system,
+                ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
+                name=f"petal-mpi-{ctx.run_id}",
+                nodes=names,
+                queue=queue,
+                seconds=min(SECONDS, job_seconds(ctx, queue, limits)),
+                immediate=IMMEDIATE_SECONDS,
+                mpi="pmix",
+                export="HOME,LANG",
+                # srun marks each line with its task, whatever the line says, and ends a rank 10 s after the other one.
+                options=("--label", "--wait=10", "--kill-on-bad-exit=0", *account),
+                user=ordinary_user(ctx),
+            )
+            if done.stdout or not is_refusal(done.stderr):
+                break
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except PetalError as error:
         why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
@@ -93,10 +108,10 @@ def _slurmd_log(ctx: Context, evidence: Evidence, queue: str) -> str:
         done = srun(
             ctx.system,
             ["/usr/bin/tail", "-n", "60", path],
-            name="petal-mpi",
+            name=f"petal-mpi-{ctx.run_id}",
             nodes=nodes[:1],
             queue=queue,
-            minutes=1,
+            seconds=SHORT,
             immediate=IMMEDIATE_SECONDS,
             options=("--quiet",),
         )

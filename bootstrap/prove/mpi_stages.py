@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -84,13 +84,21 @@ def line(number: int, node: str, stage: Stage, facts: Mapping[str, Any]) -> str:
     return short_line({"rank": number, "node": node, "stage": stage.value, **facts})
 
 
-def ranks_of(lines: Iterable[str]) -> dict[int, Rank]:
-    """The ranks in a job's output, by number; other lines are ignored."""
+def ranks_of(lines: Iterable[str], nodes: Sequence[str]) -> dict[int, Rank]:
+    """The ranks in a job's output, by number; other lines are ignored.
+
+    Args:
+        lines: each starts with the number of its task, which srun writes (``--label``). A task cannot write the line of
+            another one, and its node is the one on which Slurm started it, whatever the line says.
+        nodes: those of the job, in the order of its tasks.
+    """
     ranks: dict[int, Rank] = {}
-    for text in lines:
+    for labelled in lines:
+        label, _, text = labelled.partition(": ")
         try:
             raw = json.loads(text[max(text.find('{"rank"'), 0) :])
-            number, node, stage = int(raw.pop("rank")), str(raw.pop("node")), Stage(raw.pop("stage"))
+            number, stage = int(label), Stage(raw.pop("stage"))
+            node = dict(enumerate(nodes))[number]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue
         rank = ranks.setdefault(number, Rank(number, node))

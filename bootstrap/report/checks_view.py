@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
+from ..core.text import at_most
 from .lines import CHECK_MARKS, PROBLEMS, Line, by_nodes, count, finding_lines, grouped
 
 NOT_REACHED = "."
@@ -34,6 +35,19 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
     if between:
         lines += [Line("between the nodes:", indent=0), *finding_lines(between)]
     return [*lines, Line(total(reports), heading=True)]
+
+
+def answer_line(report: NodeReport) -> Line:
+    """The answer of one node: the first failure or warning, and the number of the others."""
+    worst = next((mark for mark in (Severity.FAIL, Severity.WARN) if _with(report, mark)), None)
+    found = _with(report, worst) if worst else [] if report.was_checked else list(report.findings)
+    text = ", ".join(at_most(1, [f"{finding.check}: {finding.message}" for finding in found])) or "all checks"
+    mark = worst or (Severity.OK if report.was_checked else Severity.SKIP)
+    return Line(f"{report.node}: {text}", CHECK_MARKS[mark])
+
+
+def _with(report: NodeReport, mark: Severity) -> list[Finding]:
+    return [finding for finding in report.findings if finding.severity is mark]
 
 
 def lines_view(result: Result[Lines]) -> list[Line]:

@@ -16,8 +16,9 @@ from typing import Any, Optional, TextIO
 
 from ..core.deadlines import HEARTBEAT
 from ..core.errors import ExitCode
-from ..core.model import Outcome, Result, Role, Status, StepReport, plain
+from ..core.model import NodeReport, Outcome, Result, Role, Status, StepReport, plain
 from ..core.options import Options
+from .checks_view import answer_line
 from .lines import TRY, Line, error_lines, step_lines
 from .remedies import repeats, runnable
 from .views import text_lines
@@ -179,12 +180,20 @@ class Progress:
             if self._status is None:
                 from rich.console import Console
 
-                self._status = Console(highlight=False).status(_ascii(text))
+                self._status = Console(highlight=False).status("")
                 self._status.start()
-            self._status.update(_ascii(text)[:100])
+            from rich.text import Text
+
+            self._status.update(Text(_ascii(text)[:100]))  # a string would be read as markup
         elif time.monotonic() - self._beat > HEARTBEAT:
             self._beat = time.monotonic()
             _write(sys.stdout, [f"  ..  {text}"])
+
+    def answer(self, report: NodeReport) -> None:
+        """Prints the answer of a node to stderr when it comes; the table of all nodes follows on stdout."""
+        if not self._silent:
+            self.close()
+            _print(sys.stderr, [answer_line(report)], lambda line: line)
 
     def close(self) -> None:
         """Removes the spinner."""

@@ -12,7 +12,7 @@ from ..cluster.targets import BuildTargets
 from ..config.model import Config
 from ..core.errors import PetalError
 from ..core.facts import External, Facts, Mount, followed
-from ..core.model import Mode, Role, StepReport, Tool
+from ..core.model import Mode, NodeReport, Role, StepReport, Tool
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
@@ -30,6 +30,7 @@ class Services:
         run_id: the id of this run.
         listen: called with each step when it starts, waits and ends.
         note: called with each line of progress.
+        answer: called with the report of each node when it comes.
     """
 
     tool: Tool
@@ -37,6 +38,7 @@ class Services:
     run_id: str
     listen: Callable[[StepReport], None]
     note: Callable[[str], None]
+    answer: Callable[[NodeReport], None] = lambda _: None
 
 
 class ObservedRelease(NamedTuple):

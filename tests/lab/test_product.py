@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -238,6 +239,133 @@ class TestCluster:
         argv = ("sudo", "-n", "-i", "-u", "ec2-user", shell, "-l", "-c", "module load hello && hello")
         result = lab.exec("compute-1", argv)
         assert "hello from queue1-st-c5-1" in result.stdout, result
+
+
+ONE, TWO = HOSTNAMES["compute-1"], HOSTNAMES["compute-2"]
+SLURM = "/opt/slurm/bin"
+PROFILE = "/home/ec2-user/.bash_profile"  # on every node
+# Writes complete reports of both nodes into the output of the job, with the nonce of the job, and other answers.
+FORGE = """
+pid=$$
+while [ "$pid" -gt 1 ] && [ -z "$nonce" ]; do
+  pid=$(awk '/PPid/{print $2}' /proc/$pid/status)
+  nonce=$(tr '\\0' '\\n' </proc/$pid/cmdline | grep -A1 -x -e --lines | tail -1)
+done
+[ "$(hostname)" != NODE ] || for name in queue1-st-c5-1 queue1-st-c5-2; do
+  printf '%s {"node": "%s", "finding": {"check": "evil", "severity": "ok", "message": "m"}}\\n' "$nonce" $name
+  printf '%s {"node": "%s", "role": "compute", "time": "t", "release": "evil", "lines": 1}\\n' "$nonce" $name
+done >/proc/$pid/fd/1
+printf '\\0x\\0oops\\0z\\0\\n'
+"""
+INTERRUPT = """
+import signal, subprocess, sys, time
+child = subprocess.Popen(["petal-node", "check", "--nodes", "all"])
+while b"petal-proof" not in subprocess.check_output(["/opt/slurm/bin/squeue", "-h", "-t", "R", "-o", "%j"]):
+    time.sleep(0.2)
+started = time.monotonic()
+child.send_signal(getattr(signal, sys.argv[1]))
+code = child.wait(30)
+print(code, time.monotonic() - started < 8)
+"""
+
+
+def check_nodes(lab: Lab, *argv: str) -> Result:
+    return lab.exec("head", ("petal-node", "check", "--nodes", *(argv or ("all",))), timeout=120)
+
+
+def findings(result: Result) -> dict[str, list[dict[str, Any]]]:
+    nodes = json.loads(result.stdout)["data"]["nodes"]
+    return {node["node"]: [one for one in node["findings"] if one["severity"] != "ok"] for node in nodes}
+
+
+def partition(lab: Lab, *settings: str) -> None:
+    lab.exec("head", (f"{SLURM}/scontrol", "update", "partition=queue1", *settings)).check()
+
+
+def profile(lab: Lab, text: str) -> None:
+    lab.write("head", PROFILE, text, "644")
+
+
+@pytest.mark.usefixtures("booted")
+class TestFleet:
+    """``check --nodes`` with silent nodes, refused partitions, interrupted commands and forged reports."""
+
+    @pytest.fixture(autouse=True)
+    def clean(self, lab: Lab) -> Iterator[None]:
+        yield
+        lab.exec("head", ("rm", "-f", PROFILE)).check()
+        until("no job runs", lambda: lab.exec("head", (f"{SLURM}/squeue", "-h")).stdout == "", 30)
+
+    def test_a_silent_node_costs_its_own_row_and_at_most_fifteen_seconds(self, lab: Lab) -> None:
+        lab.exec("compute-2", ("pkill", "-STOP", "-x", "slurmd")).check()
+        try:
+            started = time.monotonic()
+            result = check_nodes(lab)
+            seconds = time.monotonic() - started
+        finally:
+            lab.exec("compute-2", ("pkill", "-CONT", "-x", "slurmd")).check()
+        assert (result.returncode, seconds < 16) == (3, True), result
+        assert result.stdout.splitlines()[-1] == "proved on 1 of 2 nodes"
+        first, second = result.stderr.splitlines()
+        assert first == f"  ok   {ONE}: all checks"
+        assert second.startswith(f"  FAIL {TWO}: job: the node does not answer")
+
+    @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
+    def test_a_signal_cancels_the_jobs_at_once(self, lab: Lab, name: str, code: int) -> None:
+        profile(lab, "sleep 100\n")
+        result = lab.exec("head", ("python3", "-c", INTERRUPT, name), timeout=60)
+        assert result.stdout.splitlines()[-1] == f"{code} True", result
+
+    def test_slurms_own_reason_is_shown_and_the_time_limit_of_the_partition_is_kept(self, lab: Lab) -> None:
+        partition(lab, "State=INACTIVE")
+        inactive = findings(check_nodes(lab, "all", "--json"))
+        partition(lab, "State=DOWN")
+        down = findings(check_nodes(lab, "all", "--json"))
+        partition(lab, "State=UP", "AllowGroups=daemon")
+        group = findings(check_nodes(lab, "all", "--json"))
+        partition(lab, "AllowGroups=ALL", "MaxTime=0:40")
+        short = check_nodes(lab)
+        partition(lab, "MaxTime=INFINITE")
+        for found, reason in (
+            (inactive, "(inactive or drain)"),
+            (down, "PartitionDown"),
+            (group, "group not permitted"),
+        ):
+            assert [[one["check"] for one in node] for node in found.values()] == [["job"], ["job"]]
+            assert all(reason in node[0]["why"] for node in found.values()), found
+        assert short.returncode == 0, short
+
+    def test_a_node_in_maintenance_is_not_down(self, lab: Lab) -> None:
+        create = (
+            "create",
+            "reservation",
+            "reservationname=m",
+            "starttime=now",
+            "duration=10",
+            "user=root",
+            "flags=maint",
+        )
+        lab.exec("head", (f"{SLURM}/scontrol", *create, f"nodes={TWO}")).check()
+        try:
+            until(
+                "Slurm shows it", lambda: "maint" in lab.exec("head", (f"{SLURM}/sinfo", "-h", "-o", "%T")).stdout, 20
+            )
+            result = check_nodes(lab)
+        finally:
+            lab.exec("head", (f"{SLURM}/scontrol", "delete", "reservationname=m")).check()
+        assert (result.returncode, f"{TWO}: not checked: in maintenance (maint)" in result.stdout) == (0, True), result
+
+    def test_a_report_is_that_of_the_node_on_which_the_job_ran(self, lab: Lab) -> None:
+        profile(lab, FORGE.replace("NODE", ONE))
+        found = findings(check_nodes(lab, f"{TWO},{ONE},{TWO}", "--json"))
+        assert list(found) == [ONE, TWO]
+        assert found[TWO] == []
+        (forged,) = found[ONE]
+        assert "another program of ec2-user wrote into the output" in forged["why"]
+
+    def test_an_empty_list_of_nodes_is_a_mistake(self, lab: Lab) -> None:
+        for text in ("", ",", " "):
+            assert check_nodes(lab, text).returncode == 2
 
 
 FIVE = {

@@ -220,13 +220,13 @@ def test_a_plan_reports_that_the_head_node_cannot_solve_the_stack(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("limit", "minutes"),
-    [("infinite", None), ("30:00", 30), ("2:30:15", 150), ("1-00:00:00", 1440), ("10-12:30:00", 15150), ("n/a", None)],
+    ("limit", "seconds"),
+    [("infinite", None), ("0:30", 30), ("2:30:15", 9015), ("1-00:00:00", 86400), ("10-12:30:00", 909000), ("n", None)],
 )
-def test_time_limits_of_queues_are_parsed(limit: str, minutes: int | None, tmp_path: Path) -> None:
+def test_time_limits_of_queues_are_parsed(limit: str, seconds: int | None, tmp_path: Path) -> None:
     world = World(tmp_path)
     world.system.answers["sinfo"] = lambda _: f"q1|up|{limit}\nnoise\n"
-    assert partitions(world.system) == {"q1": ("up", minutes)}
+    assert partitions(world.system) == {"q1": ("up", seconds)}
 
 
 def test_the_output_of_squeue_is_parsed(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_node_mounts_storage_and_then_uses_its_desired_state(tmp_path: Path, m
     monkeypatch.setattr("bootstrap.core.options.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.cluster.detect.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
-    monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bootstrap.host.processes.signal.signal", lambda *_: None)
     mount = node.mount
 
     def mount_and_find(source: str, kind: str) -> None:

@@ -71,8 +71,13 @@ FAILED = {
 def recorded(name: str) -> Evidence:
     found = SECTIONS.fullmatch((JOBS / f"{name}.txt").read_text(encoding="utf-8"))
     assert found
-    code, *texts = found.groups()
-    return Evidence("openmpi/4.1", (ONE, TWO), int(code), *texts)
+    code, stdout, *texts = found.groups()
+    return Evidence("openmpi/4.1", (ONE, TWO), int(code), labelled(stdout), *texts)
+
+
+def labelled(stdout: str) -> str:
+    """The output as ``srun --label`` prints it; the jobs were recorded without."""
+    return re.sub(r'(?m)^.*\{"rank": (\d)', lambda found: f"{found[1]}: {found[0]}", stdout)
 
 
 # --------------------------------------------------------------------------------------------------------- findings
@@ -119,7 +124,7 @@ def job(*texts: str, code: int = 1, stderr: str = "") -> Evidence:
 
 
 def at(number: int, stage: Stage, **facts: Any) -> str:
-    return line(number, (ONE, TWO)[number], stage, {"pmix": True, "version": "V", **facts})
+    return f"{number}: {line(number, (ONE, TWO)[number], stage, {'pmix': True, 'version': 'V', **facts})}"
 
 
 @pytest.mark.parametrize(
@@ -182,11 +187,14 @@ def test_missing_lines_are_never_a_success() -> None:
     assert judge(job(at(0, Stage.DONE, size=2), at(1, Stage.LOAD), code=0)).severity is Severity.FAIL
 
 
-def test_forged_output_puts_no_node_and_no_command_into_the_finding() -> None:
-    forged = line(1, "x; reboot", Stage.LOAD, {"error": "e"})
+def test_a_task_cannot_write_the_lines_of_another_one() -> None:
+    """The label is srun's, so what a task says about its node and number has no effect."""
+    forged = line(1, "x; reboot", Stage.DONE, {"size": 2})
     stderr = "Task launch for StepId=1.0 failed on node evil: x"
-    assert [one.node for one in job(at(0, Stage.START), forged).ranks] == [ONE]
-    assert job(stderr=stderr).not_launched == []
+    evidence = job(at(0, Stage.START), f"0: {forged}", forged, f"7: {forged}", f"-1: {forged}", stderr=stderr)
+    assert [(one.number, one.node) for one in evidence.ranks] == [(0, ONE)]
+    assert judge(evidence).message == f"Slurm: the rank on {TWO} reported nothing"
+    assert evidence.not_launched == []
     finding = judge(job(at(0, Stage.LOAD, library="/x; reboot", error="e"), at(1, Stage.INIT), stderr=stderr))
     assert finding.message == f"MPI: its library cannot be loaded on {ONE}"
     assert "reboot" not in " ".join(finding.remedy)
@@ -196,6 +204,7 @@ def test_lines_are_quoted_once_and_without_frames() -> None:
     text = "-----\n[a:1] it broke\n[b:2] it broke\n\n*** MPI_ERRORS_ARE_FATAL\nsrun: error: n: task 0: Killed\n"
     text += "srun: job 49 queued and waiting for resources\nsrun: job 49 has been allocated resources\n"
     assert quote(text) == "it broke"
+    assert quote("0: [a:1] it broke\n1: [b:2] it broke\n") == "it broke"
     assert quote("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT 2026-11-28T18:31:43 ***") == ""
     assert "DUE TO TIME LIMIT" in quote("slurmstepd: error: *** STEP 7.0 ON n CANCELLED AT t DUE TO TIME LIMIT ***")
     numbers = [str(number) for number in range(20)]
@@ -222,7 +231,9 @@ def test_other_lines_are_ignored() -> None:
         '{"rank": 0, "node": "n", "stage": "flight"}',
         "[" * 100_000,
     ]
-    found = ranks_of([*noise, "welcome" + at(1, Stage.LOAD, library="/l"), at(1, Stage.INIT), at(0, Stage.START)])
+    found = ranks_of(
+        [*noise, "1: welcome" + at(1, Stage.LOAD, library="/l")[3:], at(1, Stage.INIT), at(0, Stage.START)], (ONE, TWO)
+    )
     assert {number: one.stage for number, one in found.items()} == {0: Stage.START, 1: Stage.INIT}
     assert (found[1].library, str(found[1])) == ("/l", f"rank 1 on {TWO}")
 
@@ -362,7 +373,7 @@ def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
     published(world, "Core:openmpi/4.1")
     proof.prove_release(world.context, [node("x", "q2"), node(ONE), node(TWO)])
     (command,) = (argv for argv in world.system.commands if argv[0] == "srun")
-    wanted = {"--mpi=pmix", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--nodelist=queue1-st-c5-[1-2]"}
+    wanted = {"--mpi=pmix", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", f"--nodelist={ONE},{TWO}", "--label"}
     assert {*wanted, "--partition=q1", "--export=HOME,LANG"} <= set(command)
     assert command[-5:] == ("-lc", proof.SCRIPT, "petal-mpi", "openmpi/4.1", str(world.paths.link))
 
@@ -410,7 +421,7 @@ def test_root_reads_the_log_of_a_slurmd_that_did_not_start_the_task(
     older = f"{launch.format('11.0')}[t] error: cannot find mpi plugin for mpi/pmix\n"
     log = f"{older}{launch.format('13.0')}[t] a line\n{evidence.slurmd}"
     asked = answering(world, monkeypatch, evidence, log)
-    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], "q1")
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], ["q1"], {})
     assert finding.message == f"Slurm: {TWO} did not start the task"
     assert finding.why.startswith("mpi/pmix_v4: init: (null) [0]: mpi_pmix.c:195: pmi/pmix: can not load PMIx library")
     assert asked[-1][-4:] == ["/usr/bin/tail", "-n", "60", "/var/log/slurmd.log"]
@@ -420,7 +431,7 @@ def test_root_reads_the_log_of_a_slurmd_that_did_not_start_the_task(
 def test_other_users_do_not_read_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.system.root = False
     asked = answering(world, monkeypatch, recorded("libpmix-not-on-one"))
-    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], "q1")
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], ["q1"], {})
     assert finding.message == f"Slurm: {TWO} did not start the task"
     assert "Task launch for StepId=13.0 failed" in finding.why
     assert "slurmd.log" in finding.remedy[1]
@@ -432,6 +443,6 @@ def test_a_job_that_does_not_end_is_a_failure_of_slurm(world: World, monkeypatch
         raise ProcessTimeout(f"{argv[0]} did not end within 250 s and was stopped", why="")
 
     monkeypatch.setattr(world.system, "run", run)
-    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], "q1")
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], ["q1"], {})
     assert (finding.severity, finding.message) == (Severity.FAIL, "Slurm: the job did not end")
     assert "did not end within 250 s" in finding.why

@@ -232,7 +232,7 @@ def converge_up_to(world: World, name: str) -> None:
 def test_the_record_of_an_adopting_run_replaces_that_of_the_previous_cluster(
     old: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bootstrap.host.processes.signal.signal", lambda *_: None)
     write_records_of_dead_head(old)
     new = new_head_node(old)
     new.live = False

@@ -25,7 +25,7 @@ from tests.world import World, services
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("bootstrap.engine.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bootstrap.host.processes.signal.signal", lambda *_: None)
     return World(tmp_path / "node")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bootstrap.cluster.hostlist import folded
-from bootstrap.cluster.slurm import SlurmNode, parse_sinfo
+from bootstrap.cluster.slurm import parse_sinfo
 from bootstrap.config.model import CheckConfig
-from bootstrap.core.errors import AllocationRefused, ProcessFailed
+from bootstrap.core.errors import PetalError, ProcessFailed
 from bootstrap.core.model import Finding, NodeReport, Severity, plain
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet
@@ -37,16 +38,20 @@ def test_the_output_of_sinfo_is_parsed() -> None:
     assert [name for name, node in nodes.items() if node.joining] == ["q1-dy-c5-2", "q1-st-c5-3"]
     assert [name for name, node in nodes.items() if node.free] == ["q1-st-c5-1"]
     assert nodes["q1-st-c5-4"].reason == "disk: full | twice"
-    assert nodes["q1-st-c5-1"].partition == "q1"
+    assert (nodes["q1-st-c5-1"].partition, nodes["q1-st-c5-1"].partitions) == ("q1", ("q1", "q2"))
 
 
-def test_a_node_without_a_report_has_failed(tmp_path: Path) -> None:
+def test_a_node_without_a_complete_report_has_failed(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    nodes = parse_sinfo(SINFO.replace("allocated", "planned"))[:2]
-    lines = fleet.report_lines(NodeReport("q1-st-c5-1", "compute", "t", None, (GOOD, GOOD)))
-    half = fleet.report_lines(NodeReport("q1-st-c5-2", "compute", "t", None, (GOOD, GOOD)))[1:]
-    world.system.answers["srun"] = lambda _: "\n".join(["noise", "{broken", *lines, *half])
-    reports = fleet.prove(world.context, nodes)
+
+    def answer(argv: Sequence[str]) -> str:
+        (name,) = asked_nodes(argv)
+        report = NodeReport(name, "compute", "t", None, (GOOD, GOOD))
+        lines = fleet.report_lines(report, argv[-1])
+        return "\n".join(["noise", "{broken", *(lines if name.endswith("1") else lines[1:])])
+
+    world.system.answers["srun"] = answer
+    reports = fleet.prove(world.context, parse_sinfo(SINFO.replace("allocated", "planned"))[:2])
     assert [report.passed for report in reports] == [True, False]
     assert reports[1].findings[0].message == "the job on this node gave no report"
 
@@ -55,35 +60,67 @@ def test_a_node_without_a_report_has_failed(tmp_path: Path) -> None:
 def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
     finding = Finding("run:" + text, Severity.FAIL, text, text, (text, text, text))
     node = f"{'queue' * 5}-st-{'resource' * 3}-1234"  # the longest that ParallelCluster makes
-    lines = fleet.report_lines(NodeReport(node, "compute", "t", "r", (finding,)))
+    lines = fleet.report_lines(NodeReport(node, "compute", "t", "r", (finding,)), "0123456789abcdef")
     assert max(len(line) for line in lines) < 1024
-    report = fleet.reports_of_lines(lines)[node]
+    report = fleet.report_of_lines(node, "0123456789abcdef", lines)
+    assert report is not None
     assert not report.passed
 
 
-def test_a_node_that_is_down_is_reported_with_slurms_reason(tmp_path: Path) -> None:
+def test_a_node_that_is_down_has_failed_with_slurms_reason_and_a_drained_one_has_not(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     reports = fleet.prove(world.context, parse_sinfo(SINFO)[-2:])
-    assert [report.findings[0].severity for report in reports] == [Severity.WARN, Severity.WARN]
-    assert not any(report.was_checked for report in reports)
-    assert reports[0].findings[0].why == "Not responding"
+    assert [report.findings[0].severity for report in reports] == [Severity.FAIL, Severity.WARN]
+    assert [report.findings[0].why for report in reports] == ["Not responding", "disk: full | twice"]
     assert not any(command[0] == "srun" for command in world.system.commands)
 
 
-def test_every_condition_of_a_node_has_a_name() -> None:
-    text = SINFO + "q1-st-c5-5|draining|q1*|by admin\nq1-dy-c5-3|idle%|q1*|none\nq1-st-c5-6|down|q1*|gone\n"
-    conditions = {node.name: node.condition for node in parse_sinfo(text)}
-    assert conditions == {
-        "q1-st-c5-1": "free (idle)",
-        "q1-st-c5-2": "busy (allocated)",
-        "q1-dy-c5-1": "powered off (idle~)",
-        "q1-dy-c5-2": "joining (mixed#)",
-        "q1-st-c5-3": "down (down*)",
-        "q1-st-c5-4": "draining (drained)",
-        "q1-st-c5-5": "draining (draining)",
-        "q1-dy-c5-3": "powered off (idle%)",
-        "q1-st-c5-6": "down (down)",
-    }
+# sinfo(1), NODE STATE CODES, of Slurm 22.05 to 25.11, as %T prints them.
+@pytest.mark.parametrize(
+    ("state", "condition", "severity"),
+    [
+        ("idle", "free", Severity.SKIP),
+        ("idle-", "free", Severity.SKIP),
+        ("mixed-", "free", Severity.SKIP),
+        ("planned", "free", Severity.SKIP),
+        ("allocated+", "busy", Severity.SKIP),
+        ("completing", "busy", Severity.SKIP),
+        ("reserved", "busy", Severity.SKIP),
+        ("perfctrs", "busy", Severity.SKIP),
+        ("blocked", "busy", Severity.SKIP),
+        ("maint", "in maintenance", Severity.SKIP),
+        ("maint*", "in maintenance", Severity.SKIP),
+        ("allocated$", "in maintenance", Severity.SKIP),
+        ("future", "not configured yet", Severity.SKIP),
+        ("future*", "not configured yet", Severity.SKIP),
+        ("idle~", "powered off", Severity.SKIP),
+        ("down~", "powered off", Severity.SKIP),
+        ("idle%", "powered off", Severity.SKIP),
+        ("mixed!", "powered off", Severity.SKIP),
+        ("powering_down", "powered off", Severity.SKIP),
+        ("idle@", "rebooting", Severity.SKIP),
+        ("reboot^", "rebooting", Severity.SKIP),
+        ("drained", "draining", Severity.WARN),
+        ("drained*", "draining", Severity.WARN),
+        ("draining@", "rebooting", Severity.SKIP),
+        ("mixed#", "joining", Severity.WARN),
+        ("down#", "joining", Severity.WARN),
+        ("unknown*", "joining", Severity.WARN),
+        ("idle*", "not responding", Severity.FAIL),
+        ("allocated*", "not responding", Severity.FAIL),
+        ("down*", "not responding", Severity.FAIL),
+        ("down", "down", Severity.FAIL),
+        ("failing", "down", Severity.FAIL),
+        ("inval", "down", Severity.FAIL),
+        ("news", "not available", Severity.WARN),
+    ],
+)
+def test_every_state_of_a_node_has_a_word_and_only_dead_nodes_fail(
+    state: str, condition: str, severity: Severity
+) -> None:
+    (node,) = parse_sinfo(f"n1|{state}|q1|none\n")
+    assert node.condition == f"{condition} ({state})"
+    assert fleet._not_checked(node, None).findings[0].severity is severity
 
 
 @pytest.mark.parametrize(
@@ -100,90 +137,124 @@ def test_names_are_folded_as_slurm_writes_them(names: list[str], text: str) -> N
     assert folded(names) == text
 
 
-class Controller:
-    """srun and sinfo of a small cluster: requests that include ``busy`` nodes are refused."""
-
-    def __init__(self, world: World, *, busy: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> None:
-        self.busy, self.broken, self.asked = busy, broken, []  # type: ignore[var-annotated]
-        self.words = "Requested nodes are busy"
-        world.system.answers["sinfo"] = self._sinfo
-        world.system.answers["srun"] = self._srun
-
-    def nodes(self) -> tuple[SlurmNode, ...]:
-        return parse_sinfo("".join(f"q1-{number}|idle|q1*|none\n" for number in range(1, 9)) + "q2-1|idle|q2|none\n")
-
-    def _sinfo(self, _: object) -> str:
-        return "".join(f"{node.name}|{'allocated' if node.name in self.busy else 'idle'}|{node.partition}|none\n"
-                       for node in self.nodes())  # fmt: skip
-
-    def _srun(self, argv: Sequence[str]) -> str:
-        (names,) = (hosts(word.partition("=")[2]) for word in argv if word.startswith("--nodelist="))
-        self.asked.append(names)
-        if set(names) & {*self.busy, *self.broken}:
-            raise AllocationRefused("Slurm gave no allocation", why=self.words)
-        reports = [NodeReport(name, "compute", timestamp(), "r", (GOOD,)) for name in names]
-        return "\n".join(line for report in reports for line in fleet.report_lines(report))
+def asked_nodes(argv: Sequence[str]) -> list[str]:
+    (names,) = (hosts(word.partition("=")[2]) for word in argv if word.startswith("--nodelist="))
+    return names
 
 
-def test_each_queue_gets_one_job_step(tmp_path: Path) -> None:
+def asked(world: World, option: str) -> list[str]:
+    """The values of an option in the srun commands, in their order."""
+    words = (word for command in world.system.commands if command[0] == "srun" for word in command)
+    return [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+
+
+def refusing(world: World, *refusals: tuple[str, str]) -> None:
+    """srun is refused with words if its command has the option; else the node answers."""
+
+    def answer(argv: Sequence[str]) -> str:
+        for option, words in refusals:
+            if option in argv:
+                return f"srun: error: Unable to allocate resources: {words}\n"
+        report = NodeReport("x", "compute", timestamp(), "r", (GOOD,))
+        return "\n".join(fleet.report_lines(report, argv[-1]))
+
+    world.system.answers["srun"] = answer
+    world.system.codes["srun"] = 1
+
+
+TWO_QUEUES = "q1-1|idle|admin|none\nq1-1|idle|q1*|none\nq1-1|idle|hidden|none\n"
+NOT_PERMITTED = "User's group not permitted to use this partition"
+
+
+def test_the_job_runs_in_the_first_partition_of_the_node_that_takes_it(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    slurm = Controller(world)
-    reports = fleet.prove(world.context, slurm.nodes())
-    assert all(report.passed for report in reports)
-    assert sorted(len(names) for names in slurm.asked) == [1, 8]
+    refusing(world, ("--partition=q1", NOT_PERMITTED), ("--partition=admin", "Invalid account"))
+    (report,) = fleet.prove(world.context, parse_sinfo(TWO_QUEUES))
+    assert report.passed, report
+    assert asked(world, "--partition") == ["q1", "admin", "hidden"]
 
 
-def test_a_refused_group_is_tried_again_without_allocated_nodes(tmp_path: Path) -> None:
+def test_if_no_partition_takes_the_job_the_reason_of_each_is_shown(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    slurm = Controller(world, busy=("q1-3", "q1-4"))
-    reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
-    assert [name for name, report in reports.items() if not report.was_checked] == ["q1-3", "q1-4"]
-    assert reports["q1-3"].findings[0].message == "not checked: busy (allocated)"
-    assert [len(names) for names in slurm.asked if names[0].startswith("q1")] == [8, 6]
+    world.system.answers["sinfo"] = lambda _: TWO_QUEUES
+    refusing(world, ("--nodes=1", NOT_PERMITTED))
+    (report,) = fleet.prove(world.context, parse_sinfo(TWO_QUEUES))
+    (finding,) = report.findings
+    assert (finding.severity, finding.message) == (Severity.FAIL, "no job could be run")
+    assert finding.why == "; ".join(f"{name}: {NOT_PERMITTED}" for name in ("q1", "admin", "hidden"))
 
 
-def test_a_node_that_slurm_refuses_is_found_by_bisection(tmp_path: Path) -> None:
+def test_a_partition_that_is_up_is_tried_first_with_its_time_limit(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    slurm = Controller(world, broken=("q1-6",))
-    reports = {report.node: report for report in fleet.prove(world.context, slurm.nodes())}
-    assert [name for name, report in reports.items() if not report.passed] == ["q1-6"]
-    assert (reports["q1-6"].findings[0].check, reports["q1-6"].findings[0].message) == ("job", "no job could be run")
-    assert len(slurm.asked) <= 8
+    limits = "admin|inact|infinite\nq1|down|infinite\nhidden|up|0:45\n"
+    world.system.answers["sinfo"] = lambda argv: TWO_QUEUES if "--Node" in argv else limits
+    refusing(world)
+    (report,) = fleet.prove(world.context, parse_sinfo(TWO_QUEUES))
+    assert report.passed
+    assert (asked(world, "--partition"), asked(world, "--time")) == (["hidden"], ["0:45"])
 
 
-def test_an_error_for_all_nodes_is_not_retried(tmp_path: Path) -> None:
+def test_a_job_that_slurm_calls_too_long_or_too_large_is_made_smaller(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    slurm = Controller(world, broken=("q1-6",))
-    slurm.words = "Invalid account or account/partition combination specified"
-    reports = [report for report in fleet.prove(world.context, slurm.nodes()) if report.node.startswith("q1")]
-    assert not any(report.passed for report in reports)
-    assert len([names for names in slurm.asked if names[0].startswith("q1")]) == 1
+    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    refusing(world, ("--time=4:00", policy), ("--mem=200M", "Memory required by task is not available"))
+    (report,) = fleet.prove(world.context, parse_sinfo("q1-1|idle|q1|none\n"))
+    assert report.passed
+    assert asked(world, "--time") == ["4:00", "1:00", "1:00"]
+    assert len(asked(world, "--mem")) == 2
 
 
-def test_a_mixed_node_without_free_resources_is_busy(tmp_path: Path) -> None:
+def test_account_partition_user_and_time_of_the_job_can_be_configured(tmp_path: Path) -> None:
+    text = "check: {account: phys, partition: admin, user: root, time: 90}"
+    world = World(tmp_path / "head", live=True, config_text=text)
+    refusing(world)
+    reports = fleet.prove(world.context, parse_sinfo(TWO_QUEUES + "q2-1|idle|q2|none\n"))
+    assert [report.passed for report in reports] == [True, False]
+    assert reports[1].findings[0].message == "not checked: not in admin (idle)"
+    assert asked(world, "--account") == ["phys"]
+    assert (asked(world, "--partition"), asked(world, "--time")) == (["admin"], ["1:30"])
+    assert fleet.ordinary_user(world.context) == "root"
+    world.config_text = "check: {user: no-such-user}"
+    with pytest.raises(PetalError, match="does not exist on this node"):
+        fleet.ordinary_user(world.context)
+
+
+def test_each_node_has_a_job_of_its_own_and_its_answer_is_passed_on_when_it_comes(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    world.system.answers["sinfo"] = lambda _: "q1-1|mixed|q1|none\n"
+    came = []
+    ctx = replace(world.context, services=replace(world.services, answer=came.append))
+    refusing(world, ("--nodelist=q1-3", "Requested node configuration is not available"))
+    known = parse_sinfo("".join(f"q1-{number}|idle|q1|none\n" for number in range(1, 9)))
+    world.system.answers["sinfo"] = lambda _: "q1-3|idle|q1|none\n"
+    reports = {report.node: report for report in fleet.prove(ctx, known)}
+    assert [name for name, report in reports.items() if not report.passed] == ["q1-3"]
+    assert {report.node for report in came} == set(reports)
+    assert sorted(asked(world, "--nodelist")) == sorted(reports)
 
-    def refuse(_: Sequence[str]) -> str:
-        raise AllocationRefused("Slurm gave no allocation", why="Requested nodes are busy")
 
-    world.system.answers["srun"] = refuse
-    (report,) = fleet.prove(world.context, parse_sinfo("q1-1|mixed|q1|none"))
-    assert (report.findings[0].severity, report.findings[0].message) == (Severity.SKIP, "not checked: busy (mixed)")
-
-
-def test_a_started_step_without_output_is_not_repeated(tmp_path: Path) -> None:
+def test_a_node_that_got_another_job_is_busy(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
-    slurm = Controller(world)
+    refusing(world, ("--nodes=1", "Requested nodes are busy"))
+    for state in ("allocated", "mixed"):
+        world.system.answers["sinfo"] = lambda _, state=state: f"q1-1|{state}|q1|none\n"
+        (report,) = fleet.prove(world.context, parse_sinfo("q1-1|mixed|q1|none"))
+        (finding,) = report.findings
+        assert (finding.severity, finding.message) == (Severity.SKIP, f"not checked: busy ({state})")
+
+
+def test_a_step_that_began_is_not_repeated(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
 
     def dead(argv: Sequence[str]) -> str:
-        slurm.asked.append(argv)
-        raise ProcessFailed("srun ended with 2", why="execve(): petal-node: No such file or directory")
+        return (
+            f"{argv[-1]}\n/bin/sh: 1: exec: /opt/petal-node: not found\nsrun: error: Unable to allocate resources: x\n"
+        )
 
     world.system.answers["srun"] = dead
-    reports = fleet.prove(world.context, slurm.nodes())
-    assert not any(report.passed for report in reports)
-    assert len(slurm.asked) == 2
+    world.system.codes["srun"] = 127
+    (report,) = fleet.prove(world.context, parse_sinfo(TWO_QUEUES))
+    assert "not found" in report.findings[0].why
+    assert len(asked(world, "--partition")) == 1
 
 
 def test_a_busy_node_is_shown_with_its_last_report_and_its_age(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def build_in_job(
         LockLost: another process has the lock.
     """
     deadline = time.monotonic() + ctx.config.install.wait
-    minutes = wait_for_queue(ctx, queue, deadline)
+    seconds = wait_for_queue(ctx, queue, deadline)
     directory.prepare(order_of(ctx, spacks), spacks, _script(ctx, directory))
     prune(ctx.paths.build_logs)
     number = slurm.submit(
@@ -113,7 +113,7 @@ def build_in_job(
         directory.script,
         name=directory.job_name,
         queue=queue,
-        minutes=minutes,
+        minutes=max(1, seconds // 60),
         output=directory.output,
         options=("--exclusive", "--mem=0", "--open-mode=append"),
     )
@@ -153,16 +153,16 @@ def end_job(system: System, directory: JobDirectory, patience: float) -> None:
 
 
 def wait_for_queue(ctx: Context, queue: str, deadline: float) -> int:
-    """Waits until nodes of the queue are up or can be launched, and returns the time limit of a job there, in minutes.
+    """Waits until nodes of the queue are up or can be launched, and returns the time limit of a job there, in seconds.
 
     Raises:
         JobError: ``job-queue``, Slurm has no such queue; ``job-not-started``.
     """
-    most = round(INSTALL / 60)
+    most = round(INSTALL)
     while True:
-        obstacle, minutes = _obstacle(ctx, queue)
+        obstacle, seconds = _obstacle(ctx, queue)
         if not obstacle:
-            return min(minutes or most, most)
+            return min(seconds or most, most)
         if time.monotonic() >= deadline:
             raise _not_started(ctx, queue, obstacle)
         ctx.progress(f"waiting for queue {queue}, which is to build: {obstacle}")
@@ -174,7 +174,7 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
     """Why no job can run in the queue now, or an empty string; and the queue's time limit."""
     try:
         queues = slurm.partitions(ctx.system)
-        up = queue in queues and any(node.up for node in slurm.nodes(ctx.system, queue))
+        nodes = slurm.nodes(ctx.system, queue) if queue in queues else ()
     except PetalError as error:
         return str(error), None
     if queue not in queues:
@@ -191,9 +191,10 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
         launching = time.time() - ctx.paths.at(CLUSTERMGTD).stat().st_mtime < CLUSTERMGTD_SECONDS
     except OSError:
         launching = False
-    if not up and not launching:
-        return "none of its nodes is up, and ParallelCluster does not launch nodes yet", None
-    return "", partition.minutes
+    if not launching and not any(node.up for node in nodes):
+        why = slurm.states(node for node in nodes if not node.powered_down)
+        return why or "none of its nodes is up, and ParallelCluster does not launch nodes yet", None
+    return "", partition.seconds
 
 
 def _follow(
@@ -247,6 +248,11 @@ def _follow(
 
 
 def _not_started(ctx: Context, queue: str, why: str) -> JobError:
+    try:
+        away = slurm.states(node for node in slurm.nodes(ctx.system, queue) if not node.up and not node.powered_down)
+    except PetalError:
+        away = ""
+    why = f"{why}; {away}" if away and away not in why else why
     return JobError(
         f"no job could run on queue {queue} within {ctx.config.install.wait} s",
         why=why,
