@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
 from ..state.store import ClusterState, KnownStorage, Reports, Runs, mark_if_killed
 from ..steps.boot_service import TIMER
+from ..steps.storage import read_only_error
 
 T = TypeVar("T")
 
@@ -162,6 +164,8 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
 
     problems = read(lambda: tuple(_release_problems(paths, data.desired))) or ()
     token = read(shared.token)
+    if read(lambda: paths.shared.is_dir() and os.statvfs(paths.shared).f_flag & os.ST_RDONLY):
+        errors.append(read_only_error(paths.shared_mount))
     data = replace(data, current=current_release(paths), storage=token, problems=problems)
     if token is not None and is_foreign(token.owner, data.facts.cluster):
         return data, errors

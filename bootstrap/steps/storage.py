@@ -179,13 +179,18 @@ def _refuse_on_head(ctx: Context, mount: Mount | None, view: StorageView, known:
         raise StorageError(what, remedy=remedy, code="storage-local")
     _refuse_changed(ctx, view, known)
     if not view.writable:
-        commands = (f"findmnt {where}", f"mount -o remount,rw {where}")
-        raise StorageError(f"{where} is mounted read-only", remedy=commands, code="storage-read-only")
+        raise read_only_error(where)
     if view.lock_problem:
         raise no_locks_error(where, view.lock_problem)
     problem = mount_lock_problem(mount) if mount else None
     if problem:
         raise problem
+
+
+def read_only_error(where: Path) -> StorageError:
+    """The error for shared storage that was mounted read-only, or that the kernel made read-only after errors."""
+    remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
+    return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
 
 
 def _refuse_changed(ctx: Context, view: StorageView, known: KnownStorage | None) -> None:

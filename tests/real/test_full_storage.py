@@ -1,4 +1,4 @@
-"""Full shared storage: the files of worker and build job, and the verbs that make room."""
+"""Full and read-only shared storage: the files of worker and build job, and the verbs that make room."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.commands.status import read_status
+from bootstrap.core.model import Role, Status
 from bootstrap.core.paths import Paths
 from bootstrap.engine.converge import converge
 from bootstrap.engine.registry import STEPS
@@ -104,3 +106,16 @@ def test_gc_and_rollback_work_on_full_storage(tmp_path: Path) -> None:
             assert current_release(world.paths) == releases[0]
         assert [path.name[:4] for path in world.paths.store.glob("*/p-*")] == ["p-1-"]
         assert world.paths.reserve.stat().st_size == 1 << 20  # for the next time
+
+
+def test_status_does_not_call_read_only_storage_ok(tmp_path: Path) -> None:
+    world = World(tmp_path / "login", role=Role.LOGIN)
+    world.paths.shared_mount.rmdir()
+    with mounted(world.paths.shared_mount, 2, "1777") as disk:
+        world.paths.state.mkdir(parents=True)
+        options = world.options(command="status", role=Role.LOGIN)
+        assert read_status(options, world.services).errors == ()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        status = read_status(options, world.services)
+        assert [error["code"] for error in status.errors] == ["storage-read-only"]
+        assert (status.status, status.exit_code) == (Status.DEGRADED, 3)
