@@ -1,10 +1,15 @@
 """The service and the timer that converge this node after a reboot, because custom actions do not run again then.
 
 The service runs ``petal-node converge`` at boot; the timer repeats it until the node is ready, and then stops, because
-HPC nodes must not have background jitter. The service is ``simple``: boot does not wait for it (systemd.service(5)).
+HPC nodes must not have background jitter. The longer a node is not ready, the longer the timer waits. The service is
+``simple``: boot does not wait for it (systemd.service(5)).
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import takewhile
 
 from ..core.errors import PetalError
 from ..core.model import Finding, RunRecord, Severity, change, elsewhere, satisfied
@@ -13,11 +18,14 @@ from ..host import systemd
 from ..host.log import LOG
 from ..host.system import System
 from ..host.systemd import Unit
+from ..host.times import seconds_of
 from ..state.context import Context
-from ..state.store import Runs
+from ..state.store import KEEP_RUNS, Runs
 from .base import Step
 from .self_install import SelfInstall
 
+PAUSES = (600, 300, 120, 60, 30)  # seconds between two runs
+SHARE = 10  # a node that becomes ready late has lost at most this part of the time by waiting for its timer
 RESTART = "\n".join((*systemd.SERVICE, *systemd.NEWER))
 SERVICE = Unit(
     "petal-node-converge.service",
@@ -53,6 +61,7 @@ OnUnitInactiveSec=30s
 AccuracySec=1s
 """,
 )
+DROP_IN = f"/run/systemd/system/{TIMER.name}.d"  # until the next boot (systemd.unit(5))
 
 
 class BootService(Step):
@@ -91,8 +100,26 @@ def arrange_timer(record: RunRecord, paths: Paths, system: System) -> None:
     """
     if not paths.live or not system.has_systemd() or not (paths.units / TIMER.name).is_file():
         return
-    others = (newest for newest in Runs(paths).latest(1).records if newest.run_id != record.run_id)
+    newest = Runs(paths).latest(KEEP_RUNS).records
+    ready = all(map(is_ready, (record, *(run for run in newest[:1] if run.run_id != record.run_id))))
     try:
-        systemd.request("stop" if all(map(is_ready, (record, *others))) else "start", TIMER.name, system)
-    except PetalError as error:
+        if not ready:
+            _set_pause(pause_after(newest, time.time()), paths, system)
+        systemd.request("stop" if ready else "start", TIMER.name, system)
+    except (PetalError, OSError) as error:
         LOG.warning("the timer: %s", error)
+
+
+def pause_after(runs: Sequence[RunRecord], now: float) -> int:
+    """How many seconds the timer waits after these runs, newest first: a tenth of the time without a ready one."""
+    waiting = [seconds_of(run.started) or now for run in takewhile(lambda run: not is_ready(run), runs)]
+    share = (now - min(waiting, default=now)) / SHARE
+    return next((pause for pause in PAUSES if pause <= share), PAUSES[-1])
+
+
+def _set_pause(seconds: int, paths: Paths, system: System) -> None:
+    """An empty value resets all times of a timer, so the first one is repeated (systemd.timer(5))."""
+    times = f"[Timer]\nOnUnitInactiveSec=\nOnActiveSec=10s\nOnUnitInactiveSec={seconds}s\n"
+    drop_in = Unit("pause.conf", times)
+    if drop_in.needs_write(paths.at(DROP_IN)):
+        systemd.install([drop_in], paths.at(DROP_IN), system)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bootstrap.core.options import BOOT
 from bootstrap.engine.run import run
 from bootstrap.host.files import sha256_of
 from bootstrap.host.log import close_log, open_log
+from bootstrap.host.times import timestamp
 from bootstrap.report.lines import summary
 from bootstrap.state.store import Runs
 from bootstrap.steps.boot_service import TIMER, arrange_timer
@@ -154,3 +156,26 @@ def test_the_timer_stops_if_the_newest_run_of_the_node_is_ready_too(
     assert [argv for argv in world.system.commands if TIMER.name in argv] == [
         ("systemctl", "--no-block", action, TIMER.name)
     ]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "pause"),
+    [(0.1, 30), (5, 30), (10, 60), (19, 60), (20, 120), (50, 300), (100, 600), (9999, 600), (-60, 30)],
+)
+def test_the_timer_of_a_node_that_is_not_ready_waits_longer_and_longer(
+    tmp_path: Path, minutes: float, pause: int
+) -> None:
+    world = World(tmp_path / "node", live=True)
+    world.system.systemd = True
+    world.paths.units.mkdir(parents=True)
+    (world.paths.units / TIMER.name).touch()
+    started = timestamp(time.time() - minutes * 60 - 1)
+    before = replace(finished("run-0", Outcome.OK), started=timestamp(0))
+    newest = replace(finished("run-2", Outcome.BLOCKED), started=timestamp())
+    for record in (before, replace(finished("run-1", Outcome.BLOCKED), started=started), newest):
+        Runs(world.paths).save(record)
+    for _ in range(2):
+        arrange_timer(newest, world.paths, world.system)
+    drop_in = (world.prefix / "run/systemd/system/petal-node-converge.timer.d/pause.conf").read_text()
+    assert f"\nOnUnitInactiveSec={pause}s\n" in drop_in
+    assert [argv[1] for argv in world.system.commands].count("daemon-reload") == 1  # only if the time has changed
