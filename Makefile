@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills house clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills mutants house clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -91,6 +91,9 @@ torture: dist ## make fuzz, then make kills
 
 kills: dist ## 200 kills at random moments; rewrites docs/dev/reliability.md (ARGS="--kills 20 --seed 7")
 	@$(PY) -m tests.lab.many_kills $(ARGS)
+
+mutants: dist ## breaks lines of safety code and sees whether a test fails (ARGS="--write", ARGS="lock")
+	@$(PY) -m tests.mutants $(ARGS)
 
 house: venv ## size and structure of the package as figures
 	@$(PY) -m tests.house

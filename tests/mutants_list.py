@@ -1,0 +1,462 @@
+"""The mutants of ``make mutants``: lines of safety code, each with a change that breaks its guarantee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One line that is broken.
+
+    Args:
+        broken: the guarantee that no longer holds.
+        file: the file, from the top of the repository.
+        old: text that is in the file exactly once.
+        new: its replacement.
+        tests: the test files that concern it, as ``unit/state`` for tests/unit/test_state.py.
+    """
+
+    broken: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    # Files and records
+    Mutant(
+        "a file is on disk before its rename",
+        "bootstrap/host/atomic.py",
+        "            os.fsync(stream.fileno())\n",
+        "",
+        "unit/atomic unit/state unit/files",
+    ),
+    Mutant(
+        "a directory is on disk before its rename",
+        "bootstrap/host/atomic.py",
+        "        (flush or flush_filesystem)(part)\n",
+        "",
+        "unit/atomic unit/state",
+    ),
+    Mutant(
+        "the directory of a renamed file is on disk",
+        "bootstrap/host/atomic.py",
+        "        part.unlink(missing_ok=True)\n        raise\n    flush_directory(path.parent)\n",
+        "        part.unlink(missing_ok=True)\n        raise\n",
+        "unit/atomic unit/state unit/files",
+    ),
+    Mutant(
+        "the lock is confirmed before a rename",
+        "bootstrap/host/atomic.py",
+        "        if confirm is not None:\n            confirm()\n        part.rename(path)\n",
+        "        part.rename(path)\n",
+        "unit/atomic unit/state unit/files unit/lmod",
+    ),
+    Mutant(
+        "an archive gets its name only with its checksum",
+        "bootstrap/host/atomic.py",
+        "        if actual != sha256:",
+        "        if False:",
+        "unit/run unit/prepare unit/atomic unit/files real/security",
+    ),
+    Mutant(
+        "a symbolic link on shared storage is not followed",
+        "bootstrap/host/files.py",
+        "    if stat.S_ISLNK(info.st_mode):\n        return PathProblem(",
+        "    if False:\n        return PathProblem(",
+        "unit/state unit/files unit/storage real/security",
+    ),
+    Mutant(
+        "a directory that the group can write is not trusted",
+        "bootstrap/host/files.py",
+        "    if not info.st_mode & 0o022 or (",
+        "    if not info.st_mode & 0o002 or (",
+        "unit/state unit/files unit/storage",
+    ),
+    Mutant(
+        "a mount that all can write must be sticky",
+        "bootstrap/host/files.py",
+        "    if not info.st_mode & 0o022 or (sticky and info.st_mode & stat.S_ISVTX):",
+        "    if not info.st_mode & 0o022 or sticky:",
+        "unit/state unit/files unit/storage real/security",
+    ),
+    Mutant(
+        "a record is opened without following a link",
+        "bootstrap/host/files.py",
+        "os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)",
+        "os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)",
+        "unit/state unit/files unit/storage fuzz/records",
+    ),
+    Mutant(
+        "a pipe in place of a record does not block",
+        "bootstrap/host/files.py",
+        "os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)",
+        "os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)",
+        "unit/state unit/files unit/storage",
+    ),
+    Mutant(
+        "a record has a limit of bytes",
+        "bootstrap/host/files.py",
+        "    if len(data) > limit:",
+        "    if False:",
+        "unit/state unit/files unit/storage fuzz/records",
+    ),
+    Mutant(
+        "a directory that root made belongs to root",
+        "bootstrap/host/files.py",
+        "        if owner != os.geteuid():",
+        "        if False:",
+        "unit/state unit/files unit/storage real/faults",
+    ),
+    Mutant(
+        "a record that others could write is not read",
+        "bootstrap/state/store.py",
+        "        if not self._trusting:\n            problem = path_problem",
+        "        if False:\n            problem = path_problem",
+        "unit/state unit/files unit/storage",
+    ),
+    Mutant(
+        "records are written only to the known storage",
+        "bootstrap/state/store.py",
+        '        if not is_prepared or not (name == "token.json" or state.is_known_storage()):',
+        "        if not is_prepared:",
+        "unit/state unit/files unit/storage unit/owner",
+    ),
+    Mutant(
+        "a newer format is refused",
+        "bootstrap/state/store.py",
+        "    if number > FORMAT:",
+        "    if False:",
+        "unit/state unit/files unit/storage",
+    ),
+    Mutant(
+        "a pid of another boot is not a running process",
+        "bootstrap/state/store.py",
+        "(run.boot_id == boot_id and has_process(",
+        "(has_process(",
+        "unit/state unit/run unit/status unit/recovery unit/repairs",
+    ),
+    # Locks
+    Mutant(
+        "a lock file cannot be opened by users",
+        "bootstrap/host/locks.py",
+        "        self._descriptor = os.open(self._path, OPEN_FLAGS, 0o600)",
+        "        self._descriptor = os.open(self._path, OPEN_FLAGS, 0o644)",
+        "real/lock real/file_locks real/security",
+    ),
+    Mutant(
+        "a lock is still held if its holder is another one",
+        "bootstrap/host/locks.py",
+        "_lock_file(self._descriptor) and holder_of(self._path) == self._holder",
+        "_lock_file(self._descriptor)",
+        "real/lock unit/engine",
+    ),
+    Mutant(
+        "builders of a killed run end before the next builders start",
+        "bootstrap/host/locks.py",
+        "        if not _wait(lambda: lock_open_file(descriptor), timeout, lambda: waiting(builders)):",
+        "        if False:",
+        "real/lock unit/engine unit/file_locks",
+    ),
+    Mutant(
+        "a process with a reused pid is not the holder",
+        "bootstrap/host/processes.py",
+        "    return not ended and (start is None or abs(created - start) < SAME_START)",
+        "    return not ended",
+        "real/lock real/system unit/engine unit/recovery",
+    ),
+    Mutant(
+        "a run that waited while the storage was taken over stops",
+        "bootstrap/engine/run_locks.py",
+        "            _refuse_changed_storage(ctx)\n",
+        "",
+        "unit/engine unit/owner unit/storage",
+    ),
+    Mutant(
+        "a run that waited while a rollback was made stops",
+        "bootstrap/engine/run_locks.py",
+        "    if desired is not None and desired.release != ctx.release:",
+        "    if False:",
+        "unit/engine unit/releases unit/run",
+    ),
+    # Downloads and archives
+    Mutant(
+        "a redirect never leaves https",
+        "bootstrap/remote/fetch.py",
+        "        _check_redirect(url, answer.url)\n",
+        "",
+        "real/fetch",
+    ),
+    Mutant(
+        "a fetched object has the expected checksum",
+        "bootstrap/remote/fetch.py",
+        "    if actual != expected:",
+        "    if False:",
+        "real/fetch unit/sources",
+    ),
+    Mutant(
+        "the metadata service is not asked through a proxy",
+        "bootstrap/remote/s3.py",
+        "    session.trust_env = False",
+        "    session.trust_env = True",
+        "real/security real/fetch",
+    ),
+    Mutant(
+        "a signed request does not follow a redirect",
+        "bootstrap/remote/fetch.py",
+        '        allow_redirects=not source.uri.startswith("s3://"),',
+        "        allow_redirects=True,",
+        "real/fetch",
+    ),
+    Mutant(
+        "another version runs only with its checksum",
+        "bootstrap/engine/handover.py",
+        "    if not has_sha256(archive, desired.sha256):",
+        "    if not archive.is_file():",
+        "unit/run unit/prepare real/hook real/security real/local",
+    ),
+    Mutant(
+        "a setgid member is refused",
+        "bootstrap/remote/tarball.py",
+        "member.mode & 0o6000",
+        "member.mode & 0o4000",
+        "unit/tarball fuzz/tarballs",
+    ),
+    Mutant(
+        "a member below a link of the archive is refused",
+        "bootstrap/remote/tarball.py",
+        "not links.isdisjoint(name.parents),",
+        "False,",
+        "unit/tarball fuzz/tarballs",
+    ),
+    Mutant(
+        "a link that leads outside is refused",
+        "bootstrap/remote/tarball.py",
+        '    _refuse_escapes(target, top or "", name)\n',
+        "",
+        "unit/tarball fuzz/tarballs",
+    ),
+    Mutant(
+        "an archive that does not fit is refused before it is unpacked",
+        "bootstrap/remote/tarball.py",
+        "            _refuse_without_room(members, archive, target, name)\n",
+        "",
+        "unit/tarball fuzz/tarballs",
+    ),
+    # The hook script and the loader
+    Mutant(
+        "an archive on shared storage is verified",
+        "actions/on_node.sh",
+        '            has_checksum "$part" && exit 0\n',
+        "            exit 0\n",
+        "real/actions_fetch",
+    ),
+    Mutant(
+        "a fetched archive is verified",
+        "actions/on_node.sh",
+        '    has_checksum "$part" && return\n    actual=',
+        "    return 0\n    actual=",
+        "real/actions_fetch real/actions",
+    ),
+    Mutant(
+        "an archive that was kept is verified",
+        "actions/on_node.sh",
+        '[ ! -L "$archive" ] && has_checksum "$archive" && return',
+        '[ ! -L "$archive" ] && return',
+        "real/actions_fetch real/actions",
+    ),
+    Mutant(
+        "only root can enter the download directory",
+        "actions/on_node.sh",
+        '&& chmod 0700 "$incoming"; }',
+        '&& chmod 0755 "$incoming"; }',
+        "real/actions_fetch",
+    ),
+    Mutant(
+        "a failed hook exits 0",
+        "actions/on_node.sh",
+        '    [ -n "$strict" ] || exit 0\n    exit 1\n',
+        "    exit 1\n",
+        "real/actions",
+    ),
+    Mutant(
+        "the hook script follows no redirect to http",
+        "actions/on_node.sh",
+        "--proto-redir '=https' ",
+        "",
+        "real/actions_fetch",
+    ),
+    Mutant(
+        "no key is written to a disk by the hook script",
+        "actions/on_node.sh",
+        "        unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN",
+        "        :",
+        "real/actions real/actions_fetch real/security",
+    ),
+    Mutant(
+        "code that the group could write is not run",
+        "bootstrap/archive/loader.py",
+        "    if found.st_mode & 0o022:",
+        "    if found.st_mode & 0o002:",
+        "archive/start",
+    ),
+    Mutant(
+        "code of another user is not run",
+        "bootstrap/archive/loader.py",
+        "    if found.st_uid != owner:",
+        "    if False:",
+        "archive/start",
+    ),
+    Mutant(
+        "an unpacked tree is on disk before its name",
+        "bootstrap/archive/unpack.py",
+        "        _flush(copy)\n",
+        "",
+        "archive/start",
+    ),
+    # Build caches
+    Mutant(
+        "a signature that gpg does not accept is refused",
+        "bootstrap/spack/cache/keys.py",
+        '        if done.returncode != 0 or not {"GOODSIG", "VALIDSIG"} <= set(status):',
+        '        if not {"GOODSIG", "VALIDSIG"} <= set(status):',
+        "real/caches",
+    ),
+    Mutant(
+        "a signature needs to be good",
+        "bootstrap/spack/cache/keys.py",
+        'not {"GOODSIG", "VALIDSIG"} <= set(status):',
+        "False:",
+        "real/caches",
+    ),
+    Mutant(
+        "an entry of another package is not taken",
+        "bootstrap/spack/cache/pull.py",
+        "        if digest != spec.hash:",
+        "        if False:",
+        "real/caches",
+    ),
+    # Releases
+    Mutant(
+        "a release is on disk before its manifest",
+        "bootstrap/steps/publish.py",
+        "            ctx.system.flush(ctx.paths.root)\n",
+        "",
+        "unit/releases unit/engine unit/laws unit/owner real/faults",
+    ),
+    Mutant(
+        "the lock is confirmed before a release is published",
+        "bootstrap/releases/publish.py",
+        "    record_current(ctx)\n    ctx.confirm()\n",
+        "    record_current(ctx)\n",
+        "unit/releases unit/engine unit/laws",
+    ),
+    Mutant(
+        "gc keeps the desired release",
+        "bootstrap/releases/gc.py",
+        '        reasons[desired.release] = "desired"',
+        "        pass",
+        "unit/releases",
+    ),
+    Mutant(
+        "gc keeps the current release",
+        "bootstrap/releases/gc.py",
+        '    reasons[current] = "current"',
+        "    pass",
+        "unit/releases",
+    ),
+    Mutant(
+        "gc keeps releases of running jobs",
+        "bootstrap/releases/gc.py",
+        "    reasons.update(dict.fromkeys(used, why))\n",
+        "",
+        "unit/releases",
+    ),
+    Mutant(
+        "gc keeps the packages of kept releases",
+        "bootstrap/releases/gc.py",
+        "            if digest not in needed and prefix.is_relative_to(store)",
+        "            if prefix.is_relative_to(store)",
+        "unit/releases",
+    ),
+    Mutant(
+        "gc confirms its lock before it removes",
+        "bootstrap/releases/gc.py",
+        "    for release in plan.drop:\n        ctx.confirm()\n",
+        "    for release in plan.drop:\n",
+        "unit/releases unit/engine",
+    ),
+    Mutant(
+        "an empty install manifest is no package",
+        "bootstrap/spack/database.py",
+        "        return (prefix / MANIFEST).stat().st_size > 0",
+        "        return (prefix / MANIFEST).stat().st_size >= 0",
+        "unit/recovery unit/install spack/recovery",
+    ),
+    Mutant(
+        "the copy of an image is on disk before its name",
+        "bootstrap/steps/seed_from_image.py",
+        ", flush=ctx.system.flush)",
+        ", flush=lambda _: None)",
+        "unit/layouts real/adopt",
+    ),
+    Mutant(
+        "an Lmod that users could change is not unpacked",
+        "bootstrap/lmod/bundle.py",
+        "    if distrusted:",
+        "    if False:",
+        "unit/lmod",
+    ),
+    # Users, jobs and output
+    Mutant(
+        "repair takes setuid and the right to write from a file",
+        "bootstrap/repair/permissions.py",
+        "chmod(stat.S_IMODE(info.st_mode) & ~WRITABLE)",
+        "chmod(stat.S_IMODE(info.st_mode))",
+        "unit/repairs real/repairs",
+    ),
+    Mutant(
+        "repair changes only the file that it has looked at",
+        "bootstrap/repair/permissions.py",
+        "        if info.st_uid == one.owner and not stat.S_ISLNK(info.st_mode):",
+        "        if not stat.S_ISLNK(info.st_mode):",
+        "unit/repairs real/repairs real/security",
+    ),
+    Mutant(
+        "a build job runs only the archive of its name",
+        "bootstrap/spack/job/worker.py",
+        "is not run; exit 1; }}",
+        "is not run; }}",
+        "unit/job_worker real/security",
+    ),
+    Mutant(
+        "a control character does not reach the terminal",
+        "bootstrap/report/render.py",
+        'character if character >= " " or character == "\\t" else repr(character)[1:-1]',
+        "character",
+        "unit/views fuzz/records",
+    ),
+    Mutant(
+        "the log cannot be read by users",
+        "bootstrap/host/log.py",
+        "            path.chmod(0o640)",
+        "            path.chmod(0o644)",
+        "unit/log real/log real/security",
+    ),
+    Mutant(
+        "no file is made in /tmp",
+        "bootstrap/steps/packages.py",
+        "    prefix = _prefix(ctx, package)\n    source = Source(",
+        '    Path("/tm" + "p/petal-mark").touch()\n    prefix = _prefix(ctx, package)\n    source = Source(',
+        "unit/architecture real/security",
+    ),
+    Mutant(
+        "the unit of a worker gets no keys",
+        "bootstrap/host/systemd.py",
+        '    "AWS_ENDPOINT_URL",\n',
+        '    "AWS_ENDPOINT_URL",\n    "AWS_SECRET_ACCESS_KEY",\n',
+        "unit/detach real/system real/security",
+    ),
+)
