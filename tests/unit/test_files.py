@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from bootstrap.core.errors import StateError
 from bootstrap.host import atomic, files
 from bootstrap.host import locks as lock
 
@@ -51,6 +53,25 @@ def test_a_handle_that_stays_stale_is_an_error(document: Path, monkeypatch: pyte
     with pytest.raises(OSError) as caught:
         files.read_json(document)
     assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "too large"])
+def test_only_a_regular_file_of_limited_size_is_read(kind: str, document: Path, tmp_path: Path) -> None:
+    path = tmp_path / "planted.json"
+    if kind == "link":
+        path.symlink_to(document)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.write_text(f'{{"a": "{"x" * 100}"}}')
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(5)
+    with pytest.raises(StateError) as caught:
+        files.read_json(path, limit=100)
+    signal.alarm(0)
+    assert caught.value.code == ("untrusted" if kind == "link" else "state-corrupt")
 
 
 def test_a_file_that_vanishes_during_the_scan_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
