@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -125,8 +126,10 @@ def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
     return {**known, **places, **more}
 
 
-def petal(node: Path, *argv: str, umask: int = 0o022, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", START, *argv, "--root", str(node)]
+def petal(
+    node: Path, *argv: str, umask: int = 0o022, before: Sequence[str] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-c", START, *argv, "--root", str(node)]
     return subprocess.run(
         command,
         cwd="/",
@@ -234,13 +237,23 @@ def test_a_directory_that_a_user_created_on_shared_storage_is_refused(kind: str,
     assert not planted.is_dir() or list(planted.iterdir()) == []
 
 
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_nothing_is_written_to_tmp(node: Path, tmp_path: Path) -> None:
-    temporary = tmp_path / "tmp"
+    """Neither to the directory of TMPDIR nor to one that all users can write."""
+    temporary, trace = tmp_path / "tmp", tmp_path / "trace"
     temporary.mkdir()
     env = environment(TMPDIR=str(temporary), TMP=str(temporary))
-    done = petal(node, "bootstrap", "--config", str(configuration(tmp_path, package(tmp_path))), **env)
+    calls = "trace=openat,creat,mkdir,mkdirat,mknod,mknodat,symlink,symlinkat,link,linkat,rename,renameat,renameat2"
+    strace = ["strace", "-f", "-qq", "-s", "4096", "-e", calls, "-o", str(trace)]
+    argv = ["bootstrap", "--config", str(configuration(tmp_path, package(tmp_path)))]
+    done = petal(node, *argv, before=strace, **env)
     assert done.returncode in (0, 3), done.stderr
     assert list(temporary.iterdir()) == []
+    lines = trace.read_text(errors="replace").splitlines()
+    made = [line for line in lines if "openat(" not in line or "O_CREAT" in line]
+    assert any(str(node) in line for line in made)
+    places = re.compile(r'"(/tmp|/var/tmp|/dev/shm)/')
+    assert [line for line in made if places.search(line.replace(f'"{tmp_path}/', ""))] == []
 
 
 @needs_root
