@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "a record that others could write is not read",
         "bootstrap/state/store.py",
-        "        if not self._trusting:\n",
-        "        if False:\n",
+        "        problem = None if self._trusting else path_problem(",
+        "        problem = None if True else path_problem(",
         "unit/state unit/files unit/storage",
     ),
     Mutant(
