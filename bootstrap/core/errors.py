@@ -260,6 +260,24 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = NO_SPACE | {errno.EROFS, errno.EIO, errno.ESTALE}
 
 
+# The words of strerror(3), Python and unzip.
+_FULL = {
+    "file-quota": re.compile(r"disk quota exceeded|\bErrno 122\b", re.IGNORECASE),
+    "file-no-space": re.compile(r"no space left on device|\bErrno 28\b|\(disk full\?\)", re.IGNORECASE),
+}
+
+
+def full_disk_code(text: str) -> str:
+    """The code for a write that a full quota or disk refused, by the output of a program; empty if it names none."""
+    return next((code for code, words in _FULL.items() if words.search(text)), "")
+
+
+def full_disk_remedy(code: str, *paths: Path) -> str:
+    """The command that shows which disk or quota is full; ``code`` is a result of ``full_disk_code``."""
+    places = "".join(f" {path}" for path in paths)
+    return f"quota -v; df -h{places}" if code == "file-quota" else f"df -h{places}; df -i{places}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``, did you mean X?`` if a known word is close to ``word``, else an empty string."""
     close = nearest(word, known)
@@ -278,7 +296,7 @@ ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
 _OS_ERRORS = {
     errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal", "ls -ld {path} {parent}"),
     errno.ENOSPC: ("file-no-space", "df -h {mount}; df -i {mount}", "df -h {parent}; df -i {parent}"),
-    errno.EDQUOT: ("file-no-space", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
+    errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
     errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}", "findmnt --target {parent}"),
     errno.EACCES: ("file-permission", _DENIED, "id; ls -ld {path}"),
     errno.EPERM: ("file-permission", _DENIED, "id; ls -ld {path}"),

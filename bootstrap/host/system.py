@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.deadlines import FLUSH
-from ..core.errors import PetalError, ProcessFailed, ProcessTimeout
+from ..core.errors import PetalError, ProcessFailed, ProcessTimeout, full_disk_code, full_disk_remedy
 from ..core.facts import Mount
 from .atomic import flush_filesystem
 from .deadline import on_storage, with_deadline
@@ -104,7 +104,9 @@ class System:
         done = Completed(process.returncode, stdout, stderr)
         LOG.debug("%s ended with %d after %.1f s", argv[0], done.returncode, time.monotonic() - started)
         if ok is not None and done.returncode not in ok:
-            raise ProcessFailed(f"{argv[0]} ended with {done.returncode}", why=done.tail())
+            full = full_disk_code(done.tail())
+            remedy = full_disk_remedy(full) if full else ()
+            raise ProcessFailed(f"{argv[0]} ended with {done.returncode}", why=done.tail(), remedy=remedy, code=full)
         return done
 
     def flush(self, path: Path) -> None:

@@ -28,7 +28,7 @@ from .attempts import Target, TryAgain, with_retries
 
 SMALL = 1 << 20
 MAX_PUT = 5 << 30  # S3's limit for one PUT
-FINAL = frozenset({"fetch-checksum", "fetch-missing", "fetch-scheme", "fetch-too-large", "file-no-space"})
+FINAL = frozenset({"fetch-checksum", "fetch-missing", "fetch-scheme", "fetch-too-large", "file-no-space", "file-quota"})
 RESERVE = 1 << 30  # bytes of a disk, at most a twentieth of it, that no download fills
 
 

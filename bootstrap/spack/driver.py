@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
-from ..core.errors import ProcessFailed, SpackError
+from ..core.errors import ProcessFailed, SpackError, full_disk_code, full_disk_remedy
 from ..core.facts import Host
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir, read_json, remove_tree, text_or_empty
@@ -174,7 +174,7 @@ class Spack:
         root, what = f"modules:default:roots:lmod:{directory}", "Spack could not write its modules"
         output = self._run("-c", root, "module", "lmod", "refresh", "-y", what=what)
         if NOT_WRITTEN in output:  # Spack exits 0
-            raise SpackError(what, why=output[output.index(NOT_WRITTEN) :], remedy=f"less {self.output}")
+            raise self.error(what, output[output.index(NOT_WRITTEN) :])
         old, new = str(directory), str(self.places.modules)
         for path in directory.rglob("*"):
             if path.is_symlink():
@@ -215,8 +215,14 @@ class Spack:
 
         done = self._spack(*arguments, timeout=timeout, on_line=note_error, inside=inside)
         if done.returncode != 0:
-            raise SpackError(what, why=failure(done.stdout), remedy=f"less {self.output}", code=code)
+            raise self.error(what, failure(done.stdout), code)
         return done.stdout
+
+    def error(self, what: str, why: str, code: str = "") -> SpackError:
+        """The error of a command; its code is that of a full disk or quota if Spack's words ``why`` name one."""
+        full = full_disk_code(why)
+        disks = (full_disk_remedy(full, self.places.store, self.places.scratch),) if full else ()
+        return SpackError(what, why=why, remedy=(*disks, f"less {self.output}"), code=full or code)
 
     def _spack(
         self,

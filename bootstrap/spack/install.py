@@ -8,15 +8,13 @@ on a file, over all clients (EFS user guide, "Amazon EFS quotas and limits"), so
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import SpackError
+from ..core.errors import SpackError, full_disk_code, full_disk_remedy
 from ..core.text import at_most
 from ..host.files import make_dir, remove_tree, size_of
 from ..host.log import LOG
@@ -32,7 +30,6 @@ WIDTH = 200
 NAMED = 6
 KEPT_RUNS = 5
 BUILD_LOG = "spack-build-out.txt"
-FULL = os.strerror(errno.ENOSPC)
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> No
 
     Raises:
         SpackError: ``spack-install``, with each package that failed, and those that were not tried because of it;
-            ``file-no-space``.
+            ``file-no-space``, ``file-quota``.
     """
     store = spack.places.store
     specs = tuple(spec for spec in locked_specs(spack.lockfile) if not spec.external)
@@ -85,8 +82,9 @@ def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> No
     failures = [_failure(spec, progress, spack.places.scratch / "stage", logs) for spec in failed]
     prune(logs.parent)
     why = explain(failures, waiting, not_begun) if failures else failure(done.stdout)
-    if FULL in done.stdout or any(FULL in line for each in failures for line in each.lines):
-        raise _no_space(spack, failures, why)
+    full = full_disk_code("\n".join((done.stdout, *(line for each in failures for line in each.lines))))
+    if full:
+        raise _full_disk(spack, failures, why, full)
     kept = [each.log for each in failures if each.log]
     raise SpackError(
         f"packages that are not installed: {len(missing)} of {len(specs)}",
@@ -228,21 +226,24 @@ def explain(failures: Sequence[Failure], waiting: Iterable[Locked], not_begun: I
     return "\n".join(parts)
 
 
-def _no_space(spack: Spack, failures: Iterable[Failure], why: str) -> SpackError:
-    """ENOSPC does not name the file system, so this reports the free space on every one that a build writes to."""
+def _full_disk(spack: Spack, failures: Iterable[Failure], why: str, code: str) -> SpackError:
+    """The kernel does not name the file system, so this reports the free space on every one that a build writes to."""
     places = (spack.places.store, spack.places.scratch / "stage")
     disks = ((place, next(path for path in (place, *place.parents) if path.exists())) for place in places)
     left = ", ".join(f"{place} has {shutil.disk_usage(path).free >> 20} MiB left" for place, path in disks)
     used = "".join(f"; the build of {each.spec.name} held {each.used >> 20} MiB" for each in failures if each.used)
+    what, advice = "a disk is full", "free space there or grow the volume: a build needs several times as much"
+    if code == "file-quota":
+        what, advice = "a quota is reached", "raise the quota, or remove files that count (FSx for Lustre: lfs quota)"
     return SpackError(
-        "a disk is full, so packages are not installed",
+        f"{what}, so packages are not installed",
         why=f"{left}{used}\n{why}",
         remedy=(
-            f"df -h {places[0]} {places[1]}; df -i {places[0]} {places[1]}",
-            "free space there or grow the volume: a build needs several times as much",
+            full_disk_remedy(code, *places),
+            advice,
             "petal-node bootstrap    (continues; installed packages stay)",
         ),
-        code="file-no-space",
+        code=code,
     )
 
 

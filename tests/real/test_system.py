@@ -57,6 +57,20 @@ def test_an_unexpected_exit_code_raises_an_error_with_the_output() -> None:
     assert SYSTEM.run(["sh", "-c", "exit 7"], timeout=10, ok=None).returncode == 7
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "remedy"),
+    [
+        ("No space left on device", "file-no-space", ("df -h; df -i",)),
+        ("Disk quota exceeded", "file-quota", ("quota -v; df -h",)),
+        ("Input/output error", "process-failed", ()),
+    ],
+)
+def test_the_error_of_a_program_on_a_full_disk_has_its_code(words: str, code: str, remedy: tuple[str, ...]) -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        System().run(["sh", "-c", f"echo \"cp: error writing 'x': {words}\" >&2; exit 1"], timeout=5)
+    assert (caught.value.code, caught.value.remedy) == (code, remedy)
+
+
 def test_a_missing_program_raises_an_error() -> None:
     with pytest.raises(ProcessFailed, match="cannot be started"):
         SYSTEM.run(["/no/such/program"], timeout=10)

@@ -184,6 +184,24 @@ class Fat(Package):
 '''
 
 
+LIMITED = '''\
+import errno
+import os
+
+{imports}from spack.package import *
+
+
+class Limited(Package):
+    """Meets a quota."""
+
+    has_code = False
+    version("1")
+
+    def install(self, spec, prefix):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), prefix.bin)
+'''
+
+
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[Path], Path]]:
     """Mount a disk with 40 MiB."""
@@ -222,3 +240,10 @@ def test_a_full_disk_during_a_build_is_reported_and_the_next_run_continues(
     assert second.status is Status.CHANGED, second
     assert manifests(store).items() > whole.items()
     assert database.compare(store).index_agrees
+
+    if full == "store":
+        site.add("limited", LIMITED)
+        error = steps(bootstrap(prefix, site.config.replace("[probe]", "[limited]")))["spack"].error
+        assert error is not None
+        assert (error["code"], error["what"]) == ("file-quota", "a quota is reached, so packages are not installed")
+        assert error["remedy"][0].startswith(f"quota -v; df -h {store}")

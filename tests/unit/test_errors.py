@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.core.errors import from_os_error
+from bootstrap.core.errors import from_os_error, full_disk_code, full_disk_remedy
 
 MOUNT = Path("/shared")
 
@@ -21,7 +21,7 @@ MOUNT = Path("/shared")
         (errno.ENOENT, "/opt/petal/current", "file-missing", "ls -ld /shared /shared/petal"),
         (errno.ENOSPC, "/var/cache/x", "file-no-space", "df -h /var/cache; df -i /var/cache"),
         (errno.ENOSPC, "/shared/x", "file-no-space", "df -h /shared; df -i /shared"),
-        (errno.EDQUOT, "/home/ec2-user/x", "file-no-space", "quota -v; df -h /home/ec2-user"),
+        (errno.EDQUOT, "/home/ec2-user/x", "file-quota", "quota -v; df -h /home/ec2-user"),
         (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
         (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
         (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),
@@ -43,3 +43,25 @@ def test_without_a_configuration_no_mount_is_guessed() -> None:
 def test_a_refused_operation_without_a_path_gets_the_remedy_for_the_mount() -> None:
     error = from_os_error(OSError(errno.EIO, "Input/output error"), MOUNT)
     assert (error.code, error.remedy) == ("file-failed", ("dmesg | tail; findmnt /shared",))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("cp: error writing '/shared/x': Disk quota exceeded", "file-quota"),
+        ("==> Error: OSError: [Errno 122] Disk quota exceeded: '/opt/petal/store/x'", "file-quota"),
+        ("/usr/bin/ld: final link failed: disk quota exceeded", "file-quota"),
+        ("tar: x: Cannot write: No space left on device", "file-no-space"),
+        ("[Errno 28] No space left on device", "file-no-space"),
+        ("x:  write error (disk full?).  Continue? (y/n/^C)", "file-no-space"),
+        ("ServiceQuotaExceededException", ""),
+        ("checking whether a full disk is reported... yes", ""),
+    ],
+)
+def test_the_output_of_a_program_that_names_a_full_disk_or_quota_gets_its_code(text: str, code: str) -> None:
+    assert full_disk_code(text) == code
+
+
+def test_the_command_for_a_full_disk_or_quota_names_the_paths() -> None:
+    assert full_disk_remedy("file-quota", MOUNT) == "quota -v; df -h /shared"
+    assert full_disk_remedy("file-no-space", MOUNT, Path("/var")) == "df -h /shared /var; df -i /shared /var"
