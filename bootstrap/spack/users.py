@@ -26,15 +26,9 @@ from .workspace import module_tree, site_of, store_of
 # Set by the module, the first also by users; Spack expands both in its configuration. It unsets all *_ROOT in builds.
 DIRECTORY = "PETAL_SPACK_DIR"
 RECIPES = "PETAL_SPACK_RECIPES"
-# Every start of this Python runs this (site.py). Byte code of the site's files goes to the user's cache or nowhere.
-# Without a directory for the user's configuration, 1.1 would write to its own tree (config.py: _scope, optional).
-STARTUP = (
-    "import os, sys",
-    "cache = os.environ.get('SPACK_USER_CACHE_PATH')",
-    "sys.dont_write_bytecode = not cache",
-    "sys.pycache_prefix = os.path.join(cache, 'pycache') if cache else None",
-    "os.makedirs(os.path.expanduser(os.environ.get('SPACK_USER_CONFIG_PATH') or '~/.spack'), exist_ok=True)",
-)
+# Every start of this Python runs this (site.py), without byte code next to it.
+STARTUP = Path(__file__).with_name("user_startup.py")
+START = "import sys; sys.dont_write_bytecode = True; import petal_startup"
 PYTHON = Path("python", "bin", "python3")
 SECTIONS = ("config", "upstreams", "repos", "packages", "compilers", "concretizer", "mirrors", "modules")
 MIRRORS = ("file://", "https://")  # these need neither credentials nor boto3
@@ -103,7 +97,8 @@ def _write_python(top: Path, programs: tuple[SpackInstall, ...]) -> None:
     # clingo next to Spack, or else the one of the Python that runs petal-node
     wheels = [str(program.clingo) for program in programs if program.clingo]
     paths = dict.fromkeys(wheels or [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-    write_atomic(packages / "petal.pth", "".join(f"{line}\n" for line in (*paths, "; ".join(STARTUP))).encode())
+    write_atomic(packages / "petal.pth", "".join(f"{line}\n" for line in (*paths, START)).encode())
+    write_atomic(packages / "petal_startup.py", STARTUP.read_bytes())
     replace_link(top / "bin" / "python3", str(python))
 
 

@@ -8,9 +8,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,9 @@ class Cluster:
         """The directory of the user's Spack."""
         return self.home / "spack" / SPACK_VERSIONS[self.version]
 
-    def types(self, script: str, *, shell: str = "bash", user: str = USER) -> subprocess.CompletedProcess[str]:
+    def types(
+        self, script: str, *, shell: str = "bash", user: str = USER, become: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Run commands in a new shell after ``module load spack``."""
         lmod = lmod_of_this_machine()
         lines = [f"source {lmod}/init/{'csh' if shell == 'tcsh' else shell}", "module load spack", script]
@@ -75,10 +78,11 @@ class Cluster:
             "MODULEPATH": str(self.tree / "Core"), "TMPDIR": str(self.home / "tmp"), **OTHER_SPACK,
         }  # fmt: skip
         argv = [shell, OPTION[shell], "-c", "\n".join(lines)]
-        become = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"] if user != "root" else []
+        if user != "root" and not become:
+            become = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
         return subprocess.run([*become, *argv], env=env, cwd=self.home, capture_output=True, text=True, check=False)
 
-    def run(self, script: str, **how: str) -> str:
+    def run(self, script: str, **how: Any) -> str:
         done = self.types(script, **how)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -100,8 +104,8 @@ def cluster(request: pytest.FixtureRequest, clingo: list[Path]) -> Iterator[Clus
         yield made
 
 
-def home_of(place: Path, user: str) -> Path:
-    home = place / user
+def home_of(place: Path, user: str | int, name: str = "") -> Path:
+    home = place / (name or str(user))
     (home / "tmp").mkdir(parents=True)
     for directory in (home, home / "tmp"):
         shutil.chown(directory, user)
@@ -208,3 +212,18 @@ def test_a_missing_site_store_is_reported_instead_of_rebuilt(cluster: Cluster) -
     words = " ".join(done.stderr.split())
     assert f"{index} is missing" in words
     assert "petal-node check" in words
+
+
+@pytest.mark.parametrize("name", ["", "CORP\\A Smith"], ids=["no entry in passwd", "domain"])
+def test_a_user_without_a_name_for_paths_builds(cluster: Cluster, name: str, tmp_path: Path) -> None:
+    """Spack puts the name into the path of its stage. The entry is in a mount namespace."""
+    uid = 105002
+    home = home_of(cluster.prefix.parent, uid, f"user{len(name)}")
+    passwd = tmp_path / "passwd"
+    passwd.write_text(Path("/etc/passwd").read_text() + (f"{name}:x:{uid}:{uid}::{home}:/bin/sh\n" if name else ""))
+    become = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(passwd)]
+    become += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    typed = "spack install probe@1 && module load probe/1 && which probe"
+    words = replace(cluster, home=home).run(typed, user=name, become=become).split()
+    assert words[-1].startswith(f"{home}/spack/")
+    assert list((home / "tmp").iterdir()) == [home / "tmp" / f"uid-{uid}"]
