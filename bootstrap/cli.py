@@ -88,8 +88,11 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     from .core.model import failed
     from .engine.recorder import crash
     from .host.processes import Terminated
+    from .state.machine import forget_other_machine
 
     try:
+        if not options.only_reads and (services.system.is_root() or not options.paths.live):
+            forget_other_machine(options.paths)
         module, _, name = VERBS[options.command].function.partition(".")
         function = getattr(import_module(f".commands.{module}", __package__), name)
         result: Result[object] = function(options, services)
