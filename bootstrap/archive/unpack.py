@@ -27,6 +27,7 @@ Distrust = Callable[[str, int], "str | None"]
 Damage = Callable[[str], "str | None"]
 
 PRIVATE = ".new-"
+KEPT_TREES = 2  # of earlier versions
 ABANDONED_SECONDS = 3600  # age at which a private directory counts as left by a killed process
 
 
@@ -96,9 +97,18 @@ def _make(source: zipfile.ZipFile, tree: Path, machine: str, problem: Callable[[
         except OSError:  # ENOTEMPTY: another process was faster, and its tree is used
             if problem():
                 raise
+        for old in _others(tree, machine)[KEPT_TREES:]:
+            with suppress(FileNotFoundError):  # another process removes it at the same time
+                old.rename(private / old.name)
         _fsync(tree.parent)
     finally:
         shutil.rmtree(private, ignore_errors=True)
+
+
+def _others(tree: Path, machine: str) -> list[Path]:
+    """The trees of other versions, newest first, without those of the last day, from which a run may be working."""
+    times = {path: path.stat().st_mtime for path in tree.parent.glob(f"*-{machine}") if path.is_dir() and path != tree}
+    return sorted((path for path in times if time.time() - times[path] > 86_400), key=times.__getitem__, reverse=True)
 
 
 def _write_files(source: zipfile.ZipFile, copy: Path, machine: str) -> None:

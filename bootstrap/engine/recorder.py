@@ -15,7 +15,7 @@ from ..core.paths import Paths
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..state.context import Context, Services
-from ..state.store import ClusterState, Runs
+from ..state.store import KEEP_RUNS, ClusterState, Runs
 from ..steps.base import Step
 
 
@@ -95,6 +95,8 @@ def crash(error: Exception, paths: Paths, run_id: str) -> Bug:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(text.encode(errors="backslashreplace"))
+        for old in sorted(paths.var.glob("crash-*.txt"))[:-KEEP_RUNS]:  # run ids sort by time
+            old.unlink(missing_ok=True)
     except OSError:  # another user may not write there
         why = text
     what = f"petal-node has a bug: {type(error).__name__}: {error}"

@@ -10,17 +10,18 @@ from ..core.deadlines import WRITE
 from ..core.errors import ExitCode, PetalError, from_error
 from ..core.model import NodeReport, Outcome, Role, RunRecord, Severity, Status, StepReport, plain
 from ..core.options import BOOT, Options
-from ..host.log import LOG, prune_logs
+from ..host.log import LOG
 from ..host.processes import Terminated, terminable
 from ..state.context import Context, Services
 from ..state.request import keep_request
-from ..state.store import ClusterState, Runs, write_document
+from ..state.store import ClusterState, write_document
 from ..steps.base import Step
 from ..steps.boot_service import arrange_timer
 from .converge import converge, exit_of, status_of
 from .prepare import prepare, prepare_without_config
 from .recorder import Recorder, crash
 from .registry import BEFORE_DESIRED, CHECKS, LOCAL, awaits_mount, steps_for
+from .tidy import tidy
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
 SEVERITY = (Status.OK, Status.CHANGED, Status.RUNNING, Status.DEGRADED, Status.FAILED)
@@ -45,8 +46,7 @@ def run(options: Options, services: Services) -> RunRecord:
         error = PetalError(what, remedy=again, code="interrupted")
         recorder.close(Status.FAILED, code, error.to_dict())
         LOG.error("%s", error)
-    Runs(paths).prune()
-    prune_logs(paths.logs)
+    tidy(paths, services.system, services.run_id)
     if options.event in CHECKED_EVENTS:
         arrange_timer(recorder.record, paths, services.system)
     return recorder.record

@@ -239,6 +239,16 @@ def test_leftovers_of_killed_starts_are_removed_and_other_files_stay(node):
     assert {path.name for path in node.trees()} == {tree.name, other, ".new-b", "scratch"}
 
 
+def test_the_oldest_trees_of_earlier_versions_are_removed(node):
+    days = {"8" * 32: 9, "7" * 32: 8, "2" * 32: 2, "3" * 32: 3, "0" * 32: 0.5}
+    for name, age in days.items():
+        (node.cache / f"{name}-x86_64").mkdir(parents=True)
+        os.utime(node.cache / f"{name}-x86_64", (time.time() - age * 86_400,) * 2)
+    node.cache.chmod(0o755)
+    make(node)
+    assert {path.name[:1] for path in node.trees() if path.name != "tree"} == {"0", "2", "3"}
+
+
 @pytest.mark.parametrize("harm", ["foreign", "writable", "link"])
 def test_root_refuses_a_cache_that_others_could_have_filled(node, public, harm):
     if os.geteuid() != 0:

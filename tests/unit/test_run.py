@@ -15,7 +15,9 @@ import pytest
 from bootstrap.cli import main
 from bootstrap.core.model import Outcome, Role, RunRecord, Status, StepReport, Tool
 from bootstrap.core.options import BOOT
+from bootstrap.engine.recorder import crash
 from bootstrap.engine.run import run
+from bootstrap.engine.tidy import tidy
 from bootstrap.host.files import sha256_of
 from bootstrap.host.log import close_log, open_log
 from bootstrap.host.times import timestamp
@@ -179,3 +181,36 @@ def test_the_timer_of_a_node_that_is_not_ready_waits_longer_and_longer(
     drop_in = (world.prefix / "run/systemd/system/petal-node-converge.timer.d/pause.conf").read_text()
     assert f"\nOnUnitInactiveSec={pause}s\n" in drop_in
     assert [argv[1] for argv in world.system.commands].count("daemon-reload") == 1  # only if the time has changed
+
+
+def test_a_run_removes_old_versions_and_files_of_killed_processes(world: World) -> None:
+    """The version in the PATH stays, whatever its age, and so do the newest others."""
+    paths = world.paths
+    for number in range(8):
+        for path in (paths.program(f"0.{number}.0"), paths.lmods / f"8.{number}" / "complete"):
+            path.parent.mkdir(parents=True)
+            path.touch()
+            os.utime(path.parent, (number, number))
+    for link, target in ((paths.link, paths.program("0.1.0")), (paths.lmod_in_use, Path("8.0"))):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    dead, alive = (paths.scratch / f".x.{os.uname().nodename}-{pid}.part" for pid in (2**22 + 1, os.getpid()))
+    old, new = (paths.home / "incoming" / name for name in ("0" * 64, "1" * 64))
+    for path in (dead / "tree", alive / "tree", old, new):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    os.utime(old, (0, 0))
+    world.system.other_runs = lambda _: frozenset({"run-9"})  # type: ignore[method-assign]
+    tidy(paths, world.system, "run-1")
+    assert dead.exists()
+    del world.system.other_runs
+    tidy(paths, world.system, "run-1")
+    assert sorted(path.parent.name for path in paths.home.glob("*/petal-node")) == ["0.1.0", "0.5.0", "0.6.0", "0.7.0"]
+    assert sorted(path.name for path in paths.lmods.iterdir()) == ["8.0", "8.5", "8.6", "8.7", "in-use"]
+    assert [path.exists() for path in (dead, alive, old, new)] == [False, True, False, True]
+
+
+def test_the_newest_crash_reports_stay(world: World) -> None:
+    for number in range(40):
+        crash(RuntimeError("x"), world.paths, f"run-{number:02}")
+    assert [path.stem for path in sorted(world.paths.var.glob("crash-*"))] == [f"crash-run-{n}" for n in range(10, 40)]
