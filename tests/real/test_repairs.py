@@ -25,7 +25,8 @@ from bootstrap.repair.permissions import Ownership, Permissions
 from bootstrap.repair.records import Records
 from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
-from bootstrap.state.store import ClusterState, Runs
+from bootstrap.state.runs import Runs
+from bootstrap.state.store import ClusterState
 from bootstrap.steps.base import Step
 from bootstrap.steps.module_tree import ModuleTree
 from tests.world import World, typed, with_package, with_spack

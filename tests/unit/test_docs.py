@@ -31,7 +31,7 @@ from bootstrap.core.model import Finding, FleetReport, NodeReport, Plan, Role, R
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.releases.gc import Cleanup
 from bootstrap.report.lines import CHECK_MARKS, MARKS
-from bootstrap.state.store import KEEP_RUNS
+from bootstrap.state.runs import KEEP_RUNS
 from tests.unit.test_architecture import LAYERS
 
 TOP = Path(__file__).parents[2]
