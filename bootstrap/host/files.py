@@ -190,8 +190,19 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
         return None
     if sticky:
         return PathProblem(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
-    mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
-    return PathProblem(path, mode, f"chmod go-w {path}")
+    why, remedy = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others", f"chmod go-w {path}"
+    if has_default_acl(path.parent):
+        why += f", from the default ACL of {path.parent}"
+        remedy = f"setfacl -k {path.parent}; {remedy}"
+    return PathProblem(path, why, remedy)
+
+
+def has_default_acl(directory: Path | str) -> bool:
+    """True if new entries of a directory get their mode from an ACL, not from the process that makes them (acl(5))."""
+    try:
+        return bool(os.getxattr(directory, "system.posix_acl_default"))
+    except OSError:
+        return False
 
 
 def _covered(path: Path, info: os.stat_result) -> PathProblem | None:

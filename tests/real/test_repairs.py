@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bootstrap.core.errors import StateError
 from bootstrap.core.model import Finding, Outcome, RunRecord, Severity, Status
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
+from bootstrap.host.files import path_problem, remove_tree
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions
@@ -49,6 +51,29 @@ def repaired(step: Step, ctx: Context) -> Finding:
     assert step.probe(ctx).pending
     step.apply(ctx)
     return step.probe(ctx)
+
+
+# user::rwx, group::rwx, group:1000:rwx, mask::rwx, other::r-x, as acl(5) and linux/posix_acl_xattr.h define them
+ENTRIES = ((1, 7, -1), (4, 7, -1), (8, 7, 1000), (16, 7, -1), (32, 5, -1))
+ACL = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in ENTRIES)
+
+
+def test_a_default_acl_is_named_as_the_cause_of_modes(head: World) -> None:
+    for directory in (head.paths.state, head.paths.shared_root):
+        os.setxattr(directory, "system.posix_acl_default", ACL)
+    new = head.paths.shared_root / "new"
+    new.write_text("")
+    finding = Ownership().probe(head.context)
+    assert finding.reason.startswith(f"{new} has mode 0664: {head.paths.shared_root} has a default ACL")
+    assert finding.remedy[0] == f"setfacl -R -k {head.paths.shared}"
+    assert not any(each.startswith("petal-node") and "--yes" not in each for each in finding.remedy)
+    remove_tree(head.paths.state / "nodes")
+    (head.paths.state / "nodes").mkdir()
+    assert "default ACL" in Permissions().probe(head.context).reason
+    problem = path_problem(head.paths.state / "nodes", head.paths.shared_mount)
+    assert problem is not None
+    assert "from the default ACL of" in problem.why
+    assert problem.remedy.startswith("setfacl -k ")
 
 
 def yes(world: World) -> Context:
