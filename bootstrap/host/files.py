@@ -304,16 +304,6 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _not_a_number(text)
 
 
-def fstab_has(fstab: Path, mount: str) -> bool:
-    """True if a line of fstab(5) has this mount point."""
-    try:
-        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
-    return any(len(entry) > 1 and entry[1] == mount for entry in entries)
-
-
 def size_of(path: Path) -> int:
     """Bytes that a file or a directory tree takes on its disk.
 
