@@ -23,7 +23,7 @@ from bootstrap.config.model import Mirror, Origin
 from bootstrap.core.errors import CacheError, FetchError, ProcessTimeout
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System
-from bootstrap.remote.fetch import exists, upload
+from bootstrap.remote.fetch import exists, require_writable, upload
 from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.keys import open_keyring, refuse_readable_key
 from bootstrap.spack.cache.pull import Pulled, pull
@@ -319,6 +319,23 @@ def test_an_upload_to_a_missing_bucket_is_an_error(s3: Any, tmp_path: Path) -> N
     with pytest.raises(FetchError) as caught:
         upload(tmp_path / "x", "s3://absent/x", region="us-east-1")
     assert caught.value.code == "fetch-missing"
+
+
+def test_a_destination_is_tried_without_a_trace(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.create_bucket(Bucket="petal")
+    require_writable("s3://petal/locks/a lock", region="us-east-1")
+    assert "Contents" not in s3.list_objects_v2(Bucket="petal")
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket="petal")
+    require_writable(str(tmp_path / "spack.lock"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FetchError) as caught:
+        require_writable("s3://absent/x", region="us-east-1")
+    assert caught.value.code == "fetch-missing"
+    with serving(always(403)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        with pytest.raises(FetchError, match="may not be written") as caught:
+            require_writable("s3://petal/x", region="us-east-1")
+    assert caught.value.code == "fetch-forbidden"
 
 
 def test_entries_of_the_old_layout_have_spacks_names() -> None:
