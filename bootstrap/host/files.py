@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..core.errors import NotRoot, StateError, StorageError
-from ..core.text import at_most
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
@@ -337,11 +336,6 @@ class Scan(NamedTuple):
 
     found: list[tuple[str, os.stat_result]]
     unreached: list[str]
-
-    def rest(self, seconds: float) -> str:
-        """What the scan did not reach within its time, for the end of a sentence; empty if it reached everything."""
-        shown = ", ".join(at_most(1, self.unreached, " directories"))
-        return f"; not read to the end within {seconds:.0f} s: {shown}" if shown else ""
 
 
 def scan(top: Path, keep: Callable[[os.stat_result], bool], seconds: float) -> Scan:

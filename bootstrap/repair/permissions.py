@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from ..core.deadlines import SCAN
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
-from ..core.text import at_most
+from ..core.text import at_most, not_reached
 from ..host.files import Scan, has_default_acl, scan
 from ..host.log import LOG
 from ..state.context import Context
@@ -75,7 +75,8 @@ class StorageScan(Step):
             why = f"{acl} has a default ACL that lets others write to new files, so each install makes more of them"
             remedy = (f"setfacl -R -k {ctx.paths.shared}", *(finding.remedy or ("petal-node repair",)))
             finding = replace(finding, why=why, remedy=remedy)
-        return replace(finding, message=finding.message + scanned.rest(BUDGET))
+        rest = not_reached(scanned.unreached, " directories", BUDGET)
+        return replace(finding, message=finding.message + rest)
 
     @abstractmethod
     def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:

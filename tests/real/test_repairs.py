@@ -19,7 +19,7 @@ from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.host.files import path_problem, remove_tree
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
-from bootstrap.repair import permissions
+from bootstrap.repair import permissions, store
 from bootstrap.repair.build_stage import BuildStage
 from bootstrap.repair.killed_run import KilledRun
 from bootstrap.repair.module_files import ChangedModules
@@ -319,3 +319,15 @@ def test_a_changed_spack_package_is_reinstalled_only_with_yes(tmp_path: Path) ->
     found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
     assert found["spack"].outcome is Outcome.CHANGED
     assert (prefix / ".spack" / "install_manifest.json").is_file()
+
+
+def test_a_check_of_files_names_the_packages_that_it_did_not_reach(
+    head: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(head.paths.store.glob("*/hello-*/bin/hello")).unlink()
+    assert MissingFiles().probe(head.context).pending
+    monkeypatch.setattr(store, "BUDGET", 0)
+    for step in (MissingFiles(), ChangedFiles()):
+        finding = step.probe(head.context)
+        assert finding.holds
+        assert finding.message.endswith("; not reached within 0 s: hello 1.0")
