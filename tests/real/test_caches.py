@@ -147,6 +147,19 @@ def test_an_entry_that_was_changed_after_signing_is_refused(cache: Path, key: Ke
     assert "is wrong" in trouble.why
 
 
+def test_every_signature_of_an_entry_must_be_good(cache: Path, key: Key, other: Key, tmp_path: Path) -> None:
+    """gpg calls one of two signatures good, and ends with an error because of the other."""
+    path = put(cache, ZLIB)
+    with open_keyring(System(), tmp_path / "ring", [Origin(str(one.secret)) for one in (key, other)], None) as ring:
+        gpg = ["gpg", *ring.homedir, "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
+        users = ["--local-user", "site@example.org", "--local-user", "other@example.org"]
+        signed = subprocess.run([*gpg, *users, "--clearsign", str(path)], check=False, capture_output=True, text=True)
+        assert signed.returncode == 0, signed.stderr
+    path.with_name(f"{path.name}.asc").rename(path)
+    assert only_trouble(take(tmp_path, mirror_of(cache, key))).code == "cache-unverified"
+    assert take(tmp_path, mirror_of(cache, key, other)).specs == (ZLIB,)
+
+
 def test_an_unsigned_entry_of_a_signed_mirror_is_refused(cache: Path, key: Key, tmp_path: Path) -> None:
     put(cache, ZLIB)
     assert only_trouble(take(tmp_path, mirror_of(cache, key))).why == "it is not signed"
