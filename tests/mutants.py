@@ -58,10 +58,10 @@ def files_of(mutant: Mutant) -> list[str]:
     return [f"tests/{name.replace('/', '/test_')}.py" for name in mutant.tests.split()]
 
 
-def outdated() -> list[str]:
+def outdated(mutants: Sequence[Mutant]) -> list[str]:
     """The mutants whose line is not in its file exactly once."""
-    texts = {mutant.file: (TOP / mutant.file).read_text(encoding="utf-8") for mutant in MUTANTS}
-    return [f"{one.broken}: {one.file}" for one in MUTANTS if texts[one.file].count(one.old) != 1]
+    texts = {mutant.file: (TOP / mutant.file).read_text(encoding="utf-8") for mutant in mutants}
+    return [f"{one.broken}: {one.file}" for one in mutants if texts[one.file].count(one.old) != 1]
 
 
 def copy_repository(target: Path) -> None:
@@ -121,10 +121,10 @@ def main() -> int:
     parser.add_argument("word", nargs="*", help="only mutants whose text or file contains a word")
     parser.add_argument("--write", action="store_true", help=f"rewrite {REPORT.relative_to(TOP)}")
     options = parser.parse_args()
-    if missing := outdated():
+    chosen = [one for one in MUTANTS if not options.word or any(w in f"{one.broken} {one.file}" for w in options.word)]
+    if missing := outdated(chosen):
         print("\n".join(["the list is outdated; the line of these mutants is not in its file once:", *missing]))
         return 2
-    chosen = [one for one in MUTANTS if not options.word or any(w in f"{one.broken} {one.file}" for w in options.word)]
     started, verdicts = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="pm-") as directory:
         copies: SimpleQueue[Path] = SimpleQueue()
