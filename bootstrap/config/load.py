@@ -6,6 +6,7 @@ A rule for several keys of a section is checked only if each of them is valid (m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import ConfigError
@@ -45,7 +46,7 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
         document.add(path, message)
     if config is None or is_unread:
         raise document.error("config-syntax" if is_unread else "config-invalid")
-    return config
+    return replace(config, places={path: document.place(line) for path, line in document.lines.items()})
 
 
 def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.model import plain
@@ -200,7 +200,7 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration."""
+    """The whole configuration. ``places``: FILE:LINE of each key, if it was read from a file."""
 
     stack: str = "none"
     stack_sha256: str | None = None
@@ -212,6 +212,14 @@ class Config:
     install: InstallConfig = InstallConfig()
     check: CheckConfig = CheckConfig()
     software: SeedSoftware = SeedSoftware()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def place(self, key: str) -> str:
+        """A key with the line of the file that it is in: ``petal.yaml:7: packages[0].source``."""
+        place, path = "", key
+        while path and not place:
+            place, path = self.places.get(path, ""), path[: max(path.rfind("."), path.rfind("["), 0)]
+        return f"{place}: {key}" if place else key
 
     @property
     def specs(self) -> tuple[str, ...]:
@@ -235,7 +243,8 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a file contains it. ``load.from_mapping`` returns an equal ``Config``."""
-        raw = plain(self)
+        raw = plain(replace(self, places={}))
+        del raw["places"]
         for section in (raw["spack"], *raw["packages"]):
             section.update(section.pop("origin") or {})
         made: dict[str, Any] = _without_none(raw)

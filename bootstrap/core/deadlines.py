@@ -7,6 +7,7 @@ parts of a hook's budget (``cluster/limits.py``).
 from __future__ import annotations
 
 PROBE = 5.0  # one look at shared storage or a directory that may be on it: it hangs if its server is down
+LOOK = 8.0  # one input of a plan, which asks for all of them at once
 WRITE = 10.0  # one record written to shared storage; systemd waits as long for a stopped unit
 REQUEST = 15.0  # one object of a build cache that may be missing
 COMMAND = 30.0  # a short program: squeue, sinfo, gcc -dumpversion, mount --bind

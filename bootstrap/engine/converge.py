@@ -17,6 +17,7 @@ from ..core.model import Finding, Mode, Outcome, Status, StepReport, blocked, el
 from ..host.log import LOG
 from ..state.context import Context
 from ..steps.base import Step
+from .inputs import look_up, with_answers
 from .run_locks import RunLocks
 
 Listener = Callable[[StepReport], None]
@@ -24,10 +25,18 @@ ENOUGH = (Outcome.OK, Outcome.CHANGED, Outcome.SKIPPED, Outcome.WOULD_CHANGE)
 
 
 def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
-    """What a run would do, step by step, each with its reason. Changes nothing."""
+    """What a run would do, step by step, each with its reason and its inputs. Changes nothing."""
     reports: dict[str, StepReport] = {}
     for step in steps:
         reports[step.name] = _planned(step, ctx, reports)
+    asked = [step for step in steps if reports[step.name].outcome in (Outcome.WOULD_CHANGE, Outcome.BLOCKED)]
+    answers = look_up(asked, ctx)
+    for step in asked:
+        report = reports[step.name]
+        blocked_now = _not_applicable(step, ctx, reports) if report.outcome is Outcome.WOULD_CHANGE else None
+        report = _report(step, blocked_now) if blocked_now else report
+        own = {key: answer for (name, key), answer in answers.items() if name == step.name}
+        reports[step.name] = with_answers(report, own, ctx)
     return tuple(reports.values())
 
 
@@ -101,7 +110,7 @@ def _not_applicable(step: Step, ctx: Context, done: Mapping[str, StepReport]) ->
 
 
 def _planned(step: Step, ctx: Context, done: Mapping[str, StepReport]) -> StepReport:
-    return _report(step, _not_applicable(step, ctx, done) or step.planned(ctx))
+    return _report(step, _not_applicable(step, ctx, done) or step.probe_or_error(ctx))
 
 
 def _run_step(

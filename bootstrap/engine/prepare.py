@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -10,13 +11,14 @@ from ..cluster import detect
 from ..cluster.targets import BuildTargets
 from ..config.model import LMOD_SPEC, Config
 from ..core.deadlines import PROBE
-from ..core.errors import PetalError, ReleaseError, SpackError, UsageError
+from ..core.errors import ConfigError, FetchError, PetalError, Problem, ReleaseError, SpackError, UsageError
 from ..core.facts import External, Facts
 from ..core.model import Mode, Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
 from ..host import systemd
 from ..host.files import make_dir
+from ..host.yaml_text import counted
 from ..lmod.bundle import names_lmod
 from ..lmod.find import image_lmod
 from ..modules import templates
@@ -27,8 +29,12 @@ from ..state.context import Context, Services
 from ..state.desired import DesiredState
 from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import kept_request, kept_role
+from ..steps.module_tree import ModuleTree
+from ..steps.packages import Packages
+from ..steps.spack import SpackStack
 from .configuration import desired_state_on, find_desired_state, mount_in, read_config, restore_desired_state
 from .handover import hand_over
+from .inputs import is_mistake, look_up
 
 
 def prepare(options: Options, services: Services, *, follow: bool = False, may_hand_over: bool = False) -> Context:
@@ -151,19 +157,49 @@ def _sets_desired_state(options: Options, *, follow: bool) -> bool:
 
 def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
     """The context with the release of this configuration and this petal-node; a known stack is not read again."""
-    uses_spack = ctx.config.uses_spack
-    environment = ctx.environment if desired else _environment(ctx)
+    errors: dict[str, PetalError] = {}
+    uses_spack, environment, build_targets = ctx.config.uses_spack, ctx.environment, None
+    if not desired:
+        with _collected(errors, "stack"):
+            environment = _environment(ctx)
     externals = unconfigured(find_externals(ctx.paths, ctx.system) if uses_spack else (), environment, ctx.config.specs)
     facts = detect.with_queues(ctx.facts, ctx.paths) if uses_spack and ctx.config.root_is_shared else ctx.facts
-    queues = facts.cluster.queues
     if ctx.sets_desired_state and ctx.mode is not Mode.IMAGE:
-        check_queue(ctx.config, queues)
-    build_targets = choose_targets(ctx.config, facts, desired)
+        with _collected(errors, "install.queue"):
+            check_queue(ctx.config, facts.cluster.queues)
+    with _collected(errors, "spack.target"):
+        build_targets = choose_targets(ctx.config, facts, desired)
+    ctx = replace(ctx, facts=facts, environment=environment, build_targets=build_targets, externals=externals)
+    if errors:
+        raise _together(errors, ctx)
     inputs = {**environment, "system": _scope_inputs(ctx, externals)}
-    release = release_id(ctx.config, facts.host, inputs, templates.digest(), build_targets)
-    return replace(
-        ctx, facts=facts, release=release, environment=environment, build_targets=build_targets, externals=externals
-    )
+    return replace(ctx, release=release_id(ctx.config, facts.host, inputs, templates.digest(), build_targets))
+
+
+@contextmanager
+def _collected(errors: dict[str, PetalError], key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, FetchError) as error:
+        errors[key] = error
+
+
+def _together(errors: dict[str, PetalError], ctx: Context) -> PetalError:
+    """All mistakes that are found before the steps; in a plan also those of the steps' inputs."""
+    if ctx.options.command == "plan":
+        known = [Packages(), SpackStack(), *([] if "stack" in errors else [ModuleTree()])]
+        answers = look_up(known, replace(ctx, release=ctx.release or "unknown"))
+        wrong = {key: answer for (_, key), answer in answers.items() if is_mistake(answer, ctx)}
+        errors = {**errors, **{key: error for key, error in wrong.items() if isinstance(error, PetalError)}}
+    first = next(iter(errors.values()))
+    if len(errors) == 1:
+        return first
+    problems: list[Problem] = []
+    for key, error in errors.items():
+        own = error.problems if isinstance(error, ConfigError) else ()
+        problems += own or [Problem(key, str(error), ctx.config.places.get(key, ""))]
+    remedy = dict.fromkeys(line for error in errors.values() for line in error.remedy)
+    return ConfigError(f"the configuration has {counted(problems)}", problems, remedy=remedy, code=first.code)
 
 
 def choose_targets(config: Config, facts: Facts, desired: DesiredState | None) -> BuildTargets:

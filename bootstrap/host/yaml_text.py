@@ -59,7 +59,11 @@ class Document:
 
     def report(self, line: int, path: str, message: str) -> None:
         """Adds a mistake at a line."""
-        self.problems.append(Problem(path, message, f"{PurePosixPath(self.name).name}:{line}"))
+        self.problems.append(Problem(path, message, self.place(line)))
+
+    def place(self, line: int) -> str:
+        """A line in messages."""
+        return f"{PurePosixPath(self.name).name}:{line}"
 
     def add(self, path: str, message: str) -> None:
         """Adds a mistake of a value, at the line of its key, or of the nearest section if the key is missing."""

@@ -138,13 +138,3 @@ def by_nodes(pairs: Iterable[tuple[K, str]]) -> list[tuple[str, K]]:
 def count(number: int, word: str) -> str:
     """``1 package``, ``2 packages``."""
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def human(number: int) -> str:
-    """``1.5 GiB``."""
-    size = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -28,6 +28,7 @@ class Family(ABC):
         sections: the sections of configuration that affect a build, each with an empty value.
         cache_layout: the layout of the build caches that it writes and reads.
         newest_python: the newest Python that it supports.
+        newest_api: the newest package API of recipes that it reads (lib/spack/spack/__init__.py).
         parallel: ``spack install`` has ``-p N``, the number of packages that are built at once.
         bootstraps_from: the sources of clingo in Spack's defaults that are binaries. Their checksums are in its tree.
     """
@@ -39,6 +40,7 @@ class Family(ABC):
     sections: Mapping[str, Any]
     cache_layout: Layout
     newest_python: tuple[int, int]
+    newest_api: tuple[int, int]
     parallel: bool
     bootstraps_from: tuple[str, ...]
 
@@ -81,6 +83,7 @@ class V023(Family):
     sections: Mapping[str, Any] = {**SECTIONS, "repos": []}
     cache_layout = V2()
     newest_python = (3, 13)
+    newest_api = (1, 0)
     parallel = False
     bootstraps_from = ("github-actions-v0.6", "github-actions-v0.5")
 
@@ -109,6 +112,7 @@ class V11(Family):
     sections: Mapping[str, Any] = {**SECTIONS, "repos": {}, "toolchains": {}}
     cache_layout = V3()
     newest_python = (3, 14)
+    newest_api = (2, 4)
     parallel = True
     bootstraps_from = ("github-actions-v2", "github-actions-v0.6")
 

@@ -97,7 +97,7 @@ def _install_below(top: Path, spack: SpackConfig) -> SpackInstall:
 
 def is_ready(program: SpackInstall) -> bool:
     """True if nothing has to be fetched."""
-    return all(_is_whole(origins, directory) for origins, directory in program.sources)
+    return all(is_whole(origins, directory) for origins, directory in program.sources)
 
 
 def ensure(program: SpackInstall, paths: Paths, region: str | None, seconds: float = FETCH) -> None:
@@ -110,20 +110,40 @@ def ensure(program: SpackInstall, paths: Paths, region: str | None, seconds: flo
     for origins, directory in program.sources:
         unpacker = unpack_wheel if directory == program.clingo else unpack
         fetch_missing(origins, directory, unpacker, paths, region, seconds)
-    version = version_of(program.tree)
+    check_version(program, version_of(program.tree))
+    repository = program.recipes / "repo.yaml"
+    check_recipes(program, repository.read_text(encoding="utf-8", errors="replace") if repository.is_file() else None)
+
+
+def check_version(program: SpackInstall, version: str | None) -> None:
+    """Refuses a source of Spack that has another version than the configuration: SpackError ``spack-source``."""
     if version != program.version:
         raise SpackError(
-            f"{program.tree} is not Spack {program.version}",
+            f"{program.sources[0].origins[0].source} is not Spack {program.version}",
             why=f"it is {version}" if version else "it contains no Spack",
             remedy="correct spack.version or spack.source in the configuration",
             code="spack-source",
         )
-    if not (program.recipes / "repo.yaml").is_file():
-        raise SpackError(
-            f"the source of the recipes contains none: {program.recipes}/repo.yaml is missing",
-            remedy=f"use a release of github.com/spack/{program.family.recipes_from}",
-            code="spack-source",
-        )
+
+
+def check_recipes(program: SpackInstall, text: str | None) -> str:
+    """Refuses recipes that are missing, or that need a newer Spack, by their repo.yaml; returns their API.
+
+    Raises:
+        SpackError: ``spack-source``.
+    """
+    newest = program.family.newest_api
+    found = re.search(r"^\s*api:\s*['\"]?v?(\d+)\.(\d+)", text or "", re.MULTILINE)
+    api = (int(found[1]), int(found[2])) if found else (1, 0)
+    if text is not None and api <= newest:
+        return f"recipes for the package API {api[0]}.{api[1]}"
+    what = "the source of the recipes contains none"
+    why = f"{program.recipes}/repo.yaml is missing"
+    if text is not None:
+        what = f"Spack {program.version} cannot read these recipes"
+        why = f"they need the package API {api[0]}.{api[1]}, and it has {newest[0]}.{newest[1]}"
+    remedy = f"use a release of github.com/spack/{program.family.recipes_from}"
+    raise SpackError(what, why=why, remedy=remedy, code="spack-source")
 
 
 def key_at(tree: Path) -> str:
@@ -177,7 +197,8 @@ def _key(origins: Sequence[Origin]) -> str:
     return "-".join(keys)
 
 
-def _is_whole(origins: Sequence[Origin], directory: Path) -> bool:
+def is_whole(origins: Sequence[Origin], directory: Path) -> bool:
+    """True if the origins are unpacked there, or the origin is this directory."""
     if local_path(origins[0].source) == directory:
         return True
     try:
@@ -199,9 +220,9 @@ def fetch_missing(
     Raises:
         FetchError, PackageError: with the source as the configuration names it.
     """
-    if _is_whole(origins, directory):
+    if is_whole(origins, directory):
         return
-    with staged_dir(directory, keep=lambda: _is_whole(origins, directory)) as part:
+    with staged_dir(directory, keep=lambda: is_whole(origins, directory)) as part:
         for origin in origins:
             with private_dir(paths.scratch / _key((origin,))) as scratch:
                 archive, kept = scratch / "archive", paths.scratch / f"{_key((origin,))}.part"
@@ -213,7 +234,11 @@ def fetch_missing(
 def version_of(tree: Path) -> str | None:
     """The version of Spack in a tree, None if the tree has no Spack."""
     source = tree / "lib" / "spack" / "spack" / "__init__.py"
-    text = source.read_text(encoding="utf-8", errors="replace") if source.is_file() else ""
+    return version_in(source.read_text(encoding="utf-8", errors="replace") if source.is_file() else "")
+
+
+def version_in(text: str) -> str | None:
+    """The version of Spack by the text of its ``__init__.py``."""
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     return found.group(1) if found else None
 

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 from ..cluster import targets
 from ..cluster.targets import BuildTargets
-from ..config.model import Config
+from ..config.model import Config, Origin
+from ..core.deadlines import LOOK
 from ..core.errors import PetalError
 from ..core.facts import External, Facts, Mount, followed
 from ..core.model import Mode, NodeReport, Role, StepReport, Tool
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.system import System
+from ..remote.fetch import Source, local_path
 from .desired import DesiredState
 from .release import Manifest, build_targets_of, tree_name
 
@@ -175,6 +177,15 @@ class Context:
     def mount_at(self, path: Path | str) -> Mount | None:
         """The mount at a path, or at the target of a link, at this moment."""
         return replace(self.facts, mounts=self.system.mounts()).mount_of(str(path))
+
+    def is_mounted_later(self, uri: str) -> bool:
+        """True for a local path on shared storage that a run mounts first."""
+        path = local_path(uri)
+        return path is not None and self.paths.live and self.mounted is None and self.paths.shared_mount in path.parents
+
+    def source_of(self, origin: Origin) -> Source:
+        """An input of the configuration, for a plan that looks at it."""
+        return Source(origin.source, origin.sha256, self.facts.cluster.region, LOOK)
 
     @property
     def desired_release(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
@@ -13,6 +13,10 @@ from ..core.errors import DeadlineExceeded, PetalError, from_error
 from ..core.model import Finding, Outcome, Role, Scope, Severity, StepReport, refused
 from ..core.options import IMAGES
 from ..state.context import Context
+
+# Returns an input in a few words, or an empty string; raises PetalError or OSError if it cannot be used. It runs in a
+# thread, and may hang.
+Question = Callable[[], str]
 
 
 class Run(Enum):
@@ -109,22 +113,13 @@ class Step(Check):
         except (PetalError, OSError) as error:
             return refused(from_error(error, ctx.paths.shared_mount))
 
-    def planned(self, ctx: Context) -> Finding:
-        """Its probe for a plan: if changes are pending, and their input is missing, that error."""
-        finding = self.probe_or_error(ctx)
-        if finding.pending:
-            try:
-                self.require_input(ctx)
-            except (PetalError, OSError) as error:
-                return refused(from_error(error, ctx.paths.shared_mount))
-        return finding
-
-    def require_input(self, ctx: Context) -> None:
-        """Called by a plan if changes are pending. A run finds out by itself, and a check compares only the result.
+    def inputs(self, ctx: Context) -> Mapping[str, Question]:  # noqa: ARG002
+        """What the apply reads, by the key of the configuration. Asked by a plan, if the step is not satisfied.
 
         Raises:
-            PetalError, OSError: the input of the apply is missing, so the apply would fail.
+            PetalError, OSError: that is not known; nothing is asked.
         """
+        return {}
 
     @abstractmethod
     def apply(self, ctx: Context) -> None:

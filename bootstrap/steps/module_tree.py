@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..core.errors import ModulesError, StateError
 from ..core.model import Finding, Severity, change, satisfied
 from ..core.text import at_most
+from ..modules import expected
 from ..modules.spider import is_missing
 from ..modules.tree import files_of, is_lost, missing_of_users, tree_of, unlisted, write_caches, write_trees
 from ..spack.workspace import missing_packages, module_tree
 from ..state.context import Context
 from ..state.release import ModuleIndex, read_index
-from .base import ON_NODES, ClusterStep, Run
+from .base import ON_NODES, ClusterStep, Question, Run
 from .packages import Packages
 from .root import WAY_TO_STORAGE
 from .spack import SpackStack
@@ -39,6 +41,10 @@ class ModuleTree(ClusterStep):
                 code="modules-config",
             )
         return _change_of_files(ctx) or _cache(ctx)
+
+    def inputs(self, ctx: Context) -> Mapping[str, Question]:
+        """The modules that the configuration names."""
+        return expected.questions(ctx)
 
     def apply(self, ctx: Context) -> None:
         if _change_of_files(ctx):

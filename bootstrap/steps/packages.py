@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from ..config.model import PackageConfig
-from ..core.deadlines import PROBE
 from ..core.errors import DISK_ERRORS, FetchError, PackageError, from_os_error
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import make_dir, read_json
-from ..remote.fetch import Source, download, local_path, require_file
+from ..remote.fetch import Source, download
+from ..remote.look import look_at
 from ..remote.tarball import unpack
 from ..state.context import Context
 from ..state.release import RECEIPT, package_prefix
-from .base import ON_NODES, ClusterStep, Run
+from .base import ON_NODES, ClusterStep, Question, Run
 from .root import WAY_TO_STORAGE, Root
 
 FILES = ".petal/files.json"
@@ -49,13 +49,13 @@ class Packages(ClusterStep):
             return change(f"missing packages: {len(missing)} of {len(ctx.config.packages)}", *lines)
         return satisfied(f"installed packages: {len(ctx.config.packages)}, all of the configuration")
 
-    def require_input(self, ctx: Context) -> None:
-        """A local tarball, which may be on another mount, but not on shared storage that a run mounts first."""
-        for package in ctx.config.packages:
-            path = local_path(package.origin.source) if package.origin and not _is_whole(ctx, package) else None
-            if path is not None and not _is_mounted_later(ctx, path):
-                with _naming(package):
-                    ctx.system.on_storage(partial(require_file, path), path, PROBE)
+    def inputs(self, ctx: Context) -> Mapping[str, Question]:
+        """Tarballs that are not unpacked yet, except on shared storage that a run mounts first."""
+        asked: dict[str, Question] = {}
+        for number, package in enumerate(ctx.config.packages):
+            if package.origin and not _is_whole(ctx, package) and not ctx.is_mounted_later(package.origin.source):
+                asked[f"packages[{number}].source"] = partial(look_at, ctx.source_of(package.origin))
+        return asked
 
     def apply(self, ctx: Context) -> None:
         for package in ctx.config.packages:
@@ -74,10 +74,6 @@ def _is_whole(ctx: Context, package: PackageConfig) -> bool:
         return prefix.is_dir()
     receipt = read_json(prefix / RECEIPT)
     return receipt is not None and receipt.get("sha256") == package.origin.sha256
-
-
-def _is_mounted_later(ctx: Context, path: Path) -> bool:
-    return ctx.paths.live and ctx.mounted is None and ctx.paths.shared_mount in path.parents
 
 
 @contextmanager

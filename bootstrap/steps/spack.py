@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +12,8 @@ from ..core.model import Finding, accepted, change, elsewhere, satisfied
 from ..core.text import at_most
 from ..host.log import LOG
 from ..lmod.build import lacks_only_lmod
-from ..spack import database
-from ..spack.cache.mirror import MirrorReader
+from ..spack import database, sources
 from ..spack.externals import find_compiler
-from ..spack.families import FAMILIES
 from ..spack.lockfile import Locked, locked_specs
 from ..spack.program import ensure, is_ready, locate, version_of
 from ..spack.solve import preview, stack_lockfile
@@ -24,7 +22,7 @@ from ..spack.workspace import adds_lmod, check_compiler, lockfile_of, release_sp
 from ..state.context import Context
 from ..state.release import check_queue
 from ..state.store import failure_of, save_failure
-from .base import ON_NODES, ClusterStep, Run
+from .base import ON_NODES, ClusterStep, Question, Run
 from .root import WAY_TO_STORAGE, Root
 from .self_install import SelfInstall
 
@@ -61,6 +59,10 @@ class SpackStack(ClusterStep):
         if damage:
             return change(damage, "restore the database from its newest copy, or make it again from complete packages")
         return _compare(ctx, specs, missing)
+
+    def inputs(self, ctx: Context) -> Mapping[str, Question]:
+        """Sources, mirrors and the queue that builds."""
+        return sources.questions(ctx) if ctx.config.uses_spack else {}
 
     def apply(self, ctx: Context) -> None:
         for note in _target_notes(ctx):
@@ -107,12 +109,7 @@ def _not_locked(ctx: Context) -> Finding:
 
 
 def _caches(ctx: Context) -> Iterator[str]:
-    """The build caches; a plan also looks whether they can have packages for this Spack."""
-    layout = FAMILIES[ctx.config.spack.family].cache_layout
-    for name, mirror in ctx.config.spack.caches.items():
-        reader = MirrorReader(name, mirror, layout, ctx.facts.cluster.region, ctx.paths.scratch)
-        problem = reader.problem() if ctx.options.command == "plan" else None
-        yield f"({problem})" if problem else f"use packages of build cache {name}, {mirror.url}"
+    return (f"use packages of build cache {name}, {mirror.url}" for name, mirror in ctx.config.spack.caches.items())
 
 
 def _accept_or_raise(ctx: Context, error: SpackError) -> None:

@@ -278,7 +278,7 @@ CACHED = "spack: {{mirrors: {{site: {}}}}}"
         ("{url: /c, keys: [{source: /k}], push: true}", "spack.mirrors.site.signing_key", "is required to push"),
         ("{url: /c, keys: [{source: 's3://b/k'}]}", "spack.mirrors.site.keys[0].sha256", "sha256sum"),
         ("{url: 'oci://ecr.example.org/cache', signed: false}", "spack.mirrors.site.url", "Spack signs no packages"),
-        ("{url: 'oci+http://localhost/cache'}", "spack.mirrors.site.url", "is a container registry"),
+        ("{url: 'oci+http://localhost/cache', signed: false}", "spack.mirrors.site.url", "is a container registry"),
         ("{url: /c, signd: false}", "spack.mirrors.site.signd", "did you mean 'signed'"),
     ],
 )

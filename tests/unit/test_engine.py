@@ -137,11 +137,11 @@ def test_only_a_plan_searches_the_tarballs_and_none_on_storage_that_a_run_mounts
     for command in ("plan", "check", "repair"):
         assert step.probe(typed(world.context, command=command)).pending
     world.mounts = ()
-    assert step.planned(world.context).pending
+    assert engine.plan([step], world.context)[0].outcome is Outcome.WOULD_CHANGE
     world.mounts = mounts
-    finding = step.planned(world.context)
-    assert (finding.blocked, finding.code) == (True, "fetch-missing")
-    assert finding.message.startswith("p 1: ")
+    (report,) = engine.plan([step], world.context)
+    assert (report.outcome, report.error["code"] if report.error else "") == (Outcome.BLOCKED, "fetch-missing")
+    assert "petal.yaml:2: packages[0].source: " in report.reason
 
 
 def test_an_accepted_failure_blocks_no_step_and_degrades_the_run(ctx: Context) -> None:

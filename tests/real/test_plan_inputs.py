@@ -1,0 +1,185 @@
+"""A plan looks at everything that the configuration names: real files, moto's S3, tarballs, and no network."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.core.facts import Mount, Queue
+from bootstrap.core.model import Outcome, StepReport
+from bootstrap.engine import converge as engine
+from bootstrap.engine import inputs
+from bootstrap.host import deadline
+from bootstrap.host.files import sha256_of
+from bootstrap.remote.fetch import Source
+from bootstrap.remote.look import look_at
+from bootstrap.steps.module_tree import ModuleTree
+from bootstrap.steps.packages import Packages
+from bootstrap.steps.spack import SpackStack
+from tests.real.nodes import petal
+from tests.world import FakeSystem, World, tarball
+
+INIT = "lib/spack/spack/__init__.py"
+REPO = "repos/spack_repo/builtin/repo.yaml"
+SHA = "ab" * 32
+
+
+class Guarded(FakeSystem):
+    """The world's node, with real child processes for calls with a deadline."""
+
+    def with_deadline(self, action: Any, seconds: float, error: Any = None) -> Any:
+        return deadline.with_deadline(action, seconds, error)
+
+
+def planned(tmp_path: Path, text: str, **options: Any) -> dict[str, StepReport]:
+    world = World(tmp_path / "head", config_text=text, **options)
+    world.system = Guarded(world)
+    return {report.name: report for report in engine.plan([Packages(), SpackStack(), ModuleTree()], world.context)}
+
+
+def with_sources(tmp_path: Path, version: str = "1.1.1", api: str = "v2.2", more: str = "") -> str:
+    spack = tarball(tmp_path / "s.tar.gz", {f"spack/{INIT}": f'__version__ = "{version}"\n', "spack/bin/spack": "#!"})
+    recipes = tarball(tmp_path / "r.tar.gz", {f"recipes/{REPO}": f"repo:\n  namespace: builtin\n  api: {api}\n"})
+    return (
+        f"spack:\n  source: {spack}\n  sha256: {sha256_of(spack)}\n"
+        f"  recipes: {{source: {recipes}, sha256: {sha256_of(recipes)}}}\n  specs: [zlib@1.3.1]\n{more}"
+    )
+
+
+def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(tmp_path: Path, s3: Any) -> None:
+    s3.create_bucket(Bucket="petal")
+    s3.put_object(Bucket="petal", Key="a.tar.gz", Body=b"x" * 2048)
+    good = tarball(tmp_path / "good.tar.gz", {"a/b": "c"})
+    lines = [
+        "stack: none\npackages:",
+        f"- {{name: good, version: '1', source: {good}, sha256: {sha256_of(good)}}}",
+        f"- {{name: changed, version: '1', source: {good}, sha256: {SHA}}}",
+        f"- {{name: gone, version: '1', source: file://{tmp_path}/gone.tar.gz, sha256: {SHA}}}",
+        f"- {{name: object, version: '1', source: 's3://petal/a.tar.gz', sha256: {SHA}}}",
+        f"- {{name: key, version: '1', source: 's3://petal/nokey', sha256: {SHA}}}",
+        f"- {{name: bucket, version: '1', source: 's3://no-such-bucket/a', sha256: {SHA}}}",
+        f"- {{name: silent, version: '1', source: 'https://127.0.0.1:9/a', sha256: {SHA}}}",
+    ]
+    config = tmp_path / "petal.yaml"
+    config.write_text("\n".join(lines))
+    (tmp_path / "node/shared").mkdir(parents=True)
+    started = time.monotonic()
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
+    variables = {name: os.environ[name] for name in names}
+    done = petal(tmp_path / "node", "plan", "--config", str(config), PETAL_FETCH_SECONDS="1", **variables)
+    assert time.monotonic() - started < 10
+    assert done.returncode == 3, done.stderr
+    for line, answer in enumerate(
+        ("checksum verified", "not have the expected checksum", "does not exist", "2.0 KiB", "does not exist"), 3
+    ):
+        assert any(f"petal.yaml:{line}: packages[{line - 3}].source: " in each and answer in each
+                   for each in done.stdout.splitlines()), done.stdout  # fmt: skip
+    assert "petal.yaml:8: packages[5].source: the bucket of s3://no-such-bucket/a does not exist" in done.stdout
+    assert "petal.yaml:9: packages[6].source: not checked: " in done.stdout
+    assert "4 of its 7 inputs cannot be used" in done.stdout
+
+
+def test_a_local_tarball_is_read_once(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(1 << 20) * 8)
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    assert look_at(Source(str(big), sha256_of(big)), lambda stream: str(len(stream.read(100)))) == (
+        "8.0 MiB, checksum verified, 100"
+    )
+    assert read() - before < 2.2 * big.stat().st_size, "once here, and once by sha256_of in this test"
+
+
+@pytest.mark.parametrize("is_remote", [False, True], ids=["local", "s3"])
+def test_the_version_in_spacks_tarball_is_compared(tmp_path: Path, s3: Any, is_remote: bool) -> None:
+    text = with_sources(tmp_path, "1.0.2", "v2.9")
+    if is_remote:
+        s3.create_bucket(Bucket="petal")
+        for name in ("s.tar.gz", "r.tar.gz"):
+            s3.upload_file(str(tmp_path / name), "petal", name)
+        text = text.replace(f"{tmp_path}/s", "s3://petal/s")
+    report = planned(tmp_path, text)["spack"]
+    assert report.outcome is Outcome.BLOCKED
+    assert (report.error or {})["code"] == "spack-source"
+    assert "is not Spack 1.1.1: it is 1.0.2" in report.reason
+    assert "they need the package API 2.9, and it has 2.4" in report.reason
+
+
+def test_fitting_sources_are_named_in_the_plan(tmp_path: Path) -> None:
+    report = planned(tmp_path, with_sources(tmp_path))["spack"]
+    assert report.outcome is Outcome.WOULD_CHANGE
+    assert "petal.yaml:2: spack.source: " in report.reason
+    assert "checksum verified, Spack 1.1.1" in report.reason
+    assert "recipes for the package API 2.2" in report.reason
+
+
+@pytest.mark.parametrize("member", ["vendor/bin/tool", f"{INIT}/deep/{INIT}"])
+def test_a_tarball_or_directory_without_spack_is_refused(tmp_path: Path, member: str) -> None:
+    text = with_sources(tmp_path)
+    old = sha256_of(tmp_path / "s.tar.gz")
+    new = sha256_of(tarball(tmp_path / "s.tar.gz", {f"a/b/{member}": '__version__ = "1.1.1"\n'}))
+    assert "it contains no Spack" in planned(tmp_path, text.replace(old, new))["spack"].reason
+    (tmp_path / "s").mkdir()
+    text = text.replace(f"{tmp_path}/s.tar.gz", f"{tmp_path}/s").replace(f"  sha256: {old}\n", "")
+    assert "it contains no Spack" in planned(tmp_path, text)["spack"].reason
+
+
+def test_names_of_modules_that_the_stack_cannot_have_are_refused(tmp_path: Path) -> None:
+    more = "modules:\n  defaults: [zlib/1.2, tool]\ncheck:\n  load: [site/1, zlib/1.3.1, other]\n"
+    packages = "packages:\n- {name: tool, version: '1', prefix: /usr, requires: [nosuch]}\n"
+    (tmp_path / "head").mkdir()
+    modules = tmp_path / "head/opt/modules/site"
+    modules.mkdir(parents=True)
+    (modules / "1.lua").touch()
+    text = with_sources(tmp_path, more=f"{more}{packages}").replace("modules:\n", "modules:\n  paths: [/opt/modules]\n")
+    report = planned(tmp_path, text)["module-tree"]
+    assert (report.error or {})["code"] == "modules-config"
+    assert "petal.yaml:8: modules.defaults[0]: the release will have no module zlib/1.2" in report.reason
+    assert "petal.yaml:10: check.load[2]: no spec of the stack is named other" in report.reason
+    assert report.reason.count("\n") == 3, report.reason
+    alone = planned(tmp_path, f"stack: none\n{more}{packages}".replace("[site/1, zlib/1.3.1, other]", "[toool]"))
+    assert "check.load[0]: the release will have no module toool: did you mean 'tool'?" in alone["module-tree"].reason
+
+
+def test_a_queue_that_cannot_build_and_sources_that_it_does_not_see_are_refused(tmp_path: Path) -> None:
+    queues = (Queue("arm", ("c7g.large",)), Queue("q1", ("c6a.large",)))
+    mounts = (Mount("/dev/nvme0n1p1", "/", "ext4", ()), Mount("/dev/nvme1n1", "/shared", "ext4", ("rw",)))
+    text = with_sources(tmp_path).replace(f"{tmp_path}/s.tar.gz", str(tmp_path / "s"))
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("  sha256"))
+    (tmp_path / "s" / INIT).parent.mkdir(parents=True)
+    (tmp_path / "s" / INIT).write_text('__version__ = "1.1.1"\n')
+    (tmp_path / "m").mkdir()
+    text += f"\n  mirrors: {{m: {tmp_path}/m}}\n  target: x86_64_v3\ninstall: {{where: slurm, queue: arm}}\n"
+    world = World(tmp_path / "head", config_text=text, queues=queues, live=True)
+    world.system, world.mounts = Guarded(world), mounts
+    world.system.answers["sinfo"] = lambda _: "arm|up|infinite\nq1|up|infinite\n"
+    answers = inputs.look_up([SpackStack()], world.context)
+    wrong = {key: str(error) for (_, key), error in answers.items() if not isinstance(error, str)}
+    assert set(wrong) == {"install.queue", "spack.source", "spack.mirrors.m.url"}
+    assert "they are aarch64" in wrong["install.queue"]
+    assert "is on a disk of this head node" in wrong["spack.source"]
+    world.system.answers["sinfo"] = lambda _: "q1|up|infinite\n"
+    answers = inputs.look_up([SpackStack()], replace(world.context, facts=world.context.facts))
+    assert "is not a queue of this cluster" in str(answers["spack", "install.queue"])
+
+
+def test_a_source_that_never_answers_is_named_after_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "SECONDS", 0.5)
+    os.mkfifo(tmp_path / "hangs")
+    monkeypatch.setattr("bootstrap.remote.look.require_file", lambda _: None)
+    text = f"packages: [{{name: a, version: '1', source: {tmp_path}/hangs, sha256: {SHA}}}]"
+    started = time.monotonic()
+    report = planned(tmp_path, text)["packages"]
+    assert time.monotonic() - started < 5
+    assert report.outcome is Outcome.WOULD_CHANGE
+    assert "packages[0].source: not checked: no answer within" in report.reason
