@@ -208,7 +208,7 @@ def remove(ctx: Context, plan: Cleanup) -> None:
     """Carries out a plan, and logs what it removes. If it is killed, the next ``gc`` removes the rest.
 
     A release is renamed first, so that a half-removed one is never in use, also after a power cut; its packages are
-    removed after it. Spack writes its database, so its packages are removed when the others have freed space.
+    removed after it. Spack writes its database, which on full storage needs the space of the removed prefixes first.
 
     Raises:
         LockLost: another process may be installing.
@@ -224,16 +224,13 @@ def remove(ctx: Context, plan: Cleanup) -> None:
         ctx.confirm()
         _remove(file.path, file.size)
     for package in plan.packages:
-        if not package.hash:
-            ctx.confirm()
-            _remove(package.prefix, package.size)
-    built = [package for package in plan.packages if package.hash]
+        ctx.confirm()
+        _remove(package.prefix, package.size)
+    built = [package.hash for package in plan.packages if package.hash]
     if built:
         ctx.confirm()
-        ctx.note(f"removing {len(built)} packages of Spack")
-        open_spack(ctx, ctx.targets[0]).uninstall([package.hash for package in built])
-        for package in built:
-            LOG.info("removed %s, %d bytes", package.prefix, package.size, extra={"step": "gc"})
+        ctx.note(f"removing {len(built)} packages from Spack's database")
+        open_spack(ctx, ctx.targets[0]).uninstall(built)
     keep_reserve(ctx)
 
 

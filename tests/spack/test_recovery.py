@@ -6,19 +6,22 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bootstrap.core.model import Outcome, Status
+from bootstrap.commands.releases import gc, rollback
+from bootstrap.core.model import Outcome, Role, Status
+from bootstrap.core.options import Options
 from bootstrap.core.paths import Paths
 from bootstrap.host.system import System
 from bootstrap.spack import database
 from tests.disks import LoopDisk, mounted
 from tests.spack.conftest import Site, manifests
 from tests.spack.test_spack import BOTH, bootstrap, steps, store_of
+from tests.world import services
 
 
 def _index(store: Path) -> dict[str, Any]:
@@ -247,3 +250,13 @@ def test_a_full_disk_during_a_build_is_reported_and_the_next_run_continues(
         assert error is not None
         assert (error["code"], error["what"]) == ("file-quota", "a quota is reached, so packages are not installed")
         assert error["remedy"][0].startswith(f"quota -v; df -h {store}")
+
+    with suppress(OSError), (disk / "of-a-user").open("wb", buffering=0) as user:
+        while full == "store":
+            user.write(bytes(4096))
+    options = Options("gc", root=prefix, role=Role.HEAD, release=first.release, keep=1, yes=True)
+    rollback(options, services(System()))
+    removed = gc(options, services(System())).data
+    assert [package.prefix.name[:4] for package in removed.packages] == ["fat-"]
+    assert manifests(store) == whole
+    assert database.compare(store).index_agrees
