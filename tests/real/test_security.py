@@ -389,8 +389,8 @@ def test_a_configuration_uri_with_a_secret_is_refused_and_not_printed(
 
 def test_no_credentials_are_requested_without_s3(node: Path, cloud: Cloud, tmp_path: Path) -> None:
     config = configuration(tmp_path, package(tmp_path))
-    for verb in (["bootstrap"], ["plan"], ["status", "--verbose"], ["check"]):
-        argv = [*verb, "--config", str(config)]
+    named = ["--config", str(config)]
+    for argv in (["bootstrap", *named], ["plan", *named], ["status", "--verbose"], ["check"]):
         assert petal(node, *argv, **environment(cloud)).returncode in (0, 3)
     assert cloud.requests == []
 
