@@ -7,7 +7,7 @@ EXAMPLES ?= 10000
 SEED := $(or $(SEED),$(shell date +%s))
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check stacks seeds torture kills mutants house clean
+.PHONY: help demo test fuzz check format dist lab lab-down spack venv bench bench-install bench-modules bench-start bench-hooks bench-layouts bench-login bench-adopt bench-check bench-status stacks seeds torture kills mutants house clean
 
 help: ## this list
 	@echo "petal-node: make TARGET"
@@ -78,6 +78,9 @@ bench-adopt: dist ## how long a new head node takes to adopt storage with the de
 
 bench-check: dist ## time of the check of 2 and of 200 nodes (ARGS="--runs 9")
 	@$(PY) -m tests.lab.bench_check $(ARGS)
+
+bench-status: venv ## time of status, gc and check with 1,000 nodes on storage that needs 1 ms an operation (root)
+	@$(PY) -m tests.real.bench_status $(ARGS)
 
 stacks: venv ## solves every stack of spack_envs/ with all recipes, and records it (ARGS="starter" for one)
 	@$(PY) -m tests.spack.record_stacks $(ARGS)

@@ -12,7 +12,7 @@
 # 1. A failure is one line on stdout, on stderr and in /var/log/petal-node.log.
 #
 #   PETAL_FETCH_SECONDS  time to find the archive (default: 60; 6 on compute and login nodes, whose hooks end within 10 s)
-#   AWS_ENDPOINT_URL     another S3
+#   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE, ...: as for the tool (docs/configuration.md)
 #   PETAL_PREFIX         for tests and image builds: prefix of every path; the tool gets it as --root
 #
 # POSIX sh. ASCII only: ParallelCluster decodes stderr as UTF-8, and a byte that is not UTF-8 fails the node.
@@ -33,11 +33,9 @@ unit=$prefix/etc/systemd/system/petal-node-hook.service
 facts="$prefix/etc/chef/dna.json $prefix/etc/parallelcluster/cfnconfig"
 package='' sha256='' strict='' role='' child=''
 retrying=${PETAL_HOOK_RETRY-}
-unset PETAL_HOOK_RETRY PETAL_HOOK_STARTED
-if [ -z "$retrying" ]; then
-    read -r PETAL_HOOK_STARTED _ </proc/uptime # the tool subtracts the time of this script from its own limit
-    export PETAL_HOOK_STARTED
-fi
+unset PETAL_HOOK_RETRY
+read -r PETAL_HOOK_STARTED _ </proc/uptime # the tool subtracts the time of this script from its own limit
+export PETAL_HOOK_STARTED
 part=$incoming/.part.$$
 trap '[ -z "$child" ] || kill "$child" 2>/dev/null; rm -f "$part" "$part".*' EXIT
 trap 'exit 143' TERM INT HUP
@@ -107,7 +105,7 @@ set_deadline() {
     ! grep -Eqs '^cfn_node_type="?(ComputeFleet|LoginNode)|"node_type"[[:space:]]*:[[:space:]]*"(ComputeFleet|LoginNode)"' $facts || budget=6
     case $role in head) budget=60 ;; compute | login) budget=6 ;; esac
     case ${PETAL_FETCH_SECONDS-} in '' | *[!0-9]*) ;; *) budget=$PETAL_FETCH_SECONDS ;; esac
-    patience=$((budget / 20 + 1)) # for the first answer of a mount
+    patience=$((budget / 20 + 1)) # seconds for the first answer of a mount; a client tries as often before it gives its reason
     [ -z "$retrying" ] || budget=60
     clock
     deadline=$((now + budget))
@@ -163,13 +161,16 @@ from_storage() {
 
 from_package() {
     : >"$part.error" || fail_local
-    outcome=0
+    outcome=0 ca=$part.ca # the authorities that the tool trusts: those of the system, and of the variables of any program
+    sed '' "${AWS_CA_BUNDLE:-/dev/null}" "${REQUESTS_CA_BUNDLE:-/dev/null}" "${CURL_CA_BUNDLE:-/dev/null}" "${SSL_CERT_FILE:-/dev/null}" \
+        "${SSL_CERT_DIR:-/dev/null}"/* /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem >"$ca" 2>/dev/null
+    grep -q 'BEGIN CERTIFICATE' "$ca" || ca=''
     case $package in
     file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
     s3://*) from_s3 || outcome=$? ;;
     https://*)
         limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
-            --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" \
+            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" \
             >/dev/null 2>"$part.error" || outcome=$?
         ;;
     esac
@@ -181,30 +182,48 @@ from_package() {
         "upload the right file, or correct --sha256"
 }
 
-# The client retries by itself (AWS_MAX_ATTEMPTS). Without credentials the object may still be public.
+# get-object, because HeadObject of `aws s3 cp` has no reason in its answer. The client retries by itself and follows the
+# region that S3 names. Without credentials the object may still be public.
 from_s3() {
     # shellcheck disable=SC2086  # two files
     region=$(sed -n 's/.*"region"[[:space:]]*:[[:space:]]*"\([a-z0-9-]*\)".*/\1/p; s/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' $facts 2>/dev/null | head -n 1)
+    key=${package#s3://} bucket='' direct=${no_proxy:-${NO_PROXY-}} endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL-}}
+    case $key in arn:*:accesspoint/*) bucket=${key%%/*}/ key=${key#*/} ;; esac
+    bucket=$bucket${key%%/*} key=${key#*/} direct=${direct:+$direct,}169.254.169.254
     for unsigned in '' --no-sign-request; do
         result=0
-        limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=6 aws s3 cp --only-show-errors $unsigned \
-            --cli-connect-timeout 5 --cli-read-timeout 20 ${region:+--region "$region"} \
-            ${AWS_ENDPOINT_URL:+--endpoint-url "$AWS_ENDPOINT_URL"} "$package" "$part" >/dev/null 2>>"$part.error" || result=$?
+        limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=$((patience + 2)) AWS_METADATA_SERVICE_NUM_ATTEMPTS=$((patience + 1)) \
+            no_proxy="$direct" NO_PROXY="$direct" ${ca:+AWS_CA_BUNDLE="$ca"} aws s3api get-object $unsigned --cli-connect-timeout 5 \
+            --cli-read-timeout 20 ${region:+--region "$region"} ${endpoint:+--endpoint-url "$endpoint"} --bucket "$bucket" --key "$key" "$part" \
+            >/dev/null 2>>"$part.error" || result=$?
         { [ "$result" -ne 0 ] && grep -q 'locate credentials' "$part.error"; } || break
     done
     return "$result"
 }
 
+# The reason is that of the first client: without credentials, S3 refuses the second one for another reason.
 fail_fetch() {
-    reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-300)
+    reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-600)
     case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
+    [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
+    code=fetch-refused
     case $reason in
+    *'VPC endpoint policy'*) code=fetch-forbidden remedy="allow s3:GetObject on it in the policy of the VPC endpoint for S3" ;;
+    *kms:[A-Z]* | *KMS*) code=fetch-forbidden remedy="allow kms:Decrypt on the key, in the policies of the key and of the role of this node" ;;
+    *TimeTooSkewed*) remedy="correct the clock of this node (chronyc makestep)" ;;
+    *InvalidObjectState*) remedy="aws s3api restore-object --bucket $bucket --key '$key' --restore-request Days=7" ;;
+    *[Rr]equester?[Pp]ays*) remedy="copy it into a bucket of yours (aws s3 cp --request-payer requester)" ;;
+    *[Cc]redentials* | *ExpiredToken* | *InvalidToken* | *InvalidAccessKeyId* | *SignatureDoesNotMatch*)
+        code=fetch-no-credentials remedy="give the instance a role that may read it, and check that its metadata service (169.254.169.254) answers"
+        ;;
+    *'larger than'*) code=fetch-too-large remedy="upload the archive of make dist, or correct --package" ;;
     *\(404\)* | *' 404'* | *' 410'* | *NoSuchKey* | *NoSuchBucket* | *'No such file'*)
         code=fetch-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package"
         ;;
-    *[Cc]redentials* | *\(403\)* | *' 401'* | *' 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
+    *\(403\)* | *' 401'* | *' 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
         code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
         ;;
+    *[Cc]ertificate* | *CERTIFICATE*) code=fetch-unreachable remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
     *) code=fetch-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
     esac
     keep_trying

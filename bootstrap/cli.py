@@ -87,6 +87,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     from .core.errors import ExitCode, PetalError, from_error
     from .core.model import failed
     from .engine.recorder import crash
+    from .host.log import LOG
     from .host.processes import Terminated
     from .state.machine import forget_other_machine
 
@@ -97,6 +98,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
         function = getattr(import_module(f".commands.{module}", __package__), name)
         result: Result[object] = function(options, services)
     except (PetalError, OSError) as error:
+        LOG.error("%s", error, extra={"step": options.command})
         result = failed(options.command, from_error(error, None), services.run_id)
     except (KeyboardInterrupt, Terminated) as signalled:
         again = options.again(services.tool.archive, is_root=services.system.is_root())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from argparse import REMAINDER, SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ class Verb(NamedTuple):
     Args:
         function: module and function below ``commands/``.
         help: one line of ``petal-node --help``; empty for verbs that only programs run.
-        takes_config: False for verbs that refuse ``--config``, because they work on installed software.
+        takes_config: False for verbs that refuse ``--config``, because they read no configuration.
         makes_root: True for verbs that may make the directory of ``--root``.
         description: replaces ``help`` in the verb's own help.
     """
@@ -113,7 +114,7 @@ class Verb(NamedTuple):
 VERBS: Mapping[str, Verb] = {
     "bootstrap": Verb("bootstrap.bootstrap", "make this node match the configuration", makes_root=True),
     "plan": Verb("bootstrap.plan", "show what bootstrap would do; change nothing"),
-    "status": Verb("status.status", "show the state of this node and of its cluster"),
+    "status": Verb("status.status", "show the state of this node and of its cluster", takes_config=False),
     "check": Verb("check.check", "check that this node, or compute nodes, can use the software"),
     "repair": Verb("repair.repair", "repair what the checks find, if that is safe", takes_config=False),
     "releases": Verb("releases.releases", "list the releases, and when each was published", takes_config=False),
@@ -122,10 +123,10 @@ VERBS: Mapping[str, Verb] = {
     "lockfile": Verb(
         "lockfile.lockfile", "solve the Spack stack and write its lockfile", makes_root=True, description=LOCKFILE
     ),
-    "log": Verb("log.log", "show the log of this node, by run"),
+    "log": Verb("log.log", "show the log of this node, by run", takes_config=False),
     "explain": Verb("explain.explain", "show the documentation of a code, check or key", takes_config=False),
     "hook": Verb("hook.hook", "run by ParallelCluster's custom actions", makes_root=True),
-    "version": Verb("about.version", "print the version"),
+    "version": Verb("about.version", "print the version", takes_config=False),
     "converge": Verb(
         "bootstrap.bootstrap", takes_config=False, description="apply the desired state (run at boot and by the timer)"
     ),
@@ -238,8 +239,8 @@ def parse(argv: Sequence[str]) -> Options:
     if not verb.makes_root and not os.path.isdir(options.root):  # noqa: PTH112 - it never raises
         parser.error(f"--root {options.root} is not a directory")
     if (options.config or options.config_sha256) and not verb.takes_config:
-        bootstrap = f"petal-node bootstrap --config {options.config or 'FILE'}"
-        parser.error(f"{name} has no --config: it works on installed software. See {bootstrap}")
+        bootstrap = shlex.join(["petal-node", "bootstrap", "--config", options.config or "FILE"])
+        parser.error(f"{name} reads no configuration, so it has no --config. To apply one: {bootstrap}")
     if options.config_sha256 and not options.config:
         parser.error("--config-sha256 is the checksum of --config, which is missing")
     return options

@@ -27,7 +27,7 @@ from ..host.files import make_dir
 from ..host.log import LOG
 from ..host.processes import has_process
 from ..state.context import Services
-from ..state.store import Runs
+from ..state.runs import Runs
 from ..steps.self_install import keep_archive
 from .common import require_root, result_of_run
 
@@ -132,7 +132,7 @@ def _wait(options: Options, services: Services, runs: Runs, spent: float) -> Run
                 return replace(record, status=Status.RUNNING, exit=0)
             why = f"it wrote no record within {budget:.0f} s"
             raise WaitTimeout("the worker did not start", why=why, remedy=WORKER_LOGS, code="worker-missing")
-        lost = None if record is None or has_process(record.pid) else lost or now
+        lost = None if record is None or has_process(record.pid, record.process_start) else lost or now
         if lost is not None and now - lost > RESTART_SECONDS:
             remedy = ("petal-node bootstrap", *WORKER_LOGS)
             why = f"its process ended, and systemd did not start it again within {RESTART_SECONDS:.0f} s"

@@ -13,7 +13,7 @@ from ..engine.prepare import prepare_lockfile
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
 from ..remote.destination import check_output, place_of
-from ..remote.fetch import upload
+from ..remote.fetch import require_writable, upload
 from ..spack.lockfile import parse
 from ..spack.solve import make_lockfile
 from ..state.context import Context, Services
@@ -42,7 +42,8 @@ def lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
     """Makes the lockfile and writes it to ``--output``.
 
     Raises:
-        UsageError: ``--output`` cannot be written.
+        UsageError: ``--output`` is not a path or URI.
+        FetchError: it cannot be written; nothing is solved.
         ConfigError: the configuration has no Spack stack, or the stack is wrong.
         PetalError: the stack cannot be solved, or the lockfile cannot be written.
     """
@@ -54,6 +55,7 @@ def lockfile(options: Options, services: Services) -> Result[LockfileSummary]:
         raise ConfigError("the configuration has no Spack stack", remedy=remedy)
     for note in ctx.build_targets.notes if ctx.build_targets else ():
         services.note(note)
+    require_writable(place_of(options.output, b"", NAME), region=ctx.facts.cluster.region, seconds=DOCUMENT)
     data = make_lockfile(ctx)
     uri = place_of(options.output, data, NAME)
     _put(data, uri, ctx)

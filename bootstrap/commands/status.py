@@ -24,7 +24,8 @@ from ..spack.externals import find_externals
 from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
-from ..state.store import ClusterState, KnownStorage, Reports, Runs, mark_if_killed
+from ..state.runs import Runs, mark_if_killed
+from ..state.store import ClusterState, KnownStorage, Reports
 from ..steps.boot_service import TIMER
 from ..steps.storage import read_only_error
 

@@ -219,7 +219,7 @@ class RunRecord:
     """The record of one run of a verb on one node.
 
     Times are UTC in ISO 8601 with a trailing ``Z``; ``finished`` is None until the run has ended. A hook waits for
-    ``budget`` seconds, or until ``hook_may_return``.
+    ``budget`` seconds, or until ``hook_may_return``. ``process_start`` is in seconds since the boot.
     """
 
     run_id: Name
@@ -240,6 +240,7 @@ class RunRecord:
     findings: tuple[Finding, ...] = ()
     budget: float | None = None
     hook_may_return: bool = False
+    process_start: float | None = None
 
     @property
     def running_step(self) -> str | None:

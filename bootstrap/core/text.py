@@ -11,6 +11,11 @@ def at_most(limit: int, items: Sequence[object], noun: str = "") -> list[str]:
     return [*map(str, items[:limit]), *([f"and {more} more{noun}"] if more > 0 else [])]
 
 
+def not_reached(items: Sequence[object], noun: str, seconds: float) -> str:
+    """What a scan did not reach within its time, for the end of a sentence; empty if it reached everything."""
+    return f"; not reached within {seconds:.0f} s: {', '.join(at_most(1, items, noun))}" if items else ""
+
+
 def human(number: int) -> str:
     """``1.5 GiB``."""
     size = float(number)

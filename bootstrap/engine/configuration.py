@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,10 +39,11 @@ def find_desired_state(
     Args:
         problems: receives the error of each directory that could not be read, by its mount point.
     """
-    known, kept = KnownStorage.load(Paths(root)), kept_request(Paths(root)).config or {}
-    declared = [shared.mount for shared in facts.cluster.shared]
-    mounts = (*declared, "/shared", known and known.mount, kept.get("storage", {}).get("mount"))
-    for point in filter(None, dict.fromkeys(mounts)):
+    known, kept = KnownStorage.load(Paths(root)), kept_request(Paths(root)).config
+    mounts = [*(shared.mount for shared in facts.cluster.shared), "/shared", *([known.mount] if known else [])]
+    with suppress(ConfigError):  # ``read_config`` reports it, if it counts
+        mounts += [from_mapping(kept, "request.json").storage.mount] if kept else []
+    for point in dict.fromkeys(mounts):
         paths = Paths(root, point)
         mount = facts.mount_of(point)
         if paths.live and (mount is None or mount.user):

@@ -13,9 +13,11 @@ from ..core.model import Mode, Outcome, RunRecord, Scope, Status, StepReport
 from ..core.options import Options
 from ..core.paths import Paths
 from ..host.log import LOG
+from ..host.processes import own_start
 from ..host.times import timestamp
 from ..state.context import Context, Services
-from ..state.store import KEEP_RUNS, ClusterState, Runs
+from ..state.runs import KEEP_RUNS, Runs
+from ..state.store import ClusterState
 from ..steps.base import Step
 
 
@@ -40,6 +42,7 @@ class Recorder:
             pid=os.getpid(),
             boot_id=services.system.boot_id(),
             started=timestamp(),
+            process_start=own_start(),
         )
 
     def listener(self, ctx: Context, steps: Sequence[Step]) -> Callable[[StepReport], None]:

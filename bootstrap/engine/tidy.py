@@ -13,7 +13,7 @@ from ..host.atomic import abandoned
 from ..host.files import remove_tree
 from ..host.log import LOG, prune_logs
 from ..host.system import System
-from ..state.store import Runs
+from ..state.runs import Runs
 from ..steps.self_install import INCOMING
 
 KEPT = 3  # of petal-node and of Lmod, in addition to the version in use

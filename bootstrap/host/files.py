@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..core.errors import NotRoot, StateError, StorageError
-from ..core.text import at_most
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
@@ -190,8 +189,19 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
         return None
     if sticky:
         return PathProblem(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
-    mode = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others"
-    return PathProblem(path, mode, f"chmod go-w {path}")
+    why, remedy = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others", f"chmod go-w {path}"
+    if has_default_acl(path.parent):
+        why += f", from the default ACL of {path.parent}"
+        remedy = f"setfacl -k {path.parent}; {remedy}"
+    return PathProblem(path, why, remedy)
+
+
+def has_default_acl(directory: Path | str) -> bool:
+    """True if new entries of a directory get their mode from an ACL, not from the process that makes them (acl(5))."""
+    try:
+        return bool(os.getxattr(directory, "system.posix_acl_default"))
+    except OSError:
+        return False
 
 
 def _covered(path: Path, info: os.stat_result) -> PathProblem | None:
@@ -293,16 +303,6 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _not_a_number(text)
 
 
-def fstab_has(fstab: Path, mount: str) -> bool:
-    """True if a line of fstab(5) has this mount point."""
-    try:
-        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
-    return any(len(entry) > 1 and entry[1] == mount for entry in entries)
-
-
 def size_of(path: Path) -> int:
     """Bytes that a file or a directory tree takes on its disk.
 
@@ -336,11 +336,6 @@ class Scan(NamedTuple):
 
     found: list[tuple[str, os.stat_result]]
     unreached: list[str]
-
-    def rest(self, seconds: float) -> str:
-        """What the scan did not reach within its time, for the end of a sentence; empty if it reached everything."""
-        shown = ", ".join(at_most(1, self.unreached, " directories"))
-        return f"; not read to the end within {seconds:.0f} s: {shown}" if shown else ""
 
 
 def scan(top: Path, keep: Callable[[os.stat_result], bool], seconds: float) -> Scan:

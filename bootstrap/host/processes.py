@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,8 +15,6 @@ from typing import Any
 RUN_MARK = "PETAL_RUN_ID"
 KILL_GRACE = 5.0
 MARK_ROUNDS = 5
-# The kernel counts a start from the boot, and the time of the boot moves a little if the clock is set.
-SAME_START = 2.0
 
 
 class Terminated(BaseException):
@@ -50,23 +50,29 @@ def has_process(pid: int, start: float | None = None) -> bool:
     """True if a process with this number runs on this machine and is not a zombie.
 
     Args:
-        start: the result of ``own_start`` in that process; excludes a later process with the same number.
+        start: the result of ``own_start`` in that process, in this boot; excludes a later process with the same number.
     """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        created, ended = float(process.create_time()), process.status() == psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-    return not ended and (start is None or abs(created - start) < SAME_START)
+    state, started = _stat(pid)
+    return state not in ("", "Z", "X") and start in (None, started)
 
 
 def own_start() -> float:
-    """The start time of this process in seconds since 1970."""
-    import psutil
+    """The start time of this process in seconds since the boot, which does not change if the clock is set."""
+    return _stat(os.getpid())[1]
 
-    return float(psutil.Process().create_time())
+
+def age_of_init() -> float:
+    """The age of process 1 in seconds: the time since the boot, in a container too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - _stat(1)[1]
+
+
+def _stat(pid: int) -> tuple[str, float]:
+    """State and start time of a process (proc_pid_stat(5)); an empty state if the process is missing."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return "", 0.0
+    return fields[0], int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def end_tree(pid: int) -> None:
@@ -101,10 +107,19 @@ def end_marked(run_id: str) -> int:
 
 
 def other_runs(run_id: str) -> frozenset[str]:
-    """The other runs, build jobs and solves included, that have a process on this machine."""
+    """The other runs, build jobs and solves included, that have a process of this user: others can set any mark."""
     import psutil
 
-    return frozenset(filter(None, map(_mark_of, psutil.process_iter()))) - {run_id}
+    return frozenset(filter(None, map(_own_mark_of, psutil.process_iter()))) - {run_id}
+
+
+def _own_mark_of(process: Any) -> str | None:
+    import psutil
+
+    try:
+        return _mark_of(process) if process.uids().effective == os.geteuid() else None
+    except psutil.Error:
+        return None
 
 
 def _mark_of(process: Any) -> str | None:

@@ -20,7 +20,7 @@ from ..core.facts import Mount
 from .atomic import flush_filesystem
 from .deadline import on_storage, with_deadline
 from .log import LOG
-from .processes import end_marked, end_tree, other_runs, run_mark
+from .processes import age_of_init, end_marked, end_tree, other_runs, run_mark
 
 if TYPE_CHECKING:
     import pwd
@@ -180,9 +180,7 @@ class System:
 
     def uptime(self) -> float:
         """The age of process 1 in seconds: the time since boot, in a container too."""
-        import psutil
-
-        return time.time() - float(psutil.Process(1).create_time())
+        return age_of_init()
 
     def clock(self) -> float:
         """Seconds since the machine booted (proc_uptime(5)); the hook script reads the same clock."""

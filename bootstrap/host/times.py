@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import secrets
 import time
+from pathlib import Path
 
 FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -37,3 +38,11 @@ def age_of(text: str, now: float | None = None) -> str:
     age = max(0.0, (time.time() if now is None else now) - then)
     size, name = next((unit for unit in UNITS if age >= unit[0]), UNITS[-1])
     return f"{age // size:.0f} {name}"
+
+
+def age_of_file(path: Path) -> float:
+    """Seconds since a file was written; 0 if another process has just removed it."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

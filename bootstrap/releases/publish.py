@@ -126,7 +126,9 @@ def roll_back(ctx: Context, release: ReleaseInfo) -> None:
     """
     assert release.desired is not None
     desired = replace(release.desired, version=ctx.tool.version, sha256=ctx.tool.sha256)
+    left = current_release(ctx.paths)
     ctx.confirm()
     ctx.paths.reserve.unlink(missing_ok=True)
     ClusterState(ctx.paths).save_desired_state(desired)
     publish(ctx, release.name)
+    LOG.info("release %s is current instead of %s", release.name, left, extra={"step": "rollback"})

@@ -106,10 +106,10 @@ class Refusal(Exception):
     @property
     def why(self) -> str:
         """The server's own words."""
-        printable = "".join(letter if letter.isprintable() else " " for letter in _element(self.text, "Message"))
+        printable = "".join(letter if letter.isprintable() else " " for letter in element(self.text, "Message"))
         message = " ".join(printable.split())[:MOST_SHOWN]
         words = f": {self.code}: {message}".rstrip(": ") if self.code else ""
-        times = [_element(self.text, name) for name in ("RequestTime", "ServerTime")]
+        times = [element(self.text, name) for name in ("RequestTime", "ServerTime")]
         return f"the server answered {self.status}{words}" + (
             f" (node {times[0]}, S3 {times[1]})" if all(times) else ""
         )
@@ -128,7 +128,7 @@ class Refusal(Exception):
     def right_region(self) -> str:
         """The region that S3 names instead of that of the request, else empty."""
         header = self.headers.get("x-amz-bucket-region", "")
-        named = [header, _element(self.text, "Region")]
+        named = [header, element(self.text, "Region")]
         if REGION_CODES.search(self.code) or self.status in (301, 307):
             named += s3.REGION.findall(f"{self.text} {self.headers.get('Location', '')}")
         elif header in ("", self.region):
@@ -139,10 +139,10 @@ class Refusal(Exception):
         """The error with its remedy."""
         if not self.region:
             return self._of_https()
-        words = f"{self.code}: {_element(self.text, 'Message')}"
+        words = f"{self.code}: {element(self.text, 'Message')}"
         where = s3.parse(self.uri)
         action = re.search(r"perform: ([\w:]+)", words)
-        tier = _element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
+        tier = element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
         values = {
             "uri": self.uri,
             "source": shlex.quote(self.uri),
@@ -216,7 +216,7 @@ def check(uri: str, answer: Any, *, region: str, signed: bool, verb: str = "read
     if answer.status_code in (200, 201, 204, 206, 416):
         return
     text = text_of(answer) if region else ""
-    code = _element(text, "Code")[:100]
+    code = element(text, "Code")[:100]
     raise Refusal(uri, verb, answer.status_code, code, text, answer.headers, region, signed)
 
 
@@ -233,7 +233,7 @@ def look_up(uri: str) -> str:
     return shlex.join(["aws", "s3", "ls", uri] if uri.startswith("s3://") else ["curl", "-sSIL", uri])
 
 
-def _element(text: str, name: str) -> str:
+def element(text: str, name: str) -> str:
     """The text of an XML element without children. No parser: its input could be hostile, and the format is fixed."""
     _, _, rest = text.partition(f"<{name}>")
     content, end, _ = rest.partition(f"</{name}>")

@@ -48,7 +48,7 @@ class Target(NamedTuple):
         # another host than S3 could not check the signature, and would see the token
         options |= {"auth": auth, "allow_redirects": not self.region, "timeout": client.timeout(left), "stream": True}
         answer = session.request(method, self.url, **options)
-        verb = "written" if method == "put" else "read"
+        verb = "read" if method == "get" else "written"
         try:
             answers.check(self.uri, answer, region=self.region, signed=auth is not None, verb=verb)
         except BaseException:

@@ -13,16 +13,18 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import FetchError, from_os_error
 from ..host.atomic import private_dir, resumable_file, staged_file
 from ..host.files import CHUNK, has_sha256, sha256_of
+from ..host.log import LOG
 from . import answers, client, s3
 from .attempts import Target, TryAgain, with_retries
 
@@ -171,18 +173,10 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
     """
     target = local_path(uri)
     if target is not None:
-        try:
-            with staged_file(target) as part, _opened(source) as stream, part.open("wb") as copy:
-                shutil.copyfileobj(stream, copy, CHUNK)
-        except OSError as error:
-            code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, None).code
-            directory = shlex.quote(str(target.parent))
-            why, remedy = str(error), f"ls -ld {directory}; df -h {directory}"
-            raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
+        with _writing(target), staged_file(target) as part, _opened(source) as stream, part.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, CHUNK)
         return
-    if not uri.startswith("s3://"):
-        what, remedy = f"{uri} cannot be written", "write s3://BUCKET/KEY or file:///PATH"
-        raise FetchError(what, why="only s3:// and file:// can be written", remedy=remedy, code="fetch-scheme")
+    _require_s3(uri)
     if isinstance(source, Path) and source.stat().st_size > MAX_PUT:
         what, why = f"{source.name} is too large for {uri}", "S3 accepts 5 GiB in one request"
         remedy = shlex.join(["aws", "s3", "cp", str(source), uri])
@@ -194,6 +188,50 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
             pass
 
     with_retries(uri, region, seconds, put, "could not be written", sha256)
+
+
+def require_writable(uri: str, *, region: str | None = None, seconds: float = 60.0) -> None:
+    """Refuses a destination to which ``upload`` could not write, and leaves nothing there.
+
+    In S3 an upload in parts is begun and abandoned, which needs the same right as a write (s3:PutObject).
+
+    Raises:
+        FetchError: as ``upload``.
+    """
+    target = local_path(uri)
+    if target is not None:
+        with _writing(target), private_dir(target):
+            return
+    _require_s3(uri)
+
+    def begin(to: Target) -> None:
+        with client.session(to.url) as session:
+            with to._replace(url=f"{to.url}?uploads=").send(session, "post") as answer:
+                upload_id = quote(answers.element(answers.text_of(answer), "UploadId"), safe="")
+            try:
+                to._replace(url=f"{to.url}?uploadId={upload_id}").send(session, "delete").close()
+            except answers.Refusal as refusal:  # it may not abandon, and may write
+                LOG.warning("an unfinished upload of 0 bytes stays at %s: %s", uri, refusal)
+
+    with_retries(uri, region, seconds, begin, "could not be written")
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Converts the errors of a write to a local path to FetchError."""
+    try:
+        yield
+    except OSError as error:
+        code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, None).code
+        directory = shlex.quote(str(target.parent))
+        why, remedy = str(error), f"ls -ld {directory}; df -h {directory}"
+        raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
+
+
+def _require_s3(uri: str) -> None:
+    if not uri.startswith("s3://"):
+        what, remedy = f"{uri} cannot be written", "write s3://BUCKET/KEY or file:///PATH"
+        raise FetchError(what, why="only s3:// and file:// can be written", remedy=remedy, code="fetch-scheme")
 
 
 def _opened(source: Path | bytes) -> IO[bytes]:

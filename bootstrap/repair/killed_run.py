@@ -10,7 +10,8 @@ from ..core.model import Finding, RunRecord, Severity, change, satisfied
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..state.context import Context
-from ..state.store import KEEP_RUNS, ClusterState, Runs, is_dead, mark_if_killed
+from ..state.runs import KEEP_RUNS, Runs, is_dead, mark_if_killed
+from ..state.store import ClusterState
 from ..steps.base import Run, Step
 
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 from ..core.deadlines import SCAN
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
-from ..core.text import at_most
-from ..host.files import Scan, scan
+from ..core.text import at_most, not_reached
+from ..host.files import Scan, has_default_acl, scan
 from ..host.log import LOG
 from ..state.context import Context
 from ..state.store import is_own_storage
@@ -67,8 +67,16 @@ class StorageScan(Step):
         scanned = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
         if scanned is None:
             return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used")
-        finding = self.judge(ctx, _insecure(scanned))
-        return replace(finding, message=finding.message + scanned.rest(BUDGET))
+        paths = _insecure(scanned)
+        finding = self.judge(ctx, paths)
+        parents = dict.fromkeys(os.path.dirname(one.path) for one in paths if not one.is_foreign)  # noqa: PTH120
+        acl = ctx.system.on_storage(lambda: next(filter(has_default_acl, parents), None), ctx.paths.shared, SCAN)
+        if acl is not None and not finding.holds:
+            why = f"{acl} has a default ACL that lets others write to new files, so each install makes more of them"
+            remedy = (f"setfacl -R -k {ctx.paths.shared}", *(finding.remedy or ("petal-node repair",)))
+            finding = replace(finding, why=why, remedy=remedy)
+        rest = not_reached(scanned.unreached, " directories", BUDGET)
+        return replace(finding, message=finding.message + rest)
 
     @abstractmethod
     def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:

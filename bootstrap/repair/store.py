@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,9 +13,9 @@ from ..config.model import PackageConfig
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import SpackError, StateError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
-from ..core.text import at_most
+from ..core.text import at_most, not_reached
 from ..host.atomic import move_aside
-from ..host.files import read_json, remove_tree
+from ..host.files import READERS, read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
 from ..spack import database
@@ -27,18 +29,19 @@ from ..steps.root import WAY_TO_STORAGE, Root
 from ..steps.storage import StorageOwner
 
 SHOWN = 5
+BUDGET = 200.0  # seconds for the names, sizes and times of all files
 LIMIT = 1 << 28
 YES = "petal-node repair --yes    (installs it again: changes are lost; a Spack package is missing until that succeeds)"
 
 
 @dataclass(frozen=True)
-class DamagedPackage:
+class InstalledPackage:
     """A package with the differences from its inventory. ``package`` is None for a package of Spack's."""
 
     name: str
     prefix: Path
-    differences: tuple[Difference, ...]
     package: PackageConfig | None = None
+    differences: tuple[Difference, ...] = ()
 
     @property
     def was_changed(self) -> bool:
@@ -101,14 +104,14 @@ class MissingFiles(StoreRepair):
     name = "package-files-missing"
 
     def probe(self, ctx: Context) -> Finding:
-        damaged = _find(ctx, _damaged_tarballs)
+        damaged, rest = _find(ctx, _tarballs)
         incomplete = [package for package in damaged if not package.was_changed]
         if not incomplete:
-            return satisfied("binary packages have all their files")
-        return change(_summary(incomplete), *(f"unpack {package.name} again" for package in incomplete[:SHOWN]))
+            return satisfied(f"binary packages have all their files{rest}")
+        return change(_summary(incomplete) + rest, *(f"unpack {package.name} again" for package in incomplete[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
-        for damaged in list(_damaged_tarballs(ctx)):
+        for damaged in _damaged(ctx, _tarballs(ctx), BULK)[0]:
             if damaged.package is not None and not damaged.was_changed:
                 install(ctx, damaged.package)
 
@@ -123,15 +126,18 @@ class ChangedFiles(StoreRepair):
     name = "package-files-changed"
 
     def probe(self, ctx: Context) -> Finding:
-        damaged = _find(ctx, _changed_packages)
+        damaged, rest = _find(ctx, _packages)
+        damaged = [one for one in damaged if self._is_changed(one)]
         if not damaged:
-            return satisfied("all packages are as they were installed")
+            return satisfied(f"all packages are as they were installed{rest}")
+        summary = _summary(damaged) + rest
         if ctx.options.yes:
-            return change(_summary(damaged), *(f"install {package.name} again" for package in damaged[:SHOWN]))
-        return blocked(_summary(damaged), *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
+            return change(summary, *(f"install {package.name} again" for package in damaged[:SHOWN]))
+        return blocked(summary, *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        for damaged in list(_changed_packages(ctx)) if ctx.options.yes else ():
+        damaged_packages, _ = _damaged(ctx, _packages(ctx), BULK) if ctx.options.yes else ([], "")
+        for damaged in filter(self._is_changed, damaged_packages):
             if damaged.package is not None:
                 install(ctx, damaged.package)
                 continue
@@ -141,40 +147,63 @@ class ChangedFiles(StoreRepair):
             move_aside(prefix, garbage)
             remove_tree(garbage)
 
+    @staticmethod
+    def _is_changed(package: InstalledPackage) -> bool:
+        """Missing files of a binary package are found and written again by ``package-files-missing``."""
+        return package.package is None or package.was_changed
 
-def _find(ctx: Context, find: Callable[[Context], Iterator[DamagedPackage]]) -> list[DamagedPackage]:
-    return ctx.system.on_storage(lambda: list(find(ctx)), ctx.paths.store, BULK if ctx.options.deep else SCAN)
+
+def _find(
+    ctx: Context, packages: Callable[[Context], Iterator[InstalledPackage]]
+) -> tuple[list[InstalledPackage], str]:
+    seconds, deadline = (BULK, BULK) if ctx.options.deep else (BUDGET, SCAN)
+    return ctx.system.on_storage(lambda: _damaged(ctx, packages(ctx), seconds), ctx.paths.store, deadline)
 
 
-def _summary(damaged: list[DamagedPackage]) -> str:
+def _damaged(ctx: Context, packages: Iterable[InstalledPackage], seconds: float) -> tuple[list[InstalledPackage], str]:
+    """The packages with differences, read in parallel; and which ones were not reached, for the end of a sentence."""
+    deadline = time.monotonic() + seconds
+
+    def look(package: InstalledPackage) -> InstalledPackage | None:
+        if time.monotonic() > deadline:
+            return None
+        return replace(package, differences=_differences(ctx, package))
+
+    packages = list(packages)
+    with ThreadPoolExecutor(READERS) as pool:
+        looked = list(pool.map(look, packages))
+    late = [package.name for package, found in zip(packages, looked) if found is None]
+    return [found for found in looked if found and found.differences], not_reached(late, " packages", seconds)
+
+
+def _summary(damaged: list[InstalledPackage]) -> str:
     return "; ".join(at_most(1, damaged, " packages"))
 
 
-def _changed_packages(ctx: Context) -> Iterator[DamagedPackage]:
+def _packages(ctx: Context) -> Iterator[InstalledPackage]:
     """Packages of the desired release only: those of older releases cannot be installed again."""
-    yield from (package for package in _damaged_tarballs(ctx) if package.was_changed)
+    yield from _tarballs(ctx)
     if not ctx.config.uses_spack or database.database_problem(store_of(ctx)):
         return
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):
         prefix = installed.get(spec.hash)
-        if spec.external or prefix is None or not database.is_whole(prefix):
-            continue  # the step ``spack`` finds and installs missing packages
-        try:
-            found = database.damage(prefix, every_byte=ctx.options.deep)
-        except StateError:
-            found = (Difference(str(prefix / database.MANIFEST), "cannot be read", lost=True),)
-        if found:
-            yield DamagedPackage(f"{spec.name}@{spec.version}", prefix, found)
+        if not spec.external and prefix is not None:
+            yield InstalledPackage(f"{spec.name}@{spec.version}", prefix)
 
 
-def _damaged_tarballs(ctx: Context) -> Iterator[DamagedPackage]:
+def _tarballs(ctx: Context) -> Iterator[InstalledPackage]:
     for package in (package for package in ctx.config.packages if package.origin is not None):
         prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-        try:
-            entries = read_json(prefix / FILES, limit=LIMIT) or {}
-            found = tuple(differences(entries, contents=True, every_byte=ctx.options.deep))
-        except StateError:
-            found = (Difference(str(prefix / FILES), "cannot be read", lost=True),)
-        if found:
-            yield DamagedPackage(f"{package.name} {package.version}", prefix, found, package)
+        yield InstalledPackage(f"{package.name} {package.version}", prefix, package)
+
+
+def _differences(ctx: Context, one: InstalledPackage) -> tuple[Difference, ...]:
+    inventory, deep = one.prefix / (FILES if one.package else database.MANIFEST), ctx.options.deep
+    try:
+        if one.package is not None:
+            return tuple(differences(read_json(inventory, limit=LIMIT) or {}, contents=True, every_byte=deep))
+        # The step ``spack`` finds and installs missing packages.
+        return database.damage(one.prefix, every_byte=deep) if database.is_whole(one.prefix) else ()
+    except StateError:
+        return (Difference(str(inventory), "cannot be read", lost=True),)

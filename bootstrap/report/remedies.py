@@ -46,7 +46,8 @@ def runnable(line: str, options: Options) -> str:
             words = [*options.argv[1:]]
         elif is_here and verb in WITH_CONFIG:
             words = config
-        words = [*words, *_tree(options, is_here=is_here)]
+        if verb != "explain":
+            words = [*words, *_tree(options, is_here=is_here)]
         return shlex.join([*_program(verb, options, is_here=is_here), verb, *_absent(words, line)])
 
     return COMMAND.sub(command, line)

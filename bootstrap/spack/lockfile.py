@@ -111,7 +111,6 @@ class Record:
         environment: the stack that was solved; an install from the lockfile still uses its ``packages``.
     """
 
-    created: str
     glibc: str
     compiler: str
     languages: tuple[str, ...]

@@ -13,7 +13,6 @@ from ..core.errors import ConfigError, SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, remove_tree
 from ..host.locks import Lock, own_holder
-from ..host.times import timestamp
 from ..state.context import Context
 from .driver import Spack
 from .environments import locked, unlocked
@@ -233,7 +232,6 @@ def make_lockfile(ctx: Context) -> bytes:
     compiler = find_compiler(ctx.system)
     origins = {"spack.source": config.spack.origin, "spack.recipes": config.spack.recipes}
     record = Record(
-        created=timestamp(),
         glibc=host.glibc,
         compiler=compiler.spec,
         languages=tuple(compiler.drivers),

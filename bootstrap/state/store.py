@@ -1,8 +1,8 @@
 """The documents that petal-node keeps on disk: how they are read and written, and the dataclasses that all share.
 
-On the node: a record of each run, and the storage that the node uses. On shared storage: token, desired state, install
-record, proof, and a report of each node. Every document has a ``format``; a newer one than this version knows is
-refused. Documents of one concern are in ``release``, ``request`` and ``steps``.
+On the node: the storage that the node uses. On shared storage: token, desired state, install record, proof, and a
+report of each node. Every document has a ``format``; a newer one than this version knows is refused. Documents of one
+concern are in ``release``, ``request``, ``runs`` and ``steps``.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..core import decode
-from ..core.deadlines import EXPIRY, RECENT, REPORTS
+from ..core.deadlines import EXPIRY, REPORTS
 from ..core.errors import PetalError, StateError, StorageError
-from ..core.model import NodeReport, Role, RunRecord, Status, plain
+from ..core.model import NodeReport, Role, RunRecord, plain
 from ..core.paths import Paths
 from ..host.atomic import write_json
 from ..host.files import READERS, Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
-from ..host.processes import has_process
-from ..host.times import seconds_of
+from ..host.times import age_of_file, seconds_of
 from .desired import DesiredState, History, Owner, Proof, Published, Token
 
 T = TypeVar("T")
 FORMAT = 1
-KEEP_RUNS = 30
 KEEP_PUBLISHED = 200
 
 
@@ -105,81 +102,6 @@ def failure_of(path: Path, run_id: str) -> PetalError | None:
     if document.get("run_id") != run_id:
         return None
     return PetalError(kept["what"], why=kept["why"], remedy=kept["remedy"], code=kept["code"])
-
-
-def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 if another process has just removed it."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def is_dead(run: RunRecord, boot_id: str) -> bool:
-    """True if the process of an unfinished run has ended: it was killed, or the node went down."""
-    return run.finished is None and not (run.boot_id == boot_id and has_process(run.pid))
-
-
-def mark_if_killed(run: RunRecord, boot_id: str) -> RunRecord:
-    """The record of a run on this node; if its process died, degraded and with an error."""
-    if not is_dead(run, boot_id):
-        return run
-    what = "the run was killed, or the node went down, before it recorded a result"
-    error = PetalError(what, remedy="petal-node repair", code="run-killed")
-    return replace(run, status=Status.DEGRADED, errors=(*run.errors, error.to_dict()))
-
-
-class LatestRuns(NamedTuple):
-    """Records of runs, newest first, and an error for each that cannot be read."""
-
-    records: tuple[RunRecord, ...]
-    errors: tuple[StateError, ...]
-
-
-class Runs:
-    """The records of this node's runs: one file each, whose names sort by time."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._dir = paths.runs
-
-    def save(self, record: RunRecord) -> None:
-        """Writes the current record of a run; called at its start, after each step and at its end."""
-        write_document(self._path(record.run_id), plain(record))
-
-    def load(self, run_id: str) -> RunRecord | None:
-        return read_as(self._path(run_id), RunRecord)
-
-    def latest(self, number: int = 5) -> LatestRuns:
-        """The newest records."""
-        records: list[RunRecord] = []
-        errors: list[StateError] = []
-        for path in sorted(self._dir.glob("*.json"), reverse=True)[:number]:
-            try:
-                record = self.load(path.stem)
-            except StateError as error:
-                errors.append(error)
-                continue
-            if record is not None:
-                records.append(record)
-        return LatestRuns(tuple(records), tuple(errors))
-
-    def prune(self) -> None:
-        """Keeps the newest records of each verb, so that the timer's do not displace a hook's, and all recent ones.
-
-        A recent record may be that of a run that continues.
-        """
-        number: Counter[str] = Counter()
-        for path in sorted(self._dir.glob("*.json"), reverse=True):
-            try:
-                verb = str((read_json(path) or {}).get("verb"))
-            except StateError:
-                verb = "damaged"
-            number[verb] += 1
-            if number[verb] > KEEP_RUNS and _age(path) > RECENT:
-                path.unlink(missing_ok=True)
-
-    def _path(self, run_id: str) -> Path:
-        return self._dir / f"{run_id}.json"
 
 
 @dataclass(frozen=True)
@@ -279,7 +201,7 @@ class ClusterState:
     def install_age(self) -> float | None:
         """Seconds since the install record was written; None without one."""
         path = self._paths.state / "stack.json"
-        return _age(path) if path.exists() else None
+        return age_of_file(path) if path.exists() else None
 
     def save_install(self, record: RunRecord) -> None:
         self._write("stack.json", plain(record))
@@ -318,7 +240,7 @@ class ClusterState:
             try:
                 return read_as(path, NodeReport)
             except StateError:
-                return now - _age(path)
+                return now - age_of_file(path)
 
         try:
             with ThreadPoolExecutor(READERS) as pool:

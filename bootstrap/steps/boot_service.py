@@ -20,7 +20,7 @@ from ..host.system import System
 from ..host.systemd import Unit
 from ..host.times import seconds_of
 from ..state.context import Context
-from ..state.store import KEEP_RUNS, Runs
+from ..state.runs import KEEP_RUNS, Runs
 from .base import Step
 from .self_install import SelfInstall
 

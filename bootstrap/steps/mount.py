@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..config.model import StorageConfig
 from ..core.deadlines import PROBE, PROGRAM
@@ -16,7 +17,7 @@ from ..core.errors import DeadlineExceeded, PetalError, StorageError
 from ..core.facts import Mount
 from ..core.model import Finding, Role, blocked, change, elsewhere, satisfied
 from ..host import systemd
-from ..host.files import fstab_has, make_dir
+from ..host.files import make_dir
 from ..state.context import Context
 from ..state.store import ClusterState
 from .base import Run, Step
@@ -69,7 +70,7 @@ class HiddenMounts(Step):
         if not ctx.paths.live:
             return elsewhere("nothing is mounted under --root")
         if ctx.mounted is None:
-            if ctx.config.storage.source is not None or not fstab_has(ctx.paths.at("/etc/fstab"), mount):
+            if ctx.config.storage.source is not None or not _fstab_has(ctx.paths.at("/etc/fstab"), mount):
                 return elsewhere(f"/etc/fstab has no line for {mount}")
             return change(f"{mount} is not mounted, and /etc/fstab has it", f"mount {mount}")
         hidden = _hidden(ctx)
@@ -224,9 +225,19 @@ def _unit_changes(ctx: Context, device: Device) -> tuple[str, ...]:
     """The change of the unit; empty if it is current, or if /etc/fstab or a unit of the administrator mounts it."""
     unit, folder = _unit(ctx, device), ctx.paths.units
     others_unit = (folder / unit.name).is_file() and not unit.is_ours(folder)
-    if not ctx.system.has_systemd() or others_unit or fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount):
+    if not ctx.system.has_systemd() or others_unit or _fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount):
         return ()
     return () if unit.is_current(folder) else (f"write and enable {folder / unit.name}",)
+
+
+def _fstab_has(fstab: Path, mount: str) -> bool:
+    """True if a line of fstab(5) has this mount point."""
+    try:
+        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return any(len(entry) > 1 and entry[1] == mount for entry in entries)
 
 
 def _mount(ctx: Context, device: Device) -> None:

@@ -19,6 +19,7 @@ from bootstrap.host import locks as lock
 from bootstrap.spack import database
 from bootstrap.spack.lockfile import Locked, locked_specs
 from bootstrap.state import release
+from bootstrap.state import runs as runs_store
 from bootstrap.state import store as state
 from tests.fuzz import inputs, node
 from tests.fuzz.conftest import EXAMPLES
@@ -94,7 +95,7 @@ def read_all(prefix: Path) -> bool:
     paths, shared = Paths(prefix), state.ClusterState(Paths(prefix))
     readers = (
         shared.desired_state, shared.install, shared.proof, shared.token, shared.reports,
-        lambda: state.Runs(paths).latest(),
+        lambda: runs_store.Runs(paths).latest(),
         lambda: release.read_manifest(paths, "r"),
         lambda: release.read_index(paths, "r"),
         shared.published,

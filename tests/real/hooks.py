@@ -147,7 +147,7 @@ def moment(text: str) -> datetime:
 
 
 AWS = """
-[ "$1 $2" = "s3 cp" ] || exit 9
+[ "$1 $2" = "s3api get-object" ] || exit 9
 echo "aws $*" >>{log}
 for last; do before=$target; target=$last; done
 {body}

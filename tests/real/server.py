@@ -21,7 +21,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append({**dict(self.headers), "path": self.path})
         self.server.behave(self, len(self.server.requests))
 
-    do_PUT = do_HEAD = do_CONNECT = do_GET  # noqa: N815 - the base class has such names
+    do_PUT = do_POST = do_HEAD = do_CONNECT = do_GET  # noqa: N815 - the base class has such names
 
     def log_message(self, *_args: object) -> None:
         """Print nothing."""

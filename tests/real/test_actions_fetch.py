@@ -10,7 +10,6 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,11 +24,14 @@ from tests.real.server import (
     answer,
     content,
     dripping,
+    endless,
     first,
+    issued_certificate,
     leads_to,
     made_certificate,
     serving,
 )
+from tests.real.test_s3_errors import REFUSALS, REGIONS
 
 # local sources of the archive
 
@@ -162,7 +164,7 @@ def test_the_aws_cli_gets_the_clusters_region(hook, tmp_path):
     hook.write("etc/parallelcluster/cfnconfig", "cfn_region=us-east-1\n")
     ran_the_archive(hook, hook.fetch("s3://bucket/a key+1"))
     (line,) = log.read_text().splitlines()
-    assert "--region eu-west-3 s3://bucket/a key+1" in line
+    assert "--region eu-west-3 --bucket bucket --key a key+1 /" in line
 
 
 def test_the_region_comes_from_cfnconfig_and_the_endpoint_can_be_set(hook, tmp_path):
@@ -173,13 +175,26 @@ def test_the_region_comes_from_cfnconfig_and_the_endpoint_can_be_set(hook, tmp_p
     assert "--region us-east-2 --endpoint-url http://s3:5000" in log.read_text()
 
 
+CALL = "An error occurred ({}) when calling the GetObject operation: {}"
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("An error occurred (404) when calling the HeadObject operation: Key does not exist", "fetch-missing"),
-        ("An error occurred (403) when calling the HeadObject operation: Forbidden", "fetch-forbidden"),
+        (CALL.format("NoSuchKey", "The specified key does not exist."), "fetch-missing"),
+        (CALL.format("AccessDenied", "Access Denied"), "fetch-forbidden"),
+        (
+            CALL.format("AccessDenied", "because no VPC endpoint policy allows the s3:GetObject action"),
+            "fetch-forbidden",
+        ),
+        (CALL.format("AccessDenied", "is not authorized to perform: kms:Decrypt on resource"), "fetch-forbidden"),
+        (CALL.format("AccessDenied", "Bucket is requester pays bucket but no requester pays header"), "fetch-refused"),
+        (CALL.format("RequestTimeTooSkewed", "The difference is too large"), "fetch-refused"),
+        (CALL.format("InvalidObjectState", "The operation is not valid for the storage class"), "fetch-refused"),
+        (CALL.format("ExpiredToken", "The provided token has expired."), "fetch-no-credentials"),
+        ("SSL validation failed for https://s3 [SSL: CERTIFICATE_VERIFY_FAILED]", "fetch-unreachable"),
         ("Could not connect to the endpoint URL", "fetch-unreachable"),
-        ("fatal error: Unable to locate credentials", "fetch-forbidden"),
+        ("fatal error: Unable to locate credentials", "fetch-no-credentials"),
     ],
 )
 def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, code):
@@ -191,6 +206,23 @@ def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, cod
     assert hook.left_over() == []
 
 
+def test_the_aws_cli_gets_the_arn_of_an_access_point(hook, tmp_path):
+    log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
+    arn = "arn:aws:s3:eu-west-1:111122223333:accesspoint"
+    for place in (f"{arn}/tools", f"{arn}:tools", "tools-abc-s3alias"):
+        ran_the_archive(hook, hook.fetch(f"s3://{place}/a/petal node"))
+        assert f"--bucket {place} --key a/petal node {hook.home}" in log.read_text()
+        shutil.rmtree(hook.home)
+
+
+def test_the_aws_cli_reaches_the_endpoint_and_the_metadata_service(hook, tmp_path):
+    hook.env |= {"AWS_ENDPOINT_URL": "http://other", "AWS_ENDPOINT_URL_S3": "http://s3", "no_proxy": "a.corp"}
+    check = '[ "$no_proxy$NO_PROXY" = a.corp,169.254.169.254a.corp,169.254.169.254 ]'
+    log = fake_aws(hook, tmp_path, f'{check} && cp {hook.archive} "$target"')
+    ran_the_archive(hook, hook.fetch("s3://bucket/key"))
+    assert "--endpoint-url http://s3 " in log.read_text()
+
+
 def test_a_public_object_needs_no_credentials(hook, tmp_path):
     fail = 'echo "fatal error: Unable to locate credentials" >&2; exit 1'
     log = fake_aws(hook, tmp_path, f'case $* in *--no-sign-request*) cp {hook.archive} "$target" ;; *) {fail} ;; esac')
@@ -199,7 +231,7 @@ def test_a_public_object_needs_no_credentials(hook, tmp_path):
 
 
 def test_the_aws_cli_retries_itself(hook, tmp_path):
-    fake_aws(hook, tmp_path, f'[ "$AWS_RETRY_MODE$AWS_MAX_ATTEMPTS" = standard6 ] && cp {hook.archive} "$target"')
+    fake_aws(hook, tmp_path, f'[ "$AWS_RETRY_MODE$AWS_MAX_ATTEMPTS" = standard3 ] && cp {hook.archive} "$target"')
     ran_the_archive(hook, hook.fetch("s3://bucket/key"))
 
 
@@ -309,13 +341,76 @@ def test_an_archive_is_fetched_by_the_real_aws_cli(hook, s3, monkeypatch):
     s3.put_object(Bucket="bucket", Key="a/petal node+1", Body=hook.archive.read_bytes())
     ran_the_archive(hook, hook.fetch("s3://bucket/a/petal node+1"))
     shutil.rmtree(hook.home)
-    assert "(404)" in failed(hook, hook.fetch("s3://bucket/a/wrong"), "fetch-missing")
+    assert "(NoSuchKey)" in failed(hook, hook.fetch("s3://bucket/a/wrong"), "fetch-missing")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del hook.env[name]
     hook.env["AWS_EC2_METADATA_DISABLED"] = "true"
     (hook.prefix / "var/log/petal-node.log").unlink()
-    hook.env["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
-    assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "fetch-forbidden")
+    hook.env |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PETAL_FETCH_SECONDS": "3"}
+    assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "fetch-no-credentials")
+
+
+@pytest.fixture
+def cli(hook: Hook) -> Hook:
+    """A hook with the real AWS CLI and access keys."""
+    aws = shutil.which("aws")
+    if not aws:
+        pytest.skip("the AWS CLI is not installed")
+    hook.substitute("aws", f'PATH={os.environ["PATH"]} exec {aws} "$@"\n')
+    hook.env |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "PETAL_FETCH_SECONDS": "20"}
+    hook.write("etc/chef/dna.json", '{"cluster": {"region": "us-east-1"}}')
+    return hook
+
+
+only_dash = pytest.mark.parametrize("hook", ["dash"], indirect=True)
+
+
+@only_dash
+@pytest.mark.parametrize("name", ["kms", "endpoint policy", "clock", "archived"])
+def test_the_aws_cli_shows_the_own_words_of_s3(hook, cli, name):
+    behave, code, _, _ = REFUSALS[name]
+    with serving(behave) as server:
+        cli.env["AWS_ENDPOINT_URL"] = server.url
+        line = failed(cli, cli.fetch("s3://b/petal-node"), code)
+    assert re.search(r"An error occurred \((AccessDenied|RequestTimeTooSkewed|InvalidObjectState)\)", line)
+    word = {"kms": "kms:Decrypt", "clock": "chronyc", "archived": "restore-object --bucket b --key 'petal-node'"}
+    assert word.get(name, "VPC endpoint") in line.partition("Remedy: ")[2]
+
+
+@only_dash
+def test_the_aws_cli_follows_the_region_that_s3_names(hook, cli):
+    with serving(first(1, REGIONS["named in the text"], content(hook.archive.read_bytes()))) as server:
+        cli.env["AWS_ENDPOINT_URL"] = server.url
+        ran_the_archive(cli, cli.fetch("s3://b/petal-node"))
+        assert [request["Authorization"].split("/")[2] for request in server.requests] == ["us-east-1", "eu-central-1"]
+
+
+@only_dash
+@pytest.mark.parametrize("body", ["endless", "slow"])
+def test_the_aws_cli_is_stopped_at_the_limits(hook, cli, body):
+    cli.env["PETAL_FETCH_SECONDS"] = "20" if body == "endless" else "3"
+    with serving(endless if body == "endless" else dripping(bytes(100), 0.5)) as server:
+        cli.env["AWS_ENDPOINT_URL"] = server.url
+        ran = cli.fetch("s3://b/petal-node")
+    failed(cli, ran, "fetch-too-large" if body == "endless" else "fetch-unreachable")
+    assert ran.seconds < 10
+    assert cli.left_over() == []
+
+
+@only_dash
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_each_client_trusts_the_authority_of_a_variable(hook, cli, variable, tmp_path):
+    needs_curl()
+    key, certificate = issued_certificate(tmp_path)
+    cli.env["no_proxy"] = "localhost"
+    with serving(content(hook.archive.read_bytes()), key, certificate) as server:
+        cli.env["AWS_ENDPOINT_URL"] = server.url
+        assert "AWS_CA_BUNDLE" in failed(cli, cli.fetch(f"{server.url}/petal-node"), "fetch-unreachable")
+        cli.env[variable] = str(tmp_path / "ca" / ("" if variable.endswith("DIR") else "ca.crt"))
+        (hook.prefix / "var/log/petal-node.log").unlink()
+        for source in (f"{server.url}/petal-node", "s3://b/petal-node"):
+            ran_the_archive(cli, cli.fetch(source))
+            shutil.rmtree(hook.home)
 
 
 def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
@@ -323,17 +418,10 @@ def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
     needs_curl()
     key, certificate = made_certificate(tmp_path)
 
-    def endless(handler: Handler, _: int) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        with suppress(OSError):
-            while True:
-                handler.wfile.write(bytes(1 << 20))
-
     with serving(endless, key, certificate) as server:
         hook.env |= {"CURL_CA_BUNDLE": str(certificate), "PETAL_FETCH_SECONDS": "30"}
         ran = hook.fetch(f"https://localhost:{server.server_port}/petal-node")
-    failed(hook, ran, "fetch-unreachable")
+    assert "larger than 64 MiB" in failed(hook, ran, "fetch-too-large")
     assert ran.seconds < 20
     assert hook.left_over() == []
 

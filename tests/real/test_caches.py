@@ -23,7 +23,7 @@ from bootstrap.config.model import Mirror, Origin
 from bootstrap.core.errors import CacheError, FetchError, ProcessTimeout
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System
-from bootstrap.remote.fetch import exists, upload
+from bootstrap.remote.fetch import exists, require_writable, upload
 from bootstrap.spack.cache.entries import Layout
 from bootstrap.spack.cache.keys import open_keyring, refuse_readable_key
 from bootstrap.spack.cache.pull import Pulled, pull
@@ -145,6 +145,19 @@ def test_an_entry_that_was_changed_after_signing_is_refused(cache: Path, key: Ke
     trouble = only_trouble(take(tmp_path, mirror_of(cache, key)))
     assert trouble.code == "cache-unverified"
     assert "is wrong" in trouble.why
+
+
+def test_every_signature_of_an_entry_must_be_good(cache: Path, key: Key, other: Key, tmp_path: Path) -> None:
+    """gpg calls one of two signatures good, and ends with an error because of the other."""
+    path = put(cache, ZLIB)
+    with open_keyring(System(), tmp_path / "ring", [Origin(str(one.secret)) for one in (key, other)], None) as ring:
+        gpg = ["gpg", *ring.homedir, "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
+        users = ["--local-user", "site@example.org", "--local-user", "other@example.org"]
+        signed = subprocess.run([*gpg, *users, "--clearsign", str(path)], check=False, capture_output=True, text=True)
+        assert signed.returncode == 0, signed.stderr
+    path.with_name(f"{path.name}.asc").rename(path)
+    assert only_trouble(take(tmp_path, mirror_of(cache, key))).code == "cache-unverified"
+    assert take(tmp_path, mirror_of(cache, key, other)).specs == (ZLIB,)
 
 
 def test_an_unsigned_entry_of_a_signed_mirror_is_refused(cache: Path, key: Key, tmp_path: Path) -> None:
@@ -319,6 +332,23 @@ def test_an_upload_to_a_missing_bucket_is_an_error(s3: Any, tmp_path: Path) -> N
     with pytest.raises(FetchError) as caught:
         upload(tmp_path / "x", "s3://absent/x", region="us-east-1")
     assert caught.value.code == "fetch-missing"
+
+
+def test_a_destination_is_tried_without_a_trace(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.create_bucket(Bucket="petal")
+    require_writable("s3://petal/locks/a lock", region="us-east-1")
+    assert "Contents" not in s3.list_objects_v2(Bucket="petal")
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket="petal")
+    require_writable(str(tmp_path / "spack.lock"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FetchError) as caught:
+        require_writable("s3://absent/x", region="us-east-1")
+    assert caught.value.code == "fetch-missing"
+    with serving(always(403)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        with pytest.raises(FetchError, match="may not be written") as caught:
+            require_writable("s3://petal/x", region="us-east-1")
+    assert caught.value.code == "fetch-forbidden"
 
 
 def test_entries_of_the_old_layout_have_spacks_names() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from bootstrap.core.errors import StateError
 from bootstrap.core.model import Finding, Outcome, RunRecord, Severity, Status
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
+from bootstrap.host.files import path_problem, remove_tree
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
-from bootstrap.repair import permissions
+from bootstrap.repair import permissions, store
 from bootstrap.repair.build_stage import BuildStage
 from bootstrap.repair.killed_run import KilledRun
 from bootstrap.repair.module_files import ChangedModules
@@ -25,7 +27,8 @@ from bootstrap.repair.permissions import Ownership, Permissions
 from bootstrap.repair.records import Records
 from bootstrap.repair.store import ChangedFiles, MissingFiles
 from bootstrap.state.context import Context
-from bootstrap.state.store import ClusterState, Runs
+from bootstrap.state.runs import Runs
+from bootstrap.state.store import ClusterState
 from bootstrap.steps.base import Step
 from bootstrap.steps.module_tree import ModuleTree
 from tests.world import World, typed, with_package, with_spack
@@ -48,6 +51,29 @@ def repaired(step: Step, ctx: Context) -> Finding:
     assert step.probe(ctx).pending
     step.apply(ctx)
     return step.probe(ctx)
+
+
+# user::rwx, group::rwx, group:1000:rwx, mask::rwx, other::r-x, as acl(5) and linux/posix_acl_xattr.h define them
+ENTRIES = ((1, 7, -1), (4, 7, -1), (8, 7, 1000), (16, 7, -1), (32, 5, -1))
+ACL = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in ENTRIES)
+
+
+def test_a_default_acl_is_named_as_the_cause_of_modes(head: World) -> None:
+    for directory in (head.paths.state, head.paths.shared_root):
+        os.setxattr(directory, "system.posix_acl_default", ACL)
+    new = head.paths.shared_root / "new"
+    new.write_text("")
+    finding = Ownership().probe(head.context)
+    assert finding.reason.startswith(f"{new} has mode 0664: {head.paths.shared_root} has a default ACL")
+    assert finding.remedy[0] == f"setfacl -R -k {head.paths.shared}"
+    assert not any(each.startswith("petal-node") and "--yes" not in each for each in finding.remedy)
+    remove_tree(head.paths.state / "nodes")
+    (head.paths.state / "nodes").mkdir()
+    assert "default ACL" in Permissions().probe(head.context).reason
+    problem = path_problem(head.paths.state / "nodes", head.paths.shared_mount)
+    assert problem is not None
+    assert "from the default ACL of" in problem.why
+    assert problem.remedy.startswith("setfacl -k ")
 
 
 def yes(world: World) -> Context:
@@ -293,3 +319,15 @@ def test_a_changed_spack_package_is_reinstalled_only_with_yes(tmp_path: Path) ->
     found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
     assert found["spack"].outcome is Outcome.CHANGED
     assert (prefix / ".spack" / "install_manifest.json").is_file()
+
+
+def test_a_check_of_files_names_the_packages_that_it_did_not_reach(
+    head: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(head.paths.store.glob("*/hello-*/bin/hello")).unlink()
+    assert MissingFiles().probe(head.context).pending
+    monkeypatch.setattr(store, "BUDGET", 0)
+    for step in (MissingFiles(), ChangedFiles()):
+        finding = step.probe(head.context)
+        assert finding.holds
+        assert finding.message.endswith("; not reached within 0 s: hello 1.0")

@@ -14,7 +14,7 @@ import pytest
 
 from bootstrap.core.errors import Bug, DeadlineExceeded, ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.host import deadline, system
-from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, own_start
+from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, other_runs, own_start
 from bootstrap.host.system import System
 from bootstrap.host.systemd import detach
 from tests.real.hooks import until
@@ -321,7 +321,28 @@ def test_has_process_finds_only_running_processes() -> None:
     end_tree(child.pid)
     child.wait()
     assert not has_process(child.pid)
-    assert own_start() < time.time()
+    assert 0 < own_start() < time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert has_process(os.getpid(), own_start())
+    assert not has_process(os.getpid(), own_start() - 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the test runs a process of another user, which needs root")
+def test_a_user_cannot_pretend_to_be_a_run() -> None:
+    script = "import os, time; os.setuid(int(os.environ['USER_ID'])); print(flush=True); time.sleep(60)"
+    processes = []
+    try:
+        for user in (0, 65534):
+            env = {**os.environ, RUN_MARK: f"run of {user}", "USER_ID": str(user)}
+            process = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE)
+            processes.append(process)
+            assert process.stdout is not None
+            process.stdout.readline()
+        runs = other_runs("x")
+        assert ("run of 0" in runs, "run of 65534" in runs) == (True, False)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def test_available_memory_is_the_kernels_figure() -> None:

@@ -274,6 +274,11 @@ def test_options_cannot_be_abbreviated(argv: list[str], capsys: pytest.CaptureFi
     assert "usage:" in capsys.readouterr().err
 
 
+def test_config_is_refused_by_every_verb_that_reads_no_configuration() -> None:
+    takes = {name for name, verb in VERBS.items() if verb.takes_config and (verb.help or name == "hook")}
+    assert takes == {"bootstrap", "plan", "check", "lockfile", "hook"}
+
+
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if not verb.takes_config])
 def test_a_verb_without_config_names_the_verb_that_accepts_it(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

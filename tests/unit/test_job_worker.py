@@ -27,7 +27,7 @@ from bootstrap.spack.job.directory import (
 )
 from bootstrap.spack.lockfile import Locked
 from bootstrap.state.release import check_queue
-from bootstrap.state.store import Runs
+from bootstrap.state.runs import Runs
 from bootstrap.steps.spack import SpackStack
 from tests.queue_jobs import (
     INSTALL,

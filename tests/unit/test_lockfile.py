@@ -49,7 +49,7 @@ def external(name: str, version: str, path: str, **attributes: Any) -> dict[str,
 
 
 RECORDED = Record(
-    created="2026-11-24T08:00:00Z", glibc="2.36", compiler="gcc@12.2.0", languages=("c", "cxx"),
+    glibc="2.36", compiler="gcc@12.2.0", languages=("c", "cxx"),
     externals=((SLURM.spec, SLURM.place), (MPI.spec, MPI.place)), cuda=(),
     sources={"spack.source": SHA, "spack.recipes": SHA}, environment={"specs": ["fftw", "hdf5 +mpi"]},
 )  # fmt: skip
@@ -335,14 +335,26 @@ def builder(tmp_path: Path) -> Callable[[str, Path], Result[verb.LockfileSummary
 
 
 def test_the_lockfile_is_kept_if_its_destination_cannot_be_written(
-    builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
+    builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").touch()
+    def full(*_: object, **__: object) -> None:
+        raise FetchError("it cannot be written", remedy="df -h")
+
+    monkeypatch.setattr(verb, "upload", full)
     with pytest.raises(PetalError) as caught:
-        builder(with_spack(tmp_path), tmp_path / "file" / "spack.lock")
+        builder(with_spack(tmp_path), tmp_path / "spack.lock")
     kept = Paths(tmp_path / "builder").var / "spack.lock"
     assert str(kept) in caught.value.remedy[-1]
     assert lockfile.parse(kept.read_bytes(), "x").record is not None
+
+
+def test_nothing_is_solved_for_a_destination_that_cannot_be_written(
+    builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FetchError, match="cannot be written"):
+        builder(with_spack(tmp_path), tmp_path / "file" / "spack.lock")
+    assert not (Paths(tmp_path / "builder").var / "spack.lock").exists()
 
 
 def test_lockfile_prints_the_keys_to_write_and_leaves_no_files(
@@ -359,6 +371,15 @@ def test_lockfile_prints_the_keys_to_write_and_leaves_no_files(
     assert not (paths.scratch / "lockfile").exists()
     assert not paths.root.exists()
     assert not paths.shared_mount.exists()
+
+
+def test_a_stack_that_is_solved_twice_gives_the_same_bytes(
+    builder: Callable[[str, Path], Result[verb.LockfileSummary]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_spack(tmp_path)
+    first = builder(config, tmp_path / "first.lock").data
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    assert builder(config, tmp_path / "second.lock").data.sha256 == first.sha256
 
 
 def test_lockfile_without_a_stack_is_an_error(builder: Callable[[str, Path], Result[verb.LockfileSummary]]) -> None:

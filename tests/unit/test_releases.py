@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 
+from bootstrap.cli import main
 from bootstrap.cluster.slurm import Job, jobs
 from bootstrap.commands.releases import _jobs, rollback
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
 from bootstrap.core.model import NodeReport, Outcome, Role, StepReport
+from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
+from bootstrap.host.log import close_log, entries, open_log
 from bootstrap.host.times import timestamp
 from bootstrap.releases import catalog
 from bootstrap.releases import gc as collector
@@ -56,6 +59,16 @@ def three_releases(tmp_path: Path) -> tuple[World, list[str]]:
         lines.append(f"{{name: p, version: '{number}', source: {path}, sha256: {sha256_of(path)}}}")
         made.append(publish(world, f"packages: [{', '.join(lines[-2:])}]"))
     return world, made
+
+
+def test_a_rollback_and_a_failed_one_are_in_the_log(tmp_path: Path) -> None:
+    world, (_, second, third) = three_releases(tmp_path)
+    open_log(world.paths.log, "r")
+    roll_back(world.context, rollback_target(world.context, all_releases(world.context), None))
+    close_log()
+    assert main(["rollback", "--root", str(tmp_path)]) != 0
+    assert f"release {second} is current instead of {third}" in [entry.message for entry in entries(world.paths.log)]
+    assert [entry.step for entry in entries(Paths(tmp_path).log) if entry.level == "error"] == ["rollback"]
 
 
 def test_a_rollback_publishes_the_previous_release_permanently(tmp_path: Path) -> None:

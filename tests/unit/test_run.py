@@ -22,7 +22,7 @@ from bootstrap.host.files import sha256_of
 from bootstrap.host.log import close_log, open_log
 from bootstrap.host.times import timestamp
 from bootstrap.report.lines import summary
-from bootstrap.state.store import Runs
+from bootstrap.state.runs import Runs
 from bootstrap.steps.boot_service import TIMER, arrange_timer
 from tests.world import World, services
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from bootstrap.core.errors import StateError
 from bootstrap.core.model import Outcome, RunRecord, Status, StepReport, plain
 from bootstrap.core.paths import Paths
 from bootstrap.host import atomic, files
+from bootstrap.host.processes import own_start
 from bootstrap.state import desired as documents
 from bootstrap.state import release
+from bootstrap.state import runs as runs_store
 from bootstrap.state import store as state
 from tests.world import HOST, World
 
@@ -24,7 +27,7 @@ RECORD = RunRecord("r1", "hook", "configured", "head", "h", "0.1.0", 1, "b", "20
 
 
 def test_a_record_is_read_back_unchanged(tmp_path: Path) -> None:
-    runs = state.Runs(Paths(tmp_path))
+    runs = runs_store.Runs(Paths(tmp_path))
     steps = (
         StepReport(
             "a", Outcome.CHANGED, "why", ("x",), ("y",), 1.5, {"code": "c", "what": "w", "why": "", "remedy": []}
@@ -38,28 +41,28 @@ def test_a_record_is_read_back_unchanged(tmp_path: Path) -> None:
 
 def save_old(paths: Paths, run_id: str, verb: str) -> None:
     """Save a record that is two hours old."""
-    state.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": run_id, "verb": verb}))
+    runs_store.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": run_id, "verb": verb}))
     old = time.time() - 7200
     os.utime(paths.runs / f"{run_id}.json", (old, old))
 
 
 def test_the_newest_runs_come_first_and_old_ones_are_removed(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    for number in range(state.KEEP_RUNS + 5):
+    for number in range(runs_store.KEEP_RUNS + 5):
         save_old(paths, f"r{number:03d}", "bootstrap")
-    state.Runs(paths).prune()
-    latest, errors = state.Runs(paths).latest(2)
+    runs_store.Runs(paths).prune()
+    latest, errors = runs_store.Runs(paths).latest(2)
     assert [record.run_id for record in latest] == ["r034", "r033"]
     assert errors == ()
-    assert len(list(paths.runs.glob("*.json"))) == state.KEEP_RUNS
+    assert len(list(paths.runs.glob("*.json"))) == runs_store.KEEP_RUNS
 
 
 def test_records_of_the_timer_do_not_replace_those_of_hooks(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     save_old(paths, "r000", "hook")
-    for number in range(1, state.KEEP_RUNS + 5):
+    for number in range(1, runs_store.KEEP_RUNS + 5):
         save_old(paths, f"r{number:03d}", "converge")
-    state.Runs(paths).prune()
+    runs_store.Runs(paths).prune()
     assert (paths.runs / "r000.json").is_file()
     assert not (paths.runs / "r001.json").is_file()
 
@@ -67,9 +70,28 @@ def test_records_of_the_timer_do_not_replace_those_of_hooks(tmp_path: Path) -> N
 def test_the_record_of_a_running_run_is_not_removed(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     for number in range(64):
-        state.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": f"r{number:03d}"}))
-    state.Runs(paths).prune()
+        runs_store.Runs(paths).save(RunRecord(**{**RECORD.__dict__, "run_id": f"r{number:03d}"}))
+    runs_store.Runs(paths).prune()
     assert len(list(paths.runs.glob("*.json"))) == 64
+
+
+def test_a_run_whose_time_is_to_come_is_not_the_newest(tmp_path: Path) -> None:
+    paths, to_come = Paths(tmp_path), "20990601T000000.000Z-abcdef"
+    save_old(paths, to_come, "bootstrap")
+    os.utime(paths.runs / f"{to_come}.json", (time.time() + 10**8,) * 2)
+    runs = runs_store.Runs(paths)
+    for number in range(runs_store.KEEP_RUNS):
+        save_old(paths, f"20260101T000000.{number:03d}Z-abcdef", "bootstrap")
+    assert runs.latest(1).records[0].run_id == f"20260101T000000.{runs_store.KEEP_RUNS - 1:03d}Z-abcdef"
+    runs.prune()
+    assert runs.load(to_come) is None
+
+
+def test_a_run_is_dead_if_another_process_has_its_number(tmp_path: Path) -> None:
+    run = replace(RECORD, pid=os.getpid(), process_start=own_start())
+    assert not runs_store.is_dead(run, "b")
+    assert runs_store.is_dead(replace(run, process_start=own_start() - 1), "b")
+    assert runs_store.is_dead(run, "another boot")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "1"}', '{"format": 1}', "\x00", "[" * 100_000])
@@ -78,7 +100,7 @@ def test_a_damaged_document_is_reported_with_a_remedy(text: str, tmp_path: Path)
     path.parent.mkdir(parents=True)
     path.write_text(text)
     with pytest.raises(StateError) as caught:
-        state.Runs(Paths(tmp_path)).load("r1")
+        runs_store.Runs(Paths(tmp_path)).load("r1")
     assert caught.value.code == "state-corrupt"
     assert str(path) in str(caught.value)
 

@@ -35,7 +35,8 @@ from bootstrap.host.locks import Holder
 from bootstrap.report.render import show
 from bootstrap.report.status_view import status_view
 from bootstrap.state.desired import Proof
-from bootstrap.state.store import ClusterState, Runs, mark_if_killed, write_document
+from bootstrap.state.runs import Runs, mark_if_killed
+from bootstrap.state.store import ClusterState, write_document
 from tests.world import HOST, World
 
 RUN = RunRecord("r2", "hook", "start", "head", "n", "0.1.0", 1, "boot", "t", "t", Status.DEGRADED, 3)
