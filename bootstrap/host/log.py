@@ -48,6 +48,13 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
+class _LogFile(logging.FileHandler):
+    """A line that does not fit on a full disk is lost, without a traceback: the run may free space."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        pass
+
+
 def open_log(path: Path, run_id: str) -> None:
     """Logs to ``path`` from now on. If it cannot be written, the run continues without a log."""
     LOG.setLevel(logging.DEBUG)
@@ -57,7 +64,7 @@ def open_log(path: Path, run_id: str) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _rotate(path)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
         with suppress(FileNotFoundError):  # another run renames it at this moment
             path.chmod(0o640)
     handler.setFormatter(_JsonLines(run_id))
@@ -140,4 +147,5 @@ def close_log() -> None:
     """Closes the log."""
     for handler in list(LOG.handlers):
         LOG.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # the disk is full
+            handler.close()

@@ -23,7 +23,7 @@ from bootstrap.remote.tarball import unpack
 from bootstrap.spack.job.directory import DONE, RUNNING, JobDirectory, JobReport, WorkerWatch
 from bootstrap.state.release import current_release
 from tests.disks import mounted
-from tests.world import World, tarball
+from tests.world import World, tarball, with_package
 
 ERRORS = ({"code": "file-no-space", "what": "w", "why": "y" * 20_000, "remedy": []},)
 BLOCK = 4096
@@ -119,3 +119,18 @@ def test_status_does_not_call_read_only_storage_ok(tmp_path: Path) -> None:
         status = read_status(options, world.services)
         assert [error["code"] for error in status.errors] == ["storage-read-only"]
         assert (status.status, status.exit_code) == (Status.DEGRADED, 3)
+
+
+def test_a_full_disk_for_the_log_does_not_change_the_result_of_a_command(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", config_text=with_package(tmp_path))
+    converge(STEPS, world.context, lambda _: None)
+    with mounted(world.paths.log.parent.with_name("full"), 1) as disk:
+        world.paths.log.parent.symlink_to(disk)
+        (disk / world.paths.log.name).touch()
+        fill(disk)
+        argv = [sys.executable, "-c", "from bootstrap.cli import entry; entry()", "gc", "--yes"]
+        argv += ["--root", str(world.prefix), "--role", "head"]
+        (world.paths.archives / "unused").touch()
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=TOP)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "removed 1 other file" in done.stdout
