@@ -316,6 +316,12 @@ run_archive() {
     exit "$code"
 }
 
+# sudo -E keeps a user's variables. Nothing is written below such a prefix, not even the log.
+if [ -n "$prefix" ] && [ "$(id -u)" -eq 0 ] && [ "$(stat -c %u "$prefix" 2>/dev/null || echo 0)" != 0 ]; then
+    note "PETAL_PREFIX=$prefix is not used by root, because it does not belong to root. Remedy: unset PETAL_PREFIX" >&2
+    case " $* " in *' --strict '*) exit 1 ;; esac
+    exit 0
+fi
 read_arguments "$@"
 words=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
 find_archive

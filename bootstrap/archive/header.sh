@@ -4,7 +4,7 @@
 #   PETAL_PYTHON  the interpreter to use instead of the first one found
 #   PETAL_PREFIX  for tests and image builds: goes before /usr, /opt and /var below
 # Candidates are executed without a version check. If one is too old, the loader executes this file again with the
-# candidate in PETAL_TRIED, so that no interpreter is started twice.
+# candidate in PETAL_TRIED, after the number of this process, so that no interpreter is started twice.
 
 boot='import sys, zipimport
 sys.argv[:1] = []
@@ -39,15 +39,32 @@ find_self() {
 become() {
     python=$1
     shift
-    case :${PETAL_TRIED-}: in *":$python:"*) return ;; esac
+    case $PETAL_TRIED: in *":$python:"*) return ;; esac
     [ -f "$python" ] && [ -x "$python" ] || return
-    PETAL_TRIED=${PETAL_TRIED-}:$python
+    PETAL_TRIED=$PETAL_TRIED:$python
     export PETAL_TRIED
     exec "$python" -I -S -X utf8 -c "$boot" "$self" "$@"
 }
 
+# Refuses a path ($2) in a variable ($1) of root's environment that other users could change: sudo -E keeps a user's
+# variables.
+refuse_changeable() (
+    PATH=/usr/bin:/bin
+    [ "$(id -u)" -eq 0 ] || exit 0
+    path=$(readlink -f -- "$2" 2>/dev/null) || path=
+    while [ -n "$path" ] && [ -n "$(find "$path" -prune -user 0 \( ! -perm -020 ! -perm -002 -o -perm -1000 \))" ]; do
+        [ "$path" != / ] || exit 0
+        path=${path%/*} path=${path:-/}
+    done
+    echo "petal-node: $1=$2 is not used by root: the path is missing, or other users could change it" >&2
+    echo "remedy: unset $1" >&2
+    exit 69
+)
+
 # The interpreter in PETAL_PYTHON is used or refused, never ignored.
 become_chosen() {
+    PETAL_PYTHON=$(command -v -- "$PETAL_PYTHON" || echo "$PETAL_PYTHON")
+    refuse_changeable PETAL_PYTHON "$PETAL_PYTHON" || exit 69
     if ! "$PETAL_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 9))' </dev/null >/dev/null 2>&1; then
         echo "petal-node: PETAL_PYTHON=$PETAL_PYTHON is not a Python >= 3.9" >&2
         echo "remedy: unset PETAL_PYTHON, or set it to the path of one" >&2
@@ -75,6 +92,7 @@ become_from_path() {
 
 # Prints which package of this distribution to install, and exits 69.
 give_up() {
+    tried=${PETAL_TRIED#"$$"} tried=${tried#:}
     release=
     # shellcheck source=/dev/null
     [ -r "$prefix/etc/os-release" ] && release=$(. "$prefix/etc/os-release" && echo "${ID-}:${VERSION_ID-}")
@@ -85,14 +103,16 @@ give_up() {
     debian:*|ubuntu:*) install='apt-get install -y python3' ;;
     *) install='the package python3 (RHEL 8: python39; Ubuntu 20.04: python3.9)' ;;
     esac
-    echo "petal-node: no Python >= 3.9 on this node (${PETAL_TRIED:+too old: ${PETAL_TRIED#:}; }looked in /usr, /opt/parallelcluster and PATH)" >&2
+    echo "petal-node: no Python >= 3.9 on this node (${tried:+too old: $tried; }looked in /usr, /opt/parallelcluster and PATH)" >&2
     echo "remedy: $install" >&2
     exit 69
 }
 
 find_self
 title "$@"
+case ${PETAL_TRIED-} in "$$":*) ;; *) PETAL_TRIED=$$ ;; esac
 prefix=${PETAL_PREFIX-}
+[ -z "$prefix" ] || refuse_changeable PETAL_PREFIX "$prefix" || exit 69
 [ -z "${PETAL_PYTHON-}" ] || become_chosen "$@"
 become "$prefix/usr/bin/python3" "$@"
 become_named "$@"

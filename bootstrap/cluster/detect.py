@@ -74,7 +74,7 @@ def gather(paths: Paths, system: System, role: Role | None = None) -> Facts:
 
 def node_name(paths: Paths, system: System) -> str:
     """The node's name; on a compute node Slurm's, which differs from the host name with Dns/UseEc2Hostnames."""
-    names = (os.environ.get("SLURMD_NODENAME", ""), text_or_empty(paths.at(SLURM_NAME)).strip())
+    names = (text_or_empty(paths.at(SLURM_NAME)).strip(), os.environ.get("SLURMD_NODENAME", ""))
     return next((name for name in names if HOST_NAME.match(name)), "") or system.hostname()
 
 

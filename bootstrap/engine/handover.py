@@ -19,8 +19,6 @@ from ..host.log import LOG
 from ..host.system import System
 from ..state.desired import DesiredState
 
-MARK = "PETAL_HANDED_OVER"
-
 
 def hand_over(desired: DesiredState | None, own: Tool, paths: Paths, system: System) -> None:
     """Executes the desired version; returns if this process already is that version, or its archive is missing.
@@ -29,9 +27,6 @@ def hand_over(desired: DesiredState | None, own: Tool, paths: Paths, system: Sys
         FetchError: ``fetch-checksum``, the archive on shared storage does not have the checksum in desired.json.
     """
     if desired is None or not desired.sha256 or own.sha256 is None or desired.sha256 == own.sha256:
-        return
-    if os.environ.get(MARK) == desired.sha256:
-        LOG.warning("version %s is desired, but its archive runs another one", desired.version)
         return
     archive = paths.program(desired.version)
     if not has_sha256(archive, desired.sha256):
@@ -44,5 +39,4 @@ def hand_over(desired: DesiredState | None, own: Tool, paths: Paths, system: Sys
         sha256 = desired.sha256
         system.on_storage(lambda: install_executable(source, archive, sha256), source, DOCUMENT)
     LOG.info("executing version %s", desired.version)
-    os.environ[MARK] = desired.sha256
     os.execv(archive, [str(archive), *sys.argv[1:]])  # noqa: S606 - its checksum was verified

@@ -112,6 +112,34 @@ def test_arguments_and_exit_code_pass_through(node):
     assert node.run("exit", "3").code == 3
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the test gives a directory to another user, which needs root")
+@pytest.mark.parametrize("name", ["PETAL_PYTHON", "PETAL_PREFIX"])
+@pytest.mark.parametrize("owned", ["the path", "the directory above it"])
+def test_root_uses_no_path_of_a_variable_that_a_user_could_change(node, public, name, owned):
+    """sudo -E keeps the variables of a user."""
+    program = public / "theirs" / "usr" / "bin" / "python3"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\ntouch {public}/started\n")
+    program.chmod(0o755)
+    path = program if name == "PETAL_PYTHON" else public / "theirs"
+    os.chown(path if owned == "the path" else path.parent, 65534, 65534)
+    node.env |= {"PETAL_PYTHON": "", name: str(path)}
+    ran = node.run("version")
+    os.chown(path.parent, 0, 0)
+    assert (ran.code, ran.out) == (69, "")
+    assert f"{name}={path} is not used by root" in ran.err
+    assert f"remedy: unset {name}" in ran.err
+    assert not (public / "started").exists()
+
+
+def test_a_users_list_of_tried_interpreters_is_ignored(node):
+    if os.path.realpath(good_python()) != os.path.realpath("/usr/bin/python3"):
+        pytest.skip("/usr/bin/python3 is missing or too old")
+    tried = ":".join(["", "/usr/bin/python3", *(f"/usr/bin/python3.{minor}" for minor in range(9, 18))])
+    node.env |= {"PETAL_PYTHON": "", "PETAL_PREFIX": "", "PETAL_TRIED": tried}
+    assert "too old" not in node.run("version").err
+
+
 # names and links
 
 

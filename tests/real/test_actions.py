@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -124,3 +125,10 @@ def test_a_terminated_hook_leaves_no_partial_file(hook, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143
     assert hook.left_over() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the test gives a directory to another user, which needs root")
+def test_root_uses_no_prefix_of_a_user(hook):
+    os.chown(hook.prefix, 65534, 65534)
+    ran = hook.fetch(hook.archive.as_uri(), "--strict")
+    assert (ran.code, "is not used by root" in ran.err, list(hook.prefix.rglob("opt"))) == (1, True, [])

@@ -256,6 +256,33 @@ def test_nothing_is_written_to_tmp(node: Path, tmp_path: Path) -> None:
     assert [line for line in made if places.search(line.replace(f'"{tmp_path}/', ""))] == []
 
 
+@pytest.mark.parametrize("kept", ["nothing", "another file"])
+@pytest.mark.parametrize("shared", ["right", "another file"])
+def test_the_desired_version_runs_only_with_its_checksum(kept: str, shared: str, node: Path) -> None:
+    """Also if the environment says that it was tried already."""
+    program, other = b"#!/bin/sh\necho desired version: $*\n", b"#!/bin/sh\necho EVIL\n"
+    sha256 = hashlib.sha256(program).hexdigest()
+    desired = DesiredState("9.9.9", sha256, {"stack": "none"}, {}, "a" * 12)
+    write_document(node / "shared/petal/state/desired.json", plain(desired))
+    local, archive = node / "opt/petal-node/9.9.9/petal-node", node / "shared/petal/archive" / sha256
+    for path, content in (
+        (local, other if kept != "nothing" else None),
+        (archive, program if shared == "right" else other),
+    ):
+        if content is not None:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+            path.chmod(0o755)
+    (node / "own").write_text("this version")
+    env = environment(PETAL_ARCHIVE=str(node / "own"), PETAL_HANDED_OVER=sha256)
+    done = petal(node, "bootstrap", "--role", "login", **env)
+    assert "EVIL" not in done.stdout
+    if shared == "right":
+        assert done.stdout == f"desired version: bootstrap --role login --root {node}\n"
+    else:
+        assert "fetch-checksum" in done.stdout + done.stderr
+
+
 @needs_root
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("user", [0, 1000])
