@@ -61,8 +61,9 @@ def _sign_of_life(nonce: str) -> Iterator[None]:
     if nonce:
         signal.signal(signal.SIGALRM, lambda _number, _frame: tell(nonce))
         signal.setitimer(signal.ITIMER_REAL, BEAT, BEAT)
-    yield
-    if nonce:
+    try:
+        yield
+    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

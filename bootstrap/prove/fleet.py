@@ -245,7 +245,8 @@ def _run_check(
             on_idle=watch.idle,
         )
     except _Silent as silent:
-        known = next((known for known in _nodes(ctx) if known.name == node.name), node)
+        now = () if stop.is_set() else _nodes(ctx)
+        known = next((known for known in now if known.name == node.name), node)
         why = f"Slurm shows it as {states([known])}"
         return _without_report(node, str(silent), why, f"scontrol show node {node.name}", f"ping -c 2 {node.name}")
     report = report_of_lines(node.name, watch.nonce, watch.lines)
@@ -273,8 +274,8 @@ class _Watch:
         self.nonce = secrets.token_hex(8)
         self.job = f"petal-proof-{self.nonce}"
         self.lines: list[str] = []
-        self.began = self.waits = False
-        self.last = self.asked = time.monotonic()
+        self.began = False
+        self.start = self.last = self.asked = time.monotonic()
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -294,11 +295,12 @@ class _Watch:
         if not self.began and now - self.asked >= POLL:
             self.asked = now
             reason = self._pending()
-            self.waits = bool(reason)
             patience = self.ctx.config.check.time if OTHER_JOBS in reason else PENDING_SECONDS
-            if reason and (now - self.last >= patience or not (reason in PASSING or OTHER_JOBS in reason)):
+            if reason and (now - self.start >= patience or not (reason in PASSING or OTHER_JOBS in reason)):
                 raise AllocationRefused("Slurm did not start the job", why=reason)
-        if now - self.last >= SILENT_SECONDS and not self.waits:
+            if OTHER_JOBS in reason:
+                self.last = now
+        if now - self.last >= SILENT_SECONDS:
             what = "stopped answering" if self.began else "does not answer"
             raise _Silent(f"the node {what}: nothing came for {SILENT_SECONDS:.0f} s")
 

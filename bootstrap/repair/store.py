@@ -104,6 +104,8 @@ class MissingFiles(StoreRepair):
     name = "package-files-missing"
 
     def probe(self, ctx: Context) -> Finding:
+        if not any(package.origin for package in ctx.config.packages):
+            return elsewhere("the configuration has no tarballs")
         damaged, rest = _find(ctx, _tarballs)
         incomplete = [package for package in damaged if not package.was_changed]
         if not incomplete:
@@ -126,6 +128,8 @@ class ChangedFiles(StoreRepair):
     name = "package-files-changed"
 
     def probe(self, ctx: Context) -> Finding:
+        if not ctx.config.uses_spack and not any(package.origin for package in ctx.config.packages):
+            return elsewhere("the configuration has no packages that petal-node installs")
         damaged, rest = _find(ctx, _packages)
         damaged = [one for one in damaged if self._is_changed(one)]
         if not damaged:
@@ -202,7 +206,10 @@ def _differences(ctx: Context, one: InstalledPackage) -> tuple[Difference, ...]:
     inventory, deep = one.prefix / (FILES if one.package else database.MANIFEST), ctx.options.deep
     try:
         if one.package is not None:
-            return tuple(differences(read_json(inventory, limit=LIMIT) or {}, contents=True, every_byte=deep))
+            entries = read_json(inventory, limit=LIMIT)
+            if entries is None:  # the package is gone, or its files are not known
+                return (Difference(str(inventory), "is missing", lost=True),)
+            return tuple(differences(entries, contents=True, every_byte=deep))
         # The step ``spack`` finds and installs missing packages.
         return database.damage(one.prefix, every_byte=deep) if database.is_whole(one.prefix) else ()
     except StateError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cluster.slurm import find_slurm, nodes
+from ..cluster.slurm import find_slurm, nodes, states
 from ..core.errors import PetalError, ProofError
 from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.times import timestamp
@@ -44,7 +44,7 @@ class Proof(Step):
         if not any(node.up for node in candidates):
             raise ProofError(
                 "no compute node is up, so nothing could be proved",
-                why=f"waited {ctx.config.check.wait} s",
+                why="; ".join(filter(None, (f"waited {ctx.config.check.wait} s", _slurms_reason(ctx)))),
                 remedy="when nodes are up: petal-node check --nodes all",
                 code="proof-no-nodes",
             )
@@ -60,6 +60,14 @@ class Proof(Step):
             problems += [f"{report.node}: has release {report.release}" for report in others]
             problems += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]
             raise ProofError(f"only {proof}", why="; ".join(problems), remedy="petal-node check --nodes all")
+
+
+def _slurms_reason(ctx: Context) -> str:
+    """The conditions of all nodes, with Slurm's reasons; empty if Slurm does not answer."""
+    try:
+        return states(nodes(ctx.system))
+    except PetalError:
+        return ""
 
 
 def _no_node_will_join(ctx: Context) -> bool:

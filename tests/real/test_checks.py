@@ -86,6 +86,16 @@ def test_output_of_a_profile_is_never_an_answer(world: World) -> None:
     assert (shell.text.split()[1], load.code, run.code, run.alive) == ("8.6.19", 1, 127, True)
 
 
+@pytest.mark.parametrize("answers", [1, 9])
+def test_a_profile_that_knows_the_nonce_spoils_the_answers_and_nothing_else(world: World, answers: int) -> None:
+    reads = "nonce=$(tr '\\0' '\\n' </proc/$$/cmdline | grep -A1 -x petal-check | tail -1)"
+    forged = f"for i in $(seq {answers}); do printf '\\0%s\\0modules\\0oops\\0text\\0\\n' \"$nonce\"; done"
+    with (world.paths.init / "petal.sh").open("a") as file:
+        file.write(f"{reads}\n{forged}\n[ {answers} -gt 1 ] || exit 0\n")
+    found = login_shell.ask_shell(world.context, ("good",), (), 60)
+    assert [next(found).alive for _ in range(4)] == [False] * 4
+
+
 def test_output_of_users_programs_is_bounded_while_it_comes(world: World) -> None:
     chatty = (CheckCommand("yes 0123456789"), CheckCommand("echo hello"))
     answers = login_shell.ask_shell(world.context, ("good",), chatty, 60)

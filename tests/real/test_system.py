@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -160,6 +161,18 @@ def test_lines_arrive_as_they_are_written_until_the_deadline() -> None:
     assert lines == ["one", "two", "three"]
     with pytest.raises(ProcessTimeout):
         SYSTEM.run(["sh", "-c", "echo one; sleep 100"], timeout=0.5, on_line=lines.append)
+
+
+def test_a_program_that_prints_too_much_is_ended() -> None:
+    """Through both ways to read its output; a user's program has a limit by default."""
+    lines: list[str] = []
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for options in ({"most": 5000}, {"most": 5000, "on_line": lines.append}, {"user": user}):
+        started = time.monotonic()
+        with pytest.raises(ProcessFailed, match="printed more output than is accepted"):
+            SYSTEM.run(["yes"], timeout=60, ok=None, **options)  # type: ignore[arg-type]
+        assert time.monotonic() - started < 20
+    assert sum(map(len, lines)) < 100_000
 
 
 def test_silence_of_a_program_is_reported_repeatedly() -> None:

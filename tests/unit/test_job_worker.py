@@ -269,6 +269,24 @@ def test_waiting_for_nodes_and_for_the_job_share_one_deadline(tmp_path: Path, mo
     assert 3600 < clock.now < 3700
 
 
+def test_a_drained_queue_is_reported_with_slurms_own_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not the job could be submitted: ParallelCluster may be about to launch another node."""
+    world, clock = head(tmp_path, wait=60), Clock()
+    Slurm(world, lambda _: "PENDING")
+    drained = "q1-st-c5-1|drained|q1|disk swap\nq1-st-c5-2|down*|q1|Not responding\n"
+    world.system.answers["sinfo"] = lambda argv: drained if "--Node" in argv else "q1|up|infinite\n"
+    monkeypatch.setattr(worker, "time", clock)
+    reason = "q1-st-c5-1: draining (drained): disk swap; q1-st-c5-2: not responding (down*): Not responding"
+    for launching in (False, True):
+        if launching:
+            heartbeat = world.paths.at(worker.CLUSTERMGTD)
+            heartbeat.parent.mkdir(parents=True)
+            heartbeat.touch()
+            clock.now = heartbeat.stat().st_mtime
+        report = converge(world)[0]["spack"]
+        assert reason in report.reason, report
+
+
 def test_an_earlier_job_of_the_same_name_is_ignored(tmp_path: Path) -> None:
     """A run that systemd restarts has the same id and job name; squeue sorts by the names of states."""
     world = head(tmp_path)

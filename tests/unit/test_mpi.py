@@ -378,6 +378,22 @@ def test_the_job_has_two_ranks_on_two_nodes_of_one_queue(world: World) -> None:
     assert command[-5:] == ("-lc", proof.SCRIPT, "petal-mpi", "openmpi/4.1", str(world.paths.link))
 
 
+def test_the_job_runs_in_a_partition_that_takes_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(world, "Core:openmpi/4.1")
+    asked = []
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        asked.extend(word for word in argv if word.startswith("--partition="))
+        if "--partition=admin" in argv:
+            return Completed(1, "", "srun: error: Unable to allocate resources: User's group not permitted")
+        return Completed(0, recorded("well").stdout if argv[0] == "srun" else "", "")
+
+    monkeypatch.setattr(world.system, "run", run)
+    both = [SlurmNode(name, "idle", "", "admin", partitions=("admin", "q1", "q2")) for name in (ONE, TWO)]
+    (finding,) = proof.prove_release(world.context, both)
+    assert (finding.severity, asked) == (Severity.OK, ["--partition=admin", "--partition=q1"])
+
+
 @pytest.mark.parametrize(
     ("modules", "nodes", "output"),
     [

@@ -11,8 +11,9 @@ import pytest
 
 from bootstrap.cluster.hostlist import folded
 from bootstrap.cluster.slurm import parse_sinfo
+from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
-from bootstrap.core.errors import PetalError, ProcessFailed
+from bootstrap.core.errors import PetalError, ProcessFailed, UsageError
 from bootstrap.core.model import Finding, NodeReport, Severity, plain
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet
@@ -347,3 +348,21 @@ def test_without_check_launch_no_node_is_started(tmp_path: Path, monkeypatch: py
     world.config_text = "stack: none"
     fleet.wait_for_nodes(world.context)
     assert commands(world, "sbatch") == []
+
+
+# -------------------------------------------------------------------------------------------------------- check --nodes
+
+
+def test_a_node_that_is_listed_twice_is_checked_once(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    world.system.answers["scontrol"] = lambda _: "q1-st-c5-1\nq1-st-c5-2\nq1-st-c5-1\n"
+    for text in ("q1-st-c5-1,q1-st-c5-1", "q1-st-c5-[1-2],q1-st-c5-1"):
+        names = [node.name for node in check._nodes(world.context, text)]
+        assert len(names) == len(set(names)) == text.count("[") + 1
+
+
+@pytest.mark.parametrize("text", ["", ",", " ", " , "])
+def test_an_empty_list_of_nodes_is_a_mistake(tmp_path: Path, text: str) -> None:
+    world = World(tmp_path / "head", live=True)
+    with pytest.raises(UsageError, match="no such node: "):
+        check._nodes(world.context, text)

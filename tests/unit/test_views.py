@@ -426,3 +426,24 @@ def test_a_problem_of_a_running_step_is_printed_at_once_and_stays(capsys: pytest
     problem, remedy = capsys.readouterr().out.splitlines()
     assert problem.split() == [">", "spack", "no", "package", "[cache-unreachable]"]
     assert remedy.split() == ["try", "ls", "/c"]
+
+
+def test_text_of_programs_is_never_read_as_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor as an escape code, in any line that a terminal shows."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    hostile = "cannot stage [/opt/petal/store/x]: [bold]no[/bold] [link=http://evil]space[/link] \x1b]0;title\x07\x9b2J"
+    progress = report.Progress(Options("bootstrap"))
+    progress.note(hostile)
+    finding = Finding("run:[red]x[/red]", Severity.FAIL, hostile, hostile, (hostile,))
+    found = NodeReport("[/n1]", "compute", "t", None, (finding,))
+    progress.answer(found)
+    progress.close()
+    report.show(Result("check", Status.DEGRADED, FleetReport((found,))), Options("check"))
+    shown = "".join(capsys.readouterr())
+    assert shown.count("[/opt/petal/store/x]: [bold]no[/bold] [link=http://evil]") >= 4
+    assert "\x1b]0" not in shown
+    assert "\x07" not in shown
+    assert "\x9b" not in shown
