@@ -18,6 +18,7 @@ from ..state.store import ClusterState, write_document
 from ..steps.base import Step
 from ..steps.boot_service import arrange_timer
 from .converge import converge, exit_of, status_of
+from .followers import kept_by_nodes, not_following
 from .prepare import prepare, prepare_without_config
 from .recorder import Recorder, crash
 from .registry import BEFORE_DESIRED, CHECKS, LOCAL, awaits_mount, steps_for
@@ -77,7 +78,9 @@ def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Stat
     if awaits_mount(ctx):
         mounted = _converge(BEFORE_DESIRED, ctx, recorder)
         ctx = _prepare(options, services, recorder)  # the storage that was just mounted may have the desired state
+    before = kept_by_nodes(ctx)
     reports = _converge(steps_for(ctx), ctx, recorder, mounted)
+    recorder.update(findings=not_following(ctx, before))
     status = status_of(reports)
     if repairing or (options.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
         checked = _self_check(ctx, recorder, reports, warnings_count=repairing)

@@ -1,0 +1,58 @@
+"""The running nodes that a change of the configuration does not reach: they keep a part of it on their own disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..cluster.hostlist import folded
+from ..cluster.slurm import nodes
+from ..core.deadlines import PROBE
+from ..core.errors import PetalError
+from ..core.model import Finding, Role, Severity
+from ..state.context import Context
+from ..state.store import ClusterState
+
+KEPT_ON_NODES = ("layout", "storage", "modules.paths", "modules.lmod")
+
+
+def kept_by_nodes(ctx: Context) -> Mapping[str, Any] | None:
+    """The configuration that running nodes follow; None if this run does not change it, or it cannot be read."""
+    if not (ctx.sets_desired_state and ctx.role is Role.HEAD and ctx.paths.live):
+        return None
+    shared = ClusterState(ctx.paths)
+    desired = ctx.system.try_storage(shared.desired_state, ctx.paths.shared, PROBE)
+    return desired.config if desired else None
+
+
+def not_following(ctx: Context, before: Mapping[str, Any] | None) -> tuple[Finding, ...]:
+    """A warning with the nodes that have to run petal-node again, and the commands; empty if nothing changes there."""
+    now = ctx.config.to_dict()
+    changed = [key for key in KEPT_ON_NODES if before is not None and _value(before, key) != _value(now, key)]
+    read = ctx.system.try_storage(ClusterState(ctx.paths).reports, ctx.paths.shared, PROBE) if changed else None
+    reports, running = read.current if read else (), _running(ctx) if read else ()
+    compute = [one.node for one in reports if one.role == Role.COMPUTE and (running is None or one.node in running)]
+    login = [one.node for one in reports if one.role == Role.LOGIN]
+    if not compute and not login:
+        return ()
+    message = f"{folded([*login, *compute])} still follow the earlier {', '.join(changed)}"
+    why = "each node keeps these on its own disk, and a node that is ready looks for changes at its next boot only"
+    remedy = [f"on {folded(login)}: petal-node bootstrap"] if login else []
+    if compute:
+        srun = ctx.system.which("srun") or "srun"  # sudo's secure_path lacks Slurm's directory
+        remedy.append(f"{srun} -N{len(compute)} -w {folded(compute)} {ctx.paths.link} bootstrap    (as root)")
+    return (Finding("desired-state", Severity.WARN, message, why, tuple(remedy)),)
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    section, _, name = key.partition(".")
+    value = config.get(section)
+    return value.get(name) if name and isinstance(value, Mapping) else value
+
+
+def _running(ctx: Context) -> Sequence[str] | None:
+    """The compute nodes that are up; None if Slurm does not answer."""
+    try:
+        return [node.name for node in nodes(ctx.system) if node.up]
+    except PetalError:
+        return None
