@@ -128,12 +128,12 @@ class Refusal(Exception):
     def right_region(self) -> str:
         """The region that S3 names instead of that of the request, else empty."""
         header = self.headers.get("x-amz-bucket-region", "")
-        named = [header, element(self.text, "Region")]
-        if REGION_CODES.search(self.code) or self.status in (301, 307):
-            named += s3.REGION.findall(f"{self.text} {self.headers.get('Location', '')}")
-        elif header in ("", self.region):
-            return ""
-        return next((name for name in named if s3.REGION.fullmatch(name) and name != self.region), "")
+        expected = re.search(rf"expecting '({s3.REGION.pattern})'", self.text)
+        name = header or element(self.text, "Region") or (expected[1] if expected else "")
+        if not name and (REGION_CODES.search(self.code) or self.status in (301, 307)):
+            named = s3.REGION.findall(f"{self.text} {self.headers.get('Location', '')}")
+            name = next((entry for entry in named if entry != self.region), "")
+        return name if s3.REGION.fullmatch(name) and name != self.region else ""
 
     def error(self) -> FetchError:
         """The error with its remedy."""
@@ -160,9 +160,9 @@ class Refusal(Exception):
         if self.refuses_credentials or (self.status in (401, 403) and not self.signed):
             return self._without_credentials()
         if REGION_CODES.search(self.code) or self.status in (301, 307):
-            name = self.right_region or "REGION"
-            what, lines = f"{self.uri} is in another region than {self.region}", (f"set AWS_REGION={name}",)
-            return FetchError(what, why=self.why, remedy=(*lines, look_up(self.uri)), code="fetch-region")
+            what, name = f"{self.uri} is not in the region {self.region}", self.right_region
+            remedy = [f"set AWS_REGION={name}" if name else "check AWS_REGION and AWS_ENDPOINT_URL", look_up(self.uri)]
+            return FetchError(what, why=self.why, remedy=remedy, code="fetch-region")
         if self.status in (401, 403):
             why = self.why + ("" if self.verb == "written" else LIST_BUCKET)
             hint = "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies"

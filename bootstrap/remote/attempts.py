@@ -37,6 +37,10 @@ class Target(NamedTuple):
     sha256: str | None
     deadline: float
 
+    def session(self) -> Any:
+        # another host than S3 could not check the signature, and would see the token
+        return client.session(self.url, follows=not self.region)
+
     def send(self, session: Any, method: str, **options: Any) -> Any:
         """The answer of requests, whose body is not read yet.
 
@@ -45,8 +49,7 @@ class Target(NamedTuple):
         """
         auth = s3.s3_auth(self.found, self.region, self.sha256) if self.found else None
         left = max(0.1, self.deadline - time.monotonic())
-        # another host than S3 could not check the signature, and would see the token
-        options |= {"auth": auth, "allow_redirects": not self.region, "timeout": client.timeout(left), "stream": True}
+        options |= {"auth": auth, "timeout": client.timeout(left), "stream": True}
         answer = session.request(method, self.url, **options)
         verb = "read" if method == "get" else "written"
         try:

@@ -6,6 +6,7 @@ system's store and what any of these variables adds, as ``actions/on_node.sh`` d
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -25,10 +26,13 @@ TUNNEL = re.compile(r"Tunnel connection failed: (?P<status>\d+)[\w ]*")  # http.
 CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def session(url: str) -> Any:
+def session(url: str, *, follows: bool) -> Any:
     """A session of requests with the proxies of the environment.
 
     No redirect of an https address passes through http, not even on its way back to https.
+
+    Args:
+        follows: redirects are followed. requests would read the whole answer of each, which may be endless.
     """
     import requests
     from requests.adapters import HTTPAdapter
@@ -52,7 +56,15 @@ def session(url: str) -> Any:
         def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
             return super().proxy_manager_for(*args, ssl_context=context, proxy_ssl_context=context, **kwargs)
 
-    made = requests.Session()
+    class Bounded(requests.Session):
+        def get_redirect_target(self, resp: Any) -> Any:
+            target = super().get_redirect_target(resp) if follows else None
+            if target:
+                resp.raw.close()
+                resp.raw = io.BytesIO()
+            return target
+
+    made = Bounded()
     made.headers["Accept-Encoding"] = "identity"  # a server that compresses would change the length and the checksum
     made.mount("https://", Trusting())
     if url.startswith("https:"):

@@ -25,7 +25,7 @@ from ..core.errors import FetchError, from_os_error
 from ..host.atomic import private_dir, resumable_file, staged_file
 from ..host.files import CHUNK, has_sha256, sha256_of
 from ..host.log import LOG
-from . import answers, client, s3
+from . import answers, s3
 from .attempts import Target, TryAgain, with_retries
 
 SMALL = 1 << 20
@@ -112,7 +112,7 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
 
     def get(to: Target) -> None:
         # the answer to HEAD has no body, and so no reason
-        with client.session(to.url) as session, to.send(session, "get", headers={"Range": "bytes=0-0"}):
+        with to.session() as session, to.send(session, "get", headers={"Range": "bytes=0-0"}):
             pass
 
     try:
@@ -142,7 +142,7 @@ def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) 
 
     def look(to: Target) -> bool:
         to = to._replace(url=s3.list_url(prefix, to.region))
-        with client.session(to.url) as session, to.send(session, "get") as answer:
+        with to.session() as session, to.send(session, "get") as answer:
             return "<Contents>" in answers.text_of(answer)
 
     return bool(with_retries(prefix, region, seconds, look, "could not be listed"))
@@ -184,7 +184,7 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
     sha256 = sha256_of(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
 
     def put(to: Target) -> None:
-        with _opened(source) as stream, client.session(to.url) as session, to.send(session, "put", data=stream):
+        with _opened(source) as stream, to.session() as session, to.send(session, "put", data=stream):
             pass
 
     with_retries(uri, region, seconds, put, "could not be written", sha256)
@@ -205,7 +205,7 @@ def require_writable(uri: str, *, region: str | None = None, seconds: float = 60
     _require_s3(uri)
 
     def begin(to: Target) -> None:
-        with client.session(to.url) as session:
+        with to.session() as session:
             with to._replace(url=f"{to.url}?uploads=").send(session, "post") as answer:
                 upload_id = quote(answers.element(answers.text_of(answer), "UploadId"), safe="")
             try:
@@ -287,7 +287,7 @@ def _get(source: Source, part: Path, to: Target) -> None:
     """One attempt to complete ``part``."""
     offset = part.stat().st_size
     headers = {"Range": f"bytes={offset}-"} if offset else {}
-    with client.session(to.url) as session, to.send(session, "get", headers=headers) as answer:
+    with to.session() as session, to.send(session, "get", headers=headers) as answer:
         if answer.status_code != 416:  # 416: the part is as long as the object, and its checksum decides
             _receive(source, answer, part, to.deadline, append=offset > 0 and answer.status_code == 206)
 

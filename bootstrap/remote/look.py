@@ -10,7 +10,6 @@ from typing import IO, Any
 
 from ..core.text import human
 from ..host.files import CHUNK
-from . import client
 from .attempts import Target, with_retries
 from .fetch import Source, local_path, require_file, verify
 
@@ -62,7 +61,7 @@ def look_at(source: Source, read: Reader = lambda _: "") -> str:
             return look(file, os.fstat(file.fileno()).st_size)
 
     def get(to: Target) -> str:
-        with client.session(to.url) as session, to.send(session, "get") as answer:
+        with to.session() as session, to.send(session, "get") as answer:
             size = answer.headers.get("Content-Length", "")
             return look(answer.raw, int(size) if size.isdigit() else None)
 

@@ -166,10 +166,12 @@ def dripping(data: bytes, seconds: float) -> Behaviour:
     return behave
 
 
-def endless(handler: Handler, _: int) -> None:
-    """Send chunks (HTTP/1.1) until the client closes the connection."""
+def endless(handler: Handler, _: int, location: str = "") -> None:
+    """Send chunks (HTTP/1.1) until the client closes the connection; with ``location`` it is a redirect."""
     handler.protocol_version = "HTTP/1.1"
-    handler.send_response(200)
+    handler.send_response(307 if location else 200)
+    if location:
+        handler.send_header("Location", location)
     handler.send_header("Transfer-Encoding", "chunked")
     handler.end_headers()
     block = b"# padding\n" * 6554

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,20 @@ def test_a_redirect_from_https_through_http_is_refused(
         assert (caught.value.code, unsafe.requests, end.requests) == ("fetch-scheme", [], [])
     download(source(uri=f"{tls(leads_to(f'{end.url}/x')).url}/x"), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
+
+
+def test_the_endless_body_of_a_redirect_is_not_read(
+    tls: Callable[..., Server], serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    end = tls(content(DATA))
+    site = tls(partial(endless, location=f"{end.url}/x"))
+    download(source(uri=f"{site.url}/x", seconds=5), tmp_path / "x")
+    serve(partial(endless, location=f"{end.url}/x"))
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="is not in the region us-east-1"):
+        download(source(), tmp_path / "y")
+    assert time.monotonic() - started < 5
+    assert end.paths == ["/x"]
 
 
 def test_a_configuration_that_is_too_large_is_refused(tmp_path: Path) -> None:

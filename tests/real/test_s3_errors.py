@@ -201,7 +201,11 @@ REGIONS = {
     "named in the header": refuses(301, "PermanentRedirect", "no", x_amz_bucket_region="eu-central-1"),
     "header without a text": refuses(400, "", "", x_amz_bucket_region="eu-central-1"),
     "named by the endpoint": refuses(
-        307, "TemporaryRedirect", "Please re-send", "<Endpoint>b.s3.eu-central-1.amazonaws.com</Endpoint>"
+        307,
+        "TemporaryRedirect",
+        "Please re-send",
+        "<Endpoint>b.s3.eu-central-1.amazonaws.com</Endpoint>",
+        Location="http://x/",
     ),
     "an opt-in region": refuses(
         400, "IllegalLocationConstraintException", "The eu-central-1 location constraint is incompatible"
