@@ -46,7 +46,7 @@ class UnusedFile:
     """A file or directory that is not needed, with its size in bytes.
 
     It is an archive of petal-node, a tree of Spack, recipes or clingo, the report of a node that is gone, Spack's
-    environment of a removed release, or what a killed process or a repair left.
+    environment of a removed release, a source or a stage of an ended build, or what a killed process or a repair left.
     """
 
     path: Path
@@ -194,6 +194,8 @@ def _unused_files(ctx: Context, kept: Sequence[ReleaseInfo]) -> Iterator[Path]:
         for top in (paths.root, paths.home):
             unpacked = (receipt.parent for receipt in top.glob(f"spack/[!.]*/{program.RECEIPT}"))
             yield from (path for path in unpacked if path not in trees)
+    if ctx.system.is_root() and not ctx.system.other_runs(ctx.run_id):  # nothing is built, as far as root can see
+        yield from (path for name in ("sources", "stage") for path in (paths.scratch / "spack" / name).glob("*"))
     names = {ctx.release, *(release.name for release in kept)}
     yield from (path for path in paths.work("").glob("*") if path.name not in names)
     yield from ClusterState(paths).reports(DOCUMENT).expired

@@ -382,9 +382,10 @@ def test_gc_removes_and_logs_files_that_no_kept_release_needs(tmp_path: Path, ca
         paths.state / "nodes" / "login-gone.json",
         paths.state / "proof.json.bad",
         paths.work(old),
+        paths.scratch / "spack" / "sources" / "_source-cache",
         next(paths.store.glob("linux*")) / f".p-1.{boot}.part",
     ]
-    for path in unused[2:5] + unused[-2:]:
+    for path in unused[2:5] + unused[-3:]:
         (path / "lib").mkdir(parents=True, exist_ok=True)
         (path / ".petal-origin.json").write_text("{}")
     for path in (*unused[:2], unused[6]):
