@@ -204,10 +204,13 @@ from_s3() {
 # The reason is that of the first client: without credentials, S3 refuses the second one for another reason.
 fail_fetch() {
     reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-600)
+    full=$(LC_ALL=C head -c 8192 /dev/zero 2>&1 >"$part.room") || reason=$full # the client's own message may be lost then
     case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
     [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
     code=fetch-refused
     case $reason in
+    *'No space left on device'*) code=file-no-space remedy="df -h $home; df -i $home" ;;
+    *'Disk quota exceeded'*) code=file-quota remedy="quota -v; df -h $home" ;;
     *'VPC endpoint policy'*) code=fetch-forbidden remedy="allow s3:GetObject on it in the policy of the VPC endpoint for S3" ;;
     *kms:[A-Z]* | *KMS*) code=fetch-forbidden remedy="allow kms:Decrypt on the key, in the policies of the key and of the role of this node" ;;
     *TimeTooSkewed*) remedy="correct the clock of this node (chronyc makestep)" ;;
@@ -265,6 +268,9 @@ TimeoutStopSec=10s
 [Install]
 WantedBy=multi-user.target
 UNIT
+        for file in "$retry/hook.sh" "$retry/start.sh" "$unit"; do # after a power cut, systemd would ignore an empty unit
+            dd if=/dev/null of="$file" conv=notrunc,fsync || exit 1
+        done
         timeout 1 systemctl reset-failed "${unit##*/}" || : # an earlier one may have used up its starts
         timeout 1 systemctl --no-block restart "${unit##*/}"
     ) >/dev/null 2>&1 || return 0
