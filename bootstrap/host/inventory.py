@@ -23,11 +23,17 @@ CHANGING = (".pyc", "/.spack/install_times.json")
 
 @dataclass(frozen=True)
 class Difference:
-    """A file that differs from the installed one; ``lost`` if a new install would overwrite no changes."""
+    """A file that differs from the installed one.
+
+    Args:
+        lost: a new install would overwrite no changes.
+        empty: it has no content, and had some.
+    """
 
     path: str
     what: str
     lost: bool
+    empty: bool = False
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}"
@@ -88,7 +94,7 @@ def _difference(path: str, entry: Mapping[str, Any], *, contents: bool, every_by
     is_compared = contents if is_link else "size" in entry and not path.endswith(CHANGING)
     if not is_compared:
         return None
-    what, lost = "", False
+    what, lost, empty = "", False, False
     if is_link and not stat.S_ISLNK(info.st_mode):
         what = "is not a link"
     elif is_link:
@@ -97,11 +103,12 @@ def _difference(path: str, entry: Mapping[str, Any], *, contents: bool, every_by
         what = "is not a regular file"
     elif info.st_size != entry["size"]:
         what, lost = f"has {info.st_size} bytes, not {entry['size']}", info.st_size == 0
+        empty = lost
     elif entry.get("mode", 0) & 0o111 and not info.st_mode & 0o111:
         what, lost = "cannot be executed", True
     elif every_byte or (contents and info.st_mtime != entry.get("time")):
         what = "has other contents" if "hash" in entry and hash_of(path) != entry["hash"] else ""
-    return Difference(path, what, lost) if what else None
+    return Difference(path, what, lost, empty) if what else None
 
 
 def _target(link: str) -> str:

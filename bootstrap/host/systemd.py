@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.deadlines import COMMAND, PROGRAM
 from ..core.errors import ProcessFailed, ProcessTimeout
-from .atomic import write_atomic
+from .atomic import flush_directory, write_atomic
 from .files import make_dir, same_content
 from .log import LOG
 from .system import System, base_env
@@ -82,6 +82,8 @@ def install(units: Sequence[Unit], folder: Path, system: System) -> None:
     for unit in units:
         if "[Install]" in unit.text:
             system.run(["systemctl", "--quiet", "enable", unit.name], timeout=PROGRAM)
+    if (folder / WANTS).is_dir():
+        flush_directory(folder / WANTS)  # systemctl does not
 
 
 def disable(name: str, system: System, *, timeout: float = PROGRAM) -> None:

@@ -48,6 +48,11 @@ class InstalledPackage:
         """True if a file has other contents, which may be intended; False if files are only missing or empty."""
         return not all(one.lost for one in self.differences)
 
+    @property
+    def was_cut(self) -> bool:
+        """True if files are empty and none was changed: a power cut leaves that, not an administrator."""
+        return not self.was_changed and any(one.empty for one in self.differences)
+
     def __str__(self) -> str:
         return f"{self.name}: {', '.join(at_most(1, self.differences, ' files'))}"
 
@@ -121,8 +126,9 @@ class MissingFiles(StoreRepair):
 class ChangedFiles(StoreRepair):
     """No file of a package was changed, and no file of a Spack package is missing.
 
-    The changes may be intended, so a package is installed again only with ``--yes``. A Spack package is removed; the
-    step ``spack``, which follows, installs it like any other missing one.
+    The changes may be intended, so a package is installed again only with ``--yes``, unless all damaged packages have
+    only lost the content of files. A Spack package is removed; the step ``spack``, which follows, installs it like any
+    other missing one.
     """
 
     name = "package-files-changed"
@@ -135,13 +141,14 @@ class ChangedFiles(StoreRepair):
         if not damaged:
             return satisfied(f"all packages are as they were installed{rest}")
         summary = _summary(damaged) + rest
-        if ctx.options.yes:
+        if ctx.options.yes or all(one.was_cut for one in damaged):
             return change(summary, *(f"install {package.name} again" for package in damaged[:SHOWN]))
         return blocked(summary, *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
-        damaged_packages, _ = _damaged(ctx, _packages(ctx), BULK) if ctx.options.yes else ([], "")
-        for damaged in filter(self._is_changed, damaged_packages):
+        for damaged in filter(self._is_changed, _damaged(ctx, _packages(ctx), BULK)[0]):
+            if not (ctx.options.yes or damaged.was_cut):
+                continue
             if damaged.package is not None:
                 install(ctx, damaged.package)
                 continue

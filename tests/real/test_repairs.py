@@ -299,7 +299,7 @@ def test_a_process_of_another_run_is_found_until_it_ends() -> None:
     assert "a-build-job" not in System().other_runs("mine")
 
 
-def test_a_changed_spack_package_is_reinstalled_only_with_yes(tmp_path: Path) -> None:
+def test_a_changed_spack_package_is_reinstalled_only_with_yes_and_an_emptied_one_without(tmp_path: Path) -> None:
     world = World(tmp_path / "head", config_text=with_spack(tmp_path))
     steps = [step for step in STEPS if step.name not in ("proof", "lmod", "shell")]
     engine.converge(steps, world.context, lambda _: None)
@@ -318,7 +318,13 @@ def test_a_changed_spack_package_is_reinstalled_only_with_yes(tmp_path: Path) ->
     assert [path.name for path in prefix.parent.iterdir() if "fftw" in path.name] == []
     found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
     assert found["spack"].outcome is Outcome.CHANGED
-    assert (prefix / ".spack" / "install_manifest.json").is_file()
+    manifest = prefix / ".spack" / "install_manifest.json"
+    assert manifest.is_file()
+    program.parent.mkdir(exist_ok=True)
+    program.write_text("")
+    manifest.write_text(json.dumps({str(program): entry}))
+    assert repaired(ChangedFiles(), world.context).holds
+    assert not prefix.exists()
 
 
 def test_a_check_of_files_names_the_packages_that_it_did_not_reach(

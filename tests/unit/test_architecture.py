@@ -253,7 +253,7 @@ def test_only_host_atomic_renames_files() -> None:
     renaming = {
         str(path.relative_to(PACKAGE))
         for path in modules()
-        if re.search(r"\.rename\(|\bos\.(rename|replace)\(|fsync\(", path.read_text("utf-8"))
+        if re.search(r"\.rename\(|\bos\.(rename|replace|link)\(|\bshutil\.move\(|fsync\(", path.read_text("utf-8"))
         or any(is_replace_of_a_path(node) for node in ast.walk(ast.parse(path.read_text("utf-8"))))
     }
     assert renaming - others == {"host/atomic.py"}
