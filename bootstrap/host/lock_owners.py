@@ -32,8 +32,7 @@ def owners(path: Path, root: Path = Path("/proc")) -> tuple[str, ...]:
     pids = [int(words[4]) for words in lines if words[1] != "->" and words[5:6] == [inode]]
     open_files = _open_files(root, inode) if -1 in pids else ()
     named = [_named(pid) for pid in (*pids, *open_files) if pid > 0]
-    clients = _clients(root / "fs" / "nfsd" / "clients", inode) if any(" (nfsd)" in name for name in named) else []
-    return tuple(dict.fromkeys(name for name in (*named, *clients) if name and not name.endswith("(nfsd)")))
+    return tuple(dict.fromkeys(filter(None, (*named, *_clients(root / "fs" / "nfsd" / "clients", inode)))))
 
 
 def _named(pid: int) -> str:
@@ -44,7 +43,7 @@ def _named(pid: int) -> str:
     try:
         process = psutil.Process(pid)
         name = process.name()
-        return f"process {pid} ({name})" if name == "nfsd" else f"process {pid} ({name}) of user {process.username()}"
+        return "" if name == "nfsd" else f"process {pid} ({name}) of user {process.username()}"
     except psutil.Error:
         return f"process {pid}"
 

@@ -211,9 +211,9 @@ class Lock:
         """The run that recorded itself, and other processes that the kernel knows: a user's lock has no record."""
         recorded, known = holder_of(self._path), owners(self._path)
         others = [name for name in known if recorded is None or not name.startswith(f"process {recorded.pid} ")]
-        if recorded is None or (others and len(others) == len(known)):
-            return " and ".join(others) or "a process that did not record its name"
-        return " and ".join((str(recorded), *others))
+        has_ended = recorded is not None and recorded.host == self._holder.host and known and len(others) == len(known)
+        named = [str(recorded)] if recorded is not None and not has_ended else []
+        return " and ".join((*named, *others)) or "a process that did not record its name"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -65,6 +66,15 @@ def test_the_lock_of_a_killed_holder_is_free_at_once(nfs: Machine, folder: str) 
     for node in (nfs.client(2), nfs.head):
         assert hold(node, folder, "next").result().ok().json()["waited"] < LEFT
     assert first.result().code == -9
+
+
+def test_the_head_node_names_the_address_of_the_client_that_holds_the_lock(nfs: Machine, folder: str) -> None:
+    first = holding(nfs, nfs.client(1), folder, "/tmp/named")
+    error = nfs.head.run("python3", "/lab/hold.py", folder, "next", "1").ok().json()["error"]
+    nfs.client(1).write("/tmp/named", "")
+    first.result().ok()
+    assert error["code"] == "lock-timeout"
+    assert re.fullmatch(r"held by client1, process \d+, .*, run first and NFS client 10\.[\d.]+", error["why"])
 
 
 def test_a_holder_that_was_cut_off_knows_whether_it_lost_the_lock(nfs: Machine, folder: str) -> None:
