@@ -32,12 +32,16 @@ def mounted(place: Path, size: int, mode: str = "755") -> Iterator[Path]:
 
 
 @contextmanager
-def fuse(mount: Path, backing: Path, user: int = 0) -> Iterator[Path]:
-    """Show ``backing`` at ``mount`` through FUSE, without locks, as a mount of ``user``; skip without /dev/fuse."""
+def fuse(mount: Path, backing: Path, user: int = 0, kind: str = "nolock") -> Iterator[Path]:
+    """Show ``backing`` at ``mount`` through FUSE, as a mount of ``user``; skip without /dev/fuse.
+
+    Args:
+        kind: how the file system misbehaves (``badfs.py``).
+    """
     if os.geteuid() or not Path("/dev/fuse").exists():
         pytest.skip("the test mounts a FUSE file system, which needs root and /dev/fuse")
     env = {**os.environ, "BADFS_USER": str(user)}
-    process = subprocess.Popen([sys.executable, BADFS, "nolock", mount, backing], stderr=subprocess.PIPE, env=env)
+    process = subprocess.Popen([sys.executable, BADFS, kind, mount, backing], stderr=subprocess.PIPE, env=env)
     try:
         limit = time.monotonic() + 20
         while not mount.is_mount():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -253,3 +254,22 @@ def test_a_client_of_this_nfs_server_is_named_by_its_address(path: Path, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("psutil.Process.name", lambda _: "nfsd")
         assert owners(path, tmp_path / "proc") == ("NFS client 10.0.0.5", "NFS client [fd00::7]")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_lock_without_space_for_its_holder_still_notices_another_holder(
+    path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with take(path):
+        pass
+
+    def no_space(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock, "write_json", no_space)
+    with take(path) as held:
+        assert lock.holder_of(path) is None  # not the previous one, which a waiting run would name
+        held.confirm()
+        write_json(path.with_suffix(".holder"), plain(lock.own_holder("other", "boot", "run-2")))
+        with pytest.raises(LockLost):
+            held.confirm()

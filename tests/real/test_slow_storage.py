@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +13,9 @@ from bootstrap.host.times import timestamp
 from bootstrap.repair import permissions
 from bootstrap.repair.permissions import Ownership, Permissions
 from bootstrap.state.store import ClusterState, write_document
+from tests.disks import fuse
 from tests.world import World
 
-BADFS = Path(__file__).parents[1] / "lab" / "node" / "badfs.py"
 NODES = 64
 
 
@@ -36,17 +32,8 @@ def head(tmp_path: Path) -> Iterator[World]:
     shared, backing = world.paths.shared_mount, tmp_path / "backing"
     shared.rename(backing)
     shared.mkdir()
-    server = subprocess.Popen([sys.executable, BADFS, "slow", shared, backing], stderr=subprocess.PIPE)
-    try:
-        while not os.path.ismount(shared):
-            if server.poll() is not None:
-                pytest.skip("the test mounts a FUSE file system, which fails here")
-            time.sleep(0.01)
+    with fuse(shared, backing, kind="slow"):
         yield world
-    finally:
-        subprocess.run(["umount", "-l", shared], check=False, stderr=subprocess.DEVNULL)
-        server.kill()
-        server.communicate()
 
 
 def test_reports_that_are_late_or_damaged_are_counted(head: World) -> None:
