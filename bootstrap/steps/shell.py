@@ -27,7 +27,8 @@ CSH = ("/etc/csh/cshrc.d", "/etc/csh/login.d")
 LMODRC = "lmodrc.lua"
 FIRST_TREE = "first_tree.sh"
 # Files of shells that source none of the stubs; each gets one line if it exists. Debian's zsh reads nothing in
-# /etc/profile.d, Red Hat's does at login. Red Hat's bash reads it in /etc/bashrc.
+# /etc/profile.d, Red Hat's does at login. Red Hat's bash reads it in /etc/bashrc. Debian's bash.bashrc returns early
+# in a shell that is not interactive, for example of a command over ssh, so the line is the first one.
 LINES = {
     "/etc/bash.bashrc": f"shopt -q login_shell || [ ! -r {SH} ] || . {SH}",
     "/etc/zsh/zshenv": f"[ ! -r {SH} ] || . {SH}",
@@ -105,17 +106,18 @@ def _files_to_edit(paths: Paths) -> dict[Path, str]:
     for path, line in ((paths.at(name), line) for name, line in LINES.items()):
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="surrogateescape")
-            edited = _with_line(f"{line} {MARK}\n", text)
+            edited = _with_line(f"{line} {MARK}\n", text, first=path.name == "bash.bashrc")
             if edited != text:
                 edits[path] = edited
     return edits
 
 
-def _with_line(line: str, text: str) -> str:
-    """A file's text with our line in it once: in place of an earlier line of ours, else at the end."""
+def _with_line(line: str, text: str, *, first: bool) -> str:
+    """A file's text with our line in it once: ``first``, else in place of an earlier line of ours, else at the end."""
     lines = text.splitlines(keepends=True)
     ours = [number for number, other in enumerate(lines) if other.rstrip().endswith(MARK)]
-    if not ours:
+    if not ours and not first:
         return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{line}"
-    lines[ours[0]] = line
-    return "".join(other for number, other in enumerate(lines) if number not in ours[1:])
+    others = [other for number, other in enumerate(lines) if number not in ours]
+    others.insert(0 if first else ours[0], line)
+    return "".join(others)

@@ -25,6 +25,7 @@ LOADS = "module load null bzip2 && command -v bzip2 && module -t list"
 WAYS = {
     "bash, login": ("bash", "-lc", LOADS),
     "bash, interactive": ("bash", "-ic", LOADS),
+    "bash, a command over ssh": ("env", "SSH_CLIENT=192.0.2.1 5 22", "SHLVL=0", "bash", "-c", LOADS),
     "bash, a script in a login": ("bash", "-lc", f"bash -c '{LOADS}'"),
     "zsh, login": ("zsh", "-lc", LOADS),
     "zsh, interactive": ("zsh", "-ic", LOADS),

@@ -273,7 +273,7 @@ def test_files_of_shells_that_read_no_profile_get_one_line(tmp_path: Path, shell
     etc = tmp_path / "node" / "etc"
     assert f"add a line to {etc}/bash.bashrc" in shell()
     line = f"shopt -q login_shell || [ ! -r {SH} ] || . {SH} {MARK}\n".encode()
-    assert (etc / "bash.bashrc").read_bytes() == b"# caf\xe9\nwithout an end\n" + line
+    assert (etc / "bash.bashrc").read_bytes() == line + b"# caf\xe9\nwithout an end"
     assert (etc / "bash.bashrc").stat().st_mode & 0o777 == 0o640
     assert (etc / "zsh" / "zshenv").read_text() == f"[ ! -r {SH} ] || . {SH} {MARK}\n"
     assert not (etc / "zshenv").exists()
@@ -286,7 +286,18 @@ def test_a_lost_line_is_added_again(tmp_path: Path, shell: Callable[[], list[str
     bashrc = tmp_path / "node" / "etc" / "bash.bashrc"
     bashrc.write_text("# a new version of the package\n")
     assert shell() == [f"add a line to {bashrc}"]
-    assert bashrc.read_text().startswith("# a new version of the package\nshopt ")
+    assert bashrc.read_text().endswith(f" {MARK}\n# a new version of the package\n")
+
+
+def test_the_line_of_bash_is_first_because_debians_file_returns_early(
+    tmp_path: Path, shell: Callable[[], list[str]]
+) -> None:
+    shell()
+    bashrc = tmp_path / "node" / "etc" / "bash.bashrc"
+    line = bashrc.read_text(errors="replace").partition("\n")[0]
+    bashrc.write_text(f"[ -z $PS1 ] && return\n{line} \n")
+    shell()
+    assert bashrc.read_text() == f"{line}\n[ -z $PS1 ] && return\n"
 
 
 @pytest.mark.usefixtures("no_lmod")
