@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config.load import from_mapping, parse
 from ..config.model import Config
 from ..config.values import uri_problem
-from ..core.deadlines import DOCUMENT, PROBE
+from ..core.deadlines import DOCUMENT, LOOK, PROBE
 from ..core.errors import ConfigError, PetalError, ReleaseError, StateError, StorageError, from_error
 from ..core.facts import Facts
 from ..core.options import Options
@@ -171,7 +171,9 @@ def read_config(
     if desired is not None and (options.config is None or options.event):
         return from_mapping(desired.config, "desired.json")
     if options.config is not None:
-        return parse(_content(options.config, options.config_sha256, options.root, region, system), options.config)
+        seconds = LOOK if options.command == "plan" else DOCUMENT
+        data = _content(options.config, options.config_sha256, options.root, region, system, seconds)
+        return parse(data, options.config)
     kept = kept_request(options.paths)
     if kept.config is not None:
         return from_mapping(kept.config, str(kept.uri))
@@ -204,13 +206,15 @@ def check_config_uri(uri: str) -> None:
         raise ConfigError(what, why=f"it {problem}", remedy="correct --config", code="config-missing")
 
 
-def _content(uri: str, sha256: str | None, root: Path, region: str | None, system: System) -> bytes:
+def _content(
+    uri: str, sha256: str | None, root: Path, region: str | None, system: System, seconds: float = DOCUMENT
+) -> bytes:
     check_config_uri(uri)
     path = local_path(uri) if ":/" in uri else Path(uri)
     if path is None:
         scratch = Paths(root).scratch
         make_dir(scratch)
-        return read(Source(uri, sha256, region, DOCUMENT), scratch)
+        return read(Source(uri, sha256, region, seconds), scratch)
     data = system.on_storage(partial(_local_content, uri, path), path, PROBE)  # the file may be on a mount
     if sha256 is not None:
         verify(uri, sha256, hashlib.sha256(data).hexdigest())

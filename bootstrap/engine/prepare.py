@@ -10,7 +10,7 @@ from functools import partial
 from ..cluster import detect
 from ..cluster.targets import BuildTargets
 from ..config.model import LMOD_SPEC, Config
-from ..core.deadlines import PROBE
+from ..core.deadlines import DOCUMENT, LOOK, PROBE
 from ..core.errors import ConfigError, FetchError, PetalError, Problem, ReleaseError, SpackError, UsageError
 from ..core.facts import External, Facts
 from ..core.model import Mode, Role
@@ -225,7 +225,8 @@ def _environment(ctx: Context) -> Mapping[str, object]:
     if not ctx.config.uses_spack:
         return {}
     make_dir(ctx.paths.scratch)
-    environment = environments.load(ctx.config, ctx.paths.scratch, ctx.facts.cluster.region)
+    region, seconds = ctx.facts.cluster.region, LOOK if ctx.options.command == "plan" else DOCUMENT
+    environment = environments.load(ctx.config, ctx.paths.scratch, region, seconds)
     specs = environment.get("specs", ())
     has_lmod = environments.LOCK in environment or names_lmod([*specs, *ctx.config.specs])
     return environment if has_lmod or not _needs_lmod(ctx) else {**environment, "specs": [*specs, LMOD_SPEC]}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config.model import Config
 from ..core import resources
+from ..core.deadlines import DOCUMENT
 from ..core.errors import ConfigError, did_you_mean
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
@@ -25,7 +27,7 @@ STACK_REMEDY = "correct the stack's file, then: petal-node plan --config FILE"
 SEED = frozenset({"software", "cluster", "compute"})  # the sections that identify a petal seed
 
 
-def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
+def load(config: Config, scratch: Path, region: str | None, seconds: float = DOCUMENT) -> Mapping[str, Any]:
     """The specs, packages and definitions of the stack's spack.yaml; empty for ``stack: none``.
 
     For a lockfile, the environment that it was made from, and its checksum as ``lock``: the checksum is part of the
@@ -37,15 +39,15 @@ def load(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]
     """
     if config.stack == "none":
         return {}
-    environment = _fetch(config, scratch, region) if "/" in config.stack else _shipped(config.stack)
+    environment = _fetch(config, scratch, region, seconds) if "/" in config.stack else _shipped(config.stack)
     if not environment.get("specs") and not config.specs:
         why, remedy = "its list of specs is empty", "name specs there or in spack.specs, or write stack: none"
         raise ConfigError(f"the stack {config.stack} asks for no package", why=why, remedy=remedy, code="stack-invalid")
     return environment
 
 
-def _fetch(config: Config, scratch: Path, region: str | None) -> Mapping[str, Any]:
-    data = read(Source(config.stack, config.stack_sha256, region), scratch, limit=lockfile.LIMIT)
+def _fetch(config: Config, scratch: Path, region: str | None, seconds: float) -> Mapping[str, Any]:
+    data = read(Source(config.stack, config.stack_sha256, region, seconds), scratch, limit=lockfile.LIMIT)
     if lockfile.is_lockfile(data):
         digest = hashlib.sha256(data).hexdigest()
         write_atomic(_copy_of(scratch, digest), data)
@@ -117,16 +119,29 @@ def _environment(section: Any, document: Document) -> Mapping[str, Any]:
         elif key == "specs":
             wrong = (number for number, spec in enumerate(value) if not isinstance(spec, str))
             for number in wrong:
-                document.add(f"{path}[{number}]", "must be a string such as zlib@1.3: put it in quotes")
+                document.add(f"{path}[{number}]", 'must be a string such as "zlib@1.3", in quotes')
         if key in READ:
-            try:  # other nodes read it from JSON, so it must survive that
-                read[key] = json.loads(json.dumps(value, allow_nan=False))
-            except (TypeError, ValueError) as error:
-                why = f"YAML reads a value as something else than a string, number, list or mapping ({error})"
-                document.add(path, f"{why}: put it in quotes")
+            for place, kind in _not_in_json(value, path):
+                document.add(place, f"YAML reads a {kind} here, which other nodes cannot read: put it in quotes")
+            read[key] = value
     if document.problems:
         raise document.error("config-syntax" if is_unread else "stack-invalid", STACK_REMEDY)
-    return read
+    return json.loads(json.dumps(read))  # type: ignore[no-any-return]  # with the keys that other nodes read
+
+
+def _not_in_json(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The values that other nodes could not read from desired.json: their paths and types."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            known = isinstance(key, (str, int, float, bool, type(None)))
+            yield from _not_in_json(inner, join(path, key)) if known else [(join(path, key), type(key).__name__)]
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _not_in_json(inner, f"{path}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"number without a value ({value})"
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        yield path, type(value).__name__
 
 
 def _invalid(what: str, why: str) -> ConfigError:

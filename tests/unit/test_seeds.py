@@ -112,10 +112,12 @@ def test_a_cluster_configuration_is_refused_as_a_stack(tmp_path: Path) -> None:
 def test_all_mistakes_of_a_spack_yaml_are_reported_at_once_with_their_lines() -> None:
     text = (
         b"spack:\n  spec: []\n  concretization: together\n  specs:\n  - zlib\n  - 1.2\n  - {matrix: []}\n  specs: []\n"
+        b"  packages:\n    all:\n      a: [x, 2026-01-01]\n      b: .inf\n"
     )
     with pytest.raises(ConfigError) as caught:
         environments._parse(text, "/s/spack.yaml")
     found = [(path, place) for path, _, place in caught.value.problems]
     paths = ("spack.spec", "spack.concretization", "spack.specs[1]", "spack.specs[2]", "spack.specs")
-    assert found == [(path, f"spack.yaml:{line}") for path, line in zip(paths, (2, 3, 6, 7, 8))]
+    paths += ("spack.packages.all.a[1]", "spack.packages.all.b")
+    assert found == [(path, f"spack.yaml:{line}") for path, line in zip(paths, (2, 3, 6, 7, 8, 11, 12))]
     assert "did you mean 'specs'" in caught.value.problems[0].message
