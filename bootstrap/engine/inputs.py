@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Union
+from typing import TypeVar, Union
 
+from ..core.deadlines import PROBE
 from ..core.errors import FetchError, PetalError, from_error
 from ..core.model import Outcome, StepReport
 from ..state.context import Context
 from ..steps.base import Question, Step
 
+T = TypeVar("T")
 SECONDS = 10.0
 # The answer is not known: no network, storage that does not answer.
 UNKNOWN = frozenset({"fetch-unreachable", "deadline-exceeded", "storage-hangs"})
 SHOWN_REMEDIES = 4
 
-Answer = Union[str, PetalError]
+Answer = Union[str, PetalError]  # in a few words, or why the input cannot be used
 
 
 def look_up(steps: Sequence[Step], ctx: Context) -> Mapping[tuple[str, str], Answer]:
@@ -27,37 +29,50 @@ def look_up(steps: Sequence[Step], ctx: Context) -> Mapping[tuple[str, str], Ans
 
     A child process asks, because a local path may be on storage that hangs.
     """
+    if not steps:
+        return {}
+    late = FetchError(f"no answer within {PROBE + SECONDS:.0f} s")
     try:
-        return ctx.system.with_deadline(partial(_ask, steps, ctx), 2 * SECONDS)
+        return ctx.system.with_deadline(partial(_ask, steps, ctx), PROBE + SECONDS + 2, late)
     except PetalError as error:
-        return {(step.name, ""): error for step in steps}
+        return {(step.name, "(inputs)"): error for step in steps}
 
 
 def _ask(steps: Sequence[Step], ctx: Context) -> Mapping[tuple[str, str], Answer]:
-    answers: dict[tuple[str, str], Answer] = {}
+    """The answers of all questions. A step whose inputs depend on storage that hangs has one answer."""
+    asked: dict[tuple[str, str], Callable[[], Mapping[str, Question]]]
+    asked = {(step.name, "(inputs)"): partial(step.inputs, ctx) for step in steps}
+    found = _together(asked, PROBE, ctx)
+    questions = {
+        (name, key): question
+        for (name, _), inputs in found.items()
+        if not isinstance(inputs, PetalError)
+        for key, question in inputs.items()
+    }
+    hangs = {place: error for place, error in found.items() if isinstance(error, PetalError) and error.code in UNKNOWN}
+    return {**hangs, **_together(questions, SECONDS, ctx)}
 
-    def ask(place: tuple[str, str], question: Question) -> None:
+
+def _together(
+    calls: Mapping[tuple[str, str], Callable[[], T]], seconds: float, ctx: Context
+) -> dict[tuple[str, str], T | PetalError]:
+    """The results or errors of all calls, each in a thread."""
+    late = FetchError(f"no answer within {seconds:.0f} s")
+    results: dict[tuple[str, str], T | PetalError] = {}
+
+    def call(place: tuple[str, str], function: Callable[[], T]) -> None:
         try:
-            answers[place] = question()
+            results[place] = function()
         except (PetalError, OSError) as error:
-            answers[place] = from_error(error, ctx.paths.shared_mount)
+            results[place] = from_error(error, ctx.paths.shared_mount)
 
-    threads = []
-    late = FetchError(f"no answer within {SECONDS:.0f} s")
-    for step in steps:
-        try:
-            questions = step.inputs(ctx)
-        except (PetalError, OSError):  # its probe, or its apply, reports that
-            continue
-        for key, question in questions.items():
-            place = step.name, key
-            threads.append((place, threading.Thread(target=ask, args=(place, question), daemon=True)))
-    for _, thread in threads:
+    threads = [threading.Thread(target=call, args=entry, daemon=True) for entry in calls.items()]
+    for thread in threads:
         thread.start()
-    deadline = time.monotonic() + SECONDS
-    for _, thread in threads:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return {place: answers.get(place, late) for place, _ in threads}
+    return {place: results.get(place, late) for place in calls}
 
 
 def with_answers(report: StepReport, answers: Mapping[str, Answer], ctx: Context) -> StepReport:

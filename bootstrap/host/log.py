@@ -149,3 +149,4 @@ def close_log() -> None:
         LOG.removeHandler(handler)
         with suppress(OSError):  # the disk is full
             handler.close()
+    LOG.addHandler(logging.NullHandler())

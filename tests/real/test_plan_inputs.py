@@ -183,3 +183,15 @@ def test_a_source_that_never_answers_is_named_after_the_deadline(
     assert time.monotonic() - started < 5
     assert report.outcome is Outcome.WOULD_CHANGE
     assert "packages[0].source: not checked: no answer within" in report.reason
+
+
+def test_storage_that_hangs_costs_one_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "PROBE", 0.3)
+    monkeypatch.setattr(Packages, "inputs", lambda *_: time.sleep(60))
+    world = World(tmp_path / "head", config_text=with_sources(tmp_path))
+    world.system = Guarded(world)
+    started = time.monotonic()
+    answers = inputs.look_up([Packages(), SpackStack()], world.context)
+    assert time.monotonic() - started < 5
+    assert "no answer within" in str(answers["packages", "(inputs)"])
+    assert "Spack 1.1.1" in str(answers["spack", "spack.source"])
