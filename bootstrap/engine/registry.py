@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..checks.daemons import Munge, Slurm
 from ..checks.release import CpuFits, CurrentRelease, ModulesUsable, SpackDatabase
 from ..checks.storage import DiskSpace, MountOptions, OptSpack
-from ..core.model import Mode
+from ..core.model import Mode, Role
 from ..repair.build_stage import BuildStage
 from ..repair.killed_run import KilledRun
 from ..repair.module_files import ChangedModules
@@ -101,3 +101,10 @@ def awaits_mount(ctx: Context) -> bool:
     """True if this node has to mount shared storage before it can read the desired state."""
     needed = ctx.config.storage.source is not None and ctx.options.event != "start"
     return needed and ctx.mode is Mode.NODE and ctx.facts.mount_of(ctx.paths.mount) is None
+
+
+def names_new_storage(ctx: Context) -> bool:
+    """True if the configuration names mounted storage that was not searched: nothing else declares it."""
+    known = ("/shared", *(shared.mount for shared in ctx.facts.cluster.shared))
+    is_new = ctx.role is not Role.HEAD and ctx.release is None and ctx.paths.mount not in known
+    return is_new and ctx.facts.mount_of(ctx.paths.mount) is not None

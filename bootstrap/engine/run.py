@@ -21,7 +21,7 @@ from .converge import converge, exit_of, status_of
 from .followers import kept_by_nodes, not_following
 from .prepare import prepare, prepare_without_config
 from .recorder import Recorder, crash
-from .registry import BEFORE_DESIRED, CHECKS, LOCAL, awaits_mount, steps_for
+from .registry import BEFORE_DESIRED, CHECKS, LOCAL, awaits_mount, names_new_storage, steps_for
 from .tidy import tidy
 
 CHECKED_EVENTS = ("configured", "updated", BOOT)
@@ -77,7 +77,8 @@ def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Stat
     mounted: tuple[StepReport, ...] = ()
     if awaits_mount(ctx):
         mounted = _converge(BEFORE_DESIRED, ctx, recorder)
-        ctx = _prepare(options, services, recorder)  # the storage that was just mounted may have the desired state
+    if mounted or names_new_storage(ctx):
+        ctx = _prepare(options, services, recorder)  # that storage may have the desired state
     before = kept_by_nodes(ctx)
     reports = _converge(steps_for(ctx), ctx, recorder, mounted)
     recorder.update(findings=not_following(ctx, before))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,6 +21,10 @@ from bootstrap.core.model import plain
 from bootstrap.host import locks as lock
 from bootstrap.host.atomic import write_json
 from bootstrap.host.lock_owners import owners
+from bootstrap.host.system import System
+from bootstrap.spack.driver import LOCKS, Spack
+from bootstrap.spack.program import SpackInstall
+from bootstrap.spack.scope import Places
 
 TOP = Path(__file__).parents[2]
 HOLD = """
@@ -214,6 +219,29 @@ def test_the_lock_of_a_user_is_reported_with_process_and_user(path: Path, users_
     with pytest.raises(LockTimeout, match=rf"process {users_lock} \(.*\) of user nobody"), take(path, 0.2):
         pass
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_users_can_open_no_file_that_spack_locks(tmp_path: Path) -> None:
+    """The lock of root's own Spack is reported."""
+    places = Places(tmp_path / "store", tmp_path / "modules", tmp_path / "recipes", tmp_path / "scratch")
+    notes: list[str] = []
+    program, env = cast("SpackInstall", None), tmp_path / "environment"
+    spack = Spack(System(), program, places, tmp_path / "scope", env, tmp_path / "output", notes.append)
+    spack._shut_users_out()
+    files = list((tmp_path / "store/.spack-db").iterdir())
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in files} == dict.fromkeys(LOCKS, 0o600)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (places.scratch, env)} == {0o700}
+    with files[0].open("rb") as stream:
+        argv = [sys.executable, "-c", HOLD_FOR_READING, str(stream.fileno()), "posix"]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=(stream.fileno(),))
+    assert process.stdout is not None
+    process.stdout.readline()
+    spack._shut_users_out()
+    process.kill()
+    process.communicate()
+    (note,) = notes
+    assert note.startswith(f"Spack may wait for {files[0]}, which is locked by process {process.pid} (")
+    assert note.endswith("of user nobody")
 
 
 @pytest.mark.parametrize("users_lock", ["posix"], indirect=True)

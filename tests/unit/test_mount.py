@@ -242,17 +242,36 @@ def test_nothing_is_written_to_the_root_disk_while_storage_is_not_mounted(node: 
 # ------------------------------------------------------------------------------------------------------------ the run
 
 
-def test_a_node_mounts_storage_and_then_uses_its_desired_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its Args name the source; the desired state is on the mounted storage."""
-    node = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=NFS)
-    node.mounts = ()
-    node.prefix.joinpath("petal.yaml").write_text(NFS + "\ncheck: {run: [args]}\n")
-    seen: list[str] = []
+@pytest.fixture
+def _live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory as a live node."""
     monkeypatch.setattr("bootstrap.engine.prepare.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.core.options.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.cluster.detect.Paths", LivePaths)
     monkeypatch.setattr("bootstrap.steps.storage._is_on_root_disk", lambda _: False)
     monkeypatch.setattr("bootstrap.host.processes.signal.signal", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_live")
+def test_a_new_node_uses_the_desired_state_of_storage_that_only_its_args_declare(tmp_path: Path) -> None:
+    """The image mounts it (/etc/fstab)."""
+    node = World(tmp_path / "node", Role.COMPUTE, live=True, config_text="storage: {mount: /fsx}")
+    node.mounts = (Mount("fs:/", "/fsx", "nfs4", ("rw",)),)
+    node.prefix.joinpath("petal.yaml").write_text("storage: {mount: /fsx}\ncheck: {run: [args]}\n")
+    node.paths.state.mkdir(parents=True)
+    ClusterState(node.paths).save_token(Token("t" * 32, "head"))
+    ClusterState(node.paths).save_desired_state(DesiredState("0.1.0", None, node.config.to_dict(), {}, "r1"))
+    options = node.options(node.prefix / "petal.yaml", "worker", role=Role.COMPUTE, event="configured")
+    assert run(options, node.services).release == "r1"
+
+
+@pytest.mark.usefixtures("_live")
+def test_a_node_mounts_storage_and_then_uses_its_desired_state(tmp_path: Path) -> None:
+    """Its Args name the source; the desired state is on the mounted storage."""
+    node = World(tmp_path / "node", Role.COMPUTE, live=True, config_text=NFS)
+    node.mounts = ()
+    node.prefix.joinpath("petal.yaml").write_text(NFS + "\ncheck: {run: [args]}\n")
+    seen: list[str] = []
     mount = node.mount
 
     def mount_and_find(source: str, kind: str) -> None:

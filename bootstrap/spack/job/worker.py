@@ -188,7 +188,7 @@ def _obstacle(ctx: Context, queue: str) -> tuple[str, int | None]:
     if partition.state != "up":
         return f"the queue is {partition.state}", None
     try:
-        launching = time.time() - ctx.paths.at(CLUSTERMGTD).stat().st_mtime < CLUSTERMGTD_SECONDS
+        launching = abs(time.time() - ctx.paths.at(CLUSTERMGTD).stat().st_mtime) < CLUSTERMGTD_SECONDS
     except OSError:
         launching = False
     if not launching and not any(node.up for node in nodes):
