@@ -23,6 +23,7 @@ from ..state.context import Context
 from ..state.release import Manifest
 from .fleet import ordinary_user
 
+GONE = 300  # more than any exit code: the module loads, and a directory that it adds does not exist
 QUOTED, LINE = 5, 200  # libraries, and characters of a line of output
 ON_HEAD = "on the head node: petal-node check    (compares packages and module files)"
 ANSWER = 32 << 10  # bytes of an answer: 8,000 characters of output
@@ -78,7 +79,7 @@ for module in "${modules[@]}"; do
   gone=${output##*$'\1'}; output=${output%$'\1'*}
   libraries+=("${output##*$'\1'}"); output=${output%$'\1'*}
   paths+=("${output##*$'\1'}"); output=${output%$'\1'*}
-  if [ $code -eq 0 ] && [ -n "$gone" ]; then code=2 output="$gone does not exist"; fi
+  if [ $code -eq 0 ] && [ -n "$gone" ]; then code=300 output=$gone; fi
   answer load $code "$output"
 done
 (
@@ -139,6 +140,9 @@ def _judge_all(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Fin
         answer = next(answers)
         if answer.code == 0:
             yield Finding(f"load:{name}", Severity.OK, "loads in a fresh login shell")
+        elif answer.code == GONE:
+            message, why = "it loads, and its package is gone", f"{answer.text} does not exist"
+            yield Finding(f"load:{name}", Severity.FAIL, message, why, (f"ls -ld {shlex.quote(answer.text)}",))
         else:
             message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'",)
             yield Finding(f"load:{name}", Severity.FAIL, message, _reason_in(answer.text), remedy)

@@ -113,7 +113,7 @@ def test_a_module_whose_package_is_gone_fails(world: World, tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "tree" / "good")
     answers = login_shell.ask_shell(world.context, ("good", "lacking"), (), 60)
     _, good, lacking = (next(answers) for _ in range(3))
-    assert (good.code, good.text) == (2, f"{tmp_path}/tree/good/bin does not exist")
+    assert (good.code, good.text) == (login_shell.GONE, f"{tmp_path}/tree/good/bin")
     assert lacking.code == 0
 
 
