@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,8 +24,9 @@ from bootstrap.host.system import System
 from bootstrap.lmod import bundle
 from bootstrap.spack import program
 from bootstrap.state.release import RECEIPT
+from bootstrap.steps.seed_from_image import SeedFromImage
 from tests.disks import LoopDisk
-from tests.world import services, tarball
+from tests.world import World, services, tarball
 
 FILES = 40
 RUNS = count()
@@ -86,9 +88,26 @@ def unpacked_lmod(place: Path, source: Path) -> None:
     assert bundle.is_complete(paths.lmod_in_use)
 
 
-@pytest.mark.parametrize(
-    "write", [spack_tree, wheels, executable, spacks_lmod, packed_lmod, unpacked_lmod], ids=lambda write: write.__name__
-)
+def copy_of_an_image(place: Path, source: Path) -> None:
+    place.parent.mkdir(parents=True)
+    world = World(place, live=True)
+    world.system.answers["cp"] = lambda argv: subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    release = world.paths.release(world.release)
+    world.paths.shared_root.mkdir(parents=True)
+    for path in (world.paths.store / "linux", release):
+        path.mkdir(parents=True)
+        with tarfile.open(source) as tar:
+            tar.extractall(path)
+    world.paths.manifest(world.release).write_text("{}")
+    os.sync()  # the image is not new
+    SeedFromImage().apply(world.context)
+    assert len(list(world.paths.shared_root.rglob("tool*"))) == 2 * FILES
+
+
+WRITERS = (spack_tree, wheels, executable, spacks_lmod, packed_lmod, unpacked_lmod, copy_of_an_image)
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 def test_files_that_were_reported_as_done_have_their_content(
     write: Callable[[Path, Path], None], disk: LoopDisk, tmp_path: Path
 ) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.core.errors import ProcessFailed
+from bootstrap.core.errors import ProcessFailed, SpackError
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.files import sha256_of
+from bootstrap.host.system import Completed
+from bootstrap.spack.workspace import open_spack
 from tests.world import World, tarball, with_spack
 
 SPACK = "spack-1.1.1/lib/spack/spack/__init__.py"
@@ -90,3 +92,35 @@ def test_a_missing_compiler_is_reported_before_any_download(tmp_path: Path, monk
     assert report.error["code"] == "spack-no-compiler"
     assert any("install" in line for line in report.remedy)
     assert not list((world.paths.root / "spack").glob("*")), "something was fetched"
+
+
+def test_caches_that_a_full_disk_or_a_power_cut_left_incomplete_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spack and Python trust these files, so every later command would fail."""
+    world = World(tmp_path / "head", config_text=with_spack(tmp_path))
+    assert converge(world)["spack"].outcome is Outcome.CHANGED
+    spack = open_spack(world.context, world.context.targets[0])
+    scratch = spack.places.scratch
+    code, cut, whole, stage = (
+        scratch / name for name in ("pycache/x.pyc", "misc/cut.json", "misc/whole.json", "stage/spack-stage-x/src")
+    )
+
+    def write() -> None:
+        for path, text in {code: "c", cut: '{"a', whole: "{}", stage: "s"}.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    write()
+    monkeypatch.setattr(world.system, "run", lambda *_, **__: Completed(1, "EOFError: marshal data too short", ""))
+    with pytest.raises(SpackError):
+        spack.reindex()
+    assert [path.exists() for path in (code, cut, whole, stage)] == [False, False, True, True]
+
+    write()
+    monkeypatch.setattr(world.system, "run", lambda *_, **__: Completed(0, "", ""))
+    spack.reindex()
+    assert [path.exists() for path in (code, cut, whole, stage)] == [True, True, True, True]
+    monkeypatch.setattr(world.system, "boot_id", lambda: "the next boot")
+    spack.reindex()
+    assert [path.exists() for path in (code, cut, whole, stage)] == [False, False, False, False]
