@@ -14,8 +14,8 @@ from tests.lab.faults import sh, wait_until_ready
 
 
 def data_of(lab: Lab, *verb: str, code: int = 0) -> dict[str, Any]:
-    """The data of a verb's JSON output on the head node."""
-    done = lab.exec("head", ("petal-node", *verb, "--json"), env={"AWS_ENDPOINT_URL": "http://s3:5000"})
+    """The data of a verb's JSON output on the head node, which reaches S3 by the endpoint of the last hook."""
+    done = lab.exec("head", ("petal-node", *verb, "--json"))
     assert done.returncode == code, done.stdout + done.stderr
     data: dict[str, Any] = json.loads(done.stdout)["data"]
     return data

@@ -230,13 +230,16 @@ def test_requests_are_signed_with_the_instances_role(world: World) -> None:
 
 
 def test_the_same_command_succeeds_after_s3_has_recovered(world: World) -> None:
+    """It continues where the transfer of the hook was cut off."""
     binaries_only(world)
-    world.faults["hello.tar.gz"] = always(500)
+    world.faults["hello.tar.gz"] = cut_off(world.objects["hello.tar.gz"], 10)
     failed(world, "hello.tar.gz", world.hook(), "fetch-unreachable")
     world.faults.clear()
     done = petal(world.node, "bootstrap", **world.environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert (world.node / "opt/petal/current/manifest.json").is_file()
+    assert world.s3.requests[-1]["Range"] == "bytes=10-"
+    assert list((world.node / "var/cache/petal-node/scratch").glob("*.part")) == []
 
 
 def test_with_strict_the_hook_exits_with_the_errors_code(world: World) -> None:

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.core.errors import FetchError
 from bootstrap.host.atomic import write_json
 from bootstrap.host.files import sha256_of
+from bootstrap.remote.fetch import Source
+from bootstrap.spack import program
 from bootstrap.spack.program import RECEIPT, ensure, is_ready, locate
+from bootstrap.steps import packages
+from bootstrap.steps.spack import SpackProgram
 from tests.unit.test_layouts import snapshot
 from tests.world import World, tarball, with_spack
 
@@ -23,10 +28,10 @@ def world(tmp_path: Path) -> World:
 
 
 def fetch(world: World) -> Path:
-    program = locate(world.config, world.paths)
-    ensure(program, world.paths, None)
-    assert is_ready(program)
-    return program.tree
+    found = locate(world.config, world.paths)
+    ensure(found, world.paths, None)
+    assert is_ready(found)
+    return found.tree
 
 
 def patched(world: World, path: Path) -> World:
@@ -76,3 +81,22 @@ def test_a_receipt_of_another_origin_is_invalid(world: World) -> None:
     tree = fetch(world)
     write_json(tree / RECEIPT, {"key": "0123456789ab"})
     assert not is_ready(locate(world.config, world.paths))
+
+
+def test_tarballs_have_the_configured_time_and_a_part_that_the_next_run_finds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[Path] = []
+
+    def time_out(source: Source, _target: Path, *, kept: Path) -> None:
+        parts.append(kept)
+        raise FetchError(f"not within {source.seconds} s")
+
+    world = World(world.prefix, config_text=f"{world.config_text}install: {{fetch_timeout: 20}}\n")
+    monkeypatch.setattr(program, "download", time_out)
+    monkeypatch.setattr(packages, "download", time_out)
+    for step in (SpackProgram(), packages.Packages()):
+        with pytest.raises(FetchError, match="not within 20 s"):
+            step.apply(world.context)
+    assert {part.parent for part in parts} == {world.paths.scratch}
+    assert [part.suffix for part in parts] == [".part"] * 2
