@@ -186,7 +186,8 @@ def _unused_files(ctx: Context, kept: Sequence[ReleaseInfo]) -> Iterator[Path]:
     paths = ctx.paths
     if all(release.desired is not None for release in kept):
         states = [release.desired for release in kept if release.desired is not None]
-        archives = {ctx.tool.sha256, *(state.sha256 for state in states)}
+        desired = ClusterState(paths).desired_state()  # also of a cluster whose root is in the image
+        archives = {ctx.tool.sha256, desired and desired.sha256, *(state.sha256 for state in states)}
         yield from (path for path in paths.archives.glob("[!.]*") if path.name not in archives)
         configs = [ctx.config, *(from_mapping(state.config, state.release) for state in states)]
         installs = (install for config in configs if config.uses_spack for install in program.anywhere(config, paths))

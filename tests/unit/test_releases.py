@@ -395,6 +395,11 @@ def test_gc_removes_and_logs_files_that_no_kept_release_needs(tmp_path: Path, ca
     kept = [spack / f".recipes-02.{os.uname().nodename}-{os.getpid()}.part", paths.state / "token.json.bad"]
     kept[0].mkdir()
     kept[1].touch()
+    desired = shared.desired_state()
+    assert desired is not None
+    shared.save_desired_state(replace(desired, sha256="2" * 64))
+    kept.append(paths.archives / ("2" * 64))
+    kept[2].touch()
     plan = collector.plan(world.context, 1, ())
     assert {file.path for file in plan.files} == set(unused)
     assert plan.bytes == sum(item.size for item in (*plan.packages, *plan.files)) + sum(plan.drop.values()) > 10_000
