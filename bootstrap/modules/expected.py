@@ -41,7 +41,20 @@ def questions(ctx: Context) -> dict[str, Callable[[], str]]:
         others |= {f"packages[{number}].requires[{index}]": entry for index, entry in enumerate(package.requires)}
     expected = _expected(ctx) if own or others else None
     asked = {key: partial(_check, ctx, expected, entry, ()) for key, entry in own.items()}
-    return {**asked, **{key: partial(_check, ctx, expected, entry, places) for key, entry in others.items()}}
+    asked |= {key: partial(_check, ctx, expected, entry, places) for key, entry in others.items()}
+    present = [(number, path) for number, path in enumerate(config.modules.paths) if not ctx.is_mounted_later(path)]
+    return {**asked, **{f"modules.paths[{number}]": partial(check_path, ctx, path) for number, path in present}}
+
+
+def check_path(ctx: Context, path: str) -> str:
+    """Refuses an entry of ``modules.paths`` that this node does not have: ModulesError ``modules-config``."""
+    if ctx.paths.at(path).is_dir():
+        return ""
+    raise ModulesError(
+        f"modules.paths: this node has no directory {path}",
+        remedy=(f"ls -ld {path}", "or remove it from modules.paths in the configuration"),
+        code="modules-config",
+    )
 
 
 def _expected(ctx: Context) -> Expected:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config.model import LMOD, LMOD_SPEC
 from ..core.deadlines import SOLVE
-from ..core.errors import ConfigError, SpackError
+from ..core.errors import ConfigError, Problem, SpackError
 from ..host.atomic import write_atomic
 from ..host.files import make_dir, remove_tree
 from ..host.locks import Lock, own_holder
@@ -156,12 +156,13 @@ def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
         for number, spec in enumerate(listed):
             places.setdefault(spec, f"{name}[{number}]")
     specs = specs_of(ctx)
-    problems = tuple((places[specs[index]], message) for index, message in answer["problems"])
-    wrong = len({place for place, _ in problems})
+    found = ((places[specs[index]], message) for index, message in answer["problems"])
+    problems = tuple(Problem(path, message, ctx.config.places.get(path, "")) for path, message in found)
+    wrong = len({problem.path for problem in problems})
     raise ConfigError(
         f"{wrong} {'spec asks' if wrong == 1 else 'specs ask'} for what Spack's recipes do not have",
         problems,
-        why="\n".join(f"{place}: {message}" for place, message in problems),
+        why="\n".join(map(str, problems)),
         remedy=("correct the specs, then: petal-node plan --config FILE", *answer["advice"]),
         code="spec-unknown",
     )

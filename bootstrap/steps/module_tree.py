@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..core.errors import ModulesError, StateError
+from ..core.errors import StateError
 from ..core.model import Finding, Severity, change, satisfied
 from ..core.text import at_most
 from ..modules import expected
@@ -33,13 +33,8 @@ class ModuleTree(ClusterStep):
     seconds = 300
 
     def probe(self, ctx: Context) -> Finding:
-        absent = [path for path in ctx.config.modules.paths if not ctx.paths.at(path).is_dir()]
-        if absent:
-            raise ModulesError(
-                f"modules.paths: this node has no directory {', '.join(absent)}",
-                remedy=(f"ls -ld {' '.join(absent)}", "or remove it from modules.paths in the configuration"),
-                code="modules-config",
-            )
+        for path in ctx.config.modules.paths:
+            expected.check_path(ctx, path)
         return _change_of_files(ctx) or _cache(ctx)
 
     def inputs(self, ctx: Context) -> Mapping[str, Question]:

@@ -139,12 +139,15 @@ def test_names_of_modules_that_the_stack_cannot_have_are_refused(tmp_path: Path)
     modules = tmp_path / "head/opt/modules/site"
     modules.mkdir(parents=True)
     (modules / "1.lua").touch()
-    text = with_sources(tmp_path, more=f"{more}{packages}").replace("modules:\n", "modules:\n  paths: [/opt/modules]\n")
+    text = with_sources(tmp_path, more=f"{more}{packages}").replace(
+        "modules:\n", "modules:\n  paths: [/opt/modules, /opt/none]\n"
+    )
     report = planned(tmp_path, text)["module-tree"]
     assert (report.error or {})["code"] == "modules-config"
     assert "petal.yaml:8: modules.defaults[0]: the release will have no module zlib/1.2" in report.reason
     assert "petal.yaml:10: check.load[2]: no spec of the stack is named other" in report.reason
-    assert report.reason.count("\n") == 3, report.reason
+    assert "petal.yaml:7: modules.paths[1]: modules.paths: this node has no directory /opt/none" in report.reason
+    assert report.reason.count("\n") == 4, report.reason
     alone = planned(tmp_path, f"stack: none\n{more}{packages}".replace("[site/1, zlib/1.3.1, other]", "[toool]"))
     assert "check.load[0]: the release will have no module toool: did you mean 'tool'?" in alone["module-tree"].reason
 
