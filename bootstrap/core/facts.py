@@ -28,10 +28,11 @@ class SharedDir:
 
 @dataclass(frozen=True)
 class Queue:
-    """One Slurm queue and the instance types of its compute resources."""
+    """One Slurm queue, the instance types of its compute resources, and its own machine image if it has one."""
 
     name: str
     instances: tuple[str, ...]
+    image: str = ""
 
 
 @dataclass(frozen=True)

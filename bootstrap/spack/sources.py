@@ -135,7 +135,11 @@ def _queue(ctx: Context, queue: str) -> str:
             remedy="name another install.queue, or write install: {where: head}",
             code="job-queue",
         )
-    return f"nodes of queue {queue} have {' and '.join(cpus)}" if cpus else ""
+    image = next((each.image for each in known if each.name == queue), "")
+    words = [f"nodes of queue {queue} have {' and '.join(cpus)}"] if cpus else []
+    if image:
+        words.append(f"their image {image} must have the operating system of this head node ({ctx.facts.host.os})")
+    return "; ".join(words)
 
 
 def _require_on_queue(ctx: Context, path: Path) -> None:

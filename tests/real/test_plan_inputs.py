@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +169,14 @@ def test_a_queue_that_cannot_build_and_sources_that_it_does_not_see_are_refused(
     assert "they are aarch64" in wrong["install.queue"]
     assert "is on a disk of this head node" in wrong["spack.source"]
     world.system.answers["sinfo"] = lambda _: "q1|up|infinite\n"
-    answers = inputs.look_up([SpackStack()], replace(world.context, facts=world.context.facts))
+    answers = inputs.look_up([SpackStack()], world.context)
     assert "is not a queue of this cluster" in str(answers["spack", "install.queue"])
+    world.queues = (Queue("arm", ("c6a.large",), "ami-1"),)
+    world.system.answers["sinfo"] = lambda _: "arm|up|infinite\n"
+    answers = inputs.look_up([SpackStack()], world.context)
+    assert answers["spack", "install.queue"] == (
+        "nodes of queue arm have zen3; their image ami-1 must have the operating system of this head node (debian12)"
+    )
 
 
 def test_a_source_that_never_answers_is_named_after_the_deadline(

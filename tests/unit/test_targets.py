@@ -221,6 +221,7 @@ def test_the_queues_of_a_cluster_are_read_from_its_configuration() -> None:
 Scheduling:
   SlurmQueues:
     - Name: a
+      Image: {CustomAmi: ami-0123}
       ComputeResources:
         - {Name: one, InstanceType: c7i.large}
         - &r {Name: two, Instances: [{InstanceType: c6a.large}, {InstanceType: m6a.large}]}
@@ -230,7 +231,10 @@ Scheduling:
     - no queue
 """
     found = facts.parse_queues(text)
-    assert found == (Queue("a", ("c7i.large", "c6a.large", "m6a.large", "unknown")), Queue("b", ("unknown",)))
+    assert found == (
+        Queue("a", ("c7i.large", "c6a.large", "m6a.large", "unknown"), "ami-0123"),
+        Queue("b", ("unknown",)),
+    )
     for nothing in ("", "- a", "a: [", "Scheduling: 3", "Scheduling: {SlurmQueues: {a: b}}", "Scheduling: &a {b: *a}"):
         assert facts.parse_queues(nothing) == ()
 
