@@ -32,6 +32,7 @@ SMALL = 1 << 30  # below it, any ratio
 MAX_HEADER = 1 << 20  # bytes of all headers of one member, which tarfile keeps in memory
 MAX_LINKS = 40  # Linux follows so many in one path (path_resolution(7))
 OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
+OTHERS = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\3\4", "zip"), (b"7z\xbc\xaf", "7z"))
 # tarfile, zipfile and the decompressors raise these for damaged data.
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, ValueError, ArithmeticError),
@@ -103,7 +104,7 @@ def _reported(name: str, target: Path, kind: str, remedy: str) -> Iterator[None]
             raise
         what = f"{name} cannot be unpacked" if number else f"{name} is not a complete {kind}"
         commands = (f"df -h {target.parent}",) if number else ()
-        why = str(error) or type(error).__name__
+        why = str(error)[:400] or type(error).__name__
         raise PackageError(what, why=why, remedy=(*commands, remedy), code="package-archive") from error
 
 
@@ -113,6 +114,9 @@ def _opened(archive: Path) -> Iterator[IO[bytes]]:
     with archive.open("rb") as raw:
         start = raw.read(6)
         raw.seek(0)
+        for magic, kind in OTHERS:
+            if start.startswith(magic):
+                raise tarfile.ReadError(f"it is a {kind} file; a tarball may be compressed with gzip, bzip2 or xz")
         opener = next((opener for magic, opener in OPENERS if start.startswith(magic)), None)
         if opener is None:
             yield raw

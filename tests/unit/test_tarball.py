@@ -121,6 +121,12 @@ def test_a_file_that_is_not_a_tarball_is_refused(content: bytes, tmp_path: Path)
     assert caught.value.code == "package-archive"
 
 
+def test_another_kind_of_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(600))
+    with pytest.raises(PackageError, match="it is a zstd file"):
+        unpack(tmp_path / "x.tar.zst", tmp_path / "target")
+
+
 def test_an_error_names_where_the_archive_came_from(tmp_path: Path) -> None:
     archive = tarball(tmp_path / "x.tar.gz", EVIL["device"])
     with pytest.raises(PackageError) as caught:
