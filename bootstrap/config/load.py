@@ -87,7 +87,7 @@ def _flatten(messages: Any, raw: Any, path: str) -> list[tuple[str, str]]:
     for key, inner in messages.items():
         if key == "_schema":
             problems += _flatten(inner, raw, path or "(file)")
-        elif isinstance(raw, list):
+        elif isinstance(raw, list) and isinstance(key, int):
             problems += _flatten(inner, raw[key], f"{path}[{key}]")
         elif isinstance(raw, dict):
             problems += _flatten(inner, raw.get(key), join(path, key))

@@ -218,7 +218,7 @@ def test_a_mount_cannot_add_a_line_to_the_unit(mount: str) -> None:
         made = load.from_mapping({"storage": {"mount": mount}})
     except ConfigError:
         return
-    unit = TEMPLATE.format(mount=made.storage.mount, backing=f"{made.storage.mount}/petal/root")
+    unit = TEMPLATE.format(mount=made.storage.mount, backing=f"{made.storage.mount}/petal/root", where="/opt/petal")
     assert len(unit.splitlines()) == len(TEMPLATE.splitlines())
     assert f"What={mount}/petal/root" in unit.splitlines()
     assert "%" not in mount  # a specifier of systemd

@@ -263,6 +263,7 @@ CACHED = "spack: {{mirrors: {{site: {}}}}}"
         ("s3://b/c", "spack.mirrors.site", "keys"),
         ("http://h/c", "spack.mirrors.site", "http://"),
         ("12", "spack.mirrors.site", "must be a section"),
+        ("[/shared/mirror, null]", "spack.mirrors.site", "must be a section"),
         ("{url: /c}", "spack.mirrors.site.keys", "signed: false"),
         ("{keys: [{source: /k}]}", "spack.mirrors.site.url", "is required"),
         ("{url: /c, signed: false, keys: [{source: /k}]}", "spack.mirrors.site.signed", "contradicts"),
