@@ -17,7 +17,8 @@ from ..core.errors import ConfigError, PetalError, ReleaseError, StateError, Sto
 from ..core.facts import Facts
 from ..core.options import Options
 from ..core.paths import Paths
-from ..host.files import make_dir, path_problem
+from ..host.atomic import scratch_dir
+from ..host.files import path_problem
 from ..host.log import LOG
 from ..host.system import System
 from ..remote.fetch import SMALL, Source, local_path, read, verify
@@ -212,8 +213,7 @@ def _content(
     check_config_uri(uri)
     path = local_path(uri) if ":/" in uri else Path(uri)
     if path is None:
-        scratch = Paths(root).scratch
-        make_dir(scratch)
+        scratch = scratch_dir(Paths(root).scratch)
         return read(Source(uri, sha256, region, seconds), scratch)
     data = system.on_storage(partial(_local_content, uri, path), path, PROBE)  # the file may be on a mount
     if sha256 is not None:

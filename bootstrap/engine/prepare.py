@@ -17,7 +17,7 @@ from ..core.model import Mode, Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
 from ..host import systemd
-from ..host.files import make_dir
+from ..host.atomic import scratch_dir
 from ..host.yaml_text import counted
 from ..lmod.bundle import names_lmod
 from ..lmod.find import image_lmod
@@ -224,9 +224,9 @@ def _environment(ctx: Context) -> Mapping[str, object]:
     """The stack's spack.yaml, with an Lmod of its own if the nodes need one."""
     if not ctx.config.uses_spack:
         return {}
-    make_dir(ctx.paths.scratch)
+    scratch = scratch_dir(ctx.paths.scratch)
     region, seconds = ctx.facts.cluster.region, LOOK if ctx.options.command == "plan" else DOCUMENT
-    environment = environments.load(ctx.config, ctx.paths.scratch, region, seconds)
+    environment = environments.load(ctx.config, scratch, region, seconds)
     specs = environment.get("specs", ())
     has_lmod = environments.LOCK in environment or names_lmod([*specs, *ctx.config.specs])
     return environment if has_lmod or not _needs_lmod(ctx) else {**environment, "specs": [*specs, LMOD_SPEC]}

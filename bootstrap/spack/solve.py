@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config.model import LMOD, LMOD_SPEC
 from ..core.deadlines import SOLVE
 from ..core.errors import ConfigError, Problem, SpackError
-from ..host.atomic import write_atomic
+from ..host.atomic import scratch_dir, write_atomic
 from ..host.files import make_dir, remove_tree
 from ..host.locks import Lock, own_holder
 from ..state.context import Context
@@ -193,7 +193,7 @@ def stack_lockfile(ctx: Context) -> Lockfile | None:
         FetchError: it cannot be fetched.
     """
     config, host = ctx.config, ctx.facts.host
-    lock = locked(config, ctx.environment, ctx.paths.scratch, ctx.facts.cluster.region)
+    lock = locked(config, ctx.environment, scratch_dir(ctx.paths.scratch), ctx.facts.cluster.region)
     if lock is not None:
         try:
             compiler = find_compiler(ctx.system)

@@ -15,6 +15,7 @@ import pytest
 
 from bootstrap.core.errors import Bug, DeadlineExceeded, ProcessFailed, ProcessTimeout, StorageError
 from bootstrap.host import deadline, system
+from bootstrap.host.atomic import scratch_dir
 from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, other_runs, own_start
 from bootstrap.host.system import System
 from bootstrap.host.systemd import detach
@@ -49,6 +50,16 @@ def test_a_user_id_without_an_entry_in_passwd_can_run_programs() -> None:
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_user_who_may_not_write_to_the_cache_uses_the_own_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scratch_dir(tmp_path / "cache/scratch") == tmp_path / "cache/scratch"
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path / "cache/scratch")  # root may write anywhere
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert scratch_dir(tmp_path / "cache/scratch") == tmp_path / "home/.cache/petal-node/scratch"
 
 
 def test_an_unexpected_exit_code_raises_an_error_with_the_output() -> None:
