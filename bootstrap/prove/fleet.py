@@ -42,7 +42,7 @@ from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import ClusterState
 from .launch import cancel_launch, launch_nodes, pending_queues
-from .lines import short_line
+from .lines import LINE_BYTES, short_line
 
 JOIN_SECONDS = 60.0  # for other nodes, after the first one is up
 UNPACK_SECONDS = 180.0  # for Lmod on a node: its converge timer repeats every 30 s
@@ -70,7 +70,8 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
     Returns:
         All nodes that are not powered down; empty if none is up within ``check.wait`` seconds.
     """
-    launched = launch_nodes(ctx, _nodes(ctx))
+    limits = limits_of(ctx) if ctx.config.check.launch else {}
+    launched = launch_nodes(ctx, _in_queues(ctx, _nodes(ctx), limits))
     deadline = time.monotonic() + ctx.config.check.wait
     first_up: float | None = None
     previous = ""
@@ -79,7 +80,7 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
             known = _nodes(ctx)
             up = [node for node in known if node.up]
             joining = [node for node in known if node.joining]
-            pending = pending_queues(ctx, launched, known)
+            pending = pending_queues(ctx, launched, _in_queues(ctx, known, limits))
             now = time.monotonic()
             first_up = first_up or (now if up else None)
             if up and not pending and (not joining or now - (first_up or now) > JOIN_SECONDS):
@@ -96,6 +97,12 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
     finally:
         if launched:
             cancel_launch(ctx)
+
+
+def _in_queues(ctx: Context, known: Sequence[SlurmNode], limits: Mapping[str, Partition]) -> list[SlurmNode]:
+    """The nodes that can be checked, each with the partition that is tried first."""
+    queues = ((node, queues_for(ctx, node, limits)) for node in known)
+    return [replace(node, partition=names[0]) for node, names in queues if names]
 
 
 def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
@@ -369,10 +376,10 @@ def report_of_lines(node: str, nonce: str, lines: Iterable[str]) -> NodeReport |
         mark, _, text = line.partition(" ")
         if mark != nonce or not text:
             continue
+        if report is not None or len(text) >= LINE_BYTES:
+            return None
         try:
             raw: dict[str, Any] = json.loads(text)
-            if report is not None:
-                return None
             if "finding" in raw:
                 findings.append(decode.build(Finding, raw["finding"]))
             elif raw["lines"] == len(findings):

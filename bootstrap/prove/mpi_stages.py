@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .lines import short_line
+from .lines import LINE_BYTES, short_line
 
 BULK_BYTES = 4 << 20  # more than any fabric sends with the first packet
 
@@ -95,8 +95,11 @@ def ranks_of(lines: Iterable[str], nodes: Sequence[str]) -> dict[int, Rank]:
     ranks: dict[int, Rank] = {}
     for labelled in lines:
         label, _, text = labelled.partition(": ")
+        text = text[max(text.find('{"rank"'), 0) :]
+        if len(text) >= LINE_BYTES:
+            continue
         try:
-            raw = json.loads(text[max(text.find('{"rank"'), 0) :])
+            raw = json.loads(text)
             number, stage = int(label), Stage(raw.pop("stage"))
             node = dict(enumerate(nodes))[number]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -73,6 +73,17 @@ def test_a_forged_report_is_never_that_of_another_node_and_never_replaces_the_re
         assert found in (None, report)
 
 
+def test_a_line_that_is_longer_than_the_real_ones_is_refused() -> None:
+    """The views search texts of findings for commands, so a text of 1 MiB could take hours."""
+    text = report_lines(FORGED, NONCE)[0]
+    assert (
+        report_of_lines(A, NONCE, [text.replace("well", "petal-node " + " " * 5000), *report_lines(FORGED, NONCE)[1:]])
+        is None
+    )
+    rank = line(0, A, Stage.DONE, {"version": "V"}).replace("V", " " * 5000)
+    assert not Evidence("openmpi", (A, B), 0, f"0: {rank}", "").ranks
+
+
 @given(st.data())
 def test_a_rank_forges_no_line_of_another_rank(data: st.DataObject) -> None:
     forged = st.builds(

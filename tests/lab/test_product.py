@@ -323,6 +323,11 @@ class TestFleet:
         down = findings(check_nodes(lab, "all", "--json"))
         partition(lab, "State=UP", "AllowGroups=daemon")
         group = findings(check_nodes(lab, "all", "--json"))
+        spare = ("partitionname=spare", f"nodes={ONE},{TWO}", "hidden=yes")
+        lab.exec("head", (f"{SLURM}/scontrol", "create", *spare)).check()
+        hidden = check_nodes(lab)
+        lab.exec("head", (f"{SLURM}/scontrol", "delete", spare[0])).check()
+        assert hidden.returncode == 0, hidden
         partition(lab, "AllowGroups=ALL", "MaxTime=0:40")
         short = check_nodes(lab)
         partition(lab, "MaxTime=INFINITE")

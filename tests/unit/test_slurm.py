@@ -299,7 +299,9 @@ def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *states: str, squ
     answers = iter([ASLEEP, *states])
     last = [ASLEEP]
 
-    def sinfo(_: object) -> str:
+    def sinfo(argv: Sequence[str]) -> str:
+        if "--Node" not in argv:
+            return ""
         last[0] = next(answers, last[0])
         return last[0]
 
@@ -321,6 +323,22 @@ def test_a_node_is_started_in_a_queue_without_running_nodes(tmp_path: Path, monk
     (job,) = commands(world, "sbatch")
     assert "--partition=q1" in job
     assert len(commands(world, "scancel")) == 1
+
+
+def test_a_node_is_started_through_the_partition_in_which_it_will_be_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = launching(tmp_path, monkeypatch, squeue="12|root|0|NODE_FAIL|NodeDown\n")
+    both = "a|idle~|old|none\na|idle~|q1|none\nb|idle~|other|none\n"
+    limits = "old|inact|infinite\nq1|up|infinite\nother|up|infinite\n"
+    world.system.answers["sinfo"] = lambda argv: both if "--Node" in argv else limits
+    fleet.wait_for_nodes(world.context)
+    assert [job[2] for job in commands(world, "sbatch")] == ["--partition=q1", "--partition=other"]
+    world.system.commands.clear()
+    world.config_text = "check: {launch: true, partition: q1, account: phys}"
+    fleet.wait_for_nodes(world.context)
+    (job,) = commands(world, "sbatch")
+    assert {"--partition=q1", "--account=phys"} <= set(job)
 
 
 def test_a_queue_whose_job_has_ended_without_a_node_is_not_waited_for(
