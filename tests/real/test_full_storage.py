@@ -93,7 +93,8 @@ def test_gc_and_rollback_work_on_full_storage(tmp_path: Path) -> None:
         releases = []
         for version in "12":
             archive = tarball(tmp_path / f"p{version}.tar.gz", {f"p-{version}/data": version * (3 << 20)})
-            package = f"{{name: p, version: '{version}', source: {archive}, sha256: {sha256_of(archive)}}}"
+            package = f"name: p, version: '{version}', source: {archive}, sha256: {sha256_of(archive)}"
+            package = f"{{{package}, env: {{TEXT: {'x' * 40_000}}}}}"  # the records of a large configuration
             world.config_text = f"packages: [{package}]"
             converge(STEPS, world.context, lambda _: None)
             releases.append(current_release(world.paths))
