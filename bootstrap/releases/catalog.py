@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..cluster.targets import machine_of
 from ..config.load import from_mapping
-from ..core.errors import StateError, from_error
+from ..core.errors import ConfigError, StateError, from_error
 from ..spack import database
 from ..spack.families import FAMILIES
 from ..spack.lockfile import locked_specs
@@ -56,8 +56,10 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
         manifest, desired, problem = None, None, ""
         try:
             manifest, desired = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
-        except (StateError, OSError) as error:
-            problem = str(from_error(error, ctx.paths.shared_mount))
+            if desired is not None:
+                from_mapping(desired.config, f"the configuration of release {path.name}")
+        except (ConfigError, StateError, OSError) as error:
+            problem, desired = str(from_error(error, ctx.paths.shared_mount)), None
         releases.append(ReleaseInfo(path.name, manifest, desired, problem, times.get(path.name)))
     return tuple(sorted(releases, key=lambda info: (order.get(info.name, -1), info.time, info.name), reverse=True))
 

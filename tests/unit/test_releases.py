@@ -302,6 +302,21 @@ def test_gc_keeps_a_release_that_it_cannot_read(tmp_path: Path) -> None:
     assert third in plan.keep
 
 
+def test_gc_keeps_a_release_whose_configuration_this_version_does_not_know(tmp_path: Path) -> None:
+    world, (first, second, _) = three_releases(tmp_path)
+    path = world.paths.release(first) / "desired.json"
+    document = json.loads(path.read_text())
+    document["config"]["of-a-newer-version"] = 1
+    path.write_text(json.dumps(document))
+    plan = collector.plan(world.context, 1, ())
+    assert "of-a-newer-version" in plan.keep[first]
+    assert (set(plan.drop), plan.packages) == ({second}, ())
+    assert "binary packages" in plan.left[0]
+    with pytest.raises(ReleaseError) as caught:
+        rollback_target(world.context, all_releases(world.context), first)
+    assert "of-a-newer-version" in caught.value.why
+
+
 def test_gc_continues_after_a_kill(tmp_path: Path) -> None:
     world, (first, second, third) = three_releases(tmp_path)
     world.paths.release(first).rename(world.paths.releases / f".{first}.gone")
