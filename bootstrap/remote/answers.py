@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import unescape
@@ -211,20 +212,22 @@ class Refusal(Exception):
 LIST_BUCKET = "; S3 also answers 403 for a missing key if the role lacks s3:ListBucket"
 
 
-def check(uri: str, answer: Any, *, region: str, signed: bool, verb: str = "read") -> None:
+def check(uri: str, answer: Any, *, region: str, signed: bool, deadline: float, verb: str = "read") -> None:
     """Raises the Refusal of an answer of requests, unless it is the object, a part of it, or 416."""
     if answer.status_code in (200, 201, 204, 206, 416):
         return
-    text = text_of(answer) if region else ""
+    text = text_of(answer, deadline) if region else ""
     code = element(text, "Code")[:100]
     raise Refusal(uri, verb, answer.status_code, code, text, answer.headers, region, signed)
 
 
-def text_of(answer: Any) -> str:
-    """The body of an answer, at most 64 KiB of it."""
+def text_of(answer: Any, deadline: float) -> str:
+    """The body of an answer: at most 64 KiB, and only the part that arrives before ``deadline``."""
     data = b""
     while len(data) < MOST_TEXT and (block := answer.raw.read1(MOST_TEXT, decode_content=True)):
         data += block
+        if time.monotonic() > deadline:
+            break
     return data[:MOST_TEXT].decode(errors="replace")
 
 

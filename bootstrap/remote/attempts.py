@@ -53,7 +53,9 @@ class Target(NamedTuple):
         answer = session.request(method, self.url, **options)
         verb = "read" if method == "get" else "written"
         try:
-            answers.check(self.uri, answer, region=self.region, signed=auth is not None, verb=verb)
+            answers.check(
+                self.uri, answer, region=self.region, signed=auth is not None, deadline=self.deadline, verb=verb
+            )
         except BaseException:
             answer.close()
             raise

@@ -143,7 +143,7 @@ def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) 
     def look(to: Target) -> bool:
         to = to._replace(url=s3.list_url(prefix, to.region))
         with to.session() as session, to.send(session, "get") as answer:
-            return "<Contents>" in answers.text_of(answer)
+            return "<Contents>" in answers.text_of(answer, to.deadline)
 
     return bool(with_retries(prefix, region, seconds, look, "could not be listed"))
 
@@ -207,7 +207,7 @@ def require_writable(uri: str, *, region: str | None = None, seconds: float = 60
     def begin(to: Target) -> None:
         with to.session() as session:
             with to._replace(url=f"{to.url}?uploads=").send(session, "post") as answer:
-                upload_id = quote(answers.element(answers.text_of(answer), "UploadId"), safe="")
+                upload_id = quote(answers.element(answers.text_of(answer, to.deadline), "UploadId"), safe="")
             try:
                 to._replace(url=f"{to.url}?uploadId={upload_id}").send(session, "delete").close()
             except answers.Refusal as refusal:  # it may not abandon, and may write

@@ -366,15 +366,15 @@ only_dash = pytest.mark.parametrize("hook", ["dash"], indirect=True)
 
 
 @only_dash
-@pytest.mark.parametrize("name", ["kms", "endpoint policy", "clock", "archived"])
+@pytest.mark.parametrize("name", ["kms", "archived"])
 def test_the_aws_cli_shows_the_own_words_of_s3(hook, cli, name):
     behave, code, _, _ = REFUSALS[name]
     with serving(behave) as server:
         cli.env["AWS_ENDPOINT_URL"] = server.url
         line = failed(cli, cli.fetch("s3://b/petal-node"), code)
-    assert re.search(r"An error occurred \((AccessDenied|RequestTimeTooSkewed|InvalidObjectState)\)", line)
-    word = {"kms": "kms:Decrypt", "clock": "chronyc", "archived": "restore-object --bucket b --key 'petal-node'"}
-    assert word.get(name, "VPC endpoint") in line.partition("Remedy: ")[2]
+    assert re.search(r"An error occurred \((AccessDenied|InvalidObjectState)\)", line)
+    word = {"kms": "kms:Decrypt", "archived": "restore-object --bucket b --key 'petal-node'"}
+    assert word[name] in line.partition("Remedy: ")[2]
 
 
 @only_dash
@@ -408,7 +408,7 @@ def test_each_client_trusts_the_authority_of_a_variable(hook, cli, variable, tmp
         assert "AWS_CA_BUNDLE" in failed(cli, cli.fetch(f"{server.url}/petal-node"), "fetch-unreachable")
         cli.env[variable] = str(tmp_path / "ca" / ("" if variable.endswith("DIR") else "ca.crt"))
         (hook.prefix / "var/log/petal-node.log").unlink()
-        for source in (f"{server.url}/petal-node", "s3://b/petal-node"):
+        for source in (f"{server.url}/petal-node", *(["s3://b/petal-node"] if variable == "SSL_CERT_FILE" else [])):
             ran_the_archive(cli, cli.fetch(source))
             shutil.rmtree(hook.home)
 

@@ -327,3 +327,16 @@ def test_an_object_that_may_be_missing_does_not_exist(serve: Serve) -> None:
     assert not exists("s3://b/k", region="us-east-1")
     serve(refuses(404, "NoSuchKey", "no"))
     assert not exists("s3://b/k", region="us-east-1")
+
+
+def test_an_error_document_that_comes_slowly_does_not_pass_the_deadline(serve: Serve, tmp_path: Path) -> None:
+    def slowly(handler: Handler, _: int) -> None:
+        handler.send_response(403)
+        handler.end_headers()
+        while not handler.server.ended.wait(0.1):
+            handler.wfile.write(b" ")
+
+    serve(slowly)
+    started = time.monotonic()
+    assert refused(tmp_path, seconds=1).code == "fetch-forbidden"
+    assert time.monotonic() - started < 5
