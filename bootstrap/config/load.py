@@ -45,7 +45,11 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
     for path, message in mistakes:
         document.add(path, message)
     if config is None or is_unread:
-        raise document.error("config-syntax" if is_unread else "config-invalid")
+        error = document.error("config-syntax" if is_unread else "config-invalid")
+        stack, checksum = (document.content.get(key) for key in ("stack", "stack_sha256"))
+        if isinstance(stack, str) and not any(path.startswith("stack") for path, _ in mistakes):
+            error.stack = stack, checksum
+        raise error
     return replace(config, places={path: document.place(line) for path, line in document.lines.items()})
 
 

@@ -109,10 +109,14 @@ class Problem(NamedTuple):
 
 
 class ConfigError(PetalError):
-    """The configuration is invalid; ``problems`` has every mistake."""
+    """The configuration is invalid; ``problems`` has every mistake.
+
+    ``stack``: the URI and checksum of its stack, if these keys are right: that file may have mistakes too.
+    """
 
     code = "config-invalid"
     exit = ExitCode.CONFIG
+    stack: tuple[str, str | None] | None = None
 
     def __init__(
         self,

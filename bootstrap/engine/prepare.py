@@ -9,7 +9,7 @@ from functools import partial
 
 from ..cluster import detect
 from ..cluster.targets import BuildTargets
-from ..config.model import LMOD_SPEC, Config
+from ..config.model import LMOD_SPEC, Config, SpackConfig
 from ..core.deadlines import DOCUMENT, LOOK, PROBE
 from ..core.errors import ConfigError, FetchError, PetalError, Problem, ReleaseError, SpackError, UsageError
 from ..core.facts import External, Facts
@@ -71,7 +71,10 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
     if may_hand_over and (role is not Role.HEAD or options.event == BOOT):
         hand_over(desired, services.tool, Paths(options.root, mount_in(desired)), services.system)
     errors = (*problems.values(), *lost)
-    config = read_config(options, facts, desired, services.system, errors, follow=follow)
+    try:
+        config = read_config(options, facts, desired, services.system, errors, follow=follow)
+    except ConfigError as error:
+        raise _with_stack(error, options, facts) from error
     ctx = Context(
         options,
         services,
@@ -174,6 +177,22 @@ def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
         raise _together(errors, ctx)
     inputs = {**environment, "system": _scope_inputs(ctx, externals)}
     return replace(ctx, release=release_id(ctx.config, facts.host, inputs, templates.digest(), build_targets))
+
+
+def _with_stack(error: ConfigError, options: Options, facts: Facts) -> ConfigError:
+    """In a plan, the mistakes of a configuration and those of its stack's file."""
+    if options.command != "plan" or error.stack is None:
+        return error
+    scratch, any_specs = Paths(options.root).scratch, SpackConfig(specs=("any",))
+    config = Config(error.stack[0], error.stack[1], spack=any_specs)
+    try:
+        environments.load(config, scratch, facts.cluster.region, LOOK)
+    except (ConfigError, FetchError) as other:
+        own = other.problems if isinstance(other, ConfigError) else ()
+        problems = (*error.problems, *(own or (Problem("stack", str(other)),)))
+        what, remedy = f"the configuration has {counted(problems)}", (*error.remedy, *other.remedy)
+        return ConfigError(what, problems, remedy=remedy, code=error.code)
+    return error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -83,6 +84,27 @@ def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(tmp_pa
     assert "4 of its 7 inputs cannot be used" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("more", "places"),
+    [
+        ("layuot: ami\n", ["petal.yaml:3", "spack.yaml:2", "spack.yaml:3"]),
+        ("", ["spack.yaml:2", "spack.yaml:3", "petal.yaml:4"]),
+    ],
+    ids=["wrong petal.yaml", "right petal.yaml"],
+)
+def test_mistakes_of_the_stacks_file_are_reported_with_the_others(tmp_path: Path, more: str, places: list[str]) -> None:
+    stack, config = tmp_path / "spack.yaml", tmp_path / "petal.yaml"
+    stack.write_text("spack:\n  specs: zlib\n  concretization: together\n")
+    package = f"{{name: a, version: '1', source: {tmp_path}/gone, sha256: {SHA}}}"
+    spack = f"spack: {{source: {tmp_path}, recipes: {{source: {tmp_path}}}}}"
+    config.write_text(f"stack: {stack}\n{spack}\n{more}packages:\n- {package}\n")
+    (tmp_path / "node").mkdir()
+    done = petal(tmp_path / "node", "plan", "--config", str(config), "--json")
+    problems = json.loads(done.stdout)["errors"][0]["problems"]
+    assert [problem["place"] for problem in problems][: len(places)] == places
+    assert done.returncode == 78
+
+
 def test_a_local_tarball_is_read_once(tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_bytes(os.urandom(1 << 20) * 8)
@@ -110,6 +132,27 @@ def test_the_version_in_spacks_tarball_is_compared(tmp_path: Path, s3: Any, is_r
     assert (report.error or {})["code"] == "spack-source"
     assert "is not Spack 1.1.1: it is 1.0.2" in report.reason
     assert "they need the package API 2.9, and it has 2.4" in report.reason
+
+
+def test_a_mirror_without_a_bucket_is_refused_and_an_empty_one_is_named(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
+    s3.create_bucket(Bucket="petal")
+    mirrors = (
+        "  mirrors:\n    empty: {url: 's3://petal/cache', signed: false}\n"
+        "    gone: {url: 's3://no-such-bucket/cache', signed: false, keys: []}\n"
+        f"    sources: {tmp_path}/none\n"
+        "    silent: https://127.0.0.1:9/m\n"
+    )
+    report = planned(tmp_path, with_sources(tmp_path, more=mirrors))["spack"]
+    assert report.outcome is Outcome.BLOCKED
+    lines = {line.partition(": ")[0]: line for line in report.reason.splitlines()}
+    assert "2 of its 6 inputs cannot be used" in report.reason
+    assert "there is no build cache" in lines["petal.yaml:7"]
+    assert "NoSuchBucket" in lines["petal.yaml:8"]
+    assert "none is not a directory" in lines["petal.yaml:9"]
+    assert "not checked" in lines["petal.yaml:10"]
 
 
 def test_fitting_sources_are_named_in_the_plan(tmp_path: Path) -> None:
