@@ -38,6 +38,8 @@ def head_with_reports(tmp_path: Path) -> World:
 
 def test_nodes_that_are_up_are_named_with_the_commands(tmp_path: Path) -> None:
     world = head_with_reports(tmp_path)
+    up = world.system.answers["sinfo"]
+    world.system.answers["sinfo"] = lambda argv: up(argv) + "q1-dy-9|idle~|q1*|none\n"
     before = kept_by_nodes(deciding(world))
     world.config_text = NEW
     (finding,) = not_following(deciding(world), before)
