@@ -332,8 +332,8 @@ def srun(
     """
     count, limit = len(nodes), f"{seconds // 60}:{seconds % 60:02}"
     command = ["srun", f"--mpi={mpi}", f"--job-name={name}", f"--partition={queue}", f"--nodes={count}"]
-    # srun(1): only "arbitrary" keeps the order of the list.
-    command += [f"--ntasks={count}", "--ntasks-per-node=1", "--distribution=arbitrary", f"--nodelist={','.join(nodes)}"]
+    command += [f"--ntasks={count}", "--ntasks-per-node=1", f"--nodelist={','.join(nodes)}"]
+    command += ["--distribution=arbitrary"] if count > 1 else []  # srun(1): only this keeps the order of the list
     command += [f"--time={limit}", f"--export={export}", "--chdir=/", *options]
     command += [f"--immediate={immediate}"] if immediate else []
     timeout = (immediate or 0) + seconds + COMMAND
