@@ -12,8 +12,9 @@ from ..cluster.slurm import Job, find_slurm
 from ..cluster.slurm import jobs as squeue
 from ..core.deadlines import BULK, DOCUMENT
 from ..core.errors import PetalError, ReleaseError, UsageError, from_error
-from ..core.model import Result, Role, Status
+from ..core.model import Finding, Result, Role, Status
 from ..core.options import Options
+from ..engine.followers import not_following
 from ..engine.prepare import prepare
 from ..engine.run_locks import cluster_lock
 from ..host.files import size_of
@@ -63,6 +64,7 @@ class Rollback:
 
     Args:
         undo_problem: why a rollback to ``left`` is not possible, or an empty string.
+        findings: a warning with the nodes that keep a part of the configuration of ``left``.
     """
 
     release: str
@@ -70,6 +72,7 @@ class Rollback:
     changed: bool
     published: str | None
     undo_problem: str
+    findings: tuple[Finding, ...] = ()
 
 
 def releases(options: Options, services: Services) -> Result[ReleaseList]:
@@ -121,10 +124,12 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
         changed = target.name != left
         if changed:
             roll_back(inside, target)
+    now = target.desired.config if changed and target.desired else ctx.config.to_dict()
+    findings = not_following(ctx, ctx.config.to_dict(), now) if ctx.paths.live else ()
     # Afterwards, because the release that is left may be one that cannot be read.
     former = next((release for release in found if release.name == left), None)
     problem = _undo_problem(ctx, former) if changed and left else ""
-    data = Rollback(target.name, left, changed, target.time, problem)
+    data = Rollback(target.name, left, changed, target.time, problem, findings)
     return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 

@@ -25,9 +25,8 @@ def kept_by_nodes(ctx: Context) -> Mapping[str, Any] | None:
     return desired.config if desired else None
 
 
-def not_following(ctx: Context, before: Mapping[str, Any] | None) -> tuple[Finding, ...]:
+def not_following(ctx: Context, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[Finding, ...]:
     """A warning with the nodes that have to run petal-node again, and the commands; empty if nothing changes there."""
-    now = ctx.config.to_dict()
     changed = [key for key in KEPT_ON_NODES if before is not None and _value(before, key) != _value(now, key)]
     read = ctx.system.try_storage(ClusterState(ctx.paths).reports, ctx.paths.shared, PROBE) if changed else None
     reports, running = read.current if read else (), _running(ctx) if read else ()

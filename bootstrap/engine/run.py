@@ -81,7 +81,7 @@ def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Stat
         ctx = _prepare(options, services, recorder)  # that storage may have the desired state
     before = kept_by_nodes(ctx)
     reports = _converge(steps_for(ctx), ctx, recorder, mounted)
-    recorder.update(findings=not_following(ctx, before))
+    recorder.update(findings=not_following(ctx, before, ctx.config.to_dict()))
     status = status_of(reports)
     if repairing or (options.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):
         checked = _self_check(ctx, recorder, reports, warnings_count=repairing)

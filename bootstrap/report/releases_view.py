@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..core.model import Result
 from ..core.text import at_most, human
-from .lines import Line, count, remedy_lines
+from .lines import Line, count, finding_lines, remedy_lines
 
 if TYPE_CHECKING:
     from ..commands.releases import ReleaseList, Rollback
@@ -48,6 +48,7 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),
         Line("prove it on the compute nodes: petal-node check --nodes all", "~", commands=True),
+        *finding_lines(data.findings),
         *([back] if data.left else []),
     ]
 

@@ -42,7 +42,7 @@ def test_nodes_that_are_up_are_named_with_the_commands(tmp_path: Path) -> None:
     world.system.answers["sinfo"] = lambda argv: up(argv) + "q1-dy-9|idle~|q1*|none\n"
     before = kept_by_nodes(deciding(world))
     world.config_text = NEW
-    (finding,) = not_following(deciding(world), before)
+    (finding,) = not_following(world.context, before, world.config.to_dict())
     assert finding.message == "login-1,q1-st-c5-[1-2] still follow the earlier modules.paths"
     login, compute = finding.remedy
     assert login == "on login-1: petal-node bootstrap"
@@ -54,11 +54,11 @@ def test_a_change_that_nodes_do_not_keep_needs_no_command(config: str, tmp_path:
     world = head_with_reports(tmp_path)
     before = kept_by_nodes(deciding(world))
     world.config_text = config
-    assert not_following(deciding(world), before) == ()
+    assert not_following(world.context, before, world.config.to_dict()) == ()
 
 
 def test_a_run_that_follows_the_desired_state_compares_nothing(tmp_path: Path) -> None:
     world = head_with_reports(tmp_path)
     following = replace(world.context, sets_desired_state=False)
     assert kept_by_nodes(following) is None
-    assert not_following(following, None) == ()
+    assert not_following(following, None, {}) == ()
