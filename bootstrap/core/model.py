@@ -196,7 +196,7 @@ def refused(error: PetalError) -> Finding:
     """Blocked by an error with a code."""
     problems: tuple[tuple[str, str], ...] = ()
     if isinstance(error, ConfigError):
-        problems = tuple((f"{place}: {path}" if place else path, message) for path, message, place in error.problems)
+        problems = tuple((path, message) for path, message, _ in error.problems)  # ``why`` has the places
     return Finding(
         "",
         Severity.FAIL,
