@@ -156,7 +156,11 @@ def path_problem(path: Path, below: Path, lstats: Lstats | None = None) -> PathP
         if part not in lstats:
             lstats[part] = _lstat(part)
         info = lstats[part]
-        problem = info and (_component_problem(part, info) or (_covered(part, info) if part.parent == below else None))
+        problem = info and _component_problem(part, info)
+        if info and not problem and part.parent == below:
+            if below not in lstats:
+                lstats[below] = below.stat()  # it may be a link
+            problem = _covered(part, info, lstats[below])
         if problem:
             return problem
     return None
@@ -204,10 +208,9 @@ def has_default_acl(directory: Path | str) -> bool:
         return False
 
 
-def _covered(path: Path, info: os.stat_result) -> PathProblem | None:
+def _covered(path: Path, info: os.stat_result, above: os.stat_result | None) -> PathProblem | None:
     """The reason not to use the entry ``path`` of a directory: it is a mount point that a user could have made."""
-    above = path.parent.stat()
-    if above.st_dev == info.st_dev or not above.st_mode & 0o022 or not stat.S_ISDIR(info.st_mode):
+    if above is None or above.st_dev == info.st_dev or not above.st_mode & 0o022 or not stat.S_ISDIR(info.st_mode):
         return None
     return PathProblem(path, f"is a mount point, and any user can make one in {path.parent}", f"umount {path}")
 
