@@ -15,7 +15,7 @@ from ..core.errors import ConfigError, FetchError, PackageError
 from ..core.facts import NETWORK_KINDS, Queue
 from ..remote.fetch import local_path
 from ..remote.look import look_at
-from ..remote.tarball import DAMAGE, REMEDY
+from ..remote.tarball import DAMAGE, MAX_HEADER, REMEDY
 from ..state.context import Context
 from ..state.release import check_queue
 from .cache.mirror import MirrorReader
@@ -81,11 +81,21 @@ def _tree(ctx: Context, origin: Origin, directory: Path, member: str, check: Cal
     return look_at(ctx.source_of(origin), lambda stream: check(_member(stream, member, origin.source)))
 
 
+class _Bounded(tarfile.TarInfo):
+    """A member of a tarball whose checksum is not verified yet: tarfile reads a header of any length into memory."""
+
+    def _proc_member(self, archive: Any) -> Any:
+        if not self.isreg() and self.size > MAX_HEADER:
+            raise tarfile.ReadError(f"the header of a member is longer than {MAX_HEADER} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
 def _member(stream: Any, member: str, name: str) -> str | None:
     """The text of a file in a tarball, with or without one directory above it; None if it is missing."""
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as tar:
-            for entry in tar:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Bounded) as tar:
+            while (entry := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
                 path = entry.name.removeprefix("./")
                 if entry.isreg() and member in (path, path.partition("/")[2]):
                     content = tar.extractfile(entry)

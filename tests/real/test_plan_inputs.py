@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,17 @@ def test_the_version_in_spacks_tarball_is_compared(tmp_path: Path, s3: Any, is_r
     assert (report.error or {})["code"] == "spack-source"
     assert "is not Spack 1.1.1: it is 1.0.2" in report.reason
     assert "they need the package API 2.9, and it has 2.4" in report.reason
+
+
+def test_an_endless_header_in_spacks_tarball_is_not_read_into_memory(tmp_path: Path) -> None:
+    text, bomb = with_sources(tmp_path), tmp_path / "s.tar.gz"
+    header = tarfile.TarInfo("h")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 30
+    with gzip.open(bomb, "wb") as stream:
+        stream.write(header.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 20))
+    report = planned(tmp_path, text)["spack"]
+    assert "the header of a member is longer than" in report.reason
+    assert (report.error or {})["code"] == "package-archive"
 
 
 def test_a_mirror_without_a_bucket_is_refused_and_an_empty_one_is_named(
