@@ -146,12 +146,11 @@ def private_dir(path: Path) -> Iterator[Path]:
 
 
 def scratch_dir(path: Path) -> Path:
-    """``path`` as a directory for transfers; for a user who may not write there, one in the user's own cache."""
+    """The directory for transfers, made by its user: ``path``, or one in the cache of a user who cannot write there."""
     place = next(part for part in (path, *path.parents) if os.path.exists(part))  # noqa: PTH110 - it never raises
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")  # noqa: PTH118
     if not os.access(place, os.W_OK | os.X_OK) and cache.startswith("/"):
-        path = Path(cache, "petal-node/scratch")
-    make_dir(path)
+        return Path(cache, "petal-node/scratch")
     return path
 
 

@@ -56,7 +56,7 @@ def test_a_user_who_may_not_write_to_the_cache_uses_the_own_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert scratch_dir(tmp_path / "cache/scratch") == tmp_path / "cache/scratch"
-    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path / "cache/scratch")  # root may write anywhere
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write anywhere
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert scratch_dir(tmp_path / "cache/scratch") == tmp_path / "home/.cache/petal-node/scratch"
