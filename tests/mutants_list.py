@@ -192,8 +192,8 @@ MUTANTS = (
     Mutant(
         "a signed request does not follow a redirect",
         "bootstrap/remote/attempts.py",
-        '"allow_redirects": not self.region',
-        '"allow_redirects": True',
+        "follows=not self.region",
+        "follows=True",
         "real/fetch",
     ),
     Mutant(
@@ -201,7 +201,7 @@ MUTANTS = (
         "bootstrap/engine/handover.py",
         "    if not has_sha256(archive, desired.sha256):",
         "    if not archive.is_file():",
-        "unit/run unit/prepare real/hook real/security real/local",
+        "real/handover",
     ),
     Mutant(
         "a setgid member is refused",
