@@ -201,7 +201,7 @@ MUTANTS = (
         "bootstrap/engine/handover.py",
         "    if not has_sha256(archive, desired.sha256):",
         "    if not archive.is_file():",
-        "real/handover",
+        "real/security",
     ),
     Mutant(
         "a setgid member is refused",
