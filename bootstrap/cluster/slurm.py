@@ -116,10 +116,10 @@ def find_slurm(system: System) -> str | None:
 
 
 def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
-    """Every node once, with all its partitions, hidden ones too; or the nodes of one queue."""
-    of_queue = [f"--partition={queue}"] if queue else []
-    command = ["sinfo", "--noheader", "--all", "--Node", *of_queue, "--format=%N|%T|%P|%E"]
-    return parse_sinfo(system.run(command, timeout=COMMAND).stdout)
+    """Every node once, with all its partitions, hidden ones too; or those of one queue: sinfo refuses --all with it."""
+    command = ["sinfo", "--noheader", "--all", "--Node", "--format=%N|%T|%P|%E"]
+    shown = parse_sinfo(system.run(command, timeout=COMMAND).stdout)
+    return tuple(node for node in shown if queue in (None, *node.partitions))
 
 
 def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:

@@ -273,7 +273,7 @@ def test_a_drained_queue_is_reported_with_slurms_own_reason(tmp_path: Path, monk
     """Whether or not the job could be submitted: ParallelCluster may be about to launch another node."""
     world, clock = head(tmp_path, wait=60), Clock()
     Slurm(world, lambda _: "PENDING")
-    drained = "q1-st-c5-1|drained|q1|disk swap\nq1-st-c5-2|down*|q1|Not responding\n"
+    drained = "q1-st-c5-1|drained|q1|disk swap\nq1-st-c5-2|down*|q1|Not responding\nq2-st-c5-1|drained|q2|gpu\n"
     world.system.answers["sinfo"] = lambda argv: drained if "--Node" in argv else "q1|up|infinite\n"
     monkeypatch.setattr(worker, "time", clock)
     reason = "q1-st-c5-1: draining (drained): disk swap; q1-st-c5-2: not responding (down*): Not responding"
@@ -285,6 +285,7 @@ def test_a_drained_queue_is_reported_with_slurms_own_reason(tmp_path: Path, monk
             clock.now = heartbeat.stat().st_mtime
         report = converge(world)[0]["spack"]
         assert reason in report.reason, report
+        assert "q2" not in report.reason, report
 
 
 def test_an_earlier_job_of_the_same_name_is_ignored(tmp_path: Path) -> None:
