@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -190,9 +190,13 @@ def _with_stack(error: ConfigError, options: Options, facts: Facts) -> ConfigErr
     except (ConfigError, FetchError) as other:
         own = other.problems if isinstance(other, ConfigError) else ()
         problems = (*error.problems, *(own or (Problem("stack", str(other)),)))
-        what, remedy = f"the configuration has {counted(problems)}", (*error.remedy, *other.remedy)
+        what, remedy = _summary(options, problems), (*error.remedy, *other.remedy)
         return ConfigError(what, problems, remedy=remedy, code=error.code)
     return error
+
+
+def _summary(options: Options, problems: Sequence[Problem]) -> str:
+    return f"{options.config or 'the configuration'} has {counted(problems)}"
 
 
 @contextmanager
@@ -218,7 +222,7 @@ def _together(errors: dict[str, PetalError], ctx: Context) -> PetalError:
         own = error.problems if isinstance(error, ConfigError) else ()
         problems += own or [Problem(key, str(error), ctx.config.places.get(key, ""))]
     remedy = dict.fromkeys(line for error in errors.values() for line in error.remedy)
-    return ConfigError(f"the configuration has {counted(problems)}", problems, remedy=remedy, code=first.code)
+    return ConfigError(_summary(ctx.options, problems), problems, remedy=remedy, code=first.code)
 
 
 def choose_targets(config: Config, facts: Facts, desired: DesiredState | None) -> BuildTargets:

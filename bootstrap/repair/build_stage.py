@@ -22,12 +22,14 @@ class BuildStage(Step):
     severity = Severity.WARN
 
     def probe(self, ctx: Context) -> Finding:
+        if not ctx.system.is_root():
+            return elsewhere("only root can see what builds left, and whether one is in progress")
         indexes, stages = _unreadable_indexes(ctx), _stages(ctx)
         size = sum(size_of(path) for path in stages)
         if not indexes and size < WORTH_BYTES:
             return satisfied(f"ended builds left nothing in {ctx.paths.scratch}")
         if _is_building(ctx):
-            return elsewhere("another run is in progress, or only root can see whether one is")
+            return elsewhere("another run is in progress")
         lines = [f"remove {path}" for path in (*indexes, *(stages if size >= WORTH_BYTES else ()))]
         if indexes:
             return change(f"Spack's index {indexes[0]} cannot be read: its write was cut off", *lines)
@@ -52,5 +54,5 @@ def _unreadable_indexes(ctx: Context) -> list[Path]:
 
 
 def _is_building(ctx: Context) -> bool:
-    """True if another run may use these files: a worker, a build job, a solve. Only root sees all processes."""
-    return not ctx.system.is_root() or bool(ctx.system.other_runs(ctx.run_id))
+    """True if another run may use these files: a worker, a build job, a solve."""
+    return bool(ctx.system.other_runs(ctx.run_id))
