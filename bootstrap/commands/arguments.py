@@ -200,7 +200,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "--package": _value("read by the hook script: where the archive is", "URI"),
         "--sha256": _value("read by the hook script: the checksum of the archive", "HEX"),
     },
-    "converge": {"--event": _value(SUPPRESS, choices=(BOOT,), default=BOOT)},
+    "converge": {"--event": _value(SUPPRESS, choices=(BOOT,), default=BOOT), "--if-due": _flag(SUPPRESS)},
     "worker": {"--event": _value("the event of the hook", choices=EVENTS, required=True), "--run-id": RUN_ID},
     "build-job": {"--run-id": RUN_ID, "directory": _value("the directory of the order", "DIR", type=_path)},
     "mpi-rank": {"--loaded": _value("the exit code of module load", "CODE", type=int)},

@@ -29,6 +29,7 @@ class Options:
         event: ``start``, ``configured`` or ``updated`` of ``hook`` and ``worker``, ``boot`` of ``converge``.
         words: the arguments of a ``hook`` that could not be parsed.
         argv: the arguments of this command line with absolute paths, so that they are valid in every directory.
+        if_due: the timer runs ``converge``, which ends at once if the pause after the last run is not over.
         layout: the layout of the machine image that ``bootstrap`` makes, None on a node.
         yes: ``repair`` and ``gc`` may remove things.
         deep: ``repair`` compares every byte of the packages.
@@ -53,6 +54,7 @@ class Options:
     words: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
     strict: bool = False
+    if_due: bool = False
     lock_wait: float = 7200.0
     accept_storage: bool = False
     layout: str | None = None

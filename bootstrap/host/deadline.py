@@ -26,8 +26,8 @@ _HEADER = struct.Struct(">cI")
 _ARM, _DISARM, _RESULT = b"A", b"D", b"R"
 # In a child of `with_deadline`: the descriptor to its parent. Calls inside run in the same child.
 _parent: int | None = None
-# Children that were killed at a deadline and had not ended by then; each later call reaps those that have.
-_abandoned: set[int] = set()
+# Children that had not ended when their call returned; each later call reaps those that have.
+_children: set[int] = set()
 
 
 def with_deadline(action: Callable[[], T], seconds: float, error: PetalError | None = None) -> T:
@@ -60,15 +60,15 @@ def with_deadline(action: Callable[[], T], seconds: float, error: PetalError | N
     if child == 0:
         _run_child(action, sender)
     os.close(sender)
+    _children.add(child)
     try:
         result = _receive(receiver, time.monotonic() + seconds, late)
     except BaseException:
         os.kill(child, signal.SIGKILL)
-        _abandoned.add(child)
         raise
     finally:
         os.close(receiver)
-    os.waitpid(child, 0)
+        _reap()  # does not wait: a thread of the child may hang in the kernel, also after the result
     if result is None:
         raise ProcessFailed("the process that ran a guarded operation was killed", remedy="dmesg | tail")
     succeeded, value = pickle.loads(result)  # noqa: S301 - written by the child of this process
@@ -94,13 +94,13 @@ def on_storage(action: Callable[[], T], where: Path | str, seconds: float) -> T:
 
 
 def _reap() -> None:
-    for child in tuple(_abandoned):
+    for child in tuple(_children):
         try:
             ended = os.waitpid(child, os.WNOHANG) != (0, 0)
         except ChildProcessError:  # other code of this process has waited for it
             ended = True
         if ended:
-            _abandoned.discard(child)
+            _children.discard(child)
 
 
 def _run_child(action: Callable[[], Any], sender: int) -> None:

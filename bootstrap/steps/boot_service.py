@@ -1,8 +1,10 @@
 """The service and the timer that converge this node after a reboot, because custom actions do not run again then.
 
 The service runs ``petal-node converge`` at boot; the timer repeats it until the node is ready, and then stops, because
-HPC nodes must not have background jitter. The longer a node is not ready, the longer the timer waits. The service is
-``simple``: boot does not wait for it (systemd.service(5)).
+HPC nodes must not have background jitter. The longer a node is not ready, the longer the pause between two runs: a run
+of the timer that is not due ends at once. Another time in the unit would need ``systemctl daemon-reload``, which looks
+at all mounts, and blocks systemd while shared storage hangs. The service is ``simple``: boot does not wait for it
+(systemd.service(5)).
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ ConditionPathExists=/usr/local/bin/petal-node
 [Service]
 Type=simple
 EnvironmentFile=-{systemd.ENVIRONMENT}
-ExecStart=/usr/local/bin/petal-node converge --quiet
+ExecStart=/usr/local/bin/petal-node converge --if-due --quiet
 Nice=5
 {RESTART}
 
@@ -61,7 +63,6 @@ OnUnitInactiveSec=30s
 AccuracySec=1s
 """,
 )
-DROP_IN = f"/run/systemd/system/{TIMER.name}.d"  # until the next boot (systemd.unit(5))
 
 
 class BootService(Step):
@@ -103,23 +104,22 @@ def arrange_timer(record: RunRecord, paths: Paths, system: System) -> None:
     newest = Runs(paths).latest(KEEP_RUNS).records
     ready = all(map(is_ready, (record, *(run for run in newest[:1] if run.run_id != record.run_id))))
     try:
-        if not ready:
-            _set_pause(pause_after(newest, time.time()), paths, system)
         systemd.request("stop" if ready else "start", TIMER.name, system)
     except (PetalError, OSError) as error:
         LOG.warning("the timer: %s", error)
 
 
+def is_due(paths: Paths, boot_id: str) -> bool:
+    """False if the last run of this boot did not end ready, and the pause after it is not over."""
+    runs, now = Runs(paths).latest(KEEP_RUNS).records, time.time()
+    if not runs or runs[0].boot_id != boot_id or is_ready(runs[0]):
+        return True
+    waited = now - (seconds_of(runs[0].finished or runs[0].started) or 0.0)
+    return not 0 <= waited < pause_after(runs, now) - PAUSES[-1] / 2  # the timer comes every 30 s
+
+
 def pause_after(runs: Sequence[RunRecord], now: float) -> int:
-    """How many seconds the timer waits after these runs, newest first: a tenth of the time without a ready one."""
+    """How many seconds to wait after these runs, newest first: a tenth of the time without a ready one."""
     waiting = [seconds_of(run.started) or now for run in takewhile(lambda run: not is_ready(run), runs)]
     share = (now - min(waiting, default=now)) / SHARE
     return next((pause for pause in PAUSES if pause <= share), PAUSES[-1])
-
-
-def _set_pause(seconds: int, paths: Paths, system: System) -> None:
-    """An empty value resets all times of a timer, so the first one is repeated (systemd.timer(5))."""
-    times = f"[Timer]\nOnUnitInactiveSec=\nOnActiveSec=10s\nOnUnitInactiveSec={seconds}s\n"
-    drop_in = Unit("pause.conf", times)
-    if drop_in.needs_write(paths.at(DROP_IN)):
-        systemd.install([drop_in], paths.at(DROP_IN), system)

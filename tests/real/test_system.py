@@ -313,7 +313,7 @@ def test_a_call_inside_another_call_runs_in_the_same_child_with_the_earlier_dead
     left = [child for child in psutil.Process().children() if child.pid not in other]
     assert not psutil.wait_procs(left, timeout=5)[1]
     SYSTEM.with_deadline(os.getpid, 5)
-    assert not deadline._abandoned
+    assert len(deadline._children) <= 1  # the last one may still end
 
 
 def test_orphaned_processes_of_a_session_are_killed() -> None:
