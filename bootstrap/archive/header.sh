@@ -52,9 +52,11 @@ refuse_changeable() (
     PATH=/usr/bin:/bin
     [ "$(id -u)" -eq 0 ] || exit 0
     path=$(readlink -f -- "$2" 2>/dev/null) || path=
-    while [ -n "$path" ] && [ -n "$(find "$path" -prune -user 0 \( ! -perm -020 ! -perm -002 -o -perm -1000 \))" ]; do
+    sticky='' # allowed above the path, as /tmp is, not for the path itself, in which users could make files
+    # shellcheck disable=SC2086  # two words
+    while [ -n "$path" ] && [ -n "$(find "$path" -prune -user 0 \( ! -perm -020 ! -perm -002 $sticky \))" ]; do
         [ "$path" != / ] || exit 0
-        path=${path%/*} path=${path:-/}
+        path=${path%/*} path=${path:-/} sticky='-o -perm -1000'
     done
     echo "petal-node: $1=$2 is not used by root: the path is missing, or other users could change it" >&2
     echo "remedy: unset $1" >&2

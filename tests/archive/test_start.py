@@ -114,7 +114,7 @@ def test_arguments_and_exit_code_pass_through(node):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the test gives a directory to another user, which needs root")
 @pytest.mark.parametrize("name", ["PETAL_PYTHON", "PETAL_PREFIX"])
-@pytest.mark.parametrize("owned", ["the path", "the directory above it"])
+@pytest.mark.parametrize("owned", ["the path", "the directory above it", "sticky"])
 def test_root_uses_no_path_of_a_variable_that_a_user_could_change(node, public, name, owned):
     """sudo -E keeps the variables of a user."""
     program = public / "theirs" / "usr" / "bin" / "python3"
@@ -122,7 +122,10 @@ def test_root_uses_no_path_of_a_variable_that_a_user_could_change(node, public, 
     program.write_text(f"#!/bin/sh\ntouch {public}/started\n")
     program.chmod(0o755)
     path = program if name == "PETAL_PYTHON" else public / "theirs"
-    os.chown(path if owned == "the path" else path.parent, 65534, 65534)
+    if owned == "sticky":
+        path.chmod(0o1777)
+    else:
+        os.chown(path if owned == "the path" else path.parent, 65534, 65534)
     node.env |= {"PETAL_PYTHON": "", name: str(path)}
     ran = node.run("version")
     os.chown(path.parent, 0, 0)
