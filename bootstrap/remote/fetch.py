@@ -70,9 +70,7 @@ def download(source: Source, target: Path, *, kept: Path | None = None) -> None:
         return
     kept = kept or target.with_name(f".{target.name}.part")
     with resumable_file(target, kept, is_useless=_is_useless) as part:
-        if source.sha256 is None:  # nothing would show that the part is of the same object
-            os.truncate(part, 0)
-        is_resumed = part.stat().st_size > 0
+        is_resumed = source.sha256 is not None and part.stat().st_size > 0
         try:
             _transfer(source, part)
         except FetchError as error:
@@ -285,7 +283,7 @@ def _transfer(source: Source, part: Path) -> None:
 
 def _get(source: Source, part: Path, to: Target) -> None:
     """One attempt to complete ``part``."""
-    offset = part.stat().st_size
+    offset = part.stat().st_size if source.sha256 else 0  # only a checksum shows that the part is of the same object
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     with to.session() as session, to.send(session, "get", headers=headers) as answer:
         if answer.status_code != 416:  # 416: the part is as long as the object, and its checksum decides

@@ -307,6 +307,22 @@ def test_the_part_of_another_object_is_not_used(serve: Callable[..., Server], tm
     assert (tmp_path / "x").read_bytes() == DATA
 
 
+def test_an_object_that_is_replaced_during_its_transfer_is_not_mixed(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    """A configuration has no checksum that would show it."""
+    new = bytes(reversed(DATA))
+
+    def behave(handler: Handler, number: int) -> None:
+        if number == 1:
+            answer(handler, 200, DATA[: len(DATA) // 2], length=len(DATA))
+        else:
+            content(new)(handler, number)
+
+    serve(behave)
+    assert read(source(sha256=None), tmp_path) == new
+
+
 def test_two_processes_do_not_write_the_same_part(serve: Callable[..., Server], tmp_path: Path) -> None:
     serve(content(DATA))
     with (tmp_path / ".x.part").open("wb") as other:
