@@ -167,7 +167,8 @@ def compare(store: Path) -> Comparison:
     """Compares the store with its index."""
     prefixes, flushed = _prefixes(store), _flushed(store)
     recorded = {prefix for prefix in installed(store).values() if store in prefix.parents}
-    whole = {path for path in prefixes if _is_kept(path, flushed)}
+    # A prefix that the index lacks may be a second install of a flushed one, which was not finished.
+    whole = {path for path in prefixes if _is_kept(path, flushed & recorded)}
     leftovers = {path for pattern in LEFTOVERS for path in store.glob(pattern)}
     return Comparison(sorted((prefixes - whole) | leftovers), whole == recorded)
 
