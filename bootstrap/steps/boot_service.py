@@ -114,8 +114,8 @@ def is_due(paths: Paths, boot_id: str) -> bool:
     runs, now = Runs(paths).latest(KEEP_RUNS).records, time.time()
     if not runs or runs[0].boot_id != boot_id or is_ready(runs[0]):
         return True
-    waited = now - (seconds_of(runs[0].finished or runs[0].started) or 0.0)
-    return not 0 <= waited < pause_after(runs, now) - PAUSES[-1] / 2  # the timer comes every 30 s
+    waited, pause = now - (seconds_of(runs[0].finished or runs[0].started) or 0.0), pause_after(runs, now)
+    return pause == PAUSES[-1] or not 0 <= waited < pause - PAUSES[-1] / 2  # the timer itself waits 30 s
 
 
 def pause_after(runs: Sequence[RunRecord], now: float) -> int:

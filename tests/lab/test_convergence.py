@@ -55,6 +55,7 @@ def test_the_timer_of_a_node_that_stays_not_ready_waits_up_to_ten_minutes(early:
     assert (waits.returncode, waits.stdout) == (0, "")
     set_times(early, finished="2000-01-01T00:00:00Z")
     assert not early.exec("login-1", due).ok
+    set_times(early, started="2100-01-01T00:00:00Z")
     assert timer_runs(early, "login-1")
 
 
