@@ -77,6 +77,7 @@ def test_only_a_copy_that_follows_a_flush_vouches_for_the_files_of_a_package(tmp
     (place / ".spack/spec.json").write_text("")
     assert compare(tmp_path) == ([], True), "the check package-files-changed finds later damage"
     index(tmp_path)
+    assert compare(tmp_path) == ([place], True), "a new install that was killed"
     keep_copy(tmp_path, flush_filesystem)  # the package was removed
     index(tmp_path, place)  # installed again, and cut before the next copy
     assert compare(tmp_path) == ([place], False)
