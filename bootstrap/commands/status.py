@@ -173,7 +173,7 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
     install, proof = read(shared.install), read(shared.proof)
     if install is not None and install.host == data.node:  # a process of another node cannot be looked up
         install = mark_if_killed(install, data.facts.host.boot_id)
-    reports = read(shared.reports) or Reports((), (), 0)
+    reports = read(shared.reports) or Reports((), (), (), 0)
     is_installing = install is not None and install.status is Status.RUNNING
     data = replace(
         data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..core.deadlines import PROBE
@@ -81,6 +82,8 @@ def _damaged(ctx: Context) -> Iterator[Path]:
         except StateError as error:
             if error.code == "state-corrupt":
                 yield path
+    with suppress(StateError):  # the checks of permissions and owners find a directory that is not trusted
+        yield from shared.reports().damaged
 
 
 def _token_is_lost(ctx: Context) -> bool:

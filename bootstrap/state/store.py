@@ -142,10 +142,17 @@ class KnownStorage:
 
 
 class Reports(NamedTuple):
-    """Reports of nodes, sorted by name; the paths of those that have expired, and how many others were not read."""
+    """Reports of nodes, sorted by name.
+
+    Args:
+        expired: the paths of those that have expired.
+        damaged: the paths of others that are damaged.
+        unread: how many neither expired nor were read; the damaged ones count.
+    """
 
     current: tuple[NodeReport, ...]
     expired: tuple[Path, ...]
+    damaged: tuple[Path, ...]
     unread: int
 
 
@@ -227,34 +234,39 @@ class ClusterState:
         deadline, now = time.monotonic() + seconds, time.time()
         names = sorted(path.name for path in directory.glob("*.json"))
         if not names:
-            return Reports((), (), 0)
+            return Reports((), (), (), 0)
         self._refuse_untrusted(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         opened = Path(f"/proc/self/fd/{descriptor}")  # each path below it is one look-up on the server instead of six
 
-        def read(name: str) -> NodeReport | float | None:
-            """The report, or when one that cannot be read was written; None if it is late or was just replaced."""
+        def read(name: str) -> NodeReport | tuple[float, StateError] | None:
+            """The report, or the time and the error of one that cannot be read; None if it is late or was removed."""
             if time.monotonic() > deadline:
                 return None
             path = opened / name
             try:
                 return read_as(path, NodeReport)
-            except StateError:
-                return now - age_of_file(path)
+            except StateError as error:
+                return now - age_of_file(path), error
 
         try:
             with ThreadPoolExecutor(READERS) as pool:
                 found = {directory / name: report for name, report in zip(names, pool.map(read, names))}
         finally:
             os.close(descriptor)
-        current, expired = [], []
+        current, expired, damaged = [], [], []
         for path, report in found.items():
-            written = (seconds_of(report.time) or 0.0) if isinstance(report, NodeReport) else report
-            if written is not None and now - written > EXPIRY:
+            if report is None:
+                continue
+            written = report[0] if isinstance(report, tuple) else seconds_of(report.time) or 0.0
+            if now - written > EXPIRY:
                 expired.append(path)
             elif isinstance(report, NodeReport):
                 current.append(report)
-        return Reports(tuple(current), tuple(expired), len(found) - len(current) - len(expired))
+            elif report[1].code == "state-corrupt":
+                damaged.append(path)
+        unread = len(found) - len(current) - len(expired)
+        return Reports(tuple(current), tuple(expired), tuple(damaged), unread)
 
     def is_taken_over(self) -> bool:
         """True from ``remove_records`` to the first release of this cluster: a former cluster made the current one."""

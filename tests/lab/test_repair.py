@@ -250,6 +250,9 @@ FAULTS: dict[str, Fault] = {
         "desired.json is damaged",
     ),
     "install record damaged": Fault(H, f"echo '[' >{STATE}/stack.json", "records", "stack.json is damaged"),
+    "a node's report damaged": Fault(
+        H, f"echo '{{}}' >{STATE}/nodes/queue1-st-c5-1.json", "records", "queue1-st-c5-1.json is damaged"
+    ),
     "archive lost": Fault(H, "rm /shared/petal/archive/*", "desired-state", "the archive is not on shared storage"),
     "locks' directory lost": Fault(H, "rm -r /shared/petal/lock", "storage", "is not prepared"),
     # the release

@@ -41,10 +41,11 @@ def test_reports_that_are_late_or_damaged_are_counted(head: World) -> None:
     reports = shared.reports(30)
     assert (len(reports.current), reports.unread) == (NODES - 2, 1)
     assert [path.name for path in reports.expired] == ["q1-dy-c5-7.json"]
+    assert [path.name for path in reports.damaged] == ["q1-dy-c5-9.json"]
     late = shared.reports(0.01)
     assert late.unread > 1
     assert len(late.current) + len(late.expired) + late.unread == NODES
-    assert shared.reports(0) == ((), (), NODES)
+    assert shared.reports(0) == ((), (), (), NODES)
 
 
 def test_a_scan_names_the_directories_that_it_did_not_reach(head: World, monkeypatch: pytest.MonkeyPatch) -> None:
