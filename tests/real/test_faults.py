@@ -182,7 +182,8 @@ def test_an_object_that_arrives_at_the_fourth_attempt_is_used(world: World, name
     assert world.asked[name] == (2 if how == "cut off" else 4)
     assert len(world.retries()) == 1
     ranges = [request.get("Range") for request in world.s3.requests if request["path"].endswith(name)]
-    assert ranges[-1] == (f"bytes={len(data) // 2}-" if how == "cut off" else None)
+    is_continued = how == "cut off" and name != "petal.yaml"  # which has no checksum, so it may have been replaced
+    assert ranges[-1] == (f"bytes={len(data) // 2}-" if is_continued else None)
 
 
 @pytest.mark.parametrize("name", ["hello.tar.gz", "spack.tar.gz"])

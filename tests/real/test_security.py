@@ -27,7 +27,7 @@ from bootstrap.core.model import Role, plain
 from bootstrap.engine.configuration import find_desired_state
 from bootstrap.host.files import make_own_dir, sha256_of
 from bootstrap.host.system import System
-from bootstrap.remote.metadata import metadata
+from bootstrap.remote.metadata import _Service, metadata
 from bootstrap.spack.job.worker import SCRIPT
 from bootstrap.state.desired import DesiredState
 from bootstrap.state.store import write_document
@@ -452,6 +452,7 @@ def test_no_proxy_sees_the_metadata_service(cloud: Cloud, monkeypatch: pytest.Mo
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", cloud.address)
+    monkeypatch.setattr("bootstrap.remote.metadata._service", _Service())  # an earlier test may have had no answer
     assert metadata("meta-data/placement/region") == "us-east-1"
 
 
