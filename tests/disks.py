@@ -73,13 +73,15 @@ class LoopDisk:
         with disk.image.open("wb") as stream:
             stream.truncate(400 << 20)  # sparse; the smallest xfs has 300 MiB
         subprocess.run([f"mkfs.{kind}", "-q", disk.image], check=True, capture_output=True)
-        disk.mount(disk.image)
+        problem = disk.mount(disk.image)
+        if problem:
+            pytest.skip(f"the test mounts a loop device, which fails here: {problem}")
         return disk
 
-    def mount(self, image: Path) -> None:
+    def mount(self, image: Path) -> str:
+        """Mount a state; returns why that failed, or an empty string."""
         done = subprocess.run(["mount", "-o", "loop", image, self.place], check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"the test mounts a loop device, which fails here: {done.stderr.strip()}")
+        return "" if done.returncode == 0 else done.stderr.strip() or f"mount exits {done.returncode}"
 
     def unmount(self) -> None:
         subprocess.run(["umount", "-l", self.place], check=False, capture_output=True)
@@ -93,4 +95,5 @@ class LoopDisk:
     def boot(self, image: Path) -> None:
         """Mount a state at the same place, which replays the journal."""
         self.unmount()
-        self.mount(image)
+        problem = self.mount(image)
+        assert not problem, problem

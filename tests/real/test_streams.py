@@ -6,13 +6,20 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 PROGRAM = f"{sys.executable} -m bootstrap"
+# The program, which reports when it waits for room in a pipe.
+WAITS = """
+import os, select
+real = select.select
+select.select = lambda *arguments: (os.write(2, b"waits\\n"), real(*arguments))[1]
+from bootstrap.cli import entry
+entry()
+"""
 FULL = "petal-node: the output could not be written: No space left on device\n"
 
 
@@ -45,10 +52,12 @@ def test_a_full_pipe_that_does_not_block_gets_all_output() -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
-    with subprocess.Popen([*PROGRAM.split(), "status", "--help"], cwd=TOP, stdout=writer) as process:
+    command = [sys.executable, "-c", WAITS, "status", "--help"]
+    with subprocess.Popen(command, cwd=TOP, stdout=writer, stderr=subprocess.PIPE) as process:
         os.write(writer, b"x" * 4000)
         os.close(writer)
-        time.sleep(0.5)
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"waits\n"
         with os.fdopen(reader, "rb") as stream:
             text = stream.read().decode()
     assert process.returncode == 0
