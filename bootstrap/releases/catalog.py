@@ -93,8 +93,8 @@ def installed_packages(ctx: Context) -> dict[str, Path]:
 def needs(ctx: Context, release: ReleaseInfo, installed: Mapping[str, Path]) -> dict[str, Path]:
     """The prefixes of the packages that a release needs, by Spack's hash; those of binary packages by themselves.
 
-    The prefix of a package that Spack's database lacks is ``name-version``. The release may have been made on another
-    operating system than this node's.
+    A package that Spack's database lacks has the prefix ``store/name-version``, which never exists. The release may have
+    been made on another operating system than this node's.
 
     Args:
         installed: the result of ``installed_packages``.
@@ -109,7 +109,7 @@ def needs(ctx: Context, release: ReleaseInfo, installed: Mapping[str, Path]) -> 
     for lockfile in sorted(ctx.paths.release(release.name).glob(LOCKFILES)):
         for spec in locked_specs(lockfile):
             if not spec.external:
-                prefixes[spec.hash] = installed.get(spec.hash, Path(f"{spec.name}-{spec.version}"))
+                prefixes[spec.hash] = installed.get(spec.hash, ctx.paths.store / f"{spec.name}-{spec.version}")
     for package in from_mapping(release.desired.config, release.name).packages if release.desired else ():
         if package.origin:
             prefix = package_prefix(package, ctx.paths, host)

@@ -32,6 +32,7 @@ from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.repair.records import Records
 from bootstrap.report.releases_view import rollback_view
+from bootstrap.spack.lockfile import Locked
 from bootstrap.state.release import current_release
 from bootstrap.state.store import ClusterState
 from tests.world import World, tarball, with_spack
@@ -106,6 +107,20 @@ def test_a_release_that_cannot_be_published_again_is_refused_with_a_reason(tmp_p
     with pytest.raises(ReleaseError) as half:
         rollback_target(world.context, all_releases(world.context), second)
     assert "it is incomplete" in half.value.why
+
+
+def test_a_directory_of_the_user_does_not_count_as_a_package_of_a_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, (first, _, _) = three_releases(tmp_path)
+    spec = Locked("zlib", "1.3", "z" * 32, True, False)
+    monkeypatch.setattr(catalog, "locked_specs", lambda _: [spec])
+    (world.paths.release(first) / "spack.lock").touch()
+    (tmp_path / "zlib-1.3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReleaseError, match="cannot be published") as refused:
+        rollback_target(world.context, all_releases(world.context), first)
+    assert refused.value.why == "missing packages: zlib-1.3"
 
 
 @pytest.mark.parametrize("former", ["nope", "incomplete", "complete"])
