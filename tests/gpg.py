@@ -18,15 +18,19 @@ class Key:
     secret: Path
 
 
-def made_key(place: Path, name: str, *options: str, expires: str = "never") -> Key:
-    """Create a key without a passphrase; ``options`` are gpg's while it does so."""
+def made_key(place: Path, name: str, *options: str, expires: str = "never", subkey_expires: str = "") -> Key:
+    """Create a key without a passphrase; ``options`` are gpg's while it does so. A subkey signs for a primary key."""
     if not shutil.which("gpg"):
         pytest.skip("gpg is not installed")
     home = place / name
     home.mkdir(mode=0o700, parents=True)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
-    kind = (f"{name} <{name}@example.org>", "ed25519", "sign", expires)
+    kind = (f"{name} <{name}@example.org>", "ed25519", "cert" if subkey_expires else "sign", expires)
     subprocess.run([*gpg, *options, "--quick-generate-key", *kind], check=True)
+    if subkey_expires:
+        (revocation,) = home.glob("openpgp-revocs.d/*.rev")
+        added = ("--quick-add-key", revocation.stem, "ed25519", "sign", subkey_expires)
+        subprocess.run([*gpg, *options, *added], check=True)
     made = Key(place / f"{name}.pub", place / f"{name}.sec")
     for path, export in ((made.public, "--export"), (made.secret, "--export-secret-keys")):
         path.touch(mode=0o600)

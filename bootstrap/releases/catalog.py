@@ -93,8 +93,8 @@ def installed_packages(ctx: Context) -> dict[str, Path]:
 def needs(ctx: Context, release: ReleaseInfo, installed: Mapping[str, Path]) -> dict[str, Path]:
     """The prefixes of the packages that a release needs, by Spack's hash; those of binary packages by themselves.
 
-    A package that Spack's database lacks has the prefix ``store/name-version``, which never exists. The release may have
-    been made on another operating system than this node's.
+    A package that Spack's database lacks has the prefix ``store/name-version``, which never exists. The release may
+    have been made on another operating system than this node's.
 
     Args:
         installed: the result of ``installed_packages``.

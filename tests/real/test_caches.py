@@ -521,9 +521,13 @@ def test_an_unsigned_entry_of_the_old_layout_is_reported(cache: Path, key: Key, 
     assert pulled.refused == {str(cache): {ZLIB.hash: "it is not signed"}}
 
 
-@pytest.fixture(scope="module")
-def expired(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return made_key(tmp_path_factory.mktemp("k"), "old", "--faked-system-time", "20260101T000000", expires="2026-06-01")
+@pytest.fixture(scope="module", params=["primary", "subkey", "both"])
+def expired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Key:
+    """A key of which the primary, the subkey that signs, or both have expired."""
+    day = "2026-06-01"
+    ends = {"primary": (day, ""), "subkey": ("never", day), "both": ("2026-07-01", day)}[request.param]
+    past = ("--faked-system-time", "20260101T000000")
+    return made_key(tmp_path_factory.mktemp("k"), "old", *past, expires=ends[0], subkey_expires=ends[1])
 
 
 def test_an_expired_signing_key_is_named_with_its_day_before_anything_is_packed(
@@ -534,16 +538,31 @@ def test_an_expired_signing_key_is_named_with_its_day_before_anything_is_packed(
     with pytest.raises(CacheError, match=r"the signing key [0-9A-F]{16} expired on 2026-06-01") as caught:
         push.send([ZLIB])
     assert caught.value.code == "cache-key"
-    assert caught.value.remedy[0].startswith("gpg --quick-set-expire ")
     assert not list((tmp_path / "scratch").iterdir())
+    assert run_remedy(caught.value.remedy[0], expired, tmp_path).startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
 
 
-def test_an_entry_whose_key_expired_names_the_day(cache: Path, expired: Key, tmp_path: Path) -> None:
+def test_an_entry_whose_key_expired_names_the_day_and_its_extended_key_is_accepted(
+    cache: Path, expired: Key, tmp_path: Path
+) -> None:
     path = put(cache, ZLIB)
     signed_then(path, expired)
     trouble = only_trouble(take(tmp_path, mirror_of(cache, expired)))
     assert trouble.why.endswith("that signed it expired on 2026-06-01")
-    assert trouble.remedy[0].startswith("gpg --quick-set-expire ")
+    extended = tmp_path / "extended.pub"
+    extended.write_text(run_remedy(trouble.remedy[0], expired, tmp_path))
+    assert take(tmp_path, mirror_of(cache, Key(extended, expired.secret))).specs == (ZLIB,)
+
+
+def run_remedy(remedy: str, key: Key, tmp_path: Path) -> str:
+    """The output of the command of a remedy, run with the secret key."""
+    home = tmp_path / "gnupg"
+    home.mkdir(mode=0o700)
+    environment = {**os.environ, "GNUPGHOME": str(home)}
+    subprocess.run(["gpg", "--batch", "--quiet", "--import", str(key.secret)], check=True, env=environment)
+    done = subprocess.run(["sh", "-c", remedy], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
+    return done.stdout
 
 
 def signed_then(path: Path, key: Key) -> None:

@@ -30,9 +30,7 @@ from .entries import SIGNED
 STATUS = re.compile(r"^\[GNUPG:\] (\w+) ?(\S*)", re.MULTILINE)
 OPTIONS = ("--no-options", "--batch", "--no-tty", "--yes", "--trust-model", "always")
 # Signatures of an expired key are good again as soon as the new public key is listed.
-EXTEND = (
-    "gpg --quick-set-expire {id} 2y && gpg --armor --export {id}    (where its secret key is; then replace its files)"
-)
+EXTEND = "{extend} && gpg --armor --export {id}  # where its secret key is; then replace its files"
 LIST_KEY = "list the public key of who pushed it under spack.mirrors.NAME.keys"
 CHANGED = "find out who can write there"
 # The status of gpg, the reason, and what to do. (GnuPG, doc/DETAILS)
@@ -70,8 +68,9 @@ class Keyring:
             word = next((word for word in REASONS if word in status), "")
             why, remedy = REASONS.get(word, (done.tail(3), CHANGED))
             if word:
-                why = why.format(id=status[word], day=self._expired().get(status[word], "a day that is unknown"))
-            remedy = remedy.format(id=status.get("VALIDSIG", "ID"))
+                day, extend = self._expired().get(status[word], ("an unknown day", "gpg --quick-set-expire ID 2y"))
+                why = why.format(id=status[word], day=day)
+                remedy = remedy.format(id=status[word], extend=extend)
             raise CacheError(name, why=why, remedy=remedy, code="cache-unverified")
         return content.read_bytes()
 
@@ -83,25 +82,35 @@ class Keyring:
             return
         expired = self._expired()
         if expired:
-            what = "; ".join(f"the signing key {key} expired on {day}" for key, day in expired.items())
-            raise CacheError(what, why=done.tail(3), remedy=EXTEND.format(id=next(iter(expired))), code="cache-key")
+            what = "; ".join(f"the signing key {key} expired on {day}" for key, (day, _) in expired.items())
+            remedies = [EXTEND.format(id=key, extend=extend) for key, (_, extend) in expired.items()]
+            raise CacheError(what, why=done.tail(3), remedy=remedies, code="cache-key")
         remedy = (
             "gpg --armor --export-secret-keys ID    (of a key without a passphrase)",
             "dnf swap gnupg2-minimal gnupg2-full    (Amazon Linux 2023)",
         )
         raise CacheError("the signing key cannot sign", why=done.tail(3), remedy=remedy, code="cache-key")
 
-    def _expired(self) -> dict[str, str]:
-        """The day on which each expired key ended, by its id (GnuPG's doc/DETAILS, "colon listings format")."""
-        done = self._run("--with-colons", "--list-keys")
-        days: dict[str, str] = {}
-        ends: list[int] = []
-        for kind, validity, _, _, key, _, end, *_ in (f"{line}:::::::".split(":") for line in done.stdout.splitlines()):
-            if kind in ("pub", "sub"):
-                ends = [*(ends if kind == "sub" else ()), *([int(end)] if end.isdigit() else ())]
-                if validity == "e" and ends:  # a subkey ends with its primary key
-                    days[key] = timestamp(min(ends))[:10]
-        return days
+    def _expired(self) -> dict[str, tuple[str, str]]:
+        """The day on which each expired signing key ended, and the command that extends it, by the key's id.
+
+        The listing is GnuPG's doc/DETAILS, "colon listings format". A subkey ends with its primary key.
+        """
+        expired: dict[str, tuple[str, str]] = {}
+        key, primary = [""] * 12, ""
+        of_primary: list[tuple[int, str]] = []
+        for fields in (line.split(":") for line in self._run("--with-colons", "--list-keys").stdout.splitlines()):
+            if fields[0] in ("pub", "sub"):
+                key = fields
+            elif fields[0] == "fpr":  # of that key; gpg extends a key by full fingerprints only
+                is_subkey, is_expired, end = key[0] == "sub", key[1] == "e", key[6]
+                primary = primary if is_subkey else fields[9]
+                command = f"gpg --quick-set-expire {primary} 2y{f' {fields[9]}' if is_subkey else ''}"
+                ends = [*(of_primary if is_subkey else ()), *([(int(end), command)] if is_expired and end else ())]
+                of_primary = of_primary if is_subkey else ends
+                if is_expired and ends and "s" in key[11]:
+                    expired[key[4]] = timestamp(min(ends)[0])[:10], " && ".join(command for _, command in ends)
+        return expired
 
     def add(self, key: bytes, source: str) -> None:
         """Imports a key; CacheError ``cache-key``."""
