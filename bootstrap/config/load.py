@@ -48,7 +48,7 @@ def parse(data: bytes | str, name: str = "petal.yaml") -> Config:
         error = document.error("config-syntax" if is_unread else "config-invalid")
         stack, checksum = (document.content.get(key) for key in ("stack", "stack_sha256"))
         if isinstance(stack, str) and not any(path.startswith("stack") for path, _ in mistakes):
-            error.stack = stack, checksum
+            error.stack = stack, checksum, document.place(document.lines["stack"])
         raise error
     return replace(config, places={path: document.place(line) for path, line in document.lines.items()})
 

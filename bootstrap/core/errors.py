@@ -111,12 +111,12 @@ class Problem(NamedTuple):
 class ConfigError(PetalError):
     """The configuration is invalid; ``problems`` has every mistake.
 
-    ``stack``: the URI and checksum of its stack, if these keys are right: that file may have mistakes too.
+    ``stack``: URI, checksum and place of its stack, if these keys are right: that file may have mistakes too.
     """
 
     code = "config-invalid"
     exit = ExitCode.CONFIG
-    stack: tuple[str, str | None] | None = None
+    stack: tuple[str, str | None, str] | None = None
 
     def __init__(
         self,

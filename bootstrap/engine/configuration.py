@@ -229,7 +229,7 @@ def _local_content(uri: str, path: Path) -> bytes:
             data = stream.read(SMALL + 1)
     except OSError as error:
         what = f"{uri} cannot be read"
-        raise ConfigError(what, why=str(error), remedy=f"ls -l {path}", code="config-missing") from error
+        raise ConfigError(what, why=error.strerror or "", remedy=f"ls -l {path}", code="config-missing") from error
     if len(data) > SMALL:
         raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=f"ls -l {path}", code="config-missing")
     return data

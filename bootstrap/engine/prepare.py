@@ -184,12 +184,13 @@ def _with_stack(error: ConfigError, options: Options, facts: Facts) -> ConfigErr
     if options.command != "plan" or error.stack is None:
         return error
     scratch, any_specs = Paths(options.root).scratch, SpackConfig(specs=("any",))
-    config = Config(error.stack[0], error.stack[1], spack=any_specs)
+    uri, checksum, place = error.stack
+    config = Config(uri, checksum, spack=any_specs)
     try:
         environments.load(config, scratch, facts.cluster.region, LOOK)
     except (ConfigError, FetchError) as other:
         own = other.problems if isinstance(other, ConfigError) else ()
-        problems = (*error.problems, *(own or (Problem("stack", str(other)),)))
+        problems = (*error.problems, *(own or (Problem("stack", str(other), place),)))
         what, remedy = _summary(options, problems), (*error.remedy, *other.remedy)
         return ConfigError(what, problems, remedy=remedy, code=error.code)
     return error

@@ -271,7 +271,7 @@ def _read_regular(path: Path, limit: int) -> bytes | None:
             raise
         if error.errno == errno.ELOOP:
             raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="untrusted") from error
-        raise StateError(f"{path} cannot be read", why=str(error), remedy=f"ls -ld {path}") from error
+        raise StateError(f"{path} cannot be read", why=error.strerror or "", remedy=f"ls -ld {path}") from error
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):

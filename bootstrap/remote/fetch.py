@@ -158,7 +158,7 @@ def _first_file(path: Path) -> bool:
 
 def _unreadable(path: Path, error: OSError) -> FetchError:
     what, remedy = f"{path} may not be read by this node", shlex.join(["ls", "-ld", str(path)])
-    return FetchError(what, why=str(error), remedy=remedy, code="fetch-forbidden")
+    return FetchError(what, why=error.strerror or "", remedy=remedy, code="fetch-forbidden")
 
 
 def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds: float = 60.0) -> None:

@@ -107,6 +107,14 @@ def test_mistakes_of_the_stacks_file_are_reported_with_the_others(tmp_path: Path
     assert done.returncode == 78
 
 
+def test_a_stack_that_does_not_exist_has_its_line(tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    (tmp_path / "petal.yaml").write_text("layout: shard\nstack: starer\n")
+    done = petal(tmp_path / "node", "plan", "--config", str(tmp_path / "petal.yaml"), "--json")
+    problems = json.loads(done.stdout)["errors"][0]["problems"]
+    assert ("stack", "petal.yaml:2") in [(problem["path"], problem["place"]) for problem in problems]
+
+
 def test_a_local_tarball_is_read_once(tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_bytes(os.urandom(1 << 20) * 8)
