@@ -14,7 +14,7 @@ from ..steps.base import Check
 
 UNITS = {Role.HEAD: "slurmctld", Role.COMPUTE: "slurmd"}
 DOWN = ("inactive", "failed")
-SILENT, ON_HEAD = "slurmctld does not answer", "systemctl status slurmctld    (on the head node)"
+SILENT, ON_HEAD = "slurmctld does not answer", "systemctl status slurmctld    # on the head node"
 # munge(7): the node's own munged encodes and decodes a credential. The command contains no external input.
 ROUND_TRIP = "set -o pipefail; munge -n | unmunge -n"
 

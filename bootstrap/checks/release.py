@@ -63,7 +63,7 @@ class SpackDatabase(Check):
             yield self.ok("Spack's database can be read")
             return
         why = "spack install would start with an empty database and build everything again"
-        yield self.warn(damage, why, "petal-node repair    (restores it)")
+        yield self.warn(damage, why, "petal-node repair    # restores it")
 
 
 class CpuFits(Check):
@@ -103,7 +103,7 @@ class CpuFits(Check):
         return self.fail(
             f"the release was built for {' and '.join(built)}, this node has {shown}",
             f"its CPU is {host.target}: programs may end with SIGILL (Illegal instruction)",
-            f"spack: {{target: {both}}}    (or [{', '.join((*built, mine))}]: a module tree for each)",
+            f"spack: {{target: {both}}}    # or [{', '.join((*built, mine))}]: a module tree for each",
             "on the head node, with that in the configuration: petal-node bootstrap --config FILE",
         )
 

@@ -55,7 +55,7 @@ def explain(options: Options, services: Services) -> Result[Explanation]:
         what = f"{options.topic!r} is not documented{did_you_mean(options.topic, names)}"
         longer = [name for name in names if options.topic and name.startswith(options.topic)]
         why = f"documented are {', '.join(longer)}" if longer else ""
-        raise UsageError(what, why=why, remedy="petal-node explain    (lists all codes, checks and keys)")
+        raise UsageError(what, why=why, remedy="petal-node explain    # lists all codes, checks and keys")
     return Result("explain", Status.OK, Explanation(tuple(found), {}), run_id=services.run_id)
 
 

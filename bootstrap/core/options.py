@@ -125,4 +125,4 @@ class Options:
     @property
     def converge_again(self) -> str:
         """The command that converges this node again; below ``--root`` neither the service nor the timer does it."""
-        return "petal-node bootstrap" + ("    (the service at boot and its timer do it too)" if self.paths.live else "")
+        return "petal-node bootstrap" + ("    # the service at boot and its timer do it too" if self.paths.live else "")

@@ -137,7 +137,7 @@ def _copy_of_lost(paths: Paths, host: str) -> DesiredState | None:
         raise ReleaseError(
             f"{paths.state}/desired.json is missing or damaged, and release {release}, the current one, has no copy",
             why=str(problem or f"{path} is missing"),
-            remedy="petal-node bootstrap --config FILE    (with the configuration that made it)",
+            remedy="petal-node bootstrap --config FILE    # with the configuration that made it",
             code="release-incomplete",
         )
     return copy

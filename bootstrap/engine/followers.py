@@ -39,7 +39,7 @@ def not_following(ctx: Context, before: Mapping[str, Any] | None, now: Mapping[s
     remedy = [f"on {folded(login)}: petal-node bootstrap"] if login else []
     if compute:
         srun = ctx.system.which("srun") or "srun"  # sudo's secure_path lacks Slurm's directory
-        remedy.append(f"{srun} -N{len(compute)} -w {folded(compute)} {ctx.paths.link} bootstrap    (as root)")
+        remedy.append(f"{srun} -N{len(compute)} -w {folded(compute)} {ctx.paths.link} bootstrap    # as root")
     return (Finding("desired-state", Severity.WARN, message, why, tuple(remedy)),)
 
 

@@ -240,7 +240,7 @@ def builders_ended(
             raise LockTimeout(
                 f"builders of an earlier run were still at work after {timeout:.0f} s",
                 why=f"{builders} may still write into the store: {' and '.join(owners(path)) or node}",
-                remedy=(f"on {node}: petal-node bootstrap    (ends them)", "or reboot it"),
+                remedy=(f"on {node}: petal-node bootstrap    # ends them", "or reboot it"),
             )
         yield descriptor
     finally:

@@ -104,6 +104,6 @@ def _check_syntax(ctx: Context, lmod: Lmod, tree: Path) -> None:
             raise ModulesError(
                 f"a module file of {tree.name} is not valid Lua",
                 why=done.tail(),
-                remedy=("correct or remove that file", "petal-node repair    (writes the release's modules again)"),
+                remedy=("correct or remove that file", "petal-node repair    # writes the release's modules again"),
                 code="modules-lua",
             )

@@ -25,7 +25,7 @@ from .fleet import ordinary_user
 
 GONE = 300  # more than any exit code: the module loads, and a directory that it adds does not exist
 QUOTED, LINE = 5, 200  # libraries, and characters of a line of output
-ON_HEAD = "on the head node: petal-node check    (compares packages and module files)"
+ON_HEAD = "on the head node: petal-node check    # compares packages and module files"
 ANSWER = 32 << 10  # bytes of an answer: 8,000 characters of output
 # Each answer is a nonce, the question, its exit code and the output, each between NULs. Each module is loaded in a
 # shell of its own, which shows PATH, LD_LIBRARY_PATH, and a directory that the module adds and that does not exist.

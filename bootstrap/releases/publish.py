@@ -90,7 +90,7 @@ def rollback_target(ctx: Context, releases: Sequence[ReleaseInfo], prefix: str |
         raise ReleaseError(
             f"release {matches[0].name} cannot be published",
             why=problem,
-            remedy="petal-node bootstrap --config FILE    (with the configuration that made it)",
+            remedy="petal-node bootstrap --config FILE    # with the configuration that made it",
             code="release-incomplete",
         )
     return matches[0]

@@ -53,7 +53,7 @@ _KINDS = (
         r"RequestTimeTooSkewed|RequestExpired|Request has expired|Signature (?:expired|not yet)",
         "fetch-refused",
         "the clock of this node differs from the clock of S3, so {uri} could not be {verb}",
-        ("timedatectl", "chronyc makestep    (or correct the time source: 169.254.169.123 on EC2)"),
+        ("timedatectl", "chronyc makestep    # or correct the time source: 169.254.169.123 on EC2"),
     ),
     _Kind(
         r"InvalidObjectState",

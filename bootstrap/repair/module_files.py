@@ -17,7 +17,7 @@ from ..steps.root import WAY_TO_STORAGE
 from ..steps.spack import SpackStack
 from .store import SHOWN, StoreRepair
 
-YES = "petal-node repair --yes    (writes it again: changes are lost)"
+YES = "petal-node repair --yes    # writes it again: changes are lost"
 
 
 class ChangedModules(StoreRepair):

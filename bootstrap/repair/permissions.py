@@ -26,7 +26,7 @@ from ..steps.mount import HiddenMounts, MountStorage
 SHOWN = 3
 BUDGET = 100.0  # seconds of one scan, before the check's own deadline
 WRITABLE = 0o022
-YES = "petal-node repair --yes    (runs chmod go-w; only if you know that no other user has written to them)"
+YES = "petal-node repair --yes    # runs chmod go-w; only if you know that no other user has written to them"
 UNTOUCHED = "only if you know that no other user has written to them; otherwise remove them"
 
 
@@ -129,9 +129,9 @@ def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:
     yield f"ls -ld {foreign[0].path}"
     records = [one for one in foreign if ctx.paths.state in Path(one.path).parents and not stat.S_ISDIR(one.mode)]
     for one in records[:SHOWN]:
-        yield f"rm {one.path}    (then: petal-node repair)"
+        yield f"rm {one.path}    # then: petal-node repair"
     for owner in sorted({one.owner for one in foreign if one not in records})[:SHOWN]:
-        yield f"chown -Rh --from={owner} root:root {ctx.paths.shared}    ({UNTOUCHED})"
+        yield f"chown -Rh --from={owner} root:root {ctx.paths.shared}    # {UNTOUCHED}"
 
 
 def _scan(ctx: Context) -> Scan | None:

@@ -31,7 +31,7 @@ from ..steps.storage import StorageOwner
 SHOWN = 5
 BUDGET = 200.0  # seconds for the names, sizes and times of all files
 LIMIT = 1 << 28
-YES = "petal-node repair --yes    (installs it again: changes are lost; a Spack package is missing until that succeeds)"
+YES = "petal-node repair --yes    # installs it again: changes are lost; a Spack package is missing until that succeeds"
 
 
 @dataclass(frozen=True)

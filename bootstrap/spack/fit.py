@@ -52,7 +52,7 @@ def check_fit(lock: Lockfile, node: NodeProfile, name: str) -> None:
         f"the lockfile {name} does not fit {node.host.name}",
         found,
         remedy=(
-            "petal-node lockfile --config FILE --output URI    (on this node: solves the same stack for it)",
+            "petal-node lockfile --config FILE --output URI    # on this node: solves the same stack for it",
             *([f"or build for the lockfile's target: spack: {{target: {lock.targets[0]}}}"] if only_target else ()),
             "or name a spack.yaml as stack in the configuration, which is solved on the head node",
         ),

@@ -92,7 +92,7 @@ def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> No
         remedy=(
             *(f"less {log}" for log in kept[:NAMED]),
             f"less {spack.output}",
-            "petal-node bootstrap    (continues; the other packages stay)",
+            "petal-node bootstrap    # continues; the other packages stay",
         ),
         code="spack-install",
     )
@@ -241,7 +241,7 @@ def _full_disk(spack: Spack, failures: Iterable[Failure], why: str, code: str) -
         remedy=(
             full_disk_remedy(code, *places),
             advice,
-            "petal-node bootstrap    (continues; installed packages stay)",
+            "petal-node bootstrap    # continues; installed packages stay",
         ),
         code=code,
     )

@@ -189,7 +189,7 @@ def parse(data: bytes, name: str) -> Lockfile:
         _check_whole(lock)
     except MALFORMED as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        remedy = "petal-node lockfile --config FILE --output spack.lock    (makes a new one)"
+        remedy = "petal-node lockfile --config FILE --output spack.lock    # makes a new one"
         what = f"{name} is not a whole Spack lockfile"
         raise ConfigError(what, why=why, remedy=remedy, code="lockfile-unfit") from error
     return lock

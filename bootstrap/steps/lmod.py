@@ -23,8 +23,8 @@ from .root import Root
 from .spack import SpackStack
 
 IN_THE_IMAGE = (
-    "or into the image: apt-get install lmod    (Debian 12, Ubuntu 24.04; it removes environment-modules)",
-    "or into the image: dnf install Lmod        (EPEL)",
+    "or into the image: apt-get install lmod    # Debian 12, Ubuntu 24.04; it removes environment-modules",
+    "or into the image: dnf install Lmod    # EPEL",
     f"or an Lmod of {OLDEST} or later at {PLACES[1]} of the image",
 )
 
@@ -75,10 +75,10 @@ def _without_lmod(ctx: Context, problem: str) -> Finding:
     if is_pending(ctx):
         return change(problem, "unpack the one that the stack builds")
     if bundle.names_lmod(specs_of(ctx)):
-        status = "on the head node: petal-node status    (whether Lmod is built; this node unpacks it afterwards)"
+        status = "on the head node: petal-node status    # whether Lmod is built; this node unpacks it afterwards"
         return blocked(f"{problem}, and no release carries one yet that this CPU runs", status)
     if LOCK in ctx.environment:
-        setting = "on a machine without Lmod: petal-node lockfile    (the new lockfile contains Lmod)"
+        setting = "on a machine without Lmod: petal-node lockfile    # the new lockfile contains Lmod"
     elif ctx.config.uses_spack:
         setting = "modules: {lmod: stack} in the configuration: the stack builds Lmod for every node that has none"
     else:
@@ -131,7 +131,7 @@ def _compare_packs(ctx: Context, lmods: dict[str, Locked], *, is_built: bool) ->
     if old or not is_built:
         problem = f"the stack's Lmod {old[0]} is too old, {OLDEST} is needed" if old else "Lmod is not built"
         return blocked(
-            problem, "petal-node status    (whether the stack went on without it)", f"add {LMOD_SPEC} to the stack"
+            problem, "petal-node status    # whether the stack went on without it", f"add {LMOD_SPEC} to the stack"
         )
     unpacked = [target for target, lmod in lmods.items() if not bundle_path(ctx, target, lmod).is_file()]
     if unpacked:

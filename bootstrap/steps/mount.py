@@ -32,7 +32,7 @@ NFS = ("nfsvers=4.2", "hard", "noatime")
 EFS = ("nfsvers=4.1", "rsize=1048576", "wsize=1048576", "hard", "timeo=600", "retrans=2", "noresvport", "noatime")
 LUSTRE = ("flock", "user_xattr", "noatime")
 HELPERS = {
-    "nfs4": ("mount.nfs4", "apt-get install nfs-common    (Red Hat, Amazon Linux: dnf install nfs-utils)"),
+    "nfs4": ("mount.nfs4", "apt-get install nfs-common    # Red Hat, Amazon Linux: dnf install nfs-utils"),
     "lustre": ("mount.lustre", "install the Lustre client into the image"),
 }
 UNIT = """\
@@ -80,7 +80,7 @@ class HiddenMounts(Step):
         return blocked(
             f"{hidden} is hidden by another mount: {top.kind} from {top.source}",
             f"findmnt {hidden}",
-            f"umount --lazy {hidden}    (programs that use the upper mount lose their files)",
+            f"umount --lazy {hidden}    # programs that use the upper mount lose their files",
         )
 
     def apply(self, ctx: Context) -> None:
@@ -192,7 +192,7 @@ def _mounted(ctx: Context, device: Device, mounted: Mount) -> Finding:
     if not _is_same(ctx, device, mounted):
         return blocked(
             f"{where} is mounted from {mounted.source}, the configuration has {device.what}",
-            f"umount {where}    (when no process uses it), then: petal-node bootstrap",
+            f"umount {where} && petal-node bootstrap    # umount refuses while a process uses it",
             "or correct the configuration: storage.source",
         )
     changes = _unit_changes(ctx, device)
@@ -256,7 +256,8 @@ def _mount(ctx: Context, device: Device) -> None:
             why=str(error),
             remedy=(
                 f"getent hosts {host}; does its security group let this node in (NFS: port 2049, Lustre: 988)?",
-                f"journalctl -u '{unit_name(where)}'; then: petal-node bootstrap",
+                f"journalctl -u '{unit_name(where)}'",
+                "petal-node bootstrap    # when the server answers",
             ),
             code="storage-not-mounted",
         ) from error

@@ -26,7 +26,7 @@ class Publish(ClusterStep):
     def probe(self, ctx: Context) -> Finding:
         release, current = ctx.desired_release, current_release(ctx.paths)
         manifest = read_manifest(ctx.paths, release)
-        link = f"link current -> {release}    (now: {current or 'missing'})"
+        link = f"link current -> {release} (now: {current or 'missing'})"
         if manifest is None:
             return change(f"release {release} is not published yet", "write its manifest", link)
         if current != release:

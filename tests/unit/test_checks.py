@@ -333,7 +333,7 @@ BAD_LINE = (
     "Unable to load module because of error when evaluating modulefile: "
     "/opt/c/1.lua: [string \"error(...\"]:3: ')' expected (to close '(' at line 1) near <eof>"
 )
-ON_HEAD = "on the head node: petal-node check    (compares packages and module files)"
+ON_HEAD = "on the head node: petal-node check    # compares packages and module files"
 
 
 @pytest.mark.parametrize(

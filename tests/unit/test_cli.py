@@ -146,7 +146,7 @@ def test_the_command_after_an_interruption_is_valid_in_another_directory(
 def test_after_the_interruption_of_a_hook_the_boot_service_is_named_only_on_a_node(tmp_path: Path) -> None:
     hook = ["hook", "configured", "--config", "s3://b/k"]
     assert (
-        parse(hook).again(None, is_root=True) == "petal-node bootstrap    (the service at boot and its timer do it too)"
+        parse(hook).again(None, is_root=True) == "petal-node bootstrap    # the service at boot and its timer do it too"
     )
     assert parse([*hook, "--root", str(tmp_path)]).again(None, is_root=True) == "petal-node bootstrap"
 

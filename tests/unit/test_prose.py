@@ -89,6 +89,18 @@ def allowed(path: Path, line: str) -> bool:
     return any(part in line for part in ALLOWED.get(str(path.relative_to(TOP)), ()))
 
 
+def test_the_comment_of_a_command_is_one_of_the_shell() -> None:
+    """``petal-node repair    # writes it again``: parentheses after a command are a syntax error of the shell."""
+    found = [
+        f"{path.relative_to(TOP)}:{node.lineno}: {text}"
+        for path in (TOP / "bootstrap").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Constant, ast.JoinedStr))
+        and re.search(r"[^ ](?<!\\n) {3,}\(", text := ast.unparse(node))
+    ]
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
 def test_no_sentence_has_a_pattern_that_is_ruled_out(path: Path) -> None:
     found = [

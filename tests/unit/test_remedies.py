@@ -19,8 +19,8 @@ SUDO = "sudo /usr/local/bin/petal-node"
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("petal-node repair --yes    (writes it again)", f"{SUDO} repair --yes    (writes it again)"),
-        ("rm a    (then: petal-node repair)", f"rm a    (then: {SUDO} repair)"),
+        ("petal-node repair --yes    # writes it again", f"{SUDO} repair --yes    # writes it again"),
+        ("rm a    # then: petal-node repair", f"rm a    # then: {SUDO} repair"),
         ("on the head node: petal-node bootstrap", f"on the head node: {SUDO} bootstrap"),
         ("petal-node explain job", "petal-node explain job"),
         ("srun -w n petal-node check", "srun -w n petal-node check"),
@@ -52,8 +52,8 @@ def test_root_whose_path_lacks_the_program_gets_its_path(monkeypatch: pytest.Mon
         ),
         (
             ["bootstrap", "--layout", "ami", "--config", "s3://b/k"],
-            "petal-node bootstrap    (continues)",
-            "petal-node bootstrap --layout ami --config s3://b/k    (continues)",
+            "petal-node bootstrap    # continues",
+            "petal-node bootstrap --layout ami --config s3://b/k    # continues",
         ),
         (["plan", "--config", "/p"], "then: petal-node plan --config FILE", "then: petal-node plan --config /p"),
         (["plan", "--config", "/p"], "then: petal-node bootstrap", "then: petal-node bootstrap --config /p"),
@@ -76,10 +76,10 @@ def test_the_arguments_of_the_failed_command_are_kept(command: list[str], line: 
     ("command", "line", "expected"),
     [
         (["repair"], "petal-node repair", True),
-        (["repair", "--yes"], "petal-node repair --yes    (installs it again)", True),
-        (["repair"], "petal-node repair --yes    (installs it again)", False),
+        (["repair", "--yes"], "petal-node repair --yes    # installs it again", True),
+        (["repair"], "petal-node repair --yes    # installs it again", False),
         (["repair"], "on the head node: petal-node repair", True),
-        (["repair"], "rm a    (then: petal-node repair)", False),
+        (["repair"], "rm a    # then: petal-node repair", False),
         (["repair", "--dry-run"], "petal-node repair", False),
         (["check"], "petal-node repair", False),
         (["check", "--nodes", "all"], "petal-node check", False),

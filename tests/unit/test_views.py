@@ -342,8 +342,8 @@ def test_the_commands_to_type_act_on_the_same_tree(name: str, command: str, caps
 
 def test_a_remedy_acts_on_the_same_tree_except_of_a_program_with_a_path() -> None:
     options = Options("x", root=Path("/t"))
-    assert runnable("rm a; then: petal-node repair    (again)", options) == (
-        "rm a; then: petal-node repair --root /t    (again)"
+    assert runnable("rm a; then: petal-node repair    # again", options) == (
+        "rm a; then: petal-node repair --root /t    # again"
     )
     for text in ("/t/usr/local/bin/petal-node repair", "petal-node hook --help", "petal-node lockfile --help"):
         assert runnable(text, options) == text
@@ -356,9 +356,9 @@ def test_a_remedy_acts_on_the_same_tree_except_of_a_program_with_a_path() -> Non
         ("on the head node: petal-node check", "compute", "on the head node: petal-node check --root /t"),
         ("on the head node: petal-node check", "head", "on the head node: petal-node check --role head --root /t"),
         (
-            "on q-1: petal-node bootstrap    (ends them)",
+            "on q-1: petal-node bootstrap    # ends them",
             "head",
-            "on q-1: petal-node bootstrap --root /t    (ends them)",
+            "on q-1: petal-node bootstrap --root /t    # ends them",
         ),
         ("srun -w q-1 petal-node check", "head", "srun -w q-1 petal-node check --root /t"),
     ],

@@ -30,7 +30,7 @@ from .entries import SIGNED
 STATUS = re.compile(r"^\[GNUPG:\] (\w+) ?(\S*)", re.MULTILINE)
 OPTIONS = ("--no-options", "--batch", "--no-tty", "--yes", "--trust-model", "always")
 # Signatures of an expired key are good again as soon as the new public key is listed.
-EXTEND = "{extend} && gpg --armor --export {id}  # where its secret key is; then replace its files"
+EXTEND = "{extend} && gpg --armor --export {id}    # where its secret key is; then replace its files"
 LIST_KEY = "list the public key of who pushed it under spack.mirrors.NAME.keys"
 CHANGED = "find out who can write there"
 # The status of gpg, the reason, and what to do. (GnuPG, doc/DETAILS)
@@ -86,8 +86,8 @@ class Keyring:
             remedies = [EXTEND.format(id=key, extend=extend) for key, (_, extend) in expired.items()]
             raise CacheError(what, why=done.tail(3), remedy=remedies, code="cache-key")
         remedy = (
-            "gpg --armor --export-secret-keys ID    (of a key without a passphrase)",
-            "dnf swap gnupg2-minimal gnupg2-full    (Amazon Linux 2023)",
+            "gpg --armor --export-secret-keys ID    # of a key without a passphrase",
+            "dnf swap gnupg2-minimal gnupg2-full    # Amazon Linux 2023",
         )
         raise CacheError("the signing key cannot sign", why=done.tail(3), remedy=remedy, code="cache-key")
 
@@ -120,8 +120,8 @@ class Keyring:
         path.unlink()
         if done.returncode != 0:
             remedy = (
-                "gpg --armor --export ID > FILE    (to verify)",
-                "gpg --armor --export-secret-keys ID > FILE    (to sign)",
+                "gpg --armor --export ID > FILE    # to verify",
+                "gpg --armor --export-secret-keys ID > FILE    # to sign",
             )
             raise CacheError(f"{source} is not a key", why=done.tail(3), remedy=remedy, code="cache-key")
 
@@ -188,7 +188,7 @@ def require_signer(system: System, directory: Path, name: str, mirror: Mirror, r
                 ring.verified(signed.read_bytes(), "text")
             except CacheError as error:
                 what = f"spack.mirrors.{name}.keys do not accept what its signing_key signs"
-                remedy = ("gpg --armor --export ID > FILE    (and list FILE in keys)", *error.remedy[1:])
+                remedy = ("gpg --armor --export ID > FILE    # and list FILE in keys", *error.remedy[1:])
                 raise CacheError(what, why=error.why, remedy=remedy, code="cache-key") from error
 
 

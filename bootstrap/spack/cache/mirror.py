@@ -133,7 +133,7 @@ class MirrorReader:
             "be those of the cluster that pushed"
         )
         directory = self.layout.descriptions(first)[0].rpartition("/")[0]
-        lockfile = "petal-node lockfile --help    (clusters with the same lockfile as stack have the same hashes)"
+        lockfile = "petal-node lockfile --help    # clusters with the same lockfile as stack have the same hashes"
         return self.unusable(why, (_listing(self.mirror.uri(directory)), lockfile))
 
 

@@ -125,5 +125,5 @@ class Push:
 
     def _failed(self, error: FetchError) -> CacheError:
         what = f"the built packages could not be pushed to the mirror {self.name}, {self.mirror.url}"
-        remedy = (*error.remedy, "petal-node bootstrap    (tries again; the release is not touched)")
+        remedy = (*error.remedy, "petal-node bootstrap    # tries again; the release is not touched")
         return CacheError(what, why=str(error), remedy=remedy, code="cache-push")

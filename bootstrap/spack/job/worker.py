@@ -237,7 +237,7 @@ def _follow(
                 why=str(job or f"Slurm does not know job {number} any more"),
                 remedy=(
                     f"less {directory.output}",
-                    "petal-node bootstrap    (continues; installed packages stay)",
+                    "petal-node bootstrap    # continues; installed packages stay",
                     OTHER_QUEUE.format(queue=queue),
                 ),
             )
