@@ -25,7 +25,8 @@ def entry() -> None:
     os.umask(0o022)
     streams.open_streams()
     code = main(sys.argv[1:])
-    lost = 0 if "hook" in sys.argv else streams.lost()  # ParallelCluster ends the start of a node whose hook fails
+    # ParallelCluster ends the start of a node whose hook fails.
+    lost = 0 if sys.argv[1:2] == ["hook"] else streams.lost()
     sys.exit(code or lost)
 
 

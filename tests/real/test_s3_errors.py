@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -43,11 +43,18 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setattr(attempts, "_regions", {})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with named_in(monkeypatch, "AWS_ENDPOINT_URL") as start:
+        yield start
+
+
+@contextmanager
+def named_in(monkeypatch: pytest.MonkeyPatch, variable: str) -> Iterator[Serve]:
+    """Start servers whose addresses a variable of the environment has."""
     with ExitStack() as servers:
 
         def start(behave: Behaviour) -> Server:
             server = servers.enter_context(serving(behave))
-            monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+            monkeypatch.setenv(variable, server.url)
             return server
 
         yield start
@@ -266,13 +273,7 @@ class Imds:
 @pytest.fixture
 def role(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], Server]]:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    with ExitStack() as servers:
-
-        def start(behave: Behaviour) -> Server:
-            server = servers.enter_context(serving(behave))
-            monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
-            return server
-
+    with named_in(monkeypatch, "AWS_EC2_METADATA_SERVICE_ENDPOINT") as start:
         yield start
 
 
