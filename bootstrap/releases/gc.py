@@ -191,10 +191,17 @@ def _unused_files(ctx: Context, kept: Sequence[ReleaseInfo]) -> Iterator[Path]:
         yield from (path for path in paths.archives.glob("[!.]*") if path.name not in archives)
         configs = [ctx.config, *(from_mapping(state.config, state.release) for state in states)]
         installs = (install for config in configs if config.uses_spack for install in program.anywhere(config, paths))
-        trees = {source.directory for install in installs for source in install.sources}
+        sources = [source for install in installs for source in install.sources]
+        trees = {source.directory for source in sources}
+        # A tree from a local file without a checksum is named after the time of the file, which may be replaced.
+        unnamed = {
+            tuple(origin.source for origin in source.origins)
+            for source in sources
+            if not all(origin.sha256 for origin in source.origins)
+        }
         for top in (paths.root, paths.home):
             unpacked = (receipt.parent for receipt in top.glob(f"spack/[!.]*/{program.RECEIPT}"))
-            yield from (path for path in unpacked if path not in trees)
+            yield from (path for path in unpacked if path not in trees and program.sources_at(path) not in unnamed)
     if ctx.system.is_root() and not ctx.system.other_runs(ctx.run_id):  # nothing is built, as far as root can see
         yield from (path for name in ("sources", "stage") for path in (paths.scratch / "spack" / name).glob("*"))
     names = {ctx.release, *(release.name for release in kept)}

@@ -155,6 +155,14 @@ def key_at(tree: Path) -> str:
     return str((read_json(tree / RECEIPT) or {}).get("key", ""))
 
 
+def sources_at(tree: Path) -> tuple[str, ...]:
+    """The origins that ``ensure`` recorded in a tree, empty if the record is missing or damaged."""
+    try:
+        return tuple((read_json(tree / RECEIPT) or {}).get("sources", ()))
+    except (StateError, TypeError):
+        return ()
+
+
 def _check_python(spack: SpackConfig, python: tuple[int, int] = sys.version_info[:2]) -> None:
     newest = FAMILIES[spack.family].newest_python
     if python <= newest:

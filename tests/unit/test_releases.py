@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.repair.records import Records
 from bootstrap.report.releases_view import rollback_view
+from bootstrap.spack import program
 from bootstrap.spack.lockfile import Locked
 from bootstrap.state.release import current_release
 from bootstrap.state.store import ClusterState
@@ -442,6 +444,19 @@ def test_gc_removes_and_logs_files_that_no_kept_release_needs(tmp_path: Path, ca
     for path in (*unused, paths.release(old)):
         assert f"removed {path}, " in caplog.text
     assert collector.plan(world.context, 1, ()).is_empty
+
+
+@pytest.mark.parametrize("change", [Path.unlink, os.utime])
+def test_gc_keeps_the_spack_of_a_release_whose_source_was_replaced(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """The source is a local file without a checksum."""
+    world = World(tmp_path / "head")
+    publish(world, re.sub(r"(spack.tar.gz), sha256: \w+", r"\1", with_spack(tmp_path)))
+    (tree,) = (world.paths.root / "spack").glob("1.1.1-*")
+    change(tmp_path / "spack.tar.gz")
+    assert program.locate(world.context.config, world.paths).tree != tree
+    assert collector.plan(world.context, 1, ()).files == ()
 
 
 def test_gc_needs_a_current_release(tmp_path: Path) -> None:
