@@ -400,6 +400,69 @@ def test_an_entry_is_installed_from_an_https_server_with_a_known_certificate(
         assert take(tmp_path, mirror, ZLIB, HDF5).specs == (ZLIB,)
 
 
+def stalling(cache: Path, part: str) -> Callable[[Handler, int], None]:
+    """A web server with a build cache that sends a file with ``part`` in its path only byte by byte."""
+
+    def behave(handler: Handler, number: int) -> None:
+        if part not in handler.path:
+            files_of(cache)(handler, number)
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        while not handler.server.ended.wait(0.05):
+            handler.wfile.write(b"x")
+
+    return behave
+
+
+@pytest.mark.parametrize("slow", ["description", "tarball"])
+def test_a_slow_file_costs_only_its_own_package_if_the_mirror_answers(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    path = put(cache, ZLIB)
+    put(cache, HDF5)
+    tarball = json.loads(path.read_text())["data"][0]["checksum"]
+    private, certificate = made_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
+    with serving(stalling(cache, tarball if slow == "tarball" else "/zlib/"), private, certificate) as server:
+        pulled = take(tmp_path, mirror_of(server.url), ZLIB, HDF5)
+    (trouble,) = pulled.troubles
+    what = "the mirror site did not send zlib@1.0"
+    if slow == "description":
+        what = f"only 1 of 2 packages were taken from the mirror site, {server.url}"
+    assert (trouble.code, trouble.what, pulled.specs) == ("cache-unreachable", what, (HDF5,))
+    assert "too slow" in trouble.why
+    assert not any(pulled.refused.values()), "the entry is not replaced"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to mount a file system")
+def test_a_full_local_disk_is_not_a_fault_of_the_mirror_or_of_an_entry(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another transfer is in progress, and is stopped."""
+    path = put(cache, HDF5)
+    put(cache, ZLIB)
+    tarball = json.loads(path.read_text())["data"][0]["checksum"]
+    blob_of_zlib = next(path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == b"tarball of zlib")
+    blob_of_zlib.write_bytes(bytes(2 << 20))
+    small = tmp_path / "small"
+    small.mkdir()
+    private, certificate = made_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(small)], check=True)
+    try:
+        with serving(stalling(cache, tarball), private, certificate) as server:
+            pulled = take(small, mirror_of(server.url), HDF5, ZLIB)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    trouble = only_trouble(pulled)
+    assert (trouble.code, trouble.what) == ("cache-local", "an entry cannot be written")
+    assert "does not fit on the disk" in trouble.why
+    assert not any(pulled.refused.values()), "the entry is not replaced"
+
+
 class Interrupted(Exception):
     """The exception of a signal that ends a run."""
 
@@ -502,6 +565,18 @@ def test_an_entry_that_cannot_be_used_is_pushed_again(
         assert why in lacking[ZLIB]
         assert bool(why) is bool(lacking[ZLIB])
     assert not list((tmp_path / "scratch").iterdir()), "no key and no entry stays"
+
+
+def test_a_push_says_that_it_could_not_read_what_the_mirror_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(always(403)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        lacking = pusher(tmp_path, mirror_of("s3://petal/cache")).lacking([ZLIB], {})
+    assert lacking[ZLIB].startswith("if it has one, because this node cannot read it: s3://petal/cache/v3/")
+    assert "403" in lacking[ZLIB]
 
 
 def test_an_unsigned_entry_of_the_old_layout_is_taken_if_the_signed_one_cannot_be_used(

@@ -18,7 +18,9 @@ from .entries import LAYOUTS, LIMIT, MALFORMED, Layout, unwrapped
 from .keys import Keyring
 
 # The mirror does not answer this node at all, or no entry can be written here. Other errors concern one object.
-OF_THE_MIRROR = frozenset({"fetch-unreachable", "fetch-no-credentials", "fetch-region", "fetch-scheme", "cache-local"})
+OF_THE_MIRROR = frozenset(
+    {"fetch-unreachable", "fetch-no-credentials", "fetch-region", "fetch-scheme", "file-no-space", "cache-local"}
+)
 # The path and the sha256 of each file of an entry, and its description, verified if the mirror is signed.
 Use = Callable[[dict[str, str], bytes], None]
 
@@ -30,7 +32,7 @@ class MirrorReader:
     Args:
         scratch: a local directory for transfers.
         stopped: set to end transfers.
-        refused: the answers of a server that did not show whether it has an entry.
+        unanswered: the errors of a server that did not show whether it has an entry.
     """
 
     name: str
@@ -39,18 +41,18 @@ class MirrorReader:
     region: str | None
     scratch: Path
     stopped: threading.Event = field(default_factory=threading.Event)
-    refused: list[FetchError] = field(default_factory=list)
+    unanswered: dict[Locked, FetchError] = field(default_factory=dict)
 
     def find(self, spec: Locked, ring: Keyring | None, use: Use) -> bool:
         """Gives the first entry of ``spec`` that ``use`` accepts to ``use``; False if the mirror has none.
 
         Raises:
             CacheError: ``cache-unverified``, ``cache-corrupt``: no entry can be used, for the reason of the first one.
-            FetchError: the mirror does not answer (``OF_THE_MIRROR``).
+            FetchError: the mirror does not answer, or the local disk is full (``OF_THE_MIRROR``).
         """
         problem: CacheError | None = None
         for path in self.layout.descriptions(spec):
-            text = self._read(path)
+            text = self._read(spec, path)
             if text is None:
                 continue
             try:
@@ -67,7 +69,7 @@ class MirrorReader:
             raise problem
         return False
 
-    def _read(self, path: str) -> bytes | None:
+    def _read(self, spec: Locked, path: str) -> bytes | None:
         source = self.source(path, None, REQUEST)
         try:
             return read(source, self.scratch / f".{threading.get_ident()}", limit=LIMIT)
@@ -75,15 +77,15 @@ class MirrorReader:
             if error.code in OF_THE_MIRROR:
                 raise
             if error.code != "fetch-missing":
-                self.refused.append(error)
+                self.unanswered[spec] = error
             return None
 
     def source(self, path: str, sha256: str | None, seconds: float) -> Source:
         return Source(self.mirror.uri(path), sha256, self.region, seconds, self.stopped.is_set)
 
-    def unusable(self, why: str, remedy: Iterable[str]) -> CacheError:
-        """No package can be taken from this mirror."""
-        what = f"no package could be taken from the mirror {self.name}, {self.mirror.url}"
+    def unusable(self, why: str, remedy: Iterable[str], taken: str = "no package could be") -> CacheError:
+        """No package, or no other one, can be taken from this mirror."""
+        what = f"{taken} taken from the mirror {self.name}, {self.mirror.url}"
         return CacheError(what, why=why, remedy=remedy, code="cache-unreachable")
 
     def problem(self) -> CacheError | None:
@@ -94,8 +96,8 @@ class MirrorReader:
         try:
             found = [layout for layout in LAYOUTS if self._has(layout)]
             marker = self.mirror.uri(self.layout.marker)
-            if self.refused and found and not exists(marker, region=self.region, seconds=REQUEST):
-                raise self.refused[0]
+            if self.unanswered and found and not exists(marker, region=self.region, seconds=REQUEST):
+                raise next(iter(self.unanswered.values()))
         except FetchError as error:
             return self.unusable(str(error), error.remedy)
         if any(layout.place == self.layout.place for layout in found) or (self.mirror.push and not found):

@@ -87,7 +87,7 @@ def pull(
             job = _Pull(MirrorReader(name, mirror, layout, region, directory), directory, system, tell, seconds)
             try:
                 found = job.run(missing)
-                troubles += job.report(missing, bool(found))
+                troubles += job.report(missing, len(found))
             except CacheError as error:
                 found = []
                 troubles.append(error)
@@ -138,15 +138,20 @@ class _Pull:
             return False
         try:
             return self.reader.find(spec, ring, partial(self._fetch, spec))
-        except PetalError as error:
-            if error.code in OF_THE_MIRROR:
-                self.reader.stopped.set()
-            self.troubles.append((spec, error))
-        except OSError as error:
-            self.reader.stopped.set()
-            what, remedy = "an entry cannot be written", f"df -h {self.directory}"
-            self.troubles.append((spec, CacheError(what, why=str(error), remedy=remedy, code="cache-local")))
+        except (PetalError, OSError) as error:
+            if not self.reader.stopped.is_set():  # else another transfer met the cause, and ended this one
+                self._note(spec, error)
         return False
+
+    def _note(self, spec: Locked, error: PetalError | OSError) -> None:
+        """Keeps a problem, and ends all transfers if each of them would have it too."""
+        if isinstance(error, OSError) or error.code == "file-no-space":
+            what, remedy = "an entry cannot be written", f"df -h {self.directory}"
+            error = CacheError(what, why=str(error), remedy=remedy, code="cache-local")
+        self.troubles.append((spec, error))
+        slow = sum(each.code == "cache-unreachable" for _, each in self.troubles)
+        if error.code in OF_THE_MIRROR or slow == TRANSFERS:
+            self.reader.stopped.set()
 
     def _fetch(self, spec: Locked, blobs: dict[str, str], description: bytes) -> None:
         """Fetches the files that a description names, then writes the description."""
@@ -155,6 +160,8 @@ class _Pull:
             for path, sha256 in blobs.items():
                 download(self.reader.source(path, sha256, self.seconds), self.directory / path)
         except FetchError as error:
+            if error.code == "fetch-unreachable":  # it gave the description, so this file may only be large
+                raise CacheError(what, why=str(error), remedy=error.remedy, code="cache-unreachable") from error
             if error.code in OF_THE_MIRROR:
                 raise
             raise CacheError(what, why=str(error), code="cache-corrupt") from error
@@ -170,25 +177,34 @@ class _Pull:
         """Why the entry of each package cannot be used, by hash."""
         return {spec.hash: error.why or str(error) for spec, error in self.troubles if error.code in OF_AN_ENTRY}
 
-    def report(self, specs: list[Locked], has_found: bool) -> list[CacheError]:
-        """One error for each kind of problem, with the packages that it concerns; or why the mirror has no package."""
+    def report(self, specs: list[Locked], taken: int) -> list[CacheError]:
+        """One error for each kind of problem, with the packages that it concerns; or why the mirror has no package.
+
+        ``taken`` is the number of specs whose entries are in the directory.
+        """
         kinds: dict[str, list[tuple[Locked, PetalError]]] = {}
         for spec, error in self.troubles:
             kinds.setdefault(error.code, []).append((spec, error))
-        errors = [self._summary(code, cases) for code, cases in kinds.items()]
-        if not has_found and not errors:
+        part = f"only {taken} of {len(specs)} packages were" if taken else "no package could be"
+        errors = [self._summary(code, cases, part) for code, cases in kinds.items()]
+        if not taken and not errors:
             problem = self.reader.problem()
             if problem is None and not self.reader.mirror.push:
                 problem = self.reader.no_match(specs)
             errors += [problem] if problem else []
         return errors
 
-    def _summary(self, code: str, cases: list[tuple[Locked, PetalError]]) -> CacheError:
+    def _summary(self, code: str, cases: list[tuple[Locked, PetalError]], part: str) -> CacheError:
         error, name = cases[0][1], self.reader.name
+        if isinstance(error, CacheError) and code == "cache-local":
+            return error
         if code in OF_THE_MIRROR:
-            return self.reader.unusable(str(error), error.remedy)
+            return self.reader.unusable(str(error), error.remedy, part)
         specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
         names = ", ".join(at_most(NAMED, specs))
+        if code == "cache-unreachable":
+            what = f"the mirror {name} did not send {names}"
+            return CacheError(what, why=error.why, remedy=error.remedy, code=code)
         who = "this cluster" if self.reader.mirror.push else "a cluster that builds"
         again = f"{who} replaces them with spack.mirrors.{name}.push"
         if code == "cache-unverified":

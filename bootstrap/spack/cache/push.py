@@ -56,7 +56,7 @@ class Push:
         return {spec: reason for spec, reason in reasons.items() if reason is not None}
 
     def _problem(self, reader: MirrorReader, spec: Locked, ring: Keyring | None) -> str | None:
-        """Why the mirror's entry cannot be used, empty without an entry; None if it can be used."""
+        """Why the mirror's entry, if it has one, cannot be used, empty without an entry; None if it can be used."""
 
         def require(blobs: dict[str, str], _: bytes) -> None:
             for path in blobs:
@@ -64,9 +64,12 @@ class Push:
                     raise CacheError(what_of(spec), why=f"{path} does not exist", code="cache-corrupt")
 
         try:
-            return None if reader.find(spec, ring, require) else ""
+            if reader.find(spec, ring, require):
+                return None
         except CacheError as error:
             return error.why
+        unanswered = reader.unanswered.get(spec)
+        return f"if it has one, because this node cannot read it: {unanswered}" if unanswered else ""
 
     def send(self, specs: Iterable[Locked]) -> None:
         """Packs, signs and uploads, after it has found that its key can sign."""
