@@ -312,7 +312,7 @@ def srun(
     options: Sequence[str] = (),
     user: str | None = None,
     on_line: Callable[[str], None] | None = None,
-    on_idle: Callable[[], None] | None = None,
+    each_second: Callable[[], None] | None = None,
 ) -> Completed:
     """Runs one task of ``argv`` on each of the nodes, in a job of its own, with the first task on the first node.
 
@@ -325,7 +325,7 @@ def srun(
         immediate: seconds that the job may wait for the nodes, None without a limit.
         mpi, export, options: further options of srun(1).
         user: an ordinary user of the cluster; None runs the job as the caller.
-        on_line, on_idle: as for ``System.run``.
+        on_line, each_second: as for ``System.run``.
 
     Returns:
         How srun ended, whatever its exit code.
@@ -339,7 +339,13 @@ def srun(
     timeout = (immediate or 0) + seconds + COMMAND
     try:
         return system.run(
-            [*command, *argv], timeout=timeout, user=user, ok=None, on_line=on_line, on_idle=on_idle, most=USERS_OUTPUT
+            [*command, *argv],
+            timeout=timeout,
+            user=user,
+            ok=None,
+            on_line=on_line,
+            each_second=each_second,
+            most=USERS_OUTPUT,
         )
     except BaseException:
         try:

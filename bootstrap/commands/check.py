@@ -10,7 +10,7 @@ from ..checks.node import check_node
 from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
 from ..core.deadlines import WRITE
-from ..core.errors import PetalError, UsageError
+from ..core.errors import PetalError, ProcessFailed, UsageError
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Role, Severity, Status
 from ..core.options import Options
 from ..engine.prepare import prepare
@@ -48,7 +48,8 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
         if options.lines:  # for the head node, through srun
             return Result("check", Status.OK, Lines(tuple(report_lines(data, options.lines))), run_id=services.run_id)
     severities = {finding.severity for finding in findings}
-    status = Status.OK if severities and not severities & {Severity.FAIL, Severity.WARN} else Status.DEGRADED
+    is_ok = Severity.OK in severities and not severities & {Severity.FAIL, Severity.WARN}
+    status = Status.OK if is_ok else Status.DEGRADED
     result = Result("check", status, data, run_id=services.run_id)
     if options.html:
         write_atomic(options.html, page(result, options, timestamp()).encode())
@@ -84,8 +85,9 @@ def _check_nodes(ctx: Context, which: str) -> FleetReport:
 
 
 def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
-    """Saves the proof, which only root on the head node may do."""
-    if not (ctx.role is Role.HEAD and ctx.system.is_root() and ctx.release and reports):
+    """Saves the proof, which only root on the head node may do; none if no node was checked, so the last one stays."""
+    checked = any(report.was_checked for report in reports)
+    if not (ctx.role is Role.HEAD and ctx.system.is_root() and ctx.release and checked):
         return
     shared, proof = ClusterState(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
     try:
@@ -98,10 +100,13 @@ def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Fi
 def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
     try:
         known = {node.name: node for node in nodes(ctx.system)}
-        names = tuple(known) if which in ("all", "idle") else tuple(dict.fromkeys(unfolded(ctx.system, which)))
     except PetalError as error:
         what = "Slurm does not answer, so no node can be checked"
         raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
+    try:
+        names = tuple(known) if which in ("all", "idle") else tuple(dict.fromkeys(unfolded(ctx.system, which)))
+    except ProcessFailed as error:
+        raise UsageError(f"{which} is not a list of nodes", why=error.why, remedy="sinfo -N") from error
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         what = f"no such node: {', '.join(unknown) or 'the list is empty'}"

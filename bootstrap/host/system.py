@@ -61,7 +61,7 @@ class System:
         user: str | None = None,
         ok: Sequence[int] | None = (0,),
         on_line: Callable[[str], None] | None = None,
-        on_idle: Callable[[], None] | None = None,
+        each_second: Callable[[], None] | None = None,
         given: int | None = None,
         most: int | None = None,
     ) -> Completed:
@@ -74,7 +74,7 @@ class System:
             user: the user to run as, with the groups of that user.
             ok: the accepted exit codes, None for all.
             on_line: called with each line of output when it arrives; stderr is then part of stdout.
-            on_idle: with ``on_line``: called about once a second while there is no output.
+            each_second: with ``on_line``: called about once a second, whatever the program prints.
             given: a descriptor that the program and its descendants keep open.
             most: bytes of output after which the program is ended; by default ``USERS_OUTPUT`` with ``user``, else
                 unlimited.
@@ -88,7 +88,7 @@ class System:
         process = _start(argv, env, user, merged=on_line is not None, given=given)
         limit = most or (USERS_OUTPUT if user else None)
         try:
-            stdout, stderr = _collect(process, started + timeout, limit, on_line, on_idle)
+            stdout, stderr = _collect(process, started + timeout, limit, on_line, each_second)
         except subprocess.TimeoutExpired as error:
             _kill(process)
             what = f"{argv[0]} did not end within {timeout:.0f} s and was stopped"
@@ -274,12 +274,12 @@ def _collect(
     deadline: float,
     most: int | None,
     on_line: Callable[[str], None] | None,
-    on_idle: Callable[[], None] | None,
+    each_second: Callable[[], None] | None,
 ) -> tuple[str, str]:
     """What the program prints until it ends, to stdout and to stderr."""
     blocks: dict[Any, list[bytes]] = {process.stdout: [], process.stderr: []}
     rest = b""
-    for stream, block in _blocks(process, deadline, on_idle):
+    for stream, block in _blocks(process, deadline, each_second):
         blocks[stream].append(block)
         if most is not None and (most := most - len(block)) < 0:
             raise ProcessFailed("the program printed more output than is accepted, and was stopped")
@@ -295,7 +295,7 @@ def _collect(
 
 
 def _blocks(
-    process: subprocess.Popen[bytes], deadline: float, on_idle: Callable[[], None] | None
+    process: subprocess.Popen[bytes], deadline: float, each_second: Callable[[], None] | None
 ) -> Iterator[tuple[Any, bytes]]:
     """Yields output with its stream until the program ends and no descendant keeps a pipe open.
 
@@ -304,6 +304,7 @@ def _blocks(
     merged = process.stderr is None
     streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
     end: float | None = None
+    called = time.monotonic()
     while streams:
         now = time.monotonic()
         if now >= deadline:
@@ -313,8 +314,9 @@ def _blocks(
         ready, _, _ = select.select(streams, [], [], 0 if end else min(deadline - now, 1.0))
         if end is not None and (not ready or now > end):
             break
-        if not ready and on_idle is not None:
-            on_idle()
+        if each_second is not None and time.monotonic() - called >= 1.0:
+            called = time.monotonic()
+            each_second()
         for stream in ready:
             block = os.read(stream.fileno(), 65536)
             if block:

@@ -31,7 +31,7 @@ from ..cluster.slurm import (
 )
 from ..core import decode
 from ..core.deadlines import POLL, PROBE
-from ..core.errors import AllocationRefused, PetalError
+from ..core.errors import AllocationRefused, ConfigError, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
 from ..core.text import at_most
 from ..host.log import LOG
@@ -148,14 +148,22 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
     Returns:
         A report for each candidate. A node that did not answer has a failed finding. A node that is not free has
         Slurm's reason and a summary of the last report that the node itself wrote.
+
+    Raises:
+        ConfigError: ``job-queue``, Slurm has no ``check.partition``.
     """
+    limits = limits_of(ctx)
+    if limits and ctx.config.check.partition not in (None, *limits):
+        what = f"check.partition {ctx.config.check.partition} is not a queue of this cluster"
+        remedy = "correct check.partition in the configuration"
+        raise ConfigError(what, why=f"it has {', '.join(limits)}", remedy=remedy, code="job-queue")
     free = [node for node in candidates if node.free]
     own = _own_reports(ctx) if len(free) < len(candidates) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
     reports = [_not_checked(node, own.get(node.name)) for node in candidates if not node.free]
     for report in reports:
         ctx.services.answer(report)
-    stop, limits = threading.Event(), limits_of(ctx)
+    stop = threading.Event()
     pool = ThreadPoolExecutor(JOBS)
     try:
         for future in as_completed([pool.submit(_prove_node, ctx, node, limits, stop) for node in free]):
@@ -249,7 +257,7 @@ def _run_check(
             options=options,
             user=user,
             on_line=watch.line,
-            on_idle=watch.idle,
+            each_second=watch.each_second,
         )
     except _Silent as silent:
         now = () if stop.is_set() else _nodes(ctx)
@@ -289,8 +297,8 @@ class _Watch:
         if text.startswith(self.nonce):
             self.last, self.began = time.monotonic(), True
 
-    def idle(self) -> None:
-        """Called about once a second without output.
+    def each_second(self) -> None:
+        """Called about once a second while the job runs or waits.
 
         Raises:
             AllocationRefused: Slurm does not start the job.

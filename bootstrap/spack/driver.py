@@ -145,7 +145,7 @@ class Spack:
         return read_json(answer) or {}
 
     def install(
-        self, on_line: Callable[[str], None], on_idle: Callable[[], None], part: Sequence[str] = ()
+        self, on_line: Callable[[str], None], each_second: Callable[[], None], part: Sequence[str] = ()
     ) -> Completed:
         """Installs the packages of the lockfile. If one fails, Spack continues with those that do not need it.
 
@@ -158,7 +158,7 @@ class Spack:
         options = ["--only-concrete", "-j", str(self.parallel.jobs)]
         options += ["-p", str(self.parallel.processes)] if self.program.family.parallel else []
         arguments = [*NO_MODULES, "install", *options, *_by_hash(part)]
-        return self._spack(*arguments, timeout=INSTALL, on_line=on_line, on_idle=on_idle)
+        return self._spack(*arguments, timeout=INSTALL, on_line=on_line, each_second=each_second)
 
     def unpack(self, digest: str) -> None:
         """Installs a package and its runtime dependencies, all from the scope's build cache: ``spack-install``."""
@@ -229,7 +229,7 @@ class Spack:
         *arguments: str,
         timeout: float,
         on_line: Callable[[str], None],
-        on_idle: Callable[[], None] | None = None,
+        each_second: Callable[[], None] | None = None,
         inside: bool = True,
     ) -> Completed:
         """Runs Spack, ``inside`` its environment or without one.
@@ -263,7 +263,13 @@ class Spack:
             write(f"$ spack {' '.join(arguments)}")
             try:
                 done = self.system.run(
-                    argv, timeout=timeout, env=self._env(), ok=None, on_line=keep, on_idle=on_idle, given=self.builders
+                    argv,
+                    timeout=timeout,
+                    env=self._env(),
+                    ok=None,
+                    on_line=keep,
+                    each_second=each_second,
+                    given=self.builders,
                 )
             finally:
                 if lost:

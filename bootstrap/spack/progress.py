@@ -152,7 +152,7 @@ class ProgressReporter:
             self._report(REFRESH)
 
     def idle(self) -> None:
-        """Called while Spack prints nothing: reports a change that waits, and the elapsed time."""
+        """Called each second: reports a change that waits, and the elapsed time."""
         self._report(REFRESH if self._changed else IDLE_SECONDS)
 
     def _report(self, interval: float) -> None:

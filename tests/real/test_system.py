@@ -186,6 +186,18 @@ def test_a_program_that_prints_too_much_is_ended() -> None:
     assert sum(map(len, lines)) < 100_000
 
 
+def test_a_caller_is_called_each_second_also_if_the_program_prints_often() -> None:
+    calls: list[str] = []
+
+    def stop() -> None:
+        calls.append("")
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SYSTEM.run(["sh", "-c", "while echo; do sleep 0.1; done"], timeout=20, on_line=lambda _: None, each_second=stop)
+
+
 def test_silence_of_a_program_is_reported_repeatedly() -> None:
     said: list[str] = []
     ticking = "echo one; read -r -t 30 x <&3 || true"
@@ -197,7 +209,7 @@ def test_silence_of_a_program_is_reported_repeatedly() -> None:
             os.close(writer)
 
     path = f"/proc/{os.getpid()}/fd/{reader}"
-    SYSTEM.run(["bash", "-c", f"exec 3<{path}; {ticking}"], timeout=20, on_line=said.append, on_idle=idle)
+    SYSTEM.run(["bash", "-c", f"exec 3<{path}; {ticking}"], timeout=20, on_line=said.append, each_second=idle)
     os.close(reader)
     assert said[0] == "one"
     assert said.count("idle") >= 2

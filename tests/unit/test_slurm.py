@@ -13,11 +13,11 @@ from bootstrap.cluster.hostlist import folded
 from bootstrap.cluster.slurm import parse_sinfo
 from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
-from bootstrap.core.errors import PetalError, ProcessFailed, UsageError
-from bootstrap.core.model import Finding, NodeReport, Severity, plain
+from bootstrap.core.errors import ConfigError, PetalError, ProcessFailed, UsageError
+from bootstrap.core.model import Finding, NodeReport, Severity, Status, plain
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet
-from bootstrap.state.store import write_document
+from bootstrap.state.store import ClusterState, write_document
 from tests.world import World, hosts
 
 GOOD = Finding("storage", Severity.OK, "mounted")
@@ -209,6 +209,7 @@ def test_account_partition_user_and_time_of_the_job_can_be_configured(tmp_path: 
     text = "check: {account: phys, partition: admin, user: root, time: 90}"
     world = World(tmp_path / "head", live=True, config_text=text)
     refusing(world)
+    world.system.answers["sinfo"] = lambda argv: TWO_QUEUES if "--Node" in argv else "admin|up|infinite\n"
     reports = fleet.prove(world.context, parse_sinfo(TWO_QUEUES + "q2-1|idle|q2|none\n"))
     assert [report.passed for report in reports] == [True, False]
     assert reports[1].findings[0].message == "not checked: not in admin (idle)"
@@ -384,3 +385,37 @@ def test_an_empty_list_of_nodes_is_a_mistake(tmp_path: Path, text: str) -> None:
     world = World(tmp_path / "head", live=True)
     with pytest.raises(UsageError, match="no such node: "):
         check._nodes(world.context, text)
+
+
+def test_a_malformed_list_of_nodes_is_a_mistake_with_the_words_of_scontrol(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+
+    def refuse(_: Sequence[str]) -> str:
+        raise ProcessFailed("scontrol ended with 1", why="Invalid hostlist: queue1-[1")
+
+    world.system.answers["scontrol"] = refuse
+    with pytest.raises(UsageError, match=r"queue1-\[1 is not a list of nodes: Invalid hostlist"):
+        check._nodes(world.context, "queue1-[1")
+
+
+def test_a_check_without_a_checked_node_is_degraded_and_leaves_the_last_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "head", live=True)
+    monkeypatch.setattr(check, "prepare", lambda *_, **__: world.context)
+    ctx, proofs = world.context, []
+    ctx.paths.state.mkdir(parents=True, exist_ok=True)
+    for state, status in (("idle", Status.OK), ("allocated", Status.DEGRADED), ("idle~", Status.DEGRADED)):
+        world.system.answers["sinfo"] = lambda _, state=state: f"q1-1|{state}|q1*|none\n"
+        assert check.check(world.options(command="check", nodes="all"), world.services).status is status
+        proofs.append(ClusterState(ctx.paths).proof())
+    assert proofs[0] is not None
+    assert proofs[0].is_whole
+    assert proofs == [proofs[0]] * 3
+
+
+def test_a_partition_that_slurm_does_not_have_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True, config_text="check: {partition: typo}")
+    world.system.answers["sinfo"] = lambda argv: TWO_QUEUES if "--Node" in argv else "q1|up|infinite\n"
+    with pytest.raises(ConfigError, match=r"check\.partition typo is not a queue of this cluster: it has q1"):
+        fleet.prove(world.context, parse_sinfo(TWO_QUEUES))
