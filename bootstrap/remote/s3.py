@@ -64,6 +64,12 @@ def region(uri: str, known: str | None = None) -> str:
     raise FetchError("the AWS region is unknown", remedy=remedy, code="fetch-region")
 
 
+def domain_of(region_name: str) -> str:
+    """The region with the DNS suffix of its partition: ``eu-west-1.amazonaws.com``."""
+    suffix = next((name for start, name in SUFFIXES.items() if region_name.startswith(start)), "amazonaws.com")
+    return f"{region_name}.{suffix}"
+
+
 def s3_url(uri: str, region_name: str) -> str:
     """The https address of an object: virtual-hosted, or path style if an endpoint is set.
 
@@ -82,17 +88,16 @@ def list_url(uri: str, region_name: str) -> str:
 
 def _bucket_url(bucket: str, region_name: str) -> str:
     endpoint = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/")
-    suffix = next((name for start, name in SUFFIXES.items() if region_name.startswith(start)), "amazonaws.com")
     arn = ARN.match(bucket)
     if arn:
         host = f"{arn['name']}-{arn['account']}"
         if endpoint:
             parts = urlsplit(endpoint)
             return f"{parts.scheme}://{host}.{parts.netloc}{parts.path}"
-        return f"https://{host}.s3-accesspoint.{region_name}.{suffix}"
+        return f"https://{host}.s3-accesspoint.{domain_of(region_name)}"
     if endpoint:
         return f"{endpoint}/{bucket}"
-    host = f"s3.{region_name}.{suffix}"
+    host = f"s3.{domain_of(region_name)}"
     return f"https://{host}/{bucket}" if "." in bucket else f"https://{bucket}.{host}"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..config.model import StorageConfig
 from ..core.deadlines import PROBE, PROGRAM
@@ -18,6 +17,7 @@ from ..core.facts import Mount
 from ..core.model import Finding, Role, blocked, change, elsewhere, satisfied
 from ..host import systemd
 from ..host.files import make_dir
+from ..remote.s3 import domain_of
 from ..state.context import Context
 from ..state.store import ClusterState
 from .base import Run, Step
@@ -70,7 +70,7 @@ class HiddenMounts(Step):
         if not ctx.paths.live:
             return elsewhere("nothing is mounted under --root")
         if ctx.mounted is None:
-            if ctx.config.storage.source is not None or not _fstab_has(ctx.paths.at("/etc/fstab"), mount):
+            if ctx.config.storage.source is not None or not _fstab_has_storage(ctx):
                 return elsewhere(f"/etc/fstab has no line for {mount}")
             return change(f"{mount} is not mounted, and /etc/fstab has it", f"mount {mount}")
         hidden = _hidden(ctx)
@@ -85,7 +85,7 @@ class HiddenMounts(Step):
 
     def apply(self, ctx: Context) -> None:
         if ctx.mounted is None:
-            ctx.system.run(["mount", ctx.paths.mount], timeout=PROGRAM)
+            ctx.system.run(["mount", ctx.followed(ctx.paths.mount)], timeout=PROGRAM)
 
 
 def _hidden(ctx: Context) -> str | None:
@@ -150,11 +150,10 @@ def device_of(storage: StorageConfig, region: str | None) -> Device:
         raise StorageError(
             f"the address of {source} is not known",
             why="this node does not know its region",
-            remedy=f"write the full name: storage.source: {source}.efs.REGION.amazonaws.com:/",
+            remedy=f"write the full name: storage.source: {source}.efs.REGION.SUFFIX:/",
             code="storage-not-mounted",
         )
-    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return Device(f"{source}.efs.{region}.{domain}:/", "nfs4", _merged(EFS, storage.options))
+    return Device(f"{source}.efs.{domain_of(region)}:/", "nfs4", _merged(EFS, storage.options))
 
 
 def _merged(defaults: tuple[str, ...], own: tuple[str, ...]) -> str:
@@ -225,19 +224,20 @@ def _unit_changes(ctx: Context, device: Device) -> tuple[str, ...]:
     """The change of the unit; empty if it is current, or if /etc/fstab or a unit of the administrator mounts it."""
     unit, folder = _unit(ctx, device), ctx.paths.units
     others_unit = (folder / unit.name).is_file() and not unit.is_ours(folder)
-    if not ctx.system.has_systemd() or others_unit or _fstab_has(ctx.paths.at("/etc/fstab"), ctx.paths.mount):
+    if not ctx.system.has_systemd() or others_unit or _fstab_has_storage(ctx):
         return ()
     return () if unit.is_current(folder) else (f"write and enable {folder / unit.name}",)
 
 
-def _fstab_has(fstab: Path, mount: str) -> bool:
-    """True if a line of fstab(5) has this mount point."""
+def _fstab_has_storage(ctx: Context) -> bool:
+    """True if a line of fstab(5) has the mount point of shared storage, by its name or by that of a link's target."""
+    mount = ctx.paths.mount
     try:
-        lines = fstab.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = ctx.paths.at("/etc/fstab").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     entries = (line.split() for line in lines if not line.lstrip().startswith("#"))
-    return any(len(entry) > 1 and entry[1] == mount for entry in entries)
+    return any(len(entry) > 1 and entry[1] in (mount, ctx.followed(mount)) for entry in entries)
 
 
 def _mount(ctx: Context, device: Device) -> None:

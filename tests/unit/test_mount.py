@@ -16,7 +16,7 @@ from bootstrap.engine.registry import BEFORE_DESIRED, STEPS
 from bootstrap.engine.run import run
 from bootstrap.state.desired import DesiredState, Token
 from bootstrap.state.store import ClusterState
-from bootstrap.steps.mount import MountStorage, device_of, unit_name
+from bootstrap.steps.mount import HiddenMounts, MountStorage, device_of, unit_name
 from tests.world import LivePaths, World
 
 STEP = MountStorage()
@@ -77,6 +77,7 @@ def test_sources_are_translated_to_mounts(text: str, region: str | None, device:
 def test_the_domain_of_efs_depends_on_the_region() -> None:
     efs = storage("source: fs-01234567")
     assert device_of(efs, "cn-north-1").what == "fs-01234567.efs.cn-north-1.amazonaws.com.cn:/"
+    assert device_of(efs, "us-isob-east-1").what == "fs-01234567.efs.us-isob-east-1.sc2s.sgov.gov:/"
     with pytest.raises(StorageError) as caught:
         device_of(efs, None)
     assert caught.value.code == "storage-not-mounted"
@@ -198,6 +199,20 @@ def test_a_mount_in_fstab_gets_no_unit(node: World) -> None:
     (node.paths.at("/etc")).mkdir(exist_ok=True)
     node.paths.at("/etc/fstab").write_text("# files\nfiles:/export/hpc /shared nfs4 hard,_netdev 0 0\n")
     node.mount("files:/export/hpc", "nfs4")
+    assert STEP.probe(node.context).holds
+
+
+def test_a_mount_in_fstab_at_the_target_of_a_link_is_mounted_and_gets_no_unit(node: World, tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "fsx"
+    target.mkdir()
+    link.symlink_to(target)
+    node.paths.at("/etc").mkdir(exist_ok=True)
+    node.paths.at("/etc/fstab").write_text(f"files:/export/hpc {target} nfs4 hard,_netdev 0 0\n")
+    node.config_text = f"storage: {{mount: {link}}}\nstack: none"
+    node.mounts = ()
+    assert HiddenMounts().probe(node.context).changes == (f"mount {link}",)
+    node.config_text = f"storage: {{mount: {link}, source: 'files:/export/hpc'}}\nstack: none"
+    node.mounts = (Mount("files:/export/hpc", str(target), "nfs4", ("rw",)),)
     assert STEP.probe(node.context).holds
 
 
