@@ -119,7 +119,8 @@ def is_due(paths: Paths, boot_id: str) -> bool:
 
 
 def pause_after(runs: Sequence[RunRecord], now: float) -> int:
-    """How many seconds to wait after these runs, newest first: a tenth of the time without a ready one."""
-    waiting = [seconds_of(run.started) or now for run in takewhile(lambda run: not is_ready(run), runs)]
+    """How many seconds to wait after these runs, newest first: a tenth of the time of this boot without a ready one."""
+    failed = takewhile(lambda run: run.boot_id == runs[0].boot_id and not is_ready(run), runs)
+    waiting = [seconds_of(run.started) or now for run in failed]
     share = (now - min(waiting, default=now)) / SHARE
     return next((pause for pause in PAUSES if pause <= share), PAUSES[-1])

@@ -180,6 +180,15 @@ def test_the_timer_of_a_node_that_is_not_ready_waits_longer_and_longer(
     assert is_due(world.paths, "another boot")
 
 
+def test_the_time_before_this_boot_does_not_make_the_timer_wait_longer(tmp_path: Path) -> None:
+    world = World(tmp_path / "node", live=True)
+    before = replace(finished("run-1", Outcome.BLOCKED), started=timestamp(time.time() - 7 * 86400), boot_id="before")
+    newest = replace(finished("run-2", Outcome.BLOCKED), started=timestamp(time.time() - 40), finished=timestamp())
+    for record in (before, newest):
+        Runs(world.paths).save(record)
+    assert is_due(world.paths, newest.boot_id)
+
+
 def test_a_run_removes_old_versions_and_files_of_killed_processes(world: World) -> None:
     """The version in the PATH stays, whatever its age, and so do the newest others."""
     paths = world.paths
