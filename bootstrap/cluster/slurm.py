@@ -24,8 +24,7 @@ from .hostlist import folded
 FREE = frozenset({"idle", "mixed", "planned"})
 UP = FREE | {"allocated", "completing", "reserved", "perfctrs", "blocked"}
 DOWN = frozenset({"down", "error", "fail", "failing", "inval"})
-JOINING_SUFFIXES = "#*"
-POWERED_DOWN_SUFFIXES = "~%!"  # powered down, powering down, about to be powered down
+POWERED_DOWN_MARKS = {"~", "%", "!"}  # powered down, powering down, about to be powered down
 POWERED_DOWN = frozenset({"power_down", "powered_down", "powering_down"})
 STATIC = "-st-"  # in the name of a static node, which ParallelCluster starts and keeps
 # squeue(1), JOB STATE CODES: a job in one of these states has ended. The processes of a COMPLETING job may still run.
@@ -60,52 +59,57 @@ class SlurmNode:
 
     @property
     def up(self) -> bool:
-        """The node runs jobs. Nodes that are busy or planned for a job (``-``), or end a job (``+``), count."""
-        return self.state in UP and self.suffix in ("", "-", "+")
+        """The node runs jobs, or can. Nodes that are planned for a job (``-``) or end one (``+``) count."""
+        return self.word in ("free", "busy")
 
     @property
     def free(self) -> bool:
         """A small job can start there now."""
-        return self.up and self.state in FREE
+        return self.word == "free"
 
     @property
     def joining(self) -> bool:
-        """The node is powering up, has not answered slurmctld yet, or is static and not started yet."""
-        on_its_way = any(mark in JOINING_SUFFIXES for mark in self.suffix) or self.state in ("unknown", "powering_up")
-        return on_its_way or (self.powered_down and STATIC in self.name)
+        """The node powers up, is static and not started yet, or has not answered slurmctld since its restart.
+
+        slurmctld calls a node that stays silent ``down`` after SlurmdTimeout.
+        """
+        is_late = self.word == "not responding" and self.state in UP
+        return self.word == "joining" or is_late or (self.powered_down and STATIC in self.name)
 
     @property
     def powered_down(self) -> bool:
-        return any(mark in POWERED_DOWN_SUFFIXES for mark in self.suffix) or self.state in POWERED_DOWN
+        return self.word == "powered off"
 
     @property
     def failed(self) -> bool:
         """The node should run jobs and does not: it is down, or does not answer slurmctld."""
-        return self._word in ("down", "not responding")
+        return self.word in ("down", "not responding")
 
     @property
     def expected(self) -> bool:
         """An administrator or Slurm itself decided that no job can start there now; it needs no repair."""
-        return self.up or self._word in ("powered off", "rebooting", "in maintenance", "not configured yet")
+        return self.up or self.word in ("powered off", "rebooting", "in maintenance", "not configured yet")
 
     @property
     def condition(self) -> str:
-        """One word for why a job can or cannot start there now, followed by Slurm's own state."""
-        return f"{self._word} ({self.state}{self.suffix})"
+        """Its word, followed by Slurm's own state."""
+        return f"{self.word} ({self.state}{self.suffix})"
 
     @property
-    def _word(self) -> str:
+    def word(self) -> str:
+        """Why a job can or cannot start there now: the first one that fits."""
+        marks, state = set(self.suffix), self.state
         words = {
-            "powered off": self.powered_down,
-            "joining": "#" in self.suffix or self.state in ("unknown", "powering_up"),
-            "rebooting": any(mark in "@^" for mark in self.suffix) or self.state.startswith("reboot"),
-            "in maintenance": "$" in self.suffix or self.state == "maint",
-            "not configured yet": self.state == "future",
-            "draining": self.state.startswith("drain"),
-            "not responding": "*" in self.suffix,
-            "down": self.state in DOWN,
-            "free": self.free,
-            "busy": self.up,
+            "powered off": marks & POWERED_DOWN_MARKS or state in POWERED_DOWN,
+            "joining": "#" in marks or state in ("unknown", "powering_up"),
+            "rebooting": marks & {"@", "^"} or state.startswith("reboot"),
+            "in maintenance": "$" in marks or state == "maint",
+            "not configured yet": state == "future",
+            "draining": state.startswith("drain"),
+            "not responding": "*" in marks,
+            "down": state in DOWN,
+            "free": state in FREE,
+            "busy": state in UP,
         }
         return next((word for word, fits in words.items() if fits), "not available")
 
@@ -120,6 +124,15 @@ def nodes(system: System, queue: str | None = None) -> tuple[SlurmNode, ...]:
     command = ["sinfo", "--noheader", "--all", "--Node", "--format=%N|%T|%P|%E"]
     shown = parse_sinfo(system.run(command, timeout=COMMAND).stdout)
     return tuple(node for node in shown if queue in (None, *node.partitions))
+
+
+def known_nodes(system: System) -> tuple[SlurmNode, ...]:
+    """Every node once, none if Slurm does not answer."""
+    try:
+        return nodes(system)
+    except PetalError as error:
+        LOG.warning("slurm: %s", error)
+        return ()
 
 
 def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import json
 import secrets
-import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from pwd import getpwnam
 from typing import Any
 
-from ..cluster.hostlist import folded, natural
+from ..cluster.hostlist import natural
 from ..cluster.slurm import (
     NOT_FREE,
     TOO_LONG,
     Partition,
     SlurmNode,
     jobs,
-    nodes,
+    known_nodes,
     partitions,
     raise_refusal,
     srun,
@@ -37,15 +35,11 @@ from ..core.text import at_most
 from ..host.log import LOG
 from ..host.system import passwd_entry
 from ..host.times import age_of, timestamp
-from ..lmod.bundle import SUFFIX
-from ..lmod.find import CHECK_NAME
 from ..state.context import Context
 from ..state.store import ClusterState
-from .launch import cancel_launch, launch_nodes, pending_queues
 from .lines import LINE_BYTES, short_line
+from .user import ordinary_user
 
-JOIN_SECONDS = 60.0  # for other nodes, after the first one is up
-UNPACK_SECONDS = 180.0  # for Lmod on a node: its converge timer repeats every 30 s
 JOBS = 32  # at the same time
 SHORT = 60  # seconds of a job if Slurm refuses a longer one
 PENDING_SECONDS = 10.0  # for a job on a node that Slurm calls free
@@ -60,84 +54,6 @@ OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobs
 SETTINGS = "or set check.partition, check.account, check.user or check.time in the configuration"
 # The first line shows that the node answers, before Python starts.
 JOB = 'echo "$2"; exec "$1" check --lines "$2"'
-
-
-def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
-    """Waits until compute nodes are up and none is joining, at most ``JOIN_SECONDS`` after the first is up.
-
-    With ``check.launch`` a node is started in each queue that has none running, and waited for as long as it may come.
-
-    Returns:
-        All nodes that are not powered down; empty if none is up within ``check.wait`` seconds.
-    """
-    limits = limits_of(ctx) if ctx.config.check.launch else {}
-    launched = launch_nodes(ctx, _in_queues(ctx, _nodes(ctx), limits))
-    deadline = time.monotonic() + ctx.config.check.wait
-    first_up: float | None = None
-    previous = ""
-    try:
-        while True:
-            known = _nodes(ctx)
-            up = [node for node in known if node.up]
-            joining = [node for node in known if node.joining]
-            pending = pending_queues(ctx, launched, _in_queues(ctx, known, limits))
-            now = time.monotonic()
-            first_up = first_up or (now if up else None)
-            if up and not pending and (not joining or now - (first_up or now) > JOIN_SECONDS):
-                return tuple(node for node in known if not node.powered_down)
-            if now >= deadline or (launched and not pending and not up and not joining):
-                return tuple(up)
-            message = f"waiting for compute nodes: {len(up)} up, {len(joining)} joining"
-            message += f", none in {folded(pending)} yet" if pending else ""
-            if message != previous:
-                ctx.note(message)
-                ctx.progress(message)
-                previous = message
-            time.sleep(min(POLL, deadline - now))
-    finally:
-        if launched:
-            cancel_launch(ctx)
-
-
-def _in_queues(ctx: Context, known: Sequence[SlurmNode], limits: Mapping[str, Partition]) -> list[SlurmNode]:
-    """The nodes that can be checked, each with the partition that is tried first."""
-    queues = ((node, queues_for(ctx, node, limits)) for node in known)
-    return [replace(node, partition=names[0]) for node, names in queues if names]
-
-
-def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
-    """Waits for nodes that started before the release to unpack its Lmod, at most ``UNPACK_SECONDS``.
-
-    Returns at once if the release carries no Lmod. The proof reports nodes that still have none.
-    """
-    if not any(ctx.paths.lmod_packs(ctx.desired_release).glob(f"*/*{SUFFIX}")):
-        return
-    deadline = time.monotonic() + UNPACK_SECONDS
-    names = {node.name for node in candidates if node.up}
-    previous = ""
-    while time.monotonic() < deadline:
-        waiting = [
-            report.node
-            for report in _own_reports(ctx).values()
-            if report.node in names
-            and any(finding.check == CHECK_NAME and finding.severity is Severity.FAIL for finding in report.findings)
-        ]
-        if not waiting:
-            return
-        message = f"waiting for {folded(waiting)} to unpack Lmod from the release"
-        if message != previous:
-            ctx.progress(message)
-            previous = message
-        time.sleep(POLL)
-
-
-def _nodes(ctx: Context) -> tuple[SlurmNode, ...]:
-    """All compute nodes, none if Slurm does not answer."""
-    try:
-        return nodes(ctx.system)
-    except PetalError as error:
-        LOG.warning("slurm: %s", error)
-        return ()
 
 
 def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ...]:
@@ -158,7 +74,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
         remedy = "correct check.partition in the configuration"
         raise ConfigError(what, why=f"it has {', '.join(limits)}", remedy=remedy, code="job-queue")
     free = [node for node in candidates if node.free]
-    own = _own_reports(ctx) if len(free) < len(candidates) else {}
+    own = own_reports(ctx) if len(free) < len(candidates) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
     reports = [_not_checked(node, own.get(node.name)) for node in candidates if not node.free]
     for report in reports:
@@ -222,7 +138,7 @@ def _prove_node(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition], 
                     reasons[queue] = refused.why
             except PetalError as error:
                 return _without_report(node, "no job could be run", str(error), *(error.remedy or ("scontrol ping",)))
-    now = next((known for known in _nodes(ctx) if known.name == node.name), node)
+    now = next((known for known in known_nodes(ctx.system) if known.name == node.name), node)
     if not now.free:
         return _not_checked(now, None)
     if not reasons:
@@ -260,7 +176,7 @@ def _run_check(
             each_second=watch.each_second,
         )
     except _Silent as silent:
-        now = () if stop.is_set() else _nodes(ctx)
+        now = () if stop.is_set() else known_nodes(ctx.system)
         known = next((known for known in now if known.name == node.name), node)
         why = f"Slurm shows it as {states([known])}"
         return _without_report(node, str(silent), why, f"scontrol show node {node.name}", f"ping -c 2 {node.name}")
@@ -329,7 +245,7 @@ class _Watch:
         return waiting[0].reason if waiting else ""
 
 
-def _own_reports(ctx: Context) -> dict[str, NodeReport]:
+def own_reports(ctx: Context) -> dict[str, NodeReport]:
     """The last reports that nodes wrote to shared storage, by node; none if storage does not answer."""
     try:
         reports = ctx.system.on_storage(ClusterState(ctx.paths).reports, ctx.paths.shared, PROBE)
@@ -337,29 +253,6 @@ def _own_reports(ctx: Context) -> dict[str, NodeReport]:
         LOG.warning("the nodes' own reports: %s", error)
         return {}
     return {report.node: report for report in reports.current}
-
-
-def ordinary_user(ctx: Context) -> str | None:
-    """The user for jobs and shells: users must be able to use the software, not only root.
-
-    Returns:
-        ``check.user``, else the cluster's default user; None if this process is not root's, or the default user does
-        not exist on this node.
-
-    Raises:
-        PetalError: ``check.user`` does not exist on this node.
-    """
-    name = ctx.config.check.user or ctx.facts.cluster.user
-    if name is None or not ctx.system.is_root():
-        return None
-    try:
-        getpwnam(name)
-    except KeyError:
-        if ctx.config.check.user:
-            what = f"check.user names {name}, who does not exist on this node"
-            raise PetalError(what, remedy=f"id {shlex.quote(name)}") from None
-        return None
-    return name
 
 
 def report_lines(report: NodeReport, nonce: str) -> list[str]:

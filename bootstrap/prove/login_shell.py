@@ -21,7 +21,7 @@ from ..host.files import text_or_empty
 from ..host.system import USERS_OUTPUT, clean_env, passwd_entry
 from ..state.context import Context
 from ..state.release import Manifest
-from .fleet import ordinary_user
+from .user import ordinary_user
 
 GONE = 300  # more than any exit code: the module loads, and a directory that it adds does not exist
 QUOTED, LINE = 5, 200  # libraries, and characters of a line of output

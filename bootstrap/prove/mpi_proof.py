@@ -14,8 +14,9 @@ from ..host.log import LOG
 from ..modules.tree import MPI
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
-from .fleet import SHORT, job_seconds, limits_of, ordinary_user, queues_for
+from .fleet import SHORT, job_seconds, limits_of, queues_for
 from .mpi_judge import Evidence, judge
+from .user import ordinary_user
 
 SECONDS = 180  # of the job; a rank ends itself after 60
 IMMEDIATE_SECONDS = 60  # the job that checked the nodes may just be ending

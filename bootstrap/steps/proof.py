@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ..cluster.slurm import find_slurm, nodes, states
+from ..cluster.slurm import find_slurm, known_nodes, nodes, states
 from ..core.errors import PetalError, ProofError
 from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.times import timestamp
-from ..prove.fleet import prove, summary_of, wait_for_lmod, wait_for_nodes
+from ..prove.fleet import prove, summary_of
+from ..prove.launch import wait_for_lmod, wait_for_nodes
 from ..prove.mpi_proof import between_nodes
 from ..state import desired
 from ..state.context import Context
@@ -44,7 +45,7 @@ class Proof(Step):
         if not any(node.up for node in candidates):
             raise ProofError(
                 "no compute node is up, so nothing could be proved",
-                why="; ".join(filter(None, (f"waited {ctx.config.check.wait} s", _slurms_reason(ctx)))),
+                why="; ".join(filter(None, (f"waited {ctx.config.check.wait} s", states(known_nodes(ctx.system))))),
                 remedy="when nodes are up: petal-node check --nodes all",
                 code="proof-no-nodes",
             )
@@ -60,14 +61,6 @@ class Proof(Step):
             problems += [f"{report.node}: has release {report.release}" for report in others]
             problems += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]
             raise ProofError(f"only {proof}", why="; ".join(problems), remedy="petal-node check --nodes all")
-
-
-def _slurms_reason(ctx: Context) -> str:
-    """The conditions of all nodes, with Slurm's reasons; empty if Slurm does not answer."""
-    try:
-        return states(nodes(ctx.system))
-    except PetalError:
-        return ""
 
 
 def _no_node_will_join(ctx: Context) -> bool:

@@ -16,7 +16,8 @@ from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import ConfigError, PetalError, ProcessFailed, UsageError
 from bootstrap.core.model import Finding, NodeReport, Severity, Status, plain
 from bootstrap.host.times import timestamp
-from bootstrap.prove import fleet
+from bootstrap.prove import fleet, launch
+from bootstrap.prove.user import ordinary_user
 from bootstrap.state.store import ClusterState, write_document
 from tests.world import World, hosts
 
@@ -36,7 +37,7 @@ def test_the_output_of_sinfo_is_parsed() -> None:
     nodes = {node.name: node for node in parse_sinfo(SINFO)}
     assert [name for name, node in nodes.items() if node.up] == ["q1-st-c5-1", "q1-st-c5-2"]
     assert [name for name, node in nodes.items() if node.powered_down] == ["q1-dy-c5-1"]
-    assert [name for name, node in nodes.items() if node.joining] == ["q1-dy-c5-2", "q1-st-c5-3"]
+    assert [name for name, node in nodes.items() if node.joining] == ["q1-dy-c5-2"]
     assert [name for name, node in nodes.items() if node.free] == ["q1-st-c5-1"]
     assert nodes["q1-st-c5-4"].reason == "disk: full | twice"
     assert (nodes["q1-st-c5-1"].partition, nodes["q1-st-c5-1"].partitions) == ("q1", ("q1", "q2"))
@@ -122,6 +123,16 @@ def test_every_state_of_a_node_has_a_word_and_only_dead_nodes_fail(
     (node,) = parse_sinfo(f"n1|{state}|q1|none\n")
     assert node.condition == f"{condition} ({state})"
     assert fleet._not_checked(node, None).findings[0].severity is severity
+
+
+@pytest.mark.parametrize(
+    ("state", "joins"),
+    [("idle*", True), ("unknown*", True), ("mixed#", True), ("idle~", True)]
+    + [(state, False) for state in ("down*", "drained*", "maint*", "future*", "idle", "down", "drained")],
+)
+def test_only_a_node_that_may_still_come_is_joining(state: str, *, joins: bool) -> None:
+    (node,) = parse_sinfo(f"q1-st-c5-1|{state}|q1|none\n")
+    assert node.joining is joins
 
 
 @pytest.mark.parametrize(
@@ -215,10 +226,10 @@ def test_account_partition_user_and_time_of_the_job_can_be_configured(tmp_path: 
     assert reports[1].findings[0].message == "not checked: not in admin (idle)"
     assert asked(world, "--account") == ["phys"]
     assert (asked(world, "--partition"), asked(world, "--time")) == (["admin"], ["1:30"])
-    assert fleet.ordinary_user(world.context) == "root"
+    assert ordinary_user(world.context) == "root"
     world.config_text = "check: {user: no-such-user}"
     with pytest.raises(PetalError, match="does not exist on this node"):
-        fleet.ordinary_user(world.context)
+        ordinary_user(world.context)
 
 
 def test_each_node_has_a_job_of_its_own_and_its_answer_is_passed_on_when_it_comes(tmp_path: Path) -> None:
@@ -277,15 +288,15 @@ def test_waiting_ends_with_the_first_node_if_no_other_node_is_joining(
     world = World(tmp_path / "head", live=True)
     answers = iter(["", "a|unknown*|q|none\nb|idle~|q|none\n", "a|idle|q|none\nb|idle~|q|none\n"])
     world.system.answers["sinfo"] = lambda _: next(answers)
-    monkeypatch.setattr(fleet, "POLL", 0)
-    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["a"]
+    monkeypatch.setattr(launch, "POLL", 0)
+    assert [node.name for node in launch.wait_for_nodes(world.context)] == ["a"]
 
 
 def test_waiting_ends_at_its_deadline_without_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "head", live=True, config_text="check: {wait: 0}")
     world.system.answers["sinfo"] = lambda _: "a|down*|q|none\n"
-    monkeypatch.setattr(fleet, "POLL", 0)
-    assert fleet.wait_for_nodes(world.context) == ()
+    monkeypatch.setattr(launch, "POLL", 0)
+    assert launch.wait_for_nodes(world.context) == ()
     assert CheckConfig().wait > 0
 
 
@@ -309,7 +320,7 @@ def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *states: str, squ
     world.system.answers |= {
         "sinfo": sinfo, "sbatch": lambda _: "12\n", "scancel": lambda _: "", "squeue": lambda _: squeue,
     }  # fmt: skip
-    monkeypatch.setattr(fleet, "POLL", 0)
+    monkeypatch.setattr(launch, "POLL", 0)
     return world
 
 
@@ -320,7 +331,7 @@ def commands(world: World, name: str) -> list[tuple[str, ...]]:
 def test_a_node_is_started_in_a_queue_without_running_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joining, up = ASLEEP.replace("q1-dy-c5-1|idle~", "q1-dy-c5-1|mixed#"), ASLEEP.replace("-1|idle~", "-1|idle")
     world = launching(tmp_path, monkeypatch, joining, joining, up)
-    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q1-dy-c5-1", "q2-st-c5-1"]
+    assert [node.name for node in launch.wait_for_nodes(world.context)] == ["q1-dy-c5-1", "q2-st-c5-1"]
     (job,) = commands(world, "sbatch")
     assert "--partition=q1" in job
     assert len(commands(world, "scancel")) == 1
@@ -333,11 +344,11 @@ def test_a_node_is_started_through_the_partition_in_which_it_will_be_checked(
     both = "a|idle~|old|none\na|idle~|q1|none\nb|idle~|other|none\n"
     limits = "old|inact|infinite\nq1|up|infinite\nother|up|infinite\n"
     world.system.answers["sinfo"] = lambda argv: both if "--Node" in argv else limits
-    fleet.wait_for_nodes(world.context)
+    launch.wait_for_nodes(world.context)
     assert [job[2] for job in commands(world, "sbatch")] == ["--partition=q1", "--partition=other"]
     world.system.commands.clear()
     world.config_text = "check: {launch: true, partition: q1, account: phys}"
-    fleet.wait_for_nodes(world.context)
+    launch.wait_for_nodes(world.context)
     (job,) = commands(world, "sbatch")
     assert {"--partition=q1", "--account=phys"} <= set(job)
 
@@ -346,7 +357,7 @@ def test_a_queue_whose_job_has_ended_without_a_node_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = launching(tmp_path, monkeypatch, squeue="12|root|0|NODE_FAIL|NodeDown\n")
-    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
+    assert [node.name for node in launch.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
 
 
 def test_a_queue_that_refuses_the_job_is_reported_without_waiting(
@@ -358,14 +369,14 @@ def test_a_queue_that_refuses_the_job_is_reported_without_waiting(
         raise ProcessFailed("sbatch ended with 1", why="partition is down")
 
     world.system.answers["sbatch"] = refuse
-    assert [node.name for node in fleet.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
+    assert [node.name for node in launch.wait_for_nodes(world.context)] == ["q2-st-c5-1"]
     assert commands(world, "scancel") == []
 
 
 def test_without_check_launch_no_node_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = launching(tmp_path, monkeypatch)
     world.config_text = "stack: none"
-    fleet.wait_for_nodes(world.context)
+    launch.wait_for_nodes(world.context)
     assert commands(world, "sbatch") == []
 
 
