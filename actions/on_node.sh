@@ -52,7 +52,6 @@ read_arguments() {
     [ -n "$sha256" ] || why='--sha256 is missing'
     [ -n "$package" ] || why='--package is missing'
     case $option in --package | --sha256 | --role) why="$option has no value" ;; esac
-    case $event in @*) why='this is a source file' usage='run make dist, and upload dist/on_node_configured.sh' ;; esac
     [ -z "$why" ] || fail hook-usage "the arguments cannot be used" "$why" "$usage"
     sha256=$(printf '%s' "$sha256" | tr 'A-F' 'a-f')
     case $sha256 in *[!0-9a-f]*) sha256=bad ;; esac
@@ -322,9 +321,17 @@ run_archive() {
     exit "$code"
 }
 
+# @IS_TRUSTED@: make dist puts the function of bootstrap/archive/header.sh here
+
 # sudo -E keeps a user's variables. Nothing is written below such a prefix, not even the log.
-if [ -n "$prefix" ] && [ "$(id -u)" -eq 0 ] && [ "$(stat -c %u "$prefix" 2>/dev/null || echo 0)" != 0 ]; then
-    note "PETAL_PREFIX=$prefix is not used by root, because it does not belong to root. Remedy: unset PETAL_PREFIX" >&2
+problem=''
+case $event in
+@*) problem='this is a source file. Remedy: run make dist, and upload dist/on_node_configured.sh' ;;
+*) [ -z "$prefix" ] || is_trusted "$prefix" ||
+    problem="PETAL_PREFIX=$prefix is not used by root: the path is missing, or other users could change it. Remedy: unset PETAL_PREFIX" ;;
+esac
+if [ -n "$problem" ]; then
+    note "$problem" >&2
     case " $* " in *' --strict '*) exit 1 ;; esac
     exit 0
 fi

@@ -183,11 +183,13 @@ def zipped(start: bytes, members: Mapping[str, bytes]) -> bytes:
 
 
 def hook(actions: Path, event: str) -> bytes:
-    """The hook script of one event."""
+    """The hook script of one event. It has the rule of the archive for the paths that root uses."""
     script = (actions / "on_node.sh").read_text(encoding="ascii")
-    if script.count("@EVENT@") != 1:
-        raise BuildError("actions/on_node.sh must contain @EVENT@ once")
-    return script.replace("@EVENT@", event).encode("ascii")
+    rule = re.search(r"(?ms)^is_trusted\(\) \(\n.*?^\)\n", (HERE / "header.sh").read_text(encoding="ascii"))
+    parts = re.split(r"(?m)@EVENT@|^# @IS_TRUSTED@.*\n", script)
+    if len(parts) != 3 or not rule:
+        raise BuildError("actions/on_node.sh must contain @EVENT@ and @IS_TRUSTED@ once, and header.sh is_trusted")
+    return f"{parts[0]}{event}{parts[1]}{rule[0]}{parts[2]}".encode("ascii")
 
 
 def write(path: Path, data: bytes) -> None:

@@ -46,27 +46,33 @@ become() {
     exec "$python" -I -S -X utf8 -c "$boot" "$self" "$@"
 }
 
-# Refuses a path ($2) in a variable ($1) of root's environment that other users could change: sudo -E keeps a user's
-# variables.
-refuse_changeable() (
+# True if root alone can change a path. `make dist` copies this function into the hook scripts.
+is_trusted() (
     PATH=/usr/bin:/bin
     [ "$(id -u)" -eq 0 ] || exit 0
-    path=$(readlink -f -- "$2" 2>/dev/null) || path=
+    path=$(readlink -f -- "$1" 2>/dev/null) || path=
     sticky='' # allowed above the path, as /tmp is, not for the path itself, in which users could make files
     # shellcheck disable=SC2086  # two words
     while [ -n "$path" ] && [ -n "$(find "$path" -prune -user 0 \( ! -perm -020 ! -perm -002 $sticky \))" ]; do
         [ "$path" != / ] || exit 0
         path=${path%/*} path=${path:-/} sticky='-o -perm -1000'
     done
+    exit 1
+)
+
+# Refuses a path ($2) in a variable ($1) of root's environment that other users could change: sudo -E keeps a user's
+# variables.
+refuse_changeable() {
+    is_trusted "$2" && return
     echo "petal-node: $1=$2 is not used by root: the path is missing, or other users could change it" >&2
     echo "remedy: unset $1" >&2
     exit 69
-)
+}
 
 # The interpreter in PETAL_PYTHON is used or refused, never ignored.
 become_chosen() {
     PETAL_PYTHON=$(command -v -- "$PETAL_PYTHON" || echo "$PETAL_PYTHON")
-    refuse_changeable PETAL_PYTHON "$PETAL_PYTHON" || exit 69
+    refuse_changeable PETAL_PYTHON "$PETAL_PYTHON"
     if ! "$PETAL_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 9))' </dev/null >/dev/null 2>&1; then
         echo "petal-node: PETAL_PYTHON=$PETAL_PYTHON is not a Python >= 3.9" >&2
         echo "remedy: unset PETAL_PYTHON, or set it to the path of one" >&2
@@ -114,7 +120,7 @@ find_self
 title "$@"
 case ${PETAL_TRIED-} in "$$":*) ;; *) PETAL_TRIED=$$ ;; esac
 prefix=${PETAL_PREFIX-}
-[ -z "$prefix" ] || refuse_changeable PETAL_PREFIX "$prefix" || exit 69
+[ -z "$prefix" ] || refuse_changeable PETAL_PREFIX "$prefix"
 [ -z "${PETAL_PYTHON-}" ] || become_chosen "$@"
 become "$prefix/usr/bin/python3" "$@"
 become_named "$@"

@@ -88,6 +88,7 @@ def test_wrong_arguments_are_a_usage_error_without_secrets(hook, arguments, why)
 def test_with_strict_every_failure_of_the_hook_exits_1(hook, tmp_path):
     failed(hook, hook.run("--strict"), "hook-usage", exit_code=1)
     hook.prefix = tmp_path / "other"
+    hook.prefix.mkdir()
     failed(hook, hook.fetch(f"file://{tmp_path}/none", "--strict"), "fetch-missing", exit_code=1)
 
 
@@ -128,7 +129,16 @@ def test_a_terminated_hook_leaves_no_partial_file(hook, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the test gives a directory to another user, which needs root")
-def test_root_uses_no_prefix_of_a_user(hook):
-    os.chown(hook.prefix, 65534, 65534)
-    ran = hook.fetch(hook.archive.as_uri(), "--strict")
-    assert (ran.code, "is not used by root" in ran.err, list(hook.prefix.rglob("opt"))) == (1, True, [])
+@pytest.mark.parametrize("theirs", ["the path", "the directory above it", "sticky"])
+def test_root_uses_no_prefix_that_a_user_could_change(hook, tmp_path, theirs):
+    hook.prefix, log, victim = tmp_path / "theirs/node", tmp_path / "theirs/node/var/log", tmp_path / "victim"
+    log.mkdir(parents=True)
+    (log / "petal-node.log").symlink_to(victim)
+    if theirs == "sticky":
+        hook.prefix.chmod(0o1777)
+    else:
+        os.chown(hook.prefix if theirs == "the path" else hook.prefix.parent, 65534, 65534)
+    for arguments in (hook.arguments(hook.archive.as_uri(), "--strict"), ["--strict"]):  # the second has an error
+        ran = hook.run(*arguments)
+        assert (ran.code, "is not used by root" in ran.err, list(hook.prefix.rglob("opt"))) == (1, True, [])
+    assert not victim.exists()
