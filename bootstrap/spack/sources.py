@@ -118,14 +118,15 @@ def _mirror(ctx: Context, name: str, mirror: Mirror) -> str:
         problem = MirrorReader(name, mirror, layout, ctx.facts.cluster.region, ctx.paths.scratch).problem()
         if problem and NO_BUCKET in problem.why:
             raise problem
-        return str(problem or "has packages")
-    if path is None:
+        if problem:
+            return str(problem)
+    if mirror.sources and path is None:
         try:
             look_at(ctx.source_of(Origin(mirror.uri("_source-cache/archive"))))
         except FetchError as error:
             if error.code not in ("fetch-missing", "fetch-forbidden", "fetch-refused") or NO_BUCKET in error.why:
                 raise
-    return "answers"
+    return "has packages" if mirror.binaries and not mirror.push else "answers"
 
 
 def _queue(ctx: Context, queue: str) -> str:

@@ -165,15 +165,17 @@ def test_a_mirror_without_a_bucket_is_refused_and_an_empty_one_is_named(
         "    gone: {url: 's3://no-such-bucket/cache', signed: false, keys: []}\n"
         f"    sources: {tmp_path}/none\n"
         "    silent: https://127.0.0.1:9/m\n"
+        "    mine: {url: 's3://petal/mine', signed: false, push: true}\n"
     )
     report = planned(tmp_path, with_sources(tmp_path, more=mirrors))["spack"]
     assert report.outcome is Outcome.BLOCKED
     lines = {line.partition(": ")[0]: line for line in report.reason.splitlines()}
-    assert "2 of its 6 inputs cannot be used" in report.reason
+    assert "2 of its 7 inputs cannot be used" in report.reason
     assert "there is no build cache" in lines["petal.yaml:7"]
     assert "NoSuchBucket" in lines["petal.yaml:8"]
     assert "none is not a directory" in lines["petal.yaml:9"]
     assert "not checked" in lines["petal.yaml:10"]
+    assert lines["petal.yaml:11"].endswith("spack.mirrors.mine.url: answers"), "it has no packages yet"
 
 
 def test_fitting_sources_are_named_in_the_plan(tmp_path: Path) -> None:
