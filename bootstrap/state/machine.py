@@ -18,8 +18,9 @@ from ..host.locks import open_private
 from ..host.log import LOG
 from .store import read_as, write_document
 
-# cloud-init writes the first one; on Nitro instances the firmware has the id too (AWS: "Detect whether a host is EC2").
-INSTANCE = ("/var/lib/cloud/data/instance-id", "/sys/devices/virtual/dmi/id/board_asset_tag")
+# The firmware of Nitro instances has the id (AWS: "Detect whether a host is EC2"). The file of cloud-init is the one of
+# the image until cloud-init runs.
+INSTANCE = ("/sys/devices/virtual/dmi/id/board_asset_tag", "/var/lib/cloud/data/instance-id")
 MEMORY = ("request.json", "storage.json", "report.json", "environment", "environment-typed", "runs")
 
 
@@ -33,6 +34,9 @@ class Machine:
     @classmethod
     def here(cls, paths: Paths) -> Machine:
         return cls(next(_instances(paths), None), _stack(text_or_empty(paths.at("/etc/chef/dna.json"))))
+
+    def __str__(self) -> str:
+        return f"instance {self.instance or 'unknown'} of {self.stack or 'an unknown cluster'}"
 
     def differs(self, other: Machine) -> bool:
         """True if an id is known on both sides and not the same."""

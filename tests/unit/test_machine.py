@@ -12,7 +12,7 @@ from bootstrap.core.paths import Paths
 from bootstrap.state.machine import INSTANCE, MEMORY, Machine, forget_other_machine
 from bootstrap.state.store import KnownStorage
 
-CLOUD, DMI = INSTANCE
+DMI, CLOUD = INSTANCE
 DNA = "/etc/chef/dna.json"
 
 
@@ -53,6 +53,20 @@ def test_another_instance_or_cluster_has_another_memory(name: str, first: str, s
     write(paths, name, second)
     assert not remembers(paths)
     assert remembers(paths)
+
+
+def test_the_id_in_the_file_of_the_image_does_not_hide_the_one_of_the_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """cloud-init has not replaced its file yet."""
+    paths = Paths(tmp_path)
+    for name in (CLOUD, DMI):
+        write(paths, name, "i-0123456789abcdef0\n")
+    write(paths, DNA, stack("arn:a/0a1b"))
+    assert remembers(paths)
+    write(paths, DMI, "i-0fedcba9876543210\n")
+    assert not remembers(paths)
+    assert "the memory of instance i-0123456789abcdef0 of arn:a/0a1b is removed" in caplog.text
 
 
 def test_ids_that_become_known_later_or_are_unreadable_do_not_count(tmp_path: Path) -> None:
