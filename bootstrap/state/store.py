@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -239,15 +240,17 @@ class ClusterState:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         opened = Path(f"/proc/self/fd/{descriptor}")  # each path below it is one look-up on the server instead of six
 
-        def read(name: str) -> NodeReport | tuple[float, StateError] | None:
+        def read(name: str) -> NodeReport | tuple[float, StateError | OSError] | None:
             """The report, or the time and the error of one that cannot be read; None if it is late or was removed."""
             if time.monotonic() > deadline:
                 return None
             path = opened / name
             try:
                 return read_as(path, NodeReport)
-            except StateError as error:
-                return now - age_of_file(path), error
+            except (StateError, OSError) as error:
+                with suppress(OSError):
+                    return now - age_of_file(path), error
+                return now, error
 
         try:
             with ThreadPoolExecutor(READERS) as pool:
@@ -259,11 +262,11 @@ class ClusterState:
             if report is None:
                 continue
             written = report[0] if isinstance(report, tuple) else seconds_of(report.time) or 0.0
-            if now - written > EXPIRY:
+            if abs(now - written) > EXPIRY:  # the clock of its node may have been ahead
                 expired.append(path)
             elif isinstance(report, NodeReport):
                 current.append(report)
-            elif report[1].code == "state-corrupt":
+            elif isinstance(report[1], StateError) and report[1].code == "state-corrupt":
                 damaged.append(path)
         unread = len(found) - len(current) - len(expired)
         return Reports(tuple(current), tuple(expired), tuple(damaged), unread)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bootstrap.core.deadlines import EXPIRY
 from bootstrap.core.model import Finding, NodeReport, Severity, plain
 from bootstrap.host.files import scan
 from bootstrap.host.times import timestamp
@@ -24,11 +26,13 @@ def head(tmp_path: Path) -> Iterator[World]:
     """A head node whose storage has the reports of many nodes, served slowly."""
     world = World(tmp_path / "head")
     passed = (Finding("storage", Severity.OK, "mounted"),)
+    times = {6: timestamp(time.time() + 2 * EXPIRY), 7: timestamp(0)}
     for number in range(NODES):
         name = f"q1-dy-c5-{number}"
-        report = NodeReport(name, "compute", timestamp(0 if number == 7 else None), "r1", passed)
+        report = NodeReport(name, "compute", times.get(number, timestamp()), "r1", passed)
         write_document(world.paths.state / "nodes" / f"{name}.json", plain(report))
     (world.paths.state / "nodes" / "q1-dy-c5-9.json").write_text("{")
+    (world.paths.state / "nodes" / "q1-dy-c5-8.json").write_text("EIO")
     shared, backing = world.paths.shared_mount, tmp_path / "backing"
     shared.rename(backing)
     shared.mkdir()
@@ -39,8 +43,8 @@ def head(tmp_path: Path) -> Iterator[World]:
 def test_reports_that_are_late_or_damaged_are_counted(head: World) -> None:
     shared = ClusterState(head.paths)
     reports = shared.reports(30)
-    assert (len(reports.current), reports.unread) == (NODES - 2, 1)
-    assert [path.name for path in reports.expired] == ["q1-dy-c5-7.json"]
+    assert (len(reports.current), reports.unread) == (NODES - 4, 2)
+    assert [path.name for path in reports.expired] == ["q1-dy-c5-6.json", "q1-dy-c5-7.json"]
     assert [path.name for path in reports.damaged] == ["q1-dy-c5-9.json"]
     late = shared.reports(0.01)
     assert late.unread > 1

@@ -6,7 +6,7 @@ badfs.py dead MOUNT            accepts requests and never answers: SIGKILL does 
 badfs.py squash MOUNT BACKING  shows BACKING, and maps root to user 65534, like an export with root_squash
 badfs.py nolock MOUNT BACKING  shows BACKING without locks, like Lustre without flock
 badfs.py slow MOUNT BACKING    shows BACKING, and takes 1 ms for each operation, 16 at a time; the kernel
-                               caches nothing
+                               caches nothing; a file that begins with EIO cannot be read
 
 BADFS_USER in the environment is the user who has mounted it (default: 0, root).
 
@@ -220,6 +220,12 @@ class Slow(Tree):
             raise OSError(errno.ENOSYS, "not implemented")
         with self._lock:
             return operation(node, body)
+
+    def _read(self, node: int, body: bytes) -> bytes:
+        data = super()._read(node, body)
+        if data.startswith(b"EIO"):
+            raise OSError(errno.EIO, "a bad block")
+        return data
 
 
 def serve(device: int, tree: Tree | None) -> None:
