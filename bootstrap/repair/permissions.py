@@ -10,6 +10,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from ..steps.mount import HiddenMounts, MountStorage
 
 SHOWN = 3
 BUDGET = 100.0  # seconds of one scan, before the check's own deadline
+ACLS = 50  # paths whose directories are asked for their ACL: it is a cause of many of them, and each look takes time
 WRITABLE = 0o022
 YES = "petal-node repair --yes    # runs chmod go-w; only if you know that no other user has written to them"
 UNTOUCHED = "only if you know that no other user has written to them; otherwise remove them"
@@ -69,7 +71,8 @@ class StorageScan(Step):
             return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used")
         paths = _insecure(scanned)
         finding = self.judge(ctx, paths)
-        parents = dict.fromkeys(os.path.dirname(one.path) for one in paths if not one.is_foreign)  # noqa: PTH120
+        own = (one for one in paths if not one.is_foreign)
+        parents = dict.fromkeys(os.path.dirname(one.path) for one in islice(own, ACLS))  # noqa: PTH120
         acl = ctx.system.on_storage(lambda: next(filter(has_default_acl, parents), None), ctx.paths.shared, SCAN)
         if acl is not None and not finding.holds:
             why = f"{acl} has a default ACL that lets others write to new files, so each install makes more of them"

@@ -76,6 +76,19 @@ def test_a_default_acl_is_named_as_the_cause_of_modes(head: World) -> None:
     assert problem.remedy.startswith("setfacl -k ")
 
 
+def test_few_directories_are_asked_for_their_acl(head: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ACL is a cause of many wrong modes, and each look may take a round trip to the server."""
+    asked: list[str] = []
+    monkeypatch.setattr(permissions, "has_default_acl", asked.append)
+    for number in range(2 * permissions.ACLS):
+        path = head.paths.shared_root / str(number) / "file"
+        path.parent.mkdir(parents=True)
+        path.touch(0o666)
+        path.chmod(0o666)
+    assert not Ownership().probe(head.context).holds
+    assert len(asked) == permissions.ACLS
+
+
 def yes(world: World) -> Context:
     return typed(world.context, yes=True)
 
