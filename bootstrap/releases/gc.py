@@ -136,9 +136,9 @@ def _reasons(
 
 def current_since(entries: Sequence[Published], seconds: float) -> set[str] | None:
     """The releases that were current at a time, in seconds since the epoch, or later; None if that is not recorded."""
-    time = timestamp(seconds)
-    before = [entry.release for entry in entries if entry.time < time]
-    return {before[-1], *(entry.release for entry in entries if entry.time >= time)} if before else None
+    moment = timestamp(seconds)
+    before = [entry.release for entry in entries if entry.time < moment]
+    return {before[-1], *(entry.release for entry in entries if entry.time >= moment)} if before else None
 
 
 def _kept(releases: Sequence[ReleaseInfo], keep: Mapping[str, str], desired: DesiredState | None) -> list[ReleaseInfo]:
