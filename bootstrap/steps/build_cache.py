@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from ..config.model import Mirror
-from ..core.errors import PetalError
+from ..core.errors import CacheError, FetchError, PetalError
 from ..core.model import Finding, accepted, change, elsewhere, satisfied
 from ..core.text import at_most
+from ..host.atomic import scratch_dir
 from ..host.log import LOG
 from ..spack import database
 from ..spack.cache.keys import require_signer
@@ -18,7 +20,7 @@ from ..spack.solve import with_lockfile
 from ..spack.workspace import lockfile_of, release_specs, store_of
 from ..state.context import Context
 from ..state.store import failure_of, save_failure
-from .base import ClusterStep, Run
+from .base import ClusterStep, Question, Run
 from .publish import Publish
 
 SHOWN = 8
@@ -54,10 +56,14 @@ class BuildCache(ClusterStep):
             "".join((f"the {len(built)} packages that were built here are in {', '.join(mirrors)}", *replaced))
         )
 
-    def require_input(self, ctx: Context) -> None:
-        for name, mirror in _mirrors(ctx).items():
-            if mirror.signed:
-                require_signer(ctx.system, ctx.paths.scratch / "signer", name, mirror, ctx.facts.cluster.region)
+    def inputs(self, ctx: Context) -> Mapping[str, Question]:
+        """Whether each signing key can sign now."""
+        return {
+            f"spack.mirrors.{name}.signing_key": partial(_signer, ctx, name, mirror)
+            for name, mirror in _mirrors(ctx).items()
+            if mirror.signing_key
+            and not any(ctx.is_mounted_later(origin.source) for origin in (mirror.signing_key, *mirror.keys))
+        }
 
     def apply(self, ctx: Context) -> None:
         work, built = ctx.paths.work(ctx.desired_release), {spec.hash for spec in _built(ctx)}
@@ -74,6 +80,17 @@ class BuildCache(ClusterStep):
                 save_failure(work / FAILURE, ctx.run_id, error)
                 continue
             record.with_pushed(mirror, pushed).save(work)
+
+
+def _signer(ctx: Context, name: str, mirror: Mirror) -> str:
+    try:
+        directory = scratch_dir(ctx.paths.scratch) / f"signer-{name}"
+        require_signer(ctx.system, directory, name, mirror, ctx.facts.cluster.region)
+    except CacheError as error:
+        if isinstance(error.__cause__, FetchError):  # its code says whether it is a mistake
+            raise error.__cause__ from None
+        raise
+    return "it can sign"
 
 
 def _push(

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ import pytest
 
 from bootstrap.config.model import Mirror, Origin
 from bootstrap.core.errors import CacheError, FetchError, ProcessTimeout
+from bootstrap.core.model import Outcome
+from bootstrap.engine.converge import plan
 from bootstrap.host.files import sha256_of
 from bootstrap.host.system import Completed, System
 from bootstrap.remote.fetch import exists, require_writable, upload
@@ -31,8 +34,10 @@ from bootstrap.spack.cache.push import Push
 from bootstrap.spack.cache.record import CacheRecord, key_of
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
+from bootstrap.steps.build_cache import BuildCache
 from tests.gpg import Key, made_key
 from tests.real.server import Handler, always, answer, made_certificate, serving
+from tests.world import World, services
 
 SYSTEM = "linux-debian12-x86_64_v3"
 V3, V2 = FAMILIES["1.1"].cache_layout, FAMILIES["0.23"].cache_layout
@@ -615,6 +620,27 @@ def test_an_expired_signing_key_is_named_with_its_day_before_anything_is_packed(
     assert caught.value.code == "cache-key"
     assert not list((tmp_path / "scratch").iterdir())
     assert run_remedy(caught.value.remedy[0], expired, tmp_path).startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
+
+
+def test_a_plan_names_the_line_of_an_expired_signing_key(cache: Path, key: Key, expired: Key, tmp_path: Path) -> None:
+    lines = [
+        "stack: none",
+        "spack:",
+        "  source: /spack",
+        "  recipes: {source: /recipes}",
+        "  specs: [zlib]",
+        "  mirrors:",
+    ]
+    for name, signer in (("good", key), ("old", expired)):
+        options = f"push: true, keys: [{{source: {signer.public}}}], signing_key: {{source: {signer.secret}}}"
+        lines.append(f"    {name}: {{url: {cache}, {options}}}")
+    world = World(tmp_path / "head", config_text="\n".join(lines))
+    ctx = replace(world.context, services=services(System(), world.tool))
+    (report,) = plan([BuildCache()], ctx)
+    assert report.outcome is Outcome.BLOCKED
+    assert "spack.mirrors.good.signing_key: it can sign" in report.reason
+    assert re.search(r"\.old\.signing_key: the signing key [0-9A-F]{16} expired on 2026-06-01", report.reason)
+    assert not list(ctx.paths.scratch.iterdir())
 
 
 def test_an_entry_whose_key_expired_names_the_day_and_its_extended_key_is_accepted(
