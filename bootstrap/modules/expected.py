@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 
 from ..core.errors import ModulesError, PetalError, did_you_mean
 from ..lmod.find import tcl_modulepath
@@ -39,9 +40,15 @@ def questions(ctx: Context) -> dict[str, Callable[[], str]]:
     others = {f"check.load[{number}]": entry for number, entry in enumerate(config.check.load)}
     for number, package in enumerate(config.packages):
         others |= {f"packages[{number}].requires[{index}]": entry for index, entry in enumerate(package.requires)}
-    expected = _expected(ctx) if own or others else None
-    asked = {key: partial(_check, ctx, expected, entry, ()) for key, entry in own.items()}
-    asked |= {key: partial(_check, ctx, expected, entry, places) for key, entry in others.items()}
+    expected, lock = cache(partial(_expected, ctx)), Lock()  # in a question, because it may fetch a lockfile
+
+    def check(entry: str, places: tuple[Path, ...]) -> str:
+        with lock:  # questions are asked at the same time
+            known = expected()
+        return _check(ctx, known, entry, places)
+
+    asked = {key: partial(check, entry, ()) for key, entry in own.items()}
+    asked |= {key: partial(check, entry, places) for key, entry in others.items()}
     present = [(number, path) for number, path in enumerate(config.modules.paths) if not ctx.is_mounted_later(path)]
     return {**asked, **{f"modules.paths[{number}]": partial(check_path, ctx, path) for number, path in present}}
 
@@ -78,9 +85,8 @@ def _expected(ctx: Context) -> Expected:
     return Expected(frozenset(names), {}, complete=True)
 
 
-def _check(ctx: Context, expected: Expected | None, entry: str, places: tuple[Path, ...]) -> str:
+def _check(ctx: Context, expected: Expected, entry: str, places: tuple[Path, ...]) -> str:
     """An empty string, or a note if only the solver knows; ``places`` are directories of other modulefiles."""
-    assert expected is not None
     name, _, version = entry.partition("/")
     if entry in expected.names or any(
         (place / entry).exists() or (place / f"{entry}.lua").exists() for place in places

@@ -18,6 +18,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine import inputs
 from bootstrap.host import deadline
 from bootstrap.host.files import sha256_of
+from bootstrap.modules import expected
 from bootstrap.remote.fetch import Source
 from bootstrap.remote.look import look_at
 from bootstrap.steps.module_tree import ModuleTree
@@ -215,6 +216,22 @@ def test_names_of_modules_that_the_stack_cannot_have_are_refused(tmp_path: Path)
     assert report.reason.count("\n") == 4, report.reason
     alone = planned(tmp_path, f"stack: none\n{more}{packages}".replace("[site/1, zlib/1.3.1, other]", "[toool]"))
     assert "check.load[0]: the release will have no module toool: did you mean 'tool'?" in alone["module-tree"].reason
+
+
+def test_modules_are_checked_also_if_the_lockfile_of_the_stack_takes_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once for all entries, and in the time of the answers."""
+
+    def late(_: object) -> None:
+        time.sleep(0.6)
+
+    monkeypatch.setattr(expected, "stack_lockfile", late)
+    monkeypatch.setattr(inputs, "PROBE", 0.5)
+    monkeypatch.setattr(inputs, "SECONDS", 1.7)
+    more = "modules:\n  defaults: [zlib/1.2]\ncheck:\n  load: [zlib/1.4, zlib/1.5]\n"
+    report = planned(tmp_path, with_sources(tmp_path, more=more))["module-tree"]
+    assert report.reason.count("the release will have no module zlib/1.") == 3, report.reason
 
 
 def test_a_queue_that_cannot_build_and_sources_that_it_does_not_see_are_refused(tmp_path: Path) -> None:
