@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Spack puts the user's name into the path of every stage (stage.py: _resolve_paths). Builds fail below a backslash, as
@@ -29,4 +30,5 @@ cache = os.environ.get("SPACK_USER_CACHE_PATH")
 sys.dont_write_bytecode = not cache
 sys.pycache_prefix = str(Path(cache, "pycache")) if cache else None
 # Without a directory for the user's configuration, 1.1 would write to its own tree (config.py: _scope, optional).
-Path(os.environ.get("SPACK_USER_CONFIG_PATH") or "~/.spack").expanduser().mkdir(parents=True, exist_ok=True)
+with suppress(OSError):  # the home directory is missing or full: Spack reports that if it has to write there
+    Path(os.environ.get("SPACK_USER_CONFIG_PATH") or "~/.spack").expanduser().mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,13 @@ class Cluster:
         return self.home / "spack" / SPACK_VERSIONS[self.version]
 
     def types(
-        self, script: str, *, shell: str = "bash", user: str = USER, become: Sequence[str] = ()
+        self,
+        script: str,
+        *,
+        shell: str = "bash",
+        user: str = USER,
+        become: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run commands in a new shell after ``module load spack``."""
         lmod = lmod_of_this_machine()
@@ -80,7 +86,8 @@ class Cluster:
         argv = [shell, OPTION[shell], "-c", "\n".join(lines)]
         if user != "root" and not become:
             become = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
-        return subprocess.run([*become, *argv], env=env, cwd=self.home, capture_output=True, text=True, check=False)
+        argv, folder = [*become, *argv], folder or self.home
+        return subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, check=False)
 
     def run(self, script: str, **how: Any) -> str:
         done = self.types(script, **how)
@@ -212,6 +219,14 @@ def test_a_missing_site_store_is_reported_instead_of_rebuilt(cluster: Cluster) -
     words = " ".join(done.stderr.split())
     assert f"{index} is missing" in words
     assert "petal-node check" in words
+
+
+def test_a_user_without_a_home_gets_spacks_own_error_only(cluster: Cluster) -> None:
+    """The account of a service, or a home directory that is full."""
+    home = cluster.prefix.parent / "absent"
+    done = replace(cluster, home=home).types("spack find probe@2", folder=Path("/"))
+    assert done.returncode != 0
+    assert done.stderr == f"==> Error: [Errno 13] Permission denied: '{home}'\n"
 
 
 @pytest.mark.parametrize("name", ["", "CORP\\A Smith"], ids=["no entry in passwd", "domain"])
