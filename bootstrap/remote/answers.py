@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import unescape
 from typing import Any, NamedTuple
@@ -26,59 +26,113 @@ REGION_CODES = re.compile(
     r"AuthorizationHeaderMalformed|PermanentRedirect|TemporaryRedirect|IllegalLocationConstraint|IncorrectEndpoint"
 )
 
+FORBIDDEN = (401, 403)
+NAMES = re.compile(r'"[^"]*"|arn:\S+')  # of objects and roles in a message: these may have any word
+
 
 class _Kind(NamedTuple):
-    """A refusal with words of its own: a pattern of ``CODE: MESSAGE``, the error's code, sentence and remedy."""
+    """Refusals of one kind: the condition, the error's code, sentence and remedy, and words to add to the reason."""
 
-    pattern: str
+    matches: Callable[[Refusal], Any]
     code: str
     what: str
     remedy: tuple[str, ...]
+    why: str = ""
+    may_be_missing: bool = False  # the server answers so for a missing object too
+
+
+def _s3(pattern: str) -> Callable[[Refusal], Any]:
+    """The condition that ``CODE: MESSAGE`` of S3, without the names in it, has a pattern."""
+    return lambda refusal: refusal.region and re.search(pattern, NAMES.sub("", refusal.words))
 
 
 _KINDS = (
     _Kind(
-        r"VPC endpoint policy",
+        _s3(r"VPC endpoint policy"),
         "fetch-forbidden",
         "the policy of a VPC endpoint does not let this node use {uri}",
         ("allow {action} on it in the policy of that endpoint: aws ec2 describe-vpc-endpoints --region {region}",),
     ),
     _Kind(
-        r"^KMS\.|kms:[A-Z]|AWS ?KMS|KMS key",
+        _s3(r"^KMS\.|perform: kms:|AWS ?KMS|KMS key"),
         "fetch-forbidden",
         "{uri} is encrypted with a KMS key that this node may not use",
         ("allow kms:Decrypt on the key, to write also kms:GenerateDataKey: in the role's policy and in the key's",),
     ),
     _Kind(
-        r"RequestTimeTooSkewed|RequestExpired|Request has expired|Signature (?:expired|not yet)",
+        _s3(r"RequestTimeTooSkewed|RequestExpired|Request has expired|Signature (?:expired|not yet)"),
         "fetch-refused",
         "the clock of this node differs from the clock of S3, so {uri} could not be {verb}",
         ("timedatectl", "chronyc makestep    # or correct the time source: 169.254.169.123 on EC2"),
     ),
     _Kind(
-        r"InvalidObjectState",
+        _s3(r"InvalidObjectState"),
         "fetch-refused",
         "{uri} is archived, and S3 reads it only after it was restored",
         ("aws s3api restore-object --bucket {bucket} --key {key} --restore-request {restore}",),
     ),
     _Kind(
-        r"(?i)requester.?pays",
+        _s3(r"(?i)requester.?pays"),
         "fetch-refused",
-        "{uri} is in a bucket whose readers pay, which petal-node does not do",
+        "{uri} is in a bucket whose readers pay, and petal-node does not pay for requests",
         ("copy it into a bucket of yours: aws s3 cp --request-payer requester {source} s3://BUCKET/KEY",),
     ),
     _Kind(
-        r"explicit deny",
+        _s3(r"explicit deny"),
         "fetch-forbidden",
         "a policy denies this node the use of {uri}",
         ("correct that Deny statement: it counts more than the rights of the role",),
     ),
     _Kind(
-        r"NoSuchBucket|InvalidBucketName|NoSuchAccessPoint",
+        _s3(r"NoSuchBucket|InvalidBucketName|NoSuchAccessPoint"),
         "fetch-missing",
         "the bucket of {uri} does not exist",
         ("correct the URI, or create the bucket: aws s3api head-bucket --bucket {bucket}",),
     ),
+    _Kind(
+        lambda refusal: refusal.signed and refusal.refuses_credentials,
+        "fetch-no-credentials",
+        "S3 does not accept the credentials of this node for {uri}",
+        ("aws sts get-caller-identity", "AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN are used before the role"),
+    ),
+    _Kind(
+        lambda refusal: (
+            refusal.region and not refusal.signed and (refusal.refuses_credentials or refusal.status in FORBIDDEN)
+        ),
+        "fetch-no-credentials",
+        "{uri} cannot be {verb} without credentials",
+        (
+            "curl -sS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token",
+            "give the instance a role; on head and login nodes only root can use the metadata service",
+        ),
+        "; neither the environment nor the instance metadata service has credentials{service}",
+    ),
+    _Kind(
+        lambda refusal: refusal.region and (REGION_CODES.search(refusal.code) or refusal.status in (301, 307)),
+        "fetch-region",
+        "{uri} is not in the region {region}",
+        ("{right_region}", "{look_up}"),
+    ),
+    _Kind(
+        lambda refusal: refusal.region and refusal.status in FORBIDDEN,
+        "fetch-forbidden",
+        "{uri} may not be {verb} by this node",
+        ("{look_up}", "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies"),
+        "; S3 also answers 403 for a missing key if the role lacks s3:ListBucket",
+        may_be_missing=True,
+    ),
+    _Kind(
+        lambda refusal: refusal.status in FORBIDDEN,
+        "fetch-forbidden",
+        "{uri} may not be {verb} by this node",
+        (
+            "{look_up}",
+            "petal-node sends no credentials over https://; use s3:// for an object that the role may read",
+        ),
+        may_be_missing=True,
+    ),
+    _Kind(lambda refusal: refusal.status in (404, 410), "fetch-missing", "{uri} does not exist", ("{look_up}",)),
+    _Kind(lambda _: True, "fetch-refused", "the server does not let this node use {uri}", ("{look_up}",)),
 )
 
 
@@ -136,89 +190,44 @@ class Refusal(Exception):
             name = next((entry for entry in named if entry != self.region), "")
         return name if s3.REGION.fullmatch(name) and name != self.region else ""
 
+    @property
+    def words(self) -> str:
+        """S3's code and message."""
+        return f"{self.code}: {element(self.text, 'Message')}"
+
+    @property
+    def kind(self) -> _Kind:
+        """The first kind whose condition it meets."""
+        return next(kind for kind in _KINDS if kind.matches(self))
+
     def error(self) -> FetchError:
         """The error with its remedy."""
-        if not self.region:
-            return self._of_https()
-        words = f"{self.code}: {element(self.text, 'Message')}"
-        where = s3.parse(self.uri)
-        action = re.search(r"perform: ([\w:]+)", words)
+        kind, where = self.kind, s3.parse(self.uri) if self.region else s3.Object("", "")
+        action = re.search(r"perform: ([\w:]+)", self.words)
         tier = element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
+        name = self.right_region
         values = {
             "uri": self.uri,
             "source": shlex.quote(self.uri),
+            "look_up": look_up(self.uri),
             "verb": self.verb,
             "region": self.region,
+            "right_region": f"set AWS_REGION={name}" if name else "check AWS_REGION and AWS_ENDPOINT_URL",
             "bucket": shlex.quote(where.bucket),
             "key": shlex.quote(where.key),
             "action": action[1] if action else "s3:GetObject",
             "restore": "'{}'" if tier else "Days=7",
+            "service": f" ({problem()})" if problem() else "",
         }
-        for kind in _KINDS:
-            if re.search(kind.pattern, words):
-                remedy = [line.format(**values) for line in kind.remedy]
-                return FetchError(kind.what.format(**values), why=self.why, remedy=remedy, code=kind.code)
-        if self.refuses_credentials or (self.status in (401, 403) and not self.signed):
-            return self._without_credentials()
-        if REGION_CODES.search(self.code) or self.status in (301, 307):
-            what, name = f"{self.uri} is not in the region {self.region}", self.right_region
-            remedy = [f"set AWS_REGION={name}" if name else "check AWS_REGION and AWS_ENDPOINT_URL", look_up(self.uri)]
-            return FetchError(what, why=self.why, remedy=remedy, code="fetch-region")
-        if self.status in (401, 403):
-            why = self.why + ("" if self.verb == "written" else LIST_BUCKET)
-            hint = "head and queues: Iam/S3Access; login nodes: Iam/AdditionalIamPolicies"
-            what = f"{self.uri} may not be {self.verb} by this node"
-            return FetchError(what, why=why, remedy=(look_up(self.uri), hint), code="fetch-forbidden")
-        return self._other()
-
-    def _of_https(self) -> FetchError:
-        if self.status in (401, 403):
-            hint = "petal-node sends no credentials over https://; use s3:// for an object that the role may read"
-            what = f"{self.uri} may not be {self.verb} by this node"
-            return FetchError(what, why=self.why, remedy=(look_up(self.uri), hint), code="fetch-forbidden")
-        return self._other()
-
-    def _without_credentials(self) -> FetchError:
-        if self.signed:
-            return FetchError(
-                f"S3 does not accept the credentials of this node for {self.uri}",
-                why=self.why,
-                remedy=(
-                    "aws sts get-caller-identity",
-                    "AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN are used before the role",
-                ),
-                code="fetch-no-credentials",
-            )
-        reason = f" ({problem()})" if problem() else ""
-        return FetchError(
-            f"{self.uri} cannot be {self.verb} without credentials",
-            why=f"{self.why}; neither the environment nor the instance metadata service has credentials{reason}",
-            remedy=(
-                "curl -sS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token",
-                "give the instance a role; on head and login nodes only root can use the metadata service",
-            ),
-            code="fetch-no-credentials",
-        )
-
-    def _other(self) -> FetchError:
-        if self.status in (404, 410):
-            return FetchError(
-                f"{self.uri} does not exist", why=self.why, remedy=look_up(self.uri), code="fetch-missing"
-            )
-        what = f"the server does not let this node use {self.uri}"
-        return FetchError(what, why=self.why, remedy=look_up(self.uri), code="fetch-refused")
+        why = self.why + ("" if kind.may_be_missing and self.verb == "written" else kind.why.format(**values))
+        remedy = [line.format(**values) for line in kind.remedy]
+        return FetchError(kind.what.format(**values), why=why, remedy=remedy, code=kind.code)
 
 
-LIST_BUCKET = "; S3 also answers 403 for a missing key if the role lacks s3:ListBucket"
-
-
-def check(uri: str, answer: Any, *, region: str, signed: bool, deadline: float, verb: str = "read") -> None:
-    """Raises the Refusal of an answer of requests, unless it is the object, a part of it, or 416."""
-    if answer.status_code in (200, 201, 204, 206, 416):
-        return
-    text = text_of(answer, deadline) if region else ""
-    code = element(text, "Code")[:100]
-    raise Refusal(uri, verb, answer.status_code, code, text, answer.headers, region, signed)
+def may_be_missing(error: FetchError) -> bool:
+    """True if the object of the error is missing, or the server may hide that it is."""
+    refusal = error.__cause__
+    return error.code == "fetch-missing" or (isinstance(refusal, Refusal) and refusal.kind.may_be_missing)
 
 
 def text_of(answer: Any, deadline: float) -> str:

@@ -16,6 +16,7 @@ from . import answers, client, s3
 from .metadata import Credentials, credentials
 
 SECONDS = "PETAL_FETCH_SECONDS"
+COMPLETE = (200, 201, 204, 206, 416)  # 416: nothing is left of an object that is continued
 NAME_SECONDS = 5.0  # an unknown host name is not tried for longer
 
 
@@ -51,15 +52,13 @@ class Target(NamedTuple):
         left = max(0.1, self.deadline - time.monotonic())
         options |= {"auth": auth, "timeout": client.timeout(left), "stream": True}
         answer = session.request(method, self.url, **options)
-        verb = "read" if method == "get" else "written"
-        try:
-            answers.check(
-                self.uri, answer, region=self.region, signed=auth is not None, deadline=self.deadline, verb=verb
-            )
-        except BaseException:
-            answer.close()
-            raise
-        return answer
+        if answer.status_code in COMPLETE:
+            return answer
+        with answer:
+            text = answers.text_of(answer, self.deadline) if self.region else ""
+        code, verb = answers.element(text, "Code")[:100], "read" if method == "get" else "written"
+        status, signed = answer.status_code, auth is not None
+        raise answers.Refusal(self.uri, verb, status, code, text, answer.headers, self.region, signed)
 
 
 # The region that S3 named for a bucket of another one.
@@ -118,7 +117,7 @@ def with_retries(
     from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
     variable = os.environ.get(SECONDS, "")
-    seconds = float(variable) if variable.isdigit() else seconds
+    seconds = float(variable if variable.isdecimal() else 0) or seconds
     deadline = time.monotonic() + seconds
     route = _Route(uri, region, sha256)
     reasons: set[str] = set()
@@ -151,7 +150,10 @@ def with_retries(
             remedy = (shlex.join(["getent", "hosts", str(urlsplit(route.url).hostname)]), variables)
             raise FetchError(what, why=f"the name of its host is unknown: {why}", remedy=remedy) from error
         way = "route or S3 gateway endpoint" if uri.startswith("s3://") else "route and security groups, and the proxy"
-        remedy = (f"check the subnet's {way}", answers.look_up(uri))
+        hint = f"check the subnet's {way}"
+        if isinstance(error.__cause__, answers.Refusal):
+            hint = "the server can be reached, and has an error of its own: try again later"
+        remedy = (hint, answers.look_up(uri))
         raise FetchError(f"{uri} {failure} within {seconds:.0f} s", why=why, remedy=remedy) from error
 
 

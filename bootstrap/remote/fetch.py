@@ -102,7 +102,7 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
     """True if the object exists and this node may read it.
 
     Raises:
-        FetchError: the server does not answer, or this node has no credentials that it accepts.
+        FetchError: the server does not answer, or refuses for a reason that no missing object has.
     """
     path = local_path(uri)
     if path is not None:
@@ -116,9 +116,9 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
     try:
         with_retries(uri, region, seconds, get, "could not be looked up")
     except FetchError as error:
-        if error.code in ("fetch-missing", "fetch-forbidden", "fetch-refused"):
-            return False
-        raise
+        if not answers.may_be_missing(error):
+            raise
+        return False
     return True
 
 
@@ -208,7 +208,7 @@ def require_writable(uri: str, *, region: str | None = None, seconds: float = 60
                 upload_id = quote(answers.element(answers.text_of(answer, to.deadline), "UploadId"), safe="")
             try:
                 to._replace(url=f"{to.url}?uploadId={upload_id}").send(session, "delete").close()
-            except answers.Refusal as refusal:  # it may not abandon, and may write
+            except answers.Refusal as refusal:  # a role may have the right to write alone
                 LOG.warning("an unfinished upload of 0 bytes stays at %s: %s", uri, refusal)
 
     with_retries(uri, region, seconds, begin, "could not be written")

@@ -584,6 +584,29 @@ def test_a_push_says_that_it_could_not_read_what_the_mirror_has(
     assert "403" in lacking[ZLIB]
 
 
+def test_an_entry_whose_file_s3_has_archived_is_pushed_again_for_that_reason(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(cache, ZLIB)
+
+    def behave(handler: Handler, _: int) -> None:
+        path = cache / handler.path.partition("/cache/")[2]
+        if not path.is_file():
+            answer(handler, 404)
+        elif path.read_bytes().startswith(b"tarball"):
+            answer(handler, 403, b"<Error><Code>InvalidObjectState</Code></Error>")
+        else:
+            answer(handler, 200, path.read_bytes())
+
+    with serving(behave) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        lacking = pusher(tmp_path, mirror_of("s3://petal/cache")).lacking([ZLIB], {})
+    assert "cannot be read" in lacking[ZLIB]
+    assert "InvalidObjectState" in lacking[ZLIB]
+
+
 def test_an_unsigned_entry_of_the_old_layout_is_taken_if_the_signed_one_cannot_be_used(
     cache: Path, key: Key, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -122,7 +123,7 @@ REFUSALS = {
     "requester pays": (
         refuses(403, "AccessDenied", "Bucket is requester pays bucket but no requester pays header is specified."),
         "fetch-refused",
-        "whose readers pay",
+        "whose readers pay, and petal-node does not pay",
         "--request-payer requester",
     ),
     "explicit deny": (
@@ -140,6 +141,17 @@ REFUSALS = {
             403,
             "AccessDenied",
             DENIED.format("s3:GetObject", BUCKET, "no identity-based policy allows the s3:GetObject"),
+        ),
+        "fetch-forbidden",
+        "may not be read by this node",
+        "Iam/S3Access",
+    ),
+    "no right, and names with the words of other kinds": (
+        refuses(
+            403,
+            "AccessDenied",
+            "User: arn:aws:sts::1:assumed-role/AWSKMS-requester-pays/i-0 is not authorized to perform: s3:GetObject on"
+            ' resource: "arn:aws:s3:::b/KMS key/VPC endpoint policy/explicit deny" because no policy allows it',
         ),
         "fetch-forbidden",
         "may not be read by this node",
@@ -328,6 +340,28 @@ def test_an_object_that_may_be_missing_does_not_exist(serve: Serve) -> None:
     assert not exists("s3://b/k", region="us-east-1")
     serve(refuses(404, "NoSuchKey", "no"))
     assert not exists("s3://b/k", region="us-east-1")
+
+
+@pytest.mark.parametrize("name", ["clock", "archived", "kms", "endpoint policy", "explicit deny", "unknown code"])
+def test_an_object_that_this_node_cannot_use_is_not_a_missing_one(serve: Serve, name: str) -> None:
+    behave, code, _, _ = REFUSALS[name]
+    serve(behave)
+    with pytest.raises(FetchError) as caught:
+        exists("s3://b/k", region="us-east-1")
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("variable", ["\N{SUPERSCRIPT TWO}", "0"])
+def test_a_server_that_only_answers_with_errors_is_not_a_fault_of_the_network(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Such a value of the variable is ignored, so the deadline is that of the source."""
+    monkeypatch.setenv("PETAL_FETCH_SECONDS", variable)
+    server = serve(refuses(503, "SlowDown", "Please reduce your request rate."))
+    error = refused(tmp_path, seconds=1)
+    assert (error.code, "within 1 s" in error.what, len(server.requests) > 1) == ("fetch-unreachable", True, True)
+    assert "SlowDown: Please reduce your request rate." in error.why
+    assert not re.search(r"route|gateway", "\n".join(error.remedy))
 
 
 def test_an_error_document_that_comes_slowly_does_not_pass_the_deadline(serve: Serve, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ..driver import Spack
 from ..lockfile import Locked
 from .entries import Layout
 from .keys import Keyring, open_keyring, require_signer
-from .mirror import MirrorReader, what_of
+from .mirror import OF_THE_MIRROR, MirrorReader, what_of
 
 TRANSFERS = 8
 
@@ -60,8 +60,14 @@ class Push:
 
         def require(blobs: dict[str, str], _: bytes) -> None:
             for path in blobs:
-                if not exists(self.mirror.uri(path), region=self.region, seconds=REQUEST):
-                    raise CacheError(what_of(spec), why=f"{path} does not exist", code="cache-corrupt")
+                try:
+                    why = "" if exists(self.mirror.uri(path), region=self.region, seconds=REQUEST) else "does not exist"
+                except FetchError as error:
+                    if error.code in OF_THE_MIRROR:
+                        raise
+                    why = f"cannot be read: {error}"
+                if why:
+                    raise CacheError(what_of(spec), why=f"{path} {why}", code="cache-corrupt")
 
         try:
             if reader.find(spec, ring, require):
