@@ -36,7 +36,9 @@ OWNER = "root"  # of all jobs that are submitted here
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
 # The nodes run other jobs. The words are exact: "Device or resource busy" is the error of a program.
 NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
-# Refusals, and reasons of squeue(1), for the time limit of the partition, the QOS or the association.
+# Refusals, and reasons of squeue(1), for the memory of the nodes or of the association, and for the time limit of the
+# partition, the QOS or the association.
+TOO_LARGE = ("emory", "Mem", "node configuration is not available")
 TOO_LONG = ("time limit", "TimeLimit", "MaxWall", "accounting/QOS policy")
 
 
@@ -378,16 +380,11 @@ def require_step(done: Completed, nodes: Sequence[str]) -> None:
 
 def raise_refusal(done: Completed, nodes: Sequence[str]) -> None:
     """Raises AllocationRefused with Slurm's words if srun got no allocation."""
-    lines = [line for line in f"{done.stderr}\n{done.stdout}".splitlines() if is_refusal(line)]
+    lines = [line for line in f"{done.stderr}\n{done.stdout}".splitlines() if any(words in line for words in REFUSED)]
     if done.returncode != 0 and lines:
         why = lines[-1].removeprefix("srun: error: ").removeprefix("Unable to allocate resources: ")
         what = f"Slurm gave no allocation on {folded(nodes)}"
         raise AllocationRefused(what, why=why, remedy=f"sinfo -N -n {folded(nodes)}")
-
-
-def is_refusal(text: str) -> bool:
-    """True if srun printed that it got no allocation."""
-    return any(words in text for words in REFUSED)
 
 
 def mpi_plugins(system: System) -> str:

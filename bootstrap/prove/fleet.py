@@ -16,13 +16,10 @@ from typing import Any
 
 from ..cluster.hostlist import natural
 from ..cluster.slurm import (
-    NOT_FREE,
-    TOO_LONG,
     Partition,
     SlurmNode,
     jobs,
     known_nodes,
-    partitions,
     raise_refusal,
     srun,
     states,
@@ -38,20 +35,15 @@ from ..host.times import age_of, timestamp
 from ..state.context import Context
 from ..state.store import ClusterState
 from .lines import LINE_BYTES, short_line
+from .queues import NOT_STARTED, NoQueue, in_first_queue, limits_of, queues_for
 from .user import ordinary_user
 
 JOBS = 32  # at the same time
-SHORT = 60  # seconds of a job if Slurm refuses a longer one
 PENDING_SECONDS = 10.0  # for a job on a node that Slurm calls free
 SILENT_SECONDS = 12.0  # without a line of the job, which prints one every BEAT seconds
 BEAT = 3.0
-MEMORY = "--mem=200M"
 QUOTED = 3
-# Reasons of squeue(1) that pass by themselves, and those of a node whose other jobs leave too little.
-BUSY = frozenset({"Resources", "Priority"})
-PASSING = BUSY | {"None", "Prolog"}
 OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobsPerUserLimit
-SETTINGS = "or set check.partition, check.account, check.user or check.time in the configuration"
 # The first line shows that the node answers, before Python starts.
 JOB = 'echo "$2"; exec "$1" check --lines "$2"'
 
@@ -92,63 +84,25 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
     return tuple(sorted(reports, key=lambda report: natural(report.node)))
 
 
-def limits_of(ctx: Context) -> dict[str, Partition]:
-    """The partitions, empty if Slurm does not answer."""
-    try:
-        return partitions(ctx.system)
-    except PetalError as error:
-        LOG.warning("slurm: %s", error)
-        return {}
-
-
-def queues_for(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition]) -> tuple[str, ...]:
-    """The partitions to try for a job on a node: that of ``check.partition``, else all, those first that are up."""
-    known = node.partitions or (node.partition,)
-    if ctx.config.check.partition:
-        return tuple(queue for queue in known if queue == ctx.config.check.partition)
-    return tuple(sorted(known, key=lambda queue: queue in limits and limits[queue].state != "up"))
-
-
-def job_seconds(ctx: Context, queue: str, limits: Mapping[str, Partition]) -> int:
-    """The time limit of a job: ``check.time``, or that of the partition if it is less."""
-    most = limits[queue].seconds if queue in limits else None
-    return min(ctx.config.check.time, most or ctx.config.check.time)
-
-
-def job_options(ctx: Context) -> tuple[str, ...]:
-    """Options of all jobs. Without ``--mem`` a job asks for all memory of its nodes."""
-    account = ctx.config.check.account
-    return ("--quiet", MEMORY, *([f"--account={account}"] if account else []))
-
-
 def _prove_node(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition], stop: threading.Event) -> NodeReport:
     """Runs the check in the first partition of the node that takes a job of the user."""
-    reasons: dict[str, str] = {}
-    for queue in queues_for(ctx, node, limits):
-        options, seconds = job_options(ctx), job_seconds(ctx, queue, limits)
-        while queue not in reasons:
-            try:
-                return _run_check(ctx, node, queue, seconds, options, stop)
-            except AllocationRefused as refused:
-                if any(words in refused.why for words in TOO_LONG) and seconds > SHORT:
-                    seconds = SHORT
-                elif "mem" in refused.why.lower() and MEMORY in options:
-                    options = tuple(option for option in options if option != MEMORY)
-                else:
-                    reasons[queue] = refused.why
-            except PetalError as error:
-                return _without_report(node, "no job could be run", str(error), *(error.remedy or ("scontrol ping",)))
-    now = next((known for known in known_nodes(ctx.system) if known.name == node.name), node)
-    if not now.free:
-        return _not_checked(now, None)
-    if not reasons:
-        return _not_checked(now, None, f"not in {ctx.config.check.partition}")
-    if all(reason in BUSY or any(words in reason for words in NOT_FREE) for reason in reasons.values()):
-        return _not_checked(now, None, "busy")  # other jobs leave too little for this one
-    why = "; ".join(f"{queue}: {reason}" for queue, reason in reasons.items())
-    return _without_report(
-        node, "no job could be run", why, *(f"scontrol show partition {queue}" for queue in reasons), SETTINGS
-    )
+
+    def run(queue: str, seconds: int, options: Sequence[str]) -> NodeReport:
+        return _run_check(ctx, node, queue, seconds, ("--quiet", *options), stop)
+
+    try:
+        return in_first_queue(ctx, queues_for(ctx, node, limits), limits, run)
+    except NoQueue as refused:
+        now = next((known for known in known_nodes(ctx.system) if known.name == node.name), node)
+        if not now.free:
+            return _not_checked(now, None)
+        if not refused.reasons:
+            return _not_checked(now, None, f"not in {ctx.config.check.partition}")
+        if refused.is_busy:  # other jobs leave too little for this one
+            return _not_checked(now, None, "busy")
+        return _without_report(node, "no job could be run", refused.why, *refused.remedy)
+    except PetalError as error:
+        return _without_report(node, "no job could be run", str(error), *(error.remedy or ("scontrol ping",)))
 
 
 def _run_check(
@@ -227,7 +181,7 @@ class _Watch:
             self.asked = now
             reason = self._pending()
             patience = self.ctx.config.check.time if OTHER_JOBS in reason else PENDING_SECONDS
-            if reason and (now - self.start >= patience or not (reason in PASSING or OTHER_JOBS in reason)):
+            if reason and (now - self.start >= patience or not (reason in NOT_STARTED or OTHER_JOBS in reason)):
                 raise AllocationRefused("Slurm did not start the job", why=reason)
             if OTHER_JOBS in reason:
                 self.last = now

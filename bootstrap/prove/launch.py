@@ -20,7 +20,8 @@ from ..host.log import LOG
 from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
 from ..state.context import Context
-from .fleet import limits_of, own_reports, queues_for
+from .fleet import own_reports
+from .queues import job_options, job_seconds, limits_of, queues_for
 
 JOIN_SECONDS = 60.0  # for other nodes, after the first one is up
 UNPACK_SECONDS = 180.0  # for Lmod on a node: its converge timer repeats every 30 s
@@ -35,7 +36,7 @@ def wait_for_nodes(ctx: Context) -> tuple[SlurmNode, ...]:
         All nodes that are not powered down; empty if none is up within ``check.wait`` seconds.
     """
     limits = limits_of(ctx) if ctx.config.check.launch else {}
-    launched = launch_nodes(ctx, _in_queues(ctx, known_nodes(ctx.system), limits))
+    launched = launch_nodes(ctx, _in_queues(ctx, known_nodes(ctx.system), limits), limits)
     deadline = time.monotonic() + ctx.config.check.wait
     first_up: float | None = None
     previous = ""
@@ -95,7 +96,7 @@ def wait_for_lmod(ctx: Context, candidates: Sequence[SlurmNode]) -> None:
         time.sleep(POLL)
 
 
-def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode]) -> tuple[str, ...]:
+def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode], limits: Mapping[str, Partition]) -> tuple[str, ...]:
     """Submits a job to each queue whose nodes are all powered down, and returns these queues.
 
     A queue that refuses the job is noted and left out.
@@ -105,8 +106,15 @@ def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode]) -> tuple[str, ...]:
         if all(node.powered_down and not node.joining for node in group):
             try:
                 output = Path("/dev/null")
-                account = [f"--account={ctx.config.check.account}"] if ctx.config.check.account else []
-                submit(ctx.system, None, name=_job_name(ctx), queue=queue, minutes=5, output=output, options=account)
+                submit(
+                    ctx.system,
+                    None,
+                    name=_job_name(ctx),
+                    queue=queue,
+                    minutes=max(1, job_seconds(ctx, queue, limits) // 60),
+                    output=output,
+                    options=job_options(ctx),
+                )
                 launched.append(queue)
             except PetalError as error:
                 LOG.warning("no node of queue %s can be started: %s", queue, error)

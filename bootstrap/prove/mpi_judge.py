@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..cluster.slurm import NOT_FREE
 from ..core.model import Finding, Severity
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
@@ -121,8 +120,6 @@ def _not_started(evidence: Evidence) -> Finding | None:
     if evidence.ranks or evidence.code == 0:
         return None
     why, show = quote(evidence.stderr), f"scontrol show node {','.join(evidence.nodes)}"
-    if any(words in evidence.stderr for words in NOT_FREE):
-        return Finding(f"mpi:{evidence.module}", Severity.SKIP, "the nodes were not free", why, (show,))
     if evidence.plugins and "pmix" not in evidence.plugins:
         return evidence.failure("Slurm: srun --mpi=list has no pmix plugin", why, "srun --mpi=list")
     remedy = (show, "sinfo -N", "ls -l /opt/pmix/lib/libpmix.so*; ldconfig -p | grep pmix")

@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from ..cluster.slurm import Partition, SlurmNode, is_refusal, mpi_plugins, require_step, setting, srun
+from ..cluster.slurm import Partition, SlurmNode, mpi_plugins, raise_refusal, require_step, setting, srun
 from ..core.errors import PetalError, StateError
 from ..core.model import Finding, NodeReport, Severity
 from ..host.log import LOG
+from ..host.system import Completed
 from ..modules.tree import MPI
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
-from .fleet import SHORT, job_seconds, limits_of, queues_for
 from .mpi_judge import Evidence, judge
+from .queues import NoQueue, in_first_queue, job_options, limits_of, queues_for
 from .user import ordinary_user
 
 SECONDS = 180  # of the job; a rank ends itself after 60
+MEMORY = "1G"  # on each node, for a rank of any MPI and the buffers of its network
+LOG_SECONDS = 60  # of the job that reads slurmd's log
 IMMEDIATE_SECONDS = 60  # the job that checked the nodes may just be ending
 # Arguments: the module, petal-node. The job has no PATH (``--export``): the login shell sets it.
 SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
@@ -68,32 +71,43 @@ def prove_mpi(
         queues: the job runs in the first one in which Slurm does not refuse it.
     """
     ctx.note(f"trying {module} between {' and '.join(names)}")
-    account = [f"--account={ctx.config.check.account}"] if ctx.config.check.account else []
+    used = ""
+
+    def run(queue: str, seconds: int, options: Sequence[str]) -> Completed:
+        nonlocal used
+        used = queue
+        done = srun(
+            ctx.system,
+            ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
+            name=f"petal-mpi-{ctx.run_id}",
+            nodes=names,
+            queue=queue,
+            seconds=min(SECONDS, seconds),
+            immediate=IMMEDIATE_SECONDS,
+            mpi="pmix",
+            export="HOME,LANG",
+            # srun marks each line with its task, whatever the line says, and ends a rank 10 s after the other one.
+            options=("--label", "--wait=10", "--kill-on-bad-exit=0", *options),
+            user=ordinary_user(ctx),
+        )
+        if not done.stdout:
+            raise_refusal(done, names)
+        return done
+
     try:
-        for queue in queues:
-            done = srun(
-                ctx.system,
-                ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
-                name=f"petal-mpi-{ctx.run_id}",
-                nodes=names,
-                queue=queue,
-                seconds=min(SECONDS, job_seconds(ctx, queue, limits)),
-                immediate=IMMEDIATE_SECONDS,
-                mpi="pmix",
-                export="HOME,LANG",
-                # srun marks each line with its task, whatever the line says, and ends a rank 10 s after the other one.
-                options=("--label", "--wait=10", "--kill-on-bad-exit=0", *account),
-                user=ordinary_user(ctx),
-            )
-            if done.stdout or not is_refusal(done.stderr):
-                break
+        done = in_first_queue(ctx, queues, limits, run, MEMORY)
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
+    except NoQueue as refused:
+        if refused.is_busy:
+            show = f"scontrol show node {','.join(names)}"
+            return Finding(f"mpi:{module}", Severity.SKIP, "the nodes were not free", refused.why, (show,))
+        return Finding(f"mpi:{module}", Severity.FAIL, f"Slurm: {refused.what}", refused.why, refused.remedy)
     except PetalError as error:
         why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
         return Finding(f"mpi:{module}", Severity.FAIL, "Slurm: the job did not end", why, remedy)
     LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
     evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
-    return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, queue)))
+    return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, used)))
 
 
 def _slurmd_log(ctx: Context, evidence: Evidence, queue: str) -> str:
@@ -112,9 +126,9 @@ def _slurmd_log(ctx: Context, evidence: Evidence, queue: str) -> str:
             name=f"petal-mpi-{ctx.run_id}",
             nodes=nodes[:1],
             queue=queue,
-            seconds=SHORT,
+            seconds=LOG_SECONDS,
             immediate=IMMEDIATE_SECONDS,
-            options=("--quiet",),
+            options=("--quiet", *job_options(ctx)),
         )
         require_step(done, nodes[:1])
     except PetalError as error:

@@ -112,13 +112,6 @@ def test_a_successful_job_is_ok(name: str, how: str) -> None:
     assert finding.message == f"2 ranks on {ONE} and {TWO} sent each other 4 MiB in {how}"
 
 
-@pytest.mark.parametrize("name", ["busy", "drained"])
-def test_nodes_that_are_not_free_are_skipped(name: str) -> None:
-    finding = judge(recorded(name))
-    assert (finding.severity, finding.message) == (Severity.SKIP, "the nodes were not free")
-    assert "Requested nodes are busy" in finding.why
-
-
 def job(*texts: str, code: int = 1, stderr: str = "") -> Evidence:
     return Evidence("openmpi/4.1", (ONE, TWO), code, "\n".join(texts), stderr)
 
@@ -165,20 +158,6 @@ def at(number: int, stage: Stage, **facts: Any) -> str:
 )
 def test_findings_of_constructed_jobs(evidence: Evidence, message: str) -> None:
     assert judge(evidence).message.startswith(message), judge(evidence)
-
-
-@pytest.mark.parametrize(
-    "stderr",
-    [
-        "srun: error: Unable to allocate resources: Requested node configuration is not available",
-        "mpirun: /dev/knem: Device or resource busy",
-    ],
-)
-def test_only_slurms_own_words_for_busy_nodes_skip_the_proof(stderr: str) -> None:
-    """A broken MPI would be a passed proof."""
-    finding = judge(job(stderr=stderr))
-    assert finding.severity is Severity.FAIL
-    assert finding.why
 
 
 def test_missing_lines_are_never_a_success() -> None:
@@ -427,6 +406,49 @@ def answering(world: World, monkeypatch: pytest.MonkeyPatch, evidence: Evidence,
 
     monkeypatch.setattr(world.system, "run", run)
     return asked
+
+
+@pytest.mark.parametrize("name", ["busy", "drained"])
+def test_nodes_that_are_not_free_are_skipped(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    answering(world, monkeypatch, recorded(name))
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], ["q1"], {})
+    assert (finding.severity, finding.message) == (Severity.SKIP, "the nodes were not free")
+    assert "Requested nodes are busy" in finding.why
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "srun: error: Unable to allocate resources: Requested node configuration is not available",
+        "mpirun: /dev/knem: Device or resource busy",
+    ],
+)
+def test_only_slurms_own_words_for_busy_nodes_skip_the_proof(
+    world: World, monkeypatch: pytest.MonkeyPatch, stderr: str
+) -> None:
+    """A broken MPI would be a passed proof."""
+    answering(world, monkeypatch, job(stderr=stderr))
+    finding = proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], ["q1"], {})
+    assert finding.severity is Severity.FAIL
+    assert stderr.rpartition(": ")[2] in finding.why
+
+
+def test_the_mpi_job_is_made_smaller_if_slurm_calls_it_too_long_or_too_large(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        asked.append([word for word in argv if word.startswith(("--mem=", "--time="))])
+        for option, words in (("--time=3:00", policy), ("--mem=1G", "Requested node configuration is not available")):
+            if option in argv:
+                return Completed(1, "", f"srun: error: Unable to allocate resources: {words}")
+        return Completed(0, recorded("well").stdout, "")
+
+    monkeypatch.setattr(world.system, "run", run)
+    assert proof.prove_mpi(world.context, "openmpi/4.1", [ONE, TWO], ["q1"], {}).severity is Severity.OK
+    assert asked == [["--time=3:00", "--mem=1G"], ["--time=1:00", "--mem=1G"], ["--time=1:00"]]
 
 
 def test_root_reads_the_log_of_a_slurmd_that_did_not_start_the_task(

@@ -236,7 +236,7 @@ def test_each_node_has_a_job_of_its_own_and_its_answer_is_passed_on_when_it_come
     world = World(tmp_path / "head", live=True)
     came = []
     ctx = replace(world.context, services=replace(world.services, answer=came.append))
-    refusing(world, ("--nodelist=q1-3", "Requested node configuration is not available"))
+    refusing(world, ("--nodelist=q1-3", NOT_PERMITTED))
     known = parse_sinfo("".join(f"q1-{number}|idle|q1|none\n" for number in range(1, 9)))
     world.system.answers["sinfo"] = lambda _: "q1-3|idle|q1|none\n"
     reports = {report.node: report for report in fleet.prove(ctx, known)}
@@ -342,7 +342,7 @@ def test_a_node_is_started_through_the_partition_in_which_it_will_be_checked(
 ) -> None:
     world = launching(tmp_path, monkeypatch, squeue="12|root|0|NODE_FAIL|NodeDown\n")
     both = "a|idle~|old|none\na|idle~|q1|none\nb|idle~|other|none\n"
-    limits = "old|inact|infinite\nq1|up|infinite\nother|up|infinite\n"
+    limits = "old|inact|infinite\nq1|up|2:30\nother|up|infinite\n"
     world.system.answers["sinfo"] = lambda argv: both if "--Node" in argv else limits
     launch.wait_for_nodes(world.context)
     assert [job[2] for job in commands(world, "sbatch")] == ["--partition=q1", "--partition=other"]
@@ -350,7 +350,7 @@ def test_a_node_is_started_through_the_partition_in_which_it_will_be_checked(
     world.config_text = "check: {launch: true, partition: q1, account: phys}"
     launch.wait_for_nodes(world.context)
     (job,) = commands(world, "sbatch")
-    assert {"--partition=q1", "--account=phys"} <= set(job)
+    assert {"--partition=q1", "--account=phys", "--time=2", "--mem=200M"} <= set(job)
 
 
 def test_a_queue_whose_job_has_ended_without_a_node_is_not_waited_for(
