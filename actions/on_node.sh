@@ -206,8 +206,9 @@ fail_fetch() {
     full=$(LC_ALL=C head -c 8192 /dev/zero 2>&1 >"$part.room") || reason=$full # the client's own message may be lost then
     case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
     [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
+    words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //') # without names of files, keys and roles
     code=fetch-refused
-    case $reason in
+    case $words in
     *'No space left on device'*) code=file-no-space remedy="df -h $home; df -i $home" ;;
     *'Disk quota exceeded'*) code=file-quota remedy="quota -v; df -h $home" ;;
     *'VPC endpoint policy'*) code=fetch-forbidden remedy="allow s3:GetObject on it in the policy of the VPC endpoint for S3" ;;

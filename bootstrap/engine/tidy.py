@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.deadlines import EXPIRY
 from ..core.paths import Paths
-from ..host.atomic import abandoned
+from ..host.atomic import ABANDONED_SECONDS, abandoned
 from ..host.files import remove_tree
 from ..host.log import LOG, prune_logs
 from ..host.system import System
@@ -23,21 +23,31 @@ def tidy(paths: Paths, system: System, run_id: str) -> None:
     """Keeps the newest records, logs and versions. A file that cannot be removed does not fail a run."""
     Runs(paths).prune()
     prune_logs(paths.logs)
-    with suppress(OSError):
+    with suppress(OSError):  # another process removes the same files
         unused = tuple(_unused(paths))
         if unused and not system.other_runs(run_id):  # another run may use an older version
             for path in unused:
-                remove_tree(path)
-                LOG.info("removed %s", path)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        remove_tree(path)
+        LOG.info("removed %s", path)
+    except OSError as error:
+        LOG.warning("%s cannot be removed: %s", path, error)
 
 
 def _unused(paths: Paths) -> Iterator[Path]:
-    """Old versions of petal-node and Lmod, archives of hooks that never ran, and downloads of killed processes."""
+    """Old versions of petal-node and Lmod, archives that never ran, and downloads that were cut off."""
     versions = [path.parent for path in paths.home.glob("*/petal-node")]
     copies = [path for path in paths.lmods.glob("[0-9]*") if path.is_dir()]
     for places, in_use in ((versions, paths.link.resolve().parent), (copies, paths.lmod_in_use.resolve())):
         others = sorted((path for path in places if path != in_use), key=lambda path: path.stat().st_mtime)
         yield from others[:-KEPT]
-    incoming = (paths.home / INCOMING).glob("[!.]*")
-    yield from (path for path in incoming if time.time() - path.lstat().st_mtime > EXPIRY)
+    for files, age in (
+        ((paths.home / INCOMING).glob("[!.]*"), EXPIRY),
+        (paths.scratch.glob("*.part"), ABANDONED_SECONDS),
+    ):
+        yield from (path for path in files if time.time() - path.lstat().st_mtime > age)
     yield from abandoned(paths.scratch)

@@ -60,14 +60,10 @@ def resumable_file(path: Path, kept: Path, *, is_useless: Callable[[BaseExceptio
     While another process writes ``kept``, an empty private file is yielded instead.
 
     Args:
-        is_useless: called with the error that ends the block; False keeps the file for the next process, for a day.
+        is_useless: called with the error that ends the block; False keeps the file for the next process.
     """
     make_dir(kept.parent)
     make_dir(path.parent)
-    for old in kept.parent.glob("*.part"):
-        with suppress(OSError):
-            if old.is_file() and time.time() - old.lstat().st_mtime > ABANDONED_SECONDS:
-                old.unlink()
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(kept, flags, 0o600), "rb+") as stream:
         if not _is_locked(stream, kept):

@@ -183,6 +183,7 @@ CALL = "An error occurred ({}) when calling the GetObject operation: {}"
     [
         (CALL.format("NoSuchKey", "The specified key does not exist."), "fetch-missing"),
         (CALL.format("AccessDenied", "Access Denied"), "fetch-forbidden"),
+        (CALL.format("AccessDenied", "arn:aws:sts::1:assumed-role/Credentials/i-0 may not"), "fetch-forbidden"),
         (
             CALL.format("AccessDenied", "because no VPC endpoint policy allows the s3:GetObject action"),
             "fetch-forbidden",
@@ -204,6 +205,10 @@ def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, cod
     assert f"s3://bucket/key could not be fetched [{code}]: {message}. Remedy: " in failed(hook, ran, code)
     assert ran.seconds < 3
     assert hook.left_over() == []
+
+
+def test_a_missing_file_is_missing_whatever_its_name_contains(hook, tmp_path):
+    failed(hook, hook.fetch(f"file://{tmp_path}/KMS credentials: InvalidObjectState/petal-node"), "fetch-missing")
 
 
 def test_the_aws_cli_gets_the_arn_of_an_access_point(hook, tmp_path):

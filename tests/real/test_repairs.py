@@ -16,7 +16,9 @@ from bootstrap.core.errors import StateError
 from bootstrap.core.model import Finding, Outcome, RunRecord, Severity, Status
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
+from bootstrap.engine.tidy import tidy
 from bootstrap.host.files import path_problem, remove_tree
+from bootstrap.host.log import LOG
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions, store
@@ -350,3 +352,26 @@ def test_a_check_of_files_names_the_packages_that_it_did_not_reach(
         finding = step.probe(head.context)
         assert finding.holds
         assert finding.message.endswith("; not reached within 0 s: hello 1.0")
+
+
+@needs_root
+def test_a_version_that_cannot_be_removed_does_not_keep_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOG, "propagate", True)
+    world = World(tmp_path / "node")
+    for number in range(6):
+        path = world.paths.program(f"0.{number}.0")
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path.parent, (number, number))
+    locked = world.paths.program("0.0.0").parent
+    if subprocess.run(["chattr", "+i", str(locked)], check=False, capture_output=True).returncode:
+        pytest.skip("the file system of the tests has no immutable files")
+    try:
+        tidy(world.paths, world.system, "run-1")
+    finally:
+        subprocess.run(["chattr", "-i", str(locked)], check=True)
+    left = sorted(path.parent.name for path in world.paths.home.glob("*/petal-node"))
+    assert left == ["0.0.0", "0.3.0", "0.4.0", "0.5.0"]
+    assert f"{locked} cannot be removed" in caplog.text
