@@ -59,9 +59,9 @@ def _run(options: Options) -> int:
     from .report import render as report
     from .state.context import Services
 
-    progress = report.Progress(options)
     archive = Path(os.environ.get("PETAL_ARCHIVE", ""))  # the loader of the archive sets it
     tool = Tool(__version__, archive, sha256_of(archive)) if archive.is_file() else Tool(__version__)
+    progress = report.Progress(options, tool.archive)
     services = Services(tool, System(), options.run_id or new_run_id(), progress.step, progress.note, progress.answer)
     mark_run(services.run_id)
     may_write = services.system.is_root() or not options.paths.live
@@ -71,7 +71,7 @@ def _run(options: Options) -> int:
         result = _guarded(options, services)
     finally:
         progress.close()
-    report.show(result, options, steps_shown=progress.shown)
+    report.show(result, options, tool.archive, steps_shown=progress.shown)
     close_log()
     return result.exit_code
 

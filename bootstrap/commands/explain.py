@@ -48,7 +48,8 @@ def explain(options: Options, services: Services) -> Result[Explanation]:
     if options.topic is None:
         by_kind = {kind: tuple(topic.name for topic in topics if topic.kind == kind) for kind in KINDS}
         return Result("explain", Status.OK, Explanation((), by_kind), run_id=services.run_id)
-    found = [topic for topic in topics if _is_name_of(options.topic.strip("[]").lower(), topic)]
+    name = re.sub(r"^\[(.*)\]$", r"\1", options.topic).lower()  # a code as it is printed
+    found = [topic for topic in topics if _is_name_of(name, topic)]
     found = [topic for topic in found if topic.kind != SECTION] or found
     if not found:
         names = [topic.name for topic in topics]

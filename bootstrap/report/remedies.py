@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..commands.arguments import VERBS
 from ..core.errors import ExitCode
@@ -20,8 +21,10 @@ WITH_CONFIG = ("bootstrap", "plan", "lockfile")
 TRANSIENT = (ExitCode.OK, ExitCode.TRY_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
-def runnable(line: str, options: Options) -> str:
+def runnable(line: str, options: Options, archive: Path | None = None) -> str:
     """A line of a remedy whose commands run as printed.
+
+    Before petal-node is installed, the commands name the running ``archive``.
 
     If they need root and the reader is another user, they get sudo and the path of the program, because ``secure_path``
     may lack its directory (sudoers(5)). They get the configuration and the tree of this command line. A line that
@@ -48,7 +51,9 @@ def runnable(line: str, options: Options) -> str:
             words = config
         if verb != "explain":
             words = [*words, *_tree(options, is_here=is_here)]
-        return shlex.join([*_program(verb, options, is_here=is_here), verb, *_absent(words, line)])
+        return shlex.join(
+            [*_program(verb, options, archive, is_here=is_here or verb == "explain"), verb, *_absent(words, line)]
+        )
 
     return COMMAND.sub(command, line)
 
@@ -66,13 +71,13 @@ def repeats(line: str, options: Options, exit_code: int, *, on_head: bool = Fals
     return words[0] == options.command and set(words) <= {options.command, *options.argv}
 
 
-def _program(verb: str, options: Options, *, is_here: bool) -> list[str]:
-    link = options.paths.link
-    if not options.paths.live:
-        return ["petal-node"]
-    if verb not in PUBLIC and os.geteuid():
-        return ["sudo", str(link)]
-    return [str(link) if is_here and shutil.which("petal-node") is None and link.exists() else "petal-node"]
+def _program(verb: str, options: Options, archive: Path | None, *, is_here: bool) -> list[str]:
+    link, name = options.paths.link, "petal-node"
+    if is_here and shutil.which(name) is None:
+        name = str(link if link.exists() else archive or name)
+    if options.paths.live and verb not in PUBLIC and os.geteuid():
+        return ["sudo", name if "/" in name else str(link)]
+    return [name]
 
 
 def _tree(options: Options, *, is_here: bool) -> list[str]:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional, TextIO
 
 from ..core.deadlines import HEARTBEAT
@@ -40,9 +41,13 @@ ToType = Callable[[str], Optional[str]]
 FAILED = ("x", "!", "warn", "FAIL")
 
 
-def show(result: Result[Any], options: Options, *, steps_shown: bool = False) -> None:
-    """Prints the answer to stdout, without the steps that were shown while they ran, and errors to stderr."""
-    to_type = _remedies(options, result.exit_code, on_head=getattr(result.data, "role", None) == Role.HEAD)
+def show(result: Result[Any], options: Options, archive: Path | None = None, *, steps_shown: bool = False) -> None:
+    """Prints the answer to stdout, without the steps that were shown while they ran, and errors to stderr.
+
+    Args:
+        archive: the running petal-node, which commands name before it is installed.
+    """
+    to_type = _remedies(options, archive, result.exit_code, on_head=getattr(result.data, "role", None) == Role.HEAD)
     if options.json:
         envelope = {
             "petal": ENVELOPE,
@@ -67,11 +72,11 @@ def show(result: Result[Any], options: Options, *, steps_shown: bool = False) ->
         _print(sys.stderr, error_lines(result.errors), to_type)
 
 
-def _remedies(options: Options, exit_code: int, *, on_head: bool = False) -> ToType:
+def _remedies(options: Options, archive: Path | None, exit_code: int, *, on_head: bool = False) -> ToType:
     """A function from a line of a remedy to the line to print, None for the failed command itself."""
 
     def to_type(line: str) -> str | None:
-        return None if repeats(line, options, exit_code, on_head=on_head) else runnable(line, options)
+        return None if repeats(line, options, exit_code, on_head=on_head) else runnable(line, options, archive)
 
     return to_type
 
@@ -143,7 +148,7 @@ def _write(stream: TextIO, lines: Iterable[str]) -> None:
 
 def _ascii(text: str) -> str:
     """Escapes what could break the encoding of a log or control a terminal."""
-    shown = "".join(character if character >= " " or character == "\t" else repr(character)[1:-1] for character in text)
+    shown = "".join(sign if sign.isprintable() or sign == "\t" else repr(sign)[1:-1] for sign in text)
     return shown.encode("ascii", "backslashreplace").decode("ascii")
 
 
@@ -156,8 +161,8 @@ def _wants_colour(stream: TextIO) -> bool:
 class Progress:
     """Prints each step when it ends. A terminal also gets a spinner with the activity, a log gets a line a minute."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, archive: Path | None = None) -> None:
+        self._options, self._archive = options, archive
         self._silent = options.json or options.quiet
         self._status: Any = None
         self._beat = time.monotonic()
@@ -171,7 +176,11 @@ class Progress:
             self.note(f"{report.name}: {report.headline}")
         elif report.outcome is not Outcome.SKIPPED:  # those are printed at the end, grouped by reason
             self.close()
-            _print(sys.stdout, step_lines([report]), _remedies(self._options, report.exit or ExitCode.FAILED))
+            _print(
+                sys.stdout,
+                step_lines([report]),
+                _remedies(self._options, self._archive, report.exit or ExitCode.FAILED),
+            )
 
     def note(self, text: str) -> None:
         if self._silent:

@@ -50,6 +50,7 @@ def test_every_command_in_the_texts_explains_something() -> None:
         ("load:gcc", {"check"}),
         ("storage", {"check", "configuration key"}),
         ("packages[0].sha256", {"configuration key"}),
+        ("packages[0]", {"configuration key"}),
         ("spack.mirrors.site.keys[3].source", {"configuration key"}),
         ("77", {"exit code"}),
         ("lockfiles", {"section"}),

@@ -43,6 +43,25 @@ def test_root_whose_path_lacks_the_program_gets_its_path(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("petal-node plan    # again", "/a/petal-node plan    # again"),
+        ("petal-node explain job", "/a/petal-node explain job"),
+        ("petal-node repair", "sudo /a/petal-node repair"),
+        ("on q-1: petal-node status", "on q-1: petal-node status"),
+        ("on q-1: petal-node repair", f"on q-1: {SUDO} repair"),
+    ],
+)
+def test_before_petal_node_is_installed_a_command_has_the_path_of_the_running_archive(
+    line: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert runnable(line, Options("plan"), Path("/a/petal-node")) == expected
+
+
+@pytest.mark.parametrize(
     ("command", "line", "expected"),
     [
         (

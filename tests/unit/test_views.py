@@ -434,7 +434,7 @@ def test_text_of_programs_is_never_read_as_markup(
     """Nor as an escape code, in any line that a terminal shows."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    hostile = "cannot stage [/opt/petal/store/x]: [bold]no[/bold] [link=http://evil]space[/link] \x1b]0;title\x07\x9b2J"
+    hostile = "cannot stage [/opt/petal/store/x]: [bold]no[/bold] [link=http://evil]space[/link] \x1b]0;t\x07\x9b2J\x7f"
     progress = report.Progress(Options("bootstrap"))
     progress.note(hostile)
     finding = Finding("run:[red]x[/red]", Severity.FAIL, hostile, hostile, (hostile,))
@@ -447,3 +447,4 @@ def test_text_of_programs_is_never_read_as_markup(
     assert "\x1b]0" not in shown
     assert "\x07" not in shown
     assert "\x9b" not in shown
+    assert "\x7f" not in shown
