@@ -238,7 +238,7 @@ def test_a_bug_in_a_transfer_is_not_a_corrupt_entry(
 def test_an_unreachable_mirror_is_reported_once(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
     trouble = only_trouble(take(tmp_path, mirror_of(url.format(tmp=tmp_path)), ZLIB, HDF5))
-    assert trouble.code == "cache-unreachable"
+    assert trouble.code == "cache-unusable"
     assert "the mirror site" in trouble.what
 
 
@@ -379,7 +379,7 @@ def test_a_role_without_read_access_is_reported(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
         trouble = only_trouble(take(tmp_path, mirror_of("s3://petal/cache"), ZLIB, HDF5))
-    assert trouble.code == "cache-unreachable"
+    assert trouble.code == "cache-unusable"
     assert "403" in trouble.why
 
 
@@ -400,7 +400,7 @@ def test_an_entry_is_installed_from_an_https_server_with_a_known_certificate(
     private, certificate = made_certificate(tmp_path)
     with serving(files_of(cache), private, certificate) as server:
         mirror = mirror_of(f"https://localhost:{server.server_port}", key)
-        assert only_trouble(take(tmp_path, mirror)).code == "cache-unreachable"
+        assert only_trouble(take(tmp_path, mirror)).code == "cache-unusable"
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         assert take(tmp_path, mirror, ZLIB, HDF5).specs == (ZLIB,)
 
@@ -437,7 +437,7 @@ def test_a_slow_file_costs_only_its_own_package_if_the_mirror_answers(
     what = "the mirror site did not send zlib@1.0"
     if slow == "description":
         what = f"only 1 of 2 packages were taken from the mirror site, {server.url}"
-    assert (trouble.code, trouble.what, pulled.specs) == ("cache-unreachable", what, (HDF5,))
+    assert (trouble.code, trouble.what, pulled.specs) == ("cache-unusable", what, (HDF5,))
     assert "too slow" in trouble.why
     assert not any(pulled.refused.values()), "the entry is not replaced"
 
@@ -762,7 +762,7 @@ def test_a_mirror_without_a_usable_package_is_reported_with_the_cause(
     trouble = only_trouble(take(tmp_path, mirror_of(url), layout=layout))
     assert trouble.what == f"no package could be taken from the mirror site, {url}"
     assert trouble.why.startswith(why.format(url=url)), trouble.why
-    assert trouble.code == "cache-unreachable"
+    assert trouble.code == "cache-unusable"
 
 
 def test_an_empty_mirror_is_in_order_if_this_cluster_pushes_to_it(

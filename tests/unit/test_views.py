@@ -418,13 +418,13 @@ def test_remedies_name_the_tree_as_text_and_as_json(capsys: pytest.CaptureFixtur
 
 def test_a_problem_of_a_running_step_is_printed_at_once_and_stays(capsys: pytest.CaptureFixture[str]) -> None:
     progress = report.Progress(Options("bootstrap"))
-    error: dict[str, Any] = {"code": "cache-unreachable", "what": "no package", "why": "", "remedy": ["ls /c"]}
+    error: dict[str, Any] = {"code": "cache-unusable", "what": "no package", "why": "", "remedy": ["ls /c"]}
     step = StepReport("spack", Outcome.RUNNING, "no package", remedy=("ls /c",), error=error)
     progress.step(replace(step, error=None))
     assert capsys.readouterr().out == ""
     progress.step(step)
     problem, remedy = capsys.readouterr().out.splitlines()
-    assert problem.split() == [">", "spack", "no", "package", "[cache-unreachable]"]
+    assert problem.split() == [">", "spack", "no", "package", "[cache-unusable]"]
     assert remedy.split() == ["try", "ls", "/c"]
 
 

@@ -17,6 +17,7 @@ from ..lockfile import Locked
 from .entries import LAYOUTS, LIMIT, MALFORMED, Layout, unwrapped
 from .keys import Keyring
 
+TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
 # The mirror does not answer this node at all, or no entry can be written here. Other errors concern one object.
 OF_THE_MIRROR = frozenset(
     {"fetch-unreachable", "fetch-no-credentials", "fetch-region", "fetch-scheme", "file-no-space", "cache-local"}
@@ -86,7 +87,7 @@ class MirrorReader:
     def unusable(self, why: str, remedy: Iterable[str], taken: str = "no package could be") -> CacheError:
         """No package, or no other one, can be taken from this mirror."""
         what = f"{taken} taken from the mirror {self.name}, {self.mirror.url}"
-        return CacheError(what, why=why, remedy=remedy, code="cache-unreachable")
+        return CacheError(what, why=why, remedy=remedy, code="cache-unusable")
 
     def problem(self) -> CacheError | None:
         """Why the mirror can have no package for this Spack; None if it has packages of the layout.

@@ -26,9 +26,8 @@ from ...remote.fetch import download, local_path
 from ..lockfile import Locked
 from .entries import Layout
 from .keys import Keyring, open_keyring
-from .mirror import OF_THE_MIRROR, MirrorReader, in_layout, what_of
+from .mirror import OF_THE_MIRROR, TRANSFERS, MirrorReader, in_layout, what_of
 
-TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
 NAMED = 3
 OF_AN_ENTRY = frozenset({"cache-unverified", "cache-corrupt"})
 
@@ -149,7 +148,7 @@ class _Pull:
             what, remedy = "an entry cannot be written", f"df -h {self.directory}"
             error = CacheError(what, why=str(error), remedy=remedy, code="cache-local")
         self.troubles.append((spec, error))
-        slow = sum(each.code == "cache-unreachable" for _, each in self.troubles)
+        slow = sum(each.code == "cache-unusable" for _, each in self.troubles)
         if error.code in OF_THE_MIRROR or slow == TRANSFERS:
             self.reader.stopped.set()
 
@@ -161,7 +160,7 @@ class _Pull:
                 download(self.reader.source(path, sha256, self.seconds), self.directory / path)
         except FetchError as error:
             if error.code == "fetch-unreachable":  # it gave the description, so this file may only be large
-                raise CacheError(what, why=str(error), remedy=error.remedy, code="cache-unreachable") from error
+                raise CacheError(what, why=str(error), remedy=error.remedy, code="cache-unusable") from error
             if error.code in OF_THE_MIRROR:
                 raise
             raise CacheError(what, why=str(error), code="cache-corrupt") from error
@@ -202,7 +201,7 @@ class _Pull:
             return self.reader.unusable(str(error), error.remedy, part)
         specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
         names = ", ".join(at_most(NAMED, specs))
-        if code == "cache-unreachable":
+        if code == "cache-unusable":
             what = f"the mirror {name} did not send {names}"
             return CacheError(what, why=error.why, remedy=error.remedy, code=code)
         who = "this cluster" if self.reader.mirror.push else "a cluster that builds"

@@ -20,9 +20,7 @@ from ..driver import Spack
 from ..lockfile import Locked
 from .entries import Layout
 from .keys import Keyring, open_keyring, require_signer
-from .mirror import OF_THE_MIRROR, MirrorReader, what_of
-
-TRANSFERS = 8
+from .mirror import OF_THE_MIRROR, TRANSFERS, MirrorReader, what_of
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,15 @@ class Push:
             files = sorted(path for path in packed.rglob("*") if path.is_file())
             last = [path for path in files if path in descriptions]
             self.tell(f"sending {len(last)} packages to {self.name}")
+
+            def put(path: Path) -> None:
+                uri = self.mirror.uri(str(path.relative_to(packed)))
+                upload(path, uri, region=self.region, seconds=self.seconds)
+
             try:
                 for batch in ([path for path in files if path not in descriptions], last):
                     with ThreadPoolExecutor(TRANSFERS) as threads:
-                        list(threads.map(lambda path: self._put(path, packed), batch))
+                        list(threads.map(put, batch))
             except FetchError as error:
                 raise self._failed(error) from error
 
@@ -120,10 +123,6 @@ class Push:
                     ring.sign(plain, signed)
                     plain.unlink()
                     signed.rename(directory / self._description(spec))
-
-    def _put(self, path: Path, directory: Path) -> None:
-        uri = self.mirror.uri(str(path.relative_to(directory)))
-        upload(path, uri, region=self.region, seconds=self.seconds)
 
     def _description(self, spec: Locked) -> str:
         return self._layout.description(spec, signed=self.mirror.signed)
