@@ -247,7 +247,7 @@ keep_trying() {
         unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN # no key on a disk; the role of the node has its own
         {
             export -p
-            printf 'PETAL_HOOK_RETRY=yes; export PETAL_HOOK_RETRY\nexec /bin/sh %s%s\n' "$retry/hook.sh" "$words"
+            printf 'PETAL_HOOK_RETRY=yes; export PETAL_HOOK_RETRY\nexec /bin/sh %s%s\n' "$retry/hook.sh" "$arguments"
         } >"$retry/start.sh" || exit 1
         umask 022
         mkdir -p "${unit%/*}/multi-user.target.wants" && ln -sf "../${unit##*/}" "${unit%/*}/multi-user.target.wants/" || exit 1
@@ -337,7 +337,7 @@ if [ -n "$problem" ]; then
     exit 0
 fi
 read_arguments "$@"
-words=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
+arguments=$(for word; do printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"; done) # "$@" as a shell reads it
 find_archive
 remove_unit
 run_archive "$@"
