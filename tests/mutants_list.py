@@ -379,7 +379,7 @@ MUTANTS = (
         "bootstrap/releases/gc.py",
         "            if digest not in needed and prefix.is_relative_to(store)",
         "            if prefix.is_relative_to(store)",
-        "unit/releases",
+        "unit/releases spack/recovery",
     ),
     Mutant(
         "gc confirms its lock before it removes",
@@ -434,8 +434,8 @@ MUTANTS = (
     Mutant(
         "a control character does not reach the terminal",
         "bootstrap/report/render.py",
-        'character if character >= " " or character == "\\t" else repr(character)[1:-1]',
-        "character",
+        'sign if sign.isprintable() or sign == "\\t" else repr(sign)[1:-1]',
+        "sign",
         "unit/views fuzz/records",
     ),
     Mutant(
