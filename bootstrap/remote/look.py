@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from ..core.text import human
 from ..host.files import CHUNK
@@ -16,53 +16,44 @@ from .fetch import Source, local_path, require_file, verify
 Reader = Callable[[Any], str]
 
 
-class _Hashed:
-    """A stream that computes a checksum while it is read."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.digest = stream, hashlib.sha256()
-
-    def read(self, size: int = CHUNK) -> bytes:
-        data = self._stream.read(size)
-        self.digest.update(data)
-        return data
-
-
 def look_at(source: Source, read: Reader = lambda _: "") -> str:
-    """A source in a few words: ``12 MiB, checksum verified``. The content of a local file is read once.
+    """A source in a few words: ``12 MiB, checksum verified``.
 
     Args:
         source: its ``seconds`` also limit the comparison of a local file with its checksum.
-        read: gets the stream first, as far as it reads it, and returns words to add.
+        read: gets the stream, reads a part of it, and returns words to add.
 
     Raises:
         FetchError: as ``download``.
     """
-
-    def look(stream: Any, size: int | None) -> str:
-        found = ["exists" if size is None else human(size)]
-        if local_path(source.uri) is None or source.sha256 is None:
-            return ", ".join(filter(None, (*found, read(stream))))
-        deadline, hashed = time.monotonic() + source.seconds, _Hashed(stream)
-        words = read(hashed)
-        while hashed.read():
-            if time.monotonic() > deadline:
-                found.append(f"checksum not verified, because that takes more than {source.seconds:.0f} s")
-                break
-        else:
-            verify(source.uri, source.sha256, hashed.digest.hexdigest())
-            found.append("checksum verified")
-        return ", ".join(filter(None, (*found, words)))
-
-    path = local_path(source.uri)
+    path, deadline = local_path(source.uri), time.monotonic() + source.seconds
     if path is not None:
         require_file(path)
         with path.open("rb") as file:
-            return look(file, os.fstat(file.fileno()).st_size)
+            words = read(file)
+            return _joined(human(os.fstat(file.fileno()).st_size), _compared(source, file, deadline), words)
 
     def get(to: Target) -> str:
         with to.session() as session, to.send(session, "get") as answer:
             size = answer.headers.get("Content-Length", "")
-            return look(answer.raw, int(size) if size.isdigit() else None)
+            return _joined(human(int(size)) if size.isdecimal() else "exists", read(answer.raw))
 
     return str(with_retries(source.uri, source.region, source.seconds, get, "could not be read"))
+
+
+def _compared(source: Source, file: BinaryIO, deadline: float) -> str:
+    """Whether a file has the expected checksum, as far as ``deadline`` lets it be read."""
+    if source.sha256 is None:
+        return ""
+    file.seek(0)
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(CHUNK), b""):
+        if time.monotonic() > deadline:
+            return f"checksum not verified, because that takes more than {source.seconds:.0f} s"
+        digest.update(block)
+    verify(source.uri, source.sha256, digest.hexdigest())
+    return "checksum verified"
+
+
+def _joined(*words: str) -> str:
+    return ", ".join(filter(None, words))
