@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..cluster.hostlist import folded
@@ -29,17 +29,23 @@ def not_following(ctx: Context, before: Mapping[str, Any] | None, now: Mapping[s
     """A warning with the nodes that have to run petal-node again, and the commands; empty if nothing changes there."""
     changed = [key for key in KEPT_ON_NODES if before is not None and _value(before, key) != _value(now, key)]
     read = ctx.system.try_storage(ClusterState(ctx.paths).reports, ctx.paths.shared, PROBE) if changed else None
-    reports, running = read.current if read else (), _running(ctx) if read else ()
-    compute = [one.node for one in reports if one.role == Role.COMPUTE and (running is None or one.node in running)]
-    login = [one.node for one in reports if one.role == Role.LOGIN]
-    if not compute and not login:
+    up = _partitions(ctx) if read else {}
+    groups: dict[str, list[str]] = {}
+    for one in read.current if read else ():
+        if one.role == Role.LOGIN or (one.role == Role.COMPUTE and (up is None or one.node in up)):
+            groups.setdefault((up or {}).get(one.node, ""), []).append(one.node)
+    if not groups:
         return ()
-    message = f"{folded([*login, *compute])} still follow the earlier {', '.join(changed)}"
+    names_of_all = folded([name for names in groups.values() for name in names])
+    message = f"{names_of_all} still follow the earlier {', '.join(changed)}"
     why = "each node keeps these on its own disk, and a node that is ready looks for changes at its next boot only"
-    remedy = [f"on {folded(login)}: petal-node bootstrap"] if login else []
-    if compute:
-        srun = ctx.system.which("srun") or "srun"  # sudo's secure_path lacks Slurm's directory
-        remedy.append(f"{srun} -N{len(compute)} -w {folded(compute)} {ctx.paths.link} bootstrap    # as root")
+    srun = ctx.system.which("srun") or "srun"  # sudo's secure_path lacks Slurm's directory
+    remedy = [
+        f"{srun} -p {partition} -N{len(names)} -w {folded(names)} {ctx.paths.link} bootstrap    # as root"
+        if partition  # one srun cannot use nodes of two partitions
+        else f"on {folded(names)}: petal-node bootstrap"
+        for partition, names in sorted(groups.items())
+    ]
     return (Finding("desired-state", Severity.WARN, message, why, tuple(remedy)),)
 
 
@@ -49,9 +55,9 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
     return value.get(name) if name and isinstance(value, Mapping) else value
 
 
-def _running(ctx: Context) -> Sequence[str] | None:
-    """The compute nodes that are up; None if Slurm does not answer."""
+def _partitions(ctx: Context) -> Mapping[str, str] | None:
+    """A partition of each compute node that is up; None if Slurm does not answer."""
     try:
-        return [node.name for node in nodes(ctx.system) if node.up]
+        return {node.name: node.partition for node in nodes(ctx.system) if node.up}
     except PetalError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def head_with_reports(tmp_path: Path) -> World:
         ("q1-st-c5-1", "compute"),
         ("q1-st-c5-2", "compute"),
         ("q1-dy-9", "compute"),
+        ("q2-st-1", "compute"),
     ):
         state.save_report(NodeReport(node, role, "2026-11-30T00:00:00Z", None))
     return world
@@ -39,14 +41,26 @@ def head_with_reports(tmp_path: Path) -> World:
 def test_nodes_that_are_up_are_named_with_the_commands(tmp_path: Path) -> None:
     world = head_with_reports(tmp_path)
     up = world.system.answers["sinfo"]
-    world.system.answers["sinfo"] = lambda argv: up(argv) + "q1-dy-9|idle~|q1*|none\n"
+    world.system.answers["sinfo"] = lambda argv: up(argv) + "q1-dy-9|idle~|q1*|none\nq2-st-1|mixed|q2|none\n"
     before = kept_by_nodes(deciding(world))
     world.config_text = NEW
     (finding,) = not_following(world.context, before, world.config.to_dict())
-    assert finding.message == "login-1,q1-st-c5-[1-2] still follow the earlier modules.paths"
-    login, compute = finding.remedy
+    assert finding.message == "login-1,q1-st-c5-[1-2],q2-st-1 still follow the earlier modules.paths"
+    login, *compute = finding.remedy
     assert login == "on login-1: petal-node bootstrap"
-    assert " -N2 -w q1-st-c5-[1-2] " in compute
+    of_q1, of_q2 = (shlex.split(line, comments=True)[1:] for line in compute)
+    program = str(world.context.paths.link)
+    assert of_q1 == ["-p", "q1", "-N2", "-w", "q1-st-c5-[1-2]", program, "bootstrap"]
+    assert of_q2 == ["-p", "q2", "-N1", "-w", "q2-st-1", program, "bootstrap"]
+
+
+def test_without_slurm_all_nodes_are_named(tmp_path: Path) -> None:
+    world = head_with_reports(tmp_path)
+    del world.system.answers["sinfo"]
+    before = kept_by_nodes(deciding(world))
+    world.config_text = NEW
+    (finding,) = not_following(world.context, before, world.config.to_dict())
+    assert finding.remedy == ("on login-1,q1-dy-9,q1-st-c5-[1-2],q2-st-1: petal-node bootstrap",)
 
 
 @pytest.mark.parametrize("config", [OLD, "stack: none\nmodules: {hide: [x]}\ncheck: {mpi: true}"])
