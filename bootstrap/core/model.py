@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .decode import ErrorDict, Name, storable
-from .errors import ConfigError, ExitCode, PetalError
+from .errors import ConfigError, ExitCode, PetalError, Problem
 
 
 class Role(str, Enum):
@@ -115,7 +115,7 @@ class Finding:
         changes: the changes that an apply of the step would make; a finding with changes can be repaired.
         code: the stable code of an error, or an empty string.
         exit: the exit code of that error, 0 without one.
-        problems: every mistake of a configuration, as path and message.
+        problems: every mistake of a configuration, as the fields of ``Problem``.
     """
 
     check: str
@@ -126,7 +126,7 @@ class Finding:
     changes: tuple[str, ...] = ()
     code: str = ""
     exit: int = 0
-    problems: tuple[tuple[str, str], ...] = ()
+    problems: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -160,7 +160,7 @@ class Finding:
             return None
         error: dict[str, Any] = {"code": self.code, "what": self.message, "why": self.why, "remedy": list(self.remedy)}
         if self.problems:
-            error["problems"] = [{"path": path, "message": message} for path, message in self.problems]
+            error["problems"] = [Problem(*problem)._asdict() for problem in self.problems]
         return error
 
     @property
@@ -194,19 +194,9 @@ def blocked(reason: str, *remedy: str) -> Finding:
 
 def refused(error: PetalError) -> Finding:
     """Blocked by an error with a code."""
-    problems: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, ConfigError):
-        problems = tuple((path, message) for path, message, _ in error.problems)  # ``why`` has the places
-    return Finding(
-        "",
-        Severity.FAIL,
-        error.what,
-        error.why,
-        error.remedy,
-        code=error.code,
-        exit=int(error.exit),
-        problems=problems,
-    )
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    found = Finding("", Severity.FAIL, error.what, error.why, error.remedy, problems=problems)
+    return replace(found, code=error.code, exit=int(error.exit))
 
 
 def elsewhere(reason: str) -> Finding:

@@ -34,12 +34,14 @@ from bootstrap.core.model import (
     StepReport,
     Tool,
     failed,
+    refused,
 )
 from bootstrap.core.options import Options
 from bootstrap.host.locks import Holder
 from bootstrap.releases.gc import Cleanup, UnusedFile, UnusedPackage
 from bootstrap.report import render as report
 from bootstrap.report import views
+from bootstrap.report.lines import error_lines
 from bootstrap.report.page import page, require_writable
 from bootstrap.report.remedies import COMMAND, runnable
 from bootstrap.state.desired import DesiredState, Proof
@@ -426,6 +428,13 @@ def test_a_problem_of_a_running_step_is_printed_at_once_and_stays(capsys: pytest
     problem, remedy = capsys.readouterr().out.splitlines()
     assert problem.split() == [">", "spack", "no", "package", "[cache-unusable]"]
     assert remedy.split() == ["try", "ls", "/c"]
+
+
+def test_the_error_of_a_step_names_the_line_of_each_mistake() -> None:
+    mistakes = [("layout", "unknown", "petal.yaml:2"), ("storge", "unknown key", "petal.yaml:3")]
+    error = refused(ConfigError("petal.yaml has 2 mistakes", mistakes)).error
+    assert error is not None
+    assert [str(line).strip() for line in error_lines([error])[1:3]] == [f"{c}: {a}: {b}" for a, b, c in mistakes]
 
 
 def test_text_of_programs_is_never_read_as_markup(
