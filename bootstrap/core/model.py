@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .decode import ErrorDict, Name, storable
-from .errors import ConfigError, ExitCode, PetalError, Problem
+from .errors import ConfigError, ExitCode, PetalError
 
 
 class Role(str, Enum):
@@ -126,7 +126,7 @@ class Finding:
     changes: tuple[str, ...] = ()
     code: str = ""
     exit: int = 0
-    problems: tuple[tuple[str, str, str], ...] = ()
+    problems: tuple[Mapping[str, str], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -160,7 +160,7 @@ class Finding:
             return None
         error: dict[str, Any] = {"code": self.code, "what": self.message, "why": self.why, "remedy": list(self.remedy)}
         if self.problems:
-            error["problems"] = [Problem(*problem)._asdict() for problem in self.problems]
+            error["problems"] = list(self.problems)
         return error
 
     @property
@@ -194,7 +194,7 @@ def blocked(reason: str, *remedy: str) -> Finding:
 
 def refused(error: PetalError) -> Finding:
     """Blocked by an error with a code."""
-    problems = error.problems if isinstance(error, ConfigError) else ()
+    problems = tuple(problem._asdict() for problem in error.problems) if isinstance(error, ConfigError) else ()
     found = Finding("", Severity.FAIL, error.what, error.why, error.remedy, problems=problems)
     return replace(found, code=error.code, exit=int(error.exit))
 
