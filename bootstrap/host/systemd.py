@@ -33,12 +33,7 @@ NETWORK = (
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
-PASSED_ON = (
-    *NETWORK,
-    "PETAL_PREFIX",
-    "PETAL_PYTHON",
-    "PETAL_FETCH_SECONDS",
-)  # to a worker: also how its hook was started
+PASSED_ON = (*NETWORK, "PETAL_PREFIX", "PETAL_PYTHON")  # to a worker: also how its hook was started
 # Of the last hook that ParallelCluster started. Read by the worker's service, by the convergence after boot and by
 # verbs that an operator types; only root may read it.
 ENVIRONMENT = Path("/var/lib/petal-node/environment")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from ..host.log import LOG
 from . import answers, client, s3
 from .metadata import Credentials, credentials
 
-SECONDS = "PETAL_FETCH_SECONDS"
 COMPLETE = (200, 201, 204, 206, 416)  # 416: nothing is left of an object that is continued
 NAME_SECONDS = 5.0  # an unknown host name is not tried for longer
 
@@ -116,8 +114,6 @@ def with_retries(
     """
     from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-    variable = os.environ.get(SECONDS, "")
-    seconds = float(variable if variable.isdecimal() else 0) or seconds
     deadline = time.monotonic() + seconds
     route = _Route(uri, region, sha256)
     reasons: set[str] = set()

@@ -2,7 +2,7 @@
 
 A target gets its name when it is complete, on disk and has the expected checksum. Failures that may pass are tried
 again, with a backoff and one deadline for all attempts; an interrupted transfer is resumed (HTTP Range), also by the
-next run. PETAL_FETCH_SECONDS replaces the caller's deadline.
+next run.
 """
 
 from __future__ import annotations

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bootstrap.remote import attempts, fetch, look
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -101,6 +104,16 @@ def issued_certificate(place: Path) -> tuple[Path, Path]:
     ):
         subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=place)
     return place / "site.key", place / "site.crt"
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.0) -> None:
+    """Give every transfer of this process so many seconds, whatever its caller gives."""
+
+    def limited(uri: str, region: str | None, _: float, *rest: Any) -> Any:
+        return attempts.with_retries(uri, region, seconds, *rest)
+
+    for module in (fetch, look):
+        monkeypatch.setattr(module, "with_retries", limited)
 
 
 def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None) -> None:

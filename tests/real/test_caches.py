@@ -36,7 +36,7 @@ from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
 from bootstrap.steps.build_cache import BuildCache
 from tests.gpg import Key, made_key
-from tests.real.server import Handler, always, answer, made_certificate, serving
+from tests.real.server import Handler, always, answer, hurry, made_certificate, serving
 from tests.world import World, services
 
 SYSTEM = "linux-debian12-x86_64_v3"
@@ -236,7 +236,7 @@ def test_a_bug_in_a_transfer_is_not_a_corrupt_entry(
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:9/cache", "{tmp}/absent"])
 def test_an_unreachable_mirror_is_reported_once(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
+    hurry(monkeypatch)
     trouble = only_trouble(take(tmp_path, mirror_of(url.format(tmp=tmp_path)), ZLIB, HDF5))
     assert trouble.code == "cache-unusable"
     assert "the mirror site" in trouble.what
@@ -430,7 +430,7 @@ def test_a_slow_file_costs_only_its_own_package_if_the_mirror_answers(
     tarball = json.loads(path.read_text())["data"][0]["checksum"]
     private, certificate = made_certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
+    hurry(monkeypatch)
     with serving(stalling(cache, tarball if slow == "tarball" else "/zlib/"), private, certificate) as server:
         pulled = take(tmp_path, mirror_of(server.url), ZLIB, HDF5)
     (trouble,) = pulled.troubles

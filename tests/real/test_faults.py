@@ -1,11 +1,13 @@
 """Faults of S3 and the metadata service during a hook: it exits 0 in time, and its record describes the fault.
 
-Complete runs: the hook, its detached worker, a server in place of S3 and IMDS. One object has a fault at a time.
+Complete runs, with a server in place of S3 and IMDS: the hook and its detached worker, or the worker in this process if
+its deadlines would take too long. One object has a fault at a time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +18,10 @@ from typing import Any
 
 import pytest
 
+from bootstrap.cli import main
 from bootstrap.host.files import sha256_of
+from bootstrap.host.times import new_run_id
+from bootstrap.remote import metadata
 from tests.real.hooks import until
 from tests.real.nodes import petal, runs
 from tests.real.server import (
@@ -28,13 +33,14 @@ from tests.real.server import (
     cut_off,
     dripping,
     first,
+    hurry,
     serving,
     silent,
 )
 from tests.world import tarball
 
-SECONDS = 3  # PETAL_FETCH_SECONDS
-IN_TIME = SECONDS + 12  # including two starts of Python, and the timeout of the metadata client
+SECONDS = 3  # for one transfer of the worker
+IN_TIME = 15  # including two starts of Python, and the timeout of the metadata client
 ROLE = "/latest/meta-data/iam/security-credentials/"
 KEYS = json.dumps({"AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "token"}).encode()
 
@@ -71,7 +77,6 @@ class World:
             "AWS_ENDPOINT_URL": self.s3.url,
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata,
-            "PETAL_FETCH_SECONDS": str(SECONDS),
         }
 
     def hook(self, config: str = "s3://bucket/petal.yaml", **env: str) -> dict[str, Any]:
@@ -81,6 +86,18 @@ class World:
         assert time.monotonic() - started < IN_TIME
         assert done.returncode == 0, done.stdout + done.stderr
         until(lambda: runs(self.node)[-1]["finished"] is not None)
+        return runs(self.node)[-1]
+
+    def worker(self, monkeypatch: pytest.MonkeyPatch, **env: str) -> dict[str, Any]:
+        """Run the worker of a hook in this process, with short deadlines, and return its record."""
+        started = time.monotonic()
+        argv = ("worker", "--event", "configured", "--run-id", new_run_id(), "--config", "s3://bucket/petal.yaml")
+        with monkeypatch.context() as patched:
+            hurry(patched, SECONDS)
+            patched.setattr(metadata, "_service", metadata._Service())
+            patched.setattr(os, "environ", {"PATH": os.environ["PATH"], **self.environment(), **env})
+            main([*argv, "--role", "head", "--root", str(self.node)])
+        assert time.monotonic() - started < IN_TIME
         return runs(self.node)[-1]
 
     def retries(self) -> list[str]:
@@ -161,9 +178,11 @@ BROKEN: dict[str, Callable[[bytes], Behaviour]] = {
 
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize("how", BROKEN)
-def test_an_object_that_never_arrives_is_given_up_in_time(world: World, name: str, how: str) -> None:
+def test_an_object_that_never_arrives_is_given_up_in_time(
+    world: World, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.faults[name] = BROKEN[how](world.objects[name])
-    error = failed(world, name, world.hook(), "fetch-unreachable")
+    error = failed(world, name, world.worker(monkeypatch), "fetch-unreachable")
     assert f"within {SECONDS} s" in error["what"]
     if how in ("500", "cut off"):
         assert len(world.retries()) == 1 < world.asked[name]
@@ -177,7 +196,7 @@ def test_an_object_that_arrives_at_the_fourth_attempt_is_used(world: World, name
     data = world.objects[name]
     bad = cut_off(data, len(data) // 2) if how == "cut off" else always(500)
     world.faults[name] = first(1 if how == "cut off" else 3, bad, content(data))
-    record = world.hook(PETAL_FETCH_SECONDS="30")
+    record = world.hook()
     assert record["status"] == "changed", record
     assert world.asked[name] == (2 if how == "cut off" else 4)
     assert len(world.retries()) == 1
@@ -198,8 +217,8 @@ def test_an_object_with_another_checksum_is_not_used(world: World, name: str) ->
 @pytest.mark.parametrize(
     "endpoint", ["http://127.0.0.1:9", "http://s3.invalid"], ids=["nobody listens", "a name that nobody knows"]
 )
-def test_an_unreachable_s3_is_reported(world: World, endpoint: str) -> None:
-    record = world.hook(AWS_ENDPOINT_URL=endpoint)
+def test_an_unreachable_s3_is_reported(world: World, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = world.worker(monkeypatch, AWS_ENDPOINT_URL=endpoint)
     failed(world, "petal.yaml", record, "fetch-unreachable")
     assert world.retries()
 
@@ -230,11 +249,11 @@ def test_requests_are_signed_with_the_instances_role(world: World) -> None:
     assert headers["x-amz-security-token"] == "token"
 
 
-def test_the_same_command_succeeds_after_s3_has_recovered(world: World) -> None:
+def test_the_same_command_succeeds_after_s3_has_recovered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It continues where the transfer of the hook was cut off."""
     binaries_only(world)
     world.faults["hello.tar.gz"] = cut_off(world.objects["hello.tar.gz"], 10)
-    failed(world, "hello.tar.gz", world.hook(), "fetch-unreachable")
+    failed(world, "hello.tar.gz", world.worker(monkeypatch), "fetch-unreachable")
     world.faults.clear()
     done = petal(world.node, "bootstrap", **world.environment())
     assert done.returncode == 0, done.stdout + done.stderr

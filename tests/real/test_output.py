@@ -103,10 +103,9 @@ def test_the_request_is_signed_and_a_server_error_is_retried(keys: pytest.Monkey
     ("code", "said"), [(403, "fetch-forbidden"), (301, "fetch-region"), (500, "fetch-unreachable")]
 )
 def test_a_refused_upload_is_an_error(code: int, said: str, keys: pytest.MonkeyPatch) -> None:
-    keys.setenv("PETAL_FETCH_SECONDS", "1")
     with serving(always(code)) as server:
         keys.setenv("AWS_ENDPOINT_URL", server.url)
         with pytest.raises(FetchError) as caught:
-            upload(b"x", "s3://bucket/key")
+            upload(b"x", "s3://bucket/key", seconds=1)
     assert caught.value.code == said
     assert caught.value.remedy

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bootstrap.cli import main
 from bootstrap.core.facts import Mount, Queue
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
@@ -25,6 +26,7 @@ from bootstrap.steps.module_tree import ModuleTree
 from bootstrap.steps.packages import Packages
 from bootstrap.steps.spack import SpackStack
 from tests.real.nodes import petal
+from tests.real.server import hurry
 from tests.world import FakeSystem, World, tarball
 
 INIT = "lib/spack/spack/__init__.py"
@@ -54,7 +56,9 @@ def with_sources(tmp_path: Path, version: str = "1.1.1", api: str = "v2.2", more
     )
 
 
-def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(tmp_path: Path, s3: Any) -> None:
+def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     s3.create_bucket(Bucket="petal")
     s3.put_object(Bucket="petal", Key="a.tar.gz", Body=b"x" * 2048)
     good = tarball(tmp_path / "good.tar.gz", {"a/b": "c"})
@@ -72,19 +76,19 @@ def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(tmp_pa
     config.write_text("\n".join(lines))
     (tmp_path / "node/shared").mkdir(parents=True)
     started = time.monotonic()
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
-    variables = {name: os.environ[name] for name in names}
-    done = petal(tmp_path / "node", "plan", "--config", str(config), PETAL_FETCH_SECONDS="1", **variables)
+    hurry(monkeypatch, 4)
+    code = main(["plan", "--config", str(config), "--root", str(tmp_path / "node"), "--role", "head"])
+    shown = capsys.readouterr().out
     assert time.monotonic() - started < 10
-    assert done.returncode == 3, done.stderr
+    assert code == 3, shown
     for line, answer in enumerate(
         ("checksum verified", "not have the expected checksum", "does not exist", "2.0 KiB", "does not exist"), 3
     ):
         assert any(f"petal.yaml:{line}: packages[{line - 3}].source: " in each and answer in each
-                   for each in done.stdout.splitlines()), done.stdout  # fmt: skip
-    assert "petal.yaml:8: packages[5].source: the bucket of s3://no-such-bucket/a does not exist" in done.stdout
-    assert "petal.yaml:9: packages[6].source: not checked: " in done.stdout
-    assert "4 of its 7 inputs cannot be used" in done.stdout
+                   for each in shown.splitlines()), shown  # fmt: skip
+    assert "petal.yaml:8: packages[5].source: the bucket of s3://no-such-bucket/a does not exist" in shown
+    assert "petal.yaml:9: packages[6].source: not checked: " in shown
+    assert "4 of its 7 inputs cannot be used" in shown
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_an_endless_header_in_spacks_tarball_is_not_read_into_memory(tmp_path: P
 def test_a_mirror_without_a_bucket_is_refused_and_an_empty_one_is_named(
     tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PETAL_FETCH_SECONDS", "1")
+    hurry(monkeypatch, 4)
     s3.create_bucket(Bucket="petal")
     mirrors = (
         "  mirrors:\n    empty: {url: 's3://petal/cache', signed: false}\n"

@@ -351,12 +351,11 @@ def test_an_object_that_this_node_cannot_use_is_not_a_missing_one(serve: Serve, 
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("variable", ["\N{SUPERSCRIPT TWO}", "0"])
 def test_a_server_that_only_answers_with_errors_is_not_a_fault_of_the_network(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a value of the variable is ignored, so the deadline is that of the source."""
-    monkeypatch.setenv("PETAL_FETCH_SECONDS", variable)
+    """The time of the hook script does not count for petal-node."""
+    monkeypatch.setenv("PETAL_FETCH_SECONDS", "60")
     server = serve(refuses(503, "SlowDown", "Please reduce your request rate."))
     error = refused(tmp_path, seconds=1)
     assert (error.code, "within 1 s" in error.what, len(server.requests) > 1) == ("fetch-unreachable", True, True)

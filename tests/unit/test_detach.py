@@ -92,7 +92,7 @@ def test_an_operator_reaches_servers_as_the_hook_did(tmp_path: Path, monkeypatch
         "AWS_REGION": "eu-west-1",
         "https_proxy": "http://proxy",
         "SSL_CERT_FILE": "/ca",
-        "PETAL_FETCH_SECONDS": "6",
+        "PETAL_PREFIX": "/image",
         "HOME": "/root",
     }
     (tmp_path / "environment").write_text(environment_file(kept))
@@ -103,7 +103,7 @@ def test_an_operator_reaches_servers_as_the_hook_did(tmp_path: Path, monkeypatch
         before.setattr(os, "environ", dict(os.environ))
         take_environment()
         found = {name: os.environ.get(name) for name in kept}
-    assert found == {**kept, "PETAL_FETCH_SECONDS": None, "HOME": "/home/operator"}
+    assert found == {**kept, "PETAL_PREFIX": None, "HOME": "/home/operator"}
     with monkeypatch.context() as before:
         given = {"AWS_ENDPOINT_URL": "http://mine", "AWS_DEFAULT_REGION": "us-east-1", "HTTPS_PROXY": "http://mine"}
         before.setattr(os, "environ", {**os.environ, **given})
