@@ -30,7 +30,8 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
     for step in steps:
         reports[step.name] = _planned(step, ctx, reports)
     asked = [step for step in steps if reports[step.name].outcome in (Outcome.WOULD_CHANGE, Outcome.BLOCKED)]
-    answers = look_up(asked, ctx)
+    hangs = any(report.error and report.error["code"] == "storage-hangs" for report in reports.values())
+    answers = look_up(asked, ctx, storage_hangs=hangs)
     for step in asked:
         report = reports[step.name]
         blocked_now = _not_applicable(step, ctx, reports) if report.outcome is Outcome.WOULD_CHANGE else None

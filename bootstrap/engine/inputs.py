@@ -17,6 +17,7 @@ from ..steps.base import Question, Step
 
 T = TypeVar("T")
 SECONDS = 10.0
+MOMENT = 1.0
 # The answer is not known: no network, storage that does not answer.
 UNKNOWN = frozenset({"fetch-unreachable", "deadline-exceeded", "storage-hangs"})
 SHOWN_REMEDIES = 4
@@ -24,25 +25,29 @@ SHOWN_REMEDIES = 4
 Answer = Union[str, PetalError]  # in a few words, or why the input cannot be used
 
 
-def look_up(steps: Sequence[Step], ctx: Context) -> Mapping[tuple[str, str], Answer]:
+def look_up(steps: Sequence[Step], ctx: Context, *, storage_hangs: bool = False) -> Mapping[tuple[str, str], Answer]:
     """What the inputs of these steps are, or why one cannot be used, by the step's name and the key.
 
     A child process asks, because a local path may be on storage that hangs.
+
+    Args:
+        storage_hangs: known before: a step whose inputs depend on shared storage is not waited for.
     """
     if not steps:
         return {}
-    late = FetchError(f"no answer within {PROBE + SECONDS:.0f} s")
+    patience = MOMENT if storage_hangs else PROBE
+    late = FetchError(f"no answer within {patience + SECONDS:.0f} s")
     try:
-        return ctx.system.with_deadline(partial(_ask, steps, ctx), PROBE + SECONDS + 2, late)
+        return ctx.system.with_deadline(partial(_ask, steps, ctx, patience), patience + SECONDS + 2, late)
     except PetalError as error:
         return {(step.name, "(inputs)"): error for step in steps}
 
 
-def _ask(steps: Sequence[Step], ctx: Context) -> Mapping[tuple[str, str], Answer]:
+def _ask(steps: Sequence[Step], ctx: Context, patience: float) -> Mapping[tuple[str, str], Answer]:
     """The answers of all questions. A step whose inputs depend on storage that hangs has one answer."""
     asked: dict[tuple[str, str], Callable[[], Mapping[str, Question]]]
     asked = {(step.name, "(inputs)"): partial(step.inputs, ctx) for step in steps}
-    found = _together(asked, PROBE, ctx)
+    found = _together(asked, patience, ctx)
     questions = {
         (name, key): question
         for (name, _), inputs in found.items()

@@ -109,7 +109,7 @@ def test_the_head_node_reports_read_only_storage_and_users_keep_their_software(c
 
 VERBS: Sequence[tuple[tuple[str, ...], float]] = [
     (("status",), 15),
-    (("plan",), 20),  # 5 s each for the configuration, the step storage and the inputs
+    (("plan",), 16),  # 5 s each for the configuration and the step storage, 1 s for the inputs
     (("check",), 25),
     (("bootstrap",), 30),
     (("converge",), 30),

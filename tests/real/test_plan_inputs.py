@@ -22,9 +22,11 @@ from bootstrap.host.files import sha256_of
 from bootstrap.modules import expected
 from bootstrap.remote.fetch import Source
 from bootstrap.remote.look import look_at
+from bootstrap.steps import storage
 from bootstrap.steps.module_tree import ModuleTree
 from bootstrap.steps.packages import Packages
 from bootstrap.steps.spack import SpackStack
+from bootstrap.steps.storage import Storage
 from tests.real.nodes import petal
 from tests.real.server import hurry
 from tests.world import FakeSystem, World, tarball
@@ -39,6 +41,9 @@ class Guarded(FakeSystem):
 
     def with_deadline(self, action: Any, seconds: float, error: Any = None) -> Any:
         return deadline.with_deadline(action, seconds, error)
+
+    def on_storage(self, action: Any, where: Any, seconds: float) -> Any:
+        return deadline.on_storage(action, where, seconds)
 
 
 def planned(tmp_path: Path, text: str, **options: Any) -> dict[str, StepReport]:
@@ -290,3 +295,19 @@ def test_storage_that_hangs_costs_one_probe(tmp_path: Path, monkeypatch: pytest.
     assert time.monotonic() - started < 5
     assert "no answer within" in str(answers["packages", "(inputs)"])
     assert "Spack 1.1.1" in str(answers["spack", "spack.source"])
+
+
+def test_a_plan_waits_once_for_storage_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step storage has found out; the inputs that are on it cost 1 s more."""
+    monkeypatch.setattr(storage, "PROBE", 0.3)
+    monkeypatch.setattr(storage, "_view", lambda _: time.sleep(60))
+    monkeypatch.setattr(Packages, "inputs", lambda *_: time.sleep(60))
+    package = f"packages: [{{name: a, version: '1', source: {tmp_path}/a.tar.gz, sha256: {SHA}}}]"
+    world = World(tmp_path / "head", config_text=with_sources(tmp_path, more=package))
+    world.system = Guarded(world)
+    started = time.monotonic()
+    reports = {report.name: report for report in engine.plan([Storage(), Packages(), SpackStack()], world.context)}
+    assert time.monotonic() - started < 4
+    assert "did not answer" in reports["storage"].reason
+    assert "not checked: no answer within 1 s" in reports["packages"].reason
+    assert "Spack 1.1.1" in reports["spack"].reason
