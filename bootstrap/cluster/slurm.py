@@ -221,6 +221,11 @@ class Job:
     reason: str
 
     @property
+    def number(self) -> str:
+        """The id without the index of an array or of a part (``7`` of ``7_[1-4]``, ``7_2`` and ``7+1``)."""
+        return re.split(r"[_+]", self.id)[0]
+
+    @property
     def ended(self) -> bool:
         return self.state in ENDED
 
@@ -254,6 +259,14 @@ def jobs(system: System, name: str | None = None, user: str = OWNER) -> tuple[Jo
         )
     except ValueError as error:
         raise ProcessFailed("squeue does not say when a job was submitted", why=str(error)) from error
+
+
+def batch_script(system: System, job: Job) -> str:
+    """The script of a job; empty if the job is one of srun or salloc, or has gone, or if its script may not be read."""
+    shown = system.run(
+        ["scontrol", "write", "batch_script", re.split(r"_\[|\+", job.id)[0], "-"], timeout=COMMAND, ok=None
+    )
+    return shown.stdout if shown.returncode == 0 else ""
 
 
 def submit(

@@ -1,18 +1,19 @@
 """Garbage collection: which releases can be removed, and which packages and files only they need.
 
-A release stays if it is current or desired, if it is one of the newest, if a document of it cannot be read, or if it
-was current after the oldest job in squeue was submitted: a job has the environment of the shell that submitted it, and
-that shell took the current release.
+A release stays if it is current or desired, if it is one of the newest, if a document of it cannot be read, or if a job
+in squeue may use it: the script of the job names it, or it was current in the 30 days before the oldest job was
+submitted, or later. A job has the environment of the shell that submitted it, which may be days old and keeps the
+release that was current when it started. Slurm does not give the environment of a job to other programs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..cluster.slurm import Job
+from ..cluster.slurm import Job, batch_script
 from ..config.load import from_mapping
 from ..core.deadlines import DOCUMENT, EXPIRY
 from ..core.errors import ReleaseError
@@ -118,20 +119,31 @@ def _reasons(
     complete = [release for release in releases if release.manifest is not None]
     used: set[str] | None = None if jobs is None else set()
     why = "it was current, and Slurm does not list the jobs that may use it"
-    oldest = min((job for job in jobs or () if not job.ended), key=lambda job: job.submitted, default=None)
-    if oldest is not None:
-        used = current_since(history(ctx), oldest.submitted)
-        why = f"was current after job {oldest.id} of {oldest.user} was submitted"
+    waiting = sorted((job for job in jobs or () if not job.ended), key=lambda job: job.submitted)
+    if waiting:
+        used = current_since(history(ctx), waiting[0].submitted - EXPIRY)
+        why = f"was current after job {waiting[0].id} of {waiting[0].user} was submitted, or in the 30 days before"
         why += "" if used is not None else ", as far as is recorded"
     if used is None:
         used = {release.name for release in releases if release.published is not None or release in complete}
     reasons = {release.name: f"one of the newest {newest}" for release in complete[:newest]}
     reasons.update({release.name: release.problem for release in releases if release.problem})
     reasons.update(dict.fromkeys(used, why))
+    reasons.update(_named(ctx, waiting, {release.name for release in releases} - {*reasons, current}))
     if desired is not None:
         reasons[desired.release] = "desired"
     reasons[current] = "current"
     return {release.name: reasons[release.name] for release in releases if release.name in reasons}
+
+
+def _named(ctx: Context, jobs: Sequence[Job], names: Collection[str]) -> dict[str, str]:
+    """The releases of ``names`` that the script of a job has, as in ``module load petal/<id>``, with the reason."""
+    found: dict[str, str] = {}
+    arrays = {job.number: job for job in jobs} if names else {}
+    for number, job in arrays.items():  # the jobs of an array have one script
+        script = batch_script(ctx.system, job)
+        found.update({name: f"the script of job {number} of {job.user} names it" for name in names if name in script})
+    return found
 
 
 def current_since(entries: Sequence[Published], seconds: float) -> set[str] | None:

@@ -18,6 +18,7 @@ import pytest
 from bootstrap.cli import main
 from bootstrap.cluster.slurm import Job, jobs
 from bootstrap.commands.releases import _jobs, rollback
+from bootstrap.core.deadlines import EXPIRY
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
 from bootstrap.core.model import NodeReport, Outcome, Role, StepReport
 from bootstrap.core.paths import Paths
@@ -254,21 +255,37 @@ def test_gc_keeps_the_newest_and_the_desired_release(tmp_path: Path) -> None:
     assert first in collector.plan(world.context, 1, ()).drop
 
 
-def test_gc_keeps_releases_current_since_the_oldest_job_was_submitted(tmp_path: Path) -> None:
+def test_gc_keeps_releases_current_in_the_month_before_the_oldest_job(tmp_path: Path) -> None:
+    """A shell that is older than the release submits a job with the environment of the release before."""
     world, (first, second, third) = three_releases(tmp_path)
     publish_times(world, 1000, 2000, 3000)
-    why = "was current after job 7 of alice was submitted"
+    world.system.answers["scontrol"] = lambda _: "#!/bin/sh\n"
+    why = "was current after job 7 of alice was submitted, or in the 30 days before"
 
-    def keep(*jobs: Job) -> dict[str, str]:
+    def keep(submitted: float, state: str = "RUNNING") -> dict[str, str]:
+        jobs = (job(submitted + EXPIRY, state), job(9e9))
         return dict(collector.plan(world.context, 1, jobs).keep)
 
-    assert keep(job(3500)) == {third: "current"}
-    assert keep(job(2500)) == keep(job(3500), job(2500)) == {third: "current", second: why}
-    assert keep(job(2000)) == {third: "current", second: why, first: why}  # in the second of the switch both are kept
-    assert keep(job(1500, "SUSPENDED")) == {third: "current", second: why, first: why}
-    assert keep(job(1500, "COMPLETED"), job(1500, "TIMEOUT")) == {third: "current"}
-    assert set(keep(job(500))) == {first, second, third}  # before the first entry of the record
-    assert keep(job(500))[first] == f"{why}, as far as is recorded"
+    assert keep(3500) == {third: "current"}
+    assert keep(2500) == {third: "current", second: why}
+    assert keep(2000) == {third: "current", second: why, first: why}  # in the second of the switch both are kept
+    assert keep(1500, "SUSPENDED") == {third: "current", second: why, first: why}
+    assert keep(1500, "COMPLETED") == keep(1500, "TIMEOUT") == {third: "current"}
+    assert set(keep(500)) == {first, second, third}  # before the first entry of the record
+    assert keep(500)[first] == f"{why}, as far as is recorded"
+
+
+def test_gc_keeps_a_release_that_the_script_of_a_job_names(tmp_path: Path) -> None:
+    world, (first, second, third) = three_releases(tmp_path)
+    publish_times(world, 1000, 2000, 3000)
+    scripts = {"8": "#!/bin/sh\n", "9_1": f"module use /opt/petal/releases/{first}/modules/debian12-x86_64/Core\n"}
+    world.system.answers["scontrol"] = lambda argv: scripts[argv[3]]
+    jobs = [Job(number, "alice", 9e9, "PENDING", "None") for number in ("8", "9_[2-4]", "9_1")]
+    plan = collector.plan(world.context, 1, jobs)
+    assert plan.keep == {third: "current", first: "the script of job 9 of alice names it"}
+    assert list(plan.drop) == [second]
+    asked = [command[3] for command in world.system.commands if command[0] == "scontrol"]
+    assert asked == ["8", "9_1"]  # one job of the array
 
 
 def test_gc_removes_no_release_that_was_current_if_slurm_does_not_answer(tmp_path: Path) -> None:
