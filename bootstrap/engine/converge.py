@@ -161,6 +161,8 @@ def _apply(step: Step, ctx: Context, finding: Finding, listen: Listener) -> Step
 
     step.apply(replace(ctx, progress=lambda text: listen(replace(running, reason=text)), warn=warn))
     after = step.probe(ctx)
+    if after.blocked:  # the apply has made its changes; the rest needs ``--yes`` or an administrator
+        return _report(step, after)
     if not after.holds:
         raise NotConverged(
             f"{step.name} was applied and does not hold",

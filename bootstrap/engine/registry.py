@@ -12,9 +12,9 @@ from ..core.model import Mode, Role
 from ..repair.build_stage import BuildStage
 from ..repair.killed_run import KilledRun
 from ..repair.module_files import ChangedModules
-from ..repair.permissions import Ownership, Permissions
+from ..repair.permissions import Permissions
 from ..repair.records import Records
-from ..repair.store import ChangedFiles, MissingFiles, PartialInstalls
+from ..repair.store import PackageFiles, PartialInstalls
 from ..spack.job.worker import end_abandoned_jobs
 from ..state.context import Context
 from ..steps.base import Check, Run, Step
@@ -44,7 +44,6 @@ ALL: tuple[Check, ...] = (
     HiddenMounts(),
     MountStorage(),
     Permissions(),
-    Ownership(),
     Records(),
     Storage(),
     StorageOwner(),
@@ -58,8 +57,7 @@ ALL: tuple[Check, ...] = (
     Packages(),
     SpackProgram(),
     PartialInstalls(),
-    MissingFiles(),
-    ChangedFiles(),
+    PackageFiles(),
     SpackStack(),
     LmodPack(),
     NodeLmod(),

@@ -24,11 +24,11 @@ class BuildStage(Step):
     def probe(self, ctx: Context) -> Finding:
         if not ctx.system.is_root():
             return elsewhere("only root can see what builds left, and whether one is in progress")
-        indexes, stages = _unreadable_indexes(ctx), _stages(ctx)
+        indexes, stages = unreadable_indexes(ctx.paths.scratch / "spack"), _stages(ctx)
         size = sum(size_of(path) for path in stages)
         if not indexes and size < WORTH_BYTES:
             return satisfied(f"ended builds left nothing in {ctx.paths.scratch}")
-        if _is_building(ctx):
+        if ctx.system.other_runs(ctx.run_id):
             return elsewhere("another run is in progress")
         lines = [f"remove {path}" for path in (*indexes, *(stages if size >= WORTH_BYTES else ()))]
         if indexes:
@@ -36,9 +36,9 @@ class BuildStage(Step):
         return change(f"ended builds left {size / (1 << 20):.0f} MiB in {ctx.paths.scratch}", *lines)
 
     def apply(self, ctx: Context) -> None:
-        if _is_building(ctx):
+        if ctx.system.other_runs(ctx.run_id):
             return
-        for path in (*_unreadable_indexes(ctx), *_stages(ctx)):
+        for path in (*unreadable_indexes(ctx.paths.scratch / "spack"), *_stages(ctx)):
             remove_tree(path)
 
 
@@ -47,12 +47,3 @@ def _stages(ctx: Context) -> list[Path]:
     scratch = ctx.paths.scratch
     paths = (scratch / "spack" / "stage", *scratch.glob("*.tar"), *scratch.glob("*.part"))
     return [path for path in paths if path.exists()]
-
-
-def _unreadable_indexes(ctx: Context) -> list[Path]:
-    return unreadable_indexes(ctx.paths.scratch / "spack")
-
-
-def _is_building(ctx: Context) -> bool:
-    """True if another run may use these files: a worker, a build job, a solve."""
-    return bool(ctx.system.other_runs(ctx.run_id))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..core.deadlines import SCAN
-from ..core.model import Finding, blocked, change, elsewhere, satisfied
+from ..core.model import Finding, blocked, elsewhere, satisfied
 from ..core.text import at_most, not_reached
 from ..host.files import Scan, has_default_acl, scan
 from ..host.log import LOG
@@ -44,19 +43,18 @@ class InsecurePath:
     def is_foreign(self) -> bool:
         return self.owner not in (0, os.geteuid())
 
-    @property
-    def is_open_directory(self) -> bool:
-        """A directory of root. Files that others created in it belong to them, and are found because of that."""
-        return stat.S_ISDIR(self.mode) and not self.is_foreign
-
     def __str__(self) -> str:
         mode = f"has mode {stat.S_IMODE(self.mode):04o}"
         return f"{self.path} {f'belongs to user {self.owner}' if self.is_foreign else mode}"
 
 
-class StorageScan(Step):
-    """A step that reads the owner and the mode of every file below <mount>/petal."""
+class Permissions(Step):
+    """All files of the cluster's software belong to root, and no other user can write to them.
 
+    A directory is closed at once. A file that others could have changed is closed only with ``--yes``.
+    """
+
+    name = "permissions"
     roles = HEAD
     needs: ClassVar[tuple[type[Step], ...]] = (HiddenMounts, MountStorage)
     part_of = frozenset({Run.REPAIR, Run.CHECK})
@@ -69,72 +67,47 @@ class StorageScan(Step):
         scanned = ctx.system.on_storage(lambda: _scan(ctx), ctx.paths.shared, SCAN)
         if scanned is None:
             return elsewhere(f"{ctx.paths.mount} is not the storage that this node has used")
+        rest = not_reached(scanned.unreached, " directories", BUDGET)
         paths = _insecure(scanned)
-        finding = self.judge(ctx, paths)
+        if not paths:
+            return satisfied(f"only root owns and writes the files below {ctx.paths.shared}{rest}")
+        closed = [one for one in paths if _may_close(ctx, one)]
+        kept = [one for one in paths if not _may_close(ctx, one)]
         own = (one for one in paths if not one.is_foreign)
         parents = dict.fromkeys(os.path.dirname(one.path) for one in islice(own, ACLS))  # noqa: PTH120
         acl = ctx.system.on_storage(lambda: next(filter(has_default_acl, parents), None), ctx.paths.shared, SCAN)
-        if acl is not None and not finding.holds:
+        remedy = (*(("petal-node repair",) if closed else ()), *_remedies(ctx, kept))
+        why = ""
+        if acl is not None:
             why = f"{acl} has a default ACL that lets others write to new files, so each install makes more of them"
-            remedy = (f"setfacl -R -k {ctx.paths.shared}", *(finding.remedy or ("petal-node repair",)))
-            finding = replace(finding, why=why, remedy=remedy)
-        rest = not_reached(scanned.unreached, " directories", BUDGET)
-        return replace(finding, message=finding.message + rest)
-
-    @abstractmethod
-    def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
-        """The finding about the insecure paths of a scan."""
-
-
-class Permissions(StorageScan):
-    """Only root can create files in the directories of the cluster's software."""
-
-    name = "permissions"
-
-    def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
-        directories = [one for one in paths if one.is_open_directory]
-        if not directories:
-            return satisfied(f"only root can write to the directories below {ctx.paths.shared}")
-        return change(", ".join(at_most(1, directories)), *(f"chmod go-w {one.path}" for one in directories[:SHOWN]))
+            remedy = (f"setfacl -R -k {ctx.paths.shared}", *remedy)
+        message = ", ".join(at_most(1, [*kept, *closed])) + rest
+        changes = tuple(f"chmod go-w {one.path}" for one in closed[:SHOWN])
+        return replace(blocked(message, *remedy), why=why, changes=changes)
 
     def apply(self, ctx: Context) -> None:
         for one in _insecure(_scan(ctx)):
-            if one.is_open_directory:
+            if _may_close(ctx, one):
                 _close(one)
 
 
-class Ownership(StorageScan):
-    """All files of the cluster's software belong to root, and no other user could have changed them."""
-
-    name = "ownership"
-    needs = (HiddenMounts, MountStorage, Permissions)
-
-    def judge(self, ctx: Context, paths: list[InsecurePath]) -> Finding:
-        foreign = [one for one in paths if one.is_foreign]
-        writable = [one for one in paths if not one.is_foreign and not one.is_open_directory]
-        if foreign:
-            return blocked(", ".join(at_most(1, foreign)), *_remedies(ctx, foreign))
-        if not writable:
-            return satisfied(f"only root owns and writes the files below {ctx.paths.shared}")
-        summary = ", ".join(at_most(1, writable))
-        if ctx.options.yes:
-            return change(summary, *(f"chmod go-w {one.path}" for one in writable[:SHOWN]))
-        return blocked(summary, *(f"ls -ld {one.path}" for one in writable[:SHOWN]), YES)
-
-    def apply(self, ctx: Context) -> None:
-        for one in _insecure(_scan(ctx)) if ctx.options.yes else ():
-            if not one.is_foreign and not one.is_open_directory:
-                _close(one)
+def _may_close(ctx: Context, one: InsecurePath) -> bool:
+    return not one.is_foreign and (stat.S_ISDIR(one.mode) or ctx.options.yes)
 
 
-def _remedies(ctx: Context, foreign: list[InsecurePath]) -> Iterator[str]:
+def _remedies(ctx: Context, kept: list[InsecurePath]) -> Iterator[str]:
     """A record in ``state`` decides what root does, so it is removed; the next repair writes it again."""
-    yield f"ls -ld {foreign[0].path}"
+    foreign = [one for one in kept if one.is_foreign]
+    writable = [one for one in kept if not one.is_foreign]
+    for one in (*foreign[:1], *writable[:SHOWN]):
+        yield f"ls -ld {one.path}"
     records = [one for one in foreign if ctx.paths.state in Path(one.path).parents and not stat.S_ISDIR(one.mode)]
     for one in records[:SHOWN]:
         yield f"rm {one.path}    # then: petal-node repair"
     for owner in sorted({one.owner for one in foreign if one not in records})[:SHOWN]:
         yield f"chown -Rh --from={owner} root:root {ctx.paths.shared}    # {UNTOUCHED}"
+    if writable:
+        yield YES
 
 
 def _scan(ctx: Context) -> Scan | None:

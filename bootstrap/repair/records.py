@@ -19,7 +19,7 @@ from ..state.release import read_index, read_manifest
 from ..state.store import ClusterState, KnownStorage, is_own_storage
 from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
-from .permissions import Ownership, Permissions
+from .permissions import Permissions
 
 SHOWN = 4
 
@@ -29,9 +29,9 @@ class Records(Step):
 
     name = "records"
     roles = HEAD
-    needs = (HiddenMounts, MountStorage, Permissions, Ownership)
+    needs = (HiddenMounts, MountStorage, Permissions)
     part_of = frozenset({Run.REPAIR, Run.CHECK})
-    after = (HiddenMounts, MountStorage, Permissions, Ownership)
+    after = (HiddenMounts, MountStorage, Permissions)
 
     def probe(self, ctx: Context) -> Finding:
         if ctx.paths.live and ctx.mounted is None:
@@ -82,7 +82,7 @@ def _damaged(ctx: Context) -> Iterator[Path]:
         except StateError as error:
             if error.code == "state-corrupt":
                 yield path
-    with suppress(StateError):  # the checks of permissions and owners find a directory that is not trusted
+    with suppress(StateError):  # the step ``permissions`` finds a directory that is not trusted
         yield from shared.reports().damaged
 
 

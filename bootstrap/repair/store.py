@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,14 +44,13 @@ class InstalledPackage:
     differences: tuple[Difference, ...] = ()
 
     @property
-    def was_changed(self) -> bool:
-        """True if a file has other contents, which may be intended; False if files are only missing or empty."""
-        return not all(one.lost for one in self.differences)
+    def has_only_lost(self) -> bool:
+        """True if files are only missing or empty, so that an install loses no change of an administrator.
 
-    @property
-    def was_cut(self) -> bool:
-        """True if files are empty and none was changed: a power cut leaves that, not an administrator."""
-        return not self.was_changed and any(one.empty for one in self.differences)
+        For a Spack package, which is removed first, one must be empty: a power cut leaves that.
+        """
+        is_enough = self.package is not None or any(one.empty for one in self.differences)
+        return is_enough and all(one.lost for one in self.differences)
 
     def __str__(self) -> str:
         return f"{self.name}: {', '.join(at_most(1, self.differences, ' files'))}"
@@ -103,51 +102,34 @@ def _partial_installs(ctx: Context) -> list[Path]:
     return database.compare(store).unfinished
 
 
-class MissingFiles(StoreRepair):
-    """Binary packages have all their files. A repair needs no ``--yes``: unpacking the tarball again loses nothing."""
+class PackageFiles(StoreRepair):
+    """All files of packages are as they were installed.
 
-    name = "package-files-missing"
-
-    def probe(self, ctx: Context) -> Finding:
-        if not any(package.origin for package in ctx.config.packages):
-            return elsewhere("the configuration has no tarballs")
-        damaged, rest = _find(ctx, _tarballs)
-        incomplete = [package for package in damaged if not package.was_changed]
-        if not incomplete:
-            return satisfied(f"binary packages have all their files{rest}")
-        return change(_summary(incomplete) + rest, *(f"unpack {package.name} again" for package in incomplete[:SHOWN]))
-
-    def apply(self, ctx: Context) -> None:
-        for damaged in _damaged(ctx, _tarballs(ctx), BULK)[0]:
-            if damaged.package is not None and not damaged.was_changed:
-                install(ctx, damaged.package)
-
-
-class ChangedFiles(StoreRepair):
-    """No file of a package was changed, and no file of a Spack package is missing.
-
-    The changes may be intended, so a package is installed again only with ``--yes``, unless all damaged packages have
-    only lost the content of files. A Spack package is removed; the step ``spack``, which follows, installs it like any
-    other missing one.
+    A changed package is installed again only with ``--yes``, because the changes may be intended; one that has only
+    lost files, at once. A Spack package is removed: the step ``spack``, which follows, installs it like any other
+    missing one.
     """
 
-    name = "package-files-changed"
+    name = "package-files"
 
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.uses_spack and not any(package.origin for package in ctx.config.packages):
             return elsewhere("the configuration has no packages that petal-node installs")
-        damaged, rest = _find(ctx, _packages)
-        damaged = [one for one in damaged if self._is_changed(one)]
+        seconds, deadline = (BULK, BULK) if ctx.options.deep else (BUDGET, SCAN)
+        damaged, late = ctx.system.on_storage(lambda: _damaged(ctx, seconds), ctx.paths.store, deadline)
+        rest = not_reached(late, " packages", seconds)
         if not damaged:
             return satisfied(f"all packages are as they were installed{rest}")
-        summary = _summary(damaged) + rest
-        if ctx.options.yes or all(one.was_cut for one in damaged):
-            return change(summary, *(f"install {package.name} again" for package in damaged[:SHOWN]))
-        return blocked(summary, *(f"ls -l {one.differences[0].path}" for one in damaged[:SHOWN]), YES)
+        again = [one for one in damaged if ctx.options.yes or one.has_only_lost]
+        kept = [one for one in damaged if one not in again]
+        remedy = (*(f"ls -l {one.differences[0].path}" for one in kept[:SHOWN]), *((YES,) if kept else ()))
+        changes = tuple(f"install {one.name} again" for one in again[:SHOWN])
+        message = "; ".join(at_most(1, [*kept, *again], " packages")) + rest
+        return replace(blocked(message, *remedy), changes=changes)
 
     def apply(self, ctx: Context) -> None:
-        for damaged in filter(self._is_changed, _damaged(ctx, _packages(ctx), BULK)[0]):
-            if not (ctx.options.yes or damaged.was_cut):
+        for damaged in _damaged(ctx, BULK)[0]:
+            if not (ctx.options.yes or damaged.has_only_lost):
                 continue
             if damaged.package is not None:
                 install(ctx, damaged.package)
@@ -158,21 +140,9 @@ class ChangedFiles(StoreRepair):
             move_aside(prefix, garbage)
             remove_tree(garbage)
 
-    @staticmethod
-    def _is_changed(package: InstalledPackage) -> bool:
-        """Missing files of a binary package are found and written again by ``package-files-missing``."""
-        return package.package is None or package.was_changed
 
-
-def _find(
-    ctx: Context, packages: Callable[[Context], Iterator[InstalledPackage]]
-) -> tuple[list[InstalledPackage], str]:
-    seconds, deadline = (BULK, BULK) if ctx.options.deep else (BUDGET, SCAN)
-    return ctx.system.on_storage(lambda: _damaged(ctx, packages(ctx), seconds), ctx.paths.store, deadline)
-
-
-def _damaged(ctx: Context, packages: Iterable[InstalledPackage], seconds: float) -> tuple[list[InstalledPackage], str]:
-    """The packages with differences, read in parallel; and which ones were not reached, for the end of a sentence."""
+def _damaged(ctx: Context, seconds: float) -> tuple[list[InstalledPackage], list[str]]:
+    """The packages with differences, read in parallel, and the names of those that were not reached."""
     deadline = time.monotonic() + seconds
 
     def look(package: InstalledPackage) -> InstalledPackage | None:
@@ -180,33 +150,24 @@ def _damaged(ctx: Context, packages: Iterable[InstalledPackage], seconds: float)
             return None
         return replace(package, differences=_differences(ctx, package))
 
-    packages = list(packages)
+    packages = list(_packages(ctx))
     with ThreadPoolExecutor(READERS) as pool:
         looked = list(pool.map(look, packages))
     late = [package.name for package, found in zip(packages, looked) if found is None]
-    return [found for found in looked if found and found.differences], not_reached(late, " packages", seconds)
-
-
-def _summary(damaged: list[InstalledPackage]) -> str:
-    return "; ".join(at_most(1, damaged, " packages"))
+    return [found for found in looked if found and found.differences], late
 
 
 def _packages(ctx: Context) -> Iterator[InstalledPackage]:
     """Packages of the desired release only: those of older releases cannot be installed again."""
-    yield from _tarballs(ctx)
+    for package in (package for package in ctx.config.packages if package.origin is not None):
+        prefix = package_prefix(package, ctx.paths, ctx.facts.host)
+        yield InstalledPackage(f"{package.name} {package.version}", prefix, package)
     if not ctx.config.uses_spack or database.database_problem(store_of(ctx)):
         return
     installed = database.installed(store_of(ctx))
     for spec in release_specs(ctx):
-        prefix = installed.get(spec.hash)
-        if not spec.external and prefix is not None:
-            yield InstalledPackage(f"{spec.name}@{spec.version}", prefix)
-
-
-def _tarballs(ctx: Context) -> Iterator[InstalledPackage]:
-    for package in (package for package in ctx.config.packages if package.origin is not None):
-        prefix = package_prefix(package, ctx.paths, ctx.facts.host)
-        yield InstalledPackage(f"{package.name} {package.version}", prefix, package)
+        if not spec.external and spec.hash in installed:
+            yield InstalledPackage(f"{spec.name}@{spec.version}", installed[spec.hash])
 
 
 def _differences(ctx: Context, one: InstalledPackage) -> tuple[Difference, ...]:

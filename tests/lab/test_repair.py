@@ -230,12 +230,12 @@ FAULTS: dict[str, Fault] = {
     # the cluster's storage
     "state writable for all": Fault(H, f"chmod 777 {STATE}", "permissions", "has mode 0777"),
     "a program writable for all": Fault(
-        H, f"chmod 777 {HELLO}/bin/hello", "ownership", "bin/hello has mode 0777", "yes"
+        H, f"chmod 777 {HELLO}/bin/hello", "permissions", "bin/hello has mode 0777", "yes"
     ),
     "a release given to a user": Fault(
         H,
         f"chown -R ec2-user {RELEASE}",
-        "ownership",
+        "permissions",
         "belongs to user 1000",
         "refused",
         "chown -Rh --from=1000 root:root /shared/petal",
@@ -268,8 +268,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "a module file empty": Fault(H, f"truncate -s 0 $(echo {CORE}/hello/*.lua)", "module-tree", "missing or empty"),
     # packages
-    "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "package-files-missing", "bin/hello is missing"),
-    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files-changed", "hello 1.0: /", "yes"),
+    "a program lost": Fault(H, f"rm {HELLO}/bin/hello", "package-files", "bin/hello is missing"),
+    "a program edited": Fault(H, f"echo >>{HELLO}/bin/hello", "package-files", "hello 1.0: /", "yes"),
     "a package lost": Fault(H, f"rm -r {HELLO}", "packages", "missing packages: "),
     "Spack's database lost": Fault(
         H,
@@ -289,11 +289,9 @@ FAULTS: dict[str, Fault] = {
         spack=True,
     ),
     "a file of a Spack package lost": Fault(
-        H, f"rm {PIECE}/share/7", "package-files-changed", "share/7 is missing", "yes", spack=True
+        H, f"rm {PIECE}/share/7", "package-files", "share/7 is missing", "yes", spack=True
     ),
-    "a Spack package edited": Fault(
-        H, f"echo >>{PIECE}/bin/piece", "package-files-changed", "piece@1: /", "yes", spack=True
-    ),
+    "a Spack package edited": Fault(H, f"echo >>{PIECE}/bin/piece", "package-files", "piece@1: /", "yes", spack=True),
     "a Spack package lost": Fault(H, f"rm -r {PIECE}", "spack", "missing packages: 1 of 2", spack=True),
 }
 
@@ -471,7 +469,7 @@ def test_a_damaged_package_stays_missing_until_it_can_be_built_again(cluster: La
     try:
         failed = envelope(cluster, H, "petal-node repair --yes --json")
         outcomes = {step["name"]: step["outcome"] for step in failed["data"]["steps"]}
-        assert (failed["exit_code"], outcomes["package-files-changed"], outcomes["spack"]) == (
+        assert (failed["exit_code"], outcomes["package-files"], outcomes["spack"]) == (
             1,
             "changed",
             "failed",

@@ -25,9 +25,9 @@ from bootstrap.repair import permissions, store
 from bootstrap.repair.build_stage import BuildStage
 from bootstrap.repair.killed_run import KilledRun
 from bootstrap.repair.module_files import ChangedModules
-from bootstrap.repair.permissions import Ownership, Permissions
+from bootstrap.repair.permissions import Permissions
 from bootstrap.repair.records import Records
-from bootstrap.repair.store import ChangedFiles, MissingFiles
+from bootstrap.repair.store import PackageFiles
 from bootstrap.state.context import Context
 from bootstrap.state.runs import Runs
 from bootstrap.state.store import ClusterState
@@ -65,7 +65,7 @@ def test_a_default_acl_is_named_as_the_cause_of_modes(head: World) -> None:
         os.setxattr(directory, "system.posix_acl_default", ACL)
     new = head.paths.shared_root / "new"
     new.write_text("")
-    finding = Ownership().probe(head.context)
+    finding = Permissions().probe(head.context)
     assert finding.reason.startswith(f"{new} has mode 0664: {head.paths.shared_root} has a default ACL")
     assert finding.remedy[0] == f"setfacl -R -k {head.paths.shared}"
     assert not any(each.startswith("petal-node") and "--yes" not in each for each in finding.remedy)
@@ -87,7 +87,7 @@ def test_few_directories_are_asked_for_their_acl(head: World, monkeypatch: pytes
         path.parent.mkdir(parents=True)
         path.touch(0o666)
         path.chmod(0o666)
-    assert not Ownership().probe(head.context).holds
+    assert not Permissions().probe(head.context).holds
     assert len(asked) == permissions.ACLS
 
 
@@ -105,9 +105,8 @@ def test_write_permission_for_others_is_removed_from_a_directory(head: World) ->
 def test_write_permission_for_others_is_removed_from_a_file_only_with_yes(head: World) -> None:
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     program.chmod(0o777)
-    assert Permissions().probe(head.context).holds
-    assert Ownership().probe(head.context).blocked
-    assert repaired(Ownership(), yes(head)).holds
+    assert Permissions().probe(head.context).blocked
+    assert repaired(Permissions(), yes(head)).holds
     assert program.stat().st_mode & 0o777 == 0o755
 
 
@@ -116,21 +115,32 @@ def test_a_file_of_a_user_is_reported_with_a_command_and_not_changed(head: World
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     os.chown(program, USER, USER)
     for ctx in (head.context, yes(head)):
-        probe = Ownership().probe(ctx)
+        probe = Permissions().probe(ctx)
         assert (probe.blocked, f"bin/hello belongs to user {USER}" in probe.reason) == (True, True)
-        Ownership().apply(ctx)
+        Permissions().apply(ctx)
         assert program.stat().st_uid == USER
     command = probe.remedy[-1].split("    ")[0]
     assert command == f"chown -Rh --from={USER} root:root {head.paths.shared}"
     subprocess.run(command.split(), check=True)
-    assert Ownership().probe(head.context).holds
+    assert Permissions().probe(head.context).holds
+
+
+@needs_root
+def test_a_file_that_repair_leaves_alone_does_not_keep_the_rest(head: World) -> None:
+    program = next(head.paths.shared_root.glob("store/*/hello-*/bin/hello"))
+    os.chown(program, USER, USER)
+    head.paths.state.chmod(0o777)
+    done = {report.name: report for report in engine.converge(REPAIRS, head.context, lambda _: None)}["permissions"]
+    assert (done.outcome, done.reason) == (Outcome.BLOCKED, f"{program} belongs to user {USER}")
+    assert head.paths.state.stat().st_mode & 0o777 == 0o755
+    assert not any(line.startswith("petal-node repair") for line in done.remedy)
 
 
 @needs_root
 def test_a_record_owned_by_a_user_is_not_read(head: World) -> None:
     wanted = head.paths.state / "desired.json"
     os.chown(wanted, USER, USER)
-    probe = Ownership().probe(yes(head))
+    probe = Permissions().probe(yes(head))
     assert (probe.blocked, probe.remedy[1].split("    ")[0]) == (True, f"rm {wanted}")
     with pytest.raises(StateError, match="belongs to user"):
         ClusterState(head.paths).desired_state()
@@ -180,13 +190,12 @@ def test_a_lost_file_is_restored_and_an_edited_one_only_with_yes(head: World) ->
     program = next(head.paths.store.glob("*/hello-*/bin/hello"))
     text = program.read_text()
     program.unlink()
-    assert repaired(MissingFiles(), head.context).holds
+    assert repaired(PackageFiles(), head.context).holds
     assert program.read_text() == text
     program.write_text(text + "# a site's own line\n")
-    refused = ChangedFiles().probe(head.context)
+    refused = PackageFiles().probe(head.context)
     assert (refused.blocked, "changes are lost" in refused.remedy[-1]) == (True, True)
-    assert MissingFiles().probe(head.context).holds
-    assert repaired(ChangedFiles(), yes(head)).holds
+    assert repaired(PackageFiles(), yes(head)).holds
     assert program.read_text() == text
 
 
@@ -223,15 +232,15 @@ def test_a_changed_module_file_is_reported_and_written_again_only_with_yes(head:
 def test_a_damaged_inventory_affects_only_its_own_package(head: World) -> None:
     inventory = next(head.paths.store.glob("*/hello-*/.petal/files.json"))
     inventory.write_text("{")
-    assert "files.json cannot be read" in MissingFiles().probe(head.context).reason
-    assert repaired(MissingFiles(), head.context).holds
+    assert "files.json cannot be read" in PackageFiles().probe(head.context).reason
+    assert repaired(PackageFiles(), head.context).holds
 
 
 def test_write_permission_is_removed_from_a_pipe_without_opening_it(head: World) -> None:
     pipe = head.paths.shared_root / "store" / "pipe"
     os.mkfifo(pipe)
     pipe.chmod(0o666)
-    assert repaired(Ownership(), yes(head)).holds
+    assert repaired(Permissions(), yes(head)).holds
     assert pipe.stat().st_mode & 0o777 == 0o644
 
 
@@ -240,7 +249,7 @@ def test_a_damaged_package_is_kept_if_it_cannot_be_fetched_again(head: World, tm
     (prefix / "bin" / "hello").unlink()
     (tmp_path / "hello.tar.gz").unlink()
     with pytest.raises(Exception, match="hello"):
-        MissingFiles().apply(head.context)
+        PackageFiles().apply(head.context)
     assert (prefix / ".petal" / "package.json").is_file()
 
 
@@ -326,10 +335,10 @@ def test_a_changed_spack_package_is_reinstalled_only_with_yes_and_an_emptied_one
     entry = {"mode": info.st_mode, "owner": info.st_uid, "group": info.st_gid, "type": "file", "size": 1, "time": 1.0}
     entry["hash"] = hashlib.sha1(b"b", usedforsecurity=False).hexdigest()
     (prefix / ".spack" / "install_manifest.json").write_text(json.dumps({str(program): entry}))
-    assert ChangedFiles().probe(world.context).blocked
-    ChangedFiles().apply(world.context)
+    assert PackageFiles().probe(world.context).blocked
+    PackageFiles().apply(world.context)
     assert program.exists()
-    assert repaired(ChangedFiles(), yes(world)).holds
+    assert repaired(PackageFiles(), yes(world)).holds
     assert [path.name for path in prefix.parent.iterdir() if "fftw" in path.name] == []
     found = {report.name: report for report in engine.converge(steps, world.context, lambda _: None)}
     assert found["spack"].outcome is Outcome.CHANGED
@@ -338,7 +347,7 @@ def test_a_changed_spack_package_is_reinstalled_only_with_yes_and_an_emptied_one
     program.parent.mkdir(exist_ok=True)
     program.write_text("")
     manifest.write_text(json.dumps({str(program): entry}))
-    assert repaired(ChangedFiles(), world.context).holds
+    assert repaired(PackageFiles(), world.context).holds
     assert not prefix.exists()
 
 
@@ -346,12 +355,11 @@ def test_a_check_of_files_names_the_packages_that_it_did_not_reach(
     head: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     next(head.paths.store.glob("*/hello-*/bin/hello")).unlink()
-    assert MissingFiles().probe(head.context).pending
+    assert PackageFiles().probe(head.context).pending
     monkeypatch.setattr(store, "BUDGET", 0)
-    for step in (MissingFiles(), ChangedFiles()):
-        finding = step.probe(head.context)
-        assert finding.holds
-        assert finding.message.endswith("; not reached within 0 s: hello 1.0")
+    finding = PackageFiles().probe(head.context)
+    assert finding.holds
+    assert finding.message.endswith("; not reached within 0 s: hello 1.0")
 
 
 @needs_root

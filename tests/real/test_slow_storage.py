@@ -13,7 +13,7 @@ from bootstrap.core.model import Finding, NodeReport, Severity, plain
 from bootstrap.host.files import scan
 from bootstrap.host.times import timestamp
 from bootstrap.repair import permissions
-from bootstrap.repair.permissions import Ownership, Permissions
+from bootstrap.repair.permissions import Permissions
 from bootstrap.state.store import ClusterState, write_document
 from tests.disks import fuse
 from tests.world import World
@@ -61,5 +61,4 @@ def test_a_scan_names_the_directories_that_it_did_not_reach(head: World, monkeyp
     assert insecure.unreached == []
     monkeypatch.setattr(permissions, "is_own_storage", lambda *_: True)
     monkeypatch.setattr(permissions, "BUDGET", 0)
-    for step in (Permissions(), Ownership()):
-        assert step.probe(head.context).message.endswith(f"; not reached within 0 s: {head.paths.shared}")
+    assert Permissions().probe(head.context).message.endswith(f"; not reached within 0 s: {head.paths.shared}")

@@ -228,7 +228,7 @@ def test_a_damaged_or_lost_desired_json_is_restored_from_the_current_release(wor
 
 @pytest.mark.parametrize("other", ["published.json", "token.json"])
 def test_a_desired_json_is_restored_if_another_record_is_missing_too(world: World, other: str) -> None:
-    """The remedies of ``ownership`` name any of them for removal."""
+    """The remedies of ``permissions`` name any of them for removal."""
     run_once(world, ARGS, event="configured")
     world.config_text = "check: {run: [operator]}\nmodules: {hide: [gcc]}"
     engine.converge(STEPS, world.context, lambda _: None)

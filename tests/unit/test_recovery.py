@@ -75,7 +75,7 @@ def test_only_a_copy_that_follows_a_flush_vouches_for_the_files_of_a_package(tmp
     assert database.copies(tmp_path) == []
     keep_copy(tmp_path, flush_filesystem)
     (place / ".spack/spec.json").write_text("")
-    assert compare(tmp_path) == ([], True), "the check package-files-changed finds later damage"
+    assert compare(tmp_path) == ([], True), "the check package-files finds later damage"
     index(tmp_path)
     assert compare(tmp_path) == ([place], True), "a new install that was killed"
     keep_copy(tmp_path, flush_filesystem)  # the package was removed

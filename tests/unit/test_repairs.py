@@ -14,7 +14,7 @@ from bootstrap.core.facts import Mount
 from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
-from bootstrap.repair.store import ChangedFiles, MissingFiles
+from bootstrap.repair.store import PackageFiles
 from bootstrap.state.store import KnownStorage, write_document
 from bootstrap.steps.mount import HiddenMounts
 from bootstrap.steps.packages import install
@@ -118,11 +118,10 @@ def test_repair_plans_and_changes_nothing_on_a_healthy_node(tmp_path: Path) -> N
 
 def test_packages_that_are_gone_or_missing_in_the_configuration_are_not_called_complete(tmp_path: Path) -> None:
     world = World(tmp_path / "empty")
-    assert MissingFiles().probe(world.context).skipped
-    assert ChangedFiles().probe(world.context).skipped
+    assert PackageFiles().probe(world.context).skipped
     world = World(tmp_path / "node", config_text=with_package(tmp_path))
-    assert MissingFiles().probe(world.context).pending  # nothing is unpacked
+    assert PackageFiles().probe(world.context).pending  # nothing is unpacked
     install(world.context, world.config.packages[0])
-    assert MissingFiles().probe(world.context).holds
+    assert PackageFiles().probe(world.context).holds
     shutil.rmtree(world.paths.store)
-    assert MissingFiles().probe(world.context).pending
+    assert PackageFiles().probe(world.context).pending

@@ -240,7 +240,7 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
 
 
 def test_a_page_with_any_file_name_can_be_written() -> None:
-    finding = Finding("ownership", Severity.WARN, "/x/caf" + os.fsdecode(b"\xe9"))
+    finding = Finding("permissions", Severity.WARN, "/x/caf" + os.fsdecode(b"\xe9"))
     result = Result("check", Status.DEGRADED, NodeReport("q-1", "head", "t", "r", (finding,)))
     assert r"/x/caf\udce9" in page(result, Options("check"), "t").encode().decode()
 
