@@ -23,11 +23,11 @@ KINDS = ("error code", CHECK, KEY, "exit code")
 
 @dataclass(frozen=True)
 class Topic:
-    """One name and its documentation: paragraphs without line breaks; lines of an example start with four blanks."""
+    """One name and its documentation, which is Markdown; lines of an example start with four blanks."""
 
     name: str
     kind: str
-    text: tuple[str, ...]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,30 @@ def _is_name_of(word: str, topic: Topic) -> bool:
 
 def _topics() -> Iterator[Topic]:
     for path in sorted(resources.path("docs").glob("*.md")):
-        text = re.sub(r"(?m)^```\w*\n((?:.*\n)*?)```$", _indented, path.read_text(encoding="utf-8"))
+        text = re.sub(r"\[([^]]+)\]\(([^)]+)\)", _link, path.read_text(encoding="utf-8"))
+        text = re.sub(r"(?m)^```\w*\n((?:.*\n)*?)```$", _indented, text)
         headed = re.split(r"(?m)^#+ (.+)\n", text)
-        sections = {_slug(title): body for title, body in zip(headed[1::2], headed[2::2])}
+        sections = {_slug(title): body.strip("\n") for title, body in zip(headed[1::2], headed[2::2])}
         for number, (name, body) in enumerate(sections.items()):
             kind = CHECK if path.stem == "checks" and number else SECTION
-            yield Topic(path.stem if number == 0 else name, kind, tuple(_paragraphs(body)))
+            yield Topic(path.stem if number == 0 else name, kind, body)
             for heads, cells in _rows(body):
                 if row_kind := ROWS.get((path.stem, heads[0])):
-                    link = re.fullmatch(r"see \[[^]]+\]\(#([^)]+)\)", cells[-1])
-                    pairs = (f"{head}: {_plain(cell)}" for head, cell in zip(heads[1:], cells[1:]) if cell != "-")
-                    about = tuple(_paragraphs(sections[link[1]]) if link else pairs)
-                    yield from (Topic(one, row_kind, about) for one in _plain(cells[0]).split(", "))
+                    pairs = (f"- {head}: {cell}" for head, cell in zip(heads[1:], cells[1:]) if cell != "-")
+                    about = sections.get(cells[-1].removeprefix("see "), "\n".join(pairs))
+                    yield from (Topic(one, row_kind, about) for one in cells[0].replace("`", "").split(", "))
+
+
+def _link(link: re.Match[str]) -> str:
+    """A link as its text and the command that shows its target."""
+    text, target = link[1], link[2]
+    if ":" in target:
+        return f"{text} ({target})"
+    page, _, anchor = target.partition("#")
+    name = anchor or page.removesuffix(".md")
+    if page.startswith("dev/") or text.lower() == name:
+        return text
+    return f"`petal-node explain {name}`" if text == page else f"{text} (`petal-node explain {name}`)"
 
 
 def _indented(fenced: re.Match[str]) -> str:
@@ -97,43 +109,10 @@ def _rows(body: str) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
     """The rows of the tables, each with the heads of its columns."""
     heads: list[str] = []
     for line in body.splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if not line.startswith("|"):
             heads = []
         elif not heads:
-            heads = _cells(line)
+            heads = cells
         elif not line.startswith("|--"):
-            yield heads, _cells(line)
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def _paragraphs(body: str) -> Iterator[str]:
-    """Paragraphs, items of lists, rows of tables, and the lines of examples."""
-    for block in re.split(r"\n\s*\n", body.strip("\n")):
-        if block.startswith("|"):
-            yield from (
-                f"- {_plain(cells[0])}: {'; '.join(_plain(cell) for cell in cells[1:] if cell not in ('', '-'))}"
-                for _, cells in _rows(block)
-            )
-        elif block.startswith("    "):
-            yield from block.splitlines()
-        elif block:
-            yield from (_plain(" ".join(item.split())) for item in re.split(r"\n(?=- |\d+\. )", block))
-
-
-def _plain(text: str) -> str:
-    """Markdown as plain text; a link becomes the command that shows its target."""
-    return re.sub(r"\[([^]]+)\]\(([^)]+)\)", _link, text).replace("`", "").replace("**", "")
-
-
-def _link(link: re.Match[str]) -> str:
-    text, target = link[1], link[2]
-    if ":" in target:
-        return f"{text} ({target})"
-    page, _, anchor = target.partition("#")
-    name = anchor or page.removesuffix(".md")
-    if page.startswith("dev/") or text.lower() == name:
-        return text
-    return f"petal-node explain {name}" if text == page else f"{text} (petal-node explain {name})"
+            yield heads, cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from shutil import get_terminal_size
 from textwrap import TextWrapper
 from typing import TYPE_CHECKING
@@ -110,9 +111,9 @@ def explain_view(result: Result[Explanation]) -> list[Line]:
     lines = []
     for topic in result.data.topics:
         lines.append(Line(f"{topic.name} ({topic.kind})", heading=True))
-        for paragraph in topic.text:
-            is_example = paragraph.startswith("    ")
-            lines += [Line(text) for text in ([paragraph] if is_example else wrapper.wrap(paragraph))]
+        # A paragraph, an item of a list, the row of a table or a line of an example.
+        for part in re.split(r"\n\n+|\n(?=[|]|- |\d+\. |    )", topic.text):
+            lines += [Line(text) for text in ([part] if part.startswith("    ") else wrapper.wrap(part))]
     for kind, names in result.data.names.items():
         lines += [Line(f"{kind}s:", heading=True), *(Line(text) for text in wrapper.wrap(", ".join(names)))]
     return lines

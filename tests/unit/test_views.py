@@ -185,7 +185,7 @@ RESULTS: dict[str, Result[Any]] = {
     "gc": Result("gc", Status.OK, GARBAGE),
     "gc-nothing": Result("gc", Status.OK, Cleanup({"3f9c1a2b4d5e": "current"}, {}, (), (), (), 3, 0, True)),
     "lines": Result("check", Status.OK, Lines(("one", "two"))),
-    "explain": Result("explain", Status.OK, Explanation((Topic("75", "exit code", ("meaning: try again",)),), {})),
+    "explain": Result("explain", Status.OK, Explanation((Topic("75", "exit code", "- meaning: try again"),), {})),
     "explain-all": Result("explain", Status.OK, Explanation((), {"check": ("cpu", "mpi")})),
     "version": Result("version", Status.OK, Tool("0.1.0", Path("/opt/petal-node/0.1.0/petal-node"), "0f" * 32)),
     "error": failed("hook", CONFIG_ERROR),
