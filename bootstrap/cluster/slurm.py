@@ -198,13 +198,6 @@ def ping(system: System, seconds: float) -> Completed:
     return system.run(["scontrol", "ping"], timeout=seconds, ok=None)
 
 
-def setting(system: System, name: str) -> str | None:
-    """A value of slurm.conf as slurmctld uses it; None if it is not set."""
-    shown = system.run(["scontrol", "show", "config"], timeout=COMMAND).stdout
-    match = re.search(rf"(?m)^{re.escape(name)}\s*=\s*(\S.*?)\s*$", shown)
-    return match.group(1) if match else None
-
-
 @dataclass(frozen=True)
 class Job:
     """A job as squeue shows it.
@@ -381,14 +374,6 @@ def srun(
         except PetalError as error:
             LOG.warning("job %s may still run: %s", name, error)
         raise
-
-
-def require_step(done: Completed, nodes: Sequence[str]) -> None:
-    """If srun failed and no task printed anything: AllocationRefused without an allocation, else ProcessFailed."""
-    if done.returncode == 0 or done.stdout.strip():
-        return
-    raise_refusal(done, nodes)
-    raise ProcessFailed(f"srun ended with {done.returncode}", why=done.tail(4))
 
 
 def raise_refusal(done: Completed, nodes: Sequence[str]) -> None:

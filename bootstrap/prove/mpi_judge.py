@@ -44,7 +44,6 @@ class Evidence:
         code: the exit code of srun.
         stdout: the lines of the ranks, each after the number of its task (``srun --label``).
         plugins: the output of ``srun --mpi=list`` on the head node, empty if the job succeeded.
-        slurmd: the lines about this job in the log of slurmd on a node that did not start its task.
     """
 
     module: str
@@ -53,7 +52,6 @@ class Evidence:
     stdout: str
     stderr: str
     plugins: str = ""
-    slurmd: str = ""
 
     @cached_property
     def ranks(self) -> list[Rank]:
@@ -115,8 +113,8 @@ def _not_started(evidence: Evidence) -> Finding | None:
             f"sudo $(command -v srun) --mpi=none -N{len(absent)} -w {','.join(absent)} grep -i mpi /var/log/slurmd.log"
         )
         listed = f"srun --mpi=none -w {absent[0]} srun --mpi=list"
-        why = quote(evidence.slurmd) or quote(evidence.stderr)
-        return evidence.failure(f"Slurm: {' and '.join(absent)} did not start the task", why, listed, log)
+        message = f"Slurm: {' and '.join(absent)} did not start the task"
+        return evidence.failure(message, quote(evidence.stderr), listed, log)
     if evidence.ranks or evidence.code == 0:
         return None
     why, show = quote(evidence.stderr), f"scontrol show node {','.join(evidence.nodes)}"

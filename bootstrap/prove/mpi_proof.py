@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 
-from ..cluster.slurm import Partition, SlurmNode, mpi_plugins, raise_refusal, require_step, setting, srun
-from ..core.errors import PetalError, StateError
+from ..cluster.slurm import Partition, SlurmNode, mpi_plugins, raise_refusal, srun
+from ..core.errors import PetalError, ProcessTimeout, StateError
 from ..core.model import Finding, NodeReport, Severity
 from ..host.log import LOG
 from ..host.system import Completed
@@ -16,12 +14,11 @@ from ..modules.tree import MPI
 from ..state.context import Context
 from ..state.release import current_release, read_manifest
 from .mpi_judge import Evidence, judge
-from .queues import NoQueue, in_first_queue, job_options, limits_of, queues_for
+from .queues import NoQueue, in_first_queue, limits_of, queues_for
 from .user import ordinary_user
 
 SECONDS = 180  # of the job; a rank ends itself after 60
 MEMORY = "1G"  # on each node, for a rank of any MPI and the buffers of its network
-LOG_SECONDS = 60  # of the job that reads slurmd's log
 IMMEDIATE_SECONDS = 60  # the job that checked the nodes may just be ending
 # Arguments: the module, petal-node. The job has no PATH (``--export``): the login shell sets it.
 SCRIPT = 'module load "$1"; code=$?; exec "$2" mpi-rank --loaded "$code"'
@@ -71,11 +68,9 @@ def prove_mpi(
         queues: the job runs in the first one in which Slurm does not refuse it.
     """
     ctx.note(f"trying {module} between {' and '.join(names)}")
-    used = ""
+    check, show = f"mpi:{module}", f"scontrol show node {','.join(names)}"
 
     def run(queue: str, seconds: int, options: Sequence[str]) -> Completed:
-        nonlocal used
-        used = queue
         done = srun(
             ctx.system,
             ["/bin/bash", "-lc", SCRIPT, "petal-mpi", module, str(ctx.paths.link)],
@@ -99,41 +94,11 @@ def prove_mpi(
         plugins = "" if done.returncode == 0 else mpi_plugins(ctx.system)
     except NoQueue as refused:
         if refused.is_busy:
-            show = f"scontrol show node {','.join(names)}"
-            return Finding(f"mpi:{module}", Severity.SKIP, "the nodes were not free", refused.why, (show,))
-        return Finding(f"mpi:{module}", Severity.FAIL, f"Slurm: {refused.what}", refused.why, refused.remedy)
+            return Finding(check, Severity.SKIP, "the nodes were not free", refused.why, (show,))
+        return Finding(check, Severity.FAIL, f"Slurm: {refused.what}", refused.why, refused.remedy)
+    except ProcessTimeout as error:
+        return Finding(check, Severity.FAIL, "Slurm: the job did not end", str(error), ("scontrol ping", show))
     except PetalError as error:
-        why, remedy = str(error), ("scontrol ping", f"scontrol show node {','.join(names)}")
-        return Finding(f"mpi:{module}", Severity.FAIL, "Slurm: the job did not end", why, remedy)
+        return Finding(check, Severity.FAIL, error.what, error.why, error.remedy or (show,))
     LOG.debug("MPI job: %s\n%s", done.stdout.strip(), done.stderr.strip())
-    evidence = Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins)
-    return judge(replace(evidence, slurmd=_slurmd_log(ctx, evidence, used)))
-
-
-def _slurmd_log(ctx: Context, evidence: Evidence, queue: str) -> str:
-    """The errors in slurmd's log on a node that did not start its task: srun does not print them. Needs root."""
-    nodes = evidence.not_launched
-    step = re.search(r"StepId=([\d.]+)", evidence.stderr)
-    if not (nodes and step and ctx.system.is_root()):
-        return ""
-    try:
-        path = setting(ctx.system, "SlurmdLogFile")
-        if path is None or not re.fullmatch(r"/[^\s%]+", path):  # %h and %n are the node's own names (slurm.conf(5))
-            return ""
-        done = srun(
-            ctx.system,
-            ["/usr/bin/tail", "-n", "60", path],
-            name=f"petal-mpi-{ctx.run_id}",
-            nodes=nodes[:1],
-            queue=queue,
-            seconds=LOG_SECONDS,
-            immediate=IMMEDIATE_SECONDS,
-            options=("--quiet", *job_options(ctx)),
-        )
-        require_step(done, nodes[:1])
-    except PetalError as error:
-        LOG.warning("slurmd's log on %s: %s", nodes[0], error)
-        return ""
-    lines = done.stdout.splitlines()
-    starts = [number for number, line in enumerate(lines) if f"StepId={step.group(1)} " in line]
-    return "\n".join(line for line in lines[starts[-1] + 1 :] if "error" in line or "fatal" in line) if starts else ""
+    return judge(Evidence(module, tuple(names), done.returncode, done.stdout, done.stderr, plugins))
