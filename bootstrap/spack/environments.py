@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..config.model import Config
 from ..core import resources
-from ..core.deadlines import DOCUMENT
-from ..core.errors import ConfigError, did_you_mean
+from ..core.deadlines import DOCUMENT, LOOK
+from ..core.errors import ConfigError, PetalError, did_you_mean
 from ..host.atomic import write_atomic
 from ..host.files import make_dir
 from ..host.yaml_text import Document, join, read_document
@@ -21,6 +22,7 @@ from . import lockfile
 from .lockfile import Lockfile
 
 READ = frozenset({"specs", "packages", "definitions"})
+SPECS = "spack.specs"
 LOCK = "lock"  # the checksum of a stack that is a lockfile
 IGNORED = frozenset({"view", "concretizer", "modules", "config", "mirrors", "repos", "compilers", "include"})
 STACK_REMEDY = "correct the stack's file, then: petal-node plan --config FILE"
@@ -39,36 +41,47 @@ def load(config: Config, scratch: Path, region: str | None, seconds: float = DOC
     """
     if config.stack == "none":
         return {}
-    environment = _fetch(config, scratch, region, seconds) if "/" in config.stack else _shipped(config.stack)
+    data, name = _read(config, scratch, region, seconds)
+    if lockfile.is_lockfile(data):
+        digest = hashlib.sha256(data).hexdigest()
+        write_atomic(_copy_of(scratch, digest), data)
+        solved = lockfile.parse(data, config.stack).environment
+        environment: Mapping[str, Any] = {**_environment(Document(config.stack), dict(solved)), LOCK: digest}
+    elif len(data) > SMALL:
+        raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
+    else:
+        environment = _parse(data, name)
     if not environment.get("specs") and not config.specs:
         why, remedy = "its list of specs is empty", "name specs there or in spack.specs, or write stack: none"
         raise ConfigError(f"the stack {config.stack} asks for no package", why=why, remedy=remedy, code="stack-invalid")
     return environment
 
 
-def _fetch(config: Config, scratch: Path, region: str | None, seconds: float) -> Mapping[str, Any]:
-    data = read(Source(config.stack, config.stack_sha256, region, seconds), scratch, limit=lockfile.LIMIT)
-    if lockfile.is_lockfile(data):
-        digest = hashlib.sha256(data).hexdigest()
-        write_atomic(_copy_of(scratch, digest), data)
-        solved = lockfile.parse(data, config.stack).environment
-        return {**_environment(dict(solved), Document(config.stack)), LOCK: digest}
-    if len(data) > SMALL:
-        raise _invalid(f"{config.stack} is not a Spack environment", f"it is larger than {SMALL} bytes")
-    return _parse(data, config.stack)
+def spec_places(config: Config, scratch: Path, region: str | None) -> Mapping[str, str]:
+    """FILE:LINE of each spec of the stack's file, for errors; empty if the file cannot be read now."""
+    with suppress(PetalError):
+        document = read_document(*_read(config, scratch, region, LOOK))
+        section, path = _section(document)
+        specs = _environment(document, section, path).get("specs", ())
+        return {spec: document.place(document.lines[f"{path}[{number}]"]) for number, spec in enumerate(specs)}
+    return {}
 
 
-def _copy_of(scratch: Path, digest: str) -> Path:
-    return scratch / f"stack-{digest[:12]}.lock"
-
-
-def _shipped(name: str) -> Mapping[str, Any]:
+def _read(config: Config, scratch: Path, region: str | None, seconds: float) -> tuple[bytes, str]:
+    """The content of the stack's file, and its name."""
+    name = config.stack
+    if "/" in name:
+        return read(Source(name, config.stack_sha256, region, seconds), scratch, limit=lockfile.LIMIT), name
     shipped = {path.parent.name: path for path in resources.path("spack_envs").glob("*/spack.yaml")}
     if name not in shipped:
         why = f"petal-node ships {', '.join(sorted(shipped)) or 'none'}{did_you_mean(name, shipped)}"
         remedy = "correct stack in the configuration"
         raise ConfigError(f"there is no stack {name!r}", why=why, remedy=remedy, code="stack-invalid")
-    return _parse(shipped[name].read_bytes(), str(shipped[name]))
+    return shipped[name].read_bytes(), str(shipped[name])
+
+
+def _copy_of(scratch: Path, digest: str) -> Path:
+    return scratch / f"stack-{digest[:12]}.lock"
 
 
 def locked(config: Config, environment: Mapping[str, Any], scratch: Path, region: str | None) -> Lockfile | None:
@@ -93,15 +106,20 @@ def unlocked(environment: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _parse(data: bytes, name: str) -> Mapping[str, Any]:
     document = read_document(data, name)
-    section = document.content.get("spack")
+    return _environment(document, *_section(document))
+
+
+def _section(document: Document) -> tuple[Any, str]:
+    """The section of an environment, as Spack has it, and the path of its specs."""
     if "spack" not in document.content and SEED & document.content.keys():
         software = document.content.get("software")
-        section = {"specs": (software.get("spack_packages") or []) if isinstance(software, dict) else []}
-    return _environment(section, document)
+        specs = (software.get("spack_packages") or []) if isinstance(software, dict) else []
+        return {"specs": specs}, "software.spack_packages"
+    return document.content.get("spack"), SPECS
 
 
-def _environment(section: Any, document: Document) -> Mapping[str, Any]:
-    """The sections that are read.
+def _environment(document: Document, section: Any, specs: str = SPECS) -> Mapping[str, Any]:
+    """The sections that are read; ``specs`` is the path of the specs in the document.
 
     Raises:
         ConfigError: ``stack-invalid``; ``config-syntax`` if a part of the file is not YAML.
@@ -111,7 +129,7 @@ def _environment(section: Any, document: Document) -> Mapping[str, Any]:
         document.add("spack", "the file has no section spack:")
         section = {}
     for key, value in section.items():
-        path = join("spack", key)
+        path = specs if key == "specs" else join("spack", key)
         if key not in READ | IGNORED:
             document.add(path, f"petal-node does not read this section{did_you_mean(key, READ | IGNORED)}")
         elif key == "specs" and not isinstance(value, list):

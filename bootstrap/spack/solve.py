@@ -15,7 +15,7 @@ from ..host.files import make_dir, remove_tree
 from ..host.locks import Lock, own_holder
 from ..state.context import Context
 from .driver import Spack
-from .environments import locked, unlocked
+from .environments import locked, spec_places, unlocked
 from .externals import find_compiler
 from .fit import NodeProfile, check_fit
 from .lockfile import Lockfile, Record, joined
@@ -155,9 +155,10 @@ def check_specs(ctx: Context, spack: Spack) -> tuple[str, ...]:
     for name, listed in lists.items():
         for number, spec in enumerate(listed):
             places.setdefault(spec, f"{name}[{number}]")
-    specs = specs_of(ctx)
-    found = ((places[specs[index]], message) for index, message in answer["problems"])
-    problems = tuple(Problem(path, message, ctx.config.places.get(path, "")) for path, message in found)
+    specs, stack = specs_of(ctx), spec_places(ctx.config, scratch_dir(ctx.paths.scratch), ctx.facts.cluster.region)
+    found = [(specs[index], message) for index, message in answer["problems"]]
+    lines = {spec: stack.get(spec) or ctx.config.places.get(place, "") for spec, place in places.items()}
+    problems = tuple(Problem(places[spec], message, lines[spec]) for spec, message in found)
     wrong = len({problem.path for problem in problems})
     raise ConfigError(
         f"{wrong} {'spec asks' if wrong == 1 else 'specs ask'} for what Spack's recipes do not have",

@@ -76,9 +76,14 @@ def _tree(ctx: Context, origin: Origin, directory: Path, member: str, check: Cal
         return check(file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None)
     if ctx.is_mounted_later(origin.source):
         return ""
-    if path is None and member != SPACK:  # the file is near the end of the recipes, and Spack's near the beginning
-        return look_at(ctx.source_of(origin))
-    return look_at(ctx.source_of(origin), lambda stream: check(_member(stream, member, origin.source)))
+    if path is not None or member == SPACK:
+        return look_at(ctx.source_of(origin), lambda stream: check(_member(stream, member, origin.source)))
+    parent = str(Path(member).parent)  # repo.yaml comes after 8,600 recipes
+
+    def contains_recipes(stream: Any) -> str:
+        return check(None) if _member(stream, parent, origin.source) is None else "recipes"
+
+    return look_at(ctx.source_of(origin), contains_recipes)
 
 
 class _Bounded(tarfile.TarInfo):
@@ -91,13 +96,13 @@ class _Bounded(tarfile.TarInfo):
 
 
 def _member(stream: Any, member: str, name: str) -> str | None:
-    """The text of a file in a tarball, with or without one directory above it; None if it is missing."""
+    """The text of a file, or of the first one below a directory, with or without another one above; None without it."""
     try:
         with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Bounded) as tar:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
-                path = entry.name.removeprefix("./")
-                if entry.isreg() and member in (path, path.partition("/")[2]):
+                path = f"{entry.name.removeprefix('./')}/"
+                if entry.isreg() and (path.startswith(f"{member}/") or path.partition("/")[2].startswith(f"{member}/")):
                     content = tar.extractfile(entry)
                     return content.read(1 << 20).decode(errors="replace") if content else None
     except DAMAGE as error:

@@ -154,6 +154,23 @@ def test_the_version_in_spacks_tarball_is_compared(tmp_path: Path, s3: Any, is_r
     assert "they need the package API 2.9, and it has 2.4" in report.reason
 
 
+def test_a_tarball_on_s3_without_recipes_is_refused(tmp_path: Path, s3: Any) -> None:
+    """Of a repository, only the part before its first recipe is read."""
+    text = with_sources(tmp_path).replace(f"{tmp_path}/r", "s3://petal/r")
+    s3.create_bucket(Bucket="petal")
+    recipe, rest = REPO.replace("repo.yaml", "packages/a/package.py"), {"recipes/z": os.urandom(1 << 17).hex()}
+    reports = []
+    for files in ({f"recipes/{recipe}": "", **rest}, {"recipes/README": "", **rest}, {f"a/b/{recipe}": ""}):
+        body = tarball(tmp_path / "r.tar.gz", files).read_bytes()
+        is_cut = f"recipes/{recipe}" in files
+        s3.put_object(Bucket="petal", Key="r.tar.gz", Body=body[: len(body) // 2] if is_cut else body)
+        reports.append(planned(tmp_path, text)["spack"])
+    assert [report.outcome for report in reports] == [Outcome.WOULD_CHANGE, Outcome.BLOCKED, Outcome.BLOCKED]
+    assert "B, recipes" in reports[0].reason
+    for report in reports[1:]:
+        assert "spack.recipes.source: the source of the recipes contains none" in report.reason
+
+
 def test_an_endless_header_in_spacks_tarball_is_not_read_into_memory(tmp_path: Path) -> None:
     text, bomb = with_sources(tmp_path), tmp_path / "s.tar.gz"
     header = tarfile.TarInfo("h")

@@ -58,6 +58,26 @@ def test_plan_and_run_refuse_before_anything_is_solved(tmp_path: Path) -> None:
     assert engine.converge([SpackStack()], world.context, lambda _: None)[0].outcome is Outcome.BLOCKED
 
 
+@pytest.mark.parametrize(
+    "head", ["spack:\n  specs:\n", "cluster: {}\nsoftware:\n  spack_packages:\n"], ids=["spack", "seed"]
+)
+def test_a_mistake_in_a_spec_of_the_stack_has_its_line(head: str, tmp_path: Path) -> None:
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(f"# the stack\n{head}  - zlib\n  - ftw\n")
+    text = f"stack: {stack}\n" + with_spack(tmp_path).replace("specs: [fftw]", "specs: [fftw@9.9]")
+    world = World(tmp_path / "node", config_text=text, environment={"specs": ["zlib", "ftw"]})
+    world.system.checked_specs = {"problems": [[1, "a"], [2, "b"]], "advice": []}
+    with pytest.raises(ConfigError) as caught:
+        SpackStack().apply(world.context)
+    line = head.count("\n") + 3
+    assert caught.value.problems[0] == (f"stack {stack}: specs[1]", "a", f"stack.yaml:{line}")
+    assert caught.value.problems[1].place.startswith("petal.yaml:")
+    stack.write_text("")
+    with pytest.raises(ConfigError) as caught:
+        SpackStack().apply(world.context)
+    assert caught.value.problems[0].place == "", "the file cannot be read any more"
+
+
 def test_a_plan_shows_advice_and_leaves_no_files(tmp_path: Path) -> None:
     world = World(tmp_path / "node", config_text=with_spack(tmp_path))
     fetched(world)
