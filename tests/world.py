@@ -28,7 +28,7 @@ from bootstrap.host.system import Completed, System
 from bootstrap.host.times import timestamp
 from bootstrap.lmod.find import image_places
 from bootstrap.modules import templates
-from bootstrap.prove.fleet import report_lines
+from bootstrap.prove.fleet import report_line
 from bootstrap.spack.externals import find_compiler, find_externals, unconfigured
 from bootstrap.spack.scope import scope_digest_inputs
 from bootstrap.state import release
@@ -157,7 +157,7 @@ class FakeSystem(System):
     def _srun(self, argv: Sequence[str]) -> str:
         nodes = hosts(next(word for word in argv if word.startswith("--nodelist=")).partition("=")[2])
         reports = [_report(node, self.world.release) for node in nodes]
-        return "".join(line + "\n" for report in reports for line in report_lines(report, argv[-1]))
+        return "".join(report_line(report, argv[-1]) + "\n" for report in reports)
 
     def _spider(self, argv: Sequence[str]) -> str:
         for option, name in (("-t", None), ("-d", "spiderT.lua")):

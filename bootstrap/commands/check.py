@@ -20,7 +20,7 @@ from ..host.atomic import write_atomic
 from ..host.log import LOG
 from ..host.processes import terminable
 from ..host.times import timestamp
-from ..prove.fleet import BEAT, prove, report_lines
+from ..prove.fleet import BEAT, prove, report_line
 from ..prove.mpi_proof import between_nodes
 from ..report.page import page, require_writable
 from ..report.render import tell
@@ -46,7 +46,7 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
         if ctx.system.is_root() and ctx.role is not Role.HEAD:
             save_report(ctx, data)
         if options.lines:  # for the head node, through srun
-            return Result("check", Status.OK, Lines(tuple(report_lines(data, options.lines))), run_id=services.run_id)
+            return Result("check", Status.OK, Lines((report_line(data, options.lines),)), run_id=services.run_id)
     severities = {finding.severity for finding in findings}
     is_ok = Severity.OK in severities and not severities & {Severity.FAIL, Severity.WARN}
     status = Status.OK if is_ok else Status.DEGRADED

@@ -1,6 +1,6 @@
 """Checks compute nodes through Slurm: a job on each runs ``check`` as an ordinary user and prints the findings.
 
-A report is one line for each finding, and a last line with their number. Each line starts with a nonce of its job.
+A report is one line that starts with a nonce of its job.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from typing import Any
 
 from ..cluster.hostlist import natural
 from ..cluster.slurm import (
@@ -34,7 +33,7 @@ from ..host.system import passwd_entry
 from ..host.times import age_of, timestamp
 from ..state.context import Context
 from ..state.store import ClusterState
-from .lines import LINE_BYTES, short_line
+from .lines import cut
 from .queues import NOT_STARTED, NoQueue, in_first_queue, limits_of, queues_for
 from .user import ordinary_user
 
@@ -43,6 +42,7 @@ PENDING_SECONDS = 10.0  # for a job on a node that Slurm calls free
 SILENT_SECONDS = 12.0  # without a line of the job, which prints one every BEAT seconds
 BEAT = 3.0
 QUOTED = 3
+TEXT = 400  # characters of each text of a report
 OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobsPerUserLimit
 # The first line shows that the node answers, before Python starts.
 JOB = 'echo "$2"; exec "$1" check --lines "$2"'
@@ -209,41 +209,26 @@ def own_reports(ctx: Context) -> dict[str, NodeReport]:
     return {report.node: report for report in reports.current}
 
 
-def report_lines(report: NodeReport, nonce: str) -> list[str]:
-    """A report as short lines, with the first two remedies of each finding. Each line starts with the nonce."""
-    lines = []
-    for finding in report.findings:
-        shown = Finding(finding.check, finding.severity, finding.message, finding.why, finding.remedy[:2])
-        lines.append(short_line({"node": report.node, "finding": plain(shown)}))
-    last = {name: getattr(report, name) for name in ("node", "role", "time", "release")}
-    return [f"{nonce} {line}" for line in (*lines, json.dumps({**last, "lines": len(lines)}))]
+def report_line(report: NodeReport, nonce: str) -> str:
+    """A report as one line, with texts of at most ``TEXT`` characters."""
+    return f"{nonce} {json.dumps(cut(plain(report), TEXT))}"
 
 
 def report_of_lines(node: str, nonce: str, lines: Iterable[str]) -> NodeReport | None:
     """The report in the output of the job on a node.
 
-    Lines without the nonce are ignored: users' programs print them. The others must be one complete report; its node
-    is the one on which Slurm ran the job, whatever the lines say.
+    Lines without the nonce are ignored: users' programs print them. One other line must be the report; its node is the
+    one on which Slurm ran the job, whatever the line says.
     """
-    findings: list[Finding] = []
-    report: NodeReport | None = None
-    for line in lines:
-        mark, _, text = line.partition(" ")
-        if mark != nonce or not text:
-            continue
-        if report is not None or len(text) >= LINE_BYTES:
-            return None
-        try:
-            raw: dict[str, Any] = json.loads(text)
-            if "finding" in raw:
-                findings.append(decode.build(Finding, raw["finding"]))
-            elif raw["lines"] == len(findings):
-                report = replace(decode.build(NodeReport, raw), node=node, role="compute", findings=tuple(findings))
-            else:
-                return None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
-    return report
+    marked = (line.partition(" ") for line in lines)
+    texts = [text for mark, _, text in marked if mark == nonce and text]
+    try:
+        (text,) = texts
+        # Another program of the user may have written it, with texts that take hours to print.
+        report = decode.build(NodeReport, cut(json.loads(text), TEXT))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return replace(report, node=node, role="compute")
 
 
 def _without_report(node: SlurmNode, message: str, why: str, *remedy: str) -> NodeReport:

@@ -195,7 +195,7 @@ def test_invalid_output_of_slurm_and_the_kernel_is_ignored(data: bytes) -> None:
     for given_text in (
         text,
         f"{text}|idle|q1*|none\n",
-        f'{{"node": "n", "finding": {text}}}\n{{"node": "n", "lines": 1}}',
+        f'{{"node": "n", "role": "r", "time": "t", "release": null, "findings": [{text}]}}',
     ):
         parse_sinfo(given_text)
         parse_mounts(given_text)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import redacted
 from bootstrap.core.model import Finding, NodeReport, Severity
-from bootstrap.prove.fleet import report_lines, report_of_lines
+from bootstrap.prove.fleet import report_line, report_of_lines
 from bootstrap.prove.login_shell import Answer, judge_libraries, judge_program
 from bootstrap.prove.mpi_judge import Evidence, judge, quote
 from bootstrap.prove.mpi_stages import Stage, line
@@ -30,20 +30,18 @@ def own(severity: Severity) -> NodeReport:
 FORGED = NodeReport(B, "head", "t", "evil", (Finding("forged", Severity.OK, "well"),))
 JUNK = st.one_of(
     st.text(max_size=40),
-    st.sampled_from(report_lines(FORGED, OTHER)),
-    st.sampled_from([text.partition(" ")[2] for text in report_lines(FORGED, NONCE)]),
+    st.just(report_line(FORGED, OTHER)),
+    st.just(report_line(FORGED, NONCE).partition(" ")[2]),
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(max_size=5),
         lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["node", "lines", "finding"]), inner)
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["node", "findings", "time"]), inner)
         ),
         max_leaves=6,
     ).map(lambda value: f"{OTHER} {json.dumps(value)}"),
 )
 # A program that has read the nonce, in the arguments of its parent.
-KNOWING = st.one_of(
-    JUNK, st.sampled_from(report_lines(FORGED, NONCE)), st.text(max_size=9).map(lambda x: f"{NONCE} {x}")
-)
+KNOWING = st.one_of(JUNK, st.just(report_line(FORGED, NONCE)), st.text(max_size=9).map(lambda x: f"{NONCE} {x}"))
 
 
 def mixed(draw: Any, lines: list[str], junk: st.SearchStrategy[str]) -> list[str]:
@@ -57,7 +55,7 @@ def mixed(draw: Any, lines: list[str], junk: st.SearchStrategy[str]) -> list[str
 @given(st.data())
 def test_output_of_programs_never_changes_the_report_of_their_node(data: st.DataObject) -> None:
     report = own(data.draw(st.sampled_from([Severity.OK, Severity.FAIL])))
-    assert report_of_lines(A, NONCE, mixed(data.draw, report_lines(report, NONCE), JUNK)) == report
+    assert report_of_lines(A, NONCE, mixed(data.draw, [report_line(report, NONCE)], JUNK)) == report
 
 
 @given(st.data(), st.booleans())
@@ -66,20 +64,19 @@ def test_a_forged_report_is_never_that_of_another_node_and_never_replaces_the_re
 ) -> None:
     """A program that knows the nonce can spoil or prevent the report of its own node only."""
     report = own(Severity.FAIL)
-    found = report_of_lines(A, NONCE, mixed(data.draw, [] if prevents else report_lines(report, NONCE), KNOWING))
+    found = report_of_lines(A, NONCE, mixed(data.draw, [] if prevents else [report_line(report, NONCE)], KNOWING))
     if prevents:
         assert found is None or (found.node, found.role) == (A, "compute")
     else:
         assert found in (None, report)
 
 
-def test_a_line_that_is_longer_than_the_real_ones_is_refused() -> None:
+def test_a_text_that_is_longer_than_the_real_ones_is_cut_or_refused() -> None:
     """The views search texts of findings for commands, so a text of 1 MiB could take hours."""
-    text = report_lines(FORGED, NONCE)[0]
-    assert (
-        report_of_lines(A, NONCE, [text.replace("well", "petal-node " + " " * 5000), *report_lines(FORGED, NONCE)[1:]])
-        is None
-    )
+    text = report_line(FORGED, NONCE).replace("well", "petal-node " + " " * 5000)
+    report = report_of_lines(A, NONCE, [text])
+    assert report is not None
+    assert len(report.findings[0].message) == 400
     rank = line(0, A, Stage.DONE, {"version": "V"}).replace("V", " " * 5000)
     assert not Evidence("openmpi", (A, B), 0, f"0: {rank}", "").ranks
 

@@ -49,8 +49,8 @@ def test_a_node_without_a_complete_report_has_failed(tmp_path: Path) -> None:
     def answer(argv: Sequence[str]) -> str:
         (name,) = asked_nodes(argv)
         report = NodeReport(name, "compute", "t", None, (GOOD, GOOD))
-        lines = fleet.report_lines(report, argv[-1])
-        return "\n".join(["noise", "{broken", *(lines if name.endswith("1") else lines[1:])])
+        line = fleet.report_line(report, argv[-1])
+        return "\n".join(["noise", "{broken", line if name.endswith("1") else line[:-1]])
 
     world.system.answers["srun"] = answer
     reports = fleet.prove(world.context, parse_sinfo(SINFO.replace("allocated", "planned"))[:2])
@@ -59,14 +59,14 @@ def test_a_node_without_a_complete_report_has_failed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "ü" * 5000, '"\\' * 3000])
-def test_no_line_of_a_report_is_longer_than_srun_keeps_whole(text: str) -> None:
+def test_no_text_of_a_report_is_long(text: str) -> None:
     finding = Finding("run:" + text, Severity.FAIL, text, text, (text, text, text))
     node = f"{'queue' * 5}-st-{'resource' * 3}-1234"  # the longest that ParallelCluster makes
-    lines = fleet.report_lines(NodeReport(node, "compute", "t", "r", (finding,)), "0123456789abcdef")
-    assert max(len(line) for line in lines) < 1024
-    report = fleet.report_of_lines(node, "0123456789abcdef", lines)
+    line = fleet.report_line(NodeReport(node, "compute", "t", "r", (finding,)), "0123456789abcdef")
+    assert len(line) < 6000
+    report = fleet.report_of_lines(node, "0123456789abcdef", [line])
     assert report is not None
-    assert not report.passed
+    assert (report.node, report.passed) == (node, False)
 
 
 def test_a_node_that_is_down_has_failed_with_slurms_reason_and_a_drained_one_has_not(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def refusing(world: World, *refusals: tuple[str, str]) -> None:
             if option in argv:
                 return f"srun: error: Unable to allocate resources: {words}\n"
         report = NodeReport("x", "compute", timestamp(), "r", (GOOD,))
-        return "\n".join(fleet.report_lines(report, argv[-1]))
+        return fleet.report_line(report, argv[-1])
 
     world.system.answers["srun"] = answer
     world.system.codes["srun"] = 1

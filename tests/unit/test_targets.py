@@ -27,7 +27,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import choose_targets, prepare
 from bootstrap.engine.registry import CHECKS, STEPS
 from bootstrap.engine.run import run
-from bootstrap.prove.fleet import report_lines, report_of_lines
+from bootstrap.prove.fleet import report_line, report_of_lines
 from bootstrap.prove.login_shell import modules_to_load
 from bootstrap.state import release
 from bootstrap.state.desired import DesiredState
@@ -342,7 +342,7 @@ def test_a_node_tries_the_modules_of_its_own_tree(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("lmod")
 def test_the_cpu_is_the_first_failure_of_a_report(tmp_path: Path) -> None:
-    """In check, in the hook and in the proof job, whose lines have the complete message."""
+    """In check, in the hook and in the proof job, whose line has the complete message."""
     head = World(tmp_path / "head", config_text=listed(tmp_path, "x86_64_v4"))
     engine.converge(STEPS, head.context, lambda _: None)
     old = head.as_node("old", Role.COMPUTE)
@@ -351,7 +351,7 @@ def test_the_cpu_is_the_first_failure_of_a_report(tmp_path: Path) -> None:
     failed = [finding for finding in report.findings if finding.severity is Severity.FAIL]
     assert [finding.check for finding in failed] == ["cpu", "modules"]
     assert failed[0].message == "the release was built for x86_64_v4, this node has x86_64_v3"
-    sent = report_of_lines("old", "nonce", report_lines(report, "nonce"))
+    sent = report_of_lines("old", "nonce", [report_line(report, "nonce")])
     assert sent is not None
     assert sent.findings == report.findings
 
