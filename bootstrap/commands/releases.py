@@ -11,7 +11,7 @@ from pathlib import Path
 from ..cluster.slurm import Job, find_slurm
 from ..cluster.slurm import jobs as squeue
 from ..core.deadlines import BULK, DOCUMENT
-from ..core.errors import PetalError, ReleaseError, UsageError, from_error
+from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Finding, Result, Role, Status
 from ..core.options import Options
 from ..engine.followers import not_following
@@ -20,7 +20,7 @@ from ..engine.run_locks import cluster_lock
 from ..host.files import size_of
 from ..releases import gc as collector
 from ..releases.catalog import ReleaseInfo, all_releases, installed_packages, needs, previous_release
-from ..releases.publish import roll_back, rollback_problem, rollback_target
+from ..releases.publish import roll_back, rollback_target
 from ..state.context import Context, Services
 from ..state.release import current_release
 from .common import require_root
@@ -63,7 +63,6 @@ class Rollback:
     """The release that is current now, when it was published before, and the one that was current.
 
     Args:
-        undo_problem: why a rollback to ``left`` is not possible, or an empty string.
         findings: a warning with the nodes that keep a part of the configuration of ``left``.
     """
 
@@ -71,7 +70,6 @@ class Rollback:
     left: str | None
     changed: bool
     published: str | None
-    undo_problem: str
     findings: tuple[Finding, ...] = ()
 
 
@@ -118,28 +116,15 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     """
     ctx = _on_head(options, services)
     with cluster_lock(ctx) as inside:
-        found = all_releases(inside)
-        target = rollback_target(inside, found, options.release)
+        target = rollback_target(inside, all_releases(inside), options.release)
         left = current_release(inside.paths)
         changed = target.name != left
         if changed:
             roll_back(inside, target)
     now = target.desired.config if changed and target.desired else ctx.config.to_dict()
     findings = not_following(ctx, ctx.config.to_dict(), now) if ctx.paths.live else ()
-    # Afterwards, because the release that is left may be one that cannot be read.
-    former = next((release for release in found if release.name == left), None)
-    problem = _undo_problem(ctx, former) if changed and left else ""
-    data = Rollback(target.name, left, changed, target.time, problem, findings)
+    data = Rollback(target.name, left, changed, target.time, findings)
     return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
-
-
-def _undo_problem(ctx: Context, former: ReleaseInfo | None) -> str:
-    if former is None:
-        return "it is missing"
-    try:
-        return ctx.system.on_storage(partial(rollback_problem, ctx, former), ctx.paths.root, DOCUMENT)
-    except (PetalError, OSError) as error:
-        return str(from_error(error, ctx.paths.shared_mount))
 
 
 def gc(options: Options, services: Services) -> Result[collector.Cleanup]:

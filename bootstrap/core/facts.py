@@ -12,8 +12,6 @@ from .model import Role
 
 # The file systems that several nodes can mount at once.
 NETWORK_KINDS = frozenset({"nfs", "nfs4", "lustre", "efs", "cifs", "ceph", "beegfs", "gpfs"})
-
-
 # EFS by its name, or at the local end of its helper's encrypted connection (aws/efs-utils: mount_efs).
 EFS = re.compile(r"fs-[0-9a-f]+\.efs\.|127\.0\.0\.1:/")
 
@@ -98,7 +96,8 @@ class Mount:
     @property
     def user(self) -> str:
         """The user who mounted it (fusermount3(1)), empty for root: the mount shows any owner that this user likes."""
-        return next((option[8:] for option in self.options if re.fullmatch(r"user_id=0*[1-9]\d*", option)), "")
+        ids = (option.removeprefix("user_id=") for option in self.options if option.startswith("user_id="))
+        return next((number for number in ids if re.fullmatch(r"0*[1-9]\d*", number)), "")
 
 
 def followed(path: str, points: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from .decode import ErrorDict, Name, storable
 from .errors import ConfigError, ExitCode, PetalError
+from .text import at_most
 
 
 class Role(str, Enum):
@@ -252,6 +253,11 @@ class NodeReport:
     def passed(self) -> bool:
         """True if the node was checked and no check failed."""
         return self.was_checked and not any(finding.severity is Severity.FAIL for finding in self.findings)
+
+    def headline(self, severity: Severity = Severity.FAIL) -> str:
+        """The first finding of a severity, the cause of later ones, and the number of the others; else empty."""
+        found = [f"{finding.check}: {finding.message}" for finding in self.findings if finding.severity is severity]
+        return ", ".join(at_most(1, found))
 
     @property
     def was_checked(self) -> bool:

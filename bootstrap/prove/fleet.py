@@ -27,7 +27,6 @@ from ..core import decode
 from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, ConfigError, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
-from ..core.text import at_most
 from ..host.log import LOG
 from ..host.system import passwd_entry
 from ..host.times import age_of, timestamp
@@ -242,14 +241,8 @@ def _not_checked(node: SlurmNode, own: NodeReport | None, word: str = "") -> Nod
     condition = f"{word} ({node.state}{node.suffix})" if word else node.condition
     reasons = [node.reason] if node.reason else []
     if own is not None:
-        reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {summary_of(own)}")
+        reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {own.headline() or 'no failure'}")
     severity = Severity.FAIL if node.failed else Severity.SKIP if node.expected else Severity.WARN
     remedy = () if node.expected else (f"scontrol show node {node.name}",)
     finding = Finding("slurm", severity, f"not checked: {condition}", "; ".join(reasons), remedy)
     return NodeReport(node.name, "compute", timestamp(), own.release if own else None, (finding,))
-
-
-def summary_of(report: NodeReport) -> str:
-    """The first failure and the number of the others, else ``no failure``."""
-    failures = [finding for finding in report.findings if finding.severity is Severity.FAIL]
-    return ", ".join(at_most(1, [f"{failure.check}: {failure.message}" for failure in failures])) or "no failure"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
-from ..core.text import at_most
 from .lines import CHECK_MARKS, PROBLEMS, Line, by_nodes, count, finding_lines, grouped
 
 NOT_REACHED = "."
@@ -39,15 +38,10 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
 
 def answer_line(report: NodeReport) -> Line:
     """The answer of one node: the first failure or warning, and the number of the others."""
-    worst = next((mark for mark in (Severity.FAIL, Severity.WARN) if _with(report, mark)), None)
-    found = _with(report, worst) if worst else [] if report.was_checked else list(report.findings)
-    text = ", ".join(at_most(1, [f"{finding.check}: {finding.message}" for finding in found])) or "all checks"
-    mark = worst or (Severity.OK if report.was_checked else Severity.SKIP)
+    marks = (Severity.FAIL, Severity.WARN, *(() if report.was_checked else (Severity.SKIP,)))
+    mark = next((mark for mark in marks if report.headline(mark)), Severity.OK)
+    text = "all checks" if mark is Severity.OK else report.headline(mark)
     return Line(f"{report.node}: {text}", CHECK_MARKS[mark])
-
-
-def _with(report: NodeReport, mark: Severity) -> list[Finding]:
-    return [finding for finding in report.findings if finding.severity is mark]
 
 
 def lines_view(result: Result[Lines]) -> list[Line]:

@@ -40,10 +40,7 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
     data = result.data
     if not data.changed:
         return [Line(f"release {data.release} is already current: nothing changed", heading=True)]
-    undo = f"undo: petal-node rollback {data.left}"
-    if data.undo_problem:
-        undo = f"no undo: release {data.left} cannot be published: {data.undo_problem}"
-    back = Line(undo, heading=True, commands=True)
+    back = Line(f"undo: petal-node rollback {data.left}", heading=True, commands=True)
     return [
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),

@@ -16,6 +16,8 @@ from ..core.options import PUBLIC, Options
 
 # Not after a slash: a program that is named with its path already has the right arguments.
 COMMAND = re.compile(r"(?<!/)\bpetal-node ([a-z-]+)\b(?! --help)")
+# At the start of a command.
+PRIVILEGED = re.compile(r"(?:^|(?<=&& )|(?<=; ))(?=(?:systemctl (?:re)?start|u?mount|chown) )")
 ALONE = re.compile(r"(on the head node: )?petal-node ([^;]*?)( {4}.*)?")
 WITH_CONFIG = ("bootstrap", "plan", "lockfile")
 TRANSIENT = (ExitCode.OK, ExitCode.TRY_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -55,6 +57,8 @@ def runnable(line: str, options: Options, archive: Path | None = None) -> str:
             [*_program(verb, options, archive, is_here=is_here or verb == "explain"), verb, *_absent(words, line)]
         )
 
+    if options.paths.live and os.geteuid():
+        line = PRIVILEGED.sub("sudo ", line)
     return COMMAND.sub(command, line)
 
 

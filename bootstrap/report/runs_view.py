@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..commands.lockfile import LockfileSummary
     from ..commands.log import LogLines
 
-MAX_WIDTH = 100  # columns of the text of ``explain``
+TEXT_WIDTH = 100  # columns of the text of ``explain``
 LEVEL_MARKS = {"debug": "..", "warning": "warn", "error": "x", "critical": "x"}
 
 
@@ -106,7 +106,7 @@ def log_view(result: Result[LogLines]) -> list[Line]:
 
 def explain_view(result: Result[Explanation]) -> list[Line]:
     """The documentation of each meaning of a name, or all names, wrapped for this terminal."""
-    width = max(20, min(MAX_WIDTH, get_terminal_size().columns) - Line.indent)
+    width = max(20, min(TEXT_WIDTH, get_terminal_size().columns) - Line.indent)
     wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines = []
     for topic in result.data.topics:

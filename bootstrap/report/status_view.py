@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cluster.hostlist import folded
 from ..core.facts import External, Facts
-from ..core.model import NodeReport, Outcome, Result, RunRecord, Severity, Status, plain
+from ..core.model import NodeReport, Outcome, Result, RunRecord, Status, plain
 from ..core.text import at_most, human
 from ..host.times import age_of, seconds_of
 from .lines import Line, count, error_lines, remedy_lines, step_lines, summary
@@ -83,14 +83,8 @@ def _node_lines(reports: Sequence[NodeReport], now: float | None) -> list[Line]:
     if passed:
         oldest = min(passed, key=lambda report: seconds_of(report.time) or 0.0)
         lines.append(_row("", f"{folded(report.node for report in passed)}: ok{_ago(oldest.time, now, 'oldest ')}"))
-    failing = [f"{report.node}{_ago(report.time, now)}: {_failure(report)}" for report in reports if _failure(report)]
+    failing = [f"{report.node}{_ago(report.time, now)}: {text}" for report in reports if (text := report.headline())]
     return lines + [_row("", text) for text in at_most(MAX_NODES, failing)]
-
-
-def _failure(report: NodeReport) -> str:
-    """The first failed check, which is the cause of later ones, or an empty string."""
-    failed = next((finding for finding in report.findings if finding.severity is Severity.FAIL), None)
-    return f"{failed.check}: {failed.message}" if failed else ""
 
 
 def _ago(time: str, now: float | None, word: str = "") -> str:

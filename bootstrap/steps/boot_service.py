@@ -101,8 +101,8 @@ def arrange_timer(record: RunRecord, paths: Paths, system: System) -> None:
     """
     if not paths.live or not system.has_systemd() or not (paths.units / TIMER.name).is_file():
         return
-    newest = Runs(paths).latest(KEEP_RUNS).records
-    ready = all(map(is_ready, (record, *(run for run in newest[:1] if run.run_id != record.run_id))))
+    newest = Runs(paths).latest(1).records
+    ready = all(map(is_ready, (record, *(run for run in newest if run.run_id != record.run_id))))
     try:
         systemd.request("stop" if ready else "start", TIMER.name, system)
     except (PetalError, OSError) as error:

@@ -6,7 +6,7 @@ from ..cluster.slurm import find_slurm, known_nodes, nodes, states
 from ..core.errors import PetalError, ProofError
 from ..core.model import Finding, change, elsewhere, satisfied
 from ..host.times import timestamp
-from ..prove.fleet import prove, summary_of
+from ..prove.fleet import prove
 from ..prove.launch import wait_for_lmod, wait_for_nodes
 from ..prove.mpi_proof import between_nodes
 from ..state import desired
@@ -56,7 +56,7 @@ class Proof(Step):
         ClusterState(ctx.paths).save_proof(proof)
         if not proof.is_whole:
             checked = [report for report in reports if report.was_checked]
-            problems = [f"{report.node}: {summary_of(report)}" for report in checked if not report.passed]
+            problems = [f"{report.node}: {report.headline()}" for report in checked if not report.passed]
             others = [report for report in checked if report.passed and report.release != proof.release]
             problems += [f"{report.node}: has release {report.release}" for report in others]
             problems += [f"{finding.check}: {finding.message}" for finding in proof.failed_between]

@@ -23,6 +23,10 @@ SUDO = "sudo /usr/local/bin/petal-node"
         ("rm a    # then: petal-node repair", f"rm a    # then: {SUDO} repair"),
         ("on the head node: petal-node bootstrap", f"on the head node: {SUDO} bootstrap"),
         ("petal-node explain job", "petal-node explain job"),
+        ("systemctl start slurmctld", "sudo systemctl start slurmctld"),
+        ("systemctl status munge", "systemctl status munge"),
+        ("umount -l /fsx && mount /fsx", "sudo umount -l /fsx && sudo mount /fsx"),
+        ("findmnt /fsx; mount -o remount,rw /fsx", "findmnt /fsx; sudo mount -o remount,rw /fsx"),
         ("srun -w n petal-node check", "srun -w n petal-node check"),
     ],
 )
