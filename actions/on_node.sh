@@ -80,8 +80,8 @@ find_archive() {
 
 # True if one of these files has the checksum; it is then in $archive.
 kept_archive() {
-    for archive; do
-        [ -f "$archive" ] && [ ! -L "$archive" ] && has_checksum "$archive" && return
+    for candidate; do
+        [ -f "$candidate" ] && [ ! -L "$candidate" ] && has_checksum "$candidate" && archive=$candidate && return
     done
     return 1
 }
@@ -130,10 +130,10 @@ limited() {
         [ "$now" -lt $end ] || { child='' && return 124; }
         sleep 0.05
     done
-    code=0
-    wait "$child" || code=$?
+    status=0
+    wait "$child" || status=$?
     child=''
-    return $code
+    return $status
 }
 
 # Copies the archive from the first storage that has it: /shared, one that the cluster declares, or the one that this node
@@ -164,17 +164,24 @@ from_package() {
     sed '' "${AWS_CA_BUNDLE:-/dev/null}" "${REQUESTS_CA_BUNDLE:-/dev/null}" "${CURL_CA_BUNDLE:-/dev/null}" "${SSL_CERT_FILE:-/dev/null}" \
         "${SSL_CERT_DIR:-/dev/null}"/* /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem >"$ca" 2>/dev/null
     grep -q 'BEGIN CERTIFICATE' "$ca" || ca=''
+    kept=$incoming/.part.$sha256 # what an earlier try fetched
+    mv -f "$kept" "$part" 2>/dev/null || : >"$part"
+    begun=$(wc -c <"$part")
     case $package in
     file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
     s3://*) from_s3 || outcome=$? ;;
     https://*)
         limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
-            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --output "$part" "$package" \
+            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" "$package" \
             >/dev/null 2>"$part.error" || outcome=$?
         ;;
     esac
-    [ $outcome -eq 0 ] || fail_fetch
     has_checksum "$part" && return
+    if [ "$begun" -gt 0 ] && { [ $outcome -eq 0 ] || grep -Eq '\(33\)| 416|InvalidRange' "$part.error"; }; then
+        from_package # from the start: the kept part is of another object, or the server cannot continue it
+        return
+    fi
+    [ $outcome -eq 0 ] || fail_fetch
     actual=$(sha256sum <"$part")
     keep_trying
     fail fetch-checksum "$package has another checksum and was not executed" "expected $sha256, got ${actual%% *}" \
@@ -188,15 +195,18 @@ from_s3() {
     region=$(sed -n 's/.*"region"[[:space:]]*:[[:space:]]*"\([a-z0-9-]*\)".*/\1/p; s/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' $facts 2>/dev/null | head -n 1)
     key=${package#s3://} bucket='' direct=${no_proxy:-${NO_PROXY-}} endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL-}}
     case $key in arn:*:accesspoint/*) bucket=${key%%/*}/ key=${key#*/} ;; esac
-    bucket=$bucket${key%%/*} key=${key#*/} direct=${direct:+$direct,}169.254.169.254
+    bucket=$bucket${key%%/*} key=${key#*/} direct=${direct:+$direct,}169.254.169.254 range=''
+    [ "$begun" -eq 0 ] || range=bytes=$begun-
     for unsigned in '' --no-sign-request; do
         result=0
         limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=$((patience + 2)) AWS_METADATA_SERVICE_NUM_ATTEMPTS=$((patience + 1)) \
             no_proxy="$direct" NO_PROXY="$direct" ${ca:+AWS_CA_BUNDLE="$ca"} aws s3api get-object $unsigned --cli-connect-timeout 5 \
-            --cli-read-timeout 20 ${region:+--region "$region"} ${endpoint:+--endpoint-url "$endpoint"} --bucket "$bucket" --key "$key" "$part" \
+            --cli-read-timeout 20 ${region:+--region "$region"} ${endpoint:+--endpoint-url "$endpoint"} \
+            ${range:+--range "$range"} --bucket "$bucket" --key "$key" "$part.new" \
             >/dev/null 2>>"$part.error" || result=$?
         { [ "$result" -ne 0 ] && grep -q 'locate credentials' "$part.error"; } || break
     done
+    cat "$part.new" >>"$part" 2>/dev/null
     return "$result"
 }
 
@@ -229,6 +239,7 @@ fail_fetch() {
     *[Cc]ertificate* | *CERTIFICATE*) code=fetch-unreachable remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
     *) code=fetch-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
     esac
+    case $code in file-* | fetch-too-large) ;; *) [ ! -s "$part" ] || mv -f "$part" "$kept" ;; esac # the next try continues it
     keep_trying
     fail "$code" "$package could not be fetched" "${reason:-code $outcome}" "$remedy"
 }
@@ -308,18 +319,18 @@ record() {
 # from here at that moment, the installed one runs.
 run_archive() {
     for _ in first second; do
-        code=0
-        "$archive" hook "$event" "$@" ${prefix:+--root "$prefix"} || code=$?
-        { [ $code -ge 126 ] && [ ! -e "$archive" ] && kept_archive "$home"/*/petal-node; } || break
+        exit_code=0
+        "$archive" hook "$event" "$@" ${prefix:+--root "$prefix"} || exit_code=$?
+        { [ $exit_code -ge 126 ] && [ ! -e "$archive" ] && kept_archive "$home"/*/petal-node; } || break
     done
-    if [ "$code" -eq 69 ] || [ "$code" -ge 126 ] || { [ "$code" -ne 0 ] && [ -z "$strict" ]; }; then # the tool could not record it
-        reason="it ended with code $code" remedy="run $archive hook $event, and read /var/log/petal-node.log"
-        [ "$code" -ne 69 ] || reason="no Python >= 3.9, or it could not be unpacked (its message is above)"
+    if [ "$exit_code" -eq 69 ] || [ "$exit_code" -ge 126 ] || { [ "$exit_code" -ne 0 ] && [ -z "$strict" ]; }; then # the tool could not record it
+        reason="it ended with code $exit_code" remedy="run $archive hook $event, and read /var/log/petal-node.log"
+        [ "$exit_code" -ne 69 ] || reason="no Python >= 3.9, or it could not be unpacked (its message is above)"
         record archive-failed "petal-node hook $event did not finish" "$reason" "$remedy"
     fi
     [ -n "$strict" ] || exit 0
-    [ "$code" -lt 126 ] || exit 1
-    exit "$code"
+    [ "$exit_code" -lt 126 ] || exit 1
+    exit "$exit_code"
 }
 
 # @IS_TRUSTED@: make dist puts the function of bootstrap/archive/header.sh here

@@ -116,10 +116,11 @@ def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.0) -> None:
         monkeypatch.setattr(module, "with_retries", limited)
 
 
-def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None) -> None:
+def answer(handler: Handler, code: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
     """Send one complete answer, or a truncated one if ``length`` is larger than the data."""
     handler.send_response(code)
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    for name, value in {"Content-Length": str(len(body) if length is None else length), **headers}.items():
+        handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(body)
     if length is not None:
@@ -132,7 +133,8 @@ def content(data: bytes) -> Behaviour:
     def behave(handler: Handler, _: int) -> None:
         wanted = handler.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        answer(handler, 206 if wanted else 200, data[start:])
+        place = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if wanted else {}
+        answer(handler, 206 if wanted else 200, data[start:], **place)
 
     return behave
 

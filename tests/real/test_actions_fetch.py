@@ -23,6 +23,7 @@ from tests.real.server import (
     always,
     answer,
     content,
+    cut_off,
     dripping,
     endless,
     first,
@@ -399,7 +400,49 @@ def test_the_aws_cli_is_stopped_at_the_limits(hook, cli, body):
         ran = cli.fetch("s3://b/petal-node")
     failed(cli, ran, "fetch-too-large" if body == "endless" else "fetch-unreachable")
     assert ran.seconds < 10
-    assert cli.left_over() == []
+    assert cli.left_over() == [], "the AWS CLI writes whole MiB"
+
+
+@only_dash
+@pytest.mark.parametrize(
+    ("client", "then"),
+    [
+        ("aws", "continues"),
+        ("aws", "shorter object"),
+        ("curl", "continues"),
+        ("curl", "cannot continue"),
+        ("curl", "another object"),
+        ("curl", "shorter object"),
+    ],
+)
+def test_the_next_try_continues_an_interrupted_transfer(hook, cli, client, then, tmp_path):
+    """Or it starts again at once, if the part is not of this object or the server has no ranges."""
+    needs_curl()
+    data = hook.archive.read_bytes()
+    begin = {"another object": bytes(20), "shorter object": bytes(2 * len(data))}.get(then, data[:20])
+    key, certificate = made_certificate(tmp_path) if client == "curl" else (None, None)
+    cli.env |= {"CURL_CA_BUNDLE": str(tmp_path / "cert.pem"), "no_proxy": "localhost,127.0.0.1"}
+
+    def behave(handler: Handler, number: int) -> None:
+        if number == 1:
+            cut_off(begin + bytes(100), len(begin))(handler, number)
+        elif then == "cannot continue":
+            answer(handler, 200, data)
+        elif then == "shorter object" and handler.headers["Range"]:
+            answer(handler, 416, b"<Error><Code>InvalidRange</Code></Error>")
+        else:
+            content(data)(handler, number)
+
+    with serving(behave, key, certificate) as server:
+        cli.env["AWS_ENDPOINT_URL"] = server.url
+        package = "s3://b/petal-node" if client == "aws" else f"{server.url}/petal-node"
+        failed(cli, cli.fetch(package), "fetch-unreachable")
+        assert (hook.home / f"incoming/.part.{hook.sha256}").read_bytes() == begin
+        (hook.prefix / "var/log/petal-node.log").unlink()
+        ran_the_archive(cli, cli.fetch(package))
+    ranges = [request.get("Range") for request in server.requests]
+    assert ranges == [None, f"bytes={len(begin)}-"] + ([] if then == "continues" else [None])
+    assert not [name for name in hook.left_over() if name.startswith(".part")]
 
 
 @only_dash
