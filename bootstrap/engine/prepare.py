@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -30,11 +30,10 @@ from ..state.desired import DesiredState
 from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import kept_request, kept_role
 from ..steps.module_tree import ModuleTree
-from ..steps.packages import Packages
-from ..steps.spack import SpackStack
 from .configuration import desired_state_on, find_desired_state, mount_in, read_config, restore_desired_state
 from .handover import hand_over
 from .inputs import is_mistake, look_up
+from .registry import STEPS
 
 
 def prepare(options: Options, services: Services, *, follow: bool = False, may_hand_over: bool = False) -> Context:
@@ -74,7 +73,14 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
     try:
         config = read_config(options, facts, desired, services.system, errors, follow=follow)
     except ConfigError as error:
-        raise _with_stack(error, options, facts) from error
+        mistakes: dict[str, PetalError] = {"": error}
+        if options.command == "plan" and error.stack is not None:  # its file may have mistakes too
+            uri, checksum, place = error.stack
+            known = Config(uri, checksum, spack=SpackConfig(specs=("any",)), places={"stack": place})
+            with _collected(mistakes, "stack"):
+                environments.load(known, Paths(options.root).scratch, facts.cluster.region, LOOK)
+            raise _joined(mistakes, options, known) from error
+        raise
     ctx = Context(
         options,
         services,
@@ -173,31 +179,15 @@ def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
     with _collected(errors, "spack.target"):
         build_targets = choose_targets(ctx.config, facts, desired)
     ctx = replace(ctx, facts=facts, environment=environment, build_targets=build_targets, externals=externals)
+    if errors and ctx.options.command == "plan":
+        steps = [step for step in STEPS if "stack" not in errors or not isinstance(step, ModuleTree)]
+        for (_, key), answer in look_up(steps, replace(ctx, release=ctx.release or "unknown")).items():
+            if isinstance(answer, PetalError) and is_mistake(answer, ctx):
+                errors[key] = answer
     if errors:
-        raise _together(errors, ctx)
+        raise _joined(errors, ctx.options, ctx.config)
     inputs = {**environment, "system": _scope_inputs(ctx, externals)}
     return replace(ctx, release=release_id(ctx.config, facts.host, inputs, templates.digest(), build_targets))
-
-
-def _with_stack(error: ConfigError, options: Options, facts: Facts) -> ConfigError:
-    """In a plan, the mistakes of a configuration and those of its stack's file."""
-    if options.command != "plan" or error.stack is None:
-        return error
-    scratch, any_specs = Paths(options.root).scratch, SpackConfig(specs=("any",))
-    uri, checksum, place = error.stack
-    config = Config(uri, checksum, spack=any_specs)
-    try:
-        environments.load(config, scratch, facts.cluster.region, LOOK)
-    except (ConfigError, FetchError) as other:
-        own = other.problems if isinstance(other, ConfigError) else ()
-        problems = (*error.problems, *(own or (Problem("stack", str(other), place),)))
-        what, remedy = _summary(options, problems), (*error.remedy, *other.remedy)
-        return ConfigError(what, problems, remedy=remedy, code=error.code)
-    return error
-
-
-def _summary(options: Options, problems: Sequence[Problem]) -> str:
-    return f"{options.config or 'the configuration'} has {counted(problems)}"
 
 
 @contextmanager
@@ -208,22 +198,18 @@ def _collected(errors: dict[str, PetalError], key: str) -> Iterator[None]:
         errors[key] = error
 
 
-def _together(errors: dict[str, PetalError], ctx: Context) -> PetalError:
-    """All mistakes that are found before the steps; in a plan also those of the steps' inputs."""
-    if ctx.options.command == "plan":
-        known = [Packages(), SpackStack(), *([] if "stack" in errors else [ModuleTree()])]
-        answers = look_up(known, replace(ctx, release=ctx.release or "unknown"))
-        wrong = {key: answer for (_, key), answer in answers.items() if is_mistake(answer, ctx)}
-        errors = {**errors, **{key: error for key, error in wrong.items() if isinstance(error, PetalError)}}
+def _joined(errors: Mapping[str, PetalError], options: Options, config: Config) -> PetalError:
+    """All mistakes as one error, each with its line. ``errors`` are by the keys of the configuration."""
     first = next(iter(errors.values()))
     if len(errors) == 1:
         return first
     problems: list[Problem] = []
     for key, error in errors.items():
         own = error.problems if isinstance(error, ConfigError) else ()
-        problems += own or [Problem(key, str(error), ctx.config.places.get(key, ""))]
+        problems += own or [Problem(key, str(error), config.places.get(key, ""))]
+    what = f"{options.config or 'the configuration'} has {counted(problems)}"
     remedy = dict.fromkeys(line for error in errors.values() for line in error.remedy)
-    return ConfigError(_summary(ctx.options, problems), problems, remedy=remedy, code=first.code)
+    return ConfigError(what, problems, remedy=remedy, code=first.code)
 
 
 def choose_targets(config: Config, facts: Facts, desired: DesiredState | None) -> BuildTargets:
