@@ -1,11 +1,12 @@
 """The rules of petal.yaml for several keys of one section.
 
-A rule reads its keys through ``Values``. It is left out if one of them has a mistake itself.
+A rule reads its keys through a function. It is left out if one of them has a mistake itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..cluster import targets
@@ -15,27 +16,18 @@ NO_S3_SOURCES = "Spack needs boto3 for sources in s3://, which nodes lack: use h
 NO_CHECKSUM = "is required for a download: sha256sum FILE"
 
 
+Get = Callable[..., Any]  # the value of a key of the section, or a default
+
+
 class _Wrong(Exception):
     """A rule reads a key with a mistake."""
-
-
-class Values:
-    """The values of a section for its rules."""
-
-    def __init__(self, data: Mapping[str, Any], wrong: set[str]) -> None:
-        self._data, self._wrong = data, wrong
-
-    def __call__(self, key: str, default: Any = None) -> Any:
-        if key in self._wrong:
-            raise _Wrong
-        return self._data.get(key, default)
 
 
 class Rule(NamedTuple):
     """``broken`` is true if a section breaks the rule; without ``message``, it returns the message for ``key``."""
 
     key: str
-    broken: Callable[[Values], Any]
+    broken: Callable[[Get], Any]
     message: str = ""
 
 
@@ -46,15 +38,17 @@ def broken(rules: Sequence[Rule], data: Mapping[str, Any], wrong: set[str]) -> d
         data: the valid values of a section.
         wrong: its keys that have mistakes.
     """
-    get = Values(data, wrong)
+
+    def get(key: str, default: Any = None) -> Any:
+        if key in wrong:
+            raise _Wrong
+        return data.get(key, default)
+
     found: dict[str, list[str]] = {}
     for rule in rules:
-        try:
-            result = rule.broken(get)
-        except _Wrong:
-            continue
-        if result:
-            found.setdefault(rule.key, []).append(rule.message or str(result))
+        with suppress(_Wrong):
+            if result := rule.broken(get):
+                found.setdefault(rule.key, []).append(rule.message or str(result))
     return found
 
 
@@ -66,13 +60,13 @@ def _repeated(names: Sequence[str]) -> str | None:
     return next((name for name in names if names.count(name) > 1), None)
 
 
-def _type_problem(get: Values) -> str | None:
+def _type_problem(get: Get) -> str | None:
     mount_type = model.StorageConfig(source=get("source")).mount_type
     is_other = get("source") and get("type", mount_type) != mount_type
     return f"must be {mount_type}, the type of this source" if is_other else None
 
 
-def _targets_problem(get: Values) -> str | None:
+def _targets_problem(get: Get) -> str | None:
     names = get("target", ())
     if "auto" in names and len(names) > 1:
         return "auto cannot be combined with other targets"
@@ -82,46 +76,46 @@ def _targets_problem(get: Values) -> str | None:
     return "must list targets of one architecture, that of the head node" if is_mixed else None
 
 
-def _recipes_problem(get: Values) -> str | None:
+def _recipes_problem(get: Get) -> str | None:
     # Two repositories of one name would hide each other's recipes, and this Spack cannot read the new format.
     version = get("version", model.SpackConfig.version)
     is_unused = model.SpackConfig(version).includes_recipes and get("recipes")
     return f"must be removed: Spack {version} includes its recipes" if is_unused else None
 
 
-def _defaults_problem(get: Values) -> str | None:
+def _defaults_problem(get: Get) -> str | None:
     repeated = _repeated([entry.partition("/")[0] for entry in get("defaults", ())])
     return f"lists {repeated} twice, and a shell can load one version" if repeated else None
 
 
-def _mount_problem(get: Values) -> str | None:
+def _mount_problem(get: Get) -> str | None:
     mounts = [entry["mount_dir"] for entry in get("shared_storage", ()) if "mount_dir" in entry]
     is_open = len(mounts) > 1 and get("storage") is None
     return f"is required: which of {', '.join(mounts)} holds the software?" if is_open else None
 
 
-def _packages_problem(get: Values) -> str | None:
+def _packages_problem(get: Get) -> str | None:
     valid = [package for package in get("packages", ()) if isinstance(package, model.PackageConfig)]
     repeated = _repeated([f"{package.name}/{package.version}" for package in valid])
     return f"lists {repeated} twice" if repeated else None
 
 
-def _stack_problem(get: Values) -> str | None:
+def _stack_problem(get: Get) -> str | None:
     stack = get("stack", "none")
     return values.uri_problem(stack) if "/" in stack else values.environment_problem(stack)
 
 
-def _lacks_stack_checksum(get: Values) -> bool:
+def _lacks_stack_checksum(get: Get) -> bool:
     is_uri = "/" in get("stack", "") and not _stack_problem(get)
     return is_uri and _lacks_checksum(get("stack"), get("stack_sha256"))
 
 
-def _has_stack(get: Values) -> bool:
+def _has_stack(get: Get) -> bool:
     is_seed = get("software", model.SeedSoftware()).spack_packages
     return bool(get("stack", "none") != "none" or get("spack", model.SpackConfig()).specs or is_seed)
 
 
-def _sources_problem(get: Values) -> str | None:
+def _sources_problem(get: Get) -> str | None:
     spack = get("spack", model.SpackConfig())
     if not _has_stack(get):
         return None
@@ -137,7 +131,7 @@ def _sources_problem(get: Values) -> str | None:
     return f"a stack requires {' and '.join(missing)}{hint}" if missing else None
 
 
-def _is_s3(get: Values) -> bool:
+def _is_s3(get: Get) -> bool:
     return str(get("url", "")).startswith("s3://")
 
 
