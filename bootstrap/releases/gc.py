@@ -34,24 +34,16 @@ GONE = ".gone"
 
 
 @dataclass(frozen=True)
-class UnusedPackage:
-    """A package that no remaining release needs; ``hash`` is Spack's, empty for a binary package."""
+class Unused:
+    """A package, file or directory that is not needed, with its size in bytes; ``hash`` is that of a Spack package.
 
-    prefix: Path
-    hash: str
-    size: int
-
-
-@dataclass(frozen=True)
-class UnusedFile:
-    """A file or directory that is not needed, with its size in bytes.
-
-    It is an archive of petal-node, a tree of Spack, recipes or clingo, the report of a node that is gone, Spack's
+    A file is an archive of petal-node, a tree of Spack, recipes or clingo, the report of a node that is gone, Spack's
     environment of a removed release, a source or a stage of an ended build, or what a killed process or a repair left.
     """
 
     path: Path
     size: int
+    hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,8 +62,8 @@ class Cleanup:
 
     keep: Mapping[str, str]
     drop: Mapping[str, int]
-    packages: tuple[UnusedPackage, ...]
-    files: tuple[UnusedFile, ...]
+    packages: tuple[Unused, ...]
+    files: tuple[Unused, ...]
     left: tuple[str, ...]
     newest: int
     bytes: int
@@ -99,8 +91,8 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
     kept = _kept(releases, keep, desired)
     drop = {release.name: size_of(ctx.paths.release(release.name)) for release in releases if release.name not in keep}
     packages, left = _unused_packages(ctx, kept)
-    files = tuple(UnusedFile(path, size_of(path)) for path in sorted(set(_unused_files(ctx, kept))))
-    size = sum(drop.values()) + sum(package.size for package in packages) + sum(file.size for file in files)
+    files = tuple(Unused(path, size_of(path)) for path in sorted(set(_unused_files(ctx, kept))))
+    size = sum(drop.values()) + sum(unused.size for unused in (*packages, *files))
     return Cleanup(keep, drop, packages, files, left, newest, size)
 
 
@@ -166,7 +158,7 @@ def _kept(releases: Sequence[ReleaseInfo], keep: Mapping[str, str], desired: Des
     ]
 
 
-def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[UnusedPackage, ...], tuple[str, ...]]:
+def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[Unused, ...], tuple[str, ...]]:
     """The packages that no kept release needs; and sentences about those that are not removed."""
     installed = installed_packages(ctx)
     needed = {key: prefix for release in kept for key, prefix in needs(ctx, release, installed).items()}
@@ -180,7 +172,7 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
             if digest not in needed and prefix.is_relative_to(store)  # externals are elsewhere
         ]
         if store == own_store:
-            unused += [UnusedPackage(prefix, digest, size_of(prefix)) for digest, prefix in free]
+            unused += [Unused(prefix, size_of(prefix), digest) for digest, prefix in free]
         elif free:
             left.append(f"{len(free)} packages in {store}: another Spack than the configured one has installed them")
     unknown = [release.name for release in kept if release.desired is None]
@@ -189,8 +181,8 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
     if unknown and binaries:
         left.append(f"{len(binaries)} binary packages: {', '.join(unknown)} may need them, without a configuration")
     else:
-        unused += [UnusedPackage(path, "", size_of(path)) for path in binaries]
-    return tuple(sorted(unused, key=lambda package: str(package.prefix))), tuple(left)
+        unused += [Unused(path, size_of(path)) for path in binaries]
+    return tuple(sorted(unused, key=lambda package: str(package.path))), tuple(left)
 
 
 def _unused_files(ctx: Context, kept: Sequence[ReleaseInfo]) -> Iterator[Path]:
@@ -242,12 +234,9 @@ def remove(ctx: Context, plan: Cleanup) -> None:
         ctx.note(f"removing release {release}")
         pin_of(ctx, release).unlink(missing_ok=True)
         _remove(ctx.paths.release(release), size)
-    for file in plan.files:
+    for unused in (*plan.files, *plan.packages):
         ctx.confirm()
-        _remove(file.path, file.size)
-    for package in plan.packages:
-        ctx.confirm()
-        _remove(package.prefix, package.size)
+        _remove(unused.path, unused.size)
     built = [package.hash for package in plan.packages if package.hash]
     if built:
         ctx.confirm()

@@ -73,13 +73,9 @@ def rollback_target(ctx: Context, releases: Sequence[ReleaseInfo], prefix: str |
     if prefix is None:
         current = current_release(ctx.paths)
         others = [one.name for one in releases if one.manifest is not None and one.name != current]
-        if others:  # the record was lost, or they were never current
-            what = "the previous release is not recorded"
-            why = f"the other complete releases are {', '.join(others)}"
-            remedy = ("petal-node releases", "petal-node rollback ID")
-            raise ReleaseError(what, why=why, remedy=remedy, code="release-unknown")
-        what = "no other release was published here before"
-        raise ReleaseError(what, remedy="petal-node releases", code="release-unknown")
+        why = f"the other complete releases are {', '.join(others) or 'none'}"
+        remedy = ("petal-node releases", *(("petal-node rollback ID",) if others else ()))
+        raise ReleaseError("the previous release is not recorded", why=why, remedy=remedy, code="release-unknown")
     matches = [release for release in releases if release.name.startswith(prefix)]
     if len(matches) != 1:
         names = ", ".join(release.name for release in matches or releases)

@@ -56,9 +56,8 @@ def gc_view(result: Result[Cleanup]) -> list[Line]:
     mark, verb = ("+", "removed") if data.done else ("~", "remove")
     lines = [Line(f"keep: {why}", "=", release) for release, why in data.keep.items()]
     lines += [Line(f"{verb}, {human(size)}", mark, release) for release, size in data.drop.items()]
-    packages = [f"{human(package.size):>10}  {package.prefix}" for package in data.packages]
-    files = [f"{human(file.size):>10}  {file.path}" for file in data.files]
-    for entries, noun in ((packages, " packages"), (files, " files")):
+    for unused, noun in ((data.packages, " packages"), (data.files, " files")):
+        entries = [f"{human(each.size):>10}  {each.path}" for each in unused]
         lines += [Line(text, mark) for text in at_most(MAX_SHOWN, entries, noun)]
     lines += [Line(f"not removed: {reason}", "!") for reason in data.left]
     if data.is_empty:

@@ -193,8 +193,8 @@ def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------------------ gc
 
 
-def names(packages: Sequence[collector.UnusedPackage]) -> list[str]:
-    return [package.prefix.name.rpartition("-")[0] for package in packages]
+def names(packages: Sequence[collector.Unused]) -> list[str]:
+    return [package.path.name.rpartition("-")[0] for package in packages]
 
 
 def test_without_its_record_a_rollback_needs_the_id_of_a_release(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_gc_keeps_the_packages_of_a_desired_release_that_is_not_complete_yet(tmp
     assert collector.plan(world.context, 1, ()).is_empty
     shutil.rmtree(world.paths.release(world.release))  # the run was killed before it solved the stack
     plan = collector.plan(world.context, 1, ())
-    assert not [package for package in plan.packages if "hello" in package.prefix.name]
+    assert not [package for package in plan.packages if "hello" in package.path.name]
     assert plan.files == ()
 
 
@@ -540,5 +540,5 @@ def test_plain_data_of_a_plan_is_what_json_shows(tmp_path: Path) -> None:
     world, (first, _, third) = three_releases(tmp_path)
     shown: Any = plain(collector.plan(world.context, 1, ()))
     assert shown["keep"] == {third: "current"}
-    assert set(shown["packages"][0]) == {"prefix", "hash", "size"}
+    assert set(shown["packages"][0]) == {"path", "hash", "size"}
     assert first in shown["drop"]

@@ -38,7 +38,7 @@ from bootstrap.core.model import (
 )
 from bootstrap.core.options import Options
 from bootstrap.host.locks import Holder
-from bootstrap.releases.gc import Cleanup, UnusedFile, UnusedPackage
+from bootstrap.releases.gc import Cleanup, Unused
 from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.lines import error_lines
@@ -148,8 +148,8 @@ RELEASES = ReleaseList("/opt/petal", "3f9c1a2b4d5e", "aaaabbbbcccc", (
 ))  # fmt: skip
 GARBAGE = Cleanup(
     {"3f9c1a2b4d5e": "current", "aaaabbbbcccc": "job 17 of alice uses it"}, {"ddddeeeeffff": 5 << 20},
-    tuple(UnusedPackage(Path(f"/opt/petal/store/p{number}-1.0-aaaaaaa"), "", 1 << 28) for number in range(12)),
-    tuple(UnusedFile(Path("/shared/petal") / name, 2 << 20) for name in ("archive/aa", "state/nodes/q9.json")),
+    tuple(Unused(Path(f"/opt/petal/store/p{number}-1.0-aaaaaaa"), 1 << 28) for number in range(12)),
+    tuple(Unused(Path("/shared/petal") / name, 2 << 20) for name in ("archive/aa", "state/nodes/q9.json")),
     ("2 packages in /opt/petal/store-0.23: installed by another version of Spack",), 1, (12 << 28) + (9 << 20), False,
 )  # fmt: skip
 REPAIR = replace(RUN, verb="repair", event="", findings=(GOOD, MISFIT, WARN))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...config.model import Mirror
@@ -86,19 +87,16 @@ class Push:
             self.spack.push([spec.hash for spec in specs], packed)
             if self.mirror.signed:
                 self._sign(packed, specs)
-            descriptions = {packed / self._description(spec) for spec in specs}
+            descriptions = {packed / self._layout.description(spec, signed=self.mirror.signed) for spec in specs}
             files = sorted(path for path in packed.rglob("*") if path.is_file())
             last = [path for path in files if path in descriptions]
             self.tell(f"sending {len(last)} packages to {self.name}")
-
-            def put(path: Path) -> None:
-                uri = self.mirror.uri(str(path.relative_to(packed)))
-                upload(path, uri, region=self.region, seconds=self.seconds)
-
+            put = partial(upload, region=self.region, seconds=self.seconds)
             try:
                 for batch in ([path for path in files if path not in descriptions], last):
+                    uris = [self.mirror.uri(str(path.relative_to(packed))) for path in batch]
                     with ThreadPoolExecutor(TRANSFERS) as threads:
-                        list(threads.map(put, batch))
+                        list(threads.map(put, batch, uris))
             except FetchError as error:
                 raise self._failed(error) from error
 
@@ -122,10 +120,7 @@ class Push:
                     signed = plain.with_name(f"{plain.name}.signed")
                     ring.sign(plain, signed)
                     plain.unlink()
-                    signed.rename(directory / self._description(spec))
-
-    def _description(self, spec: Locked) -> str:
-        return self._layout.description(spec, signed=self.mirror.signed)
+                    signed.rename(directory / self._layout.description(spec, signed=True))
 
     @property
     def _layout(self) -> Layout:
