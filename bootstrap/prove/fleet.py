@@ -54,7 +54,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
 
     Returns:
         A report for each candidate. A node that did not answer has a failed finding. A node that is not free has
-        Slurm's reason and a summary of the last report that the node itself wrote.
+        Slurm's reason and, unless it is powered off, a summary of the last report that the node itself wrote.
 
     Raises:
         ConfigError: ``job-queue``, Slurm has no ``check.partition``.
@@ -65,11 +65,11 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
         remedy = "correct check.partition in the configuration"
         raise ConfigError(what, why=f"it has {', '.join(limits)}", remedy=remedy, code="job-queue")
     free = [node for node in candidates if node.free]
-    own = own_reports(ctx) if len(free) < len(candidates) else {}
+    rest = [node for node in candidates if not node.free]
+    # The report of a node that is powered off is of another instance.
+    own = own_reports(ctx) if any(not node.powered_down for node in rest) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
-    reports = [_not_checked(node, own.get(node.name)) for node in candidates if not node.free]
-    for report in reports:
-        ctx.services.answer(report)
+    reports = [_not_checked(node, None if node.powered_down else own.get(node.name)) for node in rest]
     stop = threading.Event()
     pool = ThreadPoolExecutor(JOBS)
     try:
@@ -241,7 +241,7 @@ def _not_checked(node: SlurmNode, own: NodeReport | None, word: str = "") -> Nod
     condition = f"{word} ({node.state}{node.suffix})" if word else node.condition
     reasons = [node.reason] if node.reason else []
     if own is not None:
-        reasons.append(f"its own report of {own.time} ({age_of(own.time)} old): {own.headline() or 'no failure'}")
+        reasons.append(f"its own report, {age_of(own.time)} old: {own.headline() or 'no failure'}")
     severity = Severity.FAIL if node.failed else Severity.SKIP if node.expected else Severity.WARN
     remedy = () if node.expected else (f"scontrol show node {node.name}",)
     finding = Finding("slurm", severity, f"not checked: {condition}", "; ".join(reasons), remedy)

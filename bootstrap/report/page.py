@@ -53,9 +53,12 @@ def page(result: Result[NodeReport | FleetReport], options: Options, time: str) 
         releases=sorted({report.release for report in checked if report.release}),
         checks=checks,
         columns=columns,
-        unchecked=[
-            (report.node, finding) for report in reports if not report.was_checked for finding in report.findings
-        ],
+        unchecked=by_nodes(
+            ((finding.message, finding.why), report.node)
+            for report in reports
+            if not report.was_checked
+            for finding in report.findings
+        ),
         problems=problems(reports),
         between=between,
         nodes=by_nodes((report.findings, report.node) for report in checked),

@@ -1,7 +1,9 @@
 """How long a cluster check takes in addition to Slurm and the nodes: with two real nodes and with 200 recorded reports.
 
-It uses a separate lab. Wrappers of sinfo and srun emulate the missing nodes: a job prints the report of one node as
-recorded on a real node. Everything else is petal-node: gathering, the table, JSON and the HTML page.
+It uses a separate lab. First slurmctld gets 998 more nodes, which are powered off as ParallelCluster's dynamic nodes
+are; each has a report on a storage that needs 1 ms an operation. Then wrappers of sinfo and srun emulate 200 nodes: a
+job prints the report of one node as recorded on a real node. Everything else is petal-node: gathering, the table, JSON
+and the HTML page.
 """
 
 from __future__ import annotations
@@ -18,6 +20,26 @@ from tests.lab.demo import publish, wait_for_proof
 from tests.lab.engine import print_progress
 
 NODES = 200
+DYNAMIC = 998
+CONF = "/opt/slurm/etc/slurm.conf"
+QUEUE2 = f"""
+NodeName=queue2-dy-c5-[1-{DYNAMIC}] CPUs=2 RealMemory=1000 State=CLOUD
+PartitionName=queue2 Nodes=queue2-dy-c5-[1-{DYNAMIC}] MaxTime=INFINITE State=UP
+SuspendProgram=/bin/true
+ResumeProgram=/bin/true
+SuspendTime=600
+"""
+# The directory of the reports, with one of each node that is powered off, becomes slow.
+SLOW_REPORTS = f"""
+set -e
+cd /shared/petal/state/nodes
+for number in $(seq {DYNAMIC}); do
+  sed "s/{HOSTNAMES["compute-1"]}/queue2-dy-c5-$number/g" {HOSTNAMES["compute-1"]}.json >queue2-dy-c5-$number.json
+done
+cp -a . /root/nodes
+systemd-run --quiet --unit=slow python3 /opt/lab/badfs.py slow "$PWD" /root/nodes
+until grep -q "badfs $PWD " /proc/mounts; do sleep 0.1; done
+"""
 RECORDED = "/shared/recorded"
 SINFO = f"""#!/bin/sh
 i=1; while [ $i -le {NODES} ]; do echo "many-st-c5-$i|idle|queue1*|none"; i=$((i + 1)); done
@@ -53,6 +75,26 @@ def of_two_nodes(lab: Lab, runs: int) -> tuple[float, float, float]:
         for node in ("compute-1", "compute-2")
     ]
     return statistics.median(whole), statistics.median(bare), max(map(statistics.median, own))
+
+
+def of_powered_off(lab: Lab, runs: int) -> tuple[float, float]:
+    """Return the medians of ``check --nodes all`` and ``status`` of a cluster with 1,000 nodes of which two run."""
+    for node in ("head", "compute-1", "compute-2"):
+        lab.write(node, CONF, lab.read(node, CONF) + QUEUE2)
+    lab.exec("head", ("systemctl", "restart", "slurmctld")).check()
+    for node in ("compute-1", "compute-2"):
+        lab.exec(node, ("systemctl", "restart", "slurmd")).check()
+    lab.exec("head", ("sh", "-c", SLOW_REPORTS)).check()
+    lab.wait_idle(DYNAMIC + 2)
+    shown = lab.exec("head", ("petal-node", "check", "--nodes", "all"))
+    if f"proved on 2 of 2 nodes, {DYNAMIC} not checked" not in shown.stdout or shown.stdout.count("\n") > 40:
+        raise SystemExit(
+            f"bench-check: that is no check of {DYNAMIC + 2} nodes:\n{shown.stdout[-2000:]}\n{shown.stderr}"
+        )
+    verbs = (("check", "--nodes", "all"), ("status",))
+    whole, state = (statistics.median(timed(lab, "head", runs, "petal-node", *verb)) for verb in verbs)
+    lab.exec("head", ("sh", "-c", "systemctl stop slow; umount -l /shared/petal/state/nodes")).check()
+    return whole, state
 
 
 def record(lab: Lab) -> None:
@@ -99,6 +141,8 @@ def main() -> int:
         whole, bare, own = of_two_nodes(lab, options.runs)
         print(f"2 nodes: check --nodes all {whole:.2f} s, srun -N2 true {bare:.2f} s, slowest own check {own:.2f} s")
         print(f"2 nodes: {whole - bare - own:.2f} s more than both together (limit 2)")
+        large, state = of_powered_off(lab, options.runs)
+        print(f"1,000 nodes, 2 of them on: check --nodes all {large:.2f} s (limit 5), status {state:.2f} s (limit 2)")
         record(lab)
         print(f"{NODES} nodes: check --nodes all with its page {of_many(lab, options.runs):.2f} s (limit 10)")
     finally:

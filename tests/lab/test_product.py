@@ -117,7 +117,7 @@ class TestCluster:
         assert (busy.returncode, f"{name}: not checked: busy (allocated)" in busy.stdout) == (0, True), busy
         assert busy.stdout.splitlines()[-1] == "proved on 1 of 1 nodes, 1 not checked"
         findings = answer(petal(lab, "head", "check", "--nodes", "all", "--json"))["data"]["nodes"][0]["findings"]
-        assert "its own report of" in findings[0]["why"]
+        assert "its own report, " in findings[0]["why"]
         idle = petal(lab, "head", "check", "--nodes", "idle").check()
         assert idle.stdout.splitlines()[-1] == "proved on 1 of 1 nodes"
         lab.exec("head", (f"{slurm}/scancel", "-u", "root")).check()

@@ -14,10 +14,11 @@ from bootstrap.cluster.slurm import parse_sinfo
 from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import ConfigError, PetalError, ProcessFailed, UsageError
-from bootstrap.core.model import Finding, NodeReport, Severity, Status, plain
+from bootstrap.core.model import Finding, FleetReport, NodeReport, Result, Severity, Status, plain
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet, launch
 from bootstrap.prove.user import ordinary_user
+from bootstrap.report.checks_view import fleet_view
 from bootstrap.state.store import ClusterState, write_document
 from tests.world import World, hosts
 
@@ -245,6 +246,21 @@ def test_each_node_has_a_job_of_its_own_and_its_answer_is_passed_on_when_it_come
     assert sorted(asked(world, "--nodelist")) == sorted(reports)
 
 
+def test_nodes_that_are_powered_off_have_one_line_and_no_report_of_an_earlier_instance(tmp_path: Path) -> None:
+    world, came = World(tmp_path / "head", live=True), list[NodeReport]()
+    ctx = replace(world.context, services=replace(world.services, answer=came.append))
+    own = NodeReport("q1-7", "compute", timestamp(), "r", (GOOD,))
+    write_document(ctx.paths.state / "nodes" / "q1-7.json", plain(own))
+    rows = "".join(f"q1-{number}|{'idle~' if number > 1 else 'idle'}|q1|none\n" for number in range(1, 1001))
+    reports = fleet.prove(ctx, parse_sinfo(rows))
+    assert [report.node for report in came] == ["q1-1"]
+    lines = fleet_view(Result("check", Status.OK, FleetReport(reports)))
+    assert [str(line) for line in lines][-2:] == [
+        "-    q1-[2-1000]: not checked: powered off (idle~)",
+        "proved on 1 of 1 nodes, 999 not checked",
+    ]
+
+
 def test_a_node_that_got_another_job_is_busy(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     refusing(world, ("--nodes=1", "Requested nodes are busy"))
@@ -279,7 +295,7 @@ def test_a_busy_node_is_shown_with_its_last_report_and_its_age(tmp_path: Path) -
     (report,) = fleet.prove(context, parse_sinfo("q1-1|allocated|q1|none"))
     (finding,) = report.findings
     assert (finding.severity, finding.message) == (Severity.SKIP, "not checked: busy (allocated)")
-    assert "(12 min old): load:gcc: ended with 1" in finding.why
+    assert finding.why == "its own report, 12 min old: load:gcc: ended with 1"
 
 
 def test_waiting_ends_with_the_first_node_if_no_other_node_is_joining(

@@ -236,6 +236,7 @@ def test_the_html_page_is_complete_and_self_contained() -> None:
     assert "http" not in text
     assert "<h1>proved on 2 of 5 nodes, 3 not checked</h1>" in text
     assert text.count("<b>q-[1-2]</b>: run:&lt;script&gt;alert(1)&lt;/script&gt;: ended with 1 &amp; &lt;b&gt;") == 1
+    assert "<td>queue1-dy-c5-[1-2]</td><td>not checked: powered off (idle~)</td>" in text
     assert "<td>queue1-dy-c5-3</td><td>not checked: down (down)</td><td>Not responding</td>" in text
 
 
