@@ -39,7 +39,7 @@ name_problem = matching(
     r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}",
     "must start with a letter or digit and contain only letters, digits and . _ + - (at most 100)",
 )
-user_problem = matching(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]{0,99}", "must be the name of a user")
+user_problem = matching(r"[A-Za-z0-9_][A-Za-z0-9._@\\+ -]{0,99}", "must be the name of a user")
 module_problem = matching(
     r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*",
     "must be a module name such as openmpi or openmpi/4.1.7",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,33 @@ def follow(lab: Lab, node: str, desired: dict[str, Any]) -> None:
     assert found["current"] == desired["release"]
     assert lab.exec(node, ("petal-node", "version")).stdout == f"petal-node {desired['version']}\n"
     assert is_ready(lab, node), lab.exec(node, ("petal-node", "check")).stdout
+
+
+def test_a_machine_image_made_from_a_node_has_no_memory_of_it(early: Lab) -> None:
+    """compute-2 starts from the disk of compute-1, which knows its own instance and whose boot service is on."""
+    instance, log = "/var/lib/cloud/data/instance-id", "/var/log/petal-node.log"
+    early.write("compute-1", instance, "i-0aaaaaaaaaaaaaaaa\n")
+    early.exec("compute-1", ("petal-node", "converge")).check()
+    old = {run["run_id"] for run in status(early, "compute-1")["data"]["runs"]}
+    report = "/shared/petal/state/nodes/queue1-st-c5-1.json"
+    before = early.read("head", report)
+    early.write("compute-1", instance, "i-0bbbbbbbbbbbbbbbb\n")  # as the firmware of the new instance says
+    early.image = early.bake("compute-1")
+    try:
+        early.replace("compute-2")
+        until("the service has run", lambda: "is removed, because this is" in early.read("compute-2", log), 30)
+        for result in early.boot("compute-2"):
+            result.check()
+        until("compute-2 is ready", lambda: is_ready(early, "compute-2"), 60)
+    finally:
+        early.image = None
+        subprocess.run(["docker", "image", "rm", "-f", f"{early.name}-baked"], check=True, stdout=subprocess.DEVNULL)
+    assert "the memory of instance i-0aaaaaaaaaaaaaaaa" in early.read("compute-2", log)
+    assert not old & {run["run_id"] for run in status(early, "compute-2")["data"]["runs"]}
+    assert early.read("head", report) == before
+    own = json.loads(early.read("head", report.replace("c5-1", "c5-2")))
+    assert own["node"] == "queue1-st-c5-2"
+    until("its timer stops", lambda: not timer_runs(early, "compute-2"), 60)
 
 
 def test_a_head_node_that_dies_during_a_build_completes_it_after_its_boot(lab: Lab) -> None:

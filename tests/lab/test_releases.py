@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lab import stack
-from tests.lab.cluster import Lab
+from tests.lab.cluster import HOSTNAMES, Lab
 from tests.lab.engine import until
 from tests.lab.faults import sh, wait_until_ready
 
@@ -147,3 +147,29 @@ def test_only_root_on_the_head_node_can_change_releases(cluster: Lab, pair: tupl
     assert cluster.exec("head", ("petal-node", "gc", "--yes"), user="ec2-user").returncode == 77
     listed = cluster.exec("compute-1", ("petal-node", "releases", "--no-sizes"), user="ec2-user").check().stdout
     assert "current" in listed
+
+
+def test_a_user_of_a_windows_domain_runs_the_checks_and_their_remedies(cluster: Lab, pair: tuple[str, str]) -> None:
+    """winbind names users DOMAIN\\name. The home is private."""
+    del pair
+    name = "CORP\\a smith"
+    for node in ("head", "login-1", "compute-1"):
+        entry = f"{name}:*:105002:100:A Smith:/home/CORP/smith:/bin/bash\n".encode()
+        cluster.exec(node, ("tee", "-a", "/etc/passwd"), stdin=entry).check()
+        cluster.write(node, "/etc/sudoers.d/smith", "#105002 ALL=(ALL) NOPASSWD: ALL\n", "440")
+    sh(cluster, "head", "mkdir /home/CORP; install -d -m 700 -o 105002 -g 100 /home/CORP/smith")
+    config = json.loads(sh(cluster, "head", "cat /shared/petal/state/desired.json"))["config"]
+    check = {**config["check"], "user": name, "run": ["id -un"]}
+    uri = cluster.put_bytes(stack.BUCKET, "petal-node/user.yaml", json.dumps({**config, "check": check}).encode())
+    data_of(cluster, "bootstrap", "--config", uri)
+    checked = data_of(cluster, "check", "--nodes", HOSTNAMES["compute-1"])["nodes"][0]["findings"]
+    here = json.loads(cluster.exec("login-1", ("petal-node", "check", "--json")).check().stdout)["data"]["findings"]
+    for findings in (checked, here):
+        assert {finding["check"]: finding["message"] for finding in findings}["run:id -un"] == name
+    as_user = ("sudo", "-n", "-i", "-u", name)
+    hello = cluster.exec("login-1", (*as_user, "bash", "-lc", "module load hello/1.0 && hello && pwd")).check()
+    assert hello.stdout.endswith("/home/CORP/smith\n")
+    assert cluster.exec("login-1", (*as_user, "petal-node", "check", "-q")).ok
+    refused = cluster.exec("login-1", (*as_user, "petal-node", "bootstrap"))
+    remedy = next(line for line in refused.stderr.splitlines() if line.startswith("  try  sudo "))
+    assert cluster.exec("login-1", (*as_user, "sh", "-c", remedy.removeprefix("  try  "))).ok

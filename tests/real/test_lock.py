@@ -221,6 +221,20 @@ def test_the_lock_of_a_user_is_reported_with_process_and_user(path: Path, users_
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("users_lock", ["posix"], indirect=True)
+def test_a_holder_of_a_windows_domain_is_named_as_winbind_does(path: Path, users_lock: int, tmp_path: Path) -> None:
+    """The entry in passwd is in a mount namespace."""
+    passwd = tmp_path / "passwd"
+    passwd.write_text(Path("/etc/passwd").read_text().replace("\nnobody:", "\nCORP\\a smith:"))
+    ask = "import sys, pathlib, bootstrap.host.lock_owners as who; print(*who.owners(pathlib.Path(sys.argv[1])))"
+    become = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(passwd)]
+    done = subprocess.run(
+        [*become, sys.executable, "-c", ask, path], cwd=TOP, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"process {users_lock} (")
+    assert done.stdout.endswith(" of user CORP\\a smith\n")
+
+
 def test_users_can_open_no_file_that_spack_locks(tmp_path: Path) -> None:
     """The lock of root's own Spack is reported."""
     places = Places(tmp_path / "store", tmp_path / "modules", tmp_path / "recipes", tmp_path / "scratch")

@@ -228,9 +228,10 @@ def test_account_partition_user_and_time_of_the_job_can_be_configured(tmp_path: 
     assert asked(world, "--account") == ["phys"]
     assert (asked(world, "--partition"), asked(world, "--time")) == (["admin"], ["1:30"])
     assert ordinary_user(world.context) == "root"
-    world.config_text = "check: {user: no-such-user}"
-    with pytest.raises(PetalError, match="does not exist on this node"):
+    world.config_text = "check: {user: 'CORP\\no one'}"
+    with pytest.raises(PetalError, match="does not exist on this node") as missing:
         ordinary_user(world.context)
+    assert missing.value.remedy == ("id 'CORP\\no one'",)
 
 
 def test_each_node_has_a_job_of_its_own_and_its_answer_is_passed_on_when_it_comes(tmp_path: Path) -> None:
