@@ -102,8 +102,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
         LOG.error("%s", error, extra={"step": options.command})
         result = failed(options.command, from_error(error, None), services.run_id)
     except (KeyboardInterrupt, Terminated) as signalled:
-        again = options.again(services.tool.archive, is_root=services.system.is_root())
-        interrupted = PetalError("interrupted", remedy=again, code="interrupted")
+        interrupted = PetalError("interrupted", remedy=options.again, code="interrupted")
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
         result = replace(failed(options.command, interrupted, services.run_id), exit=int(code))
     except Exception as error:  # noqa: BLE001 - nothing above this catches it

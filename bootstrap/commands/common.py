@@ -25,10 +25,7 @@ def require_root(options: Options, services: Services) -> None:
     if services.system.is_root():
         return
     if options.paths.live:
-        raise NotRoot(
-            f"petal-node {options.command} changes this machine and needs root",
-            remedy=options.command_line(services.tool.archive, sudo=True),
-        )
+        raise NotRoot(f"petal-node {options.command} changes this machine and needs root", remedy=options.typed)
     records = options.paths.runs
     place = next(path for path in (records, *records.parents) if path.exists())
     if not os.access(place, os.W_OK | os.X_OK):
@@ -39,10 +36,9 @@ def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Ste
     """What ``verb`` would do with these steps, and the command that does it."""
     ctx = prepare(options, services)
     more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # options of repair
-    sudo = options.paths.live and not services.system.is_root()
-    command = shlex.join([*options.program(services.tool.archive, sudo=sudo), verb, *more, *options.common_arguments()])
+    remedy = shlex.join(["petal-node", verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
-    return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, command)
+    return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, (remedy,))
 
 
 def result_of_run(record: RunRecord) -> Result[RunRecord]:

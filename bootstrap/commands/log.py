@@ -21,7 +21,7 @@ class LogLines:
     spack_logs: tuple[str, ...]
 
 
-def log(options: Options, services: Services) -> Result[LogLines]:
+def log(options: Options, _: Services) -> Result[LogLines]:
     """The newest lines, or all of the run whose id begins with ``--run``, from ``--level`` on.
 
     Raises:
@@ -41,8 +41,7 @@ def log(options: Options, services: Services) -> Result[LogLines]:
     except PermissionError as error:
         if not paths.live:
             raise
-        remedy = options.command_line(services.tool.archive, sudo=True)
-        raise NotRoot(f"only root may read {paths.log}", remedy=remedy) from error
+        raise NotRoot(f"only root may read {paths.log}", remedy=options.typed) from error
     if run in matching:
         shown = deque(entry for entry in shown if entry.run_id == run)
     elif run is not None and len(matching) > 1:

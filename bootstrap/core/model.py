@@ -284,7 +284,7 @@ class FleetReport:
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes that ``command`` would make on this node; ``config`` has all defaults."""
+    """The changes that the command in ``remedy`` would make on this node; ``config`` has all defaults."""
 
     node: str
     role: Role
@@ -292,7 +292,7 @@ class Plan:
     release: str | None
     config: Mapping[str, Any]
     steps: tuple[StepReport, ...]
-    command: str
+    remedy: tuple[str, ...]
 
 
 @dataclass(frozen=True)

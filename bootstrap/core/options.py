@@ -99,28 +99,15 @@ class Options:
         }
         return [word for option, value in values.items() if value for word in (option, str(value))]
 
-    def program(self, archive: Path | None, *, sudo: bool = False) -> list[str]:
-        """The words that start the running program, because the installed one may be another version.
+    @property
+    def typed(self) -> str:
+        """This command line, for another directory."""
+        return shlex.join(["petal-node", *(self.argv or (self.command, *self.common_arguments()))])
 
-        With ``sudo`` it has its path: ``secure_path`` may lack the directory of the installed program (sudoers(5)).
-        """
-        link = self.paths.link
-        if archive is not None and link.resolve() != archive.resolve():
-            name = str(archive)
-        else:
-            name = str(link) if sudo else "petal-node"
-        return ["sudo", name] if sudo else [name]
-
-    def command_line(self, archive: Path | None, *, sudo: bool) -> str:
-        """This command line, for another directory and with the running program."""
-        arguments = self.argv or (self.command, *self.common_arguments())
-        return shlex.join([*self.program(archive, sudo=sudo), *arguments])
-
-    def again(self, archive: Path | None, *, is_root: bool) -> str:
-        """The command to type after an interruption; with sudo if root was needed for this node."""
-        if not self.event:
-            return self.command_line(archive, sudo=is_root and self.paths.live)
-        return self.converge_again
+    @property
+    def again(self) -> str:
+        """The command to type after an interruption."""
+        return self.converge_again if self.event else self.typed
 
     @property
     def converge_again(self) -> str:

@@ -43,8 +43,7 @@ def run(options: Options, services: Services) -> RunRecord:
         code = ExitCode.TERMINATED if isinstance(signalled, Terminated) else ExitCode.INTERRUPTED
         step = recorder.record.running_step
         what = f"the run was ended by a signal{f' in the step {step}' if step else ''}"
-        again = options.again(services.tool.archive, is_root=services.system.is_root())
-        error = PetalError(what, remedy=again, code="interrupted")
+        error = PetalError(what, remedy=options.again, code="interrupted")
         recorder.close(Status.FAILED, code, error.to_dict())
         LOG.error("%s", error)
     tidy(paths, services.system, services.run_id)

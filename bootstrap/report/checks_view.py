@@ -27,7 +27,7 @@ def fleet_view(result: Result[FleetReport]) -> list[Line]:
     reports, between = result.data.nodes, result.data.between
     if not reports:
         none = Line("no node was checked: none is up", heading=True, problem=True)
-        return [none, Line("try  sinfo -N", problem=True)]
+        return [none, Line("sinfo -N", lead="try  ", commands=True, problem=True)]
     lines = [*_table([report for report in reports if report.was_checked]), *_unchecked(reports)]
     for names, findings in grouped(problems(reports)).items():
         lines += [Line(f"{names}:", indent=0), *finding_lines(findings)]

@@ -23,7 +23,6 @@ MARKS = {
     Outcome.RUNNING: ">",
     Outcome.WAITING: "..",
 }
-TRY = "try  "
 LABEL_WIDTH = 13  # of the names of steps and the ids of releases
 TEXT = 2 + 5 + LABEL_WIDTH + 1  # the column after mark and label
 CHECK_MARKS = {Severity.OK: "ok", Severity.WARN: "warn", Severity.FAIL: "FAIL", Severity.SKIP: "-"}
@@ -35,6 +34,7 @@ class Line:
     """One line: an optional mark, which a terminal shows in colour, a label of fixed width, and text.
 
     Args:
+        lead: a word before the text: ``try``, ``more``.
         commands: the text has commands to type, which get the options of this command line.
         problem: ``-q`` prints the line and those of a larger indent below it, as it does for the marks of failures.
     """
@@ -44,14 +44,15 @@ class Line:
     label: str = ""
     heading: bool = False
     indent: int = 2
+    lead: str = ""
     commands: bool = False
     problem: bool = False
 
     def __str__(self) -> str:
         if not self.mark and not self.label:
-            return (" " * (0 if self.heading else self.indent) + self.text).rstrip()
+            return (" " * (0 if self.heading else self.indent) + self.lead + self.text).rstrip()
         label = f"{self.label:<{LABEL_WIDTH}} " if self.label else ""
-        return f"{' ' * self.indent}{self.mark:<5}{label}{self.text}".rstrip()
+        return f"{' ' * self.indent}{self.mark:<5}{label}{self.lead}{self.text}".rstrip()
 
 
 def step_lines(steps: Iterable[StepReport]) -> list[Line]:
@@ -114,12 +115,12 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 
 def _more(topic: str, indent: int) -> Line:
-    return Line(f"more petal-node explain {topic}", indent=indent, commands=True)
+    return Line(f"petal-node explain {topic}", indent=indent, lead="more ", commands=True)
 
 
 def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:
     """The commands to try."""
-    return [Line(f"{TRY}{text}", indent=indent, commands=True) for text in remedy]
+    return [Line(text, indent=indent, lead="try  ", commands=True) for text in remedy]
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

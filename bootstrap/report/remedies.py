@@ -20,18 +20,18 @@ COMMAND = re.compile(r"(?<!/)\bpetal-node ([a-z-]+)\b(?! --help)")
 PRIVILEGED = re.compile(r"(?:^|(?<=&& )|(?<=; ))(?=(?:systemctl (?:re)?start|u?mount|chown) )")
 ALONE = re.compile(r"(on the head node: )?petal-node ([^;]*?)( {4}.*)?")
 WITH_CONFIG = ("bootstrap", "plan", "lockfile")
-TRANSIENT = (ExitCode.OK, ExitCode.TRY_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+TRANSIENT = (ExitCode.OK, ExitCode.TRY_AGAIN, ExitCode.NOT_ROOT, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
 def runnable(line: str, options: Options, archive: Path | None = None) -> str:
     """A line of a remedy whose commands run as printed.
 
-    Before petal-node is installed, the commands name the running ``archive``.
+    The commands name the running ``archive`` if the installed petal-node is another one, or missing.
 
-    If they need root and the reader is another user, they get sudo and the path of the program, because ``secure_path``
-    may lack its directory (sudoers(5)). They get the configuration and the tree of this command line. A line that
-    starts with ``on`` or ``srun`` is for another machine, and so is a remedy of ``check --nodes``: these get the tree,
-    but neither the role of this machine nor its files.
+    If they need root, and the reader is another user or has typed sudo, they get sudo and the path of the program,
+    because ``secure_path`` may lack its directory (sudoers(5)). They get the configuration and the tree of this command
+    line. A line that starts with ``on`` or ``srun`` is for another machine, and so is a remedy of ``check --nodes``:
+    these get the tree, but neither the role of this machine nor its files.
     """
     if line.startswith("on the head node"):
         is_here = options.role is Role.HEAD
@@ -57,7 +57,7 @@ def runnable(line: str, options: Options, archive: Path | None = None) -> str:
             [*_program(verb, options, archive, is_here=is_here or verb == "explain"), verb, *_absent(words, line)]
         )
 
-    if options.paths.live and os.geteuid():
+    if _needs_sudo(options):
         line = PRIVILEGED.sub("sudo ", line)
     return COMMAND.sub(command, line)
 
@@ -77,11 +77,20 @@ def repeats(line: str, options: Options, exit_code: int, *, on_head: bool = Fals
 
 def _program(verb: str, options: Options, archive: Path | None, *, is_here: bool) -> list[str]:
     link, name = options.paths.link, "petal-node"
-    if is_here and shutil.which(name) is None:
-        name = str(link if link.exists() else archive or name)
-    if options.paths.live and verb not in PUBLIC and os.geteuid():
+    on_path = shutil.which(name)
+    installed = Path(on_path or link)
+    is_kept = verb == "repair" and installed.exists()  # a repair does not change the version
+    if is_here and archive is not None and not is_kept and installed.resolve() != archive.resolve():
+        name = str(archive)
+    elif is_here and on_path is None and link.exists():
+        name = str(link)
+    if verb not in PUBLIC and _needs_sudo(options):
         return ["sudo", name if "/" in name else str(link)]
     return [name]
+
+
+def _needs_sudo(options: Options) -> bool:
+    return options.paths.live and bool(os.geteuid() or os.environ.get("SUDO_USER"))
 
 
 def _tree(options: Options, *, is_here: bool) -> list[str]:

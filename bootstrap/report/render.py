@@ -20,7 +20,7 @@ from ..core.errors import ExitCode
 from ..core.model import NodeReport, Outcome, Result, Role, Status, StepReport, plain
 from ..core.options import Options
 from .checks_view import answer_line
-from .lines import TRY, Line, error_lines, step_lines
+from .lines import Line, error_lines, step_lines
 from .remedies import repeats, runnable
 from .views import text_lines
 
@@ -134,10 +134,9 @@ def _print(stream: TextIO, lines: Iterable[Line], to_type: ToType) -> None:
 
 def _with_commands(lines: Iterable[Line], to_type: ToType) -> Iterator[Line]:
     for line in lines:
-        if not line.commands:
-            yield line
-        elif (text := to_type(line.text.removeprefix(TRY))) is not None:
-            yield replace(line, text=TRY + text if line.text.startswith(TRY) else text)
+        text = to_type(line.text) if line.commands else line.text
+        if text is not None:
+            yield replace(line, text=text)
 
 
 def _write(stream: TextIO, lines: Iterable[str]) -> None:

@@ -66,7 +66,7 @@ def plan_view(result: Result[Plan]) -> list[Line]:
     where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}  release={plan.release or 'unknown'}"
     lines = [Line(f"petal-node {verb}  {where}", heading=True), *lines, Line(summary(plan.steps), heading=True)]
     pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
-    return lines + (remedy_lines([plan.command], Line.indent) if pending else [])
+    return lines + (remedy_lines(plan.remedy, Line.indent) if pending else [])
 
 
 def _changed_lines(steps: tuple[StepReport, ...]) -> list[Line]:

@@ -17,12 +17,13 @@ from bootstrap.commands.arguments import VERBS, parse, parse_refused_hook
 from bootstrap.commands.common import plan_of, require_root
 from bootstrap.commands.repair import repair
 from bootstrap.core.errors import NotRoot, UsageError
-from bootstrap.core.model import Role, Tool
-from bootstrap.core.options import Options
+from bootstrap.core.model import Role, Tool, failed
 from bootstrap.core.paths import Paths
 from bootstrap.engine.recorder import Recorder
 from bootstrap.host import systemd
 from bootstrap.host.system import System, base_env
+from bootstrap.report.remedies import runnable
+from bootstrap.report.render import show
 from bootstrap.state.context import Services
 from tests.world import World
 
@@ -73,14 +74,17 @@ def test_a_hook_tolerates_wrong_arguments(argv: list[str], tmp_path: Path, capsy
     ],
 )
 def test_without_root_the_remedy_repeats_the_command_line(
-    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "petal-node"
     services = Services(Tool("0.1.0", archive), World(tmp_path).system, "r", lambda _: None, lambda _: None)
     monkeypatch.setattr(services.system, "is_root", lambda: False)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(NotRoot) as refused:
         require_root(parse(argv), services)
-    assert refused.value.remedy == (shlex.join(["sudo", str(archive), *argv]),)
+    show(failed(argv[0], refused.value), parse(argv), archive)
+    output = capsys.readouterr()
+    assert shlex.join(["sudo", str(archive), *argv]) in output.out + output.err
 
 
 def test_the_command_of_a_dry_run_applies_the_shown_plan(tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_the_command_of_a_dry_run_applies_the_shown_plan(tmp_path: Path) -> None
     services = Services(Tool("0.1.0"), world.system, "r", lambda _: None, lambda _: None)
     (tmp_path / "petal.yaml").write_text("stack: none")
     options = world.options(tmp_path / "petal.yaml", "repair", role=Role.HEAD, yes=True, deep=True)
-    assert plan_of("repair", options, services, ()).command.startswith("petal-node repair --yes --deep --")
+    assert plan_of("repair", options, services, ()).remedy[0].startswith("petal-node repair --yes --deep --")
 
 
 def test_a_repair_by_another_version_repeats_its_arguments_for_the_installed_program(tmp_path: Path) -> None:
@@ -119,16 +123,19 @@ def test_a_tree_of_another_user_is_refused_before_anything_is_written(
     assert refused.value.remedy[0] == f"ls -ld {tmp_path}"
 
 
-def test_the_remedy_without_root_names_the_installed_program_only_if_it_is_the_running_one(
+def test_a_remedy_names_the_installed_program_only_if_it_is_the_running_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Options, "paths", Paths(tmp_path))
-    kept, link = tmp_path / "kept", Paths(tmp_path).link
-    link.parent.mkdir(parents=True)
+    kept, link = tmp_path / "kept", tmp_path / "petal-node"
+    kept.touch()
     link.symlink_to(kept)
-    assert parse(["gc"]).command_line(kept, sudo=True) == f"sudo {link} gc"
-    assert parse(["gc"]).command_line(tmp_path / "new", sudo=True) == f"sudo {tmp_path}/new gc"
-    assert parse(["gc"]).command_line(kept, sudo=False) == "petal-node gc"
+    monkeypatch.setattr("shutil.which", lambda _: str(link))
+    assert runnable("petal-node gc", parse(["gc"]), kept) == "petal-node gc"
+    assert runnable("petal-node gc", parse(["gc"]), tmp_path / "new") == f"{tmp_path}/new gc"
+    assert runnable("petal-node repair", parse(["gc"]), tmp_path / "new") == "petal-node repair"
+    monkeypatch.setenv("SUDO_USER", "alice")  # whose shell is not one of root
+    assert runnable("petal-node gc", parse(["gc"]), kept) == "sudo /usr/local/bin/petal-node gc"
+    assert runnable("petal-node gc", parse(["gc"]), tmp_path / "new") == f"sudo {tmp_path}/new gc"
 
 
 def test_the_command_after_an_interruption_is_valid_in_another_directory(
@@ -137,18 +144,16 @@ def test_the_command_after_an_interruption_is_valid_in_another_directory(
     monkeypatch.chdir(tmp_path)
     argv = ["--config=a b.yaml", "-q", "bootstrap", "--lock-wait", "90", "--accept-storage"]
     command = f"bootstrap --lock-wait 90 --accept-storage --config '{tmp_path}/a b.yaml' --quiet"
-    assert parse(argv).again(None, is_root=False) == f"petal-node {command}"
-    assert parse(argv).again(tmp_path / "new", is_root=True) == f"sudo {tmp_path}/new {command}"
+    assert runnable(parse(argv).again, parse(argv)) == f"petal-node {command}"
+    assert runnable(parse(argv).again, parse(argv), tmp_path / "new") == f"{tmp_path}/new {command}"
     rollback = parse(["rollback", "aaaa", "--root", "."])
-    assert rollback.again(None, is_root=True) == f"petal-node rollback aaaa --root {tmp_path}"
+    assert runnable(rollback.again, rollback) == f"petal-node rollback aaaa --root {tmp_path}"
 
 
 def test_after_the_interruption_of_a_hook_the_boot_service_is_named_only_on_a_node(tmp_path: Path) -> None:
     hook = ["hook", "configured", "--config", "s3://b/k"]
-    assert (
-        parse(hook).again(None, is_root=True) == "petal-node bootstrap    # the service at boot and its timer do it too"
-    )
-    assert parse([*hook, "--root", str(tmp_path)]).again(None, is_root=True) == "petal-node bootstrap"
+    assert parse(hook).again == "petal-node bootstrap    # the service at boot and its timer do it too"
+    assert parse([*hook, "--root", str(tmp_path)]).again == "petal-node bootstrap"
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.help and not verb.makes_root])

@@ -162,4 +162,4 @@ def test_the_errors_for_an_empty_and_an_unreadable_log(tmp_path: Path, monkeypat
         show(tmp_path)
     with pytest.raises(NotRoot) as caught:
         show(Path("/"))
-    assert caught.value.remedy == ("sudo /usr/local/bin/petal-node log",)
+    assert caught.value.remedy == ("petal-node log",)

@@ -159,13 +159,15 @@ LOCKFILE = LockfileSummary(
 )  # fmt: skip
 RESULTS: dict[str, Result[Any]] = {
     "run": Result("hook", Status.DEGRADED, RUN, run_id=RUN.run_id, exit=1),
-    "plan": Result("plan", Status.CHANGED, Plan("n", Role.HEAD, "shared", "3f9c", {}, STEPS, "petal-node bootstrap")),
+    "plan": Result(
+        "plan", Status.CHANGED, Plan("n", Role.HEAD, "shared", "3f9c", {}, STEPS, ("petal-node bootstrap",))
+    ),
     "check": Result("check", Status.DEGRADED, LOGIN),
     "matrix": Result("check", Status.DEGRADED, FleetReport(NODES)),
     "repair": Result("repair", Status.DEGRADED, REPAIR),
     "repair-nothing": Result("repair", Status.OK, replace(REPAIR, steps=STEPS[:1], findings=(GOOD,))),
     "repair-plan": Result(
-        "repair", Status.DEGRADED, Plan("n", Role.HEAD, "shared", "3f9c", {}, STEPS, "petal-node repair")
+        "repair", Status.DEGRADED, Plan("n", Role.HEAD, "shared", "3f9c", {}, STEPS, ("petal-node repair",))
     ),
     "matrix-wide": Result("check", Status.DEGRADED, FleetReport(WIDE)),
     "matrix-between": Result("check", Status.DEGRADED, FleetReport(NODES[:2], (TALKS, SILENT))),
