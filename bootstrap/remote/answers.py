@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import FetchError
 from . import s3
-from .metadata import problem
+from .metadata import problem_of_role
 
 MOST_TEXT = 1 << 16
 MOST_SHOWN = 500
@@ -205,7 +205,7 @@ class Refusal(Exception):
         kind, where = self.kind, s3.parse(self.uri) if self.region else s3.Object("", "")
         action = re.search(r"perform: ([\w:]+)", self.words)
         tier = element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
-        name = self.right_region
+        name, problem = self.right_region, problem_of_role()
         values = {
             "uri": self.uri,
             "source": shlex.quote(self.uri),
@@ -217,7 +217,7 @@ class Refusal(Exception):
             "key": shlex.quote(where.key),
             "action": action[1] if action else "s3:GetObject",
             "restore": "'{}'" if tier else "Days=7",
-            "service": f" ({problem()})" if problem() else "",
+            "service": f" ({problem})" if problem else "",
         }
         why = self.why + ("" if kind.may_be_missing and self.verb == "written" else kind.why.format(**values))
         remedy = [line.format(**values) for line in kind.remedy]

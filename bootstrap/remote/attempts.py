@@ -14,7 +14,7 @@ from ..host.log import LOG
 from . import answers, client, s3
 from .metadata import Credentials, credentials
 
-COMPLETE = (200, 201, 204, 206, 416)  # 416: nothing is left of an object that is continued
+ACCEPTED = (200, 201, 204, 206)
 NAME_SECONDS = 5.0  # an unknown host name is not tried for longer
 
 
@@ -50,7 +50,8 @@ class Target(NamedTuple):
         left = max(0.1, self.deadline - time.monotonic())
         options |= {"auth": auth, "timeout": client.timeout(left), "stream": True}
         answer = session.request(method, self.url, **options)
-        if answer.status_code in COMPLETE:
+        is_at_end = answer.status_code == 416 and "Range" in options.get("headers", {})
+        if answer.status_code in ACCEPTED or is_at_end:
             return answer
         with answer:
             text = answers.text_of(answer, self.deadline) if self.region else ""
@@ -167,8 +168,8 @@ def _converted(uri: str, action: Callable[[], Any]) -> Any:
         remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
         raise FetchError(f"{uri} is not a valid URI", why=str(error), remedy=remedy, code="fetch-scheme") from error
     except (requests.RequestException, HTTPError) as error:
-        why = client.reason(error)
-        if client.is_final(error):
+        why, is_final, is_unknown_name = client.no_answer(error)
+        if is_final:
             certificate = "certificate" in why
             hint = (
                 "add its authority to the store of this machine (update-ca-certificates, update-ca-trust), or name its"
@@ -176,4 +177,4 @@ def _converted(uri: str, action: Callable[[], Any]) -> Any:
             )
             remedy = hint if certificate else "correct HTTPS_PROXY, or except the host in NO_PROXY"
             raise FetchError(f"{uri} could not be reached", why=why, remedy=remedy) from error
-        raise (_UnknownName if client.is_unknown_name(error) else TryAgain)(why) from error
+        raise (_UnknownName if is_unknown_name else TryAgain)(why) from error

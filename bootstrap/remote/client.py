@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
@@ -124,38 +124,39 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        inner = next((entry for entry in cause.args if isinstance(entry, BaseException)), None)
-        cause = cause.__cause__ or cause.__context__ or inner or getattr(cause, "reason", None)
+        below = (cause.__cause__, cause.__context__, *cause.args, getattr(cause, "reason", None))
+        cause = next((entry for entry in below if isinstance(entry, BaseException)), None)
 
 
-def is_unknown_name(error: BaseException) -> bool:
-    """True if the name of the server, or of the proxy, could not be resolved."""
-    return any(isinstance(cause, socket.gaierror) for cause in causes(error))
+class NoAnswer(NamedTuple):
+    """Why a request got no answer.
+
+    Args:
+        why: the text of the system call if there is one, for example ``Connection refused``.
+        is_final: another attempt fails in the same way: a certificate, or a proxy that refuses.
+        is_unknown_name: the name of the server, or of the proxy, could not be resolved.
+    """
+
+    why: str
+    is_final: bool
+    is_unknown_name: bool
 
 
-def is_final(error: BaseException) -> bool:
-    """True if another attempt fails in the same way: a certificate, or a proxy that refuses."""
-    import ssl
-
-    tunnel = TUNNEL.search(str(error))
-    if tunnel and tunnel["status"].startswith("4") and tunnel["status"] not in ("408", "429"):
-        return True
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
-
-
-def reason(error: BaseException) -> str:
-    """Why a request failed: the text of the system call, for example ``Connection refused``, if there is one."""
+def no_answer(error: BaseException) -> NoAnswer:
+    """The reason in an exception of requests or urllib3."""
     import ssl
 
     from requests.exceptions import ProxyError
 
+    chain = tuple(causes(error))
     tunnel = TUNNEL.search(str(error))
-    for cause in causes(error):
-        text = tunnel[0] if tunnel else ""
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            text = f"the certificate of the server is not accepted: {cause.verify_message}"
-        elif isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ssl.SSLError):
-            text = str(cause.strerror)
-        if text:
-            return f"the proxy: {text}" if isinstance(error, ProxyError) else text
-    return str(error)
+    certificate = next((cause for cause in chain if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    calls = [cause for cause in chain if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)]
+    why = tunnel[0] if tunnel else next((str(call.strerror) for call in calls if call.strerror), "")
+    if certificate:
+        why = f"the certificate of the server is not accepted: {certificate.verify_message}"
+    if why and isinstance(error, ProxyError):
+        why = f"the proxy: {why}"
+    refuses = tunnel and tunnel["status"].startswith("4") and tunnel["status"] not in ("408", "429")
+    is_unknown = any(isinstance(cause, socket.gaierror) for cause in chain)
+    return NoAnswer(why or str(error), bool(certificate or refuses), is_unknown)

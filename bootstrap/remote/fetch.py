@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import FetchError, from_os_error
@@ -63,8 +63,7 @@ def download(source: Source, target: Path, *, kept: Path | None = None) -> None:
             default is a hidden name next to it.
 
     Raises:
-        FetchError: ``fetch-missing``, ``fetch-forbidden``, ``fetch-no-credentials``, ``fetch-refused``,
-            ``fetch-region``, ``fetch-checksum``, ``fetch-unreachable``, ``fetch-scheme``, ``file-no-space``.
+        FetchError: any code ``fetch-...``; ``file-no-space``, the disk has no room for it.
     """
     if has_sha256(target, source.sha256):
         return
@@ -130,10 +129,12 @@ def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) 
     """
     path = local_path(prefix)
     if path is not None:
-        try:
-            return _first_file(path)
-        except PermissionError as error:
-            raise _unreadable(path, error) from error
+        errors: list[OSError] = []
+        found = any(files for _, _, files in os.walk(path, onerror=errors.append))
+        hidden = next((error for error in errors if isinstance(error, PermissionError)), None)
+        if hidden and not found:
+            raise _unreadable(path, hidden)
+        return found
     if not prefix.startswith("s3://"):
         what = f"{prefix} cannot be listed"
         raise FetchError(what, remedy=answers.look_up(prefix), code="fetch-scheme")
@@ -144,16 +145,6 @@ def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) 
             return "<Contents>" in answers.text_of(answer, to.deadline)
 
     return bool(with_retries(prefix, region, seconds, look, "could not be listed"))
-
-
-def _first_file(path: Path) -> bool:
-    """True if there is a file below a directory."""
-
-    def refuse(error: OSError) -> None:
-        if isinstance(error, PermissionError):
-            raise error
-
-    return any(files for _, _, files in os.walk(path, onerror=refuse))
 
 
 def _unreadable(path: Path, error: OSError) -> FetchError:
@@ -169,12 +160,11 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
     Raises:
         FetchError: as ``download``; ``fetch-too-large``; for a file the code of what the kernel refused, ``file-...``.
     """
-    target = local_path(uri)
+    target = _destination(uri)
     if target is not None:
         with _writing(target), staged_file(target) as part, _opened(source) as stream, part.open("wb") as copy:
             shutil.copyfileobj(stream, copy, CHUNK)
         return
-    _require_s3(uri)
     if isinstance(source, Path) and source.stat().st_size > MAX_PUT:
         what, why = f"{source.name} is too large for {uri}", "S3 accepts 5 GiB in one request"
         remedy = shlex.join(["aws", "s3", "cp", str(source), uri])
@@ -196,11 +186,10 @@ def require_writable(uri: str, *, region: str | None = None, seconds: float = 60
     Raises:
         FetchError: as ``upload``.
     """
-    target = local_path(uri)
+    target = _destination(uri)
     if target is not None:
         with _writing(target), private_dir(target):
             return
-    _require_s3(uri)
 
     def begin(to: Target) -> None:
         with to.session() as session:
@@ -226,10 +215,13 @@ def _writing(target: Path) -> Iterator[None]:
         raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
 
 
-def _require_s3(uri: str) -> None:
-    if not uri.startswith("s3://"):
+def _destination(uri: str) -> Path | None:
+    """The path to write to, None for s3://; ``fetch-scheme`` for another URI."""
+    path = local_path(uri)
+    if path is None and not uri.startswith("s3://"):
         what, remedy = f"{uri} cannot be written", "write s3://BUCKET/KEY or file:///PATH"
         raise FetchError(what, why="only s3:// and file:// can be written", remedy=remedy, code="fetch-scheme")
+    return path
 
 
 def _opened(source: Path | bytes) -> IO[bytes]:
@@ -244,11 +236,15 @@ def local_path(uri: str) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
-def require_file(path: Path) -> None:
-    """Refuses a local source that is missing: FetchError ``fetch-missing``."""
-    if not path.is_file():
+def open_file(path: Path) -> BinaryIO:
+    """Opens a local source: FetchError ``fetch-missing``, ``fetch-forbidden``."""
+    try:
+        if path.is_file():
+            return path.open("rb")
         what = f"{path} is not a file" if path.exists() else f"{path} does not exist"
-        raise FetchError(what, remedy=shlex.join(["ls", "-ld", str(path)]), code="fetch-missing")
+    except PermissionError as error:  # also of root, on an NFS server with root_squash
+        raise _unreadable(path, error) from error
+    raise FetchError(what, remedy=shlex.join(["ls", "-ld", str(path)]), code="fetch-missing")
 
 
 def verify(uri: str, expected: str, actual: str) -> None:
@@ -265,12 +261,10 @@ def verify(uri: str, expected: str, actual: str) -> None:
 def _transfer(source: Source, part: Path) -> None:
     path = local_path(source.uri)
     if path is not None:
-        try:
-            require_file(path)
-            _require_room(source, part, path.stat().st_size)
-            shutil.copyfile(path, part)
-        except PermissionError as error:  # also of root, on an NFS server with root_squash
-            raise _unreadable(path, error) from error
+        with open_file(path) as file:
+            _require_room(source, part, os.fstat(file.fileno()).st_size)
+            with part.open("wb") as copy:
+                shutil.copyfileobj(file, copy, CHUNK)
     elif urlsplit(source.uri).scheme in ("s3", "https"):
         with_retries(source.uri, source.region, source.seconds, partial(_get, source, part), "could not be fetched")
     else:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from ..core.text import human
 from ..host.files import CHUNK
 from .attempts import Target, with_retries
-from .fetch import Source, local_path, require_file, verify
+from .fetch import Source, local_path, open_file, verify
 
 Reader = Callable[[Any], str]
 
@@ -28,8 +28,7 @@ def look_at(source: Source, read: Reader = lambda _: "") -> str:
     """
     path, deadline = local_path(source.uri), time.monotonic() + source.seconds
     if path is not None:
-        require_file(path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             words = read(file)
             return _joined(human(os.fstat(file.fileno()).st_size), _compared(source, file, deadline), words)
 

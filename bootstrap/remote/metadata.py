@@ -36,12 +36,16 @@ class Credentials(NamedTuple):
 
 @dataclass
 class _Service:
-    """What this process knows about the metadata service. ``problem`` is the reason of the last failure."""
+    """What this process knows about the metadata service.
+
+    ``silence`` is the reason why it did not answer, ``problem`` why the role has no credentials.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    problem: str = ""
+    silence: str = ""
     silent_until: float = 0.0
     role: Credentials | None = None
+    problem: str = ""
     expires: float = 0.0  # seconds since 1970, as the service gives it
     keep_until: float = 0.0
 
@@ -50,19 +54,21 @@ _service = _Service()
 
 
 def metadata(path: str) -> str | None:
-    """The text at ``/latest/<path>`` of the instance metadata service, None without a value or an answer.
+    """The text at ``/latest/<path>`` of the instance metadata service, None without a value or an answer."""
+    return _asked(path)[0]
 
-    Version 2 of the service wants a session token first.
-    """
+
+def _asked(path: str) -> tuple[str | None, str]:
+    """The text, and why there is none. Version 2 of the service wants a session token first."""
     import requests
 
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        _service.problem = "AWS_EC2_METADATA_DISABLED is set"
-        return None
+        return None, "AWS_EC2_METADATA_DISABLED is set"
     base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS).rstrip("/") + "/latest"
     limits = (CONNECT_TIMEOUT, READ_TIMEOUT)
     if time.monotonic() < _service.silent_until:
-        return None
+        return None, _service.silence
+    problem = ""
     with requests.Session() as session:
         session.trust_env = False  # a proxy must never see these
         for attempt, pause in enumerate(PAUSES, 1):
@@ -73,25 +79,25 @@ def metadata(path: str) -> str | None:
                     headers = {"X-aws-ec2-metadata-token": answer.text}
                     answer = session.get(f"{base}/{path}", headers=headers, timeout=limits)
             except requests.RequestException as error:
-                from .client import reason
+                from .client import no_answer
 
-                _service.problem = reason(error)
+                problem = no_answer(error).why
                 if attempt >= UNANSWERED:
-                    _service.silent_until = time.monotonic() + SILENT_SECONDS
+                    _service.silence, _service.silent_until = problem, time.monotonic() + SILENT_SECONDS
                     break
             else:
                 if answer.status_code == 200:
-                    return answer.text
-                _service.problem = f"it answered {answer.status_code} to {answer.request.path_url}"
+                    return answer.text, ""
+                problem = f"it answered {answer.status_code} to {answer.request.path_url}"
                 if answer.status_code < 500 and answer.status_code != 429:
                     break
             time.sleep(pause)
-    LOG.debug("no instance metadata %s: %s", path, _service.problem)
-    return None
+    LOG.debug("no instance metadata %s: %s", path, problem)
+    return None, problem
 
 
-def problem() -> str:
-    """Why the metadata service gave no value, empty if it was not asked."""
+def problem_of_role() -> str:
+    """Why the instance's role gave no credentials, empty if it was not asked."""
     return _service.problem
 
 
@@ -109,7 +115,8 @@ def credentials(refused: Credentials | None = None) -> Credentials | None:
         if now < _service.keep_until and (refused is None or _service.role != refused):
             return _service.role
         found = _of_role()
-        if found is not None:
+        _service.problem = found if isinstance(found, str) else ""
+        if not isinstance(found, str):
             _service.role, _service.expires = found
         elif refused is not None or now > _service.expires:
             _service.role = None
@@ -117,15 +124,16 @@ def credentials(refused: Credentials | None = None) -> Credentials | None:
         return _service.role
 
 
-def _of_role() -> tuple[Credentials, float] | None:
-    """The credentials of the instance's role, and when they expire."""
-    roles = metadata(ROLE)
-    text = metadata(f"{ROLE}{roles.split()[0]}") if roles and roles.strip() else None
+def _of_role() -> tuple[Credentials, float] | str:
+    """The credentials of the instance's role, and when they expire; or why there are none."""
+    text, problem = _asked(ROLE)
+    if text and text.strip():
+        text, problem = _asked(f"{ROLE}{text.split()[0]}")
     try:
         answer: dict[str, Any] = json.loads(text or "{}")
         found = Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return problem or "its answer has no access key"
     try:
         return found, datetime.strptime(answer["Expiration"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except (ValueError, KeyError, TypeError):

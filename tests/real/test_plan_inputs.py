@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from bootstrap.cli import main
+from bootstrap.core.errors import FetchError
 from bootstrap.core.facts import Mount, Queue
 from bootstrap.core.model import Outcome, StepReport
 from bootstrap.engine import converge as engine
@@ -288,12 +290,30 @@ def test_a_queue_that_cannot_build_and_sources_that_it_does_not_see_are_refused(
     )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to become another user")
+@pytest.mark.parametrize("mode", [0o600, 0o700])
+def test_a_source_that_this_user_cannot_read_is_forbidden_as_in_a_run(mode: int) -> None:
+    """Also root cannot, on an NFS server with root_squash."""
+    with tempfile.TemporaryDirectory() as top:  # tmp_path is below a directory of root
+        file = Path(top, "a")
+        file.touch(mode=0o600)
+        Path(top).chmod(0o755 if mode == 0o600 else mode)
+
+        def look() -> str:
+            os.setuid(65534)
+            return look_at(Source(str(file)))
+
+        with pytest.raises(FetchError) as caught:
+            deadline.with_deadline(look, 10)
+    assert caught.value.code == "fetch-forbidden"
+
+
 def test_a_source_that_never_answers_is_named_after_the_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "SECONDS", 0.5)
     os.mkfifo(tmp_path / "hangs")
-    monkeypatch.setattr("bootstrap.remote.look.require_file", lambda _: None)
+    monkeypatch.setattr("bootstrap.remote.look.open_file", lambda path: path.open("rb"))
     text = f"packages: [{{name: a, version: '1', source: {tmp_path}/hangs, sha256: {SHA}}}]"
     started = time.monotonic()
     report = planned(tmp_path, text)["packages"]

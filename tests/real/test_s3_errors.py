@@ -335,6 +335,18 @@ def test_missing_credentials_are_not_a_missing_object(role: Serve, serve: Serve)
     assert len(service.requests) == 1
 
 
+def test_the_reason_of_missing_credentials_is_that_of_the_last_question_for_them(role: Serve) -> None:
+    role(always(404))
+    assert metadata.credentials() is None
+    role(always(403))
+    assert metadata.metadata("meta-data/placement/region") is None
+    assert metadata.problem_of_role() == "it answered 404 to /latest/api/token"
+    role(Imds())
+    metadata._service.keep_until = 0.0
+    assert metadata.credentials()
+    assert metadata.problem_of_role() == ""
+
+
 def test_an_object_that_may_be_missing_does_not_exist(serve: Serve) -> None:
     serve(refuses(403, "AccessDenied", "Access Denied"))
     assert not exists("s3://b/k", region="us-east-1")
