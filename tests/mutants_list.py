@@ -322,21 +322,21 @@ MUTANTS = (
         "bootstrap/spack/cache/keys.py",
         '        if done.returncode != 0 or not {"GOODSIG", "VALIDSIG"} <= set(status):',
         '        if not {"GOODSIG", "VALIDSIG"} <= set(status):',
-        "real/caches",
+        "real/cache_keys",
     ),
     Mutant(
         "a signature needs to be good",
         "bootstrap/spack/cache/keys.py",
         'not {"GOODSIG", "VALIDSIG"} <= set(status):',
         "False:",
-        "real/caches",
+        "real/cache_keys",
     ),
     Mutant(
         "an entry of another package is not taken",
         "bootstrap/spack/cache/pull.py",
         "        if digest != spec.hash:",
         "        if False:",
-        "real/caches",
+        "real/caches real/cache_keys",
     ),
     # Releases
     Mutant(

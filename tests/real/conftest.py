@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from bootstrap.archive import build
+from tests.real.caches import cache, key, other
 from tests.real.hooks import ARCHIVE, ROOT, Hook
 from tests.s3 import s3
 
-__all__ = ["hook", "s3"]
+__all__ = ["cache", "hook", "key", "other", "s3"]
 
 
 @pytest.fixture(params=["dash", "bash"])
