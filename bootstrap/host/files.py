@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..core.errors import NotRoot, StateError, StorageError
+from .threads import results
 
 CHUNK = 1 << 20
 MAX_DEPTH = 50
@@ -378,7 +379,7 @@ def scan(top: Path, keep: Callable[[os.stat_result], bool], seconds: float) -> S
     level = [str(top)]
     with ThreadPoolExecutor(READERS) as pool:
         while level:
-            read_now = list(zip(level, pool.map(read, level)))
+            read_now = list(zip(level, results(pool, read, level)))
             level = []
             for directory, (found, below, is_whole) in read_now:
                 result.found.extend(found)

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from ..cluster.hostlist import natural
@@ -29,6 +29,7 @@ from ..core.errors import AllocationRefused, ConfigError, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
 from ..host.log import LOG
 from ..host.system import passwd_entry
+from ..host.threads import ended
 from ..host.times import age_of, timestamp
 from ..state.context import Context
 from ..state.store import ClusterState
@@ -73,7 +74,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
     stop = threading.Event()
     pool = ThreadPoolExecutor(JOBS)
     try:
-        for future in as_completed([pool.submit(_prove_node, ctx, node, limits, stop) for node in free]):
+        for future in ended(pool.submit(_prove_node, ctx, node, limits, stop) for node in free):
             reports.append(future.result())
             ctx.services.answer(reports[-1])
             ctx.note(f"checking nodes through Slurm: {len(reports)} of {len(candidates)} answered")

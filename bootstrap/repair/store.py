@@ -18,6 +18,7 @@ from ..host.atomic import move_aside
 from ..host.files import READERS, read_json, remove_tree
 from ..host.inventory import Difference, differences
 from ..host.log import LOG
+from ..host.threads import results
 from ..spack import database
 from ..spack.workspace import release_specs, store_of
 from ..state.context import Context
@@ -152,7 +153,7 @@ def _damaged(ctx: Context, seconds: float) -> tuple[list[InstalledPackage], list
 
     packages = list(_packages(ctx))
     with ThreadPoolExecutor(READERS) as pool:
-        looked = list(pool.map(look, packages))
+        looked = list(results(pool, look, packages))
     late = [package.name for package, found in zip(packages, looked) if found is None]
     return [found for found in looked if found and found.differences], late
 

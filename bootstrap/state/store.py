@@ -25,6 +25,7 @@ from ..core.paths import Paths
 from ..host.atomic import write_json
 from ..host.files import READERS, Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
+from ..host.threads import results
 from ..host.times import age_of_file, seconds_of
 from .desired import DesiredState, History, Owner, Proof, Published, Token
 
@@ -254,7 +255,7 @@ class ClusterState:
 
         try:
             with ThreadPoolExecutor(READERS) as pool:
-                found = {directory / name: report for name, report in zip(names, pool.map(read, names))}
+                found = {directory / name: report for name, report in zip(names, results(pool, read, names))}
         finally:
             os.close(descriptor)
         current, expired, damaged = [], [], []

@@ -22,6 +22,7 @@ from ...core.text import at_most
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
+from ...host.threads import results
 from ...remote.fetch import download, local_path
 from ..lockfile import Locked
 from .entries import Layout
@@ -120,8 +121,8 @@ class _Pull:
         taken: list[Locked] = []
         with keys if mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
             try:
-                results = threads.map(lambda spec: self._take(spec, ring), specs)
-                for number, (spec, is_taken) in enumerate(zip(specs, results), 1):
+                found = results(threads, lambda spec: self._take(spec, ring), specs)
+                for number, (spec, is_taken) in enumerate(zip(specs, found), 1):
                     taken += [spec] if is_taken else []
                     progress = f"{len(taken)} found, {number} of {len(specs)} asked for"
                     self.tell(f"looking for packages in {name}: {progress}")

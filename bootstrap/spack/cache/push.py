@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ...config.model import Mirror
 from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
 from ...host.files import make_dir, remove_tree
+from ...host.threads import results
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
@@ -47,8 +47,9 @@ class Push:
             reader = MirrorReader(self.name, self.mirror, self._layout, self.region, directory)
             keys = open_keyring(self.spack.system, directory / "keys", self.mirror.keys, self.region)
             with keys if self.mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
+                problems = results(threads, lambda spec: self._problem(reader, spec, ring), unknown)
                 try:
-                    found = dict(zip(unknown, threads.map(lambda spec: self._problem(reader, spec, ring), unknown)))
+                    found = dict(zip(unknown, problems))
                 except FetchError as error:
                     raise self._failed(error) from error
         reasons = {spec: found.get(spec, refused.get(spec.hash)) for spec in specs}
@@ -91,12 +92,15 @@ class Push:
             files = sorted(path for path in packed.rglob("*") if path.is_file())
             last = [path for path in files if path in descriptions]
             self.tell(f"sending {len(last)} packages to {self.name}")
-            put = partial(upload, region=self.region, seconds=self.seconds)
+
+            def put(path: Path) -> None:
+                uri = self.mirror.uri(str(path.relative_to(packed)))
+                upload(path, uri, region=self.region, seconds=self.seconds)
+
             try:
                 for batch in ([path for path in files if path not in descriptions], last):
-                    uris = [self.mirror.uri(str(path.relative_to(packed))) for path in batch]
                     with ThreadPoolExecutor(TRANSFERS) as threads:
-                        list(threads.map(put, batch, uris))
+                        list(results(threads, put, batch))
             except FetchError as error:
                 raise self._failed(error) from error
 
