@@ -40,6 +40,7 @@ NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
 # partition, the QOS or the association.
 TOO_LARGE = ("emory", "Mem", "node configuration is not available")
 TOO_LONG = ("time limit", "TimeLimit", "MaxWall", "accounting/QOS policy")
+TOO_MANY = "job submit limit"  # MaxSubmitJobs; Slurm has one message for it and for limits of size and time
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from .lines import cut
 from .queues import NOT_STARTED, NoQueue, in_first_queue, limits_of, queues_for
 from .user import ordinary_user
 
-JOBS = 32  # at the same time
+JOBS, FEW = 32, 4  # at the same time, and for the nodes that are left if Slurm limits the number of jobs
 PENDING_SECONDS = 10.0  # for a job on a node that Slurm calls free
 SILENT_SECONDS = 12.0  # without a line of the job, which prints one every BEAT seconds
 BEAT = 3.0
@@ -71,21 +71,33 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
     own = own_reports(ctx) if any(not node.powered_down for node in rest) else {}
     ctx.note(f"checking {len(free)} nodes through Slurm")
     reports = [_not_checked(node, None if node.powered_down else own.get(node.name)) for node in rest]
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(JOBS)
-    try:
-        for future in ended(pool.submit(_prove_node, ctx, node, limits, stop) for node in free):
-            reports.append(future.result())
-            ctx.services.answer(reports[-1])
-            ctx.note(f"checking nodes through Slurm: {len(reports)} of {len(candidates)} answered")
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    for count in (JOBS, FEW):
+        stop, pool, left = threading.Event(), ThreadPoolExecutor(count), []
+        try:
+            futures = {pool.submit(_prove_node, ctx, node, limits, stop, again=count != FEW): node for node in free}
+            for future in ended(futures):
+                report = future.result()
+                if report is None:
+                    left.append(futures[future])
+                    continue
+                reports.append(report)
+                ctx.services.answer(report)
+                ctx.note(f"checking nodes through Slurm: {len(reports)} of {len(candidates)} answered")
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+        free = left
     return tuple(sorted(reports, key=lambda report: natural(report.node)))
 
 
-def _prove_node(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition], stop: threading.Event) -> NodeReport:
-    """Runs the check in the first partition of the node that takes a job of the user."""
+def _prove_node(
+    ctx: Context, node: SlurmNode, limits: Mapping[str, Partition], stop: threading.Event, *, again: bool
+) -> NodeReport | None:
+    """Runs the check in the first partition of the node that takes a job of the user.
+
+    Returns:
+        None with ``again`` if a partition may take the job after other jobs have ended.
+    """
 
     def run(queue: str, seconds: int, options: Sequence[str]) -> NodeReport:
         return _run_check(ctx, node, queue, seconds, ("--quiet", *options), stop)
@@ -93,14 +105,13 @@ def _prove_node(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition], 
     try:
         return in_first_queue(ctx, queues_for(ctx, node, limits), limits, run)
     except NoQueue as refused:
+        if again and refused.may_be_limited:
+            return None
         now = next((known for known in known_nodes(ctx.system) if known.name == node.name), node)
-        if not now.free:
-            return _not_checked(now, None)
-        if not refused.reasons:
-            return _not_checked(now, None, f"not in {ctx.config.check.partition}")
-        if refused.is_busy:  # other jobs leave too little for this one
-            return _not_checked(now, None, "busy")
-        return _without_report(node, "no job could be run", refused.why, *refused.remedy)
+        if now.free and refused.reasons and not refused.is_busy:
+            return _without_report(node, "no job could be run", refused.why, *refused.remedy)
+        word = "busy" if refused.reasons else f"not in {ctx.config.check.partition}"
+        return _not_checked(now, None, word if now.free else "")
     except PetalError as error:
         return _without_report(node, "no job could be run", str(error), *(error.remedy or ("scontrol ping",)))
 

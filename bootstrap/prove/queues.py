@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ..cluster.slurm import NOT_FREE, TOO_LARGE, TOO_LONG, Partition, SlurmNode, partitions
+from ..cluster.slurm import NOT_FREE, TOO_LARGE, TOO_LONG, TOO_MANY, Partition, SlurmNode, partitions
 from ..core.errors import AllocationRefused, PetalError
 from ..host.log import LOG
 from ..state.context import Context
@@ -33,6 +33,11 @@ class NoQueue(PetalError):
         return all(
             reason in NOT_STARTED or any(words in reason for words in NOT_FREE) for reason in self.reasons.values()
         )
+
+    @property
+    def may_be_limited(self) -> bool:
+        """True if a queue may take the job after other jobs have ended."""
+        return any(TOO_MANY in reason for reason in self.reasons.values())
 
 
 def limits_of(ctx: Context) -> dict[str, Partition]:

@@ -217,6 +217,31 @@ def test_a_job_that_slurm_calls_too_long_or_too_large_is_made_smaller(tmp_path: 
     assert len(asked(world, "--mem")) == 2
 
 
+def test_nodes_whose_jobs_slurm_refuses_for_their_number_are_checked_after_the_others(tmp_path: Path) -> None:
+    world, at_once, most = World(tmp_path / "head", live=True), 0, 5
+    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+    def answer(argv: Sequence[str]) -> str:
+        nonlocal at_once
+        at_once += 1
+        try:
+            if at_once > most:
+                return f"srun: error: Unable to allocate resources: {policy}\n"
+            time.sleep(0.2)
+            return fleet.report_line(NodeReport("x", "compute", timestamp(), "r", (GOOD,)), argv[-1])
+        finally:
+            at_once -= 1
+
+    world.system.answers["srun"] = answer
+    world.system.codes["srun"] = 1
+    nodes = parse_sinfo("".join(f"q1-{number}|idle|q1|none\n" for number in range(12)))
+    assert [report.passed for report in fleet.prove(world.context, nodes)] == [True] * 12
+    most = 0
+    reports = fleet.prove(world.context, nodes[:2])
+    assert [report.findings[0].message for report in reports] == ["no job could be run"] * 2
+    assert policy in reports[0].findings[0].why
+
+
 def test_account_partition_user_and_time_of_the_job_can_be_configured(tmp_path: Path) -> None:
     text = "check: {account: phys, partition: admin, user: root, time: 90}"
     world = World(tmp_path / "head", live=True, config_text=text)
