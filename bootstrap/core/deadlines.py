@@ -6,6 +6,7 @@ parts of a hook's budget (``cluster/limits.py``).
 
 from __future__ import annotations
 
+REPORTS = 1.0  # the reports of all nodes from shared storage
 PROBE = 5.0  # one look at shared storage or a directory that may be on it: it hangs if its server is down
 LOOK = 8.0  # one input of a plan, which asks for all of them at once
 WRITE = 10.0  # one record written to shared storage; systemd waits as long for a stopped unit
@@ -26,7 +27,8 @@ INSTALL = 86_400.0  # Spack builds a stack; also the longest time of a build job
 POLL = 2.0  # between two looks at Slurm's queue or nodes, or at a record
 REFRESH = 5.0  # between two writes of a record of progress to shared storage, and two looks at it
 HEARTBEAT = 60.0  # between two lines that say that a long operation continues
-REPORTS = 1.0  # the reports of all nodes from shared storage
+
+# Ages.
 SILENCE = 120.0  # without a sign of life on shared storage; an NFS client may show it 60 s late (nfs(5), acregmax)
 EXPIRY = 30 * 86_400.0  # after which the report of a node, or a file that was moved aside, is not needed
 RECENT = 3600.0  # the age up to which a record or log may belong to a run that continues

@@ -12,7 +12,7 @@ from .paths import Paths
 BOOT = "boot"  # the event of a run after a boot
 EVENTS = ("start", "configured", "updated")  # the events of a hook
 IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
-PUBLIC = ("plan", "status", "check", "releases", "explain", "version")  # verbs that read only, and need no root
+READING = ("plan", "status", "check", "releases", "explain", "version", "log")  # verbs that change nothing
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -87,7 +87,12 @@ class Options:
     @property
     def only_reads(self) -> bool:
         """True if this command line changes nothing, so that it makes no log either."""
-        return self.command in (*PUBLIC, "log") or self.dry_run or (self.command == "gc" and not self.yes)
+        return self.command in READING or self.dry_run or (self.command == "gc" and not self.yes)
+
+    @property
+    def needs_root(self) -> bool:
+        """True if only root can run this command line on a node; the log is private."""
+        return self.command == "log" or not self.only_reads
 
     def common_arguments(self) -> list[str]:
         """The common options of this command line, for a command that continues it."""

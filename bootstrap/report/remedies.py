@@ -12,7 +12,7 @@ from pathlib import Path
 from ..commands.arguments import VERBS
 from ..core.errors import ExitCode
 from ..core.model import Role
-from ..core.options import PUBLIC, Options
+from ..core.options import Options
 
 # Not after a slash: a program that is named with its path already has the right arguments.
 COMMAND = re.compile(r"(?<!/)\bpetal-node ([a-z-]+)\b(?! --help)")
@@ -53,9 +53,9 @@ def runnable(line: str, options: Options, archive: Path | None = None) -> str:
             words = config
         if verb != "explain":
             words = [*words, *_tree(options, is_here=is_here)]
-        return shlex.join(
-            [*_program(verb, options, archive, is_here=is_here or verb == "explain"), verb, *_absent(words, line)]
-        )
+        typed = Options(verb, yes="--yes" in line, dry_run="--dry-run" in line)
+        program = _program(typed, options, archive, is_here=is_here or verb == "explain")
+        return shlex.join([*program, verb, *_absent(words, line)])
 
     if _needs_sudo(options):
         line = PRIVILEGED.sub("sudo ", line)
@@ -75,16 +75,16 @@ def repeats(line: str, options: Options, exit_code: int, *, on_head: bool = Fals
     return words[:1] == [options.command] and set(words) <= {options.command, *options.argv}
 
 
-def _program(verb: str, options: Options, archive: Path | None, *, is_here: bool) -> list[str]:
+def _program(typed: Options, options: Options, archive: Path | None, *, is_here: bool) -> list[str]:
     link, name = options.paths.link, "petal-node"
     on_path = shutil.which(name)
     installed = Path(on_path or link)
-    is_kept = verb == "repair" and installed.exists()  # a repair does not change the version
+    is_kept = typed.command == "repair" and installed.exists()  # a repair does not change the version
     if is_here and archive is not None and not is_kept and installed.resolve() != archive.resolve():
         name = str(archive)
     elif is_here and on_path is None and link.exists():
         name = str(link)
-    if verb not in PUBLIC and _needs_sudo(options):
+    if typed.needs_root and _needs_sudo(options):
         return ["sudo", name if "/" in name else str(link)]
     return [name]
 

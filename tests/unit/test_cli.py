@@ -130,12 +130,12 @@ def test_a_remedy_names_the_installed_program_only_if_it_is_the_running_one(
     kept.touch()
     link.symlink_to(kept)
     monkeypatch.setattr("shutil.which", lambda _: str(link))
-    assert runnable("petal-node gc", parse(["gc"]), kept) == "petal-node gc"
-    assert runnable("petal-node gc", parse(["gc"]), tmp_path / "new") == f"{tmp_path}/new gc"
+    assert runnable("petal-node gc --yes", parse(["gc"]), kept) == "petal-node gc --yes"
+    assert runnable("petal-node gc --yes", parse(["gc"]), tmp_path / "new") == f"{tmp_path}/new gc --yes"
     assert runnable("petal-node repair", parse(["gc"]), tmp_path / "new") == "petal-node repair"
     monkeypatch.setenv("SUDO_USER", "alice")  # whose shell is not one of root
-    assert runnable("petal-node gc", parse(["gc"]), kept) == "sudo /usr/local/bin/petal-node gc"
-    assert runnable("petal-node gc", parse(["gc"]), tmp_path / "new") == f"sudo {tmp_path}/new gc"
+    assert runnable("petal-node gc --yes", parse(["gc"]), kept) == "sudo /usr/local/bin/petal-node gc --yes"
+    assert runnable("petal-node gc --yes", parse(["gc"]), tmp_path / "new") == f"sudo {tmp_path}/new gc --yes"
 
 
 def test_the_command_after_an_interruption_is_valid_in_another_directory(
