@@ -148,9 +148,7 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
             several = [item.get("InstanceType") for item in _mappings(resource.get("Instances"))]
             for name in several or [resource.get("InstanceType")]:
                 types[name if isinstance(name, str) and INSTANCE_TYPE.match(name) else "unknown"] = None
-        own = raw.get("Image")
-        image = _word(own, "CustomAmi") if isinstance(own, dict) else None
-        queues.append(Queue(_word(raw, "Name") or "unknown", tuple(types), image or ""))
+        queues.append(Queue(_word(raw, "Name") or "unknown", tuple(types)))
     return tuple(queues)
 
 

@@ -26,11 +26,10 @@ class SharedDir:
 
 @dataclass(frozen=True)
 class Queue:
-    """One Slurm queue, the instance types of its compute resources, and its own machine image if it has one."""
+    """One Slurm queue, and the instance types of its compute resources."""
 
     name: str
     instances: tuple[str, ...]
-    image: str = ""
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,12 @@ def _mirror(ctx: Context, name: str, mirror: Mirror) -> str:
 
 def _queue(ctx: Context, queue: str) -> str:
     """Whether nodes of the queue can build."""
-    known = ctx.facts.cluster.queues
     if find_slurm(ctx.system) is not None:
         of_slurm = partitions(ctx.system)
         check_queue(ctx.config, tuple(Queue(name, ()) for name in of_slurm))
         if of_slurm and of_slurm[queue].state != "up":
             return f"the queue is {of_slurm[queue].state} now: the build waits for install.wait seconds"
-    cpus, machine = cpus_of(known, queue), ctx.facts.host.machine
+    cpus, machine = cpus_of(ctx.facts.cluster.queues, queue), ctx.facts.host.machine
     foreign = [cpu for cpu in cpus if machine_of(cpu) != machine]
     if foreign:
         raise ConfigError(
@@ -151,11 +150,7 @@ def _queue(ctx: Context, queue: str) -> str:
             remedy="name another install.queue, or write install: {where: head}",
             code="job-queue",
         )
-    image = next((each.image for each in known if each.name == queue), "")
-    words = [f"nodes of queue {queue} have {' and '.join(cpus)}"] if cpus else []
-    if image:
-        words.append(f"their image {image} must have the operating system of this head node ({ctx.facts.host.os})")
-    return "; ".join(words)
+    return f"nodes of queue {queue} have {' and '.join(cpus)}" if cpus else ""
 
 
 def _require_on_queue(ctx: Context, path: Path) -> None:

@@ -232,7 +232,7 @@ Scheduling:
 """
     found = facts.parse_queues(text)
     assert found == (
-        Queue("a", ("c7i.large", "c6a.large", "m6a.large", "unknown"), "ami-0123"),
+        Queue("a", ("c7i.large", "c6a.large", "m6a.large", "unknown")),
         Queue("b", ("unknown",)),
     )
     for nothing in ("", "- a", "a: [", "Scheduling: 3", "Scheduling: {SlurmQueues: {a: b}}", "Scheduling: &a {b: *a}"):
