@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..core.deadlines import COMMAND, POLL
 from ..core.errors import AllocationRefused, JobError, PetalError, ProcessFailed
-from ..core.text import at_most
+from ..core.text import at_most, grouped
 from ..host.log import LOG
 from ..host.system import USERS_OUTPUT, Completed, System, base_env, passwd_entry
 from .hostlist import folded
@@ -153,9 +153,7 @@ def parse_sinfo(text: str) -> tuple[SlurmNode, ...]:
 
 def states(nodes: Iterable[SlurmNode]) -> str:
     """The conditions of nodes, each with Slurm's reason: ``q1-[1-2]: draining (drained): disk swap``."""
-    groups: dict[str, list[str]] = {}
-    for node in nodes:
-        groups.setdefault(f"{node.condition}{': ' if node.reason else ''}{node.reason}", []).append(node.name)
+    groups = grouped((f"{node.condition}{': ' if node.reason else ''}{node.reason}", node.name) for node in nodes)
     return "; ".join(at_most(3, [f"{folded(names)}: {text}" for text, names in groups.items()]))
 
 

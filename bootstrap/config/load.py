@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..host.yaml_text import REMEDY, counted, join, read_document
+from ..core.text import count
+from ..host.yaml_text import REMEDY, join, read_document
 from .model import Config
 
 # The messages of marshmallow's fields, in terms of a YAML file.
@@ -61,7 +62,7 @@ def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
     """
     config, mistakes = _load(raw)
     if config is None:
-        raise ConfigError(f"{name} has {counted(mistakes)}", mistakes, remedy=REMEDY)
+        raise ConfigError(f"{name} has {count(len(mistakes), 'mistake')}", mistakes, remedy=REMEDY)
     return config
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def at_most(limit: int, items: Sequence[object], noun: str = "") -> list[str]:
@@ -14,6 +18,19 @@ def at_most(limit: int, items: Sequence[object], noun: str = "") -> list[str]:
 def not_reached(items: Sequence[object], noun: str, seconds: float) -> str:
     """What a scan did not reach within its time, for the end of a sentence; empty if it reached everything."""
     return f"; not reached within {seconds:.0f} s: {', '.join(at_most(1, items, noun))}" if items else ""
+
+
+def count(number: int, noun: str) -> str:
+    """``1 package``, ``2 packages``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values of each key, in their order."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def human(number: int) -> str:

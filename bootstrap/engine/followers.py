@@ -10,6 +10,7 @@ from ..cluster.slurm import nodes
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
+from ..core.text import grouped
 from ..state.context import Context
 from ..state.store import ClusterState
 
@@ -30,10 +31,11 @@ def not_following(ctx: Context, before: Mapping[str, Any] | None, now: Mapping[s
     changed = [key for key in KEPT_ON_NODES if before is not None and _value(before, key) != _value(now, key)]
     read = ctx.system.try_storage(ClusterState(ctx.paths).reports, ctx.paths.shared, PROBE) if changed else None
     up = _partitions(ctx) if read else {}
-    groups: dict[str, list[str]] = {}
-    for one in read.current if read else ():
-        if one.role == Role.LOGIN or (one.role == Role.COMPUTE and (up is None or one.node in up)):
-            groups.setdefault((up or {}).get(one.node, ""), []).append(one.node)
+    groups = grouped(
+        ((up or {}).get(one.node, ""), one.node)
+        for one in (read.current if read else ())
+        if one.role == Role.LOGIN or (one.role == Role.COMPUTE and (up is None or one.node in up))
+    )
     if not groups:
         return ()
     names_of_all = folded([name for names in groups.values() for name in names])

@@ -16,9 +16,9 @@ from ..core.facts import External, Facts
 from ..core.model import Mode, Role
 from ..core.options import BOOT, Options
 from ..core.paths import Paths
+from ..core.text import count
 from ..host import systemd
 from ..host.atomic import scratch_dir
-from ..host.yaml_text import counted
 from ..lmod.bundle import names_lmod
 from ..lmod.find import image_lmod
 from ..modules import templates
@@ -207,7 +207,7 @@ def _joined(errors: Mapping[str, PetalError], options: Options, config: Config) 
     for key, error in errors.items():
         own = error.problems if isinstance(error, ConfigError) else ()
         problems += own or [Problem(key, str(error), config.places.get(key, ""))]
-    what = f"{options.config or 'the configuration'} has {counted(problems)}"
+    what = f"{options.config or 'the configuration'} has {count(len(problems), 'mistake')}"
     remedy = dict.fromkeys(line for error in errors.values() for line in error.remedy)
     return ConfigError(what, problems, remedy=remedy, code=first.code)
 

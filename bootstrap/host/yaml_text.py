@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from ..core.errors import ConfigError, Problem
+from ..core.text import count
 from .files import is_deep
 
 DEEP = "its values are nested too deeply"
@@ -76,12 +77,7 @@ class Document:
         """All mistakes, in the order of the file."""
         remedy = remedy or f"correct the file, then: petal-node plan --config {shlex.quote(self.name)}"
         ordered = sorted(dict.fromkeys(self.problems), key=lambda problem: int(problem.place.rpartition(":")[2]))
-        return ConfigError(f"{self.name} has {counted(ordered)}", ordered, remedy=remedy, code=code)
-
-
-def counted(mistakes: Sequence[object]) -> str:
-    """``1 mistake``, ``2 mistakes``."""
-    return f"{len(mistakes)} mistake{'' if len(mistakes) == 1 else 's'}"
+        return ConfigError(f"{self.name} has {count(len(ordered), 'mistake')}", ordered, remedy=remedy, code=code)
 
 
 def join(path: str, key: object) -> str:

@@ -16,6 +16,7 @@ from ..cluster.slurm import Partition, SlurmNode, cancel, jobs, known_nodes, sub
 from ..core.deadlines import POLL
 from ..core.errors import PetalError
 from ..core.model import Severity
+from ..core.text import grouped
 from ..host.log import LOG
 from ..lmod.bundle import SUFFIX
 from ..lmod.find import CHECK_NAME
@@ -102,7 +103,7 @@ def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode], limits: Mapping[str, 
     A queue that refuses the job is noted and left out.
     """
     launched = []
-    for queue, group in by_queue(nodes).items() if ctx.config.check.launch else ():
+    for queue, group in grouped((node.partition, node) for node in nodes).items() if ctx.config.check.launch else ():
         if all(node.powered_down and not node.joining for node in group):
             try:
                 output = Path("/dev/null")
@@ -126,7 +127,7 @@ def launch_nodes(ctx: Context, nodes: Iterable[SlurmNode], limits: Mapping[str, 
 
 def pending_queues(ctx: Context, launched: Iterable[str], nodes: Iterable[SlurmNode]) -> tuple[str, ...]:
     """The queues without a node that may still get one: a node joins, or the job waits for one."""
-    groups = by_queue(nodes)
+    groups = grouped((node.partition, node) for node in nodes)
     absent = tuple(queue for queue in launched if not any(node.up for node in groups.get(queue, ())))
     if not absent or any(node.joining for queue in absent for node in groups.get(queue, ())):
         return absent
@@ -147,11 +148,3 @@ def cancel_launch(ctx: Context) -> None:
 
 def _job_name(ctx: Context) -> str:
     return f"petal-launch-{ctx.run_id}"
-
-
-def by_queue(nodes: Iterable[SlurmNode]) -> dict[str, list[SlurmNode]]:
-    """The nodes of each queue."""
-    queues: dict[str, list[SlurmNode]] = {}
-    for node in nodes:
-        queues.setdefault(node.partition, []).append(node)
-    return queues

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Severity
-from .lines import CHECK_MARKS, PROBLEMS, Line, by_nodes, count, finding_lines, grouped
+from ..core.text import count, grouped
+from .lines import CHECK_MARKS, PROBLEMS, Line, by_nodes, finding_lines
 
 NOT_REACHED = "."
 MAX_WIDTH = 100  # columns of a table, above which numbers replace the names of the nodes

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from ..cluster.hostlist import folded
 from ..core.errors import Problem
 from ..core.model import Finding, Outcome, Severity, StepReport
+from ..core.text import grouped
 
 K = TypeVar("K")
-V = TypeVar("V")
 
 MARKS = {
     Outcome.OK: "=",
@@ -123,19 +123,6 @@ def remedy_lines(remedy: Iterable[str], indent: int) -> list[Line]:
     return [Line(text, indent=indent, lead="try  ", commands=True) for text in remedy]
 
 
-def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
-    """The values of each key, in their order."""
-    groups: dict[K, list[V]] = {}
-    for key, value in pairs:
-        groups.setdefault(key, []).append(value)
-    return groups
-
-
 def by_nodes(pairs: Iterable[tuple[K, str]]) -> list[tuple[str, K]]:
     """Each key once, after the folded names of its nodes."""
     return [(folded(names), key) for key, names in grouped(pairs).items()]
-
-
-def count(number: int, word: str) -> str:
-    """``1 package``, ``2 packages``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.model import Result
-from ..core.text import at_most, human
-from .lines import Line, count, finding_lines, remedy_lines
+from ..core.text import at_most, count, human
+from .lines import Line, finding_lines, remedy_lines
 
 if TYPE_CHECKING:
     from ..commands.releases import ReleaseList, Rollback

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..cluster.hostlist import folded
 from ..core.facts import External, Facts
 from ..core.model import NodeReport, Outcome, Result, RunRecord, Status, plain
-from ..core.text import at_most, human
+from ..core.text import at_most, count, human
 from ..host.times import age_of, seconds_of
-from .lines import Line, count, error_lines, remedy_lines, step_lines, summary
+from .lines import Line, error_lines, remedy_lines, step_lines, summary
 
 if TYPE_CHECKING:
     from ..commands.status import NodeStatus

@@ -8,7 +8,7 @@ from functools import partial
 from ..config.model import Mirror
 from ..core.errors import CacheError, FetchError, PetalError
 from ..core.model import Finding, accepted, change, elsewhere, satisfied
-from ..core.text import at_most
+from ..core.text import at_most, grouped
 from ..host.atomic import scratch_dir
 from ..host.log import LOG
 from ..spack import database
@@ -119,10 +119,7 @@ def _push(
 
 def _replaced(name: str, built: Iterable[Locked], pushed: Mapping[str, str]) -> str:
     """The entries that were replaced because they could not be used, by reason."""
-    reasons: dict[str, list[str]] = {}
-    for spec in built:
-        if pushed[spec.hash]:
-            reasons.setdefault(pushed[spec.hash], []).append(f"{spec.name}@{spec.version}")
+    reasons = grouped((pushed[spec.hash], f"{spec.name}@{spec.version}") for spec in built if pushed[spec.hash])
     return "".join(
         f"; replaced in {name}: {', '.join(at_most(SHOWN, specs))} ({why})" for why, specs in reasons.items()
     )

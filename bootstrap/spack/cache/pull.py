@@ -18,7 +18,7 @@ from pathlib import Path
 from ...config.model import Mirror
 from ...core.deadlines import FETCH
 from ...core.errors import CacheError, FetchError, PetalError
-from ...core.text import at_most
+from ...core.text import at_most, grouped
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
@@ -182,9 +182,7 @@ class _Pull:
 
         ``taken`` is the number of specs whose entries are in the directory.
         """
-        kinds: dict[str, list[tuple[Locked, PetalError]]] = {}
-        for spec, error in self.troubles:
-            kinds.setdefault(error.code, []).append((spec, error))
+        kinds = grouped((error.code, (spec, error)) for spec, error in self.troubles)
         part = f"only {taken} of {len(specs)} packages were" if taken else "no package could be"
         errors = [self._summary(code, cases, part) for code, cases in kinds.items()]
         if not taken and not errors:
