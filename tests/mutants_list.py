@@ -170,9 +170,9 @@ MUTANTS = (
     # Downloads and archives
     Mutant(
         "a redirect never leaves https",
-        "bootstrap/remote/client.py",
-        '    if url.startswith("https:"):',
-        "    if False:",
+        "bootstrap/remote/attempts.py",
+        '            if not url.startswith("https:"):',
+        "            if False:",
         "real/fetch",
     ),
     Mutant(
@@ -192,8 +192,8 @@ MUTANTS = (
     Mutant(
         "a signed request does not follow a redirect",
         "bootstrap/remote/attempts.py",
-        "follows=not self.region",
-        "follows=True",
+        "if self.region or not answer.is_redirect:",
+        "if not answer.is_redirect:",
         "real/fetch",
     ),
     Mutant(
@@ -256,15 +256,15 @@ MUTANTS = (
     Mutant(
         "a fetched archive is verified",
         "actions/on_node.sh",
-        '    has_checksum "$part" && return\n    actual=',
-        "    return 0\n    actual=",
+        '    has_checksum "$part" && return\n    if',
+        "    return 0\n    if",
         "real/actions_fetch real/actions real/actions_time",
     ),
     Mutant(
         "an archive that was kept is verified",
         "actions/on_node.sh",
-        '[ ! -L "$archive" ] && has_checksum "$archive" && return',
-        '[ ! -L "$archive" ] && return',
+        '[ ! -L "$candidate" ] && has_checksum "$candidate" && archive',
+        '[ ! -L "$candidate" ] && archive',
         "real/actions_fetch real/actions real/actions_time",
     ),
     Mutant(

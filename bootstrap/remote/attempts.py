@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from ..core.errors import FetchError
 from ..host.log import LOG
@@ -15,6 +15,7 @@ from . import answers, client, s3
 from .metadata import Credentials, credentials
 
 ACCEPTED = (200, 201, 204, 206)
+REDIRECTS = 10
 NAME_SECONDS = 5.0  # an unknown host name is not tried for longer
 
 
@@ -36,12 +37,10 @@ class Target(NamedTuple):
     sha256: str | None
     deadline: float
 
-    def session(self) -> Any:
-        # another host than S3 could not check the signature, and would see the token
-        return client.session(self.url, follows=not self.region)
-
     def send(self, session: Any, method: str, **options: Any) -> Any:
         """The answer of requests, whose body is not read yet.
+
+        Only https:// follows redirects, and none of them passes through http, not even on its way back to https.
 
         Raises:
             Refusal: it is not what was asked for.
@@ -50,6 +49,15 @@ class Target(NamedTuple):
         left = max(0.1, self.deadline - time.monotonic())
         options |= {"auth": auth, "timeout": client.timeout(left), "stream": True}
         answer = session.request(method, self.url, **options)
+        for _ in range(REDIRECTS):
+            if self.region or not answer.is_redirect:  # another host than S3 would see the token
+                break
+            answer.close()
+            url = urljoin(answer.url, answer.headers["Location"])
+            if not url.startswith("https:"):
+                what, remedy = f"{self.uri} redirects away from https", answers.look_up(self.uri)
+                raise FetchError(what, why=f"it leads to {url}", remedy=remedy, code="fetch-scheme")
+            answer = session.request(method, url, **options)
         is_at_end = answer.status_code == 416 and "Range" in options.get("headers", {})
         if answer.status_code in ACCEPTED or is_at_end:
             return answer
@@ -156,18 +164,17 @@ def with_retries(
 
 def _converted(uri: str, action: Callable[[], Any]) -> Any:
     """Calls ``action`` and converts exceptions of requests to FetchError or ``TryAgain``."""
-    import requests
+    from requests import exceptions
     from urllib3.exceptions import HTTPError
 
     try:
         return action()
-    except requests.exceptions.InvalidSchema as error:
-        what, why = f"{uri} redirects away from https", str(error)
-        raise FetchError(what, why=why, remedy=answers.look_up(uri), code="fetch-scheme") from error
-    except requests.exceptions.InvalidURL as error:
-        remedy = "write s3://BUCKET/KEY or https://HOST/PATH"
-        raise FetchError(f"{uri} is not a valid URI", why=str(error), remedy=remedy, code="fetch-scheme") from error
-    except (requests.RequestException, HTTPError) as error:
+    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
+        what, remedy = f"{uri} is not a valid URI", "write s3://BUCKET/KEY or https://HOST/PATH"
+        if uri not in str(error):
+            what, remedy = f"{uri} could not be reached", "correct HTTPS_PROXY, ALL_PROXY or AWS_ENDPOINT_URL"
+        raise FetchError(what, why=str(error), remedy=remedy, code="fetch-scheme") from error
+    except (exceptions.RequestException, HTTPError) as error:
         why, is_final, is_unknown_name = client.no_answer(error)
         if is_final:
             certificate = "certificate" in why

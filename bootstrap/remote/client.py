@@ -6,7 +6,6 @@ system's store and what any of these variables adds, as ``actions/on_node.sh`` d
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import socket
@@ -26,14 +25,8 @@ TUNNEL = re.compile(r"Tunnel connection failed: (?P<status>\d+)[\w ]*")  # http.
 CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def session(url: str, *, follows: bool) -> Any:
-    """A session of requests with the proxies of the environment.
-
-    No redirect of an https address passes through http, not even on its way back to https.
-
-    Args:
-        follows: redirects are followed. requests would read the whole answer of each, which may be endless.
-    """
+def session() -> Any:
+    """A session of requests with the proxies of the environment. It follows no redirects."""
     import requests
     from requests.adapters import HTTPAdapter
 
@@ -56,21 +49,12 @@ def session(url: str, *, follows: bool) -> Any:
         def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
             return super().proxy_manager_for(*args, ssl_context=context, proxy_ssl_context=context, **kwargs)
 
-    class Bounded(requests.Session):
-        def get_redirect_target(self, resp: Any) -> Any:
-            target = super().get_redirect_target(resp) if follows else None
-            if target:
-                resp.raw.close()
-                resp.raw = io.BytesIO()
-            return target
-
-    made = Bounded()
+    made = requests.Session()
+    # requests would read the whole body of a redirect, which may be endless, also with allow_redirects=False
+    made.get_redirect_target = lambda _: None  # type: ignore[assignment, method-assign]
     made.headers["Accept-Encoding"] = "identity"  # a server that compresses would change the length and the checksum
     made.mount("https://", Trusting())
-    if url.startswith("https:"):
-        del made.adapters["http://"]
-    else:
-        made.mount("http://", Trusting())  # an https proxy
+    made.mount("http://", Trusting())  # an https proxy
     return made
 
 

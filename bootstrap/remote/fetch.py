@@ -25,7 +25,7 @@ from ..core.errors import FetchError, from_os_error
 from ..host.atomic import private_dir, resumable_file, staged_file
 from ..host.files import CHUNK, has_sha256, sha256_of
 from ..host.log import LOG
-from . import answers, s3
+from . import answers, client, s3
 from .attempts import Target, TryAgain, with_retries
 
 SMALL = 1 << 20
@@ -109,7 +109,7 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
 
     def get(to: Target) -> None:
         # the answer to HEAD has no body, and so no reason
-        with to.session() as session, to.send(session, "get", headers={"Range": "bytes=0-0"}):
+        with client.session() as session, to.send(session, "get", headers={"Range": "bytes=0-0"}):
             pass
 
     try:
@@ -141,7 +141,7 @@ def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) 
 
     def look(to: Target) -> bool:
         to = to._replace(url=s3.list_url(prefix, to.region))
-        with to.session() as session, to.send(session, "get") as answer:
+        with client.session() as session, to.send(session, "get") as answer:
             return "<Contents>" in answers.text_of(answer, to.deadline)
 
     return bool(with_retries(prefix, region, seconds, look, "could not be listed"))
@@ -172,7 +172,7 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
     sha256 = sha256_of(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
 
     def put(to: Target) -> None:
-        with _opened(source) as stream, to.session() as session, to.send(session, "put", data=stream):
+        with _opened(source) as stream, client.session() as session, to.send(session, "put", data=stream):
             pass
 
     with_retries(uri, region, seconds, put, "could not be written", sha256)
@@ -192,7 +192,7 @@ def require_writable(uri: str, *, region: str | None = None, seconds: float = 60
             return
 
     def begin(to: Target) -> None:
-        with to.session() as session:
+        with client.session() as session:
             with to._replace(url=f"{to.url}?uploads=").send(session, "post") as answer:
                 upload_id = quote(answers.element(answers.text_of(answer, to.deadline), "UploadId"), safe="")
             try:
@@ -279,7 +279,7 @@ def _get(source: Source, part: Path, to: Target) -> None:
     """One attempt to complete ``part``."""
     offset = part.stat().st_size if source.sha256 else 0  # only a checksum shows that the part is of the same object
     headers = {"Range": f"bytes={offset}-"} if offset else {}
-    with to.session() as session, to.send(session, "get", headers=headers) as answer:
+    with client.session() as session, to.send(session, "get", headers=headers) as answer:
         if answer.status_code != 416:  # 416: the part is as long as the object, and its checksum decides
             _receive(source, answer, part, to.deadline, append=offset > 0 and answer.status_code == 206)
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from ..core.text import human
 from ..host.files import CHUNK
+from . import client
 from .attempts import Target, with_retries
 from .fetch import Source, local_path, open_file, verify
 
@@ -33,7 +34,7 @@ def look_at(source: Source, read: Reader = lambda _: "") -> str:
             return _joined(human(os.fstat(file.fileno()).st_size), _compared(source, file, deadline), words)
 
     def get(to: Target) -> str:
-        with to.session() as session, to.send(session, "get") as answer:
+        with client.session() as session, to.send(session, "get") as answer:
             size = answer.headers.get("Content-Length", "")
             return _joined(human(int(size)) if size.isdecimal() else "exists", read(answer.raw))
 

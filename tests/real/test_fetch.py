@@ -223,6 +223,26 @@ def test_a_redirect_from_https_through_http_is_refused(
     assert (tmp_path / "x").read_bytes() == DATA
 
 
+def test_redirects_in_a_circle_end(tls: Callable[..., Server], tmp_path: Path) -> None:
+    site = tls(leads_to("/x"))
+    with pytest.raises(FetchError, match="the server answered 307"):
+        download(source(uri=f"{site.url}/x"), tmp_path / "x")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://", "http://[bad", "http://proxy:port"])
+def test_a_wrong_address_in_the_environment_is_not_a_mistake_of_the_uri(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(FetchError, match="could not be reached") as caught:
+        download(source(uri="https://files.corp/x", seconds=5), tmp_path / "x")
+    assert "HTTPS_PROXY" in caught.value.remedy[0]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "s3.corp:9000")
+    with pytest.raises(FetchError, match="could not be reached") as caught:
+        download(source(uri="s3://b/k", seconds=5), tmp_path / "x")
+    assert "AWS_ENDPOINT_URL" in caught.value.remedy[0]
+
+
 def test_the_endless_body_of_a_redirect_is_not_read(
     tls: Callable[..., Server], serve: Callable[..., Server], tmp_path: Path
 ) -> None:
